@@ -1,0 +1,67 @@
+"""The adapter: everything mmrl asks of a modality. The five built-in ones use this and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """One policy of one modality.
+
+    `rollout` and `logprobs` must share the same forward code: on the first update after a rollout the replayed
+    log-probabilities equal the stored ones, and `mmrl check` says so before anything is trained.
+    """
+
+    # A pydantic model of the adapter's own options (the `model:` section of a config).
+    Config: type
+
+    def __init__(self, config: Any) -> None: ...
+
+    def to(self, device: torch.device) -> None:
+        """Move the models to the device that trains."""
+
+    def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
+        """Fill each group with n samples, without gradient.
+
+        Every random number comes from (seed, step, prompt id, sample index), so that the result depends
+        neither on the batch a prompt is sampled in nor on the process that samples it.
+        """
+
+    def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
+        """n samples per prompt as a user of the model would draw them (for diffusion: the ODE sampler)."""
+
+    def logprobs(self, samples: Sequence[Sample], columns: Tensor, reference: bool = False) -> ActionLogProbs:
+        """Replay `columns` of each sample's trajectory: [len(samples), len(columns)], differentiable.
+
+        reference: also return `kl` or `logp_reference`.
+        """
+
+    def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
+        """Cut trained actions into micro-batches of at most `budget` model evaluations (or tokens)."""
+
+    def supervised_loss(
+        self, records: Sequence[dict], objective: str, seed: int, weights: Tensor | None = None
+    ) -> Tensor:
+        """Mean loss over `records` for objective "sft" (or another one the modality names)."""
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside this context the policy is the frozen reference."""
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Name -> parameter, in a fixed order; the names are those of the trainer's state."""
+
+    def save(self, folder: Path) -> None:
+        """Write the policy in its ecosystem's own format; `from_pretrained(folder)` must work."""
+
+    def prompt_columns(self) -> Sequence[str]:
+        """Columns that a prompt record must have, besides `prompt`."""

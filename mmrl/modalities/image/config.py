@@ -1,0 +1,135 @@
+"""The `model:` section of an image run. No model library is imported here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.strict import Strict
+
+
+class LoraConfig(Strict):
+    """Low-rank adapters (peft) on the denoiser."""
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(64, ge=1)
+    targets: list[str] | None = Field(
+        None, description="Names of the layers; null takes the family's attention projections."
+    )
+
+
+class SamplingConfig(Strict):
+    """How training trajectories are drawn."""
+
+    steps: int = Field(10, ge=1, description="Denoising steps of a training trajectory.")
+    kernel: Literal["flow_sde", "dance_sde", "cps", "ddim"] | None = Field(
+        None,
+        description="Stochastic transition; null takes the family's: flow_sde, or ddim for SD 1.5 and SDXL.",
+    )
+    noise_level: float | None = Field(
+        None, gt=0, description="a of Flow-SDE and CPS, eta of Dance-SDE and DDIM; null: 0.7, 0.3, or 1.0."
+    )
+    plan: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "full"},
+        description="Which steps are stochastic and trained: `name` and its options (docs/image.md).",
+    )
+    guidance: float = Field(
+        1.0, ge=0, description="Classifier-free guidance scale; 1 is off. FLUX: the distilled guidance value."
+    )
+    guidance_gradient: Literal["conditional", "both"] = Field(
+        "conditional",
+        description="What gets gradient under guidance: only the conditional branch (the unconditional one runs "
+        "without graph), or both.",
+    )
+    same_noise: bool = Field(False, description="All samples of a group start from the same noise.")
+    size: int | tuple[int, int] | None = Field(
+        None, description="Height and width in pixels; null takes the model's native size."
+    )
+    logp_reduction: Literal["mean", "sum"] | None = Field(
+        None,
+        description="Over latent elements; null takes the kernel's default, mean. Clip ranges depend on it.",
+    )
+    ratio_norm: bool = Field(
+        False, description="GRPO-Guard: centred and rescaled log-ratio, loss divided by |dt|."
+    )
+    kl_published: bool = Field(
+        False, description="The KL as Flow-GRPO released it (without |dt|) instead of the exact Gaussian one."
+    )
+    storage: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Type that latents are rounded to, before their log-probability is taken."
+    )
+
+
+class EvaluationConfig(Strict):
+    """How a user of the model would sample: the ODE, more steps, full size."""
+
+    steps: int = Field(20, ge=1)
+    guidance: float | None = Field(None, ge=0, description="null takes the training value.")
+    size: int | tuple[int, int] | None = Field(None, description="null takes the training size.")
+
+
+class ModelConfig(Strict):
+    """A text-to-image model, how it is sampled and what of it is trained."""
+
+    path: str = Field(
+        description="A hub id or a folder that diffusers' `from_pretrained` loads; share:// for shipped."
+    )
+    revision: str | None = Field(None, description="Hub revision.")
+    family: Literal["auto", "sd3", "flux", "sd", "sdxl"] = Field(
+        "auto", description="auto reads the pipeline class."
+    )
+    build: dict[str, Any] | None = Field(
+        None,
+        description="Build a tiny untrained pipeline of the family from these numbers instead of loading `path`.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Type of frozen weights.")
+    train: Literal["full", "lora"] = Field(
+        "full", description="All weights of the components, or LoRA on the denoiser."
+    )
+    components: list[str] = Field(
+        default_factory=lambda: ["denoiser"], description="Trained parts: denoiser, text_encoders, vae."
+    )
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    gradient_checkpointing: bool = False
+    max_sequence_length: int | None = Field(
+        None, ge=1, description="T5 tokens of SD3 and FLUX; null: the tokenizer's."
+    )
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    rollout_batch: int = Field(64, ge=1, description="Pictures denoised together.")
+    decode_batch: int = Field(16, ge=1, description="Pictures decoded together.")
+    caption_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Share of empty captions in supervised training."
+    )
+    time_shift: float | None = Field(
+        None, gt=0, description="Shift of supervised flow-matching times; null takes the scheduler's."
+    )
+
+    @model_validator(mode="after")
+    def _components(self) -> ModelConfig:
+        unknown = set(self.components) - {"denoiser", "text_encoders", "vae"}
+        if unknown:
+            raise ValueError(f"components: unknown {sorted(unknown)}; known: denoiser, text_encoders, vae")
+        if self.train == "lora" and self.components != ["denoiser"]:
+            raise ValueError(
+                "train: lora works on components: [denoiser] only; use train: full for the others"
+            )
+        return self
+
+    def actions_per_sample(self) -> int:
+        """Trained denoising steps of the plan at its first step."""
+        from mmrl.modalities.image.plans import make_plan
+
+        options = dict(self.sampling.plan)
+        return len(make_plan(options.pop("name", "full"), self.sampling.steps, 0, 0, **options).trained)
+
+    def describe(self) -> list[str]:
+        """Lines for `mmrl plan`."""
+        s, e = self.sampling, self.evaluation
+        trained = f"LoRA rank {self.lora.rank}" if self.train == "lora" else "all weights"
+        return [
+            f"model: {self.path}, {self.dtype}, trained: {trained} of {', '.join(self.components)}",
+            f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
+            f"guidance {s.guidance:g}; evaluation: ODE, {e.steps} steps",
+        ]

@@ -1,0 +1,137 @@
+"""What differs between families of text-to-image models: prompts, latents, the denoiser's call, the schedule."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Condition = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise levels of one sampling run of N steps.
+
+    time: [N], what the denoiser is told at each step.
+    level: [N + 1], where the sample is before each step and after the last: sigma in [0, 1] (flow), or the
+        cumulative alpha (diffusion).
+    """
+
+    time: Tensor
+    level: Tensor
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+
+class Family:
+    """One family of pipelines. Latents are kept in the layout that the denoiser takes, batch first."""
+
+    name: str
+    pipeline_classes: tuple[str, ...]
+    is_flow: bool
+    kernel: str
+    noise_level: float
+    guidance_embeds: bool = False
+    lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, pipeline, max_sequence_length: int | None = None) -> None:
+        self.pipeline = pipeline
+        self.max_sequence_length = max_sequence_length
+        pipeline.set_progress_bar_config(disable=True)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.pipeline.transformer
+
+    def replace_denoiser(self, module: nn.Module) -> None:
+        self.pipeline.register_modules(transformer=module)
+
+    def save_lora(self, folder) -> None:
+        """Write the denoiser's LoRA so that the pipeline's own `load_lora_weights(folder)` takes it."""
+        from peft import get_peft_model_state_dict
+
+        layers = get_peft_model_state_dict(self.denoiser)
+        self.pipeline.save_lora_weights(folder, transformer_lora_layers=layers, safe_serialization=True)
+
+    @property
+    def vae(self) -> nn.Module:
+        return self.pipeline.vae
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+        return {n: m for n in names if (m := getattr(self.pipeline, n, None)) is not None}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser's output means: "velocity", or a diffusers prediction type."""
+        return "velocity"
+
+    def native_size(self) -> tuple[int, int]:
+        side = self.denoiser.config.sample_size * self.pipeline.vae_scale_factor
+        return side, side
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise where a size does not fit the model's grid."""
+        step = self.pipeline.vae_scale_factor * self.patch
+        if any(s % step or s <= 0 for s in size):
+            raise ValueError(f"size {size}: each side must be a multiple of {step} pixels for this model")
+
+    @property
+    def patch(self) -> int:
+        return 1
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of one latent for a picture of (height, width) pixels."""
+        factor = self.pipeline.vae_scale_factor
+        return (self.denoiser.config.in_channels, size[0] // factor, size[1] // factor)
+
+    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
+        """Everything the denoiser is told about the prompts, each tensor [len(texts), ...]."""
+        raise NotImplementedError(f"{type(self).__name__}.encode")
+
+    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+        raise NotImplementedError(f"{type(self).__name__}.schedule")
+
+    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+        """The denoiser's raw output for latents [b, ...] at times [b]."""
+        raise NotImplementedError(f"{type(self).__name__}.predict")
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pictures [b, 3, H, W] in [-1, 1] -> latents in the denoiser's layout (the posterior's mean)."""
+        config = self.vae.config
+        mean = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean.float()
+        return (mean - (config.shift_factor or 0.0)) * config.scaling_factor
+
+    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        """Latents -> pictures [b, 3, H, W], about [-1, 1], float32."""
+        config = self.vae.config
+        scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        return self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
+
+
+class FlowFamily(Family):
+    """Rectified flow: x_t = (1 - t) x0 + t noise, the denoiser gives noise - x0."""
+
+    is_flow = True
+    kernel = "flow_sde"
+    noise_level = 0.7
+
+    def flow_schedule(self, steps: int, **options) -> Schedule:
+        """The scheduler's own sigmas, on the CPU in float64."""
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
+        scheduler.set_timesteps(num_inference_steps=steps, device="cpu", **options)
+        return Schedule(scheduler.timesteps.double(), scheduler.sigmas.double())
+
+    def shift(self) -> float:
+        """Shift of the sampling times, for supervised times to follow."""
+        return float(getattr(self.pipeline.scheduler.config, "shift", 1.0) or 1.0)

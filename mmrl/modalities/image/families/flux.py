@@ -1,0 +1,107 @@
+"""FLUX.1 (dev, schnell): rectified flow on packed latents, a CLIP and a T5 encoder, distilled guidance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from mmrl.modalities.image.families.base import Condition, FlowFamily, Schedule
+
+
+class Flux(FlowFamily):
+    """Latents are [b, seq, 4 C]: each token is a 2 x 2 block of the VAE's grid, rows first.
+
+    Where the denoiser has an embedded guidance value (dev), the caller puts it in the condition as "guidance"
+    [b]; left out, it is 1, the plain conditional model. A denoiser without one (schnell) ignores it.
+    """
+
+    name = "flux"
+    pipeline_classes = ("FluxPipeline",)
+    lora_targets = (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    )  # fmt: skip
+
+    def __init__(self, pipeline, max_sequence_length: int | None = None) -> None:
+        super().__init__(pipeline, max_sequence_length)
+        self.guidance_embeds = bool(self.denoiser.config.guidance_embeds)
+
+    @property
+    def patch(self) -> int:
+        return 2
+
+    def native_size(self) -> tuple[int, int]:
+        side = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+        return side, side
+
+    def token_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens for a picture of (height, width) pixels."""
+        side = self.pipeline.vae_scale_factor * self.patch
+        return size[0] // side, size[1] // side
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return math.prod(self.token_grid(size)), self.denoiser.config.in_channels
+
+    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
+        length = self.max_sequence_length or min(512, self.pipeline.tokenizer_2.model_max_length)
+        embeds, pooled, _ = self.pipeline.encode_prompt(
+            list(texts), device=self.device, max_sequence_length=length
+        )
+        return {"embeds": embeds, "pooled": pooled}
+
+    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+        """Evenly spaced sigmas 1 ... 1/steps, shifted as the scheduler's config says."""
+        dynamic = self.pipeline.scheduler.config.get("use_dynamic_shifting", False)
+        options = {"mu": self.log_shift(size)} if dynamic else {}
+        return self.flow_schedule(steps, sigmas=np.linspace(1.0, 1 / steps, steps), **options)
+
+    def log_shift(self, size: tuple[int, int]) -> float:
+        """mu of the resolution-dependent shift: linear in the number of tokens, 0.5 at 256 and 1.15 at 4096.
+
+        The four numbers are the scheduler's own. Source: FLUX.1's reference sampler.
+        """
+        config = self.pipeline.scheduler.config
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        start, end = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        return start + (end - start) * (math.prod(self.token_grid(size)) - low) / (high - low)
+
+    def shift(self) -> float:
+        """The shift at the native size where it depends on resolution, the scheduler's constant otherwise."""
+        config = self.pipeline.scheduler.config
+        if not config.get("use_dynamic_shifting", False):
+            return super().shift()
+        mu = self.log_shift(self.native_size())
+        return mu if config.time_shift_type == "linear" else math.exp(mu)
+
+    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+        embeds = condition["embeds"]
+        guidance = condition.get("guidance", torch.ones_like(time)) if self.guidance_embeds else None
+        return self.denoiser(
+            hidden_states=latents,
+            timestep=time / 1000,
+            guidance=guidance,
+            encoder_hidden_states=embeds,
+            pooled_projections=condition["pooled"],
+            txt_ids=latents.new_zeros(embeds.shape[1], 3),
+            img_ids=self._positions(size).to(latents),
+            return_dict=False,
+        )[0]
+
+    def _positions(self, size: tuple[int, int]) -> Tensor:
+        """[seq, 3]: 0, row and column of each token, for the rotary embedding."""
+        rows, columns = self.token_grid(size)
+        token = torch.arange(rows * columns)
+        return torch.stack([torch.zeros_like(token), token // columns, token % columns], dim=-1)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        blocks = pixel_unshuffle(super().encode_pixels(pixels), self.patch)
+        return blocks.flatten(2).transpose(1, 2)
+
+    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        blocks = latents.transpose(1, 2).unflatten(2, self.token_grid(size))
+        return super().decode(pixel_shuffle(blocks, self.patch), size)

@@ -1,0 +1,48 @@
+"""Stable Diffusion 3 and 3.5: MMDiT, rectified flow, two CLIP encoders and an optional T5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mmrl.modalities.image.families.base import Condition, FlowFamily, Schedule
+
+
+class SD3(FlowFamily):
+    name = "sd3"
+    pipeline_classes = ("StableDiffusion3Pipeline",)
+    lora_targets = (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    )  # fmt: skip
+
+    @property
+    def patch(self) -> int:
+        return self.denoiser.config.patch_size
+
+    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
+        length = self.max_sequence_length or min(
+            256, getattr(self.pipeline.tokenizer_3, "model_max_length", 256)
+        )
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            list(texts),
+            None,
+            None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=length,
+        )
+        return {"embeds": embeds, "pooled": pooled}
+
+    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+        return self.flow_schedule(steps)
+
+    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+        return self.denoiser(
+            hidden_states=latents,
+            timestep=time,
+            encoder_hidden_states=condition["embeds"],
+            pooled_projections=condition["pooled"],
+            return_dict=False,
+        )[0]

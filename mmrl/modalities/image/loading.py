@@ -1,0 +1,53 @@
+"""From a `model:` section to a Family: load a pipeline, or build a tiny one."""
+
+from __future__ import annotations
+
+import torch
+
+from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.families import family_class, family_of
+from mmrl.modalities.image.families.base import Family
+from mmrl.share import resolve
+
+
+def load_family(config: ModelConfig) -> Family:
+    """The Family of config.path (hub id, folder or share://), its weights in config.dtype.
+
+    Raises FileNotFoundError where a local folder holds no pipeline.
+    """
+    if config.build is not None:
+        return family_class(config.family)(_build(config), config.max_sequence_length)
+    from diffusers import DiffusionPipeline
+
+    local = resolve(config.path)
+    looks_local = config.path.startswith(("share://", ".", "/")) or local.exists()
+    if looks_local and not (local / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"model.path {config.path!r}: no model_index.json in {local}; give a folder written by "
+            "save_pretrained, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
+        )
+    pipeline = DiffusionPipeline.from_pretrained(
+        str(local) if looks_local else config.path,
+        revision=config.revision,
+        dtype=getattr(torch, config.dtype),
+        use_safetensors=True,
+    )
+    name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
+    return family_class(name)(pipeline, config.max_sequence_length)
+
+
+def _build(config: ModelConfig):
+    from mmrl.modalities.image.tiny import BUILDERS
+
+    if config.family not in BUILDERS:
+        raise ValueError(
+            f"model.build needs model.family, one of {', '.join(BUILDERS)}; got {config.family!r}"
+        )
+    options = dict(config.build or {})
+    seed = options.pop("seed", 0)
+    corpus = options.pop("corpus", ["a picture of a thing"])
+    if isinstance(corpus, str):
+        corpus = resolve(corpus).read_text(encoding="utf-8").splitlines()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BUILDERS[config.family](corpus, **options)

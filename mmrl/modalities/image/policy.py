@@ -1,0 +1,99 @@
+"""One denoising step of the policy as a Gaussian: the code that rollout and replay share."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mmrl.modalities.image import kernels
+from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.families.base import Condition, Family, Schedule
+from mmrl.modalities.image.kernels import KERNELS, Transition
+
+DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}
+
+
+class StepPolicy:
+    """The distribution of the next latent given this one, for one family and one `sampling:` section."""
+
+    def __init__(self, family: Family, config: ModelConfig) -> None:
+        sampling = config.sampling
+        self.family = family
+        self.sampling = sampling
+        self.kernel = sampling.kernel or family.kernel
+        if (self.kernel == "ddim") == family.is_flow:
+            right = "flow_sde, dance_sde or cps" if family.is_flow else "ddim"
+            raise ValueError(f"model.sampling.kernel {self.kernel!r} does not fit {family.name}; use {right}")
+        self.spec = KERNELS[self.kernel]
+        self.level = sampling.noise_level if sampling.noise_level is not None else DEFAULT_LEVEL[self.kernel]
+        self.reduction = sampling.logp_reduction or self.spec.reduction
+        self.storage = getattr(torch, sampling.storage)
+        self.autocast_dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
+
+    def autocast(self):
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.family.device.type, dtype=self.autocast_dtype)
+
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Condition,
+        unconditional: Condition | None,
+        guidance: float,
+        size: tuple[int, int],
+    ) -> Tensor:
+        """The guided output of the denoiser in float32.
+
+        Two forwards rather than one of twice the size: the unconditional one needs no graph unless asked for.
+        """
+        family = self.family
+        if family.guidance_embeds:
+            condition = {**condition, "guidance": torch.full_like(time, guidance)}
+        with self.autocast():
+            output = family.predict(latents, time, condition, size).float()
+            if unconditional is None:
+                return output
+            with torch.set_grad_enabled(
+                torch.is_grad_enabled() and self.sampling.guidance_gradient == "both"
+            ):
+                empty = family.predict(latents, time, unconditional, size).float()
+        return empty + guidance * (output - empty)
+
+    def transition(
+        self, latents: Tensor, output: Tensor, schedule: Schedule, steps: Tensor, stochastic: bool = True
+    ) -> Transition:
+        """N(mean, std) of the next latent from step indices `steps` [b]; without noise, the ODE or DDIM 0."""
+        level = schedule.level.to(latents.device)
+        now, after = level[steps].float(), level[steps + 1].float()
+        if self.kernel == "ddim":
+            eta = self.level if stochastic else 0.0
+            return kernels.ddim(latents, output, now, after, eta, self.family.prediction)
+        if not stochastic:
+            return kernels.ode(latents, output, now, after)
+        if self.kernel == "flow_sde":
+            return kernels.flow_sde(latents, output, now, after, self.level, float(schedule.level[1]))
+        return self.spec.function(latents, output, now, after, self.level)
+
+    def log_prob(self, latents_next: Tensor, transition: Transition) -> Tensor:
+        """[b] float32: log-density of the next latents, reduced over elements as the kernel does."""
+        return kernels.log_prob(latents_next, transition, self.reduction, self.spec.normalised)
+
+    def kl(self, transition: Transition, reference: Transition) -> Tensor:
+        """[b]: KL of the step to the reference's, the exact Gaussian one unless the config asks otherwise."""
+        return kernels.gaussian_kl(
+            transition.mean,
+            reference.mean,
+            transition.std,
+            self.reduction,
+            published_flow_grpo=self.sampling.kl_published,
+            **({"dt": transition.dt} if self.sampling.kl_published else {}),
+        )
+
+    def shared_mean(self, transition: Transition, mean: Tensor) -> Transition:
+        """The transition with another mean."""
+        return replace(transition, mean=mean)

@@ -1,0 +1,65 @@
+"""Find the adapter class of a modality: a built-in name, or `path/file.py:Class`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+BUILT_IN = {"image": ("mmrl.modalities.image.adapter", "ImageAdapter")}
+CONFIGS = {"image": "mmrl.modalities.image.config"}
+DEFAULTS = {"image": "image/tiny"}
+
+
+def adapter_class(modality: str) -> type:
+    """The class behind `modality`; a user's own needs the methods of mmrl.modalities.adapter.Adapter.
+
+    Raises ValueError for an unknown name, a missing file, or a class that lacks a method.
+    """
+    if modality in BUILT_IN:
+        module, name = BUILT_IN[modality]
+        return getattr(importlib.import_module(module), name)
+    path, colon, name = modality.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        near = difflib.get_close_matches(modality, BUILT_IN, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BUILT_IN)}"
+        raise ValueError(f"modality {modality!r}: {hint}; your own is given as path/file.py:Class")
+    found = getattr(import_file(Path(path)), name, None)
+    if found is None:
+        raise ValueError(f"modality {modality!r}: {path} has no class {name}")
+    needed = ("Config", "rollout", "evaluate", "logprobs", "slices", "trainable_parameters", "save")
+    missing = [method for method in needed if not hasattr(found, method)]
+    if missing:
+        raise ValueError(
+            f"modality {modality!r}: class {name} lacks {', '.join(missing)} (see docs/own_modality.md)"
+        )
+    return found
+
+
+def config_class(modality: str) -> type:
+    """The class of the `model:` section; for built-in modalities no model library is imported."""
+    if modality in CONFIGS:
+        return importlib.import_module(CONFIGS[modality]).ModelConfig
+    return adapter_class(modality).Config
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a Python file by its path, once."""
+    path = path.resolve()
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+    name = f"_mmrl_file_{path.stem}_{abs(hash(str(path)))}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

@@ -1,0 +1,105 @@
+"""Saving what a policy made, by Python type, and reading it back unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+
+
+@dataclass(frozen=True)
+class ArtifactType:
+    """How one Python type lives on disk. `suffix` starts with a dot and belongs to this type alone."""
+
+    kind: type
+    suffix: str
+    save: Callable[[Any, Path], None]
+    load: Callable[[Path], Any]
+
+
+_types: list[ArtifactType] = []
+
+
+def register_artifact(
+    kind: type, suffix: str, save: Callable[[Any, Path], None], load: Callable[[Path], Any]
+) -> None:
+    """Teach the run folder a new type. Later registrations are asked first, so a subclass can have its own.
+
+    Raises ValueError when the suffix is taken, because files are loaded by their suffix.
+    """
+    if not suffix.startswith("."):
+        raise ValueError(f"artifact suffix {suffix!r} must start with a dot")
+    taken = next((known for known in _types if known.suffix == suffix), None)
+    if taken:
+        raise ValueError(
+            f"artifact suffix {suffix!r} already belongs to {taken.kind.__name__}; choose another"
+        )
+    _types.insert(0, ArtifactType(kind, suffix, save, load))
+
+
+def save_artifact(artifact: Any, folder: Path, stem: str) -> str:
+    """Write `artifact` as folder/stem + the suffix of its type; returns the file's name.
+
+    Raises TypeError for a type nobody registered.
+    """
+    for known in _types:
+        if isinstance(artifact, known.kind):
+            name = stem + known.suffix
+            known.save(artifact, Path(folder) / name)
+            return name
+    names = ", ".join(sorted(known.kind.__name__ for known in _types))
+    raise TypeError(
+        f"cannot save an artifact of type {type(artifact).__name__} (stem {stem!r}); known types: {names}. "
+        "Register it with mmrl.reporting.artifacts.register_artifact"
+    )
+
+
+def load_artifact(path: Path) -> Any:
+    """What `save_artifact` wrote there. Raises ValueError for a suffix nobody registered."""
+    path = Path(path)
+    for known in _types:
+        if path.suffix == known.suffix:
+            return known.load(path)
+    suffixes = ", ".join(sorted(known.suffix for known in _types))
+    raise ValueError(f"cannot load {path}: unknown suffix {path.suffix!r}, expected one of {suffixes}")
+
+
+def _save_image(image: Image.Image, path: Path) -> None:
+    if image.mode not in PNG_MODES:
+        raise ValueError(
+            f"{path.name}: PNG cannot hold a {image.mode} image without loss; convert it to RGB first"
+        )
+    image.save(path, format="PNG")
+
+
+def _load_image(path: Path) -> Image.Image:
+    with Image.open(path, formats=["PNG"]) as image:
+        image.load()
+        return image.copy()
+
+
+def _save_text(text: str, path: Path) -> None:
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def _load_text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "surrogatepass")
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    np.save(path, array, allow_pickle=False)
+
+
+def _load_array(path: Path) -> np.ndarray:
+    return np.load(path, allow_pickle=False)
+
+
+register_artifact(Image.Image, ".png", _save_image, _load_image)
+register_artifact(str, ".txt", _save_text, _load_text)
+register_artifact(np.ndarray, ".npy", _save_array, _load_array)

@@ -1,0 +1,126 @@
+"""One stored sample as the report shows it: a picture or a text, its scores, and why it may not count."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmrl.reporting.artifacts import load_artifact
+from mmrl.reporting.files import dumps
+
+SMALL = 128  # a picture below this side is enlarged without smoothing
+MAX_SIDE = 320  # larger ones are inlined at this size
+MAX_TEXT = 2_000
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One component: its number as text, or its status with the reason."""
+
+    name: str
+    value: str
+    status: str
+    reason: str
+    details: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample ready for the template. `picture` is a PNG data URI or "", `text` shown when there is none."""
+
+    index: int
+    stop: str
+    reward: float | None
+    advantage: float | None
+    scores: tuple[ScoreLine, ...]
+    picture: str = ""
+    small: bool = False
+    text: str = ""
+    note: str = ""
+    change: float | None = field(default=None)  # of the reward, against the same sample before training
+
+    @property
+    def invalid(self) -> list[ScoreLine]:
+        return [line for line in self.scores if line.status == "invalid"]
+
+
+class CardMaker:
+    """Turns index records into cards and keeps the inlined pictures below a number of bytes."""
+
+    def __init__(self, run_dir: Path, max_bytes: int) -> None:
+        self.run_dir = Path(run_dir)
+        self.left = max_bytes
+
+    def card(self, tag: str, record: Mapping[str, Any], change: float | None = None) -> Card:
+        return Card(
+            index=record["index"],
+            stop=record["stop"],
+            reward=record["reward"],
+            advantage=record["advantage"],
+            scores=tuple(_score_line(name, score) for name, score in record["scores"].items()),
+            change=change,
+            **self._content(tag, record["file"]),
+        )
+
+    def _content(self, tag: str, name: str | None) -> dict[str, Any]:
+        if name is None:
+            return {"note": "no artifact"}
+        path = self.run_dir / "samples" / tag / name
+        if not path.is_file():
+            return {"note": f"{name} is missing from samples/{tag}"}
+        if path.suffix == ".txt":
+            return {"text": clip(load_artifact(path), MAX_TEXT)}
+        if path.suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return {"note": f"array {array.dtype} {list(array.shape)}, in samples/{tag}/{name}"}
+        if path.suffix != ".png":
+            return {"note": f"in samples/{tag}/{name}"}
+        return self._picture(path, f"samples/{tag}/{name}")
+
+    def _picture(self, path: Path, name: str) -> dict[str, Any]:
+        image = load_artifact(path)
+        small = max(image.size) < SMALL
+        uri = data_uri(image)
+        if len(uri) > self.left:
+            return {"note": f"left out to keep this file small: {name}"}
+        self.left -= len(uri)
+        return {"picture": uri, "small": small}
+
+
+def data_uri(image: Image.Image) -> str:
+    """A PNG data URI, at most MAX_SIDE pixels wide or high."""
+    if max(image.size) > MAX_SIDE:
+        image = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Best first; samples without an advantage (invalid, or not trained) last, in their own order."""
+    return sorted(records, key=lambda r: (r["advantage"] is None, -(r["advantage"] or 0.0)))
+
+
+def clip(text: str, limit: int) -> str:
+    """The text, cut at `limit` characters with a count of what is left out."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
+
+
+def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:
+    value = score["value"]
+    details = clip(dumps(score["details"], indent=1), MAX_TEXT) if score["details"] else ""
+    return ScoreLine(
+        name=name,
+        value=f"{value:.3f}" if value is not None else {"na": "n/a"}.get(score["status"], score["status"]),
+        status=score["status"],
+        reason=clip(score["reason"], 300),
+        details=details,
+    )

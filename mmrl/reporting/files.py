@@ -1,0 +1,42 @@
+"""Strict JSON and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def strict(value: Any) -> Any:
+    """`value` as strict JSON: NaN and infinities become null, arrays lists, unknown objects their repr."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
+        return strict(value.tolist())
+    return repr(value)
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """One strict JSON document. ASCII only, so that any string a model wrote can be stored."""
+    return json.dumps(strict(value), allow_nan=False, indent=indent)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write UTF-8 under a hidden name, flush to disk, rename: a reader sees the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

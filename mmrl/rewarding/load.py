@@ -1,0 +1,178 @@
+"""Finding a reward: from a name such as "composition.follows" or "my_file.py:quality" to a callable."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from mmrl.share import resolve, share
+from mmrl.types import Prompt
+
+T = TypeVar("T")
+
+# Import name of an optional package -> the extra of mmrl that installs it.
+EXTRAS = {
+    "open_clip": "clip",
+    "torchvision": "clip",
+    "rapidocr": "ocr",
+    "onnxruntime": "ocr",
+    "rapidfuzz": "ocr",
+    "datasets": "text",
+    "qwen_vl_utils": "vision",
+    "num2words": "vision",
+    "soundfile": "audio",
+    "librosa": "audio",
+    "cadquery": "cad",
+    "trimesh": "cad",
+    "manifold3d": "cad",
+}
+
+
+class RewardError(ValueError):
+    """A reward cannot be loaded; the message says which, why and what to do."""
+
+
+@dataclass(frozen=True)
+class LoadedReward:
+    """A reward that is ready to run.
+
+    call: list[Sample] -> one score each, or Group -> one score per sample if `group`.
+    check_prompt: says before training why a prompt does not suit the reward, or None; from the reward's file.
+    source: the file it came from.
+    """
+
+    name: str
+    call: Callable[[Any], Any]
+    group: bool = False
+    check_prompt: Callable[[Prompt], str | None] | None = None
+    source: str = ""
+
+
+def group_reward(reward: T) -> T:
+    """Mark a function or class as a group reward: it is called with one Group, not with a list of samples."""
+    reward.scores_groups = True  # type: ignore[attr-defined]
+    return reward
+
+
+def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedReward:
+    """The reward called `name`, with its keyword options.
+
+    name: `file.function` from the share folder's rewards/, or `path/to/file.py:function`. A class is
+    built once, with the options; a function gets them at every call.
+    Raises RewardError when the name, an option or a package is missing.
+    """
+    options = dict(options or {})
+    path, attribute = _locate(name)
+    module = _import(path, name)
+    target = getattr(module, attribute, None)
+    if not callable(target):
+        raise RewardError(
+            f"reward {name!r}: {path} has no {attribute!r}{_nearest(attribute, public_rewards(path))}"
+        )
+    _check_options(name, target, options)
+    try:
+        call = target(**options) if inspect.isclass(target) else partial(target, **options)
+    except ModuleNotFoundError as error:
+        raise RewardError(_missing(name, error)) from error
+    check = getattr(module, "check_prompt", None)
+    return LoadedReward(name, call, bool(getattr(target, "scores_groups", False)), check, str(path))
+
+
+def available() -> list[str]:
+    """Names of the rewards that ship with mmrl, sorted; no reward is imported."""
+    files = sorted(share("rewards").glob("*.py"))
+    return sorted(f"{path.stem}.{reward}" for path in files for reward in public_rewards(path))
+
+
+def public_rewards(path: Path) -> list[str]:
+    """Rewards in a file: public functions or classes with `__call__`, of `samples` or of a `group`."""
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        call: ast.stmt | None = node
+        if isinstance(node, ast.ClassDef):
+            call = next(
+                (f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"), None
+            )
+        if not isinstance(call, ast.FunctionDef) or node.name.startswith("_"):  # type: ignore[union-attr]
+            continue
+        arguments = [a.arg for a in call.args.args if a.arg != "self"]
+        if arguments[:1] in (["samples"], ["group"]):
+            names.append(node.name)  # type: ignore[union-attr]
+    return names
+
+
+def _locate(name: str) -> tuple[Path, str]:
+    """(file, attribute) of a reward's name."""
+    if ":" in name.removeprefix("share://"):
+        file, _, attribute = name.rpartition(":")
+        path = resolve(file)
+        if not path.is_file():
+            raise RewardError(f"reward {name!r}: there is no file {path} (looked from {Path.cwd()})")
+        if path.suffix != ".py" or not path.stem.isidentifier():
+            raise RewardError(f"reward {name!r}: {path.name} cannot be imported; name it like my_rewards.py")
+        return path.resolve(), attribute
+    file, _, attribute = name.rpartition(".")
+    path = share("rewards") / f"{file}.py"
+    if not file.isidentifier() or not path.is_file():
+        hint = _nearest(name, available())
+        raise RewardError(f"unknown reward {name!r}{hint}; a reward of your own is path/to/file.py:function")
+    return path, attribute
+
+
+def _import(path: Path, name: str) -> ModuleType:
+    # A package per folder, made here: the files of a folder may import one another (`from .clip import ...`)
+    # and never meet another folder's modules of the same name.
+    folder = path.parent
+    package = f"mmrl_rewards_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        parent = ModuleType(package)
+        parent.__path__ = [str(folder)]
+        sys.modules[package] = parent
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(f"{package}.{path.stem}")
+    except ModuleNotFoundError as error:
+        raise RewardError(_missing(name, error)) from error
+    except Exception as error:
+        raise RewardError(
+            f"reward {name!r}: {path} does not import: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _missing(name: str, error: ModuleNotFoundError) -> str:
+    package = (error.name or "").partition(".")[0]
+    if package in EXTRAS:
+        return f'reward {name!r} needs the package {package!r}: pip install "mmrl[{EXTRAS[package]}]"'
+    return f"reward {name!r} needs the package {package!r}, which is not installed in this environment"
+
+
+def _check_options(name: str, target: Any, options: Mapping[str, Any]) -> None:
+    parameters = list(inspect.signature(target).parameters.values())
+    if not inspect.isclass(target):
+        parameters = parameters[1:]  # the samples or the group
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for option in options:
+        if option not in known:
+            raise RewardError(f"reward {name!r} has no option {option!r}{_nearest(option, known)}")
+    for p in parameters:
+        if p.name in known and p.default is p.empty and p.name not in options:
+            raise RewardError(f"reward {name!r} needs the option {p.name!r}")
+
+
+def _nearest(wrong: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; there is {', '.join(known)}" if known else ""

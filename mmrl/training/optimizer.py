@@ -1,0 +1,58 @@
+"""AdamW with a schedule, and averaged weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.config import OptimConfig
+
+
+def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
+    """The rate of the `update`-th of `updates` optimizer steps (counted from 0)."""
+    warm = min(1.0, (update + 1) / config.warmup) if config.warmup else 1.0
+    done = min(1.0, update / max(1, updates))
+    shape = {
+        "constant": 1.0,
+        "linear": 1 - (1 - config.final_lr) * done,
+        "cosine": config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)),
+    }[config.schedule]
+    return config.lr * warm * shape
+
+
+def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW over the parameters, in their order."""
+    return torch.optim.AdamW(
+        list(parameters.values()),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+
+
+class Average:
+    """Exponential moving average of parameters; the decay warms up as (1 + n) / (10 + n)."""
+
+    def __init__(self, decay: float, parameters: dict[str, nn.Parameter]) -> None:
+        self.decay = decay
+        self.parameters = parameters
+        self.values: dict[str, Tensor] = {k: p.detach().clone() for k, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, n: int) -> None:
+        """After the n-th optimizer step (from 1)."""
+        decay = min(self.decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(
+            list(self.values.values()), [p.detach() for p in self.parameters.values()], 1 - decay
+        )
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the averaged and the current weights; a second call exchanges them back."""
+        for key, parameter in self.parameters.items():
+            current = parameter.detach().clone()
+            parameter.copy_(self.values[key])
+            self.values[key] = current

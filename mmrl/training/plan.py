@@ -1,0 +1,66 @@
+"""`mmrl plan`: the batch arithmetic of a config, in words."""
+
+from __future__ import annotations
+
+from mmrl.config import Config, GrpoStage, SftStage, resolve_algorithm
+
+
+def plan_text(config: Config, processes: int = 1) -> str:
+    """What a run will do: groups, samples, micro-batches, updates, per stage. One line per fact."""
+    lines = [f"run {config.name}: {config.modality}, seed {config.seed}, folder {config.run_dir}"]
+    if config.about:
+        lines += [f"  {line}" for line in config.about.strip().splitlines()]
+    lines += _model_lines(config)
+    for number, stage in enumerate(config.stages, 1):
+        lines.append(f"stage {number}, {stage.name}: {stage.kind}, {stage.steps} steps")
+        lines += [f"  {line}" for line in _stage_lines(config, stage, processes)]
+    if config.data.eval_prompts:
+        every = f"every {config.eval.every} steps, " if config.eval.every else ""
+        count = config.eval.prompts or "all"
+        lines.append(f"evaluation: {every}before and after: {count} held-out prompts x {config.eval.samples}")
+    every = config.checkpoint.every
+    lines.append(
+        f"checkpoints: {f'every {every} steps and ' if every else ''}at the end of a stage, {config.checkpoint.keep} kept"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _model_lines(config: Config) -> list[str]:
+    described = getattr(config.model, "describe", None)
+    return described() if described else []
+
+
+def _stage_lines(config: Config, stage: GrpoStage | SftStage, processes: int) -> list[str]:
+    optim = stage.optim
+    clip = f"gradient norm clipped at {optim.max_grad_norm:g}"
+    average = f", averaged weights with decay {optim.ema:g}" if optim.ema else ""
+    rate = f"AdamW, lr {optim.lr:g} {optim.schedule}, {clip}{average}"
+    if isinstance(stage, SftStage):
+        micro = -(-stage.batch // stage.micro_batch)
+        return [f"{stage.batch} records a step in {micro} micro-batches of at most {stage.micro_batch}", rate]
+    algorithm = resolve_algorithm(stage.algorithm)
+    samples = stage.groups * stage.samples
+    actions = getattr(config.model, "actions_per_sample", None)
+    per_sample = actions() if actions else None
+    lines = [
+        f"{stage.groups} prompts x {stage.samples} samples = {samples} samples a step over {processes} process(es)",
+        f"{stage.updates * stage.epochs} optimizer steps per rollout, each on "
+        f"{stage.groups // stage.updates} groups = {samples // stage.updates} samples",
+    ]
+    if per_sample:
+        rows = max(1, stage.micro_batch // per_sample)
+        share = -(-(samples // stage.updates) // processes)
+        lines.append(
+            f"{per_sample} trained actions a sample: {samples * per_sample} a step; micro-batches of "
+            f"{min(stage.micro_batch, rows * per_sample)} evaluations ({rows} samples), {-(-share // rows)} per update"
+        )
+    lines.append(
+        f"advantage {algorithm.advantage}, gate {algorithm.gate}, aggregation {algorithm.aggregate}, "
+        f"KL {algorithm.kl_coef:g}"
+    )
+    weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)
+    return [
+        *lines,
+        f"rewards: {weights}{' (SHUFFLED: a control run)' if stage.shuffle_rewards else ''}",
+        rate,
+    ]

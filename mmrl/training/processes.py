@@ -1,0 +1,77 @@
+"""The processes of a run, behind accelerate: device, reductions, gradient sums, trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.core.reduce import Reduce, distributed, local
+
+
+class Processes:
+    """One process, or N started by `accelerate launch`. Every statistic of a run goes through `reduce`."""
+
+    def __init__(self, device: str = "auto", trackers: Iterable[str] = (), run_dir: str = ".") -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(
+            cpu=device == "cpu", log_with=list(trackers) or None, project_dir=run_dir
+        )
+        self.rank: int = self.accelerator.process_index
+        self.world: int = self.accelerator.num_processes
+        self.device: torch.device = self.accelerator.device
+        self._reduce: Reduce = distributed if self.world > 1 else local
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def reduce(self, x: Tensor, op: str = "sum") -> Tensor:
+        """`x` combined over processes ("sum", "max", "min"), on the CPU."""
+        if self.world == 1:
+            return x
+        return self._reduce(x.to(self.device), op).to(x.device)
+
+    def total(self, value: float, op: str = "sum") -> float:
+        return float(self.reduce(torch.tensor(float(value), dtype=torch.float64), op))
+
+    def any(self, flag: bool) -> bool:
+        """True on every process when it is true on one."""
+        return self.total(float(flag), "max") > 0
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            self.accelerator.wait_for_everyone()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add gradients over processes in one flat buffer; a process without samples contributes zeros.
+
+        Loss weights are already divided by counts over all processes, so that a sum is the right combination
+        and processes may run different numbers of micro-batches.
+        """
+        if self.world == 1:
+            return
+        parameters = list(parameters)
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        flat = self._reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+            p.grad.copy_(part.view_as(p))
+
+    def start_trackers(self, name: str, config: dict[str, Any]) -> None:
+        if self.accelerator.log_with:
+            flat = {k: v for k, v in config.items() if isinstance(v, int | float | str | bool)}
+            self.accelerator.init_trackers(name, config=flat)
+
+    def log(self, row: dict[str, Any]) -> None:
+        if self.accelerator.trackers:
+            values = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
+            self.accelerator.log(values, step=row["step"])
+
+    def end(self) -> None:
+        if self.accelerator.trackers:
+            self.accelerator.end_training()

@@ -1,0 +1,47 @@
+"""One supervised step: a batch of records, cut into micro-batches whose losses are averaged exactly."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmrl.config import SftStage
+from mmrl.seeds import seed_of
+
+if TYPE_CHECKING:
+    from mmrl.training.trainer import Trainer
+
+
+def sft_step(trainer: Trainer, stage: SftStage) -> dict[str, Any]:
+    """Forward, backward and one optimizer step over `stage.batch` records; returns the metrics row."""
+    began = time.monotonic()
+    cursor, config, processes = trainer.cursor, trainer.config, trainer.processes
+    seed = seed_of(config.seed, stage.name)
+    records = trainer.records.batch(cursor.step, stage.batch, seed)
+    parts = [records[i : i + stage.micro_batch] for i in range(0, len(records), stage.micro_batch)]
+    for number, part in enumerate(parts):
+        if number < cursor.micro or number % processes.world != processes.rank:
+            continue
+        loss = trainer.adapter.supervised_loss(part, stage.objective, seed_of(seed, cursor.step, number))
+        if not torch.isfinite(loss):
+            ids = ", ".join(str(r["id"]) for r in part[:8])
+            raise RuntimeError(
+                f"supervised loss is {float(loss)} at step {cursor.step + 1}, records {ids}; lower optim.lr or look "
+                "at these records"
+            )
+        share = len(part) / len(records)
+        (loss * share).backward()
+        cursor.sums["loss"] = cursor.sums.get("loss", 0.0) + float(loss.detach()) * share
+        cursor.micro = number + 1
+        cursor.phase = "update"
+        trainer.point("micro")
+    norm = trainer.optimizer_step(stage, stage.steps)
+    cursor.samples += len(records)
+    return {
+        "loss": processes.total(cursor.sums.get("loss", 0.0)),
+        "grad_norm": norm,
+        "lr": cursor.sums["lr"],
+        "time/step": time.monotonic() - began,
+    }

@@ -1,0 +1,374 @@
+"""The loop: stages of steps, with checkpoints at every point where a run may stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.config import Config, GrpoStage, Stage
+from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.metrics import MetricsWriter
+from mmrl.reporting.progress import Progress
+from mmrl.reporting.samples import write_step
+from mmrl.reporting.summary import write_summary
+from mmrl.rewarding.load import LoadedReward
+from mmrl.rewarding.run import score_groups
+from mmrl.training import optimizer as optim
+from mmrl.training.checkpoint import (
+    Checkpoints,
+    CheckpointError,
+    Cursor,
+    explain_write_error,
+    load_groups,
+    load_optimizer,
+    optimizer_tensors,
+    save_groups,
+)
+from mmrl.training.grpo import grpo_step
+from mmrl.training.processes import Processes
+from mmrl.training.sft import sft_step
+from mmrl.types import Group, Prompt
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved itself; `checkpoint` is where it will go on."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(f"stopped and saved in {checkpoint}; go on with --resume")
+        self.checkpoint = checkpoint
+
+
+class Trainer:
+    """Trains an adapter through the stages of a config.
+
+    adapter, rewards, prompts, eval_prompts, records: the objects that the config names, or your own.
+    should_stop: asked at every point ("rollout", "micro", "update", "step") whether to save and stop there.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        adapter: Adapter,
+        rewards: Sequence[LoadedReward] = (),
+        eval_rewards: Sequence[LoadedReward] | None = None,
+        prompts: Sequence[Prompt] = (),
+        eval_prompts: Sequence[Prompt] = (),
+        records: Any = None,
+        processes: Processes | None = None,
+        should_stop: Callable[[str], bool] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.config = config
+        self.adapter = adapter
+        self.rewards = list(rewards)
+        self.eval_rewards = self.rewards if eval_rewards is None else list(eval_rewards)
+        self.prompts, self.eval_prompts, self.records = list(prompts), list(eval_prompts), records
+        self.run_dir = config.run_dir
+        self.processes = processes or Processes(config.device, config.trackers, str(self.run_dir))
+        self.checkpoints = Checkpoints(self.run_dir, config.checkpoint.keep)
+        self.cursor = Cursor()
+        self.pending: list[Group] | None = None
+        self.quiet = quiet
+        self.unsaved: str | None = None
+        self._asked_to_stop = False
+        self._should_stop = should_stop or (lambda point: False)
+        self._started = time.monotonic()
+        adapter.to(self.processes.device)
+
+    # ---------------------------------------------------------------- the run
+
+    def train(self, resume: bool = False) -> dict[str, Any]:
+        """Run every stage that is not done and return the summary. Raises Stopped after saving on SIGTERM."""
+        self._catch_signals()
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        saved = self.checkpoints.read() if resume else None
+        if saved:
+            self.cursor = saved[1]
+        self._started = time.monotonic() - self.cursor.wall_s
+        self.metrics = MetricsWriter(self.run_dir / "metrics.jsonl") if self.processes.is_main else None
+        if self.metrics:
+            self.metrics.truncate_after(self.cursor.total_steps)
+        total = sum(stage.steps for stage in self.config.stages)
+        self.processes.start_trackers(self.config.name, self.config.model_dump(mode="json"))
+        shown = self.processes.is_main and not self.quiet
+        with Progress(total, start=self.cursor.total_steps, main=shown) as self.progress:
+            for index, stage in enumerate(self.config.stages):
+                self._select(stage)
+                self._past = {} if index == 0 else self._past
+                if index < self.cursor.stage:
+                    self._past |= self.parameters
+                    continue
+                self._run_stage(index, stage, saved if saved and index == saved[1].stage else None)
+        self.processes.end()
+        if self.unsaved:
+            raise CheckpointError(self.unsaved)
+        return self._finish()
+
+    def _select(self, stage: Stage) -> None:
+        if stage.components is not None or hasattr(self.adapter, "select"):
+            self.adapter.select(stage.components or self.config.model.components)
+        self.parameters: dict[str, nn.Parameter] = self.adapter.trainable_parameters()
+        if not self.parameters:
+            raise ValueError(f"stage {stage.name!r} trains nothing; look at its components and model.train")
+
+    def _run_stage(self, index: int, stage: Stage, saved: tuple | None) -> None:
+        self.stage = stage
+        self.optimizer = optim.build(stage.optim, self.parameters)
+        self.average = optim.Average(stage.optim.ema, self.parameters) if stage.optim.ema else None
+        self.pending = None
+        if needs_reference(stage) and hasattr(self.adapter, "prepare_reference"):
+            self.adapter.prepare_reference()
+        if saved:
+            self._restore(*saved)
+        else:
+            self.cursor = Cursor(
+                stage=index,
+                samples=self.cursor.samples,
+                actions=self.cursor.actions,
+                wall_s=self.cursor.wall_s,
+                total_steps=self.cursor.total_steps,
+                evaluations=self.cursor.evaluations,
+            )
+        if (
+            index == 0
+            and self.cursor.step == 0
+            and self.pending is None
+            and "before" not in self.cursor.evaluations
+        ):
+            self.evaluate("before")
+        step = grpo_step if isinstance(stage, GrpoStage) else sft_step
+        while self.cursor.step < stage.steps:
+            row = step(self, stage)
+            self.pending = None
+            self.cursor.step += 1
+            self.cursor.total_steps += 1
+            self.cursor.phase, self.cursor.update, self.cursor.micro, self.cursor.sums = "step", 0, 0, {}
+            row = {"step": self.cursor.total_steps, "stage": stage.name, **row}
+            row |= self._scheduled_evaluation(stage)
+            self._log(row)
+            due = self.config.checkpoint.every
+            if (due and self.cursor.step % due == 0) or self.unsaved:
+                self.save()
+            self.point("step")
+        self._end_stage(stage)
+
+    def _end_stage(self, stage: Stage) -> None:
+        if self.average:
+            self.average.swap()  # what was evaluated is what is handed on
+            self.average = None
+        if hasattr(self.adapter, "finish") and self.records is not None:
+            objective = getattr(stage, "objective", "")
+            self.adapter.finish(objective, self.records.batch(0, 512, self.config.seed) if objective else ())
+        self._past |= self.parameters
+        self.save()
+
+    def _scheduled_evaluation(self, stage: Stage) -> dict[str, float]:
+        last_step = self.cursor.step == stage.steps
+        if last_step and stage is self.config.stages[-1]:
+            return self.evaluate("after")
+        every = self.config.eval.every
+        if every and self.cursor.total_steps % every == 0:
+            return self.evaluate(f"{self.cursor.total_steps:06d}")
+        return {}
+
+    def _finish(self) -> dict[str, Any]:
+        found = self.cursor.evaluations
+        summary = {
+            "main_metric": f"eval/{self.eval_rewards[0].name}" if self.eval_rewards else "loss",
+            "before": found.get("before", {}),
+            "after": found.get("after", {}),
+            "steps": self.cursor.total_steps,
+            "wall_s": self._wall(),
+            "samples": self.cursor.samples,
+            "actions": self.cursor.actions,
+            "seed": self.config.seed,
+            "config": self.config.name,
+        }
+        if self.processes.is_main:
+            write_summary(self.run_dir, **summary)
+            from mmrl.reporting.report import write_report
+
+            write_report(self.run_dir)
+        return summary
+
+    def _wall(self) -> float:
+        return time.monotonic() - self._started
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if self.metrics:
+            self.metrics.write(row)
+            self.processes.log(row)
+            self.progress.update(row)
+
+    # ---------------------------------------------------------------- evaluation
+
+    def evaluate(self, tag: str) -> dict[str, float]:
+        """Score held-out prompts, sampled as a user would, with averaged weights if there are any.
+
+        Returns {"eval/<reward>": mean} over valid scores of all processes, and keeps it under `tag`.
+        """
+        options = self.config.eval
+        if not (self.eval_rewards and self.eval_prompts):
+            return {}
+        if self.average:
+            self.average.swap()
+        prompts = self.eval_prompts[: options.prompts]
+        mine = prompts[self.processes.rank :: self.processes.world]
+        groups = self.adapter.evaluate(mine, options.samples, options.seed)
+        score_groups(groups, self.eval_rewards)
+        if self.average:
+            self.average.swap()
+        found: dict[str, float] = {}
+        for reward in self.eval_rewards:
+            scores = [s.scores[reward.name] for g in groups for s in g.samples]
+            total = self.processes.total(sum(s.value for s in scores if s.ok))
+            count = self.processes.total(sum(s.ok for s in scores))
+            found[f"eval/{reward.name}"] = total / count if count else float("nan")
+            found[f"eval/{reward.name}/invalid"] = self.processes.total(
+                sum(s.status == "invalid" for s in scores)
+            )
+        self.cursor.evaluations[tag] = found
+        if self.processes.is_main and self.config.report.eval_prompts:
+            write_step(self.run_dir, f"eval_{tag}", groups[: self.config.report.eval_prompts], found)
+        return {k: v for k, v in found.items() if not k.endswith("/invalid") or v}
+
+    # ---------------------------------------------------------------- one optimizer step
+
+    def optimizer_step(self, stage: Stage, updates: int) -> float:
+        """Sum gradients over processes, clip, step, average; returns the norm before clipping."""
+        self.processes.sum_gradients(self.parameters.values())
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), stage.optim.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"gradient norm is {float(norm)} at step {self.cursor.total_steps + 1}")
+        rate = optim.learning_rate(stage.optim, self.cursor.optimizer_steps, updates)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.cursor.optimizer_steps += 1
+        if self.average:
+            self.average.update(self.cursor.optimizer_steps)
+        self.cursor.sums["lr"] = rate
+        return float(norm)
+
+    # ---------------------------------------------------------------- stopping and saving
+
+    def _catch_signals(self) -> None:
+        def ask(number: int, frame: Any) -> None:
+            if self._asked_to_stop:
+                raise KeyboardInterrupt
+            self._asked_to_stop = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                signal.signal(number, ask)
+            except ValueError:  # not in the main thread: the caller owns the signals
+                return
+
+    def point(self, name: str) -> None:
+        """A place where the run can be cut: saves and raises Stopped when it was asked to.
+
+        Inside an update only a single process can stop, as processes run different numbers of micro-batches.
+        """
+        if name == "micro" and self.processes.world > 1:
+            return
+        wanted = self._asked_to_stop or self._should_stop(name)
+        if self.processes.any(wanted) if name != "micro" else wanted:
+            raise Stopped(self.save(required=True))
+
+    def save(self, required: bool = False) -> Path:
+        """Write a checkpoint of this very point; on a full disk, warn and try again after the next step."""
+        self.cursor.wall_s = self._wall()
+        try:
+            if self.processes.is_main:
+                self.checkpoints.begin(self.cursor)
+            self.processes.barrier()
+            if self.pending is not None:
+                save_groups(self.checkpoints.temporary(self.cursor), self.processes.rank, self.pending)
+            self.processes.barrier()
+            if self.processes.is_main:
+                self.checkpoints.write(self.cursor, self._tensors(), self._extra(), self._save_policy)
+                final = self.checkpoints.commit(self.cursor)
+            self.processes.barrier()
+            self.unsaved = None
+        except OSError as error:
+            self.checkpoints.abandon(self.cursor)
+            self.unsaved = explain_write_error(error, self.checkpoints.root)
+            if required:
+                raise CheckpointError(self.unsaved) from error
+            print(f"warning: {self.unsaved}", flush=True)
+            return self.checkpoints.root
+        return final if self.processes.is_main else self.checkpoints.root
+
+    def _save_policy(self, folder: Path) -> None:
+        if self.average:
+            self.average.swap()
+        try:
+            self.adapter.save(folder)
+        finally:
+            if self.average:
+                self.average.swap()
+
+    def _extra(self) -> dict[str, Any]:
+        return {
+            "config": self.config.name,
+            "world": self.processes.world,
+            "adapter": self.adapter.state() if hasattr(self.adapter, "state") else {},
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = list(self.parameters)
+        tensors = {f"past/{k}": p for k, p in self._past.items() if k not in self.parameters}
+        tensors |= {f"param/{k}": p for k, p in self.parameters.items()}
+        tensors |= {f"grad/{k}": p.grad for k, p in self.parameters.items() if p.grad is not None}
+        tensors |= optimizer_tensors(self.optimizer, names)
+        if self.average:
+            tensors |= {f"ema/{k}": v for k, v in self.average.values.items()}
+        if hasattr(self.adapter, "reference_parameters"):
+            tensors |= {f"reference/{k}": v for k, v in self.adapter.reference_parameters().items()}
+        return tensors
+
+    @torch.no_grad()
+    def _restore(
+        self, folder: Path, cursor: Cursor, tensors: dict[str, Tensor], state: dict[str, Any]
+    ) -> None:
+        _copy(self._past, tensors, "past/")
+        _copy(self.parameters, tensors, "param/")
+        if hasattr(self.adapter, "load_state"):
+            self.adapter.load_state(state["adapter"])
+        if hasattr(self.adapter, "reference_parameters"):
+            _copy(self.adapter.reference_parameters(), tensors, "reference/")
+        load_optimizer(self.optimizer, list(self.parameters), tensors)
+        if self.average:
+            _copy(self.average.values, tensors, "ema/")
+        for name, parameter in self.parameters.items():
+            if f"grad/{name}" in tensors:
+                parameter.grad = tensors[f"grad/{name}"].to(parameter)
+        self.pending = load_groups(folder, self.processes.rank, self.processes.world)
+        known = {p.id: p for p in self.prompts}
+        for group in self.pending or ():  # the sample store keeps ids and texts, the dataset the records
+            group.prompt = known.get(group.prompt.id, group.prompt)
+            for sample in group.samples:
+                sample.prompt = group.prompt
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not a number; the samples behind it were saved."""
+
+
+def needs_reference(stage: Stage) -> bool:
+    """Whether a stage compares the policy with the model it started from."""
+    from mmrl.config import resolve_algorithm
+
+    return isinstance(stage, GrpoStage) and resolve_algorithm(stage.algorithm).kl_coef > 0
+
+
+def _copy(targets: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str) -> None:
+    for name, target in targets.items():
+        if prefix + name in tensors:
+            target.copy_(tensors[prefix + name])

@@ -1,0 +1,129 @@
+"""The nouns of mmrl: Prompt, Sample, Score, Group, Trajectory. Data only; no algorithm lives here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One record to roll out: an identity, the text, and every other column of the record.
+
+    Two records with equal text and different ids are different prompts.
+    """
+
+    id: str
+    text: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a reward says of a sample: a number, *not applicable*, or *invalid* with a reason.
+
+    Never 0 for a failure: invalid scores are counted and kept out of every statistic.
+    """
+
+    value: float | None
+    reason: str = ""
+    status: str = "ok"  # "ok" | "na" | "invalid"
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Any, **details: Any) -> Score:
+        """A plain return value of a reward: number -> ok, None -> not applicable, NaN or other -> invalid."""
+        if isinstance(value, Score):
+            return value
+        if value is None:
+            return cls(None, "not applicable", "na", details)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return cls.invalid(f"returned {type(value).__name__} {value!r}, expected a number or None")
+        if not math.isfinite(number):
+            return cls.invalid(f"returned {number}")
+        return cls(number, details=details)
+
+    @classmethod
+    def invalid(cls, reason: str) -> Score:
+        return cls(None, reason, "invalid")
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+@dataclass
+class Trajectory:
+    """The actions that made a sample, as the core sees them, and what the adapter needs to replay them.
+
+    An action is a token or one denoising step; there are T of them.
+
+    logp: [T] float32, log-probability of each action when it was sampled.
+    mask: [T] bool, True where the action is trained.
+    tensors: whatever the adapter must keep to replay (latents, times, token ids ...), by name.
+    """
+
+    logp: Tensor
+    mask: Tensor
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Sample:
+    """One answer to a prompt: the artifact that rewards look at, and the trajectory behind it.
+
+    `artifact` is a PIL image, a string, an (array, rate) pair ...: the modality says which.
+    """
+
+    prompt: Prompt
+    index: int
+    artifact: Any
+    trajectory: Trajectory | None = None
+    stop: str = "done"
+    scores: dict[str, Score] = field(default_factory=dict)
+    reward: float | None = None
+    advantage: float | None = None
+
+
+@dataclass
+class Group:
+    """One prompt and its n samples: the unit of data. `index` is its place in the iteration, over all ranks."""
+
+    prompt: Prompt
+    index: int
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass
+class ActionLogProbs:
+    """What an adapter returns when it replays actions; every tensor [b, t], differentiable where it says so.
+
+    logp: log-probability under the current policy (differentiable).
+    log_ratio: differentiable log of the ratio, where it is not simply logp - logp_old (GRPO-Guard).
+    weight: fixed weight of each action's loss (a mask keeps an action out; a weight only scales it).
+    kl: exact KL of the current policy to the reference, per action (differentiable), where one exists.
+    logp_reference: log-probability under the reference, for the sampled KL estimators.
+    entropy: entropy of the policy at each action (differentiable).
+    """
+
+    logp: Tensor
+    log_ratio: Tensor | None = None
+    weight: Tensor | None = None
+    kl: Tensor | None = None
+    logp_reference: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A micro-batch: which samples (rows) and which of their actions (columns) are replayed together."""
+
+    rows: Tensor  # [b] int64
+    columns: Tensor  # [t] int64

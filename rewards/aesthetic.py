@@ -1,0 +1,92 @@
+"""Aesthetic score: a small head on the CLIP embedding of the picture; the prompt is not looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmrl.rewarding import RewardError
+from mmrl.share import resolve
+from mmrl.types import Sample
+
+from .clip import Clip
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
+
+
+class score:
+    """head(CLIP embedding of unit length) * scale.
+
+    head: .safetensors file of linear layers, `<name>.weight` [out, in] and `<name>.bias` [out], applied in
+    the natural order of their names; the last one has one output.
+    activation: between the layers: "none" (as in the published heads of LAION's predictor), "relu" or "gelu".
+    model, pretrained, batch, device: the CLIP model that the head was trained on; see clip.Clip.
+    """
+
+    def __init__(
+        self,
+        head: str,
+        model: str = "ViT-L-14",
+        pretrained: str | None = None,
+        activation: str = "none",
+        scale: float = 1.0,
+        batch: int = 32,
+        device: str | None = None,
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            raise RewardError(f"aesthetic: activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
+        self.layers = _layers(head)
+        self.clip = Clip(model, pretrained, batch, device)
+        self.layers = [(w.to(self.clip.device), b.to(self.clip.device)) for w, b in self.layers]
+        self.activation = ACTIVATIONS[activation]
+        self.scale = scale
+
+    def __call__(self, samples: list[Sample]) -> list[float]:
+        return (self._head(self.clip.images([s.artifact for s in samples])) * self.scale).tolist()
+
+    @torch.inference_mode()
+    def _head(self, x: Tensor) -> Tensor:
+        """[N, D] -> [N]"""
+        width = self.layers[0][0].shape[1]
+        if x.shape[1] != width:
+            raise RewardError(
+                f"aesthetic: the head takes {width} features, the CLIP model gives {x.shape[1]}; "
+                "set `model` to the one that the head was trained on"
+            )
+        for place, (weight, bias) in enumerate(self.layers):
+            x = F.linear(self.activation(x) if place else x, weight, bias)
+        return x[:, 0]
+
+
+def _layers(head: str) -> list[tuple[Tensor, Tensor]]:
+    """[(weight [out, in], bias [out])] in float32."""
+    path = resolve(head)
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise RewardError(f"aesthetic: the option `head` must name a .safetensors file, got {path}")
+    tensors = load_file(path)
+    names = sorted((n for n in tensors if n.endswith("weight")), key=_natural)
+    layers = []
+    for name in names:
+        weight = tensors[name].float()
+        bias = tensors.get(name.removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
+        if weight.ndim != 2 or (layers and layers[-1][0].shape[0] != weight.shape[1]):
+            raise RewardError(
+                f"aesthetic: {path.name}: {name} {tuple(weight.shape)} does not fit the layers before"
+            )
+        layers.append((weight, bias))
+    if not layers or layers[-1][0].shape[0] != 1:
+        raise RewardError(f"aesthetic: {path.name}: the last linear layer must have one output")
+    return layers
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,393 @@
+"""Each family samples what its diffusers pipeline samples, from the same noise, and fits the same numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
+from mmrl.modalities.image.families import MODULES, family_class, family_of
+from mmrl.modalities.image.tiny import BUILDERS
+
+CORPUS = ["a red circle", "two blue squares above a green triangle"]
+TEXTS = ["a red circle", "two blue squares"]
+SIZE = (32, 48)  # not square: rows and columns must not be swapped
+STEPS = 4
+
+# Name of a case -> family, the builder's options.
+CASES = {
+    "sd3": ("sd3", {"layers": 2}),
+    "flux_dev": ("flux", {}),
+    "flux_schnell": ("flux", {"guidance_embeds": False, "dynamic_shifting": False, "shift": 1.0}),
+    "flux_linear_shift": ("flux", {"guidance_embeds": False, "dynamic_shifting": True}),
+    "sd": ("sd", {}),
+    "sd_v": ("sd", {"prediction": "v_prediction"}),
+    "sdxl": ("sdxl", {}),
+    "sdxl_v": ("sdxl", {"prediction": "v_prediction"}),
+}
+GUIDANCE = {"sd3": 3.0, "flux_dev": 3.5, "sd": 5.0, "sd_v": 5.0, "sdxl": 5.0, "sdxl_v": 5.0}
+FAMILY_CASES = ["sd3", "flux_dev", "sd", "sdxl"]
+
+
+def build(case: str, **more):
+    name, options = CASES[case]
+    torch.manual_seed(0)
+    return family_class(name)(BUILDERS[name](CORPUS, **{**options, **more}), max_sequence_length=None)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    family = build(request.param)
+    if request.param == "flux_linear_shift":
+        family.pipeline.scheduler.register_to_config(time_shift_type="linear")
+    return request.param, family
+
+
+def noise(family, n: int, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((n, *family.latent_shape(SIZE)), generator=generator)
+
+
+@torch.no_grad()
+def draw(family, texts, latents, steps: int = STEPS, guidance: float = 1.0) -> torch.Tensor:
+    """Pictures [b, 3, H, W] in [0, 1] by Euler steps of the ODE or DDIM with eta 0, written out."""
+    condition = family.encode(texts, SIZE)
+    unguided = guidance == 1.0 or family.guidance_embeds
+    empty = None if unguided else family.encode([""] * len(texts), SIZE)
+    if family.guidance_embeds:
+        condition["guidance"] = torch.full((len(texts),), guidance)
+    schedule = family.schedule(steps, SIZE)
+    for i, time in enumerate(schedule.time.float()):
+        times = time.expand(len(texts))
+        output = family.predict(latents, times, condition, SIZE)
+        if empty is not None:
+            without = family.predict(latents, times, empty, SIZE)
+            output = without + guidance * (output - without)
+        now, after = schedule.level[i].float(), schedule.level[i + 1].float()
+        if family.is_flow:
+            latents = latents + (after - now) * output
+            continue
+        if family.prediction == "epsilon":
+            clean, eps = (latents - (1 - now).sqrt() * output) / now.sqrt(), output
+        else:
+            clean = now.sqrt() * latents - (1 - now).sqrt() * output
+            eps = now.sqrt() * output + (1 - now).sqrt() * latents
+        latents = after.sqrt() * clean + (1 - after).sqrt() * eps
+    return (family.decode(latents, SIZE) / 2 + 0.5).clamp(0, 1)
+
+
+def pipeline_draw(pipeline, texts, latents, guidance: float) -> torch.Tensor:
+    # Without a length T5 is padded to 256 or 512; the tiny tokenizers stop at 12, which ours respects.
+    has_t5 = hasattr(pipeline, "transformer")
+    options = {"max_sequence_length": pipeline.tokenizer.model_max_length} if has_t5 else {}
+    return pipeline(
+        prompt=texts,
+        height=SIZE[0],
+        width=SIZE[1],
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        latents=latents.clone(),
+        output_type="pt",
+        **options,
+    ).images
+
+
+# ---- the same picture as the pipeline's own -------------------------------------------------------------
+
+
+def test_without_guidance_the_picture_is_the_pipelines(case):
+    _, family = case
+    start = noise(family, len(TEXTS))
+    ours = draw(family, TEXTS, start)
+    theirs = pipeline_draw(family.pipeline, TEXTS, start, guidance=1.0)
+    assert ours.shape == (2, 3, *SIZE)
+    assert ours.std() > 0.01, "a flat picture would prove nothing"
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", GUIDANCE, indirect=True)
+def test_with_guidance_the_picture_is_the_pipelines(case):
+    name, family = case
+    start = noise(family, len(TEXTS))
+    ours = draw(family, TEXTS, start, guidance=GUIDANCE[name])
+    theirs = pipeline_draw(family.pipeline, TEXTS, start, guidance=GUIDANCE[name])
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    unguided = draw(family, TEXTS, start)
+    assert (ours - unguided).abs().max() > 1e-3, "guidance must matter for the comparison to mean anything"
+
+
+def test_sdxl_without_forced_zeros_encodes_the_empty_prompt_as_the_pipeline_does():
+    family = build("sdxl")
+    assert family.encode([""], SIZE)["embeds"].abs().max() == 0
+    family.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
+    assert family.encode([""], SIZE)["embeds"].abs().max() > 0
+    start = noise(family, 2)
+    ours = draw(family, TEXTS, start, guidance=5.0)
+    torch.testing.assert_close(ours, pipeline_draw(family.pipeline, TEXTS, start, 5.0), atol=1e-4, rtol=0)
+
+
+def test_flux_without_a_guidance_value_uses_one():
+    family = build("flux_dev")
+    condition = family.encode(TEXTS, SIZE)
+    latents, time = noise(family, 2), torch.tensor([500.0, 900.0])
+    with torch.no_grad():
+        left_out = family.predict(latents, time, condition, SIZE)
+        one = family.predict(latents, time, {**condition, "guidance": torch.ones(2)}, SIZE)
+        four = family.predict(latents, time, {**condition, "guidance": torch.full((2,), 4.0)}, SIZE)
+    assert torch.equal(left_out, one)
+    assert (four - one).abs().max() > 1e-4
+
+
+# ---- rows of a batch are independent --------------------------------------------------------------------
+
+
+def test_a_row_does_not_depend_on_its_batch(case):
+    _, family = case
+    together, alone = family.encode(TEXTS, SIZE), family.encode(TEXTS[1:], SIZE)
+    latents, time = noise(family, 2), torch.tensor([800.0, 300.0])
+    with torch.no_grad():
+        both = family.predict(latents, time, together, SIZE)
+        second = family.predict(latents[1:], time[1:], alone, SIZE)
+    assert both.shape == latents.shape
+    assert all(len(value) == 2 for value in together.values())
+    torch.testing.assert_close(both[1:], second, atol=1e-5, rtol=1e-4)
+
+
+# ---- schedules ------------------------------------------------------------------------------------------
+
+
+def test_schedules_go_from_noise_to_picture(case):
+    _, family = case
+    schedule = family.schedule(7, SIZE)
+    assert len(schedule) == 7 and schedule.level.shape == (8,)
+    assert schedule.time.is_floating_point() and (schedule.time.diff() < 0).all()
+    steps = schedule.level.diff()
+    assert (steps < 0).all() if family.is_flow else (steps > 0).all()
+
+
+def test_ddim_levels_are_cumulative_products_of_the_training_noise():
+    """Betas written out here: squares of 1000 even steps between the roots of 0.00085 and 0.012."""
+    roots = [math.sqrt(0.00085) + i / 999 * (math.sqrt(0.012) - math.sqrt(0.00085)) for i in range(1000)]
+    cumulative, product = [], 1.0
+    for root in roots:
+        product *= 1 - root**2
+        cumulative.append(product)
+    family = build("sd")
+    schedule = family.schedule(5, SIZE)
+    # "leading" spacing: multiples of 1000 / 5, plus the offset 1; the last step lands on timestep 0's alpha.
+    assert schedule.time.tolist() == [801.0, 601.0, 401.0, 201.0, 1.0]
+    expected = [cumulative[t] for t in (801, 601, 401, 201, 1, 0)]
+    assert schedule.level.tolist() == pytest.approx(expected, rel=1e-4)
+    assert family.alphas_cumprod().tolist() == pytest.approx(cumulative, rel=1e-4)
+
+
+def test_the_final_alpha_is_one_where_the_scheduler_says_so():
+    family = build("sd")
+    family.pipeline.scheduler.register_to_config(set_alpha_to_one=True)
+    assert family.schedule(5, SIZE).level[-1] == 1.0
+
+
+def test_the_schedule_does_not_depend_on_which_scheduler_carries_the_config():
+    from diffusers import EulerDiscreteScheduler, PNDMScheduler
+
+    family = build("sd")
+    expected = family.schedule(5, SIZE)
+    for other in (PNDMScheduler, EulerDiscreteScheduler):
+        family.pipeline.scheduler = other.from_config(family.pipeline.scheduler.config)
+        found = family.schedule(5, SIZE)
+        assert torch.equal(found.time, expected.time) and torch.equal(found.level, expected.level)
+
+
+def test_a_last_step_that_does_not_move_is_refused():
+    family = build("sdxl")
+    family.pipeline.scheduler.register_to_config(steps_offset=0)
+    with pytest.raises(ValueError, match="set steps_offset 1"):
+        family.schedule(5, SIZE)
+
+
+def test_flux_shift_is_linear_in_the_number_of_tokens():
+    family = build("flux_dev")
+    # 16 pixels a token: 256 x 256 is 256 tokens, 1024 x 1024 is 4096, halfway (2176) is 544 x 1024.
+    assert family.log_shift((256, 256)) == pytest.approx(0.5)
+    assert family.log_shift((1024, 1024)) == pytest.approx(1.15)
+    assert family.log_shift((544, 1024)) == pytest.approx(0.825)
+    e = math.exp(1.15)
+    shifted = [e / (e + 1 / s - 1) for s in (1, 0.75, 0.5, 0.25)]
+    assert family.schedule(4, (1024, 1024)).level.tolist() == pytest.approx([*shifted, 0.0], abs=1e-6)
+    assert family.shift() == pytest.approx(e)
+
+
+def test_flux_schnell_has_evenly_spaced_sigmas():
+    family = build("flux_schnell")
+    schedule = family.schedule(4, SIZE)
+    assert schedule.level.tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert schedule.time.tolist() == pytest.approx([1000.0, 750.0, 500.0, 250.0])
+    assert family.shift() == 1.0
+
+
+# ---- sizes, pixels and latents --------------------------------------------------------------------------
+
+
+def test_pixels_become_latents_of_the_stated_shape_and_pictures_again(case):
+    _, family = case
+    pixels = torch.rand((2, 3, *SIZE), generator=torch.Generator().manual_seed(2)) * 2 - 1
+    with torch.no_grad():
+        latents = family.encode_pixels(pixels)
+        picture = family.decode(latents, SIZE)
+    assert latents.shape == (2, *family.latent_shape(SIZE)) and latents.dtype == torch.float32
+    assert picture.shape == pixels.shape and picture.dtype == torch.float32
+
+
+def test_scaling_and_shift_of_latents_cancel(case):
+    """decode(encode_pixels(x)) is the VAE's own reconstruction, whatever its scale and shift."""
+    _, family = case
+    pixels = torch.rand((1, 3, *SIZE), generator=torch.Generator().manual_seed(3)) * 2 - 1
+    family.vae.register_to_config(scaling_factor=0.36, shift_factor=0.11)
+    with torch.no_grad():
+        plain = family.vae.decode(family.vae.encode(pixels).latent_dist.mode()).sample
+        round_trip = family.decode(family.encode_pixels(pixels), SIZE)
+    family.vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+    torch.testing.assert_close(round_trip, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_a_flux_token_is_a_block_of_two_by_two_latents():
+    family = build("flux_dev")
+    assert family.latent_shape(SIZE) == (6, 16)  # 32 x 48 pixels, 16 a token: 2 x 3 tokens; 4 channels x 4
+    pixels = torch.rand((1, 3, *SIZE)) * 2 - 1
+    with torch.no_grad():
+        packed = family.encode_pixels(pixels)
+        grid = family.vae.encode(pixels).latent_dist.mode()
+    row, column, channel = 1, 2, 3
+    block = grid[0, channel, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+    assert torch.equal(packed[0, row * 3 + column, 4 * channel : 4 * channel + 4], block.flatten())
+
+
+@pytest.mark.parametrize("name, native", [("sd3", 40), ("flux_dev", 1024), ("sd", 48), ("sdxl", 48)])
+def test_native_size_is_the_pipelines_default(name, native):
+    assert build(name).native_size() == (native, native)
+
+
+def test_a_native_size_may_be_a_pair():
+    family = build("sd")
+    family.denoiser.register_to_config(sample_size=(5, 7))
+    assert family.native_size() == (40, 56)
+
+
+@pytest.mark.parametrize("name, good, bad", [("flux_dev", (16, 48), (24, 48)), ("sd", (24, 40), (20, 40))])
+def test_sizes_off_the_grid_are_refused(name, good, bad):
+    family = build(name)
+    family.check_size(good)
+    with pytest.raises(ValueError, match="multiple of"):
+        family.check_size(bad)
+
+
+# ---- precision ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("upcast, expected", [(True, torch.float32), (False, torch.float16)])
+def test_the_sdxl_vae_is_kept_in_float32_where_it_must_be(upcast, expected):
+    pipeline = BUILDERS["sdxl"](CORPUS)
+    pipeline.vae.register_to_config(force_upcast=upcast)
+    family = family_class("sdxl")(pipeline.to(torch.float16))
+    assert family.vae.dtype == expected
+    assert family.denoiser.dtype == torch.float16
+    if upcast:
+        with torch.no_grad():
+            latents = family.encode_pixels(torch.zeros((1, 3, *SIZE)))
+            assert family.decode(latents.half(), SIZE).dtype == torch.float32
+
+
+# ---- training and disk ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_the_family_of_a_pipeline(name):
+    family = build(name)
+    assert family_of(type(family.pipeline).__name__) == family.name == CASES[name][0]
+
+
+def test_every_stated_pipeline_class_exists_and_has_one_family():
+    import diffusers
+
+    classes = [c for name in MODULES for c in family_class(name).pipeline_classes]
+    assert len(set(classes)) == len(classes)
+    assert all(issubclass(getattr(diffusers, c), diffusers.DiffusionPipeline) for c in classes)
+    with pytest.raises(ValueError, match="sd3, flux, sd, sdxl"):
+        family_of("AudioLDMPipeline")
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_a_saved_pipeline_draws_the_same_picture(name, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    family = build(name)
+    family.pipeline.save_pretrained(tmp_path, safe_serialization=True)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, use_safetensors=True)
+    again = family_class(family_of(type(loaded).__name__))(loaded)
+    start = noise(family, 2)
+    torch.testing.assert_close(draw(again, TEXTS, start), draw(family, TEXTS, start), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_saved_lora_is_loaded_by_the_pipeline(name, tmp_path):
+    from diffusers import DiffusionPipeline
+    from peft import LoraConfig
+
+    family = build(name)
+    family.pipeline.save_pretrained(tmp_path / "base")
+    plain = draw(family, TEXTS, noise(family, 2))
+    torch.manual_seed(4)
+    lora = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=list(family.lora_targets))
+    family.denoiser.add_adapter(lora)
+    trained = draw(family, TEXTS, noise(family, 2))
+    assert (trained - plain).abs().max() > 1e-3
+    family.save_lora(tmp_path / "lora")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "base")
+    loaded.load_lora_weights(tmp_path / "lora")
+    again = family_class(family.name)(loaded)
+    torch.testing.assert_close(draw(again, TEXTS, noise(family, 2)), trained, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_a_replaced_denoiser_is_the_one_that_predicts(name):
+    family, other = build(name), build(name, layers=2 if name != "sd3" else 1)
+    latents, time = noise(family, 1), torch.tensor([500.0])
+    condition = family.encode(TEXTS[:1], SIZE)
+    with torch.no_grad():
+        expected = other.predict(latents, time, condition, SIZE)
+        family.replace_denoiser(other.denoiser)
+        assert family.denoiser is other.denoiser
+        assert torch.equal(family.predict(latents, time, condition, SIZE), expected)
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_gradient_reaches_the_denoiser_and_through_the_latents(name):
+    family = build(name)
+    latents = noise(family, 1).requires_grad_()
+    condition = family.encode(TEXTS[:1], SIZE)
+    family.predict(latents, torch.tensor([500.0]), condition, SIZE).square().sum().backward()
+    assert latents.grad.abs().sum() > 0
+    targets = tuple(f"{target}.weight" for target in family.lora_targets)
+    grads = [p.grad for key, p in family.denoiser.named_parameters() if key.endswith(targets)]
+    assert grads and any(g is not None and g.abs().sum() > 0 for g in grads)
+
+
+# ---- checkpoints that do not fit ------------------------------------------------------------------------
+
+
+def test_a_scheduler_without_discrete_noise_levels_is_refused():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    pipeline = BUILDERS["sd"](CORPUS)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match=r"FlowMatchEulerDiscreteScheduler has no beta_start.*DDPM-type"):
+        family_class("sd")(pipeline)
+
+
+def test_a_consistency_distilled_unet_is_refused():
+    pipeline = BUILDERS["sd"](CORPUS)
+    pipeline.unet.register_to_config(time_cond_proj_dim=16)
+    with pytest.raises(ValueError, match="time_cond_proj_dim"):
+        family_class("sd")(pipeline)

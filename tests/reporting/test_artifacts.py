@@ -1,0 +1,68 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmrl.reporting import artifacts
+from mmrl.reporting.artifacts import load_artifact, register_artifact, save_artifact
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
+def test_a_picture_comes_back_pixel_for_pixel(tmp_path, mode):
+    noise = np.random.default_rng(0).integers(0, 256, (7, 5, 4), dtype=np.uint8)
+    picture = Image.fromarray(noise, "RGBA").convert(mode)
+    name = save_artifact(picture, tmp_path, "0001")
+    again = load_artifact(tmp_path / name)
+    assert name == "0001.png"
+    assert (again.mode, again.size) == (mode, (5, 7))
+    assert again.tobytes() == picture.tobytes()
+
+
+def test_a_picture_that_png_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"s\.png.*CMYK.*convert"):
+        save_artifact(Image.new("CMYK", (2, 2)), tmp_path, "s")
+
+
+@given(text=st.text(st.characters(codec=None)))
+def test_any_text_comes_back(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("text")
+    assert load_artifact(folder / save_artifact(text, folder, "t")) == text
+
+
+def test_arrays_keep_type_shape_and_nan(tmp_path):
+    array = np.array([[1.5, np.nan, -np.inf]], dtype=np.float32)
+    again = load_artifact(tmp_path / save_artifact(array, tmp_path, "a"))
+    assert again.dtype == np.float32
+    np.testing.assert_array_equal(again, array)
+
+
+def test_no_pickle_on_the_way_out_or_in(tmp_path):
+    with pytest.raises(ValueError, match="Object arrays"):
+        save_artifact(np.array([{}]), tmp_path, "a")
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}]), allow_pickle=True)
+    (tmp_path / "b.npy").write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load_artifact(tmp_path / "b.npy")
+
+
+def test_unknown_types_and_suffixes_name_what_is_known(tmp_path):
+    with pytest.raises(TypeError, match=r"set.*Image, ndarray, str.*register_artifact"):
+        save_artifact({1}, tmp_path, "x")
+    with pytest.raises(ValueError, match=r"\.pkl.*\.npy, \.png, \.txt"):
+        load_artifact(tmp_path / "x.pkl")
+
+
+def test_a_registered_type_joins(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "_types", list(artifacts._types))
+    register_artifact(
+        bytes, ".bin", lambda data, path: path.write_bytes(data), lambda path: path.read_bytes()
+    )
+    assert load_artifact(tmp_path / save_artifact(b"\0\1", tmp_path, "x")) == b"\0\1"
+    with pytest.raises(ValueError, match=r"\.txt.*already belongs to str"):
+        register_artifact(bytes, ".txt", lambda data, path: None, lambda path: b"")
+    with pytest.raises(ValueError, match="start with a dot"):
+        register_artifact(bytes, "raw", lambda data, path: None, lambda path: b"")

@@ -1,0 +1,218 @@
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmrl.reporting.cards import MAX_SIDE, by_advantage, data_uri
+from mmrl.reporting.curves import moving_mean, series, thin
+from mmrl.reporting.metrics import MetricsWriter
+from mmrl.reporting.report import number, signed, spread, write_report
+from mmrl.reporting.samples import write_offending, write_step
+from mmrl.types import Group, Prompt, Sample, Score
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the visible text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+    @property
+    def text(self):
+        return " ".join(word for word in self.words if word)
+
+
+def page(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def strip_of(text, drawing):
+    """The text of one drawing in the filmstrip, up to the next drawing."""
+    start = text.index(f"drawing {drawing}")
+    return text[start : text.index(f"drawing {drawing + 1}")]
+
+
+def pictures(parsed):
+    uris = [attrs["src"] for tag, attrs in parsed.tags if tag == "img"]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))) for uri in uris
+    ]
+
+
+def test_the_headline_the_filmstrip_the_groups_and_the_set_up(run):
+    parsed = page(write_report(run))
+    assert "0.182 → 0.895 +0.713" in parsed.text
+    assert "steps 120 wall time 6 min 12 s samples 2,880" in parsed.text
+    assert "config image/discs-tiny" in parsed.text
+    assert "clip_score 0.210 0.283 +0.073" in parsed.text
+    # 8 prompts x 4 evaluations, then 3 steps x 3 groups x 6 samples
+    assert len(pictures(parsed)) == 8 * 4 + 3 * 3 * 6
+    assert re.search("before .*step 40 .*step 80 .*after", strip_of(parsed.text, 0))
+    assert "TimeoutError: the judge did not answer in 30 s" in parsed.text
+    assert "path: assets/image-tiny" in parsed.text
+    assert "48 x 6 steps = 288 actions" in parsed.text
+    assert all(attrs.get("class") == "small" for tag, attrs in parsed.tags if tag == "img")
+
+
+def test_filmstrip_scores_are_those_of_sample_0_and_change_is_against_before(run):
+    # Drawing 0, sample 0 has reward = progress exactly: 0.15 before and 0.9 after.
+    text = page(write_report(run)).text
+    strip = text[
+        text.index("one red disc on paper, drawing 0") : text.index("one green disc on paper, drawing 1")
+    ]
+    assert re.search(r"before 0\.150 .*after 0\.900 \+0\.750", strip)
+
+
+def test_nothing_is_requested_from_anywhere(run):
+    parsed = page(write_report(run))
+    links = [
+        attrs[name] for _, attrs in parsed.tags for name in ("src", "href", "xlink:href") if name in attrs
+    ]
+    assert links
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert not {tag for tag, _ in parsed.tags} & {"script", "link", "iframe", "object", "embed"}
+    assert not re.search(r"@import|url\((?!#)", (run / "report.html").read_text())
+
+
+def test_hostile_prompts_answers_reasons_and_names_stay_text(tmp_path):
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }} $\\frac{"
+    prompt = Prompt(attack, attack)
+    scores = {attack: Score.invalid(attack), "ok": Score.of(1.0, why=attack)}
+    group = Group(
+        prompt, 0, [Sample(prompt, 0, attack, stop=attack, scores=scores, reward=1.0, advantage=0.0)]
+    )
+    for tag in ("eval_before", "eval_after", "step_000001"):
+        write_step(tmp_path, tag, [group])
+    write_offending(tmp_path, [group], attack)
+    (tmp_path / "config.yaml").write_text(f"x: {attack}")
+    (tmp_path / "plan.txt").write_text(attack)
+    with MetricsWriter(tmp_path / "metrics.jsonl") as metrics:
+        metrics.write(
+            {"step": 1, f"reward/{attack}": 1.0, attack: 2.0, f"eval/{attack}": 1.0, "stage": attack}
+        )
+    parsed = page(write_report(tmp_path))
+    assert not [tag for tag, attrs in parsed.tags if tag in ("script", "img") or "onerror" in attrs]
+    assert parsed.text.count(attack) >= 10  # every place shows it as it was written
+
+
+def test_a_folder_with_only_metrics(tmp_path):
+    with MetricsWriter(tmp_path / "metrics.jsonl") as metrics:
+        for step, reward in enumerate([0.1, 0.2, None, 0.4], start=1):
+            metrics.write({"step": step, "reward/mean": reward, "time/step": 30.0, "my/own": step})
+    parsed = page(write_report(tmp_path))
+    assert "not finished" in parsed.text
+    assert "training reward, first and last recorded step 0.100 → 0.400 +0.300" in parsed.text
+    assert "wall time 2 min 00 s" in parsed.text
+    assert [tag for tag, _ in parsed.tags].count("svg") == 3  # reward, time, my/own
+    assert "filmstrip" not in {attrs.get("id") for _, attrs in parsed.tags}
+
+
+def test_an_empty_folder_and_no_folder(tmp_path):
+    assert "not finished" in page(write_report(tmp_path)).text
+    with pytest.raises(FileNotFoundError, match="give the folder that holds metrics"):
+        write_report(tmp_path / "typo")
+
+
+def test_the_report_is_the_same_when_it_is_built_again(run):
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+def test_bounds_on_groups_samples_prompts_and_bytes(run):
+    parsed = page(write_report(run, max_groups=1, max_samples=4, max_prompts=2))
+    assert len(pictures(parsed)) == 2 * 4 + 3 * 1 * 4
+    assert "The first 2 of 8 evaluation prompts" in parsed.text
+    assert "best and worst 4 of 6 samples" in parsed.text
+    unlimited = (run / "report.html").stat().st_size
+    parsed = page(write_report(run, max_bytes=0))
+    assert not pictures(parsed)
+    assert "left out to keep this file small: samples/eval_before/0000_000.png" in parsed.text
+    assert (run / "report.html").stat().st_size != unlimited
+
+
+def test_texts_arrays_and_lost_files_each_say_what_they_are(tmp_path):
+    prompt = Prompt("p", "question")
+    artifacts = ["forty-two", np.zeros((2, 8), np.float32), None, "gone", ""]
+    group = Group(prompt, 0, [Sample(prompt, i, artifact) for i, artifact in enumerate(artifacts)])
+    folder = write_step(tmp_path, "step_000001", [group])
+    (folder / "0000_003.txt").unlink()
+    text = page(write_report(tmp_path)).text
+    assert "forty-two" in text
+    assert "array float32 [2, 8]" in text
+    assert "no artifact" in text
+    assert "0000_003.txt is missing from samples/step_000001" in text
+    assert "empty text" in text
+
+
+def test_small_pictures_are_inlined_exactly_and_large_ones_bounded():
+    def decode(image):
+        return Image.open(io.BytesIO(base64.b64decode(data_uri(image).partition(",")[2])))
+
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    assert decode(small).tobytes() == small.tobytes()
+    assert decode(Image.new("RGB", (2000, 1000))).size == (MAX_SIDE, MAX_SIDE // 2)
+    assert decode(Image.new("LA", (1000, 1000))).mode == "RGBA"
+
+
+def test_best_first_and_the_unscored_last():
+    records = [{"advantage": value} for value in (-1.0, None, 2.0, 0.0, -3.0)]
+    assert [record["advantage"] for record in by_advantage(records)] == [2.0, 0.0, -1.0, -3.0, None]
+
+
+def test_spread_keeps_both_ends():
+    items = [str(n) for n in range(10)]
+    assert spread(items, 3) == ["0", "4", "9"]
+    assert spread(items[:2], 3) == ["0", "1"]
+
+
+def test_thinning_keeps_the_ends_of_the_range_and_the_order():
+    points = [(float(step), math.sin(step)) for step in range(5000)]
+    points[3333] = (3333.0, 99.0)
+    points[17] = (17.0, -99.0)
+    kept = thin(points, bins=100)
+    assert len(kept) <= 200
+    assert {(3333.0, 99.0), (17.0, -99.0)} <= set(kept)
+    assert kept == sorted(kept)
+    assert thin(points[:150], bins=100) == points[:150]
+
+
+def test_a_null_is_a_gap_and_a_missing_key_is_not_a_point():
+    line = series([{"step": 1, "kl": 0.5}, {"step": 2}, {"step": 3, "kl": None}], "kl")
+    assert line.points[0] == (1.0, 0.5)
+    assert line.points[1][0] == 3.0
+    assert math.isnan(line.points[1][1])
+    assert line.last == 0.5
+
+
+def test_moving_mean_by_hand():
+    points = [(1.0, 2.0), (2.0, 4.0), (3.0, math.nan), (4.0, 9.0)]
+    assert moving_mean(points, 2) == [(1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, 9.0)]
+
+
+@pytest.mark.parametrize(
+    "value, plain, with_sign",
+    [
+        (None, "–", "–"),
+        (0, "0.000", "+0.000"),
+        (0.8951, "0.895", "+0.895"),
+        (-0.25, "−0.250", "−0.250"),
+        (12345.6, "12,346", "+12,346"),
+        (1.2e-4, "1.20e-04", "+1.20e-04"),
+    ],
+)
+def test_numbers_on_the_page(value, plain, with_sign):
+    assert number(value) == plain
+    assert signed(value) == with_sign
