@@ -36,9 +36,9 @@ def train(
     overrides: keys with `__` for the dots, e.g. `seed=1`, `eval__every=10`, `stages__grpo__steps=20`.
     Raises ConfigError, RunFolderError, and Stopped when a signal ended the run after it was saved.
     """
-    return trainer(
-        _config(config, overrides), resume=resume, fresh=fresh, should_stop=should_stop, quiet=quiet
-    ).train(resume=resume)
+    return trainer(_config(config, overrides), resume=resume, fresh=fresh, should_stop=should_stop, quiet=quiet).train(
+        resume=resume
+    )
 
 
 def trainer(
@@ -160,9 +160,7 @@ def load_prompts(config: Config, adapter: Any):
     held = read(data.eval_prompts, data.eval_where, data.on_bad_record, columns) if data.eval_prompts else []
     both = {p.text for p in train_} & {p.text for p in held}
     if both:
-        warnings.warn(
-            f"{len(both)} held-out prompts are also training prompts, e.g. {min(both)!r}", stacklevel=2
-        )
+        warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {min(both)!r}", stacklevel=2)
     return train_, held
 
 
@@ -190,9 +188,7 @@ def with_checkpoint(config: Config, run: str | Path | None) -> Config:
         raise ConfigError(f"{run} holds no checkpoint (looked for {policy})")
     if not (policy / "model_index.json").exists():
         raise ConfigError(f"{policy} holds LoRA weights; load them with the pipeline's load_lora_weights")
-    return config.model_copy(
-        update={"model": config.model.model_copy(update={"path": str(policy), "build": None})}
-    )
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(policy), "build": None})})
 
 
 def default_config(modality: str) -> str:
@@ -208,8 +204,7 @@ def _config(source: Source, overrides: Mapping[str, Any]) -> Config:
     import yaml
 
     lines = [
-        f"{k.replace('__', '.')}={yaml.safe_dump(v, default_flow_style=True).strip()}"
-        for k, v in overrides.items()
+        f"{k.replace('__', '.')}={yaml.safe_dump(v, default_flow_style=True).strip()}" for k, v in overrides.items()
     ]
     lines = [line.removesuffix("\n...") for line in lines]
     if isinstance(source, Config):

@@ -43,7 +43,6 @@ def with_config(command):
 
 
 def read_config(words: tuple[str, ...], modality: str | None, extra: tuple[str, ...] = ()):
-    from mmrl import api
     from mmrl.config import ConfigError, load
 
     overrides = [word for word in words if "=" in word]
@@ -99,9 +98,7 @@ def train(words, modality, out, resume, fresh, quiet) -> None:
         if not name.endswith("/invalid"):
             start = f"{before[name]:.3f} -> " if name in before else ""
             click.echo(f"{name}: {start}{after[name]:.3f}")
-    click.echo(
-        f"{summary['steps']} steps in {summary['wall_s']:.0f} s; report: {config.run_dir / 'report.html'}"
-    )
+    click.echo(f"{summary['steps']} steps in {summary['wall_s']:.0f} s; report: {config.run_dir / 'report.html'}")
 
 
 @cli.command()
@@ -116,9 +113,7 @@ def plan(words, modality, processes) -> None:
 
 @cli.command(name="eval")
 @with_config
-@click.option(
-    "--run", type=click.Path(exists=True, path_type=Path), help="Evaluate this run's last checkpoint."
-)
+@click.option("--run", type=click.Path(exists=True, path_type=Path), help="Evaluate this run's last checkpoint.")
 def evaluate(words, modality, run) -> None:
     """Held-out scores of a config's model, or of a run's last checkpoint."""
     from mmrl import api
@@ -131,9 +126,7 @@ def evaluate(words, modality, run) -> None:
 
 @cli.command()
 @with_config
-@click.option(
-    "--prompt", "-p", "prompts", multiple=True, required=True, help="What to sample; may be repeated."
-)
+@click.option("--prompt", "-p", "prompts", multiple=True, required=True, help="What to sample; may be repeated.")
 @click.option("-n", default=1, show_default=True, help="Samples per prompt.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--run", type=click.Path(exists=True, path_type=Path), help="Use this run's last checkpoint.")
@@ -191,9 +184,7 @@ def reward(name, files, prompts, options) -> None:
     score_groups(groups, [loaded])
     for group in groups:
         score = group.samples[0].scores[loaded.name]
-        click.echo(
-            f"{group.prompt.id}\t{f'{score.value:.4f}' if score.ok else f'{score.status}: {score.reason}'}"
-        )
+        click.echo(f"{group.prompt.id}\t{f'{score.value:.4f}' if score.ok else f'{score.status}: {score.reason}'}")
 
 
 @cli.command()
@@ -210,9 +201,7 @@ def check(words, modality) -> None:
 
 
 @cli.command(name="list")
-@click.argument(
-    "what", type=click.Choice(["configs", "rewards", "modalities", "presets", "plans"]), default="configs"
-)
+@click.argument("what", type=click.Choice(["configs", "rewards", "modalities", "presets", "plans"]), default="configs")
 def list_(what) -> None:
     """What ships: configs, rewards, modalities, algorithm presets, step plans."""
     from mmrl.share import share
@@ -253,9 +242,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (ValueError, RuntimeError, FileNotFoundError, ImportError) as error:
         # torch raises RuntimeError for its own faults, whose traceback a bug report needs.
-        if not type(error).__module__.startswith("mmrl") and not isinstance(
-            error, FileNotFoundError | ImportError
-        ):
+        if not type(error).__module__.startswith("mmrl") and not isinstance(error, FileNotFoundError | ImportError):
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -80,9 +80,7 @@ class OptimConfig(Strict):
     weight_decay: float = Field(1e-4, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="Global norm that gradients are clipped to.")
     warmup: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="Shape after the warm-up."
-    )
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Shape after the warm-up.")
     final_lr: float = Field(0.05, ge=0, le=1, description="Share of lr left at the end of linear and cosine.")
     ema: float | None = Field(
         None, gt=0, lt=1, description="Decay of averaged weights, used by evaluation and saved; null: none."
@@ -109,9 +107,7 @@ class SftStage(Stage):
     """Supervised training on records."""
 
     kind: Literal["sft"] = "sft"
-    objective: str = Field(
-        "sft", description="Which supervised loss of the adapter; image: sft, autoencoder."
-    )
+    objective: str = Field("sft", description="Which supervised loss of the adapter; image: sft, autoencoder.")
     batch: int = Field(64, ge=1, description="Records per optimizer step.")
 
 
@@ -121,9 +117,7 @@ class GrpoStage(Stage):
     kind: Literal["grpo"] = "grpo"
     groups: int = Field(8, ge=1, description="Prompts (groups) per step, over all processes.")
     samples: int = Field(8, ge=1, description="Samples per prompt.")
-    updates: int = Field(
-        1, ge=1, description="Optimizer steps per rollout: groups are split evenly over them."
-    )
+    updates: int = Field(1, ge=1, description="Optimizer steps per rollout: groups are split evenly over them.")
     epochs: int = Field(1, ge=1, description="Passes over the rollout.")
     rollout_chunk: int | None = Field(
         None,
@@ -176,9 +170,7 @@ class ReportConfig(Strict):
 
     samples_every: int = Field(10, ge=0, description="Steps between stored sample groups; 0 stores none.")
     groups: int = Field(4, ge=0, description="Groups stored each time.")
-    eval_prompts: int = Field(
-        12, ge=0, description="Held-out prompts whose samples are stored at evaluations."
-    )
+    eval_prompts: int = Field(12, ge=0, description="Held-out prompts whose samples are stored at evaluations.")
 
 
 AnyStage = Annotated[Union[GrpoStage, SftStage], Field(discriminator="kind")]  # noqa: UP007
@@ -187,9 +179,7 @@ AnyStage = Annotated[Union[GrpoStage, SftStage], Field(discriminator="kind")]  #
 class Config(Strict):
     """A run: a model, data, rewards, and the stages that train it."""
 
-    name: str = Field(
-        "run", description="Name of the run; its folder is `out`/`name`.", pattern=r"^[\w.\-]+$"
-    )
+    name: str = Field("run", description="Name of the run; its folder is `out`/`name`.", pattern=r"^[\w.\-]+$")
     about: str = Field("", description="What the config does, its paper, and where its values come from.")
     modality: str = Field(description="text, vision, image, audio, cad, or `path/file.py:Class` of your own.")
     seed: int = Field(0, ge=0)
@@ -228,9 +218,7 @@ class Config(Strict):
             if isinstance(stage, GrpoStage) and not self.rewards:
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
             if isinstance(stage, GrpoStage) and not self.data.prompts:
-                raise ValueError(
-                    f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts"
-                )
+                raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SftStage) and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} needs `data.records:`")
         return self
@@ -270,9 +258,7 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
         shipped = share("configs") / f"{source}"
         path = next((p for p in (shipped, shipped.with_suffix(".yaml")) if p.is_file()), path)
     if not path.is_file():
-        names = [
-            str(p.relative_to(share("configs")).with_suffix("")) for p in share("configs").rglob("*.yaml")
-        ]
+        names = [str(p.relative_to(share("configs")).with_suffix("")) for p in share("configs").rglob("*.yaml")]
         raise ConfigError(
             f"no config {str(source)!r}: neither a file nor one of the shipped {_near(str(source), names)}"
         )
@@ -313,9 +299,7 @@ def _index(items: list[Any], part: str, key: str) -> int:
     names = [str(item.get("name") or item.get("kind")) if isinstance(item, dict) else "" for item in items]
     if part in names:
         return names.index(part)
-    raise ConfigError(
-        f"override {key!r}: no item {part!r}; there are {_near(part, names)} (or 0..{len(items) - 1})"
-    )
+    raise ConfigError(f"override {key!r}: no item {part!r}; there are {_near(part, names)} (or 0..{len(items) - 1})")
 
 
 def validate(section: type[BaseModel], values: dict[str, Any], at: tuple[str | int, ...] = ()) -> Any:

@@ -79,9 +79,7 @@ def _layers(head: str) -> list[tuple[Tensor, Tensor]]:
         weight = tensors[name].float()
         bias = tensors.get(name.removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
         if weight.ndim != 2 or (layers and layers[-1][0].shape[0] != weight.shape[1]):
-            raise RewardError(
-                f"aesthetic: {path.name}: {name} {tuple(weight.shape)} does not fit the layers before"
-            )
+            raise RewardError(f"aesthetic: {path.name}: {name} {tuple(weight.shape)} does not fit the layers before")
         layers.append((weight, bias))
     if not layers or layers[-1][0].shape[0] != 1:
         raise RewardError(f"aesthetic: {path.name}: the last linear layer must have one output")

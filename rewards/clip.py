@@ -90,9 +90,7 @@ class score:
     def __call__(self, samples: list[Sample]) -> list[Score]:
         texts = [sample.prompt.text for sample in samples]
         cosine = (self.clip.images([s.artifact for s in samples]) * self.clip.texts(texts)).sum(-1)
-        return [
-            Score.of(value * self.scale, **self._cut(text)) for value, text in zip(cosine.tolist(), texts)
-        ]
+        return [Score.of(value * self.scale, **self._cut(text)) for value, text in zip(cosine.tolist(), texts)]
 
     def _cut(self, text: str) -> dict[str, Any]:
         tokens = self.clip.tokens(text)

@@ -61,8 +61,8 @@ def follows(samples: list[Sample]) -> list[Score]:
     Per phrase: the colour is there, the shape in that colour is there, the count is exact. For a pair: the
     relation holds between all centres of the first phrase and all of the second, by a tenth of the side.
     Always: nothing else is in the picture (credited only when something that was asked for is). `details` has
-    the objects found, each claim and `strict`: whether all of them hold. A prompt that is no composed scene is
-    not applicable.
+    the objects found, each claim and `strict`: whether all of them hold. A prompt that is no composed scene
+    is not applicable.
     """
     return [_judge(sample) for sample in samples]
 

@@ -36,10 +36,7 @@ def caption(claims: list[Claim], relation: str | None) -> str:
 
 def all_scenes() -> Iterator[dict]:
     """Every scene as a record {id, prompt, claims, relation, split}; the split is a hash of the prompt."""
-    phrases = [
-        {"count": n, "colour": c, "shape": s}
-        for n, c, s in itertools.product(COUNTS.values(), COLOURS, SHAPES)
-    ]
+    phrases = [{"count": n, "colour": c, "shape": s} for n, c, s in itertools.product(COUNTS.values(), COLOURS, SHAPES)]
     pairs = [
         ([a, b], relation)
         for a, b, relation in itertools.product(phrases, phrases, RELATIONS)
@@ -79,9 +76,7 @@ def _centres(count: int, box: tuple[float, float, float, float], r: float, rng: 
     return [(a, c) if along_x else (c, a) for a, c in zip(offsets, cross)]
 
 
-def draw(
-    claims: list[Claim], relation: str | None, rng: np.random.Generator, size: int = SIZE
-) -> Image.Image:
+def draw(claims: list[Claim], relation: str | None, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
     """The scene as an RGB picture of `size` pixels a side, antialiased; layout drawn from `rng`."""
     s = size / 40
     halves = {

@@ -178,8 +178,7 @@ def estimate(
     else:
         estimator = from_group_std if algorithm.combine == "gdpo" else ESTIMATORS[algorithm.advantage]
         columns = [
-            estimator(scores[:, f], counted[:, f], group, n_groups, reduce, algorithm)
-            for f in range(scores.shape[1])
+            estimator(scores[:, f], counted[:, f], group, n_groups, reduce, algorithm) for f in range(scores.shape[1])
         ]
         advantage = (torch.stack(columns, 1) * weights).sum(1)
         if algorithm.combine == "gdpo":

@@ -20,32 +20,24 @@ from mmrl.core.reduce import Reduce
 Aggregation = Callable[[Tensor, Tensor, int, Reduce, int | None], Tensor]
 
 
-def token_mean(
-    mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None
-) -> Tensor:
+def token_mean(mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None) -> Tensor:
     """Mean over all trained actions of the batch (DAPO's released code)."""
     return _total(mask, reduce).expand(len(mask))
 
 
-def sequence_mean(
-    mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None
-) -> Tensor:
+def sequence_mean(mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None) -> Tensor:
     """Mean over a sequence's actions, then over the sequences of the batch (GRPO, GSPO, SAPO)."""
     return mask.sum(1) * _total(mask.any(1), reduce)
 
 
-def constant(
-    mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None
-) -> Tensor:
+def constant(mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None) -> Tensor:
     """Sum over a sequence's actions over a fixed length, then mean over the sequences (Dr. GRPO)."""
     if constant_length is None:
         raise ValueError("aggregation 'constant' needs constant_length, the largest number of actions")
     return (_total(mask.any(1), reduce) * constant_length).expand(len(mask))
 
 
-def prompt_mean(
-    mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None
-) -> Tensor:
+def prompt_mean(mask: Tensor, group: Tensor, n_groups: int, reduce: Reduce, constant_length: int | None) -> Tensor:
     """Mean over all actions of a group, then over the groups (DAPO's formula, ScaleRL)."""
     actions = group_sum(mask.sum(1), group, n_groups, reduce)
     groups = (group_count(mask.any(1), group, n_groups, reduce) > 0).sum()

@@ -102,9 +102,7 @@ class Algorithm:
         if self.clamp is not None:
             _number("clamp", self.clamp, "above 0, or null for no limit", lambda v: v > 0)
         if self.clip_low is not None:
-            _number(
-                "clip_low", self.clip_low, "in (0, 1]; the lower bound is 1 - clip_low", lambda v: 0 < v <= 1
-            )
+            _number("clip_low", self.clip_low, "in (0, 1]; the lower bound is 1 - clip_low", lambda v: 0 < v <= 1)
         if self.clip_high is not None:
             _number("clip_high", self.clip_high, "above 0; the upper bound is 1 + clip_high", lambda v: v > 0)
         _number("clip_bound", self.clip_bound, "above 1; it bounds the ratio itself", lambda v: v > 1)
@@ -205,15 +203,8 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> Algorithm:
 
 def _number(name: str, value: Any, wanted: str, fits: Any) -> None:
     if isinstance(value, str):
-        raise ValueError(
-            f"{name}={value!r} is text, not a number; in YAML write 1.0e-4, for 1e-4 is read as text"
-        )
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not fits(value)
-    ):
+        raise ValueError(f"{name}={value!r} is text, not a number; in YAML write 1.0e-4, for 1e-4 is read as text")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
         raise ValueError(f"{name}={value!r}: must be a number {wanted}")
 
 

@@ -16,9 +16,7 @@ def zero_variance(advantage: Tensor, valid: Tensor, group: Tensor, n_groups: int
     return valid & _signal(advantage, valid, group, n_groups, reduce)[group]
 
 
-def zero_variance_share(
-    advantage: Tensor, valid: Tensor, group: Tensor, n_groups: int, reduce: Reduce
-) -> Tensor:
+def zero_variance_share(advantage: Tensor, valid: Tensor, group: Tensor, n_groups: int, reduce: Reduce) -> Tensor:
     """Share of the groups with a valid sample in which every valid advantage is 0; 0 without any."""
     present = group_count(valid, group, n_groups, reduce) > 0
     silent = present & ~_signal(advantage, valid, group, n_groups, reduce)

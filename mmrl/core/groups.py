@@ -30,9 +30,7 @@ def group_mean(values: Tensor, valid: Tensor, group: Tensor, n_groups: int, redu
     return total / group_count(valid, group, n_groups, reduce).clamp(min=1)
 
 
-def group_std(
-    values: Tensor, valid: Tensor, group: Tensor, n_groups: int, reduce: Reduce, ddof: int = 1
-) -> Tensor:
+def group_std(values: Tensor, valid: Tensor, group: Tensor, n_groups: int, reduce: Reduce, ddof: int = 1) -> Tensor:
     """Standard deviation of the valid values per group, with n - ddof in the denominator.
 
     0 for groups of `ddof` valid samples or fewer. Deviations are taken from the mean before they are squared,

@@ -33,9 +33,7 @@ def adapter_class(modality: str) -> type:
     needed = ("Config", "rollout", "evaluate", "logprobs", "slices", "trainable_parameters", "save")
     missing = [method for method in needed if not hasattr(found, method)]
     if missing:
-        raise ValueError(
-            f"modality {modality!r}: class {name} lacks {', '.join(missing)} (see docs/own_modality.md)"
-        )
+        raise ValueError(f"modality {modality!r}: class {name} lacks {', '.join(missing)} (see docs/own_modality.md)")
     return found
 
 

@@ -26,9 +26,7 @@ class ArtifactType:
 _types: list[ArtifactType] = []
 
 
-def register_artifact(
-    kind: type, suffix: str, save: Callable[[Any, Path], None], load: Callable[[Path], Any]
-) -> None:
+def register_artifact(kind: type, suffix: str, save: Callable[[Any, Path], None], load: Callable[[Path], Any]) -> None:
     """Teach the run folder a new type. Later registrations are asked first, so a subclass can have its own.
 
     Raises ValueError when the suffix is taken, because files are loaded by their suffix.
@@ -37,9 +35,7 @@ def register_artifact(
         raise ValueError(f"artifact suffix {suffix!r} must start with a dot")
     taken = next((known for known in _types if known.suffix == suffix), None)
     if taken:
-        raise ValueError(
-            f"artifact suffix {suffix!r} already belongs to {taken.kind.__name__}; choose another"
-        )
+        raise ValueError(f"artifact suffix {suffix!r} already belongs to {taken.kind.__name__}; choose another")
     _types.insert(0, ArtifactType(kind, suffix, save, load))
 
 
@@ -72,9 +68,7 @@ def load_artifact(path: Path) -> Any:
 
 def _save_image(image: Image.Image, path: Path) -> None:
     if image.mode not in PNG_MODES:
-        raise ValueError(
-            f"{path.name}: PNG cannot hold a {image.mode} image without loss; convert it to RGB first"
-        )
+        raise ValueError(f"{path.name}: PNG cannot hold a {image.mode} image without loss; convert it to RGB first")
     image.save(path, format="PNG")
 
 

@@ -63,10 +63,7 @@ def reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     names = [key for key in _keys(rows) if key.startswith("reward/") and key not in special]
     charts = [
         _chart(rows, "reward", "mean over the step's samples", {"reward/mean": "mean"}),
-        *[
-            _chart(rows, key.removeprefix("reward/"), "component", {key: key.removeprefix("reward/")})
-            for key in names
-        ],
+        *[_chart(rows, key.removeprefix("reward/"), "component", {key: key.removeprefix("reward/")}) for key in names],
         _chart(rows, "spread", "standard deviation of the reward", {"reward/std": "std"}),
         _chart(
             rows,
@@ -104,9 +101,7 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """How the update behaves: distance, clipping, signal, gradient, time; then metrics of the user's own."""
     known = [
         _chart(rows, "KL to the reference", "", {"kl": "kl"}, smooth=False),
-        _chart(
-            rows, "ratio deviation", "largest |ratio − 1| of the step", {"ratio/max_dev": "max dev"}, log=True
-        ),
+        _chart(rows, "ratio deviation", "largest |ratio − 1| of the step", {"ratio/max_dev": "max dev"}, log=True),
         _chart(rows, "clipped actions", "share of actions", {"clip/low": "low", "clip/high": "high"}),
         _chart(rows, "groups without signal", "share, all rewards equal", {"group/zero_variance": "share"}),
         _chart(rows, "gradient norm", "before clipping", {"grad_norm": "norm"}, log=True),
@@ -150,18 +145,14 @@ def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def _with_summary(
-    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None
-) -> list[Mapping[str, Any]]:
+def _with_summary(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """Rows plus the first and last evaluation of the summary, where no row of that step has them."""
     rows = list(rows)
     if not summary:
         return rows
     for step, when in ((0, "before"), (summary["steps"], "after")):
         present = {key for row in rows if row["step"] == step for key in row}
-        missing = {
-            f"eval/{name.removeprefix('eval/')}": value for name, value in summary["eval"][when].items()
-        }
+        missing = {f"eval/{name.removeprefix('eval/')}": value for name, value in summary["eval"][when].items()}
         rows.append({"step": step} | {key: value for key, value in missing.items() if key not in present})
     return sorted(rows, key=lambda row: row["step"])
 
@@ -184,9 +175,7 @@ def _chart(
 
 
 def _svg(lines: Sequence[Series], marker: str, log: bool, smooth: bool) -> str:
-    with rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "mmrl", "font.size": 8.5, "axes.unicode_minus": True}
-    ):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmrl", "font.size": 8.5, "axes.unicode_minus": True}):
         figure = Figure(figsize=(4.2, 1.9), layout="constrained")
         axes = figure.add_subplot()
         for line, colour in zip(lines, SERIES_COLOURS, strict=False):
@@ -251,9 +240,7 @@ def _for_inline(document: str) -> str:
     element = document[document.index("<svg") :]
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
-    element = re.sub(
-        r' id="(?:figure|axes|patch|line2d|matplotlib|xtick|ytick|text|LineCollection)[^"]*"', "", element
-    )
+    element = re.sub(r' id="(?:figure|axes|patch|line2d|matplotlib|xtick|ytick|text|LineCollection)[^"]*"', "", element)
     element = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ?", "", element, flags=re.DOTALL)
     for stand_in, variable in CSS_COLOURS.items():
         element = element.replace(stand_in, variable)

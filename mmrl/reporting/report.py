@@ -82,9 +82,7 @@ def write_report(
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
-        raise FileNotFoundError(
-            f"run folder {run_dir} does not exist; give the folder that holds metrics.jsonl"
-        )
+        raise FileNotFoundError(f"run folder {run_dir} does not exist; give the folder that holds metrics.jsonl")
     rows, summary = read_metrics(run_dir / "metrics.jsonl"), read_summary(run_dir)
     main = summary["main_metric"].removeprefix("eval/") if summary else None
     maker = CardMaker(run_dir, max_bytes)
@@ -100,9 +98,7 @@ def write_report(
         prompts_total=_count(run_dir, evaluations),
         sections=_chart_sections(rows, summary, main),
         steps=[_step_view(maker, tag, max_groups, max_samples) for tag in training_tags(run_dir)],
-        offending=[
-            _step_view(maker, tag, max_groups, max_samples) for tag in list_tags(run_dir, "offending_")[-3:]
-        ],
+        offending=[_step_view(maker, tag, max_groups, max_samples) for tag in list_tags(run_dir, "offending_")[-3:]],
         config=_text(run_dir / "config.yaml"),
         plan=_text(run_dir / "plan.txt"),
         finished=summary is not None,
@@ -151,9 +147,7 @@ def evaluation_table(summary: Mapping[str, Any] | None) -> list[Headline]:
     if not summary:
         return []
     before, after = summary["eval"]["before"], summary["eval"]["after"]
-    return [
-        Headline(name, "", before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])
-    ]
+    return [Headline(name, "", before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])]
 
 
 def evaluation_tags(run_dir: Path) -> list[str]:

@@ -21,9 +21,7 @@ from mmrl.types import Group, Prompt, Sample, Score
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def write_step(
-    run_dir: Path, tag: str, groups: Sequence[Group], extra: Mapping[str, Any] | None = None
-) -> Path:
+def write_step(run_dir: Path, tag: str, groups: Sequence[Group], extra: Mapping[str, Any] | None = None) -> Path:
     """Store `groups` as samples/<tag>/ and return that folder. Writing a tag again replaces it.
 
     tag: "step_000012", "eval_before", "eval_000050", "eval_after" ...; letters, digits, `_ . -`.
@@ -97,8 +95,7 @@ def _group_record(group: Group, place: int, folder: Path) -> dict[str, Any]:
         "prompt": {"id": group.prompt.id, "text": group.prompt.text},
         "index": group.index,
         "samples": [
-            _sample_record(sample, f"{place:04d}_{number:03d}", folder)
-            for number, sample in enumerate(group.samples)
+            _sample_record(sample, f"{place:04d}_{number:03d}", folder) for number, sample in enumerate(group.samples)
         ],
     }
 

@@ -76,9 +76,7 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedRe
     module = _import(path, name)
     target = getattr(module, attribute, None)
     if not callable(target):
-        raise RewardError(
-            f"reward {name!r}: {path} has no {attribute!r}{_nearest(attribute, public_rewards(path))}"
-        )
+        raise RewardError(f"reward {name!r}: {path} has no {attribute!r}{_nearest(attribute, public_rewards(path))}")
     _check_options(name, target, options)
     try:
         call = target(**options) if inspect.isclass(target) else partial(target, **options)
@@ -100,9 +98,7 @@ def public_rewards(path: Path) -> list[str]:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         call: ast.stmt | None = node
         if isinstance(node, ast.ClassDef):
-            call = next(
-                (f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"), None
-            )
+            call = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"), None)
         if not isinstance(call, ast.FunctionDef) or node.name.startswith("_"):  # type: ignore[union-attr]
             continue
         arguments = [a.arg for a in call.args.args if a.arg != "self"]
@@ -144,9 +140,7 @@ def _import(path: Path, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise RewardError(_missing(name, error)) from error
     except Exception as error:
-        raise RewardError(
-            f"reward {name!r}: {path} does not import: {type(error).__name__}: {error}"
-        ) from error
+        raise RewardError(f"reward {name!r}: {path} does not import: {type(error).__name__}: {error}") from error
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> str:

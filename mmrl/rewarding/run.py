@@ -52,9 +52,7 @@ def table(groups: Sequence[Group], names: Sequence[str]) -> tuple[np.ndarray, np
             score = sample.scores.get(name)
             if score is None:
                 where = f"sample {sample.index} of prompt {sample.prompt.id!r}"
-                raise ValueError(
-                    f"{where} has no score {name!r}; it has {', '.join(sample.scores) or 'none'}"
-                )
+                raise ValueError(f"{where} has no score {name!r}; it has {', '.join(sample.scores) or 'none'}")
             valid[row, column] = score.status != "invalid"
             applicable[row, column] = score.status != "na"
             if score.ok:

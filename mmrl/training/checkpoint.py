@@ -169,13 +169,9 @@ def load_groups(folder: Path, rank: int, world: int) -> list[Group] | None:
         for g, (group, index) in enumerate(zip(groups, indices)):
             group.index = index
             for s, sample in enumerate(group.samples):
-                mine = {
-                    k.removeprefix(f"{g}/{s}/"): v for k, v in tensors.items() if k.startswith(f"{g}/{s}/")
-                }
+                mine = {k.removeprefix(f"{g}/{s}/"): v for k, v in tensors.items() if k.startswith(f"{g}/{s}/")}
                 if mine:
-                    rest = {
-                        k.removeprefix("tensors/"): v for k, v in mine.items() if k.startswith("tensors/")
-                    }
+                    rest = {k.removeprefix("tensors/"): v for k, v in mine.items() if k.startswith("tensors/")}
                     sample.trajectory = Trajectory(mine["logp"], mine["mask"], rest)
             if index % world == rank:
                 found.append(group)
@@ -201,9 +197,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) ->
     }
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: dict[str, Tensor]
-) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: dict[str, Tensor]) -> None:
     """The inverse of optimizer_tensors."""
     for name, parameter in zip(names, optimizer.param_groups[0]["params"]):
         prefix = f"optim/{name}/"

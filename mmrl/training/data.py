@@ -18,9 +18,7 @@ from mmrl.share import resolve
 from mmrl.types import Prompt
 
 
-def load_prompts(
-    source: str, where: dict[str, Any], on_bad: str, columns: Sequence[str] = ()
-) -> list[Prompt]:
+def load_prompts(source: str, where: dict[str, Any], on_bad: str, columns: Sequence[str] = ()) -> list[Prompt]:
     """Prompts of a .jsonl or .txt file, in file order.
 
     A .jsonl record needs `prompt`; its id is `id`, or the line number. Raises ConfigError with file and line for
@@ -45,9 +43,7 @@ def load_prompts(
             if record is not None and all(record.get(key) == value for key, value in where.items()):
                 prompts.append(Prompt(str(record.get("id", number)), record["prompt"], record))
     if not prompts:
-        raise ConfigError(
-            f"data: {path} holds no prompts" + (f" with {where}" if where else "") + f" ({bad} bad)"
-        )
+        raise ConfigError(f"data: {path} holds no prompts" + (f" with {where}" if where else "") + f" ({bad} bad)")
     ids = [p.id for p in prompts]
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
@@ -68,11 +64,7 @@ def _parse_line(raw: bytes, suffix: str, columns: Sequence[str]) -> dict[str, An
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
-    if (
-        not isinstance(record, dict)
-        or not isinstance(record.get("prompt"), str)
-        or not record["prompt"].strip()
-    ):
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"].strip():
         raise ValueError("needs a non-empty string `prompt`")
     missing = [column for column in columns if column not in record]
     if missing:

@@ -114,9 +114,7 @@ def refuse_invalid(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group]) 
     share = trainer.processes.total(invalid_share(groups)) / trainer.processes.world
     if share <= stage.max_invalid:
         return
-    reasons = sorted(
-        {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status == "invalid"}
-    )
+    reasons = sorted({s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status == "invalid"})
     where = write_offending(trainer.run_dir, groups, "; ".join(reasons[:5]))
     raise RewardFailure(
         f"{share:.0%} of the samples of step {trainer.cursor.total_steps + 1} have an invalid reward "
@@ -207,9 +205,7 @@ def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
 # -------------------------------------------------------------------- update
 
 
-def update(
-    trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batch, number: int, updates: int
-) -> None:
+def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batch, number: int, updates: int) -> None:
     """One optimizer step over an even share of the groups, micro-batch by micro-batch.
 
     Aggregation weights are made for the whole update over all processes first, so that neither the cut into
@@ -220,9 +216,7 @@ def update(
     seed = seed_of(trainer.config.seed, stage.name, cursor.step, epoch)
     order = torch.randperm(stage.groups, generator=torch.Generator().manual_seed(seed))
     chosen = torch.zeros(stage.groups, dtype=torch.bool)
-    chosen[order[part * (stage.groups // stage.updates) : (part + 1) * (stage.groups // stage.updates)]] = (
-        True
-    )
+    chosen[order[part * (stage.groups // stage.updates) : (part + 1) * (stage.groups // stage.updates)]] = True
     inside = chosen[batch.group]
     weights = aggregate.weights(
         algorithm.aggregate,
@@ -245,9 +239,7 @@ def update(
         replay = adapter.logprobs(some, columns, reference=reference)
         device = replay.logp.device
         if first and index == 0:
-            self_check(
-                trainer, replay.logp.detach().cpu(), batch.logp_old[where], batch.mask[where], algorithm
-            )
+            self_check(trainer, replay.logp.detach().cpu(), batch.logp_old[where], batch.mask[where], algorithm)
         loss, found = policy_loss(
             replay,
             batch.logp_old[where].to(device),
@@ -285,9 +277,7 @@ def self_check(trainer: Trainer, logp: Tensor, logp_old: Tensor, mask: Tensor, a
             "same guidance, eval mode, dtype and stored latents (run `mmrl check` on the modality)"
         )
     if gap > bound / 10 and trainer.processes.is_main:
-        print(
-            f"warning: replayed log-probabilities are off by {gap:.1e} (clip range {bound:.0e})", flush=True
-        )
+        print(f"warning: replayed log-probabilities are off by {gap:.1e} (clip range {bound:.0e})", flush=True)
 
 
 def refuse_non_finite(trainer: Trainer, loss: float, samples: Sequence[Sample]) -> None:
@@ -317,9 +307,7 @@ def metrics(trainer: Trainer, stage: GrpoStage, batch: Batch) -> dict[str, Any]:
     row["reward/invalid"] = processes.total((~batch.valid).sum()) / max(everyone, 1)
     silent = zero_variance_share(batch.advantage, batch.valid, batch.group, stage.groups, processes.reduce)
     row["group/zero_variance"] = float(silent)
-    total = {
-        k: processes.total(v, "max" if "max" in k else "sum") for k, v in sorted(sums.items()) if "/" not in k
-    }
+    total = {k: processes.total(v, "max" if "max" in k else "sum") for k, v in sorted(sums.items()) if "/" not in k}
     actions = max(total.get("actions", 0.0), 1.0)
     row["loss"] = total.get("policy_loss", 0.0)
     row |= {k: total[k] / actions for k in ("kl", "entropy") if k in total}

@@ -45,9 +45,7 @@ class Average:
     def update(self, n: int) -> None:
         """After the n-th optimizer step (from 1)."""
         decay = min(self.decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(
-            list(self.values.values()), [p.detach() for p in self.parameters.values()], 1 - decay
-        )
+        torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:

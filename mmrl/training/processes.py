@@ -17,9 +17,7 @@ class Processes:
     def __init__(self, device: str = "auto", trackers: Iterable[str] = (), run_dir: str = ".") -> None:
         from accelerate import Accelerator
 
-        self.accelerator = Accelerator(
-            cpu=device == "cpu", log_with=list(trackers) or None, project_dir=run_dir
-        )
+        self.accelerator = Accelerator(cpu=device == "cpu", log_with=list(trackers) or None, project_dir=run_dir)
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device

@@ -21,8 +21,8 @@ from mmrl.rewarding.load import LoadedReward
 from mmrl.rewarding.run import score_groups
 from mmrl.training import optimizer as optim
 from mmrl.training.checkpoint import (
-    Checkpoints,
     CheckpointError,
+    Checkpoints,
     Cursor,
     explain_write_error,
     load_groups,
@@ -135,12 +135,7 @@ class Trainer:
                 total_steps=self.cursor.total_steps,
                 evaluations=self.cursor.evaluations,
             )
-        if (
-            index == 0
-            and self.cursor.step == 0
-            and self.pending is None
-            and "before" not in self.cursor.evaluations
-        ):
+        if index == 0 and self.cursor.step == 0 and self.pending is None and "before" not in self.cursor.evaluations:
             self.evaluate("before")
         step = grpo_step if isinstance(stage, GrpoStage) else sft_step
         while self.cursor.step < stage.steps:
@@ -230,9 +225,7 @@ class Trainer:
             total = self.processes.total(sum(s.value for s in scores if s.ok))
             count = self.processes.total(sum(s.ok for s in scores))
             found[f"eval/{reward.name}"] = total / count if count else float("nan")
-            found[f"eval/{reward.name}/invalid"] = self.processes.total(
-                sum(s.status == "invalid" for s in scores)
-            )
+            found[f"eval/{reward.name}/invalid"] = self.processes.total(sum(s.status == "invalid" for s in scores))
         self.cursor.evaluations[tag] = found
         if self.processes.is_main and self.config.report.eval_prompts:
             write_step(self.run_dir, f"eval_{tag}", groups[: self.config.report.eval_prompts], found)
@@ -334,9 +327,7 @@ class Trainer:
         return tensors
 
     @torch.no_grad()
-    def _restore(
-        self, folder: Path, cursor: Cursor, tensors: dict[str, Tensor], state: dict[str, Any]
-    ) -> None:
+    def _restore(self, folder: Path, cursor: Cursor, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         _copy(self._past, tensors, "past/")
         _copy(self.parameters, tensors, "param/")
         if hasattr(self.adapter, "load_state"):

@@ -101,7 +101,5 @@ def run(tmp_path):
         config="image/discs-tiny",
     )
     (folder / "config.yaml").write_text("model:\n  path: assets/image-tiny\ntraining:\n  steps: 120\n")
-    (folder / "plan.txt").write_text(
-        "8 prompts x 6 samples = 48 samples a step\n48 x 6 steps = 288 actions\n"
-    )
+    (folder / "plan.txt").write_text("8 prompts x 6 samples = 48 samples a step\n48 x 6 steps = 288 actions\n")
     return folder

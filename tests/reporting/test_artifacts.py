@@ -58,9 +58,7 @@ def test_unknown_types_and_suffixes_name_what_is_known(tmp_path):
 
 def test_a_registered_type_joins(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "_types", list(artifacts._types))
-    register_artifact(
-        bytes, ".bin", lambda data, path: path.write_bytes(data), lambda path: path.read_bytes()
-    )
+    register_artifact(bytes, ".bin", lambda data, path: path.write_bytes(data), lambda path: path.read_bytes())
     assert load_artifact(tmp_path / save_artifact(b"\0\1", tmp_path, "x")) == b"\0\1"
     with pytest.raises(ValueError, match=r"\.txt.*already belongs to str"):
         register_artifact(bytes, ".txt", lambda data, path: None, lambda path: b"")

@@ -47,9 +47,7 @@ def strip_of(text, drawing):
 
 def pictures(parsed):
     uris = [attrs["src"] for tag, attrs in parsed.tags if tag == "img"]
-    return [
-        Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))) for uri in uris
-    ]
+    return [Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))) for uri in uris]
 
 
 def test_the_headline_the_filmstrip_the_groups_and_the_set_up(run):
@@ -70,17 +68,13 @@ def test_the_headline_the_filmstrip_the_groups_and_the_set_up(run):
 def test_filmstrip_scores_are_those_of_sample_0_and_change_is_against_before(run):
     # Drawing 0, sample 0 has reward = progress exactly: 0.15 before and 0.9 after.
     text = page(write_report(run)).text
-    strip = text[
-        text.index("one red disc on paper, drawing 0") : text.index("one green disc on paper, drawing 1")
-    ]
+    strip = text[text.index("one red disc on paper, drawing 0") : text.index("one green disc on paper, drawing 1")]
     assert re.search(r"before 0\.150 .*after 0\.900 \+0\.750", strip)
 
 
 def test_nothing_is_requested_from_anywhere(run):
     parsed = page(write_report(run))
-    links = [
-        attrs[name] for _, attrs in parsed.tags for name in ("src", "href", "xlink:href") if name in attrs
-    ]
+    links = [attrs[name] for _, attrs in parsed.tags for name in ("src", "href", "xlink:href") if name in attrs]
     assert links
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert not {tag for tag, _ in parsed.tags} & {"script", "link", "iframe", "object", "embed"}
@@ -91,18 +85,14 @@ def test_hostile_prompts_answers_reasons_and_names_stay_text(tmp_path):
     attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }} $\\frac{"
     prompt = Prompt(attack, attack)
     scores = {attack: Score.invalid(attack), "ok": Score.of(1.0, why=attack)}
-    group = Group(
-        prompt, 0, [Sample(prompt, 0, attack, stop=attack, scores=scores, reward=1.0, advantage=0.0)]
-    )
+    group = Group(prompt, 0, [Sample(prompt, 0, attack, stop=attack, scores=scores, reward=1.0, advantage=0.0)])
     for tag in ("eval_before", "eval_after", "step_000001"):
         write_step(tmp_path, tag, [group])
     write_offending(tmp_path, [group], attack)
     (tmp_path / "config.yaml").write_text(f"x: {attack}")
     (tmp_path / "plan.txt").write_text(attack)
     with MetricsWriter(tmp_path / "metrics.jsonl") as metrics:
-        metrics.write(
-            {"step": 1, f"reward/{attack}": 1.0, attack: 2.0, f"eval/{attack}": 1.0, "stage": attack}
-        )
+        metrics.write({"step": 1, f"reward/{attack}": 1.0, attack: 2.0, f"eval/{attack}": 1.0, "stage": attack})
     parsed = page(write_report(tmp_path))
     assert not [tag for tag, attrs in parsed.tags if tag in ("script", "img") or "onerror" in attrs]
     assert parsed.text.count(attack) >= 10  # every place shows it as it was written

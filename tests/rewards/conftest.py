@@ -17,9 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def scenes() -> ModuleType:
     """datasets/scenes/scenes.py; datasets/ is no package, so it is loaded from its file."""
-    spec = importlib.util.spec_from_file_location(
-        "scene_generator", ROOT / "datasets" / "scenes" / "scenes.py"
-    )
+    spec = importlib.util.spec_from_file_location("scene_generator", ROOT / "datasets" / "scenes" / "scenes.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

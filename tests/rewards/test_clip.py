@@ -69,9 +69,7 @@ def test_batches_and_scale_do_not_change_the_cosine(tiny, samples):
 def test_a_long_prompt_is_reported_as_truncated(tiny, sample, samples):
     picture = samples[0].artifact
     # "a" is one token: 75 of them and the two marks fill the context of 77 exactly.
-    fits, cut = load_reward("clip.score", tiny[0]).call(
-        [sample("a " * 75, picture), sample("a " * 76, picture)]
-    )
+    fits, cut = load_reward("clip.score", tiny[0]).call([sample("a " * 75, picture), sample("a " * 76, picture)])
     assert fits.details == {}
     assert cut.details == {"truncated": True, "tokens": 78}
 
@@ -102,17 +100,13 @@ def test_the_aesthetic_head_reads_the_picture_only(tiny, samples, tmp_path):
     w = [torch.randn(4, 16, generator=g), torch.randn(3, 4, generator=g), torch.randn(1, 3, generator=g)]
     b = [torch.randn(len(x), generator=g) for x in w]
     # 10 sorts after 2 by number and before it by letter: the order of the layers must be the number's.
-    head = {
-        f"layers.{n}.{k}": t for n, x, y in zip((0, 2, 10), w, b) for k, t in (("weight", x), ("bias", y))
-    }
+    head = {f"layers.{n}.{k}": t for n, x, y in zip((0, 2, 10), w, b) for k, t in (("weight", x), ("bias", y))}
     save_file(head, tmp_path / "head.safetensors")
     options = {**options, "head": str(tmp_path / "head.safetensors")}
     image, _ = features(model, preprocess, samples)
     linear = ((image @ w[0].T + b[0]) @ w[1].T + b[1]) @ w[2].T + b[2]
     relu = ((image @ w[0].T + b[0]).relu() @ w[1].T + b[1]).relu() @ w[2].T + b[2]
-    assert load_reward("aesthetic.score", options).call(samples) == pytest.approx(
-        linear[:, 0].tolist(), abs=1e-5
-    )
+    assert load_reward("aesthetic.score", options).call(samples) == pytest.approx(linear[:, 0].tolist(), abs=1e-5)
     scores = load_reward("aesthetic.score", {**options, "activation": "relu", "scale": 0.1}).call(samples)
     assert scores == pytest.approx((relu[:, 0] / 10).tolist(), abs=1e-6)
 

@@ -16,9 +16,7 @@ def test_the_score_is_the_size_of_the_file_in_kilobytes(sample, tmp_path):
     picture.save(tmp_path / "a.jpg", quality=95)
     kilobytes = (tmp_path / "a.jpg").stat().st_size / 1000
     assert load_reward("jpeg.compressible").call([sample("x", picture)]) == pytest.approx([-kilobytes / 500])
-    assert load_reward("jpeg.incompressible", {"scale": 1}).call([sample("x", picture)]) == pytest.approx(
-        [kilobytes]
-    )
+    assert load_reward("jpeg.incompressible", {"scale": 1}).call([sample("x", picture)]) == pytest.approx([kilobytes])
 
 
 def test_plain_pictures_are_compressible_and_busy_ones_are_not(sample):

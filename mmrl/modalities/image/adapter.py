@@ -66,9 +66,7 @@ class ImageAdapter:
         lora = self.config.lora
         targets = list(lora.targets or self.family.lora_targets)
         self.family.denoiser.add_adapter(
-            LoraConfig(
-                r=lora.rank, lora_alpha=lora.alpha, init_lora_weights="gaussian", target_modules=targets
-            )
+            LoraConfig(r=lora.rank, lora_alpha=lora.alpha, init_lora_weights="gaussian", target_modules=targets)
         )
 
     def modules(self) -> dict[str, nn.Module]:
@@ -109,13 +107,7 @@ class ImageAdapter:
         return ()
 
     def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
-        pair = (
-            self.family.native_size()
-            if size is None
-            else (size, size)
-            if isinstance(size, int)
-            else tuple(size)
-        )
+        pair = self.family.native_size() if size is None else (size, size) if isinstance(size, int) else tuple(size)
         self.family.check_size(pair)
         return pair
 
@@ -282,9 +274,7 @@ class ImageAdapter:
         found = ActionLogProbs(logp=logp.view(b, t))
         if self.config.sampling.ratio_norm:
             old = torch.stack([s.trajectory.logp[columns] for s in samples]).flatten().to(device)
-            log_ratio, weight = ratio_norm(
-                logp, old, transition.mean, gather("mean"), transition.std, transition.dt
-            )
+            log_ratio, weight = ratio_norm(logp, old, transition.mean, gather("mean"), transition.std, transition.dt)
             found.log_ratio, found.weight = log_ratio.view(b, t), weight.view(b, t)
         if reference:
             with torch.no_grad(), self.reference():

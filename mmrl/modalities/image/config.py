@@ -50,9 +50,7 @@ class SamplingConfig(Strict):
         None,
         description="Over latent elements; null takes the kernel's default, mean. Clip ranges depend on it.",
     )
-    ratio_norm: bool = Field(
-        False, description="GRPO-Guard: centred and rescaled log-ratio, loss divided by |dt|."
-    )
+    ratio_norm: bool = Field(False, description="GRPO-Guard: centred and rescaled log-ratio, loss divided by |dt|.")
     kl_published: bool = Field(
         False, description="The KL as Flow-GRPO released it (without |dt|) instead of the exact Gaussian one."
     )
@@ -72,13 +70,9 @@ class EvaluationConfig(Strict):
 class ModelConfig(Strict):
     """A text-to-image model, how it is sampled and what of it is trained."""
 
-    path: str = Field(
-        description="A hub id or a folder that diffusers' `from_pretrained` loads; share:// for shipped."
-    )
+    path: str = Field(description="A hub id or a folder that diffusers' `from_pretrained` loads; share:// for shipped.")
     revision: str | None = Field(None, description="Hub revision.")
-    family: Literal["auto", "sd3", "flux", "sd", "sdxl"] = Field(
-        "auto", description="auto reads the pipeline class."
-    )
+    family: Literal["auto", "sd3", "flux", "sd", "sdxl"] = Field("auto", description="auto reads the pipeline class.")
     build: dict[str, Any] | None = Field(
         None,
         description="Build a tiny untrained pipeline of the family from these numbers instead of loading `path`.",
@@ -92,16 +86,12 @@ class ModelConfig(Strict):
     )
     lora: LoraConfig = Field(default_factory=LoraConfig)
     gradient_checkpointing: bool = False
-    max_sequence_length: int | None = Field(
-        None, ge=1, description="T5 tokens of SD3 and FLUX; null: the tokenizer's."
-    )
+    max_sequence_length: int | None = Field(None, ge=1, description="T5 tokens of SD3 and FLUX; null: the tokenizer's.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     rollout_batch: int = Field(64, ge=1, description="Pictures denoised together.")
     decode_batch: int = Field(16, ge=1, description="Pictures decoded together.")
-    caption_dropout: float = Field(
-        0.1, ge=0, lt=1, description="Share of empty captions in supervised training."
-    )
+    caption_dropout: float = Field(0.1, ge=0, lt=1, description="Share of empty captions in supervised training.")
     time_shift: float | None = Field(
         None, gt=0, description="Shift of supervised flow-matching times; null takes the scheduler's."
     )
@@ -112,9 +102,7 @@ class ModelConfig(Strict):
         if unknown:
             raise ValueError(f"components: unknown {sorted(unknown)}; known: denoiser, text_encoders, vae")
         if self.train == "lora" and self.components != ["denoiser"]:
-            raise ValueError(
-                "train: lora works on components: [denoiser] only; use train: full for the others"
-            )
+            raise ValueError("train: lora works on components: [denoiser] only; use train: full for the others")
         return self
 
     def actions_per_sample(self) -> int:

@@ -64,9 +64,7 @@ def flow_sde(
     at_one = t > 1 - _ROUNDING
     if t_max is None:
         if bool(at_one.any()):
-            raise ValueError(
-                "flow_sde at t = 1 divides by zero: pass t_max, the second sigma of the schedule"
-            )
+            raise ValueError("flow_sde at t = 1 divides by zero: pass t_max, the second sigma of the schedule")
         t_below_one = t
     elif 0 <= t_max < 1:
         t_below_one = torch.where(at_one, torch.full_like(t, t_max), t)
@@ -263,9 +261,7 @@ def sample(transition: Transition, noise: Tensor, dtype: torch.dtype) -> Tensor:
     return x_next.to(dtype).to(transition.mean.dtype)
 
 
-def log_prob(
-    x_next: Tensor, transition: Transition, reduction: Reduction = "mean", normalised: bool = True
-) -> Tensor:
+def log_prob(x_next: Tensor, transition: Transition, reduction: Reduction = "mean", normalised: bool = True) -> Tensor:
     """Log-density of x_next [B, ...] under the transition, reduced over the latent's elements: [B].
 
     "mean" is the scale of the published clip ranges, the ratio is then the true one to the power 1/D.
@@ -321,9 +317,7 @@ def gaussian_kl(
     if not published_flow_grpo:
         return kl
     if dt is None:
-        raise ValueError(
-            "gaussian_kl: published_flow_grpo=True needs dt, to recover g from std = g sqrt(|dt|)"
-        )
+        raise ValueError("gaussian_kl: published_flow_grpo=True needs dt, to recover g from std = g sqrt(|dt|)")
     return kl * _per_sample("dt", dt, len(mean)).abs()
 
 

@@ -40,9 +40,7 @@ def _build(config: ModelConfig):
     from mmrl.modalities.image.tiny import BUILDERS
 
     if config.family not in BUILDERS:
-        raise ValueError(
-            f"model.build needs model.family, one of {', '.join(BUILDERS)}; got {config.family!r}"
-        )
+        raise ValueError(f"model.build needs model.family, one of {', '.join(BUILDERS)}; got {config.family!r}")
     options = dict(config.build or {})
     seed = options.pop("seed", 0)
     corpus = options.pop("corpus", ["a picture of a thing"])

@@ -38,9 +38,7 @@ class StepPlan:
                 raise ValueError(f"StepPlan: {name} steps {list(steps)} must increase, without repeats")
         deterministic = sorted(set(self.trained) - set(self.stochastic))
         if deterministic:
-            raise ValueError(
-                f"StepPlan: trained steps {deterministic} are not stochastic; an ODE step has no log-prob"
-            )
+            raise ValueError(f"StepPlan: trained steps {deterministic} are not stochastic; an ODE step has no log-prob")
         if self.n_steps - 1 in self.trained and not self.allow_last:
             raise ValueError(
                 f"StepPlan: step {self.n_steps - 1} is the last one and not trained by default; leave it "
@@ -51,9 +49,7 @@ class StepPlan:
 # ---- plans ----------------------------------------------------------------------------------------------
 
 
-def full(
-    n_steps: int, step: int, rng: random.Random, *, fraction: float = 0.99, allow_last: bool = False
-) -> StepPlan:
+def full(n_steps: int, step: int, rng: random.Random, *, fraction: float = 0.99, allow_last: bool = False) -> StepPlan:
     """Every step is stochastic; the first int(n_steps fraction) are trained (Flow-GRPO: 9 of 10)."""
     trained = range(_portion("full", n_steps, fraction))
     return StepPlan(n_steps, tuple(range(n_steps)), tuple(trained), allow_last)
@@ -96,9 +92,7 @@ def random_window(
     """
     hi = _end(n_steps, allow_last) if hi is None else hi
     if not (size >= 1 and lo >= 0 and lo + size <= hi <= n_steps):
-        raise ValueError(
-            f"plan random_window: no window of size={size} fits in [lo={lo}, hi={hi}) of {n_steps} steps"
-        )
+        raise ValueError(f"plan random_window: no window of size={size} fits in [lo={lo}, hi={hi}) of {n_steps} steps")
     start = rng.randint(lo, hi - size)
     window = tuple(range(start, start + size))
     return StepPlan(n_steps, window, window, allow_last)
@@ -175,9 +169,7 @@ def make_plan(name: str, n_steps: int, step: int, seed: int, **options: Any) -> 
     for option in options:
         if option not in known:
             raise ValueError(f"plan {name} has no option {option!r}: {_nearest(option, known)}")
-    missing = [
-        option for option in known if known[option] is inspect.Parameter.empty and option not in options
-    ]
+    missing = [option for option in known if known[option] is inspect.Parameter.empty and option not in options]
     if missing:
         raise ValueError(f"plan {name} needs the option {missing[0]!r}")
     # Seeded by a string: unlike hash(), the same in every process; (1, 23) and (12, 3) differ.

@@ -58,9 +58,7 @@ class StepPolicy:
             output = family.predict(latents, time, condition, size).float()
             if unconditional is None:
                 return output
-            with torch.set_grad_enabled(
-                torch.is_grad_enabled() and self.sampling.guidance_gradient == "both"
-            ):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.sampling.guidance_gradient == "both"):
                 empty = family.predict(latents, time, unconditional, size).float()
         return empty + guidance * (output - empty)
 

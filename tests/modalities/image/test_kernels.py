@@ -133,7 +133,7 @@ def test_ode_step_is_exact_for_a_straight_path():
 
 
 def marginal_error(kernel, level: float, n: int) -> float:
-    """Largest error of mean and variance on the way from t = .9 to .1, propagated exactly, without sampling."""
+    """Largest error of mean and variance from t = .9 to .1, propagated exactly, without sampling."""
     mu, sd = 0.7, 0.5
     times = torch.linspace(0.9, 0.1, n + 1, dtype=torch.float64).tolist()
     mean, variance = gaussian_target(times[0], mu, sd)

@@ -28,9 +28,7 @@ def test_number_of_trained_steps(name, n_steps, trained):
 
 def test_full_and_first_fraction_differ_in_what_is_stochastic():
     assert make_plan("full", 10, 0, 0, fraction=0.5) == StepPlan(10, tuple(range(10)), (0, 1, 2, 3, 4))
-    assert make_plan("first_fraction", 10, 0, 0, fraction=0.5) == StepPlan(
-        10, (0, 1, 2, 3, 4), (0, 1, 2, 3, 4)
-    )
+    assert make_plan("first_fraction", 10, 0, 0, fraction=0.5) == StepPlan(10, (0, 1, 2, 3, 4), (0, 1, 2, 3, 4))
 
 
 def test_a_product_that_is_whole_on_paper_loses_no_step():
@@ -72,19 +70,13 @@ def test_random_fraction_reaches_every_step_but_the_last():
 
 
 OPTIONS = st.one_of(
-    st.tuples(
-        st.sampled_from(["full", "first_fraction"]), st.fixed_dictionaries({"fraction": st.floats(0.5, 0.9)})
-    ),
+    st.tuples(st.sampled_from(["full", "first_fraction"]), st.fixed_dictionaries({"fraction": st.floats(0.5, 0.9)})),
     st.tuples(st.just("random_fraction"), st.fixed_dictionaries({"fraction": st.floats(0.5, 1.0)})),
     st.tuples(st.just("random_window"), st.fixed_dictionaries({"size": st.integers(1, 3)})),
-    st.tuples(
-        st.just("explicit"), st.fixed_dictionaries({"steps": st.just([0, 2]), "choose": st.integers(1, 2)})
-    ),
+    st.tuples(st.just("explicit"), st.fixed_dictionaries({"steps": st.just([0, 2]), "choose": st.integers(1, 2)})),
     st.tuples(
         st.just("sliding"),
-        st.fixed_dictionaries(
-            {"size": st.integers(1, 3), "stride": st.integers(1, 4), "every": st.integers(1, 30)}
-        ),
+        st.fixed_dictionaries({"size": st.integers(1, 3), "stride": st.integers(1, 4), "every": st.integers(1, 30)}),
     ),
 )
 

@@ -49,9 +49,7 @@ class Flux(FlowFamily):
 
     def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
         length = self.max_sequence_length or min(512, self.pipeline.tokenizer_2.model_max_length)
-        embeds, pooled, _ = self.pipeline.encode_prompt(
-            list(texts), device=self.device, max_sequence_length=length
-        )
+        embeds, pooled, _ = self.pipeline.encode_prompt(list(texts), device=self.device, max_sequence_length=length)
         return {"embeds": embeds, "pooled": pooled}
 
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:

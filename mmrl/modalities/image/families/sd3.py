@@ -22,9 +22,7 @@ class SD3(FlowFamily):
         return self.denoiser.config.patch_size
 
     def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        length = self.max_sequence_length or min(
-            256, getattr(self.pipeline.tokenizer_3, "model_max_length", 256)
-        )
+        length = self.max_sequence_length or min(256, getattr(self.pipeline.tokenizer_3, "model_max_length", 256))
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             list(texts),
             None,
