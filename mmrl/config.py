@@ -6,6 +6,7 @@ imports torch: reading a config, planning and `--help` stay quick.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ class EvalConfig(Strict):
     """Evaluation on held-out prompts, sampled as a user of the model would sample."""
 
     every: int = Field(0, ge=0, description="Steps between evaluations; 0 means before and after only.")
-    prompts: int | None = Field(None, ge=1, description="Number of held-out prompts; null takes all.")
+    prompts: int | None = Field(None, ge=1, description="Held-out prompts, drawn once by `seed`; null takes all.")
     samples: int = Field(1, ge=1, description="Samples per prompt.")
     seed: int = Field(1234, description="Seed of the evaluation noise, the same at every evaluation.")
     rewards: list[RewardConfig] | None = Field(
@@ -283,10 +284,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {key!r}: {part!r} is a value, not a section")
     parsed = yaml.safe_load(text)
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-4 as text
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     if isinstance(place, list):
         place[_index(place, last, key)] = parsed
     else:

@@ -96,14 +96,16 @@ def public_rewards(path: Path) -> list[str]:
     """Rewards in a file: public functions or classes with `__call__`, of `samples` or of a `group`."""
     names = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        call: ast.stmt | None = node
         if isinstance(node, ast.ClassDef):
-            call = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"), None)
-        if not isinstance(call, ast.FunctionDef) or node.name.startswith("_"):  # type: ignore[union-attr]
+            methods = [f for f in node.body if isinstance(f, ast.FunctionDef)]
+            call = next((f for f in methods if f.name == "__call__"), None)
+        else:
+            call = node if isinstance(node, ast.FunctionDef) else None
+        if call is None or not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name.startswith("_"):
             continue
         arguments = [a.arg for a in call.args.args if a.arg != "self"]
         if arguments[:1] in (["samples"], ["group"]):
-            names.append(node.name)  # type: ignore[union-attr]
+            names.append(node.name)
     return names
 
 

@@ -49,7 +49,7 @@ def win_rate(
                 failures[i].append(failed[0])
                 failures[j].append(failed[0])
                 continue
-            p = sum(judged) / len(judged)
+            p = sum(map(float, judged)) / len(judged)
             if hard:
                 p = 0.5 if abs(p - 0.5) < TIE else float(p > 0.5)
             wins[i].append(p)

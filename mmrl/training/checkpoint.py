@@ -24,7 +24,7 @@ from mmrl.types import Group, Trajectory
 class Cursor:
     """Where a run stands. A step is one rollout (or one supervised batch); an update one optimizer step.
 
-    phase: "step" before a step, "update" between rollout and the end of its updates.
+    phase: "step" before a step, "update" between rollout and the end of its updates, "end" after a stage.
     """
 
     stage: int = 0
@@ -64,7 +64,7 @@ class Checkpoints:
 
     def _name(self, cursor: Cursor) -> str:
         name = f"step_{cursor.total_steps:06d}"
-        return name if cursor.phase == "step" else f"{name}_u{cursor.update}_m{cursor.micro}"
+        return f"{name}_u{cursor.update}_m{cursor.micro}" if cursor.phase == "update" else name
 
     def write(self, cursor: Cursor, tensors: dict[str, Tensor], extra: dict, save_policy: Callable) -> Path:
         """Write what the main process knows into the temporary folder (made by `begin`)."""
@@ -92,11 +92,10 @@ class Checkpoints:
         folder, final = self.temporary(cursor), self.root / self._name(cursor)
         for path in [*folder.rglob("*"), folder]:
             _sync(path)
-        if final.exists() and self.latest == final.resolve():
-            shutil.rmtree(folder)  # the same state was saved already
-            return final
-        if final.exists():
-            shutil.rmtree(final)
+        for number in range(2, 10**6):  # a folder that `latest` may name is never replaced
+            if not final.exists():
+                break
+            final = self.root / f"{self._name(cursor)}_{number}"
         os.rename(folder, final)
         link = self.root / ".latest"
         link.unlink(missing_ok=True)

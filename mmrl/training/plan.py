@@ -19,9 +19,8 @@ def plan_text(config: Config, processes: int = 1) -> str:
         count = config.eval.prompts or "all"
         lines.append(f"evaluation: {every}before and after: {count} held-out prompts x {config.eval.samples}")
     every = config.checkpoint.every
-    lines.append(
-        f"checkpoints: {f'every {every} steps and ' if every else ''}at the end of a stage, {config.checkpoint.keep} kept"
-    )
+    when = f"every {every} steps and at the end of a stage" if every else "at the end of a stage"
+    lines.append(f"checkpoints: {when}, {config.checkpoint.keep} kept")
     return "\n".join(lines) + "\n"
 
 

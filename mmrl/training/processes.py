@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmrl.config import ConfigError
 from mmrl.core.reduce import Reduce, distributed, local
 
 
@@ -17,6 +19,7 @@ class Processes:
     def __init__(self, device: str = "auto", trackers: Iterable[str] = (), run_dir: str = ".") -> None:
         from accelerate import Accelerator
 
+        _check_trackers(trackers)
         self.accelerator = Accelerator(cpu=device == "cpu", log_with=list(trackers) or None, project_dir=run_dir)
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
@@ -53,11 +56,16 @@ class Processes:
         if self.world == 1:
             return
         parameters = list(parameters)
-        for p in parameters:
+        # A parameter without a gradient on every process stays without one, as it would on one process.
+        has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+        used = [p for p, some in zip(parameters, self.reduce(has, "max").tolist()) if some]
+        if not used:
+            return
+        for p in used:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        flat = self._reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")
-        for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+        flat = self._reduce(torch.cat([p.grad.flatten() for p in used]), "sum")
+        for p, part in zip(used, flat.split([p.numel() for p in used])):
             p.grad.copy_(part.view_as(p))
 
     def start_trackers(self, name: str, config: dict[str, Any]) -> None:
@@ -73,3 +81,9 @@ class Processes:
     def end(self) -> None:
         if self.accelerator.trackers:
             self.accelerator.end_training()
+
+
+def _check_trackers(trackers: Iterable[str]) -> None:
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"trackers: {name} is not installed; run: pip install {name}")

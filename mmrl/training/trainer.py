@@ -30,6 +30,7 @@ from mmrl.training.checkpoint import (
     optimizer_tensors,
     save_groups,
 )
+from mmrl.training.data import cyclic_indices
 from mmrl.training.grpo import grpo_step
 from mmrl.training.processes import Processes
 from mmrl.training.sft import sft_step
@@ -101,7 +102,10 @@ class Trainer:
             for index, stage in enumerate(self.config.stages):
                 self._select(stage)
                 self._past = {} if index == 0 else self._past
-                if index < self.cursor.stage:
+                ended = index == self.cursor.stage and self.cursor.phase == "end"
+                if ended and saved:
+                    self._restore_weights(saved[2], saved[3])
+                if index < self.cursor.stage or ended:
                     self._past |= self.parameters
                     continue
                 self._run_stage(index, stage, saved if saved and index == saved[1].stage else None)
@@ -148,7 +152,7 @@ class Trainer:
             row |= self._scheduled_evaluation(stage)
             self._log(row)
             due = self.config.checkpoint.every
-            if (due and self.cursor.step % due == 0) or self.unsaved:
+            if self.cursor.step < stage.steps and ((due and self.cursor.step % due == 0) or self.unsaved):
                 self.save()
             self.point("step")
         self._end_stage(stage)
@@ -161,6 +165,7 @@ class Trainer:
             objective = getattr(stage, "objective", "")
             self.adapter.finish(objective, self.records.batch(0, 512, self.config.seed) if objective else ())
         self._past |= self.parameters
+        self.cursor.phase = "end"
         self.save()
 
     def _scheduled_evaluation(self, stage: Stage) -> dict[str, float]:
@@ -213,7 +218,8 @@ class Trainer:
             return {}
         if self.average:
             self.average.swap()
-        prompts = self.eval_prompts[: options.prompts]
+        count = min(options.prompts or len(self.eval_prompts), len(self.eval_prompts))
+        prompts = [self.eval_prompts[i] for i in cyclic_indices(0, count, len(self.eval_prompts), options.seed)]
         mine = prompts[self.processes.rank :: self.processes.world]
         groups = self.adapter.evaluate(mine, options.samples, options.seed)
         score_groups(groups, self.eval_rewards)
@@ -225,11 +231,13 @@ class Trainer:
             total = self.processes.total(sum(s.value for s in scores if s.ok))
             count = self.processes.total(sum(s.ok for s in scores))
             found[f"eval/{reward.name}"] = total / count if count else float("nan")
-            found[f"eval/{reward.name}/invalid"] = self.processes.total(sum(s.status == "invalid" for s in scores))
+            invalid = self.processes.total(sum(s.status == "invalid" for s in scores))
+            if invalid:
+                found[f"eval/{reward.name}/invalid"] = invalid
         self.cursor.evaluations[tag] = found
         if self.processes.is_main and self.config.report.eval_prompts:
             write_step(self.run_dir, f"eval_{tag}", groups[: self.config.report.eval_prompts], found)
-        return {k: v for k, v in found.items() if not k.endswith("/invalid") or v}
+        return found
 
     # ---------------------------------------------------------------- one optimizer step
 
@@ -327,11 +335,15 @@ class Trainer:
         return tensors
 
     @torch.no_grad()
-    def _restore(self, folder: Path, cursor: Cursor, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def _restore_weights(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         _copy(self._past, tensors, "past/")
         _copy(self.parameters, tensors, "param/")
         if hasattr(self.adapter, "load_state"):
             self.adapter.load_state(state["adapter"])
+
+    @torch.no_grad()
+    def _restore(self, folder: Path, cursor: Cursor, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self._restore_weights(tensors, state)
         if hasattr(self.adapter, "reference_parameters"):
             _copy(self.adapter.reference_parameters(), tensors, "reference/")
         load_optimizer(self.optimizer, list(self.parameters), tensors)

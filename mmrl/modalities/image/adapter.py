@@ -318,7 +318,8 @@ class ImageAdapter:
         size, device = self.train_size, self.family.device
         if objective == "autoencoder":
             pixels = to_pixels([r["image"] for r in records], size).to(device)
-            shape = (self.family.vae.config.latent_channels, *self.family.latent_shape(size)[-2:])
+            factor = self.family.pipeline.vae_scale_factor
+            shape = (self.family.vae.config.latent_channels, size[0] // factor, size[1] // factor)
             noise = torch.randn((len(records), *shape), generator=generator)
             return autoencoder_loss(self.family.vae, pixels, noise.to(device))
         if objective != "sft":

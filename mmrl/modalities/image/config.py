@@ -35,7 +35,9 @@ class SamplingConfig(Strict):
         description="Which steps are stochastic and trained: `name` and its options (docs/image.md).",
     )
     guidance: float = Field(
-        1.0, ge=0, description="Classifier-free guidance scale; 1 is off. FLUX: the distilled guidance value."
+        1.0,
+        ge=0,
+        description="Classifier-free guidance scale; 1 is off. FLUX dev: its distilled guidance value.",
     )
     guidance_gradient: Literal["conditional", "both"] = Field(
         "conditional",

@@ -184,7 +184,7 @@ def ddim(
         raise ValueError("ddim needs 0 <= alpha_bar < alpha_bar_next <= 1 for every sample")
     clean, noise = _clean_and_noise(x, model_output, signal, prediction)
     variance = eta**2 * (1 - signal_next) / (1 - signal) * (1 - signal / signal_next)
-    # At eta = 1 and alpha_bar = 0 the two terms cancel and rounding may leave -1e-8.
+    # The terms cancel at eta = 1, alpha_bar = 0: a device's rounding must not make a nan of it.
     towards_noise = torch.sqrt((1 - signal_next - variance).clamp(min=0))
     mean = torch.sqrt(signal_next) * clean + towards_noise * noise
     return Transition(mean, torch.sqrt(variance), torch.full_like(signal, -1.0))

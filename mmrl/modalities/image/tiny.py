@@ -19,18 +19,20 @@ def word_tokenizers(corpus: Iterable[str], max_length: int):
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
     corpus = list(corpus)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
 
     clip = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     clip.normalizer = normalizers.Lowercase()
     clip.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    special = ["<|startoftext|>", "<|endoftext|>"]
+    # Letters that end a word are listed here because the trainer would number them in hash order, and the same
+    # corpus would then give other ids in the next process.
+    special = ["<|startoftext|>", "<|endoftext|>", *(char + "</w>" for char in alphabet)]
     clip.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
-            vocab_size=800,
+            vocab_size=1056,
             special_tokens=special,
             end_of_word_suffix="</w>",
             show_progress=False,
@@ -38,11 +40,8 @@ def word_tokenizers(corpus: Iterable[str], max_length: int):
         ),
     )
     model = json.loads(clip.to_str())["model"]
-    vocab = dict(model["vocab"])
-    for char in sorted(alphabet):
-        vocab.setdefault(char + "</w>", len(vocab))
     merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
-    clip_tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
+    clip_tokenizer = CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_length)
 
     t5 = Tokenizer(models.BPE())
     t5.normalizer = normalizers.Lowercase()

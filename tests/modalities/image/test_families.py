@@ -9,7 +9,7 @@ import torch
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.modalities.image.families import MODULES, family_class, family_of
-from mmrl.modalities.image.tiny import BUILDERS
+from mmrl.modalities.image.tiny import BUILDERS, word_tokenizers
 
 CORPUS = ["a red circle", "two blue squares above a green triangle"]
 TEXTS = ["a red circle", "two blue squares"]
@@ -138,6 +138,20 @@ def test_flux_without_a_guidance_value_uses_one():
         four = family.predict(latents, time, {**condition, "guidance": torch.full((2,), 4.0)}, SIZE)
     assert torch.equal(left_out, one)
     assert (four - one).abs().max() > 1e-4
+
+
+# ---- the tiny pipelines are reproducible ----------------------------------------------------------------
+
+
+def test_one_corpus_always_gives_one_tokenizer():
+    clip, t5 = word_tokenizers(CORPUS, max_length=12)
+    for _ in range(4):  # hash order changes from one training to the next
+        clip_again, t5_again = word_tokenizers(CORPUS, max_length=12)
+        assert clip_again.get_vocab() == clip.get_vocab()
+        assert t5_again.get_vocab() == t5.get_vocab()
+    # Start, one token a word, end; and a word of no corpus is spelt.
+    assert len(clip("two blue squares above").input_ids) == 2 + 4
+    assert clip.decode(clip("zebra").input_ids, skip_special_tokens=True).strip() == "zebra"
 
 
 # ---- rows of a batch are independent --------------------------------------------------------------------

@@ -108,7 +108,7 @@ class StableDiffusionXL(UNetFamily):
         super().__init__(pipeline, max_sequence_length)
         if self.vae.config.force_upcast:
             # The published VAE overflows in float16.
-            self.vae.to(torch.float32)
+            self.vae.float()
 
     def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
         """Embeddings, pooled text, time ids; an empty text is zeros where the pipeline's config says so."""
