@@ -130,7 +130,10 @@ def load_adapter(config: Config):
     from mmrl.modalities.load import adapter_class
 
     torch.manual_seed(config.seed)
-    return adapter_class(config.modality)(config.model)
+    try:
+        return adapter_class(config.modality)(config.model)
+    except (ValueError, OSError) as error:  # OSError: what the hub's clients raise for a name they cannot find
+        raise ConfigError(f"model: {error}") from error
 
 
 def load_rewards(config: Config):

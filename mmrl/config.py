@@ -220,6 +220,8 @@ class Config(Strict):
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
             if isinstance(stage, GrpoStage) and not self.data.prompts:
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
+            if isinstance(stage, GrpoStage) and hasattr(self.model, "actions_per_sample"):
+                self.model.actions_per_sample()  # a plan that cannot be made says so here
             if isinstance(stage, SftStage) and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} needs `data.records:`")
         return self

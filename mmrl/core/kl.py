@@ -27,7 +27,7 @@ def k2(logp: Tensor, logp_reference: Tensor) -> Tensor:
 def k3(logp: Tensor, logp_reference: Tensor) -> Tensor:
     """q/p - log(q/p) - 1: unbiased and never negative (GRPO). log(q/p) is held below 20, so it is finite."""
     gap = (logp_reference - logp).clamp(max=LIMIT)
-    return gap.exp() - gap - 1
+    return gap.expm1() - gap  # exp(gap) - 1 loses gaps below 1e-4 in float32
 
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}

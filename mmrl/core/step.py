@@ -78,7 +78,7 @@ def _log_ratio(replay: ActionLogProbs, logp_old: Tensor, mask: Tensor, algorithm
         return log_ratio(replay.logp, logp_old, mask, algorithm.ratio)
     if algorithm.ratio != "token":
         raise ValueError(
-            f"the adapter gives a log_ratio of its own, per action, and ratio={algorithm.ratio!r} cannot use it: "
+            f"the adapter gives a log_ratio per action, which ratio={algorithm.ratio!r} cannot use: "
             "set ratio='token', or turn off the adapter's ratio correction"
         )
     return log_ratio(replay.log_ratio, torch.zeros_like(replay.log_ratio), mask, "token")
@@ -96,7 +96,7 @@ def _kl(replay: ActionLogProbs, mask: Tensor, algorithm: Algorithm) -> Tensor | 
         missing, other = ("kl", "k3") if name == "exact" else ("logp_reference", "exact")
         raise ValueError(
             f"kl_estimator={name!r} needs `{missing}`, which the adapter's logprobs did not return: "
-            f"ask for it with reference=True, set kl_estimator={other!r} if the adapter offers that, or set kl_coef=0"
+            f"ask for it with reference=True, set kl_estimator={other!r} if the adapter has that, or kl_coef=0"
         )
     return None
 

@@ -6,13 +6,16 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -114,15 +117,25 @@ class Checkpoints:
         """(folder, cursor, tensors, state) of the latest checkpoint; CheckpointError when there is none."""
         folder = self.latest
         if folder is None:
-            raise CheckpointError(f"nothing to resume: no checkpoint in {self.root}; start without --resume")
+            raise CheckpointError(f"nothing to resume: no checkpoint in {self.root}; start anew with --fresh")
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             tensors = load_file(folder / "trainer.safetensors")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"checkpoint {folder} cannot be read ({error}); point checkpoints/latest at an older one"
             ) from error
         return folder, Cursor(**state["cursor"]), tensors, state
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn what safetensors raises on a full or broken disk into the OSError that Python's own writes raise."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 def explain_write_error(error: OSError, folder: Path) -> str:

@@ -91,6 +91,8 @@ class Records:
 
 
 def _function_records(path: Path, name: str, options: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+    if not path.is_file():
+        raise ConfigError(f"data.records: no file {path}")
     function = getattr(import_file(path), name, None)
     if function is None:
         raise ConfigError(f"data.records: {path} has no function {name!r}")

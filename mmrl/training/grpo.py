@@ -23,6 +23,7 @@ from mmrl.reporting.samples import write_offending, write_step
 from mmrl.rewarding.run import RewardRunner, invalid_share, table
 from mmrl.seeds import seed_of
 from mmrl.training.data import cyclic_indices
+from mmrl.training.optimizer import NonFiniteError
 from mmrl.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -110,12 +111,19 @@ def score_kl(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group]) -> Non
 
 
 def refuse_invalid(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group]) -> None:
-    """Stop where more samples than `max_invalid` have an invalid score, with the samples saved."""
-    share = trainer.processes.total(invalid_share(groups)) / trainer.processes.world
+    """Stop where more samples than `max_invalid` have an invalid score: the samples saved, the run resumable."""
+    processes = trainer.processes
+    count = sum(len(g.samples) for g in groups)
+    share = processes.total(invalid_share(groups) * count) / max(processes.total(count), 1)
     if share <= stage.max_invalid:
         return
     reasons = sorted({s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status == "invalid"})
-    where = write_offending(trainer.run_dir, groups, "; ".join(reasons[:5]))
+    where = trainer.run_dir / "samples"
+    for rank in range(processes.world):  # one after the other: they number their folders
+        if rank == processes.rank and reasons:
+            where = write_offending(trainer.run_dir, groups, "; ".join(reasons[:5]))
+        processes.barrier()
+    trainer.save()
     raise RewardFailure(
         f"{share:.0%} of the samples of step {trainer.cursor.total_steps + 1} have an invalid reward "
         f"(max_invalid is {stage.max_invalid:.0%}): {'; '.join(reasons[:3])}. The samples are in {where}; mend the "
@@ -283,7 +291,9 @@ def self_check(trainer: Trainer, logp: Tensor, logp_old: Tensor, mask: Tensor, a
 def refuse_non_finite(trainer: Trainer, loss: float, samples: Sequence[Sample]) -> None:
     groups = [Group(s.prompt, i, [s]) for i, s in enumerate(samples)]
     where = write_offending(trainer.run_dir, groups, f"loss {loss}")
-    raise RuntimeError(
+    if trainer.processes.world == 1 and trainer.checkpoints.latest is None:
+        trainer.save()  # an older checkpoint is worth more than this one
+    raise NonFiniteError(
         f"loss is {loss} at step {trainer.cursor.total_steps + 1}: stopped before it reached the weights. The samples "
         f"behind it are in {where}; lower optim.lr, or clip tighter, and go on with --resume"
     )

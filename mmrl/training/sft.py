@@ -9,6 +9,7 @@ import torch
 
 from mmrl.config import SftStage
 from mmrl.seeds import seed_of
+from mmrl.training.optimizer import NonFiniteError
 
 if TYPE_CHECKING:
     from mmrl.training.trainer import Trainer
@@ -27,7 +28,7 @@ def sft_step(trainer: Trainer, stage: SftStage) -> dict[str, Any]:
         loss = trainer.adapter.supervised_loss(part, stage.objective, seed_of(seed, cursor.step, number))
         if not torch.isfinite(loss):
             ids = ", ".join(str(r["id"]) for r in part[:8])
-            raise RuntimeError(
+            raise NonFiniteError(
                 f"supervised loss is {float(loss)} at step {cursor.step + 1}, records {ids}; lower optim.lr or look "
                 "at these records"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from mmrl.config import Config, GrpoStage, Stage
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
-from mmrl.reporting.samples import write_step
+from mmrl.reporting.samples import write_offending, write_step
 from mmrl.reporting.summary import write_summary
 from mmrl.rewarding.load import LoadedReward
 from mmrl.rewarding.run import score_groups
@@ -24,6 +25,7 @@ from mmrl.training.checkpoint import (
     CheckpointError,
     Checkpoints,
     Cursor,
+    disk_errors,
     explain_write_error,
     load_groups,
     load_optimizer,
@@ -86,7 +88,14 @@ class Trainer:
 
     def train(self, resume: bool = False) -> dict[str, Any]:
         """Run every stage that is not done and return the summary. Raises Stopped after saving on SIGTERM."""
-        self._catch_signals()
+        before = self._catch_signals()
+        try:
+            return self._train(resume)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _train(self, resume: bool) -> dict[str, Any]:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         saved = self.checkpoints.read() if resume else None
         if saved:
@@ -246,7 +255,10 @@ class Trainer:
         self.processes.sum_gradients(self.parameters.values())
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), stage.optim.max_grad_norm)
         if not torch.isfinite(norm):
-            raise NonFiniteError(f"gradient norm is {float(norm)} at step {self.cursor.total_steps + 1}")
+            raise optim.NonFiniteError(
+                f"gradient norm is {float(norm)} at step {self.cursor.total_steps + 1}: stopped before it reached the "
+                f"weights{self._keep_offending()}; lower optim.lr, and go on with --resume"
+            )
         rate = optim.learning_rate(stage.optim, self.cursor.optimizer_steps, updates)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
@@ -257,19 +269,24 @@ class Trainer:
         self.cursor.sums["lr"] = rate
         return float(norm)
 
+    def _keep_offending(self) -> str:
+        if not (self.pending and self.processes.is_main):
+            return ""
+        return f". The samples behind it are in {write_offending(self.run_dir, self.pending, 'gradient not finite')}"
+
     # ---------------------------------------------------------------- stopping and saving
 
-    def _catch_signals(self) -> None:
+    def _catch_signals(self) -> dict[int, Any]:
+        """Ask for a stop on SIGTERM and SIGINT; returns the handlers that were there."""
+
         def ask(number: int, frame: Any) -> None:
             if self._asked_to_stop:
                 raise KeyboardInterrupt
             self._asked_to_stop = True
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                signal.signal(number, ask)
-            except ValueError:  # not in the main thread: the caller owns the signals
-                return
+        if threading.current_thread() is not threading.main_thread():  # the caller owns the signals
+            return {}
+        return {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def point(self, name: str) -> None:
         """A place where the run can be cut: saves and raises Stopped when it was asked to.
@@ -285,26 +302,40 @@ class Trainer:
     def save(self, required: bool = False) -> Path:
         """Write a checkpoint of this very point; on a full disk, warn and try again after the next step."""
         self.cursor.wall_s = self._wall()
-        try:
-            if self.processes.is_main:
-                self.checkpoints.begin(self.cursor)
-            self.processes.barrier()
-            if self.pending is not None:
-                save_groups(self.checkpoints.temporary(self.cursor), self.processes.rank, self.pending)
-            self.processes.barrier()
-            if self.processes.is_main:
-                self.checkpoints.write(self.cursor, self._tensors(), self._extra(), self._save_policy)
-                final = self.checkpoints.commit(self.cursor)
-            self.processes.barrier()
+        failed: OSError | None = None
+        for part in (self._begin_checkpoint, self._write_pending, self._write_checkpoint):
+            try:
+                with disk_errors():
+                    part()
+            except OSError as error:
+                failed = error
+            if self.processes.any(failed is not None):  # also the barrier between the parts
+                break
+        else:
             self.unsaved = None
-        except OSError as error:
+            return self.checkpoints.latest or self.checkpoints.root
+        failed = failed or OSError("another process could not write its part")
+        self.unsaved = explain_write_error(failed, self.checkpoints.root)
+        if self.processes.is_main:
             self.checkpoints.abandon(self.cursor)
-            self.unsaved = explain_write_error(error, self.checkpoints.root)
-            if required:
-                raise CheckpointError(self.unsaved) from error
+        if required:
+            raise CheckpointError(self.unsaved) from failed
+        if self.processes.is_main:
             print(f"warning: {self.unsaved}", flush=True)
-            return self.checkpoints.root
-        return final if self.processes.is_main else self.checkpoints.root
+        return self.checkpoints.root
+
+    def _begin_checkpoint(self) -> None:
+        if self.processes.is_main:
+            self.checkpoints.begin(self.cursor)
+
+    def _write_pending(self) -> None:
+        if self.pending is not None:
+            save_groups(self.checkpoints.temporary(self.cursor), self.processes.rank, self.pending)
+
+    def _write_checkpoint(self) -> None:
+        if self.processes.is_main:
+            self.checkpoints.write(self.cursor, self._tensors(), self._extra(), self._save_policy)
+            self.checkpoints.commit(self.cursor)
 
     def _save_policy(self, folder: Path) -> None:
         if self.average:
@@ -340,12 +371,13 @@ class Trainer:
         _copy(self.parameters, tensors, "param/")
         if hasattr(self.adapter, "load_state"):
             self.adapter.load_state(state["adapter"])
+        if any(name.startswith("reference/") for name in tensors):  # made by this stage or an earlier one
+            self.adapter.prepare_reference()
+            _copy(self.adapter.reference_parameters(), tensors, "reference/")
 
     @torch.no_grad()
     def _restore(self, folder: Path, cursor: Cursor, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self._restore_weights(tensors, state)
-        if hasattr(self.adapter, "reference_parameters"):
-            _copy(self.adapter.reference_parameters(), tensors, "reference/")
         load_optimizer(self.optimizer, list(self.parameters), tensors)
         if self.average:
             _copy(self.average.values, tensors, "ema/")
@@ -358,10 +390,6 @@ class Trainer:
             group.prompt = known.get(group.prompt.id, group.prompt)
             for sample in group.samples:
                 sample.prompt = group.prompt
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not a number; the samples behind it were saved."""
 
 
 def needs_reference(stage: Stage) -> bool:

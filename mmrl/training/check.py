@@ -1,0 +1,450 @@
+"""The adapter contract: what must hold of a modality before training means anything (`mmrl check`).
+
+Every check goes through mmrl.modalities.adapter.Adapter only, so it holds for any modality.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmrl.config import Config, ConfigError
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.step import policy_loss
+from mmrl.modalities.adapter import Adapter
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample
+
+# Batches of different shapes run different matrix kernels, which round differently; anything above is a mistake.
+ROUNDING = 1e-4
+GRADIENT_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One clause of the contract: whether it holds, and the numbers, or what a failure means and where to look."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
+    """check_adapter for the adapter and the first prompts of a config.
+
+    Raises ConfigError for a config without prompts, and what loading the adapter raises.
+    """
+    from mmrl import api
+    from mmrl.modalities.load import adapter_class
+    from mmrl.training.processes import Processes
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    adapter = api.load_adapter(config)
+    adapter.to(Processes(config.device).device)
+    train, held = api.load_prompts(config, adapter)
+    if not (train or held):
+        raise ConfigError("check needs prompts to sample: set data.prompts or data.eval_prompts")
+
+    def reload(folder: Path) -> Adapter | None:
+        if not (folder / "model_index.json").exists():
+            return None
+        again = adapter_class(config.modality)(config.model.model_copy(update={"path": str(folder), "build": None}))
+        again.to(Processes(config.device).device)
+        return again
+
+    return check_adapter(adapter, (train or held)[:prompts], reload=reload)
+
+
+def check_adapter(
+    adapter: Adapter,
+    prompts: Sequence[Prompt],
+    n: int = 2,
+    seed: int = 0,
+    reload: Callable[[Path], Adapter | None] | None = None,
+) -> list[CheckResult]:
+    """Run every clause of the contract; a clause that raises has failed, and its detail says what was raised.
+
+    prompts: a few, better of different lengths. n: samples per prompt, 2 or more.
+    reload: an adapter from a folder that `save` wrote, or None where the folder holds only a part of a policy.
+    """
+    try:
+        groups = _rollout(adapter, prompts, n, seed)
+    except Exception as error:
+        return [CheckResult("rollout", False, _raised(error))]
+    complete = _clause("groups are complete", lambda: _complete(groups, prompts, n))
+    if not complete.passed:
+        return [complete]
+    samples = [sample for group in groups for sample in group.samples]
+    return [
+        complete,
+        _clause("rollout repeats", lambda: _repeats(adapter, groups, prompts, n, seed)),
+        _clause("rollout is independent of the batch", lambda: _alone(adapter, groups, prompts, n, seed)),
+        _clause("replay equals rollout", lambda: _replay(adapter, samples)),
+        _clause("first ratio is 1", lambda: _first_ratio(adapter, samples)),
+        _clause("masked actions get no gradient", lambda: _masked(adapter, samples)),
+        _clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)),
+        _clause("policy starts at its reference", lambda: _reference(adapter, samples)),
+        _clause("trainable parameters", lambda: _parameters(adapter, samples)),
+        _clause("evaluation repeats", lambda: _evaluation(adapter, prompts, n, seed)),
+        _clause("save and load", lambda: _save(adapter, prompts, n, seed, reload)),
+    ]
+
+
+def _clause(name: str, run: Callable[[], tuple[bool, str]]) -> CheckResult:
+    try:
+        return CheckResult(name, *run())
+    except Exception as error:
+        return CheckResult(name, False, _raised(error))
+
+
+def _raised(error: Exception) -> str:
+    return f"raised {type(error).__name__}: {error}"
+
+
+# -------------------------------------------------------------------- rollout
+
+
+def _rollout(adapter: Adapter, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
+    return adapter.rollout([Group(prompt, i) for i, prompt in enumerate(prompts)], n, 0, seed)
+
+
+def _complete(groups: Sequence[Group], prompts: Sequence[Prompt], n: int) -> tuple[bool, str]:
+    if [g.prompt.id for g in groups] != [p.id for p in prompts] or [g.index for g in groups] != list(
+        range(len(groups))
+    ):
+        return False, (
+            f"rollout returned groups {[(g.index, g.prompt.id) for g in groups]} for the prompts "
+            f"{[p.id for p in prompts]}: return one group per given group, in order, with its prompt and index"
+        )
+    for group in groups:
+        if [s.index for s in group.samples] != list(range(n)):
+            return False, (
+                f"group {group.index} has samples {[s.index for s in group.samples]}, expected 0..{n - 1}: every "
+                "sample of a group is compared with the others, so none may be missing"
+            )
+        for sample in group.samples:
+            wrong = _wrong_sample(sample, group)
+            if wrong:
+                return False, f"sample {sample.index} of group {group.index} {wrong}"
+    return True, f"{len(groups)} groups of {n}, {len(groups[0].samples[0].trajectory.logp)} actions in the first sample"
+
+
+def _wrong_sample(sample: Sample, group: Group) -> str | None:
+    trajectory = sample.trajectory
+    if sample.prompt.id != group.prompt.id:
+        return f"carries the prompt {sample.prompt.id!r}, not its group's {group.prompt.id!r}"
+    if sample.artifact is None:
+        return "has no artifact: rewards would have nothing to look at"
+    if trajectory is None:
+        return "has no trajectory: nothing can be replayed"
+    if trajectory.logp.ndim != 1 or trajectory.logp.dtype != torch.float32:
+        return f"has logp {tuple(trajectory.logp.shape)} {trajectory.logp.dtype}, expected [T] float32"
+    if trajectory.mask.shape != trajectory.logp.shape or trajectory.mask.dtype != torch.bool:
+        return f"has mask {tuple(trajectory.mask.shape)} {trajectory.mask.dtype}, expected [T] bool like logp"
+    if not trajectory.mask.any():
+        return "has no trained action: look at the mask"
+    if not torch.isfinite(trajectory.logp[trajectory.mask]).all():
+        return "has a log-probability that is not finite: look at the standard deviation of the last actions"
+    return None
+
+
+def _repeats(adapter, groups, prompts, n, seed) -> tuple[bool, str]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        again = _rollout(adapter, prompts, n, seed)
+    gap = _gap(groups, again)
+    if gap == 0 and _same_artifacts(groups, again):
+        return True, "the same seed gives the same samples, whatever the global generator holds"
+    return False, (
+        f"the same (seed, step) gave samples that differ by {gap:.1e}: a resumed run would not be the run that was "
+        "stopped. Draw every number from a generator seeded by (seed, step, prompt id, sample index), and look "
+        "for dropout (eval mode) and for the global generator"
+    )
+
+
+def _alone(adapter, groups, prompts, n, seed) -> tuple[bool, str]:
+    gap = 0.0
+    for index, prompt in enumerate(prompts):
+        alone = adapter.rollout([Group(prompt, 0)], n, 0, seed)
+        gap = max(gap, _gap([groups[index]], alone))
+    if gap <= ROUNDING:
+        return True, f"a prompt alone gives the samples it gives in company (largest difference {gap:.1e})"
+    return False, (
+        f"a prompt rolled out alone gave samples that differ by {gap:.1e} from those it has in company: results "
+        "would depend on batch size and on the number of processes. Seed each sample's noise by itself, and look "
+        "for padding that is attended to and for statistics over the batch"
+    )
+
+
+def _gap(some: Sequence[Group], others: Sequence[Group]) -> float:
+    """Largest difference of two rollouts over log-probabilities and stored tensors, relative where above 1."""
+    gap = 0.0
+    for a, b in zip((s for g in some for s in g.samples), (s for g in others for s in g.samples), strict=True):
+        pairs = [(a.trajectory.logp, b.trajectory.logp)]
+        pairs += [(a.trajectory.tensors[key], b.trajectory.tensors.get(key)) for key in a.trajectory.tensors]
+        for x, y in pairs:
+            if y is None or x.shape != y.shape:
+                return float("inf")
+            if x.numel():
+                scale = x.double().abs().clamp(min=1)
+                gap = max(gap, float(((x.double() - y.double()).abs() / scale).max()))
+    return gap
+
+
+# -------------------------------------------------------------------- replay
+
+
+def _columns(samples: Sequence[Sample]) -> Tensor:
+    return torch.arange(max(len(s.trajectory.logp) for s in samples))
+
+
+def _stored(samples: Sequence[Sample], columns: Tensor) -> tuple[Tensor, Tensor]:
+    """(logp, mask) of the columns, [b, t]; shorter trajectories are masked out."""
+    logp = torch.zeros(len(samples), int(columns.max()) + 1)
+    mask = torch.zeros_like(logp, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        length = min(len(sample.trajectory.logp), logp.shape[1])
+        logp[row, :length], mask[row, :length] = sample.trajectory.logp[:length], sample.trajectory.mask[:length]
+    return logp[:, columns], mask[:, columns]
+
+
+def _clip(adapter: Adapter) -> float:
+    return float(min(getattr(adapter, "default_clip", (0.2, 0.2))))
+
+
+def _replay(adapter, samples) -> tuple[bool, str]:
+    columns = _columns(samples)
+    stored, mask = _stored(samples, columns)
+    with torch.no_grad():
+        logp = adapter.logprobs(samples, columns).logp.cpu()
+    if logp.shape != stored.shape:
+        return False, f"logprobs returned {tuple(logp.shape)} for {len(samples)} samples x {len(columns)} columns"
+    gap, bound = float(((logp - stored).abs() * mask).max()), _clip(adapter) / 10
+    if gap <= bound:
+        return True, f"largest difference {gap:.1e}, allowed {bound:.1e} (a tenth of the clip range)"
+    return False, (
+        f"replayed log-probabilities are off by {gap:.1e} (allowed {bound:.1e}, a tenth of the clip range): the loss "
+        "would weigh actions that were never taken so. Rollout and replay must run the same forward: look at "
+        "guidance, eval mode, dtype, and at how the stored actions were rounded"
+    )
+
+
+def _first_ratio(adapter, samples) -> tuple[bool, str]:
+    columns = _columns(samples)
+    stored, mask = _stored(samples, columns)
+    with torch.no_grad():
+        replay = adapter.logprobs(samples, columns)
+    log_ratio = replay.logp.cpu() - stored if replay.log_ratio is None else replay.log_ratio.cpu()
+    gap, bound = float((torch.expm1(log_ratio).abs() * mask).max()), _clip(adapter) / 10
+    if gap <= bound:
+        return True, f"largest deviation {gap:.1e}, allowed {bound:.1e}"
+    return False, (
+        f"before any update a ratio is off 1 by {gap:.1e} (allowed {bound:.1e}): samples would be clipped before "
+        "anything was learned. Look at `log_ratio` where the adapter returns one, and at the replay otherwise"
+    )
+
+
+def _loss(adapter: Adapter, replay: ActionLogProbs, rows: Tensor, samples, columns, mask, share: float) -> Tensor:
+    """The GRPO loss of a slice with advantages +1, -1, +1 ... and every action weighted by `share`."""
+    stored, _ = _stored([samples[r] for r in rows], columns)
+    low, high = getattr(adapter, "default_clip", (0.2, 0.2))
+    device = replay.logp.device
+    advantage = 1.0 - 2.0 * (rows % 2).to(device)
+    weights = torch.full(stored.shape, share, device=device)
+    algorithm = Algorithm().with_defaults(low, high)
+    return policy_loss(replay, stored.to(device), mask.to(device), advantage, weights, algorithm)[0]
+
+
+def _gradient(adapter: Adapter, loss: Tensor) -> list[Tensor]:
+    parameters = list(adapter.trainable_parameters().values())
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found)]
+
+
+def _distance(some: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, float]:
+    """(norm of the difference relative to the first norm, first norm)."""
+    norm = float(torch.stack([g.double().norm() for g in some]).norm())
+    gap = float(torch.stack([(a.double() - b.double()).norm() for a, b in zip(some, others)]).norm())
+    return (gap / norm if norm else (0.0 if gap == 0 else float("inf"))), norm
+
+
+def _masked(adapter, samples) -> tuple[bool, str]:
+    columns = _columns(samples)
+    if len(columns) < 2:
+        return True, "one action a sample: nothing to mask"
+    _, mask = _stored(samples, columns)
+    kept = columns[: len(columns) // 2]
+    partly = mask & (columns < len(kept))
+    rows = torch.arange(len(samples))
+    whole = _gradient(adapter, _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, partly, 1.0))
+    part = _gradient(
+        adapter, _loss(adapter, adapter.logprobs(samples, kept), rows, samples, kept, mask[:, : len(kept)], 1.0)
+    )
+    gap, norm = _distance(part, whole)
+    if norm == 0:
+        return False, "the unmasked actions have no gradient at all: look for a detach or no_grad in logprobs"
+    if gap <= GRADIENT_ROUNDING:
+        return True, f"with {len(columns) - len(kept)} of {len(columns)} columns masked (relative difference {gap:.1e})"
+    return False, (
+        f"masking columns {len(kept)}..{len(columns) - 1} leaves a gradient that differs by {gap:.1e} from replaying "
+        "the others alone: masked actions leak into the loss. Each entry of `logp` must depend on its own action and "
+        "the context before it only; look for sums or means over columns"
+    )
+
+
+def _micro_batches(adapter, samples) -> tuple[bool, str]:
+    columns = _columns(samples)
+    _, mask = _stored(samples, columns)
+    rows = torch.arange(len(samples))
+    share = 1.0 / int(mask.sum())
+    whole = _gradient(adapter, _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, mask, share))
+    budget = max(1, int(mask.sum()) // 3)
+    counts = torch.zeros(mask.shape, dtype=torch.int64)
+    total = [torch.zeros_like(g) for g in whole]
+    cuts = 0
+    for part in adapter.slices(samples, budget):
+        where = (part.rows[:, None], part.columns[None, :])
+        counts[where] += 1
+        replay = adapter.logprobs([samples[r] for r in part.rows], part.columns)
+        some = _gradient(adapter, _loss(adapter, replay, part.rows, samples, part.columns, mask[where], share))
+        total = [a + b for a, b in zip(total, some)]
+        cuts += 1
+    if not (counts[mask] == 1).all():
+        return False, (
+            f"slices with a budget of {budget} replay {int((counts[mask] == 0).sum())} trained actions never and "
+            f"{int((counts[mask] > 1).sum())} more than once: look at how `slices` cuts rows and columns"
+        )
+    gap, _ = _distance(whole, total)
+    if gap <= GRADIENT_ROUNDING:
+        return True, f"{cuts} micro-batches instead of one (relative difference {gap:.1e})"
+    return False, (
+        f"{cuts} micro-batches give a gradient that differs by {gap:.1e} from one: the result would depend on "
+        "micro_batch. Look for statistics over the batch in logprobs, and for padding that is attended to"
+    )
+
+
+def _reference(adapter, samples) -> tuple[bool, str]:
+    if hasattr(adapter, "prepare_reference"):
+        adapter.prepare_reference()
+    columns = _columns(samples)
+    stored, mask = _stored(samples, columns)
+    with torch.no_grad():
+        found = adapter.logprobs(samples, columns, reference=True)
+    if found.kl is None and found.logp_reference is None:
+        return False, "logprobs(reference=True) returned neither `kl` nor `logp_reference`: KL terms have no input"
+    gap = 0.0
+    for name, value, wanted in (
+        ("kl", found.kl, torch.zeros_like(found.logp)),
+        ("logp_reference", found.logp_reference, found.logp),
+    ):
+        if value is None:
+            continue
+        if value.shape != stored.shape:
+            return False, f"`{name}` is {tuple(value.shape)}, expected {tuple(stored.shape)} like `logp`"
+        gap = max(gap, float(((value - wanted).abs().cpu() * mask).max()))
+    if gap <= ROUNDING:
+        return True, f"largest KL or difference before training {gap:.1e}"
+    return False, (
+        f"before any update the policy is {gap:.1e} away from its reference: the KL would pull towards something "
+        "else than the model training starts from. Look at `reference()` and at what it switches off"
+    )
+
+
+# -------------------------------------------------------------------- parameters, evaluation, disk
+
+
+def _parameters(adapter, samples) -> tuple[bool, str]:
+    parameters = adapter.trainable_parameters()
+    if not parameters:
+        return False, "trainable_parameters() is empty: nothing would be trained"
+    if list(parameters) != list(adapter.trainable_parameters()):
+        return False, "two calls give other names or another order: a checkpoint could not be matched to them"
+    frozen = [name for name, p in parameters.items() if not p.requires_grad]
+    if frozen:
+        return False, f"{len(frozen)} of them do not require a gradient, e.g. {frozen[0]}: leave them out"
+    columns = _columns(samples)
+    _, mask = _stored(samples, columns)
+    rows = torch.arange(len(samples))
+    loss = _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, mask, 1.0)
+    gradients = _gradient(adapter, loss)
+    bad = [name for name, g in zip(parameters, gradients) if not torch.isfinite(g).all()]
+    if bad:
+        return (
+            False,
+            f"the gradient of {len(bad)} of them is not finite, e.g. {bad[0]}: look at standard deviations near 0",
+        )
+    reached = sum(bool(g.any()) for g in gradients)
+    if not reached:
+        return False, "no gradient reaches any of them: look for a detach or no_grad in logprobs"
+    count = sum(p.numel() for p in parameters.values())
+    return True, f"{len(parameters)} tensors, {count:,} numbers; the loss reaches {reached} tensors"
+
+
+def _evaluation(adapter, prompts, n, seed) -> tuple[bool, str]:
+    first = adapter.evaluate(prompts, n, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        second = adapter.evaluate(prompts, n, seed)
+    counts = [len(g.samples) for g in first]
+    if counts != [n] * len(prompts):
+        return False, f"evaluate returned {counts} samples per prompt, expected {n} for each of {len(prompts)}"
+    if not _same_artifacts(first, second):
+        return False, (
+            "the same seed gave other samples: scores before and after training could not be compared. Seed each "
+            "sample's noise by (seed, prompt id, sample index)"
+        )
+    if _same_artifacts(first, adapter.evaluate(prompts, n, seed + 1)):
+        return False, "another seed gave the same samples: the seed is not used"
+    return True, "the same seed gives the same samples, another seed others"
+
+
+def _same_artifacts(some: Sequence[Group], others: Sequence[Group]) -> bool:
+    pairs = zip((s for g in some for s in g.samples), (s for g in others for s in g.samples), strict=True)
+    return all(_same(a.artifact, b.artifact) for a, b in pairs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def _save(adapter, prompts, n, seed, reload) -> tuple[bool, str]:
+    before = {name: p.detach().clone() for name, p in adapter.trainable_parameters().items()}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "policy"
+        adapter.save(folder)
+        files = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+        if not files:
+            return False, "save wrote nothing: a checkpoint would hold no policy"
+        pickles = sorted(path.name for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+        if pickles:
+            return False, f"save wrote {', '.join(pickles)}: weights go into safetensors only, never into pickles"
+        changed = [name for name, p in adapter.trainable_parameters().items() if not torch.equal(p, before[name])]
+        if changed:
+            return False, f"saving changed {len(changed)} parameters, e.g. {changed[0]}: save must only read"
+        again = reload(folder) if reload else None
+        if again is None:
+            return True, f"{len(files)} files, without pickles; not loaded again, as they are a part of a policy"
+        lost = [name for name, p in again.trainable_parameters().items() if not torch.equal(p, before.get(name, p + 1))]
+        if lost or len(again.trainable_parameters()) != len(before):
+            return (
+                False,
+                f"{len(lost)} parameters differ after loading, e.g. {(lost or ['(missing)'])[0]}: look at dtypes",
+            )
+        if not _same_artifacts(adapter.evaluate(prompts, n, seed), again.evaluate(prompts, n, seed)):
+            return False, (
+                "the loaded policy draws other samples with equal trained weights: look at the frozen parts, the "
+                "tokenizers and the scheduler that save writes"
+            )
+    return (
+        True,
+        f"{len(files)} files, without pickles; loaded again, it has the same weights and draws the same samples",
+    )

@@ -1,0 +1,312 @@
+"""Every estimator against a hand table, and the three ways of combining rewards.
+
+The table: group 0 has rewards 0, 2, 4 and an invalid one; group 1 has 5, 5; group 2 has only 9; group 3 has
+1, 2. Centred: -2, 0, 2 | 0, 0 | 0 | -.5, .5.
+"""
+
+import math
+import statistics
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mmrl.core.advantage import ESTIMATORS, estimate
+from mmrl.core.algorithm import CHOICES, Algorithm
+from mmrl.core.reduce import local
+
+NAN = float("nan")
+REWARDS = torch.tensor([0.0, 2.0, 4.0, NAN, 5.0, 5.0, 9.0, 1.0, 2.0], dtype=torch.float64)
+VALID = torch.tensor([1, 1, 1, 0, 1, 1, 1, 1, 1], dtype=torch.bool)
+GROUP = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3, 3])
+
+RAW = [0, 2, 4, 5, 5, 9, 1, 2]
+GLOBAL = statistics.stdev(RAW)
+MEAN = statistics.fmean(RAW)
+# Centred rewards of the groups with spread: squares add up to 4 + 4 + .25 + .25 = 8.5 over 5 samples.
+BATCH = math.sqrt(8.5 / 4)
+# The same squares over all 8 valid samples.
+WHITEN = math.sqrt(8.5 / 7)
+CENTRED = [-2, 0, 2, 0, 0, 0, 0, -0.5, 0.5]
+
+TABLE = {
+    "group_std": [-1, 0, 1, 0, 0, 0, 0, -math.sqrt(0.5), math.sqrt(0.5)],
+    "group_mean": CENTRED,
+    "leave_one_out": [-3, 0, 3, 0, 0, 0, 0, -1, 1],
+    "batch_std": [c / BATCH for c in CENTRED],
+    "global_std": [c / GLOBAL for c in CENTRED],
+    "whiten": [(r - MEAN) / GLOBAL for r in [0, 2, 4, MEAN, 5, 5, 9, 1, 2]],
+    "whiten_baseline": [c / WHITEN for c in CENTRED],
+    "rank": [-1, 0, 1, 0, 0, 0, 0, -1, 1],
+    "none": [0, 2, 4, 0, 5, 5, 9, 1, 2],
+}
+IN_GROUP = [name for name in TABLE if name not in ("whiten", "none")]
+
+
+def advantages(name, rewards=REWARDS, valid=VALID, group=GROUP, n_groups=4, reduce=local, **options):
+    algorithm = Algorithm(advantage=name, **{"std_eps": 0.0, **options})
+    return ESTIMATORS[name](rewards, valid, group, n_groups, reduce, algorithm)
+
+
+def one_column(rewards, algorithm):
+    """estimate() of one reward for a single group."""
+    scores = torch.as_tensor(rewards, dtype=torch.float64)
+    scores = scores[:, None] if scores.ndim == 1 else scores
+    group = torch.zeros(len(scores), dtype=torch.int64)
+    ones = torch.ones(scores.shape[1])
+    return estimate(scores, scores.isfinite(), ones, group, 1, local, algorithm)
+
+
+def test_the_table_covers_every_estimator():
+    assert set(TABLE) == set(CHOICES["advantage"])
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_hand_table(name):
+    got = advantages(name)
+    assert got.dtype == torch.float64
+    assert got.tolist() == pytest.approx(TABLE[name], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_population_std_and_eps(name):
+    """ddof=0 and eps=0.5: divisors worked out again from their definitions."""
+    divisors = {
+        "group_std": [math.sqrt(8 / 3) + 0.5] * 4 + [1] * 3 + [0.5 + 0.5] * 2,
+        "batch_std": [math.sqrt(8.5 / 5) + 0.5] * 9,
+        "global_std": [statistics.pstdev(RAW) + 0.5] * 9,
+        "whiten": [statistics.pstdev(RAW) + 0.5] * 9,
+        "whiten_baseline": [math.sqrt(8.5 / 8) + 0.5] * 9,
+    }
+    if name not in divisors:
+        assert torch.equal(advantages(name, ddof=0, std_eps=0.5), advantages(name))
+        return
+    numerators = [TABLE["whiten"][i] * GLOBAL for i in range(9)] if name == "whiten" else CENTRED
+    expected = [n / d for n, d in zip(numerators, divisors[name])]
+    assert advantages(name, ddof=0, std_eps=0.5).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("garbage", [NAN, math.inf, 1e300, -7.0])
+def test_an_invalid_sample_changes_nothing(name, garbage):
+    rewards = torch.where(VALID, REWARDS, garbage)
+    got = advantages(name, rewards)
+    assert got[3] == 0
+    without = advantages(name, REWARDS[VALID], VALID[VALID], GROUP[VALID])
+    assert torch.equal(got[VALID], without)
+
+
+@pytest.mark.parametrize("name", IN_GROUP)
+@pytest.mark.parametrize("rewards", [[0.1] * 3, [7.0], [NAN, NAN], [NAN, 7.0], [1.0, 1.0 + 1e-9]])
+def test_groups_without_spread_get_exactly_zero(name, rewards):
+    """0.1 three times has a mean that is not 0.1 in floating point; a group of one has nothing to compare."""
+    rewards = torch.tensor(rewards, dtype=torch.float64)
+    got = advantages(name, rewards, rewards.isfinite(), torch.zeros(len(rewards), dtype=torch.int64), 1)
+    assert got.tolist() == [0.0] * len(rewards)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_whole_batch_of_equal_rewards_is_finite(name):
+    rewards = torch.full((6,), 0.1, dtype=torch.float64)
+    valid, group = torch.ones(6, dtype=torch.bool), torch.arange(6) // 3
+    got = advantages(name, rewards, valid, group, 2)
+    assert got.tolist() == ([0.1] * 6 if name == "none" else [0.0] * 6)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_permutation_of_samples_permutes_advantages(name):
+    order = torch.randperm(9)
+    got = advantages(name, REWARDS[order], VALID[order], GROUP[order])
+    assert torch.allclose(got, advantages(name)[order], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_two_ranks_equal_one(name, ranks):
+    """Groups 0 and 1 on one rank, 2 and 3 on the other."""
+    cuts = [slice(0, 6), slice(6, 9)]
+    parts = ranks(lambda rank, reduce: advantages(name, *(x[cuts[rank]] for x in (REWARDS, VALID, GROUP)), 4, reduce))
+    assert torch.allclose(torch.cat(parts), advantages(name), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "rank"])
+def test_a_group_may_lie_on_two_ranks(name, ranks):
+    cuts = [slice(0, 2), slice(2, 9)]
+    parts = ranks(lambda rank, reduce: advantages(name, *(x[cuts[rank]] for x in (REWARDS, VALID, GROUP)), 4, reduce))
+    assert torch.allclose(torch.cat(parts), advantages(name), atol=1e-12, rtol=0)
+
+
+def test_rank_refuses_a_split_group_on_every_rank(ranks):
+    cuts = [slice(0, 2), slice(2, 9)]
+
+    def work(rank, reduce):
+        with pytest.raises(ValueError, match="on one rank"):
+            advantages("rank", *(x[cuts[rank]] for x in (REWARDS, VALID, GROUP)), 4, reduce)
+        return True
+
+    assert ranks(work) == [True, True]
+
+
+def test_rank_counts_wins_and_losses():
+    """Each 3 beats two, ties one and loses to one: (2 - 1) / 4. The 1 beats one and loses to three."""
+    rewards = torch.tensor([3.0, 3.0, -8.0, 100.0, 1.0], dtype=torch.float64)
+    got = advantages("rank", rewards, torch.ones(5, dtype=torch.bool), torch.zeros(5, dtype=torch.int64), 1)
+    assert got.tolist() == [0.25, 0.25, -1.0, 1.0, -0.5]
+
+
+rewards_of_a_group = st.lists(st.integers(-50, 50), min_size=2, max_size=12)
+
+
+@given(rewards_of_a_group, st.floats(0.1, 10), st.floats(-100, 100), st.sampled_from(["group_std", "rank"]))
+def test_group_normalisation_ignores_scale_and_offset(rewards, scale, offset, name):
+    assume(len(set(rewards)) > 1)
+    x = torch.tensor(rewards, dtype=torch.float64)
+    valid, group = torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.int64)
+    plain, moved = (advantages(name, r, valid, group, 1) for r in (x, scale * x + offset))
+    assert torch.allclose(plain, moved, atol=1e-9)
+
+
+@given(rewards_of_a_group, st.sampled_from(IN_GROUP))
+def test_advantages_of_a_group_add_up_to_zero(rewards, name):
+    x = torch.tensor(rewards, dtype=torch.float64)
+    got = advantages(name, x, torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.int64), 1)
+    assert got.sum().item() == pytest.approx(0, abs=1e-9)
+
+
+@given(rewards_of_a_group)
+def test_leave_one_out_is_the_reward_minus_the_mean_of_the_others(rewards):
+    x = torch.tensor(rewards, dtype=torch.float64)
+    ones, group = torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.int64)
+    expected = [r - statistics.fmean(rewards[:i] + rewards[i + 1 :]) for i, r in enumerate(rewards)]
+    assert advantages("leave_one_out", x, ones, group, 1).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+# ------------------------------------------------------------------ combining rewards
+
+# Two groups of two. Reward a separates both; reward b, on another scale, only the first.
+SCORES = torch.tensor([[0.0, 10.0], [1.0, 30.0], [0.0, 5.0], [4.0, 5.0]], dtype=torch.float64)
+PAIRS = torch.tensor([0, 0, 1, 1])
+WEIGHTS = torch.tensor([1.0, 0.5])
+ALL = torch.ones(4, 2, dtype=torch.bool)
+Z = math.sqrt(0.5)  # |A| of a pair under the sample standard deviation
+
+
+def test_reward_sum_normalises_the_weighted_sum():
+    advantage, reward, valid = estimate(SCORES, ALL, WEIGHTS, PAIRS, 2, local, Algorithm(std_eps=0))
+    assert reward.tolist() == [5, 16, 2.5, 6.5]
+    assert advantage.tolist() == pytest.approx([-Z, Z, -Z, Z])
+    assert valid.all()
+
+
+def test_advantage_sum_weighs_normalised_rewards():
+    algorithm = Algorithm(combine="advantage_sum", std_eps=0)
+    advantage, reward, _ = estimate(SCORES, ALL, WEIGHTS, PAIRS, 2, local, algorithm)
+    assert advantage.tolist() == pytest.approx([-1.5 * Z, 1.5 * Z, -Z, Z])
+    assert reward.tolist() == [5, 16, 2.5, 6.5]
+
+
+def test_gdpo_divides_the_sum_by_its_batch_std():
+    algorithm = Algorithm(combine="gdpo", std_eps=0)
+    advantage, _, _ = estimate(SCORES, ALL, WEIGHTS, PAIRS, 2, local, algorithm)
+    std = statistics.stdev([-1.5 * Z, 1.5 * Z, -Z, Z])
+    assert advantage.tolist() == pytest.approx([-1.5 * Z / std, 1.5 * Z / std, -Z / std, Z / std])
+    assert advantage.mean().item() == pytest.approx(0, abs=1e-12)
+    assert advantage.std().item() == pytest.approx(1)
+
+
+def test_gdpo_keeps_silent_groups_at_exactly_zero():
+    scores = torch.tensor([[0.1, 0.3], [0.1, 0.3], [0.1, 0.3], [0.0, 0.7], [1.0, 0.2]], dtype=torch.float64)
+    group = torch.tensor([0, 0, 0, 1, 1])
+    algorithm = Algorithm(combine="gdpo")
+    advantage, _, _ = estimate(scores, scores > -1, torch.ones(2), group, 2, local, algorithm)
+    assert advantage[:3].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("combine", CHOICES["combine"])
+def test_gdpo_and_sums_on_two_ranks_equal_one(combine, ranks):
+    scores = torch.randn(8, 3, dtype=torch.float64)
+    valid = torch.rand(8, 3) > 0.1
+    group = torch.arange(8) // 4
+    algorithm = Algorithm(combine=combine)
+
+    def work(rank, reduce):
+        rows = slice(4 * rank, 4 * rank + 4)
+        return estimate(scores[rows], valid[rows], torch.ones(3), group[rows], 2, reduce, algorithm)[0]
+
+    whole = estimate(scores, valid, torch.ones(3), group, 2, local, algorithm)[0]
+    assert torch.allclose(torch.cat(ranks(work)), whole, atol=1e-12, rtol=0)
+    assert whole.abs().max() > 0
+
+
+@pytest.mark.parametrize("combine", CHOICES["combine"])
+def test_a_failed_reward_leaves_the_sample_out(combine):
+    """Row 1 has one failed reward of two: no reward, no advantage, and the others' numbers without it."""
+    scores = torch.tensor([[0.0, 1.0], [5.0, NAN], [2.0, 4.0], [7.0, 3.0]], dtype=torch.float64)
+    valid = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]], dtype=torch.bool)
+    group = torch.zeros(4, dtype=torch.int64)
+    algorithm = Algorithm(combine=combine)
+    advantage, reward, sample_valid = estimate(scores, valid, WEIGHTS, group, 1, local, algorithm)
+    assert sample_valid.tolist() == [True, False, True, True]
+    assert advantage[1] == 0
+    assert reward[1].isnan()
+    rows = [0, 2, 3]
+    alone = estimate(scores[rows], valid[rows], WEIGHTS, group[rows], 1, local, algorithm)
+    assert torch.equal(advantage[rows], alone[0])
+    assert torch.equal(reward[rows], alone[1])
+
+
+def test_a_score_that_is_not_finite_counts_as_failed():
+    scores = torch.tensor([[1.0], [NAN], [3.0], [math.inf]], dtype=torch.float64)
+    ok = torch.ones(4, 1, dtype=torch.bool)
+    group = torch.zeros(4, dtype=torch.int64)
+    advantage, _, valid = estimate(scores, ok, torch.ones(1), group, 1, local, Algorithm(std_eps=0))
+    assert valid.tolist() == [True, False, True, False]
+    assert advantage.tolist() == pytest.approx([-Z, 0, Z, 0])
+
+
+def test_a_row_of_failures_gives_zero_advantages():
+    advantage, reward, valid = one_column([NAN, NAN], Algorithm())
+    assert advantage.tolist() == [0, 0]
+    assert reward.isnan().all()
+    assert not valid.any()
+
+
+@pytest.mark.parametrize("combine", ["reward_sum", "advantage_sum"])
+def test_a_reward_that_does_not_apply_contributes_nothing(combine):
+    """The second reward applies to the last two samples only: it compares them with each other alone."""
+    scores = torch.tensor([[0.0, NAN], [2.0, NAN], [4.0, 1.0], [6.0, 3.0]], dtype=torch.float64)
+    applicable = torch.tensor([[1, 0], [1, 0], [1, 1], [1, 1]], dtype=torch.bool)
+    group = torch.zeros(4, dtype=torch.int64)
+    algorithm = Algorithm(combine=combine, advantage="group_mean")
+    got = estimate(scores, applicable, torch.ones(2), group, 1, local, algorithm, applicable=applicable)
+    advantage, reward, valid = got
+    assert valid.all()
+    assert reward.tolist() == [0, 2, 5, 9]
+    expected = [-4, -2, 1, 5] if combine == "reward_sum" else [-3, -1, 1 - 1, 3 + 1]
+    assert advantage.tolist() == pytest.approx(expected)
+
+
+def test_a_sample_to_which_no_reward_applies_is_left_out():
+    scores = torch.tensor([[1.0], [3.0], [0.0]], dtype=torch.float64)
+    applicable = torch.tensor([[True], [True], [False]])
+    group = torch.zeros(3, dtype=torch.int64)
+    algorithm = Algorithm(advantage="group_mean")
+    ok = torch.ones_like(applicable)
+    advantage, reward, valid = estimate(scores, ok, torch.ones(1), group, 1, local, algorithm, applicable=applicable)
+    assert advantage.tolist() == [-1, 1, 0]
+    assert valid.tolist() == [True, True, False]
+    assert reward[2].isnan()
+
+
+def test_clamp_limits_the_combined_advantage():
+    algorithm = Algorithm(advantage="group_mean", clamp=3.0)
+    assert one_column([0.0, 0.0, 0.0, 8.0], algorithm)[0].tolist() == [-2, -2, -2, 3]
+
+
+def test_flow_grpo_by_hand():
+    """Two groups with means 1 and 11; the std of all four raw rewards is sqrt(26)."""
+    algorithm = Algorithm(advantage="global_std", ddof=0, std_eps=1e-4, clamp=5.0)
+    scores = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+    got, _, _ = estimate(scores, scores > -1, torch.ones(1), PAIRS, 2, local, algorithm)
+    a = 1 / (math.sqrt(26) + 1e-4)
+    assert got.tolist() == pytest.approx([-a, a, -a, a])

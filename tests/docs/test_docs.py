@@ -1,0 +1,114 @@
+"""What a stranger reads is true: pages are current, links lead somewhere, code blocks run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SKIPPED = {".venv", "runs", ".git", ".hypothesis", ".pytest_cache", "node_modules"}
+PAGES = sorted(p for p in ROOT.rglob("*.md") if not SKIPPED & set(p.relative_to(ROOT).parts))
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+PACKAGES = (
+    *("mmrl/core", "mmrl/modalities", "mmrl/modalities/image", "mmrl/rewarding", "mmrl/training", "mmrl/reporting"),
+    *("configs", "datasets", "assets", "tests", "benchmarks", "rewards"),
+)
+NOT_RUN = "the tests do not run this block"
+
+
+def _blocks() -> list:
+    found = []
+    for page in PAGES:
+        for number, code in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
+            found.append(pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}"))
+    return found
+
+
+def _anchors(page: Path) -> set[str]:
+    """Names of a page's headings as a hosted page makes them: lower case, spaces to hyphens, punctuation gone."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page):
+    broken = []
+    for link in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+@pytest.mark.parametrize("code", _blocks())
+def test_python_blocks_run(code, tmp_path, monkeypatch):
+    compiled = compile(code, "<block>", "exec")
+    if NOT_RUN in code:
+        return
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    exec(compiled, {"__name__": "block"})
+
+
+def test_the_configuration_page_is_current():
+    spec = importlib.util.spec_from_file_location("make_configuration", ROOT / "docs" / "make_configuration.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert written == made.page(), "run: make docs"
+    # By hand, from the classes: a key with its constraint of kind, one with a default, one of a list of choices.
+    assert "| `schedule` | `constant` or `linear` or `cosine` | `constant` |" in written
+    assert "| `modality` | str | required |" in written
+    assert "| `flow_grpo` | `advantage: global_std`" in written
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_says_what_it_is(package):
+    assert (ROOT / package / "README.md").is_file()
+
+
+def test_every_yaml_key_in_the_pages_exists():
+    """`key: value` examples of whole configs are loaded by the strict classes, so a typo in a page is found."""
+    import yaml
+
+    from mmrl.config import load
+
+    quickstart = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    block = re.search(r"^```yaml\n(.*?)^```", quickstart, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    config = load(yaml.safe_load(block.group(1)))
+    assert (config.name, config.model.sampling.plan["size"], config.stages[0].groups) == ("plain-pictures", 3, 8)
+
+
+def test_configs_rewards_and_commands_that_the_pages_name_exist():
+    from mmrl.cli import cli
+    from mmrl.rewarding.load import available
+
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    commands = set(re.findall(r"^(?:accelerate launch .* -m )?mmrl ([a-z]+)\b", text, re.MULTILINE))
+    assert commands <= set(cli.commands)
+    families = "composition|jpeg|clip|aesthetic|ocr"
+    named = set(re.findall(rf"`((?:{families})\.[a-z_]+)`", (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")))
+    assert named == set(available())
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "bench"])
+def test_the_makefile_has_the_targets_that_the_readme_names(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if target == "demo":
+        assert "mmrl train --modality image --out runs/demo --fresh" in done.stdout
+
+
+def test_importing_the_library_and_asking_for_help_loads_no_torch():
+    code = "import sys, mmrl, mmrl.config, mmrl.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,173 @@
+"""Whole runs that take a second: an untrained pipeline of a few thousand numbers on 8-pixel pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import mmrl
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = ["a red dot", "a blue dot", "two green dots", "one red dot", "a green dot", "two blue dots"]
+
+# A reward of a test's own: cheap, different for every picture, and the same on every machine.
+REWARD = """
+import numpy as np
+
+def brightness(samples):
+    return [float(np.asarray(s.artifact, dtype=np.float64).mean()) / 255 for s in samples]
+
+def redness(samples):
+    pictures = [np.asarray(s.artifact, dtype=np.float64) for s in samples]
+    return [float(p[..., 0].mean() - p[..., 1:].mean()) / 255 for p in pictures]
+"""
+
+RECORDS = """
+from PIL import Image
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
+
+def squares(index):
+    name = list(COLOURS)[index % 3]
+    image = Image.new("RGB", (8, 8), (10 * (index % 7), 90, 120))
+    image.paste(COLOURS[name], (index % 4, index % 3, 4 + index % 4, 5 + index % 3))
+    return {"id": str(index), "prompt": f"a {name} dot", "image": image}
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Runs are bit for bit the same only with the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """tiny(**overrides) -> a config whose run takes a second; mappings in overrides are merged into its own."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    (tmp_path / "bright.py").write_text(REWARD, encoding="utf-8")
+    (tmp_path / "squares.py").write_text(RECORDS, encoding="utf-8")
+
+    def make(**overrides: Any) -> dict[str, Any]:
+        base = {
+            "name": "run",
+            "modality": "image",
+            "out": str(tmp_path / "runs"),
+            "device": "cpu",
+            "threads": 1,
+            "model": {
+                "path": "built",
+                "family": "sd3",
+                "build": {
+                    "layers": 1,
+                    "heads": 2,
+                    "head_dim": 16,
+                    "text_width": 16,
+                    "latent_channels": 4,
+                    "vae_widths": [8, 8],
+                    "grid": 4,
+                    "max_length": 32,
+                    "corpus": PROMPTS,
+                },
+                "sampling": {"steps": 3, "size": 8},
+                "evaluation": {"steps": 2},
+            },
+            "data": {
+                "prompts": str(tmp_path / "prompts.txt"),
+                "records": f"{tmp_path / 'squares.py'}:squares",
+                "records_count": 16,
+            },
+            "rewards": [{"name": f"{tmp_path / 'bright.py'}:brightness"}],
+            "stages": [grpo()],
+            "report": {"samples_every": 1, "groups": 8},
+        }
+        return merged(base, overrides)
+
+    return make
+
+
+def grpo(**options: Any) -> dict[str, Any]:
+    """A stage of 2 steps, each with 2 updates of 2 micro-batches."""
+    base = {
+        "kind": "grpo",
+        "steps": 2,
+        "groups": 4,
+        "samples": 4,
+        "updates": 2,
+        "micro_batch": 12,
+        "optim": {"lr": 1e-3},
+        "algorithm": {"preset": "flow_grpo"},
+    }
+    return merged(base, options)
+
+
+def sft(**options: Any) -> dict[str, Any]:
+    """A stage of 2 steps of 3 micro-batches."""
+    return merged({"kind": "sft", "steps": 2, "batch": 6, "micro_batch": 2, "optim": {"lr": 1e-3}}, options)
+
+
+def merged(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for key, value in overrides.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        both[key] = merged(base[key], value) if nested else value
+    return both
+
+
+def outcome(config: dict[str, Any]) -> dict[str, Any]:
+    """What a finished run leaves: final trainer state and policy as bytes, and metrics without their times."""
+    run = Path(config["out"]) / config["name"]
+    latest = run / "checkpoints" / "latest"
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return {
+        "trainer": (latest / "trainer.safetensors").read_bytes(),
+        "policy": {str(p.relative_to(latest)): p.read_bytes() for p in sorted(latest.rglob("policy/**/*.safetensors"))},
+        "rows": rows,
+        "counts": {key: summary[key] for key in ("steps", "samples", "actions")},
+    }
+
+
+def train(config: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """mmrl.train without progress; the folder is free again afterwards, as when a process ends."""
+    from mmrl.api import released
+
+    with released(Path(config["out"]) / config["name"]):
+        return mmrl.train(config, quiet=True, **options)
+
+
+def command(*words: str, **options: Any) -> subprocess.Popen:
+    """`python -m mmrl ...` in a process of its own, with one thread and this checkout."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def written(config: dict[str, Any], folder: Path) -> Path:
+    """The config as a YAML file."""
+    path = folder / f"{config['name']}.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def helpers():
+    """The functions above, for tests in other files."""
+    import types
+
+    names = (grpo, sft, merged, outcome, train, command, written)
+    return types.SimpleNamespace(**{f.__name__: f for f in names}, root=ROOT, prompts=PROMPTS)
