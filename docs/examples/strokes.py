@@ -37,6 +37,7 @@ class StrokesConfig(Strict):
     strokes: int = Field(3, ge=1, description="Strokes per picture.")
     width: int = Field(64, ge=1, description="Hidden units.")
     spread: float = Field(0.15, gt=0, description="Standard deviation of an end point when training starts.")
+    shake: float = Field(0.25, ge=0, description="Share of the training noise that is left in evaluation.")
     side: int = Field(32, ge=8, description="Side of the picture in pixels.")
 
 
@@ -112,9 +113,10 @@ class Strokes:
         return self._draw(groups, n, torch.stack(noise), keep=True)
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
-        """Drawings without noise: what the network would draw for a user."""
+        """Drawings with a steadier hand, as a user would want them; they need no trajectories."""
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
-        return self._draw(groups, n, torch.zeros(len(groups) * n, self.config.strokes, POINTS), keep=False)
+        noise = [self._noise(seed, "eval", prompt.id, i) for prompt in prompts for i in range(n)]
+        return self._draw(groups, n, torch.stack(noise) * self.config.shake, keep=False)
 
     def _noise(self, *parts: object) -> Tensor:
         generator = torch.Generator().manual_seed(seed_of(*parts))

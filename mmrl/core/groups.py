@@ -39,7 +39,7 @@ def group_std(values: Tensor, valid: Tensor, group: Tensor, n_groups: int, reduc
     mean = group_mean(values, valid, group, n_groups, reduce)
     squares = group_sum(_keep(values.double() - mean[group], valid) ** 2, group, n_groups, reduce)
     count = group_count(valid, group, n_groups, reduce)
-    return (squares / (count - ddof).clamp(min=1)).sqrt() * (count > ddof)
+    return (squares / (count - ddof).clamp(min=1)).sqrt()
 
 
 def batch_mean(values: Tensor, valid: Tensor, reduce: Reduce) -> Tensor:

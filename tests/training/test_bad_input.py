@@ -91,7 +91,7 @@ def test_a_wrong_value_is_named_with_what_is_near(tiny, overrides, told):
         ({"model": {"path": "./nowhere", "build": None}}, ["model.path", "nowhere", "model_index.json"]),
         ({"data": {"prompts": "./nowhere.jsonl"}}, ["no prompt file", "nowhere.jsonl"]),
         ({"rewards": [{"name": "./nowhere.py:best"}]}, ["no file", "nowhere.py"]),
-        ({"rewards": [{"name": "jpeg.compresible"}]}, ["jpeg.compresible", "jpeg.compressible"]),
+        ({"rewards": [{"name": "jpeg.compresible"}]}, ["jpeg.compresible", "did you mean compressible"]),
         ({"model": {"sampling": {"kernel": "ddim"}}}, ["model.sampling.kernel", "flow_sde"]),
     ],
 )
@@ -212,14 +212,13 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-@pytest.mark.parametrize("at", ["the first step", "the second step"])
-def test_a_failing_reward_stops_the_run_which_goes_on_when_it_is_mended(tiny, helpers, tmp_path, failure, at):
+@pytest.mark.parametrize(("failure", "step"), [("raises", 1), ("raises", 2), ("nan", 2), ("length", 1), ("text", 1)])
+def test_a_failing_reward_stops_the_run_which_goes_on_when_it_is_mended(tiny, helpers, tmp_path, failure, step):
     bad, told = FAILURES[failure]
     rewards = {}
     for name in ("straight", "failing"):
         (tmp_path / name).mkdir()
-        when = "False" if name == "straight" else f"COUNT() > {0 if at == 'the first step' else 4}"
+        when = "False" if name == "straight" else f"COUNT() > {4 * (step - 1)}"
         text = BROKEN.format(bad_when=when, bad=bad)
         if name == "failing":
             text += "\nimport itertools\n_calls = itertools.count(1)\ndef COUNT():\n    return next(_calls)\n"
@@ -244,7 +243,11 @@ def test_a_failing_reward_stops_the_run_which_goes_on_when_it_is_mended(tiny, he
     straight = tiny(name="straight", rewards=rewards["straight"])
     helpers.train(straight)
     helpers.train({**config, "rewards": rewards["straight"]}, resume=True)
-    assert helpers.outcome(config) == helpers.outcome(straight)
+    mended, wanted = helpers.outcome(config), helpers.outcome(straight)
+    for rows in (mended["rows"], wanted["rows"]):  # the column of a reward is named after its file
+        for row in rows:
+            row["reward"] = [row.pop(key) for key in list(row) if key.endswith(":reward")]
+    assert mended == wanted
 
 
 def test_a_few_invalid_scores_are_left_out_of_the_statistics(tiny, helpers, tmp_path):
@@ -294,9 +297,7 @@ def test_a_full_disk_loses_nothing(tiny, helpers, monkeypatch, capsys, what):
     if what == "rename":
         monkeypatch.setattr(checkpoint.os, "rename", fails(os.rename))
     elif what == "save_policy":
-        monkeypatch.setattr(ImageAdapter, "save", lambda self, folder: fails(saved)(self, folder))
-        saved = ImageAdapter.save
-        monkeypatch.setattr(ImageAdapter, "save", fails(ImageAdapter.__dict__["save"]))
+        monkeypatch.setattr(ImageAdapter, "save", fails(ImageAdapter.save))
     else:
         monkeypatch.setattr(checkpoint, "save_file", fails(checkpoint.save_file))
     helpers.train(config)
@@ -426,7 +427,7 @@ def test_the_command_line_says_one_thing_and_exits_with_1(tiny, helpers, tmp_pat
         ((good, f"data.prompts={tmp_path / 'cut.jsonl'}"), "cut.jsonl:1: not JSON"),
         ((good, "data.records=./nowhere.py:f", "stages=[{kind: sft, steps: 1}]"), "no file"),
         ((good, "model.build=null", "model.path=./nowhere"), "model_index.json"),
-        ((good, "rewards=[{name: jpeg.compresible}]"), "did you mean jpeg.compressible"),
+        ((good, "rewards=[{name: jpeg.compresible}]"), "did you mean compressible"),
         ((good, "model.sampling.kernel=ddim"), "does not fit"),
         ((tmp_path / "nothing.yaml",), "no config"),
         ((failing,), "KeyError: 'no caption' (bad.py:2)"),

@@ -1,0 +1,114 @@
+"""Every shipped config parses, plans and survives a round trip; a typo in any section is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmrl.config import ConfigError, load
+from mmrl.training.plan import plan_text
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
+
+
+def test_there_are_configs():
+    assert "image/tiny" in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_plans(name):
+    config = load(name)
+    plan = plan_text(config, processes=2)
+    for stage in config.stages:
+        assert f"{stage.name}: {stage.kind}, {stage.steps} steps" in plan
+    assert config.about.strip(), "a shipped config says what it does and where its values come from"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_dumped_config_loads_as_an_equal_one(name, tmp_path):
+    config = load(name)
+    path = tmp_path / "config.yaml"
+    path.write_text(config.dump(), encoding="utf-8")
+    again = load(path)
+    assert again == config
+    assert again.dump() == config.dump()
+
+
+def test_a_tiny_run_is_planned_in_numbers(tiny, helpers):
+    """4 x 4 samples of 2 trained actions; an update has 2 groups = 8 samples, 6 of which fit 12 evaluations."""
+    plan = plan_text(load(tiny()))
+    assert "4 prompts x 4 samples = 16 samples a step" in plan
+    assert "2 optimizer steps per rollout, each on 2 groups = 8 samples" in plan
+    assert "2 trained actions a sample: 32 a step" in plan
+    assert "micro-batches of 12 evaluations (6 samples), 2 per update" in plan
+
+
+def two_stages(tiny, helpers):
+    return tiny(stages=[helpers.sft(name="warm"), helpers.grpo(), helpers.grpo(name="last")])
+
+
+@pytest.mark.parametrize("word", ["last", "2"])
+def test_overrides_name_a_stage_by_name_or_place(tiny, helpers, word):
+    config = load(two_stages(tiny, helpers), [f"stages.{word}.steps=7", f"stages.{word}.optim.lr=1e-5", "seed=3"])
+    assert [stage.steps for stage in config.stages] == [2, 2, 7]
+    assert config.stages[2].optim.lr == 1e-5
+    assert config.stages[1].optim.lr == 1e-3
+    assert config.seed == 3
+
+
+def test_an_override_leaves_the_callers_mapping_alone(tiny):
+    values = tiny()
+    before = yaml.safe_dump(values)
+    load(values, ["stages.grpo.steps=9", "model.sampling.steps=9"])
+    assert yaml.safe_dump(values) == before
+
+
+def test_an_unknown_stage_names_those_that_are_there(tiny, helpers):
+    with pytest.raises(ConfigError, match=r"'lsat'.*'last'"):
+        load(two_stages(tiny, helpers), ["stages.lsat.steps=1"])
+
+
+def test_stages_need_names_of_their_own(tiny, helpers):
+    with pytest.raises(ConfigError, match="different names"):
+        load(tiny(stages=[helpers.grpo(), helpers.grpo()]))
+
+
+# section (as a path into the config), a typo, the key that was meant.
+TYPOS = [
+    ("", "nmae", "name"),
+    ("model", "familly", "family"),
+    ("model.sampling", "guidence", "guidance"),
+    ("model.evaluation", "step", "steps"),
+    ("model.lora", "rnak", "rank"),
+    ("data", "on_bad_records", "on_bad_record"),
+    ("rewards.0", "wieght", "weight"),
+    ("stages.warm", "bacth", "batch"),
+    ("stages.warm.optim", "beta", "betas"),
+    ("stages.grpo", "rollout_chunks", "rollout_chunk"),
+    ("stages.grpo.optim", "max_grad_nrom", "max_grad_norm"),
+    ("stages.grpo.algorithm", "kl_coeff", "kl_coef"),
+    ("eval", "evry", "every"),
+    ("checkpoint", "kepe", "keep"),
+    ("report", "sample_every", "samples_every"),
+]
+
+
+@pytest.mark.parametrize(("section", "typo", "meant"), TYPOS)
+def test_a_typo_in_any_section_is_refused_with_the_nearest_key(tiny, helpers, section, typo, meant):
+    values = tiny(stages=[helpers.sft(name="warm"), helpers.grpo()])
+    with pytest.raises(ConfigError) as caught:
+        load(values, [f"{section}.{typo}=1".lstrip(".")])
+    message = str(caught.value)
+    assert typo in message
+    assert f"did you mean {meant!r}" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_every_problem_is_told_at_once(tiny):
+    with pytest.raises(ConfigError) as caught:
+        load(tiny(), ["sede=1", "stages.grpo.steps=-1", "checkpoint.kep=1"])
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in sorted(lines)] == ["checkpoint.kep", "sede", "stages.0.steps"]
