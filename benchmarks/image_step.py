@@ -321,7 +321,12 @@ def check_equal(plain: PlainLoop, library: Library) -> None:
     ours, theirs = library.rollout(prompts, 0), plain.rollout(prompts, 0)
     found = {
         name: difference(getattr(ours, key), getattr(theirs, key))
-        for name, key in (("latents", "before"), ("next latents", "after"), ("log-probs", "logp"), ("rewards", "reward"))
+        for name, key in (
+            ("latents", "before"),
+            ("next latents", "after"),
+            ("log-probs", "logp"),
+            ("rewards", "reward"),
+        )
     }
     theirs.reward = ours.reward
     losses = library.gradients(ours), plain.gradients(theirs)

@@ -189,9 +189,11 @@ def with_checkpoint(config: Config, run: str | Path | None) -> Config:
     policy = Path(run) / "checkpoints" / "latest" / "policy"
     if not policy.exists():
         raise ConfigError(f"{run} holds no checkpoint (looked for {policy})")
-    if not (policy / "model_index.json").exists():
-        raise ConfigError(f"{policy} holds LoRA weights; load them with the pipeline's load_lora_weights")
-    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(policy), "build": None})})
+    if not hasattr(config.model, "at"):
+        raise ConfigError(
+            f"{type(config.model).__name__} needs a method `at(folder)`: its copy that reads the policy there"
+        )
+    return config.model_copy(update={"model": config.model.at(policy)})
 
 
 def default_config(modality: str) -> str:

@@ -40,6 +40,10 @@ class StrokesConfig(Strict):
     shake: float = Field(0.25, ge=0, description="Share of the training noise that is left in evaluation.")
     side: int = Field(32, ge=8, description="Side of the picture in pixels.")
 
+    def at(self, folder: Path) -> StrokesConfig:
+        """The same policy, read from the folder that `save` wrote."""
+        return self.model_copy(update={"path": str(folder)})
+
 
 class Pen(nn.Module):
     """Words [B, len(WORDS)], number of the stroke [B] and the stroke before [B, 4] -> mean of the next [B, 4]."""

@@ -22,7 +22,8 @@ class Adapter(Protocol):
     log-probabilities equal the stored ones, and `mmrl check` says so before anything is trained.
     """
 
-    # A pydantic model of the adapter's own options (the `model:` section of a config).
+    # A pydantic model of the adapter's own options (the `model:` section of a config). For `mmrl eval --run` it has
+    # a method at(folder): its copy that reads the policy that `save` wrote there.
     Config: type
 
     def __init__(self, config: Any) -> None: ...
@@ -49,9 +50,7 @@ class Adapter(Protocol):
     def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
         """Cut trained actions into micro-batches of at most `budget` model evaluations (or tokens)."""
 
-    def supervised_loss(
-        self, records: Sequence[dict], objective: str, seed: int, weights: Tensor | None = None
-    ) -> Tensor:
+    def supervised_loss(self, records: Sequence[dict], objective: str, seed: int) -> Tensor:
         """Mean loss over `records` for objective "sft" (or another one the modality names)."""
 
     def reference(self) -> AbstractContextManager[None]:

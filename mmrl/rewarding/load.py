@@ -83,7 +83,9 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedRe
     except ModuleNotFoundError as error:
         raise RewardError(_missing(name, error)) from error
     check = getattr(module, "check_prompt", None)
-    return LoadedReward(name, call, bool(getattr(target, "scores_groups", False)), check, str(path))
+    return LoadedReward(
+        f"{path.stem}.{attribute}", call, bool(getattr(target, "scores_groups", False)), check, str(path)
+    )
 
 
 def available() -> list[str]:

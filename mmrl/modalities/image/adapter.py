@@ -64,6 +64,9 @@ class ImageAdapter:
         from peft import LoraConfig
 
         lora = self.config.lora
+        if lora.path is not None:
+            self.family.pipeline.load_lora_weights(lora.path, adapter_name="default")
+            return
         targets = list(lora.targets or self.family.lora_targets)
         self.family.denoiser.add_adapter(
             LoraConfig(r=lora.rank, lora_alpha=lora.alpha, init_lora_weights="gaussian", target_modules=targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +18,7 @@ class LoraConfig(Strict):
     targets: list[str] | None = Field(
         None, description="Names of the layers; null takes the family's attention projections."
     )
+    path: str | None = Field(None, description="Start from the LoRA weights in this folder.")
 
 
 class SamplingConfig(Strict):
@@ -106,6 +108,12 @@ class ModelConfig(Strict):
         if self.train == "lora" and self.components != ["denoiser"]:
             raise ValueError("train: lora works on components: [denoiser] only; use train: full for the others")
         return self
+
+    def at(self, folder: Path) -> ModelConfig:
+        """This model as a checkpoint's policy folder has it."""
+        if self.train == "lora":
+            return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
+        return self.model_copy(update={"path": str(folder), "build": None})
 
     def actions_per_sample(self) -> int:
         """Trained denoising steps of the plan at its first step."""
