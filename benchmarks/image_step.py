@@ -1,6 +1,6 @@
 """Images per CPU second of one whole RL step of a small SD3: a plain Flow-GRPO loop against mmrl.
 
-    python -m benchmarks.image_step --rounds 5 --size 48
+    python benchmarks/image_step.py --rounds 5 --size 48
 
 A: the loop as published trainers write it. B: mmrl, the same ten stochastic and nine trained steps, so the same
 numbers, which is checked first. C: mmrl with a random window of two stochastic and trained steps.
@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import platform
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -382,6 +385,13 @@ def speedups(base: list[dict[str, float]], rows: list[dict[str, float]]) -> list
     return [a["total"] / b["total"] for a, b in zip(base, rows, strict=True)]
 
 
+def machine() -> str:
+    """The processor's name where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of A B C, after one that is not")
@@ -399,15 +409,20 @@ def main() -> None:
         "C": Library(options.size, options.micro_batch, window),
     }
     count = sum(p.numel() for p in sides["A"].parameters.values())
-    print(f"SD3 of {count / 1e6:.1f} M parameters, {GROUPS} x {SAMPLES} pictures of {options.size} px, one thread\n")
+    print(f"{machine()}; torch {torch.__version__}, diffusers {version('diffusers')}, one thread")
+    print(f"SD3 of {count / 1e6:.1f} M parameters, {GROUPS} x {SAMPLES} pictures of {options.size} px\n")
     check_equal(sides["A"], sides["B"])
 
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    print("\nCPU seconds of every step; the first round is not counted")
     for number in range(options.rounds + 1):
-        for name, side in sides.items():
-            row = measure(side, number + 1)
-            if number:
-                rounds[name].append(row)
+        row = {name: measure(side, number + 1) for name, side in sides.items()}
+        print(
+            f"  {number}: " + ", ".join(f"{name} {seconds['total']:.2f}" for name, seconds in row.items()), flush=True
+        )
+        if number:
+            for name, seconds in row.items():
+                rounds[name].append(seconds)
     print("\nCPU seconds, medians\n\n" + table(rounds) + "\n")
     for name, bar in BARS.items():
         found = statistics.median(speedups(rounds["A"], rounds[name]))

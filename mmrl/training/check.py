@@ -97,6 +97,23 @@ def check_adapter(
     ]
 
 
+def start_checks(adapter: Adapter, prompts: Sequence[Prompt], budget: int, seed: int = 0) -> list[CheckResult]:
+    """The clauses that are cheap enough to be asked before step 1 of every training, on two samples a prompt.
+
+    budget: model evaluations that fit into a micro-batch; those with gradient are left out where it is too small.
+    """
+    groups = _rollout(adapter, prompts, 2, seed)
+    complete = _clause("groups are complete", lambda: _complete(groups, prompts, 2))
+    if not complete.passed:
+        return [complete]
+    samples = [sample for group in groups for sample in group.samples]
+    found = [complete]  # that the replay equals the rollout is asked of the first real micro-batch
+    if len(samples) * len(_columns(samples)) <= budget:
+        found.append(_clause("masked actions get no gradient", lambda: _masked(adapter, samples)))
+        found.append(_clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)))
+    return found
+
+
 def _clause(name: str, run: Callable[[], tuple[bool, str]]) -> CheckResult:
     try:
         return CheckResult(name, *run())

@@ -18,7 +18,7 @@ from mmrl.core import aggregate
 from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.filter import zero_variance, zero_variance_share
-from mmrl.core.step import policy_loss
+from mmrl.core.step import MAXIMA, PER_ACTION, policy_loss
 from mmrl.reporting.samples import write_offending, write_step
 from mmrl.rewarding.run import RewardRunner, invalid_share, table
 from mmrl.seeds import seed_of
@@ -27,7 +27,11 @@ from mmrl.training.optimizer import NonFiniteError
 from mmrl.types import Group, Sample
 
 if TYPE_CHECKING:
+    from mmrl.training.processes import Processes
     from mmrl.training.trainer import Trainer
+
+# Metrics of policy_loss, which each process gathers over its own micro-batches.
+COMBINED = tuple(sorted({"actions", "policy_loss"} | PER_ACTION | MAXIMA))
 
 
 class RewardFailure(RuntimeError):
@@ -257,7 +261,7 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
             algorithm,
         )
         if not torch.isfinite(loss):
-            refuse_non_finite(trainer, float(loss), some)
+            refuse_non_finite(trainer, float(loss.detach()), some)
         if loss.requires_grad:
             loss.backward()
         accumulate(cursor.sums, found)
@@ -268,10 +272,16 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
 
 
 def accumulate(sums: dict[str, float], found: dict[str, Any]) -> None:
-    """Add a micro-batch's metrics: names with `max` are maxima, the rest sums."""
+    """Add a micro-batch's metrics: those in MAXIMA by their maximum, the rest as sums."""
     for name, value in found.items():
         value = float(value)
-        sums[name] = max(sums.get(name, 0.0), value) if "max" in name else sums.get(name, 0.0) + value
+        sums[name] = max(sums.get(name, 0.0), value) if name in MAXIMA else sums.get(name, 0.0) + value
+
+
+def combined(processes: Processes, sums: dict[str, float]) -> dict[str, float]:
+    """The micro-batches' metrics over all processes; one that replayed nothing has none, but asks for the same."""
+    present = (name for name in COMBINED if processes.any(name in sums))
+    return {name: processes.total(sums.get(name, 0.0), "max" if name in MAXIMA else "sum") for name in present}
 
 
 def self_check(trainer: Trainer, logp: Tensor, logp_old: Tensor, mask: Tensor, algorithm: Algorithm) -> None:
@@ -317,13 +327,12 @@ def metrics(trainer: Trainer, stage: GrpoStage, batch: Batch) -> dict[str, Any]:
     row["reward/invalid"] = processes.total((~batch.valid).sum()) / max(everyone, 1)
     silent = zero_variance_share(batch.advantage, batch.valid, batch.group, stage.groups, processes.reduce)
     row["group/zero_variance"] = float(silent)
-    total = {k: processes.total(v, "max" if "max" in k else "sum") for k, v in sorted(sums.items()) if "/" not in k}
+    total = combined(processes, sums)
     actions = max(total.get("actions", 0.0), 1.0)
     row["loss"] = total.get("policy_loss", 0.0)
     row |= {k: total[k] / actions for k in ("kl", "entropy") if k in total}
-    for key in ("clip/low", "clip/high"):
-        row[key] = processes.total(sums.get(key, 0.0)) / actions
-    row["ratio/max_dev"] = processes.total(sums.get("ratio/max_dev", 0.0), "max")
+    row |= {k: total.get(k, 0.0) / actions for k in ("clip/low", "clip/high")}
+    row["ratio/max_dev"] = total.get("ratio/max_dev", 0.0)
     row["grad_norm"] = sums.get("grad_norm", 0.0)
     row["lr"] = sums.get("lr", 0.0)
     row |= {k: v for k, v in sums.items() if k.startswith("time/")}

@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from mmrl.reporting.summary import write_summary
 from mmrl.rewarding.load import LoadedReward
 from mmrl.rewarding.run import score_groups
 from mmrl.training import optimizer as optim
+from mmrl.training.check import start_checks
 from mmrl.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -33,7 +36,7 @@ from mmrl.training.checkpoint import (
     save_groups,
 )
 from mmrl.training.data import cyclic_indices
-from mmrl.training.grpo import grpo_step
+from mmrl.training.grpo import COMBINED, SelfCheckError, combined, grpo_step
 from mmrl.training.processes import Processes
 from mmrl.training.sft import sft_step
 from mmrl.types import Group, Prompt
@@ -150,6 +153,8 @@ class Trainer:
             )
         if index == 0 and self.cursor.step == 0 and self.pending is None and "before" not in self.cursor.evaluations:
             self.evaluate("before")
+        if isinstance(stage, GrpoStage) and self.cursor.step == 0 and self.pending is None:
+            self._check_start(stage)
         step = grpo_step if isinstance(stage, GrpoStage) else sft_step
         while self.cursor.step < stage.steps:
             row = step(self, stage)
@@ -165,6 +170,18 @@ class Trainer:
                 self.save()
             self.point("step")
         self._end_stage(stage)
+
+    def _check_start(self, stage: Stage) -> None:
+        """The contract's cheap clauses on one prompt; rounding of 16-bit forwards is no reason to refuse."""
+        results = start_checks(self.adapter, self.prompts[:1], stage.micro_batch, self.config.seed)
+        failed = [r for r in results if not r.passed]
+        if not failed:
+            return
+        text = "; ".join(f"{r.name}: {r.detail}" for r in failed)
+        if getattr(self.adapter, "precision", torch.float32) == torch.float32:
+            raise SelfCheckError(f"stopped before step 1, the adapter breaks its contract: {text} (see `mmrl check`)")
+        if self.processes.is_main:
+            print(f"warning: {text}", flush=True)
 
     def _end_stage(self, stage: Stage) -> None:
         if self.average:
@@ -302,8 +319,9 @@ class Trainer:
     def save(self, required: bool = False) -> Path:
         """Write a checkpoint of this very point; on a full disk, warn and try again after the next step."""
         self.cursor.wall_s = self._wall()
+        sums = {**self.cursor.sums, **combined(self.processes, self.cursor.sums)}
         failed: OSError | None = None
-        for part in (self._begin_checkpoint, self._write_pending, self._write_checkpoint):
+        for part in (self._begin_checkpoint, self._write_pending, partial(self._write_checkpoint, sums)):
             try:
                 with disk_errors():
                     part()
@@ -332,9 +350,10 @@ class Trainer:
         if self.pending is not None:
             save_groups(self.checkpoints.temporary(self.cursor), self.processes.rank, self.pending)
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, sums: dict[str, float]) -> None:
         if self.processes.is_main:
-            self.checkpoints.write(self.cursor, self._tensors(), self._extra(), self._save_policy)
+            cursor = replace(self.cursor, sums=sums)
+            self.checkpoints.write(cursor, self._tensors(), self._extra(), self._save_policy)
             self.checkpoints.commit(self.cursor)
 
     def _save_policy(self, folder: Path) -> None:
@@ -378,6 +397,8 @@ class Trainer:
     @torch.no_grad()
     def _restore(self, folder: Path, cursor: Cursor, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self._restore_weights(tensors, state)
+        if not self.processes.is_main:  # the checkpoint holds them over all processes
+            self.cursor.sums = {k: v for k, v in cursor.sums.items() if k not in COMBINED}
         load_optimizer(self.optimizer, list(self.parameters), tensors)
         if self.average:
             _copy(self.average.values, tensors, "ema/")

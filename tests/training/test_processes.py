@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from mmrl.reporting.samples import read_index
 from mmrl.training.data import cyclic_indices
 
-# FLAT prompts have the same reward for every sample: groups without signal, both of them on the first process.
-# One sample of the prompt SICK is invalid, on the second.
+# FLAT prompts have the same reward for every sample: groups without signal, all that the first process has, so
+# that it replays nothing. One sample of the prompt SICK is invalid, on the second.
 REWARD = """
 import numpy as np
 
@@ -50,10 +50,13 @@ except Stopped:
 else:
     raise SystemExit("was not stopped")
 state = Path(stopped["out"]) / stopped["name"] / "checkpoints" / "latest"
-indices = sorted(json.loads(p.read_text()) for p in state.glob("pending_*/indices.json"))
+pending = [
+    json.loads((place / "samples" / "groups" / "index.json").read_text())["groups"]
+    for place in sorted(state.glob("pending_*"))
+]
 mmrl.train(stopped, quiet=True, resume=True)
 if os.environ["RANK"] == "0":
-    print("INDICES", json.dumps(indices), flush=True)
+    print("PENDING", json.dumps(pending), flush=True)
 """
 
 
@@ -64,9 +67,9 @@ def free_port() -> int:
 
 
 def train_both(tiny, helpers, tmp_path: Path):
-    """(config of one process, of two, of two stopped and resumed, places of the pending groups), all trained."""
+    """(config of one process, of two, of two stopped and resumed, each process's groups at the stop), all trained."""
     order = [str(1 + place) for place in cyclic_indices(0, 6, 6, seed=0)]  # ids are the lines of the prompt file
-    names = f"FLAT = {{{order[0]!r}, {order[2]!r}}}\nSICK = {order[1]!r}\n"
+    names = f"FLAT = {set(order[::2])!r}\nSICK = {order[1]!r}\n"
     (tmp_path / "uneven.py").write_text(names + REWARD, encoding="utf-8")
     # One rollout: after an update, the rounding of a pixel could differ, and with it a reward. Then a stage whose
     # micro-batches are shared out, three over two processes.
@@ -88,10 +91,10 @@ def train_both(tiny, helpers, tmp_path: Path):
     one, two, stopped = (tiny(name=n, stages=stages, rewards=rewards, data=data) for n in ("one", "two", "stopped"))
     (tmp_path / "jobs.json").write_text(json.dumps([two, stopped]), encoding="utf-8")
     (tmp_path / "jobs.py").write_text(JOBS, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(helpers.root), "ACCELERATE_USE_CPU": "true"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", str(free_port())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(helpers.root)}
+    # `accelerate launch --cpu` starts one process only (more want MPI); torchrun starts them over gloo.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     process = subprocess.Popen(
         [*launch, str(tmp_path / "jobs.py"), str(tmp_path / "jobs.json")],
         env=environment,
@@ -102,8 +105,8 @@ def train_both(tiny, helpers, tmp_path: Path):
     helpers.train(one)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-4000:]
-    indices = json.loads(next(line for line in out.splitlines() if line.startswith("INDICES")).split(" ", 1)[1])
-    return one, two, stopped, indices
+    pending = json.loads(next(line for line in out.splitlines() if line.startswith("PENDING")).split(" ", 1)[1])
+    return one, two, stopped, pending
 
 
 def folder(config) -> Path:
@@ -115,24 +118,20 @@ def rows(config) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
 
 
-def advantages(config, tag: str) -> dict[tuple[str, int], float]:
-    groups = read_index(folder(config), tag)["groups"]
+def advantages(groups: list[dict]) -> dict[tuple[str, int], float]:
     return {(g["prompt"]["id"], s["index"]): s["advantage"] for g in groups for s in g["samples"]}
 
 
 def test_two_processes_give_the_numbers_of_one(tiny, helpers, tmp_path):
-    one, two, stopped, indices = train_both(tiny, helpers, tmp_path)
-    assert indices == [[0, 2, 4], [1, 3, 5]]
-
-    # The main process stores its own groups, a half of them.
-    for config in (two, stopped):
-        wanted, found = advantages(one, "step_000001"), advantages(config, "step_000001")
-        assert len(found) == 12
-        assert len(wanted) == 24
-        assert any(value == 0 for value in found.values())
-        assert any(value != 0 for value in found.values())
-        for key, value in found.items():
-            assert value == pytest.approx(wanted[key], abs=1e-12), key
+    one, two, stopped, pending = train_both(tiny, helpers, tmp_path)
+    assert [[group["index"] for group in groups] for groups in pending] == [[0, 2, 4], [1, 3, 5]]
+    wanted = advantages(read_index(folder(one), "step_000001")["groups"])
+    found = [advantages(groups) for groups in pending]
+    assert set(found[0].values()) == {0.0}
+    assert sum(value != 0 for value in found[1].values()) == 11
+    assert len(wanted) == 24
+    for key, value in (found[0] | found[1]).items():
+        assert value == pytest.approx(wanted[key], abs=1e-12), key
 
     weights = {c["name"]: load_file(folder(c) / "checkpoints/latest/trainer.safetensors") for c in (one, two, stopped)}
     assert weights["one"].keys() == weights["two"].keys() == weights["stopped"].keys()
@@ -155,7 +154,7 @@ def test_two_processes_give_the_numbers_of_one(tiny, helpers, tmp_path):
                 assert right[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
             elif not isinstance(value, float):
                 assert right[key] == value, key
-    assert rows(two)[0]["group/zero_variance"] == pytest.approx(2 / 6)
+    assert rows(two)[0]["group/zero_variance"] == pytest.approx(3 / 6)
     assert rows(two)[0]["reward/invalid"] == pytest.approx(1 / 24)
 
 

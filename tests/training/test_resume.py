@@ -240,15 +240,15 @@ print(json.dumps({"killed": killed, "broken": broken, "end": finished(child(conf
 
 def test_sigkill_at_random_moments_leaves_a_whole_checkpoint(tiny, helpers, tmp_path):
     """A checkpoint after every step: most of the time is spent writing, so most kills hit a write."""
-    options = {"stages": [helpers.grpo(steps=12, groups=2, samples=2, updates=1)], "checkpoint": {"every": 1}}
+    options = {"stages": [helpers.grpo(steps=8, groups=2, samples=2, updates=1)], "checkpoint": {"every": 1}}
     straight, config = (tiny(name=name, **options) for name in ("straight", "killed"))
-    (tmp_path / "job.json").write_text(json.dumps([straight, config, 8]), encoding="utf-8")
+    (tmp_path / "job.json").write_text(json.dumps([straight, config, 5]), encoding="utf-8")
     (tmp_path / "killer.py").write_text(KILLER, encoding="utf-8")
     process = helpers.command(str(tmp_path / "killer.py"), str(tmp_path / "job.json"))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     found = json.loads(out.splitlines()[-1])
     assert found["broken"] == []
-    assert found["killed"] >= 3
+    assert found["killed"] >= 2
     assert found["end"] == 0, err
     assert_same_run(helpers, config, straight)

@@ -31,7 +31,8 @@ from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 class ImageAdapter:
     """A diffusers pipeline as a policy over denoising steps.
 
-    Trajectories store, per trained step, the latents before and after it (float32) and the step's index.
+    Trajectories store, per trained step, the latents before and after it (float32) and the step's index; under
+    guidance also the unconditional output, which a replay with the same weights need not compute again.
     Prompt embeddings are made once per prompt and kept; the schedule is recomputed from the config.
     """
 
@@ -47,6 +48,7 @@ class ImageAdapter:
         self._conditions: dict[tuple[str, tuple[int, int]], Condition] = {}
         self._latents: dict[str, Tensor] = {}
         self._frozen_denoiser: nn.Module | None = None
+        self._in_reference = False
         if config.train == "lora":
             self._add_lora()
         if config.gradient_checkpointing:
@@ -57,6 +59,11 @@ class ImageAdapter:
     def default_clip(self) -> tuple[float, float]:
         """The clip range that belongs to the kernel's log-probability."""
         return self.policy.spec.clip_range, self.policy.spec.clip_range
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the forward computes in; 16-bit ones round differently from batch to batch."""
+        return self.policy.autocast_dtype or torch.float32
 
     # ---------------------------------------------------------------- what is trained
 
@@ -197,7 +204,7 @@ class ImageAdapter:
         for i in range(steps):
             index = torch.full((len(prompts),), i, device=device)
             time = schedule.time[i].float().to(device).expand(len(prompts))
-            output = policy.predict(latents, time, condition, unconditional, guidance, size)
+            output, empty = policy.predict(latents, time, condition, unconditional, guidance, size)
             stochastic = plan is not None and i in plan.stochastic
             transition = policy.transition(latents, output, schedule, index, stochastic)
             if not stochastic:
@@ -206,11 +213,11 @@ class ImageAdapter:
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
             if i in plan.trained:
-                kept.append(self._keep(latents, after, transition, index))
+                kept.append(self._keep(latents, after, transition, index, empty))
             latents = after
         return latents, self._trajectories(kept, len(prompts)) if plan else [None] * len(prompts)
 
-    def _keep(self, latents, after, transition, index) -> dict[str, Tensor]:
+    def _keep(self, latents, after, transition, index, empty) -> dict[str, Tensor]:
         stored = {
             "x": latents,
             "x_next": after,
@@ -219,6 +226,9 @@ class ImageAdapter:
         }
         if self.config.sampling.ratio_norm:
             stored["mean"] = transition.mean
+        if empty is not None and self.config.sampling.guidance_gradient == "conditional" and not self._in_reference:
+            stored["unconditional"] = empty
+            stored["weights"] = torch.full_like(index, self._weights_tag())
         return {key: value.cpu() for key, value in stored.items()}
 
     @staticmethod
@@ -268,11 +278,11 @@ class ImageAdapter:
         guidance = self.config.sampling.guidance
         unconditional = self._unconditional(b * t, guidance, size)
 
-        def step_distribution():
-            output = policy.predict(latents, time, condition, unconditional, guidance, size)
+        def step_distribution(empty: Tensor | None = None):
+            output, _ = policy.predict(latents, time, condition, unconditional, guidance, size, empty)
             return policy.transition(latents, output, schedule, index)
 
-        transition = step_distribution()
+        transition = step_distribution(gather("unconditional") if self._unconditional_holds(samples) else None)
         logp = policy.log_prob(after, transition)
         found = ActionLogProbs(logp=logp.view(b, t))
         if self.config.sampling.ratio_norm:
@@ -286,6 +296,18 @@ class ImageAdapter:
             found.logp_reference = policy.log_prob(after, frozen).view(b, t)
         return found
 
+    def _unconditional_holds(self, samples: Sequence[Sample]) -> bool:
+        """Whether the stored unconditional outputs are those of the weights as they are now."""
+        if self._in_reference or any("unconditional" not in s.trajectory.tensors for s in samples):
+            return False
+        tag = self._weights_tag()
+        return all(bool((s.trajectory.tensors["weights"] == tag).all()) for s in samples)
+
+    def _weights_tag(self) -> int:
+        """A number made of the trained weights' bits: an update changes it, saving and resuming do not."""
+        sums = [p.detach().view(torch.int32).sum() for p in self.trainable_parameters().values()]
+        return seed_of(*(torch.stack(sums).tolist() if sums else ()))
+
     def prepare_reference(self) -> None:
         """Freeze a copy of the denoiser as it is now; LoRA needs none (its reference is the adapter turned off)."""
         if self.config.train == "full" and self._frozen_denoiser is None:
@@ -297,21 +319,22 @@ class ImageAdapter:
 
     @contextmanager
     def reference(self):
-        denoiser = self.family.denoiser
-        if self.config.train == "lora":
-            denoiser.disable_adapters()
-            try:
-                yield
-            finally:
-                denoiser.enable_adapters()
-            return
-        if self._frozen_denoiser is None:
+        denoiser, lora = self.family.denoiser, self.config.train == "lora"
+        if not lora and self._frozen_denoiser is None:
             raise RuntimeError("no reference: call prepare_reference() before training starts")
-        self.family.replace_denoiser(self._frozen_denoiser)
+        if lora:
+            denoiser.disable_adapters()
+        else:
+            self.family.replace_denoiser(self._frozen_denoiser)
+        self._in_reference = True
         try:
             yield
         finally:
-            self.family.replace_denoiser(denoiser)
+            self._in_reference = False
+            if lora:
+                denoiser.enable_adapters()
+            else:
+                self.family.replace_denoiser(denoiser)
 
     # ---------------------------------------------------------------- supervised
 

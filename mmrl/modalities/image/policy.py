@@ -46,10 +46,12 @@ class StepPolicy:
         unconditional: Condition | None,
         guidance: float,
         size: tuple[int, int],
-    ) -> Tensor:
-        """The guided output of the denoiser in float32.
+        empty: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(guided output of the denoiser, its unconditional part or None without guidance), float32.
 
-        Two forwards rather than one of twice the size: the unconditional one needs no graph unless asked for.
+        Two forwards rather than one of twice the size: the unconditional one needs no graph unless asked for, and
+        is left out where its output under these weights is known (`empty`).
         """
         family = self.family
         if family.guidance_embeds:
@@ -57,10 +59,11 @@ class StepPolicy:
         with self.autocast():
             output = family.predict(latents, time, condition, size).float()
             if unconditional is None:
-                return output
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.sampling.guidance_gradient == "both"):
-                empty = family.predict(latents, time, unconditional, size).float()
-        return empty + guidance * (output - empty)
+                return output, None
+            if empty is None:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.sampling.guidance_gradient == "both"):
+                    empty = family.predict(latents, time, unconditional, size).float()
+        return empty + guidance * (output - empty), empty
 
     def transition(
         self, latents: Tensor, output: Tensor, schedule: Schedule, steps: Tensor, stochastic: bool = True

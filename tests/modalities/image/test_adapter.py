@@ -225,11 +225,72 @@ def test_only_the_chosen_branches_build_a_graph(branch, graphs):
     policy = adapter(sampling={"guidance_gradient": branch})
     samples = roll(policy)
     nudge(policy)
-    seen = []
+    assert sorted(forwards(policy, lambda: policy.logprobs(samples, all_columns(samples)))) == graphs
+
+
+def forwards(policy: ImageAdapter, call) -> list[bool]:
+    """Whether the output of each forward of the denoiser during a call has a graph."""
+    seen: list[bool] = []
     handle = policy.family.denoiser.register_forward_hook(lambda m, a, out: seen.append(out[0].requires_grad))
-    policy.logprobs(samples, all_columns(samples))
+    call()
     handle.remove()
-    assert sorted(seen) == graphs
+    return seen
+
+
+def test_the_unconditional_output_is_computed_again_only_after_the_weights_changed():
+    policy = adapter()
+    policy.prepare_reference()
+    samples = roll(policy)
+    columns = all_columns(samples)
+
+    def replay(reference: bool = False):
+        return policy.logprobs(samples, columns, reference=reference)
+
+    def without_store() -> Tensor:
+        for s in samples:
+            s.trajectory.tensors.pop("unconditional")
+        return replay().logp
+
+    assert forwards(policy, replay) == [True]
+    saved = [p.detach().clone() for p in policy.trainable_parameters().values()]
+    nudge(policy)
+    assert sorted(forwards(policy, replay)) == [False, True]
+    moved = replay().logp
+    with torch.no_grad():
+        for parameter, before in zip(policy.trainable_parameters().values(), saved):
+            parameter.copy_(before)
+    assert forwards(policy, replay) == [True]  # the same weights again, as after averaging or resuming
+    with policy.reference():
+        reference = policy.family.denoiser
+        seen = []
+        handle = reference.register_forward_hook(lambda m, a, out: seen.append(out[0].requires_grad))
+        replay()
+        handle.remove()
+        assert len(seen) == 2
+    reused = replay().logp
+    torch.testing.assert_close(without_store(), reused, atol=2e-6, rtol=0)
+    nudge(policy)
+    torch.testing.assert_close(replay().logp, moved, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_a_replay_with_stored_outputs_has_the_same_gradient_as_one_without(train):
+    policy = adapter(train=train, lora={"rank": 2, "alpha": 4})
+    if train == "lora":
+        nudge(policy)  # its second factor starts at 0
+    samples = roll(policy)
+    factor = torch.tensor([1.0, -2.0, 0.5, 1.5])[:, None]
+
+    def gradient() -> dict[str, Tensor]:
+        return gradients(policy, (factor * policy.logprobs(samples, all_columns(samples)).logp).sum())
+
+    reused = gradient()
+    for s in samples:
+        s.trajectory.tensors.pop("unconditional")
+    again = gradient()
+    scale = max(float(g.abs().max()) for g in again.values())
+    assert scale > 0
+    assert max(float((reused[k] - again[k]).abs().max()) for k in again) < 1e-5 * scale
 
 
 def test_columns_and_rows_may_be_replayed_in_any_cut():
@@ -269,7 +330,7 @@ def test_ratio_norm_is_centred_scaled_and_weighted_by_step():
     samples = roll(policy)
     columns = all_columns(samples)
     first = policy.logprobs(samples, columns)
-    assert float(first.log_ratio.abs().max()) < 1e-6
+    assert first.log_ratio.abs().max().item() < 1e-6
     policy.family.pipeline.scheduler.set_timesteps(STEPS)
     dt = policy.family.pipeline.scheduler.sigmas.diff()[:3].abs()
     torch.testing.assert_close(first.weight, (1 / dt).expand(4, 3))
@@ -296,7 +357,7 @@ def test_exact_kl_starts_at_zero_then_follows_the_means_with_a_gradient(train):
     samples = roll(policy)
     columns = all_columns(samples)
     start = policy.logprobs(samples, columns, reference=True)
-    assert float(start.kl.abs().max()) < 1e-12
+    assert start.kl.abs().max().item() < 1e-12
     torch.testing.assert_close(start.logp_reference, start.logp.detach(), atol=1e-6, rtol=0)
 
     with torch.no_grad():
