@@ -461,6 +461,6 @@ def test_a_process_of_its_own_prints_no_traceback(tiny, helpers, tmp_path):
     (tmp_path / "nan.py").write_text("def nan(samples):\n    return [float('nan')] * len(samples)\n")
     path = helpers.written(tiny(rewards=[{"name": f"{tmp_path / 'nan.py'}:nan"}]), tmp_path)
     process = helpers.command("-m", "mmrl", "train", str(path), "--quiet")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "returned nan" in one_message(err)
