@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmrl.config import Config, ConfigError, GrpoStage, SftStage, load
+from mmrl.config import Config, ConfigError, SftStage, load
 from mmrl.share import share
 
 Source = str | Path | Mapping[str, Any] | Config
@@ -283,8 +283,4 @@ def _describe(config: Config, resume: bool) -> None:
     (config.run_dir / "plan.txt").write_text(plan_text(config), encoding="utf-8")
 
 
-def stages_of(config: Config, kind: type) -> Iterable[Any]:
-    return (stage for stage in config.stages if isinstance(stage, kind))
-
-
-__all__ = ["GrpoStage", "RunFolderError", "SftStage", "evaluate", "sample", "train", "trainer"]
+__all__ = ["RunFolderError", "evaluate", "sample", "train", "trainer"]

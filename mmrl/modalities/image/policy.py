@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
-from mmrl.modalities.image.kernels import KERNELS, Transition
+from mmrl.modalities.image.kernels import Transition
 
 DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}
 
@@ -27,7 +26,7 @@ class StepPolicy:
         if (self.kernel == "ddim") == family.is_flow:
             right = "flow_sde, dance_sde or cps" if family.is_flow else "ddim"
             raise ValueError(f"model.sampling.kernel {self.kernel!r} does not fit {family.name}; use {right}")
-        self.spec = KERNELS[self.kernel]
+        self.spec = kernels.find_kernel(self.kernel)
         self.level = sampling.noise_level if sampling.noise_level is not None else DEFAULT_LEVEL[self.kernel]
         self.reduction = sampling.logp_reduction or self.spec.reduction
         self.storage = getattr(torch, sampling.storage)
@@ -94,7 +93,3 @@ class StepPolicy:
             published_flow_grpo=self.sampling.kl_published,
             **({"dt": transition.dt} if self.sampling.kl_published else {}),
         )
-
-    def shared_mean(self, transition: Transition, mean: Tensor) -> Transition:
-        """The transition with another mean."""
-        return replace(transition, mean=mean)
