@@ -95,6 +95,7 @@ class ImageAdapter:
                 if trained and parameter.dtype != torch.float32:
                     parameter.data = parameter.data.float()
         self._chosen = chosen
+        self._trained = list(self.trainable_parameters().values())
         self._conditions.clear()
         self._latents.clear()
 
@@ -200,6 +201,10 @@ class ImageAdapter:
         unconditional = self._unconditional(len(prompts), guidance, size)
         shape = self.family.latent_shape(size)
         latents = torch.stack([source.start(shape) for source in noise]).to(device)
+        storing = (
+            plan is not None and self.config.sampling.guidance_gradient == "conditional" and not self._in_reference
+        )
+        tag = self._weights_tag() if storing and unconditional is not None else None
         kept: list[dict[str, Tensor]] = []
         for i in range(steps):
             index = torch.full((len(prompts),), i, device=device)
@@ -213,11 +218,11 @@ class ImageAdapter:
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
             if i in plan.trained:
-                kept.append(self._keep(latents, after, transition, index, empty))
+                kept.append(self._keep(latents, after, transition, index, empty, tag))
             latents = after
         return latents, self._trajectories(kept, len(prompts)) if plan else [None] * len(prompts)
 
-    def _keep(self, latents, after, transition, index, empty) -> dict[str, Tensor]:
+    def _keep(self, latents, after, transition, index, empty, tag) -> dict[str, Tensor]:
         stored = {
             "x": latents,
             "x_next": after,
@@ -226,9 +231,9 @@ class ImageAdapter:
         }
         if self.config.sampling.ratio_norm:
             stored["mean"] = transition.mean
-        if empty is not None and self.config.sampling.guidance_gradient == "conditional" and not self._in_reference:
+        if tag is not None:
             stored["unconditional"] = empty
-            stored["weights"] = torch.full_like(index, self._weights_tag())
+            stored["weights"] = torch.full_like(index, tag)
         return {key: value.cpu() for key, value in stored.items()}
 
     @staticmethod
@@ -305,7 +310,7 @@ class ImageAdapter:
 
     def _weights_tag(self) -> int:
         """A number made of the trained weights' bits: an update changes it, saving and resuming do not."""
-        sums = [p.detach().view(torch.int32).sum() for p in self.trainable_parameters().values()]
+        sums = [p.detach().view(torch.int32).sum() for p in self._trained]
         return seed_of(*(torch.stack(sums).tolist() if sums else ()))
 
     def prepare_reference(self) -> None:
