@@ -41,7 +41,7 @@ def test_a_function_of_the_user_gets_its_options_at_every_call(plugin, group):
     path = plugin("mine", "def scaled(samples, by=1):\n    return [s.artifact * by for s in samples]\n")
     reward = load_reward(f"{path}:scaled", {"by": 3})
     assert reward.call(group("a", [1, 2]).samples) == [3, 6]
-    assert (reward.group, reward.name, reward.check_prompt) == (False, f"{path}:scaled", None)
+    assert (reward.group, reward.name, reward.check_prompt) == (False, "mine.scaled", None)
 
 
 def test_a_class_is_built_once(plugin, group):

@@ -79,10 +79,10 @@ def test_an_exception_is_invalid_for_its_group_and_names_the_line(group, plugin)
     path = plugin("raising", source)
     groups = [group("a", [1, 2]), group("b", [-1, 2]), group("c", [3])]
     score_groups(groups, [load_reward(f"{path}:f")])
-    bad = groups[1].samples[1].scores[f"{path}:f"]
+    bad = groups[1].samples[1].scores["raising.f"]
     assert (bad.status, bad.value) == ("invalid", None)
-    assert bad.reason == f"{path}:f: ValueError: negative (raising.py:4)"
-    assert [s.scores[f"{path}:f"].value for g in (groups[0], groups[2]) for s in g.samples] == [1.0, 1.0, 1.0]
+    assert bad.reason == "raising.f: ValueError: negative (raising.py:4)"
+    assert [s.scores["raising.f"].value for g in (groups[0], groups[2]) for s in g.samples] == [1.0, 1.0, 1.0]
     assert invalid_share(groups) == pytest.approx(2 / 5)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -244,8 +246,12 @@ def test_sigkill_at_random_moments_leaves_a_whole_checkpoint(tiny, helpers, tmp_
     straight, config = (tiny(name=name, **options) for name in ("straight", "killed"))
     (tmp_path / "job.json").write_text(json.dumps([straight, config, 5]), encoding="utf-8")
     (tmp_path / "killer.py").write_text(KILLER, encoding="utf-8")
-    process = helpers.command(str(tmp_path / "killer.py"), str(tmp_path / "job.json"))
-    out, err = process.communicate(timeout=200)
+    process = helpers.command(str(tmp_path / "killer.py"), str(tmp_path / "job.json"), start_new_session=True)
+    try:
+        out, err = process.communicate(timeout=280)
+    finally:  # its children, too, where it did not end by itself
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, err
     found = json.loads(out.splitlines()[-1])
     assert found["broken"] == []

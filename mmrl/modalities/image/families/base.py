@@ -53,10 +53,17 @@ class Family:
 
     def save_lora(self, folder) -> None:
         """Write the denoiser's LoRA so that the pipeline's own `load_lora_weights(folder)` takes it."""
+        self._save_lora(folder, "transformer")
+
+    def _save_lora(self, folder, part: str) -> None:
         from peft import get_peft_model_state_dict
 
-        layers = get_peft_model_state_dict(self.denoiser)
-        self.pipeline.save_lora_weights(folder, transformer_lora_layers=layers, safe_serialization=True)
+        # Without the metadata a reader takes alpha = rank, and with it another scale.
+        written = {
+            f"{part}_lora_layers": get_peft_model_state_dict(self.denoiser),
+            f"{part}_lora_adapter_metadata": self.denoiser.peft_config["default"].to_dict(),
+        }
+        self.pipeline.save_lora_weights(folder, safe_serialization=True, **written)
 
     @property
     def vae(self) -> nn.Module:

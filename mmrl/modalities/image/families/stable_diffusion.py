@@ -43,10 +43,7 @@ class UNetFamily(Family):
         self.pipeline.register_modules(unet=module)
 
     def save_lora(self, folder) -> None:
-        from peft import get_peft_model_state_dict
-
-        layers = get_peft_model_state_dict(self.denoiser)
-        self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
+        self._save_lora(folder, "unet")
 
     @property
     def prediction(self) -> str:
