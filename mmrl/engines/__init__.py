@@ -1,0 +1,1 @@
+"""Engines: how tokens get sampled. Import its modules, not this package."""

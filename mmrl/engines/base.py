@@ -1,0 +1,63 @@
+"""What a token modality asks of a sampler; `transformers` and `vllm` are the two that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    temperature: 0 is greedy. top_k 0 and top_p 1 are off: training samples from the whole distribution.
+    max_tokens: budget of one completion. stop_ids: ids that end it; the id itself belongs to the completion.
+    banned: ids that are never sampled and have no share in the distribution (placeholders of pictures, unused ids).
+    annealing: temperatures by position of the token, in place of `temperature`; the last one holds for the rest.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 128
+    stop_ids: tuple[int, ...] = ()
+    banned: tuple[int, ...] = ()
+    annealing: tuple[float, ...] = ()
+
+
+@dataclass
+class Completion:
+    """One sampled continuation.
+
+    ids: [t] int64. logp: [t] float32, log-prob of each id at the sampling temperature, with `banned` removed and
+    before top-k and top-p. stop: "eos" where a stop id ended it, "length" where the budget did.
+    features: name -> [t], where the engine has them for free ("entropy").
+    """
+
+    ids: Tensor
+    logp: Tensor
+    stop: str
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """A sampler of token ids: ids in, ids out, never text."""
+
+    # Whether its log-probs are those of the trainer's own forward; where not, the trainer recomputes them and may
+    # correct for the difference.
+    exact: bool
+
+    def generate(
+        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
+        """n completions of each prompt ([p] int64). A completion depends on its own seed `seeds[prompt][i]`, its
+        prompt and the weights, and on nothing else in the batch."""
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take over the policy's weights, by their names in the model's `state_dict`, before the next rollout."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
