@@ -135,10 +135,17 @@ def outcome(config: dict[str, Any]) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return {
         "trainer": (latest / "trainer.safetensors").read_bytes(),
-        "policy": {str(p.relative_to(latest)): p.read_bytes() for p in sorted(latest.rglob("policy/**/*.safetensors"))},
+        "policy": {str(p.relative_to(latest)): content(p) for p in sorted(latest.rglob("policy/**/*.safetensors"))},
         "rows": rows,
         "counts": {key: summary[key] for key in ("steps", "samples", "actions")},
     }
+
+
+def content(path: Path) -> tuple[dict[str, Any], bytes]:
+    """(header, data) of a safetensors file: its format leaves the order of the metadata's keys open."""
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
 
 
 def train(config: dict[str, Any], **options: Any) -> dict[str, Any]:

@@ -58,10 +58,11 @@ class Family:
     def _save_lora(self, folder, part: str) -> None:
         from peft import get_peft_model_state_dict
 
-        # Without the metadata a reader takes alpha = rank, and with it another scale.
+        # Without the metadata a reader takes alpha = rank, and with it another scale. Sets have no order of their own.
+        about = self.denoiser.peft_config["default"].to_dict()
         written = {
             f"{part}_lora_layers": get_peft_model_state_dict(self.denoiser),
-            f"{part}_lora_adapter_metadata": self.denoiser.peft_config["default"].to_dict(),
+            f"{part}_lora_adapter_metadata": {k: sorted(v) if isinstance(v, set) else v for k, v in about.items()},
         }
         self.pipeline.save_lora_weights(folder, safe_serialization=True, **written)
 
