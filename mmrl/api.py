@@ -50,7 +50,7 @@ def trainer(
     quiet: bool = False,
 ):
     """The Trainer of a config with everything loaded, its run folder claimed and described."""
-    from mmrl.training.data import Records
+    from mmrl.training.data import Records, record_columns
     from mmrl.training.processes import Processes
     from mmrl.training.trainer import Trainer
 
@@ -63,8 +63,8 @@ def trainer(
     rewards, eval_rewards = load_rewards(config)
     prompts, eval_prompts = load_prompts(config, adapter)
     check_prompts([*prompts, *eval_prompts], [*rewards, *eval_rewards], config.data.on_bad_record)
-    needs_records = any(isinstance(stage, SftStage) for stage in config.stages)
-    records = Records(config.data) if needs_records else None
+    objectives = [s.objective for s in config.stages if isinstance(s, SftStage) and not s.data_from]
+    records = Records(config.data, record_columns(adapter, objectives)) if objectives else None
     if processes.is_main:
         _describe(config, resume)
     return Trainer(
@@ -155,16 +155,30 @@ def load_rewards(config: Config):
 
 def load_prompts(config: Config, adapter: Any):
     """(training prompts, held-out prompts) of a config; [] where it names none."""
-    from mmrl.training.data import load_prompts as read
+    from mmrl.training.data import heldout_prompts, training_prompts
 
     columns = adapter.prompt_columns() if hasattr(adapter, "prompt_columns") else ()
     data = config.data
-    train_ = read(data.prompts, data.where, data.on_bad_record, columns) if data.prompts else []
-    held = read(data.eval_prompts, data.eval_where, data.on_bad_record, columns) if data.eval_prompts else []
+    train_ = _usable(adapter, training_prompts(data, columns))
+    held = _usable(adapter, heldout_prompts(data, columns))
     both = {p.text for p in train_} & {p.text for p in held}
     if both:
         warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {min(both)!r}", stacklevel=2)
     return train_, held
+
+
+def _usable(adapter: Any, prompts: Sequence[Any]) -> list[Any]:
+    """The prompts that the adapter can roll out; the others are counted and told. Raises ConfigError without any."""
+    if not hasattr(adapter, "usable"):
+        return list(prompts)
+    reasons = {p.id: why for p in prompts if (why := adapter.usable(p))}
+    if reasons:
+        first, why = next(iter(reasons.items()))
+        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {first!r}: {why}"
+        if len(reasons) == len(prompts):
+            raise ConfigError(message)
+        warnings.warn(f"{message}; dropped", stacklevel=2)
+    return [p for p in prompts if p.id not in reasons]
 
 
 def check_prompts(prompts: Sequence[Any], rewards: Sequence[Any], on_bad: str) -> None:

@@ -188,6 +188,25 @@ def reward(name, files, prompts, options) -> None:
 
 
 @cli.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--weights", help="One number per checkpoint, with commas, summing to 1: 0.25,0.25,0.5")
+def merge(out, checkpoints, weights) -> None:
+    """Average the weights of checkpoints (or runs) linearly: `mmrl merge OUT INSTRUCT DISTILLED PRETRAINED`.
+
+    The default for three is BAI's two-level mean, 0.5 * (0.5 * A + 0.5 * B) + 0.5 * C; for two, their mean.
+    """
+    from mmrl.training.merge import MergeError
+    from mmrl.training.merge import merge as merge_checkpoints
+
+    try:
+        factors = [float(w) for w in weights.split(",")] if weights else None
+    except ValueError:
+        raise MergeError(f"--weights {weights!r}: expected numbers with commas, such as 0.25,0.25,0.5") from None
+    click.echo(str(merge_checkpoints(out, checkpoints, factors)))
+
+
+@cli.command()
 @with_config
 def check(words, modality) -> None:
     """Run the adapter contract: replay, ratio, masks, micro-batches, saving."""

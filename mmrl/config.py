@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -31,18 +32,39 @@ class DataConfig(Strict):
 
     prompts: str | None = Field(
         None,
-        description="Training prompts: a .jsonl file (`prompt`, optional `id`, any columns) or a .txt file, one "
-        "prompt a line. `share://` names files that ship with mmrl.",
+        description="Training prompts: a .jsonl or .parquet file (`prompt`, optional `id`, any columns), a .txt file "
+        "(one prompt a line), a folder saved by the datasets library, `hub:owner/name`, or `file.py:function`, called "
+        "as function(index, **prompts_options) and returning a dict. `share://` names files that ship with mmrl. A "
+        "`prompt` is a text or a list of chat messages.",
     )
     eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
     where: dict[str, Any] = Field(
         default_factory=dict, description="Keep training prompts whose columns equal these values."
     )
     eval_where: dict[str, Any] = Field(default_factory=dict, description="The same for held-out prompts.")
+    prompts_count: int = Field(1000, ge=1, description="How many training prompts of a function are used.")
+    eval_prompts_count: int = Field(100, ge=1, description="How many held-out prompts of a function are used.")
+    prompts_options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the function of training prompts."
+    )
+    eval_prompts_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Options of the function of held-out prompts; those that ship take `split: heldout`, which shares "
+        "no problem with `split: train`.",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Our name of a column: its name in the files, such as `{prompt: question, answer: solution}`; dots "
+        "reach into a column, as in `reward_model.ground_truth`.",
+    )
+    subset: str | None = Field(None, description="Configuration of a `hub:` dataset that has several.")
+    split: str = Field("train", description="Split for training, of a source that has splits (folders, `hub:`).")
+    eval_split: str = Field("test", description="The same for held-out prompts.")
     records: str | None = Field(
         None,
         description="Supervised records: `file.py:function`, called as function(index, **options) and returning a "
-        "dict; or a .jsonl file whose `image` column names pictures beside it.",
+        "dict; or a file, folder or `hub:owner/name` as for prompts. The modality says which columns it needs; an "
+        "`image` column names pictures beside the file.",
     )
     records_count: int = Field(10_000, ge=1, description="How many records of an endless function are used.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the records function.")
@@ -50,6 +72,17 @@ class DataConfig(Strict):
         "stop", description="A record that cannot be read stops the run, or is reported and skipped."
     )
     max_pixels: int = Field(50_000_000, ge=1, description="A larger picture is a bad record.")
+
+    @model_validator(mode="after")
+    def _held_out_is_held_out(self) -> DataConfig:
+        generated = self.prompts is not None and self.prompts.rpartition(":")[0].endswith(".py")
+        same = (self.prompts, self.prompts_options) == (self.eval_prompts, self.eval_prompts_options)
+        if generated and same:
+            raise ValueError(
+                "eval_prompts is the function of the training prompts with the same options, so that they would be "
+                "the same prompts; give eval_prompts_options of its own, such as {split: heldout}"
+            )
+        return self
 
 
 class RewardConfig(Strict):
@@ -73,8 +106,11 @@ class EvalConfig(Strict):
 
 
 class OptimConfig(Strict):
-    """AdamW, its schedule, gradient clipping and weight averaging."""
+    """The optimizer, its schedule, gradient clipping and weight averaging."""
 
+    name: Literal["adamw", "spam"] = Field(
+        "adamw", description="spam: AdamW that clips spikes of single coordinates and resets its momentum."
+    )
     lr: float = Field(1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
@@ -86,6 +122,21 @@ class OptimConfig(Strict):
     ema: float | None = Field(
         None, gt=0, lt=1, description="Decay of averaged weights, used by evaluation and saved; null: none."
     )
+    spam_threshold: float = Field(
+        5000.0, gt=0, description="spam: g^2 is clipped at so many times its second moment; .inf clips nothing."
+    )
+    spam_reset_every: int = Field(500, ge=0, description="spam: steps between momentum resets; 0 never resets.")
+    spam_warmup: int = Field(150, ge=0, description="spam: steps of cosine warm-up after a reset.")
+    spam_clip_after: int = Field(20, ge=0, description="spam: steps after the start and each reset without clipping.")
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> OptimConfig:
+        if self.name == "spam" and 0 < self.spam_reset_every < self.spam_warmup:
+            raise ValueError(
+                f"spam_warmup={self.spam_warmup} is longer than spam_reset_every={self.spam_reset_every}: updates "
+                f"would never be whole; take spam_warmup={self.spam_reset_every} or less"
+            )
+        return self
 
 
 class Stage(Strict):
@@ -101,6 +152,11 @@ class Stage(Strict):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     components: list[str] | None = Field(
         None, description="Parts of the model that are trained; null takes the adapter's default."
+    )
+    data_from: str | None = Field(
+        None,
+        description="Name of an earlier filter stage whose result is used: difficulty gives prompts, rejection "
+        "supervised records, pairs preference pairs. null takes the run's data.",
     )
 
 
@@ -150,12 +206,82 @@ class GrpoStage(Stage):
                 f"groups={self.groups} cannot be split evenly over updates={self.updates}; "
                 f"take groups={self.groups // self.updates * self.updates + self.updates} or updates=1"
             )
-        if self.samples < 2 and resolve_algorithm(self.algorithm).advantage not in (
+        if self.samples < 2 and resolve_algorithm(self.algorithm).advantage.name not in (
             "none",
+            "zero",
             "whiten",
+            "whiten_tokens",
+            "outlier_filter",
             "batch_std",
         ):
             raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")
+        return self
+
+
+class PreferenceStage(Stage):
+    """Offline preference training on pairs of answers, chosen and rejected."""
+
+    kind: Literal["preference"] = "preference"
+    pairs: str | None = Field(
+        None,
+        description="A .jsonl file of records `prompt`, `chosen`, `rejected` (any other columns go to the adapter); "
+        "or take them from a filter stage with `data_from`.",
+    )
+    objective: Literal["dpo", "bco", "mpo"] = Field(
+        "dpo",
+        description="dpo: the margin of the two answers. bco: each against a running mean of rewards. mpo: both, and "
+        "the likelihood of the chosen answer.",
+    )
+    beta: float = Field(0.1, gt=0, description="Scale of the implicit reward, beta * log(policy / reference).")
+    form: Literal["sigmoid", "ipo"] = Field("sigmoid", description="dpo: its loss of the margin.")
+    label_smoothing: float = Field(0.0, ge=0, le=0.5, description="dpo, mpo: assumed share of swapped labels.")
+    weights: tuple[float, float, float] = Field((0.8, 0.2, 1.0), description="mpo: weights of DPO, BCO and SFT.")
+    batch: int = Field(64, ge=1, description="Pairs per optimizer step, over all processes.")
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> PreferenceStage:
+        if (self.pairs is None) == (self.data_from is None):
+            raise ValueError("a preference stage takes either `pairs:`, a .jsonl file, or `data_from:`, a filter stage")
+        if self.form == "ipo" and (self.objective != "dpo" or self.label_smoothing):
+            raise ValueError("form=ipo goes with objective=dpo and label_smoothing=0")
+        if self.objective == "bco" and self.label_smoothing:
+            raise ValueError("label_smoothing is an option of dpo and mpo; set it to 0 for bco")
+        return self
+
+
+class FilterStage(Stage):
+    """Sampling and scoring without training: what is kept is the data of later stages (data/NAME.jsonl)."""
+
+    kind: Literal["filter"] = "filter"
+    rule: Literal["pairs", "rejection", "difficulty"] = Field(
+        description="pairs: the best and the worst answer of a prompt. rejection: correct answers, as supervised "
+        "records. difficulty: prompts whose share of correct answers is from `low` to `high`."
+    )
+    groups: int = Field(8, ge=1, description="Prompts per step, over all processes; each prompt is sampled once.")
+    samples: int = Field(8, ge=1, description="Samples per prompt.")
+    reward: str | None = Field(
+        None, description="Name of the reward that the rule looks at; null takes the weighted sum of all."
+    )
+    correct_at: float = Field(0.5, description="An answer with this reward or more is correct.")
+    margin: float = Field(0.0, ge=0, description="pairs: the reward of the best is more than this above the worst's.")
+    require_correct: bool = Field(True, description="pairs: the chosen answer is correct and the rejected one wrong.")
+    keep: int | None = Field(None, ge=1, description="rejection: answers kept per prompt, the best first; null: all.")
+    low: float = Field(0.2, ge=0, le=1, description="difficulty: smallest share of correct answers.")
+    high: float = Field(0.8, ge=0, le=1, description="difficulty: largest share of correct answers.")
+    max_invalid: float = Field(
+        0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
+    )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> FilterStage:
+        if not re.fullmatch(r"[\w.\-]*", self.name):
+            raise ValueError(f"name={self.name!r} names a file; use letters, digits, `_`, `-` and `.` only")
+        if self.steps < 1:
+            raise ValueError("steps=0 filters nothing; take as many steps of `groups` prompts as there are prompts")
+        if self.rule == "pairs" and self.samples < 2:
+            raise ValueError("samples=1 makes no pairs; take samples=2 or more")
+        if self.low > self.high:
+            raise ValueError(f"low={self.low:g} is above high={self.high:g}: no prompt could be kept")
         return self
 
 
@@ -174,7 +300,10 @@ class ReportConfig(Strict):
     eval_prompts: int = Field(12, ge=0, description="Held-out prompts whose samples are stored at evaluations.")
 
 
-AnyStage = Annotated[Union[GrpoStage, SftStage], Field(discriminator="kind")]  # noqa: UP007
+AnyStage = Annotated[Union[GrpoStage, SftStage, PreferenceStage, FilterStage], Field(discriminator="kind")]  # noqa: UP007
+
+# The rule of a filter stage whose result a stage of a kind can take.
+TAKES = {"grpo": "difficulty", "filter": "difficulty", "sft": "rejection", "preference": "pairs"}
 
 
 class Config(Strict):
@@ -215,15 +344,19 @@ class Config(Strict):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages need different names, got {names}; set `name:` in each")
+        filters: dict[str, FilterStage] = {}
         for stage in self.stages:
-            if isinstance(stage, GrpoStage) and not self.rewards:
+            _check_data_from(stage, filters)
+            if isinstance(stage, GrpoStage | FilterStage) and not self.rewards:
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
-            if isinstance(stage, GrpoStage) and not self.data.prompts:
+            if isinstance(stage, GrpoStage | FilterStage) and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
-            if isinstance(stage, GrpoStage) and hasattr(self.model, "actions_per_sample"):
+            if isinstance(stage, GrpoStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 self.model.actions_per_sample()  # a plan that cannot be made says so here
-            if isinstance(stage, SftStage) and not self.data.records:
+            if isinstance(stage, SftStage) and not (self.data.records or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.records:`")
+            if isinstance(stage, FilterStage):
+                filters[stage.name] = stage
         return self
 
     @property
@@ -233,6 +366,23 @@ class Config(Strict):
     def dump(self) -> str:
         """The resolved configuration as YAML; `load` reads it back to an equal Config."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:
+    """A stage's `data_from` is one of the filter stages before it, with the rule that its kind can use."""
+    if stage.data_from is None:
+        return
+    if stage.data_from not in filters:
+        raise ValueError(
+            f"stage {stage.name!r}: data_from={stage.data_from!r} is no filter stage before it; "
+            + (_near(stage.data_from, filters) if filters else "put one with `kind: filter` first")
+        )
+    kind: str = getattr(stage, "kind", "")
+    if filters[stage.data_from].rule != TAKES[kind]:
+        raise ValueError(
+            f"stage {stage.name!r}: a {kind} stage takes data from a filter with rule={TAKES[kind]}, but "
+            f"{stage.data_from!r} has rule={filters[stage.data_from].rule}"
+        )
 
 
 def resolve_algorithm(section: Mapping[str, Any]) -> Algorithm:
@@ -313,7 +463,7 @@ def validate(section: type[BaseModel], values: dict[str, Any], at: tuple[str | i
 
 
 def _explain(section: type[BaseModel], problem: Mapping[str, Any], at: tuple[str | int, ...]) -> str:
-    place = [str(p) for p in (*at, *problem["loc"]) if p not in ("grpo", "sft")]
+    place = [str(p) for p in (*at, *problem["loc"]) if p not in TAKES]
     name = ".".join(place) or "config"
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(section, problem["loc"][:-1])

@@ -26,10 +26,20 @@ def sequence_token(log_ratio: Tensor, mask: Tensor) -> Tensor:
     return sequence(log_ratio.detach(), mask) + (log_ratio - log_ratio.detach())
 
 
+def product(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """The sum over a sequence's trained actions, the same at each of them: the ratio of whole sequences (TOPR).
+
+    Each action of the loss then carries the gradient of all of them; the aggregation must divide by their number
+    (sequence_mean), so that a sequence counts once.
+    """
+    return log_ratio.sum(1, keepdim=True) * mask
+
+
 LEVELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "token": token,
     "sequence": sequence,
     "sequence_token": sequence_token,
+    "product": product,
 }
 
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from mmrl.core import kl as divergence
 from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch
 from mmrl.core.gate import GATES, clip_flags
 from mmrl.core.ratio import log_ratio, ratio
+from mmrl.core.terms import TERMS
 from mmrl.types import ActionLogProbs
 
 # How the metrics of micro-batches and ranks are put together: MAXIMA by their maximum, everything else by its
@@ -24,6 +26,8 @@ def policy_loss(
     advantage: Tensor,
     weights: Tensor,
     algorithm: Algorithm,
+    batch: Batch | None = None,
+    action_weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of a micro-batch, and its metrics.
 
@@ -34,21 +38,29 @@ def policy_loss(
     advantage: [b], or [b, t] where actions have their own.
     weights: [b, t], these rows and columns of mmrl.core.aggregate.weights. With a sequence-level ratio the
         micro-batch must hold all trained actions of its rows.
+    batch: the micro-batch's part (Batch.at) of the update's batch, after mmrl.core.registry.prepared; gates and
+        terms that look beyond the micro-batch find there what they prepared.
+    action_weight: [b, t], scales the policy term of each action (the product of the algorithm's action weights
+        and its rollout correction), not its KL and not the terms.
 
     The gradient is that of the algorithm's published surrogate. The value is -sum(weights c w A), for a
-    clipped gate r A over the actions that keep their gradient, plus the KL term. Losses of micro-batches add
-    up.
+    clipped gate r A over the actions that keep their gradient, plus the KL and the algorithm's terms. Losses of
+    micro-batches add up.
 
-    Returns (scalar, metrics); metrics are detached float64 scalars: sums, but for those in MAXIMA.
+    Returns (scalar, metrics); metrics are detached float64 scalars: sums, but for those in MAXIMA. Each
+    term's part of the loss is "term/<name>".
     Raises ValueError where the algorithm needs something that the replay lacks.
     """
     log_r = _log_ratio(replay, logp_old, mask, algorithm)
     r = ratio(log_r)
     advantages = _inside(advantage[:, None] if advantage.ndim == 1 else advantage, mask)
-    action_weight = 1.0 if replay.weight is None else _inside(replay.weight, mask)
     shares = _inside(weights, mask)
 
-    coefficient = (GATES[algorithm.gate](r, advantages, algorithm) * action_weight * advantages).detach()
+    coefficient = GATES.bind(algorithm.gate)(r, advantages, algorithm, batch) * advantages
+    for weight in (replay.weight, action_weight):
+        if weight is not None:
+            coefficient = coefficient * _inside(weight, mask)
+    coefficient = coefficient.detach()
     # 1 + log r - sg(log r) is 1 in value and d(log r) in gradient.
     policy = -(shares * coefficient * (1 + log_r - log_r.detach())).sum()
     loss = policy
@@ -57,7 +69,11 @@ def policy_loss(
     if divergences is not None and algorithm.kl_coef > 0 and algorithm.kl_place == "loss":
         loss = loss + algorithm.kl_coef * (shares * divergences).sum()
 
-    low, high = clip_flags(r, advantages, algorithm)
+    terms = _terms(replay, shares, mask, advantages, algorithm, batch)
+    for value in terms.values():
+        loss = loss + value
+
+    low, high = clip_flags(r, advantages, algorithm, batch)
     metrics = {
         "actions": mask.sum(),
         "policy_loss": policy,
@@ -65,6 +81,7 @@ def policy_loss(
         "ratio/max_dev": _inside((r - 1).abs(), mask).max(),
         "clip/low": (low & mask).sum(),
         "clip/high": (high & mask).sum(),
+        **terms,
     }
     if divergences is not None:
         metrics["kl"] = divergences.sum()
@@ -99,6 +116,22 @@ def _kl(replay: ActionLogProbs, mask: Tensor, algorithm: Algorithm) -> Tensor | 
             f"ask for it with reference=True, set kl_estimator={other!r} if the adapter has that, or kl_coef=0"
         )
     return None
+
+
+def _terms(
+    replay: ActionLogProbs, shares: Tensor, mask: Tensor, advantages: Tensor, algorithm: Algorithm, batch: Batch | None
+) -> dict[str, Tensor]:
+    """ "term/<name>" -> scalar, differentiable, for every term of the algorithm."""
+    found: dict[str, Tensor] = {}
+    for hook in algorithm.terms:
+        if batch is None:
+            raise ValueError(f"term {hook.name!r} reads the batch; give policy_loss the micro-batch's Batch.at")
+        missing = [name for name in TERMS[hook.name].needs if name not in {*batch.features, *batch.columns}]
+        if missing:
+            hint = "ask for the reference policy" if "logp_reference" in missing else "the modality must supply it"
+            raise ValueError(f"term {hook.name!r} needs {', '.join(missing)}, which the batch lacks; {hint}")
+        found[f"term/{hook.name}"] = TERMS.bind(hook)(replay, shares, mask, advantages, batch)
+    return found
 
 
 def _inside(x: Tensor, mask: Tensor) -> Tensor:

@@ -64,3 +64,12 @@ class Adapter(Protocol):
 
     def prompt_columns(self) -> Sequence[str]:
         """Columns that a prompt record must have, besides `prompt`."""
+
+    # Optional methods; a modality without them does without what they are for.
+    #
+    # record_columns(objective) -> columns that a supervised record must have, besides `prompt`.
+    # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted.
+    # features(samples, columns, names) -> {name: [b, t]}: numbers of actions that hooks of the algorithm need.
+    # given(prompt, completions) -> samples of given answers, for preference stages.
+    # select(components), prepare_reference(), reference_parameters(), finish(objective, records), state(),
+    # load_state(state): see the image adapter.

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-BUILT_IN = {"image": ("mmrl.modalities.image.adapter", "ImageAdapter")}
-CONFIGS = {"image": "mmrl.modalities.image.config"}
-DEFAULTS = {"image": "image/tiny"}
+BUILT_IN = {
+    "image": ("mmrl.modalities.image.adapter", "ImageAdapter"),
+    "text": ("mmrl.modalities.text.adapter", "TextAdapter"),
+}
+CONFIGS = {"image": "mmrl.modalities.image.config", "text": "mmrl.modalities.text.config"}
+DEFAULTS = {"image": "image/tiny", "text": "text/tiny"}
 
 
 def adapter_class(modality: str) -> type:

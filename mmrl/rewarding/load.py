@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from mmrl.rewarding import trl
 from mmrl.share import resolve, share
 from mmrl.types import Prompt
 
@@ -28,6 +29,8 @@ EXTRAS = {
     "onnxruntime": "ocr",
     "rapidfuzz": "ocr",
     "datasets": "text",
+    "math_verify": "text",
+    "pyarrow": "text",
     "qwen_vl_utils": "vision",
     "num2words": "vision",
     "soundfile": "audio",
@@ -68,7 +71,8 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedRe
     """The reward called `name`, with its keyword options.
 
     name: `file.function` from the share folder's rewards/, or `path/to/file.py:function`. A class is
-    built once, with the options; a function gets them at every call.
+    built once, with the options; a function gets them at every call. A function of `completions`, as TRL's are, is
+    wrapped (see mmrl.rewarding.trl).
     Raises RewardError when the name, an option or a package is missing.
     """
     options = dict(options or {})
@@ -78,11 +82,16 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedRe
     if not callable(target):
         raise RewardError(f"reward {name!r}: {path} has no {attribute!r}{_nearest(attribute, public_rewards(path))}")
     _check_options(name, target, options)
+    check = getattr(module, "check_prompt", None)
     try:
-        call = target(**options) if inspect.isclass(target) else partial(target, **options)
+        if trl.is_trl(target):
+            call, check = trl.wrap(target, options), check or trl.column_check(target, options)
+        else:
+            call = target(**options) if inspect.isclass(target) else partial(target, **options)
     except ModuleNotFoundError as error:
         raise RewardError(_missing(name, error)) from error
-    check = getattr(module, "check_prompt", None)
+    except ValueError as error:  # of the reward's own, about an option
+        raise RewardError(f"reward {name!r}: {error}") from error
     return LoadedReward(
         f"{path.stem}.{attribute}", call, bool(getattr(target, "scores_groups", False)), check, str(path)
     )
@@ -95,18 +104,18 @@ def available() -> list[str]:
 
 
 def public_rewards(path: Path) -> list[str]:
-    """Rewards in a file: public functions or classes with `__call__`, of `samples` or of a `group`."""
+    """Rewards in a file: public functions or classes with `__call__`, of `samples`, a `group` or `completions`."""
     names = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             methods = [f for f in node.body if isinstance(f, ast.FunctionDef)]
             call = next((f for f in methods if f.name == "__call__"), None)
         else:
-            call = node if isinstance(node, ast.FunctionDef) else None
-        if call is None or not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name.startswith("_"):
+            call = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+        if call is None or node.name.startswith("_"):
             continue
         arguments = [a.arg for a in call.args.args if a.arg != "self"]
-        if arguments[:1] in (["samples"], ["group"]):
+        if arguments[:1] in (["samples"], ["group"]) or "completions" in arguments:
             names.append(node.name)
     return names
 
@@ -155,18 +164,22 @@ def _missing(name: str, error: ModuleNotFoundError) -> str:
 
 
 def _check_options(name: str, target: Any, options: Mapping[str, Any]) -> None:
-    parameters = list(inspect.signature(target).parameters.values())
-    if not inspect.isclass(target):
-        parameters = parameters[1:]  # the samples or the group
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if trl.is_trl(target):
+        known, needed = trl.options_of(target)
+    else:
+        parameters = list(inspect.signature(target).parameters.values())
+        if not inspect.isclass(target):
+            parameters = parameters[1:]  # the samples or the group
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return
+        named = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        known, needed = [p.name for p in named], [p.name for p in named if p.default is p.empty]
     for option in options:
         if option not in known:
             raise RewardError(f"reward {name!r} has no option {option!r}{_nearest(option, known)}")
-    for p in parameters:
-        if p.name in known and p.default is p.empty and p.name not in options:
-            raise RewardError(f"reward {name!r} needs the option {p.name!r}")
+    for option in needed:
+        if option not in options:
+            raise RewardError(f"reward {name!r} needs the option {option!r}")
 
 
 def _nearest(wrong: str, known: list[str]) -> str:

@@ -5,6 +5,7 @@ The algorithm itself is mmrl.core; here are its inputs (who samples which groups
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from mmrl.config import GrpoStage, resolve_algorithm
 from mmrl.core import aggregate
 from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch as CoreBatch
 from mmrl.core.filter import zero_variance, zero_variance_share
 from mmrl.core.step import MAXIMA, PER_ACTION, policy_loss
+from mmrl.core.terms import TERMS
+from mmrl.core.update import prepare_update
 from mmrl.reporting.samples import write_offending, write_step
 from mmrl.rewarding.run import RewardRunner, invalid_share, table
 from mmrl.seeds import seed_of
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from mmrl.training.trainer import Trainer
 
 # Metrics of policy_loss, which each process gathers over its own micro-batches.
-COMBINED = tuple(sorted({"actions", "policy_loss"} | PER_ACTION | MAXIMA))
+COMBINED = tuple(sorted({"actions", "policy_loss"} | PER_ACTION | MAXIMA | {f"term/{name}" for name in TERMS}))
 
 
 class RewardFailure(RuntimeError):
@@ -143,12 +147,13 @@ class Batch:
     """One rollout as the core sees it: [N] rows of this process, [N, T] actions."""
 
     samples: list[Sample]
+    core: CoreBatch  # what the functions of the core see
     group: Tensor  # [N] place of the group in the step, over all processes
     logp_old: Tensor  # [N, T]
     mask: Tensor  # [N, T]
-    advantage: Tensor  # [N]
+    advantage: Tensor  # [N], or [N, T] where actions have their own
     reward: Tensor  # [N]
-    valid: Tensor  # [N]
+    valid: Tensor  # [N] whether the sample has a reward
     scores: Tensor  # [N, F]
     score_valid: Tensor  # [N, F]
     keep: Tensor  # [N] rows that are replayed: those whose gradient is not zero
@@ -169,39 +174,58 @@ class Batch:
             seed = seed_of(trainer.config.seed, "shuffle", trainer.cursor.step)
             order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
             scores, valid, applicable = scores[order], valid[order], applicable[order]
+        logp_old, mask = padded(samples)
+        known = valid.bool() & applicable.bool()
+        core = CoreBatch(
+            group,
+            stage.groups,
+            mask,
+            trainer.processes.reduce,
+            scores={name: torch.where(known[:, f], scores[:, f].double(), torch.nan) for f, name in enumerate(names)},
+            logp_old=logp_old,
+            step=trainer.cursor.step,
+        )
         advantage, reward, sample_valid = estimate(
             scores.double(),
             valid.bool(),
             torch.tensor(weights, dtype=torch.float64),
-            group,
-            stage.groups,
-            trainer.processes.reduce,
+            core,
             algorithm,
             applicable=applicable.bool(),
         )
+        largest = per_sample(advantage, mask)
         for row, sample in enumerate(samples):
-            sample.reward = float(reward[row]) if sample_valid[row] else None
-            sample.advantage = float(advantage[row])
-        # With a KL in the loss, samples without advantage still have a gradient.
-        skip = algorithm.skip_zero_variance and not (algorithm.kl_coef > 0 and algorithm.kl_place == "loss")
+            sample.reward = float(reward[row]) if reward[row].isfinite() else None
+            sample.advantage = float(largest[row])
+        # With a KL in the loss, or another term, samples without advantage still have a gradient.
+        in_loss = algorithm.kl_coef > 0 and algorithm.kl_place == "loss"
+        skip = algorithm.skip_zero_variance and not (in_loss or algorithm.terms)
         counted = (
-            zero_variance(advantage, sample_valid, group, stage.groups, trainer.processes.reduce)
+            zero_variance(largest, sample_valid, group, stage.groups, trainer.processes.reduce)
             if skip
             else sample_valid
         )
-        logp_old, mask = padded(samples)
         return cls(
             samples,
+            core,
             group,
             logp_old,
             mask & counted[:, None],
             advantage.float(),
             reward,
-            sample_valid,
+            reward.isfinite(),
             scores,
-            valid.bool() & applicable.bool(),
-            counted & (advantage != 0) if skip else counted,
+            known,
+            counted & (largest != 0) if skip else counted,
         )
+
+
+def per_sample(advantage: Tensor, mask: Tensor) -> Tensor:
+    """[N] for the report and for what has no signal: of actions with their own, the advantage farthest from 0."""
+    if advantage.ndim == 1 or not advantage.shape[1]:
+        return advantage if advantage.ndim == 1 else advantage.new_zeros(len(advantage))
+    inside = torch.where(mask, advantage, 0.0)
+    return inside.gather(1, inside.abs().argmax(1, keepdim=True))[:, 0]
 
 
 def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -230,9 +254,11 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     chosen = torch.zeros(stage.groups, dtype=torch.bool)
     chosen[order[part * (stage.groups // stage.updates) : (part + 1) * (stage.groups // stage.updates)]] = True
     inside = chosen[batch.group]
+    whole = dataclasses.replace(batch.core, mask=batch.mask & inside[:, None])
+    whole, action_weight = prepare_update(whole, batch.advantage, algorithm)
     weights = aggregate.weights(
         algorithm.aggregate,
-        batch.mask & inside[:, None],
+        whole.mask,
         batch.group,
         stage.groups,
         processes.reduce,
@@ -240,14 +266,15 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     )
     rows = torch.nonzero(inside & batch.keep).flatten()
     samples = [batch.samples[r] for r in rows]
-    reference = algorithm.kl_coef > 0 and algorithm.kl_place == "loss"
+    reference = (algorithm.kl_coef > 0 and algorithm.kl_place == "loss") or "logp_reference" in algorithm.needs
     first = cursor.total_steps == 0 and number == 0
     slices = list(adapter.slices(samples, stage.micro_batch))
     for index, part_ in enumerate(slices):
         if index < cursor.micro:
             continue
         some, columns = [samples[r] for r in part_.rows], part_.columns
-        where = (rows[part_.rows][:, None], columns[None, :])
+        chosen_rows = rows[part_.rows]
+        where = (chosen_rows[:, None], columns[None, :])
         replay = adapter.logprobs(some, columns, reference=reference)
         device = replay.logp.device
         if first and index == 0:
@@ -255,10 +282,12 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
         loss, found = policy_loss(
             replay,
             batch.logp_old[where].to(device),
-            batch.mask[where].to(device),
-            batch.advantage[rows[part_.rows]].to(device),
+            whole.mask[where].to(device),
+            batch.advantage[chosen_rows if batch.advantage.ndim == 1 else where].to(device),
             weights[where].to(device),
             algorithm,
+            batch=whole.at(chosen_rows, columns),
+            action_weight=None if action_weight is None else action_weight[where].to(device),
         )
         if not torch.isfinite(loss):
             refuse_non_finite(trainer, float(loss.detach()), some)
@@ -325,12 +354,15 @@ def metrics(trainer: Trainer, stage: GrpoStage, batch: Batch) -> dict[str, Any]:
         row[f"reward/{reward.name}"] = total / count if count else None
     everyone = processes.total(len(batch.samples))
     row["reward/invalid"] = processes.total((~batch.valid).sum()) / max(everyone, 1)
-    silent = zero_variance_share(batch.advantage, batch.valid, batch.group, stage.groups, processes.reduce)
+    silent = zero_variance_share(
+        per_sample(batch.advantage, batch.core.mask), batch.valid, batch.group, stage.groups, processes.reduce
+    )
     row["group/zero_variance"] = float(silent)
     total = combined(processes, sums)
     actions = max(total.get("actions", 0.0), 1.0)
     row["loss"] = total.get("policy_loss", 0.0)
     row |= {k: total[k] / actions for k in ("kl", "entropy") if k in total}
+    row |= {k: value for k, value in total.items() if k.startswith("term/")}
     row |= {k: total.get(k, 0.0) / actions for k in ("clip/low", "clip/high")}
     row["ratio/max_dev"] = total.get("ratio/max_dev", 0.0)
     row["grad_norm"] = sums.get("grad_norm", 0.0)

@@ -1,4 +1,4 @@
-"""AdamW with a schedule, and averaged weights."""
+"""The optimizer with its schedule, and averaged weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.config import OptimConfig
+from mmrl.training.spam import Spam
 
 
 def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
@@ -22,14 +23,23 @@ def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
     return config.lr * warm * shape
 
 
-def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW over the parameters, in their order."""
+def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer that `config.name` says, over the parameters in their order."""
+    trained = list(parameters.values())
+    if config.name == "spam":
+        return Spam(
+            trained,
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            threshold=config.spam_threshold,
+            reset_every=config.spam_reset_every,
+            warmup=config.spam_warmup,
+            clip_after=config.spam_clip_after,
+        )
     return torch.optim.AdamW(
-        list(parameters.values()),
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
+        trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
     )
 
 

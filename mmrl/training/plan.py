@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmrl.config import Config, GrpoStage, SftStage, resolve_algorithm
+from mmrl.config import Config, FilterStage, GrpoStage, PreferenceStage, SftStage, Stage, resolve_algorithm
+from mmrl.core.algorithm import MANY, OPTIONAL, in_words
 
 
 def plan_text(config: Config, processes: int = 1) -> str:
@@ -29,14 +30,24 @@ def _model_lines(config: Config) -> list[str]:
     return described() if described else []
 
 
-def _stage_lines(config: Config, stage: GrpoStage | SftStage, processes: int) -> list[str]:
+def _stage_lines(config: Config, stage: Stage, processes: int) -> list[str]:
     optim = stage.optim
     clip = f"gradient norm clipped at {optim.max_grad_norm:g}"
     average = f", averaged weights with decay {optim.ema:g}" if optim.ema else ""
-    rate = f"AdamW, lr {optim.lr:g} {optim.schedule}, {clip}{average}"
+    names = {"adamw": "AdamW", "spam": "SPAM"}
+    rate = f"{names[optim.name]}, lr {optim.lr:g} {optim.schedule}, {clip}{average}"
     if isinstance(stage, SftStage):
         micro = -(-stage.batch // stage.micro_batch)
         return [f"{stage.batch} records a step in {micro} micro-batches of at most {stage.micro_batch}", rate]
+    if isinstance(stage, PreferenceStage):
+        pairs = stage.pairs or f"what stage {stage.data_from} keeps"
+        return [f"{stage.batch} pairs a step from {pairs}, objective {stage.objective}, beta {stage.beta:g}", rate]
+    if isinstance(stage, FilterStage):
+        return [
+            f"{stage.groups} prompts x {stage.samples} samples a step over {processes} process(es); nothing is trained",
+            f"keeps by rule {stage.rule}, in {config.run_dir / 'data' / (stage.name + '.jsonl')}",
+        ]
+    assert isinstance(stage, GrpoStage)
     algorithm = resolve_algorithm(stage.algorithm)
     samples = stage.groups * stage.samples
     actions = getattr(config.model, "actions_per_sample", None)
@@ -54,9 +65,11 @@ def _stage_lines(config: Config, stage: GrpoStage | SftStage, processes: int) ->
             f"{min(stage.micro_batch, rows * per_sample)} evaluations ({rows} samples), {-(-share // rows)} per update"
         )
     lines.append(
-        f"advantage {algorithm.advantage}, gate {algorithm.gate}, aggregation {algorithm.aggregate}, "
-        f"KL {algorithm.kl_coef:g}"
+        f"advantage {in_words(algorithm.advantage)}, gate {in_words(algorithm.gate)}, "
+        f"aggregation {algorithm.aggregate}, KL {algorithm.kl_coef:g}"
     )
+    chosen = [(field, hook) for field, hook in algorithm.hooks if field in (*MANY, *OPTIONAL)]
+    lines += [f"{field.removesuffix('s').replace('_', ' ')}: {in_words(hook)}" for field, hook in chosen]
     weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)
     return [
         *lines,

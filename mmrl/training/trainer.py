@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.config import Config, GrpoStage, Stage
+from mmrl.config import Config, GrpoStage, PreferenceStage, SftStage, Stage
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
@@ -35,11 +35,21 @@ from mmrl.training.checkpoint import (
     optimizer_tensors,
     save_groups,
 )
-from mmrl.training.data import cyclic_indices
+from mmrl.training.data import cyclic_indices, load_prompts
+from mmrl.training.filtering import KeptRecords, filter_step, result_path
 from mmrl.training.grpo import COMBINED, SelfCheckError, combined, grpo_step
+from mmrl.training.preference import load_pairs, preference_step
 from mmrl.training.processes import Processes
 from mmrl.training.sft import sft_step
 from mmrl.types import Group, Prompt
+
+# Kind of a stage -> its step: (trainer, stage) -> metrics row.
+STEPS: dict[str, Callable[[Trainer, Any], dict[str, Any]]] = {
+    "grpo": grpo_step,
+    "sft": sft_step,
+    "preference": preference_step,
+    "filter": filter_step,
+}
 
 
 class Stopped(Exception):
@@ -75,11 +85,14 @@ class Trainer:
         self.rewards = list(rewards)
         self.eval_rewards = self.rewards if eval_rewards is None else list(eval_rewards)
         self.prompts, self.eval_prompts, self.records = list(prompts), list(eval_prompts), records
+        self.pairs: list[Prompt] = []  # of a preference stage
+        self._data_of_run = (self.prompts, self.records)
         self.run_dir = config.run_dir
         self.processes = processes or Processes(config.device, config.trackers, str(self.run_dir))
         self.checkpoints = Checkpoints(self.run_dir, config.checkpoint.keep)
         self.cursor = Cursor()
         self.pending: list[Group] | None = None
+        self.memory: dict[str, float] = {}  # what a stage's steps hand on to the next, in checkpoints too
         self.quiet = quiet
         self.unsaved: str | None = None
         self._asked_to_stop = False
@@ -137,7 +150,8 @@ class Trainer:
         self.stage = stage
         self.optimizer = optim.build(stage.optim, self.parameters)
         self.average = optim.Average(stage.optim.ema, self.parameters) if stage.optim.ema else None
-        self.pending = None
+        self.pending, self.memory = None, {}
+        self._take_data(stage)
         if needs_reference(stage) and hasattr(self.adapter, "prepare_reference"):
             self.adapter.prepare_reference()
         if saved:
@@ -155,9 +169,8 @@ class Trainer:
             self.evaluate("before")
         if isinstance(stage, GrpoStage) and self.cursor.step == 0 and self.pending is None:
             self._check_start(stage)
-        step = grpo_step if isinstance(stage, GrpoStage) else sft_step
         while self.cursor.step < stage.steps:
-            row = step(self, stage)
+            row = STEPS[stage.kind](self, stage)
             self.pending = None
             self.cursor.step += 1
             self.cursor.total_steps += 1
@@ -170,6 +183,17 @@ class Trainer:
                 self.save()
             self.point("step")
         self._end_stage(stage)
+
+    def _take_data(self, stage: Stage) -> None:
+        """The stage works on the run's data, or on what an earlier filter stage wrote."""
+        self.prompts, self.records = self._data_of_run
+        path = result_path(self.run_dir, stage.data_from) if stage.data_from else None
+        if isinstance(stage, PreferenceStage):
+            self.pairs = load_pairs(path or stage.pairs, self.config.data.on_bad_record)
+        elif path and isinstance(stage, SftStage):
+            self.records = KeptRecords(path)
+        elif path:
+            self.prompts = load_prompts(str(path), {}, "stop")
 
     def _check_start(self, stage: Stage) -> None:
         """The contract's cheap clauses on one prompt; rounding of 16-bit forwards is no reason to refuse."""
@@ -188,7 +212,7 @@ class Trainer:
             self.average.swap()  # what was evaluated is what is handed on
             self.average = None
         if hasattr(self.adapter, "finish") and self.records is not None:
-            objective = getattr(stage, "objective", "")
+            objective = stage.objective if isinstance(stage, SftStage) else ""
             self.adapter.finish(objective, self.records.batch(0, 512, self.config.seed) if objective else ())
         self._past |= self.parameters
         self.cursor.phase = "end"
@@ -369,6 +393,7 @@ class Trainer:
         return {
             "config": self.config.name,
             "world": self.processes.world,
+            "memory": self.memory,
             "adapter": self.adapter.state() if hasattr(self.adapter, "state") else {},
         }
 
@@ -399,6 +424,7 @@ class Trainer:
         self._restore_weights(tensors, state)
         if not self.processes.is_main:  # the checkpoint holds them over all processes
             self.cursor.sums = {k: v for k, v in cursor.sums.items() if k not in COMBINED}
+        self.memory = dict(state.get("memory", {}))
         load_optimizer(self.optimizer, list(self.parameters), tensors)
         if self.average:
             _copy(self.average.values, tensors, "ema/")
@@ -417,6 +443,8 @@ def needs_reference(stage: Stage) -> bool:
     """Whether a stage compares the policy with the model it started from."""
     from mmrl.config import resolve_algorithm
 
+    if isinstance(stage, PreferenceStage):
+        return True
     return isinstance(stage, GrpoStage) and resolve_algorithm(stage.algorithm).kl_coef > 0
 
 

@@ -1,4 +1,4 @@
-"""Every estimator against a hand table, and the three ways of combining rewards.
+"""Every estimator of one number per sample against a hand table, and the ways of combining rewards.
 
 The table: group 0 has rewards 0, 2, 4 and an invalid one; group 1 has 5, 5; group 2 has only 9; group 3 has
 1, 2. Centred: -2, 0, 2 | 0, 0 | 0 | -.5, .5.
@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 from mmrl.core.advantage import ESTIMATORS, estimate
 from mmrl.core.algorithm import CHOICES, Algorithm
+from mmrl.core.batch import Batch, full
+from mmrl.core.filter import FILTERS
 from mmrl.core.reduce import local
+from mmrl.core.registry import Hook
+from mmrl.core.shape import SHAPERS
 
 NAN = float("nan")
 REWARDS = torch.tensor([0.0, 2.0, 4.0, NAN, 5.0, 5.0, 9.0, 1.0, 2.0], dtype=torch.float64)
@@ -39,14 +43,20 @@ TABLE = {
     "whiten": [(r - MEAN) / GLOBAL for r in [0, 2, 4, MEAN, 5, 5, 9, 1, 2]],
     "whiten_baseline": [c / WHITEN for c in CENTRED],
     "rank": [-1, 0, 1, 0, 0, 0, 0, -1, 1],
+    "outlier_filter": [(r - MEAN) / GLOBAL for r in [0, 2, 4, MEAN, 5, 5, 9, 1, 2]],  # the largest |z| is 1.95
     "none": [0, 2, 4, 0, 5, 5, 9, 1, 2],
+    "zero": [0] * 9,
 }
-IN_GROUP = [name for name in TABLE if name not in ("whiten", "none")]
+IN_GROUP = [name for name in TABLE if name not in ("whiten", "outlier_filter", "none")]
 
 
 def advantages(name, rewards=REWARDS, valid=VALID, group=GROUP, n_groups=4, reduce=local, **options):
     algorithm = Algorithm(advantage=name, **{"std_eps": 0.0, **options})
-    return ESTIMATORS[name](rewards, valid, group, n_groups, reduce, algorithm)
+    return ESTIMATORS.bind(Hook(name))(rewards, valid, full(group, n_groups, reduce=reduce), algorithm)
+
+
+def combined(scores, valid, weights, group, n_groups, algorithm, reduce=local, **rest):
+    return estimate(scores, valid, weights, full(group, n_groups, reduce=reduce), algorithm, **rest)
 
 
 def one_column(rewards, algorithm):
@@ -55,11 +65,12 @@ def one_column(rewards, algorithm):
     scores = scores[:, None] if scores.ndim == 1 else scores
     group = torch.zeros(len(scores), dtype=torch.int64)
     ones = torch.ones(scores.shape[1])
-    return estimate(scores, scores.isfinite(), ones, group, 1, local, algorithm)
+    return combined(scores, scores.isfinite(), ones, group, 1, algorithm)
 
 
-def test_the_table_covers_every_estimator():
-    assert set(TABLE) == set(CHOICES["advantage"])
+def test_the_table_covers_every_estimator_of_one_number_per_sample():
+    inside = {"stratified", "step_episode", "macro", "whiten_tokens"}  # in test_advantage_steps.py
+    assert set(TABLE) == set(ESTIMATORS) - inside
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -78,11 +89,12 @@ def test_population_std_and_eps(name):
         "global_std": [statistics.pstdev(RAW) + 0.5] * 9,
         "whiten": [statistics.pstdev(RAW) + 0.5] * 9,
         "whiten_baseline": [math.sqrt(8.5 / 8) + 0.5] * 9,
+        "outlier_filter": [statistics.pstdev(RAW) + 0.5] * 9,
     }
     if name not in divisors:
         assert torch.equal(advantages(name, ddof=0, std_eps=0.5), advantages(name))
         return
-    numerators = [TABLE["whiten"][i] * GLOBAL for i in range(9)] if name == "whiten" else CENTRED
+    numerators = [TABLE["whiten"][i] * GLOBAL for i in range(9)] if name in ("whiten", "outlier_filter") else CENTRED
     expected = [n / d for n, d in zip(numerators, divisors[name])]
     assert advantages(name, ddof=0, std_eps=0.5).tolist() == pytest.approx(expected, abs=1e-12)
 
@@ -192,7 +204,7 @@ Z = math.sqrt(0.5)  # |A| of a pair under the sample standard deviation
 
 
 def test_reward_sum_normalises_the_weighted_sum():
-    advantage, reward, valid = estimate(SCORES, ALL, WEIGHTS, PAIRS, 2, local, Algorithm(std_eps=0))
+    advantage, reward, valid = combined(SCORES, ALL, WEIGHTS, PAIRS, 2, Algorithm(std_eps=0))
     assert reward.tolist() == [5, 16, 2.5, 6.5]
     assert advantage.tolist() == pytest.approx([-Z, Z, -Z, Z])
     assert valid.all()
@@ -200,14 +212,14 @@ def test_reward_sum_normalises_the_weighted_sum():
 
 def test_advantage_sum_weighs_normalised_rewards():
     algorithm = Algorithm(combine="advantage_sum", std_eps=0)
-    advantage, reward, _ = estimate(SCORES, ALL, WEIGHTS, PAIRS, 2, local, algorithm)
+    advantage, reward, _ = combined(SCORES, ALL, WEIGHTS, PAIRS, 2, algorithm)
     assert advantage.tolist() == pytest.approx([-1.5 * Z, 1.5 * Z, -Z, Z])
     assert reward.tolist() == [5, 16, 2.5, 6.5]
 
 
 def test_gdpo_divides_the_sum_by_its_batch_std():
     algorithm = Algorithm(combine="gdpo", std_eps=0)
-    advantage, _, _ = estimate(SCORES, ALL, WEIGHTS, PAIRS, 2, local, algorithm)
+    advantage, _, _ = combined(SCORES, ALL, WEIGHTS, PAIRS, 2, algorithm)
     std = statistics.stdev([-1.5 * Z, 1.5 * Z, -Z, Z])
     assert advantage.tolist() == pytest.approx([-1.5 * Z / std, 1.5 * Z / std, -Z / std, Z / std])
     assert advantage.mean().item() == pytest.approx(0, abs=1e-12)
@@ -218,7 +230,7 @@ def test_gdpo_keeps_silent_groups_at_exactly_zero():
     scores = torch.tensor([[0.1, 0.3], [0.1, 0.3], [0.1, 0.3], [0.0, 0.7], [1.0, 0.2]], dtype=torch.float64)
     group = torch.tensor([0, 0, 0, 1, 1])
     algorithm = Algorithm(combine="gdpo")
-    advantage, _, _ = estimate(scores, scores > -1, torch.ones(2), group, 2, local, algorithm)
+    advantage, _, _ = combined(scores, scores > -1, torch.ones(2), group, 2, algorithm)
     assert advantage[:3].tolist() == [0.0, 0.0, 0.0]
 
 
@@ -231,9 +243,9 @@ def test_gdpo_and_sums_on_two_ranks_equal_one(combine, ranks):
 
     def work(rank, reduce):
         rows = slice(4 * rank, 4 * rank + 4)
-        return estimate(scores[rows], valid[rows], torch.ones(3), group[rows], 2, reduce, algorithm)[0]
+        return combined(scores[rows], valid[rows], torch.ones(3), group[rows], 2, algorithm, reduce)[0]
 
-    whole = estimate(scores, valid, torch.ones(3), group, 2, local, algorithm)[0]
+    whole = combined(scores, valid, torch.ones(3), group, 2, algorithm)[0]
     assert torch.allclose(torch.cat(ranks(work)), whole, atol=1e-12, rtol=0)
     assert whole.abs().max() > 0
 
@@ -245,12 +257,12 @@ def test_a_failed_reward_leaves_the_sample_out(combine):
     valid = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]], dtype=torch.bool)
     group = torch.zeros(4, dtype=torch.int64)
     algorithm = Algorithm(combine=combine)
-    advantage, reward, sample_valid = estimate(scores, valid, WEIGHTS, group, 1, local, algorithm)
+    advantage, reward, sample_valid = combined(scores, valid, WEIGHTS, group, 1, algorithm)
     assert sample_valid.tolist() == [True, False, True, True]
     assert advantage[1] == 0
     assert reward[1].isnan()
     rows = [0, 2, 3]
-    alone = estimate(scores[rows], valid[rows], WEIGHTS, group[rows], 1, local, algorithm)
+    alone = combined(scores[rows], valid[rows], WEIGHTS, group[rows], 1, algorithm)
     assert torch.equal(advantage[rows], alone[0])
     assert torch.equal(reward[rows], alone[1])
 
@@ -259,7 +271,7 @@ def test_a_score_that_is_not_finite_counts_as_failed():
     scores = torch.tensor([[1.0], [NAN], [3.0], [math.inf]], dtype=torch.float64)
     ok = torch.ones(4, 1, dtype=torch.bool)
     group = torch.zeros(4, dtype=torch.int64)
-    advantage, _, valid = estimate(scores, ok, torch.ones(1), group, 1, local, Algorithm(std_eps=0))
+    advantage, _, valid = combined(scores, ok, torch.ones(1), group, 1, Algorithm(std_eps=0))
     assert valid.tolist() == [True, False, True, False]
     assert advantage.tolist() == pytest.approx([-Z, 0, Z, 0])
 
@@ -278,7 +290,7 @@ def test_a_reward_that_does_not_apply_contributes_nothing(combine):
     applicable = torch.tensor([[1, 0], [1, 0], [1, 1], [1, 1]], dtype=torch.bool)
     group = torch.zeros(4, dtype=torch.int64)
     algorithm = Algorithm(combine=combine, advantage="group_mean")
-    got = estimate(scores, applicable, torch.ones(2), group, 1, local, algorithm, applicable=applicable)
+    got = combined(scores, applicable, torch.ones(2), group, 1, algorithm, applicable=applicable)
     advantage, reward, valid = got
     assert valid.all()
     assert reward.tolist() == [0, 2, 5, 9]
@@ -292,7 +304,7 @@ def test_a_sample_to_which_no_reward_applies_is_left_out():
     group = torch.zeros(3, dtype=torch.int64)
     algorithm = Algorithm(advantage="group_mean")
     ok = torch.ones_like(applicable)
-    advantage, reward, valid = estimate(scores, ok, torch.ones(1), group, 1, local, algorithm, applicable=applicable)
+    advantage, reward, valid = combined(scores, ok, torch.ones(1), group, 1, algorithm, applicable=applicable)
     assert advantage.tolist() == [-1, 1, 0]
     assert valid.tolist() == [True, True, False]
     assert reward[2].isnan()
@@ -307,6 +319,83 @@ def test_flow_grpo_by_hand():
     """Two groups with means 1 and 11; the std of all four raw rewards is sqrt(26)."""
     algorithm = Algorithm(advantage="global_std", ddof=0, std_eps=1e-4, clamp=5.0)
     scores = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-    got, _, _ = estimate(scores, scores > -1, torch.ones(1), PAIRS, 2, local, algorithm)
+    got, _, _ = combined(scores, scores > -1, torch.ones(1), PAIRS, 2, algorithm)
     a = 1 / (math.sqrt(26) + 1e-4)
     assert got.tolist() == pytest.approx([-a, a, -a, a])
+
+
+# ------------------------------------------------------------------ outliers, shapers, filters
+
+
+def outliers(rewards, **options):
+    x = torch.tensor(rewards, dtype=torch.float64)
+    batch = full(torch.arange(len(x)))  # one sample a prompt, as in the paper
+    hook = Hook("outlier_filter", options)
+    return ESTIMATORS.bind(hook)(x, torch.ones(len(x), dtype=torch.bool), batch, Algorithm(std_eps=0.0))
+
+
+def test_an_outlier_is_dropped_and_the_others_keep_their_z():
+    """Twenty rewards of 4 to 4.8 and one of 9: its z is above 3, the others' below 1."""
+    rewards = [4.0 + 0.2 * (i % 5) for i in range(20)] + [9.0]
+    z = [(r - statistics.fmean(rewards)) / statistics.stdev(rewards) for r in rewards]
+    assert z[-1] > 3
+    assert outliers(rewards).tolist() == pytest.approx([*z[:-1], 0.0])
+
+
+def test_the_released_filter_keeps_the_outlier_and_drops_the_rest():
+    """It compares z with the raw mean +- 3: here 4.62 +- 3, which only the outlier's z of 4.2 is inside."""
+    rewards = [4.0 + 0.2 * (i % 5) for i in range(20)] + [9.0]
+    got = outliers(rewards, released=True)
+    assert got[:-1].tolist() == [0.0] * 20
+    assert got[-1].item() == pytest.approx((9.0 - statistics.fmean(rewards)) / statistics.stdev(rewards))
+
+
+def test_shapers_run_in_order_on_the_sum_and_may_make_a_sample_invalid(monkeypatch):
+    def double(reward, batch):
+        return 2 * reward
+
+    def above_two(reward, batch):
+        return torch.where(reward > 2, reward - 2, torch.nan)
+
+    for function in (double, above_two):
+        monkeypatch.setitem(SHAPERS._entries, function.__name__, _entry(function))
+    algorithm = Algorithm(advantage="group_mean", shape=["double", "above_two"])
+    advantage, reward, valid = one_column([1.0, 2.0, 4.0, NAN], algorithm)
+    assert torch.equal(reward.nan_to_num(-1), torch.tensor([-1.0, 2.0, 6.0, -1.0], dtype=torch.float64))
+    assert valid.tolist() == [False, True, True, False]
+    assert advantage.tolist() == [0, -2, 2, 0]
+
+
+def test_a_filtered_sample_keeps_its_reward_and_leaves_the_statistics(monkeypatch):
+    seen = []
+
+    def below_nine(reward, valid, batch):
+        seen.append((reward.tolist()[:3], valid.tolist()))
+        return reward < 9
+
+    monkeypatch.setitem(FILTERS._entries, "below_nine", _entry(below_nine))
+    algorithm = Algorithm(advantage="group_mean", filters=["below_nine"])
+    advantage, reward, valid = one_column([1.0, 3.0, 9.0, NAN], algorithm)
+    assert seen == [([1.0, 3.0, 9.0], [True, True, True, False])]
+    assert reward[:3].tolist() == [1, 3, 9]
+    assert valid.tolist() == [True, True, False, False]
+    assert advantage.tolist() == [-1, 1, 0, 0]
+
+
+def _entry(function):
+    from mmrl.core.registry import Entry
+
+    return Entry(function.__name__, function)
+
+
+def test_an_advantage_per_action_is_combined_and_clamped_per_action():
+    """Token returns without a reference gap are the reward at each action; two columns weigh 1 and 0.5."""
+    mask = torch.tensor([[True, True], [True, False]])
+    features = {"logp_reference": torch.zeros(2, 2)}
+    batch = Batch(torch.tensor([0, 0]), 1, mask, logp_old=torch.zeros(2, 2), features=features)
+    scores = torch.tensor([[0.0, 3.0], [1.0, 3.0]], dtype=torch.float64)
+    algorithm = Algorithm(advantage="whiten_tokens", combine="advantage_sum", std_eps=0.0, clamp=1.0)
+    advantage, _, _ = estimate(scores, torch.ones_like(mask), torch.tensor([1.0, 0.5]), batch, algorithm)
+    # First reward over three actions 0, 0, 1: mean 1/3, std sqrt(1/3); the second has no spread.
+    z = [-1 / 3 / math.sqrt(1 / 3), 2 / 3 / math.sqrt(1 / 3)]
+    assert advantage.flatten().tolist() == pytest.approx([z[0], z[0], min(z[1], 1.0), 0.0])

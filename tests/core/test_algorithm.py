@@ -5,42 +5,88 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from mmrl.core import advantage, aggregate, gate, kl, ratio
-from mmrl.core.algorithm import CHOICES, PRESETS, Algorithm, resolve
+from mmrl.core import aggregate, kl, library, ratio
+from mmrl.core.algorithm import BASE, CHOICES, GATE_RATIO, MANY, SCALE_FREE, SHIFT_FREE, Algorithm, in_words, resolve
+from mmrl.core.batch import full
+from mmrl.core.registry import Hook
 
 
-def test_importing_the_record_stays_light():
-    code = "import sys, mmrl.core.algorithm; sys.exit('torch' in sys.modules)"
+def test_importing_the_record_and_plain_algorithms_stays_light():
+    code = (
+        "import sys; from mmrl.core.algorithm import Algorithm, resolve; "
+        "a = resolve('dapo', {'gate': 'dual_clip', 'advantage': 'rank'}); a.needs; a.needs_reference; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_every_name_that_validates_has_its_function():
-    assert set(CHOICES["advantage"]) == set(advantage.ESTIMATORS)
-    assert set(CHOICES["gate"]) == set(gate.GATES)
     assert set(CHOICES["ratio"]) == set(ratio.LEVELS)
     assert set(CHOICES["aggregate"]) == set(aggregate.AGGREGATIONS)
     assert set(CHOICES["kl_estimator"]) == {*kl.ESTIMATORS, "exact"}
+    assert set(GATE_RATIO) <= set(library.registry("gate"))
+    assert SCALE_FREE <= SHIFT_FREE <= set(library.registry("advantage"))
+
+
+def test_names_that_are_not_looked_up_need_nothing_and_have_no_option_to_be_given():
+    for field, names in BASE.items():
+        for name in names:
+            entry = library.registry(field).check(Hook(name))
+            assert entry.needs == ()
+            assert entry.prepare is None
 
 
 def test_grpo_is_the_default():
     assert resolve("grpo", {}) == Algorithm()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_resolve_and_change_only_what_they_say(preset):
-    needs = {"constant_length": 100} if preset == "dr_grpo" else {}
-    resolved = dataclasses.asdict(resolve(preset, needs))
-    said = {**PRESETS[preset], **needs}
-    assert resolved == {**dataclasses.asdict(Algorithm()), **said}
+# ------------------------------------------------------------------ hooks
 
 
-def test_published_constants():
-    assert (resolve("dapo", {}).clip_low, resolve("dapo", {}).clip_high) == (0.2, 0.28)
-    assert (resolve("gspo", {}).clip_low, resolve("gspo", {}).clip_high) == (3e-4, 4e-4)
-    assert (resolve("sapo", {}).tau_pos, resolve("sapo", {}).tau_neg) == (1.0, 1.05)
-    flow = resolve("flow_grpo", {})
-    assert (flow.advantage, flow.ddof, flow.std_eps, flow.clamp) == ("global_std", 0, 1e-4, 5.0)
+def test_hooks_are_read_from_names_and_mappings():
+    algorithm = Algorithm(
+        gate={"name": "cispo", "cap": 4.0},
+        filters=["truncated", {"name": "staleness", "most": 2}],
+        correction="truncate",
+    )
+    assert algorithm.advantage == Hook("group_std")
+    assert algorithm.gate == Hook("cispo", {"cap": 4.0})
+    assert algorithm.filters == (Hook("truncated"), Hook("staleness", {"most": 2}))
+    assert algorithm.correction == Hook("truncate")
+    assert [field for field, _ in algorithm.hooks] == ["advantage", "filters", "filters", "gate", "correction"]
+    assert in_words(algorithm.gate) == "cispo (cap 4.0)"
+    assert Algorithm(gate=algorithm.gate, filters=algorithm.filters, correction=Hook("truncate")) == algorithm
+
+
+def test_needs_are_those_of_all_hooks():
+    assert Algorithm().needs == set()
+    algorithm = Algorithm(advantage="stratified", action_masks=["top_entropy"], filters=["staleness"])
+    assert algorithm.needs == {"stratum", "entropy", "version"}
+    assert not algorithm.needs_reference
+
+
+def test_the_reference_is_needed_by_the_kl_or_by_a_hook():
+    assert Algorithm(kl_coef=0.1).needs_reference
+    assert Algorithm(kl_coef=0.1, kl_estimator="k1", kl_place="reward").needs_reference
+    assert Algorithm(terms=["pairwise"]).needs_reference
+    assert Algorithm(advantage="whiten_tokens").needs_reference
+
+
+@pytest.mark.parametrize("name", sorted(SHIFT_FREE - {"step_episode", "macro", "whiten_tokens", "stratified"}))
+def test_estimators_that_noise_corrections_cannot_reach(name):
+    """What SHIFT_FREE and SCALE_FREE claim, on a 0/1 verifier and its two affine maps."""
+    rewards = torch.tensor([0.0, 1, 1, 0, 0, 1], dtype=torch.float64)
+    algorithm = Algorithm(advantage=name, std_eps=0.0)
+    estimator = library.registry("advantage").bind(Hook(name))
+
+    def of(x):
+        return estimator(x, torch.ones(6, dtype=torch.bool), full(torch.tensor([0, 0, 0, 1, 1, 1])), algorithm)
+
+    assert torch.allclose(of(rewards - 0.9), of(rewards), atol=1e-12)
+    scaled = torch.allclose(of(2 * rewards - 0.2), of(rewards), atol=1e-12)
+    assert scaled == (name in SCALE_FREE)
 
 
 def test_overrides_win_over_the_preset():
@@ -59,10 +105,24 @@ def test_defaults_fill_only_what_is_open():
         (None, {}, "unknown preset"),
         ("grpo", {"clip_hihg": 0.2}, "'clip_high'"),
         ("grpo", {"gate": "two_side"}, "'two_sided'"),
-        ("grpo", {"advantage": "zzz"}, "known: group_std"),
+        ("grpo", {"advantage": "zzz"}, "known: .*group_std"),
         ("dr_grpo", {}, "set constant_length"),
-        ("cispo", {"cap": 0.28}, "1.28"),
-        ("cispo", {"cap": float("nan")}, "cap"),
+        ("cispo", {"gate": {"name": "cispo", "cap": 0.28}}, "1.28"),
+        ("cispo", {"gate": {"name": "cispo", "cap": float("nan")}}, "cap"),
+        ("cispo", {"gate": {"name": "cispo", "caps": 2.0}}, "'cap'"),
+        ("cispo", {"cap": 2.0}, "unknown field 'cap'"),
+        ("grpo", {"gate": 3}, "gate=3: expected a name"),
+        ("grpo", {"filters": "truncated"}, "expected a list"),
+        ("grpo", {"filters": ["truncated", {"name": "truncated"}]}, "more than once"),
+        ("grpo", {"correction": "trunkate"}, "'truncate'"),
+        ("grpo", {"terms": ["entropi"]}, "'entropy'"),
+        ("grpo", {"shape": ["soft_overlong"]}, "needs limit, buffer"),
+        ("grpo", {"advantage": {"name": "stratified", "alpha": 2}}, "from 0 to 1"),
+        ("topr", {"ratio": "token"}, "set ratio='product'"),
+        ("bapo", {"ratio": "sequence"}, "set ratio='token'"),
+        ("grpo", {"kl_coef": 0.1, "kl_estimator": "k1"}, "no gradient in the loss"),
+        ("grpo", {"kl_coef": 0.1, "kl_place": "reward"}, "set kl_estimator='k1'"),
+        ("grpo", {"combine": "gdpo", "shape": ["majority_vote"]}, "set combine='reward_sum'"),
         ("grpo", {"clip_low": "1e-4"}, "1.0e-4"),
         ("grpo", {"clip_low": 1.5}, "1 - clip_low"),
         ("grpo", {"clip_high": 0}, "above 0"),
@@ -71,9 +131,10 @@ def test_defaults_fill_only_what_is_open():
         ("grpo", {"kl_coef": True}, "kl_coef"),
         ("grpo", {"skip_zero_variance": "no"}, "true or false"),
         ("grpo", {"constant_length": 0}, "1 or more"),
-        ("sapo", {"tau_neg": 0}, "above 0"),
+        ("sapo", {"gate": {"name": "sapo", "tau_neg": 0}}, "above 0"),
         ("flow_grpo", {"clamp": 0}, "null"),
         ("grpo", {"gate": "dual_clip", "clip_high": 3.0}, "above 1 \\+ clip_high = 4"),
+        ("dapo", {"gate": {"name": "two_sided", "clip_bound": 1.2}}, "above 1 \\+ clip_high = 1.28"),
         ("rloo", {"combine": "gdpo"}, "set advantage='group_std'"),
     ],
 )
@@ -84,4 +145,37 @@ def test_errors_name_the_fix(preset, overrides, message):
 
 def test_the_record_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Algorithm().cap = 9.0
+        Algorithm().clamp = 9.0
+
+
+# ------------------------------------------------------------------ corrections that would do nothing
+
+BACKWARD = {"name": "noise_backward", "rho0": 0.1, "rho1": 0.2}
+FORWARD = {"name": "noise_forward", "rho1": 0.2}
+
+
+@pytest.mark.parametrize("advantage", ["group_std", "batch_std", "whiten", "rank"])
+def test_a_constant_backward_correction_is_undone_by_normalising(advantage):
+    with pytest.raises(ValueError, match="'noise_backward' with constant rates has no effect") as caught:
+        Algorithm(advantage=advantage, shape=[BACKWARD])
+    assert "set advantage='group_mean'" in str(caught.value)
+
+
+@pytest.mark.parametrize("advantage", ["group_mean", "leave_one_out", "group_std"])
+def test_a_constant_forward_correction_is_undone_by_a_mean(advantage):
+    with pytest.raises(ValueError, match="'noise_forward' with constant rates has no effect") as caught:
+        Algorithm(advantage=advantage, shape=[FORWARD])
+    assert "set advantage='none'" in str(caught.value)
+
+
+def test_corrections_that_do_something_are_accepted():
+    assert Algorithm(advantage="group_mean", shape=[BACKWARD]).shape[0].name == "noise_backward"
+    assert Algorithm(advantage="none", shape=[FORWARD]).shape[0].name == "noise_forward"
+    assert Algorithm(shape=[{**BACKWARD, "rho0": "false_positive"}]).shape[0].options["rho0"] == "false_positive"
+    # A penalty added afterwards is measured on the corrected scale.
+    assert len(Algorithm(shape=[BACKWARD, {"name": "soft_overlong", "limit": 8, "buffer": 4}]).shape) == 2
+
+
+@pytest.mark.parametrize("field", MANY)
+def test_lists_of_hooks_are_empty_by_default(field):
+    assert getattr(Algorithm(), field) == ()

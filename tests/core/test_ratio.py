@@ -21,13 +21,16 @@ def at(level, gap=GAP):
 def test_values():
     token = [[0.3, 0.1, 0], [0, 0.6, -0.3], [0, 0, 0]]
     mean = [[0.2, 0.2, 0], [0.1, 0.1, 0.1], [0, 0, 0]]
-    for level, expected in {"token": token, "sequence": mean, "sequence_token": mean}.items():
+    total = [[0.4, 0.4, 0], [0.3, 0.3, 0.3], [0, 0, 0]]
+    for level, expected in {"token": token, "sequence": mean, "sequence_token": mean, "product": total}.items():
         assert torch.allclose(at(level)[1], torch.tensor(expected, dtype=torch.float64), atol=1e-12)
 
 
 def test_gradients():
     """Of the first action's log-ratio alone: 1 to itself per token; 1/length to each action per sequence."""
-    expected = {"token": [1, 0, 0], "sequence": [1 / 3, 1 / 3, 1 / 3], "sequence_token": [1, 0, 0]}
+    third = [1 / 3, 1 / 3, 1 / 3]
+    expected = {"token": [1, 0, 0], "sequence": third, "sequence_token": [1, 0, 0], "product": [1, 1, 1]}
+    assert set(expected) == set(LEVELS)
     for level, row in expected.items():
         logp, value = at(level)
         value[1, 0].backward()
@@ -57,7 +60,7 @@ def test_a_gap_of_500_is_finite_and_keeps_its_gradient(level, gap):
     r = ratio(value)
     assert r[1].tolist() == pytest.approx([math.exp(math.copysign(20, gap))] * 3)
     value.sum().backward()
-    assert logp.grad[1].tolist() == pytest.approx([1.0] * 3)
+    assert logp.grad[1].tolist() == pytest.approx([3.0 if level == "product" else 1.0] * 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -7,8 +7,11 @@ import torch
 
 from mmrl.core import aggregate
 from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.batch import Batch
 from mmrl.core.reduce import local
+from mmrl.core.registry import Entry
 from mmrl.core.step import MAXIMA, PER_ACTION, policy_loss
+from mmrl.core.terms import TERMS
 from mmrl.types import ActionLogProbs
 
 B, T = 6, 5
@@ -85,6 +88,22 @@ def scalerl(logp, old):
     return -torch.stack(prompts).mean()
 
 
+def topr(logp, old):
+    """Whole sequences: A log pi where A >= 0, min(ratio, 1) A log pi where A < 0; mean over sequences."""
+    total = []
+    for row, n in enumerate(LENGTHS.tolist()):
+        if n:
+            joint = logp[row, :n].sum()
+            weight = (joint - old[row, :n].sum()).exp().clamp(max=1).detach() if A[row] < 0 else 1.0
+            total.append(weight * A[row] * joint)
+    return -torch.stack(total).mean()
+
+
+def stable_reinforce(logp, old):
+    r, a = (logp - old).clamp(math.log(1e-3), math.log(1e3)).exp(), A[:, None]
+    return -means(torch.minimum(r * a, r.clamp(0.8, 1.2) * a))
+
+
 PUBLISHED = {
     "grpo": ppo,
     "dapo": dapo,
@@ -93,6 +112,8 @@ PUBLISHED = {
     "cispo": cispo,
     "sapo": sapo,
     "scalerl": scalerl,
+    "topr": topr,
+    "stable_reinforce": stable_reinforce,
 }
 
 
@@ -208,7 +229,7 @@ def test_columns_may_be_cut_at_the_token_level(now, old):
     assert torch.allclose(of(slice(0, 2)) + of(slice(2, 5)), of(slice(0, 5)), atol=1e-14)
 
 
-@pytest.mark.parametrize("preset", ["grpo", "gspo", "cispo", "sapo"])
+@pytest.mark.parametrize("preset", ["grpo", "gspo", "cispo", "sapo", "topr", "stable_reinforce"])
 def test_masked_entries_may_hold_anything_and_get_no_gradient(preset, now, old):
     algorithm = resolve(preset, {"kl_coef": 0.1}).with_defaults(0.2, 0.2)
     w = shares(algorithm)
@@ -239,7 +260,7 @@ def test_a_batch_in_which_everything_is_masked(now, old):
     assert metrics["actions"] == 0
 
 
-@pytest.mark.parametrize("preset", ["grpo", "gspo", "cispo", "sapo"])
+@pytest.mark.parametrize("preset", ["grpo", "gspo", "cispo", "sapo", "topr", "stable_reinforce"])
 @pytest.mark.parametrize("gap", [500.0, -500.0])
 def test_a_gap_of_500_is_finite(preset, gap, old):
     logp = (old.float() + gap).requires_grad_()
@@ -268,7 +289,6 @@ def test_half_precision_inputs(dtype, old):
 @pytest.mark.parametrize(
     ("estimator", "formula"),
     [
-        ("k1", lambda d: d),
         ("k2", lambda d: d**2 / 2),
         ("k3", lambda d: (-d).exp() + d - 1),
     ],
@@ -295,11 +315,11 @@ def test_exact_kl_is_the_adapters(now, old):
     assert metrics["kl"].item() == pytest.approx(kl[MASK].sum().item())
 
 
-@pytest.mark.parametrize("options", [{"kl_coef": 0.0}, {"kl_coef": 0.5, "kl_place": "reward"}])
+@pytest.mark.parametrize("options", [{"kl_coef": 0.0}, {"kl_coef": 0.5, "kl_place": "reward", "kl_estimator": "k1"}])
 def test_kl_outside_the_loss_is_only_reported(options, now, old):
     algorithm = Algorithm(clip_low=0.2, clip_high=0.2, **options)
     w = shares(algorithm)
-    with_kl, metrics = policy_loss(ActionLogProbs(now, logp_reference=old), old, MASK, A, w, algorithm)
+    with_kl, metrics = policy_loss(ActionLogProbs(now, logp_reference=old - 5), old, MASK, A, w, algorithm)
     without, bare = policy_loss(ActionLogProbs(now), old, MASK, A, w, algorithm)
     assert torch.equal(gradient(with_kl, now), gradient(without, now))
     assert metrics["kl"] > 0
@@ -313,6 +333,89 @@ def test_a_missing_reference_is_an_error(estimator, given, missing, now, old):
     algorithm = Algorithm(kl_coef=0.1, kl_estimator=estimator, clip_low=0.2, clip_high=0.2)
     with pytest.raises(ValueError, match=missing):
         policy_loss(ActionLogProbs(now, **{given: old}), old, MASK, A, shares(algorithm), algorithm)
+
+
+# ------------------------------------------------------------------ action weights and terms
+
+
+def test_action_weights_scale_the_policy_term_only(now, old):
+    algorithm = Algorithm(kl_coef=0.1, clip_low=0.2, clip_high=0.2)
+    weight, own, w = torch.rand(B, T), torch.rand(B, T), shares(algorithm)
+
+    def of(action_weight=None, replay_weight=None, coef=1.0):
+        replay = ActionLogProbs(now, logp_reference=old - 0.3, weight=replay_weight)
+        loss, _ = policy_loss(replay, old, MASK, coef * A, w, algorithm, action_weight=action_weight)
+        return gradient(loss, now)
+
+    kl = of(coef=0.0)
+    plain = of() - kl
+    assert torch.allclose(of(weight) - kl, weight * plain, atol=1e-12)
+    assert torch.allclose(of(weight, own) - kl, weight * own * plain, atol=1e-12)
+    assert torch.equal(of(torch.where(MASK, weight, math.nan)), of(weight))
+
+
+@pytest.fixture
+def quadratic(monkeypatch):
+    """A term over actions: sum of shares x A x logp^2 x the feature "size"."""
+
+    def term(replay, shares, mask, advantage, batch, *, coef: "float" = 1.0):
+        assert torch.equal(batch.mask, mask)
+        assert advantage.shape == shares.shape == mask.shape
+        return coef * (shares * advantage * replay.logp**2 * batch.feature("size")).sum()
+
+    monkeypatch.setitem(TERMS._entries, "quadratic", Entry("quadratic", term, needs=("size",)))
+    size = torch.rand(B, T, dtype=torch.float64)
+    return Batch(GROUP, 2, MASK, features={"size": size})
+
+
+def test_a_term_is_added_and_reported(quadratic, now, old):
+    algorithm = Algorithm(terms=[{"name": "quadratic", "coef": 3.0}], clip_low=0.2, clip_high=0.2)
+    w = shares(algorithm)
+    plain, _ = policy_loss(ActionLogProbs(now), old, MASK, A, w, Algorithm(clip_low=0.2, clip_high=0.2))
+    loss, metrics = policy_loss(ActionLogProbs(now), old, MASK, A, w, algorithm, batch=quadratic)
+    expected = 3 * (w * A[:, None] * now**2 * quadratic.feature("size")).sum()
+    assert (loss - plain).item() == pytest.approx(expected.item())
+    assert torch.allclose(gradient(loss, now) - gradient(plain, now), gradient(expected, now), atol=1e-12)
+    assert metrics["term/quadratic"].item() == pytest.approx(expected.item())
+    assert not metrics["term/quadratic"].requires_grad
+
+
+def test_terms_of_micro_batches_add_up(quadratic, now, old):
+    algorithm = Algorithm(terms=["quadratic"], clip_low=0.2, clip_high=0.2)
+    w, columns = shares(algorithm), torch.arange(T)
+
+    def of(rows):
+        part = quadratic.at(rows, columns)
+        loss, found = policy_loss(
+            ActionLogProbs(now[rows]), old[rows], MASK[rows], A[rows], w[rows], algorithm, batch=part
+        )
+        return gradient(loss, now), found["term/quadratic"]
+
+    whole, value = of(torch.arange(B))
+    parts = [of(torch.tensor(rows)) for rows in ([4, 0], [2], [5, 3, 1])]
+    assert torch.allclose(sum(g for g, _ in parts), whole, atol=1e-14)
+    assert sum(v for _, v in parts).item() == pytest.approx(value.item())
+
+
+def test_a_term_without_its_inputs_is_an_error(now, old):
+    algorithm = Algorithm(terms=["pairwise"], clip_low=0.2, clip_high=0.2)
+    arguments = (ActionLogProbs(now), old, MASK, A, shares(algorithm), algorithm)
+    with pytest.raises(ValueError, match="reads the batch"):
+        policy_loss(*arguments)
+    with pytest.raises(ValueError, match=r"needs level, logp, logp_reference.* ask for the reference policy"):
+        policy_loss(*arguments, batch=Batch(GROUP, 2, MASK))
+
+
+def test_the_gate_sees_the_micro_batch(now, old):
+    """Bounds of each row's own: rows 0 and 1 are bounded by (0.5, 1.5), the others by (0.9, 1.1)."""
+    low, high = torch.tensor([0.5, 0.5, 0.9, 0.9, 0.9, 0.9]), torch.tensor([1.5, 1.5, 1.1, 1.1, 1.1, 1.1])
+    batch = Batch(GROUP, 2, MASK, columns={"gate_low": low.double(), "gate_high": high.double()})
+    algorithm = Algorithm(gate={"name": "bapo", "clip_bound": 1e6}, aggregate="token_mean")
+    loss, _ = policy_loss(ActionLogProbs(now), old, MASK, A, shares(algorithm), algorithm, batch=batch)
+    r, a = (now - old).exp(), A[:, None]
+    bounded = torch.maximum(torch.minimum(r, high[:, None].double()), low[:, None].double())
+    expected = gradient(-torch.minimum(r * a, bounded * a)[MASK].mean(), now)
+    assert torch.allclose(gradient(loss, now), expected, atol=1e-9, rtol=0)
 
 
 # ------------------------------------------------------------------ metrics

@@ -11,12 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SKIPPED = {".venv", "runs", ".git", ".hypothesis", ".pytest_cache", "node_modules"}
+SKIPPED = {".venv", ".venv-vllm", "runs", ".git", ".hypothesis", ".pytest_cache", "node_modules"}
 PAGES = sorted(p for p in ROOT.rglob("*.md") if not SKIPPED & set(p.relative_to(ROOT).parts))
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PACKAGES = (
-    *("mmrl/core", "mmrl/modalities", "mmrl/modalities/image", "mmrl/rewarding", "mmrl/training", "mmrl/reporting"),
+    *(
+        "mmrl/core",
+        "mmrl/modalities",
+        "mmrl/modalities/image",
+        "mmrl/engines",
+        "mmrl/rewarding",
+        "mmrl/training",
+        "mmrl/reporting",
+    ),
     *("configs", "datasets", "assets", "tests", "benchmarks", "rewards"),
 )
 NOT_RUN = "the tests do not run this block"
@@ -96,12 +104,12 @@ def test_configs_rewards_and_commands_that_the_pages_name_exist():
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     commands = set(re.findall(r"^(?:accelerate launch .* -m )?mmrl ([a-z]+)\b", text, re.MULTILINE))
     assert commands <= set(cli.commands)
-    families = "composition|jpeg|clip|aesthetic|ocr"
+    families = "|".join(sorted({name.split(".")[0] for name in available()}))
     named = set(re.findall(rf"`((?:{families})\.[a-z_]+)`", (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")))
     assert named == set(available())
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-vllm", "lint", "docs", "bench"])
 def test_the_makefile_has_the_targets_that_the_readme_names(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

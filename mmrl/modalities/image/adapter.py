@@ -117,6 +117,10 @@ class ImageAdapter:
     def prompt_columns(self) -> Sequence[str]:
         return ()
 
+    def record_columns(self, objective: str) -> Sequence[str]:
+        """Columns that a supervised record must have, besides `prompt`."""
+        return ("image",)
+
     def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         pair = self.family.native_size() if size is None else (size, size) if isinstance(size, int) else tuple(size)
         self.family.check_size(pair)

@@ -1,0 +1,151 @@
+"""Estimators that look inside a sample or a group: strata, turns of a conversation, macro actions, tokens.
+
+All but `stratified` return [N, T] float64, a number for each action: 0 for invalid samples, and where the
+mask is False. Importing mmrl.core.advantage registers them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch
+from mmrl.core.estimator import ESTIMATORS, agreed, divisor, normalised
+from mmrl.core.groups import batch_mean, batch_std
+from mmrl.core.registry import at_least, between
+
+
+@ESTIMATORS.add("stratified", needs=("stratum",), certainty="C", alpha=between(0, 1))
+def stratified(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm, *, alpha: float = 0.7) -> Tensor:
+    """alpha z_k + (1 - alpha) z_g, normalised inside the stratum of the group and inside the group: SAN.
+
+    Stratified GRPO; the stratum, column "stratum" of whole numbers from 0, is the number of search calls in the
+    paper. alpha is recalled. A stratum of one valid sample, or without spread, adds 0 (ours).
+    Raises ValueError, on every rank, for other strata.
+    """
+    given = torch.where(valid, batch.column("stratum").double(), 0.0)
+    if agreed(((given < 0) | (given != given.round())).any(), batch):
+        raise ValueError("advantage 'stratified': column 'stratum' must hold whole numbers from 0")
+    stratum, count = _dense(given.long(), batch)
+    inside = normalised(rewards, valid, batch.group * count + stratum, batch.n_groups * count, batch.reduce, algorithm)
+    whole = normalised(rewards, valid, batch.group, batch.n_groups, batch.reduce, algorithm)
+    return alpha * inside + (1 - alpha) * whole
+
+
+@ESTIMATORS.add(
+    "step_episode",
+    needs=("step", "step_reward"),
+    certainty="A",
+    gamma=between(0, 1),
+    episode_weight=at_least(0),
+    step_weight=at_least(0),
+)
+def step_episode(
+    rewards: Tensor,
+    valid: Tensor,
+    batch: Batch,
+    algorithm: Algorithm,
+    *,
+    gamma: float = 0.5,
+    correct: float = 1.0,
+    episode_weight: float = 1.0,
+    step_weight: float = 1.0,
+) -> Tensor:
+    """episode_weight z(R) in the group + step_weight z(return of the step) among the group's same steps: UI-S1.
+
+    The return of step t is r_t + gamma r_(t+1) + ..., and nothing after a wrong step (reward below `correct`)
+    counts for the steps up to it. Feature "step": index of each action's turn, -1 for none (such actions get the
+    episode's part alone). Feature "step_reward": the reward of that turn, equal at all its actions; NaN, a reward
+    that failed, leaves that step and those whose return it enters out. gamma 0.5 is the release's; the weights
+    are ours. Raises ValueError, on every rank, where a step's actions disagree on its reward.
+    """
+    step, steps = _dense(_index(batch, "step"), batch)
+    low, high = (_per_step(batch.feature("step_reward"), step, steps, how) for how in ("amin", "amax"))
+    present = high != -torch.inf
+    if agreed((present & (low != high) & ~high.isnan()).any(), batch):
+        raise ValueError("advantage 'step_episode': the actions of a step must have equal 'step_reward'")
+    returns = torch.where(present, high, torch.nan)
+    for t in reversed(range(steps - 1)):
+        goes_on = present[:, t + 1] & ~(high[:, t] < correct)
+        returns[:, t] += torch.where(goes_on, gamma * returns[:, t + 1], 0.0)
+
+    key = (batch.group[:, None] * steps + torch.arange(steps, device=step.device)).flatten()
+    ok = (valid[:, None] & returns.isfinite()).flatten()
+    z = normalised(returns.flatten(), ok, key, batch.n_groups * steps, batch.reduce, algorithm)
+    episode = normalised(rewards, valid, batch.group, batch.n_groups, batch.reduce, algorithm)
+    own = _at_actions(z.reshape(len(batch), steps), step)
+    return torch.where(batch.mask, episode_weight * episode[:, None] + step_weight * own, 0.0)
+
+
+@ESTIMATORS.add("macro", needs=("segment",), certainty="D", gamma=between(0, 1))
+def macro(
+    rewards: Tensor,
+    valid: Tensor,
+    batch: Batch,
+    algorithm: Algorithm,
+    *,
+    gamma: float = 1.0,
+    reward_feature: str | None = None,
+) -> Tensor:
+    """One advantage per macro action, (G - mean) / (std + eps) over the macro actions of the group.
+
+    After MA-RLHF, whose critic is left out: the return of macro action k of a sample with reward R is
+    G_k = m_k + gamma m_(k+1) + ... + R, where m is the mean over its actions of the feature `reward_feature`
+    (0 without one). Feature "segment": index of each action's macro action from 0, -1 for none, which gets 0.
+    """
+    segment, count = _dense(_index(batch, "segment"), batch)
+    own = torch.zeros_like(segment, dtype=torch.float64)
+    if reward_feature is not None:
+        own = batch.feature(reward_feature).double()
+    length = _per_step(torch.ones_like(own), segment, count, "sum")
+    returns = _per_step(own, segment, count, "sum") / length.clamp(min=1)
+    for k in reversed(range(count - 1)):
+        returns[:, k] += gamma * returns[:, k + 1]
+    returns = returns + rewards[:, None]
+
+    ok = (valid[:, None] & (length > 0) & returns.isfinite()).flatten()
+    key = batch.group[:, None].expand(-1, count).flatten()
+    z = normalised(returns.flatten(), ok, key, batch.n_groups, batch.reduce, algorithm)
+    return _at_actions(z.reshape(len(batch), count), segment)
+
+
+@ESTIMATORS.add("whiten_tokens", needs=("logp_reference",), certainty="A", beta=at_least(0))
+def whiten_tokens(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm, *, beta: float = 0.01) -> Tensor:
+    """REINFORCE++ (arXiv 2501.03262) per token: R - beta (k1 of this and the later actions), whitened over all
+    valid actions of the batch.
+
+    k1 = logp_old - logp_reference (feature). The discount is 1. beta is this option, apart from kl_coef.
+    """
+    old = batch.needed("logp_old", batch.logp_old).double()
+    k1 = torch.where(batch.mask, old - batch.feature("logp_reference").double(), 0.0)
+    returns = rewards[:, None] - beta * k1.flip(1).cumsum(1).flip(1)
+    ok = (batch.mask & valid[:, None]).flatten()
+    flat = returns.flatten()
+    std = batch_std(flat, ok, batch.reduce, algorithm.ddof)
+    apart = torch.where(ok, flat - batch_mean(flat, ok, batch.reduce), 0.0)
+    white = apart * (std > algorithm.std_floor) / divisor(std + algorithm.std_eps)
+    return white.reshape(returns.shape)
+
+
+def _index(batch: Batch, name: str) -> Tensor:
+    """[N, T] int64 of a feature of indices, -1 where the mask is False."""
+    return torch.where(batch.mask, batch.feature(name), -1).long()
+
+
+def _dense(index: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    """The index, and how many values from 0 it may take on any rank (1 or more)."""
+    top = index.max() if index.numel() else torch.tensor(0, device=index.device)
+    return index, int(batch.reduce(top.clamp(min=0).double(), "max")) + 1
+
+
+def _per_step(values: Tensor, index: Tensor, count: int, how: str) -> Tensor:
+    """[N, count] float64: values [N, T] of the actions of each index (-1 is none) put together by `how`."""
+    start = {"sum": 0.0, "amax": -torch.inf, "amin": torch.inf}[how]
+    found = torch.full((len(values), count + 1), start, dtype=torch.float64, device=values.device)
+    return found.scatter_reduce(1, index % (count + 1), values.double(), how)[:, :count]
+
+
+def _at_actions(values: Tensor, index: Tensor) -> Tensor:
+    """[N, T]: values [N, count] at each action's index, 0 where that is -1."""
+    return torch.where(index >= 0, values.gather(1, index.clamp(min=0)), 0.0)

@@ -1,0 +1,50 @@
+"""What estimators of advantages share: their registry, and centring and dividing inside groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch
+from mmrl.core.groups import group_mean, group_std
+from mmrl.core.reduce import Reduce
+from mmrl.core.registry import Registry
+
+# An estimator takes (rewards [N] float64, valid [N] bool, batch, algorithm, **options) and returns [N] or [N, T]
+# float64, 0 for invalid samples, whatever their reward holds.
+ESTIMATORS = Registry("advantage")
+
+
+def with_spread(
+    values: Tensor, valid: Tensor, key: Tensor, n_keys: int, reduce: Reduce, algorithm: Algorithm
+) -> Tensor:
+    """[M] bool: valid values of groups (key [M], 0 .. n_keys-1) whose standard deviation is above the floor."""
+    std = group_std(values, valid, key, n_keys, reduce, algorithm.ddof)
+    return valid & (std > algorithm.std_floor)[key]
+
+
+def centred(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
+    """R - mean_g [N], exactly 0 for samples of groups without spread; and which samples have spread [N]."""
+    where = (batch.group, batch.n_groups, batch.reduce)
+    spread = with_spread(rewards, valid, *where, algorithm)
+    mean = group_mean(rewards, valid, *where)
+    return torch.where(spread, rewards - mean[batch.group], 0.0), spread
+
+
+def normalised(values: Tensor, valid: Tensor, key: Tensor, n_keys: int, reduce: Reduce, algorithm: Algorithm) -> Tensor:
+    """(x - mean) / (std + eps) inside the groups of `key`, all [M]; exactly 0 without spread."""
+    std = group_std(values, valid, key, n_keys, reduce, algorithm.ddof)
+    mean = group_mean(values, valid, key, n_keys, reduce)
+    spread = valid & (std > algorithm.std_floor)[key]
+    return torch.where(spread, values - mean[key], 0.0) / divisor(std[key] + algorithm.std_eps)
+
+
+def divisor(x: Tensor) -> Tensor:
+    """`x`, with 1 for 0: with std_eps=0 a batch without spread divides 0 by 0 otherwise."""
+    return torch.where(x > 0, x, 1.0)
+
+
+def agreed(wrong: Tensor, batch: Batch) -> bool:
+    """Whether `wrong` (a bool scalar) holds on any process, so that all of them raise together."""
+    return bool(batch.reduce(wrong.double(), "max") > 0)

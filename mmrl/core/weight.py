@@ -1,0 +1,198 @@
+"""Which actions count, and how much: action masks in MASKS and action weights in WEIGHTS.
+
+A mask takes an action out of the loss and out of its denominators; a weight only scales its loss. Both are
+functions of the whole batch, called once per update on every rank: (advantage [N, T], batch, **options) ->
+
+- a mask: keep [N, T] bool, False outside `batch.mask`;
+- a weight: w [N, T] of the advantage's dtype, finite; it means nothing outside `batch.mask`.
+
+Shares and quantiles are those of the batch over all ranks, found exactly, so 1 process and N select the same
+actions. Actions equal to the threshold are all selected: a choice between them would depend on their order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mmrl.core.batch import Batch
+from mmrl.core.reduce import Reduce
+from mmrl.core.registry import Registry, above, between
+
+MASKS = Registry("action mask")
+WEIGHTS = Registry("action weight")
+
+LP_SHARE = 0.01
+LP_MINIMUM = 2
+
+
+# ------------------------------------------------------------------ entropy
+
+
+@MASKS.add("top_entropy", needs=("entropy",), share=between(0, 1))
+def top_entropy(advantage: Tensor, batch: Batch, *, share: float = 0.2) -> Tensor:
+    """Keep the `share` of the trained actions with the highest entropy; the others leave the denominators too.
+
+    The 80/20 rule (arXiv 2506.01939): 20 % of the tokens. ceil(share n) of n actions are kept, and ties.
+    """
+    entropy = batch.feature("entropy")
+    count = _count(entropy, batch.mask, batch.reduce, "entropy")
+    wanted = math.ceil(share * count - 1e-9)
+    if wanted == 0:
+        return torch.zeros_like(batch.mask)
+    threshold = order_statistic(entropy[batch.mask], count - wanted, batch.reduce)
+    return batch.mask & (entropy.float() >= threshold)
+
+
+@WEIGHTS.add("top_entropy", needs=("entropy",), share=between(0, 1))
+def top_entropy_weight(advantage: Tensor, batch: Batch, *, share: float = 0.2) -> Tensor:
+    """The selection of the mask `top_entropy` as a weight of 1 or 0, which leaves the denominators as they are.
+
+    This is what TRL and ms-swift do with their entropy quantile: the loss shrinks to about `share` of its size.
+    """
+    return top_entropy(advantage, batch, share=share).to(advantage.dtype)
+
+
+# ------------------------------------------------------------------ kinds of actions
+
+
+@WEIGHTS.add("precision_tokens", needs=("token_class",), certainty="D", weight=above(0))
+def precision_tokens(advantage: Tensor, batch: Batch, *, weight: float = 3.0) -> Tensor:
+    """Actions of token class 1 (numbers, dimensions) weigh `weight` times the others; the mean weight stays 1.
+
+    An interpretation of CAD-RL's precision token loss, whose numbers are not public; the weight is ours.
+    """
+    raw = torch.ones_like(advantage).masked_fill(batch.feature("token_class") == 1, weight)
+    trained = raw.double() * batch.mask
+    count, total = batch.reduce(torch.stack([batch.mask.sum().double(), trained.sum()]), "sum")
+    return raw if count == 0 else raw * (count / total).to(raw.dtype)
+
+
+@MASKS.add("selective_loss", needs=("decision",), certainty="C")
+def selective_loss(advantage: Tensor, batch: Batch) -> Tensor:
+    """Drop the action at which the policy decides whether to think (feature "decision" other than 0).
+
+    AdaCoT's selective loss masking (arXiv 2505.11896): a later stage keeps the trigger rate learned before.
+    """
+    return batch.mask & (batch.feature("decision") == 0)
+
+
+@MASKS.add("overlong")
+def overlong(advantage: Tensor, batch: Batch) -> Tensor:
+    """Drop samples that a budget cut off: overlong filtering of DAPO (arXiv 2503.14476).
+
+    Their rewards still count in the group's statistics; a filter of samples is what takes them out of there.
+    """
+    truncated = batch.needed("`truncated` flags", batch.truncated)
+    return batch.mask & ~truncated[:, None]
+
+
+@WEIGHTS.add("chord_phi", needs=("logp", "expert"))
+def chord_phi(advantage: Tensor, batch: Batch) -> Tensor:
+    """p (1 - p) at the actions of expert samples (column "expert" other than 0), 1 at the policy's own.
+
+    CHORD-phi (arXiv 2508.11408): expert tokens that the policy already knows, or finds absurd, weigh little.
+    p is taken from the feature "logp": of the policy at the start of the update.
+    """
+    expert = (batch.column("expert") != 0)[:, None] & batch.mask
+    logp = torch.where(expert, batch.feature("logp"), 0.0)
+    return torch.where(expert, phi(logp), 1.0).to(advantage.dtype)
+
+
+def phi(logp: Tensor) -> Tensor:
+    """p (1 - p), detached, any shape: CHORD's weight of an expert token, for an expert loss outside the batch."""
+    logp = logp.detach()
+    return logp.exp() * -logp.expm1()
+
+
+# ------------------------------------------------------------------ stability
+
+
+@MASKS.add("capo", needs=("prob_gap2", "fisher"), certainty="D", scale=above(0), policy_limit=above(0))
+def capo(
+    advantage: Tensor,
+    batch: Batch,
+    *,
+    scale: float = 1.0,
+    policy_limit: float | None = 0.5,
+    objective_limit: float | None = 0.0,
+) -> Tensor:
+    """Drop actions whose own update of the logits looks unstable to second order.
+
+    The step of the logits is dz = scale A (e - p), e the one-hot vector of the token; F = diag(p) - p p'. Then
+    policy shift    = dz' F dz / 2           = scale^2 A^2 fisher / 2, its KL to second order;
+    objective shift = g' dz - A dz' F dz / 2 = scale A^2 prob_gap2 - A policy shift, with g = A (e - p).
+    Kept: policy shift <= policy_limit and objective shift >= objective_limit; null switches a limit off.
+    An interpretation of CAPO, whose criterion and limits are not public; all numbers are ours.
+    """
+    gap2, fisher = batch.feature("prob_gap2"), batch.feature("fisher")
+    for name, values in (("prob_gap2", gap2), ("fisher", fisher)):
+        _count(values, batch.mask, batch.reduce, name)
+    policy_shift = (scale * advantage) ** 2 * fisher / 2
+    objective_shift = scale * advantage**2 * gap2 - advantage * policy_shift
+    keep = batch.mask
+    if policy_limit is not None:
+        keep = keep & (policy_shift <= policy_limit)
+    if objective_limit is not None:
+        keep = keep & (objective_shift >= objective_limit)
+    return keep
+
+
+def lp_reg_selection(advantage: Tensor, batch: Batch, share: float = LP_SHARE, minimum: int = LP_MINIMUM) -> Tensor:
+    """selected [N, T] bool: rare tokens that were punished and that the proxy policy still finds likelier.
+
+    Of the trained actions with A < 0, the floor(share n) with the lowest feature "logp", and ties; of these the
+    ones with logp below "proxy_logp" (a token that the proxy filtered out has about -1e4 there). With fewer than
+    `minimum` candidates nothing is selected. The shares and the minimum are those of Lp-Reg's released code, which
+    selects inside each micro-batch; here it is over the whole batch and all ranks.
+    """
+    logp, proxy = batch.feature("logp"), batch.feature("proxy_logp")
+    punished = batch.mask & (advantage < 0)
+    count = _count(logp, punished, batch.reduce, "logp")
+    wanted = math.floor(share * count + 1e-9)
+    if wanted < max(minimum, 1):
+        return torch.zeros_like(batch.mask)
+    threshold = order_statistic(logp[punished], wanted - 1, batch.reduce)
+    return punished & (logp.float() <= threshold) & (logp < proxy)
+
+
+# ------------------------------------------------------------------ quantiles over all ranks
+
+
+def order_statistic(values: Tensor, rank: int, reduce: Reduce) -> Tensor:
+    """The value with `rank` smaller-or-equal ones before it (0 = the minimum), of the values [n] of all ranks.
+
+    A float32 scalar, exactly one of the values rounded to float32, the same on every process. Found digit by
+    digit, from four histograms of 256 bins that are summed over the ranks, so no value leaves its rank.
+    Needs 0 <= rank < the number of values over all ranks, and finite values.
+    """
+    keys = _sortable(values)
+    prefix, remaining = 0, rank
+    for shift in (24, 16, 8, 0):
+        inside = keys[keys >> (shift + 8) == prefix]
+        bins = reduce(torch.bincount(inside >> shift & 255, minlength=256), "sum").cumsum(0)
+        digit = int((bins <= remaining).sum())
+        remaining -= int(bins[digit - 1]) if digit > 0 else 0
+        prefix = prefix << 8 | digit
+    bits = prefix - 2**31 if prefix >= 2**31 else ~prefix
+    return torch.tensor(bits, dtype=torch.int64, device=values.device).to(torch.int32).view(torch.float32)
+
+
+def _sortable(values: Tensor) -> Tensor:
+    """[n] int64 in [0, 2^32), in the order of the float32 values."""
+    bits = values.float().view(torch.int32).long()
+    return torch.where(bits >= 0, bits + 2**31, ~bits)
+
+
+def _count(values: Tensor, inside: Tensor, reduce: Reduce, name: str) -> int:
+    """Number of actions `inside` over all ranks. Raises ValueError, on every rank, where one is not finite."""
+    broken = (inside & ~values.isfinite()).sum()
+    count, bad = reduce(torch.stack([inside.sum(), broken]), "sum").tolist()
+    if bad:
+        raise ValueError(
+            f"feature {name!r} is not finite at {bad} of {count} actions, so none can be selected by it; "
+            "look for NaN or infinite logits in the policy"
+        )
+    return count

@@ -1,0 +1,45 @@
+"""From the `engine:` section of a config to an engine; the chosen one alone is imported."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmrl.engines.transformers import TransformersEngine
+    from mmrl.engines.vllm import VllmEngine
+
+ENGINES = ("transformers", "vllm")
+
+
+def load_engine(
+    config: Mapping[str, Any], model: Any, tokenizer: Any, path: str | Path | None
+) -> TransformersEngine | VllmEngine:
+    """The engine named by config["name"] ("transformers" where none is), with the section's other keys as its options.
+
+    model: the policy, which `transformers` samples from directly. path: a folder or hub name that holds the same
+    policy with its config, which `vllm` loads. tokenizer: neither of the two needs it, as ids go in and come out.
+    Raises ValueError for an unknown engine or option, or a vllm engine without a path; ImportError without vLLM.
+    """
+    options = dict(config)
+    name = options.pop("name", "transformers")
+    if name == "transformers":
+        from mmrl.engines.transformers import TransformersEngine
+
+        return _make(TransformersEngine, name, (model,), options)
+    if name == "vllm":
+        from mmrl.engines.vllm import VllmEngine
+
+        if path is None:
+            raise ValueError("engine vllm loads the policy from a folder; save the model there and set its path")
+        return _make(VllmEngine, name, (path,), options)
+    raise ValueError(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}")
+
+
+def _make(engine: Any, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    known = [p.name for p in inspect.signature(engine).parameters.values()][len(arguments) :]
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"engine {name} has no option {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
+    return engine(*arguments, **options)

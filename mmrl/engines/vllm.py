@@ -1,0 +1,227 @@
+"""vLLM as the sampler: in this process, or a server it talks to. Log-probs are vLLM's own, checked by `verify`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.base import Completion, Sampling
+
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+TEMPERATURES = (0.01, 2.0)  # vLLM raises smaller ones to the first without an error, and refuses larger ones
+
+
+class EngineMismatch(RuntimeError):
+    """The engine's log-probs are not the trainer's: it does not hold the trainer's policy, or not its precision."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a backend returns for one request: ids, their log-probs, and whether a stop id ended it."""
+
+    ids: list[int]
+    logp: list[float]
+    stopped: bool
+
+
+class Backend(Protocol):
+    """Where vLLM runs."""
+
+    max_model_len: int
+
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Drawn]:
+        """One completion per prompt and seed, in their order."""
+
+    def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """Replace the weights and forget every cached prefix."""
+
+    def load_lora(self, folder: Path, version: int) -> None:
+        """Replace the adapter and forget every cached prefix."""
+
+    def close(self) -> None: ...
+
+
+class VllmEngine:
+    """Samples with vLLM (`pip install 'mmrl[vllm]'`).
+
+    path: the model, a folder in Hugging Face format or a hub name; the first weights come from there.
+    mode: "colocated" runs vLLM in this process; "server" talks to a running `vllm serve` (see docs/vllm.md).
+    dtype: as vLLM takes it ("float32", "bfloat16", "auto"); a server has its own. max_model_len: prompt + completion.
+    lora: an adapter over fixed weights; `sync_lora` takes its folder. Without, `sync` takes whole (merged) weights.
+    verify: ask for a comparison after every sync, not only after the first (`needs_verify`).
+    options: keyword arguments of `vllm.LLM`, or of `mmrl.engines.vllm_server.Server`.
+
+    With top_p or top_k on, log-probs are those of the truncated distribution: what vLLM drew from is all it reports.
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        mode: Literal["colocated", "server"] = "colocated",
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        lora: bool = False,
+        verify: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.lora, self.dtype, self.version = lora, dtype, 0
+        self.needs_verify, self._closed = True, False
+        self._verify_always = verify
+        self._tied = _is_tied(path)
+        self.shared = mode == "server"  # one engine for all ranks: one of them syncs, the others wait
+        self._backend: Backend
+        if mode == "server":
+            from mmrl.engines.vllm_server import Server
+
+            self._backend = Server(lora=lora, **(options or {}))
+        elif mode == "colocated":
+            from mmrl.engines.vllm_colocated import Colocated
+
+            self._backend = Colocated(path, dtype, max_model_len, lora, dict(options or {}))
+        else:
+            raise ValueError(f"vllm: mode is {mode!r}; write colocated or server")
+
+    def generate(
+        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
+        """n completions of each prompt ([p] int64): one request per sample with its own seed; prompts share prefixes.
+
+        The same seeds repeat the same completions; another batch may change them by rounding alone.
+        """
+        self._check_request(prompts, n, sampling, seeds)
+        flat_prompts = [ids for prompt in prompts for ids in [prompt.tolist()] * n]
+        flat_seeds = [seed & (2**63 - 1) for row in seeds for seed in row]
+        drawn = self._backend.sample(flat_prompts, flat_seeds, sampling)
+        completions = [_completion(d, sampling) for d in drawn]
+        return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take over all weights, by their names in the model's `state_dict` (LoRA merged), before the next rollout."""
+        if self.lora:
+            raise RuntimeError("vllm: the engine runs with lora=True; give the adapter's folder to sync_lora instead")
+        self._backend.load(_with_head(weights, self._tied), version)
+        self._synced(version)
+
+    def sync_lora(self, folder: str | Path, version: int) -> None:
+        """Take over the adapter that `save_pretrained` of a PEFT model wrote to `folder` (a server reads it there)."""
+        if not self.lora:
+            raise RuntimeError("vllm: the engine runs with lora=False; give merged weights to sync, or set lora=True")
+        folder = Path(folder).resolve()
+        if not (folder / "adapter_config.json").is_file():
+            raise FileNotFoundError(f"vllm: {folder} holds no adapter_config.json; save the adapter there first")
+        self._backend.load_lora(folder, version)
+        self._synced(version)
+
+    def verify(self, completions: Sequence[Completion], trainer_logp: Sequence[Tensor], tolerance: float) -> float:
+        """Largest |engine log-prob - trainer log-prob| over all tokens, in nats.
+
+        trainer_logp: [t] for each completion, from the trainer's forward at the same temperature and bans.
+        Raises EngineMismatch above `tolerance` or where a log-prob is not finite, ValueError where shapes differ.
+        """
+        if not completions or len(completions) != len(trainer_logp):
+            raise ValueError(f"verify: {len(completions)} completions, {len(trainer_logp)} rows of log-probs")
+        for i, (completion, logp) in enumerate(zip(completions, trainer_logp)):
+            if completion.logp.shape != logp.shape:
+                raise ValueError(
+                    f"verify: completion {i} has {tuple(completion.logp.shape)} tokens, the trainer's log-probs "
+                    f"{tuple(logp.shape)}"
+                )
+        gaps = [(c.logp - logp.detach().cpu().float()).abs() for c, logp in zip(completions, trainer_logp)]
+        worst, gap = max(enumerate(float(_nan_to_inf(g).max()) for g in gaps), key=lambda pair: pair[1])
+        if not gap <= tolerance:
+            token = int(_nan_to_inf(gaps[worst]).argmax())
+            mean = float(torch.cat(gaps).mean())
+            raise EngineMismatch(
+                f"vLLM's log-probs differ from the trainer's by up to {gap:.3g} nats (mean {mean:.3g}, tolerance "
+                f"{tolerance:g}), most at token {token} of completion {worst}, version {self.version}. Likely causes: "
+                + "; ".join(self._causes(gap))
+            )
+        self.needs_verify = False
+        return gap
+
+    def close(self) -> None:
+        """Give back the memory of an engine in this process; a server keeps running."""
+        if not self._closed:
+            self._backend.close()
+        self._closed = True
+
+    def _synced(self, version: int) -> None:
+        self.needs_verify = self.needs_verify or self._verify_always
+        self.version = version
+
+    def _causes(self, gap: float) -> list[str]:
+        precision = f"the engine computes in {self.dtype}: use the trainer's dtype, or a wider tolerance"
+        weights = "the engine holds other weights: sync before the rollout, and send every weight"
+        tied = f"the output head is tied to the embeddings and kept its old values: send {HEAD} with each sync"
+        inputs = "the trainer scored another prompt (chat template, special tokens), temperature, bans, or top-p/top-k"
+        by_weights = [tied, weights, inputs] if self._tied and not self.lora else [weights, inputs]
+        small = gap < 0.1 and self.dtype != "float32"
+        return [precision, *by_weights] if small else [*by_weights, precision]
+
+    def _check_request(
+        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> None:
+        if self._closed:
+            raise RuntimeError("vllm: the engine is closed")
+        if sampling.annealing:
+            raise ValueError("vllm: annealing is not supported, one temperature holds for a request; use transformers")
+        low, high = TEMPERATURES
+        if sampling.temperature != 0 and not low <= sampling.temperature <= high:
+            raise ValueError(f"vllm: temperature is {sampling.temperature}; write 0, or from {low} to {high}")
+        if len(seeds) != len(prompts) or any(len(row) != n for row in seeds):
+            raise ValueError(f"vllm: {len(prompts)} prompts x {n} samples need one seed each")
+        longest = max((len(prompt) for prompt in prompts), default=0)
+        if longest + sampling.max_tokens > self._backend.max_model_len:
+            raise ValueError(
+                f"vllm: a prompt of {longest} tokens + max_tokens {sampling.max_tokens} exceeds max_model_len "
+                f"{self._backend.max_model_len}; raise max_model_len, or shorten one of them"
+            )
+        if set(sampling.stop_ids) & set(sampling.banned):
+            raise ValueError(f"vllm: stop ids {set(sampling.stop_ids) & set(sampling.banned)} are banned, nothing ends")
+
+
+def _completion(drawn: Drawn, sampling: Sampling) -> Completion:
+    if len(drawn.ids) != len(drawn.logp) or not drawn.ids or not all(map(math.isfinite, drawn.logp)):
+        raise RuntimeError(f"vllm: {len(drawn.ids)} tokens came back with log-probs {drawn.logp[:8]} ...; not usable")
+    if forbidden := set(drawn.ids) & set(sampling.banned):
+        raise RuntimeError(f"vllm: sampled the banned ids {sorted(forbidden)}; use mode: colocated, which masks them")
+    stop = "eos" if drawn.stopped else "length"
+    return Completion(torch.tensor(drawn.ids), torch.tensor(drawn.logp, dtype=torch.float32), stop)
+
+
+def _with_head(weights: Iterable[tuple[str, Tensor]], tied: bool) -> Iterator[tuple[str, Tensor]]:
+    """Weights as they come, with the output head sent by name: vLLM keeps a second copy of it that a tied checkpoint
+    (embeddings alone) would leave as it was."""
+    embedding = head = None
+    for name, weight in weights:
+        if name.startswith("base_model.") or ".lora_" in name or ".base_layer." in name:
+            raise ValueError(f"vllm: sync got {name!r}; merge the adapter into the weights, or run with lora=True")
+        if name.endswith(EMBEDDING):
+            embedding = weight.detach()
+        if name == HEAD:
+            head = weight
+        yield name, weight.detach()
+    if tied and head is None:
+        if embedding is None:
+            raise ValueError(f"vllm: the output head is tied, and sync got neither {HEAD} nor ...{EMBEDDING}")
+        yield HEAD, embedding
+
+
+def _is_tied(path: str | Path) -> bool:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path)
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+
+
+def _nan_to_inf(gap: Tensor) -> Tensor:
+    return gap.nan_to_num(nan=math.inf, posinf=math.inf)

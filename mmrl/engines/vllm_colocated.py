@@ -1,0 +1,146 @@
+"""vLLM inside the training process: weights change hands as tensors, nothing is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmrl.engines.base import Sampling
+from mmrl.engines.vllm import Drawn
+
+CPU_DEFAULTS = {"enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
+OURS = {
+    "model",
+    "dtype",
+    "max_model_len",
+    "enable_lora",
+    "logprobs_mode",
+    "skip_tokenizer_init",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+}
+
+
+class Colocated:
+    """One `vllm.LLM` in this process, on one device.
+
+    The global random states of torch, NumPy and Python are as before after each call: vLLM seeds and draws from them.
+    """
+
+    def __init__(
+        self, path: str | Path, dtype: str, max_model_len: int | None, lora: bool, options: dict[str, Any]
+    ) -> None:
+        _check(options)
+        if not torch.cuda.is_available():
+            options = CPU_DEFAULTS | options
+        # Read when vllm is imported. Without its own process the engine takes tensors, not files.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        for name, value in {"CPU_OMP_THREADS_BIND": "nobind", "NO_USAGE_STATS": "1", "LOGGING_LEVEL": "ERROR"}.items():
+            os.environ.setdefault(f"VLLM_{name}", value)
+        with _untouched_random_state():
+            from vllm import LLM
+
+            self._llm: Any = LLM(
+                model=str(path),
+                dtype=dtype,
+                max_model_len=max_model_len,
+                enable_lora=lora,
+                logprobs_mode="processed_logprobs",
+                skip_tokenizer_init=True,
+                **options,
+            )
+        self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
+        self._adapter: Any = None
+
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Drawn]:
+        from vllm import SamplingParams
+
+        # Straight to the class: `from_optional` would lift the bias to -100.
+        banned = dict.fromkeys(sampling.banned, float("-inf")) or None
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                seed=seed,
+                logprobs=0,
+                stop_token_ids=list(sampling.stop_ids),
+                ignore_eos=True,  # the ids of generation_config.json are not ours
+                logit_bias=banned,
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+        with _untouched_random_state(), _no_autocast():
+            outputs = self._llm.generate(
+                [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False, lora_request=self._adapter
+            )
+        return [_drawn(output.outputs[0]) for output in outputs]
+
+    def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._forget_prefixes()
+
+    def load_lora(self, folder: Path, version: int) -> None:
+        from vllm.lora.request import LoRARequest
+
+        # Loaded once here; a request that says load_inplace would read the files again for each sample.
+        self._llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self._adapter = LoRARequest("policy", 1, str(folder))
+        self._forget_prefixes()
+
+    def close(self) -> None:
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
+    def _forget_prefixes(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vllm: prefixes computed with the old weights could not be dropped; requests still run")
+
+
+def _check(options: dict[str, Any]) -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise ImportError("engine vllm needs vLLM; run: pip install 'mmrl[vllm]'")
+    if taken := OURS & set(options):
+        raise ValueError(f"vllm: options {sorted(taken)} are set by mmrl; an engine on several devices is a server")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise RuntimeError(
+            "vllm: mode colocated needs the process group of its process for itself, and a launcher or another engine "
+            "holds it; train in one process with one engine, or use mode: server"
+        )
+
+
+def _drawn(output: Any) -> Drawn:
+    if output.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vllm: a request ended with {output.finish_reason!r}")
+    ids = list(output.token_ids)
+    logp = [entry[token].logprob for entry, token in zip(output.logprobs, ids)]
+    return Drawn(ids, logp, output.finish_reason == "stop")
+
+
+def _no_autocast() -> torch.autocast:
+    """The engine computes in its own dtype, also where the caller's forward is in mixed precision."""
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
+
+
+@contextmanager
+def _untouched_random_state() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,1 @@
+"""Text: any causal language model of transformers as a policy over tokens."""

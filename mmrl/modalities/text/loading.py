@@ -1,0 +1,139 @@
+"""From a `model:` section to a transformers model and its tokenizer: load them, or build tiny ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmrl.modalities.text.config import ModelConfig
+from mmrl.modalities.text.logprobs import Head
+from mmrl.share import resolve
+
+
+def load(config: ModelConfig) -> tuple[Any, Any]:
+    """(model, tokenizer); what is trained is float32 and requires a gradient, the rest is frozen in config.dtype.
+
+    Raises FileNotFoundError for a local folder without a model, ValueError for a model that this modality cannot use.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # its bars for every file of a checkpoint would fight with the run's own
+    model, tokenizer = _build(config) if config.build is not None else _load(config)
+    if model.base_model is model:
+        raise ValueError(f"{type(model).__name__} has no decoder apart from its head; it cannot be trained here")
+    model.requires_grad_(False)
+    if config.train == "lora":
+        _add_lora(model, config)
+    trained = [p for name, p in model.named_parameters() if config.train == "full" or "lora_" in name]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    if config.gradient_checkpointing:
+        _enable_checkpointing(model)
+    return model.eval(), tokenizer  # eval: no dropout, rollout and replay must be the same function
+
+
+def _build(config: ModelConfig) -> tuple[Any, Any]:
+    from mmrl.modalities.text.tiny import build
+
+    model, tokenizer = build(**dict(config.build or {}))
+    model.set_attn_implementation(config.attention)
+    return model.to(_frozen_dtype(config)), tokenizer
+
+
+def _load(config: ModelConfig) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local = resolve(config.path)
+    looks_local = config.path.startswith(("share://", ".", "/", "~")) or local.exists()
+    if looks_local and not (local / "config.json").is_file():
+        raise FileNotFoundError(
+            f"model.path {config.path!r}: no config.json in {local}; give a folder written by save_pretrained, or a "
+            "hub id such as Qwen/Qwen3-0.6B"
+        )
+    source = {
+        "pretrained_model_name_or_path": str(local) if looks_local else config.path,
+        "revision": config.revision or "main",
+        "trust_remote_code": config.trust_remote_code,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    model = AutoModelForCausalLM.from_pretrained(
+        **source, dtype=_frozen_dtype(config), attn_implementation=config.attention, use_safetensors=True
+    )
+    return model, tokenizer
+
+
+def _frozen_dtype(config: ModelConfig) -> torch.dtype:
+    return torch.float32 if config.train == "full" else getattr(torch, config.dtype)
+
+
+def _add_lora(model: Any, config: ModelConfig) -> None:
+    from peft import LoraConfig
+
+    lora = config.lora
+    if lora.path is not None:
+        model.load_adapter(str(resolve(lora.path)), is_trainable=True)
+        return
+    model.add_adapter(
+        LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets or "all-linear", task_type="CAUSAL_LM"
+        )
+    )
+
+
+def _enable_checkpointing(model: Any) -> None:
+    """Layers are recomputed in train mode only, so train mode must be the same function: no dropout anywhere."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
+@torch.no_grad()
+def check_head(model: Any, head: Head) -> None:
+    """Raises ValueError where the model does more to its logits than the head knows of."""
+    ids = torch.arange(2, device=model.device)[None] + 1
+    wanted = model(input_ids=ids, use_cache=False).logits[0]
+    exact = wanted.dtype == head.compute == torch.float32
+    made = head.logits(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
+    gap = float((made - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1))
+    if gap > (1e-3 if exact else 5e-2):
+        raise ValueError(
+            f"{type(model).__name__}: logits made from its hidden states are off by {gap:.1e}; its forward does more "
+            "than a linear head with a scale and a soft cap, which this modality does not know"
+        )
+
+
+def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a completion: the tokenizer's EOS and all of the generation config's and the model's.
+
+    Warns, in one line, where the tokenizer's EOS is not among the model's. Raises ValueError without any.
+    """
+    generation = getattr(model, "generation_config", None)
+    of_model = {*_ids(getattr(generation, "eos_token_id", None)), *_ids(model.config.get_text_config().eos_token_id)}
+    own = set(_ids(tokenizer.eos_token_id))
+    if own and of_model and not own & of_model:
+        warnings.warn(
+            f"the tokenizer's EOS {tokenizer.eos_token!r} ({tokenizer.eos_token_id}) is not among the model's "
+            f"({', '.join(map(str, sorted(of_model)))}); all of them end a completion",
+            stacklevel=2,
+        )
+    if not own | of_model:
+        raise ValueError("neither the tokenizer nor the model names an EOS token: completions would never end")
+    return tuple(sorted(own | of_model))
+
+
+def _ids(value: int | Sequence[int] | None) -> Sequence[int]:
+    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+
+
+def unused_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Rows of the head behind the tokenizer's last id: padding of the vocabulary, which must never be sampled."""
+    return tuple(range(len(tokenizer), model.get_output_embeddings().weight.shape[0]))

@@ -1,0 +1,90 @@
+"""An engine with its own copy of the policy: made once, brought up to date before every rollout, and compared."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.base import Completion, Sampling
+from mmrl.modalities.text.config import ModelConfig
+from mmrl.share import resolve
+from mmrl.types import Sample
+
+
+class OutsideEngine:
+    """The engine of config.engine. The first weights it loads are the base model's; `sync` sends the policy's."""
+
+    exact = False
+
+    def __init__(self, config: ModelConfig, model: Any, tokenizer: Any) -> None:
+        from mmrl.engines.load import load_engine
+
+        section = {"name": config.engine.name, **config.engine.options}
+        self._place = tempfile.TemporaryDirectory()
+        self._engine = load_engine(section, model, tokenizer, _base_path(config, Path(self._place.name)))
+        self._version = 0
+        tolerance = config.engine.tolerance
+        self._tolerance = tolerance if tolerance is not None else 1e-3 if config.dtype == "float32" else 1.0
+
+    def sync(self, model: Any, save: Callable[[Path], None]) -> None:
+        """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes."""
+        self._version += 1
+        if getattr(self._engine, "lora", False):
+            folder = Path(self._place.name) / f"lora_{self._version}"
+            save(folder)
+            self._engine.sync_lora(folder, self._version)
+        else:
+            self._engine.sync(merged_weights(model), self._version)
+
+    def generate(
+        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
+        return self._engine.generate(prompts, n, sampling, seeds)
+
+    def compare(self, samples: Sequence[Sample], sampling: Sampling) -> None:
+        """Hold the reported log-probs (`logp_sampler`) against the trainer's, where the engine asks for it.
+
+        Not under top-k or top-p, where what an engine reports is of the distribution that was cut.
+        """
+        if getattr(self._engine, "needs_verify", False) and sampling.top_p == 1 and sampling.top_k == 0:
+            stored = [s.trajectory for s in samples]
+            reported = [Completion(t.tensors["ids"], t.tensors["logp_sampler"], "") for t in stored]
+            self._engine.verify(reported, [t.logp for t in stored], self._tolerance)
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """A model's weights by a checkpoint's names, LoRA added in, and the head also where it is tied."""
+    modules = dict(model.named_modules())
+    head = next(name for name, module in modules.items() if module is model.get_output_embeddings())
+    sent = set()
+    for name, tensor in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        if plain != name and plain.endswith(".weight"):
+            layer = modules[plain.removesuffix(".weight")]
+            for adapter in layer.active_adapters:
+                tensor = tensor + layer.get_delta_weight(adapter).to(tensor)
+        sent.add(plain)
+        yield plain, tensor.detach()
+    if f"{head}.weight" not in sent:
+        yield f"{head}.weight", modules[head].weight.detach()
+
+
+def _base_path(config: ModelConfig, place: Path) -> str:
+    """Where the engine finds the base model; one that was built here is written to `place`."""
+    if config.build is None:
+        local = resolve(config.path)
+        return str(local) if local.exists() else config.path
+    from mmrl.modalities.text.tiny import build
+
+    model, tokenizer = build(**config.build)
+    folder = place / "base"
+    model.to(getattr(torch, config.dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

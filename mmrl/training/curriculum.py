@@ -1,0 +1,189 @@
+"""Curricula: which prompts come next, from what is known of them and of how well they were answered.
+
+Every process holds the same curriculum and tells it the same results in the same order; what comes next then depends
+on the seed and the state alone, not on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mmrl.seeds import seed_of
+from mmrl.types import Prompt
+
+LEVELLED = ("staged", "mixed")
+ORDERS = ("shuffled", "sorted", *LEVELLED)
+
+
+class CurriculumError(ValueError):
+    """A curriculum that cannot be made, cannot go on, or does not fit its saved state; says what to do."""
+
+
+class Curriculum:
+    """An endless sequence of prompts, in passes; a pass asks for each prompt of the pool once.
+
+    ids: the prompts' ids. difficulty: a number for each (`difficulties` reads a column), low is easy; not needed for
+        `shuffled`.
+    order: shuffled, a new permutation for each pass.
+        sorted, from easy to difficult in each pass; equal ones shuffled.
+        staged, only the prompts of the current level, shuffled. Levels are the different difficulties, from the
+        lowest; see `record`.
+        mixed, the prompts of the current level and of those below it, shuffled.
+    advance_at, window: the next level begins when the mean pass rate of the last `window` results of the current one
+        is above advance_at, as in SATURN; its 0.75 (and 0.5) is from memory, and it evaluates where we look at the
+        training groups.
+    advance_every: the next level also begins after this many steps; None leaves it to the pass rate.
+    retire_at: a prompt whose pass rate reaches it leaves for good: ScaleRL's no-positive-resampling, 0.9 there.
+
+    Raises CurriculumError.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        difficulty: Sequence[float] | None = None,
+        *,
+        order: str = "shuffled",
+        advance_at: float = 0.75,
+        window: int = 32,
+        advance_every: int | None = None,
+        retire_at: float | None = None,
+    ) -> None:
+        if order not in ORDERS:
+            raise CurriculumError(f"curriculum: order={order!r} is not known; use one of {', '.join(ORDERS)}")
+        if not ids or len(set(ids)) < len(ids):
+            raise CurriculumError("curriculum: needs prompts whose ids all differ")
+        if order != "shuffled" and difficulty is None:
+            raise CurriculumError(f"curriculum: order={order!r} needs a difficulty for each prompt; name a column")
+        if difficulty is not None and len(difficulty) != len(ids):
+            raise CurriculumError(f"curriculum: {len(difficulty)} difficulties for {len(ids)} prompts")
+        if window < 1 or (advance_every is not None and advance_every < 1):
+            raise CurriculumError("curriculum: window and advance_every must be 1 or more")
+        self.kind, self.advance_at, self.window = order, advance_at, window
+        self.advance_every, self.retire_at = advance_every, retire_at
+        self.index = {name: i for i, name in enumerate(ids)}
+        values = [0.0] * len(ids) if difficulty is None else list(difficulty)
+        rungs = {value: rank for rank, value in enumerate(sorted(set(values)))}
+        self.rank = [rungs[value] for value in values]
+        self.top = len(rungs) - 1
+        self.level = 0
+        self.position = 0  # in the endless sequence over all prompts, those outside the pool included
+        self.recent: list[float] = []
+        self.retired: set[str] = set()
+
+    def order(self, step: int, count: int, seed: int) -> list[int]:
+        """The next `count` prompts, as indices; a second call goes on where the first ended (to refill a step).
+
+        A prompt may occur twice where `count` reaches over the end of a pass. Raises CurriculumError when every
+        prompt has retired.
+        """
+        if self.advance_every is not None:
+            self._advance(step // self.advance_every)
+        pool = self._pool()
+        found: list[int] = []
+        while len(found) < count:
+            epoch, start = divmod(self.position, len(self.index))
+            sequence = self._pass(epoch, seed)
+            offset = start
+            while offset < len(sequence) and len(found) < count:
+                if sequence[offset] in pool:
+                    found.append(sequence[offset])
+                offset += 1
+            self.position += offset - start
+        return found
+
+    def record(self, prompt_id: str, pass_rate: float) -> None:
+        """How a group was answered: its share of correct samples, of those that have a reward.
+
+        Call it for every group of the step, in the order of their indices, on every process. Groups without any
+        reward have no pass rate: leave them out. Raises CurriculumError for an unknown id, or a rate outside [0, 1].
+        """
+        if prompt_id not in self.index:
+            raise CurriculumError(f"curriculum: {prompt_id!r} is not the id of one of its prompts")
+        if not 0 <= pass_rate <= 1:
+            raise CurriculumError(f"curriculum: pass rate {pass_rate} of {prompt_id!r} is not from 0 to 1")
+        if self.retire_at is not None and pass_rate >= self.retire_at:
+            self.retired.add(prompt_id)
+        if self.kind in LEVELLED and self.rank[self.index[prompt_id]] == self.level:
+            self.recent = [*self.recent, pass_rate][-self.window :]
+            if len(self.recent) == self.window and math.fsum(self.recent) / self.window > self.advance_at:
+                self._advance(self.level + 1)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes, as JSON; save it with the checkpoint."""
+        return {
+            "level": self.level,
+            "position": self.position,
+            "recent": list(self.recent),
+            "retired": sorted(self.retired, key=self.index.__getitem__),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state. Raises CurriculumError where it belongs to other prompts."""
+        unknown = [name for name in state["retired"] if name not in self.index]
+        if unknown or not 0 <= state["level"] <= self.top:
+            raise CurriculumError(
+                f"curriculum: the checkpoint knows level {state['level']} and prompts {unknown[:3]} that the data no "
+                "longer has; resume with the data that the run began with"
+            )
+        self.level, self.position = state["level"], state["position"]
+        self.recent, self.retired = list(state["recent"]), set(state["retired"])
+
+    def _pass(self, epoch: int, seed: int) -> list[int]:
+        """All prompts in the order of one pass; prompts that retire meanwhile do not move the others."""
+        generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+        sequence = torch.randperm(len(self.index), generator=generator).tolist()
+        return sorted(sequence, key=self.rank.__getitem__) if self.kind == "sorted" else sequence
+
+    def _pool(self) -> set[int]:
+        """Indices of the prompts that may come; a level whose prompts have all retired is over."""
+        alive = {i for name, i in self.index.items() if name not in self.retired}
+        if not alive:
+            raise CurriculumError(
+                f"curriculum: all {len(self.index)} prompts have reached a pass rate of {self.retire_at:g}; add "
+                "prompts, end the stage earlier, or raise retire_at"
+            )
+        if self.kind not in LEVELLED:
+            return alive
+        while True:
+            pool = {
+                i for i in alive if self.rank[i] == self.level or (self.kind == "mixed" and self.rank[i] < self.level)
+            }
+            if pool:
+                return pool
+            if self.level == self.top:  # nothing is left up here: take the most difficult of what is below
+                hardest = max(self.rank[i] for i in alive)
+                return {i for i in alive if self.rank[i] == hardest}
+            self._advance(self.level + 1)
+
+    def _advance(self, level: int) -> None:
+        """Rise to `level`, or to the last one; never back."""
+        if self.level < min(level, self.top):
+            self.level, self.recent = min(level, self.top), []
+
+
+def difficulties(prompts: Sequence[Prompt], column: str) -> list[float]:
+    """The number in `column` of every prompt's record. Raises CurriculumError, naming the prompt, without one."""
+    for prompt in prompts:
+        value = prompt.record.get(column)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CurriculumError(
+                f"curriculum: prompt {prompt.id!r} has {column}={value!r}, which is no number; the order is by this "
+                "column, so every record needs it"
+            )
+    return [float(prompt.record[column]) for prompt in prompts]
+
+
+def refill(wanted: int, kept: int, rounds: int, max_rounds: int) -> int:
+    """Dynamic sampling (DAPO): how many more groups to sample for a step, 0 when it has to go on with what it has.
+
+    wanted: groups of the step; kept: those with signal so far; rounds: times that were sampled, the first included;
+    max_rounds: their largest number. Groups that kept no signal are replaced by new prompts, one for one.
+    """
+    if max_rounds < 1:
+        raise CurriculumError(f"dynamic sampling: max_rounds={max_rounds}; the first sampling is a round: 1 or more")
+    return max(wanted - kept, 0) if rounds < max_rounds else 0

@@ -1,0 +1,85 @@
+"""Hints from the reference solution, for groups that are answered wrong throughout: GHPO's ladder.
+
+A hinted prompt is a Prompt of its own, and a group keeps the prompt that its completions were sampled from. The
+published trainer rebuilt all prompts at every level of the ladder: groups that a lower level had solved got their
+plain prompt back, beside completions of the hinted one. Here the caller replaces only the groups that `climb` returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmrl.types import Group, Prompt
+
+FRACTIONS = (0.25, 0.5, 0.75)
+SENTENCE = "\n\nThe reference solution begins as follows; continue from it:\n"
+# Where a hinted prompt's record keeps what it was made from.
+PLAIN = "hinted_from"
+
+
+def hinted(prompt: Prompt, level: int, fractions: Sequence[float] = FRACTIONS, sentence: str = SENTENCE) -> Prompt:
+    """The prompt, `sentence`, and the first fractions[level - 1] of the characters of its record's `solution`.
+
+    Level 0 is the plain prompt. Hinting a hinted prompt begins from the plain one again. The id is the plain one with
+    the level, so that records of both are told apart; the record keeps the plain id and text. GHPO takes 25, 50 and
+    75 % of the characters; the sentence is ours. Raises ValueError for a level, fractions or a solution that cannot
+    be used.
+    """
+    if not fractions or any(not a < b for a, b in zip((0, *fractions), (*fractions, 1))):
+        raise ValueError(f"hints: fractions={list(fractions)} must rise and lie between 0 and 1")
+    if not 0 <= level <= len(fractions):
+        raise ValueError(f"hints: level {level} is not from 0 to {len(fractions)}")
+    origin = plain(prompt)
+    if level == 0:
+        return origin
+    solution = origin.record.get("solution")
+    if not isinstance(solution, str) or not solution.strip():
+        raise ValueError(f"hints: prompt {origin.id!r} has no `solution` to take a hint from; add it to its record")
+    hint = solution[: max(1, int(fractions[level - 1] * len(solution)))]
+    record = {**origin.record, PLAIN: {"id": origin.id, "text": origin.text, "level": level}}
+    return Prompt(f"{origin.id}#hint{level}", f"{origin.text}{sentence}{hint}", record)
+
+
+def plain(prompt: Prompt) -> Prompt:
+    """The prompt without its hint."""
+    if PLAIN not in prompt.record:
+        return prompt
+    origin = prompt.record[PLAIN]
+    return Prompt(origin["id"], origin["text"], {k: v for k, v in prompt.record.items() if k != PLAIN})
+
+
+def level_of(prompt: Prompt) -> int:
+    """The level of the hint in a prompt, 0 without one."""
+    return prompt.record[PLAIN]["level"] if PLAIN in prompt.record else 0
+
+
+def needs_hint(group: Group, reward: str, threshold: float = 1.0) -> bool:
+    """Whether every sample with a valid score of `reward` is below `threshold`; False where no sample has one.
+
+    A failed reward does not say that an answer is wrong. Raises ValueError where a sample was never scored by it.
+    """
+    for sample in group.samples:
+        if reward not in sample.scores:
+            known = ", ".join(sample.scores) or "none"
+            raise ValueError(f"hints: no reward {reward!r} (there is {known}); name one of the configured rewards")
+    values = [s.scores[reward].value for s in group.samples if s.scores[reward].ok]
+    return bool(values) and all(value is not None and value < threshold for value in values)
+
+
+def climb(
+    groups: Sequence[Group],
+    reward: str,
+    threshold: float = 1.0,
+    fractions: Sequence[float] = FRACTIONS,
+    sentence: str = SENTENCE,
+) -> list[Group]:
+    """The groups to sample again, empty, each with the next hint and its index: one rung of the ladder.
+
+    Groups with a right answer, and those that had the last hint, are not among them. Put the sampled groups in the
+    place of those with the same index and call again, until nothing is returned.
+    """
+    return [
+        Group(hinted(group.prompt, level_of(group.prompt) + 1, fractions, sentence), group.index)
+        for group in groups
+        if level_of(group.prompt) < len(fractions) and needs_hint(group, reward, threshold)
+    ]

@@ -1,0 +1,87 @@
+"""Countdown: an expression of given numbers that evaluates to a target. Expressions are read, never executed."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections import Counter
+from fractions import Fraction
+
+from mmrl.types import Prompt, Sample, Score
+
+from .answers import final_answer, text_of
+
+_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_MOST_CHARACTERS = 300
+
+
+class NoExpression(ValueError):
+    """A text is no expression of whole numbers, + - * / and brackets; the message says why."""
+
+
+def solves(samples: list[Sample], extract: str = "auto", all_numbers: bool = True, partial: float = 0.0) -> list[Score]:
+    """1 where the final answer is an expression of the record's `numbers`, each once, that equals its `target`.
+
+    Anything after "=" is left out; arithmetic is exact. `partial` is the score of an expression that uses the numbers
+    as it must and misses the target (0.1 is a common choice); anything else scores 0.
+    extract: how the final answer is found, see answers.final_answer.
+    all_numbers: False lets numbers be left out.
+    """
+    return [_score(sample, extract, all_numbers, partial) for sample in samples]
+
+
+def check_prompt(prompt: Prompt) -> str | None:
+    """Why `solves` cannot score this prompt, or None; to be asked before training."""
+    numbers, target = prompt.record.get("numbers"), prompt.record.get("target")
+    whole = isinstance(numbers, list | tuple) and all(type(n) is int and n >= 0 for n in numbers)
+    if not whole or not numbers or type(target) is not int:
+        return f"prompt {prompt.id!r} needs `numbers` (a list of whole numbers, 0 or more) and a whole `target`"
+    return None
+
+
+def evaluate(expression: str) -> tuple[Fraction, list[int]]:
+    """(value, numbers used in order) of an expression such as "(25 - 3) * 4".
+
+    Raises NoExpression for anything but whole numbers, + - * / (or the signs for times and divided by) and round
+    brackets, for a division by zero, and over 300 characters.
+    """
+    for sign, plain in (("\N{MULTIPLICATION SIGN}", "*"), ("\N{DIVISION SIGN}", "/"), ("\N{MINUS SIGN}", "-")):
+        expression = expression.replace(sign, plain)
+    if len(expression) > _MOST_CHARACTERS:
+        raise NoExpression(f"over {_MOST_CHARACTERS} characters")
+    if strange := re.search(r"[^0-9 +*/()-]", expression):
+        raise NoExpression(f"holds {strange[0]!r}")
+    try:
+        tree = ast.parse(expression.strip(), mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise NoExpression(f"not readable: {type(error).__name__}") from None
+    numbers: list[int] = []
+    return _value(tree, numbers), numbers
+
+
+def _value(node: ast.expr, numbers: list[int]) -> Fraction:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        numbers.append(node.value)
+        return Fraction(node.value)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        left, right = _value(node.left, numbers), _value(node.right, numbers)
+        if isinstance(node.op, ast.Div) and right == 0:
+            raise NoExpression("division by zero")
+        return _OPERATIONS[type(node.op)](left, right)
+    raise NoExpression(f"{type(node).__name__} is not allowed")
+
+
+def _score(sample: Sample, extract: str, all_numbers: bool, partial: float) -> Score:
+    if reason := check_prompt(sample.prompt):
+        return Score(None, reason, "na")
+    numbers, target = sample.prompt.record["numbers"], sample.prompt.record["target"]
+    answer = (final_answer(text_of(sample), extract) or "").partition("=")[0].strip()
+    try:
+        value, used = evaluate(answer)
+    except NoExpression as error:
+        return Score.of(0.0, answer=answer, why=str(error))
+    allowed = Counter(used) == Counter(numbers) if all_numbers else Counter(used) <= Counter(numbers)
+    if not allowed:
+        return Score.of(0.0, answer=answer, why=f"uses {used}, given are {list(numbers)}")
+    return Score.of(1.0 if value == target else partial, answer=answer, result=str(value))

@@ -1,0 +1,182 @@
+"""Mathematical equality with the record's `answer`, decided by the math-verify library in a process of its own.
+
+The library limits its time by signals, which do not reach a thread, and a short text may ask it for a number that
+fills the memory. Here a process that takes too long is killed and a new one is started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any
+
+from mmrl.types import Prompt, Sample, Score
+
+from .answers import final_answer, gold_of, lacks_answer, not_applicable, text_of
+
+if find_spec("math_verify") is None:
+    raise ModuleNotFoundError("No module named 'math_verify'", name="math_verify")
+
+_START_SECONDS = 120.0
+_MEMORY_BYTES = 4 << 30
+_CHILD = "import sys; from mmrl.rewarding import load_reward; load_reward(sys.argv[1]).call()"
+
+
+class verify:
+    """1 where the completion's answer equals the record's `answer` mathematically (1/2 is 0.5, x+1 is 1+x), else 0.
+
+    No answer, or one that cannot be read, scores 0. A time-out, a lack of memory, and an `answer` of the record that
+    cannot be read are invalid, with the reason.
+    extract: how the final answer is found, see answers.final_answer; `whole` leaves that to math-verify, which
+    prefers a \\boxed{}. timeout: seconds for one comparison. strict: names of variables matter, and a set is not a
+    tuple. digits: decimals that numbers are rounded to.
+    """
+
+    def __init__(self, extract: str = "whole", timeout: float = 5.0, strict: bool = True, digits: int = 6) -> None:
+        if timeout <= 0:
+            raise ValueError(f"timeout={timeout} must be above 0 seconds")
+        final_answer("", extract)  # an unknown word is told here
+        self.extract, self.timeout = extract, timeout
+        self.options = {"strict": strict, "float_rounding": digits}
+        self._process = _Process()
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return [self._score(sample) for sample in samples]
+
+    def _score(self, sample: Sample) -> Score:
+        if skipped := not_applicable(sample):
+            return skipped
+        answer = final_answer(text_of(sample), self.extract)
+        if answer is None:
+            return Score.of(0.0, answer="")
+        shown = answer if self.extract == "whole" else _boxed(answer)
+        request = {"gold": gold_of(sample.prompt), "answer": shown, "options": self.options}
+        found = self._process.ask(request, self.timeout)
+        if "invalid" in found:
+            return Score.invalid(f"prompt {sample.prompt.id!r}: {found['invalid']}")
+        return Score.of(found["score"], answer=found["read"])
+
+
+def check_prompt(prompt: Prompt) -> str | None:
+    return lacks_answer(prompt)
+
+
+class _Process:
+    """The other process: started when it is first asked, and anew after it was killed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer to a request, or {"invalid": reason} where none came in time."""
+        with self._lock:
+            if self._child is None:
+                self._child = _start()
+            child = self._child
+            assert child.stdin is not None
+            try:
+                child.stdin.write(json.dumps(request).encode() + b"\n")
+                child.stdin.flush()
+                return json.loads(_line(child, seconds))
+            except TimeoutError:
+                self._kill(child)
+                return {"invalid": f"the comparison took over {seconds:g} s"}
+            except (BrokenPipeError, EOFError):
+                self._kill(child)
+                return {"invalid": f"the comparison's process ended with status {child.returncode}"}
+
+    def _kill(self, child: subprocess.Popen[bytes]) -> None:
+        child.kill()
+        child.communicate()
+        self._child = None
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # -P: files of the working folder must not take the place of the libraries'.
+    command = [sys.executable, "-P", "-c", _CHILD, f"{__file__}:serve"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        _line(child, _START_SECONDS)
+    except (TimeoutError, EOFError) as error:
+        child.kill()
+        child.communicate()
+        raise RuntimeError(f"the process of math.verify did not start (status {child.returncode})") from error
+    return child
+
+
+def _line(child: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """One line of the child. Raises TimeoutError, or EOFError where it ended."""
+    assert child.stdout is not None
+    until, line = time.monotonic() + seconds, b""
+    while not line.endswith(b"\n"):
+        if not select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+            raise TimeoutError
+        part = os.read(child.stdout.fileno(), 65536)
+        if not part:
+            raise EOFError
+        line += part
+    return line
+
+
+# -------------------------------------------------------------------- in the other process
+
+
+def serve() -> None:
+    """Answer requests, one JSON object a line, until standard input ends."""
+    import logging
+
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints is no answer
+    import math_verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn that its own time limit is off
+    answers.write("ready\n")
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            found = _compared(math_verify, request["gold"], request["answer"], request["options"])
+        except MemoryError:
+            found = {"invalid": f"the comparison took over {_MEMORY_BYTES >> 30} GiB of memory"}
+        answers.write(json.dumps(found) + "\n")
+
+
+def _compared(library: Any, golds: list[str], answer: str, options: dict[str, Any]) -> dict[str, Any]:
+    readings = []
+    for gold in golds:
+        found = _parsed(library, gold if "\\boxed" in gold or "$" in gold else _boxed(gold))
+        if not any(not isinstance(reading, str) for reading in found):
+            return {"invalid": f"`answer` {gold!r} is no mathematics that math-verify can read"}
+        readings += found
+    answers = _parsed(library, answer)
+    read = next((reading for reading in answers if isinstance(reading, str)), "")
+    equal = any(_equal(library, gold, reading, options) for gold in readings for reading in answers)
+    return {"score": float(equal), "read": read}
+
+
+def _parsed(library: Any, text: str) -> list[Any]:
+    """Expressions and texts that are read in `text`; [] where there are none."""
+    return library.parse(text, parsing_timeout=None, raise_on_error=False)
+
+
+def _equal(library: Any, gold: Any, reading: Any, options: dict[str, Any]) -> bool:
+    try:
+        return bool(library.verify(gold, reading, timeout_seconds=None, raise_on_error=True, **options))
+    except MemoryError:
+        raise
+    except Exception:  # what the library cannot compare is not equal, by its own rule
+        return False
+
+
+def _boxed(text: str) -> str:
+    return f"\\boxed{{{text}}}"

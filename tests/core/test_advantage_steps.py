@@ -1,0 +1,210 @@
+"""Estimators that look inside a sample or a group, against tables by hand; two ranks, invalid samples, errors."""
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from mmrl.core.advantage import ESTIMATORS
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch, full
+from mmrl.core.reduce import local
+from mmrl.core.registry import Hook
+
+NAN = float("nan")
+Z = math.sqrt(0.5)  # |z| of two different values under the sample standard deviation
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def run(name, rewards, batch, valid=None, **options):
+    valid = torch.ones(len(batch), dtype=torch.bool) if valid is None else valid
+    return ESTIMATORS.bind(Hook(name, options))(tensor(rewards), valid, batch, Algorithm(std_eps=0.0))
+
+
+# ------------------------------------------------------------------ strata
+
+
+def strata(stratum, group=(0, 0, 0, 0, 0), reduce=local):
+    return full(torch.tensor(group), 1 + max(group), reduce=reduce).having(columns={"stratum": tensor(stratum)})
+
+
+def test_stratified_by_hand():
+    """Strata {0, 2}, {3, 5} and a single 0; whole group: mean 2, std sqrt(4.5)."""
+    rewards = [0, 2, 3, 5, 0]
+    got = run("stratified", rewards, strata([1, 1, 4, 4, 0]), alpha=0.6)
+    inside = [-Z, Z, -Z, Z, 0]
+    whole = [(r - 2) / math.sqrt(18 / 4) for r in rewards]
+    assert got.tolist() == pytest.approx([0.6 * a + 0.4 * b for a, b in zip(inside, whole)])
+
+
+def test_stratified_with_one_stratum_is_group_std():
+    batch = strata([2, 2, 2, 2, 2])
+    got, plain = run("stratified", [0, 2, 3, 5, 0], batch), run("group_std", [0, 2, 3, 5, 0], batch)
+    assert torch.allclose(got, plain, atol=1e-12)
+
+
+def test_a_difference_between_strata_alone_is_no_signal_at_alpha_one():
+    assert run("stratified", [1, 1, 4, 4, 9], strata([0, 0, 1, 1, 2]), alpha=1.0).tolist() == [0] * 5
+
+
+def test_strata_of_different_groups_are_apart():
+    batch = strata([0, 0, 0, 0], group=(0, 0, 1, 1))
+    assert run("stratified", [0, 1, 10, 30], batch, alpha=1.0).tolist() == pytest.approx([-Z, Z, -Z, Z])
+
+
+def test_strata_on_two_ranks_equal_one(ranks):
+    """The largest stratum is known to one rank only, and group 1 lies on both."""
+    rewards, stratum, group = [0.0, 2.0, 7.0, 3.0, 5.0, 1.0], [0, 0, 1, 1, 5, 1], (0, 0, 1, 1, 1, 1)
+    cuts = [slice(0, 3), slice(3, 6)]
+
+    def work(rank, reduce):
+        cut = cuts[rank]
+        batch = full(torch.tensor(group[cut]), 2, reduce=reduce).having(columns={"stratum": tensor(stratum[cut])})
+        return run("stratified", rewards[cut], batch)
+
+    assert torch.allclose(torch.cat(ranks(work)), run("stratified", rewards, strata(stratum, group)), atol=1e-12)
+
+
+@pytest.mark.parametrize("stratum", [[0, -1], [0, 0.5]])
+def test_strata_that_are_no_indices_are_an_error(stratum):
+    with pytest.raises(ValueError, match="whole numbers from 0"):
+        run("stratified", [0, 1], strata(stratum, group=(0, 0)))
+
+
+def test_the_stratum_of_an_invalid_sample_may_be_missing():
+    valid = torch.tensor([True, True, False])
+    got = run("stratified", [0, 2, NAN], strata([1, 1, NAN], group=(0, 0, 0)), valid)
+    assert got.tolist() == pytest.approx([-Z, Z, 0])
+
+
+# ------------------------------------------------------------------ turns
+
+
+def turns(step, reward, group, mask=None, reduce=local, n_groups=None):
+    step = torch.tensor(step)
+    mask = step > -2 if mask is None else mask
+    batch = Batch(torch.tensor(group), n_groups or 1 + max(group), mask, reduce)
+    return batch.having(features={"step": step, "step_reward": tensor(reward)})
+
+
+# Two samples of two turns, two actions each, and an action of no turn. Sample 0 is right at both turns; sample 1 is
+# wrong at the first, so that its second does not count for the first.
+STEP = [[0, 0, 1, 1, -1], [0, 0, 1, 1, -1]]
+REWARD = [[1, 1, 1, 1, 0], [0.4, 0.4, 1, 1, 0]]
+
+
+def test_step_returns_stop_at_a_wrong_step():
+    """Returns of turn 0: 1 + 0.5 and 0.4; of turn 1: 1 and 1, no spread. Episodes: 1 and 0."""
+    batch = turns(STEP, REWARD, [0, 0])
+    got = run("step_episode", [1, 0], batch, gamma=0.5, episode_weight=1.0, step_weight=2.0)
+    expected = [[3 * Z, 3 * Z, Z, Z, Z], [-3 * Z, -3 * Z, -Z, -Z, -Z]]
+    assert torch.allclose(got, tensor(expected), atol=1e-12)
+
+
+def test_step_returns_reach_through_right_steps():
+    """Three samples of three turns; sample 2 stops early. Turn 0: 1 + 1 + 0.2, 1 + 0, 1: z from statistics."""
+    step = [[0, 1, 2], [0, 1, -1], [0, -1, -1]]
+    reward = [[1, 1, 0.2], [1, 0, 0], [1, 0, 0]]
+    batch = turns(step, reward, [0, 0, 0])
+    got = run("step_episode", [0, 0, 0], batch, gamma=1.0)
+    returns = [2.2, 1.0, 1.0]
+    z = [(x - statistics.fmean(returns)) / statistics.stdev(returns) for x in returns]
+    assert got[:, 0].tolist() == pytest.approx(z)
+    assert got[:2, 1].tolist() == pytest.approx([Z, -Z])
+    assert got[2, 1:].tolist() == [0, 0]
+    assert got[0, 2] == 0
+
+
+def test_a_step_counts_once_whatever_its_length():
+    long = turns([[0, 0, 0, 0], [0, -2, -2, -2]], [[1, 1, 1, 1], [0, 0, 0, 0]], [0, 0])
+    got = run("step_episode", [0, 0], long)
+    assert got[:, 0].tolist() == pytest.approx([Z, -Z])
+    assert got[1, 1:].tolist() == [0, 0, 0]  # masked
+
+
+def test_a_step_reward_that_failed_is_left_out_and_is_not_a_zero():
+    """Sample 2's second turn has no reward, so its first has no return; the others compare as if it were absent."""
+    reward = [*REWARD, [1, 1, NAN, NAN, 0]]
+    batch = turns([*STEP, STEP[0]], reward, [0, 0, 0])
+    got = run("step_episode", [0, 0, 0], batch, gamma=0.5)
+    alone = run("step_episode", [0, 0], turns(STEP, REWARD, [0, 0]), gamma=0.5)
+    assert torch.allclose(got[:2], alone, atol=1e-12)
+    assert got[2].tolist() == [0] * 5
+
+
+def test_unequal_rewards_inside_a_step_are_an_error():
+    with pytest.raises(ValueError, match="equal 'step_reward'"):
+        run("step_episode", [0, 1], turns([[0, 0], [0, 0]], [[1, 0.5], [1, 1]], [0, 0]))
+
+
+def test_steps_on_two_ranks_equal_one(ranks):
+    """One rank has two turns and the other three; the group lies on both."""
+    step, reward = [[0, 1, -1], [0, 1, -1], [0, 1, 2], [0, 1, 2]], [[1, 0.5, 0], [0, 1, 0], [1, 1, 0.3], [1, 0.2, 1]]
+    rewards, group = [1.0, 0.0, 3.0, 1.0], [0, 0, 0, 0]
+
+    def work(rank, reduce):
+        cut = slice(2 * rank, 2 * rank + 2)
+        return run("step_episode", rewards[cut], turns(step[cut], reward[cut], group[cut], reduce=reduce))
+
+    whole = run("step_episode", rewards, turns(step, reward, group))
+    assert torch.allclose(torch.cat(ranks(work)), whole, atol=1e-12)
+    assert whole.abs().max() > 0.5
+
+
+# ------------------------------------------------------------------ macro actions
+
+
+def macros(segment, group, gain=None):
+    segment = torch.tensor(segment)
+    features = {"segment": segment} | ({} if gain is None else {"gain": tensor(gain)})
+    return Batch(torch.tensor(group), 1 + max(group), segment > -2).having(features=features)
+
+
+def test_macro_actions_without_own_rewards_broadcast_the_sample():
+    """Sample 0 has two macro actions of reward 1, sample 1 one of 4: mean 2, std sqrt(3)."""
+    got = run("macro", [1, 4], macros([[0, 0, 1], [0, 0, -1]], [0, 0]))
+    a = 1 / math.sqrt(3)
+    assert torch.allclose(got, tensor([[-a, -a, -a], [2 * a, 2 * a, 0]]), atol=1e-12)
+
+
+def test_macro_returns_by_hand():
+    """Segment means 2 and 5 discounted by 0.5: returns 2 + 2.5 + 1 and 5 + 1; sample 1: 0 + 4."""
+    batch = macros([[0, 0, 1], [0, 0, -1]], [0, 0], gain=[[1, 3, 5], [0, 0, 9]])
+    got = run("macro", [1, 4], batch, gamma=0.5, reward_feature="gain")
+    returns = [5.5, 6.0, 4.0]
+    z = [(x - statistics.fmean(returns)) / statistics.stdev(returns) for x in returns]
+    assert torch.allclose(got, tensor([[z[0], z[0], z[1]], [z[2], z[2], 0]]), atol=1e-12)
+
+
+def test_an_invalid_sample_has_no_macro_advantage():
+    batch = macros([[0, 1], [0, 1], [0, 1]], [0, 0, 0])
+    got = run("macro", [1, 4, NAN], batch, torch.tensor([True, True, False]))
+    assert torch.equal(got[:2], run("macro", [1, 4], macros([[0, 1], [0, 1]], [0, 0])))
+    assert got[2].tolist() == [0, 0]
+
+
+# ------------------------------------------------------------------ tokens
+
+
+def test_token_returns_take_the_later_divergences_off_and_whiten_over_tokens():
+    """Sample 0: gaps 0.1 and 0.3, sample 1: one action of gap -0.2; with beta 2: 1 - 0.8, 1 - 0.6, 0 + 0.4."""
+    mask = torch.tensor([[True, True], [True, False]])
+    features = {"logp_reference": tensor([[-1.1, -1.3], [-0.8, NAN]])}
+    batch = Batch(torch.tensor([0, 1]), 2, mask, logp_old=tensor([[-1.0, -1.0], [-1.0, NAN]]), features=features)
+    got = run("whiten_tokens", [1, 0], batch, beta=2.0)
+    returns = [0.2, 0.4, 0.4]
+    z = [(x - statistics.fmean(returns)) / statistics.stdev(returns) for x in returns]
+    assert torch.allclose(got, tensor([[z[0], z[1]], [z[2], 0]]), atol=1e-12)
+
+
+def test_token_returns_without_gaps_weigh_samples_by_their_length():
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    zeros = torch.zeros(2, 3)
+    batch = Batch(torch.tensor([0, 1]), 2, mask, logp_old=zeros, features={"logp_reference": zeros})
+    got = run("whiten_tokens", [1, 0], batch)
+    std = statistics.stdev([1, 1, 1, 0])
+    assert got[mask].tolist() == pytest.approx([0.25 / std] * 3 + [-0.75 / std])

@@ -1,0 +1,250 @@
+"""What holds of the vLLM engine without vLLM: its choice by a config, its checks, and the client of a server."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mmrl  # noqa: F401  (hooks torchvision before transformers is imported)
+from mmrl.engines.base import Completion, Sampling
+from mmrl.engines.load import load_engine
+from mmrl.engines.transformers import TransformersEngine
+from mmrl.engines.vllm import EngineMismatch, VllmEngine
+from mmrl.engines.vllm_server import ServerError
+
+SAMPLING = Sampling(temperature=0.5, stop_ids=(9,), banned=(3,), max_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from transformers import Qwen2Config
+
+    path = tmp_path_factory.mktemp("tied")
+    Qwen2Config(vocab_size=32, hidden_size=64, tie_word_embeddings=True).save_pretrained(path)
+    return path
+
+
+class Fake(ThreadingHTTPServer):
+    """Answers as a server would: each request's seed is its only token before the stop id, with log-prob -seed."""
+
+    def __init__(self):
+        self.posts: list[tuple[str, dict]] = []
+        self.mode, self.refuse, self.success, self.token = "processed_logprobs", None, True, None
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        model = {"logprobs_mode": self.server.mode}
+        answers = {
+            "/v1/models": {"data": [{"id": "base", "max_model_len": 16}]},
+            "/server_info?config_format=json": {"vllm_config": {"model_config": model, "lora_config": {}}},
+        }
+        self.reply(answers[self.path])
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.posts.append((self.path, body))
+        if self.path == self.server.refuse:
+            return self.reply({"error": {"message": "out of blocks"}}, 503)
+        if self.path == "/v1/completions":
+            token = self.server.token or body["seed"]
+            choice = {
+                "token_ids": [token, 9],
+                "logprobs": {"token_logprobs": [-float(body["seed"]), -0.5]},
+                "finish_reason": "stop",
+            }
+            return self.reply({"choices": [choice]})
+        return self.reply({"success": self.server.success, "results": [None]})
+
+    def reply(self, body, status=200):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@pytest.fixture
+def server():
+    fake = Fake()
+    thread = threading.Thread(target=fake.serve_forever)
+    thread.start()
+    yield fake
+    fake.shutdown()
+    thread.join()
+    fake.server_close()
+
+
+def connect(folder, server, **extra):
+    options = {"url": f"http://127.0.0.1:{server.server_address[1]}", **extra.pop("options", {})}
+    return VllmEngine(folder, mode="server", dtype=extra.pop("dtype", "float32"), options=options, **extra)
+
+
+def test_the_section_chooses_the_engine():
+    model = torch.nn.Linear(2, 2)
+    engine = load_engine({}, model, None, None)
+    assert isinstance(engine, TransformersEngine) and engine.model is model
+    assert isinstance(load_engine({"name": "transformers", "rows": 3}, model, None, None), TransformersEngine)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "vlm"}, "'vlm' is unknown; there are: transformers, vllm"),
+        ({"name": "vllm", "dtyp": "float32"}, "vllm has no option dtyp; it has: mode, dtype"),
+        ({"name": "transformers", "mode": "server"}, "transformers has no option mode"),
+        ({"name": "vllm", "mode": "remote"}, "mode is 'remote'; write colocated or server"),
+    ],
+)
+def test_a_wrong_section_is_refused(section, message, folder):
+    with pytest.raises(ValueError, match=message):
+        load_engine(section, None, None, folder)
+
+
+def test_vllm_needs_a_folder():
+    with pytest.raises(ValueError, match="save the model there"):
+        load_engine({"name": "vllm"}, None, None, None)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_the_command_is_named(folder):
+    with pytest.raises(ImportError, match=r"pip install 'mmrl\[vllm\]'"):
+        load_engine({"name": "vllm"}, None, None, folder)
+
+
+def test_completions_come_back_in_their_places(folder, server):
+    engine = connect(folder, server)
+    rows = engine.generate([torch.tensor([1, 2]), torch.tensor([4])], 2, SAMPLING, [[11, 12], [13, 2**63 + 14]])
+    assert [[c.ids.tolist() for c in row] for row in rows] == [[[11, 9], [12, 9]], [[13, 9], [14, 9]]]
+    assert [[c.logp.tolist() for c in row] for row in rows] == [[[-11, -0.5], [-12, -0.5]], [[-13, -0.5], [-14, -0.5]]]
+    assert rows[0][0].stop == "eos" and not engine.exact
+    body = next(b for _, b in server.posts if b["seed"] == 13)
+    assert body["prompt"] == [4] and body["stop_token_ids"] == [9] and body["logit_bias"] == {"3": -100.0}
+    assert (body["temperature"], body["max_tokens"], body["n"]) == (0.5, 4, 1)
+    engine.close()
+
+
+def test_weights_go_through_a_folder_with_the_head_by_name(folder, server, tmp_path):
+    engine = connect(folder, server, options={"folder": tmp_path})
+    for version in (1, 2):
+        embedding = torch.full((4, 2), float(version), requires_grad=True)
+        engine.sync([("model.embed_tokens.weight", embedding)], version)
+    assert [path for path, _ in server.posts] == ["/collective_rpc", "/reset_prefix_cache"] * 2
+    written = server.posts[2][1]["kwargs"]["weights_path"]
+    assert [p.name for p in tmp_path.iterdir()] == ["version_2"] and written == str((tmp_path / "version_2").resolve())
+    saved = load_file(tmp_path / "version_2" / "model.safetensors")
+    assert set(saved) == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert saved["lm_head.weight"].tolist() == [[2.0, 2.0]] * 4
+    with pytest.raises(ValueError, match=r"neither lm_head\.weight nor"):
+        engine.sync([("model.norm.weight", torch.ones(2))], 3)
+    with pytest.raises(ValueError, match="merge the adapter"):
+        engine.sync([("base_model.model.lm_head.weight", torch.ones(2))], 3)
+
+
+def test_an_adapter_goes_by_its_folder(folder, server, tmp_path):
+    engine = connect(folder, server, lora=True)
+    with pytest.raises(FileNotFoundError, match="adapter_config"):
+        engine.sync_lora(tmp_path, 1)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    engine.sync_lora(tmp_path, 1)
+    adapter = {"lora_name": "policy", "lora_path": str(tmp_path.resolve()), "load_inplace": True}
+    assert server.posts[0] == ("/v1/load_lora_adapter", adapter)
+    engine.generate([torch.tensor([1])], 1, SAMPLING, [[5]])
+    assert server.posts[-1][1]["model"] == "policy"
+    with pytest.raises(RuntimeError, match="sync_lora"):
+        engine.sync([], 2)
+    with pytest.raises(RuntimeError, match="lora=True"):
+        connect(folder, server).sync_lora(tmp_path, 1)
+
+
+def test_errors_of_the_server_keep_their_words(folder, server):
+    engine = connect(folder, server)
+    server.refuse = "/v1/completions"
+    with pytest.raises(ServerError, match=r"answered 503: .*out of blocks"):
+        engine.generate([torch.tensor([1])], 1, SAMPLING, [[5]])
+    server.refuse, server.success = None, False
+    with pytest.raises(ServerError, match="could not drop prefixes"):
+        engine.sync([("lm_head.weight", torch.ones(2, 2))], 1)
+    assert engine.version == 0
+    with pytest.raises(ServerError, match="cannot be reached"):
+        VllmEngine(folder, mode="server", options={"url": "http://127.0.0.1:1"})
+    server.mode = "raw_logprobs"
+    with pytest.raises(ServerError, match="--logprobs-mode processed_logprobs"):
+        connect(folder, server)
+
+
+def test_answers_that_cannot_be_used_are_refused(folder, server):
+    engine = connect(folder, server)
+    server.token = 3
+    with pytest.raises(RuntimeError, match=r"sampled the banned ids \[3\]"):
+        engine.generate([torch.tensor([1])], 1, SAMPLING, [[5]])
+
+
+@pytest.mark.parametrize(
+    ("sampling", "seeds", "message"),
+    [
+        (Sampling(annealing=(1.2, 1.0)), [[1]], "annealing is not supported"),
+        (Sampling(temperature=0.001), [[1]], r"write 0, or from 0\.01 to 2\.0"),
+        (Sampling(temperature=2.5), [[1]], r"write 0, or from 0\.01 to 2\.0"),
+        (Sampling(max_tokens=4), [[1, 2]], "need one seed each"),
+        (Sampling(max_tokens=14), [[1]], r"3 tokens \+ max_tokens 14 exceeds max_model_len 16"),
+        (Sampling(max_tokens=4, stop_ids=(2, 5), banned=(5,)), [[1]], r"stop ids \{5\} are banned"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_before_it_is_sent(sampling, seeds, message, folder, server):
+    engine = connect(folder, server)
+    with pytest.raises(ValueError, match=message):
+        engine.generate([torch.tensor([1, 2, 3])], 1, sampling, seeds)
+    assert not server.posts
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.generate([torch.tensor([1])], 1, SAMPLING, [[1]])
+
+
+def completion(*logp: float) -> Completion:
+    return Completion(torch.arange(len(logp)), torch.tensor(logp), "length")
+
+
+def test_verify_measures_the_largest_gap_and_is_due_after_syncs(folder, server):
+    engine, always = connect(folder, server), connect(folder, server, verify=True)
+    made = [completion(-1.0, -2.0), completion(-0.5)]
+    trainer = [torch.tensor([-1.25, -2.0]), torch.tensor([-0.375])]
+    for e in (engine, always):
+        assert e.needs_verify
+        assert e.verify(made, trainer, 0.3) == 0.25
+        assert not e.needs_verify
+        e.sync([("lm_head.weight", torch.ones(2, 2))], 1)
+    assert (engine.needs_verify, always.needs_verify) == (False, True)
+
+
+def test_verify_says_how_far_where_and_why(folder, server):
+    engine = connect(folder, server)
+    made, trainer = [completion(-1.0), completion(-1.0, -2.0)], [torch.tensor([-1.0]), torch.tensor([-1.0, -2.5])]
+    place = r"up to 0\.5 nats \(mean 0\.167, tolerance 0\.01\), most at token 1 of completion 1"
+    with pytest.raises(EngineMismatch, match=place) as tied:
+        engine.verify(made, trainer, 0.01)
+    assert "Likely causes: the output head is tied" in str(tied.value)
+    assert engine.needs_verify
+    half = connect(folder, server, dtype="bfloat16")
+    with pytest.raises(EngineMismatch, match="Likely causes: the engine computes in bfloat16"):
+        half.verify(made[:1], [torch.tensor([-1.05])], 0.01)
+
+
+def test_verify_never_passes_what_it_cannot_compare(folder, server):
+    engine = connect(folder, server)
+    with pytest.raises(EngineMismatch, match="up to inf nats"):
+        engine.verify([completion(-1.0)], [torch.tensor([float("nan")])], 1e9)
+    with pytest.raises(ValueError, match="0 completions"):
+        engine.verify([], [], 1.0)
+    with pytest.raises(ValueError, match="completion 0 has"):
+        engine.verify([completion(-1.0, -1.0)], [torch.tensor([-1.0])], 1.0)

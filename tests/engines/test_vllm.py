@@ -1,0 +1,375 @@
+"""The contract of the vLLM engine, on vLLM itself: ids in and out, and the trainer's log-probs after every sync.
+
+Run with `make test-vllm`; on a machine without CUDA that is vLLM's CPU build.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+
+import mmrl  # noqa: F401  (hooks torchvision before transformers is imported)
+from mmrl.engines.base import Sampling
+from mmrl.engines.load import load_engine
+from mmrl.engines.vllm import EngineMismatch, VllmEngine
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),  # the first import compiles and reads gigabytes
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+VOCABULARY, TOLERANCE = 160, 1e-5
+OPTIONS = {} if torch.cuda.is_available() else {"kv_cache_memory_bytes": 64 << 20}
+PROMPTS = [torch.tensor([10, 11, 12]), torch.tensor([20]), torch.tensor([10, 11, 12, 13, 14])]
+BANNED = (7, 8, 30)
+SEEDS = [[i * 8 + k for k in range(8)] for i in range(3)]
+
+
+def tiny(kind: str, tied: bool):
+    """A random model whose next-token distributions are far from uniform (head_dim 32)."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    config_class, model_class = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[
+        kind
+    ]
+    torch.manual_seed(0)
+    extra = {"head_dim": 32} if kind == "qwen3" else {}
+    config = config_class(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.08,
+        **extra,
+    )
+    return model_class(config).float().eval()
+
+
+def ids_of(rows) -> list[int]:
+    return torch.cat([c.ids for row in rows for c in row]).tolist()
+
+
+def perturb(model, scale: float = 0.02) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(scale * torch.randn_like(p))
+
+
+def trainer_logp(model, prompt, ids, temperature=1.0, banned=()):
+    """Teacher forcing by the definition: log-softmax of logits / temperature, banned ids removed."""
+    with torch.no_grad():
+        logits = model(torch.cat([prompt, ids])[None]).logits[0, len(prompt) - 1 : -1].float() / temperature
+    logits[:, list(banned)] = -torch.inf
+    return logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+
+
+def compare(engine, model, sampling, n=2, tolerance=TOLERANCE, first_seed=0):
+    seeds = [[first_seed + 10 * i + k for k in range(n)] for i in range(len(PROMPTS))]
+    rows = engine.generate(PROMPTS, n, sampling, seeds)
+    completions = [c for row in rows for c in row]
+    logp = [
+        trainer_logp(model, prompt, c.ids, sampling.temperature or 1.0, sampling.banned)
+        for prompt, row in zip(PROMPTS, rows)
+        for c in row
+    ]
+    return engine.verify(completions, logp, tolerance)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """A base model in a folder, a PEFT model over it, and a folder for its adapters."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("lora")
+    base = tiny("qwen2", True)
+    base.save_pretrained(folder / "base")
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
+    return get_peft_model(base, lora).eval(), folder
+
+
+def train(model) -> None:
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".lora_" in name:
+                p.add_(0.1 * torch.randn_like(p))
+
+
+def test_lora_adapters_and_merged_weights_follow_the_trainer(adapters):
+    model, folder = adapters
+    options = {**OPTIONS, "max_lora_rank": 8}
+    engine = VllmEngine(folder / "base", dtype="float32", max_model_len=64, lora=True, options=options)
+    gaps = [compare(engine, model, Sampling(max_tokens=12))]  # an adapter starts as no change
+    for version in (1, 2, 3):
+        before = compare(engine, model, Sampling(max_tokens=12))
+        train(model)
+        with pytest.raises(EngineMismatch):
+            compare(engine, model, Sampling(max_tokens=12), tolerance=100 * before)
+        model.save_pretrained(folder / "adapter")  # the same folder each time
+        engine.sync_lora(folder / "adapter", version)
+        gaps.append(compare(engine, model, Sampling(max_tokens=12)))
+    print(f"largest log-prob difference with LoRA {max(gaps):.2e}")
+    with pytest.raises(RuntimeError, match="sync_lora"):
+        engine.sync(model.state_dict().items(), 4)
+    engine.close()
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.generate(PROMPTS, 1, Sampling(), [[1], [2], [3]])
+
+    merged = VllmEngine(folder / "base", dtype="float32", max_model_len=64, options=OPTIONS)
+    with pytest.raises(ValueError, match="merge the adapter"):
+        merged.sync(model.state_dict().items(), 1)
+    model.merge_adapter()
+    weights = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): w
+        for name, w in model.state_dict().items()
+        if ".lora_" not in name
+    }
+    merged.sync(weights.items(), 1)
+    assert compare(merged, model, Sampling(max_tokens=12)) < TOLERANCE
+    model.unmerge_adapter()
+    merged.close()
+
+
+@pytest.fixture(scope="module", params=[("qwen2", True), ("qwen2", False), ("qwen3", True)], ids=str)
+def pair(request, tmp_path_factory):
+    """A trainer's model and an engine that was loaded from the same folder."""
+    kind, tied = request.param
+    folder = tmp_path_factory.mktemp(f"{kind}-{tied}")
+    model = tiny(kind, tied)
+    model.save_pretrained(folder)
+    section = {"name": "vllm", "dtype": "float32", "max_model_len": 64, "verify": True, "options": OPTIONS}
+    engine = load_engine(section, model, None, folder)
+    yield model, engine
+    engine.close()
+
+
+def test_log_probs_follow_the_trainer_through_updates(pair, record_property):
+    model, engine = pair
+    gaps = [compare(engine, model, Sampling(max_tokens=12))]
+    for version in range(1, 5):
+        perturb(model)
+        engine.sync(model.state_dict().items(), version)
+        assert engine.needs_verify and engine.version == version
+        gaps.append(compare(engine, model, Sampling(max_tokens=12), first_seed=100 * version))
+        assert not engine.needs_verify
+    assert max(gaps) < TOLERANCE
+    print(f"largest log-prob difference {max(gaps):.2e}")
+
+
+def test_a_sync_without_the_head_by_name_is_completed(pair):
+    """`parameters` of a tied model name the embeddings alone."""
+    model, engine = pair
+    perturb(model)
+    engine.sync(model.named_parameters(), 10)
+    assert compare(engine, model, Sampling(max_tokens=12)) < TOLERANCE
+
+
+def test_verify_finds_weights_that_did_not_arrive(pair):
+    """What vLLM does when a tied checkpoint is reloaded as it is: the head keeps its old values, without an error."""
+    model, engine = pair
+    if not model.config.tie_word_embeddings:
+        pytest.skip("an untied head has a name of its own")
+    perturb(model)
+    without_head = {name: w for name, w in model.state_dict().items() if name != "lm_head.weight"}
+    engine._backend.load(iter(without_head.items()), 11)
+    with pytest.raises(EngineMismatch, match=r"tied to the embeddings.*send lm_head\.weight"):
+        compare(engine, model, Sampling(max_tokens=12))
+    engine.sync(model.state_dict().items(), 12)
+    assert compare(engine, model, Sampling(max_tokens=12)) < TOLERANCE
+
+
+def test_temperature_and_bans_are_in_the_log_probs(pair):
+    model, engine = pair
+    assert compare(engine, model, Sampling(temperature=0.7, banned=BANNED, max_tokens=12)) < TOLERANCE
+    assert compare(engine, model, Sampling(temperature=2.0, banned=BANNED, max_tokens=12)) < TOLERANCE
+    with pytest.raises(EngineMismatch, match="temperature, bans"):
+        seeds = [[1], [2], [3]]
+        rows = engine.generate(PROMPTS, 1, Sampling(temperature=0.5, max_tokens=12), seeds)
+        wrong = [trainer_logp(model, p, row[0].ids, 1.0) for p, row in zip(PROMPTS, rows)]
+        engine.verify([row[0] for row in rows], wrong, 1e-3)
+
+
+def test_banned_ids_are_never_sampled_where_they_would_be_likely(pair):
+    """The 40 ids that were sampled most often are banned; with the same seeds none of them comes."""
+    _, engine = pair
+    free = ids_of(engine.generate(PROMPTS, 8, Sampling(max_tokens=40), SEEDS))
+    likely = tuple(sorted(set(free), key=free.count)[-40:])
+    ids = ids_of(engine.generate(PROMPTS, 8, Sampling(banned=likely, max_tokens=40), SEEDS))
+    assert len(free) == len(ids) == 3 * 8 * 40
+    assert sum(free.count(i) for i in likely) > 240
+    assert not set(ids) & set(likely)
+
+
+def test_stop_ids_end_a_completion_and_belong_to_it(pair):
+    """Of completions that nothing ends, the first stop id is where the same seeds end with it."""
+    _, engine = pair
+    free = engine.generate(PROMPTS, 8, Sampling(max_tokens=40), SEEDS)
+    assert all(len(c.ids) == 40 and c.stop == "length" for row in free for c in row)
+    stops = tuple(range(100, 110))
+    ended = engine.generate(PROMPTS, 8, Sampling(stop_ids=stops, max_tokens=40), SEEDS)
+    for whole, cut in [(w.ids.tolist(), c) for x, y in zip(free, ended) for w, c in zip(x, y)]:
+        end = next((i + 1 for i, token in enumerate(whole) if token in stops), None)
+        assert cut.ids.tolist() == whole[:end]
+        assert cut.stop == ("eos" if end else "length")
+    assert {c.stop for row in ended for c in row} >= {"eos"}
+
+
+def test_the_models_own_end_is_an_id_like_any_other(pair):
+    """`eos_token_id` of the checkpoint is 2: made likely, it does not end a completion that names no stop ids."""
+    _, engine = pair
+    banned = tuple(i for i in range(VOCABULARY) if i not in (2, 3))
+    rows = engine.generate(PROMPTS, 2, Sampling(banned=banned, max_tokens=40), [[1, 2], [3, 4], [5, 6]])
+    assert all(len(c.ids) == 40 and c.stop == "length" for row in rows for c in row)
+    assert 2 in ids_of(rows)
+
+
+def test_mixed_precision_of_the_caller_stays_outside(pair):
+    model, engine = pair
+    with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=torch.bfloat16):
+        rows = engine.generate(PROMPTS, 1, Sampling(max_tokens=12), [[1], [2], [3]])
+    logp = [trainer_logp(model, prompt, row[0].ids) for prompt, row in zip(PROMPTS, rows)]
+    assert engine.verify([row[0] for row in rows], logp, TOLERANCE) < TOLERANCE
+
+
+def test_seeds_decide(pair):
+    _, engine = pair
+    sampling, big = Sampling(max_tokens=12), 2**64 - 5
+    first = engine.generate(PROMPTS, 2, sampling, [[1, 2], [3, big], [5, 6]])
+    again = engine.generate(PROMPTS, 2, sampling, [[1, 2], [3, big], [5, 6]])
+    other = engine.generate(PROMPTS, 2, sampling, [[11, 12], [13, 14], [15, 16]])
+    alone = engine.generate(PROMPTS[1:2], 1, sampling, [[big]])
+    ids = [[[c.ids.tolist() for c in row] for row in rows] for rows in (first, again, other)]
+    assert ids[0] == ids[1]
+    assert all(a != b for x, y in zip(ids[0], ids[2]) for a, b in zip(x, y))
+    assert alone[0][0].ids.tolist() == ids[0][1][1]
+    same = engine.generate(PROMPTS[:1], 2, sampling, [[9, 9]])[0]
+    assert same[0].ids.tolist() == same[1].ids.tolist()
+
+
+def test_temperature_zero_is_the_argmax(pair):
+    model, engine = pair
+    c = engine.generate(PROMPTS[:1], 1, Sampling(temperature=0.0, max_tokens=8), [[0]])[0][0]
+    ids = PROMPTS[0]
+    for token in c.ids:
+        with torch.no_grad():
+            assert int(model(ids[None]).logits[0, -1].argmax()) == int(token)
+        ids = torch.cat([ids, token[None]])
+
+
+def test_random_states_of_the_trainer_are_left_alone(pair):
+    _, engine = pair
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    want = torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    engine.generate(PROMPTS, 1, Sampling(max_tokens=4), [[1], [2], [3]])
+    assert (torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()) == want
+
+
+def test_what_does_not_fit_is_refused_before_it_is_cut(pair):
+    _, engine = pair
+    with pytest.raises(ValueError, match="5 tokens \\+ max_tokens 60 exceeds max_model_len 64"):
+        engine.generate(PROMPTS, 1, Sampling(max_tokens=60), [[1], [2], [3]])
+
+
+def serve(folder, *arguments):
+    """A `vllm serve` of the model in `folder`, and its address, once it answers."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    switches = {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    memory = [] if torch.cuda.is_available() else ["--kv-cache-memory-bytes", str(64 << 20)]
+    # What `vllm serve` runs; the command itself asks for metadata that the CPU build keeps under another name.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
+    common = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "64", "--logprobs-mode", "processed_logprobs"]
+    log = open(folder / "server.log", "w")  # noqa: SIM115
+    process = subprocess.Popen(
+        [*command, *common, *memory, *arguments], env=os.environ | switches, stdout=log, stderr=subprocess.STDOUT
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 280
+    while True:
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RuntimeError(f"the server did not come up: {(folder / 'server.log').read_text()[-3000:]}")
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2).close()
+            return process, url
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+
+
+def give_tokenizer(folder) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="w2", unk_token="w0").save_pretrained(folder)
+
+
+def test_a_server_follows_the_trainer(adapters, tmp_path):
+    """One server: new weights first, then the first weights again with adapters over them."""
+    peft_model, folder = adapters
+    give_tokenizer(folder / "base")
+    process, url = serve(folder / "base", "--enable-lora", "--max-lora-rank", "8")
+    seeds, sampling = [[1, 2], [3, 4], [5, 6]], Sampling(temperature=0.8, banned=BANNED, max_tokens=12)
+    try:
+        options = {"url": url, "folder": tmp_path / "weights"}
+        engine = VllmEngine(folder / "base", mode="server", dtype="float32", verify=True, options=options)
+        model = tiny("qwen2", True)
+        first = {name: w.clone() for name, w in model.state_dict().items()}
+        gaps = [compare(engine, model, sampling)]
+        for version in (1, 2, 3):
+            perturb(model)
+            engine.sync(model.named_parameters(), version)  # without the head by name
+            assert engine.needs_verify
+            gaps.append(compare(engine, model, sampling))
+        assert [p.name for p in (tmp_path / "weights").iterdir()] == ["version_3"]
+        before, again = (engine.generate(PROMPTS, 2, sampling, seeds) for _ in range(2))
+        assert ids_of(before) == ids_of(again)
+        stops = tuple(range(40, 160))
+        ended = engine.generate(PROMPTS, 2, Sampling(stop_ids=stops, max_tokens=40), seeds)
+        assert all(int(c.ids[-1]) in stops and c.stop == "eos" for row in ended for c in row)
+        with pytest.raises(RuntimeError, match=r"answered 4\d\d: .*vocab"):
+            engine.generate([torch.tensor([VOCABULARY + 5])], 1, sampling, [[1]])
+        engine.sync(first.items(), 4)
+        engine.close()
+
+        engine = VllmEngine(folder / "base", mode="server", dtype="float32", lora=True, options={"url": url})
+        state = peft_model.state_dict()
+        peft_model.load_state_dict({k: torch.zeros_like(v) if "lora_B" in k else v for k, v in state.items()})
+        gaps.append(compare(engine, peft_model, sampling))
+        for version in (1, 2):
+            train(peft_model)
+            peft_model.save_pretrained(tmp_path / "adapter")
+            engine.sync_lora(tmp_path / "adapter", version)
+            gaps.append(compare(engine, peft_model, sampling))
+        print(f"largest log-prob difference over HTTP {max(gaps):.2e}")
+        engine.close()
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -1,0 +1,64 @@
+"""Letters of multiple choice, from a hand table of ways to say them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmrl.rewarding import load_reward
+from mmrl.types import Prompt, Sample
+
+
+def score(text: str, answer: object, **options):
+    return load_reward("choice.letter", options).call([Sample(Prompt("p", "q", {"answer": answer}), 0, text)])[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("B", "B"),
+        ("b", "B"),
+        ("**B**", "B"),
+        ("(b) Paris", "B"),
+        ("B. Paris", "B"),
+        ("b) Paris", "B"),
+        (r"\boxed{B}", "B"),
+        ("<answer>B</answer> not A", "B"),
+        ("The answer is (B).", "B"),
+        ("Answer: B", "B"),
+        ("A long thought.\nI think option B is right", "B"),
+        ("A is right", "A"),
+        ("A dog barks", ""),
+        ("A or B", ""),
+        ("(A) and (B)", ""),
+        ("bad", ""),
+        ("", ""),
+        ("K", ""),
+    ],
+)
+def test_the_letter_that_is_chosen(text, chosen):
+    found = score(text, "B")
+    assert found.details["chosen"] == chosen
+    assert (found.status, found.value) == ("ok", float(chosen == "B"))
+
+
+@pytest.mark.parametrize("answer", ["B", "b", "(B)", "B. Paris", ["C", "B"]])
+def test_ways_to_write_the_answer(answer):
+    assert score("B", answer).value == 1.0
+    assert score("A", answer).value == 0.0
+
+
+def test_an_answer_that_is_no_letter_is_invalid_and_told_before_training():
+    found = score("B", "Paris")
+    assert (found.status, found.value) == ("invalid", None)
+    assert "'Paris' is none of the letters" in found.reason
+    assert score("B", "E", letters="ABCD").status == "invalid"
+    assert score("B", None).status == "na"
+    check = load_reward("choice.letter").check_prompt
+    assert "none of the letters" in check(Prompt("p", "q", {"answer": "Paris"}))
+    assert "lacks a non-empty `answer`" in check(Prompt("p", "q", {}))
+    assert check(Prompt("p", "q", {"answer": "K"})) is None
+
+
+def test_letters_outside_the_choice_do_not_count():
+    assert score("E", "B", letters="ABCD").details["chosen"] == ""
+    assert score("Z", "Z", letters="XYZ").value == 1.0

@@ -1,0 +1,53 @@
+"""Closeness of numbers: exact arithmetic, tolerances from a hand table."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmrl.rewarding import load_reward
+from mmrl.types import Prompt, Sample
+
+
+def score(text: str, answer: object, **options):
+    return load_reward("numeric.close", options).call([Sample(Prompt("p", "q", {"answer": answer}), 0, text)])[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "options", "value"),
+    [
+        ("The answer is 1,234.50 m", "1234.5", {}, 1.0),
+        ("about 0.3333", "1/3", {}, 0.0),
+        ("about 0.3333", "1/3", {"atol": 1e-4}, 1.0),
+        (r"\boxed{50\%} of 3", "0.5", {}, 0.0),  # "50\" is no percentage: the backslash stands between
+        ("50%", 0.5, {}, 1.0),
+        ("-7", 7, {}, 0.0),
+        ("105", 100, {"rtol": 0.05}, 1.0),
+        ("105.01", 100, {"rtol": 0.05}, 0.0),
+        ("-105", -100, {"rtol": 0.05}, 1.0),
+        ("0.3", "3/10", {"atol": 0.0}, 1.0),
+        ("x=5", [4, 5], {}, 1.0),
+        ("no number", 5, {}, 0.0),
+        ("3 of 9\n#5", 5, {"extract": "after:#"}, 1.0),
+        ("5", "a worked solution of 2 steps\n#### 5", {}, 1.0),
+    ],
+)
+def test_close(text, answer, options, value):
+    found = score(text, answer, **options)
+    assert (found.status, found.value) == ("ok", value)
+
+
+def test_an_answer_without_a_number_is_invalid_and_told_before_training():
+    found = score("5", "five")
+    assert (found.status, found.value) == ("invalid", None)
+    assert "'p'" in found.reason
+    assert "'five' holds no number" in found.reason
+    check = load_reward("numeric.close").check_prompt
+    assert "holds no number" in check(Prompt("p", "q", {"answer": "five"}))
+    assert "lacks a non-empty `answer`" in check(Prompt("p", "q", {}))
+    assert check(Prompt("p", "q", {"answer": "5 apples"})) is None
+    assert score("5", None).status == "na"
+
+
+def test_a_negative_tolerance_is_refused():
+    with pytest.raises(ValueError, match="atol=-1"):
+        score("5", 5, atol=-1)

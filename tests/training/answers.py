@@ -1,0 +1,158 @@
+"""A modality for tests: answers are short strings of `a`, `b`, `c`, spelled by a table of next letters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmrl.config import load
+from mmrl.rewarding.load import load_reward
+from mmrl.seeds import seed_of
+from mmrl.strict import Strict
+from mmrl.training.processes import Processes
+from mmrl.training.trainer import Trainer
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
+
+LETTERS = "abc."  # the dot ends an answer
+LONGEST = 5
+
+
+class AnswersConfig(Strict):
+    by_columns: bool = False
+
+
+class Answers:
+    """The policy is a table [kinds of prompts, letter before, letter]; a prompt's kind is its text's length mod 3."""
+
+    Config = AnswersConfig
+
+    def __init__(self, config: AnswersConfig) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(3, 5, 4, generator=generator, dtype=torch.float64))
+        self.start = self.table.detach().clone()
+
+    def to(self, device: torch.device) -> None:
+        pass
+
+    @torch.no_grad()
+    def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
+        return [
+            Group(g.prompt, g.index, [self._speak(g.prompt, i, seed_of(seed, step, g.prompt.id, i)) for i in range(n)])
+            for g in groups
+        ]
+
+    def _speak(self, prompt: Prompt, index: int, seed: int) -> Sample:
+        generator = torch.Generator().manual_seed(seed)
+        text = ""
+        while len(text) < LONGEST and not text.endswith("."):
+            before = LETTERS.index(text[-1]) if text else 4
+            chances = self.table[len(prompt.text) % 3, before].softmax(0)
+            text += LETTERS[int(torch.multinomial(chances, 1, generator=generator))]
+        return self._sample(prompt, index, text)
+
+    def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
+        return self.rollout([Group(p, i) for i, p in enumerate(prompts)], n, 0, seed)
+
+    def given(self, prompt: Prompt, completions: Sequence[str]) -> list[Sample]:
+        return [self._sample(prompt, i, text + ".") for i, text in enumerate(completions)]
+
+    @torch.no_grad()
+    def _sample(self, prompt: Prompt, index: int, text: str) -> Sample:
+        ids = torch.tensor([LETTERS.index(letter) for letter in text])
+        sample = Sample(prompt, index, text.removesuffix("."))
+        sample.trajectory = Trajectory(torch.zeros(len(ids)), torch.ones(len(ids), dtype=torch.bool), {"ids": ids})
+        sample.trajectory.logp = self.logprobs([sample], torch.arange(len(ids))).logp[0].float()
+        return sample
+
+    def logprobs(self, samples: Sequence[Sample], columns: Tensor, reference: bool = False) -> ActionLogProbs:
+        """Columns past the end of an answer are NaN, as whoever reads them must notice."""
+
+        def row(table: Tensor, sample: Sample) -> Tensor:
+            ids = sample.trajectory.tensors["ids"]
+            before = torch.cat([torch.tensor([4]), ids[:-1]])
+            every = table[len(sample.prompt.text) % 3, before].log_softmax(-1).gather(1, ids[:, None])[:, 0]
+            return torch.cat([every, every.new_full((100,), torch.nan)])[columns]
+
+        found = ActionLogProbs(torch.stack([row(self.table, s) for s in samples]))
+        if reference:
+            found.logp_reference = torch.stack([row(self.start, s) for s in samples])
+        return found
+
+    def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
+        """Whole answers in rows, or column by column."""
+        longest = max(len(s.trajectory.logp) for s in samples)
+        if self.config.by_columns:
+            for column in range(longest):
+                yield Slice(torch.arange(len(samples)), torch.tensor([column]))
+            return
+        for rows in torch.arange(len(samples)).split(max(1, budget // longest)):
+            yield Slice(rows, torch.arange(max(len(samples[r].trajectory.logp) for r in rows)))
+
+    def supervised_loss(self, records: Sequence[dict], objective: str, seed: int) -> Tensor:
+        """Mean over records of the sum over letters of -logp."""
+        losses = [
+            -self.logprobs([s], torch.arange(len(s.trajectory.logp))).logp.sum()
+            for r in records
+            for s in self.given(Prompt(r["id"], r["prompt"], r), [r["completion"]])
+        ]
+        return torch.stack(losses).mean()
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        return {"table": self.table}
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"table": self.table.detach().clone()}, folder / "table.safetensors")
+
+
+def make(values: dict[str, Any], prompts: Sequence[Prompt] = (), **options: Any) -> Trainer:
+    """A Trainer of a config on Answers, with the config's rewards; `options` are the Trainer's own."""
+    values = {"name": "run", "device": "cpu", "modality": f"{__file__}:Answers", **values}
+    config = load(values)
+    adapter = options.pop("adapter", None) or Answers(config.model)
+    rewards = [load_reward(r.name, r.options) for r in config.rewards]
+    options.setdefault("processes", Processes("cpu"))
+    return Trainer(config, adapter, rewards, prompts=prompts, quiet=True, **options)
+
+
+class Rank(Processes):
+    """One of several ranks that are threads of this process; they meet at a barrier."""
+
+    def __init__(self, rank: int, world: int, meet: Callable[[Any], list[Any]]) -> None:
+        self.rank, self.world, self.device = rank, world, torch.device("cpu")
+        self.accelerator: Any = SimpleNamespace(log_with=[], trackers=[], wait_for_everyone=lambda: meet(None))
+        combine = {"sum": lambda x: x.sum(0), "max": lambda x: x.amax(0), "min": lambda x: x.amin(0)}
+        self._reduce = lambda x, op="sum": combine[op](torch.stack(meet(x)))
+
+
+def ranks(work: Callable[[Processes], Any], world: int = 2) -> list[Any]:
+    """[work(processes) of each rank], side by side."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    barrier = threading.Barrier(world, timeout=20)
+    slots: list[Any] = [None] * world
+
+    def run(rank: int) -> Any:
+        def meet(x: Any) -> list[Any]:
+            slots[rank] = x
+            barrier.wait()
+            found = list(slots)
+            barrier.wait()
+            return found
+
+        try:
+            return work(Rank(rank, world, meet))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(run, range(world)))
