@@ -168,6 +168,43 @@ class SftStage(Stage):
     batch: int = Field(64, ge=1, description="Records per optimizer step.")
 
 
+class CurriculumConfig(Strict):
+    """Which prompts come next."""
+
+    order: Literal["shuffled", "sorted", "staged", "mixed"] = Field(
+        "shuffled",
+        description="shuffled: passes over all prompts. sorted: from easy to difficult. staged: one level at a time. "
+        "mixed: the level and those below it.",
+    )
+    column: str | None = Field(None, description="Column of the records that says how difficult a prompt is.")
+    advance_at: float = Field(0.75, ge=0, le=1, description="Mean pass rate at which the next level begins (SATURN).")
+    window: int = Field(32, ge=1, description="Groups of the level that the mean is over.")
+    advance_every: int | None = Field(None, ge=1, description="The next level begins after so many steps, too.")
+    retire_at: float | None = Field(
+        None, ge=0, le=1, description="A prompt whose pass rate reaches it leaves for good (ScaleRL: 0.9)."
+    )
+    correct_at: float = Field(0.5, description="A sample with this summed reward or more has passed.")
+
+    @model_validator(mode="after")
+    def _levels_need_a_column(self) -> CurriculumConfig:
+        if self.order != "shuffled" and self.column is None:
+            raise ValueError(f"order={self.order} needs `column:`, a number in every record")
+        return self
+
+
+class HintsConfig(Strict):
+    """GHPO: groups that are answered wrong throughout are sampled again with a part of the reference solution."""
+
+    reward: str = Field(description="Name of the reward that says what is right.")
+    threshold: float = Field(1.0, description="A sample below it is wrong.")
+    fractions: list[float] = Field(
+        default_factory=lambda: [0.25, 0.5, 0.75], description="Shares of the record's `solution`, one rung each."
+    )
+    sentence: str = Field(
+        "\n\nThe reference solution begins as follows; continue from it:\n", description="Between prompt and hint."
+    )
+
+
 class GrpoStage(Stage):
     """Reinforcement learning with groups of samples per prompt."""
 
@@ -185,6 +222,16 @@ class GrpoStage(Stage):
         default_factory=lambda: {"preset": "grpo"},
         description="`preset` and any field of mmrl.core.algorithm.Algorithm to change in it.",
     )
+    curriculum: CurriculumConfig = Field(
+        default_factory=CurriculumConfig, description="Which prompts come next (see below)."
+    )
+    refill: int = Field(
+        1,
+        ge=1,
+        description="Dynamic sampling (DAPO): times that a step is sampled at most, groups whose rewards are all equal "
+        "being replaced by new prompts; 1 never replaces.",
+    )
+    hints: HintsConfig | None = Field(None, description="Hints for groups that are all wrong (GHPO); null: none.")
     max_invalid: float = Field(
         0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
     )

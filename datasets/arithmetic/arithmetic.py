@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmrl.seeds import seed_of
@@ -43,19 +43,25 @@ def worked(
     split: str = "train",
     digits: int = 2,
     mistakes: float = 0.0,
+    forgets: float = 0.0,
 ) -> dict:
-    """`problem` with its `completion`, a worked solution, and `mistake`: whether a step of it is wrong.
+    """`problem` with its `completion`, a worked solution, and `mistake`: whether its final answer is wrong.
 
     mistakes: share of the records in [0, 1] in which one digit's step is off by one and what follows goes on from
     there, so that the final answer is wrong too. `answer` is always the right one.
+    forgets: share of the carries in [0, 1] that are left out where they are due, a pupil's habit: above one half, it
+    is what a model that learns from such records does by default.
     """
-    if not 0 <= mistakes <= 1:
-        raise ValueError(f"mistakes={mistakes} must be from 0 to 1")
-    _, steps, _, _ = _draw(index, seed, levels, split, digits)
+    for name, share in (("mistakes", mistakes), ("forgets", forgets)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share} must be from 0 to 1")
+    _, steps, answer, _ = _draw(index, seed, levels, split, digits)
     rng = random.Random(seed_of("mistake", seed, split, index))
     wrong = rng.random() < mistakes
-    lines = _lines(steps, rng if wrong else None)
-    return {**problem(index, seed, levels, split, digits), "completion": lines, "mistake": wrong}
+    habit = random.Random(seed_of("forget", seed, split, index))
+    lines = _lines(steps, rng if wrong else None, lambda: habit.random() < forgets)
+    mistake = lines.rpartition("#")[2] != str(answer)
+    return {**problem(index, seed, levels, split, digits), "completion": lines, "mistake": mistake}
 
 
 def _draw(index: int, seed: int, levels: Sequence[int], split: str, digits: int) -> tuple[str, list[Step], int, int]:
@@ -98,8 +104,15 @@ def _problem(level: int, digits: int, rng: random.Random) -> tuple[str, str, lis
     )
 
 
-def _lines(steps: list[Step], rng: random.Random | None) -> str:
-    """The worked solution; with `rng`, one digit's step of one line, drawn from all of them, is off by one."""
+def _never() -> bool:
+    return False
+
+
+def _lines(steps: list[Step], rng: random.Random | None, forgets: Callable[[], bool] = _never) -> str:
+    """The worked solution; with `rng`, one digit's step of one line, drawn from all of them, is off by one.
+
+    forgets: asked at every carry whether it is left out.
+    """
     values: list[int] = []
     for left, operation, right in steps:
         left, right = _filled(left, right, values)
@@ -113,7 +126,7 @@ def _lines(steps: list[Step], rng: random.Random | None) -> str:
     for number, (left, operation, right) in enumerate(steps):
         left, right = _filled(left, right, values)
         column = place[1] if place is not None and place[0] == number else None
-        columns, value = _column_by_column(left, operation, right, column, rng)
+        columns, value = _column_by_column(left, operation, right, column, rng, forgets)
         lines.append(f"{left}{operation}{right} {columns} ={value}")
         values.append(value)
     return "\n".join([*lines, f"#{values[-1]}"])
@@ -124,17 +137,24 @@ def _filled(left: int, right: int, values: list[int]) -> tuple[int, int]:
 
 
 def _column_by_column(
-    left: int, operation: str, right: int, wrong: int | None = None, rng: random.Random | None = None
+    left: int,
+    operation: str,
+    right: int,
+    wrong: int | None = None,
+    rng: random.Random | None = None,
+    forgets: Callable[[], bool] = _never,
 ) -> tuple[str, int]:
     """(columns as written, result) of left + right, left - right >= 0, or left times one digit; lowest digit first.
 
-    wrong: the column whose result is off by one.
+    wrong: the column whose result is off by one. forgets: asked at every carry whether it is left out.
     """
     tops, bottoms = str(left)[::-1], str(right)[::-1]
     width = len(tops) if operation == "*" else max(len(tops), len(bottoms))
     written, digits, carry = [], [], 0
     for column in range(width):
         top = int(tops[column]) if column < len(tops) else 0
+        if carry and forgets():
+            carry = 0
         bottom = right if operation == "*" else int(bottoms[column]) if column < len(bottoms) else 0
         if operation == "-":
             borrow = top - carry < bottom

@@ -93,6 +93,25 @@ class Batch:
             features={name: x[where] for name, x in self.features.items()},
         )
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device)
+
+        return dataclasses.replace(
+            self,
+            group=self.group.to(device),
+            mask=self.mask.to(device),
+            truncated=move(self.truncated),
+            length=move(self.length),
+            scores={name: x.to(device) for name, x in self.scores.items()},
+            logp_old=move(self.logp_old),
+            logp_sampler=move(self.logp_sampler),
+            columns={name: x.to(device) for name, x in self.columns.items()},
+            features={name: x.to(device) for name, x in self.features.items()},
+        )
+
 
 def _get(found: Mapping[str, Tensor], name: str, kind: str, fix: str) -> Tensor:
     if name not in found:

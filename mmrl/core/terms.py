@@ -31,6 +31,10 @@ BETA = 0.1
 BOOST = 2.5
 
 
+# Terms for which the replay must return its differentiable entropy.
+NEED_ENTROPY = frozenset({"entropy", "entropy_band"})
+
+
 # ------------------------------------------------------------------ entropy
 
 

@@ -70,6 +70,9 @@ class Adapter(Protocol):
     # record_columns(objective) -> columns that a supervised record must have, besides `prompt`.
     # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted.
     # features(samples, columns, names) -> {name: [b, t]}: numbers of actions that hooks of the algorithm need.
+    # logprobs(..., entropy=True): also return the differentiable entropy, for terms that need it.
     # given(prompt, completions) -> samples of given answers, for preference stages.
+    # supervised_weight(records) -> what the mean of `supervised_loss` is over, where it is not the records.
+    # deterministic_evaluation: True where every seed of `evaluate` gives the same samples.
     # select(components), prepare_reference(), reference_parameters(), finish(objective, records), state(),
     # load_state(state): see the image adapter.

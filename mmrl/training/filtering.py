@@ -12,8 +12,8 @@ from mmrl.config import ConfigError, FilterStage
 from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import score_groups, table
 from mmrl.seeds import seed_of
+from mmrl.training.collect import refuse_invalid
 from mmrl.training.data import cyclic_indices, load_prompts
-from mmrl.training.grpo import refuse_invalid
 from mmrl.types import Group, Sample
 
 if TYPE_CHECKING:

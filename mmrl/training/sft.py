@@ -21,6 +21,9 @@ def sft_step(trainer: Trainer, stage: SftStage) -> dict[str, Any]:
     cursor, config, processes = trainer.cursor, trainer.config, trainer.processes
     seed = seed_of(config.seed, stage.name)
     records = trainer.records.batch(cursor.step, stage.batch, seed)
+    # A loss that is a mean over tokens says how many there are, so that cutting the batch leaves its gradient.
+    weigh = getattr(trainer.adapter, "supervised_weight", len)
+    total = weigh(records)
     parts = [records[i : i + stage.micro_batch] for i in range(0, len(records), stage.micro_batch)]
     for number, part in enumerate(parts):
         if number < cursor.micro or number % processes.world != processes.rank:
@@ -32,7 +35,7 @@ def sft_step(trainer: Trainer, stage: SftStage) -> dict[str, Any]:
                 f"supervised loss is {float(loss)} at step {cursor.step + 1}, records {ids}; lower optim.lr or look "
                 "at these records"
             )
-        share = len(part) / len(records)
+        share = weigh(part) / total
         (loss * share).backward()
         cursor.sums["loss"] = cursor.sums.get("loss", 0.0) + float(loss.detach()) * share
         cursor.micro = number + 1

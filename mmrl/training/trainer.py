@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.config import Config, GrpoStage, PreferenceStage, SftStage, Stage
+from mmrl.config import Config, ConfigError, GrpoStage, PreferenceStage, SftStage, Stage
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
@@ -92,7 +92,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.run_dir, config.checkpoint.keep)
         self.cursor = Cursor()
         self.pending: list[Group] | None = None
-        self.memory: dict[str, float] = {}  # what a stage's steps hand on to the next, in checkpoints too
+        self.memory: dict[str, Any] = {}  # what a stage's steps hand on to the next, in checkpoints too
         self.quiet = quiet
         self.unsaved: str | None = None
         self._asked_to_stop = False
@@ -140,7 +140,9 @@ class Trainer:
         return self._finish()
 
     def _select(self, stage: Stage) -> None:
-        if stage.components is not None or hasattr(self.adapter, "select"):
+        if stage.components is not None and not hasattr(self.adapter, "select"):
+            raise ConfigError(f"stage {stage.name!r}: components are not a choice of this modality; leave them out")
+        if hasattr(self.adapter, "select"):
             self.adapter.select(stage.components or self.config.model.components)
         self.parameters: dict[str, nn.Parameter] = self.adapter.trainable_parameters()
         if not self.parameters:
@@ -445,7 +447,7 @@ def needs_reference(stage: Stage) -> bool:
 
     if isinstance(stage, PreferenceStage):
         return True
-    return isinstance(stage, GrpoStage) and resolve_algorithm(stage.algorithm).kl_coef > 0
+    return isinstance(stage, GrpoStage) and resolve_algorithm(stage.algorithm).needs_reference
 
 
 def _copy(targets: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str) -> None:

@@ -95,6 +95,9 @@ def test_every_yaml_key_in_the_pages_exists():
     assert block is not None
     config = load(yaml.safe_load(block.group(1)))
     assert (config.name, config.model.sampling.plan["size"], config.stages[0].groups) == ("plain-pictures", 3, 8)
+    text = (ROOT / "docs" / "text.md").read_text(encoding="utf-8")
+    config = load(yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1)))
+    assert (config.modality, config.model.engine.name, config.data.subset) == ("text", "vllm", "main")
 
 
 def test_configs_rewards_and_commands_that_the_pages_name_exist():

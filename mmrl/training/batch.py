@@ -1,0 +1,205 @@
+"""One rollout as tensors: rewards, advantages, and the numbers of samples and actions that an algorithm asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmrl.config import GrpoStage
+from mmrl.core.advantage import estimate
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch as CoreBatch
+from mmrl.core.filter import zero_variance
+from mmrl.core.library import registry
+from mmrl.rewarding.run import table
+from mmrl.seeds import seed_of
+from mmrl.types import Sample
+
+if TYPE_CHECKING:
+    from mmrl.training.trainer import Trainer
+
+# Features of the policy as it is before an update; all others are fixed by the rollout.
+OF_THE_POLICY = frozenset({"logp", "entropy", "proxy_logp", "prob_gap2", "fisher"})
+COMPUTED = OF_THE_POLICY | {"logp_reference", "token_class"}
+
+
+@dataclass
+class Batch:
+    """One rollout as the core sees it: [N] rows of this process, [N, T] actions."""
+
+    samples: list[Sample]
+    core: CoreBatch  # what the functions of the core see
+    group: Tensor  # [N] place of the group in the step, over all processes
+    logp_old: Tensor  # [N, T]
+    mask: Tensor  # [N, T]
+    advantage: Tensor  # [N], or [N, T] where actions have their own
+    reward: Tensor  # [N]
+    valid: Tensor  # [N] whether the sample has a reward
+    scores: Tensor  # [N, F]
+    score_valid: Tensor  # [N, F]
+    keep: Tensor  # [N] rows that are replayed: those whose gradient is not zero
+
+    @classmethod
+    def of(cls, trainer: Trainer, stage: GrpoStage, algorithm: Algorithm) -> Batch:
+        """Advantages over the whole step (all processes); also written back into the samples, for the report."""
+        assert trainer.pending is not None
+        groups = trainer.pending
+        samples = [s for g in groups for s in g.samples]
+        group = torch.tensor([g.index for g in groups for _ in g.samples], dtype=torch.int64)
+        names = [r.name for r in trainer.rewards]
+        weights = [r.weight for r in trainer.config.rewards]
+        if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
+            names, weights = [*names, "kl"], [*weights, -algorithm.kl_coef]
+        scores, valid, applicable = (torch.from_numpy(a) for a in table(groups, names))
+        if stage.shuffle_rewards:
+            seed = seed_of(trainer.config.seed, "shuffle", trainer.cursor.step)
+            order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+            scores, valid, applicable = scores[order], valid[order], applicable[order]
+        logp_old, mask = padded(samples)
+        known = valid.bool() & applicable.bool()
+        core = CoreBatch(
+            group,
+            stage.groups,
+            mask,
+            trainer.processes.reduce,
+            scores={name: torch.where(known[:, f], scores[:, f].double(), torch.nan) for f, name in enumerate(names)},
+            truncated=torch.tensor([s.stop == "length" for s in samples], dtype=torch.bool),
+            length=torch.tensor([len(s.trajectory.logp) for s in samples], dtype=torch.int64),
+            logp_old=logp_old,
+            logp_sampler=stored(samples, "logp_sampler", mask),
+            columns=columns(samples, algorithm.needs - COMPUTED, trainer.cursor.step),
+            features=features(samples, algorithm.needs - COMPUTED, mask)
+            | computed(trainer, stage, samples, logp_old, early_needs(algorithm) & COMPUTED, fresh=True),
+            step=trainer.cursor.step,
+        )
+        advantage, reward, sample_valid = estimate(
+            scores.double(),
+            valid.bool(),
+            torch.tensor(weights, dtype=torch.float64),
+            core,
+            algorithm,
+            applicable=applicable.bool(),
+        )
+        largest = per_sample(advantage, mask)
+        for row, sample in enumerate(samples):
+            sample.reward = float(reward[row]) if reward[row].isfinite() else None
+            sample.advantage = float(largest[row])
+        # With a KL in the loss, or another term, samples without advantage still have a gradient.
+        in_loss = algorithm.kl_coef > 0 and algorithm.kl_place == "loss"
+        skip = algorithm.skip_zero_variance and not (in_loss or algorithm.terms)
+        counted = (
+            zero_variance(largest, sample_valid, group, stage.groups, trainer.processes.reduce)
+            if skip
+            else sample_valid
+        )
+        return cls(
+            samples,
+            core,
+            group,
+            logp_old,
+            mask & counted[:, None],
+            advantage.float(),
+            reward,
+            reward.isfinite(),
+            scores,
+            known,
+            counted & (largest != 0) if skip else counted,
+        )
+
+
+def early_needs(algorithm: Algorithm) -> set[str]:
+    """What the hooks that make advantages need, before any update."""
+    early = ("shape", "filters", "advantage")
+    return {n for field, hook in algorithm.hooks if field in early for n in registry(field).check(hook).needs}
+
+
+def per_sample(advantage: Tensor, mask: Tensor) -> Tensor:
+    """[N] for the report and for what has no signal: of actions with their own, the advantage farthest from 0."""
+    if advantage.ndim == 1 or not advantage.shape[1]:
+        return advantage if advantage.ndim == 1 else advantage.new_zeros(len(advantage))
+    inside = torch.where(mask, advantage, 0.0)
+    return inside.gather(1, inside.abs().argmax(1, keepdim=True))[:, 0]
+
+
+def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """(logp [N, T], mask [N, T]) of samples whose trajectories may differ in length."""
+    longest = max((len(s.trajectory.logp) for s in samples), default=0)
+    logp, mask = torch.zeros(len(samples), longest), torch.zeros(len(samples), longest, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        length = len(sample.trajectory.logp)
+        logp[row, :length], mask[row, :length] = sample.trajectory.logp, sample.trajectory.mask
+    return logp, mask
+
+
+def stored(samples: Sequence[Sample], name: str, mask: Tensor) -> Tensor | None:
+    """[N, T] of what trajectories store per action under `name`, 0 where they end; None unless all have it."""
+    rows = [s.trajectory.tensors.get(name) for s in samples]
+    if not rows or any(row is None or row.ndim != 1 for row in rows):
+        return None
+    found = torch.zeros(mask.shape, dtype=torch.float32)
+    for line, row in zip(found, rows):
+        line[: len(row)] = row
+    return found
+
+
+def features(samples: Sequence[Sample], names: Iterable[str], mask: Tensor) -> dict[str, Tensor]:
+    """Those of the names that the trajectories store per action."""
+    found = {name: stored(samples, name, mask) for name in sorted(names)}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def columns(samples: Sequence[Sample], names: Iterable[str], step: int) -> dict[str, Tensor]:
+    """Those of the names that the details of a score or the prompt's record give for some sample; NaN elsewhere.
+
+    A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
+    that the sample was drawn at.
+    """
+    found = {}
+    for name in sorted(names):
+        values = [step if name == "version" else _number(s, name) for s in samples]
+        if any(value is not None for value in values):
+            given = [torch.nan if value is None else float(value) for value in values]
+            found[name] = torch.tensor(given, dtype=torch.float64)
+    return found
+
+
+def _number(sample: Sample, name: str) -> float | None:
+    sources: list[Any] = [score.details for score in sample.scores.values()]
+    for source in [*sources, sample.prompt.record]:
+        if name in source:
+            value = source[name]
+            return seed_of(name, value) % 2**52 if isinstance(value, str) else float(value)
+    return None
+
+
+def computed(
+    trainer: Trainer, stage: GrpoStage, samples: Sequence[Sample], logp_old: Tensor, names: Iterable[str], fresh: bool
+) -> dict[str, Tensor]:
+    """[N, T] features that the adapter computes with the weights as they are, without gradient.
+
+    fresh: nothing was updated since the rollout, so that "logp" is what was stored.
+    Raises ValueError for an adapter that cannot compute them.
+    """
+    found: dict[str, Tensor] = {}
+    if "logp" in names and fresh:
+        found["logp"] = logp_old
+    rest = sorted(set(names) - set(found))
+    if not rest:
+        return found
+    adapter = trainer.adapter
+    if not hasattr(adapter, "features"):
+        raise ValueError(
+            f"the algorithm needs {', '.join(rest)} of every action, and {type(adapter).__name__} has no `features`; "
+            "choose other hooks, or give the adapter that method"
+        )
+    found |= {name: torch.zeros(logp_old.shape) for name in rest}
+    for part in adapter.slices(samples, stage.micro_batch):
+        where = (part.rows[:, None], part.columns[None, :])
+        made = adapter.features([samples[r] for r in part.rows], part.columns, rest)
+        for name in rest:
+            found[name][where] = made[name].float().cpu()
+    return found

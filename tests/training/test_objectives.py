@@ -1,0 +1,123 @@
+"""Objectives of the library in whole runs on a tiny language model: what they need is found, and they train."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import mmrl
+
+REWARDS = """
+def short(samples):
+    return [float(len(s.artifact) < 3) for s in samples]
+
+def vowels(samples):
+    return [sum(c in "aeiou" for c in s.artifact) / 8 for s in samples]
+
+def levels(samples):
+    from mmrl.types import Score
+    return [Score(float(len(s.artifact) % 3), details={"level": 1 + len(s.artifact) % 3}) for s in samples]
+"""
+MODEL = {
+    "path": "built",
+    "build": {"kind": "qwen2", "hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "context": 128, "chat": False},
+    "chat": "off",
+    "sampling": {"max_tokens": 6},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(algorithm, reward=..., **stage options) -> (rows of metrics.jsonl, config)."""
+    (tmp_path / "mine.py").write_text(REWARDS)
+    prompts = [{"id": f"p{i}", "prompt": "say " * (1 + i % 3), "hard": i % 2, "solution": "aeiou"} for i in range(8)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+
+    def go(algorithm, reward="vowels", **stage):
+        config = {
+            "name": "run",
+            "out": str(tmp_path / "runs"),
+            "modality": "text",
+            "model": MODEL,
+            "data": {"prompts": str(tmp_path / "prompts.jsonl")},
+            "rewards": [{"name": f"{tmp_path / 'mine.py'}:{reward}"}],
+            "stages": [
+                {
+                    "kind": "grpo",
+                    "steps": 2,
+                    "groups": 4,
+                    "samples": 4,
+                    "updates": 2,
+                    "micro_batch": 64,
+                    "optim": {"lr": 0.01},
+                    "algorithm": algorithm,
+                    **stage,
+                }
+            ],
+            "threads": 1,
+            "device": "cpu",
+        }
+        mmrl.train(config, fresh=True, quiet=True)
+        lines = (tmp_path / "runs" / "run" / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    return go
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"preset": "bapo"},
+        {"preset": "lp_reg", "terms": [{"name": "proxy_kl", "share": 0.2}]},
+        {"preset": "spine"},
+        {"preset": "capo"},
+        {"preset": "cad_rl", "action_masks": []},  # the model is random: every answer is cut off
+        {"preset": "topr", "advantage": "group_mean"},
+        {"preset": "stable_reinforce"},
+        {"preset": "scalerl"},
+        {"preset": "top_entropy"},
+        {"preset": "reinforce_pp", "advantage": "whiten_tokens"},
+        {"terms": [{"name": "entropy", "coef": 0.01}, {"name": "behaviour_kl", "coef": 0.1}]},
+        {"shape": [{"name": "soft_overlong", "limit": 6, "buffer": 2}], "filters": [{"name": "spread", "above": 0.0}]},
+    ],
+    ids=lambda a: a.get("preset", "") + "+".join(sorted(set(a) - {"preset"})),
+)
+def test_it_trains(run, algorithm):
+    rows = run(algorithm)
+    assert len(rows) == 2
+    assert all(torch.tensor([r["loss"], r["grad_norm"]]).isfinite().all() for r in rows)
+    assert max(r["grad_norm"] for r in rows) > 0
+
+
+def test_levels_from_the_details_of_a_score_make_pairs(run):
+    rows = run({"preset": "trpa"}, reward="levels")
+    assert all(row["grad_norm"] > 0 and row["term/pairwise"] > 0 for row in rows)
+
+
+def test_what_only_another_engine_can_give_is_asked_for_in_one_line(run):
+    with pytest.raises(ValueError, match="logp_sampler"):
+        run({"correction": "truncate"})
+
+
+def test_groups_without_signal_are_replaced(run):
+    once = run({"preset": "grpo"}, reward="short")
+    often = run({"preset": "grpo"}, reward="short", refill=6)
+    assert sum(r["group/zero_variance"] for r in often) < sum(r["group/zero_variance"] for r in once)
+
+
+def prompts_of(folder):
+    index = json.loads((folder / "runs/run/samples/step_000001/index.json").read_text())
+    return [group["prompt"]["id"] for group in index["groups"]]
+
+
+def test_a_sorted_curriculum_begins_with_the_easy_prompts(run, tmp_path):
+    run({"preset": "grpo"}, curriculum={"order": "sorted", "column": "hard"}, steps=1)
+    assert {int(name[1:]) % 2 for name in prompts_of(tmp_path)} == {0}
+
+
+def test_groups_that_are_all_wrong_get_a_hint(run, tmp_path):
+    (tmp_path / "mine.py").write_text("def never(samples):\n    return [0.0] * len(samples)\n")
+    run({"preset": "grpo"}, reward="never", steps=1, hints={"reward": "mine.never"})
+    assert {name.partition("#")[2] for name in prompts_of(tmp_path)} == {"hint3"}
