@@ -19,7 +19,8 @@ from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.reporting.samples import list_tags, read_index
 from mmrl.training import checkpoint, trainer
 from mmrl.training.checkpoint import CheckpointError
-from mmrl.training.collect import RewardFailure, SelfCheckError
+from mmrl.training.collect import RewardFailure
+from mmrl.training.grpo import SelfCheckError
 from mmrl.training.optimizer import NonFiniteError
 from mmrl.training.trainer import Stopped
 
