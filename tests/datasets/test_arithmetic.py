@@ -52,6 +52,27 @@ def test_solutions_by_hand():
     assert column(203, "-", 47) == ("13-7=6 10-1-4=5 2-1-0=1", 156)
 
 
+def test_forgotten_carries_by_hand():
+    column = arithmetic._column_by_column
+    always = lambda: True  # noqa: E731
+    assert column(37, "+", 58, forgets=always) == ("7+8=15 3+5=8", 85)
+    assert column(62, "+", 35, forgets=always) == ("2+5=7 6+3=9", 97)
+    assert column(58, "*", 2, forgets=always) == ("8*2=16 5*2=10", 106)
+    assert column(203, "-", 47, forgets=always) == ("13-7=6 10-4=6 2-0=2", 266)
+
+
+def test_the_share_of_forgotten_carries():
+    """Of sums of two numbers of two digits, those whose units make a carry go wrong, counted over all pairs."""
+    none = [arithmetic.worked(i, levels=(1,), forgets=0.0)["mistake"] for i in range(400)]
+    every = [arithmetic.worked(i, levels=(1,), forgets=1.0)["mistake"] for i in range(2000)]
+    some = [arithmetic.worked(i, levels=(1,), forgets=0.6)["mistake"] for i in range(2000)]
+    carries = sum(a % 10 + b % 10 >= 10 for a in range(10, 100) for b in range(10, 100))
+    share = carries / 8100
+    assert not any(none)
+    assert sum(every) / len(every) == pytest.approx(share, abs=0.04)
+    assert sum(some) / len(some) == pytest.approx(0.6 * share, abs=0.04)
+
+
 @settings(max_examples=150, deadline=None)
 @given(index=st.integers(0, 10**6), level=st.sampled_from(ALL))
 def test_a_mistake_is_one_wrong_digit_and_makes_the_final_answer_wrong(index, level):
