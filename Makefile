@@ -12,7 +12,7 @@ help:
 	@echo "make test    install the development tools, run the tests"
 	@echo "make test-vllm  install vLLM into $(VLLM_VENV) (minutes, gigabytes), run the tests of its engine"
 	@echo "make lint    ruff (rules and format) and mypy"
-	@echo "make docs    write docs/configuration.md anew"
+	@echo "make docs    write docs/configuration.md and docs/images/gates.png anew"
 	@echo "make bench   run every benchmark"
 
 # One stamp for each set of packages: pip runs again only when pyproject.toml is newer.
@@ -67,8 +67,13 @@ format: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python docs/make_gates.py
 
-bench: $(VENV)/.installed-dev
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev,bench]'
+	@touch $@
+
+bench: $(VENV)/.installed-bench
 	@found=0; for file in benchmarks/*.py; do \
 		if [ -f "$$file" ]; then found=1; $(BIN)/python "$$file" || exit 1; fi; \
 	done; if [ $$found = 0 ]; then echo "benchmarks/ holds no script"; fi

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmrl.config import Config, ConfigError, SftStage, load
+from mmrl.config import Config, ConfigError, GrpoStage, SftStage, load
 from mmrl.share import share
 
 Source = str | Path | Mapping[str, Any] | Config
@@ -64,6 +64,7 @@ def trainer(
     prompts, eval_prompts = load_prompts(config, adapter)
     check_prompts([*prompts, *eval_prompts], [*rewards, *eval_rewards], config.data.on_bad_record)
     objectives = [s.objective for s in config.stages if isinstance(s, SftStage) and not s.data_from]
+    objectives += [s.expert.objective for s in config.stages if isinstance(s, GrpoStage) and s.expert]
     records = Records(config.data, record_columns(adapter, objectives)) if objectives else None
     if processes.is_main:
         _describe(config, resume)

@@ -205,6 +205,18 @@ class HintsConfig(Strict):
     )
 
 
+class ExpertConfig(Strict):
+    """CHORD: the loss is (1 - mu) of the policy's and mu of a supervised one on `data.records`."""
+
+    objective: str = Field("sft", description="sft, or sft_phi, which weighs each token by p (1 - p).")
+    batch: int = Field(32, ge=1, description="Records per optimizer step.")
+    micro_batch: int = Field(32, ge=1, description="Records per micro-batch.")
+    peak: float = Field(0.1, ge=0, le=1, description="mu after the warm-up.")
+    valley: float = Field(0.1, ge=0, le=1, description="mu after the decay.")
+    warmup: int = Field(0, ge=0, description="Steps from 0 to peak.")
+    decay: int = Field(1, ge=1, description="Steps from peak to valley, along half a cosine.")
+
+
 class GrpoStage(Stage):
     """Reinforcement learning with groups of samples per prompt."""
 
@@ -232,6 +244,7 @@ class GrpoStage(Stage):
         "being replaced by new prompts; 1 never replaces.",
     )
     hints: HintsConfig | None = Field(None, description="Hints for groups that are all wrong (GHPO); null: none.")
+    expert: ExpertConfig | None = Field(None, description="Expert mixing (CHORD); null: none.")
     max_invalid: float = Field(
         0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
     )
@@ -400,6 +413,8 @@ class Config(Strict):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, GrpoStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 self.model.actions_per_sample()  # a plan that cannot be made says so here
+            if isinstance(stage, GrpoStage) and stage.expert and not self.data.records:
+                raise ValueError(f"stage {stage.name!r} mixes in an expert: it needs `data.records:`")
             if isinstance(stage, SftStage) and not (self.data.records or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.records:`")
             if isinstance(stage, FilterStage):

@@ -23,6 +23,7 @@ from mmrl.core.terms import NEED_ENTROPY, TERMS
 from mmrl.core.update import prepare_update
 from mmrl.reporting.samples import write_offending, write_step
 from mmrl.seeds import seed_of
+from mmrl.training import expert
 from mmrl.training.batch import COMPUTED, Batch, computed, per_sample
 from mmrl.training.collect import collect
 from mmrl.training.optimizer import NonFiniteError
@@ -108,6 +109,7 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     reference = algorithm.needs_reference and algorithm.kl_place == "loss"
     asks = {"entropy": True} if {hook.name for hook in algorithm.terms} & NEED_ENTROPY else {}
     first = cursor.total_steps == 0 and number == 0
+    mu = expert.share(stage, cursor.step)
     slices = list(adapter.slices(samples, stage.micro_batch))
     for index, part_ in enumerate(slices):
         if index < cursor.micro:
@@ -132,10 +134,12 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
         if not torch.isfinite(loss):
             refuse_non_finite(trainer, float(loss.detach()), some)
         if loss.requires_grad:
-            loss.backward()
+            ((1 - mu) * loss).backward()
         accumulate(cursor.sums, found)
         cursor.micro = index + 1
         trainer.point("micro")
+    if mu > 0:
+        expert.add_gradient(trainer, stage, mu, len(slices))
     norm = trainer.optimizer_step(stage, stage.steps * updates)
     cursor.sums["grad_norm"] = max(norm, cursor.sums.get("grad_norm", 0.0))
 
@@ -201,6 +205,8 @@ def metrics(trainer: Trainer, stage: GrpoStage, batch: Batch) -> dict[str, Any]:
     total = combined(processes, sums)
     actions = max(total.get("actions", 0.0), 1.0)
     row["loss"] = total.get("policy_loss", 0.0)
+    if stage.expert:  # summed over the step's updates
+        row["expert/loss"] = processes.total(sums.get("expert/loss", 0.0)) / (stage.updates * stage.epochs)
     row |= {k: total[k] / actions for k in ("kl", "entropy") if k in total}
     row |= {k: value for k, value in total.items() if k.startswith("term/")}
     row |= {k: total.get(k, 0.0) / actions for k in ("clip/low", "clip/high")}

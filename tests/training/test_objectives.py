@@ -35,13 +35,13 @@ def run(tmp_path):
     prompts = [{"id": f"p{i}", "prompt": "say " * (1 + i % 3), "hard": i % 2, "solution": "aeiou"} for i in range(8)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
 
-    def go(algorithm, reward="vowels", **stage):
+    def go(algorithm, reward="vowels", data=None, **stage):
         config = {
             "name": "run",
             "out": str(tmp_path / "runs"),
             "modality": "text",
             "model": MODEL,
-            "data": {"prompts": str(tmp_path / "prompts.jsonl")},
+            "data": data or {"prompts": str(tmp_path / "prompts.jsonl")},
             "rewards": [{"name": f"{tmp_path / 'mine.py'}:{reward}"}],
             "stages": [
                 {
@@ -121,3 +121,17 @@ def test_groups_that_are_all_wrong_get_a_hint(run, tmp_path):
     (tmp_path / "mine.py").write_text("def never(samples):\n    return [0.0] * len(samples)\n")
     run({"preset": "grpo"}, reward="never", steps=1, hints={"reward": "mine.never"})
     assert {name.partition("#")[2] for name in prompts_of(tmp_path)} == {"hint3"}
+
+
+def test_an_expert_pulls_the_policy_to_its_records(run, tmp_path):
+    """With rewards that say nothing and mu = 1 every step is supervised: the loss of the records falls."""
+    (tmp_path / "mine.py").write_text("def never(samples):\n    return [0.0] * len(samples)\n")
+    (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "say ", "completion": "aeiou"}) + "\n")
+    expert = {"peak": 1.0, "valley": 1.0, "batch": 2, "micro_batch": 1}
+    data = {"prompts": str(tmp_path / "prompts.jsonl"), "records": str(tmp_path / "records.jsonl")}
+    rows = run({"preset": "grpo"}, reward="never", steps=6, expert=expert, data=data)
+    losses = [row["expert/loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] - 1
+    with pytest.raises(mmrl.ConfigError, match=r"data\.records"):
+        run({"preset": "grpo"}, reward="never", expert=expert)
