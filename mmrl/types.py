@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,7 @@ class Sample:
     """One answer to a prompt: the artifact that rewards look at, and the trajectory behind it.
 
     `artifact` is a PIL image, a string, an (array, rate) pair ...: the modality says which.
+    words: each action in words (the text of each token), for the report; the modality may leave it out.
     """
 
     prompt: Prompt
@@ -90,6 +91,7 @@ class Sample:
     scores: dict[str, Score] = field(default_factory=dict)
     reward: float | None = None
     advantage: float | None = None
+    words: Sequence[str] = ()
 
 
 @dataclass

@@ -32,6 +32,16 @@ class ScoreLine:
 
 
 @dataclass(frozen=True)
+class Token:
+    """One action in words. shade: -1 to 1, the sample's advantage, 0 where the action was not trained."""
+
+    word: str
+    shade: float
+    trained: bool
+    title: str
+
+
+@dataclass(frozen=True)
 class Card:
     """A sample ready for the template. `picture` is a PNG data URI or "", `text` shown when there is none."""
 
@@ -43,6 +53,7 @@ class Card:
     picture: str = ""
     small: bool = False
     text: str = ""
+    tokens: tuple[Token, ...] = ()
     note: str = ""
     change: float | None = field(default=None)  # of the reward, against the same sample before training
 
@@ -66,6 +77,7 @@ class CardMaker:
             advantage=record["advantage"],
             scores=tuple(_score_line(name, score) for name, score in record["scores"].items()),
             change=change,
+            tokens=_tokens(record),
             **self._content(tag, record["file"]),
         )
 
@@ -112,6 +124,18 @@ def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 def clip(text: str, limit: int) -> str:
     """The text, cut at `limit` characters with a count of what is left out."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
+
+
+def _tokens(record: Mapping[str, Any]) -> tuple[Token, ...]:
+    actions = record.get("actions")
+    if not actions or sum(map(len, actions["words"])) > MAX_TEXT:
+        return ()
+    advantage = max(-1.0, min(1.0, (record["advantage"] or 0.0) / 2))
+    rows = zip(actions["words"], actions["logp"], actions["trained"])
+    return tuple(
+        Token(word, advantage if trained else 0.0, trained, f"log-prob {logp:.3f}{'' if trained else ', not trained'}")
+        for word, logp, trained in rows
+    )
 
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:

@@ -107,6 +107,7 @@ def _sample_record(sample: Sample, stem: str, folder: Path) -> dict[str, Any]:
         "stop": sample.stop,
         "reward": sample.reward,
         "advantage": sample.advantage,
+        "actions": _actions(sample),
         "scores": {
             name: {
                 "value": score.value,
@@ -119,6 +120,14 @@ def _sample_record(sample: Sample, stem: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def _actions(sample: Sample) -> dict[str, list] | None:
+    """Words, log-probs and the mask of the actions, where the modality gives words."""
+    if not sample.words or sample.trajectory is None:
+        return None
+    logp = [round(value, 4) for value in sample.trajectory.logp.tolist()]
+    return {"words": list(sample.words), "logp": logp, "trained": sample.trajectory.mask.tolist()}
+
+
 def _sample(entry: Mapping[str, Any], prompt: Prompt, folder: Path) -> Sample:
     return Sample(
         prompt=prompt,
@@ -128,4 +137,5 @@ def _sample(entry: Mapping[str, Any], prompt: Prompt, folder: Path) -> Sample:
         scores={name: Score(**score) for name, score in entry["scores"].items()},
         reward=entry["reward"],
         advantage=entry["advantage"],
+        words=(entry.get("actions") or {}).get("words", ()),
     )

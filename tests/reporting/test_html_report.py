@@ -206,3 +206,24 @@ def test_moving_mean_by_hand():
 def test_numbers_on_the_page(value, plain, with_sign):
     assert number(value) == plain
     assert signed(value) == with_sign
+
+
+def test_tokens_are_coloured_by_advantage_and_those_that_are_not_trained_are_marked(tmp_path):
+    import torch
+
+    from mmrl.reporting.report import write_report
+    from mmrl.reporting.samples import read_step, write_step
+    from mmrl.types import Group, Prompt, Sample, Trajectory
+
+    def said(advantage, words, trained):
+        trajectory = Trajectory(torch.tensor([-0.5, -2.25]), torch.tensor(trained))
+        return Sample(Prompt("p", "p"), 0, "".join(words), trajectory, advantage=advantage, words=words)
+
+    group = Group(Prompt("p", "p"), 0, [said(1.0, ["go", "od"], [True, False]), said(-4.0, ["b<", "ad"], [True, True])])
+    write_step(tmp_path, "step_000001", [group])
+    assert [s.words for s in read_step(tmp_path, "step_000001")[0][0].samples] == [["go", "od"], ["b<", "ad"]]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert '<span title="log-prob -0.500" class="up" style="--shade: 0.50">go</span>' in page
+    assert '<span title="log-prob -2.250, not trained" class=" fixed" style="--shade: 0.00">od</span>' in page
+    assert '<span title="log-prob -0.500" class="down" style="--shade: 1.00">b&lt;</span>' in page

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,7 +45,6 @@ class TextAdapter:
         self.context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.prompts = PromptEncoder(self.tokenizer, config, self._prompt_limit())
         self._frozen: nn.Module | None = None
-        self._classes: Tensor | None = None
         self._outside: OutsideEngine | None = None
 
     @property
@@ -172,7 +172,8 @@ class TextAdapter:
         if sampling.annealing:
             tensors["temperature"] = torch.tensor(sampling.annealing[: len(made.ids)])
         trajectory = Trajectory(made.logp, torch.ones(len(made.ids), dtype=torch.bool), tensors)
-        return Sample(prompt, index, self._text(made.ids), trajectory, made.stop)
+        words = [self._word_of[i] for i in made.ids.tolist()]
+        return Sample(prompt, index, self._text(made.ids), trajectory, made.stop, words=words)
 
     def _text(self, ids: Tensor) -> str:
         return self.tokenizer.decode(
@@ -247,7 +248,7 @@ class TextAdapter:
             hidden, ids, heat, valid = self._states(samples, columns)
             flat = token_features(hidden, ids, self._head(), rest, heat) if rest else {}
             if "token_class" in names:
-                flat["token_class"] = self._token_classes()[ids.cpu()].to(ids.device)
+                flat["token_class"] = self._token_classes[ids.cpu()].to(ids.device)
             found |= {name: _spread_out(values, valid) for name, values in flat.items()}
         return found
 
@@ -290,11 +291,14 @@ class TextAdapter:
         finally:
             self.model.eval()
 
+    @cached_property
+    def _word_of(self) -> list[str]:
+        """The text of each id alone."""
+        return self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+
+    @cached_property
     def _token_classes(self) -> Tensor:
-        if self._classes is None:
-            texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-            self._classes = torch.tensor([float(any(c.isdigit() for c in text)) for text in texts])
-        return self._classes
+        return torch.tensor([float(any(c.isdigit() for c in word)) for word in self._word_of])
 
     # ---------------------------------------------------------------- supervised
 
