@@ -74,5 +74,6 @@ class Adapter(Protocol):
     # given(prompt, completions) -> samples of given answers, for preference stages.
     # supervised_weight(records) -> what the mean of `supervised_loss` is over, where it is not the records.
     # deterministic_evaluation: True where every seed of `evaluate` gives the same samples.
+    # certain_logp: log-probs nearer to 0 than this belong to actions whose gradient is rounding only (discrete ones).
     # select(components), prepare_reference(), reference_parameters(), finish(objective, records), state(),
     # load_state(state): see the image adapter.

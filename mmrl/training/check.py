@@ -24,6 +24,7 @@ from mmrl.types import ActionLogProbs, Group, Prompt, Sample
 # Batches of different shapes run different matrix kernels, which round differently; anything above is a mistake.
 ROUNDING = 1e-4
 GRADIENT_ROUNDING = 1e-3
+CERTAIN = "the policy is certain of these samples, so their gradients are rounding only: check with other prompts"
 
 
 @dataclass(frozen=True)
@@ -269,11 +270,12 @@ def _first_ratio(adapter, samples) -> tuple[bool, str]:
 
 
 def _loss(adapter: Adapter, replay: ActionLogProbs, rows: Tensor, samples, columns, mask, share: float) -> Tensor:
-    """The GRPO loss of a slice with advantages +1, -1, +1 ... and every action weighted by `share`."""
+    """The GRPO loss of a slice with every action weighted by `share`; advantages 1, -1/2, 1 ..., so that the gradients
+    of equal samples do not cancel."""
     stored, _ = _stored([samples[r] for r in rows], columns)
     low, high = getattr(adapter, "default_clip", (0.2, 0.2))
     device = replay.logp.device
-    advantage = 1.0 - 2.0 * (rows % 2).to(device)
+    advantage = 1.0 - 1.5 * (rows % 2).to(device)
     weights = torch.full(stored.shape, share, device=device)
     algorithm = Algorithm().with_defaults(low, high)
     return policy_loss(replay, stored.to(device), mask.to(device), advantage, weights, algorithm)[0]
@@ -292,12 +294,19 @@ def _distance(some: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, 
     return (gap / norm if norm else (0.0 if gap == 0 else float("inf"))), norm
 
 
+def _certain(adapter: Adapter, logp: Tensor, mask: Tensor) -> bool:
+    """Whether the policy could hardly have acted otherwise: the gradient of such actions is mostly rounding."""
+    return bool((logp[mask].abs() < getattr(adapter, "certain_logp", 0.0)).all())
+
+
 def _masked(adapter, samples) -> tuple[bool, str]:
     columns = _columns(samples)
     if len(columns) < 2:
         return True, "one action a sample: nothing to mask"
-    _, mask = _stored(samples, columns)
+    stored, mask = _stored(samples, columns)
     kept = columns[: len(columns) // 2]
+    if _certain(adapter, stored, mask & (columns < len(kept))):
+        return True, CERTAIN
     partly = mask & (columns < len(kept))
     rows = torch.arange(len(samples))
     whole = _gradient(adapter, _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, partly, 1.0))
@@ -318,7 +327,7 @@ def _masked(adapter, samples) -> tuple[bool, str]:
 
 def _micro_batches(adapter, samples) -> tuple[bool, str]:
     columns = _columns(samples)
-    _, mask = _stored(samples, columns)
+    stored, mask = _stored(samples, columns)
     rows = torch.arange(len(samples))
     share = 1.0 / int(mask.sum())
     whole = _gradient(adapter, _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, mask, share))
@@ -339,6 +348,8 @@ def _micro_batches(adapter, samples) -> tuple[bool, str]:
             f"{int((counts[mask] > 1).sum())} more than once: look at how `slices` cuts rows and columns"
         )
     gap, _ = _distance(whole, total)
+    if _certain(adapter, stored, mask):
+        return True, CERTAIN
     if gap <= GRADIENT_ROUNDING:
         return True, f"{cuts} micro-batches instead of one (relative difference {gap:.1e})"
     return False, (

@@ -35,6 +35,8 @@ class TextAdapter:
 
     Config = ModelConfig
     objectives = OBJECTIVES
+    # Tokens of higher probability than exp(-this) have gradients that are mostly float32 rounding (`mmrl check`).
+    certain_logp = 1e-3
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
