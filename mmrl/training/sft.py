@@ -21,26 +21,7 @@ def sft_step(trainer: Trainer, stage: SftStage) -> dict[str, Any]:
     cursor, config, processes = trainer.cursor, trainer.config, trainer.processes
     seed = seed_of(config.seed, stage.name)
     records = trainer.records.batch(cursor.step, stage.batch, seed)
-    # A loss that is a mean over tokens says how many there are, so that cutting the batch leaves its gradient.
-    weigh = getattr(trainer.adapter, "supervised_weight", len)
-    total = weigh(records)
-    parts = [records[i : i + stage.micro_batch] for i in range(0, len(records), stage.micro_batch)]
-    for number, part in enumerate(parts):
-        if number < cursor.micro or number % processes.world != processes.rank:
-            continue
-        loss = trainer.adapter.supervised_loss(part, stage.objective, seed_of(seed, cursor.step, number))
-        if not torch.isfinite(loss):
-            ids = ", ".join(str(r["id"]) for r in part[:8])
-            raise NonFiniteError(
-                f"supervised loss is {float(loss)} at step {cursor.step + 1}, records {ids}; lower optim.lr or look "
-                "at these records"
-            )
-        share = weigh(part) / total
-        (loss * share).backward()
-        cursor.sums["loss"] = cursor.sums.get("loss", 0.0) + float(loss.detach()) * share
-        cursor.micro = number + 1
-        cursor.phase = "update"
-        trainer.point("micro")
+    add_gradient(trainer, records, stage.objective, stage.micro_batch, (seed, cursor.step))
     norm = trainer.optimizer_step(stage, stage.steps)
     cursor.samples += len(records)
     return {
@@ -49,3 +30,42 @@ def sft_step(trainer: Trainer, stage: SftStage) -> dict[str, Any]:
         "lr": cursor.sums["lr"],
         "time/step": time.monotonic() - began,
     }
+
+
+def add_gradient(
+    trainer: Trainer,
+    records: list[dict[str, Any]],
+    objective: str,
+    micro_batch: int,
+    at: tuple[int, int],
+    scale: float = 1.0,
+    done: int = 0,
+    metric: str = "loss",
+) -> None:
+    """Accumulate `scale` times the gradient of the supervised loss over the records, this process's share of them.
+
+    at: seed and step, from which each micro-batch's random numbers come.
+    done: micro-batches of this optimizer step that come before, so that a run can stop and go on between these, too.
+    metric: where the loss is added up for the step's row.
+    """
+    cursor, processes = trainer.cursor, trainer.processes
+    # A loss that is a mean over tokens says how many there are, so that cutting the batch leaves its gradient.
+    weigh = getattr(trainer.adapter, "supervised_weight", len)
+    total = weigh(records)
+    parts = [records[i : i + micro_batch] for i in range(0, len(records), micro_batch)]
+    for number, part in enumerate(parts):
+        if done + number < cursor.micro or number % processes.world != processes.rank:
+            continue
+        loss = trainer.adapter.supervised_loss(part, objective, seed_of(*at, number))
+        if not torch.isfinite(loss):
+            ids = ", ".join(str(r["id"]) for r in part[:8])
+            raise NonFiniteError(
+                f"supervised loss is {float(loss)} at step {cursor.step + 1}, records {ids}; lower optim.lr or look "
+                "at these records"
+            )
+        share = weigh(part) / total
+        (loss * (scale * share)).backward()
+        cursor.sums[metric] = cursor.sums.get(metric, 0.0) + float(loss.detach()) * share
+        cursor.micro = done + number + 1
+        cursor.phase = "update"
+        trainer.point("micro")
