@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmrl.media import Media
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,6 +23,21 @@ class Prompt:
     id: str
     text: str
     record: Mapping[str, Any] = field(default_factory=dict)
+    root: str | None = None  # folder that file names in the record are below; None: they are not from a file
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation, in words.
+
+    media: places in the sample's `media` of the pictures that the turn shows, in order.
+    trained: whether the policy said it and learns from it.
+    """
+
+    role: str
+    text: str
+    media: tuple[int, ...] = ()
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,10 @@ class Trajectory:
 class Sample:
     """One answer to a prompt: the artifact that rewards look at, and the trajectory behind it.
 
-    `artifact` is a PIL image, a string, an (array, rate) pair ...: the modality says which.
+    `artifact` is a PIL image, a string, an (array, rate) pair ...: the modality says which. In a conversation it is
+    what the policy said, its turns joined by newlines; `turns` has all of them in order, the opening included.
+    media: what the policy was really shown, in order. info: numbers and words about the conversation from its
+    environment ("calls", "crop" ...).
     words: each action in words (the text of each token), for the report; the modality may leave it out.
     """
 
@@ -92,6 +112,9 @@ class Sample:
     reward: float | None = None
     advantage: float | None = None
     words: Sequence[str] = ()
+    turns: Sequence[Turn] = ()
+    media: Sequence[Media] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

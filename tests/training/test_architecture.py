@@ -19,19 +19,21 @@ MODALITIES = sorted(p.name for p in (PACKAGE / "modalities").iterdir() if (p / "
 
 # Room -> the rooms of mmrl that it may import. `config`, `share`, `strict` and `seeds` are plain helpers.
 ALLOWED = {
-    "types": set(),
+    "media": set(),
+    "types": {"media"},
     "seeds": set(),
     "strict": set(),
     "share": set(),
     "core": {"types"},
-    "rewarding": {"types", "share"},
-    "reporting": {"types", "share"},
+    "rewarding": {"types", "media", "share"},
+    "reporting": {"types", "media", "share"},
     "engines": {"types", "core", "seeds", "share", "strict"},
-    "environments": {"types", "engines", "core", "seeds", "share", "strict"},
-    "modalities": {"types", "core", "engines", "seeds", "share", "strict"},
+    "environments": {"types", "media", "core", "seeds", "share", "strict"},
+    "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict"},
     "config": {"types", "core", "modalities", "share", "strict"},
     "training": {
         "types",
+        "media",
         "core",
         "engines",
         "environments",

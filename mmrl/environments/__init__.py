@@ -1,0 +1,1 @@
+"""Environments: what the policy sees after each answer."""
