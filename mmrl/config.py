@@ -225,6 +225,12 @@ class GrpoStage(Stage):
     samples: int = Field(8, ge=1, description="Samples per prompt.")
     updates: int = Field(1, ge=1, description="Optimizer steps per rollout: groups are split evenly over them.")
     epochs: int = Field(1, ge=1, description="Passes over the rollout.")
+    staleness: int = Field(
+        0,
+        ge=0,
+        description="Every rollout is used so many steps after it was sampled (PipelineRL-k), ratios being measured "
+        "against the weights that sampled it; the first step fills the queue. 0 samples for each step anew.",
+    )
     rollout_chunk: int | None = Field(
         None,
         ge=1,
@@ -266,7 +272,17 @@ class GrpoStage(Stage):
                 f"groups={self.groups} cannot be split evenly over updates={self.updates}; "
                 f"take groups={self.groups // self.updates * self.updates + self.updates} or updates=1"
             )
-        if self.samples < 2 and resolve_algorithm(self.algorithm).advantage.name not in (
+        algorithm = resolve_algorithm(self.algorithm)
+        for hook in (h for h in algorithm.filters if h.name == "staleness"):
+            from mmrl.core.filter import FILTERS  # loaded already, to check the hook's options
+
+            most = hook.options.get("most", FILTERS["staleness"].options["most"].default)
+            if self.staleness > most:
+                raise ValueError(
+                    f"staleness={self.staleness} makes rollouts that the filter staleness (most {most}) drops; take "
+                    f"staleness={most} or less, or most={self.staleness}"
+                )
+        if self.samples < 2 and algorithm.advantage.name not in (
             "none",
             "zero",
             "whiten",

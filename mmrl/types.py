@@ -101,6 +101,7 @@ class Sample:
     media: what the policy was really shown, in order. info: numbers and words about the conversation from its
     environment ("calls", "crop" ...).
     words: each action in words (the text of each token), for the report; the modality may leave it out.
+    version: the training step, from 0, before whose updates the weights that sampled were taken.
     """
 
     prompt: Prompt
@@ -115,6 +116,7 @@ class Sample:
     turns: Sequence[Turn] = ()
     media: Sequence[Media] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 0
 
 
 @dataclass

@@ -105,6 +105,7 @@ def _sample_record(sample: Sample, stem: str, folder: Path) -> dict[str, Any]:
         "index": sample.index,
         "file": None if sample.artifact is None else save_artifact(sample.artifact, folder, stem),
         "stop": sample.stop,
+        "version": sample.version,
         "reward": sample.reward,
         "advantage": sample.advantage,
         "actions": _actions(sample),
@@ -138,4 +139,5 @@ def _sample(entry: Mapping[str, Any], prompt: Prompt, folder: Path) -> Sample:
         reward=entry["reward"],
         advantage=entry["advantage"],
         words=(entry.get("actions") or {}).get("words", ()),
+        version=entry.get("version", 0),
     )

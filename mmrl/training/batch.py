@@ -42,12 +42,12 @@ class Batch:
     scores: Tensor  # [N, F]
     score_valid: Tensor  # [N, F]
     keep: Tensor  # [N] rows that are replayed: those whose gradient is not zero
+    fresh: bool  # whether all were sampled by the weights of this step
 
     @classmethod
     def of(cls, trainer: Trainer, stage: GrpoStage, algorithm: Algorithm) -> Batch:
         """Advantages over the whole step (all processes); also written back into the samples, for the report."""
-        assert trainer.pending is not None
-        groups = trainer.pending
+        groups = trainer.pending[0]
         samples = [s for g in groups for s in g.samples]
         group = torch.tensor([g.index for g in groups for _ in g.samples], dtype=torch.int64)
         names = [r.name for r in trainer.rewards]
@@ -60,6 +60,7 @@ class Batch:
             order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
             scores, valid, applicable = scores[order], valid[order], applicable[order]
         logp_old, mask = padded(samples)
+        fresh = all(sample.version == trainer.cursor.step for sample in samples)
         known = valid.bool() & applicable.bool()
         core = CoreBatch(
             group,
@@ -71,9 +72,9 @@ class Batch:
             length=torch.tensor([len(s.trajectory.logp) for s in samples], dtype=torch.int64),
             logp_old=logp_old,
             logp_sampler=stored(samples, "logp_sampler", mask),
-            columns=columns(samples, algorithm.needs - COMPUTED, trainer.cursor.step),
+            columns=columns(samples, algorithm.needs - COMPUTED),
             features=features(samples, algorithm.needs - COMPUTED, mask)
-            | computed(trainer, stage, samples, logp_old, early_needs(algorithm) & COMPUTED, fresh=True),
+            | computed(trainer, stage, samples, logp_old, early_needs(algorithm) & COMPUTED, fresh=fresh),
             step=trainer.cursor.step,
         )
         advantage, reward, sample_valid = estimate(
@@ -108,6 +109,7 @@ class Batch:
             scores,
             known,
             counted & (largest != 0) if skip else counted,
+            fresh,
         )
 
 
@@ -152,15 +154,15 @@ def features(samples: Sequence[Sample], names: Iterable[str], mask: Tensor) -> d
     return {name: values for name, values in found.items() if values is not None}
 
 
-def columns(samples: Sequence[Sample], names: Iterable[str], step: int) -> dict[str, Tensor]:
+def columns(samples: Sequence[Sample], names: Iterable[str]) -> dict[str, Tensor]:
     """Those of the names that the details of a score or the prompt's record give for some sample; NaN elsewhere.
 
     A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
-    that the sample was drawn at.
+    whose weights drew the sample.
     """
     found = {}
     for name in sorted(names):
-        values = [step if name == "version" else _number(s, name) for s in samples]
+        values = [s.version if name == "version" else _number(s, name) for s in samples]
         if any(value is not None for value in values):
             given = [torch.nan if value is None else float(value) for value in values]
             found[name] = torch.tensor(given, dtype=torch.float64)

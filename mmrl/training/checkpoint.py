@@ -149,9 +149,20 @@ def explain_write_error(error: OSError, folder: Path) -> str:
     return f"checkpoint not written: {error}; the last checkpoint is whole, and saving is tried again"
 
 
-def save_groups(folder: Path, rank: int, groups: Sequence[Group]) -> None:
-    """Groups with artifacts, scores and trajectories, losslessly: one process's pending rollouts."""
-    place = folder / f"pending_{rank}"
+def save_queue(folder: Path, rank: int, queue: Sequence[Sequence[Group]]) -> None:
+    """One process's part of the rollouts that are not used up, oldest first."""
+    for number, groups in enumerate(queue):
+        save_groups(folder / f"pending_{number:03d}_{rank}", groups)
+
+
+def load_queue(folder: Path, rank: int, world: int) -> list[list[Group]]:
+    """This process's share of the saved rollouts, oldest first, whatever number of processes saved them."""
+    numbers = sorted({place.name.split("_")[1] for place in folder.glob("pending_*")})
+    return [load_groups(sorted(folder.glob(f"pending_{number}_*")), rank, world) for number in numbers]
+
+
+def save_groups(place: Path, groups: Sequence[Group]) -> None:
+    """Groups with artifacts, scores and trajectories, losslessly, in a new folder `place`."""
     place.mkdir()
     write_step(place, "groups", groups)
     tensors = {
@@ -170,10 +181,9 @@ def save_groups(folder: Path, rank: int, groups: Sequence[Group]) -> None:
     (place / "indices.json").write_text(json.dumps(places), encoding="utf-8")
 
 
-def load_groups(folder: Path, rank: int, world: int) -> list[Group] | None:
-    """This process's share of the pending groups, whatever number of processes saved them; None without any."""
+def load_groups(places: Sequence[Path], rank: int, world: int) -> list[Group]:
+    """This process's share of the groups in these folders, in the order of their indices."""
     found: list[Group] = []
-    places = sorted(folder.glob("pending_*"))
     for place in places:
         groups, _ = read_step(place, "groups")
         tensors = load_file(place / "trajectories.safetensors")
@@ -187,7 +197,7 @@ def load_groups(folder: Path, rank: int, world: int) -> list[Group] | None:
                     sample.trajectory = Trajectory(mine["logp"], mine["mask"], rest)
             if index % world == rank:
                 found.append(group)
-    return sorted(found, key=lambda group: group.index) if places else None
+    return sorted(found, key=lambda group: group.index)
 
 
 def _sync(path: Path) -> None:

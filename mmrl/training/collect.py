@@ -26,20 +26,34 @@ class RewardFailure(RuntimeError):
     """Too many invalid rewards; names the reasons and where the samples were saved."""
 
 
-def collect(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm) -> list[Group]:
-    """This process's groups of the step, sampled and scored.
+def fill(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm) -> bool:
+    """Sample until the step's rollout, and those of the next `stage.staleness` steps, wait in `trainer.pending`.
+
+    The first step fills the queue with the weights that it starts from, every later one adds the rollout for
+    `staleness` steps later, and nothing is sampled that no step would use. Returns whether anything was sampled.
+    """
+    cursor = trainer.cursor
+    wanted = min(stage.staleness + 1, stage.steps - cursor.step)
+    missing = range(cursor.step + len(trainer.pending), cursor.step + wanted)
+    for step in missing:
+        trainer.pending.append(collect(trainer, stage, algorithm, step))
+    return len(missing) > 0
+
+
+def collect(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, step: int) -> list[Group]:
+    """This process's groups for a step, sampled with the weights as they are, and scored.
 
     Groups without signal are replaced by new prompts as `stage.refill` says (dynamic sampling, DAPO), groups that are
     all wrong by their hinted prompt as `stage.hints` says (GHPO). What comes next depends on the seed and on the
     results, not on the number of processes.
     """
-    processes, step = trainer.processes, trainer.cursor.step
+    processes, sums = trainer.processes, trainer.cursor.sums
     curriculum = curriculum_of(trainer, stage)
     chosen = curriculum.order(step, stage.groups, trainer.config.seed)
     wanted = [Group(trainer.prompts[p], i) for i, p in enumerate(chosen)]
     began = time.monotonic()
-    trainer.cursor.sums["time/rollout"] = 0.0
-    groups = sampled(trainer, stage, wanted[processes.rank :: processes.world])
+    rolled = sums.setdefault("time/rollout", 0.0)
+    groups = sampled(trainer, stage, wanted[processes.rank :: processes.world], step)
     refuse_invalid(trainer, stage, groups)
     _record(trainer, stage, curriculum, groups)
     for rounds in range(1, stage.refill):
@@ -49,21 +63,19 @@ def collect(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm) -> list[Gr
         fresh = curriculum.order(step, len(silent), trainer.config.seed)
         again = {index: trainer.prompts[p] for index, p in zip(silent, fresh)}
         mine = [Group(again[g.index], g.index) for g in groups if g.index in again]
-        made = sampled(trainer, stage, mine)
+        made = sampled(trainer, stage, mine, step)
         refuse_invalid(trainer, stage, made)
         _record(trainer, stage, curriculum, made)
         groups = _replaced(groups, made)
     if stage.hints:
-        hints = stage.hints
-        while processes.any(
-            bool(again := climb(groups, hints.reward, hints.threshold, hints.fractions, hints.sentence))
-        ):
-            groups = _replaced(groups, sampled(trainer, stage, again))
+        while processes.any(bool(again := _hinted(trainer, stage.hints, groups))):
+            groups = _replaced(groups, sampled(trainer, stage, again, step))
         refuse_invalid(trainer, stage, groups)
     if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
         score_kl(trainer, stage, groups)
     trainer.memory["curriculum"] = curriculum.state()
-    trainer.cursor.sums["time/reward"] = time.monotonic() - began - trainer.cursor.sums["time/rollout"]
+    rolled = sums["time/rollout"] - rolled
+    sums["time/reward"] = sums.get("time/reward", 0.0) + time.monotonic() - began - rolled
     return groups
 
 
@@ -85,8 +97,11 @@ def curriculum_of(trainer: Trainer, stage: GrpoStage) -> Curriculum:
     return curriculum
 
 
-def sampled(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group]) -> list[Group]:
-    """The groups filled and scored; rewards of one chunk run beside the rollout of the next."""
+def sampled(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group], step: int) -> list[Group]:
+    """The groups filled and scored; rewards of one chunk run beside the rollout of the next.
+
+    step: which step the rollout is for; with the seed and the prompt's id it decides the noise.
+    """
     seed = seed_of(trainer.config.seed, stage.name)
     chunk = stage.rollout_chunk or max(1, len(groups))
     done: list[Group] = []
@@ -94,10 +109,12 @@ def sampled(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group]) -> list
         for start in range(0, len(groups), chunk):
             clock = time.monotonic()
             some = groups[start : start + chunk]
-            runner.submit(trainer.adapter.rollout(some, stage.samples, trainer.cursor.step, seed))
+            runner.submit(trainer.adapter.rollout(some, stage.samples, step, seed))
             trainer.cursor.sums["time/rollout"] += time.monotonic() - clock
         while runner.pending:
             done += runner.gather()
+    for sample in (s for group in done for s in group.samples):
+        sample.version = trainer.cursor.step
     return done
 
 

@@ -49,11 +49,11 @@ def filter_step(trainer: Trainer, stage: FilterStage) -> dict[str, Any]:
     """
     began = time.monotonic()
     cursor, processes = trainer.cursor, trainer.processes
-    if trainer.pending is None:
-        trainer.pending = collect(trainer, stage)
+    if not trainer.pending:
+        trainer.pending = [collect(trainer, stage)]
         cursor.phase = "update"
         trainer.point("rollout")
-    groups = trainer.pending
+    groups = trainer.pending[0]
     set_rewards(trainer, stage, groups)
     kept = [(group.index, record) for group in groups for record in keep(trainer.adapter, stage, group)]
     write_part(trainer, stage, kept)

@@ -25,7 +25,7 @@ from mmrl.reporting.samples import write_offending, write_step
 from mmrl.seeds import seed_of
 from mmrl.training import expert
 from mmrl.training.batch import COMPUTED, Batch, computed, per_sample
-from mmrl.training.collect import collect
+from mmrl.training.collect import fill
 from mmrl.training.optimizer import NonFiniteError
 from mmrl.types import Group, Sample
 
@@ -45,9 +45,9 @@ def grpo_step(trainer: Trainer, stage: GrpoStage) -> dict[str, Any]:
     """Everything between two prompts: returns the metrics row."""
     began = time.monotonic()
     algorithm = stage_algorithm(trainer, stage)
-    if trainer.pending is None:
-        trainer.pending = collect(trainer, stage, algorithm)
-        trainer.cursor.phase = "update"
+    sampled = fill(trainer, stage, algorithm)
+    trainer.cursor.phase = "update"
+    if sampled:
         trainer.point("rollout")
     rolled = time.monotonic()
     batch = Batch.of(trainer, stage, algorithm)
@@ -62,7 +62,7 @@ def grpo_step(trainer: Trainer, stage: GrpoStage) -> dict[str, Any]:
     store = trainer.config.report.samples_every
     step = trainer.cursor.total_steps + 1
     if trainer.processes.is_main and store and (step % store == 0 or step == 1):
-        write_step(trainer.run_dir, f"step_{step:06d}", trainer.pending[: trainer.config.report.groups])
+        write_step(trainer.run_dir, f"step_{step:06d}", trainer.pending[0][: trainer.config.report.groups])
     return row
 
 
@@ -90,7 +90,7 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     inside = chosen[batch.group]
     whole = dataclasses.replace(batch.core, mask=batch.mask & inside[:, None])
     asked = algorithm.needs & COMPUTED
-    made = computed(trainer, stage, batch.samples, batch.logp_old, asked, fresh=number == 0)
+    made = computed(trainer, stage, batch.samples, batch.logp_old, asked, fresh=number == 0 and batch.fresh)
     whole = whole.having(features=made)
     whole, action_weight = prepare_update(whole, batch.advantage, algorithm)
     if whole.logp_sampler is not None:
@@ -108,7 +108,7 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     samples = [batch.samples[r] for r in rows]
     reference = algorithm.needs_reference and algorithm.kl_place == "loss"
     asks = {"entropy": True} if {hook.name for hook in algorithm.terms} & NEED_ENTROPY else {}
-    first = cursor.total_steps == 0 and number == 0
+    first = cursor.total_steps == 0 and number == 0 and batch.fresh
     mu = expert.share(stage, cursor.step)
     slices = list(adapter.slices(samples, stage.micro_batch))
     for index, part_ in enumerate(slices):
@@ -197,6 +197,9 @@ def metrics(trainer: Trainer, stage: GrpoStage, batch: Batch) -> dict[str, Any]:
         total = processes.total(batch.scores[batch.score_valid[:, f], f].sum())
         row[f"reward/{reward.name}"] = total / count if count else None
     everyone = processes.total(len(batch.samples))
+    if stage.staleness:
+        age = processes.total(sum(trainer.cursor.step - s.version for s in batch.samples))
+        row["rollout/age"] = age / max(everyone, 1)
     row["reward/invalid"] = processes.total((~batch.valid).sum()) / max(everyone, 1)
     silent = zero_variance_share(
         per_sample(batch.advantage, batch.core.mask), batch.valid, batch.group, stage.groups, processes.reduce

@@ -7,7 +7,7 @@ plain prompt back, beside completions of the hinted one. Here the caller replace
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmrl.types import Group, Prompt
 
@@ -51,6 +51,17 @@ def plain(prompt: Prompt) -> Prompt:
 def level_of(prompt: Prompt) -> int:
     """The level of the hint in a prompt, 0 without one."""
     return prompt.record[PLAIN]["level"] if PLAIN in prompt.record else 0
+
+
+def with_record(prompt: Prompt, known: Mapping[str, Prompt]) -> Prompt:
+    """A prompt of which only id and text were stored, hinted or not, with the record that it had; itself if unknown."""
+    if prompt.id in known:
+        return known[prompt.id]
+    origin, _, level = prompt.id.rpartition("#hint")
+    if origin not in known:
+        return prompt
+    hint = {"id": origin, "text": known[origin].text, "level": int(level)}
+    return Prompt(prompt.id, prompt.text, {**known[origin].record, PLAIN: hint})
 
 
 def needs_hint(group: Group, reward: str, threshold: float = 1.0) -> bool:

@@ -57,6 +57,10 @@ def _stage_lines(config: Config, stage: Stage, processes: int) -> list[str]:
         f"{stage.updates * stage.epochs} optimizer steps per rollout, each on "
         f"{stage.groups // stage.updates} groups = {samples // stage.updates} samples",
     ]
+    if stage.staleness:
+        lines.append(
+            f"rollouts are used {stage.staleness} steps after they were sampled; the first step fills the queue"
+        )
     if per_sample:
         rows = max(1, stage.micro_batch // per_sample)
         share = -(-(samples // stage.updates) // processes)

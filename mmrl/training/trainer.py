@@ -30,14 +30,15 @@ from mmrl.training.checkpoint import (
     Cursor,
     disk_errors,
     explain_write_error,
-    load_groups,
     load_optimizer,
+    load_queue,
     optimizer_tensors,
-    save_groups,
+    save_queue,
 )
 from mmrl.training.data import cyclic_indices, load_prompts
 from mmrl.training.filtering import KeptRecords, filter_step, result_path
 from mmrl.training.grpo import COMBINED, SelfCheckError, combined, grpo_step
+from mmrl.training.hints import with_record
 from mmrl.training.preference import load_pairs, preference_step
 from mmrl.training.processes import Processes
 from mmrl.training.sft import sft_step
@@ -91,7 +92,7 @@ class Trainer:
         self.processes = processes or Processes(config.device, config.trackers, str(self.run_dir))
         self.checkpoints = Checkpoints(self.run_dir, config.checkpoint.keep)
         self.cursor = Cursor()
-        self.pending: list[Group] | None = None
+        self.pending: list[list[Group]] = []  # rollouts that are not used up, oldest first; a step uses the first
         self.memory: dict[str, Any] = {}  # what a stage's steps hand on to the next, in checkpoints too
         self.quiet = quiet
         self.unsaved: str | None = None
@@ -152,7 +153,7 @@ class Trainer:
         self.stage = stage
         self.optimizer = optim.build(stage.optim, self.parameters)
         self.average = optim.Average(stage.optim.ema, self.parameters) if stage.optim.ema else None
-        self.pending, self.memory = None, {}
+        self.pending, self.memory = [], {}
         self._take_data(stage)
         if needs_reference(stage) and hasattr(self.adapter, "prepare_reference"):
             self.adapter.prepare_reference()
@@ -167,13 +168,13 @@ class Trainer:
                 total_steps=self.cursor.total_steps,
                 evaluations=self.cursor.evaluations,
             )
-        if index == 0 and self.cursor.step == 0 and self.pending is None and "before" not in self.cursor.evaluations:
+        if index == 0 and self.cursor.step == 0 and not self.pending and "before" not in self.cursor.evaluations:
             self.evaluate("before")
-        if isinstance(stage, GrpoStage) and self.cursor.step == 0 and self.pending is None:
+        if isinstance(stage, GrpoStage) and self.cursor.step == 0 and not self.pending:
             self._check_start(stage)
         while self.cursor.step < stage.steps:
             row = STEPS[stage.kind](self, stage)
-            self.pending = None
+            self.pending = self.pending[1:]
             self.cursor.step += 1
             self.cursor.total_steps += 1
             self.cursor.phase, self.cursor.update, self.cursor.micro, self.cursor.sums = "step", 0, 0, {}
@@ -315,7 +316,7 @@ class Trainer:
     def _keep_offending(self) -> str:
         if not (self.pending and self.processes.is_main):
             return ""
-        return f". The samples behind it are in {write_offending(self.run_dir, self.pending, 'gradient not finite')}"
+        return f". The samples behind it are in {write_offending(self.run_dir, self.pending[0], 'gradient not finite')}"
 
     # ---------------------------------------------------------------- stopping and saving
 
@@ -373,8 +374,7 @@ class Trainer:
             self.checkpoints.begin(self.cursor)
 
     def _write_pending(self) -> None:
-        if self.pending is not None:
-            save_groups(self.checkpoints.temporary(self.cursor), self.processes.rank, self.pending)
+        save_queue(self.checkpoints.temporary(self.cursor), self.processes.rank, self.pending)
 
     def _write_checkpoint(self, sums: dict[str, float]) -> None:
         if self.processes.is_main:
@@ -433,10 +433,10 @@ class Trainer:
         for name, parameter in self.parameters.items():
             if f"grad/{name}" in tensors:
                 parameter.grad = tensors[f"grad/{name}"].to(parameter)
-        self.pending = load_groups(folder, self.processes.rank, self.processes.world)
+        self.pending = load_queue(folder, self.processes.rank, self.processes.world)
         known = {p.id: p for p in self.prompts}
-        for group in self.pending or ():  # the sample store keeps ids and texts, the dataset the records
-            group.prompt = known.get(group.prompt.id, group.prompt)
+        for group in (group for groups in self.pending for group in groups):
+            group.prompt = with_record(group.prompt, known)  # the sample store keeps ids and texts only
             for sample in group.samples:
                 sample.prompt = group.prompt
 

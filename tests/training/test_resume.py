@@ -25,6 +25,7 @@ def kinds(helpers) -> dict[str, dict]:
     return {
         "grpo": {},
         "two_epochs_chunks": {"stages": [helpers.grpo(epochs=2, rollout_chunk=1)]},
+        "stale": {"stages": [helpers.grpo(steps=4, staleness=2), helpers.grpo(name="next", steps=2, staleness=1)]},
         "ema": {"stages": [helpers.grpo(optim=ema)]},
         "kl": {"stages": [helpers.grpo(algorithm=kl)]},
         "kl_reward": {"stages": [helpers.grpo(algorithm={**kl, "kl_place": "reward", "kl_estimator": "k1"})]},
@@ -54,6 +55,7 @@ def kinds(helpers) -> dict[str, dict]:
 KINDS = [
     "grpo",
     "two_epochs_chunks",
+    "stale",
     "ema",
     "kl",
     "kl_reward",
@@ -97,7 +99,7 @@ def test_stopping_at_every_point_changes_nothing(tiny, helpers, kind):
     assert_same_run(helpers, config, straight)
 
 
-@pytest.mark.parametrize("kind", ["ema", "lora", "stages", "two_references"])
+@pytest.mark.parametrize("kind", ["ema", "stale", "lora", "stages", "two_references"])
 def test_a_crash_goes_back_to_the_last_checkpoint(tiny, helpers, kind):
     overrides = {"checkpoint": {"every": 1}, **kinds(helpers)[kind]}
     straight, config = (tiny(name=name, **overrides) for name in ("straight", "crashed"))
