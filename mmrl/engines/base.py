@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
+
+# Runs an action on one of the processes that share an engine, while the others wait until it has ended.
+Once = Callable[[Callable[[], None]], None]
+
+
+def here(action: Callable[[], None]) -> None:
+    """The Once of a process that shares its engine with no other."""
+    action()
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,10 @@ class Engine(Protocol):
         """n completions of each prompt ([p] int64). A completion depends on its own seed `seeds[prompt][i]`, its
         prompt and the weights, and on nothing else in the batch."""
 
-    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take over the policy's weights, by their names in the model's `state_dict`, before the next rollout."""
+    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int, once: Once = here) -> None:
+        """Take over the policy's weights, by their names in the model's `state_dict`, before the next rollout.
+
+        Every process calls it; an engine that several of them share sends through `once`."""
 
     def close(self) -> None:
         """Give back what the engine holds."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.engines.base import Completion, Sampling
+from mmrl.engines.base import Completion, Once, Sampling, here
 
 # Uniform numbers drawn at a time from a sample's stream.
 BLOCK = 64
@@ -31,7 +31,7 @@ class TransformersEngine:
         self.head = head or (lambda hidden: model.get_output_embeddings()(hidden).float())
         self.rows = rows
 
-    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int, once: Once = here) -> None:
         """Nothing to do: the weights are the policy's."""
 
     def close(self) -> None:

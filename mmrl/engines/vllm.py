@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from mmrl.engines.base import Completion, Sampling
+from mmrl.engines.base import Completion, Once, Sampling, here
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 TEMPERATURES = (0.01, 2.0)  # vLLM raises smaller ones to the first without an error, and refuses larger ones
@@ -35,8 +35,9 @@ class Backend(Protocol):
 
     max_model_len: int
 
-    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Drawn]:
-        """One completion per prompt and seed, in their order."""
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, adapted: bool) -> list[Drawn]:
+        """One completion per prompt and seed, in their order; adapted: with the adapter that was loaded, maybe by
+        another process."""
 
     def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Replace the weights and forget every cached prefix."""
@@ -77,7 +78,7 @@ class VllmEngine:
         self.needs_verify, self._closed = True, False
         self._verify_always = verify
         self._tied = _is_tied(path)
-        self.shared = mode == "server"  # one engine for all ranks: one of them syncs, the others wait
+        self.shared = mode == "server"  # one engine for all processes
         self._backend: Backend
         if mode == "server":
             from mmrl.engines.vllm_server import Server
@@ -100,26 +101,28 @@ class VllmEngine:
         self._check_request(prompts, n, sampling, seeds)
         flat_prompts = [ids for prompt in prompts for ids in [prompt.tolist()] * n]
         flat_seeds = [seed & (2**63 - 1) for row in seeds for seed in row]
-        drawn = self._backend.sample(flat_prompts, flat_seeds, sampling)
+        drawn = self._backend.sample(flat_prompts, flat_seeds, sampling, adapted=self.lora and self.version > 0)
         completions = [_completion(d, sampling) for d in drawn]
         return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]
 
-    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take over all weights, by their names in the model's `state_dict` (LoRA merged), before the next rollout."""
+    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int, once: Once = here) -> None:
+        """Take over all weights, by their names in the model's `state_dict` (LoRA merged), before the next rollout.
+
+        once: what has a server's weights sent by one of the processes that sample from it (`Processes.once`).
+        Raises RuntimeError without it where there are several. version: 1 or more.
+        """
         if self.lora:
             raise RuntimeError("vllm: the engine runs with lora=True; give the adapter's folder to sync_lora instead")
-        self._backend.load(_with_head(weights, self._tied), version)
-        self._synced(version)
+        self._update(lambda: self._backend.load(_with_head(weights, self._tied), version), version, once)
 
-    def sync_lora(self, folder: str | Path, version: int) -> None:
-        """Take over the adapter that `save_pretrained` of a PEFT model wrote to `folder` (a server reads it there)."""
+    def sync_lora(self, folder: str | Path, version: int, once: Once = here) -> None:
+        """Take over the adapter that `save_pretrained` of a PEFT model wrote to `folder`. once: as for `sync`."""
         if not self.lora:
             raise RuntimeError("vllm: the engine runs with lora=False; give merged weights to sync, or set lora=True")
         folder = Path(folder).resolve()
         if not (folder / "adapter_config.json").is_file():
             raise FileNotFoundError(f"vllm: {folder} holds no adapter_config.json; save the adapter there first")
-        self._backend.load_lora(folder, version)
-        self._synced(version)
+        self._update(lambda: self._backend.load_lora(folder, version), version, once)
 
     def verify(self, completions: Sequence[Completion], trainer_logp: Sequence[Tensor], tolerance: float) -> float:
         """Largest |engine log-prob - trainer log-prob| over all tokens, in nats.
@@ -154,7 +157,16 @@ class VllmEngine:
             self._backend.close()
         self._closed = True
 
-    def _synced(self, version: int) -> None:
+    def _update(self, load: Callable[[], None], version: int, once: Once) -> None:
+        if self.shared and once is here and _several_processes():
+            raise RuntimeError(
+                "vllm: several processes share the server, and each would send its weights while others sample; give "
+                "sync the `once` of mmrl.training.processes.Processes"
+            )
+        if self.shared:
+            once(load)
+        else:
+            load()
         self.needs_verify = self.needs_verify or self._verify_always
         self.version = version
 
@@ -214,6 +226,11 @@ def _with_head(weights: Iterable[tuple[str, Tensor]], tied: bool) -> Iterator[tu
         if embedding is None:
             raise ValueError(f"vllm: the output head is tied, and sync got neither {HEAD} nor ...{EMBEDDING}")
         yield HEAD, embedding
+
+
+def _several_processes() -> bool:
+    group = torch.distributed
+    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
 def _is_tied(path: str | Path) -> bool:

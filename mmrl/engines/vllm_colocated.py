@@ -62,7 +62,7 @@ class Colocated:
         self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
         self._adapter: Any = None
 
-    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Drawn]:
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, adapted: bool) -> list[Drawn]:
         from vllm import SamplingParams
 
         # Straight to the class: `from_optional` would lift the bias to -100.
@@ -82,9 +82,10 @@ class Colocated:
             )
             for seed in seeds
         ]
+        adapter = self._adapter if adapted else None
         with _untouched_random_state(), _no_autocast():
             outputs = self._llm.generate(
-                [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False, lora_request=self._adapter
+                [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False, lora_request=adapter
             )
         return [_drawn(output.outputs[0]) for output in outputs]
 

@@ -30,7 +30,8 @@ class Server:
     """Talks to a `vllm serve` that somebody else started, with VLLM_SERVER_DEV_MODE=1 and
     `--logprobs-mode processed_logprobs` (and, for LoRA, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and `--enable-lora`).
 
-    url: where it listens. folder: where weights are written for it; the server must see the same path.
+    url: where it listens. folder: where weights and adapters are written for it; the server must see the same path.
+    None is a temporary folder, for a server on this machine.
     concurrency: requests in flight. timeout: seconds for one request. Requests are not repeated: a server that
     came back after a crash holds other weights. A key in the environment variable VLLM_API_KEY is sent along.
     """
@@ -57,10 +58,10 @@ class Server:
         self._check_mode()
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="vllm")
 
-    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Drawn]:
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, adapted: bool) -> list[Drawn]:
         # Everything is said: what is left out takes the server's default, which generation_config.json may change.
         common = {
-            "model": self._model,
+            "model": ADAPTER if adapted else self._model,
             "n": 1,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -96,19 +97,26 @@ class Server:
         )
         self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(target.resolve())}})
         self._forget_prefixes()
-        if self._written not in (None, target):
-            shutil.rmtree(self._written)
-        self._written = target
+        self._keep_only(target)
 
     def load_lora(self, folder: Path, version: int) -> None:
-        self._post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": str(folder), "load_inplace": True})
-        self._model = ADAPTER
+        target = self._folder / f"lora_{version}"  # the server may not see where the trainer wrote it
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target)
+        path = str(target.resolve())
+        self._post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": path, "load_inplace": True})
         self._forget_prefixes()
+        self._keep_only(target)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         if self._own_folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _keep_only(self, written: Path) -> None:
+        if self._written not in (None, written):
+            shutil.rmtree(self._written)
+        self._written = written
 
     def _forget_prefixes(self) -> None:
         if not self._post("/reset_prefix_cache", {})["success"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -46,6 +46,21 @@ class Processes:
     def barrier(self) -> None:
         if self.world > 1:
             self.accelerator.wait_for_everyone()
+
+    def once(self, action: Callable[[], None]) -> None:
+        """Run `action` on the main process when every process has come here; the others wait until it has ended.
+
+        Where it fails, all raise: the main process its error, the others a RuntimeError.
+        """
+        self.barrier()
+        failed: Exception | None = None
+        if self.is_main:
+            try:
+                action()
+            except Exception as error:
+                failed = error
+        if self.any(failed is not None):
+            raise failed or RuntimeError("the main process failed while the others waited; its own error says at what")
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add gradients over processes in one flat buffer; a process without samples contributes zeros.
