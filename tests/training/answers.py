@@ -88,7 +88,9 @@ class Answers:
 
     def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
         """Whole answers in rows, or column by column."""
-        longest = max(len(s.trajectory.logp) for s in samples)
+        longest = max((len(s.trajectory.logp) for s in samples), default=0)
+        if not samples:
+            return
         if self.config.by_columns:
             for column in range(longest):
                 yield Slice(torch.arange(len(samples)), torch.tensor([column]))
