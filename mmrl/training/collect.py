@@ -35,9 +35,14 @@ def fill(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm) -> bool:
     cursor = trainer.cursor
     wanted = min(stage.staleness + 1, stage.steps - cursor.step)
     missing = range(cursor.step + len(trainer.pending), cursor.step + wanted)
-    for step in missing:
-        trainer.pending.append(collect(trainer, stage, algorithm, step))
-    return len(missing) > 0
+    if not missing:
+        return False
+    began = time.monotonic()
+    with trainer.sampling():
+        cursor.sums["time/rollout"] = time.monotonic() - began
+        for step in missing:
+            trainer.pending.append(collect(trainer, stage, algorithm, step))
+    return True
 
 
 def collect(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, step: int) -> list[Group]:

@@ -85,7 +85,8 @@ def collect(trainer: Trainer, stage: FilterStage) -> list[Group]:
     order = cyclic_indices(0, size, size, seed)[step * stage.groups : (step + 1) * stage.groups]
     groups = [Group(trainer.prompts[p], i) for i, p in enumerate(order)]
     mine = groups[processes.rank :: processes.world]
-    done = trainer.adapter.rollout(mine, stage.samples, step, seed) if mine else []
+    with trainer.sampling():
+        done = trainer.adapter.rollout(mine, stage.samples, step, seed) if mine else []
     score_groups(done, trainer.rewards)
     refuse_invalid(trainer, stage, done)
     return done

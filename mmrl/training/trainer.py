@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,8 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if hasattr(self.adapter, "close"):
+                self.adapter.close()
 
     def _train(self, resume: bool) -> dict[str, Any]:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -200,7 +203,8 @@ class Trainer:
 
     def _check_start(self, stage: Stage) -> None:
         """The contract's cheap clauses on one prompt; rounding of 16-bit forwards is no reason to refuse."""
-        results = start_checks(self.adapter, self.prompts[:1], stage.micro_batch, self.config.seed)
+        with self.sampling():
+            results = start_checks(self.adapter, self.prompts[:1], stage.micro_batch, self.config.seed)
         failed = [r for r in results if not r.passed]
         if not failed:
             return
@@ -209,6 +213,15 @@ class Trainer:
             raise SelfCheckError(f"stopped before step 1, the adapter breaks its contract: {text} (see `mmrl check`)")
         if self.processes.is_main:
             print(f"warning: {text}", flush=True)
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Around all rollouts between two updates. An engine with a copy of the weights gets them once, on entering.
+
+        Every process enters, also one that has nothing to sample: an engine they share is brought up to date by one of
+        them while the others wait.
+        """
+        synced = getattr(self.adapter, "synced", None)
+        return synced(self.processes.once) if synced else nullcontext()
 
     def _end_stage(self, stage: Stage) -> None:
         if self.average:
