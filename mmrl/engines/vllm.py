@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from mmrl.engines.base import Completion, Once, Sampling, here
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+Save = Callable[[Path], object]  # writes an adapter to a folder, as `save_pretrained` of a PEFT model
 TEMPERATURES = (0.01, 2.0)  # vLLM raises smaller ones to the first without an error, and refuses larger ones
 
 
@@ -42,8 +44,8 @@ class Backend(Protocol):
     def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Replace the weights and forget every cached prefix."""
 
-    def load_lora(self, folder: Path, version: int) -> None:
-        """Replace the adapter and forget every cached prefix."""
+    def load_lora(self, save: Save, version: int) -> None:
+        """Replace the adapter by what `save` writes, and forget every cached prefix."""
 
     def close(self) -> None: ...
 
@@ -54,7 +56,7 @@ class VllmEngine:
     path: the model, a folder in Hugging Face format or a hub name; the first weights come from there.
     mode: "colocated" runs vLLM in this process; "server" talks to a running `vllm serve` (see docs/vllm.md).
     dtype: as vLLM takes it ("float32", "bfloat16", "auto"); a server has its own. max_model_len: prompt + completion.
-    lora: an adapter over fixed weights; `sync_lora` takes its folder. Without, `sync` takes whole (merged) weights.
+    lora: an adapter over fixed weights, which `sync_lora` takes. Without, `sync` takes whole (merged) weights.
     verify: ask for a comparison after every sync, not only after the first (`needs_verify`).
     options: keyword arguments of `vllm.LLM`, or of `mmrl.engines.vllm_server.Server`.
 
@@ -112,17 +114,14 @@ class VllmEngine:
         Raises RuntimeError without it where there are several. version: 1 or more.
         """
         if self.lora:
-            raise RuntimeError("vllm: the engine runs with lora=True; give the adapter's folder to sync_lora instead")
+            raise RuntimeError("vllm: the engine runs with lora=True; give what saves the adapter to sync_lora")
         self._update(lambda: self._backend.load(_with_head(weights, self._tied), version), version, once)
 
-    def sync_lora(self, folder: str | Path, version: int, once: Once = here) -> None:
-        """Take over the adapter that `save_pretrained` of a PEFT model wrote to `folder`. once: as for `sync`."""
+    def sync_lora(self, save: Save, version: int, once: Once = here) -> None:
+        """Take over the adapter that `save` (`save_pretrained` of a PEFT model) writes. once: as for `sync`."""
         if not self.lora:
             raise RuntimeError("vllm: the engine runs with lora=False; give merged weights to sync, or set lora=True")
-        folder = Path(folder).resolve()
-        if not (folder / "adapter_config.json").is_file():
-            raise FileNotFoundError(f"vllm: {folder} holds no adapter_config.json; save the adapter there first")
-        self._update(lambda: self._backend.load_lora(folder, version), version, once)
+        self._update(lambda: self._backend.load_lora(save, version), version, once)
 
     def verify(self, completions: Sequence[Completion], trainer_logp: Sequence[Tensor], tolerance: float) -> float:
         """Largest |engine log-prob - trainer log-prob| over all tokens, in nats.
@@ -199,6 +198,16 @@ class VllmEngine:
             )
         if set(sampling.stop_ids) & set(sampling.banned):
             raise ValueError(f"vllm: stop ids {set(sampling.stop_ids) & set(sampling.banned)} are banned, nothing ends")
+
+
+def write_lora(save: Save, folder: Path) -> str:
+    """The resolved path of `folder`, with nothing in it but the adapter that `save` writes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"vllm: no adapter_config.json was saved to {folder}; save as a PEFT model does")
+    return str(folder.resolve())
 
 
 def _completion(drawn: Drawn, sampling: Sampling) -> Completion:

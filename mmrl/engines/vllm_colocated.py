@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
-from mmrl.engines.vllm import Drawn
+from mmrl.engines.vllm import Drawn, Save, write_lora
 
 CPU_DEFAULTS = {"enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
 OURS = {
@@ -61,6 +62,7 @@ class Colocated:
             )
         self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
         self._adapter: Any = None
+        self._place = tempfile.TemporaryDirectory(prefix="mmrl-vllm-")
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, adapted: bool) -> list[Drawn]:
         from vllm import SamplingParams
@@ -93,18 +95,20 @@ class Colocated:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self._forget_prefixes()
 
-    def load_lora(self, folder: Path, version: int) -> None:
+    def load_lora(self, save: Save, version: int) -> None:
         from vllm.lora.request import LoRARequest
 
+        path = write_lora(save, Path(self._place.name) / "lora")
         # Loaded once here; a request that says load_inplace would read the files again for each sample.
-        self._llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
-        self._adapter = LoRARequest("policy", 1, str(folder))
+        self._llm.llm_engine.add_lora(LoRARequest("policy", 1, path, load_inplace=True))
+        self._adapter = LoRARequest("policy", 1, path)
         self._forget_prefixes()
 
     def close(self) -> None:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
+            self._place.cleanup()
 
     def _forget_prefixes(self) -> None:
         if not self._llm.reset_prefix_cache():

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
-from mmrl.engines.vllm import Drawn
+from mmrl.engines.vllm import Drawn, Save, write_lora
 
 ADAPTER = "policy"
 BIAS = -100.0  # the server takes no smaller one; at the highest temperature, 2, a share of e^-50 is left
@@ -99,11 +99,9 @@ class Server:
         self._forget_prefixes()
         self._keep_only(target)
 
-    def load_lora(self, folder: Path, version: int) -> None:
-        target = self._folder / f"lora_{version}"  # the server may not see where the trainer wrote it
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(folder, target)
-        path = str(target.resolve())
+    def load_lora(self, save: Save, version: int) -> None:
+        target = self._folder / f"lora_{version}"
+        path = write_lora(save, target)
         self._post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": path, "load_inplace": True})
         self._forget_prefixes()
         self._keep_only(target)

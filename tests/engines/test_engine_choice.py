@@ -151,17 +151,19 @@ def test_weights_go_through_a_folder_with_the_head_by_name(folder, server, tmp_p
         engine.sync([("base_model.model.lm_head.weight", torch.ones(2))], 3)
 
 
+def saves(rank: int):
+    return lambda folder: (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+
+
 def test_an_adapter_goes_through_the_folder_too(folder, server, tmp_path):
-    written, shared = tmp_path / "written", tmp_path / "shared"
-    written.mkdir()
+    shared = tmp_path / "shared"
     engine = connect(folder, server, lora=True, options={"folder": shared})
     with pytest.raises(FileNotFoundError, match="adapter_config"):
-        engine.sync_lora(written, 1)
+        engine.sync_lora(lambda folder: None, 1)
     engine.generate([torch.tensor([1])], 1, SAMPLING, [[5]])
     assert server.posts[-1][1]["model"] == "base"
-    for version in (1, 2):  # the trainer writes to the same place each time
-        (written / "adapter_config.json").write_text(f'{{"r": {version}}}')
-        engine.sync_lora(written, version)
+    for version in (1, 2):
+        engine.sync_lora(saves(version), version)
     adapter = {"lora_name": "policy", "lora_path": str((shared / "lora_2").resolve()), "load_inplace": True}
     assert [post for post in server.posts if post[0] == "/v1/load_lora_adapter"][1][1] == adapter
     assert [p.name for p in shared.iterdir()] == ["lora_2"]
@@ -171,18 +173,17 @@ def test_an_adapter_goes_through_the_folder_too(folder, server, tmp_path):
     with pytest.raises(RuntimeError, match="sync_lora"):
         engine.sync([], 2)
     with pytest.raises(RuntimeError, match="lora=True"):
-        connect(folder, server).sync_lora(tmp_path, 1)
+        connect(folder, server).sync_lora(saves(1), 1)
 
 
-def test_a_process_that_waits_while_another_sends_knows_what_the_server_holds(folder, server, tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
+def test_a_process_that_waits_while_another_sends_knows_what_the_server_holds(folder, server):
     whole, adapted = connect(folder, server, verify=True), connect(folder, server, lora=True, verify=True)
     for engine in (whole, adapted):
         engine.verify([completion(-1.0)], [torch.tensor([-1.0])], 0.1)
         assert not engine.needs_verify
     asked = []
     whole.sync([("lm_head.weight", torch.ones(2, 2))], 3, once=asked.append)
-    adapted.sync_lora(tmp_path, 3, once=asked.append)
+    adapted.sync_lora(saves(1), 3, once=asked.append)
     assert len(asked) == 2 and not server.posts
     for engine, model in ((whole, "base"), (adapted, "policy")):
         assert (engine.version, engine.needs_verify) == (3, True)
@@ -190,7 +191,7 @@ def test_a_process_that_waits_while_another_sends_knows_what_the_server_holds(fo
         assert server.posts[-1][1]["model"] == model
 
 
-def test_several_processes_may_not_all_send(folder, server, tmp_path, monkeypatch):
+def test_several_processes_may_not_all_send(folder, server, monkeypatch):
     for name, value in {"is_initialized": True, "get_world_size": 2}.items():
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     with pytest.raises(RuntimeError, match="several processes share the server"):

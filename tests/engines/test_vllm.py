@@ -121,8 +121,7 @@ def test_lora_adapters_and_merged_weights_follow_the_trainer(adapters):
         train(model)
         with pytest.raises(EngineMismatch):
             compare(engine, model, Sampling(max_tokens=12), tolerance=100 * before)
-        model.save_pretrained(folder / "adapter")  # the same folder each time
-        engine.sync_lora(folder / "adapter", version)
+        engine.sync_lora(model.save_pretrained, version)
         gaps.append(compare(engine, model, Sampling(max_tokens=12)))
     print(f"largest log-prob difference with LoRA {max(gaps):.2e}")
     with pytest.raises(RuntimeError, match="sync_lora"):
@@ -365,8 +364,7 @@ def test_a_server_follows_the_trainer(adapters, tmp_path):
         gaps.append(compare(engine, peft_model, sampling))
         for version in (1, 2):
             train(peft_model)
-            peft_model.save_pretrained(tmp_path / "adapter")
-            engine.sync_lora(tmp_path / "adapter", version)
+            engine.sync_lora(peft_model.save_pretrained, version)
             gaps.append(compare(engine, peft_model, sampling))
         print(f"largest log-prob difference over HTTP {max(gaps):.2e}")
         engine.close()
