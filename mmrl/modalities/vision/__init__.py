@@ -1,0 +1,1 @@
+"""Vision-language policies: a language model that is shown pictures."""
