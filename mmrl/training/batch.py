@@ -15,6 +15,7 @@ from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch as CoreBatch
 from mmrl.core.filter import zero_variance
 from mmrl.core.library import registry
+from mmrl.core.reduce import Reduce, local
 from mmrl.rewarding.run import table
 from mmrl.seeds import seed_of
 from mmrl.types import Sample
@@ -60,20 +61,21 @@ class Batch:
             order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
             scores, valid, applicable = scores[order], valid[order], applicable[order]
         logp_old, mask = padded(samples)
+        reduce = trainer.processes.reduce
         fresh = all(sample.version == trainer.cursor.step for sample in samples)
         known = valid.bool() & applicable.bool()
         core = CoreBatch(
             group,
             stage.groups,
             mask,
-            trainer.processes.reduce,
+            reduce,
             scores={name: torch.where(known[:, f], scores[:, f].double(), torch.nan) for f, name in enumerate(names)},
             truncated=torch.tensor([s.stop == "length" for s in samples], dtype=torch.bool),
             length=torch.tensor([len(s.trajectory.logp) for s in samples], dtype=torch.int64),
             logp_old=logp_old,
-            logp_sampler=stored(samples, "logp_sampler", mask),
-            columns=columns(samples, algorithm.needs - COMPUTED),
-            features=features(samples, algorithm.needs - COMPUTED, mask)
+            logp_sampler=stored(samples, "logp_sampler", mask, reduce),
+            columns=columns(samples, algorithm.needs - COMPUTED, reduce),
+            features=features(samples, algorithm.needs - COMPUTED, mask, reduce)
             | computed(trainer, stage, samples, logp_old, early_needs(algorithm) & COMPUTED, fresh=fresh),
             step=trainer.cursor.step,
         )
@@ -137,10 +139,15 @@ def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     return logp, mask
 
 
-def stored(samples: Sequence[Sample], name: str, mask: Tensor) -> Tensor | None:
-    """[N, T] of what trajectories store per action under `name`, 0 where they end; None unless all have it."""
+def stored(samples: Sequence[Sample], name: str, mask: Tensor, reduce: Reduce) -> Tensor | None:
+    """[N, T] of what trajectories store per action under `name`, 0 where they end; None unless all have it.
+
+    All of every process: one without samples must go the way of the others.
+    """
     rows = [s.trajectory.tensors.get(name) for s in samples]
-    if not rows or any(row is None or row.ndim != 1 for row in rows):
+    without = sum(row is None or row.ndim != 1 for row in rows)
+    count, lacking = reduce(torch.tensor([len(rows), without]), "sum").tolist()
+    if lacking or not count:
         return None
     found = torch.zeros(mask.shape, dtype=torch.float32)
     for line, row in zip(found, rows):
@@ -148,13 +155,13 @@ def stored(samples: Sequence[Sample], name: str, mask: Tensor) -> Tensor | None:
     return found
 
 
-def features(samples: Sequence[Sample], names: Iterable[str], mask: Tensor) -> dict[str, Tensor]:
+def features(samples: Sequence[Sample], names: Iterable[str], mask: Tensor, reduce: Reduce) -> dict[str, Tensor]:
     """Those of the names that the trajectories store per action."""
-    found = {name: stored(samples, name, mask) for name in sorted(names)}
+    found = {name: stored(samples, name, mask, reduce) for name in sorted(names)}
     return {name: values for name, values in found.items() if values is not None}
 
 
-def columns(samples: Sequence[Sample], names: Iterable[str]) -> dict[str, Tensor]:
+def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = local) -> dict[str, Tensor]:
     """Those of the names that the details of a score or the prompt's record give for some sample; NaN elsewhere.
 
     A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
@@ -163,7 +170,8 @@ def columns(samples: Sequence[Sample], names: Iterable[str]) -> dict[str, Tensor
     found = {}
     for name in sorted(names):
         values = [s.version if name == "version" else _number(s, name) for s in samples]
-        if any(value is not None for value in values):
+        known = any(value is not None for value in values)
+        if reduce(torch.tensor(float(known)), "max"):
             given = [torch.nan if value is None else float(value) for value in values]
             found[name] = torch.tensor(given, dtype=torch.float64)
     return found
