@@ -28,7 +28,7 @@ IDEFICS = {
     "global_image_token": "<global-img>",
     "end_of_utterance_token": "<end_of_utterance>",
 }
-Tokens = Callable[..., PreTrainedTokenizerBase]  # build_tokenizer that has its corpus and wants the special tokens
+Tokens = Callable[..., Any]  # build_tokenizer that has its corpus and wants the special tokens
 MOST_TILES = 6  # along a side: the processors of Idefics3 and SmolVLM have names for no more
 
 CHATML = (
@@ -248,12 +248,11 @@ def _smolvlm(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
 
     tokenizer = tokens(special=_tile_names(), named=IDEFICS)
     square = {"longest_edge": sizes.tile}
+    films: dict[str, Any] = {"video_sampling": {"fps": 1, "max_frames": 4, "video_size": square}}
     processor = SmolVLMProcessor(
         image_processor=SmolVLMImageProcessor(**_idefics_pictures(sizes)),
         tokenizer=tokenizer,
-        video_processor=SmolVLMVideoProcessor(
-            size=square, max_image_size=square, video_sampling={"fps": 1, "max_frames": 4, "video_size": square}
-        ),
+        video_processor=SmolVLMVideoProcessor(size=square, max_image_size=square, **films),
         image_seq_len=(sizes.tile // sizes.patch // sizes.merge) ** 2,
         chat_template=CHATML.replace("PICTURE", "<image>"),
     )
@@ -270,7 +269,7 @@ def _paligemma(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
 
     tokenizer = tokens(special=["<bos>"], named={"image_token": "<image>"})
     tokenizer.bos_token = "<bos>"
-    pictures = SiglipImageProcessor(size={"height": sizes.tile, "width": sizes.tile})
+    pictures: Any = SiglipImageProcessor(size={"height": sizes.tile, "width": sizes.tile})
     pictures.image_seq_length = (sizes.tile // sizes.patch) ** 2
     processor = PaliGemmaProcessor(image_processor=pictures, tokenizer=tokenizer)  # adds its 1024 places and 128 codes
     hidden = sizes.text["hidden_size"]
@@ -352,7 +351,7 @@ def _qwen_vision(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _qwen_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def _qwen_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     find = tokenizer.convert_tokens_to_ids
     return {
         "image_token_id": find("<|image_pad|>"),
@@ -365,7 +364,7 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 def _qwen_processor(processor: Any, sizes: Sizes, tokenizer: PreTrainedTokenizerBase) -> Any:
     from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    cells = {"patch_size": sizes.patch, "merge_size": sizes.merge}
+    cells: dict[str, Any] = {"patch_size": sizes.patch, "merge_size": sizes.merge}
     smallest, largest = sizes.pixels
     videos = Qwen3VLVideoProcessor if processor is Qwen3VLProcessor else Qwen2VLVideoProcessor
     return processor(
