@@ -39,9 +39,10 @@ from mmrl.core.batch import Batch
 from mmrl.core.step import policy_loss
 from mmrl.core.update import prepare_update
 from mmrl.modalities.text.adapter import TextAdapter
-from mmrl.modalities.text.config import ModelConfig, SamplingConfig
-from mmrl.modalities.text.logprobs import Head, token_logprobs
-from mmrl.modalities.text.tiny import build_tokenizer
+from mmrl.modalities.text.config import ModelConfig
+from mmrl.modalities.tokens.config import SamplingConfig
+from mmrl.modalities.tokens.logprobs import Head, token_logprobs
+from mmrl.modalities.tokens.tokenizer import build_tokenizer
 from mmrl.training import optimizer as optim
 from mmrl.types import Group, Prompt, Sample
 

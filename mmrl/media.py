@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # width, height
@@ -126,7 +127,7 @@ def union_area(boxes: Sequence[Sequence[float]]) -> float:
     solid = [b for b in boxes if area(b) > 0]
     edges = sorted({x for b in solid for x in (b[0], b[2])})
     total = 0.0
-    for left, right in zip(edges, edges[1:]):
+    for left, right in pairwise(edges):
         top = -math.inf
         for y1, y2 in sorted((b[1], b[3]) for b in solid if b[0] <= left and b[2] >= right):
             total += max(0.0, y2 - max(y1, top)) * (right - left)

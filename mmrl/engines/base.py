@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mmrl.engines.decoder import Row
+
 # Runs an action on one of the processes that share an engine, while the others wait until it has ended.
 Once = Callable[[Callable[[], None]], None]
 
@@ -59,10 +61,10 @@ class Engine(Protocol):
     exact: bool
 
     def generate(
-        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+        self, prompts: Sequence[Row | Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """n completions of each prompt ([p] int64). A completion depends on its own seed `seeds[prompt][i]`, its
-        prompt and the weights, and on nothing else in the batch."""
+        """n completions of each prompt (a Row, or its ids [p] int64). A completion depends on its own seed
+        `seeds[prompt][i]`, its prompt and the weights, and on nothing else in the batch."""
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int, once: Once = here) -> None:
         """Take over the policy's weights, by their names in the model's `state_dict`, before the next rollout.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.base import Completion, Once, Sampling, here
+from mmrl.engines.decoder import Decoder, Row
 
 # Uniform numbers drawn at a time from a sample's stream.
 BLOCK = 64
@@ -21,13 +22,19 @@ class TransformersEngine:
     """Samples from `model`, a causal language model of transformers, in eval mode.
 
     head: hidden states [b, D] -> logits [b, V], in float32; None takes the model's output layer.
-    rows: completions decoded together.
+    rows: completions decoded together. decoder: what computes the hidden states; None takes the model's layers.
     """
 
     exact = True
 
-    def __init__(self, model: Any, head: Callable[[Tensor], Tensor] | None = None, rows: int = 64) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: Any,
+        head: Callable[[Tensor], Tensor] | None = None,
+        rows: int = 64,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.decoder = decoder or Decoder(getattr(model, "base_model", model))
         self.head = head or (lambda hidden: model.get_output_embeddings()(hidden).float())
         self.rows = rows
 
@@ -39,27 +46,26 @@ class TransformersEngine:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+        self, prompts: Sequence[Row | Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
         """See Engine.generate. Prompts of similar length are decoded together."""
         found: list[list[Completion]] = [[] for _ in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        rows = [Row.of(prompt) for prompt in prompts]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         together = max(1, self.rows // n)
         for start in range(0, len(order), together):
             chosen = order[start : start + together]
             for first in range(0, n, self.rows):
                 some = [seeds[i][first : first + self.rows] for i in chosen]
-                made = self._decode([prompts[i] for i in chosen], some, sampling)
+                made = self._decode([rows[i] for i in chosen], some, sampling)
                 width = len(some[0])
                 for place, i in enumerate(chosen):
                     found[i] += made[place * width : (place + 1) * width]
         return found
 
-    def _decode(
-        self, prompts: Sequence[Tensor], seeds: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[Completion]:
+    def _decode(self, prompts: Sequence[Row], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """Completions of every prompt, prompt by prompt; all prompts have equally many seeds."""
-        device, n = self.model.device, len(seeds[0])
+        device, n = self.decoder.device, len(seeds[0])
         streams = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
         cache, hidden, attended, position = self._prefill(prompts, n, sampling.max_tokens)
         ids = torch.zeros(len(streams), sampling.max_tokens, dtype=torch.int64, device=device)
@@ -86,7 +92,8 @@ class TransformersEngine:
                 attended = None if attended is None else attended[going]
             if t + 1 == sampling.max_tokens:
                 break
-            hidden = self._forward(token[:, None], position, cache, attended, width + t + 1)
+            seen = None if attended is None else attended[:, : width + t + 1]
+            hidden = self.decoder.step(token, position, cache, seen)
             position = position + 1
         ids, logp, stopped = ids.cpu(), logp.cpu(), stopped.tolist()
         return [
@@ -94,35 +101,19 @@ class TransformersEngine:
             for row, end in enumerate(length.tolist())
         ]
 
-    def _prefill(self, prompts: Sequence[Tensor], n: int, room: int) -> tuple[Any, Tensor, Tensor | None, Tensor]:
-        """(cache, last hidden state [b, D], attention mask [b, P + room] or None, next position [b, 1]) of n rows a
+    def _prefill(self, prompts: Sequence[Row], n: int, room: int) -> tuple[Any, Tensor, Tensor | None, Tensor]:
+        """(cache, last hidden state [b, D], attention mask [b, P + room] or None, next position [b]) of n rows a
         prompt, from one forward of each prompt. Shorter prompts are padded on the left."""
-        from transformers import DynamicCache
-
-        device = self.model.device
-        lengths = torch.tensor([len(p) for p in prompts])
-        longest = int(lengths.max())
-        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = prompt
-        real = torch.arange(longest)[None] >= (longest - lengths)[:, None]
-        position = (torch.arange(longest)[None] - (longest - lengths)[:, None]).clamp(min=0).to(device)
-        attended = None
-        if not bool(real.all()):  # without padding the attention needs no mask, and is faster
-            attended = torch.cat([real, torch.ones(len(prompts), room, dtype=torch.bool)], 1).long().to(device)
-        cache = DynamicCache(config=self.model.config)
-        hidden = self._forward(ids.to(device), position, cache, attended, longest)
+        cache = self.decoder.new_cache()
+        states = self.decoder.run(prompts, left=True, cache=cache)
+        hidden, attended = states.hidden[:, -1], states.attended
+        if attended is not None:  # without padding the attention needs no mask, and is faster
+            attended = torch.cat([attended, attended.new_ones(len(prompts), room)], 1)
         if n > 1:
             cache.batch_repeat_interleave(n)
             hidden = hidden.repeat_interleave(n, dim=0)
             attended = None if attended is None else attended.repeat_interleave(n, dim=0)
-        return cache, hidden, attended, lengths.to(device).repeat_interleave(n)[:, None]
-
-    def _forward(self, ids: Tensor, position: Tensor, cache: Any, attended: Tensor | None, seen: int) -> Tensor:
-        mask = None if attended is None else attended[:, :seen]
-        return self.model.base_model(
-            input_ids=ids, position_ids=position, attention_mask=mask, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
+        return cache, hidden, attended, states.next.repeat_interleave(n)
 
 
 def _uniform(streams: Sequence[torch.Generator], rows: Sequence[int], count: int) -> Tensor:

@@ -93,7 +93,7 @@ def connect(folder, server, **extra):
 def test_the_section_chooses_the_engine():
     model = torch.nn.Linear(2, 2)
     engine = load_engine({}, model, None, None)
-    assert isinstance(engine, TransformersEngine) and engine.model is model
+    assert isinstance(engine, TransformersEngine) and engine.decoder.module is model
     assert isinstance(load_engine({"name": "transformers", "rows": 3}, model, None, None), TransformersEngine)
 
 

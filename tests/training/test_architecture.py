@@ -15,7 +15,8 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-MODALITIES = sorted(p.name for p in (PACKAGE / "modalities").iterdir() if (p / "__init__.py").exists())
+# `tokens` is no modality: the language models of several are built on it.
+MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
 # Room -> the rooms of mmrl that it may import. `config`, `share`, `strict` and `seeds` are plain helpers.
 ALLOWED = {

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mmrl.modalities.text.adapter import TextAdapter
-from mmrl.modalities.text.annealing import temperatures
-from mmrl.modalities.text.config import AnnealingConfig, ModelConfig
+from mmrl.modalities.text.config import ModelConfig
+from mmrl.modalities.tokens.annealing import temperatures
+from mmrl.modalities.tokens.config import AnnealingConfig
 from mmrl.training.check import check_adapter
 from mmrl.types import Prompt
 
@@ -277,7 +278,7 @@ def test_greedy_evaluation_repeats_for_every_seed(adapter):
     assert policy.deterministic_evaluation
     answers = [[s.artifact for g in policy.evaluate(PROMPTS, 2, seed) for s in g.samples] for seed in (0, 1)]
     assert answers[0] == answers[1] and answers[0][0] == answers[0][1]
-    prompt = policy.prompts.ids(PROMPTS[0].text, {})
+    prompt = policy.prompts.ids(policy.prompts.opening(PROMPTS[0]))
     wanted = policy.model.generate(prompt[None], attention_mask=torch.ones(1, len(prompt)), do_sample=False,
                                    max_new_tokens=5, eos_token_id=list(policy.stop_ids))  # fmt: skip
     assert answers[0][0] == policy.tokenizer.decode(wanted[0, len(prompt) :], skip_special_tokens=True)
@@ -403,7 +404,7 @@ def test_models_that_cannot_be_used_are_refused(adapter, tmp_path):
 
 
 def test_a_forward_that_does_more_to_its_logits_is_noticed(adapter):
-    from mmrl.modalities.text.loading import check_head
+    from mmrl.modalities.tokens.loading import check_head
 
     policy = adapter()
     head = policy._head()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmrl.core.schedule import ead
-from mmrl.modalities.text.config import AnnealingConfig
+from mmrl.modalities.tokens.config import AnnealingConfig
 
 
 def temperatures(options: AnnealingConfig, step: int, max_tokens: int) -> tuple[float, ...]:

@@ -7,19 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrl.modalities.text import replay
-from mmrl.modalities.text.replay import action_states, cut_rows
+from mmrl.engines.decoder import Decoder, Row
+from mmrl.modalities.tokens import replay
+from mmrl.modalities.tokens.replay import action_states, cut_rows
 
-A, B = torch.arange(5, 45), torch.arange(60, 72)  # long prompts
+A, B = Row(torch.arange(5, 45)), Row(torch.arange(60, 72))  # long prompts
 PROMPTS = [A, A, B, A, B]
-COMPLETIONS = [torch.arange(80, 80 + t) for t in (3, 7, 1, 5, 4)]
+COMPLETIONS = [Row(torch.arange(80, 80 + t)) for t in (3, 7, 1, 5, 4)]
 
 
 def by_row(decoder, columns):
     """Hidden states before the chosen tokens, each row alone and without padding."""
     found = []
     for prompt, completion in zip(PROMPTS, COMPLETIONS):
-        hidden = decoder(input_ids=torch.cat([prompt, completion])[None]).last_hidden_state[0]
+        hidden = decoder(input_ids=prompt.then(completion).ids[None]).last_hidden_state[0]
         found += [hidden[len(prompt) - 1 + c] for c in columns.tolist() if c < len(completion)]
     return torch.stack(found)
 
@@ -32,7 +33,7 @@ def test_hidden_states_and_gradients_are_those_of_rows_alone(adapter, monkeypatc
         monkeypatch.setattr(replay, "WORTH_SHARING", 10.0)  # always
     model = adapter(build={"kind": kind, "layers": 2}).model
     decoder, columns = model.base_model, torch.tensor(columns)
-    hidden, valid = action_states(decoder, PROMPTS, COMPLETIONS, columns, share)
+    hidden, valid = action_states(Decoder(decoder), PROMPTS, COMPLETIONS, columns, share)
     assert valid.tolist() == [[c < len(row) for c in columns.tolist()] for row in COMPLETIONS]
     wanted = by_row(decoder, columns)
     torch.testing.assert_close(hidden, wanted, rtol=0, atol=1e-5)
@@ -49,10 +50,10 @@ def test_a_long_prompt_is_computed_once_for_its_rows(adapter):
     decoder.register_forward_pre_hook(
         lambda module, args, options: shapes.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
-    action_states(decoder, [A] * 4, COMPLETIONS[:4], torch.arange(7))
+    action_states(Decoder(decoder), [A] * 4, COMPLETIONS[:4], torch.arange(7))
     assert shapes == [(1, 40), (4, 6)]
     shapes.clear()
-    action_states(decoder, [B[:2]] * 4, COMPLETIONS[:4], torch.arange(7))  # not worth it
+    action_states(Decoder(decoder), [Row(B.ids[:2])] * 4, COMPLETIONS[:4], torch.arange(7))  # not worth it
     assert shapes == [(4, 8)]
 
 
@@ -62,8 +63,8 @@ lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers
 @settings(max_examples=60, deadline=None)
 @given(lengths, st.integers(1, 200), st.booleans())
 def test_every_row_is_in_one_part_and_parts_keep_the_budget(sizes, budget, share):
-    prompts = [torch.full((p,), kind) for p, _, kind in sizes]
-    completions = [torch.zeros(t, dtype=torch.int64) for _, t, _ in sizes]
+    prompts = [Row(torch.full((p,), kind)) for p, _, kind in sizes]
+    completions = [Row(torch.zeros(t, dtype=torch.int64)) for _, t, _ in sizes]
     parts = cut_rows(prompts, completions, budget, share)
     assert sorted(i for part in parts for i in part) == list(range(len(sizes)))
     for part in parts:
@@ -74,12 +75,12 @@ def test_every_row_is_in_one_part_and_parts_keep_the_budget(sizes, budget, share
 
 
 def test_rows_of_similar_length_go_together():
-    prompts = [torch.zeros(2, dtype=torch.int64)] * 6
-    completions = [torch.zeros(t, dtype=torch.int64) for t in (30, 3, 28, 4, 2, 29)]
+    prompts = [Row(torch.zeros(2, dtype=torch.int64))] * 6
+    completions = [Row(torch.zeros(t, dtype=torch.int64)) for t in (30, 3, 28, 4, 2, 29)]
     assert cut_rows(prompts, completions, 96, share=False) == [[0, 5, 2], [3, 1, 4]]
 
 
 def test_rows_of_a_long_prompt_stay_together():
     prompts = [A, B, A, B, A, B]
-    completions = [torch.zeros(t, dtype=torch.int64) for t in (9, 9, 3, 3, 6, 6)]
+    completions = [Row(torch.zeros(t, dtype=torch.int64)) for t in (9, 9, 3, 3, 6, 6)]
     assert cut_rows(prompts, completions, 40 + 27, share=True) == [[0, 4, 2], [1, 5, 3]]

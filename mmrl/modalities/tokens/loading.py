@@ -1,4 +1,4 @@
-"""From a `model:` section to a transformers model and its tokenizer: load them, or build tiny ones."""
+"""From a `model:` section to a transformers model that is ready for training, and what its ids mean."""
 
 from __future__ import annotations
 
@@ -9,69 +9,65 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmrl.modalities.text.config import ModelConfig
-from mmrl.modalities.text.logprobs import Head
+from mmrl.modalities.tokens.config import TokenModelConfig
+from mmrl.modalities.tokens.logprobs import Head
 from mmrl.share import resolve
 
 
-def load(config: ModelConfig) -> tuple[Any, Any]:
-    """(model, tokenizer); what is trained is float32 and requires a gradient, the rest is frozen in config.dtype.
+def source(config: TokenModelConfig, example: str) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that say where the model is.
 
-    Raises FileNotFoundError for a local folder without a model, ValueError for a model that this modality cannot use.
+    Raises FileNotFoundError for a local folder without a model.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # its bars for every file of a checkpoint would fight with the run's own
-    model, tokenizer = _build(config) if config.build is not None else _load(config)
-    if model.base_model is model:
-        raise ValueError(f"{type(model).__name__} has no decoder apart from its head; it cannot be trained here")
-    model.requires_grad_(False)
-    if config.train == "lora":
-        _add_lora(model, config)
-    trained = [p for name, p in model.named_parameters() if config.train == "full" or "lora_" in name]
-    for parameter in trained:
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-    if config.gradient_checkpointing:
-        _enable_checkpointing(model)
-    return model.eval(), tokenizer  # eval: no dropout, rollout and replay must be the same function
-
-
-def _build(config: ModelConfig) -> tuple[Any, Any]:
-    from mmrl.modalities.text.tiny import build
-
-    model, tokenizer = build(**dict(config.build or {}))
-    model.set_attn_implementation(config.attention)
-    return model.to(_frozen_dtype(config)), tokenizer
-
-
-def _load(config: ModelConfig) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     local = resolve(config.path)
     looks_local = config.path.startswith(("share://", ".", "/", "~")) or local.exists()
     if looks_local and not (local / "config.json").is_file():
         raise FileNotFoundError(
             f"model.path {config.path!r}: no config.json in {local}; give a folder written by save_pretrained, or a "
-            "hub id such as Qwen/Qwen3-0.6B"
+            f"hub id such as {example}"
         )
-    source = {
+    return {
         "pretrained_model_name_or_path": str(local) if looks_local else config.path,
         "revision": config.revision or "main",
         "trust_remote_code": config.trust_remote_code,
     }
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(
-        **source, dtype=_frozen_dtype(config), attn_implementation=config.attention, use_safetensors=True
-    )
-    return model, tokenizer
 
 
-def _frozen_dtype(config: ModelConfig) -> torch.dtype:
+def options(config: TokenModelConfig) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that say how the weights are read."""
+    return {"dtype": frozen_dtype(config), "attn_implementation": config.attention, "use_safetensors": True}
+
+
+def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = ()) -> Any:
+    """The model ready for training: what is trained is float32 and requires a gradient, the rest is frozen in
+    config.dtype. frozen: parts that are left alone also where all weights are trained.
+
+    Raises ValueError for a model that has no decoder apart from its head.
+    """
+    if model.base_model is model:
+        raise ValueError(f"{type(model).__name__} has no decoder apart from its head; it cannot be trained here")
+    model.requires_grad_(False)
+    if config.train == "lora":
+        _add_lora(model, config)
+    alone = {id(p) for module in frozen for p in module.parameters()}
+    for name, parameter in model.named_parameters():
+        if (config.train == "full" and id(parameter) not in alone) or "lora_" in name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+    if config.gradient_checkpointing:
+        _enable_checkpointing(model)
+    return model.eval()  # no dropout: rollout and replay must be the same function
+
+
+def frozen_dtype(config: TokenModelConfig) -> torch.dtype:
+    """Type that weights are read in."""
     return torch.float32 if config.train == "full" else getattr(torch, config.dtype)
 
 
-def _add_lora(model: Any, config: ModelConfig) -> None:
+def _add_lora(model: Any, config: TokenModelConfig) -> None:
     from peft import LoraConfig
 
     lora = config.lora

@@ -7,10 +7,10 @@ import warnings
 import pytest
 import torch
 
-from mmrl.modalities.text import loading
 from mmrl.modalities.text.config import ModelConfig
-from mmrl.modalities.text.prompts import PromptEncoder
-from mmrl.modalities.text.tiny import build_tokenizer
+from mmrl.modalities.tokens import loading
+from mmrl.modalities.tokens.prompts import PromptEncoder
+from mmrl.modalities.tokens.tokenizer import build_tokenizer
 from mmrl.types import Group, Prompt
 
 CHAT = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -27,17 +27,21 @@ def encoder():
     return make
 
 
+def ids(encoder, text, record):
+    return encoder.ids(encoder.opening(Prompt("p", text, record)))
+
+
 def text(encoder, ids) -> str:
     return encoder.tokenizer.decode(ids)
 
 
 def test_a_prompt_is_a_user_turn_where_there_is_a_template(encoder):
     made = encoder()
-    assert text(made, made.ids("Hi", {})) == CHAT
+    assert text(made, ids(made, "Hi", {})) == CHAT
     plain = encoder(chat="off")
-    assert text(plain, plain.ids("Hi", {})) == "Hi"
+    assert text(plain, ids(plain, "Hi", {})) == "Hi"
     without = encoder(chat_tokenizer=False)
-    assert text(without, without.ids("Hi", {})) == "Hi"
+    assert text(without, ids(without, "Hi", {})) == "Hi"
 
 
 def test_messages_are_rendered_and_a_system_text_comes_first(encoder):
@@ -49,27 +53,26 @@ def test_messages_are_rendered_and_a_system_text_comes_first(encoder):
     ]
     system = "<|im_start|>system\nBe brief.<|im_end|>\n"
     turns = "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n<|im_start|>user\nC<|im_end|>\n"
-    assert text(made, made.ids("C", {"messages": messages})) == system + turns + "<|im_start|>assistant\n"
+    assert text(made, ids(made, "C", {"messages": messages})) == system + turns + "<|im_start|>assistant\n"
     own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}]
-    assert text(made, made.ids("Hi", {"messages": own})) == f"<|im_start|>system\nMine.<|im_end|>\n{CHAT}"
-    assert text(made, made.ids("Hi", {})) == system + CHAT
+    assert text(made, ids(made, "Hi", {"messages": own})) == f"<|im_start|>system\nMine.<|im_end|>\n{CHAT}"
+    assert text(made, ids(made, "Hi", {})) == system + CHAT
 
 
 def test_special_tokens_of_the_template_are_single_ids(encoder):
     made = encoder()
     end = made.tokenizer.eos_token_id
-    assert made.ids("Hi", {}).tolist().count(end) == 1
-    assert len(made.ids("Hi", {})) == 3 + len("user\nHi\nassistant\n")  # a byte a token
+    assert ids(made, "Hi", {}).tolist().count(end) == 1
+    assert len(ids(made, "Hi", {})) == 3 + len("user\nHi\nassistant\n")  # a byte a token
 
 
-def test_a_prompt_over_the_limit_is_refused_and_never_cut(encoder):
+def test_a_prompt_over_the_limit_is_told_and_never_cut(encoder):
     made = encoder(limit=len(CHAT), chat="off")
-    assert made.usable("x" * len(CHAT), {}) is None
-    long = "x" * (len(CHAT) + 1)
-    reason = made.usable(long, {})
+    assert made.too_long(len(ids(made, "x" * len(CHAT), {}))) is None
+    long = ids(made, "x" * (len(CHAT) + 1), {})
+    assert len(long) == len(CHAT) + 1
+    reason = made.too_long(len(long))
     assert f"{len(CHAT) + 1} tokens" in reason and f"{len(CHAT)} is the most" in reason
-    with pytest.raises(ValueError, match="is the most"):
-        made.ids(long, {})
 
 
 def test_the_adapter_says_why_a_prompt_cannot_be_used(adapter):
@@ -90,15 +93,23 @@ def test_the_adapter_says_why_a_prompt_cannot_be_used(adapter):
         ({"messages": "Hi"}, {}, "not a list of"),
         ({"messages": []}, {}, "not a list of"),
         ({"messages": [{"role": "user"}]}, {}, "not a list of"),
-        ({"messages": [{"role": "user", "content": "Hi"}]}, {"chat": "off"}, "no chat template"),
+        ({"messages": [{"role": r, "content": "Hi"} for r in ("system", "user")]}, {"chat": "off"}, "no chat template"),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, {"chat": "off"}, "no chat template"),
     ],
 )
 def test_records_that_cannot_be_rendered_are_named(encoder, record, options, words):
-    assert words in encoder(**options).usable("Hi", record)
+    made = encoder(**options)
+    assert words in made.unfit(made.opening(Prompt("p", "Hi", record)))
 
 
 def test_an_empty_prompt_without_template_has_no_token(encoder):
-    assert encoder(chat="off").usable("", {}) == "has no token"
+    made = encoder(chat="off")
+    assert made.too_long(len(ids(made, "", {}))) == "has no token"
+
+
+def test_one_user_message_needs_no_template(encoder):
+    made = encoder(chat="off")
+    assert text(made, ids(made, "-", {"messages": [{"role": "user", "content": "Hi"}]})) == "Hi"
 
 
 def test_a_system_text_needs_a_template(encoder):

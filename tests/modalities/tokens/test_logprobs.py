@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrl.modalities.text.logprobs import Head, token_features, token_logprobs
+from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 
 TOKENS, WIDTH, VOCAB = 11, 5, 17
 BANNED = [3, 16]
@@ -153,7 +153,7 @@ def test_features_are_those_of_the_whole_distribution():
 
 MEMORY = """
 import sys, torch
-from mmrl.modalities.text.logprobs import Head, token_logprobs
+from mmrl.modalities.tokens.logprobs import Head, token_logprobs
 torch.set_num_threads(1)
 
 def memory(name):  # of this program alone: getrusage would begin with the peak of the process that started it

@@ -7,26 +7,31 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmrl.engines.base import Completion, Sampling
-from mmrl.modalities.text.config import ModelConfig
+from mmrl.engines.decoder import Row
+from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.share import resolve
 from mmrl.types import Sample
 
 
 class OutsideEngine:
-    """The engine of config.engine. The first weights it loads are the base model's; `sync` sends the policy's."""
+    """The engine of config.engine. The first weights it loads are the base model's; `sync` sends the policy's.
+
+    write_base: writes a base model that was built here, not loaded, into a folder.
+    """
 
     exact = False
 
-    def __init__(self, config: ModelConfig, model: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, config: TokenModelConfig, model: Any, tokenizer: Any, write_base: Callable[[Path], None]
+    ) -> None:
         from mmrl.engines.load import load_engine
 
         section = {"name": config.engine.name, **config.engine.options}
         self._place = tempfile.TemporaryDirectory()
-        self._engine = load_engine(section, model, tokenizer, _base_path(config, Path(self._place.name)))
+        self._engine = load_engine(section, model, tokenizer, _base_path(config, Path(self._place.name), write_base))
         self._version = 0
         tolerance = config.engine.tolerance
         self._tolerance = tolerance if tolerance is not None else 1e-3 if config.dtype == "float32" else 1.0
@@ -42,7 +47,7 @@ class OutsideEngine:
             self._engine.sync(merged_weights(model), self._version)
 
     def generate(
-        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+        self, prompts: Sequence[Row], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
         return self._engine.generate(prompts, n, sampling, seeds)
 
@@ -53,8 +58,8 @@ class OutsideEngine:
         """
         if getattr(self._engine, "needs_verify", False) and sampling.top_p == 1 and sampling.top_k == 0:
             stored = [s.trajectory for s in samples]
-            reported = [Completion(t.tensors["ids"], t.tensors["logp_sampler"], "") for t in stored]
-            self._engine.verify(reported, [t.logp for t in stored], self._tolerance)
+            reported = [Completion(t.tensors["ids"][t.mask], t.tensors["logp_sampler"][t.mask], "") for t in stored]
+            self._engine.verify(reported, [t.logp[t.mask] for t in stored], self._tolerance)
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -76,15 +81,11 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         yield f"{head}.weight", modules[head].weight.detach()
 
 
-def _base_path(config: ModelConfig, place: Path) -> str:
+def _base_path(config: TokenModelConfig, place: Path, write_base: Callable[[Path], None]) -> str:
     """Where the engine finds the base model; one that was built here is written to `place`."""
     if config.build is None:
         local = resolve(config.path)
         return str(local) if local.exists() else config.path
-    from mmrl.modalities.text.tiny import build
-
-    model, tokenizer = build(**config.build)
     folder = place / "base"
-    model.to(getattr(torch, config.dtype)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_base(folder)
     return str(folder)

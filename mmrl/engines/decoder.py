@@ -1,0 +1,147 @@
+"""The layers of a causal language model as sampling and replay use them: rows of ids in, hidden states out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a model reads in one row.
+
+    ids: [t] int64, with as many placeholder ids for a picture (or a clip) as it has features.
+    media: what stands at the placeholders, in order; objects of the decoder's own, each with a hashable `key`.
+    """
+
+    ids: Tensor
+    media: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, row: Row | Tensor) -> Row:
+        """A row; ids alone are a row without media."""
+        return row if isinstance(row, Row) else cls(row)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for rows that read the same."""
+        return (self.ids.numpy().tobytes(), tuple(m.key for m in self.media))
+
+    def then(self, other: Row) -> Row:
+        """This row and what follows it, as one."""
+        return Row(torch.cat([self.ids, other.ids]), (*self.media, *other.media))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class States:
+    """hidden: [b, w, D]. real: [b, w] bool, False at padding. next: [b] int64, the position after each row.
+    attended: [b, seen + w] int64 for the tokens that follow, None where nothing is padded."""
+
+    hidden: Tensor
+    real: Tensor
+    next: Tensor
+    attended: Tensor | None
+
+
+class Decoder:
+    """A transformers decoder (`model.base_model`) that reads rows of text.
+
+    A modality with media overrides `positions` and `forward`.
+    """
+
+    # Whether the tokens of a prompt see one another in both directions: then a prompt always has a forward of its own.
+    prefix_attention = False
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    def new_cache(self) -> Any:
+        """An empty cache of keys and values."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.module.config)
+
+    def run(
+        self,
+        rows: Sequence[Row],
+        *,
+        left: bool = False,
+        cache: Any = None,
+        before: States | None = None,
+        owner: Tensor | None = None,
+    ) -> States:
+        """One forward of b rows, padded on the right, or on the left (which needs a cache to be of use).
+
+        cache: is filled. before: what the cache holds already; row i goes on from its row owner[i] (the caller has
+        selected the cache's rows).
+        """
+        width = max(len(row) for row in rows)
+        lengths = torch.tensor([len(row) for row in rows])
+        shift = width - lengths if left else torch.zeros_like(lengths)
+        places = torch.arange(width)[None] - shift[:, None]
+        real = ((places >= 0) & (places < lengths[:, None])).to(self.device)
+        ids = torch.zeros(len(rows), width, dtype=torch.int64)
+        made = [self.positions(row) for row in rows]
+        position = torch.zeros(made[0].shape[0], len(rows), width, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            inside = slice(int(shift[i]), int(shift[i]) + len(row))
+            ids[i, inside], position[:, i, inside] = row.ids, made[i]
+        following = torch.tensor([int(p.max()) + 1 if p.numel() else 0 for p in made]).to(self.device)
+        position = position.to(self.device)
+        attended = real.long() if left and not bool(real.all()) else None
+        if before is not None:
+            assert owner is not None
+            start = before.next[owner]
+            position, following = position + start[None, :, None], following + start
+            if before.attended is not None:
+                attended = torch.cat([before.attended[owner], torch.ones_like(real).long()], 1)
+        media = [m for row in rows for m in row.media]
+        hidden = self.forward(
+            ids.to(self.device), position, attended, cache, media, real, prompt=left and before is None
+        )
+        return States(hidden, real, following, attended)
+
+    def step(self, token: Tensor, position: Tensor, cache: Any, attended: Tensor | None) -> Tensor:
+        """Hidden states [b, D] after one more token [b] at position [b]."""
+        return self.forward(token[:, None], position[None, :, None], attended, cache, (), None)[:, -1]
+
+    def cut(self, row: Row, length: int) -> Row:
+        """The first `length` ids of a row, with the media that stand there whole."""
+        return row if length >= len(row) else Row(row.ids[:length])
+
+    def positions(self, row: Row) -> Tensor:
+        """[k, t] int64 positions of a row's tokens from 0; k is 1 where a position is one number."""
+        return torch.arange(len(row))[None]
+
+    def forward(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        attended: Tensor | None,
+        cache: Any,
+        media: Sequence[Any],
+        real: Tensor | None,
+        prompt: bool = False,
+    ) -> Tensor:
+        """Hidden states [b, w, D]. ids [b, w], position [k, b, w], attended [b, seen + w]; media of all rows in order.
+
+        prompt: the rows are whole prompts, padded on the left.
+        """
+        return self.module(
+            input_ids=ids,
+            position_ids=position[0],
+            attention_mask=attended,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state

@@ -1,0 +1,154 @@
+"""What every `model:` section of a token modality has. No model library is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.strict import Strict
+
+
+class LoraConfig(Strict):
+    """Low-rank adapters (peft) on the decoder's layers."""
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(64, ge=1)
+    targets: list[str] | None = Field(
+        None, description="Names of the layers; null takes every linear layer of the decoder."
+    )
+    path: str | None = Field(None, description="Start from the LoRA weights in this folder.")
+
+
+class EngineConfig(Strict):
+    """What samples the training completions."""
+
+    name: Literal["transformers", "vllm"] = Field(
+        "transformers", description="transformers: the policy itself. vllm: needs mmrl[vllm]."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the vllm engine (docs/vllm.md).")
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="vllm: largest difference from the trainer's log-probs, in nats. null: 1e-3 for float32, 1 for "
+        "16-bit types.",
+    )
+
+    @model_validator(mode="after")
+    def _no_options(self) -> EngineConfig:
+        if self.name == "transformers" and self.options:
+            raise ValueError("engine.options are vllm's; the transformers engine takes model.rollout_batch only")
+        return self
+
+
+class AnnealingConfig(Strict):
+    """EAD: a temperature that falls along the completion, max(1 + tau_max - e^(t / d), tau_min) at token t.
+
+    d = min(d0 + d_growth * training step, d_max) grows with the training step. Constants of the released recipe
+    (Yang et al. 2025), in which d is 20 times a number that starts at 25, grows by 5 and ends at 40000.
+    """
+
+    tau_max: float = Field(1.2, gt=0)
+    tau_min: float = Field(0.1, gt=0)
+    start: int = Field(10, ge=0, description="The first tokens of a completion have temperature 1.")
+    d0: float = Field(500.0, gt=0)
+    d_growth: float = Field(100.0, ge=0)
+    d_max: float = Field(800_000.0, gt=0)
+
+
+class SamplingConfig(Strict):
+    """How training completions are drawn. Log-probabilities are those at the sampling temperature."""
+
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1, description="1 is off; log-probabilities are those before it.")
+    top_k: int = Field(0, ge=0, description="0 is off; log-probabilities are those before it.")
+    max_tokens: int = Field(256, ge=1, description="Budget of one completion; in a conversation, of one turn.")
+    annealing: AnnealingConfig | None = Field(
+        None, description="A temperature per token (EAD) in place of `temperature`; `{}` takes its defaults."
+    )
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> SamplingConfig:
+        if self.annealing is not None and self.temperature != 1.0:
+            raise ValueError("temperature and annealing exclude each other; leave temperature at 1")
+        return self
+
+
+class EvaluationConfig(Strict):
+    """How held-out prompts are answered."""
+
+    temperature: float = Field(1.0, ge=0, description="0 is greedy.")
+    max_tokens: int | None = Field(None, ge=1, description="null takes the training value.")
+
+
+class ConversationConfig(Strict):
+    """Budgets of a conversation with an environment; what is over one of them ends there."""
+
+    max_turns: int = Field(8, ge=1, description="Turns of the policy.")
+    max_pictures: int = Field(8, ge=1, description="Pictures that are shown.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Tokens after the prompt, those of observations included; null: the context."
+    )
+
+
+class TokenModelConfig(Strict):
+    """A language model, how it is sampled and what of it is trained."""
+
+    path: str = Field(description="A hub id or a folder that transformers' `from_pretrained` loads; share:// works.")
+    revision: str | None = Field(None, description="Hub revision.")
+    build: dict[str, Any] | None = None
+    trust_remote_code: bool = Field(False, description="Run the model code that comes with `path`.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Type of the forward and of frozen weights; trained weights are float32."
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    train: Literal["full", "lora"] = "full"
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    gradient_checkpointing: bool = False
+    chat: Literal["auto", "off"] = Field(
+        "auto", description="auto: the tokenizer's chat template, where it has one. off: the prompt as it is."
+    )
+    system: str | None = Field(None, description="System message before every prompt.")
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="A longer prompt is dropped and counted. null: what the context leaves."
+    )
+    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the text that rewards see.")
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    conversation: ConversationConfig = Field(default_factory=ConversationConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    rollout_batch: int = Field(64, ge=1, description="Completions decoded together.")
+    fp32_head: bool = Field(False, description="Logits in float32 from 16-bit models, with tied embeddings too.")
+    logits_chunk: int | None = Field(
+        None, ge=1, description="Tokens whose logits exist at a time; null: as many as fit in 64 MB."
+    )
+
+    @model_validator(mode="after")
+    def _system_needs_chat(self) -> TokenModelConfig:
+        if self.chat == "off" and self.system is not None:
+            raise ValueError("system needs a chat template; set chat: auto, or put it into the prompts")
+        return self
+
+    def at(self, folder: Path) -> TokenModelConfig:
+        """This model as a checkpoint's policy folder has it."""
+        if self.train == "lora":
+            return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
+        return self.model_copy(update={"path": str(folder), "build": None})
+
+    def actions_per_sample(self) -> int:
+        """Tokens of the longest completion (of a turn, in a conversation)."""
+        return self.sampling.max_tokens
+
+    def describe(self) -> list[str]:
+        """Lines for `mmrl plan`."""
+        s, e = self.sampling, self.evaluation
+        trained = f"LoRA rank {self.lora.rank}" if self.train == "lora" else "all weights"
+        heat = "annealed along the completion" if s.annealing else f"{s.temperature:g}"
+        cut = [f"{name} {value:g}" for name, value in (("top-p", s.top_p), ("top-k", s.top_k)) if value not in (0, 1)]
+        answer = "greedy" if e.temperature == 0 else f"temperature {e.temperature:g}"
+        return [
+            f"model: {self.path}, {self.dtype}, trained: {trained}; engine {self.engine.name}",
+            f"sampling: temperature {', '.join([heat, *cut])}, up to {s.max_tokens} tokens; evaluation: {answer}, "
+            f"up to {e.max_tokens or s.max_tokens} tokens",
+        ]

@@ -1,0 +1,242 @@
+"""Conversations: all that live are sampled together, turn by turn, and every row is kept as ids.
+
+Nothing that the policy said is encoded again: a row is the ids of its prompt and the ids behind it, of which those that
+the policy sampled are trained and those of observations are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.base import Completion
+from mmrl.engines.decoder import Row
+from mmrl.environments.base import Context, Environment, Episode, Reply
+from mmrl.media import Media, Size
+from mmrl.modalities.tokens.config import ConversationConfig
+from mmrl.seeds import seed_of
+from mmrl.types import Group, Prompt, Sample, Trajectory, Turn
+
+# (rows, n, seeds) -> n completions of each row
+Generate = Callable[[Sequence[Row], int, Sequence[Sequence[int]]], list[list[Completion]]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A context as the policy reads it."""
+
+    row: Row
+    media: list[Media]
+    turns: list[Turn]
+
+
+class Speaker(Protocol):
+    """What a conversation asks of the adapter."""
+
+    def sizes(self, prompt: Prompt) -> Sequence[Size]: ...
+
+    def opened(self, prompt: Prompt, context: Context) -> Opened: ...
+
+    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]: ...
+
+    def text(self, ids: Tensor) -> str: ...
+
+    def words(self, ids: Tensor) -> list[str]: ...
+
+
+@dataclass
+class Conversation:
+    """One row that is being sampled; the columns of its lists are the ids behind the prompt."""
+
+    group: int
+    index: int
+    seed: int
+    episode: Episode
+    prompt: Row
+    rest: Row
+    logp: list[Tensor] = field(default_factory=list)
+    trained: list[Tensor] = field(default_factory=list)
+    heat: list[Tensor] = field(default_factory=list)
+    turn: list[Tensor] = field(default_factory=list)
+    turns: int = 0  # of the policy, over all rows of the episode
+    stop: str = ""
+
+    def add(self, made: Completion, heat: Sequence[float], text: str) -> None:
+        """A turn of the policy."""
+        self._extend(Row(made.ids), made.logp, True, heat, self.turns)
+        self.episode.turns.append(Turn("assistant", text, trained=True))
+        self.episode.finished = made.stop != "length"
+        self.turns += 1
+        self.stop = made.stop
+
+    def observe(self, row: Row, turn: Turn, media: Sequence[Media]) -> None:
+        """What the environment answers."""
+        self._extend(row, torch.zeros(len(row)), False, (), -1)
+        first = len(self.episode.media)
+        self.episode.media += media
+        shown = tuple(range(first, first + len(media)))
+        self.episode.turns.append(Turn(turn.role, turn.text, shown))
+
+    def shorten(self, count: int, text: str) -> None:
+        """Keep the first `count` ids of the last turn, whose text is then `text`."""
+        drop = len(self.logp[-1]) - count
+        if drop <= 0:
+            return
+        self.rest = Row(self.rest.ids[:-drop], self.rest.media)
+        for columns in (self.logp, self.trained, self.heat, self.turn):
+            columns[-1] = columns[-1][:count]
+        self.episode.turns[-1] = Turn("assistant", text, trained=True)
+
+    def _extend(self, row: Row, logp: Tensor, trained: bool, heat: Sequence[float], turn: int) -> None:
+        count = len(row)
+        self.rest = self.rest.then(row)
+        self.logp.append(logp)
+        self.trained.append(torch.full((count,), trained))
+        self.heat.append(torch.tensor([*heat[:count], *[1.0] * (count - len(heat))]))
+        self.turn.append(torch.full((count,), float(turn)))
+
+
+def converse(
+    speaker: Speaker,
+    environment: Environment | None,
+    groups: Sequence[Group],
+    n: int,
+    seeds: Sequence[Sequence[int]],
+    generate: Generate,
+    *,
+    opening: Callable[[Prompt], Context],
+    limits: ConversationConfig,
+    room: int,
+    per_turn: int,
+    stop_ids: Sequence[int],
+    heat: Sequence[float] = (),
+    step: int | None = None,
+) -> list[Group]:
+    """Each group with the samples of n conversations; one that restarts makes a sample of every row.
+
+    opening: the messages of a prompt, where there is no environment. room: tokens that a row may have, prompt and all;
+    per_turn: of a turn. heat: temperatures by place in a turn, where they differ. step: the training step, None in
+    evaluation.
+    """
+    opened = []
+    for group in groups:
+        episode = Episode(group.prompt, speaker.sizes(group.prompt), step=step)
+        context = environment.open(episode) if environment else opening(group.prompt)
+        opened.append(speaker.opened(group.prompt, context))
+    made = generate([o.row for o in opened], n, seeds)
+    live: list[Conversation] = []
+    for place, (group, start) in enumerate(zip(groups, opened)):
+        for index in range(n):
+            episode = Episode(group.prompt, speaker.sizes(group.prompt), step=step)
+            if environment:
+                environment.open(episode)  # each conversation has a memory of its own
+            talk = _started(place, index, seeds[place][index], episode, start)
+            talk.add(made[place][index], heat, speaker.text(made[place][index].ids))
+            live.append(talk)
+    done: list[list[Sample]] = [[] for _ in groups]
+    while live:
+        going = []
+        for talk in live:
+            following = _advance(talk, speaker, environment, limits, room - per_turn, stop_ids, done)
+            if following is not None:
+                going.append(following)
+        if going:
+            again = [[seed_of(t.seed, t.turns)] for t in going]
+            answers = generate([t.prompt.then(t.rest) for t in going], 1, again)
+            for talk, (answer,) in zip(going, answers):
+                talk.add(answer, heat, speaker.text(answer.ids))
+        live = going
+    filled = []
+    for group, samples in zip(groups, done):
+        samples.sort(key=lambda s: s.index)  # stable: the rows of a conversation stay in their order
+        for place, sample in enumerate(samples):
+            sample.index = place
+        filled.append(Group(group.prompt, group.index, samples))
+    return filled
+
+
+def _started(place: int, index: int, seed: int, episode: Episode, start: Opened, turns: int = 0) -> Conversation:
+    episode.turns, episode.media = list(start.turns), list(start.media)
+    return Conversation(place, index, seed, episode, start.row, Row(torch.zeros(0, dtype=torch.int64)), turns=turns)
+
+
+def _advance(
+    talk: Conversation,
+    speaker: Speaker,
+    environment: Environment | None,
+    limits: ConversationConfig,
+    room: int,
+    stop_ids: Sequence[int],
+    done: list[list[Sample]],
+) -> Conversation | None:
+    """The conversation (or its next row) where the policy is to speak again; otherwise None, and it is in `done`.
+
+    room: tokens that a row may have before a turn.
+    """
+    episode = talk.episode
+    asks = environment is not None and (episode.finished or environment.answers_cut)
+    reply = environment.respond(episode) if environment is not None and asks else None
+    if reply is not None and reply.keep is not None:
+        _shorten(talk, speaker, reply.keep)
+    if reply is None:
+        done[talk.group].append(_sample(talk, speaker))
+        return None
+    if talk.turns >= limits.max_turns:
+        talk.stop = "turns"
+        done[talk.group].append(_sample(talk, speaker))
+        return None
+    if reply.restart is not None:
+        done[talk.group].append(_sample(talk, speaker))
+        start = speaker.opened(episode.prompt, reply.restart)
+        fresh = Episode(episode.prompt, episode.sizes, step=episode.step, memory=episode.memory)
+        return _started(talk.group, talk.index, talk.seed, fresh, start, talk.turns)
+    ended = int(talk.rest.ids[-1]) in stop_ids
+    row, media = speaker.replied(episode.prompt, reply, ended)
+    behind = len(talk.rest) + len(row)
+    over = len(talk.prompt) + behind > room or (limits.max_tokens is not None and behind >= limits.max_tokens)
+    if over or len(episode.media) + len(media) > limits.max_pictures:
+        talk.stop = "length" if over else "pictures"
+        done[talk.group].append(_sample(talk, speaker))
+        return None
+    talk.observe(row, Turn(reply.role, reply.text), media)
+    return talk
+
+
+def _shorten(talk: Conversation, speaker: Speaker, keep: int) -> None:
+    """Cut the last turn behind its first `keep` characters, at the first id that reaches them."""
+    count = len(talk.logp[-1])
+    ids = talk.rest.ids[-count:]
+    low, high = 1, count
+    while low < high:
+        middle = (low + high) // 2
+        if len(speaker.text(ids[:middle])) >= keep:
+            high = middle
+        else:
+            low = middle + 1
+    talk.shorten(low, speaker.text(ids[:low]))
+
+
+def _sample(talk: Conversation, speaker: Speaker) -> Sample:
+    tensors: dict[str, Any] = {"prompt": talk.prompt.ids.clone(), "ids": talk.rest.ids}
+    heat = torch.cat(talk.heat)
+    if bool((heat != 1).any()):
+        tensors["temperature"] = heat
+    if talk.turns > 1 or len(talk.turn) > 1:
+        tensors["step"] = torch.cat(talk.turn)
+    trajectory = Trajectory(torch.cat(talk.logp), torch.cat(talk.trained), tensors)
+    episode = talk.episode
+    return Sample(
+        episode.prompt,
+        talk.index,
+        "\n".join(episode.said),
+        trajectory,
+        talk.stop,
+        words=speaker.words(talk.rest.ids),
+        turns=tuple(episode.turns),
+        media=tuple(episode.media),
+        info=dict(episode.info),
+    )
