@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
 from fractions import Fraction
 
 from mmrl.types import Prompt, Sample, Score
@@ -12,6 +14,8 @@ _NUMBER = re.compile(
 )
 _SAID = re.compile(r"\banswer(?: is|:| =)\s*:?\s*", re.IGNORECASE)
 _MARK = "####"
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
+_OF_A_NUMBER = re.compile(r"(?<=\d)[.,](?=\d)|(?<!\w)[-.+](?=[.\d])")
 
 
 def text_of(sample: Sample) -> str:
@@ -25,8 +29,8 @@ def final_answer(text: str, extract: str = "auto") -> str | None:
     """The piece of `text` that is its final answer, stripped; None where it is not there or empty.
 
     extract: `boxed`, the last whole \\boxed{...}; `after:MARK`, what follows the last MARK on its line; `tag:NAME`,
-    the last <NAME>...</NAME>; `said`, what follows the last "answer is" or "answer:"; `line`, the last line that is
-    not empty; `whole`, all of it; `auto`, the first of boxed, tag:answer, after:####, said, line that is there.
+    the last whole <NAME>...</NAME>; `said`, what follows the last "answer is" or "answer:"; `line`, the last line that
+    is not empty; `whole`, all of it; `auto`, the first of boxed, tag:answer, after:####, said, line that is there.
     Raises ValueError for another word.
     """
     if extract == "auto":
@@ -38,7 +42,7 @@ def final_answer(text: str, extract: str = "auto") -> str | None:
     elif way == "after" and name:
         piece = text.rpartition(name)[2].partition("\n")[0] if name in text else None
     elif way == "tag" and name:
-        piece = next(iter(re.findall(rf"<{re.escape(name)}>(.*?)</{re.escape(name)}>", text, re.DOTALL)[-1:]), None)
+        piece = tagged(text, name)
     elif way == "said":
         said = list(_SAID.finditer(text))
         piece = text[said[-1].end() :].partition("\n")[0].rstrip(" .") if said else None
@@ -49,6 +53,31 @@ def final_answer(text: str, extract: str = "auto") -> str | None:
     else:
         raise ValueError(f"extract={extract!r}: expected auto, boxed, after:MARK, tag:NAME, said, line or whole")
     return (piece or "").strip() or None
+
+
+def tagged(text: str, name: str) -> str | None:
+    """The inside of the last <name>...</name> that holds no other <name>, as it stands; None without one."""
+    start = re.escape(f"<{name}>")
+    found = re.findall(rf"{start}((?:(?!{start}).)*?){re.escape(f'</{name}>')}", text, re.DOTALL)
+    return found[-1] if found else None
+
+
+def normalised(text: str, case: bool = False, punctuation: bool = True, articles: bool = True) -> str:
+    """A text as it is compared: Unicode's NFKC form, runs of white space as one space.
+
+    case, punctuation, articles (a, an, the): whether they count and so stay. Decimal points, thousands commas and signs
+    of numbers stay in any case, lest 3.5 become 35; a text of nothing else ("The", "?") stays whole.
+    """
+    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
+    if not case:
+        text = text.casefold()
+    whole = " ".join(text.split())
+    if not punctuation:
+        kept = {found.start() for found in _OF_A_NUMBER.finditer(text)}
+        text = "".join(c for place, c in enumerate(text) if place in kept or not _is_punctuation(c))
+    if not articles:
+        text = _ARTICLE.sub(" ", text)
+    return " ".join(text.split()) or whole
 
 
 def number_in(text: str | None) -> Fraction | None:
@@ -69,9 +98,10 @@ def number_in(text: str | None) -> Fraction | None:
 def gold_of(prompt: Prompt) -> list[str]:
     """The accepted answers of the record's column `answer`, as texts: one, or those of a list; [] without any.
 
-    A worked solution that ends in "#### x", as GSM8K's, gives x.
+    `possible_answers` (SATORI's name) is read where there is no `answer`. A worked solution that ends in "#### x", as
+    GSM8K's, gives x.
     """
-    answer = prompt.record.get("answer")
+    answer = prompt.record.get("answer", prompt.record.get("possible_answers"))
     answers = answer if isinstance(answer, list | tuple) else [answer]
     texts = [str(a) for a in answers if a is not None]
     return [t.rpartition(_MARK)[2].strip() for t in texts if t.rpartition(_MARK)[2].strip()]
@@ -99,3 +129,7 @@ def _boxed(text: str) -> str | None:
             if depth == 0:
                 return text[start:place]
     return None
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")

@@ -6,7 +6,7 @@ import re
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, gold_of, lacks_answer, not_applicable, text_of
+from .answers import final_answer, gold_of, lacks_answer, normalised, not_applicable, text_of
 
 _LETTERS = "ABCDEFGHIJ"
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -17,6 +17,8 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
 
     The letter is read in the final answer: in brackets, alone, at its start before `.`, `)` or `:`, or as a capital
     among its words. Where several letters are named, none is chosen and the score is 0.
+    A column `choices`, the options as the prompt shows them, lets `answer` be the text of one of them, whatever their
+    order, and a completion that names no letter choose by giving the text of exactly one.
     extract: how the final answer is found, see answers.final_answer. letters: those that exist; an `answer` that is
     none of them is invalid.
     """
@@ -46,13 +48,28 @@ def _score(sample: Sample, extract: str, letters: str) -> Score:
     accepted = _gold(sample.prompt, letters)
     if not accepted:
         return Score.invalid(_no_letter(sample.prompt, letters))
-    answer = chosen(final_answer(text_of(sample), extract) or "", letters)
+    said = final_answer(text_of(sample), extract) or ""
+    answer = chosen(said, letters) or _of_choice(said, sample.prompt, letters)
     return Score.of(float(answer in accepted), chosen=answer or "")
 
 
 def _gold(prompt: Prompt, letters: str) -> set[str]:
-    return {found for gold in gold_of(prompt) if (found := chosen(gold, letters))}
+    # Texts of options come first: among shuffled options an answer "B" may be the text of option C.
+    found = (_of_choice(gold, prompt, letters) or chosen(gold, letters) for gold in gold_of(prompt))
+    return {letter for letter in found if letter}
+
+
+def _of_choice(text: str, prompt: Prompt, letters: str) -> str | None:
+    """The letter of the one option in `choices` whose text this is, case and punctuation aside."""
+    named = zip(letters, prompt.record.get("choices") or ())
+    texts = [(name, re.sub(rf"^\s*\(?{name}[.):]\s*", "", str(option))) for name, option in named]
+    same = [name for name, option in texts if option and _plain(option) == _plain(text)]
+    return same[0] if len(same) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return normalised(text, punctuation=False)
 
 
 def _no_letter(prompt: Prompt, letters: str) -> str:
-    return f"prompt {prompt.id!r}: `answer` {prompt.record['answer']!r} is none of the letters {letters}"
+    return f"prompt {prompt.id!r}: `answer` {gold_of(prompt)!r} is none of the letters {letters}, nor of `choices`"

@@ -50,7 +50,7 @@ def test_ways_to_write_the_answer(answer):
 def test_an_answer_that_is_no_letter_is_invalid_and_told_before_training():
     found = score("B", "Paris")
     assert (found.status, found.value) == ("invalid", None)
-    assert "'Paris' is none of the letters" in found.reason
+    assert "['Paris'] is none of the letters" in found.reason
     assert score("B", "E", letters="ABCD").status == "invalid"
     assert score("B", None).status == "na"
     check = load_reward("choice.letter").check_prompt
@@ -62,3 +62,47 @@ def test_an_answer_that_is_no_letter_is_invalid_and_told_before_training():
 def test_letters_outside_the_choice_do_not_count():
     assert score("E", "B", letters="ABCD").details["chosen"] == ""
     assert score("Z", "Z", letters="XYZ").value == 1.0
+
+
+def with_choices(text: str, answer: object, choices: object):
+    record = {"answer": answer, "choices": choices}
+    return load_reward("choice.letter").call([Sample(Prompt("p", "q", record), 0, text)])[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "choices", "value"),
+    [
+        (r"\boxed{C}", "Paris", ["Rome", "Oslo", "Paris"], 1.0),  # the answer as a text, wherever it was shuffled to
+        (r"\boxed{A}", "Paris", ["Rome", "Oslo", "Paris"], 0.0),
+        (r"\boxed{\text{A}}", "Paris", ["Paris", "Rome"], 1.0),
+        ("Paris", "Paris", ["Paris", "Rome"], 1.0),
+        ("paris.", "A", ["Paris", "Rome"], 1.0),
+        ("<answer>The answer is Rome</answer>", "B", ["Paris", "Rome"], 0.0),  # a sentence is no option
+        ("(B) Rome", "Rome", ["(A) Paris", "(B) Rome"], 1.0),
+        ("Rome", "B", ["(A) Paris", "(B) Rome"], 1.0),
+        ("B", "B", ["C", "A", "B"], 0.0),  # letters as options: the answer is the text of the third
+        ("C", "B", ["C", "A", "B"], 1.0),
+        ("4", 4, [3, 4], 1.0),
+        ("yes", "yes", ["yes", "Yes"], 0.0),  # the text of two options chooses none
+        ("Paris or Rome", "A", ["Paris", "Rome"], 0.0),
+        ("A B", "A", ["Paris", "Rome"], 0.0),
+        (r"\boxed{AB}", "A", ["Paris", "Rome"], 0.0),
+        ("A, B, C, D", "A", None, 0.0),
+        (r"\boxed{}", "A", ["Paris", "Rome"], 0.0),
+        ("", "A", ["Paris", "Rome"], 0.0),
+        ("<answer>A</answer>" * 3 + "<answer>B</answer>", "A", None, 0.0),  # the last counts
+    ],
+)
+def test_options_that_the_record_lists(text, answer, choices, value):
+    found = with_choices(text, answer, choices)
+    if answer == "yes":
+        assert found.status == "invalid"
+    else:
+        assert (found.status, found.value) == ("ok", value)
+
+
+def test_an_answer_that_is_no_option_is_told():
+    assert "nor of `choices`" in with_choices("A", "Madrid", ["Paris", "Rome"]).reason
+    check = load_reward("choice.letter").check_prompt
+    assert check(Prompt("p", "q", {"answer": "Rome", "choices": ["Paris", "Rome"]})) is None
+    assert "nor of `choices`" in check(Prompt("p", "q", {"answer": "Madrid", "choices": ["Paris", "Rome"]}))

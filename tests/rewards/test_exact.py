@@ -34,6 +34,10 @@ def score(name: str, text: object, answer: object = "x", options: dict | None = 
         ("95", "after:#", None),
         ("<answer>1</answer><answer>\n2\n</answer>", "tag:answer", "2"),
         ("<answer>1", "tag:answer", None),
+        ("<answer>1</answer><answer>2", "tag:answer", "1"),  # the last whole one
+        ("<answer>draft <answer>2</answer></answer>", "tag:answer", "2"),
+        ("<think>perhaps <answer>1</answer></think><answer>2</answer>", "tag:answer", "2"),
+        ("<answer></answer>", "tag:answer", None),
         ("The answer is 3. No, the answer is: 4.", "said", "4"),
         ("Answer: Paris", "said", "Paris"),
         ("one\ntwo\n \n", "line", "two"),
@@ -95,11 +99,31 @@ def test_the_last_number_is_read_exactly(text, number):
         ("1\n121", 121, {"extract": "after:#"}, 0.0),
         (r"\boxed{72}", "because 70+2\n#### 72", {}, 1.0),
         ("", "7", {}, 0.0),
+        ("The cat.", "a cat", {"punctuation": False, "articles": False}, 1.0),
+        ("The cat", "cat", {"case": True, "articles": False}, 1.0),
+        ("theatre", "atre", {"articles": False}, 0.0),
+        ("3.5", "35", {"punctuation": False}, 0.0),
+        ("-5", "5", {"punctuation": False}, 0.0),
+        ("3.5.", "3.5", {"punctuation": False}, 1.0),
+        ("1,234", "1234", {"punctuation": False}, 0.0),
+        ("「dog。", "dog", {"punctuation": False}, 1.0),
+        ("The", "A", {"articles": False}, 0.0),
+        ("!", "?", {"punctuation": False}, 0.0),
+        ("cat, dog, cow, hen", "cow", {"punctuation": False}, 0.0),  # a list of everything is no answer
+        ("cow " * 20_000, "cow", {"punctuation": False, "articles": False}, 0.0),
     ],
 )
 def test_exact_match(text, answer, options, value):
     found = score("exact.match", text, answer, options)
     assert (found.status, found.value) == ("ok", value)
+
+
+def test_satori_s_column_of_possible_answers():
+    prompt = Prompt("p", "q", {"possible_answers": ["two", "2"]})
+    reward = load_reward("exact.match")
+    assert reward.check_prompt(prompt) is None
+    # Published with a comparison that "Two " failed.
+    assert [s.value for s in reward.call([Sample(prompt, 0, text) for text in ("2", "Two ", "three")])] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("answer", [None, "", " ", [], "####"])
