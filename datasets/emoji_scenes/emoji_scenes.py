@@ -1,0 +1,373 @@
+"""Questions about scenes of emoji, with exact answers and boxes, and the ways in which a policy may write an answer.
+
+`problem` makes prompts, `record` supervised records. Both depend on the index and their options alone. Two of the tasks
+ask for a digit on a badge of nine by eleven pixels, so that a crop or a higher resolution is worth having.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmrl.media import Media, View, clipped, from_original
+from mmrl.modalities.load import import_file
+from mmrl.seeds import seed_of
+
+drawing = import_file(Path(__file__).with_name("drawing.py"))
+Box, Item, Picture, Scene = drawing.Box, drawing.Item, drawing.Picture, drawing.Scene
+
+HELD_OUT_SHARE = 0.1
+# Task -> whether its answer needs the digits.
+TASKS = {
+    "digit": True,
+    "kind": False,
+    "count": False,
+    "yesno": False,
+    "where": False,
+    "caption": False,
+    "choice": True,
+}
+# Style -> the word before a question that asks for it.
+STYLES = {"plain": "", "satori": "Look: ", "mgpo": "Zoom: ", "visionthink": "Ask: ", "think": "Think: "}
+# What the environment says when it shows the second picture.
+OBSERVATIONS = {"mgpo": "<image>Zoomed.", "visionthink": "<image>Enlarged."}
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LETTERS = "ABCD"
+CALL = '<tool_call>{"name": "resize_image", "arguments": {"action": "resize"}}</tool_call>'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question's answer as it follows from looking at one item, or at the whole scene.
+
+    text: what is right. accepted: other ways to say it. boxes: where to look, in original pixels. label: of what is
+    there. thought: a few words before the answer.
+    """
+
+    text: str
+    accepted: tuple[str, ...]
+    boxes: tuple[Box, ...]
+    label: str
+    thought: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """text: the question. target: the item that it is about, None where it is about the scene.
+
+    look: the answer that looking at an item gives.
+    """
+
+    text: str
+    target: Item | None
+    look: Callable[[Item | None], Answer]
+
+
+def problem(
+    index: int,
+    seed: int = 0,
+    split: str = "train",
+    task: str | Sequence[str] = "digit",
+    style: str | Sequence[str] = "plain",
+    size: int = drawing.SIZE,
+    objects: tuple[int, int] = (2, 4),
+    kinds: int | None = None,
+    low: float = 0.5,
+    system: str | None = None,
+    lazy: bool = True,
+) -> dict:
+    """Prompt number `index`: the columns are in the README beside this file.
+
+    task, style: keys of TASKS and STYLES, or lists of them that are taken in turn. split: train or heldout; no scene of
+    one has the same kinds with the same digits as a scene of the other, whatever seed and index.
+    size: side of the scene in pixels. objects: smallest and largest number of them, of the first `kinds` kinds.
+    low: share of the side that is shown first where the style is visionthink; it becomes the column `info`.
+    system: stands for the style's word, as a system message. lazy: pictures as functions without arguments, which
+    draw them; otherwise PIL.
+    """
+    task, style = _turn(index, task, TASKS, "task"), _turn(index // _length(task), style, STYLES, "style")
+    scene, question = _ask(index, seed, split, task, size, objects, kinds)
+    answer = question.look(question.target)
+    text = f"<image>{'' if system else STYLES[style]}{question.text}"
+    made = {
+        "id": f"{split}-{index}",
+        "prompt": text,
+        "images": _pictures([Picture(scene)], lazy),
+        "answer": answer.text,
+        "possible_answers": [answer.text, *answer.accepted],
+        "task": task,
+        "style": style,
+        "detail": TASKS[task],
+        "width": size,
+        "height": size,
+        "bboxs": [list(box) for box in answer.boxes],
+        "label": answer.label,
+        "image_caption": caption(scene),
+        "split": split,
+    }
+    if system:
+        made["messages"] = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    if style == "visionthink":
+        made["info"] = {"tgt_width": round(size * low), "tgt_height": round(size * low), "use_tool": TASKS[task]}
+    return made
+
+
+def record(
+    index: int,
+    seed: int = 0,
+    split: str = "train",
+    task: str | Sequence[str] = "digit",
+    style: str | Sequence[str] = "plain",
+    size: int = drawing.SIZE,
+    objects: tuple[int, int] = (2, 4),
+    kinds: int | None = None,
+    low: float = 0.5,
+    system: str | None = None,
+    lazy: bool = True,
+    habit: float = 0.0,
+    jitter: int = 0,
+    space: str = "seen",
+    seen: tuple[int, int] | None = None,
+    crop_side: int = 80,
+    observation: str | None = None,
+) -> dict:
+    """`problem` with its `completion` in the given style, and `habit`: whether it follows the wrong habit.
+
+    The completion is a text, or a list of messages where the environment speaks between two turns; `images` then has
+    the second picture too. It is the enlarged crop (style mgpo), about crop_side x crop_side pixels, or the whole
+    scene after a first picture of `low` times its side (visionthink). observation: what the environment says.
+    habit: share of the records in [0, 1] that look at the first other object in reading order instead of the one that
+    is asked for, box and answer (style visionthink: that ask for more pixels where these are not needed, and
+    do not where they are). jitter: pixels by which each edge of a box may be off.
+    space, seen: how boxes are written, see `written`; seen=None is the size of the scene.
+    """
+    if not 0 <= habit <= 1:
+        raise ValueError(f"habit={habit} must be from 0 to 1")
+    made = problem(index, seed, split, task, style, size, objects, kinds, low, system, lazy)
+    scene, question = _ask(index, seed, split, made["task"], size, objects, kinds)
+    rng = random.Random(seed_of("habit", seed, split, index))
+    follows, style = rng.random() < habit, made["style"]
+    item = _other(scene, question.target) if follows and style != "visionthink" else question.target
+    answer = question.look(item)
+    boxes = [shaken(box, size, jitter, rng) for box in answer.boxes]
+    numbers = [written(box, size, space, seen) for box in boxes]
+    says = observation or OBSERVATIONS.get(style, "")
+    pictures = [Picture(scene)]
+    if made["task"] == "where":
+        answer = Answer(_compact(numbers[0]), (), answer.boxes, answer.label, answer.thought)
+    if style == "mgpo":
+        box = _around(boxes)
+        pictures.append(enlarged(scene, box, crop_side))
+        point = [{"bbox_2d": written(box, size, space, seen), "label": answer.label}]
+        completion = _turns(f"```json\n{_compact(point)}\n```", says, f"\\boxed{{{answer.text}}}")
+    elif style == "visionthink":
+        small = round(size * low)
+        pictures = [Picture(scene, shown=(small, small))]
+        final = f"<think>{answer.thought}</think><answer>{answer.text}</answer>"
+        completion = final
+        if made["detail"] != follows:
+            pictures.append(Picture(scene))
+            completion = _turns(f"<think>too small to read</think>{CALL}", says, final)
+    elif style == "satori":
+        completion = (
+            f"<caption>{made['image_caption']}</caption>\n<bbox>{_compact(numbers)}</bbox>\n"
+            f"<answer>{answer.text}</answer>"
+        )
+    elif style == "think":
+        completion = f"<think>{answer.thought}</think><answer>{answer.text}</answer>"
+    else:
+        completion = answer.text
+    changed = follows if style == "visionthink" else item is not question.target
+    return {**made, "images": _pictures(pictures, lazy), "completion": completion, "habit": changed}
+
+
+# -------------------------------------------------------------------- scenes and questions
+
+
+def caption(scene: Scene) -> str:
+    """The kinds in reading order: "cat, car, apple"."""
+    return ", ".join(item.kind for item in scene.items)
+
+
+def _ask(
+    index: int, seed: int, split: str, task: str, size: int, objects: Sequence[int], kinds: int | None
+) -> tuple[Scene, Question]:
+    """The first scene drawn for the index that belongs to the split, and a question about it."""
+    if split not in ("train", "heldout"):
+        raise ValueError(f"split={split!r}: expected train or heldout")
+    names = list(drawing.sprite_boxes())[:kinds]
+    few, many = objects
+    if not 2 <= few <= many <= min(4, len(names)):
+        raise ValueError(f"objects={tuple(objects)}: from 2 to 4, and no more than the {len(names)} kinds")
+    rng = random.Random(seed_of("emoji_scenes", seed, split, index))
+    while True:
+        scene = drawing.layout(rng, names, size, (few, many), parity=int(split == "heldout"))
+        if held_out(scene) == (split == "heldout"):
+            return scene, QUESTIONS[task](scene, names, rng)
+
+
+def held_out(scene: Scene) -> bool:
+    """Whether scenes of these kinds with these digits are of the held-out split."""
+    key = " ".join(sorted(f"{item.kind}{item.digit}" for item in scene.items))
+    return seed_of("emoji_scenes heldout", key) < HELD_OUT_SHARE * 2**63
+
+
+def _digit(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        digit = item.digit
+        return Answer(str(digit), (WORDS[digit],), (item.box,), item.kind, f"the {item.kind} says {digit}")
+
+    return Question(f"Which number is on the {target.kind}?", target, look)
+
+
+def _choice(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+    shown = [item.digit for item in scene.items]
+    offered = shown + rng.sample([d for d in range(10) if d not in shown], len(LETTERS) - len(shown))
+    rng.shuffle(offered)
+
+    def look(item: Item) -> Answer:
+        letter = LETTERS[offered.index(item.digit)]
+        accepted = (f"{letter} {item.digit}", str(item.digit))
+        return Answer(letter, accepted, (item.box,), item.kind, f"the {item.kind} says {item.digit}")
+
+    choices = " ".join(f"{letter} {digit}" for letter, digit in zip(LETTERS, offered))
+    return Question(f"Which number is on the {target.kind}? {choices}", target, look)
+
+
+def _kind(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        return Answer(item.kind, (f"the {item.kind}",), (item.box,), item.kind, f"{item.place}: {item.kind}")
+
+    return Question(f"What is at the {target.place}?", target, look)
+
+
+def _where(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        return Answer(_compact(item.box), (), (item.box,), item.kind, f"the {item.kind} is {item.place}")
+
+    return Question(f"Where is the {target.kind}?", target, look)
+
+
+def _count(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    number = len(scene.items)
+    boxes = tuple(item.box for item in scene.items)
+    return Question(
+        "How many objects?", None, lambda _: Answer(str(number), (WORDS[number],), boxes, "objects", caption(scene))
+    )
+
+
+def _caption(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    boxes = tuple(item.box for item in scene.items)
+    return Question(
+        "Name the objects.", None, lambda _: Answer(caption(scene), (), boxes, "objects", f"{len(boxes)} objects")
+    )
+
+
+def _yesno(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    present = {item.kind: item for item in scene.items}
+    absent = [name for name in names if name not in present]
+    kind = rng.choice(absent) if absent and rng.random() < 0.5 else rng.choice(scene.items).kind
+    found = present.get(kind)
+    boxes = (found.box,) if found else ((0, 0, scene.size, scene.size),)
+    said = ("yes", f"there is a {kind}") if found else ("no", f"there is no {kind}")
+    return Question(f"Is there a {kind}?", None, lambda _: Answer(said[0], (said[0].title(),), boxes, kind, said[1]))
+
+
+QUESTIONS = {
+    "digit": _digit,
+    "kind": _kind,
+    "count": _count,
+    "yesno": _yesno,
+    "where": _where,
+    "caption": _caption,
+    "choice": _choice,
+}
+
+
+def _other(scene: Scene, target: Item | None) -> Item | None:
+    """Where the habit looks: at the first other object; None where the question is about the whole scene."""
+    return target and next(item for item in scene.items if item is not target)
+
+
+# -------------------------------------------------------------------- boxes and pictures
+
+
+def written(box: Sequence[int], size: int, space: str = "seen", seen: tuple[int, int] | None = None) -> list[int]:
+    """A box in pixels of a scene of `size` as whole numbers of `space` (mmrl.media.SPACES).
+
+    seen: (width, height) of what the model's processor makes of the scene; None is its own size.
+    """
+    media = Media(View(), original=(size, size), seen=tuple(seen) if seen else (size, size))
+    return [round(number) for number in from_original(box, media, space)]
+
+
+def shaken(box: Box, size: int, jitter: int, rng: random.Random) -> Box:
+    """The box with each edge off by up to `jitter` pixels, still a box within the scene."""
+    x1, y1, x2, y2 = (int(edge) + rng.randint(-jitter, jitter) for edge in box)
+    left, top, right, bottom = clipped((x1, y1, x2, y2), (size, size))
+    return (int(left), int(top), int(max(right, left + 1)), int(max(bottom, top + 1)))
+
+
+def enlarged(scene: Scene, box: Box, side: int) -> Picture:
+    """The part of the scene in the box, scaled alike in both directions to about side x side pixels in all."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = side / (width * height) ** 0.5
+    return Picture(scene, box, (max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    left, top, right, bottom = zip(*boxes)
+    return (min(left), min(top), max(right), max(bottom))
+
+
+def _pictures(pictures: Sequence[Picture], lazy: bool) -> list:
+    return [picture if lazy else picture() for picture in pictures]
+
+
+# -------------------------------------------------------------------- texts
+
+
+def _turns(first: str, says: str, last: str) -> list[dict]:
+    return [
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": says},
+        {"role": "assistant", "content": last},
+    ]
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _length(names: str | Sequence[str]) -> int:
+    return 1 if isinstance(names, str) else len(names)
+
+
+def _turn(index: int, names: str | Sequence[str], known: dict, key: str) -> str:
+    chosen = names if isinstance(names, str) else names[index % len(names)]
+    if chosen not in known:
+        raise ValueError(f"{key}={chosen!r}: expected one of {', '.join(known)}")
+    return chosen
+
+
+def main() -> None:
+    """Write sample.jsonl beside this file: without pictures, which the generator draws from the index."""
+    tasks, styles = tuple(TASKS), tuple(STYLES)
+    records = [record(i, task=tasks, style=styles, habit=0.5, jitter=3) for i in range(35)]
+    records += [record(i, split="heldout", task=tasks) for i in range(7)]
+    lines = [json.dumps({k: v for k, v in r.items() if k != "images"}) + "\n" for r in records]
+    Path(__file__).with_name("sample.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""Emoji scenes: answers and boxes are those of the pixels, the splits share no scene, the habit is consistent."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmrl.media import iou
+from mmrl.modalities.load import import_file
+
+FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "emoji_scenes"
+emoji = import_file(FOLDER / "emoji_scenes.py")
+drawing = import_file(FOLDER / "drawing.py")
+TASKS, STYLES = tuple(emoji.TASKS), tuple(emoji.STYLES)
+
+
+def scene(record: dict):
+    return record["images"][-1].scene
+
+
+def asked(record: dict):
+    """The item that the question names, by the words of the prompt alone; None where it names none."""
+    found = [i for i in scene(record).items if re.search(rf"\b({i.kind}|{i.place})\b", record["prompt"])]
+    return found[0] if record["task"] in ("digit", "kind", "where", "choice") else None
+
+
+def changed(with_it: Image.Image, without: Image.Image) -> tuple[int, int, int, int]:
+    """Around the pixels in which two pictures differ visibly."""
+    rows, columns = np.nonzero(np.abs(np.asarray(with_it, int) - np.asarray(without, int)).max(-1) > 12)
+    return (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+# -------------------------------------------------------------------- pictures
+
+
+@settings(max_examples=40, deadline=None)
+@given(index=st.integers(0, 10**6), size=st.sampled_from([160, 96, 320]))
+def test_a_box_is_what_changes_when_the_object_is_taken_away(index, size):
+    drawn = scene(emoji.problem(index, size=size))
+    whole = drawing.render(drawn)
+    assert (whole.size, whole.mode) == ((size, size), "RGB")
+    for item in drawn.items:
+        without = drawing.render(replace(drawn, items=tuple(i for i in drawn.items if i is not item)))
+        seen = changed(whole, without)
+        assert np.abs(np.subtract(seen, item.box)).max() <= max(2, size // 80)
+        assert min(item.box) >= 0
+        assert max(item.box) <= size
+
+
+def test_objects_are_of_the_sizes_and_numbers_asked_for_and_do_not_overlap():
+    scenes = [scene(emoji.problem(i, objects=[2, 3])) for i in range(300)]
+    assert {len(s.items) for s in scenes} == {2, 3}
+    for drawn in scenes:
+        assert len({i.kind for i in drawn.items}) == len({i.digit for i in drawn.items}) == len(drawn.items)
+        for number, item in enumerate(drawn.items):
+            assert all(iou(item.box, other.box) == 0 for other in drawn.items[:number])
+            assert 26 <= max(item.emoji[2] - item.emoji[0], item.emoji[3] - item.emoji[1]) <= 44
+            assert (item.badge[2] - item.badge[0], item.badge[3] - item.badge[1]) == (9, 11)
+
+
+def test_digits_are_seven_pixels_high():
+    for digit in range(10):
+        ink = np.asarray(drawing.badge(digit, False, 9, 11))[..., 0] == 0
+        rows = np.nonzero(ink.any(1))[0]
+        assert rows[-1] - rows[0] + 1 == 7
+        assert np.array_equal(ink, np.asarray(drawing.badge(digit, True, 9, 11))[..., 0] == 255)
+
+
+def test_digits_are_told_apart_when_they_are_large_and_less_so_when_they_are_small():
+    """Nearest of the ten digits, in the same place, for pictures with noise, at half, full and twice the size."""
+    drawn = scene(emoji.problem(3))
+    item = drawn.items[0]
+    left, top, right, bottom = item.badge
+    noise = np.random.default_rng(0)
+
+    def views(scale: float) -> np.ndarray:
+        made = []
+        for digit in range(10):
+            changed_scene = replace(drawn, items=(replace(item, digit=digit), *drawn.items[1:]))
+            side = round(drawn.size * scale)
+            shown = np.asarray(drawing.Picture(changed_scene, shown=(side, side))(), float) / 255
+            made.append(shown[int(top * scale) : int(bottom * scale) + 1, int(left * scale) : int(right * scale) + 1])
+        return np.stack(made).reshape(10, -1)
+
+    def accuracy(scale: float) -> float:
+        known = views(scale)
+        right_ones = 0
+        for digit in range(10):
+            noisy = known[digit] + noise.normal(0, 0.35, (50, known.shape[1]))
+            distance = ((noisy[:, None] - known[None]) ** 2).sum(-1)
+            right_ones += (distance.argmin(1) == digit).sum()
+        return right_ones / 500
+
+    assert accuracy(0.5) < 0.8
+    assert accuracy(1.0) > 0.9
+    assert accuracy(2.0) > 0.99
+
+
+def test_drawing_is_quick():
+    pictures = [emoji.problem(i)["images"][0] for i in range(300)]
+    began = time.perf_counter()
+    for picture in pictures:
+        picture()
+    assert (time.perf_counter() - began) / 300 < 0.003
+
+
+# -------------------------------------------------------------------- answers
+
+
+@settings(max_examples=200, deadline=None)
+@given(index=st.integers(0, 10**6), task=st.sampled_from(TASKS), seed=st.integers(0, 9))
+def test_answers_follow_from_the_scene(index, task, seed):
+    record = emoji.problem(index, seed, task=task)
+    items, target = scene(record).items, asked(record)
+    question = record["prompt"].removeprefix("<image>")
+    offered = dict(re.findall(r"([A-D]) (\d)", question))
+    expected = {
+        "digit": lambda: str(target.digit),
+        "kind": lambda: target.kind,
+        "count": lambda: str(len(items)),
+        "yesno": lambda: "yes" if re.search(r"a (\w+)\?", question)[1] in {i.kind for i in items} else "no",
+        "where": lambda: "[{},{},{},{}]".format(*target.box),
+        "caption": lambda: ", ".join(i.kind for i in items),
+        "choice": lambda: next(k for k, v in offered.items() if int(v) == target.digit),
+    }[task]()
+    assert record["answer"] == record["possible_answers"][0] == expected
+    assert record["detail"] == (task in ("digit", "choice"))
+    assert (record["width"], record["height"]) == (160, 160)
+    if target is not None:
+        assert record["bboxs"] == [list(target.box)]
+        assert record["label"] == target.kind
+    if task == "choice":
+        assert {i.digit for i in items} <= {int(v) for v in offered.values()}
+        assert len(set(offered.values())) == 4
+
+
+def test_yes_and_no_are_as_likely():
+    said = [emoji.problem(i, task="yesno")["answer"] for i in range(1000)]
+    assert said.count("yes") == pytest.approx(500, abs=64)  # four standard deviations
+
+
+def test_reading_order_is_by_rows():
+    for i in range(50):
+        centres = [
+            ((b[1] + b[3]) // 2 // 80, (b[0] + b[2]) // 2 // 80) for b in emoji.problem(i, task="count")["bboxs"]
+        ]
+        assert centres == sorted(centres)
+
+
+def test_a_record_depends_on_its_index_and_options_alone():
+    options = {"task": TASKS, "style": STYLES, "habit": 0.5, "jitter": 3}
+    first = [emoji.record(i, **options) for i in range(40)]
+    assert [emoji.record(i, **options) for i in reversed(range(40))][::-1] == first
+    assert [r["task"] for r in first[:8]] == [*TASKS, TASKS[0]]
+    assert [r["style"] for r in first[::7]] == [*STYLES, STYLES[0]]
+    assert scene(emoji.problem(0, seed=1)) != scene(emoji.problem(0, seed=2))
+    lazy, now = emoji.problem(5), emoji.problem(5, lazy=False)
+    assert isinstance(now["images"][0], Image.Image)
+    assert np.array_equal(np.asarray(lazy["images"][0]()), np.asarray(now["images"][0]))
+
+
+def test_held_out_scenes_are_no_training_scenes():
+    def keys(split: str, count: int) -> set[frozenset]:
+        made = [scene(emoji.problem(i, seed, split, objects=(2, 2), kinds=4)) for i in range(count) for seed in (0, 1)]
+        assert {s.corner[0] % 2 for s in made} == {int(split == "heldout")}
+        return {frozenset((i.kind, i.digit) for i in s.items) for s in made}
+
+    train, held = keys("train", 1500), keys("heldout", 500)
+    # Two of four kinds with different digits: 540 scenes, so that the two sets would meet by chance.
+    assert len(train) > 400
+    assert len(held) > 20
+    assert not train & held
+
+
+# -------------------------------------------------------------------- completions
+
+
+def boxes_in(text: str) -> list[list[int]]:
+    return [[int(n) for n in found] for found in re.findall(r"\[(\d+),(\d+),(\d+),(\d+)\]", text)]
+
+
+def said(record: dict) -> list[str]:
+    """What the policy says, turn by turn."""
+    completion = record["completion"]
+    return [completion] if isinstance(completion, str) else [m["content"] for m in completion[::2]]
+
+
+def final_answer(record: dict) -> str:
+    last = said(record)[-1]
+    found = re.search(r"<answer>(.*)</answer>$|^\\boxed\{(.*)\}$", last)
+    return next(g for g in found.groups() if g is not None) if found else last
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("task", TASKS)
+def test_completions_without_a_habit_are_right_and_short(task, style):
+    for i in range(20):
+        record = emoji.record(i, task=task, style=style)
+        assert final_answer(record) == record["answer"]
+        assert not record["habit"]
+        thoughts = re.findall(r"<think>(.*?)</think>", " ".join(said(record)))
+        assert len(thoughts) == (len(said(record)) if style in ("visionthink", "think") else 0)
+        assert all(1 <= len(t.split()) <= 6 for t in thoughts)
+        turns = record["completion"] if isinstance(record["completion"], list) else []
+        shown = record["prompt"].count("<image>") + sum(m["content"].count("<image>") for m in turns)
+        assert shown == len(record["images"])
+        assert len(record["prompt"].split()) <= 15
+
+
+def test_forms_of_the_styles():
+    satori = emoji.record(0, style="satori")["completion"]
+    assert re.fullmatch(r"<caption>[a-z, ]+</caption>\n<bbox>\[\[\d+(,\d+){3}\]\]</bbox>\n<answer>\d</answer>", satori)
+    mgpo = emoji.record(0, style="mgpo")["completion"]
+    assert [m["role"] for m in mgpo] == ["assistant", "user", "assistant"]
+    points = json.loads(re.fullmatch(r"```json\n(.*)\n```", mgpo[0]["content"])[1])
+    assert [set(p) for p in points] == [{"bbox_2d", "label"}]
+    call = emoji.record(0, style="visionthink")["completion"][0]["content"]
+    request = json.loads(re.fullmatch(r"<think>[a-z ]+</think><tool_call>(.*)</tool_call>", call)[1])
+    assert request == {"name": "resize_image", "arguments": {"action": "resize"}}
+
+
+def test_a_system_text_stands_for_the_styles_word():
+    record = emoji.problem(0, style="satori", system="Say where you look.")
+    assert record["prompt"].startswith("<image>Which")
+    assert record["messages"] == [
+        {"role": "system", "content": "Say where you look."},
+        {"role": "user", "content": record["prompt"]},
+    ]
+    assert emoji.problem(0, style="satori")["prompt"].startswith("<image>Look: Which")
+
+
+def test_the_crop_is_the_box_that_was_written_and_larger():
+    for i in range(30):
+        record = emoji.record(i, style="mgpo", habit=0.5, jitter=3)
+        whole, crop = record["images"]
+        box = boxes_in(said(record)[0])[0]
+        assert list(crop.crop) == box
+        shown = crop()
+        assert shown.width * shown.height == pytest.approx(6400, rel=0.05)
+        part = np.asarray(whole().crop(box).resize(shown.size, Image.Resampling.BICUBIC))
+        assert np.array_equal(np.asarray(shown), part)
+
+
+def test_the_first_picture_of_visionthink_is_small_and_the_second_whole():
+    asks = emoji.record(0, style="visionthink")
+    assert [p().size for p in asks["images"]] == [(80, 80), (160, 160)]
+    direct = emoji.record(0, task="kind", style="visionthink", low=0.25)
+    assert [p().size for p in direct["images"]] == [(40, 40)]
+    info = emoji.problem(0, style="visionthink")["info"]
+    assert info == {"tgt_width": 80, "tgt_height": 80, "use_tool": True}
+
+
+def test_boxes_in_the_spaces_of_the_model():
+    assert emoji.written((40, 80, 120, 160), 160) == [40, 80, 120, 160]
+    assert emoji.written((40, 80, 120, 160), 160, "seen", (168, 84)) == [42, 42, 126, 84]
+    assert emoji.written((40, 80, 120, 160), 160, "norm1000", (168, 84)) == [250, 500, 750, 1000]
+    assert emoji.written((40, 80, 120, 160), 320, "original") == [40, 80, 120, 160]
+    whole = emoji.record(0, task="where", style="satori")
+    half = emoji.record(0, task="where", style="satori", seen=[80, 80])
+    for a, b in zip(boxes_in(whole["completion"]), boxes_in(half["completion"])):
+        assert np.abs(np.subtract(a, np.multiply(b, 2))).max() <= 1
+
+
+@pytest.mark.parametrize("style", ["plain", "satori", "mgpo", "think"])
+@pytest.mark.parametrize("task", ["digit", "kind", "where", "choice"])
+def test_the_habit_looks_at_another_object_with_box_and_answer(task, style):
+    for i in range(30):
+        record = emoji.record(i, task=task, style=style, habit=1.0)
+        target = asked(record)
+        other = next(item for item in scene(record).items if item is not target)
+        assert record["habit"]
+        assert record["answer"] != final_answer(record)
+        answers = {"digit": str(other.digit), "kind": other.kind, "where": "[{},{},{},{}]".format(*other.box)}
+        if task in answers:
+            assert final_answer(record) == answers[task]
+        else:
+            assert f"{final_answer(record)} {other.digit}" in record["prompt"]
+        for box in boxes_in(said(record)[0]):
+            assert box == list(other.box)
+        assert record["bboxs"] == [list(target.box)]  # the truth stays
+
+
+def test_the_habit_of_visionthink_asks_the_other_way_around():
+    for i in range(20):
+        needs, easy = (emoji.record(i, task=t, style="visionthink", habit=1.0) for t in ("digit", "kind"))
+        assert isinstance(needs["completion"], str)
+        assert isinstance(easy["completion"], list)
+        assert final_answer(needs) == needs["answer"]
+
+
+def test_the_share_of_the_habit_and_the_size_of_the_jitter():
+    made = [emoji.record(i, style="satori", habit=0.3, jitter=3) for i in range(2000)]
+    assert sum(r["habit"] for r in made) == pytest.approx(600, abs=82)  # four standard deviations
+    offsets = np.array([np.subtract(boxes_in(r["completion"])[0], r["bboxs"][0]) for r in made if not r["habit"]])
+    assert np.abs(offsets).max() == 3
+    assert offsets.std() == pytest.approx(2.0, abs=0.1)  # of the seven whole numbers from -3 to 3
+    assert not any(emoji.record(i, task=t, habit=1.0)["habit"] for i in range(5) for t in ("count", "yesno", "caption"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"split": "test"}, "expected train or heldout"),
+        ({"task": "colour"}, "task='colour': expected one of digit, kind"),
+        ({"style": ["plain", "loud"], "task": ["digit"]}, "style='loud': expected one of plain, satori"),
+        ({"objects": (1, 3)}, "from 2 to 4"),
+        ({"objects": (2, 3), "kinds": 2}, "no more than the 2 kinds"),
+    ],
+)
+def test_wrong_options_are_told(options, told):
+    with pytest.raises(ValueError, match=told):
+        emoji.problem(1, **options)
+    with pytest.raises(ValueError, match="habit=2 must be from 0 to 1"):
+        emoji.record(0, habit=2)
+
+
+def test_the_sample_that_ships_is_what_the_generator_makes():
+    records = [json.loads(line) for line in (FOLDER / "sample.jsonl").read_text().splitlines()]
+    made = [emoji.record(i, task=TASKS, style=STYLES, habit=0.5, jitter=3) for i in range(35)]
+    assert records[:35] == [{k: v for k, v in r.items() if k != "images"} for r in made]
+    assert [r["split"] for r in records] == ["train"] * 35 + ["heldout"] * 7
+
+
+def test_everything_that_ships_is_named_with_its_licence():
+    notice = (FOLDER / "NOTICE").read_text()
+    assert "Apache License, Version 2.0" in notice
+    assert all(re.search(rf"^  {name} ", notice, re.MULTILINE) for name in drawing.photographs())
