@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.base import Completion, Once, Sampling, here
+from mmrl.engines.decoder import Row
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 Save = Callable[[Path], object]  # writes an adapter to a folder, as `save_pretrained` of a PEFT model
@@ -94,14 +95,16 @@ class VllmEngine:
             raise ValueError(f"vllm: mode is {mode!r}; write colocated or server")
 
     def generate(
-        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+        self, prompts: Sequence[Row | Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """n completions of each prompt ([p] int64): one request per sample with its own seed; prompts share prefixes.
+        """n completions of each prompt: one request per sample with its own seed; prompts share prefixes.
 
-        The same seeds repeat the same completions; another batch may change them by rounding alone.
+        prompts: ids [p] int64, or rows without media. The same seeds repeat the same completions; another batch may
+        change them by rounding alone.
         """
-        self._check_request(prompts, n, sampling, seeds)
-        flat_prompts = [ids for prompt in prompts for ids in [prompt.tolist()] * n]
+        rows = [Row.of(prompt) for prompt in prompts]
+        self._check_request(rows, n, sampling, seeds)
+        flat_prompts = [ids for row in rows for ids in [row.ids.tolist()] * n]
         flat_seeds = [seed & (2**63 - 1) for row in seeds for seed in row]
         drawn = self._backend.sample(flat_prompts, flat_seeds, sampling, adapted=self.lora and self.version > 0)
         completions = [_completion(d, sampling) for d in drawn]
@@ -179,10 +182,12 @@ class VllmEngine:
         return [precision, *by_weights] if small else [*by_weights, precision]
 
     def _check_request(
-        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
+        self, prompts: Sequence[Row], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> None:
         if self._closed:
             raise RuntimeError("vllm: the engine is closed")
+        if any(prompt.media for prompt in prompts):
+            raise ValueError("vllm: prompts with pictures or sound are not supported; use the transformers engine")
         if sampling.annealing:
             raise ValueError("vllm: annealing is not supported, one temperature holds for a request; use transformers")
         low, high = TEMPERATURES

@@ -68,6 +68,9 @@ class Adapter(Protocol):
     # Optional methods; a modality without them does without what they are for.
     #
     # record_columns(objective) -> columns that a supervised record must have, besides `prompt`.
+    # synced(once) -> a context that the trainer's rollouts between two updates run in, for an engine with a copy of the
+    # weights: it gets them on entering, through `once` (mmrl.engines.base.Once) where processes share it.
+    # close(): give back what sampling holds besides the policy, at the end of a training; it may be asked for again.
     # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted.
     # features(samples, columns, names) -> {name: [b, t]}: numbers of actions that hooks of the algorithm need.
     # logprobs(..., entropy=True): also return the differentiable entropy, for terms that need it.

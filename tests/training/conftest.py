@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,6 +165,15 @@ def command(*words: str, **options: Any) -> subprocess.Popen:
     )
 
 
+def two_processes(*words: str) -> subprocess.Popen:
+    """A script and its arguments, in two processes over gloo (`accelerate launch --cpu` starts more with MPI only)."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    return command(*launch, "--master_port", str(port), *words)
+
+
 def written(config: dict[str, Any], folder: Path) -> Path:
     """The config as a YAML file."""
     path = folder / f"{config['name']}.yaml"
@@ -176,5 +186,5 @@ def helpers():
     """The functions above, for tests in other files."""
     import types
 
-    names = (grpo, sft, merged, outcome, train, command, written)
+    names = (grpo, sft, merged, outcome, train, command, two_processes, written)
     return types.SimpleNamespace(**{f.__name__: f for f in names}, root=ROOT, prompts=PROMPTS)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -60,12 +56,6 @@ if os.environ["RANK"] == "0":
 """
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def train_both(tiny, helpers, tmp_path: Path):
     """(config of one process, of two, of two stopped and resumed, each process's groups at the stop), all trained."""
     order = [str(1 + place) for place in cyclic_indices(0, 6, 6, seed=0)]  # ids are the lines of the prompt file
@@ -91,17 +81,7 @@ def train_both(tiny, helpers, tmp_path: Path):
     one, two, stopped = (tiny(name=n, stages=stages, rewards=rewards, data=data) for n in ("one", "two", "stopped"))
     (tmp_path / "jobs.json").write_text(json.dumps([two, stopped]), encoding="utf-8")
     (tmp_path / "jobs.py").write_text(JOBS, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(helpers.root)}
-    # `accelerate launch --cpu` starts one process only (more want MPI); torchrun starts them over gloo.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    process = subprocess.Popen(
-        [*launch, str(tmp_path / "jobs.py"), str(tmp_path / "jobs.json")],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = helpers.two_processes(str(tmp_path / "jobs.py"), str(tmp_path / "jobs.json"))
     helpers.train(one)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-4000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.engines.base import Completion, Sampling
+from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.environments.base import Context, Environment, Episode, Reply
+from mmrl.environments.load import load_environment
 from mmrl.media import Media, Size
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.config import TokenModelConfig
-from mmrl.modalities.tokens.conversation import Opened, converse
+from mmrl.modalities.tokens.conversation import Generate, Opened, converse
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 from mmrl.modalities.tokens.outside import OutsideEngine
 from mmrl.modalities.tokens.prompts import PromptEncoder
@@ -55,6 +57,7 @@ class TokenAdapter:
         self.prompts = self._encoder(self._prompt_limit())
         self._frozen: nn.Module | None = None
         self._outside: OutsideEngine | None = None
+        self._in_sync = False
 
     # ---------------------------------------------------------------- what a modality says
 
@@ -182,12 +185,34 @@ class TokenAdapter:
     # ---------------------------------------------------------------- sampling
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
-        """See Adapter.rollout."""
+        """See Adapter.rollout. Outside of `synced`, an engine of its own gets the weights first."""
         s = self.config.sampling
         heat = temperatures(s.annealing, step, s.max_tokens) if s.annealing else ()
         sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned, heat)
         seeds = [[seed_of(seed, step, g.prompt.id, i) for i in range(n)] for g in groups]
-        return self._sampled(groups, n, sampling, seeds, self._training_engine(), step)
+        with self.synced():
+            return self._sampled(groups, n, sampling, seeds, self._outside or self._own_engine(), step)
+
+    @contextmanager
+    def synced(self, once: Once = here) -> Iterator[None]:
+        """Rollouts between two updates; see Adapter.synced."""
+        if self.config.engine.name == "transformers" or self._in_sync:
+            yield
+            return
+        if self._outside is None:
+            self._outside = OutsideEngine(self.config, self.model, self.tokenizer, self._write_base)
+        self._outside.sync(self.model, self.save, once)
+        self._in_sync = True
+        try:
+            yield
+        finally:
+            self._in_sync = False
+
+    def close(self) -> None:
+        """Give back what an engine of its own holds; the next rollout makes it anew."""
+        if self._outside is not None:
+            self._outside.close()
+            self._outside = None
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """Completions at the evaluation's temperature, 0 being greedy, by the policy itself."""
@@ -201,19 +226,24 @@ class TokenAdapter:
     def _own_engine(self) -> TransformersEngine:
         return TransformersEngine(self.model, self._head().logits, self.config.rollout_batch, self._decoder())
 
-    def _training_engine(self) -> TransformersEngine | OutsideEngine:
-        if self.config.engine.name == "transformers":
-            return self._own_engine()
-        if self._outside is None:
-            self._outside = OutsideEngine(self.config, self.model, self.tokenizer, self._write_base)
-        self._outside.sync(self.model, self.save)
-        return self._outside
+    def _opening(self, prompt: Prompt) -> Context:
+        """What the policy is shown where there is no environment."""
+        return self.prompts.opening(prompt)
+
+    def _environment_of(self, prompt: Prompt) -> Environment | None:
+        """The record's own environment (a name, or a mapping of `name` and options), or the run's."""
+        section = prompt.record.get("environment")
+        if section is None:
+            return self.environment
+        key = json.dumps(section, sort_keys=True)
+        if key not in self._environments:
+            self._environments[key] = load_environment({"name": section} if isinstance(section, str) else section)
+        return self._environments[key]
 
     def _context(self, prompt: Prompt) -> Context:
         """What the policy is shown first."""
-        if self.environment is None:
-            return self.prompts.opening(prompt)
-        return self.environment.open(Episode(prompt, self.sizes(prompt)))
+        environment = self._environment_of(prompt)
+        return environment.open(Episode(prompt, self.sizes(prompt))) if environment else self._opening(prompt)
 
     def _sampled(
         self,
@@ -228,26 +258,31 @@ class TokenAdapter:
             with self._autocast():
                 return engine.generate(rows, count, sampling, own)
 
-        filled = converse(
-            self,
-            self.environment,
-            groups,
-            n,
-            seeds,
-            generate,
-            opening=self.prompts.opening,
-            limits=self.config.conversation,
-            room=self.context or 2**31,
-            per_turn=sampling.max_tokens,
-            stop_ids=self.stop_ids,
-            heat=sampling.annealing,
-            step=step,
+        filled = self._converse(
+            groups, n, seeds, generate, per_turn=sampling.max_tokens, heat=sampling.annealing, step=step
         )
         if isinstance(engine, OutsideEngine):
             samples = [s for g in filled for s in g.samples]
             self._replace_logprobs(samples)
             engine.compare(samples, sampling)
         return filled
+
+    def _converse(
+        self, groups: Sequence[Group], n: int, seeds: Sequence[Sequence[int]], generate: Generate, **options: Any
+    ) -> list[Group]:
+        return converse(
+            self,
+            groups,
+            n,
+            seeds,
+            generate,
+            environment=self._environment_of,
+            opening=self._opening,
+            limits=self.config.conversation,
+            room=self.context or 2**31,
+            stop_ids=self.stop_ids,
+            **options,
+        )
 
     def text(self, ids: Tensor) -> str:
         """What rewards and environments read of ids."""
@@ -265,24 +300,35 @@ class TokenAdapter:
                 trajectory.tensors["logp_sampler"] = trajectory.logp
                 trajectory.logp = line[: len(trajectory.logp)] * trajectory.mask
 
-    def given(self, prompt: Prompt, completions: Sequence[str | Sequence[int]]) -> list[Sample]:
-        """Samples of given answers (texts, or ids that are taken as they are); their log-probs are not known: 0."""
-        start = self.opened(prompt, self._context(prompt))
-        made = []
-        for index, completion in enumerate(completions):
-            answer = self.prompts.answer_ids(completion)
-            if self.context and len(start.row) + len(answer) > self.context:
+    def given(self, prompt: Prompt, completions: Sequence[str | Sequence[int] | Sequence[str]]) -> list[Sample]:
+        """Samples of given answers: texts, ids that are taken as they are, or a conversation's turns as texts, between
+        which the environment speaks. Their log-probs are not known: 0.
+
+        Raises ValueError for an answer that does not fit the context, or whose turns do not fit the environment.
+        """
+        return [sample for i, answer in enumerate(completions) for sample in self._said(prompt, i, answer)]
+
+    def _said(self, prompt: Prompt, index: int, answer: str | Sequence[int] | Sequence[str]) -> list[Sample]:
+        turns = _turns(answer)
+        left = [self.prompts.answer_ids(turn) for turn in turns]
+
+        def read_out(rows: Sequence[Row], count: int, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+            if not left:
+                raise ValueError(f"prompt {prompt.id!r}: answer {index} has {len(turns)} turns, its environment wants more")
+            ids = left.pop(0)
+            if self.context and len(rows[0]) + len(ids) > self.context:
                 raise ValueError(
-                    f"prompt {prompt.id!r} with answer {index} has {len(start.row) + len(answer)} tokens, the context "
-                    f"has {self.context}; leave it out"
+                    f"prompt {prompt.id!r} with answer {index} has {len(rows[0]) + len(ids)} tokens, the context has "
+                    f"{self.context}; leave it out"
                 )
-            mask = torch.ones(len(answer), dtype=torch.bool)
-            tensors = {"prompt": start.row.ids.clone(), "ids": answer}
-            trajectory = Trajectory(torch.zeros(len(answer)), mask, tensors)
-            text = self.text(answer)
-            turns = (*start.turns, Turn("assistant", text, trained=True))
-            made.append(Sample(prompt, index, text, trajectory, "eos", turns=turns, media=tuple(start.media)))
-        return made
+            return [[Completion(ids, torch.zeros(len(ids)), "eos")]]
+
+        (group,) = self._converse([Group(prompt, 0)], 1, [[0]], read_out, per_turn=0)
+        if left:
+            raise ValueError(f"prompt {prompt.id!r}: answer {index} has {len(turns)} turns, its environment ended before")
+        for sample in group.samples:
+            sample.index = index
+        return group.samples
 
     # ---------------------------------------------------------------- replay
 
@@ -298,7 +344,7 @@ class TokenAdapter:
     def logprobs(
         self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
     ) -> ActionLogProbs:
-        """See Adapter.logprobs; 0 past a row's end. entropy: also return it, differentiable."""
+        """See Adapter.logprobs; 0 past a row's end and at tokens that are not trained. entropy: also return it, differentiable."""
         hidden, ids, heat, valid = self._states(samples, columns)
         logp, spread = token_logprobs(hidden, ids, self._head(), heat, entropy)
         found = ActionLogProbs(_spread_out(logp, valid))
@@ -312,7 +358,7 @@ class TokenAdapter:
 
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], columns: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Numbers of actions by name, each [b, t] float32, 0 past a row's end: those of mmrl.core.token_features at
+        """Numbers of actions by name, each [b, t] float32, 0 where a token is not trained: those of mmrl.core.token_features at
         the sampling temperature, "logp_reference", and "token_class" (1: the token has a digit, otherwise 0).
 
         Raises ValueError for an unknown name.
@@ -334,12 +380,13 @@ class TokenAdapter:
         return not self.config.gradient_checkpointing  # layers that are recomputed cannot fill a cache
 
     def _states(self, samples: Sequence[Sample], columns: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """(hidden [k, D], ids [k], temperature [k], valid [b, t]) of the chosen tokens, row by row."""
+        """(hidden [k, D], ids [k], temperature [k], valid [b, t]) of the chosen tokens that are trained, row by row."""
         stored = [s.trajectory.tensors for s in samples]
         prompts, completions = zip(*(self.rows(s) for s in samples))
         columns = columns.cpu()
         with self._recomputing(), self._autocast():
-            hidden, valid = action_states(self._decoder(), prompts, completions, columns, self._sharing)
+            trained = [s.trajectory.mask for s in samples]
+            hidden, valid = action_states(self._decoder(), prompts, completions, columns, self._sharing, trained)
         device = hidden.device
         ids = torch.cat([row.ids[columns[v]] for row, v in zip(completions, valid)]).to(device)
         heat = torch.full((len(ids),), self.config.sampling.temperature, device=device)
@@ -397,7 +444,8 @@ class TokenAdapter:
 
     def supervised_weight(self, records: Sequence[dict]) -> float:
         """Tokens that the mean of `supervised_loss` is over."""
-        return float(sum(len(self.prompts.answer_ids(r["completion"])) for r in records))
+        turns = [t for r in records for t in (_turns(r["completion"]))]
+        return float(sum(len(self.prompts.answer_ids(turn)) for turn in turns))
 
     # ---------------------------------------------------------------- disk
 
@@ -406,6 +454,11 @@ class TokenAdapter:
         self.model.save_pretrained(folder, safe_serialization=True)
         if self.config.train == "full":
             self.tokenizer.save_pretrained(folder)
+
+
+def _turns(answer: str | Sequence[int] | Sequence[str]) -> Sequence[Any]:
+    """The turns of an answer: one, or the texts of a list."""
+    return answer if not isinstance(answer, str) and len(answer) and isinstance(answer[0], str) else [answer]
 
 
 def _trained_length(sample: Sample) -> int:

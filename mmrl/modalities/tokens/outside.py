@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmrl.engines.base import Completion, Sampling
+from mmrl.engines.base import Completion, Once, Sampling
 from mmrl.engines.decoder import Row
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.share import resolve
@@ -31,20 +31,23 @@ class OutsideEngine:
 
         section = {"name": config.engine.name, **config.engine.options}
         self._place = tempfile.TemporaryDirectory()
-        self._engine = load_engine(section, model, tokenizer, _base_path(config, Path(self._place.name), write_base))
+        base = _base_path(config, model, Path(self._place.name), write_base)
+        self._engine = load_engine(section, model, tokenizer, base)
         self._version = 0
         tolerance = config.engine.tolerance
         self._tolerance = tolerance if tolerance is not None else 1e-3 if config.dtype == "float32" else 1.0
 
-    def sync(self, model: Any, save: Callable[[Path], None]) -> None:
-        """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes."""
+    def sync(self, model: Any, save: Callable[[Path], None], once: Once) -> None:
+        """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes; once: see Engine."""
         self._version += 1
         if getattr(self._engine, "lora", False):
-            folder = Path(self._place.name) / f"lora_{self._version}"
-            save(folder)
-            self._engine.sync_lora(folder, self._version)
+            self._engine.sync_lora(save, self._version, once)
         else:
-            self._engine.sync(merged_weights(model), self._version)
+            self._engine.sync(merged_weights(model), self._version, once)
+
+    def close(self) -> None:
+        self._engine.close()
+        self._place.cleanup()
 
     def generate(
         self, prompts: Sequence[Row], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
@@ -81,11 +84,13 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         yield f"{head}.weight", modules[head].weight.detach()
 
 
-def _base_path(config: TokenModelConfig, place: Path, write_base: Callable[[Path], None]) -> str:
+def _base_path(config: TokenModelConfig, model: Any, place: Path, write_base: Callable[[Path], None]) -> str:
     """Where the engine finds the base model; one that was built here is written to `place`."""
     if config.build is None:
         local = resolve(config.path)
         return str(local) if local.exists() else config.path
     folder = place / "base"
     write_base(folder)
+    if not (folder / "config.json").is_file():  # save_pretrained writes on the first process only, and all read this
+        model.config.save_pretrained(folder)
     return str(folder)

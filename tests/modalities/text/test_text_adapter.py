@@ -288,13 +288,16 @@ class Other:
     """An engine with its own weights, whose log-probs are off by `error`."""
 
     exact = False
-    error, lora, needs_verify = 0.0, False, True
+    error, lora, needs_verify, closed = 0.0, False, True, False
 
     def __init__(self, policy, path):
         self.policy, self.path, self.synced, self.tolerances = policy, path, [], []
 
-    def sync(self, weights, version):
-        self.synced.append((version, {name: tensor.clone() for name, tensor in weights}))
+    def sync(self, weights, version, once):
+        once(lambda: self.synced.append((version, {name: tensor.clone() for name, tensor in weights})))
+
+    def close(self):
+        self.closed = True
 
     def generate(self, prompts, n, sampling, seeds):
         made = self.policy._own_engine().generate(prompts, n, sampling, seeds)
@@ -338,6 +341,24 @@ def test_log_probs_of_another_engine_are_kept_replaced_and_compared(outside, rol
     with pytest.raises(AssertionError):
         roll(policy)
     assert [version for version, _ in engine().synced] == [1, 2]
+
+
+def test_weights_are_sent_once_while_they_stay_as_they_are(outside, roll):
+    policy, engine = outside()
+    sent = []
+
+    def once(action):
+        sent.append(action)
+        action()
+
+    with policy.synced(once):
+        roll(policy, ("12+3=",)), roll(policy, ("What is 5 times 7?",))
+    assert len(engine().synced) == len(sent) == 1
+    roll(policy), roll(policy)  # nobody said that they stay
+    assert [version for version, _ in engine().synced] == [1, 2, 3] and len(sent) == 1
+    policy.close()
+    policy.close()
+    assert engine().closed
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -1,0 +1,153 @@
+"""Two processes that sample from one server: one of them sends the weights, once a rollout, and none samples early."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+TRAIN = """
+import sys, torch, mmrl
+torch.set_num_threads(1)
+mmrl.train(sys.argv[1], quiet=True)
+"""
+PROMPTS = ["one", "two", "three", "four", "five", "six"]
+
+
+class Server(ThreadingHTTPServer):
+    """Stands in for vLLM. `events` is what was asked, in order: "sync" and "ready" around a slow reload, and for each
+    completion the ids of its prompt."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.sent: list[bytes] = []  # the weights of each sync
+        self.models: set[str] = set()
+        self.refuse = False
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        served = {"data": [{"id": "base", "max_model_len": 64}]}
+        mode = {"vllm_config": {"model_config": {"logprobs_mode": "processed_logprobs"}, "lora_config": {}}}
+        self.reply(served if self.path == "/v1/models" else mode)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/completions":
+            self.server.models.add(body["model"])
+            self.server.events.append("-".join(map(str, body["prompt"])))
+            ids = [3 + body["seed"] % 200, 3 + body["seed"] % 199]
+            choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-5.0, -5.0]}, "finish_reason": "length"}
+            return self.reply({"choices": [choice]})
+        if self.path in ("/collective_rpc", "/v1/load_lora_adapter"):
+            if self.server.refuse:
+                return self.reply({"error": "out of blocks"}, 503)
+            self.server.events.append("sync")
+            folder = Path(body["lora_path"] if "lora_path" in body else body["kwargs"]["weights_path"])
+            self.server.sent.append(next(folder.glob("*.safetensors")).read_bytes())
+            time.sleep(0.5)  # a process that does not wait has its requests in between
+            self.server.events.append("ready")
+        return self.reply({"success": True})
+
+    def reply(self, body: dict, status: int = 200) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server():
+    fake = Server()
+    thread = threading.Thread(target=fake.serve_forever)
+    thread.start()
+    yield fake
+    fake.shutdown()
+    thread.join()
+    fake.server_close()
+
+
+@pytest.fixture
+def start(server, helpers, tmp_path):
+    """start(train, **stage options) -> the two processes of a training that samples from the server."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+    (tmp_path / "mine.py").write_text(
+        "def odd(samples):\n    return [float(s.trajectory.tensors['ids'][0] % 2) for s in samples]\n", encoding="utf-8"
+    )
+    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+
+    def go(train="full", **stage):
+        lora = {"lora": True} if train == "lora" else {}
+        engine = {"mode": "server", "options": {"url": server.url, "folder": str(tmp_path / "weights")}, **lora}
+        model = {
+            "path": "built",
+            "build": {"kind": "qwen2", "hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "context": 64},
+            "train": train,
+            "chat": "off",
+            "sampling": {"max_tokens": 2},
+            "engine": {"name": "vllm", "options": engine, "tolerance": 1e3},  # its log-probs are made up
+        }
+        stages = [{"kind": "grpo", "samples": 4, "micro_batch": 64, "optim": {"lr": 0.01}, **stage}]
+        config = {
+            "name": "shared",
+            "out": str(tmp_path / "runs"),
+            "modality": "text",
+            "model": model,
+            "data": {"prompts": str(tmp_path / "prompts.txt")},
+            "rewards": [{"name": f"{tmp_path / 'mine.py'}:odd"}],
+            "stages": stages,
+            "threads": 1,
+            "device": "cpu",
+        }
+        return helpers.two_processes(str(tmp_path / "train.py"), str(helpers.written(config, tmp_path)))
+
+    return go
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_weights_are_sent_once_per_rollout_and_no_process_samples_before_they_are_there(server, start, train):
+    """Three prompts in chunks of one: the first process asks for two rollouts, the second for one."""
+    process = start(train, steps=2, groups=3, rollout_chunk=1)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+
+    phases = " ".join(server.events).split("sync ready ")
+    assert phases[0] == "" and len(phases) == 1 + 1 + 2  # one phase for the check before step 1
+    assert not any(word in phase.split() for phase in phases for word in ("sync", "ready"))
+    assert len(phases[1].split()) == 4 and len(set(phases[1].split())) == 1  # two samples for each of the processes
+    for phase in phases[2:]:
+        prompts = phase.split()
+        assert len(prompts) == 12 and sorted(prompts.count(p) for p in set(prompts)) == [4, 4, 4]
+    first, second, third = server.sent
+    assert first == second != third  # there is an update after each step
+    assert server.models == {"policy" if train == "lora" else "base"}
+
+
+def test_a_process_without_prompts_waits_too(server, start):
+    process = start(steps=1, groups=1)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert server.events.count("sync") == 2
+
+
+def test_where_the_sync_fails_no_process_goes_on(server, start):
+    server.refuse = True
+    process = start(steps=1, groups=2)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0 and "out of blocks" in err
+    assert not server.events
