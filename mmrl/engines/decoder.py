@@ -58,6 +58,8 @@ class Decoder:
 
     # Whether the tokens of a prompt see one another in both directions: then a prompt always has a forward of its own.
     prefix_attention = False
+    # Position of a row's first token.
+    first_position = 0
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -100,7 +102,9 @@ class Decoder:
         following = torch.tensor([int(p.max()) + 1 if p.numel() else 0 for p in made]).to(self.device)
         position = position.to(self.device)
         attended = real.long() if left and not bool(real.all()) else None
-        if before is not None:
+        if before is None:
+            position, following = position + self.first_position, following + self.first_position
+        else:
             assert owner is not None
             start = before.next[owner]
             position, following = position + start[None, :, None], following + start

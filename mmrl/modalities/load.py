@@ -12,9 +12,10 @@ from types import ModuleType
 BUILT_IN = {
     "image": ("mmrl.modalities.image.adapter", "ImageAdapter"),
     "text": ("mmrl.modalities.text.adapter", "TextAdapter"),
+    "vision": ("mmrl.modalities.vision.adapter", "VisionAdapter"),
 }
-CONFIGS = {"image": "mmrl.modalities.image.config", "text": "mmrl.modalities.text.config"}
-DEFAULTS = {"image": "image/tiny", "text": "text/tiny"}
+CONFIGS = {name: f"mmrl.modalities.{name}.config" for name in BUILT_IN}
+DEFAULTS = {name: f"{name}/tiny" for name in BUILT_IN}
 
 
 def adapter_class(modality: str) -> type:

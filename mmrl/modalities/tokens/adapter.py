@@ -30,7 +30,7 @@ from mmrl.modalities.tokens.prompts import PromptEncoder
 from mmrl.modalities.tokens.replay import action_states, cut_rows
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.seeds import seed_of
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory, Turn
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Turn
 
 
 class TokenAdapter:
@@ -314,7 +314,9 @@ class TokenAdapter:
 
         def read_out(rows: Sequence[Row], count: int, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
             if not left:
-                raise ValueError(f"prompt {prompt.id!r}: answer {index} has {len(turns)} turns, its environment wants more")
+                raise ValueError(
+                    f"prompt {prompt.id!r}: answer {index} has {len(turns)} turns, its environment wants more"
+                )
             ids = left.pop(0)
             if self.context and len(rows[0]) + len(ids) > self.context:
                 raise ValueError(
@@ -325,7 +327,9 @@ class TokenAdapter:
 
         (group,) = self._converse([Group(prompt, 0)], 1, [[0]], read_out, per_turn=0)
         if left:
-            raise ValueError(f"prompt {prompt.id!r}: answer {index} has {len(turns)} turns, its environment ended before")
+            raise ValueError(
+                f"prompt {prompt.id!r}: answer {index} has {len(turns)} turns, its environment ended before"
+            )
         for sample in group.samples:
             sample.index = index
         return group.samples

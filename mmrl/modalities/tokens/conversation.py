@@ -102,12 +102,12 @@ class Conversation:
 
 def converse(
     speaker: Speaker,
-    environment: Environment | None,
     groups: Sequence[Group],
     n: int,
     seeds: Sequence[Sequence[int]],
     generate: Generate,
     *,
+    environment: Callable[[Prompt], Environment | None],
     opening: Callable[[Prompt], Context],
     limits: ConversationConfig,
     room: int,
@@ -118,22 +118,23 @@ def converse(
 ) -> list[Group]:
     """Each group with the samples of n conversations; one that restarts makes a sample of every row.
 
-    opening: the messages of a prompt, where there is no environment. room: tokens that a row may have, prompt and all;
+    environment: a prompt's. opening: its messages, where there is none. room: tokens that a row may have, prompt and all;
     per_turn: of a turn. heat: temperatures by place in a turn, where they differ. step: the training step, None in
     evaluation.
     """
+    worlds = [environment(group.prompt) for group in groups]
     opened = []
-    for group in groups:
+    for group, world in zip(groups, worlds):
         episode = Episode(group.prompt, speaker.sizes(group.prompt), step=step)
-        context = environment.open(episode) if environment else opening(group.prompt)
+        context = world.open(episode) if world else opening(group.prompt)
         opened.append(speaker.opened(group.prompt, context))
     made = generate([o.row for o in opened], n, seeds)
     live: list[Conversation] = []
-    for place, (group, start) in enumerate(zip(groups, opened)):
+    for place, (group, start, world) in enumerate(zip(groups, opened, worlds)):
         for index in range(n):
             episode = Episode(group.prompt, speaker.sizes(group.prompt), step=step)
-            if environment:
-                environment.open(episode)  # each conversation has a memory of its own
+            if world:
+                world.open(episode)  # each conversation has a memory of its own
             talk = _started(place, index, seeds[place][index], episode, start)
             talk.add(made[place][index], heat, speaker.text(made[place][index].ids))
             live.append(talk)
@@ -141,7 +142,7 @@ def converse(
     while live:
         going = []
         for talk in live:
-            following = _advance(talk, speaker, environment, limits, room - per_turn, stop_ids, done)
+            following = _advance(talk, speaker, worlds[talk.group], limits, room - per_turn, stop_ids, done)
             if following is not None:
                 going.append(following)
         if going:

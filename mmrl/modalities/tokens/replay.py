@@ -15,15 +15,23 @@ WORTH_SHARING = 0.75
 
 
 def action_states(
-    decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row], columns: Tensor, share: bool = True
+    decoder: Decoder,
+    prompts: Sequence[Row],
+    completions: Sequence[Row],
+    columns: Tensor,
+    share: bool = True,
+    trained: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(hidden states [k, D] before the chosen tokens, valid [b, c] where they are; row by row).
 
     prompts, completions: b rows. columns: [c] places in the completions; those past a row's end are not valid.
-    share: compute a prompt that several rows begin with once, where it pays.
+    share: compute a prompt that several rows begin with once, where it pays. trained: [t] bool of each row; tokens that
+    are not trained are not valid either.
     """
     lengths = torch.tensor([len(c) for c in completions])
     valid = columns[None] < lengths[:, None]
+    for line, inside, mask in zip(valid, valid.clone(), trained or ()):
+        line[inside] = mask[columns[inside]]
     row, place = valid.nonzero(as_tuple=True)
     place = columns[place]
     last = int(place.max()) if len(place) else -1

@@ -1,0 +1,46 @@
+"""The `model:` section of a vision run. No model library is imported here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.modalities.tokens.config import TokenModelConfig
+
+
+class ModelConfig(TokenModelConfig):
+    """A vision-language model, how it is sampled and what of it is trained."""
+
+    build: dict[str, Any] | None = Field(
+        None,
+        description="Build a tiny untrained model from these numbers instead of loading `path`: kind (qwen2_vl, "
+        "qwen2_5_vl, qwen3_vl, internvl, idefics3, smolvlm, paligemma) and the other arguments of vision/tiny.py.",
+    )
+    vision: Literal["frozen", "trained"] = Field(
+        "frozen", description="The vision tower and its projector; frozen ones are computed once per picture."
+    )
+    min_pixels: int | None = Field(
+        None, ge=1, description="Smallest area that the processor makes of a picture (Qwen); null: the processor's."
+    )
+    max_pixels: int | None = Field(
+        None, ge=1, description="Largest area that the processor makes of a picture (Qwen); null: the processor's."
+    )
+    space: Literal["auto", "original", "seen", "norm1000", "norm1"] = Field(
+        "auto", description="Coordinates that the policy writes; auto: those of its family."
+    )
+    picture_bound: int = Field(50_000_000, ge=1, description="A picture of more pixels is not opened.")
+    picture_cache: int = Field(512, ge=1, description="Megabytes of processed pictures that are kept.")
+
+    @model_validator(mode="after")
+    def _pixels_in_order(self) -> ModelConfig:
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; swap them")
+        if self.vision == "trained" and self.train == "lora":
+            raise ValueError("train: lora leaves the vision tower frozen; set vision: frozen, or train: full")
+        return self
+
+    def describe(self) -> list[str]:
+        """Lines for `mmrl plan`."""
+        pixels = f"{self.min_pixels or 'the processor’s'} to {self.max_pixels or 'the processor’s'}"
+        return [*super().describe(), f"pictures: vision tower {self.vision}, pixels {pixels}, coordinates {self.space}"]

@@ -1,0 +1,81 @@
+"""Rows of ids and pictures in, hidden states out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.decoder import Decoder, Row
+from mmrl.modalities.vision.families.base import Family, Features
+from mmrl.modalities.vision.pictures import Picture
+
+
+class VisionDecoder(Decoder):
+    """The decoder of a vision-language model, its pictures computed once however many rows show them.
+
+    kept: features of a frozen tower by picture; None where the tower is trained.
+    """
+
+    def __init__(self, model: Any, family: Family, kept: MutableMapping[Hashable, Features] | None) -> None:
+        super().__init__(family.language(model))
+        self.model, self.family, self.kept = model, family, kept
+        self.prefix_attention, self.first_position = family.prefix_attention, family.first_position
+
+    def cut(self, row: Row, length: int) -> Row:
+        if length >= len(row):
+            return row
+        slots = int((row.ids[:length] == self.family.image_id).sum())
+        media, count = [], 0
+        for picture in row.media:
+            if count == slots:
+                break
+            count += picture.tokens
+            media.append(picture)
+        if count != slots:
+            raise ValueError(f"a row cannot be cut at {length}: that is inside of a picture")
+        return Row(row.ids[:length], tuple(media))
+
+    def positions(self, row: Row) -> Tensor:
+        return self.family.positions(row)
+
+    def forward(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        attended: Tensor | None,
+        cache: Any,
+        media: Sequence[Picture],
+        real: Tensor | None,
+        prompt: bool = False,
+    ) -> Tensor:
+        slots = ids == self.family.image_id
+        if real is not None:
+            slots = slots & real
+        embeds = self.module.get_input_embeddings()(ids.masked_fill(slots, 0))
+        features = self.features(media)
+        count = sum(len(f.embeds) for f in features)
+        if real is not None and count != int(slots.sum()):
+            raise ValueError(f"{int(slots.sum())} placeholders for {count} features of {len(media)} pictures")
+        if features:
+            rows = torch.cat([f.embeds for f in features]).to(embeds)
+            embeds = embeds.masked_scatter(slots[..., None], rows)
+        return self.family.decode(self.model, embeds, position, attended, cache, slots, features, prompt, real)
+
+    def features(self, pictures: Sequence[Picture]) -> list[Features]:
+        """Features of each picture, in order; those that are not known yet in one forward of the tower."""
+        if not pictures:
+            return []
+        unique = {p.key: p for p in pictures}
+        if self.kept is None:
+            made = self.family.features(self.model, [p.inputs for p in unique.values()])
+            found = dict(zip(unique, made))
+            return [found[p.key] for p in pictures]
+        new = [p for key, p in unique.items() if key not in self.kept]
+        if new:
+            with torch.no_grad():
+                for picture, made in zip(new, self.family.features(self.model, [p.inputs for p in new])):
+                    self.kept[picture.key] = made
+        return [self.kept[p.key] for p in pictures]

@@ -1,0 +1,117 @@
+"""A family of vision-language models: how it processes pictures, where they stand, and how its decoder is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.engines.decoder import Row
+from mmrl.media import Size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mmrl.modalities.vision.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the tower makes of one picture: [tokens, D], and the same again for inner layers of the decoder."""
+
+    embeds: Tensor
+    deep: tuple[Tensor, ...] = ()
+
+
+class Family:
+    """What differs between model classes; the defaults suit those that show a picture as a row of placeholders.
+
+    model: a ...ForConditionalGeneration of transformers. processor: its own.
+    """
+
+    space = "norm1000"  # coordinates that models of the family write
+    prefix_attention = False
+    first_position = 0
+
+    def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
+        self.processor = processor
+        self.image_id: int = model.config.image_token_id
+        self._expansions: dict[Size, Tensor] = {}
+
+    # ---------------------------------------------------------------- parts of the model
+
+    def towers(self, model: Any) -> list[nn.Module]:
+        """What sees: the vision tower and the projector into the decoder."""
+        raise NotImplementedError
+
+    def language(self, model: Any) -> Any:
+        """The decoder."""
+        return model.base_model.language_model
+
+    def never_sampled(self, model: Any) -> set[int]:
+        """Ids that stand for pictures."""
+        config = model.config
+        named = [getattr(config, name, None) for name in ("image_token_id", "video_token_id", "audio_token_id")]
+        return {i for i in named if isinstance(i, int)}
+
+    # ---------------------------------------------------------------- pictures
+
+    def process(self, image: Image.Image) -> tuple[dict[str, Tensor], Size]:
+        """(what `features` takes, size of what the processor made of the picture)."""
+        raise NotImplementedError
+
+    def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
+        """Features that the tower will make of a processed picture."""
+        raise NotImplementedError
+
+    def expansion(self, size: Size) -> Tensor:
+        """[e] int64: the ids that the processor puts in the place of one picture of this size."""
+        if size not in self._expansions:
+            from PIL import Image
+
+            made = self.processor(
+                text=[self.processor.image_token], images=[[Image.new("RGB", size)]], add_special_tokens=False
+            )
+            self._expansions[size] = torch.tensor(made["input_ids"][0], dtype=torch.int64)
+        return self._expansions[size]
+
+    def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
+        """What the model's tower makes of processed pictures, all in one forward."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- the decoder
+
+    def positions(self, row: Row) -> Tensor:
+        """[k, t] int64 positions of a row's tokens from 0."""
+        return torch.arange(len(row))[None]
+
+    def decode(
+        self,
+        model: Any,
+        embeds: Tensor,
+        position: Tensor,
+        attended: Tensor | None,
+        cache: Any,
+        slots: Tensor,
+        features: Sequence[Features],
+        prompt: bool,
+        real: Tensor | None,
+    ) -> Tensor:
+        """Hidden states [b, w, D] from input embeddings. slots: [b, w] bool, where the features stand."""
+        return self.language(model)(
+            inputs_embeds=embeds,
+            position_ids=position[0] if len(position) == 1 else position,
+            attention_mask=attended,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+
+def split_features(found: Any, counts: Sequence[int]) -> list[Features]:
+    """One Features a picture from what `get_image_features` returns: a list by picture, or rows of all of them."""
+    pooled = getattr(found, "pooler_output", found)
+    rows = torch.cat([p.reshape(-1, p.shape[-1]) for p in pooled])
+    return [Features(part) for part in rows.split(list(counts))]

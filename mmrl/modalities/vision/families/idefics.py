@@ -1,0 +1,42 @@
+"""Idefics3 and SmolVLM: a picture is rows of tiles with their names, and a small one of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.media import Size
+from mmrl.modalities.vision.families.base import Family, Features, split_features
+
+
+class Idefics3(Family):
+    """Coordinates are whatever the policy was taught; by default thousandths."""
+
+    def towers(self, model: Any) -> list[nn.Module]:
+        return [model.base_model.vision_model, model.base_model.connector]
+
+    def language(self, model: Any) -> Any:
+        return model.base_model.text_model
+
+    def never_sampled(self, model: Any) -> set[int]:
+        marks = {"<fake_token_around_image>", "<global-img>"}
+        added = self.processor.tokenizer.get_added_vocab()
+        return super().never_sampled(model) | {i for t, i in added.items() if t in marks or t.startswith("<row_")}
+
+    def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
+        made = self.processor.image_processor(images=[[image]], return_tensors="pt")
+        inputs = {"pixel_values": made["pixel_values"]}
+        if "pixel_attention_mask" in made:
+            inputs["pixel_attention_mask"] = made["pixel_attention_mask"]
+        return inputs, image.size
+
+    def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
+        return inputs["pixel_values"].shape[1] * self.processor.image_seq_len
+
+    def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
+        joined = {name: torch.cat([i[name] for i in inputs], 1).to(model.device) for name in inputs[0]}
+        found = model.base_model.get_image_features(**joined, return_dict=True)
+        return split_features(found, [self.feature_count(i) for i in inputs])

@@ -1,0 +1,45 @@
+"""InternVL, transformers' own classes: a picture is tiles of one size, and a small one of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.media import Size
+from mmrl.modalities.vision.families.base import Family, Features, split_features
+
+
+class InternVL(Family):
+    """Boxes are in thousandths of the picture."""
+
+    def towers(self, model: Any) -> list[nn.Module]:
+        return [model.base_model.vision_tower, model.base_model.multi_modal_projector]
+
+    def never_sampled(self, model: Any) -> set[int]:
+        tokenizer = self.processor.tokenizer
+        marks = {tokenizer.convert_tokens_to_ids(t) for t in ("<img>", "</img>")} - {None, tokenizer.unk_token_id}
+        video = getattr(self.processor, "video_token", None)
+        return super().never_sampled(model) | marks | ({tokenizer.convert_tokens_to_ids(video)} if video else set())
+
+    def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
+        made = self.processor.image_processor(
+            images=[image], return_tensors="pt", crop_to_patches=self.processor.image_processor.crop_to_patches
+        )
+        return {"pixel_values": made["pixel_values"]}, image.size
+
+    def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
+        return len(inputs["pixel_values"]) * self.processor.image_seq_length
+
+    def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
+        pixels = torch.cat([i["pixel_values"] for i in inputs]).to(model.device)
+        config = model.config
+        found = model.base_model.get_image_features(
+            pixels,
+            vision_feature_layer=config.vision_feature_layer,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            return_dict=True,
+        )
+        return split_features(found, [self.feature_count(i) for i in inputs])

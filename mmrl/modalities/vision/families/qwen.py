@@ -1,0 +1,132 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.engines.decoder import Row
+from mmrl.media import Size
+from mmrl.modalities.vision.config import ModelConfig
+from mmrl.modalities.vision.families.base import Family, Features
+
+
+class Qwen2VL(Family):
+    """Pictures keep their shape; a token has three positions (time, height, width)."""
+
+    def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
+        super().__init__(model, processor, config)
+        pictures = processor.image_processor
+        self.patch, self.merge = pictures.patch_size, pictures.merge_size
+        size = dict(pictures.size)
+        size["shortest_edge"] = config.min_pixels or size["shortest_edge"]
+        size["longest_edge"] = config.max_pixels or size["longest_edge"]
+        if size["shortest_edge"] > size["longest_edge"]:
+            raise ValueError(
+                f"the processor's pixels are {size['shortest_edge']} to {size['longest_edge']}; set both of "
+                "model.min_pixels and model.max_pixels"
+            )
+        pictures.size = size
+
+    def towers(self, model: Any) -> list[nn.Module]:
+        return [model.base_model.visual]
+
+    def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
+        made = self.processor.image_processor(images=[image], return_tensors="pt")
+        _, height, width = made["image_grid_thw"][0].tolist()
+        inputs = {"pixel_values": made["pixel_values"], "image_grid_thw": made["image_grid_thw"]}
+        return inputs, (width * self.patch, height * self.patch)
+
+    def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
+        return int(inputs["image_grid_thw"].prod()) // self.merge**2
+
+    def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
+        found = self._seen(model, inputs)
+        counts = [self.feature_count(i) for i in inputs]
+        rows = _joined(getattr(found, "pooler_output", found)).split(counts)
+        return [Features(row) for row in rows]
+
+    def _seen(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> Any:
+        device = model.device
+        pixels = torch.cat([i["pixel_values"] for i in inputs]).to(device)
+        grid = torch.cat([i["image_grid_thw"] for i in inputs]).to(device)
+        return model.base_model.get_image_features(pixels, grid, return_dict=True)
+
+    def positions(self, row: Row) -> Tensor:
+        """[3, t]. Text goes on by one; a picture's tokens have (start, start + row, start + column) and what follows
+        begins behind the largest of them."""
+        if not row.media:
+            return torch.arange(len(row))[None].expand(3, -1)
+        places = torch.nonzero(row.ids == self.image_id).flatten()
+        pieces: list[Tensor] = []
+        last, following, used = 0, 0, 0
+        for picture in row.media:
+            start = int(places[used])
+            used += picture.tokens
+            text = torch.arange(start - last) + following
+            following += start - last
+            _, height, width = (
+                picture.inputs["image_grid_thw"][0] // torch.tensor([1, self.merge, self.merge])
+            ).tolist()
+            grid = torch.stack(
+                [
+                    torch.zeros(height * width, dtype=torch.int64),
+                    torch.arange(height).repeat_interleave(width),
+                    torch.arange(width).repeat(height),
+                ]
+            )
+            pieces += [text.expand(3, -1), grid + following]
+            following += max(height, width)
+            last = start + picture.tokens
+        pieces.append((torch.arange(len(row) - last) + following).expand(3, -1))
+        return torch.cat(pieces, 1)
+
+
+class Qwen25VL(Qwen2VL):
+    """Writes boxes in pixels of what its processor made of the picture."""
+
+    space = "seen"
+
+
+class Qwen3VL(Qwen2VL):
+    """Gives the tower's inner features to inner layers of the decoder."""
+
+    def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
+        found = self._seen(model, inputs)
+        counts = [self.feature_count(i) for i in inputs]
+        rows = _joined(found.pooler_output).split(counts)
+        deep = [_joined(layer).split(counts) for layer in found.deepstack_features]
+        return [Features(row, tuple(layer[i] for layer in deep)) for i, row in enumerate(rows)]
+
+    def decode(
+        self,
+        model: Any,
+        embeds: Tensor,
+        position: Tensor,
+        attended: Tensor | None,
+        cache: Any,
+        slots: Tensor,
+        features: Sequence[Features],
+        prompt: bool,
+        real: Tensor | None,
+    ) -> Tensor:
+        deep = {}
+        if features:
+            layers = [torch.cat(layer) for layer in zip(*(f.deep for f in features))]
+            deep = {"visual_pos_masks": slots, "deepstack_visual_embeds": layers}
+        return self.language(model)(
+            inputs_embeds=embeds,
+            position_ids=position,
+            attention_mask=attended,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **deep,
+        ).last_hidden_state
+
+
+def _joined(rows: Any) -> Tensor:
+    """[n, D]: some versions of transformers return one tensor, some a list by picture."""
+    return rows if isinstance(rows, Tensor) else torch.cat(list(rows))

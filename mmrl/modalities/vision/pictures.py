@@ -1,0 +1,170 @@
+"""Pictures as the model reads them: opened, cropped, resized and processed once, and kept for a while."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmrl.media import Media, Size, View
+from mmrl.pictures import open_image
+from mmrl.types import Prompt
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mmrl.modalities.vision.families.base import Family
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One view of a picture, ready for the model.
+
+    key: equal for equal views of equal pictures. inputs: what the vision tower takes. expansion: [e] int64, the ids that
+    stand for it where the model reads; placeholder: the one id that stands for it where an engine does. tokens: how
+    many of the expansion are placeholders. image: what the processor was given. media: the same in words.
+    """
+
+    key: Hashable
+    inputs: Mapping[str, Tensor]
+    expansion: Tensor
+    placeholder: int
+    tokens: int
+    image: Image.Image
+    media: Media
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return (
+            sum(t.numel() * t.element_size() for t in self.inputs.values()) + self.image.width * self.image.height * 3
+        )
+
+
+def picture_refs(prompt: Prompt) -> list[Any]:
+    """A prompt's pictures as its record names them: `images`, or `image` alone or as a list."""
+    given = prompt.record.get("images", prompt.record.get("image"))
+    if given is None:
+        return []
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+class PictureShelf:
+    """Processed pictures by view, the longest unused thrown away first.
+
+    family: the model's. space: how the policy writes boxes. bound: pixels of a picture that is opened at most.
+    limit: bytes that are kept.
+    """
+
+    def __init__(self, family: Family, space: str, bound: int, limit: int) -> None:
+        self.family, self.space, self.bound, self.limit = family, space, bound, limit
+        self._kept: OrderedDict[Hashable, Picture] = OrderedDict()
+        self._sizes: dict[Hashable, Size] = {}
+        self._bytes = 0
+        self.processed = 0  # pictures that went through the processor so far
+
+    def sizes(self, prompt: Prompt) -> list[Size]:
+        """(width, height) of a prompt's pictures. Raises ValueError for one that cannot be opened."""
+        return [self._size(ref, prompt) for ref in picture_refs(prompt)]
+
+    def get(self, prompt: Prompt, view: View) -> Picture:
+        """A view of one of the prompt's pictures. Raises ValueError where there is no such picture."""
+        refs = picture_refs(prompt)
+        if not 0 <= view.picture < len(refs):
+            raise ValueError(f"prompt {prompt.id!r} has {len(refs)} pictures, picture {view.picture} was asked for")
+        ref = refs[view.picture]
+        key = (source_key(ref, prompt.root), view)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        made = self._made(key, open_image(ref, prompt.root, self.bound), view)
+        self._kept[key] = made
+        self._bytes += made.bytes
+        while self._bytes > self.limit and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].bytes
+        return made
+
+    def _made(self, key: Hashable, source: Image.Image, view: View) -> Picture:
+        image = shown(source, view)
+        self._sizes[key[0]] = source.size
+        inputs, seen = self.family.process(image)
+        expansion = self.family.expansion(image.size)
+        tokens = int((expansion == self.family.image_id).sum())
+        features = self.family.feature_count(inputs)
+        if tokens != features:
+            raise ValueError(
+                f"a picture of {image.size} has {tokens} placeholders and {features} features: the processor and the "
+                "model do not belong together"
+            )
+        self.processed += 1
+        media = Media(view, source.size, seen, self.space, tokens)
+        return Picture(key, inputs, expansion, self.family.image_id, tokens, image, media)
+
+    def _size(self, ref: Any, prompt: Prompt) -> Size:
+        key = source_key(ref, prompt.root)
+        if key not in self._sizes:
+            self._sizes[key] = open_image(ref, prompt.root, self.bound).size
+        return self._sizes[key]
+
+
+def shown(source: Image.Image, view: View) -> Image.Image:
+    """The picture that a view shows: cropped at whole pixels that contain the crop, then resized (Lanczos)."""
+    from PIL import Image
+
+    image = source
+    if view.crop is not None:
+        x1, y1, x2, y2 = view.crop
+        left, top = max(0, int(x1)), max(0, int(y1))
+        right, bottom = min(source.width, -int(-x2 // 1)), min(source.height, -int(-y2 // 1))
+        image = source.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    if view.size is not None and view.size != image.size:
+        image = image.resize(view.size, Image.Resampling.LANCZOS)
+    return image
+
+
+def source_key(ref: Any, root: str | None) -> Hashable:
+    """Equal for references to the same picture."""
+    if isinstance(ref, str):
+        return (root, ref)
+    if isinstance(ref, functools.partial):
+        return (ref.func.__module__, ref.func.__qualname__, repr(ref.args), repr(sorted(ref.keywords.items())))
+    if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes):
+        return hashlib.sha256(ref["bytes"]).hexdigest()
+    if hasattr(ref, "tobytes"):
+        return (ref.size, hashlib.sha256(ref.tobytes()).hexdigest())
+    return id(ref)
+
+
+def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
+    """Ids with one placeholder a picture -> ids with each picture's expansion. Raises ValueError where counts differ."""
+    places = torch.nonzero(ids == image_id).flatten().tolist()
+    if len(places) != len(pictures):
+        raise ValueError(f"{len(places)} places for pictures in the text, {len(pictures)} pictures")
+    pieces, last = [], 0
+    for place, picture in zip(places, pictures):
+        pieces += [ids[last:place], picture.expansion]
+        last = place + 1
+    return torch.cat([*pieces, ids[last:]])
+
+
+def collapse(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
+    """The inverse of `expand`. Raises ValueError where a picture's expansion is not whole."""
+    pieces, last = [], 0
+    for picture in pictures:
+        first = int(torch.nonzero(picture.expansion == image_id)[0])
+        found = torch.nonzero(ids[last:] == image_id).flatten()
+        start = last + int(found[0]) - first if len(found) else -1
+        end = start + len(picture.expansion)
+        if start < last or not torch.equal(ids[start:end], picture.expansion):
+            raise ValueError("the ids of a picture are not those of its expansion")
+        pieces += [ids[last:start], torch.tensor([image_id])]
+        last = end
+    if bool((ids[last:] == image_id).any()):
+        raise ValueError("there are more placeholders than pictures")
+    return torch.cat([*pieces, ids[last:]])

@@ -1,0 +1,55 @@
+"""Messages with pictures as token ids, one placeholder a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from mmrl.environments.base import IMAGE
+from mmrl.modalities.tokens.prompts import PromptEncoder
+from mmrl.modalities.vision.config import ModelConfig
+
+MARK = "\x00"
+
+
+class VisionEncoder(PromptEncoder):
+    """Renders messages by the processor's chat template, in which IMAGE stands for a picture.
+
+    Without a template a prompt is its pictures, then the start token, its text and a line's end, as PaliGemma reads it.
+    """
+
+    def __init__(self, processor: Any, config: ModelConfig, limit: int) -> None:
+        self.processor = processor
+        super().__init__(processor.tokenizer, config, limit)
+
+    @property
+    def template(self) -> str | None:
+        return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
+
+    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool) -> str:
+        return self.processor.apply_chat_template(
+            list(chat), tokenize=False, add_generation_prompt=answer, chat_template=self.template
+        )
+
+    def content(self, text: str) -> list[dict[str, str]]:
+        """The parts of a message: texts, and pictures between them."""
+        parts: list[dict[str, str]] = []
+        for number, piece in enumerate(text.split(IMAGE)):
+            parts += [{"type": "image"}] if number else []
+            parts += [{"type": "text", "text": piece}] if piece else []
+        return parts or [{"type": "text", "text": ""}]
+
+    def alone(self, text: str) -> str:
+        pictures = text.count(IMAGE)
+        start = self.tokenizer.bos_token or ""
+        return self.processor.image_token * pictures + start + text.replace(IMAGE, "").strip() + "\n"
+
+    def inline(self, text: str) -> str:
+        return text.replace(IMAGE, self._picture)
+
+    @cached_property
+    def _picture(self) -> str:
+        """What the template writes for a picture."""
+        text = self.apply([{"role": "user", "content": self.content(f"{MARK}{IMAGE}{MARK}")}], answer=False)
+        return text.split(MARK)[1]
