@@ -84,23 +84,29 @@ class Picture:
 
 
 def layout(
-    rng: random.Random, kinds: Sequence[str], size: int = SIZE, count: tuple[int, int] = (2, 4), parity: int = 0
+    rng: random.Random,
+    kinds: Sequence[str],
+    size: int = SIZE,
+    count: tuple[int, int] = (2, 4),
+    parity: int = 0,
+    badge_size: float = 1.0,
 ) -> Scene:
     """A scene of count[0] to count[1] emoji of different kinds with different digits, at most one in each quarter.
 
     size: side in pixels, to which everything scales. parity: 0 or 1, of the first column of the photograph that shows.
+    badge_size: of the badges; 1 is BADGE.
     """
     number = rng.randint(*count)
     places = sorted(rng.sample(range(len(PLACES)), number))
     drawn = zip(places, rng.sample(list(kinds), number), rng.sample(range(10), number))
-    items = tuple(_item(rng, size, place, kind, digit) for place, kind, digit in drawn)
+    items = tuple(_item(rng, size, badge_size, *each) for each in drawn)
     photo = rng.choice(sorted(photographs()))
     width, height = photographs()[photo].size
     corner = (2 * rng.randrange((width - SIZE) // 2) + parity, rng.randrange(height - SIZE + 1))
     return Scene(size, photo, corner, items)
 
 
-def _item(rng: random.Random, size: int, place: int, kind: str, digit: int) -> Item:
+def _item(rng: random.Random, size: int, badge_size: float, place: int, kind: str, digit: int) -> Item:
     unit = size / SIZE
     left, top, right, bottom = sprite_boxes()[kind]
     scale = rng.uniform(*EMOJI) * unit / max(right - left, bottom - top)
@@ -108,7 +114,7 @@ def _item(rng: random.Random, size: int, place: int, kind: str, digit: int) -> I
     hang, quarter = round(OVERHANG * unit), size // 2
     x = (place % 2) * quarter + rng.randint(1, quarter - width - hang - 1)
     y = (place // 2) * quarter + rng.randint(1, quarter - height - hang - 1)
-    badge_width, badge_height = (round(side * unit) for side in BADGE)
+    badge_width, badge_height = (max(1, round(side * unit * badge_size)) for side in BADGE)
     corner = (x + width + hang, y + height + hang)
     badge = (corner[0] - badge_width, corner[1] - badge_height, *corner)
     return Item(kind, digit, PLACES[place], (x, y, x + width, y + height), badge, rng.random() < 0.5)

@@ -75,6 +75,7 @@ def problem(
     size: int = drawing.SIZE,
     objects: tuple[int, int] = (2, 4),
     kinds: int | None = None,
+    badge: float = 1.0,
     low: float = 0.5,
     system: str | None = None,
     lazy: bool = True,
@@ -84,12 +85,13 @@ def problem(
     task, style: keys of TASKS and STYLES, or lists of them that are taken in turn. split: train or heldout; no scene of
     one has the same kinds with the same digits as a scene of the other, whatever seed and index.
     size: side of the scene in pixels. objects: smallest and largest number of them, of the first `kinds` kinds.
+    badge: size of the badges; 1 is 9 x 11 of 160 x 160 pixels.
     low: share of the side that is shown first where the style is visionthink; it becomes the column `info`.
     system: stands for the style's word, as a system message. lazy: pictures as functions without arguments, which
     draw them; otherwise PIL.
     """
     task, style = _turn(index, task, TASKS, "task"), _turn(index // _length(task), style, STYLES, "style")
-    scene, question = _ask(index, seed, split, task, size, objects, kinds)
+    scene, question = _ask(index, seed, split, task, size, objects, kinds, badge)
     answer = question.look(question.target)
     text = f"<image>{'' if system else STYLES[style]}{question.text}"
     made = {
@@ -124,6 +126,7 @@ def record(
     size: int = drawing.SIZE,
     objects: tuple[int, int] = (2, 4),
     kinds: int | None = None,
+    badge: float = 1.0,
     low: float = 0.5,
     system: str | None = None,
     lazy: bool = True,
@@ -146,8 +149,8 @@ def record(
     """
     if not 0 <= habit <= 1:
         raise ValueError(f"habit={habit} must be from 0 to 1")
-    made = problem(index, seed, split, task, style, size, objects, kinds, low, system, lazy)
-    scene, question = _ask(index, seed, split, made["task"], size, objects, kinds)
+    made = problem(index, seed, split, task, style, size, objects, kinds, badge, low, system, lazy)
+    scene, question = _ask(index, seed, split, made["task"], size, objects, kinds, badge)
     rng = random.Random(seed_of("habit", seed, split, index))
     follows, style = rng.random() < habit, made["style"]
     item = _other(scene, question.target) if follows and style != "visionthink" else question.target
@@ -193,18 +196,20 @@ def caption(scene: Scene) -> str:
 
 
 def _ask(
-    index: int, seed: int, split: str, task: str, size: int, objects: Sequence[int], kinds: int | None
+    index: int, seed: int, split: str, task: str, size: int, objects: Sequence[int], kinds: int | None, badge: float
 ) -> tuple[Scene, Question]:
     """The first scene drawn for the index that belongs to the split, and a question about it."""
     if split not in ("train", "heldout"):
         raise ValueError(f"split={split!r}: expected train or heldout")
     names = list(drawing.sprite_boxes())[:kinds]
     few, many = objects
+    if not 0 < badge <= 2:
+        raise ValueError(f"badge={badge} must be above 0, and 2 at most")
     if not 2 <= few <= many <= min(4, len(names)):
         raise ValueError(f"objects={tuple(objects)}: from 2 to 4, and no more than the {len(names)} kinds")
     rng = random.Random(seed_of("emoji_scenes", seed, split, index))
     while True:
-        scene = drawing.layout(rng, names, size, (few, many), parity=int(split == "heldout"))
+        scene = drawing.layout(rng, names, size, (few, many), parity=int(split == "heldout"), badge_size=badge)
         if held_out(scene) == (split == "heldout"):
             return scene, QUESTIONS[task](scene, names, rng)
 

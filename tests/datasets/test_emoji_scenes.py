@@ -43,9 +43,9 @@ def changed(with_it: Image.Image, without: Image.Image) -> tuple[int, int, int, 
 
 
 @settings(max_examples=40, deadline=None)
-@given(index=st.integers(0, 10**6), size=st.sampled_from([160, 96, 320]))
-def test_a_box_is_what_changes_when_the_object_is_taken_away(index, size):
-    drawn = scene(emoji.problem(index, size=size))
+@given(index=st.integers(0, 10**6), size=st.sampled_from([160, 96, 320]), badge=st.sampled_from([0.5, 1.0]))
+def test_a_box_is_what_changes_when_the_object_is_taken_away(index, size, badge):
+    drawn = scene(emoji.problem(index, size=size, badge=badge))
     whole = drawing.render(drawn)
     assert (whole.size, whole.mode) == ((size, size), "RGB")
     for item in drawn.items:
@@ -313,6 +313,7 @@ def test_the_share_of_the_habit_and_the_size_of_the_jitter():
         ({"task": "colour"}, "task='colour': expected one of digit, kind"),
         ({"style": ["plain", "loud"], "task": ["digit"]}, "style='loud': expected one of plain, satori"),
         ({"objects": (1, 3)}, "from 2 to 4"),
+        ({"badge": 0}, "badge=0 must be above 0"),
         ({"objects": (2, 3), "kinds": 2}, "no more than the 2 kinds"),
     ],
 )
