@@ -6,14 +6,7 @@ Run with `make test-vllm`; on a machine without CUDA that is vLLM's CPU build.
 from __future__ import annotations
 
 import importlib.util
-import os
 import random
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
@@ -287,40 +280,6 @@ def test_what_does_not_fit_is_refused_before_it_is_cut(pair):
         engine.generate(PROMPTS, 1, Sampling(max_tokens=60), [[1], [2], [3]])
 
 
-def serve(folder, *arguments):
-    """A `vllm serve` of the model in `folder`, and its address, once it answers."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    switches = {
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    memory = [] if torch.cuda.is_available() else ["--kv-cache-memory-bytes", str(64 << 20)]
-    # What `vllm serve` runs; the command itself asks for metadata that the CPU build keeps under another name.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
-    common = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "64", "--logprobs-mode", "processed_logprobs"]
-    log = open(folder / "server.log", "w")  # noqa: SIM115
-    process = subprocess.Popen(
-        [*command, *common, *memory, *arguments], env=os.environ | switches, stdout=log, stderr=subprocess.STDOUT
-    )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 280
-    while True:
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise RuntimeError(f"the server did not come up: {(folder / 'server.log').read_text()[-3000:]}")
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
-            return process, url
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
-
-
 def give_tokenizer(folder) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -330,44 +289,40 @@ def give_tokenizer(folder) -> None:
     PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="w2", unk_token="w0").save_pretrained(folder)
 
 
-def test_a_server_follows_the_trainer(adapters, tmp_path):
+def test_a_server_follows_the_trainer(adapters, serve, tmp_path):
     """One server: new weights first, then the first weights again with adapters over them."""
     peft_model, folder = adapters
     give_tokenizer(folder / "base")
-    process, url = serve(folder / "base", "--enable-lora", "--max-lora-rank", "8")
+    url = serve(folder / "base", "--max-model-len", "64", "--enable-lora", "--max-lora-rank", "8")
     seeds, sampling = [[1, 2], [3, 4], [5, 6]], Sampling(temperature=0.8, banned=BANNED, max_tokens=12)
-    try:
-        options = {"url": url, "folder": tmp_path / "weights"}
-        engine = VllmEngine(folder / "base", mode="server", dtype="float32", verify=True, options=options)
-        model = tiny("qwen2", True)
-        first = {name: w.clone() for name, w in model.state_dict().items()}
-        gaps = [compare(engine, model, sampling)]
-        for version in (1, 2, 3):
-            perturb(model)
-            engine.sync(model.named_parameters(), version)  # without the head by name
-            assert engine.needs_verify
-            gaps.append(compare(engine, model, sampling))
-        assert [p.name for p in (tmp_path / "weights").iterdir()] == ["version_3"]
-        before, again = (engine.generate(PROMPTS, 2, sampling, seeds) for _ in range(2))
-        assert ids_of(before) == ids_of(again)
-        stops = tuple(range(40, 160))
-        ended = engine.generate(PROMPTS, 2, Sampling(stop_ids=stops, max_tokens=40), seeds)
-        assert all(int(c.ids[-1]) in stops and c.stop == "eos" for row in ended for c in row)
-        with pytest.raises(RuntimeError, match=r"answered 4\d\d: .*vocab"):
-            engine.generate([torch.tensor([VOCABULARY + 5])], 1, sampling, [[1]])
-        engine.sync(first.items(), 4)
-        engine.close()
+    options = {"url": url, "folder": tmp_path / "weights"}
+    engine = VllmEngine(folder / "base", mode="server", dtype="float32", verify=True, options=options)
+    model = tiny("qwen2", True)
+    first = {name: w.clone() for name, w in model.state_dict().items()}
+    gaps = [compare(engine, model, sampling)]
+    for version in (1, 2, 3):
+        perturb(model)
+        engine.sync(model.named_parameters(), version)  # without the head by name
+        assert engine.needs_verify
+        gaps.append(compare(engine, model, sampling))
+    assert [p.name for p in (tmp_path / "weights").iterdir()] == ["version_3"]
+    before, again = (engine.generate(PROMPTS, 2, sampling, seeds) for _ in range(2))
+    assert ids_of(before) == ids_of(again)
+    stops = tuple(range(40, 160))
+    ended = engine.generate(PROMPTS, 2, Sampling(stop_ids=stops, max_tokens=40), seeds)
+    assert all(int(c.ids[-1]) in stops and c.stop == "eos" for row in ended for c in row)
+    with pytest.raises(RuntimeError, match=r"answered 4\d\d: .*vocab"):
+        engine.generate([torch.tensor([VOCABULARY + 5])], 1, sampling, [[1]])
+    engine.sync(first.items(), 4)
+    engine.close()
 
-        engine = VllmEngine(folder / "base", mode="server", dtype="float32", lora=True, options={"url": url})
-        state = peft_model.state_dict()
-        peft_model.load_state_dict({k: torch.zeros_like(v) if "lora_B" in k else v for k, v in state.items()})
+    engine = VllmEngine(folder / "base", mode="server", dtype="float32", lora=True, options={"url": url})
+    state = peft_model.state_dict()
+    peft_model.load_state_dict({k: torch.zeros_like(v) if "lora_B" in k else v for k, v in state.items()})
+    gaps.append(compare(engine, peft_model, sampling))
+    for version in (1, 2):
+        train(peft_model)
+        engine.sync_lora(peft_model.save_pretrained, version)
         gaps.append(compare(engine, peft_model, sampling))
-        for version in (1, 2):
-            train(peft_model)
-            engine.sync_lora(peft_model.save_pretrained, version)
-            gaps.append(compare(engine, peft_model, sampling))
-        print(f"largest log-prob difference over HTTP {max(gaps):.2e}")
-        engine.close()
-    finally:
-        process.terminate()
-        process.wait(30)
+    print(f"largest log-prob difference over HTTP {max(gaps):.2e}")
+    engine.close()

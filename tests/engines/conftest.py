@@ -1,0 +1,60 @@
+"""A `vllm serve` for the tests that are marked `vllm`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+SWITCHES = {
+    "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """serve(folder, *arguments) -> the address of a server of the model in `folder`, once it answers."""
+    log = tmp_path / "server.log"
+    started: list[subprocess.Popen] = []
+
+    def start(folder: Path, *arguments: str) -> str:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = str(s.getsockname()[1])
+        # What `vllm serve` runs; the command itself asks for metadata that the CPU build keeps under another name.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", port]
+        command += ["--dtype", "float32", "--enforce-eager", "--logprobs-mode", "processed_logprobs", *arguments]
+        command += [] if torch.cuda.is_available() else ["--kv-cache-memory-bytes", str(64 << 20)]
+        with log.open("w") as file:
+            started.append(subprocess.Popen(command, env=os.environ | SWITCHES, stdout=file, stderr=subprocess.STDOUT))
+        return _answering(started[-1], f"http://127.0.0.1:{port}", log)
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(30)
+
+
+def _answering(process: subprocess.Popen, url: str, log: Path) -> str:
+    deadline = time.monotonic() + 280
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2).close()
+            return url
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    raise RuntimeError(f"the server did not come up: {log.read_text()[-3000:]}")

@@ -1,0 +1,181 @@
+"""The text adapter over vLLM itself: what vLLM reports equals the trainer's replay after every optimizer step.
+
+Run with `make test-vllm`. Only the adapter's public API is used, and `mmrl.train`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+import mmrl
+from mmrl.modalities.load import adapter_class
+from mmrl.types import Group, Prompt
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),  # the first import compiles and reads gigabytes
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+TOLERANCE = 1e-5
+MEMORY = {} if torch.cuda.is_available() else {"kv_cache_memory_bytes": 64 << 20}
+COLOCATED = {"dtype": "float32", "max_model_len": 96, "options": MEMORY}
+RUNTIME_LORA = {**COLOCATED, "lora": True, "options": {**MEMORY, "max_lora_rank": 8}}
+LORA = {"train": "lora", "lora": {"rank": 8, "alpha": 16}}
+BUILD = {"kind": "qwen2", "hidden": 64, "layers": 2, "heads": 2, "kv_heads": 1, "context": 128, "chat": False}
+PROMPTS = [Prompt("a", "12+3="), Prompt("b", "What is 5 times 7?"), Prompt("c", "say")]
+
+
+def model(engine, **options):
+    """The `model:` section of a tiny float32 model that vLLM samples from."""
+    build = {**BUILD, **options.pop("build", {})}
+    sampling = {"temperature": 0.9, "max_tokens": 16}
+    return {"path": "built", "build": build, "chat": "off", "sampling": sampling, **options, "engine": engine}
+
+
+def make(section):
+    adapter = adapter_class("text")
+    return adapter(adapter.Config(**section))
+
+
+def roll(policy, step):
+    groups = policy.rollout([Group(p, i) for i, p in enumerate(PROMPTS)], 4, step, 0)
+    return [sample for group in groups for sample in group.samples]
+
+
+def gap_to_replay(policy, samples) -> float:
+    """Largest |log-prob that vLLM reported - log-prob of the policy as it is now|, over all tokens."""
+    worst, seen = 0.0, 0
+    for part in policy.slices(samples, 256):
+        with torch.no_grad():
+            logp = policy.logprobs([samples[r] for r in part.rows], part.columns).logp
+        for line, row in zip(logp, part.rows.tolist()):
+            reported = samples[row].trajectory.tensors["logp_sampler"]
+            worst = max(worst, float((line[: len(reported)] - reported).abs().max()))
+            seen += len(reported)
+    assert seen == sum(len(s.trajectory.logp) for s in samples) > 100
+    return worst
+
+
+def improve(policy, optimizer, samples) -> None:
+    """One step of AdamW on -sum(advantage * log-prob), where even ids are the better ones."""
+    for part in policy.slices(samples, 256):
+        chosen = [samples[r] for r in part.rows]
+        logp = policy.logprobs(chosen, part.columns).logp
+        even = [torch.where(s.trajectory.tensors["ids"] % 2 == 0, 1.0, -1.0) for s in chosen]
+        advantage = torch.nn.utils.rnn.pad_sequence(even, batch_first=True)[:, part.columns]
+        (-(advantage * logp).sum() / len(samples)).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def follow(policy, updates=4, rate=0.01) -> list[float]:
+    """Gaps before and after each update; an update alone moves the log-probs by more than 1000 tolerances."""
+    optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=rate)
+    samples = roll(policy, 0)
+    gaps = [gap_to_replay(policy, samples)]
+    for step in range(1, updates + 1):
+        improve(policy, optimizer, samples)
+        assert gap_to_replay(policy, samples) > 1000 * TOLERANCE
+        samples = roll(policy, step)
+        gaps.append(gap_to_replay(policy, samples))
+    return gaps
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    ("trained", "engine", "kind"),
+    [({}, COLOCATED, "qwen2"), ({}, COLOCATED, "llama"), (LORA, COLOCATED, "qwen3"), (LORA, RUNTIME_LORA, "qwen2")],
+    ids=["full-qwen2", "full-llama", "lora-merged-qwen3", "lora-runtime-qwen2"],
+)
+def test_vllm_follows_every_optimizer_step(trained, engine, kind, tied):
+    section = model({"name": "vllm", "options": engine}, build={"kind": kind, "tied": tied}, **trained)
+    policy = make(section)
+    try:
+        gaps = follow(policy)
+    finally:
+        policy.close()
+    print(f"log-prob differences {', '.join(f'{gap:.1e}' for gap in gaps)}")
+    assert len(gaps) == 5 and max(gaps) < TOLERANCE
+
+
+def test_a_server_follows_every_optimizer_step(serve, tmp_path):
+    """Adapters over the weights that the server began with, then those weights trained."""
+    first = make(model({"name": "transformers"}))
+    first.save(tmp_path / "base")
+    url = serve(tmp_path / "base", "--max-model-len", "96", "--enable-lora", "--max-lora-rank", "8")
+    options = {"url": url, "folder": str(tmp_path / "weights")}
+    gaps = []
+    for trained in (LORA, {}):
+        engine = {"mode": "server", "dtype": "float32", "lora": bool(trained), "options": options}
+        section = model({"name": "vllm", "options": engine}, **trained)
+        policy = make({**section, "path": str(tmp_path / "base"), "build": None})
+        gaps += follow(policy, updates=3)
+        policy.close()
+    print(f"log-prob differences over HTTP {', '.join(f'{gap:.1e}' for gap in gaps)}")
+    assert len(gaps) == 8 and max(gaps) < TOLERANCE
+
+
+def test_rollouts_inside_of_synced_use_the_weights_it_began_with():
+    policy = make(model({"name": "vllm", "options": COLOCATED}))
+    with policy.synced():
+        optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=0.01)
+        samples = roll(policy, 0)
+        improve(policy, optimizer, samples)
+        assert gap_to_replay(policy, roll(policy, 1)) > 1000 * TOLERANCE
+    assert gap_to_replay(policy, roll(policy, 1)) < TOLERANCE
+    policy.close()
+
+
+REWARD = """
+def even(samples):
+    return [float((s.trajectory.tensors["ids"] % 2 == 0).float().mean()) for s in samples]
+"""
+
+
+@pytest.mark.parametrize(("trained", "engine"), [({}, COLOCATED), (LORA, RUNTIME_LORA)], ids=["full", "lora"])
+def test_a_whole_training_is_corrected_by_nearly_nothing(trained, engine, tmp_path):
+    """Both in one process: a training gives back its engine at its end."""
+    (tmp_path / "mine.py").write_text(REWARD, encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("\n".join(p.text for p in PROMPTS), encoding="utf-8")
+    stage = {
+        "kind": "grpo",
+        "steps": 12,
+        "groups": 3,
+        "samples": 8,
+        "updates": 3,
+        "micro_batch": 512,
+        "rollout_chunk": 1,
+        "optim": {"lr": 0.01},
+        "algorithm": {"preset": "grpo", "correction": "truncate"},
+    }
+    config = {
+        "name": "run",
+        "out": str(tmp_path / "runs"),
+        "modality": "text",
+        "model": model({"name": "vllm", "options": {**engine, "verify": True}, "tolerance": TOLERANCE}, **trained),
+        "data": {"prompts": str(tmp_path / "prompts.txt")},
+        "rewards": [{"name": f"{tmp_path / 'mine.py'}:even"}],
+        "stages": [stage],
+        "threads": 1,
+        "device": "cpu",
+    }
+    mmrl.train(config, quiet=True)
+    lines = (tmp_path / "runs" / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 12
+    for row in rows:
+        assert row["rollout/ratio_mean"] == pytest.approx(1, abs=TOLERANCE)
+        assert row["rollout/ratio_max"] == pytest.approx(1, abs=2 * TOLERANCE)
+        assert row["rollout/ess"] == pytest.approx(1, abs=1e-9)
+        assert abs(row["rollout/k1"]) < TOLERANCE and abs(row["rollout/k3"]) < TOLERANCE**2
+        assert row["rollout/cut"] == 0
+        assert row["ratio/max_dev"] > 1000 * TOLERANCE  # updates of a step after the first: the policy does move
+    reward = [row["reward/mean"] for row in rows]
+    largest = max(row["rollout/ratio_max"] for row in rows) - 1
+    print(f"reward {', '.join(f'{r:.2f}' for r in reward)}; largest ratio 1 + {largest:.1e}")
+    if not trained:  # LoRA leaves the random output head as it is, which knows nothing of even ids
+        assert sum(reward[-3:]) / 3 > sum(reward[:3]) / 3 + 0.1
