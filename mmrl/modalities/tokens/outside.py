@@ -29,7 +29,7 @@ class OutsideEngine:
     ) -> None:
         from mmrl.engines.load import load_engine
 
-        section = {"name": config.engine.name, **config.engine.options}
+        section = {"name": config.engine.name, "dtype": config.dtype, **config.engine.options}
         self._place = tempfile.TemporaryDirectory()
         base = _base_path(config, model, Path(self._place.name), write_base)
         self._engine = load_engine(section, model, tokenizer, base)

@@ -320,7 +320,7 @@ def outside(adapter, monkeypatch):
         made = []
 
         def load_engine(section, model, tokenizer, path):
-            assert section == {"name": "vllm", "mode": "colocated"}
+            assert section == {"name": "vllm", "dtype": "float32", "mode": "colocated"}
             made.append(Other(policy, path))
             return made[-1]
 
