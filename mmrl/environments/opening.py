@@ -1,0 +1,90 @@
+"""The messages that a record opens with: its own or its text, with a mark for each of its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmrl.environments.base import IMAGE
+from mmrl.types import Prompt
+
+_PICTURE_TYPES = frozenset({"image", "image_url"})
+
+
+def opening(prompt: Prompt, pictures: int, system: str | None = None) -> list[dict[str, str]]:
+    """[{role, content}] of a prompt whose record has `pictures` pictures, each with its IMAGE mark.
+
+    The record's `messages` (content a text, or a list of {"type": "text" | "image" ...}) without answers at its end,
+    or else the prompt's text as one user message. Where nothing marks the pictures they come first. system: a text
+    for the system message, behind the record's own.
+
+    Raises ValueError, naming the record, for messages of another form and where marks and pictures differ in number.
+    """
+    messages = messages_of(prompt)
+    marks = sum(message["content"].count(IMAGE) for message in messages)
+    if pictures and not marks:
+        first = next((m for m in messages if m["role"] == "user"), messages[0])
+        first["content"] = IMAGE * pictures + first["content"]
+    elif marks != pictures:
+        raise ValueError(f"prompt {prompt.id!r} has {marks} {IMAGE} marks and {pictures} pictures; they must agree")
+    return with_system(messages, system)
+
+
+def with_system(messages: list[dict[str, str]], system: str | None) -> list[dict[str, str]]:
+    """The messages with `system` in the first one, behind what is said there already."""
+    if not system:
+        return messages
+    if messages[0]["role"] == "system":
+        return [{"role": "system", "content": f"{messages[0]['content']}\n\n{system}"}, *messages[1:]]
+    return [{"role": "system", "content": system}, *messages]
+
+
+def messages_of(prompt: Prompt) -> list[dict[str, str]]:
+    """What a prompt says: the record's `messages` with texts as content, or its text. Raises ValueError."""
+    given = prompt.record.get("messages")
+    try:
+        return [{"role": "user", "content": prompt.text}] if given is None else _read(given)
+    except ValueError as error:
+        raise ValueError(f"prompt {prompt.id!r}: {error}") from None
+
+
+def question_of(prompt: Prompt) -> str:
+    """What is asked, without marks of pictures: the column `question`, or what the user said last."""
+    asked = prompt.record.get("question")
+    if not isinstance(asked, str):
+        asked = next((m["content"] for m in reversed(messages_of(prompt)) if m["role"] == "user"), prompt.text)
+    return asked.replace(IMAGE, "").strip()
+
+
+def _read(messages: Any) -> list[dict[str, str]]:
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise ValueError("`messages` must be a list of {role, content}")
+    read = []
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError("`messages` must be a list of {role, content}")
+        read.append({"role": message["role"], "content": _text(message.get("content"))})
+    while read and read[-1]["role"] == "assistant":
+        read.pop()
+    if not read:
+        raise ValueError("`messages` asks nothing")
+    return read
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise ValueError(f"a message's content is {type(content).__name__}; expected a text or a list of parts")
+    return "".join(map(_part, content))
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _PICTURE_TYPES or (kind is None and isinstance(part, Mapping) and _PICTURE_TYPES & set(part)):
+        return IMAGE
+    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+        return part["text"]
+    raise ValueError(f"a part of a message is neither text nor picture: {str(part)[:60]}")
