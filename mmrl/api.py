@@ -128,13 +128,19 @@ def load_adapter(config: Config):
     """The adapter of a config, its weights drawn or read; seeded by config.seed where weights are made."""
     import torch
 
+    from mmrl.environments.load import load_environment
     from mmrl.modalities.load import adapter_class
 
     torch.manual_seed(config.seed)
     try:
-        return adapter_class(config.modality)(config.model)
+        adapter = adapter_class(config.modality)(config.model)
     except (ValueError, OSError) as error:  # OSError: what the hub's clients raise for a name they cannot find
         raise ConfigError(f"model: {error}") from error
+    if config.environment is not None:
+        if not hasattr(adapter, "environment"):
+            raise ConfigError(f"environment: {type(adapter).__name__} holds no conversations; leave it out")
+        adapter.environment = load_environment(config.environment)
+    return adapter
 
 
 def load_rewards(config: Config):

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from mmrl.core.algorithm import PRESETS, Algorithm, resolve
+from mmrl.environments.load import load_environment
 from mmrl.modalities.load import config_class
 from mmrl.share import resolve as resolve_path
 from mmrl.share import share
@@ -391,6 +392,12 @@ class Config(Strict):
     seed: int = Field(0, ge=0)
     out: str = Field("runs", description="Folder of runs.")
     model: Any = Field(default_factory=dict, description="Options of the modality's adapter.")
+    environment: dict[str, Any] | None = Field(
+        None,
+        description="What the policy sees after each of its turns: `name` (single, mgpo, visionthink, zoom, ui_s1, "
+        "rounds, or path/file.py:Class) and its options; null ends after the first turn. A record's own `environment` "
+        "goes first.",
+    )
     data: DataConfig = Field(default_factory=DataConfig)
     rewards: list[RewardConfig] = Field(default_factory=list)
     stages: list[AnyStage] = Field(min_length=1)
@@ -412,6 +419,13 @@ class Config(Strict):
         section = config_class(self.modality)
         object.__setattr__(self, "model", validate(section, dict(self.model), ("model",)))
         return self
+
+    @field_validator("environment")
+    @classmethod
+    def _known_environment(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            load_environment(value)
+        return value
 
     @model_validator(mode="after")
     def _names_and_needs(self) -> Config:

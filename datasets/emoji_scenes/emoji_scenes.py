@@ -32,8 +32,27 @@ TASKS = {
 }
 # Style -> the word before a question that asks for it.
 STYLES = {"plain": "", "satori": "Look: ", "mgpo": "Zoom: ", "visionthink": "Ask: ", "think": "Think: "}
-# What the environment says when it shows the second picture.
-OBSERVATIONS = {"mgpo": "<image>Zoomed.", "visionthink": "<image>Enlarged."}
+# Style -> the environment that its conversations are held in, with few words for a small model.
+ENVIRONMENTS = {
+    "mgpo": {
+        "name": "mgpo",
+        "system": None,
+        "ask": "",
+        "crop": "<image>Zoomed.",
+        "fallback": "<image>Not found.",
+        "min_pixels": 6400,
+        "max_pixels": 6400,
+        "min_side": 8,
+    },
+    "visionthink": {
+        "name": "visionthink",
+        "system": None,
+        "shown": "<image>Enlarged.",
+        "error": "No such tool.",
+        "min_pixels": None,
+        "max_pixels": None,
+    },
+}
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LETTERS = "ABCD"
 CALL = '<tool_call>{"name": "resize_image", "arguments": {"action": "resize"}}</tool_call>'
@@ -134,14 +153,11 @@ def record(
     jitter: int = 0,
     space: str = "seen",
     seen: tuple[int, int] | None = None,
-    crop_side: int = 80,
-    observation: str | None = None,
 ) -> dict:
     """`problem` with its `completion` in the given style, and `habit`: whether it follows the wrong habit.
 
-    The completion is a text, or a list of messages where the environment speaks between two turns; `images` then has
-    the second picture too. It is the enlarged crop (style mgpo), about crop_side x crop_side pixels, or the whole
-    scene after a first picture of `low` times its side (visionthink). observation: what the environment says.
+    The completion is a text, or a list of the policy's turns, between which the record's `environment` speaks: it shows
+    the crop enlarged (style mgpo), or the whole scene after a first picture of `low` times its side (visionthink).
     habit: share of the records in [0, 1] that look at the first other object in reading order instead of the one that
     is asked for, box and answer (style visionthink: that ask for more pixels where these are not needed, and
     do not where they are). jitter: pixels by which each edge of a box may be off.
@@ -157,23 +173,15 @@ def record(
     answer = question.look(item)
     boxes = [shaken(box, size, jitter, rng) for box in answer.boxes]
     numbers = [written(box, size, space, seen) for box in boxes]
-    says = observation or OBSERVATIONS.get(style, "")
-    pictures = [Picture(scene)]
     if made["task"] == "where":
         answer = Answer(_compact(numbers[0]), (), answer.boxes, answer.label, answer.thought)
     if style == "mgpo":
-        box = _around(boxes)
-        pictures.append(enlarged(scene, box, crop_side))
-        point = [{"bbox_2d": written(box, size, space, seen), "label": answer.label}]
-        completion = _turns(f"```json\n{_compact(point)}\n```", says, f"\\boxed{{{answer.text}}}")
+        point = [{"bbox_2d": written(_around(boxes), size, space, seen), "label": answer.label}]
+        completion = [f"```json\n{_compact(point)}\n```", f"\\boxed{{{answer.text}}}"]
     elif style == "visionthink":
-        small = round(size * low)
-        pictures = [Picture(scene, shown=(small, small))]
         final = f"<think>{answer.thought}</think><answer>{answer.text}</answer>"
-        completion = final
-        if made["detail"] != follows:
-            pictures.append(Picture(scene))
-            completion = _turns(f"<think>too small to read</think>{CALL}", says, final)
+        asks = made["detail"] != follows
+        completion = [f"<think>too small to read</think>{CALL}", final] if asks else [final]
     elif style == "satori":
         completion = (
             f"<caption>{made['image_caption']}</caption>\n<bbox>{_compact(numbers)}</bbox>\n"
@@ -184,7 +192,8 @@ def record(
     else:
         completion = answer.text
     changed = follows if style == "visionthink" else item is not question.target
-    return {**made, "images": _pictures(pictures, lazy), "completion": completion, "habit": changed}
+    environment = {"environment": ENVIRONMENTS[style]} if style in ENVIRONMENTS else {}
+    return {**made, **environment, "completion": completion, "habit": changed}
 
 
 # -------------------------------------------------------------------- scenes and questions
@@ -323,13 +332,6 @@ def shaken(box: Box, size: int, jitter: int, rng: random.Random) -> Box:
     return (int(left), int(top), int(max(right, left + 1)), int(max(bottom, top + 1)))
 
 
-def enlarged(scene: Scene, box: Box, side: int) -> Picture:
-    """The part of the scene in the box, scaled alike in both directions to about side x side pixels in all."""
-    width, height = box[2] - box[0], box[3] - box[1]
-    scale = side / (width * height) ** 0.5
-    return Picture(scene, box, (max(1, round(width * scale)), max(1, round(height * scale))))
-
-
 def _around(boxes: Sequence[Box]) -> Box:
     left, top, right, bottom = zip(*boxes)
     return (min(left), min(top), max(right), max(bottom))
@@ -340,14 +342,6 @@ def _pictures(pictures: Sequence[Picture], lazy: bool) -> list:
 
 
 # -------------------------------------------------------------------- texts
-
-
-def _turns(first: str, says: str, last: str) -> list[dict]:
-    return [
-        {"role": "assistant", "content": first},
-        {"role": "user", "content": says},
-        {"role": "assistant", "content": last},
-    ]
 
 
 def _compact(value: object) -> str:

@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmrl.media import iou
+from mmrl.environments.base import Episode
+from mmrl.environments.load import load_environment
+from mmrl.media import Media, iou
 from mmrl.modalities.load import import_file
+from mmrl.types import Prompt, Turn
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "emoji_scenes"
 emoji = import_file(FOLDER / "emoji_scenes.py")
@@ -191,7 +194,7 @@ def boxes_in(text: str) -> list[list[int]]:
 def said(record: dict) -> list[str]:
     """What the policy says, turn by turn."""
     completion = record["completion"]
-    return [completion] if isinstance(completion, str) else [m["content"] for m in completion[::2]]
+    return [completion] if isinstance(completion, str) else completion
 
 
 def final_answer(record: dict) -> str:
@@ -210,9 +213,8 @@ def test_completions_without_a_habit_are_right_and_short(task, style):
         thoughts = re.findall(r"<think>(.*?)</think>", " ".join(said(record)))
         assert len(thoughts) == (len(said(record)) if style in ("visionthink", "think") else 0)
         assert all(1 <= len(t.split()) <= 6 for t in thoughts)
-        turns = record["completion"] if isinstance(record["completion"], list) else []
-        shown = record["prompt"].count("<image>") + sum(m["content"].count("<image>") for m in turns)
-        assert shown == len(record["images"])
+        assert record["prompt"].count("<image>") == len(record["images"]) == 1
+        assert ("environment" in record) == (style in ("mgpo", "visionthink"))
         assert len(record["prompt"].split()) <= 15
 
 
@@ -220,10 +222,10 @@ def test_forms_of_the_styles():
     satori = emoji.record(0, style="satori")["completion"]
     assert re.fullmatch(r"<caption>[a-z, ]+</caption>\n<bbox>\[\[\d+(,\d+){3}\]\]</bbox>\n<answer>\d</answer>", satori)
     mgpo = emoji.record(0, style="mgpo")["completion"]
-    assert [m["role"] for m in mgpo] == ["assistant", "user", "assistant"]
-    points = json.loads(re.fullmatch(r"```json\n(.*)\n```", mgpo[0]["content"])[1])
+    assert len(mgpo) == 2
+    points = json.loads(re.fullmatch(r"```json\n(.*)\n```", mgpo[0])[1])
     assert [set(p) for p in points] == [{"bbox_2d", "label"}]
-    call = emoji.record(0, style="visionthink")["completion"][0]["content"]
+    call = emoji.record(0, style="visionthink")["completion"][0]
     request = json.loads(re.fullmatch(r"<think>[a-z ]+</think><tool_call>(.*)</tool_call>", call)[1])
     assert request == {"name": "resize_image", "arguments": {"action": "resize"}}
 
@@ -238,25 +240,32 @@ def test_a_system_text_stands_for_the_styles_word():
     assert emoji.problem(0, style="satori")["prompt"].startswith("<image>Look: Which")
 
 
-def test_the_crop_is_the_box_that_was_written_and_larger():
+def test_the_environments_show_the_crop_or_the_whole_scene():
     for i in range(30):
         record = emoji.record(i, style="mgpo", habit=0.5, jitter=3)
-        whole, crop = record["images"]
-        box = boxes_in(said(record)[0])[0]
-        assert list(crop.crop) == box
-        shown = crop()
-        assert shown.width * shown.height == pytest.approx(6400, rel=0.05)
-        part = np.asarray(whole().crop(box).resize(shown.size, Image.Resampling.BICUBIC))
-        assert np.array_equal(np.asarray(shown), part)
-
-
-def test_the_first_picture_of_visionthink_is_small_and_the_second_whole():
-    asks = emoji.record(0, style="visionthink")
-    assert [p().size for p in asks["images"]] == [(80, 80), (160, 160)]
-    direct = emoji.record(0, task="kind", style="visionthink", low=0.25)
-    assert [p().size for p in direct["images"]] == [(40, 40)]
+        reply, episode = replayed(record)
+        assert episode.info["crop"] == "ok"
+        (view,) = reply.views
+        assert list(view.crop) == boxes_in(said(record)[0])[0]
+        assert view.size[0] * view.size[1] == pytest.approx(6400, rel=0.05)
+    reply, episode = replayed(emoji.record(0, style="visionthink"))
+    assert episode.info["calls"] == 1 and episode.memory is not None
+    assert [view.size or (160, 160) for view in reply.views] == [(160, 160)]
+    reply, episode = replayed(emoji.record(0, task="kind", style="visionthink"))
+    assert reply is None and episode.info["calls"] == 0
     info = emoji.problem(0, style="visionthink")["info"]
     assert info == {"tgt_width": 80, "tgt_height": 80, "use_tool": True}
+
+
+def replayed(record):
+    """(reply, episode) of the record's environment after its first turn."""
+    environment = load_environment(record["environment"])
+    episode = Episode(Prompt("p", record["prompt"], record), [(160, 160)])
+    context = environment.open(episode)
+    episode.turns = [Turn(m["role"], m["content"], (0,)) for m in context.messages]
+    episode.media = [Media(context.views[0], (160, 160), (160, 160))]
+    episode.turns.append(Turn("assistant", said(record)[0], trained=True))
+    return environment.respond(episode), episode
 
 
 def test_boxes_in_the_spaces_of_the_model():
@@ -292,8 +301,8 @@ def test_the_habit_looks_at_another_object_with_box_and_answer(task, style):
 def test_the_habit_of_visionthink_asks_the_other_way_around():
     for i in range(20):
         needs, easy = (emoji.record(i, task=t, style="visionthink", habit=1.0) for t in ("digit", "kind"))
-        assert isinstance(needs["completion"], str)
-        assert isinstance(easy["completion"], list)
+        assert len(needs["completion"]) == 1
+        assert len(easy["completion"]) == 2
         assert final_answer(needs) == needs["answer"]
 
 

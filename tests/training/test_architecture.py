@@ -31,7 +31,7 @@ ALLOWED = {
     "engines": {"types", "core", "seeds", "share", "strict"},
     "environments": {"types", "media", "core", "seeds", "share", "strict"},
     "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict"},
-    "config": {"types", "core", "modalities", "share", "strict"},
+    "config": {"types", "core", "environments", "modalities", "share", "strict"},
     "training": {
         "types",
         "media",

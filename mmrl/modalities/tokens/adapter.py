@@ -348,7 +348,7 @@ class TokenAdapter:
     def logprobs(
         self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
     ) -> ActionLogProbs:
-        """See Adapter.logprobs; 0 past a row's end and at tokens that are not trained. entropy: also return it, differentiable."""
+        """See Adapter.logprobs; 0 at tokens that are not trained. entropy: also return it, differentiable."""
         hidden, ids, heat, valid = self._states(samples, columns)
         logp, spread = token_logprobs(hidden, ids, self._head(), heat, entropy)
         found = ActionLogProbs(_spread_out(logp, valid))
@@ -362,8 +362,9 @@ class TokenAdapter:
 
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], columns: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Numbers of actions by name, each [b, t] float32, 0 where a token is not trained: those of mmrl.core.token_features at
-        the sampling temperature, "logp_reference", and "token_class" (1: the token has a digit, otherwise 0).
+        """Numbers of actions by name, each [b, t] float32, 0 where a token is not trained: those of
+        mmrl.core.token_features at the sampling temperature, "logp_reference", and "token_class" (1: the token has a
+        digit, otherwise 0).
 
         Raises ValueError for an unknown name.
         """

@@ -118,8 +118,8 @@ def converse(
 ) -> list[Group]:
     """Each group with the samples of n conversations; one that restarts makes a sample of every row.
 
-    environment: a prompt's. opening: its messages, where there is none. room: tokens that a row may have, prompt and all;
-    per_turn: of a turn. heat: temperatures by place in a turn, where they differ. step: the training step, None in
+    environment: a prompt's. opening: its messages, where there is none. room: tokens that a row may have, prompt and
+    all; per_turn: of a turn. heat: temperatures by place in a turn, where they differ. step: the training step, None in
     evaluation.
     """
     worlds = [environment(group.prompt) for group in groups]

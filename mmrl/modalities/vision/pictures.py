@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Picture:
     """One view of a picture, ready for the model.
 
-    key: equal for equal views of equal pictures. inputs: what the vision tower takes. expansion: [e] int64, the ids that
-    stand for it where the model reads; placeholder: the one id that stands for it where an engine does. tokens: how
-    many of the expansion are placeholders. image: what the processor was given. media: the same in words.
+    key: equal for equal views of equal pictures. inputs: what the vision tower takes. expansion: [e] int64, the ids
+    that stand for it where the model reads; placeholder: the one id that stands for it where an engine does. tokens:
+    how many of the expansion are placeholders. image: what the processor was given. media: the same in words.
     """
 
     key: Hashable
@@ -142,7 +142,7 @@ def source_key(ref: Any, root: str | None) -> Hashable:
 
 
 def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
-    """Ids with one placeholder a picture -> ids with each picture's expansion. Raises ValueError where counts differ."""
+    """Ids with one placeholder a picture -> ids with each picture's expansion; ValueError where counts differ."""
     places = torch.nonzero(ids == image_id).flatten().tolist()
     if len(places) != len(pictures):
         raise ValueError(f"{len(places)} places for pictures in the text, {len(pictures)} pictures")
