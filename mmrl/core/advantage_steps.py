@@ -1,7 +1,7 @@
 """Estimators that look inside a sample or a group: strata, turns of a conversation, macro actions, tokens.
 
-All but `stratified` return [N, T] float64, a number for each action: 0 for invalid samples, and where the
-mask is False. Importing mmrl.core.advantage registers them.
+All but `stratified` and `step_rows` return [N, T] float64, a number for each action: 0 for invalid samples, and where
+the mask is False. Importing mmrl.core.advantage registers them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import Tensor
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.estimator import ESTIMATORS, agreed, divisor, normalised
-from mmrl.core.groups import batch_mean, batch_std
+from mmrl.core.groups import batch_mean, batch_std, group_count, group_mean, group_sum
+from mmrl.core.reduce import local
 from mmrl.core.registry import at_least, between
 
 
@@ -78,6 +79,67 @@ def step_episode(
     return torch.where(batch.mask, episode_weight * episode[:, None] + step_weight * own, 0.0)
 
 
+@ESTIMATORS.add(
+    "step_rows",
+    needs=("step", "episode", "step_reward"),
+    certainty="A",
+    gamma=between(0, 1),
+    episode_weight=at_least(0),
+    step_weight=at_least(0),
+)
+def step_rows(
+    rewards: Tensor,
+    valid: Tensor,
+    batch: Batch,
+    algorithm: Algorithm,
+    *,
+    gamma: float = 0.5,
+    correct: float = 0.9,
+    episode_weight: float = 1.0,
+    step_weight: float = 1.0,
+    released: bool = False,
+) -> Tensor:
+    """`step_episode` where each step is a sample of its own: UI-S1 as it is released.
+
+    Columns "episode" and "step", whole numbers from 0, say which episode of its group and which step of that a sample
+    is; an episode is worth the mean reward of its samples. Column "step_reward", as in `step_episode`; UI-S1's is 0.9
+    or more for a right step.
+    released: as the published code has it, in which the episode's part compares each sample's own reward with all of
+    the group, and a wrong step's reward does not count for the step before it either.
+    Raises ValueError, on every rank, for other columns and for two samples of one step of one episode.
+    """
+    row, steps = _whole(batch, "step", valid)
+    episode, episodes = _whole(batch, "episode", valid)
+    present = (row >= 0) & (episode >= 0)
+    of_episode = batch.group * episodes + episode.clamp(min=0)
+    key = of_episode * steps + row.clamp(min=0)
+    n_episodes, n_steps = batch.n_groups * episodes, batch.n_groups * episodes * steps
+
+    count = group_count(present, key, n_steps, batch.reduce)
+    if (count > 1).any():
+        raise ValueError("advantage 'step_rows': two samples are the same `step` of the same `episode`")
+    own = torch.where(present, batch.column("step_reward").double(), 0.0)
+    returns = torch.where(count > 0, group_sum(own, key, n_steps, batch.reduce), torch.nan).reshape(-1, steps)
+    wrong, known = returns < correct, count.reshape(-1, steps) > 0
+    for t in reversed(range(steps - 1)):
+        goes_on = known[:, t + 1] & ~wrong[:, t] & ~(wrong[:, t + 1] & released)
+        returns[:, t] += torch.where(goes_on, gamma * returns[:, t + 1], 0.0)
+
+    # From here on every rank has all numbers.
+    place = torch.arange(n_steps, device=key.device)
+    ok = (group_count(valid & present, key, n_steps, batch.reduce) > 0) & returns.flatten().isfinite()
+    same_step = place // (episodes * steps) * steps + place % steps
+    z = normalised(returns.flatten(), ok, same_step, batch.n_groups * steps, local, algorithm)
+    if released:
+        whole = normalised(rewards, valid, batch.group, batch.n_groups, batch.reduce, algorithm)
+    else:
+        score = group_mean(rewards, valid, of_episode, n_episodes, batch.reduce)
+        scored = group_count(valid, of_episode, n_episodes, batch.reduce) > 0
+        group = torch.arange(n_episodes, device=key.device) // episodes
+        whole = normalised(score, scored, group, batch.n_groups, local, algorithm)[of_episode]
+    return torch.where(valid, episode_weight * whole + step_weight * z[key], 0.0)
+
+
 @ESTIMATORS.add("macro", needs=("segment",), certainty="D", gamma=between(0, 1))
 def macro(
     rewards: Tensor,
@@ -131,6 +193,15 @@ def whiten_tokens(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algor
 def _index(batch: Batch, name: str) -> Tensor:
     """[N, T] int64 of a feature of indices, -1 where the mask is False."""
     return torch.where(batch.mask, batch.feature(name), -1).long()
+
+
+def _whole(batch: Batch, name: str, valid: Tensor) -> tuple[Tensor, int]:
+    """([N] int64 of a column of whole numbers from 0, -1 for an invalid sample without one; how many on any rank)."""
+    given = batch.column(name).double()
+    fits = (given >= 0) & (given == given.round()) & given.isfinite()
+    if agreed((valid & ~fits).any(), batch):
+        raise ValueError(f"column {name!r} must hold whole numbers from 0")
+    return _dense(torch.where(fits, given, -1.0).long(), batch)
 
 
 def _dense(index: Tensor, batch: Batch) -> tuple[Tensor, int]:

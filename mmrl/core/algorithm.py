@@ -48,11 +48,11 @@ BASE: dict[str, tuple[str, ...]] = {
 # Estimators that do not change when all rewards are shifted; and those that do not when they are scaled either.
 SHIFT_FREE = frozenset(
     {"group_mean", "leave_one_out", "group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}
-    | {"stratified", "step_episode", "macro", "outlier_filter", "whiten_tokens", "zero"}
+    | {"stratified", "step_episode", "step_rows", "macro", "outlier_filter", "whiten_tokens", "zero"}
 )
 SCALE_FREE = frozenset(
     {"group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}
-    | {"stratified", "step_episode", "outlier_filter", "zero"}
+    | {"stratified", "step_episode", "step_rows", "outlier_filter", "zero"}
 )
 
 # Gates that are defined for one level of the ratio.

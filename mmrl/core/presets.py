@@ -71,9 +71,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "trpa": {"advantage": "zero", "skip_zero_variance": False, "terms": ["pairwise"]},
     # Stratified GRPO: alpha is recalled, inside the 0.6 to 0.8 of the paper.
     "san": {"advantage": {"name": "stratified", "alpha": 0.7}},
-    # UI-S1: the release's discount, and its filter of groups by spread; the two weights are ours.
+    # UI-S1, each step a sample: the release's discount and weights, and its filter of groups by spread (the release
+    # looks at the returns of the first steps alone: name that reward as the filter's `score`).
     "ui_s1": {
-        "advantage": {"name": "step_episode", "gamma": 0.5, "episode_weight": 1.0, "step_weight": 1.0},
+        "advantage": {"name": "step_rows", "gamma": 0.5, "episode_weight": 1.0, "step_weight": 1.0},
         "filters": [{"name": "spread", "above": 0.3}],
     },
     # MA-RLHF without its critic: one advantage for each macro action.

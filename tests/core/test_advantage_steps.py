@@ -155,6 +155,117 @@ def test_steps_on_two_ranks_equal_one(ranks):
     assert whole.abs().max() > 0.5
 
 
+# ------------------------------------------------------------------ turns that are samples of their own
+
+# Episode 0 is right twice and then wrong, episode 1 right and then half right, episode 2 wrong at once.
+ROWS = {"episode": [0, 0, 0, 1, 1, 2], "step": [0, 1, 2, 0, 1, 0], "step_reward": [1, 1, 0.2, 1, 0.55, 0.19]}
+
+
+def rows(columns, group=None, reduce=local, n_groups=None):
+    group = torch.zeros(len(columns["step"]), dtype=torch.int64) if group is None else torch.tensor(group)
+    batch = full(group, n_groups, reduce=reduce)
+    return batch.having(columns={name: tensor(values) for name, values in columns.items()})
+
+
+def standard(values):
+    return [(x - statistics.fmean(values)) / statistics.stdev(values) for x in values]
+
+
+def test_rows_get_their_steps_return_by_hand():
+    """Returns: 1 + 0.5 (1 + 0.5 * 0.2), 1 + 0.1, 0.2; 1 + 0.5 * 0.55, 0.55; 0.19. Step 2 is alone."""
+    got = run("step_rows", [1] * 6, rows(ROWS), gamma=0.5)
+    first = standard([1.55, 1.275, 0.19])
+    assert got.tolist() == pytest.approx([first[0], Z, 0, first[1], -Z, first[2]])
+
+
+def test_rows_get_their_episodes_mean_reward_each_episode_once():
+    """Means 2, 2 and 5, of 3, 2 and 1 samples: mean 3, std sqrt(3). The weights are taken too."""
+    got = run("step_rows", [3, 3, 0, 1, 3, 5], rows(ROWS), step_weight=0.0, episode_weight=2.0)
+    a = 2 / math.sqrt(3)
+    assert got.tolist() == pytest.approx([-a, -a, -a, -a, -a, 2 * a])
+
+
+def test_rows_as_released():
+    """A wrong step gives nothing back, and each sample is compared with all: returns 1.5, 1, 0.2; 1, 0.55; 0.19."""
+    rewards = [3, 3, 0, 1, 3, 4]
+    got = run("step_rows", rewards, rows(ROWS), released=True)
+    first, every = standard([1.5, 1.0, 0.19]), standard(rewards)
+    steps = [first[0], Z, 0, first[1], -Z, first[2]]
+    assert got.tolist() == pytest.approx([a + b for a, b in zip(steps, every)])
+
+
+def test_rows_are_the_turns_of_one_sample_taken_apart():
+    """The same numbers as `step_episode`, whose samples hold all turns of an episode."""
+    whole = turns([[0, 1, 2], [0, 1, -1], [0, -1, -1]], [[1, 1, 0.2], [1, 0.55, 0], [0.19, 0, 0]], [0, 0, 0])
+    together = run("step_episode", [2, 1, 5], whole, correct=0.9)
+    apart = run("step_rows", [2, 2, 2, 1, 1, 5], rows(ROWS))
+    assert torch.allclose(apart, together.flatten()[[0, 1, 2, 3, 4, 6]], atol=1e-12)
+
+
+def test_rows_in_any_order_and_in_two_groups():
+    columns = {name: values * 2 for name, values in ROWS.items()}
+    order = torch.randperm(12)
+    mixed = {name: tensor(values)[order].tolist() for name, values in columns.items()}
+    group, rewards = torch.tensor([0] * 6 + [1] * 6)[order].tolist(), tensor([3, 3, 0, 1, 3, 5] * 2)[order].tolist()
+    got = torch.zeros(12, dtype=torch.float64)
+    got[order] = run("step_rows", rewards, rows(mixed, group))
+    alone = run("step_rows", [3, 3, 0, 1, 3, 5], rows(ROWS))
+    assert torch.allclose(got, torch.cat([alone, alone]), atol=1e-12)
+
+
+def test_a_row_that_failed_is_left_out_with_the_returns_that_it_enters():
+    """A fourth episode without a reward at its step 1: its step 0 has no return either, its step 2 has."""
+    columns = {
+        "episode": ROWS["episode"] + [3, 3, 3],
+        "step": ROWS["step"] + [0, 1, 2],
+        "step_reward": ROWS["step_reward"] + [1, NAN, 0.4],
+    }
+    valid = torch.tensor([True] * 7 + [False, True])
+    got = run("step_rows", [1] * 7 + [NAN, 1], rows(columns), valid)
+    alone = run("step_rows", [1] * 6, rows(ROWS))
+    assert torch.allclose(got[[0, 1, 3, 4, 5]], alone[[0, 1, 3, 4, 5]], atol=1e-12)
+    assert got[[2, 6, 7, 8]].tolist() == pytest.approx([-Z, 0, 0, Z])
+
+
+def test_an_invalid_row_may_lack_its_columns():
+    columns = {name: [*values, NAN] for name, values in ROWS.items()}
+    valid = torch.tensor([True] * 6 + [False])
+    got = run("step_rows", [3, 3, 0, 1, 3, 5, NAN], rows(columns), valid)
+    assert got.tolist() == pytest.approx([*run("step_rows", [3, 3, 0, 1, 3, 5], rows(ROWS)).tolist(), 0])
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_rows_on_two_ranks_equal_one(ranks, released):
+    """Episodes and groups lie across the cut, and one rank alone has the most steps and episodes."""
+    columns = {name: values * 2 for name, values in ROWS.items()}
+    group, rewards = [0] * 6 + [1] * 6, [3.0, 3.0, 0.0, 1.0, 3.0, 5.0, 1.0, 0.0, 2.0, 2.0, 1.0, 0.5]
+    cuts = [[1, 3, 4, 5, 6, 9], [0, 2, 7, 8, 10, 11]]
+
+    def work(rank, reduce):
+        mine = {name: [values[i] for i in cuts[rank]] for name, values in columns.items()}
+        batch = rows(mine, [group[i] for i in cuts[rank]], reduce, n_groups=2)
+        return run("step_rows", [rewards[i] for i in cuts[rank]], batch, released=released)
+
+    whole = run("step_rows", rewards, rows(columns, group), released=released)
+    assert torch.allclose(torch.cat(ranks(work)), whole[cuts[0] + cuts[1]], atol=1e-12)
+    assert whole.abs().max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"episode": [0, 0], "step": [0, 0], "step_reward": [1, 1]}, "the same `step` of the same `episode`"),
+        ({"episode": [0, 1], "step": [0, -1], "step_reward": [1, 1]}, "'step' must hold whole numbers"),
+        ({"episode": [0, NAN], "step": [0, 1], "step_reward": [1, 1]}, "'episode' must hold whole numbers"),
+        ({"episode": [0, 0.5], "step": [0, 1], "step_reward": [1, 1]}, "'episode' must hold whole numbers"),
+        ({"episode": [0, 1], "step": [0, 0]}, "no column 'step_reward'"),
+    ],
+)
+def test_rows_that_are_no_steps_are_an_error(columns, told):
+    with pytest.raises(ValueError, match=told):
+        run("step_rows", [0, 1], rows(columns))
+
+
 # ------------------------------------------------------------------ macro actions
 
 
