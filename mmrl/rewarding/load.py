@@ -33,6 +33,9 @@ EXTRAS = {
     "pyarrow": "text",
     "qwen_vl_utils": "vision",
     "num2words": "vision",
+    "nltk": "vision",
+    "rouge_score": "vision",
+    "httpx2": "judge",
     "soundfile": "audio",
     "librosa": "audio",
     "cadquery": "cad",
@@ -50,8 +53,10 @@ class LoadedReward:
     """A reward that is ready to run.
 
     call: list[Sample] -> one score each, or Group -> one score per sample if `group`.
-    check_prompt: says before training why a prompt does not suit the reward, or None; from the reward's file.
+    check_prompt: says before training why a prompt does not suit the reward, or None; a method of the reward's class,
+    or else a function of its file.
     source: the file it came from.
+    at_once: how many groups it may be called with at a time; a class says so as `groups_at_once`.
     """
 
     name: str
@@ -59,6 +64,7 @@ class LoadedReward:
     group: bool = False
     check_prompt: Callable[[Prompt], str | None] | None = None
     source: str = ""
+    at_once: int = 1
 
 
 def group_reward(reward: T) -> T:
@@ -88,12 +94,18 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedRe
             call, check = trl.wrap(target, options), check or trl.column_check(target, options)
         else:
             call = target(**options) if inspect.isclass(target) else partial(target, **options)
+            check = getattr(call, "check_prompt", check)
     except ModuleNotFoundError as error:
         raise RewardError(_missing(name, error)) from error
     except ValueError as error:  # of the reward's own, about an option
         raise RewardError(f"reward {name!r}: {error}") from error
     return LoadedReward(
-        f"{path.stem}.{attribute}", call, bool(getattr(target, "scores_groups", False)), check, str(path)
+        name=f"{path.stem}.{attribute}",
+        call=call,
+        group=bool(getattr(target, "scores_groups", False)),
+        check_prompt=check,
+        source=str(path),
+        at_once=int(getattr(call, "groups_at_once", 1)),
     )
 
 

@@ -71,8 +71,8 @@ class RewardRunner:
 
     `submit` starts on a batch of groups; `gather` waits for the oldest batch, writes its scores and
     returns it. Batches come back in the order of submission, with the scores that `score_groups` would give.
-    A reward is never run twice at a time, so it needs no locks; `workers` is how many different rewards
-    may run together.
+    A reward is never run twice at a time, so it needs no locks, unless it allows several groups at once; `workers` is
+    how many different rewards may run together.
     """
 
     def __init__(self, rewards: Sequence[LoadedReward], workers: int = 1) -> None:
@@ -132,7 +132,10 @@ def _timed(groups: list[Group], reward: LoadedReward, before: Future[_Result] | 
 
 
 def _scores(groups: Sequence[Group], reward: LoadedReward) -> list[list[Score]]:
-    return [_call(group, reward) for group in groups]
+    if reward.at_once == 1 or len(groups) < 2:
+        return [_call(group, reward) for group in groups]
+    with ThreadPoolExecutor(min(reward.at_once, len(groups))) as pool:
+        return list(pool.map(lambda group: _call(group, reward), groups))
 
 
 def _call(group: Group, reward: LoadedReward) -> list[Score]:

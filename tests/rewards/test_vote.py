@@ -1,0 +1,55 @@
+"""Votes: which answers are one, and the label that the core makes of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrl.core.batch import Batch
+from mmrl.core.shape import majority_vote
+from mmrl.rewarding import load_reward
+from mmrl.rewarding.run import score_groups
+from mmrl.training.batch import columns
+from mmrl.types import Group, Prompt, Sample
+
+
+def answers(*texts: str) -> list:
+    samples = [Sample(Prompt("p", "q"), i, text) for i, text in enumerate(texts)]
+    return [score.details["answer"] for score in load_reward("vote.answer").call(samples)]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ["0.5", "1/2", "50%", r"\boxed{0.50}", "The answer is 0.5."],
+        ["1,200", "1200", "$1200"],
+        ["(B)", "b", "B.", r"\boxed{B}"],
+        ["The cat", "cat", "a cat.", "CAT"],
+        ["-3", r"\boxed{-3}", "\N{MINUS SIGN}3"],
+    ],
+)
+def test_answers_that_are_one(same):
+    assert len(set(answers(*same))) == 1
+
+
+@pytest.mark.parametrize("other", [["3", "-3"], ["3.5", "35"], ["B", "C"], ["3 cats", "3"], ["1, 2", "12"]])
+def test_answers_that_are_not(other):
+    assert len(set(answers(*other))) == len(other)
+
+
+def test_the_majority_of_a_group_is_its_label():
+    prompt = Prompt("p", "q")
+    texts = ["0.5", "1/2", "2", "", "", "", "", r"\boxed{0.50}"]
+    group = Group(prompt, 0, [Sample(prompt, i, text) for i, text in enumerate(texts)])
+    score_groups([group], [load_reward("vote.answer")])
+    reward = torch.tensor([s.scores["vote.answer"].value for s in group.samples], dtype=torch.float64)
+    where = torch.zeros(len(texts), dtype=torch.int64)
+    batch = Batch(where, 1, torch.ones(len(texts), 1).bool(), columns=columns(group.samples, ["answer"]))
+    # No answer, though most frequent, has no vote.
+    assert majority_vote(reward, batch).tolist() == [1, 1, 0, 0, 0, 0, 0, 1]
+
+
+def test_an_empty_answer_gets_no_vote():
+    prompt = Prompt("p", "q")
+    scores = load_reward("vote.answer").call([Sample(prompt, i, text) for i, text in enumerate(["", " ", "?!", "x"])])
+    assert [(s.value, s.details["answer"]) for s in scores] == [(0.0, -1), (0.0, -1), (0.0, -1), (1.0, "x")]
