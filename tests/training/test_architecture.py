@@ -18,19 +18,20 @@ MODULES = {
 # `tokens` is no modality: the language models of several are built on it.
 MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
-# Room -> the rooms of mmrl that it may import. `config`, `share`, `strict` and `seeds` are plain helpers.
+# Room -> the rooms of mmrl that it may import. `config`, `share`, `strict`, `seeds` and `pictures` are plain helpers.
 ALLOWED = {
     "media": set(),
     "types": {"media"},
     "seeds": set(),
     "strict": set(),
     "share": set(),
+    "pictures": {"share"},
     "core": {"types"},
     "rewarding": {"types", "media", "share"},
     "reporting": {"types", "media", "share"},
     "engines": {"types", "core", "seeds", "share", "strict"},
     "environments": {"types", "media", "core", "seeds", "share", "strict"},
-    "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict"},
+    "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict", "pictures"},
     "config": {"types", "core", "environments", "modalities", "share", "strict"},
     "training": {
         "types",
@@ -46,6 +47,7 @@ ALLOWED = {
         "seeds",
         "share",
         "strict",
+        "pictures",
     },
 }
 

@@ -1,0 +1,188 @@
+"""Opening pictures that records name: files below a folder, pictures that a table holds, functions that draw one.
+
+Whatever a picture was, it comes out as RGB, upright, and no larger than the bound, which holds before it is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrl.share import SCHEME, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
+
+# Other formats that Pillow knows are vector files, which start programs, or films.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_ORIENTATION = 0x0112  # the EXIF tag
+_SIDEWAYS = (5, 6, 7, 8)  # its values for pictures that lie on their side
+_SHOWN = 80  # characters of a name in a message
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the message names it and says why."""
+
+
+def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Image:
+    """A picture as RGB.
+
+    ref: a file name below `root`, or `share://...`; a PIL picture; {"bytes": ..., "path": ...} as tables hold it; or a
+    function without arguments that returns one of these. max_pixels: width x height that is decoded at most.
+
+    Turned upright by its EXIF orientation: the pixels that boxes count are those of the result. Transparency becomes
+    white. Of several frames or pages the first is taken, with a warning. Grey of 16 bits is scaled to 8.
+    Raises PictureError for what is missing, outside `root`, a URL, larger than max_pixels, corrupt, of another format
+    than FORMATS, or no picture at all.
+    """
+    from PIL import Image
+
+    ref, name = _drawn(ref), _name(ref)
+    if isinstance(ref, Image.Image):
+        _bounded(ref, name, max_pixels)
+        return _read(lambda: _upright(ref), name)
+    with _opened(ref, root, name) as image:
+        _bounded(image, name, max_pixels)
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # of which the second is a preview
+            warnings.warn(f"picture {name}: it has {image.n_frames} frames, the first is taken", stacklevel=2)
+        return _read(lambda: _upright(image), name)
+
+
+def image_size(ref: Any, root: str | Path | None, max_pixels: int) -> tuple[int, int]:
+    """(width, height) of what `open_image` returns, from the head of a file, which is not decoded.
+
+    Raises PictureError as `open_image` does, but for pixels that turn out corrupt.
+    """
+    from PIL import Image
+
+    ref, name = _drawn(ref), _name(ref)
+    if isinstance(ref, Image.Image):
+        _bounded(ref, name, max_pixels)
+        return _size(ref)
+    with _opened(ref, root, name) as image:
+        _bounded(image, name, max_pixels)
+        return _read(lambda: _size(image), name)
+
+
+# -------------------------------------------------------------------- where it is
+
+
+def _drawn(ref: Any) -> Any:
+    """What a function draws, or the reference itself."""
+    if not callable(ref):
+        return ref
+    try:
+        made = ref()
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(f"picture: {_name(ref)} failed: {type(error).__name__}: {error}") from error
+    if callable(made):
+        raise PictureError(f"picture: {_name(ref)} returned a function, expected a picture")
+    return made
+
+
+@contextmanager
+def _opened(ref: Any, root: str | Path | None, name: str) -> Iterator[Image.Image]:
+    """The picture's head, read; its pixels are not."""
+    from PIL import Image
+
+    if isinstance(ref, Mapping) and ref.get("bytes") is None and isinstance(ref.get("path"), str):
+        ref = ref["path"]
+    if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes):
+        source: Any = io.BytesIO(ref["bytes"])
+    elif isinstance(ref, str):
+        source = _file(ref, root)
+    else:
+        raise PictureError(f"picture: expected a file name or a picture, got {type(ref).__name__}")
+    with _read(lambda: Image.open(source, formats=FORMATS), name) as image:
+        yield image
+
+
+def _file(name: str, root: str | Path | None) -> Path:
+    if name.startswith(SCHEME):
+        try:
+            return resolve(name)
+        except ValueError as error:
+            raise PictureError(f"picture {_short(name)}: {error}") from None
+    if "://" in name or name.startswith("data:"):
+        raise PictureError(f"picture {_short(name)}: URLs are not opened; download it and give its name")
+    if root is None:
+        raise PictureError(f"picture {_short(name)}: nothing says which folder it is in; set data.image_root")
+    folder = Path(root).resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise PictureError(f"picture {_short(name)}: must be a file below {folder} (data.image_root names another)")
+    return path
+
+
+# -------------------------------------------------------------------- what it is
+
+
+def _bounded(image: Image.Image, name: str, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise PictureError(
+            f"picture {name}: {image.width}x{image.height} is over data.max_pixels={max_pixels}; "
+            "scale it down or raise the bound"
+        )
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    return (image.height, image.width) if sideways else image.size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode == "F":
+        raise PictureError("its pixels are floats; save it with 8 bits a channel")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    above = image.convert("RGBA")
+    white = Image.new("RGBA", above.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, above).convert("RGB")
+
+
+def _read(what: Callable[[], Any], name: str) -> Any:
+    """The result of reading a picture, what goes wrong in it as PictureError."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        return what()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise PictureError(f"picture {name}: no such file") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"picture {name}: cannot be read: it is no picture of {', '.join(FORMATS)}") from None
+    # Pillow's readers raise whatever a broken file leads them to: OSError, SyntaxError, struct.error, EOFError ...
+    except Exception as error:
+        why = getattr(error, "strerror", None) or error  # without the name, which stands before it
+        raise PictureError(f"picture {name}: cannot be read: {why}") from None
+
+
+def _name(ref: Any) -> str:
+    if isinstance(ref, str):
+        return _short(ref)
+    if isinstance(ref, Mapping):
+        return _short(ref["path"]) if isinstance(ref.get("path"), str) else "of the table"
+    if callable(ref):
+        return f"function {_short(repr(ref))}"
+    return "of the record"
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
