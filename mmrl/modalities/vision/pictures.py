@@ -138,7 +138,8 @@ def source_key(ref: Any, root: str | None) -> Hashable:
         return hashlib.sha256(ref["bytes"]).hexdigest()
     if hasattr(ref, "tobytes"):
         return (ref.size, hashlib.sha256(ref.tobytes()).hexdigest())
-    return id(ref)
+    # As a key it stays alive: the id of something that is gone may come again for another picture.
+    return ref if isinstance(ref, Hashable) else id(ref)
 
 
 def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
