@@ -22,17 +22,21 @@ BUILT_IN = {
 }
 
 
-def load_environment(section: Mapping[str, Any] | str | None) -> Environment:
+def load_environment(section: Mapping[str, Any] | str | None, files: bool = True) -> Environment:
     """The environment of `{name: mgpo, min_side: 14, ...}`, or of a name alone; None is `single`.
 
     name: one of BUILT_IN, or a class of your own as path/file.py:Class. A class with `Options` (mmrl.strict.Strict) is
-    built from those, another one from keyword arguments. Raises ValueError, saying what is near or wrong, for a name
+    built from those, another one from keyword arguments. files: whether Python files may be named, whose code then
+    runs; a dataset's records should not. Raises ValueError, saying what is near or wrong, for a name
     or an option that is not there, a value that does not fit, and a class that is no environment.
     """
     section = {"name": "single"} if section is None else {"name": section} if isinstance(section, str) else section
     name, options = section.get("name"), {key: value for key, value in section.items() if key != "name"}
     if not isinstance(name, str):
         raise ValueError(f"environment: needs a `name`; {near('', BUILT_IN)}")
+    named = [value for value in section.values() if isinstance(value, str) and ".py:" in value]
+    if named and not files:
+        raise ValueError(f"environment {named[0]!r}: code is named by the run's config alone, not by data")
     made = find(name, BUILT_IN, "environment")
     lacking = [method for method in ("open", "respond") if not callable(getattr(made, method, None))]
     if lacking:

@@ -79,6 +79,17 @@ def test_a_class_of_your_own(play, tmp_path):
         load_environment({"name": f"{file}:Half"})
 
 
+@pytest.mark.parametrize(
+    "section", [{"name": "own.py:Echo"}, {"name": "rounds", "feedback": "own.py:say"}, "own.py:Echo"]
+)
+def test_data_names_no_code(section, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("raise SystemExit('this code must not run')", encoding="utf-8")
+    with pytest.raises(ValueError, match="not by data"):
+        load_environment(section, files=False)
+    assert load_environment({"name": "mgpo", "min_side": 14}, files=False).options.min_side == 14
+
+
 def test_environments_load_no_torch():
     names = ", ".join(path.partition(":")[0] for path in BUILT_IN.values())
     code = f"import sys, mmrl.environments.load, {names}; sys.exit('torch' in sys.modules)"
