@@ -180,3 +180,33 @@ def test_a_check_of_prompts_comes_with_the_reward(plugin):
     check = load_reward(f"{path}:f").check_prompt
     assert check(Prompt("a", "hey!")) is None
     assert check(Prompt("a", "hey")) == "a: no exclamation mark"
+
+
+def test_a_class_may_say_itself_which_prompts_suit_it(plugin):
+    path = plugin(
+        "mine",
+        """
+        class Needs:
+            groups_at_once = 4
+
+            def __init__(self, column):
+                self.column = column
+
+            def __call__(self, samples):
+                return [0] * len(samples)
+
+            def check_prompt(self, prompt):
+                return None if self.column in prompt.record else f"lacks {self.column}"
+
+        def plain(samples):
+            return [0] * len(samples)
+
+        def check_prompt(prompt):
+            return "of the file"
+        """,
+    )
+    needs, plain = load_reward(f"{path}:Needs", {"column": "mask"}), load_reward(f"{path}:plain")
+    assert needs.check_prompt(Prompt("p", "q", {})) == "lacks mask"
+    assert needs.check_prompt(Prompt("p", "q", {"mask": 1})) is None
+    assert plain.check_prompt(Prompt("p", "q", {})) == "of the file"
+    assert (needs.at_once, plain.at_once) == (4, 1)

@@ -214,3 +214,23 @@ def test_the_runner_refuses_what_makes_no_sense():
         RewardRunner([], workers=0)
     with RewardRunner([]) as runner, pytest.raises(RuntimeError, match="submit"):
         runner.gather()
+
+
+def test_a_reward_that_allows_it_is_called_for_several_groups_at_a_time(group):
+    together, running, lock = [], [], threading.Lock()
+
+    def slow(samples):
+        with lock:
+            running.append(1)
+            together.append(len(running))
+        time.sleep(0.05)
+        with lock:
+            running.pop()
+        return identity(samples)
+
+    for at_once, most in ((1, 1), (3, 3)):
+        together.clear()
+        groups = [group(str(i), [float(i)]) for i in range(6)]
+        score_groups(groups, [LoadedReward("slow", slow, at_once=at_once)])
+        assert [g.samples[0].scores["slow"].value for g in groups] == [0, 1, 2, 3, 4, 5]
+        assert max(together) == most

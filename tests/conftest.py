@@ -1,0 +1,63 @@
+"""What the tests of several folders share: a small OpenAI-compatible server with a mind of its own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+
+class ChatServer:
+    """Serves POST /v1/chat/completions by `answer(request)`: words, (status, body), or a function of the handler.
+
+    requests: what was asked, in order. keys: the Authorization headers.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Callable = lambda request: "Score: 1"
+        self.requests: list[dict] = []
+        self.keys: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.requests.append(request)
+                outer.keys.append(self.headers["Authorization"])
+                said = outer.answer(request) if self.path == "/v1/chat/completions" else (404, b"no such page")
+                if callable(said):
+                    return said(self)
+                if isinstance(said, str):
+                    said = (
+                        200,
+                        json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}).encode(),
+                    )
+                self.send_response(said[0])
+                for name, value in said[2:]:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(said[1])))
+                self.end_headers()
+                self.wfile.write(said[1])
+                return None
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def chat_server():
+    server = ChatServer()
+    yield server
+    server.close()

@@ -1,0 +1,200 @@
+"""Asking a served judge: one that is well, down, slow, over-eager, or talks nonsense."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import pytest
+
+from mmrl.rewarding.chat import ChatError, Endpoint, Failure, Judge
+
+
+def ask(*questions: str) -> list:
+    return [[{"role": "user", "content": question}] for question in questions]
+
+
+def number(answer: str) -> int | None:
+    return int(answer) if answer.strip().isdigit() else None
+
+
+def judge(server, timeout: float = 5.0, **options) -> Judge:
+    return Judge(Endpoint(server.url, "small", timeout=timeout), **{"pause": 0.0, **options})
+
+
+def test_a_verdict_and_what_was_sent(chat_server, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    chat_server.answer = lambda request: "7"
+    endpoint = Endpoint(chat_server.url + "/", "small", key_env="JUDGE_KEY", max_tokens=9, options={"top_p": 0.5})
+    assert Judge(endpoint).verdicts(ask("How many?"), number) == [7]
+    request = chat_server.requests[0]
+    assert request["messages"] == [{"role": "user", "content": "How many?"}]
+    assert {k: request[k] for k in ("model", "max_tokens", "top_p", "temperature")} == {
+        "model": "small",
+        "max_tokens": 9,
+        "top_p": 0.5,
+        "temperature": 0,
+    }
+    assert chat_server.keys == ["Bearer secret"]
+    assert endpoint.complete(ask("a")[0], 0.0, 0) == "7"
+
+
+def test_without_a_key_none_is_sent(chat_server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    judge(chat_server).verdicts(ask("a"), len)
+    assert chat_server.keys == [None]
+
+
+def test_nonsense_is_asked_again_warmer_with_another_seed_and_ends_as_a_failure(chat_server):
+    chat_server.answer = lambda request: "perhaps"
+    found = judge(chat_server, attempts=4).verdicts(ask("a"), number)[0]
+    assert isinstance(found, Failure)
+    assert "no verdict in the answer 'perhaps' (4 attempts)" in found.reason
+    assert [r["temperature"] for r in chat_server.requests] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    assert len({r["seed"] for r in chat_server.requests}) == 4
+
+
+def test_a_later_attempt_may_do(chat_server):
+    chat_server.answer = lambda request: "3" if request["temperature"] > 0.1 else "perhaps"
+    assert judge(chat_server).verdicts(ask("a"), number) == [3]
+
+
+def test_equal_requests_are_asked_once_and_known_ones_never_again(chat_server):
+    chat_server.answer = lambda request: str(len(chat_server.requests))
+    asked = judge(chat_server, threads=1)
+    assert asked.verdicts(ask("a", "b", "a"), number) == [1, 2, 1]
+    assert asked.verdicts(ask("b", "c"), number) == [2, 3]
+    assert len(chat_server.requests) == 3
+    # Another model's answers are not this one's.
+    assert Judge(Endpoint(chat_server.url, "large")).verdicts(ask("a"), number) == [4]
+
+
+def test_failures_are_not_kept(chat_server):
+    chat_server.answer = lambda request: "perhaps"
+    asked = judge(chat_server, attempts=1)
+    assert isinstance(asked.verdicts(ask("a"), number)[0], Failure)
+    chat_server.answer = lambda request: "5"
+    assert asked.verdicts(ask("a"), number) == [5]
+
+
+def test_seeds_follow_from_the_request_so_that_runs_are_alike(chat_server):
+    for _ in range(2):
+        judge(chat_server).verdicts(ask("a", "b"), len)
+    seeds = {r["messages"][0]["content"]: set() for r in chat_server.requests}
+    for r in chat_server.requests:
+        seeds[r["messages"][0]["content"]].add(r["seed"])
+    assert {len(found) for found in seeds.values()} == {1}
+    assert seeds["a"] != seeds["b"]
+
+
+def test_answers_are_kept_in_a_file_that_a_killed_run_may_have_torn(chat_server, tmp_path):
+    chat_server.answer = lambda request: str(len(chat_server.requests))
+    cache = tmp_path / "deep" / "answers.jsonl"
+    assert judge(chat_server, cache=cache, threads=1).verdicts(ask("a", "b"), number) == [1, 2]
+    with cache.open("a") as file:
+        file.write('{"key": "half a li')
+    again = judge(chat_server, cache=cache, threads=1)
+    assert again.verdicts(ask("b", "c", "a"), number) == [2, 3, 1]
+    assert judge(chat_server, cache=cache).verdicts(ask("a", "b", "c"), number) == [1, 2, 3]
+    assert len(chat_server.requests) == 3
+    assert sum("answer" in line for line in cache.read_text().splitlines()) == 3
+
+
+def test_a_server_that_is_down():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    found = Judge(Endpoint(url, "small"), pause=0.0).verdicts(ask("a"), number)[0]
+    assert isinstance(found, Failure)
+    assert "cannot be asked (ConnectError" in found.reason
+    assert "3 attempts" in found.reason
+
+
+def _drip(handler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(100):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("answer", [lambda request: time.sleep(3) or "1", lambda request: _drip], ids=["slow", "drip"])
+def test_a_server_that_is_slow(chat_server, answer):
+    chat_server.answer = answer
+    start = time.monotonic()
+    found = judge(chat_server, timeout=0.3, attempts=2).verdicts(ask("a"), number)[0]
+    assert "took over 0.3 s (2 attempts)" in found.reason
+    assert time.monotonic() - start < 2
+
+
+def _hang_up(handler) -> None:
+    handler.connection.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((200, b"<html>"), "no chat completion (JSONDecodeError"),
+        ((200, b"[]"), "no chat completion (TypeError"),
+        ((200, b'{"choices": []}'), "no chat completion (IndexError"),
+        ((200, b'{"choices": [{"message": {"content": null}}]}'), "gave an empty answer"),
+        ((200, b'{"choices": [{"message": {"content": " "}}]}'), "gave an empty answer"),
+        ((200, b"[" * 100_000), "no chat completion"),
+        ((200, b" " * (5 << 20)), "answered over 4 MiB"),
+        ((500, b"out of memory"), "answered 500: out of memory"),
+        (_hang_up, "cannot be asked"),
+    ],
+)
+def test_a_server_that_talks_nonsense_is_tried_again_and_told(chat_server, answer, told):
+    chat_server.answer = lambda request: answer
+    found = judge(chat_server, attempts=2).verdicts(ask("a"), number)[0]
+    assert isinstance(found, Failure)
+    assert told in found.reason
+    assert len(chat_server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 404])
+def test_what_will_not_change_is_not_tried_again(chat_server, status):
+    chat_server.answer = lambda request: (status, b"no", ("Location", "http://127.0.0.1:9/"))
+    found = judge(chat_server).verdicts(ask("a"), number)[0]
+    assert f"answered {status}: no" in found.reason
+    assert len(chat_server.requests) == 1
+
+
+def test_a_server_that_asks_to_wait_is_waited_for(chat_server):
+    chat_server.answer = lambda request: (429, b"", ("Retry-After", "1")) if len(chat_server.requests) < 2 else "4"
+    start = time.monotonic()
+    assert judge(chat_server).verdicts(ask("a"), number) == [4]
+    assert time.monotonic() - start > 0.9
+
+
+def test_requests_go_out_together(chat_server):
+    chat_server.answer = lambda request: time.sleep(0.3) or "1"
+    start = time.monotonic()
+    assert judge(chat_server, threads=10).verdicts(ask(*"abcdefghij"), number) == [1] * 10
+    assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"url": "ftp://host/v1"}, "expected http"),
+        ({"url": "host:8000/v1"}, "expected http"),
+        ({"url": "http://host/v1", "timeout": 0}, "must be above 0"),
+    ],
+)
+def test_wrong_options(options, told):
+    with pytest.raises(ValueError, match=told):
+        Endpoint(model="small", **options)
+
+
+def test_a_key_never_shows_in_a_reason(chat_server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    for answer in ((401, b"bad key"), (200, b"<html>"), _hang_up):
+        chat_server.answer = lambda request, answer=answer: answer
+        with pytest.raises(ChatError) as error:
+            Endpoint(chat_server.url, "small").complete(ask("a")[0], 0.0, 0)
+        assert "secret-key" not in str(error.value)
+    assert "secret-key" not in json.dumps(Endpoint(chat_server.url, "small").identity)
