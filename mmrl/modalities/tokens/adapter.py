@@ -26,7 +26,7 @@ from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.conversation import Generate, Opened, converse
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 from mmrl.modalities.tokens.outside import OutsideEngine
-from mmrl.modalities.tokens.prompts import PromptEncoder
+from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import action_states, cut_rows
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.seeds import seed_of
@@ -56,6 +56,7 @@ class TokenAdapter:
         self.context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.prompts = self._encoder(self._prompt_limit())
         self._frozen: nn.Module | None = None
+        self._environments: dict[str, Environment] = {}  # of records that name their own
         self._outside: OutsideEngine | None = None
         self._in_sync = False
 
@@ -85,12 +86,11 @@ class TokenAdapter:
         return ()
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:
-        """A context as the policy reads it. Raises ValueError, with the reason, for one that cannot be used."""
-        reason = self.prompts.unfit(context)
-        ids = None if reason else self.prompts.ids(context)
-        reason = reason or self.prompts.too_long(len(ids))
-        if reason:
-            raise ValueError(f"prompt {prompt.text[:60]!r} {reason}")
+        """A context as the policy reads it. Raises Unfit for one that cannot be used."""
+        if reason := self.prompts.unfit(context):
+            raise Unfit(prompt, reason)
+        ids = self.prompts.ids(context)
+        self.prompts.check_length(prompt, len(ids))
         return Opened(Row(ids), [], [Turn(m["role"], m["content"]) for m in context.messages])
 
     def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]:
@@ -177,10 +177,12 @@ class TokenAdapter:
     def usable(self, prompt: Prompt) -> str | None:
         """Why a prompt cannot be rolled out (too long, no chat template ...), or None; nothing is ever cut."""
         try:
-            opened = self.opened(prompt, self._context(prompt))
-        except ValueError as error:
-            return str(error).partition("' ")[2] or str(error)
-        return self.prompts.too_long(len(opened.row))
+            self.opened(prompt, self._context(prompt))
+        except Unfit as error:
+            return error.reason
+        except ValueError as error:  # of the environment, or a picture
+            return str(error)
+        return None
 
     # ---------------------------------------------------------------- sampling
 
@@ -237,7 +239,7 @@ class TokenAdapter:
             return self.environment
         key = json.dumps(section, sort_keys=True)
         if key not in self._environments:
-            self._environments[key] = load_environment({"name": section} if isinstance(section, str) else section)
+            self._environments[key] = load_environment(section, files=False)  # data runs no code
         return self._environments[key]
 
     def _context(self, prompt: Prompt) -> Context:

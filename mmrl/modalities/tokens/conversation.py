@@ -18,6 +18,7 @@ from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply
 from mmrl.media import Media, Size
 from mmrl.modalities.tokens.config import ConversationConfig
+from mmrl.modalities.tokens.prompts import TooLong
 from mmrl.seeds import seed_of
 from mmrl.types import Group, Prompt, Sample, Trajectory, Turn
 
@@ -191,8 +192,13 @@ def _advance(
         done[talk.group].append(_sample(talk, speaker))
         return None
     if reply.restart is not None:
+        try:
+            start = speaker.opened(episode.prompt, reply.restart)
+        except TooLong:
+            talk.stop = "length"
+            done[talk.group].append(_sample(talk, speaker))
+            return None
         done[talk.group].append(_sample(talk, speaker))
-        start = speaker.opened(episode.prompt, reply.restart)
         fresh = Episode(episode.prompt, episode.sizes, step=episode.step, memory=episode.memory)
         return _started(talk.group, talk.index, talk.seed, fresh, start, talk.turns)
     ended = int(talk.rest.ids[-1]) in stop_ids
@@ -239,5 +245,5 @@ def _sample(talk: Conversation, speaker: Speaker) -> Sample:
         words=speaker.words(talk.rest.ids),
         turns=tuple(episode.turns),
         media=tuple(episode.media),
-        info=dict(episode.info),
+        info={**episode.info, "episode": talk.index} if episode.info else {},
     )

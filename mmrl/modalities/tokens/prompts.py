@@ -17,6 +17,18 @@ from mmrl.types import Prompt
 ANSWER = "0"
 
 
+class Unfit(ValueError):
+    """A prompt that cannot be used. reason: in words that follow "prompt ..."."""
+
+    def __init__(self, prompt: Prompt, reason: str) -> None:
+        super().__init__(f"prompt {prompt.text[:60]!r} {reason}")
+        self.reason = reason
+
+
+class TooLong(Unfit):
+    """A prompt that is empty, or has no room for an answer."""
+
+
 class PromptEncoder:
     """Token ids of prompts, made once for each and kept, and of what an environment adds to a conversation.
 
@@ -66,13 +78,13 @@ class PromptEncoder:
             self._ids[key] = torch.tensor(ids, dtype=torch.int64)
         return self._ids[key]
 
-    def too_long(self, count: int) -> str | None:
-        """Why a prompt of `count` tokens cannot be used, in words that follow "prompt ...", or None."""
+    def check_length(self, prompt: Prompt, count: int) -> None:
+        """Raises TooLong for a prompt of `count` tokens that leaves no room; nothing is ever cut."""
         if count == 0:
-            return "has no token"
+            raise TooLong(prompt, "has no token")
         if count > self.limit:
-            return f"has {count} tokens, {self.limit} is the most (model.max_prompt_tokens, or what the context leaves)"
-        return None
+            most = f"{self.limit} is the most (model.max_prompt_tokens, or what the context leaves)"
+            raise TooLong(prompt, f"has {count} tokens, {most}")
 
     def render(self, messages: Sequence[Mapping[str, str]], answer: bool = True) -> str:
         """The chat as the template writes it; `answer`: with the opening of the assistant's turn."""

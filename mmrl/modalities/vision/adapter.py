@@ -17,6 +17,7 @@ from mmrl.media import Media, Size, View
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.tokens.conversation import Opened
+from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
 from mmrl.modalities.vision.families import Features, family_of
@@ -99,14 +100,11 @@ class VisionAdapter(TokenAdapter):
         return Context(opening(prompt, count), [View(i) for i in range(count)])
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:
-        reason = self.prompts.unfit(context) or _miscounted(context)
-        if reason:
-            raise ValueError(f"prompt {prompt.text[:60]!r} {reason}")
+        if reason := self.prompts.unfit(context) or _miscounted(context):
+            raise Unfit(prompt, reason)
         pictures = [self.shelf.get(prompt, view) for view in context.views]
         ids = expand(self.prompts.ids(context), pictures, self.family.image_id)
-        reason = self.prompts.too_long(len(ids))
-        if reason:
-            raise ValueError(f"prompt {prompt.text[:60]!r} {reason}")
+        self.prompts.check_length(prompt, len(ids))
         turns, shown_before = [], 0
         for message in context.messages:
             here = message["content"].count(IMAGE)

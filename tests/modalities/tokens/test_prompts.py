@@ -9,7 +9,7 @@ import torch
 
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
-from mmrl.modalities.tokens.prompts import PromptEncoder
+from mmrl.modalities.tokens.prompts import PromptEncoder, TooLong
 from mmrl.modalities.tokens.tokenizer import build_tokenizer
 from mmrl.types import Group, Prompt
 
@@ -67,12 +67,12 @@ def test_special_tokens_of_the_template_are_single_ids(encoder):
 
 
 def test_a_prompt_over_the_limit_is_told_and_never_cut(encoder):
-    made = encoder(limit=len(CHAT), chat="off")
-    assert made.too_long(len(ids(made, "x" * len(CHAT), {}))) is None
+    made, prompt = encoder(limit=len(CHAT), chat="off"), Prompt("p", "x")
+    made.check_length(prompt, len(ids(made, "x" * len(CHAT), {})))
     long = ids(made, "x" * (len(CHAT) + 1), {})
     assert len(long) == len(CHAT) + 1
-    reason = made.too_long(len(long))
-    assert f"{len(CHAT) + 1} tokens" in reason and f"{len(CHAT)} is the most" in reason
+    with pytest.raises(TooLong, match=f"{len(CHAT) + 1} tokens, {len(CHAT)} is the most"):
+        made.check_length(prompt, len(long))
 
 
 def test_the_adapter_says_why_a_prompt_cannot_be_used(adapter):
@@ -104,7 +104,8 @@ def test_records_that_cannot_be_rendered_are_named(encoder, record, options, wor
 
 def test_an_empty_prompt_without_template_has_no_token(encoder):
     made = encoder(chat="off")
-    assert made.too_long(len(ids(made, "", {}))) == "has no token"
+    with pytest.raises(TooLong, match="has no token"):
+        made.check_length(Prompt("p", ""), len(ids(made, "", {})))
 
 
 def test_one_user_message_needs_no_template(encoder):
