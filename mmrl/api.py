@@ -150,9 +150,9 @@ def load_rewards(config: Config):
     made: dict[str, Any] = {}
 
     def get(section):
-        key = f"{section.name} {sorted(section.options.items())}"
+        key = f"{section.name} {sorted(section.options.items())} {section.timeout}"
         if key not in made:
-            made[key] = load_reward(section.name, section.options)
+            made[key] = load_reward(section.name, section.options, section.timeout)
         return made[key]
 
     rewards = [get(r) for r in config.rewards]

@@ -28,6 +28,9 @@ class ConfigError(ValueError):
     """A configuration that cannot be run; the message says which key and what to write instead."""
 
 
+RecordFormat = Literal["auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1"]
+
+
 class DataConfig(Strict):
     """Where prompts and supervised records come from."""
 
@@ -58,14 +61,23 @@ class DataConfig(Strict):
         description="Our name of a column: its name in the files, such as `{prompt: question, answer: solution}`; dots "
         "reach into a column, as in `reward_model.ground_truth`.",
     )
+    format: RecordFormat = Field(
+        "auto",
+        description="Whose form the records have; auto tells by their columns (docs/data.md). They become ours: "
+        "`prompt` with an `<image>` for each of `images`, or `messages`; `answer`; other columns stay.",
+    )
+    image_root: str | None = Field(
+        None,
+        description="Folder that picture names are below; null: the one of the file (or function) that names them.",
+    )
     subset: str | None = Field(None, description="Configuration of a `hub:` dataset that has several.")
     split: str = Field("train", description="Split for training, of a source that has splits (folders, `hub:`).")
     eval_split: str = Field("test", description="The same for held-out prompts.")
     records: str | None = Field(
         None,
         description="Supervised records: `file.py:function`, called as function(index, **options) and returning a "
-        "dict; or a file, folder or `hub:owner/name` as for prompts. The modality says which columns it needs; an "
-        "`image` column names pictures beside the file.",
+        "dict; or a file, folder or `hub:owner/name` as for prompts. The modality says which columns it needs; "
+        "columns `image` and `images` name pictures beside the file.",
     )
     records_count: int = Field(10_000, ge=1, description="How many records of an endless function are used.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the records function.")
@@ -92,6 +104,12 @@ class RewardConfig(Strict):
     name: str = Field(description="`file.function` from rewards/, or `path/to/file.py:function`.")
     weight: float = Field(1.0, description="Weight in the combination; negative turns the reward around.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the reward.")
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that a call, on the samples of one group, may take; after that they are invalid, with the "
+        "reason. null waits for ever.",
+    )
 
 
 class EvalConfig(Strict):

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from mmrl.rewarding import trl
+from mmrl.rewarding.limit import Limited
 from mmrl.share import resolve, share
 from mmrl.types import Prompt
 
@@ -73,12 +74,13 @@ def group_reward(reward: T) -> T:
     return reward
 
 
-def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedReward:
+def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: float | None = None) -> LoadedReward:
     """The reward called `name`, with its keyword options.
 
     name: `file.function` from the share folder's rewards/, or `path/to/file.py:function`. A class is
     built once, with the options; a function gets them at every call. A function of `completions`, as TRL's are, is
     wrapped (see mmrl.rewarding.trl).
+    timeout: seconds that one call may take (see mmrl.rewarding.limit); null waits for ever.
     Raises RewardError when the name, an option or a package is missing.
     """
     options = dict(options or {})
@@ -99,13 +101,14 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> LoadedRe
         raise RewardError(_missing(name, error)) from error
     except ValueError as error:  # of the reward's own, about an option
         raise RewardError(f"reward {name!r}: {error}") from error
+    at_once = int(getattr(call, "groups_at_once", 1))
     return LoadedReward(
         name=f"{path.stem}.{attribute}",
-        call=call,
+        call=call if timeout is None else Limited(call, timeout, at_once),
         group=bool(getattr(target, "scores_groups", False)),
         check_prompt=check,
         source=str(path),
-        at_once=int(getattr(call, "groups_at_once", 1)),
+        at_once=at_once,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrl.rewarding.limit import RewardTimeout
 from mmrl.rewarding.load import LoadedReward
 from mmrl.types import Group, Sample, Score
 
@@ -144,6 +145,8 @@ def _call(group: Group, reward: LoadedReward) -> list[Score]:
         return []
     try:
         values = list(reward.call(group if reward.group else list(group.samples)))
+    except RewardTimeout as error:
+        return [Score.invalid(f"{reward.name}: {error} ({reward.source})")] * count
     except Exception as error:
         reason = f"{reward.name}: {type(error).__name__}: {error} ({_where(error, reward.source)})"
         return [Score.invalid(reason)] * count

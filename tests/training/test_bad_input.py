@@ -210,10 +210,13 @@ FAILURES = {
     "nan": ("return [float('nan')] * len(samples)", ["returned nan", "failing.py"]),
     "length": ("return [1.0]", ["returned 1 scores for 4 samples", "failing.py"]),
     "text": ("return ['good'] * len(samples)", ["returned the text 'good'", "failing.py"]),
+    "time-out": ("import time; time.sleep(1)", ["gave no scores in 0.3 s, its `timeout`", "failing.py"]),
 }
 
 
-@pytest.mark.parametrize(("failure", "step"), [("raises", 1), ("raises", 2), ("nan", 2), ("length", 1), ("text", 1)])
+@pytest.mark.parametrize(
+    ("failure", "step"), [("raises", 1), ("raises", 2), ("nan", 2), ("length", 1), ("text", 1), ("time-out", 1)]
+)
 def test_a_failing_reward_stops_the_run_which_goes_on_when_it_is_mended(tiny, helpers, tmp_path, failure, step):
     bad, told = FAILURES[failure]
     rewards = {}
@@ -225,6 +228,8 @@ def test_a_failing_reward_stops_the_run_which_goes_on_when_it_is_mended(tiny, he
             text += "\nimport itertools\n_calls = itertools.count(1)\ndef COUNT():\n    return next(_calls)\n"
         (tmp_path / name / "failing.py").write_text(text)
         rewards[name] = [{"name": f"{tmp_path / name / 'failing.py'}:reward"}]
+        if failure == "time-out":
+            rewards[name][0]["timeout"] = 0.3 if name == "failing" else 60
     config = tiny(name="failing", rewards=rewards["failing"])
     with pytest.raises(RewardFailure) as caught:
         helpers.train(config)
