@@ -6,6 +6,7 @@ import re
 import string
 import unicodedata
 from fractions import Fraction
+from typing import Any
 
 from mmrl.types import Prompt, Sample, Score
 
@@ -96,15 +97,18 @@ def number_in(text: str | None) -> Fraction | None:
 
 
 def gold_of(prompt: Prompt) -> list[str]:
-    """The accepted answers of the record's column `answer`, as texts: one, or those of a list; [] without any.
+    """The right answers of the record's column `answer`, as texts: one, or those of a list; [] without any.
 
     `possible_answers` (SATORI's name) is read where there is no `answer`. A worked solution that ends in "#### x", as
     GSM8K's, gives x.
     """
-    answer = prompt.record.get("answer", prompt.record.get("possible_answers"))
-    answers = answer if isinstance(answer, list | tuple) else [answer]
-    texts = [str(a) for a in answers if a is not None]
-    return [t.rpartition(_MARK)[2].strip() for t in texts if t.rpartition(_MARK)[2].strip()]
+    return _texts(prompt.record.get("answer")) or _texts(prompt.record.get("possible_answers"))
+
+
+def accepted_of(prompt: Prompt) -> list[str]:
+    """All answers that are right as texts: those of `answer` and of `possible_answers` ("9", "nine")."""
+    columns = (prompt.record.get("answer"), prompt.record.get("possible_answers"))
+    return list(dict.fromkeys(text for column in columns for text in _texts(column)))
 
 
 def lacks_answer(prompt: Prompt) -> str | None:
@@ -133,3 +137,8 @@ def _boxed(text: str) -> str | None:
 
 def _is_punctuation(character: str) -> bool:
     return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
+def _texts(value: Any) -> list[str]:
+    texts = [str(v) for v in (value if isinstance(value, list | tuple) else [value]) if v is not None]
+    return [t.rpartition(_MARK)[2].strip() for t in texts if t.rpartition(_MARK)[2].strip()]

@@ -21,7 +21,7 @@ from mmrl.core.shape import bmas
 from mmrl.share import resolve
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, gold_of, lacks_answer, not_applicable, text_of
+from .answers import accepted_of, final_answer, lacks_answer, not_applicable, text_of
 
 _INPUT_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings)\.weight$")
 
@@ -50,7 +50,7 @@ class similarity:
     def _score(self, sample: Sample) -> Score:
         if skipped := not_applicable(sample):
             return skipped
-        references = [rows for gold in gold_of(sample.prompt) if len(rows := self.table.rows_of(gold))]
+        references = [rows for gold in accepted_of(sample.prompt) if len(rows := self.table.rows_of(gold))]
         if not references:
             return Score.invalid(f"prompt {sample.prompt.id!r}: `answer` has no token with a letter or digit")
         said = self.table.rows_of(final_answer(text_of(sample), self.extract) or "")

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, gold_of, lacks_answer, normalised, not_applicable, number_in, text_of
+from .answers import accepted_of, final_answer, lacks_answer, normalised, not_applicable, number_in, text_of
 
 _DIGITS = re.compile(r"\d+(?:[.,/]\d+)*(?:[eE][-+]?\d+)?")
 _YEAR = re.compile(r"[12]\d{3}")
@@ -39,7 +39,7 @@ def _score(sample: Sample, extract: str, rtol: Fraction, exact_years: bool) -> S
     answer = final_answer(text_of(sample), extract)
     if answer is None:
         return Score.of(0.0, answer="")
-    golds = gold_of(sample.prompt)
+    golds = accepted_of(sample.prompt)
     met = any(_meets(answer, gold, 0 if exact_years and _YEAR.fullmatch(gold) else rtol) for gold in golds)
     return Score.of(float(met), answer=answer)
 

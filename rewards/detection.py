@@ -62,7 +62,8 @@ def matched(
     Pairs of one label with an IoU of `threshold` or more are taken from the best down, each box once. The score is
     (location * sum of the pairs' IoU / record's boxes + completeness * (1 - (missed + false) / 2)) / (sum of the
     weights), with the shares of the record's boxes that are missed and of the policy's that match none.
-    VLM-R1's third term, of labels, has weight 0 there and is left out. where, picture: as in `average_precision`.
+    False boxes cost half of `completeness` at most: a flood of them is cheap here. VLM-R1's third term, of labels, has
+    weight 0 there and is left out. where, picture: as in `average_precision`.
     """
     if not 0 < threshold <= 1 or min(location, completeness) < 0 or location + completeness == 0:
         raise ValueError(f"threshold={threshold}, weights {location} and {completeness}: need (0, 1] and a sum above 0")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, gold_of, lacks_answer, normalised, not_applicable, text_of
+from .answers import accepted_of, final_answer, lacks_answer, normalised, not_applicable, text_of
 
 
 def match(
     samples: list[Sample], extract: str = "auto", case: bool = False, punctuation: bool = True, articles: bool = True
 ) -> list[Score]:
-    """1 where the final answer equals the record's `answer` (or one of its list), else 0.
+    """1 where the final answer equals the record's `answer` (or one of its list, or of `possible_answers`), else 0.
 
     Compared after Unicode normalisation (NFKC), with runs of white space as one space.
     extract: how the final answer is found, see answers.final_answer. case, punctuation, articles (a, an, the): whether
@@ -29,5 +29,5 @@ def _score(sample: Sample, extract: str, case: bool, punctuation: bool, articles
     answer = final_answer(text_of(sample), extract)
     if answer is None:
         return Score.of(0.0, answer="")
-    accepted = {normalised(gold, case, punctuation, articles) for gold in gold_of(sample.prompt)}
+    accepted = {normalised(gold, case, punctuation, articles) for gold in accepted_of(sample.prompt)}
     return Score.of(float(normalised(answer, case, punctuation, articles) in accepted), answer=answer)

@@ -18,7 +18,7 @@ from mmrl.rewarding.chat import Failure, Messages
 from mmrl.types import Group, Prompt, Sample, Score
 
 from . import judge_templates as templates
-from .answers import final_answer, gold_of, lacks_answer, not_applicable, tagged, text_of
+from .answers import accepted_of, final_answer, lacks_answer, not_applicable, tagged, text_of
 from .judging import open_judge, request, said_numbers, said_score, template_of
 
 _CHOICES = MappingProxyType({"1": "The first response is better.", "2": "The second response is better."})
@@ -72,7 +72,7 @@ class answer(_Judged):
         said = final_answer(text_of(sample), self.extract)
         if score := not_applicable(sample) or self._refused(said):
             return score
-        gold = "\n".join(f"- {text}" for text in gold_of(sample.prompt))
+        gold = "\n".join(f"- {text}" for text in accepted_of(sample.prompt))
         return request(self.template, question=_question(sample), gold=gold, answer=said or "")
 
 

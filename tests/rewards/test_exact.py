@@ -124,6 +124,8 @@ def test_satori_s_column_of_possible_answers():
     assert reward.check_prompt(prompt) is None
     # Published with a comparison that "Two " failed.
     assert [s.value for s in reward.call([Sample(prompt, 0, text) for text in ("2", "Two ", "three")])] == [1, 1, 0]
+    both = Prompt("p", "q", {"answer": "2", "possible_answers": ["two"]})
+    assert [s.value for s in reward.call([Sample(both, 0, text) for text in ("2", "two", "three")])] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("answer", [None, "", " ", [], "####"])
