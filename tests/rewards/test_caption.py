@@ -42,6 +42,12 @@ def test_n_grams_that_are_not_there_count_a_tenth_of_one():
     assert found.details["rouge"] == pytest.approx(1 / 7, abs=1e-4)  # "grass", "dog" or "small": one in order
 
 
+def test_an_equal_caption_of_a_few_words_scores_1():
+    for caption in ("cat", "cat, bus", "rose, pig, mushroom"):
+        assert score(said(caption), caption).value == pytest.approx(1.0)
+    assert score(said("cat"), "cat, bus, rose").details["bleu"] == pytest.approx(math.exp(1 - 3), abs=1e-4)
+
+
 def test_stems_count_for_rouge_only():
     assert score(said("a small dog running on green grasses"), bleu=0.0).value == pytest.approx(1.0)
     assert score(said("a small dog running on green grasses"), bleu=1.0).value < 0.5
