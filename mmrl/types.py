@@ -102,6 +102,7 @@ class Sample:
     environment ("calls", "crop" ...).
     words: each action in words (the text of each token), for the report; the modality may leave it out.
     version: the training step, from 0, before whose updates the weights that sampled were taken.
+    advantages: those of the actions, for the report, where they have their own; `advantage` is the one farthest from 0.
     """
 
     prompt: Prompt
@@ -117,6 +118,7 @@ class Sample:
     media: Sequence[Media] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     version: int = 0
+    advantages: Sequence[float] = ()
 
 
 @dataclass

@@ -33,7 +33,7 @@ class ScoreLine:
 
 @dataclass(frozen=True)
 class Token:
-    """One action in words. shade: -1 to 1, the sample's advantage, 0 where the action was not trained."""
+    """One action in words. shade: -1 to 1, its advantage or the sample's, 0 where the action was not trained."""
 
     word: str
     shade: float
@@ -130,12 +130,19 @@ def _tokens(record: Mapping[str, Any]) -> tuple[Token, ...]:
     actions = record.get("actions")
     if not actions or sum(map(len, actions["words"])) > MAX_TEXT:
         return ()
-    advantage = max(-1.0, min(1.0, (record["advantage"] or 0.0) / 2))
-    rows = zip(actions["words"], actions["logp"], actions["trained"])
-    return tuple(
-        Token(word, advantage if trained else 0.0, trained, f"log-prob {logp:.3f}{'' if trained else ', not trained'}")
-        for word, logp, trained in rows
-    )
+    own = actions.get("advantage")
+    advantages = own or [record["advantage"] or 0.0] * len(actions["words"])
+    rows = zip(actions["words"], actions["logp"], actions["trained"], advantages)
+    return tuple(_token(*row, told=own is not None) for row in rows)
+
+
+def _token(word: str, logp: float, trained: bool, advantage: float, told: bool) -> Token:
+    """told: whether the token's advantage is said in words, too, as it may differ from the sample's."""
+    title = f"log-prob {logp:.3f}"
+    if not trained:
+        return Token(word, 0.0, trained, f"{title}, not trained")
+    shade = max(-1.0, min(1.0, advantage / 2))
+    return Token(word, shade, trained, f"{title}, advantage {advantage:.3f}" if told else title)
 
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:

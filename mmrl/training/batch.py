@@ -91,6 +91,8 @@ class Batch:
         for row, sample in enumerate(samples):
             sample.reward = float(reward[row]) if reward[row].isfinite() else None
             sample.advantage = float(largest[row])
+            if advantage.ndim == 2:
+                sample.advantages = advantage[row, : len(sample.trajectory.logp)].tolist()
         # With a KL in the loss, or another term, samples without advantage still have a gradient.
         in_loss = algorithm.kl_coef > 0 and algorithm.kl_place == "loss"
         skip = algorithm.skip_zero_variance and not (in_loss or algorithm.terms)

@@ -227,3 +227,22 @@ def test_tokens_are_coloured_by_advantage_and_those_that_are_not_trained_are_mar
     assert '<span title="log-prob -0.500" class="up" style="--shade: 0.50">go</span>' in page
     assert '<span title="log-prob -2.250, not trained" class=" fixed" style="--shade: 0.00">od</span>' in page
     assert '<span title="log-prob -0.500" class="down" style="--shade: 1.00">b&lt;</span>' in page
+
+
+def test_tokens_with_advantages_of_their_own_are_coloured_by_them(tmp_path):
+    """As in an episode: what the environment says, in the middle, is not trained and has no colour."""
+    import torch
+
+    from mmrl.reporting.report import write_report
+    from mmrl.reporting.samples import write_step
+    from mmrl.types import Group, Prompt, Sample, Trajectory
+
+    trajectory = Trajectory(torch.full((3,), -0.5), torch.tensor([True, False, True]))
+    sample = Sample(Prompt("p", "p"), 0, "ask", trajectory, advantage=-1.5, words=["ask", " told", " answer"])
+    sample.advantages = [0.5, 0.0, -1.5]
+    write_step(tmp_path, "step_000001", [Group(Prompt("p", "p"), 0, [sample])])
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert '<span title="log-prob -0.500, advantage 0.500" class="up" style="--shade: 0.25">ask</span>' in page
+    assert '<span title="log-prob -0.500, not trained" class=" fixed" style="--shade: 0.00"> told</span>' in page
+    assert '<span title="log-prob -0.500, advantage -1.500" class="down" style="--shade: 0.75"> answer</span>' in page

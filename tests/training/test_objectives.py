@@ -56,6 +56,7 @@ def run(tmp_path):
                     **stage,
                 }
             ],
+            "report": {"samples_every": 1},
             "threads": 1,
             "device": "cpu",
         }
@@ -99,6 +100,22 @@ def test_levels_from_the_details_of_a_score_make_pairs(run):
 def test_what_only_another_engine_can_give_is_asked_for_in_one_line(run):
     with pytest.raises(ValueError, match="logp_sampler"):
         run({"correction": "truncate"})
+
+
+def test_advantages_of_tokens_reach_the_store(run, tmp_path):
+    """reinforce++'s advantages differ inside a sample; the sample's own is the one farthest from 0."""
+    run({"preset": "grpo", "advantage": {"name": "whiten_tokens", "beta": 0.5}})
+    index = json.loads((tmp_path / "runs/run/samples/step_000002/index.json").read_text())
+    samples = [s for group in index["groups"] for s in group["samples"]]
+    assert any(len(set(s["actions"]["advantage"])) > 1 for s in samples)
+    for sample in samples:
+        assert len(sample["actions"]["advantage"]) == len(sample["actions"]["words"])
+        assert max(sample["actions"]["advantage"], key=abs) == pytest.approx(sample["advantage"], abs=1e-4)
+    page = (tmp_path / "runs/run/report.html").read_text(encoding="utf-8")
+    assert ", advantage " in page
+    run({"preset": "grpo"})
+    index = json.loads((tmp_path / "runs/run/samples/step_000002/index.json").read_text())
+    assert all("advantage" not in s["actions"] for group in index["groups"] for s in group["samples"])
 
 
 def test_groups_without_signal_are_replaced(run):
