@@ -13,6 +13,7 @@ from mmrl.strict import Strict
 
 class SingleTurnOptions(Strict):
     system: str | None = Field(None, description="Text of the system message, behind the record's own.")
+    ask: str | None = Field(None, description="Said behind the question, such as the form that the answer is to have.")
     scale: float = Field(1.0, gt=0, le=1, description="Sides of pictures are shown at this share of theirs.")
     max_side: int | None = Field(None, ge=1, description="Longest side that is shown, in pixels; null: no bound.")
 
@@ -29,6 +30,8 @@ class SingleTurn:
     def open(self, episode: Episode) -> Context:
         """Raises ValueError where the record's marks and pictures differ in number."""
         messages = opening(episode.prompt, len(episode.sizes), self.options.system)
+        if self.options.ask:
+            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n{self.options.ask}"}
         return Context(messages, [self._view(i, size) for i, size in enumerate(episode.sizes)])
 
     def respond(self, episode: Episode) -> Reply | None:

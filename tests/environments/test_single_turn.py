@@ -21,6 +21,11 @@ def test_a_text_with_marks_is_one_message(play):
     assert game.say("yes") is None
 
 
+def test_the_form_of_the_answer_is_asked_for_behind_the_question(play):
+    game = play(SingleTurn(SingleTurnOptions(ask="In JSON.")), "Where is it?", [(40, 30)])
+    assert game.context.messages == [{"role": "user", "content": f"{IMAGE}Where is it?\nIn JSON."}]
+
+
 def test_pictures_come_first_where_nothing_marks_them():
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which?"}]
     read = opening(prompt(messages=messages), 2)
