@@ -18,6 +18,7 @@ from mmrl.core.library import registry
 from mmrl.core.reduce import Reduce, local
 from mmrl.rewarding.run import table
 from mmrl.seeds import seed_of
+from mmrl.training.tree import REWARD, places
 from mmrl.types import Sample
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Batch:
         weights = [r.weight for r in trainer.config.rewards]
         if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
             names, weights = [*names, "kl"], [*weights, -algorithm.kl_coef]
+        if stage.tree:
+            names, weights = [*names, REWARD], [*weights, 1.0]
         scores, valid, applicable = (torch.from_numpy(a) for a in table(groups, names))
         if stage.shuffle_rewards:
             seed = seed_of(trainer.config.seed, "shuffle", trainer.cursor.step)
@@ -66,7 +69,7 @@ class Batch:
         known = valid.bool() & applicable.bool()
         core = CoreBatch(
             group,
-            stage.groups,
+            places(stage),
             mask,
             reduce,
             scores={name: torch.where(known[:, f], scores[:, f].double(), torch.nan) for f, name in enumerate(names)},
@@ -97,7 +100,7 @@ class Batch:
         in_loss = algorithm.kl_coef > 0 and algorithm.kl_place == "loss"
         skip = algorithm.skip_zero_variance and not (in_loss or algorithm.terms)
         counted = (
-            zero_variance(largest, sample_valid, group, stage.groups, trainer.processes.reduce)
+            zero_variance(largest, sample_valid, group, places(stage), trainer.processes.reduce)
             if skip
             else sample_valid
         )
@@ -164,7 +167,7 @@ def features(samples: Sequence[Sample], names: Iterable[str], mask: Tensor, redu
 
 
 def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = local) -> dict[str, Tensor]:
-    """Those of the names that the details of a score or the prompt's record give for some sample; NaN elsewhere.
+    """Those of the names that a score's details, the environment's info or the prompt's record give; NaN elsewhere.
 
     A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
     whose weights drew the sample.
@@ -181,7 +184,7 @@ def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = lo
 
 def _number(sample: Sample, name: str) -> float | None:
     sources: list[Any] = [score.details for score in sample.scores.values()]
-    for source in [*sources, sample.prompt.record]:
+    for source in [*sources, sample.info, sample.prompt.record]:
         if name in source:
             value = source[name]
             return seed_of(name, value) % 2**52 if isinstance(value, str) else float(value)
