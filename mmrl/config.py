@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from mmrl.core.algorithm import PRESETS, Algorithm, resolve
 from mmrl.environments.load import load_environment
+from mmrl.environments.tree import TreeOptions
 from mmrl.modalities.load import config_class
 from mmrl.share import resolve as resolve_path
 from mmrl.share import share
@@ -185,6 +186,15 @@ class SftStage(Stage):
     kind: Literal["sft"] = "sft"
     objective: str = Field("sft", description="Which supervised loss of the adapter; image: sft, autoencoder.")
     batch: int = Field(64, ge=1, description="Records per optimizer step.")
+    options: dict[str, Any] | None = Field(
+        None, description="Options of the records function in this stage; null takes `data.options`."
+    )
+
+    @model_validator(mode="after")
+    def _options_have_a_function(self) -> SftStage:
+        if self.options is not None and self.data_from is not None:
+            raise ValueError("options go with the records function of the run, not with data_from; leave one out")
+        return self
 
 
 class CurriculumConfig(Strict):
@@ -236,6 +246,13 @@ class ExpertConfig(Strict):
     decay: int = Field(1, ge=1, description="Steps from peak to valley, along half a cosine.")
 
 
+class TreeConfig(TreeOptions):
+    """Groups from tree search (PROPA): the steps that branch off a path, rewarded by what the paths come to."""
+
+    step_end: str = Field("\n\n", min_length=1, description="Text that ends a step; the end token ends the last one.")
+    step_tokens: int = Field(256, ge=1, description="Tokens of the longest step.")
+
+
 class GrpoStage(Stage):
     """Reinforcement learning with groups of samples per prompt."""
 
@@ -268,6 +285,10 @@ class GrpoStage(Stage):
         description="Dynamic sampling (DAPO): times that a step is sampled at most, groups whose rewards are all equal "
         "being replaced by new prompts; 1 never replaces.",
     )
+    tree: TreeConfig | None = Field(
+        None,
+        description="Search a tree for every prompt, whose branchings are the groups (PROPA); null: whole answers.",
+    )
     hints: HintsConfig | None = Field(None, description="Hints for groups that are all wrong (GHPO); null: none.")
     expert: ExpertConfig | None = Field(None, description="Expert mixing (CHORD); null: none.")
     max_invalid: float = Field(
@@ -283,6 +304,13 @@ class GrpoStage(Stage):
     def _known_algorithm(cls, value: dict[str, Any]) -> dict[str, Any]:
         resolve_algorithm(value)
         return value
+
+    @model_validator(mode="after")
+    def _trees_stand_alone(self) -> GrpoStage:
+        others = {"hints": self.hints is not None, "refill": self.refill > 1, "staleness": self.staleness > 0}
+        if self.tree and any(others.values()):
+            raise ValueError(f"tree goes without {', '.join(name for name, on in others.items() if on)}; leave one out")
+        return self
 
     @model_validator(mode="after")
     def _updates_divide_groups(self) -> GrpoStage:

@@ -23,6 +23,8 @@ HELD_OUT_SHARE = 0.1
 # Task -> whether its answer needs the digits.
 TASKS = {
     "digit": True,
+    "list": True,
+    "icon": True,
     "kind": False,
     "count": False,
     "yesno": False,
@@ -41,7 +43,7 @@ ENVIRONMENTS = {
         "crop": "<image>Zoomed.",
         "fallback": "<image>Not found.",
         "min_pixels": 6400,
-        "max_pixels": 6400,
+        "max_pixels": 25600,
         "min_side": 8,
     },
     "visionthink": {
@@ -55,6 +57,7 @@ ENVIRONMENTS = {
 }
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LETTERS = "ABCD"
+ICON = 64  # side of the picture of one object alone
 CALL = '<tool_call>{"name": "resize_image", "arguments": {"action": "resize"}}</tool_call>'
 
 
@@ -112,19 +115,22 @@ def problem(
     task, style = _turn(index, task, TASKS, "task"), _turn(index // _length(task), style, STYLES, "style")
     scene, question = _ask(index, seed, split, task, size, objects, kinds, badge)
     answer = question.look(question.target)
+    picture, boxes, side = Picture(scene), answer.boxes, size
+    if task == "icon":
+        picture, boxes, side = Picture(scene, question.target.box, (ICON, ICON)), ((0, 0, ICON, ICON),), ICON
     text = f"<image>{'' if system else STYLES[style]}{question.text}"
     made = {
         "id": f"{split}-{index}",
         "prompt": text,
-        "images": _pictures([Picture(scene)], lazy),
+        "images": _pictures([picture], lazy),
         "answer": answer.text,
         "possible_answers": [answer.text, *answer.accepted],
         "task": task,
         "style": style,
         "detail": TASKS[task],
-        "width": size,
-        "height": size,
-        "bboxs": [list(box) for box in answer.boxes],
+        "width": side,
+        "height": side,
+        "bboxs": [list(box) for box in boxes],
         "label": answer.label,
         "image_caption": caption(scene),
         "split": split,
@@ -254,6 +260,15 @@ def _choice(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     return Question(f"Which number is on the {target.kind}? {choices}", target, look)
 
 
+def _icon(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        return Answer(f"{item.kind} {item.digit}", (), (item.box,), item.kind, f"a {item.kind}")
+
+    return Question("What is this?", target, look)
+
+
 def _kind(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     target = rng.choice(scene.items)
 
@@ -287,6 +302,12 @@ def _caption(scene: Scene, names: Sequence[str], rng: random.Random) -> Question
     )
 
 
+def _list(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    text = ", ".join(f"{item.kind} {item.digit}" for item in scene.items)
+    boxes = tuple(item.box for item in scene.items)
+    return Question("List all numbers.", None, lambda _: Answer(text, (), boxes, "objects", caption(scene)))
+
+
 def _yesno(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     present = {item.kind: item for item in scene.items}
     absent = [name for name in names if name not in present]
@@ -299,6 +320,8 @@ def _yesno(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
 
 QUESTIONS = {
     "digit": _digit,
+    "list": _list,
+    "icon": _icon,
     "kind": _kind,
     "count": _count,
     "yesno": _yesno,
@@ -360,8 +383,18 @@ def _turn(index: int, names: str | Sequence[str], known: dict, key: str) -> str:
 
 
 def main() -> None:
-    """Write sample.jsonl beside this file: without pictures, which the generator draws from the index."""
+    """Write sample.jsonl beside this file, without pictures, which the generator draws from the index; and corpus.txt,
+    texts that a tokenizer may learn from."""
     tasks, styles = tuple(TASKS), tuple(STYLES)
+    texts = []
+    for i in range(700):
+        made = record(i, task=tasks, style=styles)
+        said = made["completion"] if isinstance(made["completion"], list) else [made["completion"]]
+        texts += [made["prompt"].removeprefix("<image>"), *said]
+    texts += [
+        e[k].removeprefix("<image>") for e in ENVIRONMENTS.values() for k in ("crop", "fallback", "shown") if k in e
+    ]
+    Path(__file__).with_name("corpus.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     records = [record(i, task=tasks, style=styles, habit=0.5, jitter=3) for i in range(35)]
     records += [record(i, split="heldout", task=tasks) for i in range(7)]
     lines = [json.dumps({k: v for k, v in r.items() if k != "images"}) + "\n" for r in records]

@@ -16,6 +16,7 @@ from mmrl.rewarding.run import RewardRunner, invalid_share
 from mmrl.seeds import seed_of
 from mmrl.training.curriculum import Curriculum, difficulties, refill
 from mmrl.training.hints import climb, plain
+from mmrl.training.tree import branched
 from mmrl.types import Group, Score
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def collect(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, step: int)
     wanted = [Group(trainer.prompts[p], i) for i, p in enumerate(chosen)]
     began = time.monotonic()
     rolled = sums.setdefault("time/rollout", 0.0)
+    if stage.tree:
+        groups = branched(trainer, stage, wanted[processes.rank :: processes.world], step)
+        sums["time/rollout"] = rolled + time.monotonic() - began
+        return groups
     groups = sampled(trainer, stage, wanted[processes.rank :: processes.world], step)
     refuse_invalid(trainer, stage, groups)
     _record(trainer, stage, curriculum, groups)
@@ -193,7 +198,7 @@ def refuse_invalid(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group]) 
     where = trainer.run_dir / "samples"
     for rank in range(processes.world):  # one after the other: they number their folders
         if rank == processes.rank and reasons:
-            where = write_offending(trainer.run_dir, groups, "; ".join(reasons[:5]))
+            where = write_offending(trainer.run_dir, groups, "; ".join(reasons[:5]), trainer.render)
         processes.barrier()
     trainer.save()
     raise RewardFailure(

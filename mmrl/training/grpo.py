@@ -27,6 +27,7 @@ from mmrl.training import expert
 from mmrl.training.batch import COMPUTED, Batch, computed, per_sample
 from mmrl.training.collect import fill
 from mmrl.training.optimizer import NonFiniteError
+from mmrl.training.tree import places
 from mmrl.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def grpo_step(trainer: Trainer, stage: GrpoStage) -> dict[str, Any]:
     store = trainer.config.report.samples_every
     step = trainer.cursor.total_steps + 1
     if trainer.processes.is_main and store and (step % store == 0 or step == 1):
-        write_step(trainer.run_dir, f"step_{step:06d}", trainer.pending[0][: trainer.config.report.groups])
+        kept = trainer.pending[0][: trainer.config.report.groups]
+        write_step(trainer.run_dir, f"step_{step:06d}", kept, render=trainer.render)
     return row
 
 
@@ -84,9 +86,10 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     cursor, processes, adapter = trainer.cursor, trainer.processes, trainer.adapter
     epoch, part = divmod(number, stage.updates)
     seed = seed_of(trainer.config.seed, stage.name, cursor.step, epoch)
-    order = torch.randperm(stage.groups, generator=torch.Generator().manual_seed(seed))
-    chosen = torch.zeros(stage.groups, dtype=torch.bool)
-    chosen[order[part * (stage.groups // stage.updates) : (part + 1) * (stage.groups // stage.updates)]] = True
+    count = places(stage)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[order[part * (count // stage.updates) : (part + 1) * (count // stage.updates)]] = True
     inside = chosen[batch.group]
     whole = dataclasses.replace(batch.core, mask=batch.mask & inside[:, None])
     asked = algorithm.needs & COMPUTED
@@ -100,7 +103,7 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
         algorithm.aggregate,
         whole.mask,
         batch.group,
-        stage.groups,
+        count,
         processes.reduce,
         constant_length=algorithm.constant_length,
     )
@@ -173,7 +176,7 @@ def self_check(trainer: Trainer, logp: Tensor, logp_old: Tensor, mask: Tensor, a
 
 def refuse_non_finite(trainer: Trainer, loss: float, samples: Sequence[Sample]) -> None:
     groups = [Group(s.prompt, i, [s]) for i, s in enumerate(samples)]
-    where = write_offending(trainer.run_dir, groups, f"loss {loss}")
+    where = write_offending(trainer.run_dir, groups, f"loss {loss}", trainer.render)
     if trainer.processes.world == 1 and trainer.checkpoints.latest is None:
         trainer.save()  # an older checkpoint is worth more than this one
     raise NonFiniteError(
@@ -202,7 +205,7 @@ def metrics(trainer: Trainer, stage: GrpoStage, batch: Batch) -> dict[str, Any]:
         row["rollout/age"] = age / max(everyone, 1)
     row["reward/invalid"] = processes.total((~batch.valid).sum()) / max(everyone, 1)
     silent = zero_variance_share(
-        per_sample(batch.advantage, batch.core.mask), batch.valid, batch.group, stage.groups, processes.reduce
+        per_sample(batch.advantage, batch.core.mask), batch.valid, batch.group, places(stage), processes.reduce
     )
     row["group/zero_variance"] = float(silent)
     total = combined(processes, sums)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmrl.config import Config, ConfigError, GrpoStage, PreferenceStage, SftStage, Stage
 from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.conversations import Render
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
 from mmrl.reporting.samples import write_offending, write_step
@@ -36,7 +37,7 @@ from mmrl.training.checkpoint import (
     optimizer_tensors,
     save_queue,
 )
-from mmrl.training.data import cyclic_indices, load_prompts
+from mmrl.training.data import Records, cyclic_indices, load_prompts, reading, record_columns
 from mmrl.training.filtering import KeptRecords, filter_step, result_path
 from mmrl.training.grpo import COMBINED, SelfCheckError, combined, grpo_step
 from mmrl.training.hints import with_record
@@ -195,9 +196,14 @@ class Trainer:
         self.prompts, self.records = self._data_of_run
         path = result_path(self.run_dir, stage.data_from) if stage.data_from else None
         if isinstance(stage, PreferenceStage):
-            self.pairs = load_pairs(path or stage.pairs, self.config.data.on_bad_record)
+            data = self.config.data
+            how = {} if path else reading(data, str(stage.pairs))
+            self.pairs = load_pairs(path or stage.pairs, data.on_bad_record, **how)
         elif path and isinstance(stage, SftStage):
             self.records = KeptRecords(path)
+        elif isinstance(stage, SftStage) and stage.options is not None:
+            data = self.config.data.model_copy(update={"options": stage.options})
+            self.records = Records(data, record_columns(self.adapter, [stage.objective]))
         elif path:
             self.prompts = load_prompts(str(path), {}, "stop")
 
@@ -302,7 +308,7 @@ class Trainer:
                 found[f"eval/{reward.name}/invalid"] = invalid
         self.cursor.evaluations[tag] = found
         if self.processes.is_main and self.config.report.eval_prompts:
-            write_step(self.run_dir, f"eval_{tag}", groups[: self.config.report.eval_prompts], found)
+            write_step(self.run_dir, f"eval_{tag}", groups[: self.config.report.eval_prompts], found, self.render)
         return found
 
     # ---------------------------------------------------------------- one optimizer step
@@ -329,7 +335,13 @@ class Trainer:
     def _keep_offending(self) -> str:
         if not (self.pending and self.processes.is_main):
             return ""
-        return f". The samples behind it are in {write_offending(self.run_dir, self.pending[0], 'gradient not finite')}"
+        where = write_offending(self.run_dir, self.pending[0], "gradient not finite", self.render)
+        return f". The samples behind it are in {where}"
+
+    @property
+    def render(self) -> Render | None:
+        """Makes the pictures that the policy was shown, for the sample store; None where the adapter has none."""
+        return getattr(self.adapter, "picture", None)
 
     # ---------------------------------------------------------------- stopping and saving
 

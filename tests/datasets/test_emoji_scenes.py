@@ -128,6 +128,8 @@ def test_answers_follow_from_the_scene(index, task, seed):
     offered = dict(re.findall(r"([A-D]) (\d)", question))
     expected = {
         "digit": lambda: str(target.digit),
+        "list": lambda: ", ".join(f"{i.kind} {i.digit}" for i in items),
+        "icon": lambda: f"{pictured(record).kind} {pictured(record).digit}",
         "kind": lambda: target.kind,
         "count": lambda: str(len(items)),
         "yesno": lambda: "yes" if re.search(r"a (\w+)\?", question)[1] in {i.kind for i in items} else "no",
@@ -136,14 +138,19 @@ def test_answers_follow_from_the_scene(index, task, seed):
         "choice": lambda: next(k for k, v in offered.items() if int(v) == target.digit),
     }[task]()
     assert record["answer"] == record["possible_answers"][0] == expected
-    assert record["detail"] == (task in ("digit", "choice"))
-    assert (record["width"], record["height"]) == (160, 160)
+    assert record["detail"] == (task in ("digit", "choice", "list", "icon"))
+    assert (record["width"], record["height"]) == ((64, 64) if task == "icon" else (160, 160))
     if target is not None:
         assert record["bboxs"] == [list(target.box)]
         assert record["label"] == target.kind
     if task == "choice":
         assert {i.digit for i in items} <= {int(v) for v in offered.values()}
         assert len(set(offered.values())) == 4
+
+
+def pictured(record: dict):
+    """The item whose box is what an icon's picture was cut to."""
+    return next(i for i in scene(record).items if i.box == record["images"][0].crop)
 
 
 def test_yes_and_no_are_as_likely():
@@ -161,10 +168,10 @@ def test_reading_order_is_by_rows():
 
 def test_a_record_depends_on_its_index_and_options_alone():
     options = {"task": TASKS, "style": STYLES, "habit": 0.5, "jitter": 3}
-    first = [emoji.record(i, **options) for i in range(40)]
-    assert [emoji.record(i, **options) for i in reversed(range(40))][::-1] == first
-    assert [r["task"] for r in first[:8]] == [*TASKS, TASKS[0]]
-    assert [r["style"] for r in first[::7]] == [*STYLES, STYLES[0]]
+    first = [emoji.record(i, **options) for i in range(45)]
+    assert [emoji.record(i, **options) for i in reversed(range(45))][::-1] == first
+    assert [r["task"] for r in first[:10]] == [*TASKS, TASKS[0]]
+    assert [r["style"] for r in first[::9]] == list(STYLES[:5])
     assert scene(emoji.problem(0, seed=1)) != scene(emoji.problem(0, seed=2))
     lazy, now = emoji.problem(5), emoji.problem(5, lazy=False)
     assert isinstance(now["images"][0], Image.Image)
@@ -319,7 +326,7 @@ def test_the_share_of_the_habit_and_the_size_of_the_jitter():
     ("options", "told"),
     [
         ({"split": "test"}, "expected train or heldout"),
-        ({"task": "colour"}, "task='colour': expected one of digit, kind"),
+        ({"task": "colour"}, "task='colour': expected one of digit, list"),
         ({"style": ["plain", "loud"], "task": ["digit"]}, "style='loud': expected one of plain, satori"),
         ({"objects": (1, 3)}, "from 2 to 4"),
         ({"badge": 0}, "badge=0 must be above 0"),

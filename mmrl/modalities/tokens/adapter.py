@@ -30,7 +30,7 @@ from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import action_states, cut_rows
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.seeds import seed_of
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Turn
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory, Turn
 
 
 class TokenAdapter:
@@ -224,6 +224,49 @@ class TokenAdapter:
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
         seeds = [[seed_of(seed, "eval", p.id, i) for i in range(n)] for p in prompts]
         return self._sampled(groups, n, sampling, seeds, self._own_engine(), None)
+
+    def next_steps(
+        self,
+        items: Sequence[tuple[Prompt, Sequence[Completion]]],
+        seeds: Sequence[Sequence[int]],
+        *,
+        greedy: bool,
+        end: str,
+        max_tokens: int,
+    ) -> list[list[Completion]]:
+        """For each (prompt, path of steps so far) as many next steps as it has seeds; every item has equally many.
+
+        A step ends behind the first `end` in its text (stop "step"), with an end token ("eos") or with its budget.
+        """
+        heat = 0.0 if greedy else self.config.sampling.temperature
+        sampling = Sampling(heat, max_tokens=max_tokens, stop_ids=self.stop_ids, banned=self.banned)
+        rows = [self._opened(prompt).row.then(_joined(path)) for prompt, path in items]
+        with self._autocast():
+            made = self._own_engine().generate(rows, len(seeds[0]), sampling, seeds)
+        return [[self._cut_step(step, end) for step in steps] for steps in made]
+
+    def stepped(self, prompt: Prompt, path: Sequence[Completion], steps: Sequence[Completion]) -> Sample:
+        """The sample of steps behind a path: only the steps are trained."""
+        opened, rest = self._opened(prompt), _joined(steps)
+        tensors = {"prompt": opened.row.then(_joined(path)).ids, "ids": rest.ids}
+        logp = torch.cat([step.logp for step in steps])
+        trajectory = Trajectory(logp, torch.ones(len(logp), dtype=torch.bool), tensors)
+        said = self.text(rest.ids)
+        before = [Turn("assistant", self.text(_joined(path).ids))] if path else []
+        turns = (*opened.turns, *before, Turn("assistant", said, trained=True))
+        stop, words = steps[-1].stop, self.words(rest.ids)
+        return Sample(prompt, 0, said, trajectory, stop, words=words, turns=turns, media=tuple(opened.media))
+
+    def _opened(self, prompt: Prompt) -> Opened:
+        return self.opened(prompt, self._context(prompt))
+
+    def _cut_step(self, step: Completion, end: str) -> Completion:
+        """The step up to the id with which its text has `end`."""
+        if end not in self.text(step.ids):
+            return step
+        count = next(k for k in range(1, len(step.ids) + 1) if end in self.text(step.ids[:k]))
+        stop = step.stop if count == len(step.ids) and step.stop == "eos" else "step"
+        return Completion(step.ids[:count], step.logp[:count], stop)
 
     def _own_engine(self) -> TransformersEngine:
         return TransformersEngine(self.model, self._head().logits, self.config.rollout_batch, self._decoder())
@@ -461,6 +504,10 @@ class TokenAdapter:
         self.model.save_pretrained(folder, safe_serialization=True)
         if self.config.train == "full":
             self.tokenizer.save_pretrained(folder)
+
+
+def _joined(steps: Sequence[Completion]) -> Row:
+    return Row(torch.cat([torch.zeros(0, dtype=torch.int64), *(step.ids for step in steps)]))
 
 
 def _turns(answer: str | Sequence[int] | Sequence[str]) -> Sequence[Any]:

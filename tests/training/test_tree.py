@@ -1,0 +1,91 @@
+"""Groups from tree search: what the samples of a branching are and are worth, and a step that trains on them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import mmrl
+from mmrl.api import trainer as make_trainer
+from mmrl.config import ConfigError, load
+from mmrl.training.grpo import stage_algorithm
+from mmrl.training.tree import branched, places
+from mmrl.types import Group
+
+REWARD = "def even(completions):\n    return [float(len(c) % 2 == 0) for c in completions]\n"
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "even.py").write_text(REWARD, encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
+
+    def make(**stage):
+        tree = {"iterations": 4, "children": 3, "depth": 4, "step_end": "a", "step_tokens": 6}
+        return load(
+            {
+                "name": "tree",
+                "modality": "text",
+                "out": str(tmp_path / "runs"),
+                "threads": 1,
+                "model": {"path": "built", "build": {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1}},
+                "data": {"prompts": str(tmp_path / "prompts.txt")},
+                "rewards": [{"name": f"{tmp_path / 'even.py'}:even"}],
+                "stages": [{"kind": "grpo", "steps": 1, "groups": 3, "samples": 3, "tree": tree, **stage}],
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def trainer(config):
+    made = make_trainer(config(), quiet=True)
+    made.adapter.stop_ids = tuple(range(100))  # so that an untrained model ends its answers
+    with mmrl.api.released(made.config.run_dir):
+        yield made
+
+
+def test_samples_are_the_steps_behind_a_path_and_replay_as_they_were_sampled(trainer):
+    stage = trainer.config.stages[0]
+    groups = branched(trainer, stage, [Group(p, i) for i, p in enumerate(trainer.prompts)], step=0)
+    assert groups and len({g.index for g in groups}) == len(groups)
+    for group in groups:
+        assert group.index < places(stage) == 12
+        assert group.prompt.id.split("/")[0] == trainer.prompts[group.index % 3].id
+        starts = {tuple(s.trajectory.tensors["prompt"].tolist()) for s in group.samples}
+        assert len(starts) == 1 and len(group.samples) == 3  # all branch off the same path
+        for sample in group.samples:
+            text, length = sample.artifact, len(sample.trajectory.logp)
+            assert "a" not in text[:-1] and length <= 6
+            assert sample.stop == ("step" if text.endswith("a") else sample.stop)
+            score = sample.scores["tree"]
+            assert score.value == pytest.approx(math.log(1 + 10 * score.details["mean"]) / math.log(11))
+            assert sample.scores["even.even"].status == "na"
+    samples = [s for g in groups for s in g.samples]
+    for part in trainer.adapter.slices(samples, 10**6):
+        replay = trainer.adapter.logprobs([samples[r] for r in part.rows], part.columns).logp
+        for line, row in zip(replay, part.rows):
+            stored = samples[row].trajectory.logp
+            torch.testing.assert_close(line[: len(stored)].detach(), stored, rtol=0, atol=1e-5)
+
+
+def test_only_branchings_with_a_spread_are_groups(trainer):
+    stage = trainer.config.stages[0]
+    for group in branched(trainer, stage, [Group(p, i) for i, p in enumerate(trainer.prompts)], step=1):
+        values = [s.scores["tree"].value for s in group.samples]
+        assert max(values) - min(values) >= 0.1
+
+
+def test_a_run_trains_on_trees(trainer):
+    before = {name: p.detach().clone() for name, p in trainer.adapter.trainable_parameters().items()}
+    trainer.train()
+    assert any(not torch.equal(p, before[name]) for name, p in trainer.adapter.trainable_parameters().items())
+    assert stage_algorithm(trainer, trainer.config.stages[0]).advantage.name == "group_std"
+
+
+def test_trees_refuse_what_they_cannot_go_with(config):
+    with pytest.raises(ConfigError, match="tree goes without refill, staleness"):
+        config(refill=2, staleness=1)
