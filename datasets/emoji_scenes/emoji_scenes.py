@@ -25,6 +25,8 @@ TASKS = {
     "digit": True,
     "list": True,
     "icon": True,
+    "part": True,
+    "half": True,
     "kind": False,
     "count": False,
     "yesno": False,
@@ -105,7 +107,8 @@ def problem(
     """Prompt number `index`: the columns are in the README beside this file.
 
     task, style: keys of TASKS and STYLES, or lists of them that are taken in turn. split: train or heldout; no scene of
-    one has the same kinds with the same digits as a scene of the other, whatever seed and index.
+    one has the same kinds with the same digits as a scene of the other, whatever seed and index. Tasks that show a part
+    of the scene (WINDOWS) are always in style plain.
     size: side of the scene in pixels. objects: smallest and largest number of them, of the first `kinds` kinds.
     badge: size of the badges; 1 is 9 x 11 of 160 x 160 pixels.
     low: share of the side that is shown first where the style is visionthink; it becomes the column `info`.
@@ -113,11 +116,13 @@ def problem(
     draw them; otherwise PIL.
     """
     task, style = _turn(index, task, TASKS, "task"), _turn(index // _length(task), style, STYLES, "style")
+    style = "plain" if task in WINDOWS else style  # a box would be in pixels of the window
     scene, question = _ask(index, seed, split, task, size, objects, kinds, badge)
     answer = question.look(question.target)
-    picture, boxes, side = Picture(scene), answer.boxes, size
-    if task == "icon":
-        picture, boxes, side = Picture(scene, question.target.box, (ICON, ICON)), ((0, 0, ICON, ICON),), ICON
+    picture, boxes = Picture(scene), answer.boxes
+    if task in WINDOWS:
+        window, shown = WINDOWS[task](scene, question.target, random.Random(seed_of("window", seed, split, index)))
+        picture, boxes = Picture(scene, window, shown), ()
     text = f"<image>{'' if system else STYLES[style]}{question.text}"
     made = {
         "id": f"{split}-{index}",
@@ -128,8 +133,8 @@ def problem(
         "task": task,
         "style": style,
         "detail": TASKS[task],
-        "width": side,
-        "height": side,
+        "width": size,
+        "height": size,
         "bboxs": [list(box) for box in boxes],
         "label": answer.label,
         "image_caption": caption(scene),
@@ -269,6 +274,13 @@ def _icon(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     return Question("What is this?", target, look)
 
 
+def _half(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+    there = [item for item in scene.items if item.place.split()[0] == target.place.split()[0]]
+    text = ", ".join(f"{item.kind} {item.digit}" for item in there)
+    return Question("List all numbers.", target, lambda _: Answer(text, (), (), "objects", text))
+
+
 def _kind(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     target = rng.choice(scene.items)
 
@@ -322,6 +334,8 @@ QUESTIONS = {
     "digit": _digit,
     "list": _list,
     "icon": _icon,
+    "part": _icon,
+    "half": _half,
     "kind": _kind,
     "count": _count,
     "yesno": _yesno,
@@ -329,6 +343,32 @@ QUESTIONS = {
     "caption": _caption,
     "choice": _choice,
 }
+
+
+def _icon_window(scene: Scene, target: Item, rng: random.Random) -> tuple[Box, tuple[int, int] | None]:
+    """The object alone, enlarged."""
+    return target.box, (ICON, ICON)
+
+
+def _part_window(scene: Scene, target: Item, rng: random.Random) -> tuple[Box, tuple[int, int] | None]:
+    """A square around the object inside of its quarter, so that no other is in it."""
+    x1, y1, x2, y2 = target.box
+    quarter = scene.size // 2
+    side = max(rng.choice((3, 4, 5)) * quarter // 5, x2 - x1, y2 - y1)
+    left, top = (edge // quarter * quarter for edge in (x1, y1))
+    x = rng.randint(max(left, x2 - side), min(x1, left + quarter - side))
+    y = rng.randint(max(top, y2 - side), min(y1, top + quarter - side))
+    return (x, y, x + side, y + side), None
+
+
+def _half_window(scene: Scene, target: Item, rng: random.Random) -> tuple[Box, tuple[int, int] | None]:
+    """The upper or the lower half of the scene, in which the object is."""
+    top = target.box[1] // (scene.size // 2) * (scene.size // 2)
+    return (0, top, scene.size, top + scene.size // 2), None
+
+
+# Task -> (the part of the scene that its picture shows, its size there; None is as it is).
+WINDOWS = {"icon": _icon_window, "part": _part_window, "half": _half_window}
 
 
 def _other(scene: Scene, target: Item | None) -> Item | None:

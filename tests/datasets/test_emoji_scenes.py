@@ -129,7 +129,9 @@ def test_answers_follow_from_the_scene(index, task, seed):
     expected = {
         "digit": lambda: str(target.digit),
         "list": lambda: ", ".join(f"{i.kind} {i.digit}" for i in items),
-        "icon": lambda: f"{pictured(record).kind} {pictured(record).digit}",
+        "icon": lambda: listed(pictured(record)),
+        "part": lambda: listed(pictured(record)),
+        "half": lambda: listed(pictured(record)),
         "kind": lambda: target.kind,
         "count": lambda: str(len(items)),
         "yesno": lambda: "yes" if re.search(r"a (\w+)\?", question)[1] in {i.kind for i in items} else "no",
@@ -138,8 +140,8 @@ def test_answers_follow_from_the_scene(index, task, seed):
         "choice": lambda: next(k for k, v in offered.items() if int(v) == target.digit),
     }[task]()
     assert record["answer"] == record["possible_answers"][0] == expected
-    assert record["detail"] == (task in ("digit", "choice", "list", "icon"))
-    assert (record["width"], record["height"]) == ((64, 64) if task == "icon" else (160, 160))
+    assert record["detail"] == (task in ("digit", "choice", "list", "icon", "part", "half"))
+    assert (record["width"], record["height"]) == (160, 160)
     if target is not None:
         assert record["bboxs"] == [list(target.box)]
         assert record["label"] == target.kind
@@ -148,9 +150,18 @@ def test_answers_follow_from_the_scene(index, task, seed):
         assert len(set(offered.values())) == 4
 
 
-def pictured(record: dict):
-    """The item whose box is what an icon's picture was cut to."""
-    return next(i for i in scene(record).items if i.box == record["images"][0].crop)
+def pictured(record: dict) -> list:
+    """The items that lie in the part that is shown; each other one is wholly out of it."""
+    x1, y1, x2, y2 = record["images"][0].crop
+    inside = [i for i in scene(record).items if i.box[0] >= x1 and i.box[1] >= y1 and i.box[2] <= x2 and i.box[3] <= y2]
+    for item in scene(record).items:
+        a, b, c, d = item.box
+        assert item in inside or c <= x1 or d <= y1 or a >= x2 or b >= y2
+    return inside
+
+
+def listed(items: list) -> str:
+    return ", ".join(f"{i.kind} {i.digit}" for i in items)
 
 
 def test_yes_and_no_are_as_likely():
@@ -168,10 +179,10 @@ def test_reading_order_is_by_rows():
 
 def test_a_record_depends_on_its_index_and_options_alone():
     options = {"task": TASKS, "style": STYLES, "habit": 0.5, "jitter": 3}
-    first = [emoji.record(i, **options) for i in range(45)]
-    assert [emoji.record(i, **options) for i in reversed(range(45))][::-1] == first
-    assert [r["task"] for r in first[:10]] == [*TASKS, TASKS[0]]
-    assert [r["style"] for r in first[::9]] == list(STYLES[:5])
+    first = [emoji.record(i, **options) for i in range(5 * len(TASKS))]
+    assert [emoji.record(i, **options) for i in reversed(range(5 * len(TASKS)))][::-1] == first
+    assert [r["task"] for r in first[:10]] == [*TASKS, TASKS[0]][:10]
+    assert [r["style"] for r in first[:: len(TASKS)]] == list(STYLES[:5])
     assert scene(emoji.problem(0, seed=1)) != scene(emoji.problem(0, seed=2))
     lazy, now = emoji.problem(5), emoji.problem(5, lazy=False)
     assert isinstance(now["images"][0], Image.Image)
@@ -215,6 +226,7 @@ def final_answer(record: dict) -> str:
 def test_completions_without_a_habit_are_right_and_short(task, style):
     for i in range(20):
         record = emoji.record(i, task=task, style=style)
+        style = record["style"]  # plain where a part of the scene is shown
         assert final_answer(record) == record["answer"]
         assert not record["habit"]
         thoughts = re.findall(r"<think>(.*?)</think>", " ".join(said(record)))
