@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,13 +13,17 @@ from typing import Any
 
 import torch
 
-from mmrl.config import ConfigError, DataConfig
+from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.modalities.load import import_file
+from mmrl.pictures import PictureError, open_image
 from mmrl.seeds import seed_of
 from mmrl.share import resolve
+from mmrl.training.formats import normalised
+from mmrl.training.images import bound_images, check_images
 from mmrl.types import Prompt
 
 HUB = "hub:"
+MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
 _WARNINGS = 10  # bad records told one by one; the rest is counted
 
 
@@ -44,18 +47,27 @@ def training_prompts(data: DataConfig, columns: Sequence[str] = ()) -> list[Prom
     function = _function(data.prompts, data.prompts_options, "data.prompts")
     rows = function_rows(data.prompts, function, data.prompts_count) if function else None
     return load_prompts(
-        data.prompts, data.where, data.on_bad_record, columns, data.columns, data.split, data.subset, rows
+        data.prompts,
+        data.where,
+        data.on_bad_record,
+        columns,
+        data.columns,
+        data.split,
+        data.subset,
+        rows,
+        **reading(data, data.prompts),
     )
 
 
 def heldout_prompts(data: DataConfig, columns: Sequence[str] = ()) -> list[Prompt]:
     """The held-out prompts that `data` names, [] for none; `columns` must be in each besides `prompt`."""
-    if not data.eval_prompts:
+    source = data.eval_prompts
+    if not source:
         return []
-    function = _function(data.eval_prompts, data.eval_prompts_options, "data.eval_prompts")
-    rows = function_rows(data.eval_prompts, function, data.eval_prompts_count) if function else None
+    function = _function(source, data.eval_prompts_options, "data.eval_prompts")
+    rows = function_rows(source, function, data.eval_prompts_count) if function else None
     return load_prompts(
-        data.eval_prompts,
+        source,
         data.eval_where,
         data.on_bad_record,
         columns,
@@ -63,7 +75,13 @@ def heldout_prompts(data: DataConfig, columns: Sequence[str] = ()) -> list[Promp
         data.eval_split,
         data.subset,
         rows,
+        **reading(data, source),
     )
+
+
+def reading(data: DataConfig, source: str) -> dict[str, Any]:
+    """How a config wants the records and pictures of a source read: keywords of `load_prompts`."""
+    return {"form": data.format, "root": data.image_root or _folder(source), "max_pixels": data.max_pixels}
 
 
 def load_prompts(
@@ -75,19 +93,26 @@ def load_prompts(
     split: str = "train",
     subset: str | None = None,
     rows: Iterable[Row] | None = None,
+    *,
+    form: RecordFormat = "auto",
+    root: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Prompt]:
     """Prompts of a source (see DataConfig.prompts), in its order; those whose columns equal `where`.
 
-    A record needs `prompt` (or `messages`) and `columns`, after `mapping` (our name -> the source's); its id is `id`,
-    or its number. Chat messages give the text of the last user message, and the record keeps them as `messages`.
-    rows: the raw records, where they do not come from files.
+    A record needs `prompt` (or `messages`) and `columns`, after `mapping` (our name -> the source's) and after it was
+    made ours from `form` (see formats.normalised); its id is `id`, or its number. Chat messages give the text of the
+    last user message, and the record keeps them as `messages`.
+    rows: the raw records, where they do not come from files. root: folder that its pictures are below, None for the
+    source's own; each is looked at, and not decoded.
     Raises ConfigError with file and line for a bad record (or warns, skips and counts it, as `on_bad` says), for a
     source without prompts, and for an id that occurs twice.
     """
+    root = _resolved(root or _folder(source))
     rows = read_rows(source, split, subset) if rows is None else rows
-    found, bad = good_records(rows, on_bad, columns, mapping or {})
+    found, bad = good_records(rows, on_bad, columns, mapping or {}, form, root, max_pixels)
     prompts = [
-        Prompt(str(record.get("id", row.number)), record["prompt"], record)
+        Prompt(str(record.get("id", row.number)), record["prompt"], record, root)
         for row, record in found
         if all(record.get(key) == value for key, value in where.items())
     ]
@@ -121,81 +146,69 @@ def record_columns(adapter: Any, objectives: Iterable[str]) -> tuple[str, ...]:
 class Records:
     """Supervised records by index: a function's endless stream cut at `records_count`, or a source's records.
 
-    columns: what every record needs besides its prompt; a column `image` is opened. Raises ConfigError for a source
-    that is missing, unreadable or empty, and as `data.on_bad_record` says for a record that lacks a column.
+    columns: what every record needs besides its prompt; a column `image` is opened, the names in `images` become
+    functions that open them. Raises ConfigError for a source that is missing, unreadable or empty, and as
+    `data.on_bad_record` says for a record that lacks a column or has a bad picture.
     """
 
     def __init__(self, config: DataConfig, columns: Sequence[str] = ()) -> None:
         assert config.records is not None
         function = _function(config.records, config.options, "data.records")
+        self.root = _resolved(config.image_root or _folder(config.records))
+        self.config = config
         if function is not None:
-            self.get, self.count = function, config.records_count
+            self.get, self.count = self._of_function(function), config.records_count
         else:
-            self.get, self.count = _source_records(config.records, config, columns)
+            self.get, self.count = self._of_source(columns)
 
     def batch(self, step: int, size: int, seed: int) -> list[dict[str, Any]]:
         """The `step`-th batch of a seeded, endlessly reshuffled pass over the records."""
         return [self.get(i) for i in cyclic_indices(step * size, size, self.count, seed)]
 
+    def _of_function(self, function: Callable[[int], dict[str, Any]]) -> Callable[[int], dict[str, Any]]:
+        def get(index: int) -> dict[str, Any]:
+            try:
+                record = normalised(function(index), self.config.format)
+            except ValueError as error:
+                raise ConfigError(f"{self.config.records}({index}): {error}") from error
+            return bound_images(record, self.root, self.config.max_pixels)
 
-def _source_records(
-    source: str, config: DataConfig, columns: Sequence[str]
-) -> tuple[Callable[[int], dict[str, Any]], int]:
-    rows = read_rows(source, config.split, config.subset)
-    found, bad = good_records(rows, config.on_bad_record, columns, config.columns)
-    records = [{**record, "id": str(record.get("id", row.number))} for row, record in found]
-    if "image" not in columns:
+        return get
+
+    def _of_source(self, columns: Sequence[str]) -> tuple[Callable[[int], dict[str, Any]], int]:
+        config, source = self.config, str(self.config.records)
+        rows = read_rows(source, config.split, config.subset)
+        found, bad = good_records(
+            rows, config.on_bad_record, columns, config.columns, config.format, self.root, config.max_pixels
+        )
+        records = [
+            bound_images({**record, "id": str(record.get("id", row.number))}, self.root, config.max_pixels)
+            for row, record in found
+        ]
+        if "image" in columns:
+            records = self._with_whole_images(records)
         if not records:
             raise ConfigError(f"data.records: {source} holds no usable record ({bad} bad)")
-        return records.__getitem__, len(records)
+        if "image" not in columns:
+            return records.__getitem__, len(records)
+        return lambda index: {**records[index], "image": self._image(records[index])}, len(records)
 
-    root = Path() if source.startswith(HUB) else resolve(source).parent.resolve()
-    usable = []
-    for record in records:
-        try:
-            open_picture(root, record["image"], config.max_pixels)
-        except ConfigError as error:
-            if config.on_bad_record == "stop":
-                raise
-            warnings.warn(f"{error}; skipped", stacklevel=2)
-        else:
-            usable.append(record)
-    if not usable:
-        raise ConfigError(f"data.records: {source} holds no usable record")
+    def _with_whole_images(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The records whose `image` can be decoded."""
+        usable = []
+        for record in records:
+            try:
+                self._image(record)
+            except PictureError as error:
+                if self.config.on_bad_record == "stop":
+                    raise ConfigError(f"{self.config.records}: record {record['id']!r}: {error}") from None
+                warnings.warn(f"{error}; skipped", stacklevel=2)
+            else:
+                usable.append(record)
+        return usable
 
-    def get(index: int) -> dict[str, Any]:
-        return {**usable[index], "image": open_picture(root, usable[index]["image"], config.max_pixels)}
-
-    return get, len(usable)
-
-
-def open_picture(root: Path, name: Any, max_pixels: int):
-    """A picture, decoded to RGB: a file below `root`, or one that the table holds (a PIL image, {"bytes": ...}).
-
-    Raises ConfigError when it is outside, missing, too large or corrupt.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    held = isinstance(name, Mapping) and isinstance(name.get("bytes"), bytes)
-    if not (held or isinstance(name, str | Image.Image)):
-        raise ConfigError(f"picture: expected a file name or a picture, got {type(name).__name__}")
-    path = (root / name).resolve() if isinstance(name, str) else "of the table"
-    if isinstance(name, str) and ("://" in name or not Path(path).is_relative_to(root)):
-        raise ConfigError(f"picture {name!r}: must be a file below {root}")
-    try:
-        source = io.BytesIO(name["bytes"]) if held else path
-        with name.copy() if isinstance(name, Image.Image) else Image.open(source) as image:
-            if image.width * image.height > max_pixels:
-                raise ConfigError(
-                    f"picture {path}: {image.width}x{image.height} is over data.max_pixels={max_pixels}; "
-                    "scale it down or raise the bound"
-                )
-            image.load()
-            return image.convert("RGB")
-    except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"picture {path}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"picture {path}: cannot be read: {error}") from None
+    def _image(self, record: Mapping[str, Any]) -> Any:
+        return open_image(record["image"], self.root, self.config.max_pixels)
 
 
 # -------------------------------------------------------------------- sources: rows as they stand there
@@ -299,6 +312,18 @@ def _library(module: str, source: str) -> Any:
     return found
 
 
+def _folder(source: str) -> str | None:
+    """The folder that names in a source's records are below; None for the hub."""
+    if source.startswith(HUB):
+        return None
+    file, _, _ = source.rpartition(":")
+    return str(resolve(file if file.endswith(".py") else source).parent)
+
+
+def _resolved(folder: str | None) -> str | None:
+    return None if folder is None else str(resolve(folder).resolve())
+
+
 def _function(source: str, options: Mapping[str, Any], key: str) -> Callable[[int], dict[str, Any]] | None:
     """The function of the index that `file.py:function` names, its options filled in; None for another source."""
     file, _, name = source.rpartition(":")
@@ -321,9 +346,15 @@ def _function(source: str, options: Mapping[str, Any], key: str) -> Callable[[in
 
 
 def good_records(
-    rows: Iterable[Row], on_bad: str, needed: Sequence[str], mapping: Mapping[str, str]
+    rows: Iterable[Row],
+    on_bad: str,
+    needed: Sequence[str],
+    mapping: Mapping[str, str],
+    form: RecordFormat = "auto",
+    root: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[tuple[Row, dict[str, Any]]], int]:
-    """(rows with their checked records, number of bad ones).
+    """(rows with their checked records in our form, number of bad ones); pictures are looked at below `root`.
 
     Raises ConfigError at the first bad record when `on_bad` is "stop"; otherwise warns of it and skips it.
     """
@@ -334,7 +365,9 @@ def good_records(
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            good.append((row, _checked(row.record, needed, mapping)))
+            record = _checked(row.record, needed, mapping, form)
+            check_images(record, root, max_pixels)
+            good.append((row, record))
         except ValueError as error:
             message = f"{row.where}: {error}"
             if on_bad == "stop":
@@ -347,12 +380,12 @@ def good_records(
     return good, bad
 
 
-def _checked(record: Mapping[str, Any], needed: Sequence[str], mapping: Mapping[str, str]) -> dict[str, Any]:
-    record = {**record, **{ours: _reach(record, ours, theirs) for ours, theirs in mapping.items()}}
-    prompt = record.get("prompt", record.get("messages"))
-    if isinstance(prompt, list) and prompt:
-        record |= {"prompt": last_user_text(prompt), "messages": prompt}
-    elif not isinstance(prompt, str) or not prompt.strip():
+def _checked(
+    record: Mapping[str, Any], needed: Sequence[str], mapping: Mapping[str, str], form: RecordFormat
+) -> dict[str, Any]:
+    record = normalised({**record, **{ours: _reach(record, ours, theirs) for ours, theirs in mapping.items()}}, form)
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("needs a non-empty string `prompt`, or a list of messages (data.columns maps other names)")
     missing = [column for column in needed if record.get(column) is None]
     if missing:
@@ -369,25 +402,6 @@ def _reach(record: Mapping[str, Any], ours: str, theirs: str) -> Any:
             raise ValueError(f"lacks {theirs!r}, which data.columns gives for {ours!r}; it has {', '.join(record)}")
         place = place[part]
     return place
-
-
-def last_user_text(messages: Sequence[Any]) -> str:
-    """The text of the last message of role `user`, its text parts joined by newlines.
-
-    Raises ValueError for what is no list of {"role", "content"}, and where no user says anything.
-    """
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise ValueError(f"message {number} of `prompt` needs `role` and `content`")
-    for message in reversed(messages):
-        if message["role"] == "user":
-            content = message["content"]
-            parts = content if isinstance(content, list) else [{"text": content}]
-            text = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-            if text.strip():
-                return text
-            break
-    raise ValueError("`prompt` has no text in a last message of role `user`")
 
 
 def cyclic_indices(start: int, count: int, size: int, seed: int) -> list[int]:

@@ -13,7 +13,8 @@ from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import score_groups, table
 from mmrl.seeds import seed_of
 from mmrl.training.collect import refuse_invalid
-from mmrl.training.data import cyclic_indices, load_prompts
+from mmrl.training.data import MAX_PIXELS, cyclic_indices, load_prompts
+from mmrl.training.images import bound_images, stored_images
 from mmrl.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ class KeptRecords:
     """Supervised records that a filter stage wrote, in the form that sft_step reads."""
 
     def __init__(self, path: Path) -> None:
-        self.records = [{**p.record, "id": p.id, "prompt": p.text} for p in load_prompts(str(path), {}, "stop")]
+        self.records = [
+            bound_images({**p.record, "id": p.id, "prompt": p.text}, p.root, MAX_PIXELS)
+            for p in load_prompts(str(path), {}, "stop")
+        ]
         self.count = len(self.records)
 
     def batch(self, step: int, size: int, seed: int) -> list[dict[str, Any]]:
@@ -55,7 +59,12 @@ def filter_step(trainer: Trainer, stage: FilterStage) -> dict[str, Any]:
         trainer.point("rollout")
     groups = trainer.pending[0]
     set_rewards(trainer, stage, groups)
-    kept = [(group.index, record) for group in groups for record in keep(trainer.adapter, stage, group)]
+    folder, bound = trainer.run_dir / "data", trainer.config.data.max_pixels
+    kept = [
+        (group.index, stored_images(record, group.prompt.root, folder, bound))
+        for group in groups
+        for record in keep(trainer.adapter, stage, group)
+    ]
     write_part(trainer, stage, kept)
     if cursor.step + 1 == stage.steps:
         join_parts(trainer, stage)

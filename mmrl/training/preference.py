@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from mmrl.training.trainer import Trainer
 
 
-def load_pairs(source: str | Path, on_bad: str) -> list[Prompt]:
+def load_pairs(source: str | Path, on_bad: str, **reading: Any) -> list[Prompt]:
     """Prompts of a .jsonl file whose records also have `chosen` and `rejected`, two different answers.
 
-    An answer is a string, or a list of whatever the adapter's `given` takes. Raises ConfigError, or warns and skips,
-    for a bad record as `on_bad` says.
+    reading: keywords of `load_prompts`. An answer is a string, or a list of whatever the adapter's `given` takes.
+    Raises ConfigError, or warns and skips, for a bad record as `on_bad` says.
     """
     good = []
-    for prompt in load_prompts(str(source), {}, on_bad, columns=("chosen", "rejected")):
+    for prompt in load_prompts(str(source), {}, on_bad, columns=("chosen", "rejected"), **reading):
         problem = _problem(prompt.record["chosen"], prompt.record["rejected"])
         if problem and on_bad == "stop":
             raise ConfigError(f"{source}: record {prompt.id!r}: {problem}; mend it or set data.on_bad_record: skip")

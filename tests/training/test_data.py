@@ -13,11 +13,11 @@ from mmrl.config import ConfigError, DataConfig
 from mmrl.training.data import (
     Records,
     heldout_prompts,
-    last_user_text,
     load_prompts,
     record_columns,
     training_prompts,
 )
+from mmrl.training.formats import last_user_text
 
 ROWS = [{"question": f"{n} + 1 =", "solution": str(n + 1), "extra": {"level": n}} for n in range(5)]
 COLUMNS = {"prompt": "question", "answer": "solution", "level": "extra.level"}
@@ -124,9 +124,12 @@ CHAT = [
 
 @pytest.mark.parametrize("column", ["prompt", "messages"])
 def test_chat_messages_give_the_last_users_text_and_are_kept(tmp_path, column):
-    prompt = load_prompts(jsonl(tmp_path / "chat.jsonl", [{column: CHAT, "answer": 1}]), {}, "stop")[0]
-    assert prompt.text == prompt.record["prompt"] == "second"
-    assert prompt.record["messages"] == CHAT
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    record = {column: CHAT, "answer": 1, "images": ["a.png"]}
+    prompt = load_prompts(jsonl(tmp_path / "chat.jsonl", [record]), {}, "stop")[0]
+    assert prompt.text == prompt.record["prompt"] == "<image>second"
+    assert prompt.record["messages"] == [*CHAT[:2], {"role": "user", "content": "<image>second"}]
+    assert prompt.root == str(tmp_path)
 
 
 @pytest.mark.parametrize(

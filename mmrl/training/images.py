@@ -1,0 +1,51 @@
+"""The pictures of records: looked at before a run starts, bound to their folder, written beside a file of records."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmrl.pictures import image_size, open_image
+
+
+def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> None:
+    """Look at the heads of a record's `images`, so that a run does not end at one that is missing or too large.
+
+    Functions are not called. Raises PictureError, a ValueError, for the first one that cannot be used.
+    """
+    for ref in record.get("images") or ():
+        if not callable(ref):
+            image_size(ref, root, max_pixels)
+
+
+def bound_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> dict[str, Any]:
+    """The record with each name in `images` as a function that opens it, so that it stands without its folder."""
+    refs = record.get("images") or ()
+    if not any(isinstance(ref, str) for ref in refs):
+        return dict(record)
+    bound = [functools.partial(open_image, ref, root, max_pixels) if isinstance(ref, str) else ref for ref in refs]
+    return {**record, "images": bound}
+
+
+def stored_images(record: Mapping[str, Any], root: str | None, folder: Path, max_pixels: int) -> dict[str, Any]:
+    """The record with its `images` as PNG files `pictures/...` below `folder`, named by what they show."""
+    refs = record.get("images")
+    if not refs:
+        return dict(record)
+    return {**record, "images": [_stored(ref, root, folder, max_pixels) for ref in refs]}
+
+
+def _stored(ref: Any, root: str | None, folder: Path, max_pixels: int) -> str:
+    picture = open_image(ref, root, max_pixels)
+    digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
+    path = folder / "pictures" / f"{digest}.png"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{digest}.{os.getpid()}.tmp")
+        picture.save(temporary, "PNG")
+        os.replace(temporary, path)
+    return f"pictures/{path.name}"
