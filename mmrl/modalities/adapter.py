@@ -74,6 +74,7 @@ class Adapter(Protocol):
     # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted.
     # features(samples, columns, names) -> {name: [b, t]}: numbers of actions that hooks of the algorithm need.
     # logprobs(..., entropy=True): also return the differentiable entropy, for terms that need it.
+    # picture(sample, media) -> one of the sample's `media` as the policy saw it, a PIL picture, for the sample store.
     # given(prompt, completions) -> samples of given answers, for preference stages.
     # supervised_weight(records) -> what the mean of `supervised_loss` is over, where it is not the records.
     # deterministic_evaluation: True where every seed of `evaluate` gives the same samples.

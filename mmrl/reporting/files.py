@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 
-def strict(value: Any) -> Any:
-    """`value` as strict JSON: NaN and infinities become null, arrays lists, unknown objects their repr."""
+def strict(value: Any, finite: bool = True) -> Any:
+    """`value` as strict JSON: NaN and infinities become null, arrays lists, unknown objects their repr.
+
+    finite=False leaves NaN and infinities as they are, which Python's own JSON can hold.
+    """
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) or not finite else None
     if isinstance(value, Mapping):
-        return {str(key): strict(item) for key, item in value.items()}
+        return {str(key): strict(item, finite) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [strict(item) for item in value]
+        return [strict(item, finite) for item in value]
     if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
-        return strict(value.tolist())
+        return strict(value.tolist(), finite)
     return repr(value)
 
 

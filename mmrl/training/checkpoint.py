@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmrl.reporting.files import strict
 from mmrl.reporting.samples import read_step, write_step
-from mmrl.types import Group, Trajectory
+from mmrl.types import Group, Sample, Trajectory
 
 
 @dataclass
@@ -179,6 +180,8 @@ def save_groups(place: Path, groups: Sequence[Group]) -> None:
     save_file(tensors, place / "trajectories.safetensors")
     places = [group.index for group in groups]
     (place / "indices.json").write_text(json.dumps(places), encoding="utf-8")
+    loose = [[_loose(sample) for sample in group.samples] for group in groups]
+    (place / "loose.json").write_text(json.dumps(strict(loose, finite=False)), encoding="utf-8")
 
 
 def load_groups(places: Sequence[Path], rank: int, world: int) -> list[Group]:
@@ -188,9 +191,13 @@ def load_groups(places: Sequence[Path], rank: int, world: int) -> list[Group]:
         groups, _ = read_step(place, "groups")
         tensors = load_file(place / "trajectories.safetensors")
         indices = json.loads((place / "indices.json").read_text(encoding="utf-8"))
+        loose = json.loads((place / "loose.json").read_text(encoding="utf-8"))
         for g, (group, index) in enumerate(zip(groups, indices)):
             group.index = index
             for s, sample in enumerate(group.samples):
+                sample.info = loose[g][s]["info"]
+                details = loose[g][s]["details"]
+                sample.scores = {k: replace(v, details=details[k]) for k, v in sample.scores.items()}
                 mine = {k.removeprefix(f"{g}/{s}/"): v for k, v in tensors.items() if k.startswith(f"{g}/{s}/")}
                 if mine:
                     rest = {k.removeprefix("tensors/"): v for k, v in mine.items() if k.startswith("tensors/")}
@@ -198,6 +205,11 @@ def load_groups(places: Sequence[Path], rank: int, world: int) -> list[Group]:
             if index % world == rank:
                 found.append(group)
     return sorted(found, key=lambda group: group.index)
+
+
+def _loose(sample: Sample) -> dict[str, Any]:
+    """What is not typed, and would lose NaN and infinities in the sample store."""
+    return {"info": sample.info, "details": {name: score.details for name, score in sample.scores.items()}}
 
 
 def _sync(path: Path) -> None:

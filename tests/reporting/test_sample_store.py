@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmrl.media import Media, View
 from mmrl.reporting import samples
 from mmrl.reporting.samples import list_tags, read_index, read_step, write_offending, write_step
-from mmrl.types import Group, Prompt, Sample, Score
+from mmrl.types import Group, Prompt, Sample, Score, Turn
 
 
 def two_groups():
@@ -115,3 +116,65 @@ def test_offending_groups_are_kept_one_folder_each(tmp_path):
     assert list_tags(tmp_path) == ["offending_000001", "offending_000002"]
     assert read_index(tmp_path, "offending_000001")["extra"] == {"why": "loss is NaN"}
     assert len(read_index(tmp_path, "offending_000002")["groups"]) == 1
+
+
+# -------------------------------------------------------------------- pictures that a policy was shown
+
+SCENE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+
+
+def shown_group(views):
+    """One sample for each list of views; its turns are the question, and an answer between two pictures."""
+    prompt = Prompt("q", "Where?")
+    group = Group(prompt, 0)
+    for number, seen in enumerate(views):
+        media = tuple(Media(view, SCENE.size, (56, 28), tokens=8) for view in seen)
+        turns = [Turn("user", "<image>Where?", (0,)), Turn("assistant", "there", trained=True)]
+        turns += [Turn("user", "<image>", (place,)) for place in range(1, len(media))]
+        group.samples.append(Sample(prompt, number, "there", turns=tuple(turns), media=media, info={"crop": "ok"}))
+    return group
+
+
+def cut(sample, media):
+    return SCENE.crop([round(v) for v in media.view.crop or (0, 0, *SCENE.size)])
+
+
+def test_each_different_picture_is_stored_once_per_group(tmp_path):
+    first, second = View(0, (2.0, 4.0, 30.0, 20.0)), View(0, (0.0, 0.0, 10.0, 10.0))
+    group = shown_group([[View(), first], [View(), second], [View(), first], [View()]])
+    folder = write_step(tmp_path, "step_000001", [group, shown_group([[View()]])], render=cut)
+    assert len(list(folder.glob("*_seen_*.png"))) == 3 + 1
+    samples_ = read_index(tmp_path, "step_000001")["groups"][0]["samples"]
+    files = [[shown["file"] for shown in sample["media"]] for sample in samples_]
+    assert len({names[0] for names in files}) == 1
+    assert files[0] == files[2] != files[1]
+    assert samples_[0]["media"][1]["crop"] == [2.0, 4.0, 30.0, 20.0]
+    stored = Image.open(folder / files[0][1])
+    assert stored.tobytes() == SCENE.crop((2, 4, 30, 20)).tobytes()
+
+
+def test_a_conversation_comes_back_from_the_store(tmp_path):
+    group = shown_group([[View(), View(0, (2.5, 4.0, 30.0, 20.0), (64, 32))]])
+    write_step(tmp_path, "step_000001", [group], render=cut)
+    (back,), _ = read_step(tmp_path, "step_000001")
+    (before,), (after,) = group.samples, back.samples
+    assert (after.turns, after.media, after.info) == (before.turns, before.media, before.info)
+
+
+def test_a_picture_that_is_gone_is_told_and_stops_nothing(tmp_path):
+    def gone(sample, media):
+        raise FileNotFoundError("scene.png is gone")
+
+    write_step(tmp_path, "step_000001", [shown_group([[View()], [View()]])], render=gone)
+    for sample in read_index(tmp_path, "step_000001")["groups"][0]["samples"]:
+        assert "scene.png is gone" in sample["media"][0]["problem"]
+        assert "file" not in sample["media"][0]
+
+
+def test_a_shown_picture_outside_of_the_folder_is_refused(tmp_path):
+    folder = write_step(tmp_path, "step_000001", [shown_group([[View()]])], render=cut)
+    index = json.loads((folder / "index.json").read_text())
+    index["groups"][0]["samples"][0]["media"][0]["file"] = "../../secret.png"
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="file name inside the folder"):
+        read_index(tmp_path, "step_000001")

@@ -58,16 +58,24 @@ class VisionAdapter(TokenAdapter):
             model = AutoModelForImageTextToText.from_pretrained(**place, **loading.options(config))
         self.family = family_of(model, self.processor, config)
         towers = self.family.towers(model)
-        if config.train == "lora" and config.lora.targets is None:
-            config = config.model_copy(update={"lora": config.lora.model_copy(update={"targets": self._lora(model)})})
+        if config.train == "lora":
+            targets = self._lora(model, config.lora.targets)
+            config = config.model_copy(update={"lora": config.lora.model_copy(update={"targets": targets})})
         model = loading.trained(model, config, towers if config.vision == "frozen" else ())
         return model, self.processor.tokenizer
 
-    def _lora(self, model: nn.Module) -> list[str]:
-        """The decoder's linear layers: engines cannot serve adapters on the vision tower."""
+    def _lora(self, model: nn.Module, wanted: Sequence[str] | None) -> list[str]:
+        """The decoder's linear layers, those whose names end in one of `wanted`: engines cannot serve adapters on the
+        vision tower, whose layers often have the same names. Raises ValueError where none is left.
+        """
         decoder = self.family.language(model)
         inside = {id(m) for m in decoder.modules() if isinstance(m, nn.Linear)}
-        return [name for name, m in model.named_modules() if id(m) in inside]
+        names = [name for name, m in model.named_modules() if id(m) in inside]
+        found = [n for n in names if wanted is None or any(n == w or n.endswith(f".{w}") for w in wanted)]
+        if not found:
+            known = sorted({name.rpartition(".")[2] for name in names})
+            raise ValueError(f"lora.targets {wanted}: no linear layer of the decoder; there are {', '.join(known)}")
+        return found
 
     def _built(self) -> tuple[nn.Module, Any]:
         from mmrl.modalities.vision.tiny import build
@@ -145,9 +153,10 @@ class VisionAdapter(TokenAdapter):
         return found
 
     def picture(self, sample: Sample, media: Media) -> Any:
-        """What a view showed, as a PIL picture, for the report."""
-        refs = picture_refs(sample.prompt)
-        return shown(open_image(refs[media.view.picture], sample.prompt.root, self.config.picture_bound), media.view)
+        """What the policy saw of a view, in the pixels that the processor made of it, as a PIL picture for the report."""
+        ref = picture_refs(sample.prompt)[media.view.picture]
+        image = shown(open_image(ref, sample.prompt.root, self.config.picture_bound), media.view)
+        return image if image.size == media.seen else image.resize(media.seen)
 
     def save(self, folder: Path) -> None:
         """A folder that `from_pretrained` loads, with the processor; for LoRA, peft's own files."""

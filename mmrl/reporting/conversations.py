@@ -1,0 +1,69 @@
+"""Conversations in the sample store: turns and pictures as JSON, and each different picture saved once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmrl.media import Media, View
+from mmrl.reporting.artifacts import PNG_MODES, save_artifact
+from mmrl.types import Sample, Turn
+
+# (sample, one of its media) -> the picture that the policy saw; adapters with pictures offer it.
+Render = Callable[[Sample, Media], Image.Image]
+
+
+def turn_record(turn: Turn) -> dict[str, Any]:
+    """A turn as JSON."""
+    return {"role": turn.role, "text": turn.text, "media": list(turn.media), "trained": turn.trained}
+
+
+def read_turn(record: Mapping[str, Any]) -> Turn:
+    """The inverse of `turn_record`."""
+    return Turn(record["role"], record["text"], tuple(record["media"]), record["trained"])
+
+
+def media_record(media: Media) -> dict[str, Any]:
+    """What was shown, as JSON: `picture`, `crop` and `size` of the view, and the rest of Media."""
+    view = media.view
+    return {
+        "picture": view.picture,
+        "crop": view.crop and list(view.crop),
+        "size": view.size and list(view.size),
+        "original": list(media.original),
+        "seen": list(media.seen),
+        "space": media.space,
+        "tokens": media.tokens,
+    }
+
+
+def read_media(record: Mapping[str, Any]) -> Media:
+    """The inverse of `media_record`; other keys are not looked at."""
+    crop, size = record["crop"], record["size"]
+    view = View(record["picture"], crop and tuple(crop), size and tuple(size))
+    return Media(view, tuple(record["original"]), tuple(record["seen"]), record["space"], record["tokens"])
+
+
+class GroupPictures:
+    """Saves what the samples of one group were shown in `folder`, each different view once."""
+
+    def __init__(self, folder: Path, stem: str, render: Render) -> None:
+        self.folder, self.stem, self.render = folder, stem, render
+        self._saved: dict[View, dict[str, str]] = {}
+
+    def save(self, sample: Sample, media: Media) -> dict[str, str]:
+        """{"file": name}, or {"problem": why} for a picture that can no longer be opened."""
+        if media.view not in self._saved:
+            self._saved[media.view] = self._made(sample, media)
+        return self._saved[media.view]
+
+    def _made(self, sample: Sample, media: Media) -> dict[str, str]:
+        try:
+            image = self.render(sample, media)
+        except (OSError, ValueError) as error:
+            return {"problem": str(error)}
+        image = image if image.mode in PNG_MODES else image.convert("RGB")
+        return {"file": save_artifact(image, self.folder, f"{self.stem}_seen_{len(self._saved):02d}")}
