@@ -18,6 +18,7 @@ from mmrl.core.library import registry
 from mmrl.core.reduce import Reduce, local
 from mmrl.rewarding.run import table
 from mmrl.seeds import seed_of
+from mmrl.training.conversations import sampled_actions
 from mmrl.training.tree import REWARD, places
 from mmrl.types import Sample
 
@@ -74,7 +75,7 @@ class Batch:
             reduce,
             scores={name: torch.where(known[:, f], scores[:, f].double(), torch.nan) for f, name in enumerate(names)},
             truncated=torch.tensor([s.stop == "length" for s in samples], dtype=torch.bool),
-            length=torch.tensor([len(s.trajectory.logp) for s in samples], dtype=torch.int64),
+            length=torch.tensor([sampled_actions(s) for s in samples], dtype=torch.int64),
             logp_old=logp_old,
             logp_sampler=stored(samples, "logp_sampler", mask, reduce),
             columns=columns(samples, algorithm.needs - COMPUTED, reduce),

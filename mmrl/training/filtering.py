@@ -13,6 +13,7 @@ from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import score_groups, table
 from mmrl.seeds import seed_of
 from mmrl.training.collect import refuse_invalid
+from mmrl.training.conversations import conversation_metrics
 from mmrl.training.data import MAX_PIXELS, cyclic_indices, load_prompts
 from mmrl.training.images import bound_images, stored_images
 from mmrl.types import Group, Sample
@@ -72,12 +73,14 @@ def filter_step(trainer: Trainer, stage: FilterStage) -> dict[str, Any]:
     valid = [s.reward for s in samples if s.reward is not None]
     count, everyone = processes.total(len(valid)), processes.total(len(samples))
     cursor.samples += int(everyone)
+    talks = conversation_metrics(samples, processes)
     return {
         "reward/mean": processes.total(sum(valid)) / count if count else None,
         "reward/invalid": 1 - count / max(everyone, 1),
         "filter/correct": processes.total(sum(r >= stage.correct_at for r in valid)) / count if count else None,
         "filter/prompts": processes.total(len(groups)),
         "filter/kept": processes.total(len(kept)),
+        **{f"env/{name}": value for name, value in talks.items()},
         "time/step": time.monotonic() - began,
     }
 

@@ -26,6 +26,7 @@ from mmrl.seeds import seed_of
 from mmrl.training import expert
 from mmrl.training.batch import COMPUTED, Batch, computed, per_sample
 from mmrl.training.collect import fill
+from mmrl.training.conversations import conversation_metrics
 from mmrl.training.optimizer import NonFiniteError
 from mmrl.training.tree import places
 from mmrl.types import Group, Sample
@@ -204,6 +205,7 @@ def metrics(trainer: Trainer, stage: GrpoStage, batch: Batch) -> dict[str, Any]:
         age = processes.total(sum(trainer.cursor.step - s.version for s in batch.samples))
         row["rollout/age"] = age / max(everyone, 1)
     row["reward/invalid"] = processes.total((~batch.valid).sum()) / max(everyone, 1)
+    row |= {f"env/{name}": value for name, value in conversation_metrics(batch.samples, processes).items()}
     silent = zero_variance_share(
         per_sample(batch.advantage, batch.core.mask), batch.valid, batch.group, places(stage), processes.reduce
     )

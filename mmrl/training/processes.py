@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,6 +43,15 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """True on every process when it is true on one."""
         return self.total(float(flag), "max") > 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value`, something that JSON can hold, by rank."""
+        if self.world == 1:
+            return [value]
+        text = json.dumps(value).encode("ascii")
+        rows = torch.zeros(self.world, int(self.total(len(text), "max")), dtype=torch.int64)
+        rows[self.rank, : len(text)] = torch.tensor(list(text))
+        return [json.loads(bytes(row).rstrip(b"\0")) for row in self.reduce(rows, "sum").tolist()]
 
     def barrier(self) -> None:
         if self.world > 1:

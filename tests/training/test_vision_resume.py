@@ -102,6 +102,11 @@ def test_stopping_after_a_rollout_and_inside_an_update_changes_nothing(seeing, h
         assert {"ok", "no_json"} <= {info["crop"] for _, info in shown}
         assert any(media["crop"] for medias, _ in shown for media in medias)
         assert all(len(medias) == 2 for medias, _ in shown)
+        row = left["rows"][0]  # both groups of the step are stored
+        assert row["env/crop/ok"] == sum(info["crop"] == "ok" for _, info in shown) / len(shown)
+        tokens = [sum(media["tokens"] for media in medias) for medias, _ in shown]
+        assert row["env/visual_tokens"] == pytest.approx(sum(tokens) / len(shown))
+        assert row["env/turns"] == 2
     assert stored(config) == stored(straight)
 
 
