@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
 from mmrl.modalities.vision.families import Features, family_of
+from mmrl.modalities.vision.kept import Kept
 from mmrl.modalities.vision.pictures import PictureShelf, expand, picture_refs, shown
 from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.pictures import open_image
 from mmrl.types import Prompt, Sample, Turn
-
-# Pictures whose features of a frozen tower are kept.
-KEPT = 4096
 
 
 class VisionAdapter(TokenAdapter):
@@ -42,11 +39,14 @@ class VisionAdapter(TokenAdapter):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         space = self.family.space if config.space == "auto" else config.space
-        self.shelf = PictureShelf(self.family, space, config.picture_bound, config.picture_cache << 20)
-        self._kept: OrderedDict[Hashable, Features] | None = _Recent(KEPT) if config.vision == "frozen" else None
+        room = config.picture_cache << 20
+        self.shelf = PictureShelf(self.family, space, config.picture_bound, room)
+        self._kept: Kept[Features] | None = Kept(room) if config.vision == "frozen" else None
 
     def _load(self) -> tuple[nn.Module, Any]:
         config = self.config
+        if importlib.util.find_spec("torchvision") is None:  # processors of pictures with a video part want it
+            raise ImportError("modality vision needs the package 'torchvision': pip install \"mmrl[vision]\"")
         if config.build is not None:
             model, self.processor = self._built()
             model.set_attn_implementation(config.attention)
@@ -57,6 +57,11 @@ class VisionAdapter(TokenAdapter):
             self.processor = AutoProcessor.from_pretrained(**place)
             model = AutoModelForImageTextToText.from_pretrained(**place, **loading.options(config))
         self.family = family_of(model, self.processor, config)
+        if config.gradient_checkpointing and self.family.prefix_attention:
+            raise ValueError(
+                f"gradient_checkpointing: prompts of {type(model).__name__} need a cache, which layers that are "
+                "recomputed cannot fill; leave it off"
+            )
         towers = self.family.towers(model)
         if config.train == "lora":
             targets = self._lora(model, config.lora.targets)
@@ -163,19 +168,6 @@ class VisionAdapter(TokenAdapter):
         super().save(folder)
         if self.config.train == "full":
             self.processor.save_pretrained(folder)
-
-
-class _Recent(OrderedDict):
-    """A mapping that forgets the oldest entries beyond `limit`."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def __setitem__(self, key: Hashable, value: Any) -> None:
-        super().__setitem__(key, value)
-        if len(self) > self.limit:
-            self.popitem(last=False)
 
 
 def _miscounted(context: Context) -> str | None:
