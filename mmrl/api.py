@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -168,10 +168,17 @@ def load_prompts(config: Config, adapter: Any):
     data = config.data
     train_ = _usable(adapter, training_prompts(data, columns))
     held = _usable(adapter, heldout_prompts(data, columns))
-    both = {p.text for p in train_} & {p.text for p in held}
+    both = {_asked(p) for p in train_} & {_asked(p) for p in held}
     if both:
-        warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {min(both)!r}", stacklevel=2)
+        text = min(text for text, _ in both)
+        warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {text!r}", stacklevel=2)
     return train_, held
+
+
+def _asked(prompt: Any) -> tuple[str, tuple[Any, ...]]:
+    """Equal for prompts that ask the same."""
+    refs = prompt.record.get("images") or ()
+    return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
 
 
 def _usable(adapter: Any, prompts: Sequence[Any]) -> list[Any]:

@@ -45,10 +45,10 @@ def format_of(record: Mapping[str, Any]) -> str:
     pictured = bool(has & {"image", "images", "image_path"})
     if {"goal", "steps"} <= has and "prompt" not in has:
         return "ui_s1"
-    if isinstance(record.get("prompt"), list):
-        return "trl"
+    if "image_path" in has and "images" not in has and has & {"prompt", "question"}:
+        return "mgpo"
     if "prompt" in has:
-        return "mgpo" if "image_path" in has and "images" not in has else PLAIN
+        return "trl" if isinstance(record["prompt"], list) else PLAIN
     if "conversations" in has:
         return "vlm_r1"
     if "messages" in has:
