@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Other formats that Pillow knows are vector files, which start programs, or films.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION = 0x0112  # the EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values for pictures that lie on their side
 _SHOWN = 80  # characters of a name in a message
 
@@ -134,7 +134,7 @@ def _bounded(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
     return (image.height, image.width) if sideways else image.size
 
 

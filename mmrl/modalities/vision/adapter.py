@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ class VisionAdapter(TokenAdapter):
         return found
 
     def picture(self, sample: Sample, media: Media) -> Any:
-        """What the policy saw of a view, in the pixels that the processor made of it, as a PIL picture for the report."""
+        """What the policy saw of a view, as large as the processor made it, as a PIL picture for the report."""
         ref = picture_refs(sample.prompt)[media.view.picture]
         image = shown(open_image(ref, sample.prompt.root, self.config.picture_bound), media.view)
         return image if image.size == media.seen else image.resize(media.seen)

@@ -30,7 +30,11 @@ class ModelConfig(TokenModelConfig):
         "auto", description="Coordinates that the policy writes; auto: those of its family."
     )
     picture_bound: int = Field(50_000_000, ge=1, description="A picture of more pixels is not opened.")
-    picture_cache: int = Field(512, ge=1, description="Megabytes of processed pictures that are kept.")
+    picture_cache: int = Field(
+        512,
+        ge=1,
+        description="Megabytes of processed pictures that are kept, and as many of what a frozen tower makes of them.",
+    )
 
     @model_validator(mode="after")
     def _pixels_in_order(self) -> ModelConfig:

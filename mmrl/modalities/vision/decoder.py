@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmrl.engines.decoder import Decoder, Row
 from mmrl.modalities.vision.families.base import Family, Features
+from mmrl.modalities.vision.kept import Kept
 from mmrl.modalities.vision.pictures import Picture
 
 
@@ -19,7 +20,7 @@ class VisionDecoder(Decoder):
     kept: features of a frozen tower by picture; None where the tower is trained.
     """
 
-    def __init__(self, model: Any, family: Family, kept: MutableMapping[Hashable, Features] | None) -> None:
+    def __init__(self, model: Any, family: Family, kept: Kept[Features] | None) -> None:
         super().__init__(family.language(model))
         self.model, self.family, self.kept = model, family, kept
         self.prefix_attention, self.first_position = family.prefix_attention, family.first_position
@@ -73,9 +74,12 @@ class VisionDecoder(Decoder):
             made = self.family.features(self.model, [p.inputs for p in unique.values()])
             found = dict(zip(unique, made))
             return [found[p.key] for p in pictures]
-        new = [p for key, p in unique.items() if key not in self.kept]
+        found = {key: known for key in unique if (known := self.kept.get(key)) is not None}
+        new = [p for key, p in unique.items() if key not in found]
         if new:
             with torch.no_grad():
-                for picture, made in zip(new, self.family.features(self.model, [p.inputs for p in new])):
-                    self.kept[picture.key] = made
-        return [self.kept[p.key] for p in pictures]
+                made = self.family.features(self.model, [p.inputs for p in new])
+            for picture, features in zip(new, made):
+                found[picture.key] = features
+                self.kept.put(picture.key, features)
+        return [found[p.key] for p in pictures]

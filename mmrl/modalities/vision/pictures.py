@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections import OrderedDict
+import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mmrl.media import Media, Size, View
-from mmrl.pictures import open_image
+from mmrl.modalities.vision.kept import Kept
+from mmrl.pictures import ORIENTATION, PictureError, image_size, open_image
 from mmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -56,17 +57,17 @@ def picture_refs(prompt: Prompt) -> list[Any]:
 
 
 class PictureShelf:
-    """Processed pictures by view, the longest unused thrown away first.
+    """Processed pictures by view.
 
     family: the model's. space: how the policy writes boxes. bound: pixels of a picture that is opened at most.
     limit: bytes that are kept.
     """
 
     def __init__(self, family: Family, space: str, bound: int, limit: int) -> None:
-        self.family, self.space, self.bound, self.limit = family, space, bound, limit
-        self._kept: OrderedDict[Hashable, Picture] = OrderedDict()
+        self.family, self.space, self.bound = family, space, bound
+        self._kept: Kept[Picture] = Kept(limit)
         self._sizes: dict[Hashable, Size] = {}
-        self._bytes = 0
+        self._keys: dict[int, tuple[weakref.ref, Hashable]] = {}
         self.processed = 0  # pictures that went through the processor so far
 
     def sizes(self, prompt: Prompt) -> list[Size]:
@@ -79,21 +80,20 @@ class PictureShelf:
         if not 0 <= view.picture < len(refs):
             raise ValueError(f"prompt {prompt.id!r} has {len(refs)} pictures, picture {view.picture} was asked for")
         ref = refs[view.picture]
-        key = (source_key(ref, prompt.root), view)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        made = self._made(key, open_image(ref, prompt.root, self.bound), view)
-        self._kept[key] = made
-        self._bytes += made.bytes
-        while self._bytes > self.limit and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].bytes
-        return made
+        key = (self._key(ref, prompt.root), view)
+        found = self._kept.get(key)
+        if found is None:
+            found = self._made(key, open_image(ref, prompt.root, self.bound), view)
+            self._kept.put(key, found)
+        return found
 
     def _made(self, key: Hashable, source: Image.Image, view: View) -> Picture:
         image = shown(source, view)
         self._sizes[key[0]] = source.size
-        inputs, seen = self.family.process(image)
+        try:
+            inputs, seen = self.family.process(image)
+        except ValueError as error:
+            raise PictureError(f"a picture of {image.width}x{image.height} pixels: {error}") from None
         expansion = self.family.expansion(image.size)
         tokens = int((expansion == self.family.image_id).sum())
         features = self.family.feature_count(inputs)
@@ -107,10 +107,20 @@ class PictureShelf:
         return Picture(key, inputs, expansion, self.family.image_id, tokens, image, media)
 
     def _size(self, ref: Any, prompt: Prompt) -> Size:
-        key = source_key(ref, prompt.root)
+        key = self._key(ref, prompt.root)
         if key not in self._sizes:
-            self._sizes[key] = open_image(ref, prompt.root, self.bound).size
+            self._sizes[key] = image_size(ref, prompt.root, self.bound)
         return self._sizes[key]
+
+    def _key(self, ref: Any, root: str | None) -> Hashable:
+        """source_key; of a PIL picture, whose pixels it would read each time, known while the picture lives."""
+        if not hasattr(ref, "tobytes"):
+            return source_key(ref, root)
+        known = self._keys.get(id(ref))
+        if known is None or known[0]() is not ref:
+            gone = functools.partial(self._keys.pop, id(ref), None)
+            known = self._keys[id(ref)] = (weakref.ref(ref, lambda _: gone()), source_key(ref, root))
+        return known[1]
 
 
 def shown(source: Image.Image, view: View) -> Image.Image:
@@ -133,11 +143,17 @@ def source_key(ref: Any, root: str | None) -> Hashable:
     if isinstance(ref, str):
         return (root, ref)
     if isinstance(ref, functools.partial):
-        return (ref.func.__module__, ref.func.__qualname__, repr(ref.args), repr(sorted(ref.keywords.items())))
+        arguments = repr((ref.args, sorted(ref.keywords.items())))
+        if " at 0x" not in arguments:  # an address, which may come again for something else
+            return (ref.func.__module__, ref.func.__qualname__, arguments)
     if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes):
         return hashlib.sha256(ref["bytes"]).hexdigest()
+    if isinstance(ref, Mapping) and isinstance(ref.get("path"), str):
+        return (root, ref["path"])
     if hasattr(ref, "tobytes"):
-        return (ref.size, hashlib.sha256(ref.tobytes()).hexdigest())
+        # All that open_image reads: equal numbers are other pictures in another mode, palette or orientation.
+        meaning = (ref.mode, ref.size, ref.getpalette(), ref.info.get("transparency"), ref.getexif().get(ORIENTATION))
+        return hashlib.sha256(repr(meaning).encode() + ref.tobytes()).hexdigest()
     # As a key it stays alive: the id of something that is gone may come again for another picture.
     return ref if isinstance(ref, Hashable) else id(ref)
 

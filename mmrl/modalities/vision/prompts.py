@@ -46,7 +46,9 @@ class VisionEncoder(PromptEncoder):
         return self.processor.image_token * pictures + start + text.replace(IMAGE, "").strip() + "\n"
 
     def inline(self, text: str) -> str:
-        return text.replace(IMAGE, self._picture)
+        """Environments may repeat what the policy wrote: words that read like a placeholder stay words."""
+        token = self.processor.image_token
+        return self._picture.join(p.replace(token, f"{token[0]} {token[1:]}") for p in text.split(IMAGE))
 
     @cached_property
     def _picture(self) -> str:

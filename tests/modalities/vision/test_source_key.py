@@ -23,6 +23,7 @@ MAKERS = {
     "name": lambda number: f"{number}.png",
     "picture": lambda number: Image.new("L", (2, 2), number),
     "bytes": lambda number: {"bytes": bytes([number])},
+    "path": lambda number: {"bytes": None, "path": f"{number}.png"},
     "partial": lambda number: functools.partial(Image.new, "L", (1, 1), number),
     "object": Drawing,
 }
@@ -37,3 +38,23 @@ def test_equal_references_have_one_key_and_others_have_others(make):
 
 def test_a_name_means_another_picture_below_another_folder():
     assert source_key("a.png", "here") != source_key("a.png", "there")
+
+
+def test_equal_numbers_are_other_pictures_in_another_mode_palette_or_orientation():
+    grey = Image.new("L", (2, 2), 1)
+    red, blue = Image.new("P", (2, 2), 1), Image.new("P", (2, 2), 1)
+    red.putpalette([0, 0, 0, 255, 0, 0])
+    blue.putpalette([0, 0, 0, 0, 0, 255])
+    turned = grey.copy()
+    turned.getexif()[0x0112] = 6
+    clear = red.copy()
+    clear.info["transparency"] = 1
+    assert len({source_key(made, None) for made in (grey, red, blue, turned, clear)}) == 5
+
+
+def test_what_a_partial_holds_is_not_known_by_an_address():
+    """Two pictures, the second made where the first one was."""
+    keys = set()
+    for colour in range(20):
+        keys.add(source_key(functools.partial(Image.Image.copy, Image.new("L", (2, 2), colour)), None))
+    assert len(keys) == 20

@@ -25,6 +25,11 @@ class Features:
     embeds: Tensor
     deep: tuple[Tensor, ...] = ()
 
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        return sum(t.numel() * t.element_size() for t in (self.embeds, *self.deep))
+
 
 class Family:
     """What differs between model classes; the defaults suit those that show a picture as a row of placeholders.
