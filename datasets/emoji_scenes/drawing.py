@@ -45,7 +45,6 @@ class Item:
     place: str  # one of PLACES: the quarter that it lies in
     emoji: Box
     badge: Box
-    dark: bool  # white on black, or black on white
 
     @property
     def box(self) -> Box:
@@ -117,7 +116,7 @@ def _item(rng: random.Random, size: int, badge_size: float, place: int, kind: st
     badge_width, badge_height = (max(1, round(side * unit * badge_size)) for side in BADGE)
     corner = (x + width + hang, y + height + hang)
     badge = (corner[0] - badge_width, corner[1] - badge_height, *corner)
-    return Item(kind, digit, PLACES[place], (x, y, x + width, y + height), badge, rng.random() < 0.5)
+    return Item(kind, digit, PLACES[place], (x, y, x + width, y + height), badge)
 
 
 # -------------------------------------------------------------------- drawing
@@ -134,7 +133,7 @@ def render(scene: Scene) -> Image.Image:
         emoji = sprite(item.kind, right - left, bottom - top)
         canvas.paste(emoji, (left, top), emoji)
         left, top, right, bottom = item.badge
-        canvas.paste(badge(item.digit, item.dark, right - left, bottom - top), (left, top))
+        canvas.paste(badge(item.digit, right - left, bottom - top), (left, top))
     return canvas
 
 
@@ -168,15 +167,14 @@ def sprite(kind: str, width: int, height: int) -> Image.Image:
 
 
 @lru_cache(256)
-def badge(digit: int, dark: bool, width: int, height: int) -> Image.Image:
-    """A digit of 5 x 7 units on a plain badge of 9 x 11, RGB."""
-    face, ink = ((0, 0, 0), (255, 255, 255)) if dark else ((255, 255, 255), (0, 0, 0))
-    plain = Image.new("RGB", BADGE, face)
+def badge(digit: int, width: int, height: int) -> Image.Image:
+    """A digit of 5 x 7 units, white on a black badge of 9 x 11, RGB."""
+    plain = Image.new("RGB", BADGE, "black")
     margin = [(outer - inner) // 2 for outer, inner in zip(BADGE, GLYPH)]
     for y, line in enumerate(GLYPHS[digit].split()):
         for x, mark in enumerate(line):
             if mark == "X":
-                plain.putpixel((margin[0] + x, margin[1] + y), ink)
+                plain.putpixel((margin[0] + x, margin[1] + y), (255, 255, 255))
     if (width, height) == BADGE:
         return plain
     large = plain.resize((BADGE[0] * 8, BADGE[1] * 8), Image.Resampling.NEAREST)
