@@ -182,6 +182,12 @@ def score_kl(trainer: Trainer, stage: GrpoStage, groups: Sequence[Group]) -> Non
     sums = torch.zeros(len(samples), dtype=torch.float64)
     for part in trainer.adapter.slices(samples, stage.micro_batch):
         replay = trainer.adapter.logprobs([samples[r] for r in part.rows], part.columns, reference=True)
+        if replay.logp_reference is None:
+            name = type(trainer.adapter).__name__
+            raise ValueError(
+                f"kl_place='reward' needs `logp_reference`, which {name}.logprobs did not return though asked with "
+                "reference=True; set kl_coef=0, or give the adapter a reference"
+            )
         sums[part.rows] += (replay.logp - replay.logp_reference).sum(1).double().cpu()
     for sample, value in zip(samples, sums.tolist()):
         sample.scores["kl"] = Score.of(value)

@@ -6,6 +6,7 @@ The algorithm itself is mmrl.core; here are its inputs (who samples which groups
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmrl.config import GrpoStage, resolve_algorithm
+from mmrl.config import ConfigError, GrpoStage, resolve_algorithm
 from mmrl.core import aggregate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.correction import diagnostics
@@ -70,9 +71,19 @@ def grpo_step(trainer: Trainer, stage: GrpoStage) -> dict[str, Any]:
 
 
 def stage_algorithm(trainer: Trainer, stage: GrpoStage) -> Algorithm:
-    """The stage's algorithm with the clip range of the adapter's kind of action where none is given."""
-    low, high = getattr(trainer.adapter, "default_clip", (0.2, 0.2))
-    return resolve_algorithm(stage.algorithm).with_defaults(low, high)
+    """The stage's algorithm with the clip range of the adapter's kind of action where none is given.
+
+    Raises ConfigError where it compares with a reference and the adapter has none.
+    """
+    adapter = trainer.adapter
+    low, high = getattr(adapter, "default_clip", (0.2, 0.2))
+    algorithm = resolve_algorithm(stage.algorithm).with_defaults(low, high)
+    if algorithm.needs_reference and "reference" not in inspect.signature(adapter.logprobs).parameters:
+        raise ConfigError(
+            f"stage {stage.name!r}: the algorithm (kl_coef={algorithm.kl_coef:g}) compares with a reference, and "
+            f"{type(adapter).__name__}.logprobs takes no `reference`; set kl_coef=0, or give the adapter one"
+        )
+    return algorithm
 
 
 # -------------------------------------------------------------------- update

@@ -470,3 +470,38 @@ def test_a_process_of_its_own_prints_no_traceback(tiny, helpers, tmp_path):
     _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "returned nan" in one_message(err)
+
+
+@pytest.mark.parametrize(
+    ("takes", "place", "told"),
+    [
+        (False, {}, r"kl_coef=0.1\) compares with a reference, and Alone.logprobs takes no `reference`; set kl_coef=0"),
+        (True, {}, "kl_estimator='k3' needs `logp_reference`, which the adapter's logprobs did not return"),
+        (True, {"kl_place": "reward", "kl_estimator": "k1"}, "kl_place='reward' needs `logp_reference`, which Alone"),
+    ],
+)
+def test_a_kl_without_a_reference_is_refused(tmp_path, takes, place, told):
+    from answers import Answers, make
+
+    from mmrl.types import Prompt
+
+    class Alone(Answers):
+        """Has no reference: it does not know the word, or returns nothing for it."""
+
+        def logprobs(self, samples, columns):
+            return super().logprobs(samples, columns)
+
+    if takes:
+        Alone.logprobs = lambda self, samples, columns, reference=False: Answers.logprobs(self, samples, columns)
+    (tmp_path / "letters.py").write_text("def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n")
+    stage = {"kind": "grpo", "steps": 1, "groups": 2, "samples": 4, "algorithm": {"kl_coef": 0.1, **place}}
+    config = {
+        "out": str(tmp_path),
+        "data": {"prompts": "unused.txt"},
+        "rewards": [{"name": f"{tmp_path / 'letters.py'}:a"}],
+        "stages": [stage],
+    }
+    trainer = make(config, [Prompt(str(i), "x" * (1 + i)) for i in range(4)])
+    trainer.adapter = Alone(trainer.adapter.config)
+    with pytest.raises(ValueError, match=told):
+        trainer.train()
