@@ -198,6 +198,24 @@ def test_temperature_and_bans_are_in_the_log_probs(pair):
         engine.verify([row[0] for row in rows], wrong, 1e-3)
 
 
+def test_draws_have_the_distribution_of_the_log_probs(pair):
+    """4000 first tokens, one seed each, against the trainer's probabilities: chi-square over ids expected 8 times."""
+    model, engine = pair
+    count, banned, heat = 4000, list(BANNED), 0.7
+    seeds = [[7919 * i for i in range(count)]]
+    drawn = engine.generate(PROMPTS[:1], count, Sampling(temperature=heat, banned=BANNED, max_tokens=1), seeds)[0]
+    with torch.no_grad():
+        logits = model(PROMPTS[0][None]).logits[0, -1] / heat
+    logits[banned] = -torch.inf
+    expected = count * logits.double().softmax(0)
+    found = torch.bincount(torch.cat([c.ids for c in drawn]), minlength=VOCABULARY).double()
+    often = expected >= 8
+    cells = [torch.cat([x[often], x[~often].sum()[None]]) for x in (found, expected)]
+    statistic, freedom = float(((cells[0] - cells[1]) ** 2 / cells[1]).sum()), len(cells[0]) - 1
+    print(f"chi-square {statistic:.1f} with {freedom} degrees of freedom")
+    assert freedom > 20 and statistic < freedom + 4 * (2 * freedom) ** 0.5
+
+
 def test_banned_ids_are_never_sampled_where_they_would_be_likely(pair):
     """The 40 ids that were sampled most often are banned; with the same seeds none of them comes."""
     _, engine = pair
