@@ -356,6 +356,11 @@ class TokenAdapter:
     def _said(self, prompt: Prompt, index: int, answer: str | Sequence[int] | Sequence[str]) -> list[Sample]:
         turns = _turns(answer)
         left = [self.prompts.answer_ids(turn) for turn in turns]
+        for wrong in {i for ids in left for i in ids.tolist()} & set(self.banned):
+            raise ValueError(
+                f"prompt {prompt.id!r}: answer {index} has the token {self._word(wrong)} ({wrong}), which stands for "
+                "something that is shown, or for nothing, and is never sampled; take it out"
+            )
 
         def read_out(rows: Sequence[Row], count: int, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
             if not left:
@@ -464,6 +469,9 @@ class TokenAdapter:
             yield
         finally:
             self.model.eval()
+
+    def _word(self, token: int) -> str:
+        return repr(self._word_of[token]) if token < len(self._word_of) else "without a text"
 
     @cached_property
     def _word_of(self) -> list[str]:

@@ -183,7 +183,7 @@ def _advance(
     asks = environment is not None and (episode.finished or environment.answers_cut)
     reply = environment.respond(episode) if environment is not None and asks else None
     if reply is not None and reply.keep is not None:
-        _shorten(talk, speaker, reply.keep)
+        _shorten(talk, speaker, reply.keep, stop_ids)
     if reply is None:
         done[talk.group].append(_sample(talk, speaker))
         return None
@@ -213,8 +213,9 @@ def _advance(
     return talk
 
 
-def _shorten(talk: Conversation, speaker: Speaker, keep: int) -> None:
-    """Cut the last turn behind its first `keep` characters, at the first id that reaches them."""
+def _shorten(talk: Conversation, speaker: Speaker, keep: int, stop_ids: Sequence[int]) -> None:
+    """Cut the last turn behind its first `keep` characters, at the first id that reaches them; where only its EOS is
+    behind that id, it stays: the policy ended the turn there itself."""
     count = len(talk.logp[-1])
     ids = talk.rest.ids[-count:]
     low, high = 1, count
@@ -224,7 +225,8 @@ def _shorten(talk: Conversation, speaker: Speaker, keep: int) -> None:
             high = middle
         else:
             low = middle + 1
-    talk.shorten(low, speaker.text(ids[:low]))
+    if low + 1 < count or int(ids[-1]) not in stop_ids:
+        talk.shorten(low, speaker.text(ids[:low]))
 
 
 def _sample(talk: Conversation, speaker: Speaker) -> Sample:

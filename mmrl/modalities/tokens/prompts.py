@@ -15,6 +15,8 @@ from mmrl.types import Prompt
 
 # Stands for an answer where the template shows what it writes around one.
 ANSWER = "0"
+# Contexts whose ids are kept; environments that open new rows make ones that never come again.
+KEPT = 20_000
 
 
 class Unfit(ValueError):
@@ -75,6 +77,8 @@ class PromptEncoder:
                 ids = self.tokenizer(rendered, add_special_tokens=False).input_ids  # the template writes them
             else:
                 ids = self.tokenizer(self.alone(context.messages[0]["content"])).input_ids
+            if len(self._ids) >= KEPT:
+                self._ids.pop(next(iter(self._ids)))
             self._ids[key] = torch.tensor(ids, dtype=torch.int64)
         return self._ids[key]
 
