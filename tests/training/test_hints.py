@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrl.training.hints import climb, hinted, level_of, needs_hint, plain
+from mmrl.training.hints import climb, hinted, level_of, needs_hint, plain, with_record
 from mmrl.types import Group, Prompt, Sample, Score
 
 SOLUTION = "12345678"
@@ -41,6 +41,14 @@ def test_a_hinted_prompt_is_hinted_from_the_plain_one(solution, first, second):
     assert hinted(once, second) == hinted(origin, second)
     assert plain(once) == origin
     assert hinted(once, 0) == origin
+
+
+@pytest.mark.parametrize("level", [0, 1, 3])
+def test_a_prompt_that_was_stored_without_its_record_gets_it_back(level):
+    made = hinted(PROMPT, level)
+    assert with_record(Prompt(made.id, made.text), {"q7": PROMPT}) == made
+    stranger = Prompt("other#hint1", "?")
+    assert with_record(stranger, {"q7": PROMPT}) is stranger
 
 
 @settings(deadline=None)

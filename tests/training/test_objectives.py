@@ -140,6 +140,16 @@ def test_groups_that_are_all_wrong_get_a_hint(run, tmp_path):
     assert {name.partition("#")[2] for name in prompts_of(tmp_path)} == {"hint3"}
 
 
+def test_a_hint_that_makes_a_prompt_too_long_is_not_given(run, tmp_path):
+    """The context leaves 128 - 6 tokens for a prompt; three quarters of this solution and the sentence need more."""
+    (tmp_path / "mine.py").write_text("def never(samples):\n    return [0.0] * len(samples)\n")
+    records = [{"id": f"p{i}", "prompt": "say", "solution": "aeiou" * 32} for i in range(8)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    hints = {"reward": "mine.never", "sentence": "\n"}
+    run({"preset": "grpo"}, reward="never", steps=1, hints=hints, data={"prompts": str(tmp_path / "long.jsonl")})
+    assert {name.partition("#")[2] for name in prompts_of(tmp_path)} == {"hint2"}
+
+
 def test_an_expert_pulls_the_policy_to_its_records(run, tmp_path):
     """With rewards that say nothing and mu = 1 every step is supervised: the loss of the records falls."""
     (tmp_path / "mine.py").write_text("def never(samples):\n    return [0.0] * len(samples)\n")
