@@ -6,6 +6,7 @@ Ours: `prompt`, a text in which each `<image>` stands for the next of the list `
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from mmrl.environments.base import IMAGE
 AUTO, PLAIN = "auto", "plain"
 _PICTURES = ("image", "image_url")  # types of a message's parts, and their keys
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 _LETTERED = re.compile(r"^\s*\(?[A-Z][).:]")
 _ANSWERS = ("answer", "solution", "original_answer")
 
@@ -129,7 +131,8 @@ def _vlm_r1(record: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {"messages": messages} | _answer(record)
     if messages and messages[-1]["role"] == "assistant" and "answer" not in made and record.get("answer") is None:
         made["answer"] = re.sub(r"</?answer>", "", messages[-1]["content"]).strip()
-    return made
+    told = any(record.get(column) is not None for column in ("boxes", "bboxs", "bbox", "objects"))
+    return made if told else made | _boxes_of(made.get("answer", record.get("answer")))
 
 
 def _mmpr(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +186,30 @@ def _answer(record: Mapping[str, Any]) -> dict[str, Any]:
     """{"answer"} from the column of another name, {} where there is none or where it is there."""
     found = next((record[column] for column in _ANSWERS if record.get(column) is not None), None)
     return {} if found is None else {"answer": found}
+
+
+def _boxes_of(answer: Any) -> dict[str, Any]:
+    """{"boxes"} of an answer that is JSON of one box or several, {"objects"} of one in which they have labels, or {}.
+
+    A box is four numbers, or {"bbox_2d": them}; an empty list is both: there is nothing.
+    """
+    fenced = _FENCE.search(answer) if isinstance(answer, str) else None
+    try:
+        value = json.loads(fenced[1] if fenced else answer)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    items = value if isinstance(value, list) and not _is_box(value) else [value]
+    if not all(_is_box(i["bbox_2d"] if isinstance(i, Mapping) and "bbox_2d" in i else i) for i in items):
+        return {}
+    labelled = all(isinstance(i, Mapping) and "label" in i for i in items)
+    return {"boxes": [i["bbox_2d"] if isinstance(i, Mapping) else i for i in items]} | (
+        {"objects": items} if labelled else {}
+    )
+
+
+def _is_box(value: Any) -> bool:
+    numbers = isinstance(value, list) and len(value) == 4
+    return numbers and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
 
 
 def _choices(choices: Any) -> list[str]:

@@ -44,6 +44,40 @@ def red(tmp_path) -> Path:
     return tmp_path
 
 
+# -------------------------------------------------------------------- boxes in words
+
+
+@pytest.mark.parametrize(
+    ("said", "boxes", "objects"),
+    [
+        ("[1, 2, 30, 40]", [[1, 2, 30, 40]], None),
+        ([1, 2, 30, 40], [[1, 2, 30, 40]], None),
+        ("<answer> [[1, 2, 3, 4], [5, 6, 7, 8]] </answer>", [[1, 2, 3, 4], [5, 6, 7, 8]], None),
+        ('{"bbox_2d": [1, 2, 3, 4]}', [[1, 2, 3, 4]], None),
+        (
+            '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]\n```',
+            [[1, 2, 3, 4]],
+            [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}],
+        ),
+        ("[]", [], []),
+        *(
+            (text, None, None)
+            for text in ("7", "yes", "[1, 2, 3]", "[1, 2, [3], 4]", '{"a": 1}', "[[1,2,3,4], 5]", "[")
+        ),
+    ],
+)
+def test_an_answer_of_boxes_becomes_the_columns_that_rewards_read(said, boxes, objects):
+    turns = [{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": said}]
+    made = normalised({"image": "a.png", "conversations": turns})
+    assert (made.get("boxes"), made.get("objects")) == (boxes, objects)
+
+
+def test_columns_of_boxes_that_are_there_stay():
+    turns = [{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": "[1, 2, 3, 4]"}]
+    made = normalised({"image": "a.png", "conversations": turns, "boxes": [[0, 0, 9, 9]]})
+    assert made["boxes"] == [[0, 0, 9, 9]]
+
+
 # -------------------------------------------------------------------- the samples that ship
 
 
