@@ -62,7 +62,8 @@ def trainer(
     adapter = load_adapter(config)
     rewards, eval_rewards = load_rewards(config)
     prompts, eval_prompts = load_prompts(config, adapter)
-    check_prompts([*prompts, *eval_prompts], [*rewards, *eval_rewards], config.data.on_bad_record)
+    check_prompts(prompts, rewards, config.data.on_bad_record)
+    check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
     objectives = [s.objective for s in config.stages if isinstance(s, SftStage) and not s.data_from]
     objectives += [s.expert.objective for s in config.stages if isinstance(s, GrpoStage) and s.expert]
     records = Records(config.data, record_columns(adapter, objectives)) if objectives else None

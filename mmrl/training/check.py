@@ -142,10 +142,13 @@ def _complete(groups: Sequence[Group], prompts: Sequence[Prompt], n: int) -> tup
             f"{[p.id for p in prompts]}: return one group per given group, in order, with its prompt and index"
         )
     for group in groups:
-        if [s.index for s in group.samples] != list(range(n)):
+        places = [s.index for s in group.samples]
+        # A conversation that restarts makes a sample of each of its rows, which name their episode.
+        episodes = {s.info.get("episode", s.index) for s in group.samples}
+        if places != list(range(len(places))) or episodes != set(range(n)):
             return False, (
-                f"group {group.index} has samples {[s.index for s in group.samples]}, expected 0..{n - 1}: every "
-                "sample of a group is compared with the others, so none may be missing"
+                f"group {group.index} has samples {places}, expected 0..{n - 1}: every sample of a group is compared "
+                "with the others, so none may be missing"
             )
         for sample in group.samples:
             wrong = _wrong_sample(sample, group)
