@@ -18,6 +18,7 @@ from torch import Tensor
 from mmrl.engines.base import Sampling
 from mmrl.engines.vllm import Drawn, Save, write_lora
 
+DEFAULTS = {"use_tqdm_on_load": False}
 CPU_DEFAULTS = {"enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
 OURS = {
     "model",
@@ -42,8 +43,7 @@ class Colocated:
         self, path: str | Path, dtype: str, max_model_len: int | None, lora: bool, options: dict[str, Any]
     ) -> None:
         _check(options)
-        if not torch.cuda.is_available():
-            options = CPU_DEFAULTS | options
+        options = DEFAULTS | ({} if torch.cuda.is_available() else CPU_DEFAULTS) | options
         # Read when vllm is imported. Without its own process the engine takes tensors, not files.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         for name, value in {"CPU_OMP_THREADS_BIND": "nobind", "NO_USAGE_STATS": "1", "LOGGING_LEVEL": "ERROR"}.items():
