@@ -66,6 +66,8 @@ def conversation_metrics(samples: Sequence[Sample], processes: Processes) -> dic
 def sampled_actions(sample: Sample) -> int:
     """Actions that the policy took: in a conversation, without what it was shown in between."""
     trajectory = sample.trajectory
+    if trajectory is None:
+        return 0
     turn = trajectory.tensors.get("step")
     return len(trajectory.logp) if turn is None else int((turn >= 0).sum())
 

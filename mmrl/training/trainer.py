@@ -20,10 +20,9 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.conversations import Render
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
-from mmrl.reporting.samples import write_offending, write_step
+from mmrl.reporting.samples import write_offending
 from mmrl.reporting.summary import write_summary
 from mmrl.rewarding.load import LoadedReward
-from mmrl.rewarding.run import score_groups
 from mmrl.training import optimizer as optim
 from mmrl.training.check import start_checks
 from mmrl.training.checkpoint import (
@@ -37,7 +36,8 @@ from mmrl.training.checkpoint import (
     optimizer_tensors,
     save_queue,
 )
-from mmrl.training.data import Records, cyclic_indices, load_prompts, reading, record_columns
+from mmrl.training.data import Records, load_prompts, reading, record_columns
+from mmrl.training.evaluation import evaluate
 from mmrl.training.filtering import KeptRecords, filter_step, result_path
 from mmrl.training.grpo import COMBINED, SelfCheckError, combined, grpo_step
 from mmrl.training.hints import with_record
@@ -283,33 +283,9 @@ class Trainer:
     def evaluate(self, tag: str) -> dict[str, float]:
         """Score held-out prompts, sampled as a user would, with averaged weights if there are any.
 
-        Returns {"eval/<reward>": mean} over valid scores of all processes, and keeps it under `tag`.
+        Returns {"eval/<reward>": mean ...} and keeps it under `tag`; see mmrl.training.evaluation.
         """
-        options = self.config.eval
-        if not (self.eval_rewards and self.eval_prompts):
-            return {}
-        if self.average:
-            self.average.swap()
-        count = min(options.prompts or len(self.eval_prompts), len(self.eval_prompts))
-        prompts = [self.eval_prompts[i] for i in cyclic_indices(0, count, len(self.eval_prompts), options.seed)]
-        mine = prompts[self.processes.rank :: self.processes.world]
-        groups = self.adapter.evaluate(mine, options.samples, options.seed)
-        score_groups(groups, self.eval_rewards)
-        if self.average:
-            self.average.swap()
-        found: dict[str, float] = {}
-        for reward in self.eval_rewards:
-            scores = [s.scores[reward.name] for g in groups for s in g.samples]
-            total = self.processes.total(sum(s.value for s in scores if s.ok))
-            count = self.processes.total(sum(s.ok for s in scores))
-            found[f"eval/{reward.name}"] = total / count if count else float("nan")
-            invalid = self.processes.total(sum(s.status == "invalid" for s in scores))
-            if invalid:
-                found[f"eval/{reward.name}/invalid"] = invalid
-        self.cursor.evaluations[tag] = found
-        if self.processes.is_main and self.config.report.eval_prompts:
-            write_step(self.run_dir, f"eval_{tag}", groups[: self.config.report.eval_prompts], found, self.render)
-        return found
+        return evaluate(self, tag)
 
     # ---------------------------------------------------------------- one optimizer step
 

@@ -1,0 +1,180 @@
+"""Evaluation on held-out records: sampled as a user would, scored, and told by task, by pass@k, by order of options."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmrl.config import ConfigError, EvalConfig
+from mmrl.reporting.samples import write_step
+from mmrl.rewarding.run import score_groups
+from mmrl.training.choices import options_of, rotations, shuffled
+from mmrl.training.conversations import conversation_metrics
+from mmrl.training.data import cyclic_indices
+from mmrl.types import Group, Prompt, Score
+
+if TYPE_CHECKING:
+    from mmrl.training.trainer import Trainer
+
+MOST_TASKS = 64
+
+
+@dataclass(frozen=True)
+class Question:
+    """One way in which a record is asked. record: the prompt as it was read; share: of it that this way stands for."""
+
+    prompt: Prompt
+    record: Prompt
+    share: float = 1.0
+
+
+@dataclass
+class Table:
+    """Weighted sums of scores by name, and counts; parts of several processes add up."""
+
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    weights: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, name: str, value: float, weight: float = 1.0) -> None:
+        self.sums[name] += value * weight
+        self.weights[name] += weight
+
+    def expect(self, name: str) -> None:
+        """The name is told even if it gets no score."""
+        self.add(name, 0.0, 0.0)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Sequence[dict[str, Any]]]) -> Table:
+        whole = cls()
+        for sums, weights, counts in parts:
+            for name in sums:
+                whole.sums[name] += sums[name]
+                whole.weights[name] += weights[name]
+            for name in counts:
+                whole.counts[name] += counts[name]
+        return whole
+
+    def metrics(self) -> dict[str, float]:
+        """Means, NaN for those without a score, and the counts."""
+        means = {k: self.sums[k] / self.weights[k] if self.weights[k] else math.nan for k in self.sums}
+        return means | {k: float(v) for k, v in self.counts.items()}
+
+
+def evaluate(trainer: Trainer, tag: str) -> dict[str, float]:
+    """Score the trainer's held-out prompts with its weights, averaged ones if there are any; kept under `tag`.
+
+    Returns, over valid scores of all processes, with the options of `eval:` that ask for them:
+
+    eval/<reward>: the mean, every record counting the same. eval/<reward>/invalid: invalid scores, where there are any.
+    eval/<reward>/<task>: the mean of each task. eval/<reward>/pass@<k>: see pass_at.
+    eval/<reward>/consistent: share of records with options that are answered right in every rotation of them.
+    eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics.
+    """
+    options, processes = trainer.config.eval, trainer.processes
+    if not (trainer.eval_rewards and trainer.eval_prompts):
+        return {}
+    count = min(options.prompts or len(trainer.eval_prompts), len(trainer.eval_prompts))
+    order = cyclic_indices(0, count, len(trainer.eval_prompts), options.seed)
+    prompts = [trainer.eval_prompts[i] for i in order]
+    check_tasks(prompts, options)
+    asked = questions(prompts[processes.rank :: processes.world], options)
+    if trainer.average:
+        trainer.average.swap()
+    groups = trainer.adapter.evaluate([q.prompt for q in asked], options.samples, options.seed)
+    if trainer.average:
+        trainer.average.swap()
+    score_groups(groups, trainer.eval_rewards)
+    mine = table(asked, groups, [r.name for r in trainer.eval_rewards], options)
+    whole = Table.joined(processes.gather([mine.sums, mine.weights, mine.counts]))
+    found = {f"eval/{name}": value for name, value in whole.metrics().items()}
+    talks = conversation_metrics([s for g in groups for s in g.samples], processes)
+    found |= {f"eval/{k if k in ('visual_tokens', 'turns') else f'env/{k}'}": v for k, v in talks.items()}
+    trainer.cursor.evaluations[tag] = found
+    if processes.is_main and trainer.config.report.eval_prompts:
+        kept = groups[: trainer.config.report.eval_prompts]
+        write_step(trainer.run_dir, f"eval_{tag}", kept, found, trainer.render)
+    return found
+
+
+def check_tasks(prompts: Sequence[Prompt], options: EvalConfig) -> None:
+    """Raises ConfigError where `by` is no column of the prompts, or one that is different almost everywhere."""
+    if options.by is None:
+        return
+    tasks = {str(p.record[options.by]) for p in prompts if options.by in p.record}
+    if not tasks:
+        known = ", ".join(sorted({name for p in prompts for name in p.record}))
+        raise ConfigError(f"eval.by: no held-out record has a column {options.by!r}; there are {known}")
+    if len(tasks) > MOST_TASKS:
+        raise ConfigError(
+            f"eval.by: the column {options.by!r} has {len(tasks)} different values; name one with {MOST_TASKS} or fewer"
+        )
+
+
+def questions(prompts: Sequence[Prompt], options: EvalConfig) -> list[Question]:
+    """How each record is asked: as it is, its options shuffled, or in all rotations of them.
+
+    Warns of records whose column `choices` the prompt does not show, which are asked as they are.
+    """
+    if options.choices == "given":
+        return [Question(p, p) for p in prompts]
+    hidden = [p.id for p in prompts if p.record.get("choices") and options_of(p) is None]
+    if hidden:
+        warnings.warn(
+            f"{len(hidden)} held-out records have `choices` that are not found in the prompt behind the letters A, B "
+            f"..., first {hidden[0]!r}; they are asked as they are",
+            stacklevel=2,
+        )
+    if options.choices == "shuffled":
+        return [Question(shuffled(p, options.seed), p) for p in prompts]
+    return [Question(way, p, 1 / len(ways)) for p in prompts for ways in [rotations(p)] for way in ways]
+
+
+def table(asked: Sequence[Question], groups: Sequence[Group], rewards: Sequence[str], options: EvalConfig) -> Table:
+    """The scores of the groups, one for each question, as sums by name (see `evaluate`, without "eval/")."""
+    made = Table()
+    for name in rewards:
+        made.expect(name)
+        right: dict[int, list[bool | None]] = defaultdict(list)
+        for question, group in zip(asked, groups, strict=True):
+            scores = [sample.scores[name] for sample in group.samples]
+            valid = [score.value for score in scores if score.value is not None]
+            task = question.record.record.get(options.by) if options.by else None
+            for value in valid:
+                made.add(name, value, question.share)
+                if task is not None:
+                    made.add(f"{name}/{task}", value, question.share)
+            invalid = sum(score.status == "invalid" for score in scores)
+            if invalid:
+                made.counts[f"{name}/invalid"] += invalid
+            correct = sum(value >= options.correct_at for value in valid)
+            for k in options.pass_at:
+                if len(valid) >= k:
+                    made.add(f"{name}/pass@{k}", pass_at(len(valid), correct, k), question.share)
+            if question.share < 1:
+                right[id(question.record)].append(_all_right(scores, options.correct_at))
+        for of_record in right.values():
+            if None not in of_record:
+                made.add(f"{name}/consistent", float(all(of_record)))
+    return made
+
+
+def pass_at(n: int, correct: int, k: int) -> float:
+    """1 - C(n - correct, k) / C(n, k): the chance that of k answers, drawn from n without putting back, one is right.
+
+    The unbiased estimate of pass@k from n samples (Chen et al., 2021). Raises ValueError unless 1 <= k <= n and
+    0 <= correct <= n.
+    """
+    if not (1 <= k <= n and 0 <= correct <= n):
+        raise ValueError(f"pass@{k} of {correct} right answers in {n}: needs 1 <= k <= n and 0 <= right <= n")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def _all_right(scores: Sequence[Score], correct_at: float) -> bool | None:
+    """Whether all samples are right; None where one has no number."""
+    values = [score.value for score in scores]
+    return None if None in values else all(value >= correct_at for value in values if value is not None)

@@ -1,0 +1,147 @@
+"""Options in another order: the answer goes with its option, whatever form the record has."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mmrl.rewarding.load import load_reward
+from mmrl.rewarding.run import score_groups
+from mmrl.training.choices import LETTERS, options_of, reordered, rotations, shuffled
+from mmrl.types import Group, Prompt, Sample
+
+LISTS = {
+    "lines": "<image>What is it?\nA. a cat\nB. 3.5 dogs\nC. U.S. flag\nAnswer with the letter.",
+    "brackets": "What is it? (A) a cat, (B) 3.5 dogs, (C) U.S. flag\nAnswer with the letter.",
+    "squares": "What is it?\n[A] a cat\n[B] 3.5 dogs\n[C] U.S. flag",
+    "colons": "What is it?\n  A: a cat\n  B: 3.5 dogs\n  C: U.S. flag\n",
+    "one line": "What is it? A) a cat B) 3.5 dogs C) U.S. flag",
+    "after an example": "As in: A. yes\nB. no\nWhat is it?\nA. a cat\nB. 3.5 dogs\nC. U.S. flag",
+}
+OPTIONS = ["a cat", "3.5 dogs", "U.S. flag"]
+
+
+@pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
+def test_options_are_found_and_rotated(text):
+    prompt = Prompt("q", text, {"answer": "B"})
+    assert options_of(prompt) == OPTIONS
+    asked = rotations(prompt)
+    assert asked[0] is prompt
+    assert [options_of(p) for p in asked] == [OPTIONS, OPTIONS[1:] + OPTIONS[:1], OPTIONS[2:] + OPTIONS[:2]]
+    assert [p.record["answer"] for p in asked] == ["B", "A", "C"]
+    assert len({p.id for p in asked}) == 3
+    # Nothing else of the text has changed: without the options it is the same.
+    bare = [p.text for p in asked]
+    for option in OPTIONS:
+        bare = [t[: t.rindex(option)] + "?" + t[t.rindex(option) + len(option) :] for t in bare]
+    assert len(set(bare)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["What is it?", "A. Nothing else", "Plan A. Then plan C.", "B. two\nC. three", "The letters A and B are shown."],
+)
+def test_what_is_no_list_stays(text):
+    prompt = Prompt("q", text, {"answer": "A"})
+    assert options_of(prompt) is None
+    assert rotations(prompt) == [prompt]
+    assert shuffled(prompt, 1) is prompt
+
+
+@pytest.mark.parametrize("last", ["None of the above", "All of these", "A and B", "Both A and C"])
+def test_options_that_speak_of_others_keep_their_places(last):
+    prompt = Prompt("q", f"Which?\nA. one\nB. two\nC. {last}", {"answer": "C"})
+    assert options_of(prompt) == ["one", "two", last]
+    assert rotations(prompt) == [prompt]
+    assert shuffled(prompt, 3) is prompt
+
+
+def test_above_and_below_are_places_too():
+    prompt = Prompt("q", "Where is the cat?\nA. above the table\nB. below it", {"answer": "A"})
+    assert len(rotations(prompt)) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("C", "A"),
+        ("(c)", "(a)"),
+        ("C.", "A."),
+        ("C. 9", "A. 9"),
+        ("C 9", "A 9"),
+        ("9", "9"),
+        ("Cat", "Cat"),
+        ("C major", "C major"),
+        (["C", "C 9", "nine"], ["A", "A 9", "nine"]),
+        (2, 2),
+    ],
+)
+def test_letters_of_the_answer_move_and_texts_stay(before, after):
+    record = {"answer": before, "possible_answers": before, "choices": ["5", "3", "9", "1"]}
+    moved = reordered(Prompt("q", "Which number? A 5 B 3 C 9 D 1", record, "root"), [2, 0, 1, 3], "other")
+    assert moved.text == "Which number? A 9 B 5 C 3 D 1"
+    assert moved.record["answer"] == moved.record["possible_answers"] == after
+    assert moved.record["choices"] == ["9", "5", "3", "1"]
+    assert (moved.id, moved.root) == ("other", "root")
+    assert record["choices"] == ["5", "3", "9", "1"]  # the record that was read is as it was
+
+
+def test_an_option_that_is_a_letter_is_a_text():
+    prompt = Prompt("q", "Which letter? (A) B (B) A", {"answer": "B"})
+    assert reordered(prompt, [1, 0], "r").record["answer"] == "B"
+
+
+def test_messages_are_what_is_shown():
+    content = [{"type": "image"}, {"type": "text", "text": "Which?\nA. one\nB. two"}]
+    record = {"messages": [{"role": "user", "content": content}], "answer": "A", "choices": ["A. one", "B. two"]}
+    prompt = Prompt("q", "Which?\nA. one\nB. two", record)
+    moved = reordered(prompt, [1, 0], "r")
+    assert moved.record["messages"][0]["content"][1]["text"] == "Which?\nA. two\nB. one"
+    assert moved.record["messages"][0]["content"][0] == {"type": "image"}
+    assert moved.record["choices"] == ["A. two", "B. one"]
+    assert moved.record["answer"] == "B"
+
+
+def test_choices_by_letter():
+    record = {"choices": {"A": "one", "B": "two", "C": "three", "D": None}, "answer": "C"}
+    moved = reordered(Prompt("q", "Which?\nA. one\nB. two\nC. three", record), [2, 1, 0], "r")
+    assert moved.text == "Which?\nA. three\nB. two\nC. one"
+    assert moved.record["choices"] == {"A": "three", "B": "two", "C": "one", "D": None}
+    assert moved.record["answer"] == "A"
+
+
+def test_an_order_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="order"):
+        reordered(Prompt("q", "A. one\nB. two"), [0, 0], "r")
+
+
+@pytest.mark.parametrize("form", ["{letter}", "{letter}. {text}", "{text}"])
+def test_a_policy_that_knows_is_right_in_every_order_and_one_that_says_a_gains_nothing(form):
+    """The shipped reward is the judge: what it finds right before, it finds right after."""
+    reward = load_reward("choice.letter")
+    rng = random.Random(0)
+    for number in range(40):
+        options = rng.sample(["cat", "a dog", "3", "B flat", "two words", "U.S."], rng.randint(2, 5))
+        gold = options[0]  # the right one is A in every record
+        text = "Which?\n" + "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
+        record = {"answer": form.format(letter="A", text=gold), "choices": options}
+        knows, says_a = [], []
+        for asked in rotations(Prompt(str(number), text, record)):
+            letter = LETTERS[options_of(asked).index(gold)]
+            samples = [Sample(asked, 0, f"The answer is {letter}"), Sample(asked, 1, "The answer is A")]
+            score_groups([Group(asked, 0, samples)], [reward])
+            knows.append(samples[0].scores[reward.name].value)
+            says_a.append(samples[1].scores[reward.name].value)
+        assert knows == [1] * len(options)
+        assert sum(says_a) == 1
+
+
+def test_a_shuffled_order_is_drawn_from_seed_and_id():
+    prompts = [Prompt(str(i), "Which?\nA. one\nB. two\nC. three\nD. four", {"answer": "A"}) for i in range(400)]
+    first = [shuffled(p, 5) for p in prompts]
+    assert [p.text for p in first] == [shuffled(p, 5).text for p in prompts]
+    assert [p.id for p in first] == [p.id for p in prompts]
+    assert [p.text for p in first] != [shuffled(p, 6).text for p in prompts]
+    for letter in "ABCD":  # 400 draws of a quarter: a standard deviation of 8.7
+        assert abs(sum(p.record["answer"] == letter for p in first) - 100) < 35
