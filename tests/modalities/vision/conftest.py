@@ -61,7 +61,8 @@ def adapter():
 
 @pytest.fixture(scope="session")
 def shared():
-    return lru_cache(maxsize=None)(lambda kind: make(kind, loud=True, build={"tiles": 2}))
+    heat = {"temperature": 0.7}
+    return lru_cache(maxsize=None)(lambda kind: make(kind, loud=True, build={"tiles": 2}, sampling=heat))
 
 
 @pytest.fixture(scope="session")
