@@ -1,6 +1,7 @@
 """Sampling with the policy's own transformers model: nothing to synchronise, log-probs exact.
 
-A prompt is computed once for its group and its cache repeated; rows leave the batch, and its cache, as they end.
+A prompt is computed once for its group and its cache repeated; rows leave the batch, and its cache, as they end. The
+cache has room for what comes (cache.py): a token is written into it, and what is there already is not copied.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class TransformersEngine:
             ended = torch.isin(token, stop)
             if ended.any():
                 length[alive[ended]], stopped[alive[ended]] = t + 1, True
-                going = torch.nonzero(~ended).flatten()
+                going = _closed_up(ended)
                 if not len(going):
                     break
                 cache.batch_select_indices(going)
@@ -104,16 +105,26 @@ class TransformersEngine:
     def _prefill(self, prompts: Sequence[Row], n: int, room: int) -> tuple[Any, Tensor, Tensor | None, Tensor]:
         """(cache, last hidden state [b, D], attention mask [b, P + room] or None, next position [b]) of n rows a
         prompt, from one forward of each prompt. Shorter prompts are padded on the left."""
+        from mmrl.engines.cache import repeat_rows
+
         cache = self.decoder.new_cache()
         states = self.decoder.run(prompts, left=True, cache=cache)
         hidden, attended = states.hidden[:, -1], states.attended
         if attended is not None:  # without padding the attention needs no mask, and is faster
             attended = torch.cat([attended, attended.new_ones(len(prompts), room)], 1)
+        repeat_rows(cache, n)
         if n > 1:
-            cache.batch_repeat_interleave(n)
             hidden = hidden.repeat_interleave(n, dim=0)
             attended = None if attended is None else attended.repeat_interleave(n, dim=0)
         return cache, hidden, attended, states.next.repeat_interleave(n)
+
+
+def _closed_up(ended: Tensor) -> Tensor:
+    """Places of the rows that go on, the last of them in the gaps of those that ended: few rows change their place."""
+    going = torch.nonzero(~ended).flatten()
+    order = torch.arange(len(going), device=ended.device)
+    order[ended[: len(going)]] = going[going >= len(going)]
+    return order
 
 
 def _uniform(streams: Sequence[torch.Generator], rows: Sequence[int], count: int) -> Tensor:

@@ -1,0 +1,69 @@
+"""A cache of keys and values that tokens are written into, in place of one that is copied whole for every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+# Tokens that there is room for before a layer is copied into a larger one.
+ROOM = 64
+
+
+def repeat_rows(cache: Any, n: int) -> None:
+    """Every row of a DynamicCache n times, one after the other, its layers ready for one token after another.
+
+    Layers of other kinds (sliding windows, states of linear attention) stay what they are.
+    """
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer and layer.get_seq_length():
+            cache.layers[index] = RoomyLayer(layer, n)
+        elif n > 1:
+            layer.batch_repeat_interleave(n)
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the same content whose `keys` and `values` [b, h, t, d] are views of tensors with room behind.
+
+    Rows are selected where they are: only those that change their place are copied. No gradient.
+    """
+
+    def __init__(self, layer: DynamicLayer, n: int = 1) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self._room = [_with_room(x, n) for x in (layer.keys, layer.values)]
+        self._show(n * layer.keys.shape[0], layer.keys.shape[2])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        rows, seen, end = *self.keys.shape[::2], self.keys.shape[2] + key_states.shape[2]
+        if end > self._room[0].shape[2]:
+            self._room = [_with_room(x, room=end - seen + ROOM) for x in (self.keys, self.values)]
+        for room, states in zip(self._room, (key_states, value_states)):
+            room[:rows, :, seen:end] = states
+        self._show(rows, end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        seen = self.keys.shape[2]
+        moved = torch.nonzero(indices != torch.arange(len(indices), device=indices.device)).flatten()
+        if len(moved):
+            for room in self._room:
+                room[moved, :, :seen] = room[indices[moved], :, :seen]
+        self._show(len(indices), seen)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._room = [_with_room(x, repeats) for x in (self.keys, self.values)]
+        self._show(repeats * self.keys.shape[0], self.keys.shape[2])
+
+    def _show(self, rows: int, seen: int) -> None:
+        self.keys, self.values = (room[:rows, :, :seen] for room in self._room)
+
+
+def _with_room(states: Tensor, n: int = 1, room: int = ROOM) -> Tensor:
+    """[b, h, t, d] -> [b n, h, t + room, d], each row n times; what is in the room is not defined."""
+    b, h, t, d = states.shape
+    made = states.new_empty(b * n, h, t + room, d)
+    made.view(b, n, h, t + room, d)[:, :, :, :t] = states[:, None]
+    return made
