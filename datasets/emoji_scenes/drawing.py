@@ -17,9 +17,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 HERE = Path(__file__).resolve().parent
 PLACES = ("top left", "top right", "bottom left", "bottom right")  # also the reading order
 SIZE = 160  # side in pixels at which the sizes below are meant
-EMOJI = (26, 44)  # longer side of an emoji
+EMOJI = (36, 52)  # longer side of an emoji
 OVERHANG = 2  # of the badge over the emoji's lower right corner
-BADGE, GLYPH = (9, 11), (5, 7)
+BADGE, GLYPH = (18, 22), (5, 7)
 GLYPHS = (
     ".XXX. X...X X..XX X.X.X XX..X X...X .XXX.",
     "..X.. .XX.. ..X.. ..X.. ..X.. ..X.. .XXX.",
@@ -168,14 +168,13 @@ def sprite(kind: str, width: int, height: int) -> Image.Image:
 
 @lru_cache(256)
 def badge(digit: int, width: int, height: int) -> Image.Image:
-    """A digit of 5 x 7 units, white on a black badge of 9 x 11, RGB."""
-    plain = Image.new("RGB", BADGE, "black")
-    margin = [(outer - inner) // 2 for outer, inner in zip(BADGE, GLYPH)]
+    """A digit of 5 x 7 units, white on a black badge of 9 x 11 units, RGB."""
+    units = tuple(side // 2 for side in BADGE)
+    plain = Image.new("RGB", units, "black")
+    margin = [(outer - inner) // 2 for outer, inner in zip(units, GLYPH)]
     for y, line in enumerate(GLYPHS[digit].split()):
         for x, mark in enumerate(line):
             if mark == "X":
                 plain.putpixel((margin[0] + x, margin[1] + y), (255, 255, 255))
-    if (width, height) == BADGE:
-        return plain
-    large = plain.resize((BADGE[0] * 8, BADGE[1] * 8), Image.Resampling.NEAREST)
+    large = plain.resize((units[0] * 8, units[1] * 8), Image.Resampling.NEAREST)
     return large.resize((width, height), Image.Resampling.BOX)

@@ -1,7 +1,7 @@
 """Questions about scenes of emoji, with exact answers and boxes, and the ways in which a policy may write an answer.
 
 `problem` makes prompts, `record` supervised records. Both depend on the index and their options alone. Two of the tasks
-ask for a digit on a badge of nine by eleven pixels, so that a crop or a higher resolution is worth having.
+ask for a digit on a badge of 18 x 22 of 160 x 160 pixels, so that a crop or a higher resolution is worth having.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ HELD_OUT_SHARE = 0.1
 TASKS = {
     "digit": True,
     "list": True,
+    "badge": True,
     "icon": True,
     "part": True,
     "half": True,
@@ -110,7 +111,7 @@ def problem(
     one has the same kinds with the same digits as a scene of the other, whatever seed and index. Tasks that show a part
     of the scene (WINDOWS) are always in style plain.
     size: side of the scene in pixels. objects: smallest and largest number of them, of the first `kinds` kinds.
-    badge: size of the badges; 1 is 9 x 11 of 160 x 160 pixels.
+    badge: size of the badges; 1 is 18 x 22 of 160 x 160 pixels.
     low: share of the side that is shown first where the style is visionthink; it becomes the column `info`.
     system: stands for the style's word, as a system message. lazy: pictures as functions without arguments, which
     draw them; otherwise PIL.
@@ -274,6 +275,15 @@ def _icon(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     return Question("What is this?", target, look)
 
 
+def _badge(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        return Answer(str(item.digit), (WORDS[item.digit],), (item.box,), item.kind, f"a {item.digit}")
+
+    return Question("Which number?", target, look)
+
+
 def _half(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     target = rng.choice(scene.items)
     there = [item for item in scene.items if item.place.split()[0] == target.place.split()[0]]
@@ -333,6 +343,7 @@ def _yesno(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
 QUESTIONS = {
     "digit": _digit,
     "list": _list,
+    "badge": _badge,
     "icon": _icon,
     "part": _icon,
     "half": _half,
@@ -343,6 +354,17 @@ QUESTIONS = {
     "caption": _caption,
     "choice": _choice,
 }
+
+
+def _badge_window(scene: Scene, target: Item, rng: random.Random) -> tuple[Box, tuple[int, int] | None]:
+    """A small square around the badge, within the scene; nothing is scaled."""
+    x1, y1, x2, y2 = target.badge
+    side = rng.choice((2, 2, 3)) * scene.size // 10
+    x, y = (x1 + x2 - side) // 2, (y1 + y2 - side) // 2
+    if rng.random() < 0.5 or x < 0 or y < 0 or max(x, y) > scene.size - side:
+        x = rng.randint(max(0, x2 - side), min(x1, scene.size - side))
+        y = rng.randint(max(0, y2 - side), min(y1, scene.size - side))
+    return (x, y, x + side, y + side), None
 
 
 def _icon_window(scene: Scene, target: Item, rng: random.Random) -> tuple[Box, tuple[int, int] | None]:
@@ -368,7 +390,7 @@ def _half_window(scene: Scene, target: Item, rng: random.Random) -> tuple[Box, t
 
 
 # Task -> (the part of the scene that its picture shows, its size there; None is as it is).
-WINDOWS = {"icon": _icon_window, "part": _part_window, "half": _half_window}
+WINDOWS = {"badge": _badge_window, "icon": _icon_window, "part": _part_window, "half": _half_window}
 
 
 def _other(scene: Scene, target: Item | None) -> Item | None:
