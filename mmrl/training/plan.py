@@ -5,6 +5,8 @@ from __future__ import annotations
 from mmrl.config import Config, FilterStage, GrpoStage, PreferenceStage, SftStage, Stage, resolve_algorithm
 from mmrl.core.algorithm import MANY, OPTIONAL, in_words
 
+_SHOWN = 40  # characters of a long option
+
 
 def plan_text(config: Config, processes: int = 1) -> str:
     """What a run will do: groups, samples, micro-batches, updates, per stage. One line per fact."""
@@ -16,9 +18,9 @@ def plan_text(config: Config, processes: int = 1) -> str:
         lines.append(f"stage {number}, {stage.name}: {stage.kind}, {stage.steps} steps")
         lines += [f"  {line}" for line in _stage_lines(config, stage, processes)]
     if config.data.eval_prompts:
-        every = f"every {config.eval.every} steps, " if config.eval.every else ""
+        between = f"every {config.eval.every} steps, " if config.eval.every else ""
         count = config.eval.prompts or "all"
-        lines.append(f"evaluation: {every}before and after: {count} held-out prompts x {config.eval.samples}")
+        lines.append(f"evaluation: {between}before and after: {count} held-out prompts x {config.eval.samples}")
     every = config.checkpoint.every
     when = f"every {every} steps and at the end of a stage" if every else "at the end of a stage"
     lines.append(f"checkpoints: {when}, {config.checkpoint.keep} kept")
@@ -27,7 +29,12 @@ def plan_text(config: Config, processes: int = 1) -> str:
 
 def _model_lines(config: Config) -> list[str]:
     described = getattr(config.model, "describe", None)
-    return described() if described else []
+    lines = list(described()) if described else []
+    if config.environment:
+        said = {k: v if len(str(v)) <= _SHOWN else f"{str(v)[:_SHOWN]}..." for k, v in config.environment.items()}
+        options = ", ".join(f"{key} {value}" for key, value in said.items() if key != "name")
+        lines.append(f"environment: {said['name']}{f' ({options})' if options else ''}")
+    return lines
 
 
 def _stage_lines(config: Config, stage: Stage, processes: int) -> list[str]:
@@ -57,6 +64,14 @@ def _stage_lines(config: Config, stage: Stage, processes: int) -> list[str]:
         f"{stage.updates * stage.epochs} optimizer steps per rollout, each on "
         f"{stage.groups // stage.updates} groups = {samples // stage.updates} samples",
     ]
+    if stage.tree:
+        tree, per_sample = stage.tree, None
+        lines = [
+            f"{stage.groups} prompts, each a tree of {tree.iterations} iterations x {tree.children} steps of at most "
+            f"{tree.step_tokens} tokens, {tree.depth} deep, over {processes} process(es)",
+            f"{stage.updates * stage.epochs} optimizer steps per rollout, together on at most "
+            f"{stage.groups * tree.iterations} groups of {tree.children} steps, the branchings",
+        ]
     if stage.staleness:
         lines.append(
             f"rollouts are used {stage.staleness} steps after they were sampled; the first step fills the queue"

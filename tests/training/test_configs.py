@@ -46,6 +46,15 @@ def test_a_tiny_run_is_planned_in_numbers(tiny, helpers):
     assert "micro-batches of 12 evaluations (6 samples), 2 per update" in plan
 
 
+def test_a_plan_tells_of_conversations_and_trees():
+    plan = plan_text(load("vision/visionthink"))
+    assert "environment: visionthink (factor 2.0, max_calls 1, max_pixels 4194304, min_pixels 262144)\n" in plan
+    plan = plan_text(load("vision/propa"))
+    assert "environment: single (ask Reason step by step, with an empty line ...)\n" in plan
+    assert "40 prompts, each a tree of 10 iterations x 4 steps of at most 256 tokens, 8 deep" in plan
+    assert "1 optimizer steps per rollout, together on at most 400 groups of 4 steps" in plan
+
+
 def two_stages(tiny, helpers):
     return tiny(stages=[helpers.sft(name="warm"), helpers.grpo(), helpers.grpo(name="last")])
 
