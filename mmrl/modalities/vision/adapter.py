@@ -40,9 +40,8 @@ class VisionAdapter(TokenAdapter):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         space = self.family.space if config.space == "auto" else config.space
-        room = config.picture_cache << 20
-        self.shelf = PictureShelf(self.family, space, config.picture_bound, room)
-        self._kept: Kept[Features] | None = Kept(room) if config.vision == "frozen" else None
+        self.shelf = PictureShelf(self.family, space, config.picture_bound, config.picture_cache << 20)
+        self._kept = self._room()
 
     def _load(self) -> tuple[nn.Module, Any]:
         config = self.config
@@ -101,7 +100,11 @@ class VisionAdapter(TokenAdapter):
         return VisionEncoder(self.processor, self.config, limit)
 
     def _decoder(self) -> VisionDecoder:
-        return VisionDecoder(self.model, self.family, self._kept)
+        frozen = self.config.vision == "frozen"
+        return VisionDecoder(self.model, self.family, self._kept if frozen else self._room(), frozen)
+
+    def _room(self) -> Kept[Features]:
+        return Kept(self.config.picture_cache << 20)
 
     # ---------------------------------------------------------------- what the policy reads
 

@@ -17,12 +17,13 @@ from mmrl.modalities.vision.pictures import Picture
 class VisionDecoder(Decoder):
     """The decoder of a vision-language model, its pictures computed once however many rows show them.
 
-    kept: features of a frozen tower by picture; None where the tower is trained.
+    kept: features by picture; those of a trained tower are good for as long as its weights stay, which is a rollout or
+    a micro-batch. frozen: whether the tower has no gradient.
     """
 
-    def __init__(self, model: Any, family: Family, kept: Kept[Features] | None) -> None:
+    def __init__(self, model: Any, family: Family, kept: Kept[Features], frozen: bool) -> None:
         super().__init__(family.language(model))
-        self.model, self.family, self.kept = model, family, kept
+        self.model, self.family, self.kept, self.frozen = model, family, kept, frozen
         self.prefix_attention, self.first_position = family.prefix_attention, family.first_position
 
     def cut(self, row: Row, length: int) -> Row:
@@ -69,17 +70,14 @@ class VisionDecoder(Decoder):
         """Features of each picture, in order; those that are not known yet in one forward of the tower."""
         if not pictures:
             return []
-        unique = {p.key: p for p in pictures}
-        if self.kept is None:
-            made = self.family.features(self.model, [p.inputs for p in unique.values()])
-            found = dict(zip(unique, made))
-            return [found[p.key] for p in pictures]
+        graph = torch.is_grad_enabled() and not self.frozen  # what was made without a gradient has none
+        unique = {(p.key, graph): p for p in pictures}
         found = {key: known for key in unique if (known := self.kept.get(key)) is not None}
-        new = [p for key, p in unique.items() if key not in found]
+        new = {key: picture for key, picture in unique.items() if key not in found}
         if new:
-            with torch.no_grad():
-                made = self.family.features(self.model, [p.inputs for p in new])
-            for picture, features in zip(new, made):
-                found[picture.key] = features
-                self.kept.put(picture.key, features)
-        return [found[p.key] for p in pictures]
+            with torch.set_grad_enabled(graph):
+                made = self.family.features(self.model, [p.inputs for p in new.values()])
+            for key, features in zip(new, made):
+                found[key] = features
+                self.kept.put(key, features)
+        return [found[p.key, graph] for p in pictures]
