@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,10 @@ def load_rewards(config: Config):
     made: dict[str, Any] = {}
 
     def get(section):
-        key = f"{section.name} {sorted(section.options.items())} {section.timeout}"
+        key = f"{section.name} {section.alias} {sorted(section.options.items())} {section.timeout}"
         if key not in made:
-            made[key] = load_reward(section.name, section.options, section.timeout)
+            loaded = load_reward(section.name, section.options, section.timeout)
+            made[key] = replace(loaded, name=section.alias) if section.alias else loaded
         return made[key]
 
     rewards = [get(r) for r in config.rewards]

@@ -210,3 +210,27 @@ def test_a_class_may_say_itself_which_prompts_suit_it(plugin):
     assert needs.check_prompt(Prompt("p", "q", {"mask": 1})) is None
     assert plain.check_prompt(Prompt("p", "q", {})) == "of the file"
     assert (needs.at_once, plain.at_once) == (4, 1)
+
+
+def test_a_reward_stands_twice_under_an_alias():
+    from mmrl.api import load_rewards
+    from mmrl.config import load
+    from mmrl.rewarding.run import score_groups
+    from mmrl.types import Group, Sample
+
+    config = load(
+        {
+            "modality": "text",
+            "model": {"path": "none"},
+            "data": {"prompts": "none.jsonl"},
+            "rewards": [
+                {"name": "regex.count", "options": {"pattern": "a"}},
+                {"name": "regex.count", "alias": "b", "options": {"pattern": "b"}},
+            ],
+            "stages": [{"kind": "grpo", "steps": 1}],
+        }
+    )
+    rewards, _ = load_rewards(config)
+    sample = Sample(Prompt("p", "say"), 0, "abb")
+    score_groups([Group(sample.prompt, 0, [sample])], rewards)
+    assert {name: score.value for name, score in sample.scores.items()} == {"regex.count": 1.0, "b": 1.0}
