@@ -43,3 +43,8 @@ def test_the_contract_holds_for_other_settings(adapter, prompts, kind, model):
     policy = adapter(kind, **model)
     results = check_adapter(policy, prompts, reload=lambda folder: VisionAdapter(policy.config.at(folder)))
     assert [(r.name, r.detail) for r in results if not r.passed] == []
+
+
+def test_layers_that_are_recomputed_are_refused_where_prompts_need_a_cache(adapter):
+    with pytest.raises(ValueError, match=r"gradient_checkpointing: prompts of PaliGemma.* need a cache.*leave it off"):
+        adapter("paligemma", gradient_checkpointing=True)
