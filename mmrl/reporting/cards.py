@@ -1,10 +1,10 @@
-"""One stored sample as the report shows it: a picture or a text, its scores, and why it may not count."""
+"""One stored sample as the report shows it: picture, text or conversation, its scores, and why it may not count."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmrl.reporting.artifacts import load_artifact
 from mmrl.reporting.files import dumps
+from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
 MAX_SIDE = 320  # larger ones are inlined at this size
@@ -43,7 +44,11 @@ class Token:
 
 @dataclass(frozen=True)
 class Card:
-    """A sample ready for the template. `picture` is a PNG data URI or "", `text` shown when there is none."""
+    """A sample ready for the template. `picture` is a PNG data URI or "", `text` shown when there is none.
+
+    A conversation has `turns`, those behind what all samples of its group begin with; `overview` are pictures from
+    there with boxes on them. facts: what the environment says.
+    """
 
     index: int
     stop: str
@@ -55,6 +60,9 @@ class Card:
     text: str = ""
     tokens: tuple[Token, ...] = ()
     note: str = ""
+    turns: tuple[TurnView, ...] = ()
+    overview: tuple[Frame, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
     change: float | None = field(default=None)  # of the reward, against the same sample before training
 
     @property
@@ -68,8 +76,10 @@ class CardMaker:
     def __init__(self, run_dir: Path, max_bytes: int) -> None:
         self.run_dir = Path(run_dir)
         self.left = max_bytes
+        self.gallery = Gallery(self.run_dir, self._inlined)
 
-    def card(self, tag: str, record: Mapping[str, Any], change: float | None = None) -> Card:
+    def card(self, tag: str, record: Mapping[str, Any], change: float | None = None, opening: int = 0) -> Card:
+        """opening: turns that are left out, being shown once for all samples of the group."""
         return Card(
             index=record["index"],
             stop=record["stop"],
@@ -77,9 +87,22 @@ class CardMaker:
             advantage=record["advantage"],
             scores=tuple(_score_line(name, score) for name, score in record["scores"].items()),
             change=change,
-            tokens=_tokens(record),
-            **self._content(tag, record["file"]),
+            facts=facts(record),
+            **(self._talk(tag, record, opening) if is_talk(record) else self._artifact(tag, record)),
         )
+
+    def opening(self, tag: str, record: Mapping[str, Any], count: int) -> tuple[TurnView, ...]:
+        """The first `count` turns."""
+        return turn_views(record, tag, self.gallery, (), last=count)
+
+    def _artifact(self, tag: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"tokens": _tokens(record), **self._content(tag, record["file"])}
+
+    def _talk(self, tag: str, record: Mapping[str, Any], opening: int) -> dict[str, Any]:
+        return {
+            "turns": turn_views(record, tag, self.gallery, _tokens(record), first=opening),
+            "overview": overview(record, tag, self.gallery, opening),
+        }
 
     def _content(self, tag: str, name: str | None) -> dict[str, Any]:
         if name is None:
@@ -99,11 +122,21 @@ class CardMaker:
     def _picture(self, path: Path, name: str) -> dict[str, Any]:
         image = load_artifact(path)
         small = max(image.size) < SMALL
-        uri = data_uri(image)
+        uri, note = self._charged(data_uri(image), name)
+        return {"picture": uri, "small": small} if uri else {"note": note}
+
+    def _inlined(self, path: Path, name: str, known: Container[str]) -> tuple[str, str]:
+        """(data URI, ""), or ("", why not); those that are known already take no room."""
+        if not path.is_file():
+            return "", f"{name} is missing"
+        uri = data_uri(load_artifact(path))
+        return (uri, "") if uri in known else self._charged(uri, name)
+
+    def _charged(self, uri: str, name: str) -> tuple[str, str]:
         if len(uri) > self.left:
-            return {"note": f"left out to keep this file small: {name}"}
+            return "", f"left out to keep this file small: {name}"
         self.left -= len(uri)
-        return {"picture": uri, "small": small}
+        return uri, ""
 
 
 def data_uri(image: Image.Image) -> str:

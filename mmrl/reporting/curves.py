@@ -97,6 +97,27 @@ def evaluation_charts(
     return [chart for chart in charts if chart]
 
 
+def conversation_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """What environments count: a chart for each number, and one for all the words of a name, the most frequent four."""
+    keys = [key for key in _keys(rows) if key.startswith("env/")]
+    whole = [key for key in keys if key.count("/") == 1]
+    parts: dict[str, list[str]] = {}
+    for key in keys:
+        if key not in whole:
+            parts.setdefault(key.rpartition("/")[0], []).append(key)
+    charts = [_chart(rows, _spaced(key), "mean over the step's samples", {key: key}) for key in whole]
+    for name, some in parts.items():
+        often = sorted(some, key=lambda key: -sum(row.get(key) or 0.0 for row in rows))[: len(SERIES_COLOURS)]
+        charts.append(
+            _chart(rows, _spaced(name), "by kind", {key: key.rpartition("/")[2] for key in often}, smooth=False)
+        )
+    return [chart for chart in charts[:MAX_OTHER] if chart]
+
+
+def _spaced(key: str) -> str:
+    return key.removeprefix("env/").replace("_", " ")
+
+
 def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """How the update behaves: distance, clipping, signal, gradient, time; then metrics of the user's own."""
     known = [
@@ -123,7 +144,7 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     ]
     shown = {"step", "kl", "ratio/max_dev", "clip/low", "clip/high", "group/zero_variance", "grad_norm"}
     shown |= {"entropy", "loss", "lr", "time/step", "time/rollout", "time/reward", "time/update"}
-    others = [key for key in _keys(rows) if key not in shown and not key.startswith(("reward/", "eval/"))]
+    others = [key for key in _keys(rows) if key not in shown and not key.startswith(("reward/", "eval/", "env/"))]
     own = [_chart(rows, key, "", {key: key}) for key in others[:MAX_OTHER]]
     return [chart for chart in known + own if chart]
 

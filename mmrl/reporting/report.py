@@ -12,12 +12,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmrl.reporting.cards import Card, CardMaker, by_advantage, clip
-from mmrl.reporting.curves import Chart, evaluation_charts, health_charts, reward_charts
+from mmrl.reporting.curves import Chart, conversation_charts, evaluation_charts, health_charts, reward_charts
 from mmrl.reporting.files import write_atomic
 from mmrl.reporting.metrics import read_metrics
 from mmrl.reporting.progress import duration
 from mmrl.reporting.samples import list_tags, read_index
 from mmrl.reporting.summary import read_summary
+from mmrl.reporting.talks import PLACE, SIGN, Frame, TurnView, shared_opening
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_COLUMNS = 5
@@ -40,21 +41,26 @@ class Headline:
 
 @dataclass(frozen=True)
 class Strip:
-    """One prompt of the filmstrip: a card per evaluation, None where it was not drawn."""
+    """One prompt of the filmstrip: a card per evaluation, None where it was not drawn. frames: what all were shown."""
 
     prompt: str
     cards: tuple[Card | None, ...]
+    frames: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True)
 class GroupView:
-    """One group, best sample first. `scale` is the largest |advantage|, the length of a full bar."""
+    """One group, best sample first. `scale` is the largest |advantage|, the length of a full bar.
+
+    opening: the turns that all its samples begin with, where they are conversations.
+    """
 
     prompt: str
     id: str
     cards: tuple[Card, ...]
     total: int
     scale: float
+    opening: tuple[TurnView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ def write_report(
         offending=[_step_view(maker, tag, max_groups, max_samples) for tag in list_tags(run_dir, "offending_")[-3:]],
         config=_text(run_dir / "config.yaml"),
         plan=_text(run_dir / "plan.txt"),
+        gallery=maker.gallery,
         finished=summary is not None,
     )
     path = run_dir / "report.html"
@@ -177,11 +184,15 @@ def filmstrip(maker: CardMaker, tags: Sequence[str], max_prompts: int) -> list[S
     strips = []
     for id_, text in list(prompts.items())[:max_prompts]:
         records = [samples[id_][1] if id_ in samples else None for samples in first_samples]
+        there = [(tag, record) for tag, record in zip(tags, records, strict=True) if record]
+        count = shared_opening([record for _, record in there])
+        opening = maker.opening(*there[0], count) if count else ()
         cards = [
-            maker.card(tag, record, _change(records[0], record) if place else None) if record else None
+            maker.card(tag, record, _change(records[0], record) if place else None, count) if record else None
             for place, (tag, record) in enumerate(zip(tags, records, strict=True))
         ]
-        strips.append(Strip(clip(text, MAX_PROMPT), tuple(cards)))
+        frames = tuple(frame for turn in opening for frame in turn.frames)
+        strips.append(Strip(_prompt(text), tuple(cards), frames))
     return strips
 
 
@@ -229,13 +240,19 @@ def _group_view(maker: CardMaker, tag: str, group: Mapping[str, Any], max_sample
         worst = max_samples // 2
         shown = ranked[: max_samples - worst] + ranked[len(ranked) - worst :]
     advantages = [abs(sample["advantage"]) for sample in ranked if sample["advantage"] is not None]
+    count = shared_opening(shown)
     return GroupView(
-        prompt=clip(group["prompt"]["text"], MAX_PROMPT),
+        prompt=_prompt(group["prompt"]["text"]),
         id=group["prompt"]["id"],
-        cards=tuple(maker.card(tag, sample) for sample in shown),
+        cards=tuple(maker.card(tag, sample, opening=count) for sample in shown),
         total=len(ranked),
         scale=max(advantages, default=0.0),
+        opening=maker.opening(tag, shown[0], count) if count else (),
     )
+
+
+def _prompt(text: str) -> str:
+    return clip(text.replace(PLACE, f"{SIGN} "), MAX_PROMPT)
 
 
 def _chart_sections(
@@ -244,6 +261,7 @@ def _chart_sections(
     sections = [
         ("evaluation-curves", "Evaluation", evaluation_charts(rows, summary, main)),
         ("reward", "Reward while training", reward_charts(rows)),
+        ("conversations", "What conversations are like", conversation_charts(rows)),
         ("health", "How the update behaves", health_charts(rows)),
     ]
     return [section for section in sections if section[2]]

@@ -2,14 +2,17 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
+from mmrl.media import Media, View
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.samples import write_step
 from mmrl.reporting.summary import write_summary
-from mmrl.types import Group, Prompt, Sample, Score
+from mmrl.types import Group, Prompt, Sample, Score, Trajectory, Turn
 
 COLOURS = {"red": (214, 62, 50), "green": (48, 150, 84), "blue": (52, 96, 214), "orange": (235, 140, 40)}
 
@@ -102,4 +105,81 @@ def run(tmp_path):
     )
     (folder / "config.yaml").write_text("model:\n  path: assets/image-tiny\ntraining:\n  steps: 120\n")
     (folder / "plan.txt").write_text("8 prompts x 6 samples = 48 samples a step\n48 x 6 steps = 288 actions\n")
+    return folder
+
+
+# -------------------------------------------------------------------- conversations about pictures
+
+SCENE = (48, 32)
+BOX = (4.0, 6.0, 20.0, 22.0)  # what the policy points at
+
+
+def scene():
+    picture = Image.new("RGB", SCENE, (20, 90, 160))
+    picture.paste((220, 40, 40), (6, 8, 18, 20))
+    return picture
+
+
+def look(sample, media):
+    """What an adapter's `picture` does."""
+    crop = media.view.crop
+    return (scene().crop([round(v) for v in crop]) if crop else scene()).resize(media.seen)
+
+
+def pointing_sample(prompt, number, crop, reward):
+    """Two turns: a box, which is shown enlarged where `crop`, and an answer."""
+    view = View(0, BOX) if crop else View()
+    media = (Media(View(), SCENE, SCENE, tokens=6), Media(view, SCENE, (28, 28) if crop else SCENE, tokens=4))
+    said = "[4,6,20,22]" if crop else "nowhere"
+    turns = (
+        Turn("system", "Point first."),
+        Turn("user", prompt.text, (0,)),
+        Turn("assistant", said, trained=True),
+        Turn("user", "<image>Zoomed.", (1,)),
+        Turn("assistant", f"answer {number}", trained=True),
+    )
+    words = [said, "<eos>", "\nuser ", "▣", "Zoomed.", f"answer {number}", "<eos>"]
+    mask = torch.tensor([True, True, False, False, False, True, True])
+    trajectory = Trajectory(torch.full((7,), -0.5), mask)
+    scores = {
+        "exact": Score.of(reward),
+        "iou": Score.of(0.5 if crop else 0.0, boxes=[[5.0, 6.0, 21.0, 23.0]] if crop else []),
+    }
+    info = {"crop": "ok", "box": list(BOX)} if crop else {"crop": "no_json"}
+    return Sample(
+        prompt,
+        number,
+        f"{said}\nanswer {number}",
+        trajectory,
+        "eos",
+        scores,
+        reward=reward,
+        advantage=2 * reward - 1,
+        words=words,
+        turns=turns,
+        media=media,
+        info=info,
+    )
+
+
+@pytest.fixture
+def talking():
+    """The functions and sizes above, for tests in other files."""
+    return SimpleNamespace(box=BOX, size=SCENE, look=look, sample=pointing_sample)
+
+
+@pytest.fixture
+def talks(tmp_path):
+    """runs/talks: one step of one group of four conversations, two of which are shown a crop, and an evaluation."""
+    folder = tmp_path / "talks"
+    with MetricsWriter(folder / "metrics.jsonl") as metrics:
+        for step in (1, 2):
+            row = {"step": step, "reward/mean": 0.5, "env/turns": 2.0, "env/visual_tokens": 10.0}
+            metrics.write(row | {"env/crop/ok": 0.25 * step, "env/crop/no_json": 1 - 0.25 * step})
+    prompt = Prompt("scene-0", "<image>What is red?")
+    group = Group(prompt, 0, [pointing_sample(prompt, n, crop=n < 2, reward=float(n % 2)) for n in range(4)])
+    write_step(folder, "step_000001", [group], render=look)
+    for tag, crop in (("eval_before", False), ("eval_after", True)):
+        answer = pointing_sample(prompt, 0, crop, float(crop))
+        write_step(folder, tag, [Group(prompt, 0, [answer])], render=look)
     return folder
