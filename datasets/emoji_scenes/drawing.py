@@ -55,12 +55,21 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """`items` in reading order on a square of `size` pixels, over the part of a photograph that begins at `corner`."""
+    """`items` in reading order over the part of a photograph that begins at `corner`.
+
+    size: width in pixels. rows: 2 is a square, 1 its upper half.
+    """
 
     size: int
     photo: str
     corner: tuple[int, int]
     items: tuple[Item, ...]
+    rows: int = 2
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return (self.size, self.size * self.rows // 2)
 
 
 @dataclass(frozen=True)
@@ -89,20 +98,21 @@ def layout(
     count: tuple[int, int] = (2, 4),
     parity: int = 0,
     badge_size: float = 1.0,
+    rows: int = 2,
 ) -> Scene:
     """A scene of count[0] to count[1] emoji of different kinds with different digits, at most one in each quarter.
 
     size: side in pixels, to which everything scales. parity: 0 or 1, of the first column of the photograph that shows.
-    badge_size: of the badges; 1 is BADGE.
+    badge_size: of the badges; 1 is BADGE. rows: of quarters; 1 has the two upper ones alone.
     """
     number = rng.randint(*count)
-    places = sorted(rng.sample(range(len(PLACES)), number))
+    places = sorted(rng.sample(range(2 * rows), number))
     drawn = zip(places, rng.sample(list(kinds), number), rng.sample(range(10), number))
     items = tuple(_item(rng, size, badge_size, *each) for each in drawn)
     photo = rng.choice(sorted(photographs()))
     width, height = photographs()[photo].size
     corner = (2 * rng.randrange((width - SIZE) // 2) + parity, rng.randrange(height - SIZE + 1))
-    return Scene(size, photo, corner, items)
+    return Scene(size, photo, corner, items, rows)
 
 
 def _item(rng: random.Random, size: int, badge_size: float, place: int, kind: str, digit: int) -> Item:
@@ -123,11 +133,11 @@ def _item(rng: random.Random, size: int, badge_size: float, place: int, kind: st
 
 
 def render(scene: Scene) -> Image.Image:
-    """The whole scene, RGB, size x size."""
+    """The whole scene, RGB."""
     x, y = scene.corner
-    canvas = photographs()[scene.photo].crop((x, y, x + SIZE, y + SIZE))
+    canvas = photographs()[scene.photo].crop((x, y, x + SIZE, y + SIZE * scene.rows // 2))
     if scene.size != SIZE:
-        canvas = canvas.resize((scene.size, scene.size), Image.Resampling.BICUBIC)
+        canvas = canvas.resize(scene.extent, Image.Resampling.BICUBIC)
     for item in scene.items:
         left, top, right, bottom = item.emoji
         emoji = sprite(item.kind, right - left, bottom - top)

@@ -101,6 +101,7 @@ def problem(
     objects: tuple[int, int] = (2, 4),
     kinds: int | None = None,
     badge: float = 1.0,
+    rows: int = 2,
     low: float = 0.5,
     system: str | None = None,
     lazy: bool = True,
@@ -111,14 +112,15 @@ def problem(
     one has the same kinds with the same digits as a scene of the other, whatever seed and index. Tasks that show a part
     of the scene (WINDOWS) are always in style plain.
     size: side of the scene in pixels. objects: smallest and largest number of them, of the first `kinds` kinds.
-    badge: size of the badges; 1 is 18 x 22 of 160 x 160 pixels.
+    badge: size of the badges; 1 is 18 x 22 of 160 x 160 pixels. rows: 1 is the upper half of a scene, with its two
+    places.
     low: share of the side that is shown first where the style is visionthink; it becomes the column `info`.
     system: stands for the style's word, as a system message. lazy: pictures as functions without arguments, which
     draw them; otherwise PIL.
     """
     task, style = _turn(index, task, TASKS, "task"), _turn(index // _length(task), style, STYLES, "style")
     style = "plain" if task in WINDOWS else style  # a box would be in pixels of the window
-    scene, question = _ask(index, seed, split, task, size, objects, kinds, badge)
+    scene, question = _ask(index, seed, split, task, size, objects, kinds, badge, rows)
     answer = question.look(question.target)
     picture, boxes = Picture(scene), answer.boxes
     if task in WINDOWS:
@@ -134,8 +136,8 @@ def problem(
         "task": task,
         "style": style,
         "detail": TASKS[task],
-        "width": size,
-        "height": size,
+        "width": scene.extent[0],
+        "height": scene.extent[1],
         "bboxs": [list(box) for box in boxes],
         "label": answer.label,
         "image_caption": caption(scene),
@@ -144,7 +146,8 @@ def problem(
     if system:
         made["messages"] = [{"role": "system", "content": system}, {"role": "user", "content": text}]
     if style == "visionthink":
-        made["info"] = {"tgt_width": round(size * low), "tgt_height": round(size * low), "use_tool": TASKS[task]}
+        width, height = (round(side * low) for side in scene.extent)
+        made["info"] = {"tgt_width": width, "tgt_height": height, "use_tool": TASKS[task]}
     return made
 
 
@@ -158,6 +161,7 @@ def record(
     objects: tuple[int, int] = (2, 4),
     kinds: int | None = None,
     badge: float = 1.0,
+    rows: int = 2,
     low: float = 0.5,
     system: str | None = None,
     lazy: bool = True,
@@ -177,18 +181,18 @@ def record(
     """
     if not 0 <= habit <= 1:
         raise ValueError(f"habit={habit} must be from 0 to 1")
-    made = problem(index, seed, split, task, style, size, objects, kinds, badge, low, system, lazy)
-    scene, question = _ask(index, seed, split, made["task"], size, objects, kinds, badge)
+    made = problem(index, seed, split, task, style, size, objects, kinds, badge, rows, low, system, lazy)
+    scene, question = _ask(index, seed, split, made["task"], size, objects, kinds, badge, rows)
     rng = random.Random(seed_of("habit", seed, split, index))
     follows, style = rng.random() < habit, made["style"]
     item = _other(scene, question.target) if follows and style != "visionthink" else question.target
     answer = question.look(item)
-    boxes = [shaken(box, size, jitter, rng) for box in answer.boxes]
-    numbers = [written(box, size, space, seen) for box in boxes]
+    boxes = [shaken(box, scene.extent, jitter, rng) for box in answer.boxes]
+    numbers = [written(box, scene.extent, space, seen) for box in boxes]
     if made["task"] == "where":
         answer = Answer(_compact(numbers[0]), (), answer.boxes, answer.label, answer.thought)
     if style == "mgpo":
-        point = [{"bbox_2d": written(_around(boxes), size, space, seen), "label": answer.label}]
+        point = [{"bbox_2d": written(_around(boxes), scene.extent, space, seen), "label": answer.label}]
         completion = [f"```json\n{_compact(point)}\n```", f"\\boxed{{{answer.text}}}"]
     elif style == "visionthink":
         final = f"<think>{answer.thought}</think><answer>{answer.text}</answer>"
@@ -217,7 +221,7 @@ def caption(scene: Scene) -> str:
 
 
 def _ask(
-    index: int, seed: int, split: str, task: str, size: int, objects: Sequence[int], kinds: int | None, badge: float
+    index: int, seed: int, split: str, task: str, size: int, objects: Sequence[int], kinds: int | None, badge: float, rows: int
 ) -> tuple[Scene, Question]:
     """The first scene drawn for the index that belongs to the split, and a question about it."""
     if split not in ("train", "heldout"):
@@ -226,11 +230,13 @@ def _ask(
     few, many = objects
     if not 0 < badge <= 2:
         raise ValueError(f"badge={badge} must be above 0, and 2 at most")
-    if not 2 <= few <= many <= min(4, len(names)):
-        raise ValueError(f"objects={tuple(objects)}: from 2 to 4, and no more than the {len(names)} kinds")
+    if rows not in (1, 2):
+        raise ValueError(f"rows={rows}: expected 1 or 2")
+    if not 2 <= few <= many <= min(2 * rows, len(names)):
+        raise ValueError(f"objects={tuple(objects)}: from 2 to {2 * rows}, and no more than the {len(names)} kinds")
     rng = random.Random(seed_of("emoji_scenes", seed, split, index))
     while True:
-        scene = drawing.layout(rng, names, size, (few, many), parity=int(split == "heldout"), badge_size=badge)
+        scene = drawing.layout(rng, names, size, (few, many), parity=int(split == "heldout"), badge_size=badge, rows=rows)
         if held_out(scene) == (split == "heldout"):
             return scene, QUESTIONS[task](scene, names, rng)
 
@@ -335,7 +341,7 @@ def _yesno(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     absent = [name for name in names if name not in present]
     kind = rng.choice(absent) if absent and rng.random() < 0.5 else rng.choice(scene.items).kind
     found = present.get(kind)
-    boxes = (found.box,) if found else ((0, 0, scene.size, scene.size),)
+    boxes = (found.box,) if found else ((0, 0, *scene.extent),)
     said = ("yes", f"there is a {kind}") if found else ("no", f"there is no {kind}")
     return Question(f"Is there a {kind}?", None, lambda _: Answer(said[0], (said[0].title(),), boxes, kind, said[1]))
 
@@ -361,9 +367,10 @@ def _badge_window(scene: Scene, target: Item, rng: random.Random) -> tuple[Box, 
     x1, y1, x2, y2 = target.badge
     side = rng.choice((2, 2, 3)) * scene.size // 10
     x, y = (x1 + x2 - side) // 2, (y1 + y2 - side) // 2
-    if rng.random() < 0.5 or x < 0 or y < 0 or max(x, y) > scene.size - side:
-        x = rng.randint(max(0, x2 - side), min(x1, scene.size - side))
-        y = rng.randint(max(0, y2 - side), min(y1, scene.size - side))
+    right, bottom = (edge - side for edge in scene.extent)
+    if rng.random() < 0.5 or x < 0 or y < 0 or x > right or y > bottom:
+        x = rng.randint(max(0, x2 - side), min(x1, right))
+        y = rng.randint(max(0, y2 - side), min(y1, bottom))
     return (x, y, x + side, y + side), None
 
 
@@ -401,19 +408,20 @@ def _other(scene: Scene, target: Item | None) -> Item | None:
 # -------------------------------------------------------------------- boxes and pictures
 
 
-def written(box: Sequence[int], size: int, space: str = "seen", seen: tuple[int, int] | None = None) -> list[int]:
-    """A box in pixels of a scene of `size` as whole numbers of `space` (mmrl.media.SPACES).
+def written(box: Sequence[int], extent: int | tuple[int, int], space: str = "seen", seen: tuple[int, int] | None = None) -> list[int]:
+    """A box in pixels of a scene of `extent` (its side, or width and height) as whole numbers of `space`.
 
     seen: (width, height) of what the model's processor makes of the scene; None is its own size.
     """
-    media = Media(View(), original=(size, size), seen=tuple(seen) if seen else (size, size))
+    size = (extent, extent) if isinstance(extent, int) else extent
+    media = Media(View(), original=size, seen=tuple(seen) if seen else size)
     return [round(number) for number in from_original(box, media, space)]
 
 
-def shaken(box: Box, size: int, jitter: int, rng: random.Random) -> Box:
+def shaken(box: Box, extent: tuple[int, int], jitter: int, rng: random.Random) -> Box:
     """The box with each edge off by up to `jitter` pixels, still a box within the scene."""
     x1, y1, x2, y2 = (int(edge) + rng.randint(-jitter, jitter) for edge in box)
-    left, top, right, bottom = clipped((x1, y1, x2, y2), (size, size))
+    left, top, right, bottom = clipped((x1, y1, x2, y2), extent)
     return (int(left), int(top), int(max(right, left + 1)), int(max(bottom, top + 1)))
 
 
