@@ -21,6 +21,7 @@ PACKAGES = (
         "mmrl/modalities",
         "mmrl/modalities/image",
         "mmrl/engines",
+        "mmrl/environments",
         "mmrl/rewarding",
         "mmrl/training",
         "mmrl/reporting",
@@ -98,6 +99,21 @@ def test_every_yaml_key_in_the_pages_exists():
     text = (ROOT / "docs" / "text.md").read_text(encoding="utf-8")
     config = load(yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1)))
     assert (config.modality, config.model.engine.name, config.data.subset) == ("text", "vllm", "main")
+    text = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
+    config = load(yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1)))
+    assert (config.modality, config.model.max_pixels, config.rewards[1].weight) == ("vision", 401408, 0.5)
+
+
+def test_the_environment_that_the_page_shows_is_the_example():
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    example = (ROOT / "docs" / "examples" / "second_try.py").read_text(encoding="utf-8")
+    assert BLOCK.findall(page)[0] == example.partition("\n\n")[2]
+
+
+def test_the_vision_page_has_every_system():
+    page = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
+    systems = [p.stem for p in (ROOT / "configs" / "vision").glob("*.yaml") if "tiny" not in p.stem]
+    assert sorted(re.findall(r"^\| `vision/(\w+)` \|", page, re.MULTILINE)) == sorted(systems)
 
 
 def test_configs_rewards_and_commands_that_the_pages_name_exist():
