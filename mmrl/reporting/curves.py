@@ -107,10 +107,13 @@ def conversation_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
             parts.setdefault(key.rpartition("/")[0], []).append(key)
     charts = [_chart(rows, _spaced(key), "mean over the step's samples", {key: key}) for key in whole]
     for name, some in parts.items():
-        often = sorted(some, key=lambda key: -sum(row.get(key) or 0.0 for row in rows))[: len(SERIES_COLOURS)]
-        charts.append(
-            _chart(rows, _spaced(name), "by kind", {key: key.rpartition("/")[2] for key in often}, smooth=False)
-        )
+        told = [row for row in rows if any(key in row for key in (name, *some))]
+        filled = [
+            {"step": row["step"], **{key: row.get(key, 0.0) for key in some}} for row in told
+        ]  # absent: none of it
+        often = sorted(some, key=lambda key: -sum(row[key] or 0.0 for row in filled))[: len(SERIES_COLOURS)]
+        names = {key: key.rpartition("/")[2] for key in often}
+        charts.append(_chart(filled, _spaced(name), "by kind", names, smooth=False))
     return [chart for chart in charts[:MAX_OTHER] if chart]
 
 

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from mmrl.reporting.curves import conversation_charts
 from mmrl.reporting.report import write_report
 from mmrl.reporting.samples import write_step
 from mmrl.types import Group, Prompt, Sample, Turn
@@ -112,6 +113,15 @@ def test_charts_of_conversations_join_the_words_of_a_name(talks):
     charts = section(html(talks), "conversations")
     assert re.findall(r"<b>([^<]+)</b>", charts) == ["turns", "visual tokens", "crop"]
     assert re.findall(r"</i>(\w+) ", charts.split("<b>crop</b>")[1]) == ["no_json", "ok"]
+
+
+def test_a_word_that_a_step_lacks_is_none_of_its_words():
+    rows = [{"step": 1, "env/crop/ok": 0.25, "env/crop/small": 0.75}, {"step": 2, "env/crop/ok": 1.0}, {"step": 3}]
+    (chart,) = conversation_charts(rows)
+    assert {line.name: line.points for line in chart.series} == {
+        "ok": ((1.0, 0.25), (2.0, 1.0)),
+        "small": ((1.0, 0.75), (2.0, 0.0)),
+    }
 
 
 def test_openings_that_differ_stay_with_their_samples(tmp_path, talking):
