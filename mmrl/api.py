@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.config import Config, ConfigError, GrpoStage, SftStage, load
+from mmrl.pictures import PictureError
 from mmrl.share import share
 
 Source = str | Path | Mapping[str, Any] | Config
@@ -169,8 +170,8 @@ def load_prompts(config: Config, adapter: Any):
 
     columns = adapter.prompt_columns() if hasattr(adapter, "prompt_columns") else ()
     data = config.data
-    train_ = _usable(adapter, training_prompts(data, columns))
-    held = _usable(adapter, heldout_prompts(data, columns))
+    train_ = _usable(adapter, training_prompts(data, columns), data.on_bad_record)
+    held = _usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
     both = {_asked(p) for p in train_} & {_asked(p) for p in held}
     if both:
         text = min(text for text, _ in both)
@@ -184,11 +185,14 @@ def _asked(prompt: Any) -> tuple[str, tuple[Any, ...]]:
     return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
 
 
-def _usable(adapter: Any, prompts: Sequence[Any]) -> list[Any]:
-    """The prompts that the adapter can roll out; the others are counted and told. Raises ConfigError without any."""
+def _usable(adapter: Any, prompts: Sequence[Any], on_bad: str) -> list[Any]:
+    """The prompts that the adapter can roll out; the others are counted and told.
+
+    Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
+    """
     if not hasattr(adapter, "usable"):
         return list(prompts)
-    reasons = {p.id: why for p in prompts if (why := adapter.usable(p))}
+    reasons = {p.id: why for p in prompts if (why := _unusable(adapter, p, on_bad))}
     if reasons:
         first, why = next(iter(reasons.items()))
         message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {first!r}: {why}"
@@ -196,6 +200,15 @@ def _usable(adapter: Any, prompts: Sequence[Any]) -> list[Any]:
             raise ConfigError(message)
         warnings.warn(f"{message}; dropped", stacklevel=2)
     return [p for p in prompts if p.id not in reasons]
+
+
+def _unusable(adapter: Any, prompt: Any, on_bad: str) -> str | None:
+    try:
+        return adapter.usable(prompt)
+    except PictureError as error:
+        if on_bad == "stop":
+            raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
+        return str(error)
 
 
 def check_prompts(prompts: Sequence[Any], rewards: Sequence[Any], on_bad: str) -> None:

@@ -71,7 +71,8 @@ class Adapter(Protocol):
     # synced(once) -> a context that the trainer's rollouts between two updates run in, for an engine with a copy of the
     # weights: it gets them on entering, through `once` (mmrl.engines.base.Once) where processes share it.
     # close(): give back what sampling holds besides the policy, at the end of a training; it may be asked for again.
-    # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted.
+    # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted. Raises
+    # PictureError for a picture that cannot be used: whether that stops a run, data.on_bad_record says.
     # features(samples, columns, names) -> {name: [b, t]}: numbers of actions that hooks of the algorithm need.
     # logprobs(..., entropy=True): also return the differentiable entropy, for terms that need it.
     # picture(sample, media) -> one of the sample's `media` as the policy saw it, a PIL picture, for the sample store.

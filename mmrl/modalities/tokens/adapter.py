@@ -29,6 +29,7 @@ from mmrl.modalities.tokens.outside import OutsideEngine
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import action_states, cut_rows
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
+from mmrl.pictures import PictureError
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory, Turn
 
@@ -175,12 +176,17 @@ class TokenAdapter:
         return ("completion",)
 
     def usable(self, prompt: Prompt) -> str | None:
-        """Why a prompt cannot be rolled out (too long, no chat template ...), or None; nothing is ever cut."""
+        """Why a prompt cannot be rolled out (too long, no chat template ...), or None; nothing is ever cut.
+
+        Raises PictureError for a picture of it that cannot be used.
+        """
         try:
             self.opened(prompt, self._context(prompt))
         except Unfit as error:
             return error.reason
-        except ValueError as error:  # of the environment, or a picture
+        except PictureError:
+            raise
+        except ValueError as error:  # of the environment
             return str(error)
         return None
 

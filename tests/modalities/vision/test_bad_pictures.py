@@ -1,0 +1,198 @@
+"""Pictures and records that cannot be used: one message each, the record skipped or the run stopped as configured."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mmrl.config import ConfigError, load
+from mmrl.modalities.vision.tiny import KINDS
+from mmrl.pictures import PictureError
+from mmrl.types import Group, Prompt
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, drawn):
+    """Pictures of every sort in data/, and one outside."""
+    place = tmp_path_factory.mktemp("pictures") / "data"
+    place.mkdir()
+    drawn(1).save(place / "good.png")
+    drawn(1).save(place.parent / "outside.png")
+    drawn(1).save(place / "whole.jpg")
+    (place / "corrupt.jpg").write_bytes((place / "whole.jpg").read_bytes()[:-200])  # whose head is whole
+    (place / "text.png").write_text("no picture")
+    Image.new("1", (3000, 2000)).save(place / "huge.png")
+    Image.new("RGB", (1, 300)).save(place / "thin.png")
+    drawn(2).convert("CMYK").save(place / "cmyk.jpg")
+    Image.new("RGB", (1, 1), "red").save(place / "dot.png")
+    drawn(1).save(place / "film.gif", save_all=True, append_images=[drawn(5)])
+    return place
+
+
+BAD = {
+    "missing.png": r"picture 'missing\.png': no such file",
+    "corrupt.jpg": r"picture 'corrupt\.jpg': cannot be read: ",
+    "text.png": r"picture 'text\.png': cannot be read: it is no picture of PNG, JPEG",
+    "huge.png": r"picture 'huge\.png': 3000x2000 is over ",
+    "../outside.png": r"picture '\.\./outside\.png': must be a file below ",
+    "https://example.org/a.png": r"picture 'https://example\.org/a\.png': URLs are not opened",
+    "thin.png": r"a picture of 1x300 pixels: absolute aspect ratio must be smaller than 200",
+}
+
+
+# -------------------------------------------------------------------- the adapter's door
+
+
+@pytest.fixture(scope="module")
+def bounded(adapter):
+    return adapter(picture_bound=1_000_000)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_picture_is_named_and_nothing_is_sampled(bounded, folder, name):
+    prompt = Prompt("p", "What?", {"images": [name]}, str(folder))
+    with pytest.raises(PictureError, match=BAD[name]):
+        bounded.usable(prompt)
+    with pytest.raises(PictureError, match=BAD[name]):
+        bounded.rollout([Group(prompt, 0)], 2, 0, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["cmyk.jpg", "dot.png"])
+def test_odd_pictures_that_can_be_read_are(shared, folder, roll, kind, name):
+    policy = shared(kind)
+    prompt = Prompt("p", "What?", {"images": [name]}, str(folder))
+    assert policy.usable(prompt) is None
+    (sample,) = roll(policy, [prompt], n=1)
+    assert sample.media[0].original == ((1, 1) if name == "dot.png" else (64, 48))
+    with torch.no_grad():
+        logp = policy.logprobs([sample], torch.arange(10)).logp[0, : len(sample.trajectory.logp)]
+    torch.testing.assert_close(logp, sample.trajectory.logp, rtol=0, atol=2e-5)
+
+
+def test_of_an_animation_the_first_frame_is_shown_with_a_warning(bounded, folder, drawn, roll):
+    def logp(name):
+        return roll(bounded, [Prompt("p", "What?", {"images": [name]}, str(folder))], n=1)[0].trajectory.logp
+
+    Image.open(folder / "film.gif").convert("RGB").save(folder / "first.png")
+    with pytest.warns(UserWarning, match=r"picture 'film\.gif': it has 2 frames, the first is taken"):
+        found = logp("film.gif")
+    assert torch.equal(found, logp("first.png"))
+
+
+def test_a_view_of_a_picture_that_is_not_there_is_told(bounded, drawn, ask):
+    from mmrl.media import View
+
+    with pytest.raises(ValueError, match="prompt '\\?' has 1 pictures, picture 1 was asked for"):
+        bounded.shelf.get(ask("?", drawn(1)), View(1))
+
+
+# -------------------------------------------------------------------- the run
+
+
+@pytest.fixture
+def written(folder, tmp_path):
+    """written(records, **data) -> the file of a config whose prompts are good records, and these."""
+    good = [{"id": f"good {i}", "prompt": f"What is {i}?", "images": ["good.png"]} for i in range(2)]
+    (tmp_path / "flat.py").write_text("def flat(samples):\n    return [float(s.index) for s in samples]\n")
+
+    def make(records, **data):
+        source = folder / f"{tmp_path.name}.jsonl"
+        source.write_text("".join(json.dumps(r) + "\n" for r in [*good, *records]), encoding="utf-8")
+        build = {
+            "hidden": 32,
+            "layers": 1,
+            "heads": 2,
+            "kv_heads": 1,
+            "vision_hidden": 32,
+            "vision_heads": 2,
+            "patch": 8,
+        }
+        config = {
+            "name": "run",
+            "modality": "vision",
+            "out": str(tmp_path / "runs"),
+            "device": "cpu",
+            "threads": 1,
+            "model": {"path": "built", "build": build, "sampling": {"max_tokens": 4}, "picture_bound": 1_000_000},
+            "data": {"prompts": str(source), "max_pixels": 1_000_000, **data},
+            "rewards": [{"name": f"{tmp_path / 'flat.py'}:flat"}],
+            "stages": [{"kind": "grpo", "steps": 1, "groups": 2, "samples": 2, "optim": {"lr": 1e-3}}],
+        }
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+    from mmrl.cli import main as run
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["mmrl", *map(str, words)])
+        code = 0
+        try:
+            run()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+RECORDS = [
+    *({"prompt": "What?", "images": [name]} for name in BAD),
+    {"prompt": "<image> or <image>?", "images": ["good.png"]},
+    {"prompt": "<image>?"},
+]
+TOLD = [
+    *BAD.values(),
+    r"<image> stands 2 times in the text, and there are 1 pictures",
+    r"<image> stands 1 times in the text, and there are no `images`",
+]
+
+
+@pytest.mark.parametrize(("record", "told"), list(zip(RECORDS, TOLD)), ids=[*BAD, "marks", "none"])
+def test_a_bad_record_stops_the_run_before_anything_is_trained(written, record, told):
+    """Named by its line where the record alone tells it, by its id where the model's processor does."""
+    from mmrl import api
+
+    config = load(written([{"id": "bad", **record}]))
+    with pytest.raises(ConfigError, match=rf"(\.jsonl:3|prompt 'bad'): {told}.*data\.on_bad_record: skip"):
+        api.load_prompts(config, api.load_adapter(config))
+
+
+def test_bad_records_are_counted_and_skipped_where_asked(written, tmp_path, main):
+    """Through the command line: a run on what is left, and one line on each."""
+    path = written([{"id": f"bad {i}", **record} for i, record in enumerate(RECORDS)], on_bad_record="skip")
+    with pytest.warns(UserWarning) as warned:
+        code, _, err = main("train", path, "--quiet")
+    assert code == 0, err
+    told = [str(w.message) for w in warned]
+    assert any("data: skipped 7 of 11 records" in line for line in told)
+    assert any("2 of 4 prompts cannot be used, first 'bad 1': picture 'corrupt.jpg': cannot be read" in t for t in told)
+    (row,) = map(json.loads, (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines())
+    assert row["reward/invalid"] == 0 and row["reward/mean"] == 0.5
+
+
+def test_one_bad_record_is_one_message_of_the_command_line(written, main):
+    code, _, err = main("train", written([{"id": "bad", "prompt": "What?", "images": ["corrupt.jpg"]}]), "--quiet")
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code == 1 and len(errors) == 1 and "Traceback" not in err
+    assert errors[0].startswith("error: prompt 'bad': picture 'corrupt.jpg': cannot be read: ")
+
+
+def test_the_contract_from_the_command_line(written, main):
+    """`mmrl check CONFIG` of a vision run takes prompts with their pictures from its data."""
+    code, out, err = main("check", written([{"id": "text", "prompt": "12+30="}]))
+    assert code == 0, out + err
+    lines = out.splitlines()
+    assert len(lines) == 11 and all(line.startswith("pass  ") for line in lines)
