@@ -11,30 +11,21 @@ was cut off goes on. README.md says what each comparison is and how to read the 
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import math
 import platform
 import random
 import re
-import shutil
-import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from effects import Study, main, merged
+
 ROOT = Path("runs/effects_text")
-SEEDS = (0, 1, 2)
 STEPS, GROUPS, SAMPLES = 30, 16, 8
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile of Student's t, by the number of seeds
 HERE = str(Path(__file__).resolve())
 ARITHMETIC = "share://datasets/arithmetic/arithmetic.py"
 RIGHT = {"name": "numeric.close", "options": {"extract": "after:#"}}
@@ -298,15 +289,6 @@ def arm_config(effect: str, arm: str, seed: int) -> dict[str, Any]:
     )
 
 
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`; sections are merged, but options of another function replace those of the first."""
-    both = deepcopy(dict(base))
-    for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(both.get(key), Mapping) and not key.endswith("_options")
-        both[key] = merged(both[key], value) if nested else deepcopy(value)
-    return both
-
-
 def run_name(effect: str, arm: str, seed: int) -> str:
     return f"{effect}-{re.sub(r'[^a-z0-9]+', '_', arm.lower())}-{seed}"
 
@@ -315,123 +297,25 @@ def policy(base: str) -> Path:
     return ROOT / base / "checkpoints" / "latest" / "policy"
 
 
-# ------------------------------------------------------------------ running
+def config(*words: str) -> dict[str, Any]:
+    """The run of a base, or of one side of a comparison with a seed."""
+    return base_config(words[0]) if len(words) == 1 else arm_config(words[0], words[1], int(words[2]))
 
 
-def finished(config: Mapping[str, Any]) -> bool:
-    """Whether the run is there and whole; the folder of one with another config is removed."""
-    from mmrl.config import load
-
-    folder = ROOT / config["name"]
-    kept = folder / "config.yaml"
-    if kept.is_file() and load(kept).dump() != load(config).dump():
-        shutil.rmtree(folder)
-    return (folder / "summary.json").is_file()
+def bases(effects: Sequence[str]) -> list[str]:
+    """What the comparisons start from; `pupil`, which the others start from, first."""
+    return ["pupil", *sorted({EFFECTS[effect].base for effect in effects} - {"pupil"})]
 
 
-def train(words: Sequence[str]) -> None:
-    """In a process of its own: one run, from its last checkpoint where there is one."""
-    import mmrl
-
-    config = base_config(words[0]) if len(words) == 1 else arm_config(words[0], words[1], int(words[2]))
-    latest = ROOT / config["name"] / "checkpoints" / "latest"
-    mmrl.train(config, resume=latest.exists(), fresh=not latest.exists(), quiet=True)
-
-
-def start(words: Sequence[str]) -> None:
-    """Run `train` in another process. Raises RuntimeError with the end of what it said when it fails."""
-    done = subprocess.run([sys.executable, HERE, "--train", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"run {' '.join(words)} failed:\n{done.stderr[-2000:]}")
-    print(f"done: {' '.join(words)}", flush=True)
-
-
-def run_all(effects: Sequence[str], seeds: Sequence[int], jobs: int) -> None:
-    """Every run that is missing: bases first, then seed by seed, so that a table can be made early."""
-    wanted = {EFFECTS[effect].base for effect in effects}
-    for base in ("pupil", *sorted(wanted - {"pupil"})):
-        if not finished(base_config(base)):
-            start([base])
-    runs = [(e, a, str(s)) for s in seeds for e in effects for a in EFFECTS[e].arms]
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(start, [run for run in runs if not finished(arm_config(run[0], run[1], int(run[2])))]))
-
-
-# ------------------------------------------------------------------ the table
-
-
-def after(effect: str, arm: str, seed: int) -> dict[str, float] | None:
-    """Held-out numbers before ("before/...") and after a run, or None where it is not finished."""
-    path = ROOT / run_name(effect, arm, seed) / "summary.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {**{f"before/{k}": v for k, v in found["eval"]["before"].items()}, **found["eval"]["after"], **found}
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half of the 95% interval by Student's t); an infinite half for a single value."""
-    if len(values) < 2:
-        return statistics.fmean(values), math.inf
-    return statistics.fmean(values), T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def verdict(mean: float, half: float, direction: int) -> str:
-    """What the interval of a difference says of the claim."""
-    if direction == 0:
-        return "-" if abs(mean) <= half else ("lower" if mean < 0 else "higher")
-    if abs(mean) <= half:
-        return "not shown"
-    return "yes" if mean * direction > 0 else "opposite"
-
-
-def table(effects: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Markdown: one block per effect, one line per arm and measure."""
-    lines: list[str] = []
-    for name in effects:
-        effect = EFFECTS[name]
-        found = {arm: {s: r for s in seeds if (r := after(name, arm, s))} for arm in effect.arms}
-        baseline = next(iter(effect.arms))
-        shared = {arm: sorted(set(runs) & set(found[baseline])) for arm, runs in found.items()}
-        if not found[baseline]:
-            continue
-        lines += [f"### {effect.claim}", ""]
-        lines += ["| side | measure | before | after, mean ± 95% | minus baseline, paired | claim | seeds |"]
-        lines += ["|---|---|---|---|---|---|---|"]
-        for measure, direction in effect.measures.items():
-            for arm, runs in found.items():
-                if not shared[arm]:
-                    continue
-                before = statistics.fmean(r[f"before/{measure}"] for r in runs.values())
-                mean, half = interval([r[measure] for r in runs.values()])
-                cells = [arm, NAMES[measure], f"{before:.3f}", f"{mean:.3f} ± {half:.3f}"]
-                if arm == baseline:
-                    cells += ["baseline", ""]
-                else:
-                    gaps = [found[arm][s][measure] - found[baseline][s][measure] for s in shared[arm]]
-                    mean, half = interval(gaps)
-                    cells += [f"{mean:+.3f} ± {half:.3f}", verdict(mean, half, direction)]
-                lines.append("| " + " | ".join([*cells, str(len(runs))]) + " |")
-        lines.append("")
-    return lines
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=list(EFFECTS), default=list(EFFECTS), help="comparisons to make")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
-    parser.add_argument("--table", action="store_true", help="run nothing; print the table of what is there")
-    parser.add_argument("--train", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.train:
-        train(options.train)
-        return
-    if not options.table:
-        run_all(options.only, options.seeds, options.jobs)
-    print(f"\n{STEPS} steps of {GROUPS} prompts x {SAMPLES} answers; Python {platform.python_version()}\n")
-    print("\n".join(table(options.only, options.seeds)))
-
+STUDY = Study(
+    script=HERE,
+    root=ROOT,
+    effects=EFFECTS,
+    names=NAMES,
+    config=config,
+    bases=bases,
+    about=f"{STEPS} steps of {GROUPS} prompts x {SAMPLES} answers; Python {platform.python_version()}",
+)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__ or "")
