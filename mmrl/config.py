@@ -525,6 +525,19 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _corrections_compare_whole_distributions(self) -> Config:
+        sampling, engine = (getattr(self.model, name, None) for name in ("sampling", "engine"))
+        if getattr(engine, "name", None) != "vllm" or (sampling.top_p, sampling.top_k) == (1, 0):
+            return self
+        for stage in (s for s in self.stages if isinstance(s, GrpoStage)):
+            if resolve_algorithm(stage.algorithm).correction is not None:
+                raise ValueError(
+                    f"stage {stage.name!r}: vllm reports log-probs of what top_p and top_k leave, so its correction "
+                    "would weigh by the mass they cut; set top_p: 1 and top_k: 0, or leave the correction out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _pass_at_needs_chance(self) -> Config:
         greedy = getattr(getattr(self.model, "evaluation", None), "temperature", None) == 0
         if greedy and max(self.eval.pass_at, default=1) > 1:
