@@ -83,12 +83,13 @@ class Answer:
 class Question:
     """text: the question. target: the item that it is about, None where it is about the scene.
 
-    look: the answer that looking at an item gives.
+    look: the answer that looking at an item gives. choices: texts of the options that are offered.
     """
 
     text: str
     target: Item | None
     look: Callable[[Item | None], Answer]
+    choices: tuple[str, ...] = ()
 
 
 def problem(
@@ -143,6 +144,8 @@ def problem(
         "image_caption": caption(scene),
         "split": split,
     }
+    if question.choices:
+        made["choices"] = list(question.choices)
     if system:
         made["messages"] = [{"role": "system", "content": system}, {"role": "user", "content": text}]
     if style == "visionthink":
@@ -269,7 +272,7 @@ def _choice(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
         return Answer(letter, accepted, (item.box,), item.kind, f"the {item.kind} says {item.digit}")
 
     choices = " ".join(f"{letter} {digit}" for letter, digit in zip(LETTERS, offered))
-    return Question(f"Which number is on the {target.kind}? {choices}", target, look)
+    return Question(f"Which number is on the {target.kind}? {choices}", target, look, tuple(map(str, offered)))
 
 
 def _icon(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:

@@ -18,6 +18,7 @@ from mmrl.environments.base import Episode
 from mmrl.environments.load import load_environment
 from mmrl.media import Media, iou
 from mmrl.modalities.load import import_file
+from mmrl.training.choices import rotations
 from mmrl.types import Prompt, Turn
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "emoji_scenes"
@@ -358,6 +359,21 @@ def test_wrong_options_are_told(options, told):
         emoji.problem(1, **options)
     with pytest.raises(ValueError, match="habit=2 must be from 0 to 1"):
         emoji.record(0, habit=2)
+
+
+def test_options_are_a_column_and_can_be_rotated():
+    for index in range(20):
+        made = emoji.problem(index, task="choice", lazy=False)
+        prompt = Prompt(made["id"], made["prompt"], made)
+        seen = set()
+        for way in rotations(prompt):
+            letter, _, text = way.record["possible_answers"][1].partition(" ")
+            assert way.record["answer"] == letter
+            assert f"{letter} {text}" in way.text
+            assert way.record["choices"]["ABCD".index(letter)] == text == made["possible_answers"][2]
+            seen.add(letter)
+        assert seen == set("ABCD")
+    assert "choices" not in emoji.problem(0, task="digit")
 
 
 def test_the_sample_that_ships_is_what_the_generator_makes():
