@@ -73,7 +73,7 @@ def evaluate(trainer: Trainer, tag: str) -> dict[str, float]:
     eval/<reward>: the mean, every record counting the same. eval/<reward>/invalid: invalid scores, where there are any.
     eval/<reward>/<task>: the mean of each task. eval/<reward>/pass@<k>: see pass_at.
     eval/<reward>/consistent: share of records with options that are answered right in every rotation of them.
-    eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics.
+    eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics. eval/visual_tokens/<task>: of each task.
     """
     options, processes = trainer.config.eval, trainer.processes
     if not (trainer.eval_rewards and trainer.eval_prompts):
@@ -143,7 +143,7 @@ def table(asked: Sequence[Question], groups: Sequence[Group], rewards: Sequence[
         for question, group in zip(asked, groups, strict=True):
             scores = [sample.scores[name] for sample in group.samples]
             valid = [score.value for score in scores if score.value is not None]
-            task = question.record.record.get(options.by) if options.by else None
+            task = _task(question, options)
             for value in valid:
                 made.add(name, value, question.share)
                 if task is not None:
@@ -160,7 +160,16 @@ def table(asked: Sequence[Question], groups: Sequence[Group], rewards: Sequence[
         for of_record in right.values():
             if None not in of_record:
                 made.add(f"{name}/consistent", float(all(of_record)))
+    for question, group in zip(asked, groups, strict=True):
+        task = _task(question, options)
+        for sample in group.samples if task is not None else ():
+            if sample.media:
+                made.add(f"visual_tokens/{task}", sum(media.tokens for media in sample.media), question.share)
     return made
+
+
+def _task(question: Question, options: EvalConfig) -> Any:
+    return question.record.record.get(options.by) if options.by else None
 
 
 def pass_at(n: int, correct: int, k: int) -> float:

@@ -122,17 +122,17 @@ def test_visual_tokens_and_environment_beside_the_scores():
 
     reward = SimpleNamespace(name="r", at_once=1, group=False, source="", call=lambda s: [1.0] * len(s))
     trainer = SimpleNamespace(
-        config=SimpleNamespace(eval=EvalConfig(), report=SimpleNamespace(eval_prompts=0)),
+        config=SimpleNamespace(eval=EvalConfig(by="task"), report=SimpleNamespace(eval_prompts=0)),
         processes=SimpleNamespace(rank=0, world=1, is_main=True, gather=lambda value: [value]),
         adapter=SimpleNamespace(evaluate=answer),
         eval_rewards=[reward],
-        eval_prompts=[prompt("0"), prompt("1")],
+        eval_prompts=[prompt("0", "a"), prompt("1")],
         average=None,
         cursor=SimpleNamespace(evaluations={}),
     )
     found = evaluate(trainer, "now")
     assert found["eval/r"] == 1.0
-    assert found["eval/visual_tokens"] == 12
+    assert found["eval/visual_tokens"] == found["eval/visual_tokens/a"] == 12
     assert found["eval/env/calls"] == 0.5
     assert found["eval/env/crop/ok"] == 1.0
     assert trainer.cursor.evaluations == {"now": found}
