@@ -526,8 +526,10 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _corrections_compare_whole_distributions(self) -> Config:
-        sampling, engine = (getattr(self.model, name, None) for name in ("sampling", "engine"))
-        if getattr(engine, "name", None) != "vllm" or (sampling.top_p, sampling.top_k) == (1, 0):
+        model: Any = self.model
+        if getattr(getattr(model, "engine", None), "name", None) != "vllm":
+            return self
+        if (model.sampling.top_p, model.sampling.top_k) == (1, 0):
             return self
         for stage in (s for s in self.stages if isinstance(s, GrpoStage)):
             if resolve_algorithm(stage.algorithm).correction is not None:

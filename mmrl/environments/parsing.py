@@ -40,7 +40,13 @@ def whole_number(text: str) -> int | None:
 
 def plain(text: str) -> str:
     """A text that may be put into a message: what stands for pictures, or begins a special token, is taken apart."""
-    return text.replace(IMAGE, "< image >").replace("<|", "< |")
+    for mark, apart in (
+        (IMAGE, "< image >"),
+        ("<|", "< |"),
+        ("<IMG_CONTEXT>", "< IMG_CONTEXT>"),
+    ):  # the last, InternVL's
+        text = text.replace(mark, apart)
+    return text
 
 
 def parsed(text: str) -> Any:

@@ -10,10 +10,12 @@ from mmrl.core.schedule import turns
 from mmrl.environments.base import Context, Episode, Reply
 from mmrl.environments.find import find
 from mmrl.environments.opening import opening
+from mmrl.environments.parsing import plain
 from mmrl.environments.pictures import whole
 from mmrl.strict import Strict
 
-# What is said to the policy's last turn; None ends the conversation. It may write into episode.info and memory.
+# What is said to the policy's last turn, which it may quote; None ends the conversation. It may write into
+# episode.info and memory.
 Feedback = Callable[[Episode], str | None]
 FEEDBACK = {"guess": "mmrl.environments.guess:hint"}
 
@@ -59,7 +61,7 @@ class Rounds:
         episode.info["rounds"] = len(episode.said)
         if text is None or len(episode.said) >= episode.info["limit"]:
             return None
-        return Reply(text)
+        return Reply(plain(text))
 
     def _limit(self, step: int | None, rounds: Sequence[int] | None) -> int:
         if rounds is None or step is None:

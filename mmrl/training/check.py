@@ -42,7 +42,6 @@ def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
     Raises ConfigError for a config without prompts, and what loading the adapter raises.
     """
     from mmrl import api
-    from mmrl.modalities.load import adapter_class
     from mmrl.training.processes import Processes
 
     if config.threads:
@@ -56,7 +55,7 @@ def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
     def reload(folder: Path) -> Adapter | None:
         if not hasattr(config.model, "at"):
             return None
-        again = adapter_class(config.modality)(config.model.at(folder))
+        again = api.load_adapter(config.model_copy(update={"model": config.model.at(folder)}))
         again.to(Processes(config.device).device)
         return again
 

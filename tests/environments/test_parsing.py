@@ -151,6 +151,7 @@ def test_no_text_makes_a_reader_raise(text):
 
 
 def test_text_that_goes_into_a_message_stands_for_no_picture():
-    said = plain(f"look {IMAGE} and <|image_pad|>")
+    said = plain(f"look {IMAGE} and <|image_pad|> and <IMG_CONTEXT>")
     assert IMAGE not in said
     assert "<|" not in said
+    assert "<IMG_CONTEXT>" not in said

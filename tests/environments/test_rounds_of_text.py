@@ -69,3 +69,10 @@ def test_rounds_that_are_no_turns(rounds):
 def test_a_record_without_a_secret_is_named(play):
     with pytest.raises(ValueError, match="'q1' needs `secret`"):
         play(guessing(), "?", secret="3").say("3")
+
+
+def test_feedback_may_quote_what_the_policy_wrote(play, tmp_path):
+    """Also where that reads like a picture, of which it shows none."""
+    (tmp_path / "echo.py").write_text("def echo(episode):\n    return 'You said ' + episode.said[-1]\n")
+    game = play(Rounds(RoundsOptions(feedback=f"{tmp_path / 'echo.py'}:echo")), "?")
+    assert game.say("an <image> of <|image_pad|>").text == "You said an < image > of < |image_pad|>"

@@ -191,8 +191,10 @@ def test_one_bad_record_is_one_message_of_the_command_line(written, main):
 
 
 def test_the_contract_from_the_command_line(written, main):
-    """`mmrl check CONFIG` of a vision run takes prompts with their pictures from its data."""
-    code, out, err = main("check", written([{"id": "text", "prompt": "12+30="}]))
-    assert code == 0, out + err
-    lines = out.splitlines()
-    assert len(lines) == 11 and all(line.startswith("pass  ") for line in lines)
+    """`mmrl check CONFIG` of a vision run takes prompts with their pictures from its data, and its environment."""
+    path = written([{"id": "text", "prompt": "12+30="}])
+    for words in ([], ["data.where={id: good 0}", "environment={name: mgpo, min_pixels: null}"]):
+        code, out, err = main("check", path, *words)
+        assert code == 0, out + err
+        lines = out.splitlines()
+        assert len(lines) == 11 and all(line.startswith("pass  ") for line in lines)
