@@ -194,4 +194,6 @@ def _check_names(rewards: Sequence[LoadedReward]) -> None:
     names = [reward.name for reward in rewards]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"rewards named twice: {', '.join(twice)}; their scores would overwrite each other: give one an alias")
+        raise ValueError(
+            f"rewards named twice: {', '.join(twice)}; their scores would overwrite each other: give one an alias"
+        )
