@@ -31,14 +31,14 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto") -> dict[s
     one whose text has another number of `<image>` than there are pictures. Without any `<image>`, pictures stand in
     front.
     """
-    form = format_of(record) if form == AUTO else form
-    made = {**record, **FORMATS[form](record)}
+    name = format_of(record) if form == AUTO else form
+    made = {**record, **FORMATS[name](record)}
     given = made.get("messages") or made.get("prompt")
     if isinstance(given, list) and given:
         made |= _conversation(given, made)
         made["prompt"] = last_user_text(made["messages"])
     made |= {key: _one_answer(made[key], key) for key in ("completion", "chosen", "rejected") if key in made}
-    return made | _pictures(made, asked=form != PLAIN)
+    return made | _pictures(made, asked=name != PLAIN)
 
 
 def format_of(record: Mapping[str, Any]) -> str:
@@ -337,7 +337,7 @@ def _marks(record: Mapping[str, Any]) -> int:
     if not _are_messages(messages):
         texts = [record.get("prompt")]
     else:
-        texts = [message["content"] for message in messages]
+        texts = [message["content"] for message in messages or ()]
     return sum(text.count(IMAGE) for text in texts if isinstance(text, str))
 
 

@@ -399,6 +399,7 @@ def test_mgpo(ran):
         assert sample.media[0].view.crop is None
         assert (sample.media[1].view.crop is not None) == (sample.info["crop"] == "ok")
     assert {s.info["crop"] for s in run.samples} == {"ok", "no_json"}
+    assert run.rows["grpo"]["env/crop/ok"] + run.rows["grpo"]["env/crop/no_json"] == 1
     pointed = [s for s in run.samples if s.info["crop"] == "ok"]
     first = [s.turns[2].text for s in pointed]
     assert all("```\n" in text for text in first)
@@ -411,6 +412,7 @@ def test_visionthink(ran, chat_server):
     asked = [s for s in run.samples if s.info["calls"]]
     direct = [s for s in run.samples if not s.info["calls"]]
     assert asked and direct
+    assert run.rows["grpo"]["env/calls"] == len(asked) / len(run.samples)
     assert all([m.view.size for m in s.media] == [(32, 24), None] for s in asked)
     assert all(len(s.media) == 1 and s.media[0].seen == (32, 32) for s in direct)
     scores = [s.scores["visionthink.controlled"] for s in run.samples]
