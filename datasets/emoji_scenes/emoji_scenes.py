@@ -224,7 +224,15 @@ def caption(scene: Scene) -> str:
 
 
 def _ask(
-    index: int, seed: int, split: str, task: str, size: int, objects: Sequence[int], kinds: int | None, badge: float, rows: int
+    index: int,
+    seed: int,
+    split: str,
+    task: str,
+    size: int,
+    objects: Sequence[int],
+    kinds: int | None,
+    badge: float,
+    rows: int,
 ) -> tuple[Scene, Question]:
     """The first scene drawn for the index that belongs to the split, and a question about it."""
     if split not in ("train", "heldout"):
@@ -239,7 +247,8 @@ def _ask(
         raise ValueError(f"objects={tuple(objects)}: from 2 to {2 * rows}, and no more than the {len(names)} kinds")
     rng = random.Random(seed_of("emoji_scenes", seed, split, index))
     while True:
-        scene = drawing.layout(rng, names, size, (few, many), parity=int(split == "heldout"), badge_size=badge, rows=rows)
+        parity = int(split == "heldout")
+        scene = drawing.layout(rng, names, size, (few, many), parity=parity, badge_size=badge, rows=rows)
         if held_out(scene) == (split == "heldout"):
             return scene, QUESTIONS[task](scene, names, rng)
 
@@ -411,7 +420,9 @@ def _other(scene: Scene, target: Item | None) -> Item | None:
 # -------------------------------------------------------------------- boxes and pictures
 
 
-def written(box: Sequence[int], extent: int | tuple[int, int], space: str = "seen", seen: tuple[int, int] | None = None) -> list[int]:
+def written(
+    box: Sequence[int], extent: int | tuple[int, int], space: str = "seen", seen: tuple[int, int] | None = None
+) -> list[int]:
     """A box in pixels of a scene of `extent` (its side, or width and height) as whole numbers of `space`.
 
     seen: (width, height) of what the model's processor makes of the scene; None is its own size.
