@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmrl import api
 from mmrl.cli import cli
-from mmrl.config import load
+from mmrl.config import ConfigError, load
 from mmrl.modalities.vision.adapter import VisionAdapter
 from mmrl.share import share
 from mmrl.types import Group
@@ -373,6 +373,11 @@ def test_a_plan_is_made_without_data_or_model(name):
 def test_config_says_where_its_values_come_from(name):
     about = load(f"vision/{name}").about
     assert "arXiv" in about and "Ours:" in about and "eleased" in about
+
+
+def test_an_engine_that_does_not_see_is_refused_before_anything_is_loaded():
+    with pytest.raises(ConfigError, match="vllm reads no pictures"):
+        load("vision/satori", ["model.engine.name=vllm"])
 
 
 # -------------------------------------------------------------------- one by one
