@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,29 +23,64 @@ if TYPE_CHECKING:
     from mmrl.modalities.vision.families.base import Family
 
 
+# Bytes of what is known about pictures apart from their pixels: some hundred thousand of them.
+FACTS = 256 << 20
+
+
 @dataclass(frozen=True)
-class Picture:
-    """One view of a picture, ready for the model.
+class Facts:
+    """What is known of a view without its pixels."""
 
-    key: equal for equal views of equal pictures. inputs: what the vision tower takes. expansion: [e] int64, the ids
-    that stand for it where the model reads; placeholder: the one id that stands for it where an engine does. tokens:
-    how many of the expansion are placeholders. image: what the processor was given. media: the same in words.
-    """
-
-    key: Hashable
-    inputs: Mapping[str, Tensor]
     expansion: Tensor
-    placeholder: int
     tokens: int
-    image: Image.Image
     media: Media
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes."""
-        return (
-            sum(t.numel() * t.element_size() for t in self.inputs.values()) + self.image.width * self.image.height * 3
-        )
+        """Memory that they take, but for the expansion, which all pictures of a size share."""
+        return 1000
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a view shows. inputs: what the vision tower takes. image: what the processor was given."""
+
+    inputs: Mapping[str, Tensor]
+    image: Image.Image
+    facts: Facts
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        numbers = sum(t.numel() * t.element_size() for t in self.inputs.values())
+        return numbers + self.image.width * self.image.height * 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One view of a picture, ready for the model.
+
+    key: equal for equal views of equal pictures. expansion: [e] int64, the ids that stand for it where the model reads;
+    placeholder: the one id that stands for it where an engine does. tokens: how many of the expansion are placeholders.
+    media: the view in words. load: its pixels, read again where they were let go of.
+    """
+
+    key: Hashable
+    expansion: Tensor
+    placeholder: int
+    tokens: int
+    media: Media
+    load: Callable[[], Pixels]
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """What the vision tower takes."""
+        return self.load().inputs
+
+    @property
+    def image(self) -> Image.Image:
+        """What the processor was given."""
+        return self.load().image
 
 
 def picture_refs(prompt: Prompt) -> list[Any]:
@@ -57,15 +92,16 @@ def picture_refs(prompt: Prompt) -> list[Any]:
 
 
 class PictureShelf:
-    """Processed pictures by view.
+    """Processed pictures by view: the pixels of some, and of all that were seen what else there is to know.
 
     family: the model's. space: how the policy writes boxes. bound: pixels of a picture that is opened at most.
-    limit: bytes that are kept.
+    limit: bytes of pixels that are kept.
     """
 
     def __init__(self, family: Family, space: str, bound: int, limit: int) -> None:
         self.family, self.space, self.bound = family, space, bound
-        self._kept: Kept[Picture] = Kept(limit)
+        self._kept: Kept[Pixels] = Kept(limit)
+        self._facts: Kept[Facts] = Kept(FACTS)
         self._sizes: dict[Hashable, Size] = {}
         self._keys: dict[int, tuple[weakref.ref, Hashable]] = {}
         self.processed = 0  # pictures that went through the processor so far
@@ -81,15 +117,22 @@ class PictureShelf:
             raise ValueError(f"prompt {prompt.id!r} has {len(refs)} pictures, picture {view.picture} was asked for")
         ref = refs[view.picture]
         key = (self._key(ref, prompt.root), view)
+        load = functools.partial(self._pixels, key, ref, prompt.root, view)
+        facts = self._facts.get(key)
+        if facts is None:
+            facts = load().facts
+            self._facts.put(key, facts)
+        return Picture(key, facts.expansion, self.family.image_id, facts.tokens, facts.media, load)
+
+    def _pixels(self, key: Hashable, ref: Any, root: str | None, view: View) -> Pixels:
         found = self._kept.get(key)
         if found is None:
-            found = self._made(key, open_image(ref, prompt.root, self.bound), view)
+            found = self._made(open_image(ref, root, self.bound), view)
             self._kept.put(key, found)
         return found
 
-    def _made(self, key: Hashable, source: Image.Image, view: View) -> Picture:
+    def _made(self, source: Image.Image, view: View) -> Pixels:
         image = shown(source, view)
-        self._sizes[key[0]] = source.size
         try:
             inputs, seen = self.family.process(image)
         except ValueError as error:
@@ -104,7 +147,7 @@ class PictureShelf:
             )
         self.processed += 1
         media = Media(view, source.size, seen, self.space, tokens)
-        return Picture(key, inputs, expansion, self.family.image_id, tokens, image, media)
+        return Pixels(inputs, image, Facts(expansion, tokens, media))
 
     def _size(self, ref: Any, prompt: Prompt) -> Size:
         key = self._key(ref, prompt.root)

@@ -157,6 +157,7 @@ def test_the_gradient_is_of_the_policy_s_tokens_alone(adapter, drawn, kind):
     assert reached > 10
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_paligemma_s_prompt_sees_itself_and_its_answer_does_not(shared, ask, drawn, roll):
     policy = shared("paligemma")
     prompt = ask("which one", drawn(1), drawn(2, (40, 72)))

@@ -68,9 +68,7 @@ class Qwen2VL(Family):
             used += picture.tokens
             text = torch.arange(start - last) + following
             following += start - last
-            _, height, width = (
-                picture.inputs["image_grid_thw"][0] // torch.tensor([1, self.merge, self.merge])
-            ).tolist()
+            width, height = (side // (self.patch * self.merge) for side in picture.media.seen)
             grid = torch.stack(
                 [
                     torch.zeros(height * width, dtype=torch.int64),
