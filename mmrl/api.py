@@ -143,6 +143,8 @@ def load_adapter(config: Config):
         if not hasattr(adapter, "environment"):
             raise ConfigError(f"environment: {type(adapter).__name__} holds no conversations; leave it out")
         adapter.environment = load_environment(config.environment)
+    if hasattr(adapter, "max_pixels"):
+        adapter.max_pixels = config.data.max_pixels
     return adapter
 
 

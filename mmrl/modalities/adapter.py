@@ -73,6 +73,7 @@ class Adapter(Protocol):
     # close(): give back what sampling holds besides the policy, at the end of a training; it may be asked for again.
     # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted. Raises
     # PictureError for a picture that cannot be used: whether that stops a run, data.on_bad_record says.
+    # max_pixels: pixels of a picture that is opened at most; a run sets it to data.max_pixels.
     # features(samples, columns, names) -> {name: [b, t]}: numbers of actions that hooks of the algorithm need.
     # logprobs(..., entropy=True): also return the differentiable entropy, for terms that need it.
     # picture(sample, media) -> one of the sample's `media` as the policy saw it, a PIL picture, for the sample store.

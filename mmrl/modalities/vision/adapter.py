@@ -27,6 +27,9 @@ from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.pictures import open_image
 from mmrl.types import Prompt, Sample, Turn
 
+# Of a picture, where no run says how many.
+MAX_PIXELS = 50_000_000
+
 
 class VisionAdapter(TokenAdapter):
     """A vision-language model of transformers as a policy over tokens.
@@ -40,7 +43,7 @@ class VisionAdapter(TokenAdapter):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         space = self.family.space if config.space == "auto" else config.space
-        self.shelf = PictureShelf(self.family, space, config.picture_bound, config.picture_cache << 20)
+        self.shelf = PictureShelf(self.family, space, MAX_PIXELS, config.picture_cache << 20)
         self._kept = self._room()
 
     def _load(self) -> tuple[nn.Module, Any]:
@@ -108,6 +111,15 @@ class VisionAdapter(TokenAdapter):
 
     # ---------------------------------------------------------------- what the policy reads
 
+    @property
+    def max_pixels(self) -> int:
+        """A picture of more pixels is not opened; a run sets its data.max_pixels."""
+        return self.shelf.bound
+
+    @max_pixels.setter
+    def max_pixels(self, pixels: int) -> None:
+        self.shelf.bound = pixels
+
     def sizes(self, prompt: Prompt) -> Sequence[Size]:
         return self.shelf.sizes(prompt)
 
@@ -164,7 +176,7 @@ class VisionAdapter(TokenAdapter):
     def picture(self, sample: Sample, media: Media) -> Any:
         """What the policy saw of a view, as large as the processor made it, as a PIL picture for the report."""
         ref = picture_refs(sample.prompt)[media.view.picture]
-        image = shown(open_image(ref, sample.prompt.root, self.config.picture_bound), media.view)
+        image = shown(open_image(ref, sample.prompt.root, self.max_pixels), media.view)
         return image if image.size == media.seen else image.resize(media.seen)
 
     def save(self, folder: Path) -> None:

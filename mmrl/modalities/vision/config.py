@@ -29,7 +29,6 @@ class ModelConfig(TokenModelConfig):
     space: Literal["auto", "original", "seen", "norm1000", "norm1"] = Field(
         "auto", description="Coordinates that the policy writes; auto: those of its family."
     )
-    picture_bound: int = Field(50_000_000, ge=1, description="A picture of more pixels is not opened.")
     picture_cache: int = Field(
         512,
         ge=1,

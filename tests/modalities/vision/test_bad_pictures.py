@@ -50,7 +50,9 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def bounded(adapter):
-    return adapter(picture_bound=1_000_000)
+    made = adapter()
+    made.max_pixels = 1_000_000
+    return made
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -119,7 +121,7 @@ def written(folder, tmp_path):
             "out": str(tmp_path / "runs"),
             "device": "cpu",
             "threads": 1,
-            "model": {"path": "built", "build": build, "sampling": {"max_tokens": 4}, "picture_bound": 1_000_000},
+            "model": {"path": "built", "build": build, "sampling": {"max_tokens": 4}},
             "data": {"prompts": str(source), "max_pixels": 1_000_000, **data},
             "rewards": [{"name": f"{tmp_path / 'flat.py'}:flat"}],
             "stages": [{"kind": "grpo", "steps": 1, "groups": 2, "samples": 2, "optim": {"lr": 1e-3}}],
