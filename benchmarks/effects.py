@@ -21,7 +21,7 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile of Student's t, by 
 
 
 class Claim(Protocol):
-    """A published claim and its sides; the first arm is the baseline.
+    """A published claim and its sides; the first arm is the baseline, and one with `claims` False is for comparison.
 
     measures: a held-out number and which way the claim says that it goes: 1 up, -1 down, 0 says nothing.
     """
@@ -123,7 +123,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def verdict(mean: float, half: float, direction: int) -> str:
-    """What the interval of a difference says of the claim."""
+    """What the interval of a difference says: of the claim, or for direction 0 of the side alone."""
+    if math.isinf(half):
+        return "one seed"
     if direction == 0:
         return "-" if abs(mean) <= half else ("lower" if mean < 0 else "higher")
     if abs(mean) <= half:
@@ -147,9 +149,8 @@ def table(study: Study, effects: Sequence[str], seeds: Sequence[int]) -> list[st
             for arm, runs in found.items():
                 runs = {s: r for s, r in runs.items() if measure in r}
                 if runs:
-                    lines.append(
-                        _row(study, arm, measure, direction, runs, None if arm == baseline else found[baseline])
-                    )
+                    says = direction if getattr(effect.arms[arm], "claims", True) else 0
+                    lines.append(_row(study, arm, measure, says, runs, None if arm == baseline else found[baseline]))
         lines.append("")
     return lines
 

@@ -125,11 +125,12 @@ BASES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: what differs from the effect's setting."""
+    """One side of a comparison: what differs from the effect's setting. claims: the claim is about it."""
 
     algorithm: Mapping[str, Any]
     stage: Mapping[str, Any] = field(default_factory=dict)
     rewards: Sequence[Mapping[str, Any]] = ()
+    claims: bool = True
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ EFFECTS = {
         {
             "GRPO": Arm({}),
             "GRPO-lambda": Arm({"preset": "grpo_lambda"}),
-            "penalty in every group": Arm({"shape": [EVERYWHERE]}),
+            "penalty in every group": Arm({"shape": [EVERYWHERE]}, claims=False),
         },
         {LENGTH: -1, ACCURACY: 0},
         LONG,
@@ -182,7 +183,8 @@ EFFECTS = {
         {
             "GRPO": Arm({}),
             "Lp-Reg": Arm({"preset": "lp_reg"}),
-            "entropy band": Arm({"terms": [{"name": "entropy_band", "low": 0.15}]}),
+            "Lp-Reg, a tenth of the tokens": Arm({"preset": "lp_reg", "terms": [{"name": "proxy_kl", "share": 0.1}]}),
+            "entropy band": Arm({"terms": ["entropy_band"]}),
         },
         {ENTROPY: 1, ACCURACY: 0},
         LONG,
@@ -194,7 +196,7 @@ EFFECTS = {
             "GRPO, 12 steps stale": Arm(TOKEN, STALE),
             "BAPO, 12 steps stale": Arm({"preset": "bapo"}, STALE),
             "TOPR, 12 steps stale": Arm({**TOKEN, "ratio": "product", "gate": "topr"}, STALE),
-            "GRPO, fresh": Arm(TOKEN, {**STALE, "staleness": 0}),
+            "GRPO, fresh": Arm(TOKEN, {**STALE, "staleness": 0}, claims=False),
         },
         {ACCURACY: 1},
     ),
