@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,7 @@ pytestmark = [
     pytest.mark.timeout(600),  # the first import compiles and reads gigabytes
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
+ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
 MEMORY = {} if torch.cuda.is_available() else {"kv_cache_memory_bytes": 64 << 20}
 COLOCATED = {"dtype": "float32", "max_model_len": 96, "options": MEMORY}
@@ -136,36 +141,37 @@ def even(samples):
 """
 
 
-@pytest.mark.parametrize(("trained", "engine"), [({}, COLOCATED), (LORA, RUNTIME_LORA)], ids=["full", "lora"])
-def test_a_whole_training_is_corrected_by_nearly_nothing(trained, engine, tmp_path):
-    """Both in one process: a training gives back its engine at its end."""
-    (tmp_path / "mine.py").write_text(REWARD, encoding="utf-8")
-    (tmp_path / "prompts.txt").write_text("\n".join(p.text for p in PROMPTS), encoding="utf-8")
-    stage = {
-        "kind": "grpo",
-        "steps": 12,
-        "groups": 3,
-        "samples": 8,
-        "updates": 3,
-        "micro_batch": 512,
-        "rollout_chunk": 1,
-        "optim": {"lr": 0.01},
-        "algorithm": {"preset": "grpo", "correction": "truncate"},
-    }
-    config = {
+def training(folder, section, **stage):
+    """The config of a training in which even ids are the better ones."""
+    (folder / "mine.py").write_text(REWARD, encoding="utf-8")
+    (folder / "prompts.txt").write_text("\n".join(p.text for p in PROMPTS), encoding="utf-8")
+    options = {"steps": 12, "groups": 3, "samples": 8, "updates": 3, "micro_batch": 512, "rollout_chunk": 1, **stage}
+    algorithm = {"preset": "grpo", "correction": "truncate"}
+    return {
         "name": "run",
-        "out": str(tmp_path / "runs"),
+        "out": str(folder / "runs"),
         "modality": "text",
-        "model": model({"name": "vllm", "options": {**engine, "verify": True}, "tolerance": TOLERANCE}, **trained),
-        "data": {"prompts": str(tmp_path / "prompts.txt")},
-        "rewards": [{"name": f"{tmp_path / 'mine.py'}:even"}],
-        "stages": [stage],
+        "model": section,
+        "data": {"prompts": str(folder / "prompts.txt")},
+        "rewards": [{"name": f"{folder / 'mine.py'}:even"}],
+        "stages": [{"kind": "grpo", **options, "optim": {"lr": 0.01}, "algorithm": algorithm}],
         "threads": 1,
         "device": "cpu",
     }
+
+
+def rows_of(config) -> list[dict]:
+    lines = (Path(config["out"]) / config["name"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(("trained", "engine"), [({}, COLOCATED), (LORA, RUNTIME_LORA)], ids=["full", "lora"])
+def test_a_whole_training_is_corrected_by_nearly_nothing(trained, engine, tmp_path):
+    """Both in one process: a training gives back its engine at its end."""
+    section = model({"name": "vllm", "options": {**engine, "verify": True}, "tolerance": TOLERANCE}, **trained)
+    config = training(tmp_path, section)
     mmrl.train(config, quiet=True)
-    lines = (tmp_path / "runs" / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = rows_of(config)
     assert len(rows) == 12
     for row in rows:
         assert row["rollout/ratio_mean"] == pytest.approx(1, abs=TOLERANCE)
@@ -179,3 +185,27 @@ def test_a_whole_training_is_corrected_by_nearly_nothing(trained, engine, tmp_pa
     print(f"reward {', '.join(f'{r:.2f}' for r in reward)}; largest ratio 1 + {largest:.1e}")
     if not trained:  # LoRA leaves the random output head as it is, which knows nothing of even ids
         assert sum(reward[-3:]) / 3 > sum(reward[:3]) / 3 + 0.1
+
+
+def test_two_processes_share_a_server(serve, tmp_path):
+    """Both compare every rollout with their own weights, to the tolerance, and would stop where it is exceeded."""
+    make(model({"name": "transformers"})).save(tmp_path / "base")
+    url = serve(tmp_path / "base", "--max-model-len", "96")
+    engine = {"mode": "server", "verify": True, "options": {"url": url, "folder": str(tmp_path / "weights")}}
+    section = model({"name": "vllm", "options": engine, "tolerance": TOLERANCE})
+    config = training(tmp_path, {**section, "path": str(tmp_path / "base"), "build": None}, steps=3)
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "train.py").write_text("import sys, mmrl; mmrl.train(sys.argv[1], quiet=True)", encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "train.py"), str(tmp_path / "config.json")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = rows_of(config)
+    assert len(rows) == 3 and all(row["rollout/ratio_max"] < 1 + 2 * TOLERANCE for row in rows)
+    assert all(row["ratio/max_dev"] > 1000 * TOLERANCE for row in rows)
