@@ -77,8 +77,8 @@ EFFECTS = {
     "satori": Effect(
         "SATORI's rewards for caption and boxes raise IoU and accuracy above an answer-only reward",
         {
-            "answer only": Arm("vision/tiny", {"rewards": [TAGGED]}),
-            "SATORI": Arm("vision/tiny"),
+            "answer only": Arm("vision/satori_tiny", {"rewards": [TAGGED]}),
+            "SATORI": Arm("vision/satori_tiny"),
         },
         {"eval/exact.match": 1, "eval/grounding.union_iou": 1},
         [TAGGED, {"name": "grounding.union_iou"}],
