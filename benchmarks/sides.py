@@ -1,0 +1,443 @@
+"""Whole GRPO steps of TRL's GRPOTrainer and of mmrl's adapter and core, in turn: what *_step.py against TRL share.
+
+TRL runs its own `train()`; whenever it has finished a step, mmrl does one with the same prompts and settings. A step
+is rollout, reward, advantages, log-probs forward and backward, clipping and AdamW.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import platform
+import random
+import statistics
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import mmrl  # noqa: F401  before transformers and trl: it hooks the import of torchvision
+from mmrl.config import OptimConfig
+from mmrl.core import aggregate
+from mmrl.core.advantage import estimate
+from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.batch import Batch
+from mmrl.core.step import policy_loss
+from mmrl.core.update import prepare_update
+from mmrl.training import optimizer as optim
+from mmrl.types import Group, Prompt, Sample
+
+SAMPLES = 8  # of a prompt
+SEED = 0
+LOW, HIGH, LR = 0.2, 0.28, 1e-6
+PHASES = ("rollout", "forward", "backward", "optimizer", "other")
+TOLERANCE = 1e-4
+# What TRL's loss reads of pictures.
+MEDIA = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+
+Rows = dict[str, list[dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both sides do in a step.
+
+    prompts: the number of a step -> its prompts. record: a prompt as TRL's dataset has it. max_tokens: of a completion.
+    """
+
+    prompts: Callable[[int], list[Prompt]]
+    record: Callable[[Prompt], dict[str, Any]]
+    max_tokens: int
+
+    @property
+    def groups(self) -> int:
+        return len(self.prompts(0))
+
+
+def lexicon() -> list[str]:
+    """Made-up words, always the same."""
+    draw = random.Random(SEED)
+    return ["".join(draw.choice("bdfgklmnprst") + draw.choice("aeiou") for _ in range(3)) for _ in range(2500)]
+
+
+def some_words(count: int, *key: object) -> str:
+    """As many made-up words, the same for the same key."""
+    draw = random.Random(" ".join(map(str, key)))
+    words = lexicon()
+    return " ".join(draw.choice(words) for _ in range(count))
+
+
+def vowels(text: str) -> float:
+    """Share of vowels: cheap, and hardly ever the same for two texts."""
+    return sum(c in "aeiou" for c in text) / max(1, len(text))
+
+
+class Clock:
+    """CPU seconds of a step by phase. Phases are not nested; parts are, and what they took is in their phase, too."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.parts: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        self._began = time.process_time()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        with _measured(self.seconds, name):
+            yield
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        with _measured(self.parts, name):
+            yield
+
+    def row(self) -> dict[str, float]:
+        """What the step took since this clock was made: phases, parts, total, useful tokens and their rate."""
+        total = time.process_time() - self._began
+        numbers = {"other": total - sum(self.seconds.values()), "total": total, "rate": self.counts["tokens"] / total}
+        return {**self.seconds, **self.parts, **self.counts, **numbers}
+
+
+@contextmanager
+def _measured(seconds: dict[str, float], name: str) -> Iterator[None]:
+    began = time.process_time()
+    try:
+        yield
+    finally:
+        seconds[name] += time.process_time() - began
+
+
+class Trl:
+    """GRPOTrainer as its users run it on a CPU, with its phases timed.
+
+    turn: called with the row of a step whenever a step is done, before the next one.
+    """
+
+    def __init__(self, model: Any, processor: Any, dataset: Any, task: Task, output: str, **options: Any) -> None:
+        from transformers import PrinterCallback, TrainerCallback
+        from trl import GRPOConfig, GRPOTrainer
+
+        self.task, self.clock, self.turn = task, Clock(), lambda number, row: None
+        self.number = 0
+        outer = self
+
+        class Turns(TrainerCallback):
+            def on_train_begin(self, args, state, control, **rest):
+                outer.clock = Clock()
+
+            def on_step_end(self, args, state, control, **rest):
+                row = outer.clock.row()
+                outer.turn(outer.number, row)
+                outer.number += 1
+                gc.collect()
+                outer.clock = Clock()
+
+        self.trainer = GRPOTrainer(
+            model,
+            reward_funcs=lambda completions, **_: [vowels(_text(c)) for c in completions],
+            args=GRPOConfig(
+                output_dir=output,
+                use_cpu=True,
+                bf16=False,
+                dataloader_pin_memory=False,
+                gradient_checkpointing=False,
+                report_to="none",
+                logging_strategy="no",
+                save_strategy="no",
+                disable_tqdm=True,
+                shuffle_dataset=False,
+                per_device_train_batch_size=task.groups * SAMPLES,
+                num_generations=SAMPLES,
+                max_completion_length=task.max_tokens,
+                max_steps=len(dataset) // task.groups,
+                loss_type="dapo",
+                beta=0.0,
+                epsilon=LOW,
+                epsilon_high=HIGH,
+                learning_rate=LR,
+                lr_scheduler_type="constant",
+                weight_decay=OptimConfig().weight_decay,
+                max_grad_norm=OptimConfig().max_grad_norm,
+                **options,
+            ),
+            train_dataset=dataset,
+            processing_class=processor,
+            callbacks=[Turns()],
+        )
+        self.trainer.remove_callback(PrinterCallback)
+        accelerator, optimizer = self.trainer.accelerator, self.trainer.create_optimizer()
+        optimizer.step = self._timed(optimizer.step, "optimizer")
+        self.trainer._generate = self._generating(self.trainer._generate)
+        self.trainer._compute_loss = self._timed(self.trainer._compute_loss, "forward")
+        accelerator.backward = self._timed(accelerator.backward, "backward")
+        accelerator.clip_grad_norm_ = self._timed(accelerator.clip_grad_norm_, "optimizer")
+
+    def _timed(self, inner: Callable, phase: str) -> Callable:
+        def timed(*args, **kwargs):
+            with self.clock.phase(phase):
+                return inner(*args, **kwargs)
+
+        return timed
+
+    def _generating(self, inner: Callable) -> Callable:
+        def timed(prompts):
+            with self.clock.phase("rollout"):
+                found = inner(prompts)
+            self.clock.counts["tokens"] += sum(map(len, found[1]))
+            return found
+
+        return timed
+
+    def rollout(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """TRL's own inputs of its loss: completions, advantages, masks."""
+        self.trainer.model.train()
+        self.trainer.current_gradient_accumulation_steps = 1
+        records = [self.task.record(prompt) for prompt in prompts for _ in range(SAMPLES)]
+        return self.trainer._generate_and_score_completions(records)
+
+    def evaluate(self, inputs: dict[str, Any], loss_type: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, gradient by parameter) of TRL's loss."""
+        chosen, self.trainer.loss_type = self.trainer.loss_type, loss_type
+        loss = self.trainer._compute_loss(self.trainer.model, inputs)
+        loss.backward()
+        self.trainer.loss_type = chosen
+        return loss.detach(), taken_gradients(self.trainer.model.named_parameters())
+
+    def logprobs(self, inputs: dict[str, Any]) -> Tensor:
+        """[N, T] as its loss has them."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        width = inputs["completion_ids"].shape[1]
+        media = {name: inputs[name] for name in MEDIA if name in inputs}
+        with torch.no_grad():
+            return self.trainer._get_per_token_logps_and_entropies(self.trainer.model, ids, mask, width, **media)[0]
+
+
+def _text(completion: Any) -> str:
+    """Of TRL's completion: a text, or messages where the prompt is messages, their content a text or parts."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[0]["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+class Library:
+    """mmrl's adapter and core, put together as its training loop does."""
+
+    def __init__(self, adapter: Any, micro_batch: int) -> None:
+        self.adapter, self.micro_batch = adapter, micro_batch
+        self.parameters = adapter.trainable_parameters()
+        self.config = OptimConfig(lr=LR)
+        self.optimizer = optim.build(self.config, self.parameters)
+        self.algorithm = resolve("dapo", {"clip_low": LOW, "clip_high": HIGH})
+        self.clock = Clock()
+
+    def step(self, prompts: Sequence[Prompt], number: int) -> dict[str, float]:
+        """One whole step; returns its times."""
+        self.clock = Clock()
+        with self.clock.phase("rollout"):
+            groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
+            groups = self.adapter.rollout(groups, SAMPLES, number, SEED)
+        samples = [s for g in groups for s in g.samples]
+        self.clock.counts["tokens"] = sum(len(s.trajectory.logp) for s in samples)
+        logp_old, mask = padded(samples)
+        advantage = self.advantages(torch.tensor([vowels(s.artifact) for s in samples]), mask, self.algorithm)
+        self.gradients(samples, logp_old, mask, advantage, self.algorithm)
+        with self.clock.phase("optimizer"):
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return self.clock.row()
+
+    def advantages(self, rewards: Tensor, mask: Tensor, algorithm: Algorithm) -> Tensor:
+        """[N] of rewards [N], groups one after the other."""
+        batch = Batch(group_of(rewards), len(rewards) // SAMPLES, mask)
+        one = torch.ones(1, dtype=torch.float64)
+        return estimate(rewards[:, None], torch.ones(len(rewards), 1, dtype=torch.bool), one, batch, algorithm)[0]
+
+    def gradients(
+        self, samples: Sequence[Sample], logp_old: Tensor, mask: Tensor, advantage: Tensor, algorithm: Algorithm
+    ) -> tuple[Tensor, Tensor]:
+        """Accumulate the gradient over all micro-batches; returns (loss, log-probs [N, T])."""
+        total, logp, advantage = torch.zeros(()), torch.zeros_like(logp_old), advantage.float()
+        group, groups = group_of(advantage), len(advantage) // SAMPLES
+        batch, weight = prepare_update(Batch(group, groups, mask, logp_old=logp_old), advantage, algorithm)
+        shares = aggregate.weights(algorithm.aggregate, batch.mask, group, groups, batch.reduce)
+        for part in self.adapter.slices(samples, self.micro_batch):
+            where = (part.rows[:, None], part.columns[None, :])
+            with self.clock.phase("forward"):
+                replay = self.adapter.logprobs([samples[r] for r in part.rows], part.columns)
+                loss, _ = policy_loss(
+                    replay,
+                    logp_old[where],
+                    batch.mask[where],
+                    advantage[part.rows],
+                    shares[where],
+                    algorithm,
+                    batch=batch.at(part.rows, part.columns),
+                    action_weight=None if weight is None else weight[where],
+                )
+            with self.clock.phase("backward"):
+                loss.backward()
+            total += loss.detach()
+            logp[where] = replay.logp.detach()
+        return total, logp
+
+
+def group_of(rows: Tensor) -> Tensor:
+    return torch.arange(len(rows)) // SAMPLES
+
+
+def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """(stored log-probs, mask), both [N, T]."""
+    lengths = torch.tensor([len(s.trajectory.logp) for s in samples])
+    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    logp = torch.zeros(mask.shape).masked_scatter(mask, torch.cat([s.trajectory.logp for s in samples]))
+    return logp, mask
+
+
+# ---- the same numbers -------------------------------------------------------------------------------------
+
+
+def taken_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """Gradients of the trained parameters by name, taken off them."""
+    found = {}
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            found[name], parameter.grad = parameter.grad, None
+    return found
+
+
+def check_equal(trl: Trl, library: Library, task: Task) -> None:
+    """TRL's completions replayed by mmrl from the same weights: every number agrees within TOLERANCE.
+
+    The old log-probs are the policy's plus at most 0.1 either way: ratios other than 1, none of them clipped, for
+    the value of a clipped loss is defined differently (tests/core/test_against_trl.py). Differences are relative to
+    the largest entry of the tensor compared; that of the loss is to 1, about the size of its terms.
+    """
+    prompts = task.prompts(0)
+    inputs = trl.rollout(prompts)
+    print(f"prompts of {inputs['prompt_mask'].sum(1).float().mean():.0f} tokens\n")
+    mask = inputs["completion_mask"].bool()
+    rows = [ids[m].tolist() for ids, m in zip(inputs["completion_ids"], mask)]
+    samples = []
+    for index, prompt in enumerate(prompts):
+        samples += library.adapter.given(prompt, rows[index * SAMPLES : (index + 1) * SAMPLES])
+    read = [ids[m.bool()] for ids, m in zip(inputs["prompt_ids"], inputs["prompt_mask"])]
+    assert all(torch.equal(s.trajectory.tensors["prompt"], ids) for s, ids in zip(samples, read)), "prompts differ"
+    theirs = trl.logprobs(inputs)
+    noise = torch.rand(theirs.shape, generator=torch.Generator().manual_seed(SEED))
+    inputs["old_per_token_logps"] = old = theirs + 0.2 * (noise - 0.5)
+
+    found: dict[str, float] = {}
+    for loss_type in ("dapo", "grpo"):
+        algorithm = resolve(loss_type, {"clip_low": LOW, "clip_high": HIGH, "std_eps": 1e-4})  # TRL's std_eps
+        rewards = torch.tensor([vowels(s.artifact) for s in samples])
+        advantage = library.advantages(rewards, mask, algorithm)
+        found["advantages"] = difference(advantage, inputs["advantages"])
+        loss, logp = library.gradients(samples, old, mask, advantage, algorithm)
+        found["log-probs"] = difference(logp * mask, theirs * mask)
+        gradients = taken_gradients(library.parameters.items())
+        their_loss, their_gradients = trl.evaluate(inputs, loss_type)
+        assert gradients.keys() == their_gradients.keys(), gradients.keys() ^ their_gradients.keys()
+        found[f"{loss_type} loss"] = abs(float(loss - their_loss))
+        worst = {name: difference(gradients[name], g) for name, g in their_gradients.items()}
+        found[f"{loss_type} gradient (worst of {len(worst)})"] = max(worst.values())
+    print("The same completions and weights, largest relative difference of mmrl to TRL:")
+    for name, value in found.items():
+        print(f"  {name:<28} {value:.1e}")
+    wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
+    assert not wrong, f"mmrl and TRL differ by more than {TOLERANCE:g}: {wrong}"
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+# ---- measuring --------------------------------------------------------------------------------------------
+
+
+def measure(trl: Trl, library: Library, task: Task) -> Rows:
+    """Steps of TRL and mmrl in turn; the first of each is not counted."""
+    found: Rows = {"TRL": [], "mmrl": []}
+    print("\nUseful tokens per CPU second of every step; the first round is not counted")
+
+    def turn(number: int, theirs: dict[str, float]) -> None:
+        gc.collect()
+        ours = library.step(task.prompts(number), number)
+        rates = ", ".join(
+            f"{name} {row['rate']:.0f} ({row['tokens']} tokens, {row['total']:.2f} s)"
+            for name, row in (("TRL", theirs), ("mmrl", ours))
+        )
+        print(f"  {number}: {rates}", flush=True)
+        if number:
+            found["TRL"].append(theirs)
+            found["mmrl"].append(ours)
+
+    trl.turn = turn
+    with contextlib.redirect_stderr(sys.stdout):
+        trl.trainer.train()
+    return found
+
+
+def speedups(rows: Rows) -> list[float]:
+    """Round by round, so that what else the machine does weighs on both."""
+    return [ours["rate"] / theirs["rate"] for theirs, ours in zip(rows["TRL"], rows["mmrl"], strict=True)]
+
+
+def pooled(rows: Rows) -> float:
+    """Of the rates over all rounds together: rounds differ in how many tokens happened to be sampled."""
+    theirs, ours = (
+        sum(row["tokens"] for row in found) / sum(row["total"] for row in found)
+        for found in (rows["TRL"], rows["mmrl"])
+    )
+    return ours / theirs
+
+
+def median(found: Sequence[dict[str, float]], name: str) -> float:
+    return statistics.median(row.get(name, 0.0) for row in found)
+
+
+def verdict(name: str, found: float, bar: float, reached: bool, spread: str = "") -> str:
+    return f"{name}: {'reached' if reached else 'NOT reached'} ({found:.2f}{spread}; bar {bar:g})"
+
+
+def rows_verdict(name: str, rows: Rows, bar: float) -> str:
+    """Whether the median of the rounds' speed-ups is the bar at least."""
+    gains = speedups(rows)
+    found = statistics.median(gains)
+    spread = f", {min(gains):.2f}-{max(gains):.2f}, all rounds together {pooled(rows):.2f}"
+    return verdict(f"{name} >= {bar:g} x TRL", found, bar, found >= bar, spread)
+
+
+# ---- the machine ------------------------------------------------------------------------------------------
+
+
+def machine() -> str:
+    """The processor and what is measured on it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name}; {', '.join(f'{n} {version(n)}' for n in ('torch', 'transformers', 'trl'))}, one thread"
+
+
+def one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+
+
+def quiet() -> None:
+    """No progress bars and no notes about names that will change, between the lines of the tables."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
