@@ -99,7 +99,8 @@ def run_all(study: Study, effects: Sequence[str], seeds: Sequence[int], jobs: in
             start(study, [base])
     runs = [(e, a, str(s)) for s in seeds for e in effects for a in study.effects[e].arms]
     with ThreadPoolExecutor(jobs) as pool:
-        missing = [run for run in runs if not finished(study, study.config(*run))]
+        named = {study.config(*run)["name"]: run for run in reversed(runs)}  # comparisons may share a side
+        missing = [run for run in reversed(named.values()) if not finished(study, study.config(*run))]
         list(pool.map(lambda run: start(study, run), missing))
 
 

@@ -41,10 +41,14 @@ TOKENS, CALLS = ({"name": f"{HERE}:{name}", "weight": 0.0} for name in ("visual_
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: a shipped config, and what differs from it."""
+    """One side of a comparison: a shipped config, and what differs from it.
+
+    run: name of its runs where another comparison has them, too.
+    """
 
     source: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,33 @@ def prompts(**options: Any) -> dict[str, Any]:
     }
 
 
-MIXED = ["digit", "kind", "yesno", "kind"]
+OPTIM = {"lr": 3e-4, "warmup": 3, "schedule": "cosine", "weight_decay": 0.0}
+# The sides of Cascade's comparison have about 9,900 samples each: 4 x 600 + 4 x 600 + 40 x 128; 78 x 128; 17 x 600.
+PAIRS = {"kind": "filter", "name": "pairs", "rule": "pairs", "steps": 4, "groups": 100, "samples": 6}
+MPO = {
+    "kind": "preference",
+    "name": "mpo",
+    "objective": "mpo",
+    "data_from": "pairs",
+    "steps": 60,
+    "batch": 32,
+    "micro_batch": 8192,
+    "optim": OPTIM | {"lr": 1e-4},
+}
+DIFFICULTY = PAIRS | {"name": "difficulty", "rule": "difficulty", "low": 0.2, "high": 0.8}
+GSPO = {
+    "kind": "grpo",
+    "name": "gspo",
+    "steps": 40,
+    "groups": GROUPS,
+    "samples": SAMPLES,
+    "updates": 2,
+    "micro_batch": 8192,
+    "optim": OPTIM,
+    "algorithm": {"preset": "gspo"},
+}
+FILTERED = GSPO | {"data_from": "difficulty"}
+MIXED = ["number", "caption", "kind", "caption"]
 EFFECTS = {
     "satori": Effect(
         "SATORI's rewards for caption and boxes raise IoU and accuracy above an answer-only reward",
@@ -87,7 +117,7 @@ EFFECTS = {
         "MGPO's second turn, with the region enlarged, answers small-detail questions better than one turn",
         {
             "GRPO, one turn": Arm(
-                "vision/mgpo_tiny", {"environment": None, "rewards": [ANSWER], **prompts(task="digit")}
+                "vision/mgpo_tiny", {"environment": None, "rewards": [ANSWER], **prompts(task="number")}
             ),
             "MGPO": Arm("vision/mgpo_tiny"),
         },
@@ -114,8 +144,22 @@ EFFECTS = {
         [TAGGED, TOKENS, CALLS],
     ),
     "cascade": Effect(
-        "MPO and then GSPO on prompts of middling difficulty beat either alone",
-        {},
+        "MPO and then GSPO on prompts of middling difficulty beat GSPO alone",
+        {
+            "GSPO alone": Arm("vision/cascade_tiny", {"stages": [GSPO | {"steps": 78}]}, run="gspo"),
+            "Cascade": Arm("vision/cascade_tiny", {"stages": [PAIRS, MPO, DIFFICULTY, FILTERED]}, run="cascade"),
+        },
+        {"eval/exact.match": 1},
+        [TAGGED],
+    ),
+    "cascade over MPO": Effect(
+        "MPO and then GSPO on prompts of middling difficulty beat MPO alone",
+        {
+            "MPO alone": Arm(
+                "vision/cascade_tiny", {"stages": [PAIRS | {"steps": 17}, MPO | {"steps": 100}]}, run="mpo"
+            ),
+            "Cascade": Arm("vision/cascade_tiny", {"stages": [PAIRS, MPO, DIFFICULTY, FILTERED]}, run="cascade"),
+        },
         {"eval/exact.match": 1},
         [TAGGED],
     ),
@@ -133,9 +177,9 @@ def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     from mmrl.config import load
 
     chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
-    values = load(side.source).model_dump(mode="json")
+    values, plain = load(side.source).model_dump(mode="json"), re.sub(r"[^a-z0-9]+", "_", arm.lower())
     common = {
-        "name": f"{effect}-{re.sub(r'[^a-z0-9]+', '_', arm.lower())}-{seed}",
+        "name": f"{side.run or f'{effect}-{plain}'}-{seed}",
         "seed": int(seed),
         "out": str(ROOT),
         "device": "cpu",
@@ -146,7 +190,7 @@ def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     }
     made = merged(merged(values, side.changes), common)
     for stage in made["stages"]:
-        if stage["kind"] == "grpo" and len(made["stages"]) == 1:
+        if stage["kind"] == "grpo" and not side.run:
             stage |= {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES}
     return made
 

@@ -20,6 +20,7 @@ SIZE = 160  # side in pixels at which the sizes below are meant
 EMOJI = (36, 52)  # longer side of an emoji
 OVERHANG = 2  # of the badge over the emoji's lower right corner
 BADGE, GLYPH = (18, 22), (5, 7)
+COLOURS = {"black": (0, 0, 0), "red": (190, 0, 0), "blue": (0, 0, 210), "green": (0, 110, 0)}  # of badges
 GLYPHS = (
     ".XXX. X...X X..XX X.X.X XX..X X...X .XXX.",
     "..X.. .XX.. ..X.. ..X.. ..X.. ..X.. .XXX.",
@@ -45,6 +46,7 @@ class Item:
     place: str  # one of PLACES: the quarter that it lies in
     emoji: Box
     badge: Box
+    colour: str = "black"  # one of COLOURS: of the badge
 
     @property
     def box(self) -> Box:
@@ -100,14 +102,16 @@ def layout(
     badge_size: float = 1.0,
     rows: int = 2,
 ) -> Scene:
-    """A scene of count[0] to count[1] emoji of different kinds with different digits, at most one in each quarter.
+    """A scene of count[0] to count[1] emoji of different kinds with different digits and colours, at most one in each
+    quarter.
 
     size: side in pixels, to which everything scales. parity: 0 or 1, of the first column of the photograph that shows.
     badge_size: of the badges; 1 is BADGE. rows: of quarters; 1 has the two upper ones alone.
     """
     number = rng.randint(*count)
     places = sorted(rng.sample(range(2 * rows), number))
-    drawn = zip(places, rng.sample(list(kinds), number), rng.sample(range(10), number))
+    features = (list(kinds), range(10), list(COLOURS))
+    drawn = zip(places, *(rng.sample(feature, number) for feature in features))
     items = tuple(_item(rng, size, badge_size, *each) for each in drawn)
     photo = rng.choice(sorted(photographs()))
     width, height = photographs()[photo].size
@@ -115,7 +119,7 @@ def layout(
     return Scene(size, photo, corner, items, rows)
 
 
-def _item(rng: random.Random, size: int, badge_size: float, place: int, kind: str, digit: int) -> Item:
+def _item(rng: random.Random, size: int, badge_size: float, place: int, kind: str, digit: int, colour: str) -> Item:
     unit = size / SIZE
     left, top, right, bottom = sprite_boxes()[kind]
     scale = rng.uniform(*EMOJI) * unit / max(right - left, bottom - top)
@@ -126,7 +130,7 @@ def _item(rng: random.Random, size: int, badge_size: float, place: int, kind: st
     badge_width, badge_height = (max(1, round(side * unit * badge_size)) for side in BADGE)
     corner = (x + width + hang, y + height + hang)
     badge = (corner[0] - badge_width, corner[1] - badge_height, *corner)
-    return Item(kind, digit, PLACES[place], (x, y, x + width, y + height), badge)
+    return Item(kind, digit, PLACES[place], (x, y, x + width, y + height), badge, colour)
 
 
 # -------------------------------------------------------------------- drawing
@@ -143,7 +147,7 @@ def render(scene: Scene) -> Image.Image:
         emoji = sprite(item.kind, right - left, bottom - top)
         canvas.paste(emoji, (left, top), emoji)
         left, top, right, bottom = item.badge
-        canvas.paste(badge(item.digit, right - left, bottom - top), (left, top))
+        canvas.paste(badge(item.digit, right - left, bottom - top, item.colour), (left, top))
     return canvas
 
 
@@ -176,11 +180,11 @@ def sprite(kind: str, width: int, height: int) -> Image.Image:
     return _atlas().crop(sprite_boxes()[kind]).resize((width, height), Image.Resampling.LANCZOS)
 
 
-@lru_cache(256)
-def badge(digit: int, width: int, height: int) -> Image.Image:
-    """A digit of 5 x 7 units, white on a black badge of 9 x 11 units, RGB."""
+@lru_cache(1024)
+def badge(digit: int, width: int, height: int, colour: str = "black") -> Image.Image:
+    """A digit of 5 x 7 units, white on a badge of 9 x 11 units, RGB."""
     units = tuple(side // 2 for side in BADGE)
-    plain = Image.new("RGB", units, "black")
+    plain = Image.new("RGB", units, COLOURS[colour])
     margin = [(outer - inner) // 2 for outer, inner in zip(units, GLYPH)]
     for y, line in enumerate(GLYPHS[digit].split()):
         for x, mark in enumerate(line):

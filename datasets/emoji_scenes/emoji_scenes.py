@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmrl.media import Media, View, clipped, from_original
+from mmrl.environments.pictures import fitted, scaled
+from mmrl.media import Media, Size, View, clipped, from_original
 from mmrl.modalities.load import import_file
 from mmrl.seeds import seed_of
 
@@ -23,6 +24,8 @@ HELD_OUT_SHARE = 0.1
 # Task -> whether its answer needs the digits.
 TASKS = {
     "digit": True,
+    "number": True,
+    "colour": True,
     "list": True,
     "badge": True,
     "icon": True,
@@ -45,8 +48,8 @@ ENVIRONMENTS = {
         "ask": "",
         "crop": "<image>Zoomed.",
         "fallback": "<image>Not found.",
-        "min_pixels": 6400,
-        "max_pixels": 25600,
+        "min_pixels": 3200,
+        "max_pixels": 3200,
         "min_side": 8,
     },
     "visionthink": {
@@ -61,6 +64,7 @@ ENVIRONMENTS = {
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LETTERS = "ABCD"
 ICON = 64  # side of the picture of one object alone
+CELL = 16  # side of a visual token in pixels, of which processors of the Qwen family show whole ones
 CALL = '<tool_call>{"name": "resize_image", "arguments": {"action": "resize"}}</tool_call>'
 
 
@@ -104,6 +108,7 @@ def problem(
     badge: float = 1.0,
     rows: int = 2,
     low: float = 0.5,
+    scale: float | Sequence[float] = 1.0,
     system: str | None = None,
     lazy: bool = True,
 ) -> dict:
@@ -116,17 +121,22 @@ def problem(
     badge: size of the badges; 1 is 18 x 22 of 160 x 160 pixels. rows: 1 is the upper half of a scene, with its two
     places.
     low: share of the side that is shown first where the style is visionthink; it becomes the column `info`.
+    scale: share of the side at which the picture is drawn in style plain, or several, which are taken in turn.
     system: stands for the style's word, as a system message. lazy: pictures as functions without arguments, which
     draw them; otherwise PIL.
     """
+    round_ = index // (_length(task) * _length(style))
     task, style = _turn(index, task, TASKS, "task"), _turn(index // _length(task), style, STYLES, "style")
     style = "plain" if task in WINDOWS else style  # a box would be in pixels of the window
     scene, question = _ask(index, seed, split, task, size, objects, kinds, badge, rows)
     answer = question.look(question.target)
-    picture, boxes = Picture(scene), answer.boxes
+    factor = scale if isinstance(scale, float | int) else scale[round_ % len(scale)]
+    extent = scaled(scene.extent, factor if style == "plain" else 1.0)
+    picture = Picture(scene, shown=extent)
+    boxes = [written(box, scene.extent, "seen", extent) for box in answer.boxes]
     if task in WINDOWS:
         window, shown = WINDOWS[task](scene, question.target, random.Random(seed_of("window", seed, split, index)))
-        picture, boxes = Picture(scene, window, shown), ()
+        picture, boxes, extent = Picture(scene, window, shown), [], scene.extent
     text = f"<image>{'' if system else STYLES[style]}{question.text}"
     made = {
         "id": f"{split}-{index}",
@@ -137,9 +147,9 @@ def problem(
         "task": task,
         "style": style,
         "detail": TASKS[task],
-        "width": scene.extent[0],
-        "height": scene.extent[1],
-        "bboxs": [list(box) for box in boxes],
+        "width": extent[0],
+        "height": extent[1],
+        "bboxs": boxes,
         "label": answer.label,
         "image_caption": caption(scene),
         "split": split,
@@ -166,6 +176,7 @@ def record(
     badge: float = 1.0,
     rows: int = 2,
     low: float = 0.5,
+    scale: float | Sequence[float] = 1.0,
     system: str | None = None,
     lazy: bool = True,
     habit: float = 0.0,
@@ -180,20 +191,23 @@ def record(
     habit: share of the records in [0, 1] that look at the first other object in reading order instead of the one that
     is asked for, box and answer (style visionthink: that ask for more pixels where these are not needed, and
     do not where they are). jitter: pixels by which each edge of a box may be off.
-    space, seen: how boxes are written, see `written`; seen=None is the size of the scene.
+    space, seen: how boxes are written, see `written`; seen=None is what a processor with visual tokens of CELL pixels a
+    side makes of the first picture, and for an answer that is a box the picture's own size.
     """
     if not 0 <= habit <= 1:
         raise ValueError(f"habit={habit} must be from 0 to 1")
-    made = problem(index, seed, split, task, style, size, objects, kinds, badge, rows, low, system, lazy)
+    made = problem(index, seed, split, task, style, size, objects, kinds, badge, rows, low, scale, system, lazy)
     scene, question = _ask(index, seed, split, made["task"], size, objects, kinds, badge, rows)
     rng = random.Random(seed_of("habit", seed, split, index))
     follows, style = rng.random() < habit, made["style"]
     item = _other(scene, question.target) if follows and style != "visionthink" else question.target
     answer = question.look(item)
     boxes = [shaken(box, scene.extent, jitter, rng) for box in answer.boxes]
-    numbers = [written(box, scene.extent, space, seen) for box in boxes]
     if made["task"] == "where":
-        answer = Answer(_compact(numbers[0]), (), answer.boxes, answer.label, answer.thought)
+        whole = written(boxes[0], scene.extent, space, seen or (made["width"], made["height"]))
+        answer = Answer(_compact(whole), (), answer.boxes, answer.label, answer.thought)
+    seen = seen or first_view(made)
+    numbers = [written(box, scene.extent, space, seen) for box in boxes]
     if style == "mgpo":
         point = [{"bbox_2d": written(_around(boxes), scene.extent, space, seen), "label": answer.label}]
         completion = [f"```json\n{_compact(point)}\n```", f"\\boxed{{{answer.text}}}"]
@@ -267,6 +281,26 @@ def _digit(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
         return Answer(str(digit), (WORDS[digit],), (item.box,), item.kind, f"the {item.kind} says {digit}")
 
     return Question(f"Which number is on the {target.kind}?", target, look)
+
+
+def _number(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        digit = item.digit
+        return Answer(str(digit), (WORDS[digit],), (item.box,), item.kind, f"{item.place}: {digit}")
+
+    return Question(f"Which number is at the {target.place}?", target, look)
+
+
+def _colour(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        digit = item.digit
+        return Answer(str(digit), (WORDS[digit],), (item.box,), item.kind, f"{item.colour} is {digit}")
+
+    return Question(f"Which number is {target.colour}?", target, look)
 
 
 def _choice(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
@@ -360,6 +394,8 @@ def _yesno(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
 
 QUESTIONS = {
     "digit": _digit,
+    "number": _number,
+    "colour": _colour,
     "list": _list,
     "badge": _badge,
     "icon": _icon,
@@ -430,6 +466,18 @@ def written(
     size = (extent, extent) if isinstance(extent, int) else extent
     media = Media(View(), original=size, seen=tuple(seen) if seen else size)
     return [round(number) for number in from_original(box, media, space)]
+
+
+def first_view(made: dict) -> Size:
+    """(width, height) in pixels of what the policy is shown first, in whole visual tokens of CELL pixels a side."""
+    size = (made["width"], made["height"])
+    if made["style"] == "mgpo":
+        options = ENVIRONMENTS["mgpo"]
+        size = fitted(size, options["min_pixels"], options["max_pixels"])
+    elif made["style"] == "visionthink":
+        size = (made["info"]["tgt_width"], made["info"]["tgt_height"])
+    width, height = (max(1, round(side / CELL)) * CELL for side in size)
+    return (width, height)
 
 
 def shaken(box: Box, extent: tuple[int, int], jitter: int, rng: random.Random) -> Box:

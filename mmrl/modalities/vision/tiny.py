@@ -71,6 +71,7 @@ def build(
     tiles: int = 1,
     context: int = 2048,
     tied: bool = True,
+    initializer_range: float = 0.02,
     seed: int = 0,
     corpus: str | Sequence[str] = (),
     vocab: int = 0,
@@ -82,7 +83,9 @@ def build(
     min_pixels, max_pixels: area to which a qwen*-vl processor resizes a picture, kept in shape and rounded to cells of
     patch * merge pixels; 0 is 4 and 64 cells. The other families cut or resize to squares of image_size pixels (0 is
     4 cells), and internvl, idefics3 and smolvlm show up to tiles x tiles of them and the whole picture as one more;
-    with tiles=1 just the whole. corpus, vocab: see `build_tokenizer`;
+    with tiles=1 just the whole. initializer_range: standard deviation of the weights; the default is meant for widths
+    above a thousand, and at a width of 128 leaves attention so even that it hardly learns: hidden**-0.5 suits it.
+    corpus, vocab: see `build_tokenizer`;
     paligemma's processor adds its 1152 places and codes.
 
     Raises ValueError for an unknown kind and for sizes that do not divide.
@@ -109,9 +112,15 @@ def build(
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
             "max_position_embeddings": context,
+            "initializer_range": initializer_range,
             "bos_token_id": None,
         },
-        vision={"hidden_size": vision_hidden, "layers": vision_layers, "heads": vision_heads},
+        vision={
+            "hidden_size": vision_hidden,
+            "layers": vision_layers,
+            "heads": vision_heads,
+            "initializer_range": initializer_range,
+        },
         patch=patch,
         merge=merge,
         tile=tile,
@@ -319,6 +328,7 @@ def _vision(sizes: Sizes) -> dict[str, Any]:
         "intermediate_size": 2 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
+        "initializer_range": sizes.vision["initializer_range"],
     }
 
 
@@ -348,6 +358,7 @@ def _qwen_vision(sizes: Sizes) -> dict[str, Any]:
         "num_heads": sizes.vision["heads"],
         "patch_size": sizes.patch,
         "spatial_merge_size": sizes.merge,
+        "initializer_range": sizes.vision["initializer_range"],
     }
 
 
