@@ -17,6 +17,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PACKAGES = (
     *(
+        "mmrl/config",
         "mmrl/core",
         "mmrl/modalities",
         "mmrl/modalities/image",

@@ -1,0 +1,44 @@
+"""The whole configuration of a run, typed. An unknown key is an error that names the nearest one.
+
+Nothing here imports torch: reading a config, planning and `--help` stay quick.
+"""
+
+from mmrl.config.data import DataConfig, RecordFormat
+from mmrl.config.errors import ConfigError
+from mmrl.config.evaluation import EvalConfig
+from mmrl.config.filtering import FilterStage
+from mmrl.config.grpo import GrpoStage, resolve_algorithm
+from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
+from mmrl.config.optim import OptimConfig
+from mmrl.config.output import CheckpointConfig, ReportConfig
+from mmrl.config.preference import PreferenceStage
+from mmrl.config.reading import load
+from mmrl.config.reward import RewardConfig
+from mmrl.config.run import Config
+from mmrl.config.sft import SftStage
+from mmrl.config.stage import Stage
+from mmrl.config.validation import validate
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "CurriculumConfig",
+    "DataConfig",
+    "EvalConfig",
+    "ExpertConfig",
+    "FilterStage",
+    "GrpoStage",
+    "HintsConfig",
+    "OptimConfig",
+    "PreferenceStage",
+    "RecordFormat",
+    "ReportConfig",
+    "RewardConfig",
+    "SftStage",
+    "Stage",
+    "TreeConfig",
+    "load",
+    "resolve_algorithm",
+    "validate",
+]

@@ -1,0 +1,78 @@
+"""The `data:` section: where prompts and supervised records come from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.strict import Strict
+
+RecordFormat = Literal["auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1"]
+
+
+class DataConfig(Strict):
+    """Where prompts and supervised records come from."""
+
+    prompts: str | None = Field(
+        None,
+        description="Training prompts: a .jsonl or .parquet file (`prompt`, optional `id`, any columns), a .txt file "
+        "(one prompt a line), a folder saved by the datasets library, `hub:owner/name`, or `file.py:function`, called "
+        "as function(index, **prompts_options) and returning a dict. `share://` names files that ship with mmrl. A "
+        "`prompt` is a text or a list of chat messages.",
+    )
+    eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
+    where: dict[str, Any] = Field(
+        default_factory=dict, description="Keep training prompts whose columns equal these values."
+    )
+    eval_where: dict[str, Any] = Field(default_factory=dict, description="The same for held-out prompts.")
+    prompts_count: int = Field(1000, ge=1, description="How many training prompts of a function are used.")
+    eval_prompts_count: int = Field(100, ge=1, description="How many held-out prompts of a function are used.")
+    prompts_options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the function of training prompts."
+    )
+    eval_prompts_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Options of the function of held-out prompts; those that ship take `split: heldout`, which shares "
+        "no problem with `split: train`.",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Our name of a column: its name in the files, such as `{prompt: question, answer: solution}`; dots "
+        "reach into a column, as in `reward_model.ground_truth`.",
+    )
+    format: RecordFormat = Field(
+        "auto",
+        description="Whose form the records have; auto tells by their columns (docs/data.md). They become ours: "
+        "`prompt` with an `<image>` for each of `images`, or `messages`; `answer`; other columns stay.",
+    )
+    image_root: str | None = Field(
+        None,
+        description="Folder that picture names are below; null: the one of the file (or function) that names them.",
+    )
+    subset: str | None = Field(None, description="Configuration of a `hub:` dataset that has several.")
+    split: str = Field("train", description="Split for training, of a source that has splits (folders, `hub:`).")
+    eval_split: str = Field("test", description="The same for held-out prompts.")
+    records: str | None = Field(
+        None,
+        description="Supervised records: `file.py:function`, called as function(index, **options) and returning a "
+        "dict; or a file, folder or `hub:owner/name` as for prompts. The modality says which columns it needs; "
+        "columns `image` and `images` name pictures beside the file.",
+    )
+    records_count: int = Field(10_000, ge=1, description="How many records of an endless function are used.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the records function.")
+    on_bad_record: Literal["stop", "skip"] = Field(
+        "stop", description="A record that cannot be read stops the run, or is reported and skipped."
+    )
+    max_pixels: int = Field(50_000_000, ge=1, description="A larger picture is a bad record.")
+
+    @model_validator(mode="after")
+    def _held_out_is_held_out(self) -> DataConfig:
+        generated = self.prompts is not None and self.prompts.rpartition(":")[0].endswith(".py")
+        same = (self.prompts, self.prompts_options) == (self.eval_prompts, self.eval_prompts_options)
+        if generated and same:
+            raise ValueError(
+                "eval_prompts is the function of the training prompts with the same options, so that they would be "
+                "the same prompts; give eval_prompts_options of its own, such as {split: heldout}"
+            )
+        return self

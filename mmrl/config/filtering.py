@@ -1,0 +1,49 @@
+"""A stage that samples and keeps, and which stages take what it kept."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.config.stage import Stage
+
+# The rule of a filter stage whose result a stage of a kind can take.
+TAKES = {"grpo": "difficulty", "filter": "difficulty", "sft": "rejection", "preference": "pairs"}
+
+
+class FilterStage(Stage):
+    """Sampling and scoring without training: what is kept is the data of later stages (data/NAME.jsonl)."""
+
+    kind: Literal["filter"] = "filter"
+    rule: Literal["pairs", "rejection", "difficulty"] = Field(
+        description="pairs: the best and the worst answer of a prompt. rejection: correct answers, as supervised "
+        "records. difficulty: prompts whose share of correct answers is from `low` to `high`."
+    )
+    groups: int = Field(8, ge=1, description="Prompts per step, over all processes; each prompt is sampled once.")
+    samples: int = Field(8, ge=1, description="Samples per prompt.")
+    reward: str | None = Field(
+        None, description="Name of the reward that the rule looks at; null takes the weighted sum of all."
+    )
+    correct_at: float = Field(0.5, description="An answer with this reward or more is correct.")
+    margin: float = Field(0.0, ge=0, description="pairs: the reward of the best is more than this above the worst's.")
+    require_correct: bool = Field(True, description="pairs: the chosen answer is correct and the rejected one wrong.")
+    keep: int | None = Field(None, ge=1, description="rejection: answers kept per prompt, the best first; null: all.")
+    low: float = Field(0.2, ge=0, le=1, description="difficulty: smallest share of correct answers.")
+    high: float = Field(0.8, ge=0, le=1, description="difficulty: largest share of correct answers.")
+    max_invalid: float = Field(
+        0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
+    )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> FilterStage:
+        if not re.fullmatch(r"[\w.\-]*", self.name):
+            raise ValueError(f"name={self.name!r} names a file; use letters, digits, `_`, `-` and `.` only")
+        if self.steps < 1:
+            raise ValueError("steps=0 filters nothing; take as many steps of `groups` prompts as there are prompts")
+        if self.rule == "pairs" and self.samples < 2:
+            raise ValueError("samples=1 makes no pairs; take samples=2 or more")
+        if self.low > self.high:
+            raise ValueError(f"low={self.low:g} is above high={self.high:g}: no prompt could be kept")
+        return self

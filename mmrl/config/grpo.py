@@ -1,0 +1,106 @@
+"""A stage of reinforcement learning, and the algorithm that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
+from mmrl.config.stage import Stage
+from mmrl.core.algorithm import Algorithm, resolve
+
+
+def resolve_algorithm(section: Mapping[str, Any]) -> Algorithm:
+    """The Algorithm of an `algorithm:` section."""
+    options = dict(section)
+    return resolve(options.pop("preset", "grpo"), options)
+
+
+class GrpoStage(Stage):
+    """Reinforcement learning with groups of samples per prompt."""
+
+    kind: Literal["grpo"] = "grpo"
+    groups: int = Field(8, ge=1, description="Prompts (groups) per step, over all processes.")
+    samples: int = Field(8, ge=1, description="Samples per prompt.")
+    updates: int = Field(1, ge=1, description="Optimizer steps per rollout: groups are split evenly over them.")
+    epochs: int = Field(1, ge=1, description="Passes over the rollout.")
+    staleness: int = Field(
+        0,
+        ge=0,
+        description="Every rollout is used so many steps after it was sampled (PipelineRL-k), ratios being measured "
+        "against the weights that sampled it; the first step fills the queue. 0 samples for each step anew.",
+    )
+    rollout_chunk: int | None = Field(
+        None,
+        ge=1,
+        description="Groups rolled out together; their rewards run beside the next. null: all at once.",
+    )
+    algorithm: dict[str, Any] = Field(
+        default_factory=lambda: {"preset": "grpo"},
+        description="`preset` and any field of mmrl.core.algorithm.Algorithm to change in it.",
+    )
+    curriculum: CurriculumConfig = Field(
+        default_factory=CurriculumConfig, description="Which prompts come next (see below)."
+    )
+    refill: int = Field(
+        1,
+        ge=1,
+        description="Dynamic sampling (DAPO): times that a step is sampled at most, groups whose rewards are all equal "
+        "being replaced by new prompts; 1 never replaces.",
+    )
+    tree: TreeConfig | None = Field(
+        None,
+        description="Search a tree for every prompt, whose branchings are the groups (PROPA); null: whole answers.",
+    )
+    hints: HintsConfig | None = Field(None, description="Hints for groups that are all wrong (GHPO); null: none.")
+    expert: ExpertConfig | None = Field(None, description="Expert mixing (CHORD); null: none.")
+    max_invalid: float = Field(
+        0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
+    )
+    shuffle_rewards: bool = Field(
+        False,
+        description="Control run: rewards are shuffled over the samples, so that nothing can be learned.",
+    )
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, value: dict[str, Any]) -> dict[str, Any]:
+        resolve_algorithm(value)
+        return value
+
+    @model_validator(mode="after")
+    def _trees_stand_alone(self) -> GrpoStage:
+        others = {"hints": self.hints is not None, "refill": self.refill > 1, "staleness": self.staleness > 0}
+        if self.tree and any(others.values()):
+            raise ValueError(f"tree goes without {', '.join(name for name, on in others.items() if on)}; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _updates_divide_groups(self) -> GrpoStage:
+        if self.groups % self.updates:
+            raise ValueError(
+                f"groups={self.groups} cannot be split evenly over updates={self.updates}; "
+                f"take groups={self.groups // self.updates * self.updates + self.updates} or updates=1"
+            )
+        algorithm = resolve_algorithm(self.algorithm)
+        for hook in (h for h in algorithm.filters if h.name == "staleness"):
+            from mmrl.core.filter import FILTERS  # loaded already, to check the hook's options
+
+            most = hook.options.get("most", FILTERS["staleness"].options["most"].default)
+            if self.staleness > most:
+                raise ValueError(
+                    f"staleness={self.staleness} makes rollouts that the filter staleness (most {most}) drops; take "
+                    f"staleness={most} or less, or most={self.staleness}"
+                )
+        if self.samples < 2 and algorithm.advantage.name not in (
+            "none",
+            "zero",
+            "whiten",
+            "whiten_tokens",
+            "outlier_filter",
+            "batch_std",
+        ):
+            raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")
+        return self

@@ -1,0 +1,43 @@
+"""The `optim:` section of a stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.strict import Strict
+
+
+class OptimConfig(Strict):
+    """The optimizer, its schedule, gradient clipping and weight averaging."""
+
+    name: Literal["adamw", "spam"] = Field(
+        "adamw", description="spam: AdamW that clips spikes of single coordinates and resets its momentum."
+    )
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Global norm that gradients are clipped to.")
+    warmup: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Shape after the warm-up.")
+    final_lr: float = Field(0.05, ge=0, le=1, description="Share of lr left at the end of linear and cosine.")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Decay of averaged weights, used by evaluation and saved; null: none."
+    )
+    spam_threshold: float = Field(
+        5000.0, gt=0, description="spam: g^2 is clipped at so many times its second moment; .inf clips nothing."
+    )
+    spam_reset_every: int = Field(500, ge=0, description="spam: steps between momentum resets; 0 never resets.")
+    spam_warmup: int = Field(150, ge=0, description="spam: steps of cosine warm-up after a reset.")
+    spam_clip_after: int = Field(20, ge=0, description="spam: steps after the start and each reset without clipping.")
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> OptimConfig:
+        if self.name == "spam" and 0 < self.spam_reset_every < self.spam_warmup:
+            raise ValueError(
+                f"spam_warmup={self.spam_warmup} is longer than spam_reset_every={self.spam_reset_every}: updates "
+                f"would never be whole; take spam_warmup={self.spam_reset_every} or less"
+            )
+        return self

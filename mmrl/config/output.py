@@ -1,0 +1,22 @@
+"""The `checkpoint:` and `report:` sections: what a run leaves in its folder."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mmrl.strict import Strict
+
+
+class CheckpointConfig(Strict):
+    """When the run is saved and how much is kept."""
+
+    every: int = Field(50, ge=0, description="Steps between checkpoints; 0 saves at the end of a stage only.")
+    keep: int = Field(2, ge=1, description="Checkpoints kept; the newest always is.")
+
+
+class ReportConfig(Strict):
+    """What is stored for the report."""
+
+    samples_every: int = Field(10, ge=0, description="Steps between stored sample groups; 0 stores none.")
+    groups: int = Field(4, ge=0, description="Groups stored each time.")
+    eval_prompts: int = Field(12, ge=0, description="Held-out prompts whose samples are stored at evaluations.")

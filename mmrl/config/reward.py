@@ -1,0 +1,26 @@
+"""An entry of the `rewards:` section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from mmrl.strict import Strict
+
+
+class RewardConfig(Strict):
+    """One reward, by name, with its weight."""
+
+    name: str = Field(description="`file.function` from rewards/, or `path/to/file.py:function`.")
+    alias: str | None = Field(
+        None, min_length=1, description="Its name in scores and metrics; a reward can then stand twice. null: its own."
+    )
+    weight: float = Field(1.0, description="Weight in the combination; negative turns the reward around.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the reward.")
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that a call, on the samples of one group, may take; after that they are invalid, with the "
+        "reason. null waits for ever.",
+    )

@@ -1,0 +1,146 @@
+"""A whole run: the sections together, and the checks between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from mmrl.config.data import DataConfig
+from mmrl.config.errors import near
+from mmrl.config.evaluation import EvalConfig
+from mmrl.config.filtering import TAKES, FilterStage
+from mmrl.config.grpo import GrpoStage, resolve_algorithm
+from mmrl.config.output import CheckpointConfig, ReportConfig
+from mmrl.config.preference import PreferenceStage
+from mmrl.config.reward import RewardConfig
+from mmrl.config.sft import SftStage
+from mmrl.config.stage import Stage
+from mmrl.config.validation import validate
+from mmrl.environments.load import load_environment
+from mmrl.modalities.load import config_class
+from mmrl.strict import Strict
+
+AnyStage = Annotated[Union[GrpoStage, SftStage, PreferenceStage, FilterStage], Field(discriminator="kind")]  # noqa: UP007
+
+
+class Config(Strict):
+    """A run: a model, data, rewards, and the stages that train it."""
+
+    name: str = Field("run", description="Name of the run; its folder is `out`/`name`.", pattern=r"^[\w.\-]+$")
+    about: str = Field("", description="What the config does, its paper, and where its values come from.")
+    modality: str = Field(description="text, vision, image, audio, cad, or `path/file.py:Class` of your own.")
+    seed: int = Field(0, ge=0)
+    out: str = Field("runs", description="Folder of runs.")
+    model: Any = Field(default_factory=dict, description="Options of the modality's adapter.")
+    environment: dict[str, Any] | None = Field(
+        None,
+        description="What the policy sees after each of its turns: `name` (single, mgpo, visionthink, zoom, ui_s1, "
+        "rounds, or path/file.py:Class) and its options; null ends after the first turn. A record's own `environment` "
+        "goes first.",
+    )
+    data: DataConfig = Field(default_factory=DataConfig)
+    rewards: list[RewardConfig] = Field(default_factory=list)
+    stages: list[AnyStage] = Field(min_length=1)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    trackers: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
+        default_factory=list, description="Also log to these; each wants its own package."
+    )
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: the accelerator that is found.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves torch's choice.")
+
+    @model_validator(mode="after")
+    def _model_section(self) -> Config:
+        if isinstance(self.model, BaseModel):
+            return self
+        if not isinstance(self.model, Mapping):
+            raise ValueError(f"model: expected a mapping, got {type(self.model).__name__}")
+        section = config_class(self.modality)
+        object.__setattr__(self, "model", validate(section, dict(self.model), ("model",)))
+        return self
+
+    @field_validator("environment")
+    @classmethod
+    def _known_environment(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            load_environment(value)
+        return value
+
+    @model_validator(mode="after")
+    def _names_and_needs(self) -> Config:
+        for stage in self.stages:
+            stage.__dict__["name"] = stage.name or stage.kind
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages need different names, got {names}; set `name:` in each")
+        filters: dict[str, FilterStage] = {}
+        for stage in self.stages:
+            _check_data_from(stage, filters)
+            if isinstance(stage, GrpoStage | FilterStage) and not self.rewards:
+                raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
+            if isinstance(stage, GrpoStage | FilterStage) and not (self.data.prompts or stage.data_from):
+                raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
+            if isinstance(stage, GrpoStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
+                self.model.actions_per_sample()  # a plan that cannot be made says so here
+            if isinstance(stage, GrpoStage) and stage.expert and not self.data.records:
+                raise ValueError(f"stage {stage.name!r} mixes in an expert: it needs `data.records:`")
+            if isinstance(stage, SftStage) and not (self.data.records or stage.data_from):
+                raise ValueError(f"stage {stage.name!r} needs `data.records:`")
+            if isinstance(stage, FilterStage):
+                filters[stage.name] = stage
+        return self
+
+    @model_validator(mode="after")
+    def _corrections_compare_whole_distributions(self) -> Config:
+        model: Any = self.model
+        if getattr(getattr(model, "engine", None), "name", None) != "vllm":
+            return self
+        if (model.sampling.top_p, model.sampling.top_k) == (1, 0):
+            return self
+        for stage in (s for s in self.stages if isinstance(s, GrpoStage)):
+            if resolve_algorithm(stage.algorithm).correction is not None:
+                raise ValueError(
+                    f"stage {stage.name!r}: vllm reports log-probs of what top_p and top_k leave, so its correction "
+                    "would weigh by the mass they cut; set top_p: 1 and top_k: 0, or leave the correction out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pass_at_needs_chance(self) -> Config:
+        greedy = getattr(getattr(self.model, "evaluation", None), "temperature", None) == 0
+        if greedy and max(self.eval.pass_at, default=1) > 1:
+            raise ValueError(
+                f"eval.pass_at={self.eval.pass_at}: greedy samples are all the same; set "
+                "model.evaluation.temperature: 1"
+            )
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.out) / self.name
+
+    def dump(self) -> str:
+        """The resolved configuration as YAML; `load` reads it back to an equal Config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:
+    """A stage's `data_from` is one of the filter stages before it, with the rule that its kind can use."""
+    if stage.data_from is None:
+        return
+    if stage.data_from not in filters:
+        raise ValueError(
+            f"stage {stage.name!r}: data_from={stage.data_from!r} is no filter stage before it; "
+            + (near(stage.data_from, filters) if filters else "put one with `kind: filter` first")
+        )
+    kind: str = getattr(stage, "kind", "")
+    if filters[stage.data_from].rule != TAKES[kind]:
+        raise ValueError(
+            f"stage {stage.name!r}: a {kind} stage takes data from a filter with rule={TAKES[kind]}, but "
+            f"{stage.data_from!r} has rule={filters[stage.data_from].rule}"
+        )

@@ -1,0 +1,26 @@
+"""A stage of supervised training."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.config.stage import Stage
+
+
+class SftStage(Stage):
+    """Supervised training on records."""
+
+    kind: Literal["sft"] = "sft"
+    objective: str = Field("sft", description="Which supervised loss of the adapter; image: sft, autoencoder.")
+    batch: int = Field(64, ge=1, description="Records per optimizer step.")
+    options: dict[str, Any] | None = Field(
+        None, description="Options of the records function in this stage; null takes `data.options`."
+    )
+
+    @model_validator(mode="after")
+    def _options_have_a_function(self) -> SftStage:
+        if self.options is not None and self.data_from is not None:
+            raise ValueError("options go with the records function of the run, not with data_from; leave one out")
+        return self

@@ -1,0 +1,29 @@
+"""What every stage of training has."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mmrl.config.optim import OptimConfig
+from mmrl.strict import Strict
+
+
+class Stage(Strict):
+    """What every stage of training has."""
+
+    name: str = Field("", description="Name for overrides and metrics; the kind when empty.")
+    steps: int = Field(ge=0, description="Steps of this stage.")
+    micro_batch: int = Field(
+        64,
+        ge=1,
+        description="Model evaluations per micro-batch: records, tokens, or samples x denoising steps.",
+    )
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    components: list[str] | None = Field(
+        None, description="Parts of the model that are trained; null takes the adapter's default."
+    )
+    data_from: str | None = Field(
+        None,
+        description="Name of an earlier filter stage whose result is used: difficulty gives prompts, rejection "
+        "supervised records, pairs preference pairs. null takes the run's data.",
+    )
