@@ -6,36 +6,25 @@ With --check, nothing is written, and a page that is not current is an error.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from mmrl.config import (
-    CheckpointConfig,
-    Config,
-    CurriculumConfig,
-    DataConfig,
-    EvalConfig,
-    ExpertConfig,
-    FilterStage,
-    GrpoStage,
-    HintsConfig,
-    OptimConfig,
-    PreferenceStage,
-    ReportConfig,
-    RewardConfig,
-    SftStage,
-    Stage,
-)
+from mmrl.config import Config
 from mmrl.core.algorithm import CHOICES, PRESETS, Algorithm
 from mmrl.core.library import registries
 from mmrl.core.registry import Bound, Entry, Hook
-from mmrl.modalities.image.config import EvaluationConfig, LoraConfig, ModelConfig, SamplingConfig
+from mmrl.environments.find import find
+from mmrl.environments.load import BUILT_IN as ENVIRONMENTS
+from mmrl.modalities.load import CONFIGS, config_class
+from mmrl.strict import Strict
 
 PAGE = Path(__file__).resolve().parent / "configuration.md"
 
@@ -53,73 +42,128 @@ double underscores: `mmrl.train("image/tiny", stages__grpo__steps=20)`.
 is taken from the folder you are in.
 """
 
-# Keys that the classes leave without a description because their name is the field's own word for them.
-MEANINGS = {
-    "seed": "Seed of every random number of the run: weights that are made, order of prompts, noise.",
-    "data": "Prompts and records; below.",
-    "rewards": "Rewards and their weights; below.",
-    "stages": "What is done, in order; below.",
-    "eval": "Evaluation; below.",
-    "checkpoint": "When the run is saved; below.",
-    "report": "What the report shows; below.",
-    "optim": "The optimizer; below.",
-    "kind": "Tells the kinds of stages apart.",
-    "lr": "Learning rate after the warm-up.",
-    "betas": "AdamW's decay of the two moments.",
-    "eps": "AdamW's addition to the denominator.",
-    "weight_decay": "AdamW's decoupled weight decay.",
-    "gradient_checkpointing": "Recompute the denoiser's activations in the backward pass: slower, far less memory.",
-    "sampling": "How training trajectories are drawn; below.",
-    "evaluation": "How evaluation samples; below.",
-    "lora": "Size and place of LoRA; below.",
-    "steps": "Denoising steps of an evaluation sample.",
-    "rank": "Rank of the two matrices.",
-    "alpha": "Their product is scaled by alpha / rank.",
-}
+# A longer text is not shown as a default.
+LONGEST = 80
 
-# Heading (the key's path), class, and a line between its docstring and its table.
-SECTIONS: list[tuple[str, type[BaseModel], str]] = [
-    ("The top of the file", Config, ""),
-    ("`data`", DataConfig, ""),
-    ("`rewards`, a list", RewardConfig, ""),
-    ("`stages`, a list: what all stages have", Stage, ""),
-    ("`stages`, `kind: grpo`", GrpoStage, "Besides the keys of all stages:"),
-    ("`stages.*.curriculum`", CurriculumConfig, ""),
-    ("`stages.*.hints`", HintsConfig, ""),
-    ("`stages.*.expert`", ExpertConfig, ""),
-    ("`stages`, `kind: sft`", SftStage, "Besides the keys of all stages:"),
-    ("`stages`, `kind: preference`", PreferenceStage, "Besides the keys of all stages:"),
-    ("`stages`, `kind: filter`", FilterStage, "Besides the keys of all stages:"),
-    ("`stages.*.optim`", OptimConfig, ""),
-    ("`eval`", EvalConfig, ""),
-    ("`checkpoint`", CheckpointConfig, ""),
-    ("`report`", ReportConfig, ""),
-    ("`model`, image", ModelConfig, ""),
-    ("`model.sampling`, image", SamplingConfig, ""),
-    ("`model.evaluation`, image", EvaluationConfig, ""),
-    ("`model.lora`, image", LoraConfig, ""),
-]
+
+class Table(NamedTuple):
+    """A class of the configuration, and which of its keys are listed. above: the class whose keys it has, too."""
+
+    title: str
+    section: type[BaseModel]
+    keys: list[str]
+    above: type[BaseModel] | None
 
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *[section(*entry) for entry in SECTIONS], algorithm(), hooks(), presets()])
+    tables: dict[type[BaseModel], Table] = {}
+    for table in tables_of("", {"": Config}):
+        tables.setdefault(table.section, table)
+    titles = {section: table.title for section, table in tables.items()}
+    return "\n".join([HEAD, *[written(table, titles) for table in tables.values()], algorithm(), hooks(), presets()])
 
 
-def section(title: str, model: type[BaseModel], note: str) -> str:
-    inherited = set(getattr(model.__mro__[1], "model_fields", {}))
-    lines = [f"## {title}", "", " ".join([_plain(model.__doc__), note]).strip(), "", *_head("key")]
-    for name, field in model.model_fields.items():
-        if name in inherited and name != "kind":
-            continue
+def tables_of(path: str, variants: Mapping[str, type[BaseModel]]) -> Iterator[Table]:
+    """Tables of the classes, by name, that may stand at `path`, and then of the sections inside them.
+
+    path: keys with dots, `*` for an item of a list. A class that several variants are built on has a table of its
+    own, before what each adds.
+    """
+    users: dict[type[BaseModel], list[str]] = {}
+    for name, variant in variants.items():
+        for base in reversed(variant.__mro__[: variant.__mro__.index(Strict)]):
+            users.setdefault(base, []).append(name)
+    users = {base: names for base, names in users.items() if len(names) > 1 or base in variants.values()}
+    nested: list[tuple[str, dict[str, type[BaseModel]]]] = []
+    for section, names in users.items():
+        above = next((base for base in section.__mro__[1:] if base in users), None)
+        heirs = [variant for variant in variants.values() if issubclass(variant, section)]
+        replaced = set.intersection(*[_declared(heir, section) for heir in heirs])
+        keys = [key for key in section.model_fields if key in _declared(section, above) - replaced - {"kind"}]
+        who = "all" if len(names) == len(variants) > 1 else " and ".join(names)
+        yield Table(_title(path, who), section, keys, above)
+        label = "" if who == "all" else who
+        for key in keys:
+            below = f"{path}.{key}{'.*' if _lists(section, key) else ''}".removeprefix(".")
+            nested.append((below, {name or label: found for name, found in sections_in(section, key).items()}))
+    for below, inside in nested:
+        yield from tables_of(below, inside)
+
+
+def sections_in(section: type[BaseModel], key: str) -> dict[str, type[BaseModel]]:
+    """The classes that a key holds, by what tells them apart ("" for a single one)."""
+    if (section, key) == (Config, "model"):
+        return {name: config_class(name) for name in CONFIGS}
+    if (section, key) == (Config, "environment"):
+        return {f"`name: {name}`": find(name, ENVIRONMENTS, "environment").Options for name in ENVIRONMENTS}
+    found = list(_classes(section.model_fields[key].annotation))
+    if len(found) == 1:
+        return {"": found[0]}
+    return {f"`kind: {one.model_fields['kind'].default}`": one for one in found}
+
+
+def written(table: Table, titles: Mapping[type[BaseModel], str]) -> str:
+    besides = f"Besides the keys of {_link(titles[table.above], titles[table.above])}:" if table.above else ""
+    said = " ".join([_plain(table.section.__dict__.get("__doc__")), besides]).strip()
+    lines = [f"## {table.title}", "", *([said, ""] if said else []), *_head("key")]
+    for key in table.keys:
+        field, inside = table.section.model_fields[key], sections_in(table.section, key)
         cells = [
-            f"`{name}`",
-            _type(field.annotation),
+            f"`{key}`",
+            _sections(table.section, key, inside, titles) if inside else _type(field.annotation),
             _default(field.default, field.default_factory),
-            field.description or MEANINGS[name],
+            _meaning(table.section, key, inside),
         ]
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
+
+
+def _title(path: str, who: str) -> str:
+    if not path:
+        return "The top of the file"
+    title = f"`{path.removesuffix('.*')}`" + (", a list" if path.endswith(".*") and who in ("", "all") else "")
+    return f"{title}: what all share" if who == "all" else f"{title}, {who}" if who else title
+
+
+def _declared(section: type[BaseModel], above: type[BaseModel] | None) -> set[str]:
+    """Names that a class adds to `above`, or gives another meaning than there."""
+    line = section.__mro__[: section.__mro__.index(above or Strict)]
+    return {name for cls in line for name in inspect.get_annotations(cls)}
+
+
+def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _classes(part)
+
+
+def _lists(section: type[BaseModel], key: str) -> bool:
+    return str(section.model_fields[key].annotation).startswith("list[")
+
+
+def _sections(
+    section: type[BaseModel], key: str, inside: Mapping[str, type[BaseModel]], titles: Mapping[type[BaseModel], str]
+) -> str:
+    """The type of a key that holds sections: links to them."""
+    word = "sections" if _lists(section, key) else "section"
+    links = ", ".join(_link(name or word, titles[found]) for name, found in inside.items())
+    said = f"list of {links}" if _lists(section, key) else links
+    return f"{said} or null" if type(None) in get_args(section.model_fields[key].annotation) else said
+
+
+def _meaning(section: type[BaseModel], key: str, inside: Mapping[str, type[BaseModel]]) -> str:
+    said = section.model_fields[key].description
+    if not said and list(inside) != [""]:
+        raise ValueError(f"{section.__module__}.{section.__name__}.{key} has no description")
+    said = said or _plain(inside[""].__doc__).partition(". ")[0].removesuffix(".") + "."
+    return re.sub(r"\bdocs/(\w+\.md)\b", r"[\1](\1)", said)
+
+
+def _link(text: str, title: str) -> str:
+    anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    return f"[{text}](#{anchor})"
 
 
 def algorithm() -> str:
@@ -206,7 +250,6 @@ def _type(annotation: Any) -> str:
     choices = re.search(r"Literal\[(.*?)\]", text)
     if choices:
         text = text.replace(choices.group(0), " or ".join(choices.group(1).replace("'", "`").split(", ")))
-    text = re.sub(r"Annotated\[Union\[(.*?)\], .*?\)\]", lambda m: " or ".join(m.group(1).split(", ")), text)
     text = re.sub(r"Optional\[(.*)\]", r"\1 | None", text)
     return text.replace(" | None", " or null").replace(" | ", " or ").replace("'", "")
 
@@ -217,6 +260,8 @@ def _default(value: Any, factory: Any) -> str:
         return "the section's defaults" if isinstance(made, BaseModel) else f"`{_plain_value(made)}`"
     if value is PydanticUndefined:
         return "required"
+    if isinstance(value, str) and len(value) > LONGEST:
+        return "a text of ours"
     return f"`{_plain_value(value)}`"
 
 

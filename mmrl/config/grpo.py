@@ -39,11 +39,9 @@ class GrpoStage(Stage):
     )
     algorithm: dict[str, Any] = Field(
         default_factory=lambda: {"preset": "grpo"},
-        description="`preset` and any field of mmrl.core.algorithm.Algorithm to change in it.",
+        description="`preset`, a published algorithm, and any field to change in it (`stages.*.algorithm`, below).",
     )
-    curriculum: CurriculumConfig = Field(
-        default_factory=CurriculumConfig, description="Which prompts come next (see below)."
-    )
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig, description="Which prompts come next.")
     refill: int = Field(
         1,
         ge=1,

@@ -15,10 +15,10 @@ class OptimConfig(Strict):
     name: Literal["adamw", "spam"] = Field(
         "adamw", description="spam: AdamW that clips spikes of single coordinates and resets its momentum."
     )
-    lr: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    lr: float = Field(1e-4, gt=0, description="Learning rate after the warm-up.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay of the two moments.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's addition to the denominator.")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Global norm that gradients are clipped to.")
     warmup: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Shape after the warm-up.")

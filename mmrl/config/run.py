@@ -32,19 +32,21 @@ class Config(Strict):
 
     name: str = Field("run", description="Name of the run; its folder is `out`/`name`.", pattern=r"^[\w.\-]+$")
     about: str = Field("", description="What the config does, its paper, and where its values come from.")
-    modality: str = Field(description="text, vision, image, audio, cad, or `path/file.py:Class` of your own.")
-    seed: int = Field(0, ge=0)
+    modality: str = Field(description="text, vision, image, or `path/file.py:Class` of your own.")
+    seed: int = Field(
+        0, ge=0, description="Seed of every random number of the run: weights that are made, order of prompts, noise."
+    )
     out: str = Field("runs", description="Folder of runs.")
     model: Any = Field(default_factory=dict, description="Options of the modality's adapter.")
     environment: dict[str, Any] | None = Field(
         None,
         description="What the policy sees after each of its turns: `name` (single, mgpo, visionthink, zoom, ui_s1, "
-        "rounds, or path/file.py:Class) and its options; null ends after the first turn. A record's own `environment` "
-        "goes first.",
+        "rounds, or path/file.py:Class) and its options (docs/environments.md); null ends after the first turn. A "
+        "record's own `environment` goes first.",
     )
     data: DataConfig = Field(default_factory=DataConfig)
-    rewards: list[RewardConfig] = Field(default_factory=list)
-    stages: list[AnyStage] = Field(min_length=1)
+    rewards: list[RewardConfig] = Field(default_factory=list, description="What samples are scored by.")
+    stages: list[AnyStage] = Field(min_length=1, description="What is done, in order; `kind` says what each is.")
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)

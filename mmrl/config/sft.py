@@ -13,7 +13,10 @@ class SftStage(Stage):
     """Supervised training on records."""
 
     kind: Literal["sft"] = "sft"
-    objective: str = Field("sft", description="Which supervised loss of the adapter; image: sft, autoencoder.")
+    objective: str = Field(
+        "sft",
+        description="Which supervised loss of the adapter; image: sft, autoencoder; text and vision: sft, sft_phi.",
+    )
     batch: int = Field(64, ge=1, description="Records per optimizer step.")
     options: dict[str, Any] | None = Field(
         None, description="Options of the records function in this stage; null takes `data.options`."

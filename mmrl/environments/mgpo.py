@@ -33,7 +33,7 @@ _THINNEST_CROP = 150
 class MgpoOptions(Strict):
     """Defaults of numbers are the release's."""
 
-    system: str | None = SYSTEM
+    system: str | None = Field(SYSTEM, description="Text of the system message, behind the record's own.")
     ask: str = Field(ASK, description="Said behind the question in the first turn.")
     crop: str = Field(CROP, description="Shows the region; {question} is the question.")
     fallback: str = Field(FALLBACK, description="Shows the whole picture again, where there is no region.")

@@ -36,7 +36,7 @@ HIDDEN = "(the screen of this step is no longer shown)"
 class UiS1Options(Strict):
     """Defaults of numbers are the release's."""
 
-    system: str | None = SYSTEM
+    system: str | None = Field(SYSTEM, description="Text of the system message.")
     screenshots: int = Field(2, ge=1, description="Screenshots in a row: this step's and those right before it.")
     patches: int = Field(2, ge=-1, description="Wrong steps that are replaced by the expert's; -1: all of them.")
     format_weight: float = Field(0.1, ge=0, description="Share of the form in a step's score.")

@@ -49,7 +49,7 @@ ERROR = (
 class VisionThinkOptions(Strict):
     """Defaults of numbers are the release's."""
 
-    system: str | None = SYSTEM
+    system: str | None = Field(SYSTEM, description="Text of the system message, behind the record's own.")
     shown: str = Field(SHOWN, description="Said with the full picture.")
     error: str = Field(ERROR, description="Said after a call that cannot be read.")
     factor: float = Field(2.0, gt=1, description="The first view has sides of 1 / factor of the full one's.")

@@ -68,7 +68,7 @@ PROBLEMS = {
 class ZoomOptions(Strict):
     """min_side and max_aspect are the release's, in other pixels: it cut the original with coordinates of the copy."""
 
-    system: str | None = SYSTEM
+    system: str | None = Field(SYSTEM, description="Text of the system message, behind the record's own.")
     shown: str = Field(SHOWN, description="Said with a region.")
     error: str = Field(ERROR, description="Said where there is none; {problem} is why.")
     max_turns: int = Field(6, ge=1, description="Turns of the policy: after this many it is over, answer or not.")

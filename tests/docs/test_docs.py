@@ -81,6 +81,24 @@ def test_the_configuration_page_is_current():
     assert "| `flow_grpo` | `advantage: global_std`" in written
 
 
+def test_the_configuration_page_has_the_sections_of_every_modality_and_environment():
+    from mmrl.environments.find import find
+    from mmrl.environments.load import BUILT_IN
+    from mmrl.modalities.load import CONFIGS, config_class
+
+    parts = re.split(r"^## ", (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    keys = {part.partition("\n")[0]: re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in parts}
+    for name in CONFIGS:
+        here = [title for title in keys if re.match(rf"`model`, (.* and )?{name}\b", title)]
+        assert sorted(key for title in here for key in keys[title]) == sorted(config_class(name).model_fields)
+    for name in BUILT_IN:
+        assert keys[f"`environment`, `name: {name}`"] == list(find(name, BUILT_IN, "").Options.model_fields)
+    # By hand: a section inside a section, one in a list, and what is shared stands once.
+    assert "tau_max" in keys["`model.sampling.annealing`, text and vision"]
+    assert {"iterations", "step_end"} <= set(keys["`stages.*.tree`, `kind: grpo`"])
+    assert keys["`model`, text"] == ["build"]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_says_what_it_is(package):
     assert (ROOT / package / "README.md").is_file()

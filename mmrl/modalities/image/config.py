@@ -13,8 +13,8 @@ from mmrl.strict import Strict
 class LoraConfig(Strict):
     """Low-rank adapters (peft) on the denoiser."""
 
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(64, ge=1)
+    rank: int = Field(32, ge=1, description="Rank of the two matrices.")
+    alpha: int = Field(64, ge=1, description="Their product is scaled by alpha / rank.")
     targets: list[str] | None = Field(
         None, description="Names of the layers; null takes the family's attention projections."
     )
@@ -66,7 +66,7 @@ class SamplingConfig(Strict):
 class EvaluationConfig(Strict):
     """How a user of the model would sample: the ODE, more steps, full size."""
 
-    steps: int = Field(20, ge=1)
+    steps: int = Field(20, ge=1, description="Denoising steps of a sample.")
     guidance: float | None = Field(None, ge=0, description="null takes the training value.")
     size: int | tuple[int, int] | None = Field(None, description="null takes the training size.")
 
@@ -89,7 +89,9 @@ class ModelConfig(Strict):
         default_factory=lambda: ["denoiser"], description="Trained parts: denoiser, text_encoders, vae."
     )
     lora: LoraConfig = Field(default_factory=LoraConfig)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute the denoiser's activations in the backward pass: slower, far less memory."
+    )
     max_sequence_length: int | None = Field(None, ge=1, description="T5 tokens of SD3 and FLUX; null: the tokenizer's.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)

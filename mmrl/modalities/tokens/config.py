@@ -13,8 +13,8 @@ from mmrl.strict import Strict
 class LoraConfig(Strict):
     """Low-rank adapters (peft) on the decoder's layers."""
 
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(64, ge=1)
+    rank: int = Field(32, ge=1, description="Rank of the two matrices.")
+    alpha: int = Field(64, ge=1, description="Their product is scaled by alpha / rank.")
     targets: list[str] | None = Field(
         None, description="Names of the layers; null takes every linear layer of the decoder."
     )
@@ -25,7 +25,7 @@ class EngineConfig(Strict):
     """What samples the training completions."""
 
     name: Literal["transformers", "vllm"] = Field(
-        "transformers", description="transformers: the policy itself. vllm: needs mmrl[vllm]."
+        "transformers", description="transformers: the policy itself. vllm: needs mmrl[vllm], and sees no pictures."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the vllm engine (docs/vllm.md).")
     tolerance: float | None = Field(
@@ -49,18 +49,18 @@ class AnnealingConfig(Strict):
     (Yang et al. 2025), in which d is 20 times a number that starts at 25, grows by 5 and ends at 40000.
     """
 
-    tau_max: float = Field(1.2, gt=0)
-    tau_min: float = Field(0.1, gt=0)
+    tau_max: float = Field(1.2, gt=0, description="Temperature from which it falls.")
+    tau_min: float = Field(0.1, gt=0, description="Temperature below which it never falls.")
     start: int = Field(10, ge=0, description="The first tokens of a completion have temperature 1.")
-    d0: float = Field(500.0, gt=0)
-    d_growth: float = Field(100.0, ge=0)
-    d_max: float = Field(800_000.0, gt=0)
+    d0: float = Field(500.0, gt=0, description="d at training step 0, in tokens.")
+    d_growth: float = Field(100.0, ge=0, description="What a training step adds to d.")
+    d_max: float = Field(800_000.0, gt=0, description="Largest d.")
 
 
 class SamplingConfig(Strict):
     """How training completions are drawn. Log-probabilities are those at the sampling temperature."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, description="What logits are divided by.")
     top_p: float = Field(1.0, gt=0, le=1, description="1 is off; log-probabilities are those before it.")
     top_k: int = Field(0, ge=0, description="0 is off; log-probabilities are those before it.")
     max_tokens: int = Field(256, ge=1, description="Budget of one completion; in a conversation, of one turn.")
@@ -102,10 +102,14 @@ class TokenModelConfig(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type of the forward and of frozen weights; trained weights are float32."
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    train: Literal["full", "lora"] = "full"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="Which of transformers' implementations of attention computes."
+    )
+    train: Literal["full", "lora"] = Field("full", description="All weights of the language model, or LoRA on it.")
     lora: LoraConfig = Field(default_factory=LoraConfig)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute the layers' activations in the backward pass: slower, far less memory."
+    )
     chat: Literal["auto", "off"] = Field(
         "auto", description="auto: the tokenizer's chat template, where it has one. off: the prompt as it is."
     )
