@@ -21,7 +21,9 @@ def validate(section: type[BaseModel], values: dict[str, Any], at: tuple[str | i
 
 
 def _explain(section: type[BaseModel], problem: Mapping[str, Any], at: tuple[str | int, ...]) -> str:
-    place = [str(p) for p in (*at, *problem["loc"]) if p not in TAKES]
+    loc = problem["loc"]
+    tags = {n for n in range(1, len(loc)) if loc[n] in TAKES and isinstance(loc[n - 1], int)}  # stages.0.grpo.steps
+    place = [str(p) for p in (*at, *(part for n, part in enumerate(loc) if n not in tags))]
     name = ".".join(place) or "config"
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(section, problem["loc"][:-1])

@@ -63,6 +63,8 @@ def run_dir(config: dict) -> Path:
     [
         (["stages.grpo.sample=4"], ["stages.0.sample", "unknown key", "'samples'"]),
         (["model.sampling.step=4"], ["model.sampling.step", "unknown key", "'steps'"]),
+        (["sft=1"], ["sft: unknown key", "stages"]),
+        (["data.sft=1"], ["data.sft: unknown key"]),
         (["sede=1"], ["sede", "did you mean 'seed'"]),
         (["stages.grpo.groups=many"], ["stages.0.groups", "integer", "'many'"]),
         (["stages.grpo.optim.lr=-1"], ["stages.0.optim.lr", "greater than 0"]),
