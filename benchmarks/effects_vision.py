@@ -43,12 +43,13 @@ TOKENS, CALLS = ({"name": f"{HERE}:{name}", "weight": 0.0} for name in ("visual_
 class Arm:
     """One side of a comparison: a shipped config, and what differs from it.
 
-    run: name of its runs where another comparison has them, too.
+    run: name of its runs where another comparison has them, too. claims: whether the claim is about it.
     """
 
     source: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""
+    claims: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Effect:
     arms: Mapping[str, Arm]
     measures: Mapping[str, int]
     monitors: Sequence[Mapping[str, Any]]
+    steps: int = STEPS
 
 
 def prompts(**options: Any) -> dict[str, Any]:
@@ -70,39 +72,26 @@ def prompts(**options: Any) -> dict[str, Any]:
             "prompts_count": 2000,
             "prompts_options": options,
             "eval_prompts": SCENES,
-            "eval_prompts_count": 200,
             "eval_prompts_options": {**options, "split": "heldout"},
         }
     }
 
 
-OPTIM = {"lr": 3e-4, "warmup": 3, "schedule": "cosine", "weight_decay": 0.0}
-# The sides of Cascade's comparison have about 9,900 samples each: 4 x 600 + 4 x 600 + 40 x 128; 78 x 128; 17 x 600.
-PAIRS = {"kind": "filter", "name": "pairs", "rule": "pairs", "steps": 4, "groups": 100, "samples": 6}
-MPO = {
-    "kind": "preference",
-    "name": "mpo",
-    "objective": "mpo",
-    "data_from": "pairs",
-    "steps": 60,
-    "batch": 32,
-    "micro_batch": 8192,
-    "optim": OPTIM | {"lr": 1e-4},
-}
-DIFFICULTY = PAIRS | {"name": "difficulty", "rule": "difficulty", "low": 0.2, "high": 0.8}
-GSPO = {
-    "kind": "grpo",
-    "name": "gspo",
-    "steps": 40,
-    "groups": GROUPS,
-    "samples": SAMPLES,
-    "updates": 2,
-    "micro_batch": 8192,
-    "optim": OPTIM,
-    "algorithm": {"preset": "gspo"},
-}
-FILTERED = GSPO | {"data_from": "difficulty"}
-MIXED = ["number", "caption", "kind", "caption"]
+def only(**steps: int) -> dict[str, Any]:
+    """The named stages of the cascade with other numbers of steps. One that stands alone takes any prompt.
+
+    Each side has about 9,900 samples: 4 x 600 + 4 x 600 + 40 x 128 for the cascade; 78 x 128; 17 x 600.
+    """
+    from mmrl.config import load
+
+    stages = {stage.name: stage.model_dump(mode="json") for stage in load("vision/cascade_tiny").stages}
+    chosen = [stages[name] | {"steps": number} for name, number in steps.items()]
+    return {"stages": [stage | {"data_from": None} if len(chosen) == 1 else stage for stage in chosen]}
+
+
+# Digits that are hardly read at first, and a vision tower that can learn to.
+SMALL = {"model": {"vision": "trained"}, **prompts(task="number", style="satori", badge=0.65)}
+MIXED = ["number", "caption", "caption", "caption"]
 EFFECTS = {
     "satori": Effect(
         "SATORI's rewards for caption and boxes raise IoU and accuracy above an answer-only reward",
@@ -113,6 +102,16 @@ EFFECTS = {
         {"eval/exact.match": 1, "eval/grounding.union_iou": 1},
         [TAGGED, {"name": "grounding.union_iou"}],
     ),
+    "satori, small digits": Effect(
+        "SATORI's rewards do so, too, where numbers are hard to read",
+        {
+            "answer only": Arm("vision/satori_tiny", SMALL | {"rewards": [TAGGED]}),
+            "SATORI": Arm("vision/satori_tiny", SMALL),
+        },
+        {"eval/exact.match": 1, "eval/grounding.union_iou": 1},
+        [TAGGED, {"name": "grounding.union_iou"}],
+        steps=240,
+    ),
     "mgpo": Effect(
         "MGPO's second turn, with the region enlarged, answers small-detail questions better than one turn",
         {
@@ -120,6 +119,16 @@ EFFECTS = {
                 "vision/mgpo_tiny", {"environment": None, "rewards": [ANSWER], **prompts(task="number")}
             ),
             "MGPO": Arm("vision/mgpo_tiny"),
+            "GRPO, one turn, four times the pixels": Arm(
+                "vision/mgpo_tiny",
+                {
+                    "environment": None,
+                    "model": {"max_pixels": None},
+                    "rewards": [ANSWER],
+                    **prompts(task="number"),
+                },
+                claims=False,
+            ),
         },
         {"eval/exact.match": 1, "eval/effects_vision.visual_tokens": 0},
         [ANSWER, TOKENS],
@@ -146,8 +155,8 @@ EFFECTS = {
     "cascade": Effect(
         "MPO and then GSPO on prompts of middling difficulty beat GSPO alone",
         {
-            "GSPO alone": Arm("vision/cascade_tiny", {"stages": [GSPO | {"steps": 78}]}, run="gspo"),
-            "Cascade": Arm("vision/cascade_tiny", {"stages": [PAIRS, MPO, DIFFICULTY, FILTERED]}, run="cascade"),
+            "GSPO alone": Arm("vision/cascade_tiny", only(gspo=78), run="gspo"),
+            "Cascade": Arm("vision/cascade_tiny", run="cascade"),
         },
         {"eval/exact.match": 1},
         [TAGGED],
@@ -155,10 +164,8 @@ EFFECTS = {
     "cascade over MPO": Effect(
         "MPO and then GSPO on prompts of middling difficulty beat MPO alone",
         {
-            "MPO alone": Arm(
-                "vision/cascade_tiny", {"stages": [PAIRS | {"steps": 17}, MPO | {"steps": 100}]}, run="mpo"
-            ),
-            "Cascade": Arm("vision/cascade_tiny", {"stages": [PAIRS, MPO, DIFFICULTY, FILTERED]}, run="cascade"),
+            "MPO alone": Arm("vision/cascade_tiny", only(pairs=17, mpo=100), run="mpo"),
+            "Cascade": Arm("vision/cascade_tiny", run="cascade"),
         },
         {"eval/exact.match": 1},
         [TAGGED],
@@ -172,26 +179,32 @@ NAMES = {
 }
 
 
+def plain(words: str) -> str:
+    """As the name of a folder."""
+    return re.sub(r"[^a-z0-9-]+", "_", words.lower())
+
+
 def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     """The run of one side of a comparison."""
     from mmrl.config import load
 
     chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
-    values, plain = load(side.source).model_dump(mode="json"), re.sub(r"[^a-z0-9]+", "_", arm.lower())
+    values = load(side.source).model_dump(mode="json")
     common = {
-        "name": f"{side.run or f'{effect}-{plain}'}-{seed}",
+        "name": f"{side.run or plain(f'{effect}-{arm}')}-{seed}",
         "seed": int(seed),
         "out": str(ROOT),
         "device": "cpu",
         "threads": 1,
         "eval": {"every": 0, "rewards": list(chosen.monitors)},
+        "data": {"eval_prompts_count": 400},
         "report": {"samples_every": 0},
         "checkpoint": {"every": 10, "keep": 1},
     }
     made = merged(merged(values, side.changes), common)
     for stage in made["stages"]:
         if stage["kind"] == "grpo" and not side.run:
-            stage |= {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES}
+            stage |= {"steps": chosen.steps, "groups": GROUPS, "samples": SAMPLES}
     return made
 
 
@@ -202,7 +215,7 @@ STUDY = Study(
     names=NAMES,
     config=config,
     bases=lambda effects: [],
-    about=f"{STEPS} steps of {GROUPS} prompts x {SAMPLES} answers",
+    about=f"{STEPS} steps of {GROUPS} prompts x {SAMPLES} answers where the script says nothing else",
 )
 
 if __name__ == "__main__":
