@@ -139,6 +139,15 @@ def test_rotary_sections_are_the_released_ones_scaled():
             assert sum(sections) == head_dim // 2 and min(sections) >= 1
 
 
+@pytest.mark.parametrize("kind", [kind for kind in tiny.KINDS if kind != "paligemma"])  # its tower has rules of its own
+def test_weights_are_as_wide_as_asked(kind):
+    for wanted in (0.02, 0.1):
+        model, _ = tiny.build(kind, **SIZES, initializer_range=wanted)
+        for name, weight in model.named_parameters():
+            if name.endswith(("q_proj.weight", "o_proj.weight", "qkv.weight")):
+                assert weight.std().item() == pytest.approx(wanted, rel=0.15), name
+
+
 def test_a_corpus_makes_merges_and_leaves_the_special_tokens():
     _, processor = tiny.build("qwen2_5_vl", **SIZES, corpus=["count the red squares"] * 4, vocab=280)
     tokenizer = processor.tokenizer
