@@ -148,7 +148,7 @@ def table(study: Study, effects: Sequence[str], seeds: Sequence[int]) -> list[st
         lines += ["|---|---|---|---|---|---|---|"]
         for measure, direction in effect.measures.items():
             for arm, runs in found.items():
-                runs = {s: r for s, r in runs.items() if measure in r}
+                runs = {s: r for s, r in runs.items() if r.get(measure) is not None}
                 if runs:
                     says = direction if getattr(effect.arms[arm], "claims", True) else 0
                     lines.append(_row(study, arm, measure, says, runs, None if arm == baseline else found[baseline]))
@@ -164,12 +164,12 @@ def _row(
     runs: Mapping[int, Mapping[str, float]],
     baseline: Mapping[int, Mapping[str, float]] | None,
 ) -> str:
-    before = [r[f"before/{measure}"] for r in runs.values() if f"before/{measure}" in r]
+    before = [r[f"before/{measure}"] for r in runs.values() if r.get(f"before/{measure}") is not None]
     mean, half = interval([r[measure] for r in runs.values()])
     cells = [arm, study.names[measure], f"{statistics.fmean(before):.3f}" if before else ""]
     cells.append(f"{mean:.3f} ± {half:.3f}")
     gaps = (
-        [r[measure] - baseline[s][measure] for s, r in runs.items() if s in baseline and measure in baseline[s]]
+        [r[measure] - baseline[s][measure] for s, r in runs.items() if baseline.get(s, {}).get(measure) is not None]
         if baseline
         else []
     )
