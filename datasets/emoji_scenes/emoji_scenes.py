@@ -273,34 +273,20 @@ def held_out(scene: Scene) -> bool:
     return seed_of("emoji_scenes heldout", key) < HELD_OUT_SHARE * 2**63
 
 
-def _digit(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
-    target = rng.choice(scene.items)
+def _reading(which: Callable[[Item], str], thought: Callable[[Item], str]) -> Callable[..., Question]:
+    """Questions for the digit on the item that `which` tells of."""
 
-    def look(item: Item) -> Answer:
-        digit = item.digit
-        return Answer(str(digit), (WORDS[digit],), (item.box,), item.kind, f"the {item.kind} says {digit}")
+    def ask(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+        target = rng.choice(scene.items)
 
-    return Question(f"Which number is on the {target.kind}?", target, look)
+        def look(item: Item) -> Answer:
+            return Answer(
+                str(item.digit), (WORDS[item.digit],), (item.box,), item.kind, f"{thought(item)} {item.digit}"
+            )
 
+        return Question(f"Which number is {which(target)}?", target, look)
 
-def _number(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
-    target = rng.choice(scene.items)
-
-    def look(item: Item) -> Answer:
-        digit = item.digit
-        return Answer(str(digit), (WORDS[digit],), (item.box,), item.kind, f"{item.place}: {digit}")
-
-    return Question(f"Which number is at the {target.place}?", target, look)
-
-
-def _colour(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
-    target = rng.choice(scene.items)
-
-    def look(item: Item) -> Answer:
-        digit = item.digit
-        return Answer(str(digit), (WORDS[digit],), (item.box,), item.kind, f"{item.colour} is {digit}")
-
-    return Question(f"Which number is {target.colour}?", target, look)
+    return ask
 
 
 def _choice(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
@@ -393,9 +379,9 @@ def _yesno(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
 
 
 QUESTIONS = {
-    "digit": _digit,
-    "number": _number,
-    "colour": _colour,
+    "digit": _reading(lambda item: f"on the {item.kind}", lambda item: f"the {item.kind} says"),
+    "number": _reading(lambda item: f"at the {item.place}", lambda item: f"{item.place}:"),
+    "colour": _reading(lambda item: item.colour, lambda item: f"{item.colour} is"),
     "list": _list,
     "badge": _badge,
     "icon": _icon,
