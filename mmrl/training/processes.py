@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import json
 from collections.abc import Callable, Iterable
@@ -27,8 +26,6 @@ class Processes:
         self.world: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self._reduce: Reduce = distributed if self.world > 1 else local
-        if self.world > 1:
-            atexit.register(_leave)
 
     @property
     def is_main(self) -> bool:
@@ -109,12 +106,6 @@ class Processes:
     def end(self) -> None:
         if self.accelerator.trackers:
             self.accelerator.end_training()
-
-
-def _leave() -> None:
-    """Leave the process group while Python still runs: its threads, ended by the exit itself, can abort the process."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _check_trackers(trackers: Iterable[str]) -> None:
