@@ -9,9 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from mmrl.cli import cli
+
+pytestmark = pytest.mark.slow
 
 
 def trained(folder: Path, config: str, *overrides: str) -> tuple[dict[str, float], dict[str, float]]:
