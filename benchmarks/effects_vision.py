@@ -91,6 +91,7 @@ def only(**steps: int) -> dict[str, Any]:
 
 # Digits that are hardly read at first, and a vision tower that can learn to.
 SMALL = {"model": {"vision": "trained"}, **prompts(task="number", style="satori", badge=0.65)}
+ONE_TURN = {"environment": None, "rewards": [ANSWER], **prompts(task="number")}
 MIXED = ["number", "caption", "caption", "caption"]
 EFFECTS = {
     "satori": Effect(
@@ -115,19 +116,10 @@ EFFECTS = {
     "mgpo": Effect(
         "MGPO's second turn, with the region enlarged, answers small-detail questions better than one turn",
         {
-            "GRPO, one turn": Arm(
-                "vision/mgpo_tiny", {"environment": None, "rewards": [ANSWER], **prompts(task="number")}
-            ),
+            "GRPO, one turn": Arm("vision/mgpo_tiny", ONE_TURN),
             "MGPO": Arm("vision/mgpo_tiny"),
             "GRPO, one turn, four times the pixels": Arm(
-                "vision/mgpo_tiny",
-                {
-                    "environment": None,
-                    "model": {"max_pixels": None},
-                    "rewards": [ANSWER],
-                    **prompts(task="number"),
-                },
-                claims=False,
+                "vision/mgpo_tiny", ONE_TURN | {"model": {"max_pixels": None}}, claims=False
             ),
         },
         {"eval/exact.match": 1, "eval/effects_vision.visual_tokens": 0},
