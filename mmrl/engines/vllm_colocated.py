@@ -6,7 +6,7 @@ import importlib.util
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
-from mmrl.engines.vllm import Drawn, Save, write_lora
+from mmrl.engines.vllm import Drawn, Request, Save, write_lora
 
 DEFAULTS = {"use_tqdm_on_load": False}
-CPU_DEFAULTS = {"enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
+# A prompt that is read in parts rewinds its generator, which PyTorch's on a CPU cannot.
+CPU_DEFAULTS = {"enforce_eager": True, "kv_cache_memory_bytes": 256 << 20, "enable_chunked_prefill": False}
 OURS = {
     "model",
     "dtype",
@@ -36,11 +37,18 @@ OURS = {
 class Colocated:
     """One `vllm.LLM` in this process, on one device.
 
+    sees: whether the model reads pictures.
     The global random states of torch, NumPy and Python are as before after each call: vLLM seeds and draws from them.
     """
 
     def __init__(
-        self, path: str | Path, dtype: str, max_model_len: int | None, lora: bool, options: dict[str, Any]
+        self,
+        path: str | Path,
+        dtype: str,
+        max_model_len: int | None,
+        lora: bool,
+        sees: bool,
+        options: dict[str, Any],
     ) -> None:
         _check(options)
         options = DEFAULTS | ({} if torch.cuda.is_available() else CPU_DEFAULTS) | options
@@ -57,14 +65,15 @@ class Colocated:
                 max_model_len=max_model_len,
                 enable_lora=lora,
                 logprobs_mode="processed_logprobs",
-                skip_tokenizer_init=True,
+                skip_tokenizer_init=not sees,  # processors of pictures have one
                 **options,
             )
+        self.sees = sees
         self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
         self._adapter: Any = None
         self._place = tempfile.TemporaryDirectory(prefix="mmrl-vllm-")
 
-    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, adapted: bool) -> list[Drawn]:
+    def sample(self, requests: Sequence[Request], sampling: Sampling, adapted: bool) -> list[Drawn]:
         from vllm import SamplingParams
 
         # Straight to the class: `from_optional` would lift the bias to -100.
@@ -75,25 +84,25 @@ class Colocated:
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
                 max_tokens=sampling.max_tokens,
-                seed=seed,
+                seed=request.seed,
                 logprobs=0,
                 stop_token_ids=list(sampling.stop_ids),
                 ignore_eos=True,  # the ids of generation_config.json are not ours
                 logit_bias=banned,
                 detokenize=False,
             )
-            for seed in seeds
+            for request in requests
         ]
         adapter = self._adapter if adapted else None
         with _untouched_random_state(), _no_autocast():
             outputs = self._llm.generate(
-                [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False, lora_request=adapter
+                [_prompt(request) for request in requests], params, use_tqdm=False, lora_request=adapter
             )
-        return [_drawn(output.outputs[0]) for output in outputs]
+        return [_drawn(output) for output in outputs]
 
     def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        self._forget_prefixes()
+        self._forget()
 
     def load_lora(self, save: Save, version: int) -> None:
         from vllm.lora.request import LoRARequest
@@ -102,7 +111,7 @@ class Colocated:
         # Loaded once here; a request that says load_inplace would read the files again for each sample.
         self._llm.llm_engine.add_lora(LoRARequest("policy", 1, path, load_inplace=True))
         self._adapter = LoRARequest("policy", 1, path)
-        self._forget_prefixes()
+        self._forget()
 
     def close(self) -> None:
         if self._llm is not None:
@@ -110,9 +119,12 @@ class Colocated:
             self._llm = None
             self._place.cleanup()
 
-    def _forget_prefixes(self) -> None:
+    def _forget(self) -> None:
+        """Drop what the old weights made: prefixes, and features of pictures."""
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vllm: prefixes computed with the old weights could not be dropped; requests still run")
+        if self.sees:
+            self._llm.llm_engine.engine_core.reset_encoder_cache()
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -127,12 +139,18 @@ def _check(options: dict[str, Any]) -> None:
         )
 
 
-def _drawn(output: Any) -> Drawn:
+def _prompt(request: Request) -> dict[str, Any]:
+    pictures = [shown.image for shown in request.media]
+    return {"prompt_token_ids": request.ids, **({"multi_modal_data": {"image": pictures}} if pictures else {})}
+
+
+def _drawn(answer: Any) -> Drawn:
+    output = answer.outputs[0]
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vllm: a request ended with {output.finish_reason!r}")
     ids = list(output.token_ids)
     logp = [entry[token].logprob for entry, token in zip(output.logprobs, ids)]
-    return Drawn(ids, logp, output.finish_reason == "stop")
+    return Drawn(ids, logp, output.finish_reason == "stop", list(answer.prompt_token_ids))
 
 
 def _no_autocast() -> torch.autocast:

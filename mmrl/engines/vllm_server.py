@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,10 @@ from typing import Any
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
-from mmrl.engines.vllm import Drawn, Save, write_lora
+from mmrl.engines.vllm import Drawn, Request, Save, write_lora
 
 ADAPTER = "policy"
-BIAS = -100.0  # the server takes no smaller one; at the highest temperature, 2, a share of e^-50 is left
+BIAS = -1e30  # JSON has no infinity
 
 
 class ServerError(RuntimeError):
@@ -27,11 +29,12 @@ class ServerError(RuntimeError):
 
 
 class Server:
-    """Talks to a `vllm serve` that somebody else started, with VLLM_SERVER_DEV_MODE=1 and
+    """Talks to a `vllm serve` that somebody else started, with VLLM_SERVER_DEV_MODE=1, `--enable-scale-out` and
     `--logprobs-mode processed_logprobs` (and, for LoRA, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and `--enable-lora`).
 
-    url: where it listens. folder: where weights and adapters are written for it; the server must see the same path.
-    None is a temporary folder, for a server on this machine.
+    sees: whether the model reads pictures. url: where it listens.
+    folder: where weights and adapters are written for it; the server must see the same path. None is a temporary
+    folder, for a server on this machine.
     concurrency: requests in flight. timeout: seconds for one request. Requests are not repeated: a server that
     came back after a crash holds other weights. A key in the environment variable VLLM_API_KEY is sent along.
     """
@@ -40,6 +43,7 @@ class Server:
         self,
         *,
         lora: bool,
+        sees: bool,
         url: str = "http://localhost:8000",
         folder: str | Path | None = None,
         concurrency: int = 64,
@@ -51,17 +55,16 @@ class Server:
         self._own_folder = folder is None
         self._folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="mmrl-vllm-"))
         self._written: Path | None = None
-        self._lora = lora
+        self._lora, self._sees = lora, sees
         served = self._get("/v1/models")["data"][0]
         self._model: str = served["id"]
         self.max_model_len: int = served["max_model_len"]
         self._check_mode()
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="vllm")
 
-    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, adapted: bool) -> list[Drawn]:
+    def sample(self, requests: Sequence[Request], sampling: Sampling, adapted: bool) -> list[Drawn]:
         # Everything is said: what is left out takes the server's default, which generation_config.json may change.
-        common = {
-            "model": ADAPTER if adapted else self._model,
+        params = {
             "n": 1,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -75,13 +78,22 @@ class Server:
             "ignore_eos": True,
             "logit_bias": {str(i): BIAS for i in sampling.banned} or None,
             "logprobs": 0,
-            "return_token_ids": True,
+            "detokenize": False,
         }
+        model = ADAPTER if adapted else self._model
+        urls = {shown.key: _url(shown.image) for request in requests for shown in request.media}
 
-        def one(prompt: list[int], seed: int) -> Drawn:
-            return _drawn(self._post("/v1/completions", common | {"prompt": prompt, "seed": seed}))
+        def one(request: Request) -> Drawn:
+            body = {
+                "model": model,
+                "token_ids": request.ids,
+                "content_parts": [{"type": "image_url", "url": urls[shown.key]} for shown in request.media] or None,
+                "sampling_params": params | {"seed": request.seed},
+                "return_token_ids": True,
+            }
+            return _drawn(self._post("/inference/v1/generate", body))
 
-        return list(self._pool.map(one, prompts, seeds))
+        return list(self._pool.map(one, requests))
 
     def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         from safetensors.torch import save_file
@@ -96,14 +108,14 @@ class Server:
             metadata={"format": "pt"},
         )
         self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(target.resolve())}})
-        self._forget_prefixes()
+        self._forget()
         self._keep_only(target)
 
     def load_lora(self, save: Save, version: int) -> None:
         target = self._folder / f"lora_{version}"
         path = write_lora(save, target)
         self._post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": path, "load_inplace": True})
-        self._forget_prefixes()
+        self._forget()
         self._keep_only(target)
 
     def close(self) -> None:
@@ -116,9 +128,12 @@ class Server:
             shutil.rmtree(self._written)
         self._written = written
 
-    def _forget_prefixes(self) -> None:
+    def _forget(self) -> None:
+        """Drop what the old weights made: prefixes, and features of pictures."""
         if not self._post("/reset_prefix_cache", {})["success"]:
             raise ServerError("vllm: the server could not drop prefixes of the old weights; are others using it?")
+        if self._sees:
+            self._post("/reset_encoder_cache", {})
 
     def _check_mode(self) -> None:
         try:
@@ -155,8 +170,16 @@ class Server:
         return json.loads(text) if text.startswith("{") else text
 
 
+def _url(image: Any) -> str:
+    """A picture in a text, without loss."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
 def _drawn(answer: dict[str, Any]) -> Drawn:
     choice = answer["choices"][0]
     if choice["finish_reason"] not in ("stop", "length"):
         raise ServerError(f"vllm: a request ended with {choice['finish_reason']!r}")
-    return Drawn(choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"] == "stop")
+    logp = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+    return Drawn(choice["token_ids"], logp, choice["finish_reason"] == "stop", answer["prompt_token_ids"])

@@ -37,7 +37,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
             port = str(s.getsockname()[1])
         # What `vllm serve` runs; the command itself asks for metadata that the CPU build keeps under another name.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", port]
-        command += ["--dtype", "float32", "--enforce-eager", "--logprobs-mode", "processed_logprobs", *arguments]
+        command += ["--dtype", "float32", "--enforce-eager", "--enable-scale-out"]
+        command += ["--logprobs-mode", "processed_logprobs", *arguments]
         command += [] if torch.cuda.is_available() else ["--kv-cache-memory-bytes", str(64 << 20)]
         with log.open("w") as file:
             started.append(subprocess.Popen(command, env=os.environ | SWITCHES, stdout=file, stderr=subprocess.STDOUT))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 import json
 import threading
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import mmrl  # noqa: F401  (hooks torchvision before transformers is imported)
 from mmrl.engines.base import Completion, Sampling
+from mmrl.engines.decoder import Row
 from mmrl.engines.load import load_engine
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.vllm import EngineMismatch, VllmEngine
@@ -36,7 +41,11 @@ class Fake(ThreadingHTTPServer):
     def __init__(self):
         self.posts: list[tuple[str, dict]] = []
         self.mode, self.refuse, self.success, self.token = "processed_logprobs", None, True, None
+        self.features = 3  # of a picture, whose placeholder is 7
         super().__init__(("127.0.0.1", 0), Handler)
+
+    def expansion(self, token: int) -> list[int]:
+        return [5, *[7] * self.features, 6] if token == 7 else [token]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,14 +62,16 @@ class Handler(BaseHTTPRequestHandler):
         self.server.posts.append((self.path, body))
         if self.path == self.server.refuse:
             return self.reply({"error": {"message": "out of blocks"}}, 503)
-        if self.path == "/v1/completions":
-            token = self.server.token or body["seed"]
+        if self.path == "/inference/v1/generate":
+            seed = body["sampling_params"]["seed"]
+            sampled = [(self.server.token or seed, -float(seed)), (9, -0.5)]
             choice = {
-                "token_ids": [token, 9],
-                "logprobs": {"token_logprobs": [-float(body["seed"]), -0.5]},
+                "token_ids": [token for token, _ in sampled],
+                "logprobs": {"content": [{"token_id": token, "logprob": logp} for token, logp in sampled]},
                 "finish_reason": "stop",
             }
-            return self.reply({"choices": [choice]})
+            read = [i for token in body["token_ids"] for i in self.server.expansion(token)]
+            return self.reply({"choices": [choice], "prompt_token_ids": read})
         return self.reply({"success": self.server.success, "results": [None]})
 
     def reply(self, body, status=200):
@@ -128,10 +139,41 @@ def test_completions_come_back_in_their_places(folder, server):
     assert [[c.ids.tolist() for c in row] for row in rows] == [[[11, 9], [12, 9]], [[13, 9], [14, 9]]]
     assert [[c.logp.tolist() for c in row] for row in rows] == [[[-11, -0.5], [-12, -0.5]], [[-13, -0.5], [-14, -0.5]]]
     assert rows[0][0].stop == "eos" and not engine.exact
-    body = next(b for _, b in server.posts if b["seed"] == 13)
-    assert body["prompt"] == [4] and body["stop_token_ids"] == [9] and body["logit_bias"] == {"3": -100.0}
-    assert (body["temperature"], body["max_tokens"], body["n"]) == (0.5, 4, 1)
+    body = next(b for _, b in server.posts if b["sampling_params"]["seed"] == 13)
+    said = body["sampling_params"]
+    assert body["token_ids"] == [4] and body["content_parts"] is None
+    assert said["stop_token_ids"] == [9] and said["logit_bias"] == {"3": -1e30}
+    assert (said["temperature"], said["max_tokens"], said["n"]) == (0.5, 4, 1)
     engine.close()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture between two marks, of three features."""
+
+    key: str
+    image: Image.Image
+    expansion: torch.Tensor = field(default_factory=lambda: torch.tensor([5, 7, 7, 7, 6]))
+    placeholder: int = 7
+
+
+def test_pictures_are_sent_whole_and_ids_with_one_placeholder_each(folder, server):
+    engine = connect(folder, server)
+    pictures = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
+    pictures[0].putpixel((1, 1), (1, 2, 3))
+    shown = [Shown(str(i), picture) for i, picture in enumerate(pictures)]
+    ids = torch.cat([torch.tensor([1]), shown[0].expansion, torch.tensor([2]), shown[1].expansion])
+    (row,) = engine.generate([Row(ids, tuple(shown))], 2, SAMPLING, [[11, 12]])
+    assert [c.ids.tolist() for c in row] == [[11, 9], [12, 9]]
+    for _, body in server.posts:
+        assert body["token_ids"] == [1, 7, 2, 7]
+        for part, picture in zip(body["content_parts"], pictures, strict=True):
+            prefix, _, data = part["url"].partition(",")
+            assert part["type"] == "image_url" and prefix == "data:image/png;base64"
+            assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()
+    server.features = 4
+    with pytest.raises(RuntimeError, match="made 14 ids of a prompt with 2 pictures of which the policy's makes 12"):
+        engine.generate([Row(ids, tuple(shown))], 1, SAMPLING, [[11]])
 
 
 def test_weights_go_through_a_folder_with_the_head_by_name(folder, server, tmp_path):
@@ -201,7 +243,7 @@ def test_several_processes_may_not_all_send(folder, server, monkeypatch):
 
 def test_errors_of_the_server_keep_their_words(folder, server):
     engine = connect(folder, server)
-    server.refuse = "/v1/completions"
+    server.refuse = "/inference/v1/generate"
     with pytest.raises(ServerError, match=r"answered 503: .*out of blocks"):
         engine.generate([torch.tensor([1])], 1, SAMPLING, [[5]])
     server.refuse, server.success = None, False

@@ -158,8 +158,9 @@ def train(config: dict[str, Any], **options: Any) -> dict[str, Any]:
 
 
 def command(*words: str, **options: Any) -> subprocess.Popen:
-    """`python -m mmrl ...` in a process of its own, with one thread and this checkout."""
+    """`python -m mmrl ...` in a process of its own, with one thread and this checkout. A crash says where it was."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment |= {"PYTHONFAULTHANDLER": "1"}
     return subprocess.Popen(
         [sys.executable, *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )

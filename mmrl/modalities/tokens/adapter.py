@@ -71,6 +71,10 @@ class TokenAdapter:
         """A model that was built, not loaded, as it was before training, for engines that load it from disk."""
         raise NotImplementedError
 
+    def _engine_options(self) -> dict[str, Any]:
+        """What an engine with its own copy of the model is told, as keyword arguments of `vllm.LLM`."""
+        return {}
+
     def _never_sampled(self) -> tuple[int, ...]:
         """Ids without a share in the distribution."""
         return loading.unused_ids(self.model, self.tokenizer)
@@ -208,7 +212,9 @@ class TokenAdapter:
             yield
             return
         if self._outside is None:
-            self._outside = OutsideEngine(self.config, self.model, self.tokenizer, self._write_base)
+            self._outside = OutsideEngine(
+                self.config, self.model, self.tokenizer, self._write_base, self._engine_options()
+            )
         self._outside.sync(self.model, self.save, once)
         self._in_sync = True
         try:

@@ -25,7 +25,7 @@ class EngineConfig(Strict):
     """What samples the training completions."""
 
     name: Literal["transformers", "vllm"] = Field(
-        "transformers", description="transformers: the policy itself. vllm: needs mmrl[vllm], and sees no pictures."
+        "transformers", description="transformers: the policy itself. vllm: needs mmrl[vllm]."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the vllm engine (docs/vllm.md).")
     tolerance: float | None = Field(

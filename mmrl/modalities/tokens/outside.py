@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,25 @@ from mmrl.types import Sample
 class OutsideEngine:
     """The engine of config.engine. The first weights it loads are the base model's; `sync` sends the policy's.
 
-    write_base: writes a base model that was built here, not loaded, into a folder.
+    write_base: writes a base model that was built here, not loaded, into a folder. options: what the modality tells an
+    engine in this process besides; those of the config come first.
     """
 
     exact = False
 
     def __init__(
-        self, config: TokenModelConfig, model: Any, tokenizer: Any, write_base: Callable[[Path], None]
+        self,
+        config: TokenModelConfig,
+        model: Any,
+        tokenizer: Any,
+        write_base: Callable[[Path], None],
+        options: Mapping[str, Any],
     ) -> None:
         from mmrl.engines.load import load_engine
 
         section = {"name": config.engine.name, "dtype": config.dtype, **config.engine.options}
+        if options and section.get("mode") != "server":
+            section["options"] = {**options, **section.get("options", {})}
         self._place = tempfile.TemporaryDirectory()
         base = _base_path(config, model, Path(self._place.name), write_base)
         self._engine = load_engine(section, model, tokenizer, base)

@@ -65,6 +65,11 @@ class VisionAdapter(TokenAdapter):
                 f"gradient_checkpointing: prompts of {type(model).__name__} need a cache, which layers that are "
                 "recomputed cannot fill; leave it off"
             )
+        if config.engine.name == "vllm" and self.family.prefix_attention:
+            raise ValueError(
+                f"engine.name=vllm puts the pictures of {type(model).__name__} where it wants, not where the prompt "
+                "has them; leave it at transformers"
+            )
         towers = self.family.towers(model)
         if config.train == "lora":
             targets = self._lora(model, config.lora.targets)
@@ -95,6 +100,9 @@ class VisionAdapter(TokenAdapter):
         model, processor = self._built()
         model.to(getattr(torch, self.config.dtype)).save_pretrained(folder)
         processor.save_pretrained(folder)
+
+    def _engine_options(self) -> dict[str, Any]:
+        return {"mm_processor_kwargs": self.family.processor_options()}
 
     def _never_sampled(self) -> tuple[int, ...]:
         return tuple(sorted({*super()._never_sampled(), *self.family.never_sampled(self.model)}))

@@ -43,12 +43,6 @@ class ModelConfig(TokenModelConfig):
             raise ValueError("train: lora leaves the vision tower frozen; set vision: frozen, or train: full")
         return self
 
-    @model_validator(mode="after")
-    def _an_engine_that_sees(self) -> ModelConfig:
-        if self.engine.name == "vllm":
-            raise ValueError("engine.name=vllm reads no pictures here yet; leave it at transformers")
-        return self
-
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         pixels = f"{self.min_pixels or 'the processor’s'} to {self.max_pixels or 'the processor’s'}"

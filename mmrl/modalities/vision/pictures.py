@@ -211,20 +211,3 @@ def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
         pieces += [ids[last:place], picture.expansion]
         last = place + 1
     return torch.cat([*pieces, ids[last:]])
-
-
-def collapse(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
-    """The inverse of `expand`. Raises ValueError where a picture's expansion is not whole."""
-    pieces, last = [], 0
-    for picture in pictures:
-        first = int(torch.nonzero(picture.expansion == image_id)[0])
-        found = torch.nonzero(ids[last:] == image_id).flatten()
-        start = last + int(found[0]) - first if len(found) else -1
-        end = start + len(picture.expansion)
-        if start < last or not torch.equal(ids[start:end], picture.expansion):
-            raise ValueError("the ids of a picture are not those of its expansion")
-        pieces += [ids[last:start], torch.tensor([image_id])]
-        last = end
-    if bool((ids[last:] == image_id).any()):
-        raise ValueError("there are more placeholders than pictures")
-    return torch.cat([*pieces, ids[last:]])

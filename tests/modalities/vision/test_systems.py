@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmrl import api
 from mmrl.cli import cli
-from mmrl.config import ConfigError, load
+from mmrl.config import load
 from mmrl.modalities.vision.adapter import VisionAdapter
 from mmrl.share import share
 from mmrl.types import Group
@@ -375,9 +375,10 @@ def test_config_says_where_its_values_come_from(name):
     assert "arXiv" in about and "Ours:" in about and "eleased" in about
 
 
-def test_an_engine_that_does_not_see_is_refused_before_anything_is_loaded():
-    with pytest.raises(ConfigError, match="vllm reads no pictures"):
-        load("vision/satori", ["model.engine.name=vllm"])
+def test_pictures_that_vllm_would_put_elsewhere_are_refused():
+    section = {"path": "built", "build": {"kind": "paligemma"}, "engine": {"name": "vllm"}}
+    with pytest.raises(ValueError, match="PaliGemmaForConditionalGeneration where it wants"):
+        VisionAdapter(VisionAdapter.Config(**section))
 
 
 # -------------------------------------------------------------------- one by one

@@ -68,6 +68,10 @@ class Family:
         """(what `features` takes, size of what the processor made of the picture)."""
         raise NotImplementedError
 
+    def processor_options(self) -> dict[str, Any]:
+        """What a processor must be told to do as `process` does, where its own files do not say so."""
+        return {}
+
     def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
         """Features that the tower will make of a processed picture."""
         raise NotImplementedError

@@ -40,6 +40,9 @@ class Qwen2VL(Family):
         inputs = {"pixel_values": made["pixel_values"], "image_grid_thw": made["image_grid_thw"]}
         return inputs, (width * self.patch, height * self.patch)
 
+    def processor_options(self) -> dict[str, Any]:
+        return {"size": dict(self.processor.image_processor.size)}
+
     def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
         return int(inputs["image_grid_thw"].prod()) // self.merge**2
 
