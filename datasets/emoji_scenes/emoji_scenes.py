@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmrl.environments.pictures import fitted, scaled
@@ -37,7 +37,11 @@ TASKS = {
     "where": False,
     "caption": False,
     "choice": True,
+    "region": False,
+    "detect": False,
 }
+# Tasks that the texts of corpus.txt, from which the tokenizer of assets/vision-tiny was learned, have none of.
+LATER = ("region", "detect")
 # Style -> the word before a question that asks for it.
 STYLES = {"plain": "", "satori": "Look: ", "mgpo": "Zoom: ", "visionthink": "Ask: ", "think": "Think: "}
 # Style -> the environment that its conversations are held in, with few words for a small model.
@@ -73,7 +77,8 @@ class Answer:
     """A question's answer as it follows from looking at one item, or at the whole scene.
 
     text: what is right. accepted: other ways to say it. boxes: where to look, in original pixels. label: of what is
-    there. thought: a few words before the answer.
+    there. thought: a few words before the answer. of_boxes: the text for boxes as a model writes them, where the answer
+    is made of boxes.
     """
 
     text: str
@@ -81,19 +86,22 @@ class Answer:
     boxes: tuple[Box, ...]
     label: str
     thought: str
+    of_boxes: Callable[[Sequence[Sequence[int]]], str] | None = None
 
 
 @dataclass(frozen=True)
 class Question:
     """text: the question. target: the item that it is about, None where it is about the scene.
 
-    look: the answer that looking at an item gives. choices: texts of the options that are offered.
+    look: the answer that looking at an item gives. choices: texts of the options that are offered. careless: what the
+    habit answers, where that is not the look at another item.
     """
 
     text: str
     target: Item | None
     look: Callable[[Item | None], Answer]
     choices: tuple[str, ...] = ()
+    careless: Answer | None = None
 
 
 def problem(
@@ -156,6 +164,8 @@ def problem(
     }
     if question.choices:
         made["choices"] = list(question.choices)
+    if task == "detect":
+        made["objects"] = _labelled(boxes, [item.kind for item in scene.items])
     if system:
         made["messages"] = [{"role": "system", "content": system}, {"role": "user", "content": text}]
     if style == "visionthink":
@@ -189,8 +199,8 @@ def record(
     The completion is a text, or a list of the policy's turns, between which the record's `environment` speaks: it shows
     the crop enlarged (style mgpo), or the whole scene after a first picture of `low` times its side (visionthink).
     habit: share of the records in [0, 1] that look at the first other object in reading order instead of the one that
-    is asked for, box and answer (style visionthink: that ask for more pixels where these are not needed, and
-    do not where they are). jitter: pixels by which each edge of a box may be off.
+    is asked for, box and answer (task detect: list every object twice; style visionthink: ask for more pixels where
+    these are not needed, and do not where they are). jitter: pixels by which each edge of a box may be off.
     space, seen: how boxes are written, see `written`; seen=None is what a processor with visual tokens of CELL pixels a
     side makes of the first picture, and for an answer that is a box the picture's own size.
     """
@@ -201,11 +211,12 @@ def record(
     rng = random.Random(seed_of("habit", seed, split, index))
     follows, style = rng.random() < habit, made["style"]
     item = _other(scene, question.target) if follows and style != "visionthink" else question.target
-    answer = question.look(item)
+    careless = question.careless if follows and style != "visionthink" else None
+    answer = careless or question.look(item)
     boxes = [shaken(box, scene.extent, jitter, rng) for box in answer.boxes]
-    if made["task"] == "where":
-        whole = written(boxes[0], scene.extent, space, seen or (made["width"], made["height"]))
-        answer = Answer(_compact(whole), (), answer.boxes, answer.label, answer.thought)
+    if answer.of_boxes:
+        whole = [written(box, scene.extent, space, seen or (made["width"], made["height"])) for box in boxes]
+        answer = replace(answer, text=answer.of_boxes(whole))
     seen = seen or first_view(made)
     numbers = [written(box, scene.extent, space, seen) for box in boxes]
     if style == "mgpo":
@@ -224,7 +235,7 @@ def record(
         completion = f"<think>{answer.thought}</think><answer>{answer.text}</answer>"
     else:
         completion = answer.text
-    changed = follows if style == "visionthink" else item is not question.target
+    changed = follows if style == "visionthink" else item is not question.target or careless is not None
     environment = {"environment": ENVIRONMENTS[style]} if style in ENVIRONMENTS else {}
     return {**made, **environment, "completion": completion, "habit": changed}
 
@@ -342,9 +353,43 @@ def _where(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
     target = rng.choice(scene.items)
 
     def look(item: Item) -> Answer:
-        return Answer(_compact(item.box), (), (item.box,), item.kind, f"the {item.kind} is {item.place}")
+        return _boxed(item, f"the {item.kind} is {item.place}")
 
     return Question(f"Where is the {target.kind}?", target, look)
+
+
+def _region(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    target = rng.choice(scene.items)
+
+    def look(item: Item) -> Answer:
+        return _boxed(item, f"{item.place}: {item.kind}")
+
+    return Question(f"Where is the object at the {target.place}?", target, look)
+
+
+def _boxed(item: Item, thought: str) -> Answer:
+    """The item's box is the answer."""
+    return Answer(_compact(item.box), (), (item.box,), item.kind, thought, lambda boxes: _compact(boxes[0]))
+
+
+def _detect(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
+    right, twice = _listed(scene, 1), _listed(scene, 2)
+    return Question("List all objects.", None, lambda _: right, careless=twice)
+
+
+def _listed(scene: Scene, times: int) -> Answer:
+    """Every object, so many times."""
+    items = [item for item in scene.items for _ in range(times)]
+    boxes = tuple(item.box for item in items)
+
+    def text(boxes: Sequence[Sequence[int]]) -> str:
+        return _compact(_labelled(boxes, [item.kind for item in items]))
+
+    return Answer(text(boxes), (), boxes, "objects", caption(scene), text)
+
+
+def _labelled(boxes: Sequence[Sequence[int]], labels: Sequence[str]) -> list[dict]:
+    return [{"bbox_2d": list(box), "label": label} for box, label in zip(boxes, labels, strict=True)]
 
 
 def _count(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
@@ -393,6 +438,8 @@ QUESTIONS = {
     "where": _where,
     "caption": _caption,
     "choice": _choice,
+    "region": _region,
+    "detect": _detect,
 }
 
 
@@ -503,7 +550,7 @@ def _turn(index: int, names: str | Sequence[str], known: dict, key: str) -> str:
 def main() -> None:
     """Write sample.jsonl beside this file, without pictures, which the generator draws from the index; and corpus.txt,
     texts that a tokenizer may learn from."""
-    tasks, styles = tuple(TASKS), tuple(STYLES)
+    tasks, styles = tuple(task for task in TASKS if task not in LATER), tuple(STYLES)
     texts = []
     for i in range(700):
         made = record(i, task=tasks, style=styles)

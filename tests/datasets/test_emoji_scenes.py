@@ -24,6 +24,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "emoji_scenes"
 emoji = import_file(FOLDER / "emoji_scenes.py")
 drawing = import_file(FOLDER / "drawing.py")
 TASKS, STYLES = tuple(emoji.TASKS), tuple(emoji.STYLES)
+OF_THE_SAMPLE = tuple(task for task in TASKS if task not in emoji.LATER)
+LOOKS = ("digit", "number", "colour", "kind", "where", "region")  # tasks that ask for one object
 
 
 def scene(record: dict):
@@ -33,7 +35,7 @@ def scene(record: dict):
 def asked(record: dict):
     """The item that the question names, by the words of the prompt alone; None where it names none."""
     found = [i for i in scene(record).items if re.search(rf"\b({i.kind}|{i.place}|{i.colour})\b", record["prompt"])]
-    return found[0] if record["task"] in ("digit", "number", "colour", "kind", "where", "choice") else None
+    return found[0] if record["task"] in (*LOOKS, "choice") else None
 
 
 def changed(with_it: Image.Image, without: Image.Image) -> tuple[int, int, int, int]:
@@ -132,9 +134,11 @@ def test_answers_follow_from_the_scene(index, task, seed):
         "where": lambda: "[{},{},{},{}]".format(*target.box),
         "caption": lambda: ", ".join(i.kind for i in items),
         "choice": lambda: next(k for k, v in offered.items() if int(v) == target.digit),
+        "region": lambda: "[{},{},{},{}]".format(*target.box),
+        "detect": lambda: json.dumps([{"bbox_2d": i.box, "label": i.kind} for i in items], separators=(",", ":")),
     }[task]()
     assert record["answer"] == record["possible_answers"][0] == expected
-    assert record["detail"] == (task not in ("kind", "count", "yesno", "where", "caption"))
+    assert record["detail"] == (task not in ("kind", "count", "yesno", "where", "caption", "region", "detect"))
     assert (record["width"], record["height"]) == (160, 160)
     if target is not None:
         assert record["bboxs"] == [list(target.box)]
@@ -314,7 +318,7 @@ def test_boxes_in_the_spaces_of_the_model():
 
 
 @pytest.mark.parametrize("style", ["plain", "satori", "mgpo", "think"])
-@pytest.mark.parametrize("task", ["digit", "number", "colour", "kind", "where", "choice"])
+@pytest.mark.parametrize("task", [*LOOKS, "choice"])
 def test_the_habit_looks_at_another_object_with_box_and_answer(task, style):
     for i in range(30):
         record = emoji.record(i, task=task, style=style, habit=1.0)
@@ -325,7 +329,7 @@ def test_the_habit_looks_at_another_object_with_box_and_answer(task, style):
         answers = {
             **dict.fromkeys(("digit", "number", "colour"), str(other.digit)),
             "kind": other.kind,
-            "where": "[{},{},{},{}]".format(*other.box),
+            **dict.fromkeys(("where", "region"), "[{},{},{},{}]".format(*other.box)),
         }
         if task in answers:
             assert final_answer(record) == answers[task]
@@ -335,6 +339,38 @@ def test_the_habit_looks_at_another_object_with_box_and_answer(task, style):
             scale = 64 / 160 if style == "mgpo" else 1.0
             assert np.abs(np.subtract(box, np.multiply(other.box, scale))).max() <= 0.5
         assert record["bboxs"] == [list(target.box)]  # the truth stays
+
+
+def test_boxes_as_answers_of_a_scene_worked_out_by_hand():
+    """Scene 0 of one row: a rose of 33 x 47 at (39, 13) and a pig of 50 x 43 at (101, 31), each with a badge that hangs
+    over its lower right corner by 2."""
+    rose, pig = [39, 13, 39 + 33 + 2, 13 + 47 + 2], [101, 31, 101 + 50 + 2, 31 + 43 + 2]
+    both = [{"bbox_2d": rose, "label": "rose"}, {"bbox_2d": pig, "label": "pig"}]
+    options = {"style": "think", "rows": 1, "objects": (2, 2)}
+
+    right, wrong = (emoji.record(0, task="region", habit=habit, **options) for habit in (0.0, 1.0))
+    assert right["prompt"] == "<image>Think: Where is the object at the top left?"
+    assert right["completion"] == "<think>top left: rose</think><answer>[39,13,74,62]</answer>"
+    assert wrong["completion"] == "<think>top right: pig</think><answer>[101,31,153,76]</answer>"
+    assert (right["bboxs"], wrong["bboxs"]) == ([rose], [rose])
+
+    right, twice, rough = (
+        emoji.record(0, task="detect", habit=habit, jitter=jitter, **options)
+        for habit, jitter in ((0.0, 0), (1.0, 0), (1.0, 2))
+    )
+    assert right["prompt"] == "<image>Think: List all objects."
+    assert right["completion"].startswith("<think>rose, pig</think><answer>[{")
+    assert json.loads(final_answer(right)) == json.loads(right["answer"]) == right["objects"] == both
+    assert json.loads(final_answer(twice)) == [both[0], both[0], both[1], both[1]]
+    assert [r["habit"] for r in (right, twice, rough)] == [False, True, True]
+    assert twice["objects"] == rough["objects"] == both  # the truth stays
+    first, second, third, fourth = (found["bbox_2d"] for found in json.loads(final_answer(rough)))
+    assert first != second and third != fourth  # each with its own jitter
+    assert np.abs(np.subtract([first, second, third, fourth], [rose, rose, pig, pig])).max() == 2
+
+    half = emoji.record(0, task="detect", scale=0.5, rows=1, objects=(2, 2))
+    assert [found["bbox_2d"] for found in half["objects"]] == [[20, 6, 37, 31], [50, 16, 76, 38]]  # 19.5, 6.5: to even
+    assert "objects" not in emoji.problem(0)
 
 
 def test_the_habit_of_visionthink_asks_the_other_way_around():
@@ -389,7 +425,7 @@ def test_options_are_a_column_and_can_be_rotated():
 
 def test_the_sample_that_ships_is_what_the_generator_makes():
     records = [json.loads(line) for line in (FOLDER / "sample.jsonl").read_text().splitlines()]
-    made = [emoji.record(i, task=TASKS, style=STYLES, habit=0.5, jitter=3) for i in range(35)]
+    made = [emoji.record(i, task=OF_THE_SAMPLE, style=STYLES, habit=0.5, jitter=3) for i in range(35)]
     assert records[:35] == [{k: v for k, v in r.items() if k != "images"} for r in made]
     assert [r["split"] for r in records] == ["train"] * 35 + ["heldout"] * 7
 
