@@ -157,13 +157,13 @@ def test_a_training_over_vllm_learns_and_has_nothing_to_correct(name, tmp_path: 
     config = load(f"vision/{name}").model_dump(mode="json")
     for key, value in overrides.items():
         config[key] = {**config[key], **value} if isinstance(value, dict) else value
-    config["stages"][0] |= {"steps": 8}
+    config["stages"][0] |= {"steps": 12}
     config["stages"][0]["algorithm"] |= {"correction": "truncate"}
     mmrl.train(config, quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "rollout/ratio_max" in row]
     found = json.loads((tmp_path / "run" / "summary.json").read_text())["eval"]
-    assert len(rows) == 8 and max(row["rollout/ratio_max"] for row in rows) < 1 + 2 * ROUNDING
+    assert len(rows) == 12 and max(row["rollout/ratio_max"] for row in rows) < 1 + 2 * ROUNDING
     assert found["after"]["eval/exact.match"] > found["before"]["eval/exact.match"] + 0.1
     if name == "mgpo_tiny":
         assert rows[-1]["env/crop/ok"] > 0.5
