@@ -60,3 +60,30 @@ def test_cascade_goes_through_its_four_stages(tmp_path: Path):
     assert stages == ["pairs"] + ["mpo"] * 12 + ["difficulty"] + ["gspo"] * 2
     assert all(0 < row["filter/kept"] < 100 for row in rows if row["stage"] in ("pairs", "difficulty"))
     assert after["eval/exact.match"] > before["eval/exact.match"]
+
+
+def after_step(folder: Path, step: int) -> dict[str, float]:
+    """The numbers of a run's step, held-out ones among them."""
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return next(row for row in rows if row["step"] == step)
+
+
+# VLM-R1's twins run whole: after half of the supervised steps and 20 of the others the first pointed worse than before.
+@pytest.mark.timeout(1200)
+def test_vlm_r1_learns_which_object_is_meant_and_where_it_is(tmp_path: Path):
+    before, after = trained(tmp_path, "vision/vlm_r1_rec_tiny", "eval.every=100")
+    taught = after_step(tmp_path, 100)
+    assert before["eval/grounding.box_iou"] < 0.05  # the form is new
+    assert taught["eval/grounding.box_iou"] > 0.15
+    assert after["eval/grounding.box_iou"] > taught["eval/grounding.box_iou"] + 0.15
+
+
+@pytest.mark.timeout(1200)
+def test_vlm_r1_learns_to_list_each_object_once(tmp_path: Path):
+    before, after = trained(tmp_path, "vision/vlm_r1_detection_tiny", "eval.every=100")
+    taught = after_step(tmp_path, 100)
+    name = "eval/detection.average_precision"
+    assert before["eval/without_penalty"] < 0.05  # the form is new
+    assert taught[name] < 0.85 * taught["eval/without_penalty"]  # the habit: objects are listed twice
+    assert after[name] > taught[name]
+    assert after[name] > 0.95 * after["eval/without_penalty"]
