@@ -87,3 +87,12 @@ def test_vlm_r1_learns_to_list_each_object_once(tmp_path: Path):
     assert taught[name] < 0.85 * taught["eval/without_penalty"]  # the habit: objects are listed twice
     assert after[name] > taught[name]
     assert after[name] > 0.95 * after["eval/without_penalty"]
+
+
+@pytest.mark.timeout(1200)
+def test_ui_s1_taps_more_steps_like_the_expert(tmp_path: Path):
+    # The form is new to the model, so what counts is the evaluation after the 70 supervised steps.
+    short = ("stages.form.steps=60", "stages.habit.steps=10", "stages.grpo.steps=8", "eval.every=70")
+    _, after = trained(tmp_path, "vision/ui_s1_tiny", *short, "data.eval_prompts_count=80")
+    assert after["eval/ui_s1.match"] > after_step(tmp_path, 70)["eval/ui_s1.match"] + 0.05
+    assert after["eval/ui_s1.progress"] == pytest.approx(after["eval/ui_s1.match"])  # all steps of all episodes
