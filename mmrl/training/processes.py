@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,6 +28,9 @@ class Processes:
         self.world: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self._reduce: Reduce = distributed if self.world > 1 else local
+        if self.world > 1:
+            atexit.unregister(_let_go)
+            atexit.register(_let_go)
 
     @property
     def is_main(self) -> bool:
@@ -106,6 +111,15 @@ class Processes:
     def end(self) -> None:
         if self.accelerator.trackers:
             self.accelerator.end_training()
+
+
+def _let_go() -> None:
+    """Let gloo's threads let go of the last collective before Python ends.
+
+    They want the interpreter's lock for it, and a process that ends while they wait for that is aborted, with all its
+    work done (PyTorch issue 190489); sleeping gives the lock away.
+    """
+    time.sleep(0.2)
 
 
 def _check_trackers(trackers: Iterable[str]) -> None:
