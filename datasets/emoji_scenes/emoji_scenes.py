@@ -199,7 +199,7 @@ def record(
     The completion is a text, or a list of the policy's turns, between which the record's `environment` speaks: it shows
     the crop enlarged (style mgpo), or the whole scene after a first picture of `low` times its side (visionthink).
     habit: share of the records in [0, 1] that look at the first other object in reading order instead of the one that
-    is asked for, box and answer (task detect: list every object twice; style visionthink: ask for more pixels where
+    is asked for, box and answer (task detect: list all objects a second time; style visionthink: ask for more pixels where
     these are not needed, and do not where they are). jitter: pixels by which each edge of a box may be off.
     space, seen: how boxes are written, see `written`; seen=None is what a processor with visual tokens of CELL pixels a
     side makes of the first picture, and for an answer that is a box the picture's own size.
@@ -378,8 +378,8 @@ def _detect(scene: Scene, names: Sequence[str], rng: random.Random) -> Question:
 
 
 def _listed(scene: Scene, times: int) -> Answer:
-    """Every object, so many times."""
-    items = [item for item in scene.items for _ in range(times)]
+    """All objects, and so many times in all."""
+    items = list(scene.items) * times
     boxes = tuple(item.box for item in items)
 
     def text(boxes: Sequence[Sequence[int]]) -> str:

@@ -361,12 +361,12 @@ def test_boxes_as_answers_of_a_scene_worked_out_by_hand():
     assert right["prompt"] == "<image>Think: List all objects."
     assert right["completion"].startswith("<think>rose, pig</think><answer>[{")
     assert json.loads(final_answer(right)) == json.loads(right["answer"]) == right["objects"] == both
-    assert json.loads(final_answer(twice)) == [both[0], both[0], both[1], both[1]]
+    assert json.loads(final_answer(twice)) == [*both, *both]
     assert [r["habit"] for r in (right, twice, rough)] == [False, True, True]
     assert twice["objects"] == rough["objects"] == both  # the truth stays
     first, second, third, fourth = (found["bbox_2d"] for found in json.loads(final_answer(rough)))
-    assert first != second and third != fourth  # each with its own jitter
-    assert np.abs(np.subtract([first, second, third, fourth], [rose, rose, pig, pig])).max() == 2
+    assert first != third and second != fourth  # each with its own jitter
+    assert np.abs(np.subtract([first, second, third, fourth], [rose, pig, rose, pig])).max() == 2
 
     half = emoji.record(0, task="detect", scale=0.5, rows=1, objects=(2, 2))
     assert [found["bbox_2d"] for found in half["objects"]] == [[20, 6, 37, 31], [50, 16, 76, 38]]  # 19.5, 6.5: to even

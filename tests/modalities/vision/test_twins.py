@@ -96,3 +96,33 @@ def test_ui_s1_taps_more_steps_like_the_expert(tmp_path: Path):
     _, after = trained(tmp_path, "vision/ui_s1_tiny", *short, "data.eval_prompts_count=80")
     assert after["eval/ui_s1.match"] > after_step(tmp_path, 70)["eval/ui_s1.match"] + 0.05
     assert after["eval/ui_s1.progress"] == pytest.approx(after["eval/ui_s1.match"])  # all steps of all episodes
+
+
+def test_mixed_r1_learns_each_task_by_its_own_reward(tmp_path: Path):
+    before, after = trained(tmp_path, "vision/mixed_r1_tiny", "stages.grpo.steps=20")
+    for style, gain in (("think", 0.1), ("satori", 0.08)):
+        name = f"eval/compose.dispatch/{style}"
+        assert after[name] > before[name] + gain
+
+
+def test_spatial_questions_are_learned_by_lora(tmp_path: Path):
+    before, after = trained(tmp_path, "vision/spatial_sat_tiny", "stages.grpo.steps=30")
+    assert after["eval/exact.match"] > before["eval/exact.match"] + 0.1
+
+
+def test_propa_learns_from_trees(tmp_path: Path):
+    before, after = trained(tmp_path, "vision/propa_tiny", "stages.grpo.steps=12")
+    assert after["eval/exact.match"] > before["eval/exact.match"] + 0.08
+
+
+def test_spine_learns_without_labels(tmp_path: Path):
+    before, after = trained(tmp_path, "vision/spine_tiny", "stages.grpo.steps=25")
+    assert after["eval/exact.match"] > before["eval/exact.match"] + 0.04
+
+
+def test_timemaster_learns_series_in_two_stages(tmp_path: Path):
+    """The supervised stage makes a third right or more; what comes of it is the whole run's."""
+    short = ("stages.cold-start.steps=110", "stages.grpo.steps=2", "eval.every=110")
+    before, after = trained(tmp_path, "vision/timemaster_tiny", *short)
+    assert before["eval/exact.match"] < 0.05  # the form is new
+    assert after["eval/exact.match"] > 0.33  # a quarter is chance
