@@ -122,7 +122,7 @@ def test_spine_learns_without_labels(tmp_path: Path):
 
 def test_timemaster_learns_series_in_two_stages(tmp_path: Path):
     """The supervised stage makes a third right or more; what comes of it is the whole run's."""
-    short = ("stages.cold-start.steps=110", "stages.grpo.steps=2", "eval.every=110")
+    short = ("stages.cold-start.steps=110", "stages.habit.steps=1", "stages.grpo.steps=2")
     before, after = trained(tmp_path, "vision/timemaster_tiny", *short)
     assert before["eval/exact.match"] < 0.05  # the form is new
     assert after["eval/exact.match"] > 0.33  # a quarter is chance
