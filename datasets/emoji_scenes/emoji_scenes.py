@@ -199,8 +199,8 @@ def record(
     The completion is a text, or a list of the policy's turns, between which the record's `environment` speaks: it shows
     the crop enlarged (style mgpo), or the whole scene after a first picture of `low` times its side (visionthink).
     habit: share of the records in [0, 1] that look at the first other object in reading order instead of the one that
-    is asked for, box and answer (task detect: list all objects a second time; style visionthink: ask for more pixels where
-    these are not needed, and do not where they are). jitter: pixels by which each edge of a box may be off.
+    is asked for, box and answer (task detect: list all objects a second time; style visionthink: ask for more pixels
+    where these are not needed, and do not where they are). jitter: pixels by which each edge of a box may be off.
     space, seen: how boxes are written, see `written`; seen=None is what a processor with visual tokens of CELL pixels a
     side makes of the first picture, and for an answer that is a box the picture's own size.
     """
