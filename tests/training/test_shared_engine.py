@@ -44,12 +44,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/v1/completions":
+        if self.path == "/inference/v1/generate":
             self.server.models.add(body["model"])
-            self.server.events.append("-".join(map(str, body["prompt"])))
-            ids = [3 + body["seed"] % 200, 3 + body["seed"] % 199]
-            choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-5.0, -5.0]}, "finish_reason": "length"}
-            return self.reply({"choices": [choice]})
+            self.server.events.append("-".join(map(str, body["token_ids"])))
+            seed = body["sampling_params"]["seed"]
+            ids = [3 + seed % 200, 3 + seed % 199]
+            logprobs = {"content": [{"token_id": i, "logprob": -5.0} for i in ids]}
+            choice = {"token_ids": ids, "logprobs": logprobs, "finish_reason": "length"}
+            return self.reply({"choices": [choice], "prompt_token_ids": body["token_ids"]})
         if self.path in ("/collective_rpc", "/v1/load_lora_adapter"):
             if self.server.refuse:
                 return self.reply({"error": "out of blocks"}, 503)
