@@ -210,9 +210,9 @@ def record(
     scene, question = _ask(index, seed, split, made["task"], size, objects, kinds, badge, rows)
     rng = random.Random(seed_of("habit", seed, split, index))
     follows, style = rng.random() < habit, made["style"]
-    item = _other(scene, question.target) if follows and style != "visionthink" else question.target
-    careless = question.careless if follows and style != "visionthink" else None
-    answer = careless or question.look(item)
+    careless = follows and style != "visionthink"  # that one's habit is in when it asks
+    item = _other(scene, question.target) if careless else question.target
+    answer = (careless and question.careless) or question.look(item)
     boxes = [shaken(box, scene.extent, jitter, rng) for box in answer.boxes]
     if answer.of_boxes:
         whole = [written(box, scene.extent, space, seen or (made["width"], made["height"])) for box in boxes]
@@ -235,7 +235,7 @@ def record(
         completion = f"<think>{answer.thought}</think><answer>{answer.text}</answer>"
     else:
         completion = answer.text
-    changed = follows if style == "visionthink" else item is not question.target or careless is not None
+    changed = follows if style == "visionthink" else careless and bool(question.target or question.careless)
     environment = {"environment": ENVIRONMENTS[style]} if style in ENVIRONMENTS else {}
     return {**made, **environment, "completion": completion, "habit": changed}
 

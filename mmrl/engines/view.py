@@ -29,21 +29,21 @@ class Shown(Protocol):
     def image(self) -> Any: ...
 
 
-def collapse(ids: Tensor, media: Sequence[Shown]) -> Tensor:
+def collapse(ids: Tensor, media: Sequence[Shown], placeholder: int) -> Tensor:
     """Ids with one placeholder instead of each medium's expansion, in order.
 
     Raises ValueError where an expansion is not whole, or where there are placeholders of more than these.
     """
     pieces, last = [], 0
     for shown in media:
-        first = int(torch.nonzero(shown.expansion == shown.placeholder)[0])
-        found = torch.nonzero(ids[last:] == shown.placeholder).flatten()
+        first = int(torch.nonzero(shown.expansion == placeholder)[0])
+        found = torch.nonzero(ids[last:] == placeholder).flatten()
         start = last + int(found[0]) - first if len(found) else -1
         end = start + len(shown.expansion)
         if start < last or not torch.equal(ids[start:end], shown.expansion):
             raise ValueError("the ids of a picture are not those of its expansion")
-        pieces += [ids[last:start], torch.tensor([shown.placeholder])]
+        pieces += [ids[last:start], torch.tensor([placeholder])]
         last = end
-    if media and bool((ids[last:] == media[-1].placeholder).any()):
+    if bool((ids[last:] == placeholder).any()):
         raise ValueError("there are more placeholders than pictures")
     return torch.cat([*pieces, ids[last:]])

@@ -76,6 +76,7 @@ class VllmEngine:
     path: the model, a folder in Hugging Face format or a hub name; the first weights come from there.
     mode: "colocated" runs vLLM in this process; "server" talks to a running `vllm serve` (see docs/vllm.md).
     dtype: as vLLM takes it ("float32", "bfloat16", "auto"); a server has its own. max_model_len: prompt + completion.
+    processor: what vLLM's processor of pictures is told; a server has its own.
     lora: an adapter over fixed weights, which `sync_lora` takes. Without, `sync` takes whole (merged) weights.
     verify: ask for a comparison after every sync, not only after the first (`needs_verify`).
     options: keyword arguments of `vllm.LLM`, or of `mmrl.engines.vllm_server.Server`.
@@ -92,6 +93,7 @@ class VllmEngine:
         mode: Literal["colocated", "server"] = "colocated",
         dtype: str = "auto",
         max_model_len: int | None = None,
+        processor: Mapping[str, Any] | None = None,
         lora: bool = False,
         verify: bool = False,
         options: Mapping[str, Any] | None = None,
@@ -109,7 +111,8 @@ class VllmEngine:
         elif mode == "colocated":
             from mmrl.engines.vllm_colocated import Colocated
 
-            self._backend = Colocated(path, dtype, max_model_len, lora, sees, dict(options or {}))
+            told = {"mm_processor_kwargs": dict(processor)} if processor else {}
+            self._backend = Colocated(path, dtype, max_model_len, lora, sees, told | dict(options or {}))
         else:
             raise ValueError(f"vllm: mode is {mode!r}; write colocated or server")
 
@@ -234,7 +237,8 @@ def write_lora(save: Save, folder: Path) -> str:
 
 
 def _requests(row: Row, seeds: Sequence[int]) -> list[Request]:
-    ids, read = collapse(row.ids, row.media).tolist(), row.ids.tolist()
+    ids = collapse(row.ids, row.media, row.media[0].placeholder) if row.media else row.ids
+    ids, read = ids.tolist(), row.ids.tolist()
     return [Request(ids, row.media, read, seed & (2**63 - 1)) for seed in seeds]
 
 

@@ -81,7 +81,8 @@ class Server:
             "detokenize": False,
         }
         model = ADAPTER if adapted else self._model
-        urls = {shown.key: _url(shown.image) for request in requests for shown in request.media}
+        pictures = {shown.key: shown for request in requests for shown in request.media}
+        urls = {key: _url(shown.image) for key, shown in pictures.items()}
 
         def one(request: Request) -> Drawn:
             body = {

@@ -72,7 +72,7 @@ class TokenAdapter:
         raise NotImplementedError
 
     def _engine_options(self) -> dict[str, Any]:
-        """What an engine with its own copy of the model is told, as keyword arguments of `vllm.LLM`."""
+        """Options of an engine with its own copy of the model, where the config has none."""
         return {}
 
     def _never_sampled(self) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ from mmrl.types import Sample
 class OutsideEngine:
     """The engine of config.engine. The first weights it loads are the base model's; `sync` sends the policy's.
 
-    write_base: writes a base model that was built here, not loaded, into a folder. options: what the modality tells an
-    engine in this process besides; those of the config come first.
+    write_base: writes a base model that was built here, not loaded, into a folder. options: of the engine, from the
+    modality; those of the config come first.
     """
 
     exact = False
@@ -35,9 +35,7 @@ class OutsideEngine:
     ) -> None:
         from mmrl.engines.load import load_engine
 
-        section = {"name": config.engine.name, "dtype": config.dtype, **config.engine.options}
-        if options and section.get("mode") != "server":
-            section["options"] = {**options, **section.get("options", {})}
+        section = {"name": config.engine.name, "dtype": config.dtype, **options, **config.engine.options}
         self._place = tempfile.TemporaryDirectory()
         base = _base_path(config, model, Path(self._place.name), write_base)
         self._engine = load_engine(section, model, tokenizer, base)

@@ -102,7 +102,7 @@ class VisionAdapter(TokenAdapter):
         processor.save_pretrained(folder)
 
     def _engine_options(self) -> dict[str, Any]:
-        return {"mm_processor_kwargs": self.family.processor_options()}
+        return {"processor": self.family.processor_options()}
 
     def _never_sampled(self) -> tuple[int, ...]:
         return tuple(sorted({*super()._never_sampled(), *self.family.never_sampled(self.model)}))

@@ -27,7 +27,6 @@ class Shown:
     """A picture as far as ids go."""
 
     expansion: torch.Tensor
-    placeholder: int = IMAGE_ID
 
     @property
     def tokens(self):
@@ -52,16 +51,15 @@ def test_collapse_is_the_inverse_of_expand(parts, end):
     wide = expand(ids, some, IMAGE_ID)
     assert wide.tolist() == [i for text, p in parts for i in [*text, *p.expansion.tolist()]] + end
     assert len(wide) == len(ids) - len(some) + sum(len(p.expansion) for p in some)
-    assert torch.equal(collapse(wide, some), ids)
+    assert torch.equal(collapse(wide, some, IMAGE_ID), ids)
     with pytest.raises(ValueError, match=rf"{len(some)} places for pictures in the text, {len(some) + 1} pictures"):
         expand(ids, [*some, Shown(torch.tensor([IMAGE_ID]))], IMAGE_ID)
     if some:
         place = int(torch.nonzero(wide == IMAGE_ID)[0])
         with pytest.raises(ValueError, match=r"not those of its expansion|more placeholders than pictures"):
-            collapse(torch.cat([wide[:place], wide[place + 1 :]]), some)
-    if len(some) > 1:
+            collapse(torch.cat([wide[:place], wide[place + 1 :]]), some, IMAGE_ID)
         with pytest.raises(ValueError, match="more placeholders than pictures"):
-            collapse(wide, some[:-1])
+            collapse(wide, some[:-1], IMAGE_ID)
 
 
 # -------------------------------------------------------------------- counts

@@ -86,7 +86,7 @@ def test_the_ids_are_those_of_the_processor_for_the_whole_conversation(whole, ki
     assert [t.media for t in sample.turns] == [(), (0, 1), (), (2,), (), (3, 4), ()]
     # Collapsed, it is what an engine that expands by itself would be given: one placeholder a picture.
     row = policy.rows(sample)[0].then(policy.rows(sample)[1])
-    one_each = collapse(row.ids, row.media)
+    one_each = collapse(row.ids, row.media, policy.family.image_id)
     chat = [{"role": t.role, "content": policy.prompts.content(t.text)} for t in sample.turns]
     text = policy.processor.apply_chat_template(chat, tokenize=False).removesuffix("\n")
     assert one_each.tolist() == policy.tokenizer(text, add_special_tokens=False).input_ids
