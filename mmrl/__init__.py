@@ -9,13 +9,16 @@ from mmrl import _torchvision
 if TYPE_CHECKING:
     from mmrl.api import evaluate, sample, train, trainer
     from mmrl.config import Config, ConfigError
+    from mmrl.config import load as load_config
+    from mmrl.modalities.adapter import Adapter
 
 __version__ = "0.1.0"
-__all__ = ["Config", "ConfigError", "__version__", "evaluate", "load_config", "sample", "train", "trainer"]
+__all__ = ["Adapter", "Config", "ConfigError", "__version__", "evaluate", "load_config", "sample", "train", "trainer"]
 
 _torchvision.install()
 
 _WHERE = {
+    "Adapter": ("mmrl.modalities.adapter", "Adapter"),
     "train": ("mmrl.api", "train"),
     "trainer": ("mmrl.api", "trainer"),
     "evaluate": ("mmrl.api", "evaluate"),
@@ -34,3 +37,8 @@ def __getattr__(name: str) -> Any:
 
     module, attribute = _WHERE[name]
     return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """What a notebook completes."""
+    return sorted({*globals(), *__all__})

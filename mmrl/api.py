@@ -52,7 +52,7 @@ def trainer(
     quiet: bool = False,
 ):
     """The Trainer of a config with everything loaded, its run folder claimed and described."""
-    from mmrl.training.data import Records, record_columns
+    from mmrl.data.records import Records, record_columns
     from mmrl.training.processes import Processes
     from mmrl.training.trainer import Trainer
 
@@ -168,7 +168,7 @@ def load_rewards(config: Config):
 
 def load_prompts(config: Config, adapter: Any):
     """(training prompts, held-out prompts) of a config; [] where it names none."""
-    from mmrl.training.data import heldout_prompts, training_prompts
+    from mmrl.data.records import heldout_prompts, training_prompts
 
     columns = adapter.prompt_columns() if hasattr(adapter, "prompt_columns") else ()
     data = config.data

@@ -123,11 +123,21 @@ class Sample:
 
 @dataclass
 class Group:
-    """One prompt and its n samples: the unit of data. `index` is its place in the iteration, over all ranks."""
+    """One prompt and its n samples: the unit of data. `index` is its place in the iteration, over all ranks.
+
+    draw: how often its prompt was sampled before in the same step; the noise of a group depends on `key`, so that the
+    same prompt twice gives different samples.
+    """
 
     prompt: Prompt
     index: int
     samples: list[Sample] = field(default_factory=list)
+    draw: int = 0
+
+    @property
+    def key(self) -> str:
+        """What the noise of its samples is seeded with: the prompt's id, and the draw where it is not the first."""
+        return f"{self.prompt.id}\x1e{self.draw}" if self.draw else self.prompt.id
 
 
 @dataclass

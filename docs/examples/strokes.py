@@ -8,11 +8,9 @@ before. Only public names of mmrl are used; docs/own_modality.md walks through t
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +19,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import mmrl
 from mmrl.seeds import seed_of
 from mmrl.strict import Strict
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
@@ -66,7 +65,7 @@ class Pen(nn.Module):
         return torch.distributions.Normal(mean, self.log_std.exp()).log_prob(stroke).sum(-1)
 
 
-class Strokes:
+class Strokes(mmrl.Adapter):
     """The adapter. `rollout` and `logprobs` call the same Pen, so the first ratio is 1."""
 
     Config = StrokesConfig
@@ -103,17 +102,15 @@ class Strokes:
         self.pen = Pen(config.strokes, config.width, config.spread)
         if config.path:
             self.pen.load_state_dict(load_file(Path(config.path) / "pen.safetensors"))
-        self.start = copy.deepcopy(self.pen).requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
         self.pen.to(device)
-        self.start.to(device)
 
     # ---------------------------------------------------------------- sampling
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
         """n drawings per prompt; the noise of each depends on (seed, step, prompt, sample) and nothing else."""
-        noise = [self._noise(seed, step, g.prompt.id, i) for g in groups for i in range(n)]
+        noise = [self._noise(seed, step, g.key, i) for g in groups for i in range(n)]
         return self._draw(groups, n, torch.stack(noise), keep=True)
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
@@ -210,15 +207,6 @@ class Strokes:
         ]
         loss = -self.logprobs(samples, torch.arange(length)).logp.mean(1)
         return loss.mean() if weights is None else (loss * weights.to(loss)).sum() / weights.sum()
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """The network as it was when the run began."""
-        trained, self.pen = self.pen, self.start
-        try:
-            yield
-        finally:
-            self.pen = trained
 
     # ---------------------------------------------------------------- weights
 

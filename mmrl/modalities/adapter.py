@@ -1,85 +1,273 @@
-"""The adapter: everything mmrl asks of a modality. The five built-in ones use this and nothing more."""
+"""The adapter: everything that mmrl asks of a modality, in one class with defaults. The built-in ones use no more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from PIL.Image import Image
 
+    from mmrl.engines.base import Completion
+    from mmrl.environments.base import Environment
+    from mmrl.media import Media
     from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice
 
 
-@runtime_checkable
-class Adapter(Protocol):
-    """One policy of one modality.
+class Unsupported(ValueError):
+    """A run asks an adapter for what it does not do; names the method that is missing."""
 
-    `rollout` and `logprobs` must share the same forward code: on the first update after a rollout the replayed
-    log-probabilities equal the stored ones, and `mmrl check` says so before anything is trained.
+
+class Adapter:
+    """One policy of one modality: subclass it, and write what your modality needs of the methods below.
+
+    `rollout`, `evaluate`, `logprobs`, `slices`, `trainable_parameters` and `save` must be written; every other method
+    and attribute says what happens where it is left out. `rollout` and `logprobs` must share the same forward code:
+    on the first update after a rollout the replayed log-probabilities equal the stored ones, and `mmrl check` asks so
+    before anything is trained.
     """
 
-    # A pydantic model of the adapter's own options (the `model:` section of a config). For `mmrl eval --run` it has
-    # a method at(folder): its copy that reads the policy that `save` wrote there.
-    Config: type
+    # ---------------------------------------------------------------- what it says of itself
 
-    def __init__(self, config: Any) -> None: ...
+    # The adapter's own options, the `model:` section of a config: a pydantic model, mmrl.strict.Strict for one. For
+    # `mmrl eval --run` it has a method at(folder): its copy that reads the policy that `save` wrote there. Methods
+    # actions_per_sample() and describe() (lines of text) are used by `mmrl plan`, where they exist.
+    Config: ClassVar[type]
+
+    # What `mmrl train --modality FILE:CLASS` runs, without `modality`. Left out: a CONFIG has to be named.
+    default_config: ClassVar[Mapping[str, Any] | None] = None
+
+    # Objectives that `supervised_loss` knows.
+    objectives: Sequence[str] = ("sft",)
+
+    # What `logprobs` can be asked for besides log-probs: "reference", "entropy". An algorithm that wants what is not in
+    # it is refused.
+    provides: frozenset[str] = frozenset({"reference"})
+
+    # Distances of the lower and upper bound of the ratio from 1, where the algorithm gives none. They belong to the
+    # scale of the log-probs: 0.2 for a token, far less for a mean over the numbers of a picture.
+    default_clip: tuple[float, float] = (0.2, 0.2)
+
+    # What the forward computes in; checks allow for its rounding.
+    precision: torch.dtype = torch.float32
+
+    # Log-probs nearer to 0 belong to actions whose gradient is rounding only (discrete ones, such as tokens).
+    certain_logp: float = 0.0
+
+    # True where every seed of `evaluate` gives the same samples (greedy decoding).
+    deterministic_evaluation: bool = False
+
+    # True where policies hold conversations: a run then sets `environment`, what the policy sees after each of its
+    # turns. False refuses a config that names one.
+    holds_conversations: ClassVar[bool] = False
+    environment: Environment | None = None
+
+    # Pixels of a picture that is opened at most; a run sets it to data.max_pixels.
+    max_pixels: int | None = None
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    # ---------------------------------------------------------------- the policy
 
     def to(self, device: torch.device) -> None:
-        """Move the models to the device that trains."""
-
-    def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
-        """Fill each group with n samples, without gradient.
-
-        Every random number comes from (seed, step, prompt id, sample index), so that the result depends
-        neither on the batch a prompt is sampled in nor on the process that samples it.
-        """
-
-    def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
-        """n samples per prompt as a user of the model would draw them (for diffusion: the ODE sampler)."""
-
-    def logprobs(self, samples: Sequence[Sample], columns: Tensor, reference: bool = False) -> ActionLogProbs:
-        """Replay `columns` of each sample's trajectory: [len(samples), len(columns)], differentiable.
-
-        reference: also return `kl` or `logp_reference`.
-        """
-
-    def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
-        """Cut trained actions into micro-batches of at most `budget` model evaluations (or tokens)."""
-
-    def supervised_loss(self, records: Sequence[dict], objective: str, seed: int) -> Tensor:
-        """Mean loss over `records` for objective "sft" (or another one the modality names)."""
-
-    def reference(self) -> AbstractContextManager[None]:
-        """Inside this context the policy is the frozen reference."""
+        """Move the models to the device that trains. Left out: they stay where they are."""
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Name -> parameter, in a fixed order; the names are those of the trainer's state."""
+        raise NotImplementedError(self._lacks("trainable_parameters"))
+
+    def select(self, components: Sequence[str] | None) -> None:
+        """Choose which parts of the model are trained from now on, before a stage; None is the adapter's own choice.
+
+        Left out: the parts are no choice, and a stage that names some is refused.
+        """
+        if components is not None:
+            raise Unsupported(
+                f"components={list(components)} are not a choice of {type(self).__name__}; leave them out"
+            )
 
     def save(self, folder: Path) -> None:
-        """Write the policy in its ecosystem's own format; `from_pretrained(folder)` must work."""
+        """Write the policy in its ecosystem's own format: safetensors, no pickle; `from_pretrained(folder)` works."""
+        raise NotImplementedError(self._lacks("save"))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides parameters, as JSON. Left out: nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+
+    def finish(self, objective: str, records: Sequence[dict[str, Any]]) -> None:
+        """At the end of a supervised stage, with some of its records. Left out: nothing is done."""
+
+    # ---------------------------------------------------------------- sampling
+
+    def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
+        """Fill each group with n samples, without gradient; returned are groups of the same prompts and indices.
+
+        Every random number comes from (seed, step, group.key, number of the sample), so that the result depends neither
+        on the batch in which a prompt is sampled nor on the process that samples it.
+        """
+        raise NotImplementedError(self._lacks("rollout"))
+
+    def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
+        """n samples per prompt as a user of the model would draw them (for diffusion: the ODE sampler)."""
+        raise NotImplementedError(self._lacks("evaluate"))
+
+    def synced(self, once: Callable[[Callable[[], None]], None]) -> AbstractContextManager[None]:
+        """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
+        entering, through `once` (mmrl.engines.base.Once) where processes share it. Left out: nothing is done."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Give back what sampling holds besides the policy, at the end of a training; it may be asked for again."""
 
     def prompt_columns(self) -> Sequence[str]:
-        """Columns that a prompt record must have, besides `prompt`."""
+        """Columns that a prompt's record must have besides `prompt`. Left out: none."""
+        return ()
 
-    # Optional methods; a modality without them does without what they are for.
-    #
-    # record_columns(objective) -> columns that a supervised record must have, besides `prompt`.
-    # synced(once) -> a context that the trainer's rollouts between two updates run in, for an engine with a copy of the
-    # weights: it gets them on entering, through `once` (mmrl.engines.base.Once) where processes share it.
-    # close(): give back what sampling holds besides the policy, at the end of a training; it may be asked for again.
-    # usable(prompt) -> why a prompt cannot be rolled out, or None; such prompts are dropped and counted. Raises
-    # PictureError for a picture that cannot be used: whether that stops a run, data.on_bad_record says.
-    # max_pixels: pixels of a picture that is opened at most; a run sets it to data.max_pixels.
-    # features(samples, columns, names) -> {name: [b, t]}: numbers of actions that hooks of the algorithm need.
-    # logprobs(..., entropy=True): also return the differentiable entropy, for terms that need it.
-    # picture(sample, media) -> one of the sample's `media` as the policy saw it, a PIL picture, for the sample store.
-    # given(prompt, completions) -> samples of given answers, for preference stages.
-    # supervised_weight(records) -> what the mean of `supervised_loss` is over, where it is not the records.
-    # deterministic_evaluation: True where every seed of `evaluate` gives the same samples.
-    # certain_logp: log-probs nearer to 0 than this belong to actions whose gradient is rounding only (discrete ones).
-    # select(components), prepare_reference(), reference_parameters(), finish(objective, records), state(),
-    # load_state(state): see the image adapter.
+    def usable(self, prompt: Prompt) -> str | None:
+        """Why a prompt cannot be rolled out, or None; such prompts are dropped and counted. Left out: all can.
+
+        Raises PictureError for a picture that cannot be used: whether that stops a run, data.on_bad_record says.
+        """
+        return None
+
+    def next_steps(
+        self,
+        items: Sequence[tuple[Prompt, Sequence[Completion]]],
+        seeds: Sequence[Sequence[int]],
+        greedy: bool,
+        end: str,
+        max_tokens: int,
+    ) -> list[list[Completion]]:
+        """For tree search: for each (prompt, steps so far), one next step per seed, up to a text that has `end`.
+
+        Left out: a stage with a tree is refused.
+        """
+        raise Unsupported(f"tree: {type(self).__name__} makes no single steps (next_steps); leave `tree` out")
+
+    def stepped(self, prompt: Prompt, path: Sequence[Completion], steps: Sequence[Completion]) -> Sample:
+        """For tree search: the sample of steps behind a path, of which only the steps are trained."""
+        raise Unsupported(f"tree: {type(self).__name__} makes no samples of single steps (stepped); leave `tree` out")
+
+    # ---------------------------------------------------------------- replay
+
+    def logprobs(
+        self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
+    ) -> ActionLogProbs:
+        """Replay `columns` of each sample's trajectory: [len(samples), len(columns)], differentiable.
+
+        reference: also return `kl` or `logp_reference`, computed inside `self.reference()`.
+        entropy: also return it, differentiable. Either is asked only of an adapter that `provides` it.
+        """
+        raise NotImplementedError(self._lacks("logprobs"))
+
+    def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
+        """Cut the trained actions into micro-batches of at most `budget` model evaluations (or tokens), each action
+        once; nothing for no samples. Parts of a trajectory may be apart where it alone is over the budget, but then an
+        algorithm whose ratio is over whole sequences is refused."""
+        raise NotImplementedError(self._lacks("slices"))
+
+    def features(self, samples: Sequence[Sample], columns: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """{name: [len(samples), len(columns)]}: numbers of actions that hooks of the algorithm need, without gradient.
+
+        Left out: such an algorithm is refused.
+        """
+        raise Unsupported(
+            f"the algorithm needs {', '.join(names)} of every action, and {type(self).__name__} has no `features`; "
+            "choose other hooks, or give the adapter that method"
+        )
+
+    # ---------------------------------------------------------------- the reference: the policy where a stage begins
+
+    # Tensors of the reference by the names of `trainable_parameters`; None before `prepare_reference`.
+    _reference: dict[str, Tensor] | None = None
+
+    def prepare_reference(self) -> None:
+        """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
+        self._reference = {name: p.detach().clone() for name, p in self.trainable_parameters().items()}
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside this context the policy is the frozen reference; without gradient.
+
+        Left out: the trained parameters hold the tensors that `prepare_reference` kept. What is cached of frozen parts
+        stays right; an adapter that caches what trained parts computed writes its own.
+        """
+        if self._reference is None:
+            raise RuntimeError("no reference: call prepare_reference() before training starts")
+        parameters = self.trainable_parameters()
+        exchange(parameters, self._reference)
+        try:
+            yield
+        finally:
+            exchange(parameters, self._reference)
+
+    def reference_parameters(self) -> dict[str, Tensor]:
+        """Tensors of the reference, for the checkpoint; {} before there is one. What is copied into them counts."""
+        return self._reference or {}
+
+    # ---------------------------------------------------------------- given answers and records
+
+    def record_columns(self, objective: str) -> Sequence[str]:
+        """Columns that a supervised record must have besides `prompt`. Left out: none."""
+        return ()
+
+    def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
+        """Mean loss over `records` for one of `objectives`. Left out: supervised stages are refused."""
+        raise Unsupported(f"{type(self).__name__} has no `supervised_loss`: it cannot be trained on records")
+
+    def supervised_weight(self, records: Sequence[dict[str, Any]]) -> float:
+        """How much the mean of `supervised_loss` over these records counts beside those of others: their number, or
+        that of their tokens, where the mean is over those. Left out: their number."""
+        return float(len(records))
+
+    def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
+        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused."""
+        raise Unsupported(
+            f"{type(self).__name__} cannot take given answers: a preference stage needs its method "
+            "given(prompt, completions) -> samples with trajectories"
+        )
+
+    def completion(self, sample: Sample) -> Any:
+        """An answer as a record holds it, a JSON value of which `given` is the inverse. Left out: a text is itself."""
+        if isinstance(sample.artifact, str):
+            return sample.artifact
+        raise Unsupported(
+            f"{type(self).__name__} makes {type(sample.artifact).__name__}, which a record cannot hold: give it a "
+            "method completion(sample) -> JSON value, or use rule=difficulty"
+        )
+
+    # ---------------------------------------------------------------- the report
+
+    def picture(self, sample: Sample, media: Media) -> Image | None:
+        """One of the sample's `media` as the policy saw it, for the sample store. Left out: it is not drawn."""
+        return None
+
+    def _lacks(self, method: str) -> str:
+        return f"{type(self).__name__} has no `{method}`, which every adapter needs (docs/own_modality.md)"
+
+
+# Methods that a subclass has to write, besides the class `Config`.
+REQUIRED = ("rollout", "evaluate", "logprobs", "slices", "trainable_parameters", "save")
+
+
+def exchange(parameters: Mapping[str, torch.nn.Parameter], tensors: dict[str, Tensor]) -> None:
+    """The data of the parameters of these names and the tensors change places; nothing is copied.
+
+    The parameters stay the same objects, so that a graph which was built before goes back through what they held then,
+    once a second exchange has put it back.
+    """
+    for name, tensor in tensors.items():
+        parameter = parameters[name]
+        tensors[name], parameter.data = parameter.data, tensor
+
+
+__all__ = ["REQUIRED", "Adapter", "Unsupported"]

@@ -19,9 +19,9 @@ DEFAULTS = {name: f"{name}/tiny" for name in BUILT_IN}
 
 
 def adapter_class(modality: str) -> type:
-    """The class behind `modality`; a user's own needs the methods of mmrl.modalities.adapter.Adapter.
+    """The class behind `modality`; a user's own is a subclass of mmrl.Adapter.
 
-    Raises ValueError for an unknown name, a missing file, or a class that lacks a method.
+    Raises ValueError for an unknown name, a missing file, or a class that is none, or lacks a method.
     """
     if modality in BUILT_IN:
         module, name = BUILT_IN[modality]
@@ -34,8 +34,12 @@ def adapter_class(modality: str) -> type:
     found = getattr(import_file(Path(path)), name, None)
     if found is None:
         raise ValueError(f"modality {modality!r}: {path} has no class {name}")
-    needed = ("Config", "rollout", "evaluate", "logprobs", "slices", "trainable_parameters", "save")
-    missing = [method for method in needed if not hasattr(found, method)]
+    from mmrl.modalities.adapter import REQUIRED, Adapter
+
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        raise ValueError(f"modality {modality!r}: {name} is no adapter; write `class {name}(mmrl.Adapter)`")
+    missing = [m for m in REQUIRED if getattr(found, m) is getattr(Adapter, m)]
+    missing += [] if hasattr(found, "Config") else ["Config"]
     if missing:
         raise ValueError(f"modality {modality!r}: class {name} lacks {', '.join(missing)} (see docs/own_modality.md)")
     return found

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmrl.config import ConfigError, EvalConfig
+from mmrl.data.order import cyclic_indices
 from mmrl.reporting.samples import write_step
 from mmrl.rewarding.run import score_groups
 from mmrl.training.choices import options_of, rotations, shuffled
 from mmrl.training.conversations import conversation_metrics
-from mmrl.training.data import cyclic_indices
 from mmrl.types import Group, Prompt, Score
 
 if TYPE_CHECKING:

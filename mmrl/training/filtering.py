@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrl.config import ConfigError, FilterStage
+from mmrl.data.order import cyclic_indices
+from mmrl.data.pictures import bound_images, stored_images
+from mmrl.data.records import MAX_PIXELS, load_prompts
 from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import score_groups, table
 from mmrl.seeds import seed_of
 from mmrl.training.collect import refuse_invalid
 from mmrl.training.conversations import conversation_metrics
-from mmrl.training.data import MAX_PIXELS, cyclic_indices, load_prompts
-from mmrl.training.images import bound_images, stored_images
 from mmrl.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _pairs(adapter: Any, stage: FilterStage, scored: Scored) -> Iterator[dict[st
     told_apart = not stage.require_correct or worst < stage.correct_at <= best
     if best - worst <= stage.margin or not told_apart:
         return
-    chosen, rejected = completion(adapter, first), completion(adapter, last)
+    chosen, rejected = adapter.completion(first), adapter.completion(last)
     if chosen != rejected:  # a reward that is not a function of the answer may say both of one
         scores = {"reward_chosen": best, "reward_rejected": worst}
         yield {**_record(first), "chosen": chosen, "rejected": rejected, **scores}
@@ -149,7 +150,7 @@ def _rejection(adapter: Any, stage: FilterStage, scored: Scored) -> Iterator[dic
     """Every correct answer that is not a repetition, the best first."""
     seen: list[Any] = []
     for reward, sample in scored:
-        answer = completion(adapter, sample)
+        answer = adapter.completion(sample)
         if reward < stage.correct_at or len(seen) == stage.keep:
             return
         if answer not in seen:
@@ -167,18 +168,6 @@ def _difficulty(adapter: Any, stage: FilterStage, scored: Scored) -> Iterator[di
 
 def _record(sample: Sample) -> dict[str, Any]:
     return {**sample.prompt.record, "id": sample.prompt.id, "prompt": sample.prompt.text}
-
-
-def completion(adapter: Any, sample: Sample) -> Any:
-    """An answer as a record holds it: the adapter's own form of it, for which `given` is the inverse, or its text."""
-    if hasattr(adapter, "completion"):
-        return adapter.completion(sample)
-    if not isinstance(sample.artifact, str):
-        raise ConfigError(
-            f"{type(adapter).__name__} makes {type(sample.artifact).__name__}, which a record cannot hold: give it a "
-            "method completion(sample) -> JSON value, or use rule=difficulty"
-        )
-    return sample.artifact
 
 
 # -------------------------------------------------------------------- files

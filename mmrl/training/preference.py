@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mmrl.config import ConfigError, PreferenceStage
 from mmrl.core import preference as objectives
+from mmrl.data.order import cyclic_indices
+from mmrl.data.records import load_prompts
 from mmrl.seeds import seed_of
-from mmrl.training.data import cyclic_indices, load_prompts
 from mmrl.training.optimizer import NonFiniteError
 from mmrl.types import Prompt, Sample, Slice
 
@@ -93,11 +94,6 @@ def preference_step(trainer: Trainer, stage: PreferenceStage) -> dict[str, Any]:
 
 def given_samples(adapter: Any, pairs: Sequence[Prompt]) -> list[Sample]:
     """The pairs as samples with trajectories, [chosen, rejected, chosen, ...]; from `adapter.given`."""
-    if not hasattr(adapter, "given"):
-        raise ConfigError(
-            f"{type(adapter).__name__} cannot take given answers: a preference stage needs its method "
-            "given(prompt, completions) -> samples with trajectories"
-        )
     samples: list[Sample] = []
     for pair in pairs:
         made = adapter.given(pair, [pair.record["chosen"], pair.record["rejected"]])

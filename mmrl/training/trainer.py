@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.config import Config, ConfigError, GrpoStage, PreferenceStage, SftStage, Stage
-from mmrl.modalities.adapter import Adapter
+from mmrl.data.records import Records, load_prompts, reading, record_columns
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.conversations import Render
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
@@ -36,7 +37,6 @@ from mmrl.training.checkpoint import (
     optimizer_tensors,
     save_queue,
 )
-from mmrl.training.data import Records, load_prompts, reading, record_columns
 from mmrl.training.evaluation import evaluate
 from mmrl.training.filtering import KeptRecords, filter_step, result_path
 from mmrl.training.grpo import COMBINED, SelfCheckError, combined, grpo_step
@@ -145,10 +145,10 @@ class Trainer:
         return self._finish()
 
     def _select(self, stage: Stage) -> None:
-        if stage.components is not None and not hasattr(self.adapter, "select"):
-            raise ConfigError(f"stage {stage.name!r}: components are not a choice of this modality; leave them out")
-        if hasattr(self.adapter, "select"):
-            self.adapter.select(stage.components or self.config.model.components)
+        try:
+            self.adapter.select(stage.components)
+        except Unsupported as error:
+            raise ConfigError(f"stage {stage.name!r}: {error}") from None
         self.parameters: dict[str, nn.Parameter] = self.adapter.trainable_parameters()
         if not self.parameters:
             raise ValueError(f"stage {stage.name!r} trains nothing; look at its components and model.train")
@@ -159,7 +159,7 @@ class Trainer:
         self.average = optim.Average(stage.optim.ema, self.parameters) if stage.optim.ema else None
         self.pending, self.memory = [], {}
         self._take_data(stage)
-        if needs_reference(stage) and hasattr(self.adapter, "prepare_reference"):
+        if needs_reference(stage):
             self.adapter.prepare_reference()
         if saved:
             self._restore(*saved)
@@ -408,7 +408,7 @@ class Trainer:
         tensors |= optimizer_tensors(self.optimizer, names)
         if self.average:
             tensors |= {f"ema/{k}": v for k, v in self.average.values.items()}
-        if hasattr(self.adapter, "reference_parameters"):
+        if self.adapter.reference_parameters():
             tensors |= {f"reference/{k}": v for k, v in self.adapter.reference_parameters().items()}
         return tensors
 

@@ -62,6 +62,7 @@ def test_replay_gives_the_log_probs_of_the_rollout(adapter, columns):
 
 def test_the_reference_stays_where_training_began(adapter):
     samples = samples_of(rollout(adapter))
+    adapter.prepare_reference()
     with torch.no_grad():
         adapter.pen.mean.bias.add_(0.1)
     replay = adapter.logprobs(samples, torch.arange(3), reference=True)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmrl.config import load
+from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.load import load_reward
 from mmrl.seeds import seed_of
 from mmrl.strict import Strict
@@ -28,7 +29,7 @@ class AnswersConfig(Strict):
     by_columns: bool = False
 
 
-class Answers:
+class Answers(Adapter):
     """The policy is a table [kinds of prompts, letter before, letter]; a prompt's kind is its text's length mod 3."""
 
     Config = AnswersConfig
@@ -37,15 +38,12 @@ class Answers:
         self.config = config
         generator = torch.Generator().manual_seed(0)
         self.table = nn.Parameter(torch.randn(3, 5, 4, generator=generator, dtype=torch.float64))
-        self.start = self.table.detach().clone()
-
-    def to(self, device: torch.device) -> None:
-        pass
+        self.start = self.table.detach().clone()  # for tests to compare with
 
     @torch.no_grad()
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
         return [
-            Group(g.prompt, g.index, [self._speak(g.prompt, i, seed_of(seed, step, g.prompt.id, i)) for i in range(n)])
+            Group(g.prompt, g.index, [self._speak(g.prompt, i, seed_of(seed, step, g.key, i)) for i in range(n)])
             for g in groups
         ]
 
@@ -72,7 +70,9 @@ class Answers:
         sample.trajectory.logp = self.logprobs([sample], torch.arange(len(ids))).logp[0].float()
         return sample
 
-    def logprobs(self, samples: Sequence[Sample], columns: Tensor, reference: bool = False) -> ActionLogProbs:
+    def logprobs(
+        self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
+    ) -> ActionLogProbs:
         """Columns past the end of an answer are NaN, as whoever reads them must notice."""
 
         def row(table: Tensor, sample: Sample) -> Tensor:
@@ -83,7 +83,8 @@ class Answers:
 
         found = ActionLogProbs(torch.stack([row(self.table, s) for s in samples]))
         if reference:
-            found.logp_reference = torch.stack([row(self.start, s) for s in samples])
+            with torch.no_grad(), self.reference():
+                found.logp_reference = torch.stack([row(self.table, s) for s in samples])
         return found
 
     def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:

@@ -33,7 +33,9 @@ ALLOWED = {
     "environments": {"types", "media", "core", "seeds", "share", "strict"},
     "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict", "pictures"},
     "config": {"types", "core", "environments", "modalities", "share", "strict"},
+    "data": {"types", "config", "environments", "modalities", "seeds", "share", "pictures"},
     "training": {
+        "data",
         "types",
         "media",
         "core",

@@ -140,13 +140,10 @@ class Detached(ImageAdapter):
 
 
 class MovedReference(ImageAdapter):
-    def reference_parameters(self):
-        return {}
-
     def prepare_reference(self):
         super().prepare_reference()
-        for parameter in self._frozen_denoiser.parameters():
-            parameter.data.mul_(1.5)
+        for tensor in self._reference.values():
+            tensor.mul_(1.5)
 
 
 class Incomplete(ImageAdapter):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrl.data.order import cyclic_indices
 from mmrl.training.curriculum import ORDERS, Curriculum, CurriculumError, difficulties, refill
-from mmrl.training.data import cyclic_indices
 from mmrl.types import Prompt
 
 NAMES = [f"p{i}" for i in range(6)]

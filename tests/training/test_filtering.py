@@ -12,6 +12,7 @@ from answers import Answers, AnswersConfig, make, ranks
 from answers import __file__ as modality
 
 from mmrl.config import ConfigError, FilterStage, load
+from mmrl.modalities.adapter import Unsupported
 from mmrl.training.collect import RewardFailure
 from mmrl.training.filtering import KeptRecords, NothingKept, keep, set_rewards
 from mmrl.training.trainer import Stopped
@@ -130,7 +131,7 @@ def test_an_answer_that_no_record_holds_is_refused():
     odd = group(1.0, 0.0)
     for sample in odd.samples:
         sample.artifact = torch.zeros(2)
-    with pytest.raises(ConfigError, match="makes Tensor, which a record cannot hold"):
+    with pytest.raises(Unsupported, match="makes Tensor, which a record cannot hold"):
         kept(odd, "pairs")
     assert len(kept(odd, "difficulty")) == 1
 

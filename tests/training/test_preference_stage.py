@@ -13,6 +13,7 @@ from answers import LETTERS, Answers, AnswersConfig, make, ranks
 from torch.nn.functional import logsigmoid
 
 from mmrl.config import ConfigError, load
+from mmrl.modalities.adapter import Unsupported
 from mmrl.training.preference import load_pairs
 from mmrl.training.trainer import Stopped, Trainer
 
@@ -65,9 +66,16 @@ def spelled(table: torch.Tensor, prompt: str, answer: str) -> torch.Tensor:
     return total
 
 
+class Elsewhere(Answers):
+    """Its reference is what the table was made as, wherever a stage starts."""
+
+    def prepare_reference(self) -> None:
+        self._reference = {"table": self.start.clone()}
+
+
 def moved() -> Answers:
     """A policy that is not its reference any more."""
-    adapter = Answers(AnswersConfig())
+    adapter = Elsewhere(AnswersConfig())
     with torch.no_grad():
         adapter.table += torch.linspace(-1, 1, 60, dtype=torch.float64).view(3, 5, 4).sin()
     return adapter
@@ -242,7 +250,7 @@ def test_a_file_without_one_good_pair_is_refused(tmp_path):
 
 def test_an_adapter_that_takes_no_answers_is_named(pairs, tmp_path, monkeypatch):
     monkeypatch.delattr(Answers, "given")
-    with pytest.raises(ConfigError, match=r"Answers cannot take given answers.*given\(prompt, completions\)"):
+    with pytest.raises(Unsupported, match=r"Answers cannot take given answers.*given\(prompt, completions\)"):
         make(config(tmp_path, stage(pairs))).train()
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmrl.data.order import cyclic_indices
 from mmrl.reporting.samples import read_index
-from mmrl.training.data import cyclic_indices
 
 # FLAT prompts have the same reward for every sample: groups without signal, all that the first process has, so
 # that it replays nothing. One sample of the prompt SICK is invalid, on the second.

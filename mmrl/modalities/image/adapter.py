@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.base import Condition, Schedule
 from mmrl.modalities.image.kernels import ratio_norm, sample
@@ -28,7 +28,7 @@ from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
 
-class ImageAdapter:
+class ImageAdapter(Adapter):
     """A diffusers pipeline as a policy over denoising steps.
 
     Trajectories store, per trained step, the latents before and after it (float32) and the step's index; under
@@ -47,13 +47,12 @@ class ImageAdapter:
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions: dict[tuple[str, tuple[int, int]], Condition] = {}
         self._latents: dict[str, Tensor] = {}
-        self._frozen_denoiser: nn.Module | None = None
         self._in_reference = False
         if config.train == "lora":
             self._add_lora()
         if config.gradient_checkpointing:
             self.family.denoiser.enable_gradient_checkpointing()
-        self.select(config.components)
+        self.select()
 
     @property
     def default_clip(self) -> tuple[float, float]:
@@ -82,9 +81,9 @@ class ImageAdapter:
     def modules(self) -> dict[str, nn.Module]:
         return {"denoiser": self.family.denoiser, "vae": self.family.vae, **self.family.text_encoders}
 
-    def select(self, components: Sequence[str]) -> None:
+    def select(self, components: Sequence[str] | None = None) -> None:
         """Choose the trained parts: denoiser, text_encoders, vae. The rest is frozen, everything in eval mode."""
-        chosen = set(components)
+        chosen = set(components or self.config.components)
         if "text_encoders" in chosen:
             chosen = (chosen - {"text_encoders"}) | set(self.family.text_encoders)
         for name, module in self.modules().items():
@@ -109,8 +108,6 @@ class ImageAdapter:
 
     def to(self, device: torch.device) -> None:
         self.family.pipeline.to(device)
-        if self._frozen_denoiser is not None:
-            self._frozen_denoiser.to(device)
 
     # ---------------------------------------------------------------- prompts and sizes
 
@@ -159,8 +156,8 @@ class ImageAdapter:
         sampling = self.config.sampling
         noise = [
             _Noise(
-                seed_of(seed, step, g.prompt.id, "start" if sampling.same_noise else i, "start"),
-                seed_of(seed, step, g.prompt.id, i, "steps"),
+                seed_of(seed, step, g.key, "start" if sampling.same_noise else i, "start"),
+                seed_of(seed, step, g.key, i, "steps"),
             )
             for g in groups
             for i in range(n)
@@ -317,33 +314,15 @@ class ImageAdapter:
         sums = [p.detach().view(torch.int32).sum() for p in self._trained]
         return seed_of(*(torch.stack(sums).tolist() if sums else ()))
 
-    def prepare_reference(self) -> None:
-        """Freeze a copy of the denoiser as it is now; LoRA needs none (its reference is the adapter turned off)."""
-        if self.config.train == "full" and self._frozen_denoiser is None:
-            self._frozen_denoiser = copy.deepcopy(self.family.denoiser).requires_grad_(False).eval()
-
-    def reference_parameters(self) -> dict[str, Tensor]:
-        """Tensors of the frozen copy, for the checkpoint; empty without one."""
-        return {} if self._frozen_denoiser is None else dict(self._frozen_denoiser.named_parameters())
-
     @contextmanager
-    def reference(self):
-        denoiser, lora = self.family.denoiser, self.config.train == "lora"
-        if not lora and self._frozen_denoiser is None:
-            raise RuntimeError("no reference: call prepare_reference() before training starts")
-        if lora:
-            denoiser.disable_adapters()
-        else:
-            self.family.replace_denoiser(self._frozen_denoiser)
-        self._in_reference = True
-        try:
-            yield
-        finally:
-            self._in_reference = False
-            if lora:
-                denoiser.enable_adapters()
-            else:
-                self.family.replace_denoiser(denoiser)
+    def reference(self) -> Iterator[None]:
+        """See Adapter.reference; nothing that the reference computes is kept as the policy's."""
+        with super().reference():
+            self._in_reference = True
+            try:
+                yield
+            finally:
+                self._in_reference = False
 
     # ---------------------------------------------------------------- supervised
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from mmrl.engines.transformers import TransformersEngine
 from mmrl.environments.base import Context, Environment, Episode, Reply
 from mmrl.environments.load import load_environment
 from mmrl.media import Media, Size
+from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.config import TokenModelConfig
@@ -34,7 +34,7 @@ from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory, Turn
 
 
-class TokenAdapter:
+class TokenAdapter(Adapter):
     """A transformers language model as a policy over tokens; a modality says how it is loaded and what it reads.
 
     Trajectories store the ids of the prompt and of what is behind it, and nothing is ever encoded again: text is made
@@ -45,6 +45,8 @@ class TokenAdapter:
     Config: type[TokenModelConfig] = TokenModelConfig
     environment: Environment | None = None
     objectives = OBJECTIVES
+    provides = frozenset({"reference", "entropy"})
+    holds_conversations = True
     # Tokens of higher probability than exp(-this) have gradients that are mostly float32 rounding (`mmrl check`).
     certain_logp = 1e-3
 
@@ -56,7 +58,6 @@ class TokenAdapter:
         loading.check_head(self.model, self._head())
         self.context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.prompts = self._encoder(self._prompt_limit())
-        self._frozen: nn.Module | None = None
         self._environments: dict[str, Environment] = {}  # of records that name their own
         self._outside: OutsideEngine | None = None
         self._in_sync = False
@@ -137,38 +138,9 @@ class TokenAdapter:
 
     def to(self, device: torch.device) -> None:
         self.model.to(device)
-        if self._frozen is not None:
-            self._frozen.to(device)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def prepare_reference(self) -> None:
-        """Freeze a copy of the model as it is now; LoRA needs none (its reference is the adapter turned off)."""
-        if self.config.train == "full" and self._frozen is None:
-            shared = {id(p): p for p in self.model.parameters() if not p.requires_grad}
-            self._frozen = copy.deepcopy(self.model, memo=shared).requires_grad_(False).eval()
-
-    def reference_parameters(self) -> dict[str, Tensor]:
-        """Tensors of the frozen copy, for the checkpoint; empty without one."""
-        return {} if self._frozen is None else dict(self._frozen.named_parameters())
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        if self.config.train == "lora":
-            self.model.disable_adapters()
-            try:
-                yield
-            finally:
-                self.model.enable_adapters()
-            return
-        if self._frozen is None:
-            raise RuntimeError("no reference: call prepare_reference() before training starts")
-        policy, self.model = self.model, self._frozen
-        try:
-            yield
-        finally:
-            self.model = policy
 
     # ---------------------------------------------------------------- prompts
 
@@ -201,7 +173,7 @@ class TokenAdapter:
         s = self.config.sampling
         heat = temperatures(s.annealing, step, s.max_tokens) if s.annealing else ()
         sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned, heat)
-        seeds = [[seed_of(seed, step, g.prompt.id, i) for i in range(n)] for g in groups]
+        seeds = [[seed_of(seed, step, g.key, i) for i in range(n)] for g in groups]
         with self.synced():
             return self._sampled(groups, n, sampling, seeds, self._outside or self._own_engine(), step)
 

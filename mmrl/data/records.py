@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmrl.config import ConfigError, DataConfig, RecordFormat
+from mmrl.data.formats import normalised
+from mmrl.data.order import cyclic_indices
+from mmrl.data.pictures import bound_images, check_images
 from mmrl.modalities.load import import_file
 from mmrl.pictures import PictureError, open_image
-from mmrl.seeds import seed_of
 from mmrl.share import resolve
-from mmrl.training.formats import normalised
-from mmrl.training.images import bound_images, check_images
 from mmrl.types import Prompt
 
 HUB = "hub:"
@@ -402,14 +400,3 @@ def _reach(record: Mapping[str, Any], ours: str, theirs: str) -> Any:
             raise ValueError(f"lacks {theirs!r}, which data.columns gives for {ours!r}; it has {', '.join(record)}")
         place = place[part]
     return place
-
-
-def cyclic_indices(start: int, count: int, size: int, seed: int) -> list[int]:
-    """Entries start..start+count of an endless sequence of seeded permutations of range(size)."""
-    found: list[int] = []
-    while len(found) < count:
-        epoch, offset = divmod(start + len(found), size)
-        generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-        order = torch.randperm(size, generator=generator)
-        found += order[offset : offset + count - len(found)].tolist()
-    return found

@@ -14,13 +14,13 @@ from PIL import Image
 
 from mmrl import api
 from mmrl.config import ConfigError, DataConfig
+from mmrl.data.formats import FORMATS, format_of, normalised
+from mmrl.data.pictures import stored_images
+from mmrl.data.records import Records, load_prompts, training_prompts
 from mmrl.modalities.load import import_file
 from mmrl.pictures import PictureError, open_image
 from mmrl.share import share
-from mmrl.training.data import Records, load_prompts, training_prompts
 from mmrl.training.filtering import KeptRecords
-from mmrl.training.formats import FORMATS, format_of, normalised
-from mmrl.training.images import stored_images
 from mmrl.training.preference import load_pairs
 
 SAMPLES = share("datasets", "emoji_scenes", "formats")

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from mmrl.config import ConfigError, DataConfig
-from mmrl.training.data import (
+from mmrl.data.formats import last_user_text
+from mmrl.data.records import (
     Records,
     heldout_prompts,
     load_prompts,
     record_columns,
     training_prompts,
 )
-from mmrl.training.formats import last_user_text
 
 ROWS = [{"question": f"{n} + 1 =", "solution": str(n + 1), "extra": {"level": n}} for n in range(5)]
 COLUMNS = {"prompt": "question", "answer": "solution", "level": "extra.level"}

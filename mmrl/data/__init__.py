@@ -1,0 +1,1 @@
+"""Everyone's records become Prompts: sources, formats, pictures, the seeded order of their use."""
