@@ -40,7 +40,7 @@ from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.tiny import build_sd3
 from mmrl.seeds import seed_of
-from mmrl.training import optimizer as optim
+from mmrl.training import optim
 from mmrl.types import Group, Prompt, Sample
 
 GROUPS, SAMPLES = 4, 8

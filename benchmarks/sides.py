@@ -33,7 +33,7 @@ from mmrl.core.algorithm import Algorithm, resolve
 from mmrl.core.batch import Batch
 from mmrl.core.step import policy_loss
 from mmrl.core.update import prepare_update
-from mmrl.training import optimizer as optim
+from mmrl.training import optim
 from mmrl.types import Group, Prompt, Sample
 
 SAMPLES = 8  # of a prompt

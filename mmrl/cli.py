@@ -86,7 +86,7 @@ def train(words, modality, out, resume, fresh, quiet) -> None:
     config = read_config(words, modality, extra)
     if not quiet:
         click.echo(plan_text(config))
-    from mmrl.training.trainer import Stopped
+    from mmrl.training.stopping import Stopped
 
     try:
         summary = api.train(config, resume=resume, fresh=fresh, quiet=quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,3 +47,9 @@ class FilterStage(Stage):
         if self.low > self.high:
             raise ValueError(f"low={self.low:g} is above high={self.high:g}: no prompt could be kept")
         return self
+
+    def plan_lines(self, config: Any, processes: int) -> list[str]:
+        return [
+            f"{self.groups} prompts x {self.samples} samples a step over {processes} process(es); nothing is trained",
+            f"keeps by rule {self.rule}, in {config.run_dir / 'data' / (self.name + '.jsonl')}",
+        ]

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.stage import Stage
-from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words, resolve
 
 
 def resolve_algorithm(section: Mapping[str, Any]) -> Algorithm:
@@ -102,3 +102,49 @@ class GrpoStage(Stage):
         ):
             raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")
         return self
+
+    def plan_lines(self, config: Any, processes: int) -> list[str]:
+        algorithm = resolve_algorithm(self.algorithm)
+        lines = self._tree_lines(processes) if self.tree else self._batch_lines(config, processes)
+        if self.staleness:
+            lines.append(
+                f"rollouts are used {self.staleness} steps after they were sampled; the first step fills the queue"
+            )
+        lines.append(
+            f"advantage {in_words(algorithm.advantage)}, gate {in_words(algorithm.gate)}, "
+            f"aggregation {algorithm.aggregate}, KL {algorithm.kl_coef:g}"
+        )
+        chosen = [(field, hook) for field, hook in algorithm.hooks if field in (*MANY, *OPTIONAL)]
+        lines += [f"{field.removesuffix('s').replace('_', ' ')}: {in_words(hook)}" for field, hook in chosen]
+        weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)
+        lines.append(f"rewards: {weights}{' (SHUFFLED: a control run)' if self.shuffle_rewards else ''}")
+        return [*lines, self.optim.in_words()]
+
+    def _batch_lines(self, config: Any, processes: int) -> list[str]:
+        samples = self.groups * self.samples
+        each = f"{self.groups // self.updates} groups = {samples // self.updates} samples"
+        lines = [
+            f"{self.groups} prompts x {self.samples} samples = {samples} samples a step over {processes} process(es)",
+            f"{self.updates * self.epochs} optimizer steps per rollout, each on {each}",
+        ]
+        actions = getattr(config.model, "actions_per_sample", None)
+        per_sample = actions() if actions else None
+        if per_sample:
+            rows = max(1, self.micro_batch // per_sample)
+            share = -(-(samples // self.updates) // processes)
+            size = min(self.micro_batch, rows * per_sample)
+            lines.append(
+                f"{per_sample} trained actions a sample: {samples * per_sample} a step; micro-batches of {size} "
+                f"evaluations ({rows} samples), {-(-share // rows)} per update"
+            )
+        return lines
+
+    def _tree_lines(self, processes: int) -> list[str]:
+        tree = self.tree
+        assert tree is not None
+        return [
+            f"{self.groups} prompts, each a tree of {tree.iterations} iterations x {tree.children} steps of at most "
+            f"{tree.step_tokens} tokens, {tree.depth} deep, over {processes} process(es)",
+            f"{self.updates * self.epochs} optimizer steps per rollout, together on at most "
+            f"{self.groups * tree.iterations} groups of {tree.children} steps, the branchings",
+        ]

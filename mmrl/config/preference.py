@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,3 +38,8 @@ class PreferenceStage(Stage):
         if self.objective == "bco" and self.label_smoothing:
             raise ValueError("label_smoothing is an option of dpo and mpo; set it to 0 for bco")
         return self
+
+    def plan_lines(self, config: Any, processes: int) -> list[str]:
+        pairs = self.pairs or f"what stage {self.data_from} keeps"
+        what = f"{self.batch} pairs a step from {pairs}, objective {self.objective}, beta {self.beta:g}"
+        return [what, self.optim.in_words()]

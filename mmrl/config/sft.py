@@ -27,3 +27,8 @@ class SftStage(Stage):
         if self.options is not None and self.data_from is not None:
             raise ValueError("options go with the records function of the run, not with data_from; leave one out")
         return self
+
+    def plan_lines(self, config: Any, processes: int) -> list[str]:
+        micro = -(-self.batch // self.micro_batch)
+        records = f"{self.batch} records a step in {micro} micro-batches of at most {self.micro_batch}"
+        return [records, self.optim.in_words()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from mmrl.config.optim import OptimConfig
@@ -27,3 +29,7 @@ class Stage(Strict):
         description="Name of an earlier filter stage whose result is used: difficulty gives prompts, rejection "
         "supervised records, pairs preference pairs. null takes the run's data.",
     )
+
+    def plan_lines(self, config: Any, processes: int) -> list[str]:
+        """What the stage of a run (a Config) does, a fact a line, for `mmrl plan`."""
+        return [self.optim.in_words()]

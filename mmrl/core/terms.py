@@ -34,6 +34,9 @@ BOOST = 2.5
 # Terms for which the replay must return its differentiable entropy.
 NEED_ENTROPY = frozenset({"entropy", "entropy_band"})
 
+# Terms over whole sequences: a micro-batch must hold all trained actions of its rows.
+OVER_SEQUENCES = frozenset({"pairwise"})
+
 
 # ------------------------------------------------------------------ entropy
 

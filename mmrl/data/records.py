@@ -209,6 +209,21 @@ class Records:
         return open_image(record["image"], self.root, self.config.max_pixels)
 
 
+class KeptRecords:
+    """Supervised records that a filter stage wrote, in the form that sft_step reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.records = [
+            bound_images({**p.record, "id": p.id, "prompt": p.text}, p.root, MAX_PIXELS)
+            for p in load_prompts(str(path), {}, "stop")
+        ]
+        self.count = len(self.records)
+
+    def batch(self, step: int, size: int, seed: int) -> list[dict[str, Any]]:
+        """The `step`-th batch of a seeded, endlessly reshuffled pass over the records."""
+        return [self.records[i] for i in cyclic_indices(step * size, size, self.count, seed)]
+
+
 # -------------------------------------------------------------------- sources: rows as they stand there
 
 

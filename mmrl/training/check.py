@@ -6,7 +6,7 @@ Every check goes through mmrl.modalities.adapter.Adapter only, so it holds for a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from torch import Tensor
 
 from mmrl.config import Config, ConfigError
 from mmrl.core.algorithm import Algorithm
-from mmrl.core.step import policy_loss
 from mmrl.modalities.adapter import Adapter
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample
+from mmrl.reporting.artifacts import load_artifact, save_artifact
+from mmrl.training.assemble import load_adapter, load_prompts, set_threads
+from mmrl.training.stages.update import given_update, gradient
+from mmrl.types import Group, Prompt, Sample, Slice
 
 # Batches of different shapes run different matrix kernels, which round differently; anything above is a mistake.
 ROUNDING = 1e-4
-GRADIENT_ROUNDING = 1e-3
+GRADIENT_ROUNDING = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+# Of a log-prob, for forwards of the same weights in batches of other shapes.
+LOGP_ROUNDING = {torch.float32: 0.0, torch.float16: 0.02, torch.bfloat16: 0.1}
 CERTAIN = "the policy is certain of these samples, so their gradients are rounding only: check with other prompts"
 
 
@@ -41,23 +45,16 @@ def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
 
     Raises ConfigError for a config without prompts, and what loading the adapter raises.
     """
-    from mmrl import api
-    from mmrl.training.processes import Processes
-
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    adapter = api.load_adapter(config)
-    adapter.to(Processes(config.device).device)
-    train, held = api.load_prompts(config, adapter)
+    set_threads(config)
+    adapter = load_adapter(config)
+    train, held = load_prompts(config, adapter)
     if not (train or held):
         raise ConfigError("check needs prompts to sample: set data.prompts or data.eval_prompts")
 
     def reload(folder: Path) -> Adapter | None:
         if not hasattr(config.model, "at"):
             return None
-        again = api.load_adapter(config.model_copy(update={"model": config.model.at(folder)}))
-        again.to(Processes(config.device).device)
-        return again
+        return load_adapter(config.model_copy(update={"model": config.model.at(folder)}))
 
     return check_adapter(adapter, (train or held)[:prompts], reload=reload)
 
@@ -84,12 +81,15 @@ def check_adapter(
     samples = [sample for group in groups for sample in group.samples]
     return [
         complete,
+        _clause("artifacts can be stored", lambda: _storable(samples)),
         _clause("rollout repeats", lambda: _repeats(adapter, groups, prompts, n, seed)),
         _clause("rollout is independent of the batch", lambda: _alone(adapter, groups, prompts, n, seed)),
+        _clause("a prompt twice gives other samples", lambda: _twice(adapter, prompts, n, seed)),
         _clause("replay equals rollout", lambda: _replay(adapter, samples)),
         _clause("first ratio is 1", lambda: _first_ratio(adapter, samples)),
         _clause("masked actions get no gradient", lambda: _masked(adapter, samples)),
         _clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)),
+        _clause("no samples make no micro-batch", lambda: _nothing(adapter)),
         _clause("policy starts at its reference", lambda: _reference(adapter, samples)),
         _clause("trainable parameters", lambda: _parameters(adapter, samples)),
         _clause("evaluation repeats", lambda: _evaluation(adapter, prompts, n, seed)),
@@ -175,7 +175,9 @@ def _wrong_sample(sample: Sample, group: Group) -> str | None:
     return None
 
 
-def _repeats(adapter, groups, prompts, n, seed) -> tuple[bool, str]:
+def _repeats(
+    adapter: Adapter, groups: Sequence[Group], prompts: Sequence[Prompt], n: int, seed: int
+) -> tuple[bool, str]:
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
         again = _rollout(adapter, prompts, n, seed)
@@ -189,7 +191,7 @@ def _repeats(adapter, groups, prompts, n, seed) -> tuple[bool, str]:
     )
 
 
-def _alone(adapter, groups, prompts, n, seed) -> tuple[bool, str]:
+def _alone(adapter: Adapter, groups: Sequence[Group], prompts: Sequence[Prompt], n: int, seed: int) -> tuple[bool, str]:
     gap = 0.0
     for index, prompt in enumerate(prompts):
         alone = adapter.rollout([Group(prompt, 0)], n, 0, seed)
@@ -201,6 +203,32 @@ def _alone(adapter, groups, prompts, n, seed) -> tuple[bool, str]:
         "would depend on batch size and on the number of processes. Seed each sample's noise by itself, and look "
         "for padding that is attended to and for statistics over the batch"
     )
+
+
+def _twice(adapter: Adapter, prompts: Sequence[Prompt], n: int, seed: int) -> tuple[bool, str]:
+    """A step may ask a prompt twice: where a pass over the prompts ends, and when a group is replaced."""
+    first, second = adapter.rollout([Group(prompts[0], 0), Group(prompts[0], 1, draw=1)], n, 0, seed)
+    if not (_gap([first], [second]) == 0 and _same_artifacts([first], [second])):
+        return True, "the second group of a prompt has noise of its own"
+    return False, (
+        "a prompt that is asked twice in a step gave the same samples twice: seed the noise with `group.key`, not with "
+        "the prompt's id"
+    )
+
+
+def _nothing(adapter: Adapter) -> tuple[bool, str]:
+    found = list(adapter.slices([], 8))
+    return not found, f"slices of no samples gave {len(found)} micro-batches" if found else "slices([]) gives none"
+
+
+def _storable(samples: Sequence[Sample]) -> tuple[bool, str]:
+    """Samples are stored for the report, and whole rollouts when a run stops inside a step."""
+    with tempfile.TemporaryDirectory() as place:
+        for number, sample in enumerate(samples):
+            name = save_artifact(sample.artifact, Path(place), str(number))
+            if not _same(sample.artifact, load_artifact(Path(place) / name)):
+                return False, f"{name} read back is another {type(sample.artifact).__name__} than was stored"
+    return True, f"{type(samples[0].artifact).__name__}, stored and read back"
 
 
 def _gap(some: Sequence[Group], others: Sequence[Group]) -> float:
@@ -235,20 +263,16 @@ def _stored(samples: Sequence[Sample], columns: Tensor) -> tuple[Tensor, Tensor]
     return logp[:, columns], mask[:, columns]
 
 
-def _clip(adapter: Adapter) -> float:
-    return float(min(getattr(adapter, "default_clip", (0.2, 0.2))))
-
-
-def _replay(adapter, samples) -> tuple[bool, str]:
+def _replay(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
     columns = _columns(samples)
     stored, mask = _stored(samples, columns)
     with torch.no_grad():
         logp = adapter.logprobs(samples, columns).logp.cpu()
     if logp.shape != stored.shape:
         return False, f"logprobs returned {tuple(logp.shape)} for {len(samples)} samples x {len(columns)} columns"
-    gap, bound = float(((logp - stored).abs() * mask).max()), _clip(adapter) / 10
+    gap, bound = float(torch.where(mask, (logp - stored).abs(), 0.0).max()), _near_one(adapter)
     if gap <= bound:
-        return True, f"largest difference {gap:.1e}, allowed {bound:.1e} (a tenth of the clip range)"
+        return True, f"largest difference {gap:.1e}, allowed {bound:.1e}"
     return False, (
         f"replayed log-probabilities are off by {gap:.1e} (allowed {bound:.1e}, a tenth of the clip range): the loss "
         "would weigh actions that were never taken so. Rollout and replay must run the same forward: look at "
@@ -256,13 +280,13 @@ def _replay(adapter, samples) -> tuple[bool, str]:
     )
 
 
-def _first_ratio(adapter, samples) -> tuple[bool, str]:
+def _first_ratio(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
     columns = _columns(samples)
     stored, mask = _stored(samples, columns)
     with torch.no_grad():
         replay = adapter.logprobs(samples, columns)
     log_ratio = replay.logp.cpu() - stored if replay.log_ratio is None else replay.log_ratio.cpu()
-    gap, bound = float((torch.expm1(log_ratio).abs() * mask).max()), _clip(adapter) / 10
+    gap, bound = float(torch.where(mask, torch.expm1(log_ratio).abs(), 0.0).max()), _near_one(adapter)
     if gap <= bound:
         return True, f"largest deviation {gap:.1e}, allowed {bound:.1e}"
     return False, (
@@ -271,22 +295,31 @@ def _first_ratio(adapter, samples) -> tuple[bool, str]:
     )
 
 
-def _loss(adapter: Adapter, replay: ActionLogProbs, rows: Tensor, samples, columns, mask, share: float) -> Tensor:
-    """The GRPO loss of a slice with every action weighted by `share`; advantages 1, -1/2, 1 ..., so that the gradients
-    of equal samples do not cancel."""
-    stored, _ = _stored([samples[r] for r in rows], columns)
-    low, high = getattr(adapter, "default_clip", (0.2, 0.2))
-    device = replay.logp.device
-    advantage = 1.0 - 1.5 * (rows % 2).to(device)
-    weights = torch.full(stored.shape, share, device=device)
-    algorithm = Algorithm().with_defaults(low, high)
-    return policy_loss(replay, stored.to(device), mask.to(device), advantage, weights, algorithm)[0]
-
-
-def _gradient(adapter: Adapter, loss: Tensor) -> list[Tensor]:
+def _gradient(
+    adapter: Adapter, samples: Sequence[Sample], slices: Iterable[Slice], mask: Tensor | None = None
+) -> list[Tensor]:
+    """The GRPO gradient of all slices together, each action of the mask counting the same; advantages 1, -1/2, 1 ...,
+    so that the gradients of equal samples do not cancel."""
+    advantage = 1.0 - 1.5 * (torch.arange(len(samples)) % 2)
+    algorithm = Algorithm(aggregate="token_mean").with_defaults(*adapter.default_clip)
+    update = given_update(samples, advantage, algorithm, mask)
     parameters = list(adapter.trainable_parameters().values())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found)]
+    kept = [p.grad for p in parameters]
+    try:
+        for p in parameters:
+            p.grad = None
+        for part in gradient(adapter, update, list(slices)):
+            if not np.isfinite(part.loss):
+                raise ValueError(f"the loss of a micro-batch is {part.loss}")
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    finally:
+        for p, before in zip(parameters, kept):
+            p.grad = before
+
+
+def _whole(samples: Sequence[Sample], columns: Tensor | None = None) -> list[Slice]:
+    """All samples in one micro-batch."""
+    return [Slice(torch.arange(len(samples)), _columns(samples) if columns is None else columns)]
 
 
 def _distance(some: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, float]:
@@ -296,12 +329,17 @@ def _distance(some: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, 
     return (gap / norm if norm else (0.0 if gap == 0 else float("inf"))), norm
 
 
+def _near_one(adapter: Adapter) -> float:
+    """How far the first ratios may be off: a tenth of the clip range, or what the precision rounds."""
+    return max(float(min(adapter.default_clip)) / 10, LOGP_ROUNDING[adapter.precision])
+
+
 def _certain(adapter: Adapter, logp: Tensor, mask: Tensor) -> bool:
     """Whether the policy could hardly have acted otherwise: the gradient of such actions is mostly rounding."""
-    return bool((logp[mask].abs() < getattr(adapter, "certain_logp", 0.0)).all())
+    return bool((logp[mask].abs() < adapter.certain_logp).all())
 
 
-def _masked(adapter, samples) -> tuple[bool, str]:
+def _masked(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
     columns = _columns(samples)
     if len(columns) < 2:
         return True, "one action a sample: nothing to mask"
@@ -310,15 +348,11 @@ def _masked(adapter, samples) -> tuple[bool, str]:
     if _certain(adapter, stored, mask & (columns < len(kept))):
         return True, CERTAIN
     partly = mask & (columns < len(kept))
-    rows = torch.arange(len(samples))
-    whole = _gradient(adapter, _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, partly, 1.0))
-    part = _gradient(
-        adapter, _loss(adapter, adapter.logprobs(samples, kept), rows, samples, kept, mask[:, : len(kept)], 1.0)
-    )
-    gap, norm = _distance(part, whole)
+    whole = _gradient(adapter, samples, _whole(samples), partly)
+    gap, norm = _distance(_gradient(adapter, samples, _whole(samples, kept), partly), whole)
     if norm == 0:
         return False, "the unmasked actions have no gradient at all: look for a detach or no_grad in logprobs"
-    if gap <= GRADIENT_ROUNDING:
+    if gap <= GRADIENT_ROUNDING[adapter.precision]:
         return True, f"with {len(columns) - len(kept)} of {len(columns)} columns masked (relative difference {gap:.1e})"
     return False, (
         f"masking columns {len(kept)}..{len(columns) - 1} leaves a gradient that differs by {gap:.1e} from replaying "
@@ -327,42 +361,33 @@ def _masked(adapter, samples) -> tuple[bool, str]:
     )
 
 
-def _micro_batches(adapter, samples) -> tuple[bool, str]:
-    columns = _columns(samples)
-    stored, mask = _stored(samples, columns)
-    rows = torch.arange(len(samples))
-    share = 1.0 / int(mask.sum())
-    whole = _gradient(adapter, _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, mask, share))
+def _micro_batches(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
+    stored, mask = _stored(samples, _columns(samples))
     budget = max(1, int(mask.sum()) // 3)
     counts = torch.zeros(mask.shape, dtype=torch.int64)
-    total = [torch.zeros_like(g) for g in whole]
-    cuts = 0
-    for part in adapter.slices(samples, budget):
-        where = (part.rows[:, None], part.columns[None, :])
-        counts[where] += 1
-        replay = adapter.logprobs([samples[r] for r in part.rows], part.columns)
-        some = _gradient(adapter, _loss(adapter, replay, part.rows, samples, part.columns, mask[where], share))
-        total = [a + b for a, b in zip(total, some)]
-        cuts += 1
+    slices = list(adapter.slices(samples, budget))
+    for part in slices:
+        counts[part.rows[:, None], part.columns[None, :]] += 1
     if not (counts[mask] == 1).all():
         return False, (
             f"slices with a budget of {budget} replay {int((counts[mask] == 0).sum())} trained actions never and "
             f"{int((counts[mask] > 1).sum())} more than once: look at how `slices` cuts rows and columns"
         )
-    gap, _ = _distance(whole, total)
+    gap, _ = _distance(_gradient(adapter, samples, _whole(samples)), _gradient(adapter, samples, slices))
     if _certain(adapter, stored, mask):
         return True, CERTAIN
-    if gap <= GRADIENT_ROUNDING:
-        return True, f"{cuts} micro-batches instead of one (relative difference {gap:.1e})"
+    if gap <= GRADIENT_ROUNDING[adapter.precision]:
+        return True, f"{len(slices)} micro-batches instead of one (relative difference {gap:.1e})"
     return False, (
-        f"{cuts} micro-batches give a gradient that differs by {gap:.1e} from one: the result would depend on "
+        f"{len(slices)} micro-batches give a gradient that differs by {gap:.1e} from one: the result would depend on "
         "micro_batch. Look for statistics over the batch in logprobs, and for padding that is attended to"
     )
 
 
-def _reference(adapter, samples) -> tuple[bool, str]:
-    if hasattr(adapter, "prepare_reference"):
-        adapter.prepare_reference()
+def _reference(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
+    if "reference" not in adapter.provides:
+        return True, "the adapter provides none: an algorithm that compares with it is refused"
+    adapter.prepare_reference()
     columns = _columns(samples)
     stored, mask = _stored(samples, columns)
     with torch.no_grad():
@@ -378,7 +403,7 @@ def _reference(adapter, samples) -> tuple[bool, str]:
             continue
         if value.shape != stored.shape:
             return False, f"`{name}` is {tuple(value.shape)}, expected {tuple(stored.shape)} like `logp`"
-        gap = max(gap, float(((value - wanted).abs().cpu() * mask).max()))
+        gap = max(gap, float(torch.where(mask, (value - wanted).abs().cpu(), 0.0).max()))
     if gap <= ROUNDING:
         return True, f"largest KL or difference before training {gap:.1e}"
     return False, (
@@ -390,7 +415,7 @@ def _reference(adapter, samples) -> tuple[bool, str]:
 # -------------------------------------------------------------------- parameters, evaluation, disk
 
 
-def _parameters(adapter, samples) -> tuple[bool, str]:
+def _parameters(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
     parameters = adapter.trainable_parameters()
     if not parameters:
         return False, "trainable_parameters() is empty: nothing would be trained"
@@ -399,11 +424,7 @@ def _parameters(adapter, samples) -> tuple[bool, str]:
     frozen = [name for name, p in parameters.items() if not p.requires_grad]
     if frozen:
         return False, f"{len(frozen)} of them do not require a gradient, e.g. {frozen[0]}: leave them out"
-    columns = _columns(samples)
-    _, mask = _stored(samples, columns)
-    rows = torch.arange(len(samples))
-    loss = _loss(adapter, adapter.logprobs(samples, columns), rows, samples, columns, mask, 1.0)
-    gradients = _gradient(adapter, loss)
+    gradients = _gradient(adapter, samples, _whole(samples))
     bad = [name for name, g in zip(parameters, gradients) if not torch.isfinite(g).all()]
     if bad:
         return (
@@ -417,7 +438,7 @@ def _parameters(adapter, samples) -> tuple[bool, str]:
     return True, f"{len(parameters)} tensors, {count:,} numbers; the loss reaches {reached} tensors"
 
 
-def _evaluation(adapter, prompts, n, seed) -> tuple[bool, str]:
+def _evaluation(adapter: Adapter, prompts: Sequence[Prompt], n: int, seed: int) -> tuple[bool, str]:
     first = adapter.evaluate(prompts, n, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
@@ -430,10 +451,16 @@ def _evaluation(adapter, prompts, n, seed) -> tuple[bool, str]:
             "the same seed gave other samples: scores before and after training could not be compared. Seed each "
             "sample's noise by (seed, prompt id, sample index)"
         )
-    if getattr(adapter, "deterministic_evaluation", False):
+    other = _same_artifacts(first, adapter.evaluate(prompts, n, seed + 1))
+    if adapter.deterministic_evaluation:
+        if not other:
+            return False, "another seed gave other samples, though the adapter says deterministic_evaluation"
         return True, "the same samples whatever the seed, as the adapter says"
-    if _same_artifacts(first, adapter.evaluate(prompts, n, seed + 1)):
-        return False, "another seed gave the same samples: the seed is not used"
+    if other:
+        return False, (
+            "another seed gave the same samples: the seed is not used; where evaluation is greedy, say so with "
+            "deterministic_evaluation = True"
+        )
     return True, "the same seed gives the same samples, another seed others"
 
 
@@ -448,7 +475,13 @@ def _same(a: Any, b: Any) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
-def _save(adapter, prompts, n, seed, reload) -> tuple[bool, str]:
+def _save(
+    adapter: Adapter,
+    prompts: Sequence[Prompt],
+    n: int,
+    seed: int,
+    reload: Callable[[Path], Adapter | None] | None,
+) -> tuple[bool, str]:
     before = {name: p.detach().clone() for name, p in adapter.trainable_parameters().items()}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "policy"

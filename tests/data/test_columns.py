@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mmrl.training.batch import columns
+from mmrl.training.stages.experience import columns
 from mmrl.types import Prompt, Sample, Score
 
 

@@ -15,13 +15,12 @@ from PIL import Image
 from mmrl import api
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import FORMATS, format_of, normalised
+from mmrl.data.pairs import load_pairs
 from mmrl.data.pictures import stored_images
-from mmrl.data.records import Records, load_prompts, training_prompts
+from mmrl.data.records import KeptRecords, Records, load_prompts, training_prompts
 from mmrl.modalities.load import import_file
 from mmrl.pictures import PictureError, open_image
 from mmrl.share import share
-from mmrl.training.filtering import KeptRecords
-from mmrl.training.preference import load_pairs
 
 SAMPLES = share("datasets", "emoji_scenes", "formats")
 PUBLISHED = ("satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "trl", "ui_s1")

@@ -17,7 +17,7 @@ from mmrl.environments.base import Episode
 from mmrl.environments.load import load_environment
 from mmrl.media import Media, iou
 from mmrl.modalities.load import import_file
-from mmrl.training.choices import rotations
+from mmrl.training.evaluation.choices import rotations
 from mmrl.types import Prompt, Turn
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "emoji_scenes"

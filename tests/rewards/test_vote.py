@@ -9,7 +9,7 @@ from mmrl.core.batch import Batch
 from mmrl.core.shape import majority_vote
 from mmrl.rewarding import load_reward
 from mmrl.rewarding.run import score_groups
-from mmrl.training.batch import columns
+from mmrl.training.stages.experience import columns
 from mmrl.types import Group, Prompt, Sample
 
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from mmrl.config import load
 from mmrl.modalities.adapter import Adapter
-from mmrl.rewarding.load import load_reward
 from mmrl.seeds import seed_of
 from mmrl.strict import Strict
+from mmrl.training.assemble import load_rewards
+from mmrl.training.loop import Loop
 from mmrl.training.processes import Processes
-from mmrl.training.trainer import Trainer
+from mmrl.training.run import Data, Run
+from mmrl.training.stopping import Stops
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
 LETTERS = "abc."  # the dot ends an answer
@@ -116,14 +118,19 @@ class Answers(Adapter):
         save_file({"table": self.table.detach().clone()}, folder / "table.safetensors")
 
 
-def make(values: dict[str, Any], prompts: Sequence[Prompt] = (), **options: Any) -> Trainer:
-    """A Trainer of a config on Answers, with the config's rewards; `options` are the Trainer's own."""
+def make(values: dict[str, Any], prompts: Sequence[Prompt] = (), **options: Any) -> Loop:
+    """The loop of a config on Answers, with the config's rewards.
+
+    options: `adapter`, `eval_prompts`, `records`, `processes`, `should_stop`, `allow` of one's own.
+    """
     values = {"name": "run", "device": "cpu", "modality": f"{__file__}:Answers", **values}
     config = load(values)
     adapter = options.pop("adapter", None) or Answers(config.model)
-    rewards = [load_reward(r.name, r.options) for r in config.rewards]
-    options.setdefault("processes", Processes("cpu"))
-    return Trainer(config, adapter, rewards, prompts=prompts, quiet=True, **options)
+    rewards, eval_rewards = load_rewards(config)
+    processes = options.pop("processes", None) or Processes("cpu")
+    stops = Stops(processes, options.pop("should_stop", None))
+    data = Data(prompts, options.pop("eval_prompts", ()), options.pop("records", None))
+    return Loop(Run(config, adapter, rewards, eval_rewards, data, processes, stops), quiet=True, **options)
 
 
 class Rank(Processes):

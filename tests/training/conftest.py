@@ -151,7 +151,7 @@ def content(path: Path) -> tuple[dict[str, Any], bytes]:
 
 def train(config: dict[str, Any], **options: Any) -> dict[str, Any]:
     """mmrl.train without progress; the folder is free again afterwards, as when a process ends."""
-    from mmrl.api import released
+    from mmrl.training.run_folder import released
 
     with released(Path(config["out"]) / config["name"]):
         return mmrl.train(config, quiet=True, **options)

@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrl.api import RunFolderError
 from mmrl.config import ConfigError, load
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.reporting.samples import list_tags, read_index
 from mmrl.training import checkpoint, trainer
-from mmrl.training.checkpoint import CheckpointError
-from mmrl.training.collect import RewardFailure
-from mmrl.training.grpo import SelfCheckError
-from mmrl.training.optimizer import NonFiniteError
-from mmrl.training.trainer import Stopped
+from mmrl.training.learner import NonFiniteError
+from mmrl.training.rollouts.sampling import RewardFailure
+from mmrl.training.run_folder import RunFolderError
+from mmrl.training.selfcheck import SelfCheckError
+from mmrl.training.stopping import Stopped
+from mmrl.training.tensors import CheckpointError
 
 
 @pytest.fixture
@@ -477,23 +477,26 @@ def test_a_process_of_its_own_prints_no_traceback(tiny, helpers, tmp_path):
 @pytest.mark.parametrize(
     ("takes", "place", "told"),
     [
-        (False, {}, r"kl_coef=0.1\) compares with a reference, and Alone.logprobs takes no `reference`; set kl_coef=0"),
+        (False, {}, r"kl_coef=0.1\) asks for the reference, which Alone does not provide .*; set kl_coef=0"),
         (True, {}, "kl_estimator='k3' needs `logp_reference`, which the adapter's logprobs did not return"),
         (True, {"kl_place": "reward", "kl_estimator": "k1"}, "kl_place='reward' needs `logp_reference`, which Alone"),
     ],
 )
 def test_a_kl_without_a_reference_is_refused(tmp_path, takes, place, told):
-    from answers import Answers, make
+    from answers import Answers, AnswersConfig, make
 
     from mmrl.types import Prompt
 
     class Alone(Answers):
         """Has no reference: it does not know the word, or returns nothing for it."""
 
+        provides = frozenset()
+
         def logprobs(self, samples, columns):
             return super().logprobs(samples, columns)
 
     if takes:
+        Alone.provides = frozenset({"reference"})
         Alone.logprobs = lambda self, samples, columns, reference=False: Answers.logprobs(self, samples, columns)
     (tmp_path / "letters.py").write_text("def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n")
     stage = {"kind": "grpo", "steps": 1, "groups": 2, "samples": 4, "algorithm": {"kl_coef": 0.1, **place}}
@@ -503,7 +506,6 @@ def test_a_kl_without_a_reference_is_refused(tmp_path, takes, place, told):
         "rewards": [{"name": f"{tmp_path / 'letters.py'}:a"}],
         "stages": [stage],
     }
-    trainer = make(config, [Prompt(str(i), "x" * (1 + i)) for i in range(4)])
-    trainer.adapter = Alone(trainer.adapter.config)
+    trainer = make(config, [Prompt(str(i), "x" * (1 + i)) for i in range(4)], adapter=Alone(AnswersConfig()))
     with pytest.raises(ValueError, match=told):
         trainer.train()

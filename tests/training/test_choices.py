@@ -8,7 +8,7 @@ import pytest
 
 from mmrl.rewarding.load import load_reward
 from mmrl.rewarding.run import score_groups
-from mmrl.training.choices import LETTERS, options_of, reordered, rotations, shuffled
+from mmrl.training.evaluation.choices import LETTERS, options_of, reordered, rotations, shuffled
 from mmrl.types import Group, Prompt, Sample
 
 LISTS = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmrl.media import Media, View
-from mmrl.training.conversations import MOST_WORDS, conversation_metrics, sampled_actions
+from mmrl.training.evaluation.conversations import MOST_WORDS, conversation_metrics, sampled_actions
 from mmrl.training.processes import Processes
 from mmrl.types import Prompt, Sample, Trajectory, Turn
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrl.data.order import cyclic_indices
-from mmrl.training.curriculum import ORDERS, Curriculum, CurriculumError, difficulties, refill
+from mmrl.training.rollouts.curriculum import ORDERS, Curriculum, CurriculumError, difficulties, refill
 from mmrl.types import Prompt
 
 NAMES = [f"p{i}" for i in range(6)]

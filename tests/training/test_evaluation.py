@@ -11,7 +11,8 @@ import pytest
 import mmrl
 from mmrl.config import ConfigError, EvalConfig, load
 from mmrl.media import Media, View
-from mmrl.training.evaluation import Table, check_tasks, evaluate, pass_at, questions, table
+from mmrl.training.evaluation.scores import Table, check_tasks, evaluate, pass_at, questions, table
+from mmrl.training.run import Data
 from mmrl.types import Group, Prompt, Sample, Score
 
 
@@ -121,21 +122,18 @@ def test_visual_tokens_and_environment_beside_the_scores():
         return [Group(p, i, [samples[p.id]]) for i, p in enumerate(prompts)]
 
     reward = SimpleNamespace(name="r", at_once=1, group=False, source="", call=lambda s: [1.0] * len(s))
-    trainer = SimpleNamespace(
+    run = SimpleNamespace(
         config=SimpleNamespace(eval=EvalConfig(by="task"), report=SimpleNamespace(eval_prompts=0)),
         processes=SimpleNamespace(rank=0, world=1, is_main=True, gather=lambda value: [value]),
         adapter=SimpleNamespace(evaluate=answer),
         eval_rewards=[reward],
-        eval_prompts=[prompt("0", "a"), prompt("1")],
-        average=None,
-        cursor=SimpleNamespace(evaluations={}),
+        data=Data(eval_prompts=[prompt("0", "a"), prompt("1")]),
     )
-    found = evaluate(trainer, "now")
+    found = evaluate(run, "now")
     assert found["eval/r"] == 1.0
     assert found["eval/visual_tokens"] == found["eval/visual_tokens/a"] == 12
     assert found["eval/env/calls"] == 0.5
     assert found["eval/env/crop/ok"] == 1.0
-    assert trainer.cursor.evaluations == {"now": found}
 
 
 def test_configs_that_cannot_mean_it_are_refused(tiny):

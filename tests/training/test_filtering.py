@@ -12,10 +12,11 @@ from answers import Answers, AnswersConfig, make, ranks
 from answers import __file__ as modality
 
 from mmrl.config import ConfigError, FilterStage, load
+from mmrl.data.records import KeptRecords
 from mmrl.modalities.adapter import Unsupported
-from mmrl.training.collect import RewardFailure
-from mmrl.training.filtering import KeptRecords, NothingKept, keep, set_rewards
-from mmrl.training.trainer import Stopped
+from mmrl.training.rollouts.sampling import RewardFailure
+from mmrl.training.stages.filtering import NothingKept, keep, set_rewards
+from mmrl.training.stopping import Stopped
 from mmrl.types import Group, Prompt, Sample, Score
 
 PROMPTS = [Prompt(f"p{i}", "word" + "!" * i, {"prompt": "word" + "!" * i, "level": i}) for i in range(7)]
@@ -149,14 +150,14 @@ def test_the_reward_of_the_rule_is_the_weighted_sum_or_one_of_them(tmp_path, rew
     values = config(tmp_path, stage())
     values["rewards"] = [{"name": f"{rewards}:wins", "weight": 2.0}, {"name": f"{rewards}:length", "weight": -1.0}]
     trainer = make(values, PROMPTS)
-    names = [r.name for r in trainer.rewards]
+    names = [r.name for r in trainer.run.rewards]
     odd = group(None, None, None)
     table = [(Score(1.0), Score(0.5)), (Score(1.0), Score(None, status="na")), (Score(1.0), Score.invalid("broke"))]
     for sample, scores in zip(odd.samples, table):
         sample.scores = dict(zip(names, scores))
-    set_rewards(trainer, FilterStage(steps=1, rule="pairs"), [odd])
+    set_rewards(FilterStage(steps=1, rule="pairs"), trainer.run.weights, [odd])
     assert [s.reward for s in odd.samples] == [1.5, 2.0, None]
-    set_rewards(trainer, FilterStage(steps=1, rule="pairs", reward=names[1]), [odd])
+    set_rewards(FilterStage(steps=1, rule="pairs", reward=names[1]), trainer.run.weights, [odd])
     assert [s.reward for s in odd.samples] == [0.5, None, None]
 
 
@@ -222,7 +223,7 @@ def test_a_stopped_filter_resumes_to_the_same_file(tmp_path, rewards, point):
 
 def test_a_crash_after_a_step_was_written_doubles_nothing(tmp_path, rewards, monkeypatch):
     """The part of step 2 is on disk, but the checkpoint is that of the rollout of step 1."""
-    import mmrl.training.filtering as filtering
+    import mmrl.training.stages.filtering as filtering
 
     straight, cut = (config(tmp_path, stage(low=0, high=1), name=name) for name in ("straight", "cut"))
     make(straight, PROMPTS).train()
@@ -230,9 +231,9 @@ def test_a_crash_after_a_step_was_written_doubles_nothing(tmp_path, rewards, mon
         make(cut, PROMPTS, should_stop=lambda place: place == "rollout").train()
     original, written = filtering.write_part, []
 
-    def crash(trainer, stage_, found):
-        original(trainer, stage_, found)
-        written.append(trainer.cursor.step)
+    def crash(run, name, step, found):
+        original(run, name, step, found)
+        written.append(step)
         if len(written) == 2:
             raise KeyboardInterrupt
 
@@ -251,12 +252,12 @@ def test_pairs_go_to_a_preference_stage(tmp_path, rewards):
     values = config(tmp_path, stage(name="mine", rule="pairs"), tune)
     trainer = make(values, PROMPTS)
     trainer.train()
-    assert [(p.id, p.record["chosen"]) for p in trainer.pairs] == [
+    assert [(p.id, p.record["chosen"]) for p in trainer.stage.pairs] == [
         (r["id"], r["chosen"]) for r in records(values, "mine")
     ]
     # What wins starts with `a`: the policy says so more often, for the kinds of prompts of which there are pairs.
     now, before = (t[:, 4].softmax(-1)[:, 0] for t in (trainer.adapter.table.detach(), trainer.adapter.start))
-    with_pairs = torch.tensor([any(len(p.text) % 3 == kind for p in trainer.pairs) for kind in range(3)])
+    with_pairs = torch.tensor([any(len(p.text) % 3 == kind for p in trainer.stage.pairs) for kind in range(3)])
     assert with_pairs.sum() == 2
     assert bool((now > before + 0.1)[with_pairs].all())
     assert torch.equal(now[~with_pairs], before[~with_pairs])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrl.training.hints import climb, hinted, level_of, needs_hint, plain, with_record
+from mmrl.training.rollouts.hints import climb, hinted, level_of, needs_hint, plain
+from mmrl.training.rollouts.stored import with_record
 from mmrl.types import Group, Prompt, Sample, Score
 
 SOLUTION = "12345678"

@@ -13,9 +13,10 @@ from answers import LETTERS, Answers, AnswersConfig, make, ranks
 from torch.nn.functional import logsigmoid
 
 from mmrl.config import ConfigError, load
+from mmrl.data.pairs import load_pairs
 from mmrl.modalities.adapter import Unsupported
-from mmrl.training.preference import load_pairs
-from mmrl.training.trainer import Stopped, Trainer
+from mmrl.training.learner import Learner
+from mmrl.training.stopping import Stopped
 
 PAIRS = [
     ("one", "aab", "c"),
@@ -46,13 +47,13 @@ def config(tmp_path: Path, *stages: dict[str, Any], **options: Any) -> dict[str,
 def gradients(monkeypatch) -> list[torch.Tensor]:
     """Filled with the gradient of the table before each optimizer step."""
     seen: list[torch.Tensor] = []
-    original = Trainer.optimizer_step
+    original = Learner.step
 
-    def spy(self, *args):
-        seen.append(self.adapter.table.grad.clone())
-        return original(self, *args)
+    def spy(self):
+        seen.append(self.parameters["table"].grad.clone())
+        return original(self)
 
-    monkeypatch.setattr(Trainer, "optimizer_step", spy)
+    monkeypatch.setattr(Learner, "step", spy)
     return seen
 
 

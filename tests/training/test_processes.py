@@ -33,7 +33,7 @@ from pathlib import Path
 
 import torch
 import mmrl
-from mmrl.training.trainer import Stopped
+from mmrl.training.stopping import Stopped
 
 torch.set_num_threads(1)
 whole, stopped = json.loads(Path(sys.argv[1]).read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrl.training.trainer import Stopped
+from mmrl.training.stopping import Stopped
 
 
 class Crash(BaseException):
@@ -193,7 +193,7 @@ from pathlib import Path
 import torch
 
 import mmrl
-import mmrl.training.trainer  # loaded once, before the forks
+import mmrl.training.loop  # loaded once, before the forks
 
 torch.set_num_threads(1)
 straight, config, kills = json.loads(Path(sys.argv[1]).read_text())

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mmrl.config import ConfigError, OptimConfig, validate
-from mmrl.training.checkpoint import load_optimizer, optimizer_tensors
-from mmrl.training.optimizer import build
+from mmrl.training.learner import Learner
+from mmrl.training.optim import build
+from mmrl.training.processes import Processes
 from mmrl.training.spam import Spam, clip_spikes, warmup_scale
 
 OPTIONS = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
@@ -118,12 +119,15 @@ def test_state_goes_through_a_checkpoint_bit_for_bit():
     parameter = nn.Parameter(torch.linspace(-1, 1, 5))
     first = build(config, {"w": parameter})
     step(first, parameter, gradients[:5])
-    saved = optimizer_tensors(first, ["w"])
-    assert set(saved) == {"optim/w/step", "optim/w/exp_avg", "optim/w/exp_avg_sq"}
-    second = build(config, {"w": parameter})
-    load_optimizer(second, ["w"], saved)
-    step(second, parameter, gradients[5:])
-    assert torch.equal(parameter, straight)
+    learner = Learner("policy", {"w": parameter}, config, 9, Processes("cpu"))
+    learner.optimizer = first
+    state, saved = learner.state(), {name: value.clone() for name, value in learner.tensors().items()}
+    assert set(saved) == {"param/w", "grad/w", "optim/w/step", "optim/w/exp_avg", "optim/w/exp_avg_sq"}
+    other = nn.Parameter(torch.zeros(5))
+    second = Learner("policy", {"w": other}, config, 9, Processes("cpu"))
+    second.load(state, saved)
+    step(second.optimizer, other, gradients[5:])
+    assert torch.equal(other, straight)
 
 
 def test_the_config_chooses_the_optimizer():

@@ -7,7 +7,7 @@ import torch
 from answers import LETTERS, make, ranks
 
 from mmrl.config import ConfigError
-from mmrl.training.batch import columns
+from mmrl.training.stages.experience import columns
 from mmrl.types import Prompt, Sample
 
 PROMPTS = [Prompt(f"p{i}", "x" * (1 + i)) for i in range(12)]
@@ -46,7 +46,7 @@ def test_every_step_uses_the_answers_of_k_steps_before(values, k):
 
     def watch(point):
         if point == "update":
-            used.append([s for g in trainer.pending[0] for s in g.samples])
+            used.append([s for g in trainer.stage.rollouts.queue[0] for s in g.samples])
         if point == "step" or not tables:
             tables.append(trainer.adapter.table.detach().clone())
         return False
@@ -64,7 +64,7 @@ def test_every_step_uses_the_answers_of_k_steps_before(values, k):
         assert rows[step]["ratio/max_dev"] == pytest.approx(float((ratios - 1).abs().max()), rel=1e-4, abs=1e-6)
         if k:
             assert rows[step]["rollout/age"] == min(step, k)
-    assert trainer.pending == []
+    assert trainer.stage.rollouts.queue == []
 
 
 def test_a_queue_changes_when_answers_are_drawn_and_not_which_prompts_are_asked(values):
@@ -73,7 +73,7 @@ def test_a_queue_changes_when_answers_are_drawn_and_not_which_prompts_are_asked(
 
         def watch(point):
             if point == "update":
-                seen.append([g.prompt.id for g in trainer.pending[0]])
+                seen.append([g.prompt.id for g in trainer.stage.rollouts.queue[0]])
             return False
 
         trainer = make(values(staleness=k), PROMPTS, should_stop=watch)
@@ -118,7 +118,7 @@ def test_the_version_column_is_that_of_each_sample():
 def test_a_filter_that_would_drop_every_stale_rollout_is_refused(values):
     def loaded(**options):
         stage = {"staleness": 3, "algorithm": {"filters": [{"name": "staleness", **options}]}}
-        return make(values(**stage)).config
+        return make(values(**stage)).run.config
 
     assert loaded().stages[0].staleness == 3  # by default the filter keeps up to 8
     assert loaded(most=3).stages[0].staleness == 3

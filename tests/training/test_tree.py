@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-import mmrl
 from mmrl.api import trainer as make_trainer
 from mmrl.config import ConfigError, load
-from mmrl.training.grpo import stage_algorithm
-from mmrl.training.tree import branched, places
+from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.branching import branched
+from mmrl.training.run_folder import released
 from mmrl.types import Group
 
 REWARD = "def even(completions):\n    return [float(len(c) % 2 == 0) for c in completions]\n"
@@ -44,17 +44,22 @@ def config(tmp_path):
 def trainer(config):
     made = make_trainer(config(), quiet=True)
     made.adapter.stop_ids = tuple(range(100))  # so that an untrained model ends its answers
-    with mmrl.api.released(made.config.run_dir):
+    with released(made.run.folder):
         yield made
 
 
+def branchings(loop, step):
+    run = loop.run
+    questions = [Group(p, i) for i, p in enumerate(run.data.prompts)]
+    return branched(run, run.config.stages[0], questions, step, seed=0, cursor=Cursor())
+
+
 def test_samples_are_the_steps_behind_a_path_and_replay_as_they_were_sampled(trainer):
-    stage = trainer.config.stages[0]
-    groups = branched(trainer, stage, [Group(p, i) for i, p in enumerate(trainer.prompts)], step=0)
+    groups, prompts = branchings(trainer, step=0), trainer.run.data.prompts
     assert groups and len({g.index for g in groups}) == len(groups)
     for group in groups:
-        assert group.index < places(stage) == 12
-        assert group.prompt.id.split("/")[0] == trainer.prompts[group.index % 3].id
+        assert group.index < 12  # 3 questions x 4 iterations
+        assert group.prompt.id.split("/")[0] == prompts[group.index % 3].id
         starts = {tuple(s.trajectory.tensors["prompt"].tolist()) for s in group.samples}
         assert len(starts) == 1 and len(group.samples) == 3  # all branch off the same path
         for sample in group.samples:
@@ -73,8 +78,7 @@ def test_samples_are_the_steps_behind_a_path_and_replay_as_they_were_sampled(tra
 
 
 def test_only_branchings_with_a_spread_are_groups(trainer):
-    stage = trainer.config.stages[0]
-    for group in branched(trainer, stage, [Group(p, i) for i, p in enumerate(trainer.prompts)], step=1):
+    for group in branchings(trainer, step=1):
         values = [s.scores["tree"].value for s in group.samples]
         assert max(values) - min(values) >= 0.1
 
@@ -83,7 +87,7 @@ def test_a_run_trains_on_trees(trainer):
     before = {name: p.detach().clone() for name, p in trainer.adapter.trainable_parameters().items()}
     trainer.train()
     assert any(not torch.equal(p, before[name]) for name, p in trainer.adapter.trainable_parameters().items())
-    assert stage_algorithm(trainer, trainer.config.stages[0]).advantage.name == "group_std"
+    assert trainer.stage.algorithm.advantage.name == "group_std"
 
 
 def test_trees_refuse_what_they_cannot_go_with(config):

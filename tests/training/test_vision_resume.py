@@ -13,8 +13,8 @@ from PIL import Image
 
 from mmrl.environments import mgpo
 from mmrl.media import Media, View
-from mmrl.training.checkpoint import load_groups, save_groups
-from mmrl.training.trainer import Stopped
+from mmrl.training.rollouts.stored import load_groups, save_groups
+from mmrl.training.stopping import Stopped
 from mmrl.types import Group, Prompt, Sample, Score, Trajectory, Turn
 
 REWARD = """

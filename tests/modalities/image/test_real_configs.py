@@ -61,5 +61,5 @@ def test_one_step_of_the_config_on_a_tiny_pipeline(name, tmp_path):
     # LoRA's second matrix starts at 0, so the first update moves it in every layer of the picture's stream; what SD3's
     # last block does to the text is thrown away, so its text layers (add_*) get no gradient.
     assert {key for key in before if "lora_B" in key and ".to_" in key} <= set(moved)
-    assert trainer.optimizer.param_groups[0]["lr"] == stage.optim.lr
-    assert trainer.cursor.optimizer_steps == updates
+    assert trainer.stage.learners["policy"].optimizer.param_groups[0]["lr"] == stage.optim.lr
+    assert trainer.stage.learners["policy"].steps == updates

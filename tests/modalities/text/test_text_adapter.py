@@ -437,7 +437,7 @@ def test_a_forward_that_does_more_to_its_logits_is_noticed(adapter):
 def test_a_run_from_config_to_checkpoint_and_back(tmp_path):
     """Rewards of answers with digits rise; the run stops between two micro-batches and goes on to the same weights."""
     import mmrl
-    from mmrl.api import released
+    from mmrl.training.run_folder import released
 
     (tmp_path / "prompts.txt").write_text("one\ntwo words\nthree\nfour\n", encoding="utf-8")
     reward = "def digits(samples):\n    return [sum(c.isdigit() for c in s.artifact) / 8 for s in samples]\n"

@@ -23,6 +23,7 @@ from mmrl.cli import cli
 from mmrl.config import load
 from mmrl.modalities.vision.adapter import VisionAdapter
 from mmrl.share import share
+from mmrl.training.run_folder import released
 from mmrl.types import Group
 
 REAL = sorted(p.stem for p in share("configs", "vision").glob("*.yaml") if "tiny" not in p.stem)
@@ -307,14 +308,16 @@ class Ran:
         # So that an untrained model ends its turns.
         self.adapter.stop_ids = tuple(range(0, len(self.adapter.tokenizer), 8))
         self.before = {k: v.detach().clone() for k, v in self.adapter.trainable_parameters().items()}
-        with api.released(self.config.run_dir):
+        with released(self.config.run_dir):
             self.summary = self.trainer.train()
         lines_ = (self.config.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         self.rows = {row["stage"]: row for row in map(json.loads, lines_)}
 
     def look(self, point: str) -> bool:
         if point == "rollout":
-            self.groups[self.trainer.stage.name] = list(self.trainer.pending[0])
+            stage = self.trainer.stage
+            queue = stage.rollouts.queue if hasattr(stage, "rollouts") else stage.waiting
+            self.groups[stage.options.name] = list(queue[0])
         return False
 
     @property

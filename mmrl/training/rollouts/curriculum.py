@@ -23,6 +23,10 @@ class CurriculumError(ValueError):
     """A curriculum that cannot be made, cannot go on, or does not fit its saved state; says what to do."""
 
 
+class AllRetired(CurriculumError):
+    """No prompt is left to ask."""
+
+
 class Curriculum:
     """An endless sequence of prompts, in passes; a pass asks for each prompt of the pool once.
 
@@ -78,8 +82,8 @@ class Curriculum:
     def order(self, step: int, count: int, seed: int) -> list[int]:
         """The next `count` prompts, as indices; a second call goes on where the first ended (to refill a step).
 
-        A prompt may occur twice where `count` reaches over the end of a pass. Raises CurriculumError when every
-        prompt has retired.
+        A prompt may occur twice where `count` reaches over the end of a pass. Raises AllRetired when every prompt has
+        retired.
         """
         if self.advance_every is not None:
             self._advance(step // self.advance_every)
@@ -113,6 +117,11 @@ class Curriculum:
             if len(self.recent) == self.window and math.fsum(self.recent) / self.window > self.advance_at:
                 self._advance(self.level + 1)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether every prompt has retired."""
+        return len(self.retired) == len(self.index)
+
     def state(self) -> dict[str, Any]:
         """Everything that changes, as JSON; save it with the checkpoint."""
         return {
@@ -143,7 +152,7 @@ class Curriculum:
         """Indices of the prompts that may come; a level whose prompts have all retired is over."""
         alive = {i for name, i in self.index.items() if name not in self.retired}
         if not alive:
-            raise CurriculumError(
+            raise AllRetired(
                 f"curriculum: all {len(self.index)} prompts have reached a pass rate of {self.retire_at:g}; add "
                 "prompts, end the stage earlier, or raise retire_at"
             )

@@ -43,10 +43,6 @@ def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.opt
     )
 
 
-class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not a number; it never reached the weights."""
-
-
 class Average:
     """Exponential moving average of parameters; the decay warms up as (1 + n) / (10 + n)."""
 

@@ -7,18 +7,17 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmrl.config import ConfigError, EvalConfig
 from mmrl.data.order import cyclic_indices
 from mmrl.reporting.samples import write_step
 from mmrl.rewarding.run import score_groups
-from mmrl.training.choices import options_of, rotations, shuffled
-from mmrl.training.conversations import conversation_metrics
+from mmrl.training.evaluation.choices import options_of, rotations, shuffled
+from mmrl.training.evaluation.conversations import conversation_metrics
+from mmrl.training.learner import Learner, averaged
+from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Score
-
-if TYPE_CHECKING:
-    from mmrl.training.trainer import Trainer
 
 MOST_TASKS = 64
 
@@ -65,8 +64,8 @@ class Table:
         return means | {k: float(v) for k, v in self.counts.items()}
 
 
-def evaluate(trainer: Trainer, tag: str) -> dict[str, float]:
-    """Score the trainer's held-out prompts with its weights, averaged ones if there are any; kept under `tag`.
+def evaluate(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict[str, float]:
+    """Score the run's held-out prompts with the learners' averaged weights, or the policy as it is; stored as `tag`.
 
     Returns, over valid scores of all processes, with the options of `eval:` that ask for them:
 
@@ -74,30 +73,29 @@ def evaluate(trainer: Trainer, tag: str) -> dict[str, float]:
     eval/<reward>/<task>: the mean of each task. eval/<reward>/pass@<k>: see pass_at.
     eval/<reward>/consistent: share of records with options that are answered right in every rotation of them.
     eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics. eval/visual_tokens/<task>: of each task.
+    Raises NonFiniteError for weights that are not numbers: their scores would look like bad ones.
     """
-    options, processes = trainer.config.eval, trainer.processes
-    if not (trainer.eval_rewards and trainer.eval_prompts):
+    options, processes, everything = run.config.eval, run.processes, run.data.eval_prompts
+    if not (run.eval_rewards and everything):
         return {}
-    count = min(options.prompts or len(trainer.eval_prompts), len(trainer.eval_prompts))
-    order = cyclic_indices(0, count, len(trainer.eval_prompts), options.seed)
-    prompts = [trainer.eval_prompts[i] for i in order]
+    for learner in learners:
+        learner.refuse_non_finite()
+    count = min(options.prompts or len(everything), len(everything))
+    order = cyclic_indices(0, count, len(everything), options.seed)
+    prompts = [everything[i] for i in order]
     check_tasks(prompts, options)
     asked = questions(prompts[processes.rank :: processes.world], options)
-    if trainer.average:
-        trainer.average.swap()
-    groups = trainer.adapter.evaluate([q.prompt for q in asked], options.samples, options.seed)
-    if trainer.average:
-        trainer.average.swap()
-    score_groups(groups, trainer.eval_rewards)
-    mine = table(asked, groups, [r.name for r in trainer.eval_rewards], options)
+    with averaged(learners):
+        groups = run.adapter.evaluate([q.prompt for q in asked], options.samples, options.seed)
+    score_groups(groups, run.eval_rewards)
+    mine = table(asked, groups, [r.name for r in run.eval_rewards], options)
     whole = Table.joined(processes.gather([mine.sums, mine.weights, mine.counts]))
     found = {f"eval/{name}": value for name, value in whole.metrics().items()}
     talks = conversation_metrics([s for g in groups for s in g.samples], processes)
     found |= {f"eval/{k if k in ('visual_tokens', 'turns') else f'env/{k}'}": v for k, v in talks.items()}
-    trainer.cursor.evaluations[tag] = found
-    if processes.is_main and trainer.config.report.eval_prompts:
-        kept = groups[: trainer.config.report.eval_prompts]
-        write_step(trainer.run_dir, f"eval_{tag}", kept, found, trainer.render)
+    if processes.is_main and run.config.report.eval_prompts:
+        kept = groups[: run.config.report.eval_prompts]
+        write_step(run.folder, f"eval_{tag}", kept, found, run.adapter.picture)
     return found
 
 

@@ -7,7 +7,7 @@ plain prompt back, beside completions of the hinted one. Here the caller replace
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mmrl.types import Group, Prompt
 
@@ -15,6 +15,8 @@ FRACTIONS = (0.25, 0.5, 0.75)
 SENTENCE = "\n\nThe reference solution begins as follows; continue from it:\n"
 # Where a hinted prompt's record keeps what it was made from.
 PLAIN = "hinted_from"
+# Between a plain id and the level, in the id of a hinted prompt.
+HINT = "#hint"
 
 
 def hinted(prompt: Prompt, level: int, fractions: Sequence[float] = FRACTIONS, sentence: str = SENTENCE) -> Prompt:
@@ -37,7 +39,7 @@ def hinted(prompt: Prompt, level: int, fractions: Sequence[float] = FRACTIONS, s
         raise ValueError(f"hints: prompt {origin.id!r} has no `solution` to take a hint from; add it to its record")
     hint = solution[: max(1, int(fractions[level - 1] * len(solution)))]
     record = {**origin.record, PLAIN: {"id": origin.id, "text": origin.text, "level": level}}
-    return Prompt(f"{origin.id}#hint{level}", f"{origin.text}{sentence}{hint}", record)
+    return Prompt(f"{origin.id}{HINT}{level}", f"{origin.text}{sentence}{hint}", record, origin.root)
 
 
 def plain(prompt: Prompt) -> Prompt:
@@ -45,23 +47,13 @@ def plain(prompt: Prompt) -> Prompt:
     if PLAIN not in prompt.record:
         return prompt
     origin = prompt.record[PLAIN]
-    return Prompt(origin["id"], origin["text"], {k: v for k, v in prompt.record.items() if k != PLAIN})
+    record = {k: v for k, v in prompt.record.items() if k != PLAIN}
+    return Prompt(origin["id"], origin["text"], record, prompt.root)
 
 
 def level_of(prompt: Prompt) -> int:
     """The level of the hint in a prompt, 0 without one."""
     return prompt.record[PLAIN]["level"] if PLAIN in prompt.record else 0
-
-
-def with_record(prompt: Prompt, known: Mapping[str, Prompt]) -> Prompt:
-    """A prompt of which only id and text were stored, hinted or not, with the record that it had; itself if unknown."""
-    if prompt.id in known:
-        return known[prompt.id]
-    origin, _, level = prompt.id.rpartition("#hint")
-    if origin not in known:
-        return prompt
-    hint = {"id": origin, "text": known[origin].text, "level": int(level)}
-    return Prompt(prompt.id, prompt.text, {**known[origin].record, PLAIN: hint})
 
 
 def needs_hint(group: Group, reward: str, threshold: float = 1.0) -> bool:
@@ -90,7 +82,7 @@ def climb(
     place of those with the same index and call again, until nothing is returned.
     """
     return [
-        Group(hinted(group.prompt, level_of(group.prompt) + 1, fractions, sentence), group.index)
+        Group(hinted(group.prompt, level_of(group.prompt) + 1, fractions, sentence), group.index, draw=group.draw)
         for group in groups
         if level_of(group.prompt) < len(fractions) and needs_hint(group, reward, threshold)
     ]

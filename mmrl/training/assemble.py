@@ -1,0 +1,161 @@
+"""From a config to what trains: the adapter, rewards and data that it names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmrl.config import Config, ConfigError, GrpoStage, RewardConfig, SftStage
+from mmrl.data.records import Records, heldout_prompts, record_columns, training_prompts
+from mmrl.environments.load import load_environment
+from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.load import adapter_class
+from mmrl.pictures import PictureError
+from mmrl.rewarding.load import LoadedReward, load_reward
+from mmrl.training.processes import Processes
+from mmrl.training.run import Data, Run
+from mmrl.training.stopping import Stops
+from mmrl.types import Prompt
+
+
+def assemble(
+    config: Config,
+    processes: Processes | None = None,
+    should_stop: Callable[[str], bool] | None = None,
+    training: bool = True,
+) -> Run:
+    """Everything that a config names, loaded and checked; supervised records only for training.
+
+    Raises ConfigError, RewardError or DataError with one line that says what is wrong.
+    """
+    set_threads(config)
+    processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
+    adapter = load_adapter(config, processes.device)
+    rewards, eval_rewards = load_rewards(config)
+    prompts, eval_prompts = load_prompts(config, adapter)
+    check_prompts(prompts, rewards, config.data.on_bad_record)
+    check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
+    data = Data(prompts, eval_prompts, load_records(config, adapter) if training else None)
+    return Run(config, adapter, rewards, eval_rewards, data, processes, Stops(processes, should_stop))
+
+
+def set_threads(config: Config) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
+def load_adapter(config: Config, device: torch.device | None = None) -> Adapter:
+    """The adapter of a config on its device, its weights drawn or read; seeded by config.seed where they are made."""
+    torch.manual_seed(config.seed)
+    try:
+        adapter: Adapter = adapter_class(config.modality)(config.model)
+    except (ValueError, OSError) as error:  # OSError: what the hub's clients raise for a name they cannot find
+        raise ConfigError(f"model: {error}") from error
+    if config.environment is not None:
+        if not adapter.holds_conversations:
+            raise ConfigError(f"environment: {type(adapter).__name__} holds no conversations; leave it out")
+        adapter.environment = load_environment(config.environment)
+    adapter.max_pixels = config.data.max_pixels
+    adapter.to(Processes(config.device).device if device is None else device)
+    return adapter
+
+
+def load_rewards(config: Config) -> tuple[list[LoadedReward], list[LoadedReward]]:
+    """(training rewards, evaluation rewards), loaded."""
+    made: dict[str, LoadedReward] = {}
+
+    def get(section: RewardConfig) -> LoadedReward:
+        key = f"{section.name} {section.alias} {sorted(section.options.items())} {section.timeout}"
+        if key not in made:
+            loaded = load_reward(section.name, section.options, section.timeout)
+            made[key] = replace(loaded, name=section.alias) if section.alias else loaded
+        return made[key]
+
+    rewards = [get(r) for r in config.rewards]
+    return rewards, rewards if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
+
+
+# -------------------------------------------------------------------- data
+
+
+def load_records(config: Config, adapter: Adapter) -> Records | None:
+    """The supervised records of the run, where a stage wants them."""
+    objectives = [s.objective for s in config.stages if isinstance(s, SftStage) and not s.data_from]
+    objectives += [s.expert.objective for s in config.stages if isinstance(s, GrpoStage) and s.expert]
+    return Records(config.data, record_columns(adapter, objectives)) if objectives else None
+
+
+def load_prompts(config: Config, adapter: Adapter) -> tuple[list[Prompt], list[Prompt]]:
+    """(training prompts, held-out prompts) of a config; [] where it names none."""
+    columns, data = adapter.prompt_columns(), config.data
+    train = _usable(adapter, training_prompts(data, columns), data.on_bad_record)
+    held = _usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
+    both = {_asked(p) for p in train} & {_asked(p) for p in held}
+    if both:
+        text = min(text for text, _ in both)
+        warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {text!r}", stacklevel=2)
+    return train, held
+
+
+def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
+    """Equal for prompts that ask the same."""
+    refs = prompt.record.get("images") or ()
+    return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
+
+
+def _usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str) -> list[Prompt]:
+    """The prompts that the adapter can roll out; the others are counted and told.
+
+    Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
+    """
+    reasons = {p.id: why for p in prompts if (why := _unusable(adapter, p, on_bad))}
+    if reasons:
+        first, why = next(iter(reasons.items()))
+        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {first!r}: {why}"
+        if len(reasons) == len(prompts):
+            raise ConfigError(message)
+        warnings.warn(f"{message}; dropped", stacklevel=2)
+    return [p for p in prompts if p.id not in reasons]
+
+
+def _unusable(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
+    try:
+        return adapter.usable(prompt)
+    except PictureError as error:
+        if on_bad == "stop":
+            raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
+        return str(error)
+
+
+def check_prompts(prompts: Sequence[Prompt], rewards: Sequence[LoadedReward], on_bad: str) -> None:
+    """Ask each reward whether it can score the prompts, before anything is trained."""
+    for reward in rewards:
+        if reward.check_prompt is None:
+            continue
+        problems = [(p, why) for p in prompts if (why := reward.check_prompt(p))]
+        if not problems:
+            continue
+        prompt, why = problems[0]
+        message = f"reward {reward.name}: {len(problems)} prompts do not suit it, first {prompt.id!r}: {why}"
+        if on_bad == "stop":
+            raise ConfigError(f"{message}; mend them, or set data.on_bad_record: skip to leave them unscored")
+        warnings.warn(message, stacklevel=2)
+
+
+def with_checkpoint(config: Config, run: str | Path | None) -> Config:
+    """The config with its model read from the last checkpoint of a run folder."""
+    if run is None:
+        return config
+    policy = Path(run) / "checkpoints" / "latest" / "policy"
+    if not policy.exists():
+        raise ConfigError(f"{run} holds no checkpoint (looked for {policy})")
+    if not hasattr(config.model, "at"):
+        raise ConfigError(
+            f"{type(config.model).__name__} needs a method `at(folder)`: its copy that reads the policy there"
+        )
+    return config.model_copy(update={"model": config.model.at(policy)})

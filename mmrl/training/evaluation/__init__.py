@@ -1,0 +1,1 @@
+"""Held-out scores, options in another order, and what conversations were like."""

@@ -1,0 +1,73 @@
+"""Groups from tree search (PROPA): the branchings of a question's tree, with rewards from what its paths came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmrl.config import GrpoStage
+from mmrl.environments import tree
+from mmrl.rewarding.run import score_groups
+from mmrl.seeds import seed_of
+from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.scoring import total
+from mmrl.training.run import Run
+from mmrl.types import Group, Prompt, Sample, Score
+
+REWARD = "tree"
+
+
+def branched(
+    run: Run, options: GrpoStage, questions: Sequence[Group], step: int, seed: int, cursor: Cursor
+) -> list[Group]:
+    """The branchings of one tree a question as groups; sample.scores["tree"] is a step's reward.
+
+    The run's rewards judge finished paths: those that the policy ends. On the steps themselves they do not apply. A
+    group's index is (number of the branching) * options.groups + index of its question.
+    Raises ValueError where a finished path has no reward, for a value without it would be a guess.
+    """
+    assert options.tree is not None
+    section, adapter = options.tree, run.adapter
+    prompts = [group.prompt for group in questions]
+    calls = 0
+
+    def grow(items: Sequence[tuple[int, tree.Path]], n: int, greedy: bool) -> Sequence[Sequence[Any]]:
+        nonlocal calls
+        calls += 1
+        seeds = [[seed_of(seed, step, questions[i].key, calls, k) for k in range(n)] for i, _ in items]
+        asked = [(prompts[i], path) for i, path in items]
+        return adapter.next_steps(asked, seeds, greedy=greedy, end=section.step_end, max_tokens=section.step_tokens)
+
+    def judge(place: int, path: tree.Path) -> float | None:
+        if path[-1].stop != "eos":
+            return None
+        sample = adapter.stepped(prompts[place], (), path)
+        score_groups([Group(prompts[place], 0, [sample])], run.rewards)
+        return _value(sample, run.weights)
+
+    roots = tree.search(len(prompts), grow, judge, section)
+    make, found = _sample(run, cursor.step), []
+    for question, root in zip(questions, roots):
+        for number, group in enumerate(tree.groups([question.prompt], [root], make, section.least_spread)):
+            group.index = number * options.groups + question.index
+            found.append(group)
+    return found
+
+
+def _value(sample: Sample, weights: dict[str, float]) -> float:
+    """The reward of a finished path."""
+    value = total(sample, weights)
+    if value is None:
+        reasons = "; ".join(sorted({s.reason for s in sample.scores.values() if not s.ok}))
+        raise ValueError(f"tree: a finished path of prompt {sample.prompt.id!r} has no reward: {reasons}")
+    return value
+
+
+def _sample(run: Run, version: int) -> Callable[[Prompt, tree.Path, Any], Sample]:
+    def make(prompt: Prompt, path: tree.Path, step: Any) -> Sample:
+        sample = run.adapter.stepped(prompt, path, (step,))
+        sample.scores = {r.name: Score(None, "judges finished paths", "na") for r in run.rewards}
+        sample.version = version
+        return sample
+
+    return make

@@ -1,0 +1,176 @@
+"""Collecting a step: which prompts, their samples and scores, refills, hints, trees."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmrl.config import GrpoStage, HintsConfig
+from mmrl.core.algorithm import Algorithm
+from mmrl.modalities.adapter import Adapter
+from mmrl.seeds import seed_of
+from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.branching import branched
+from mmrl.training.rollouts.curriculum import Curriculum, difficulties, refill
+from mmrl.training.rollouts.hints import climb, plain
+from mmrl.training.rollouts.sampling import refuse_invalid, sampled
+from mmrl.training.rollouts.scoring import totals
+from mmrl.training.run import Run
+from mmrl.types import Group, Prompt, Sample, Score
+
+
+class Collector:
+    """Makes the rollouts of a stage, one step at a time, and tells the curriculum how they were answered."""
+
+    def __init__(
+        self, run: Run, options: GrpoStage, algorithm: Algorithm, prompts: Sequence[Prompt], cursor: Cursor
+    ) -> None:
+        self.run, self.options, self.algorithm, self.cursor = run, options, algorithm, cursor
+        self.prompts = list(prompts)
+        self.seed = seed_of(run.seed, options.name)
+        self.curriculum = made_curriculum(self.prompts, options)
+
+    def collect(self, step: int) -> list[Group]:
+        """This process's groups for a step, sampled with the weights as they are, and scored.
+
+        Groups without signal are replaced by new prompts as `refill` says (dynamic sampling, DAPO), groups that are all
+        wrong by their hinted prompt as `hints` says (GHPO); with `tree` the groups are the branchings of trees. What
+        comes next depends on the seed and on the results, not on the number of processes. Where it fails, the
+        curriculum is as it was.
+        """
+        before = self.curriculum.state()
+        try:
+            groups = self._trees(step) if self.options.tree else self._answers(step)
+        except BaseException:
+            self.curriculum.load(before)
+            raise
+        if self.algorithm.kl_coef > 0 and self.algorithm.kl_place == "reward":
+            score_kl(self.run.adapter, groups, self.options.micro_batch)
+        return groups
+
+    def _trees(self, step: int) -> list[Group]:
+        questions = self._next(step, range(self.options.groups), Counter())
+        return branched(self.run, self.options, self._mine(questions), step, self.seed, self.cursor)
+
+    def _answers(self, step: int) -> list[Group]:
+        options, run = self.options, self.run
+        draws: Counter[str] = Counter()
+        groups = self._sampled(self._mine(self._next(step, range(options.groups), draws)), step)
+        self._record(groups)
+        for rounds in range(1, options.refill):
+            silent = self._silent(groups)
+            if not refill(options.groups, options.groups - len(silent), rounds, options.refill):
+                break
+            mine = {group.index for group in groups}
+            again = [group for group in self._next(step, silent, draws) if group.index in mine]
+            made = self._sampled(again, step)
+            self._record(made)
+            groups = _replaced(groups, made)
+        if options.hints:
+            while run.processes.any(bool(again := _hinted(run.adapter, options.hints, groups))):
+                groups = _replaced(groups, self._sampled(again, step))
+        return groups
+
+    def _next(self, step: int, places: Sequence[int], draws: Counter[str]) -> list[Group]:
+        """Empty groups at these places of the step, of all processes, with the next prompts of the curriculum.
+
+        draws: how often each prompt was asked in this step already; counted on.
+        """
+        found = []
+        for place, number in zip(places, self.curriculum.order(step, len(places), self.seed)):
+            prompt = self.prompts[number]
+            found.append(Group(prompt, place, draw=draws[prompt.id]))
+            draws[prompt.id] += 1
+        return found
+
+    def _mine(self, groups: Sequence[Group]) -> list[Group]:
+        return list(groups[self.run.processes.rank :: self.run.processes.world])
+
+    def _sampled(self, groups: Sequence[Group], step: int) -> list[Group]:
+        options = self.options
+        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk)
+        refuse_invalid(self.run, self.cursor, made, options.max_invalid)
+        return made
+
+    def _record(self, groups: Sequence[Group]) -> None:
+        """Tell the curriculum the pass rates of the groups of all processes, in the order of their indices."""
+        options, weights, index = self.options, self.run.weights, self.curriculum.index
+        rates, known = torch.zeros(options.groups), torch.zeros(options.groups)
+        numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)
+        for group in groups:
+            values = totals(group, weights)
+            if values:
+                rates[group.index] = sum(v >= options.curriculum.correct_at for v in values) / len(values)
+                known[group.index] = 1
+                numbers[group.index] = index[plain(group.prompt).id]
+        reduce = self.run.processes.reduce
+        rates, known, numbers = reduce(rates, "sum"), reduce(known, "sum"), reduce(numbers, "max")
+        for rate, count, number in zip(rates.tolist(), known.tolist(), numbers.tolist()):
+            if count:
+                self.curriculum.record(self.prompts[int(number)].id, rate)
+
+    def _silent(self, groups: Sequence[Group]) -> list[int]:
+        """Indices, over all processes, of the groups whose samples all have the same reward."""
+        flags = torch.zeros(self.options.groups)
+        for group in groups:
+            values = totals(group, self.run.weights)
+            flags[group.index] = float(not values or max(values) == min(values))
+        return [int(i) for i in torch.nonzero(self.run.processes.reduce(flags, "max")).flatten()]
+
+
+def made_curriculum(prompts: Sequence[Prompt], options: GrpoStage) -> Curriculum:
+    """The stage's order of prompts, at its beginning."""
+    section = options.curriculum
+    return Curriculum(
+        [prompt.id for prompt in prompts],
+        difficulties(prompts, section.column) if section.column else None,
+        order=section.order,
+        advance_at=section.advance_at,
+        window=section.window,
+        advance_every=section.advance_every,
+        retire_at=section.retire_at,
+    )
+
+
+@torch.no_grad()
+def score_kl(adapter: Adapter, groups: Sequence[Group], micro_batch: int) -> None:
+    """Put each sample's k1 estimate of the KL to the reference, summed over trained actions, into scores["kl"]."""
+    samples = [s for g in groups for s in g.samples]
+    sums = torch.zeros(len(samples), dtype=torch.float64)
+    for part in adapter.slices(samples, micro_batch):
+        some = [samples[r] for r in part.rows]
+        replay = adapter.logprobs(some, part.columns, reference=True)
+        if replay.logp_reference is None:
+            name = type(adapter).__name__
+            raise ValueError(
+                f"kl_place='reward' needs `logp_reference`, which {name}.logprobs did not return though asked with "
+                "reference=True; set kl_coef=0, or give the adapter a reference"
+            )
+        gap = (replay.logp - replay.logp_reference).double().cpu()
+        sums[part.rows] += torch.where(_trained(some, part.columns), gap, 0.0).sum(1)
+    for sample, value in zip(samples, sums.tolist()):
+        sample.scores["kl"] = Score.of(value)
+
+
+def _trained(samples: Sequence[Sample], columns: Tensor) -> Tensor:
+    """[b, t] bool: whether the action is there and trained."""
+    mask = torch.zeros(len(samples), int(columns.max()) + 1, dtype=torch.bool)
+    for row, sample in zip(mask, samples):
+        if sample.trajectory is not None:
+            length = min(len(sample.trajectory.mask), len(row))
+            row[:length] = sample.trajectory.mask[:length]
+    return mask[:, columns]
+
+
+def _replaced(groups: Sequence[Group], new: Sequence[Group]) -> list[Group]:
+    by_index = {group.index: group for group in new}
+    return [by_index.get(group.index, group) for group in groups]
+
+
+def _hinted(adapter: Adapter, hints: HintsConfig, groups: Sequence[Group]) -> list[Group]:
+    """The next rung of the ladder, without prompts that a hint makes too long."""
+    again = climb(groups, hints.reward, hints.threshold, hints.fractions, hints.sentence)
+    return [group for group in again if adapter.usable(group.prompt) is None]

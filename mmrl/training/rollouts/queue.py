@@ -1,0 +1,91 @@
+"""The queue of rollouts that are not used up: what an asynchronous pool would fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmrl.config import GrpoStage
+from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.collecting import Collector
+from mmrl.training.rollouts.curriculum import AllRetired
+from mmrl.training.rollouts.stored import load_queue, save_queue, with_record
+from mmrl.training.run import Run
+from mmrl.types import Group
+
+
+class Rollouts:
+    """Rollouts of a stage, oldest first; a step uses the first, and drops it when it is done.
+
+    exhausted: whether every prompt has retired, so that no step can follow.
+    """
+
+    def __init__(self, run: Run, options: GrpoStage, cursor: Cursor, collector: Collector) -> None:
+        self.run, self.options, self.cursor, self.collector = run, options, cursor, collector
+        self.queue: list[list[Group]] = []
+        self.exhausted = False
+
+    @property
+    def n_groups(self) -> int:
+        """Groups that a step can have, over all processes: every iteration of a tree branches once at most."""
+        tree = self.options.tree
+        return self.options.groups * (tree.iterations if tree else 1)
+
+    def next(self) -> list[Group]:
+        """This process's groups for the step; sampled first, where they do not wait already."""
+        sampled = self._fill()
+        self.cursor.phase = "update"
+        if sampled:
+            self.run.point("rollout")
+        return self.queue[0]
+
+    def drop(self) -> None:
+        """The step is done with the first."""
+        self.queue = self.queue[1:]
+        self.exhausted = not self.queue and self.collector.curriculum.exhausted
+
+    def _fill(self) -> bool:
+        """Sample until the step's rollout, and those of the next `staleness` steps, wait; returns whether any was.
+
+        The first step fills the queue with the weights that it starts from, every later one adds the rollout for
+        `staleness` steps later, and nothing is sampled that no step would use.
+        """
+        step, options = self.cursor.step, self.options
+        wanted = min(options.staleness + 1, options.steps - step)
+        missing = range(step + len(self.queue), step + wanted)
+        if not missing:
+            return False
+        with self.run.sampling():
+            for number in missing:
+                try:
+                    self.queue.append(self.collector.collect(number))
+                except AllRetired:  # the rollouts that wait are the last
+                    if not self.queue:
+                        raise
+                    break
+        return True
+
+    # ---------------------------------------------------------------- a part of a checkpoint
+
+    def state(self) -> dict[str, Any]:
+        return {"curriculum": self.collector.curriculum.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.collector.curriculum.load(state["curriculum"])
+        self.exhausted = self.cursor.step > 0 and self.collector.curriculum.exhausted
+
+    def save(self, folder: Path) -> None:
+        """This process's part."""
+        save_queue(folder, self.run.processes.rank, self.queue)
+
+    def load_groups(self, folder: Path) -> None:
+        """This process's share, whatever number of processes saved; prompts get back the records that they had."""
+        processes = self.run.processes
+        self.queue = load_queue(folder, processes.rank, processes.world)
+        self.exhausted = self.exhausted and not self.queue
+        known = {prompt.id: prompt for prompt in self.collector.prompts}
+        for group in (group for groups in self.queue for group in groups):
+            group.prompt = with_record(group.prompt, known)  # the sample store keeps ids and texts only
+            for sample in group.samples:
+                sample.prompt = group.prompt

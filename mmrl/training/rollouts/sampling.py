@@ -1,0 +1,71 @@
+"""Groups filled and scored, the rewards of one chunk running beside the rollout of the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from mmrl.reporting.samples import write_offending
+from mmrl.rewarding.run import RewardRunner
+from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.scoring import known_share, weighted_invalid
+from mmrl.training.run import Run
+from mmrl.types import Group
+
+
+class RewardFailure(RuntimeError):
+    """Too many invalid rewards, or none at all; names the reasons and where the samples were saved."""
+
+
+def sampled(
+    run: Run, cursor: Cursor, groups: Sequence[Group], n: int, step: int, seed: int, chunk: int | None = None
+) -> list[Group]:
+    """The groups with n scored samples each.
+
+    step: which step the rollout is for; with the seed and the group's key it decides the noise. chunk: groups that are
+    rolled out together; None: all.
+    """
+    size = chunk or max(1, len(groups))
+    done: list[Group] = []
+    with RewardRunner(run.rewards) as runner:
+        for start in range(0, len(groups), size):
+            clock = time.monotonic()
+            runner.submit(run.adapter.rollout(groups[start : start + size], n, step, seed))
+            cursor.sums.count("time/rollout", time.monotonic() - clock)
+        clock = time.monotonic()
+        while runner.pending:
+            done += runner.gather()
+        cursor.sums.count("time/reward", time.monotonic() - clock)
+    for sample in (s for group in done for s in group.samples):
+        sample.version = cursor.step
+    return done
+
+
+def refuse_invalid(run: Run, cursor: Cursor, groups: Sequence[Group], max_invalid: float) -> None:
+    """Stop where more samples than `max_invalid` have an invalid reward, or none has a reward at all.
+
+    Every process calls. The samples are stored; the loop saves the run, which goes on from before this step. Raises
+    RewardFailure on every process.
+    """
+    processes, weights = run.processes, run.weights
+    bad, known, everyone = (
+        processes.total(n) for n in (weighted_invalid(groups, weights), *known_share(groups, weights))
+    )
+    if not everyone or (bad <= max_invalid * everyone and known):
+        return
+    mine = {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status != "ok"}
+    reasons = sorted({reason for some in processes.gather(sorted(mine)[:5]) for reason in some})
+    where = run.folder / "samples"
+    for rank in range(processes.world):  # one after the other: they number their folders
+        if rank == processes.rank and mine:
+            where = write_offending(run.folder, groups, "; ".join(reasons[:5]), run.adapter.picture)
+        processes.barrier()
+    what = (
+        f"{bad / everyone:.0%} of the samples of step {cursor.total_steps + 1} have an invalid reward (max_invalid is "
+        f"{max_invalid:.0%})"
+        if bad > max_invalid * everyone
+        else f"no sample of step {cursor.total_steps + 1} has a reward"
+    )
+    raise RewardFailure(
+        f"{what}: {'; '.join(reasons[:3])}. The samples are in {where}; mend the reward and go on with --resume"
+    )

@@ -1,0 +1,64 @@
+"""What never changes in a run: the policy's adapter, rewards with their weights, data, processes, folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmrl.config import Config
+from mmrl.data.records import Records
+from mmrl.modalities.adapter import Adapter
+from mmrl.rewarding.load import LoadedReward
+from mmrl.training.processes import Processes
+from mmrl.training.stopping import Stops
+from mmrl.types import Prompt
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the config's `data:` names; a stage may take its own instead."""
+
+    prompts: Sequence[Prompt] = ()
+    eval_prompts: Sequence[Prompt] = ()
+    records: Records | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every part of a training may use. No method trains."""
+
+    config: Config
+    adapter: Adapter
+    rewards: Sequence[LoadedReward]
+    eval_rewards: Sequence[LoadedReward]
+    data: Data
+    processes: Processes
+    stops: Stops
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run_dir
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Name of a reward -> its weight; 0 is a monitor, which is counted and decides nothing."""
+        return {reward.name: section.weight for reward, section in zip(self.rewards, self.config.rewards)}
+
+    def point(self, name: str) -> None:
+        """A place where the run can be cut; see Stops.point."""
+        self.stops.point(name)
+
+    def sampling(self) -> AbstractContextManager[Any]:
+        """Around all rollouts between two updates. An engine with a copy of the weights gets them once, on entering.
+
+        Every process enters, also one that has nothing to sample: an engine they share is brought up to date by one of
+        them while the others wait.
+        """
+        return self.adapter.synced(self.processes.once)

@@ -1,0 +1,100 @@
+"""The folder of a run: claimed, locked, described; and where stages find what others left there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mmrl.config import Config
+from mmrl.data.records import load_prompts
+from mmrl.reporting.files import write_atomic
+from mmrl.training.plan import plan_text
+from mmrl.training.provenance import Difference
+from mmrl.training.run import Run
+from mmrl.types import Prompt
+
+
+class RunFolderError(RuntimeError):
+    """The run's folder is in use, or holds a run that would be overwritten."""
+
+
+_locks: dict[Path, IO[str]] = {}
+
+
+def claim(folder: Path, resume: bool, fresh: bool) -> None:
+    """Take the folder for this process; refuse one in use, or one whose run would be overwritten."""
+    used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
+    if used and fresh and not resume:
+        _lock(folder)
+        number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())
+        os.rename(folder, folder.with_name(f"{folder.name}.{number}"))
+        _locks.pop(folder.resolve(), None)
+    elif used and not resume:
+        raise RunFolderError(
+            f"{folder} already holds a run: go on with it (--resume), move it aside (--fresh), or take another name "
+            "(name=...)"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the run folder {folder}: {error}") from None
+    _lock(folder)
+
+
+def _lock(folder: Path) -> None:
+    key = folder.resolve()
+    if key in _locks:
+        _locks.pop(key).close()
+    file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - held as long as the process lives
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RunFolderError(f"{folder} is being written by another run; stop that one, or take another name") from None
+    _locks[key] = file
+
+
+@contextmanager
+def released(folder: Path) -> Iterator[None]:
+    """Give the folder up at the end of the block (a process that trains several runs)."""
+    try:
+        yield
+    finally:
+        file = _locks.pop(Path(folder).resolve(), None)
+        if file:
+            file.close()
+
+
+def describe(config: Config, resume: bool) -> None:
+    """Write config.yaml, which belongs to the run that began, and plan.txt."""
+    if not resume or not (config.run_dir / "config.yaml").exists():
+        (config.run_dir / "config.yaml").write_text(config.dump(), encoding="utf-8")
+    (config.run_dir / "plan.txt").write_text(plan_text(config), encoding="utf-8")
+
+
+def record_resume(config: Config, step: int, differences: Sequence[Difference]) -> None:
+    """Where a resume goes on with other values that it was allowed to take: config.yaml has them from now on, behind a
+    line for each that says what was before."""
+    if not differences:
+        return
+    path = config.run_dir / "config.yaml"
+    said = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    said += [f"# from step {step + 1} on, {difference}" for difference in differences]
+    write_atomic(path, "\n".join([*said, config.dump()]))
+
+
+# -------------------------------------------------------------------- what stages leave for others
+
+
+def result_path(folder: Path, stage: str) -> Path:
+    """Where the filter stage of this name writes its records."""
+    return folder / "data" / f"{stage}.jsonl"
+
+
+def prompts_of(run: Run, data_from: str | None) -> Sequence[Prompt]:
+    """The run's prompts, or those that a filter stage kept."""
+    return load_prompts(str(result_path(run.folder, data_from)), {}, "stop") if data_from else run.data.prompts

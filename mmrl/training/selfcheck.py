@@ -1,0 +1,70 @@
+"""What is asked of an adapter before a stage learns anything: its contract's cheap clauses, and that the replay of the
+first micro-batch gives the ratios of the rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch
+from mmrl.core.ratio import log_ratio
+from mmrl.modalities.adapter import Adapter
+from mmrl.training.check import start_checks
+from mmrl.types import ActionLogProbs, Prompt
+
+# How far 16-bit forwards of the same weights may be apart in a log-ratio, as batches of other shapes round differently.
+ROUNDING = {torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+class SelfCheckError(RuntimeError):
+    """The adapter breaks its contract: replayed log-probabilities, say, are not those of the rollout."""
+
+
+class SelfCheck:
+    """Compares replays with the rollout's log-probabilities, on the level on which the algorithm clips: `on_replay` of
+    the gradient of a stage's first update."""
+
+    def __init__(self, algorithm: Algorithm, precision: torch.dtype, stage: str, quiet: bool = False) -> None:
+        self.algorithm, self.precision, self.stage, self.quiet = algorithm, precision, stage, quiet
+
+    def __call__(self, number: int, replay: ActionLogProbs, batch: Batch) -> None:
+        """Raises SelfCheckError for the first micro-batch where its ratios are off; warns where they nearly are."""
+        if number:
+            return
+        old = batch.needed("logp_old", batch.logp_old)
+        gap = largest_gap(replay.logp.detach(), old, batch.mask, self.algorithm.ratio)
+        low, high = self.algorithm.clip_low, self.algorithm.clip_high
+        assert low is not None and high is not None  # with_defaults
+        bound = min(low, high)
+        allowed = max(bound, ROUNDING.get(self.precision, 0.0))
+        if not gap <= allowed:
+            raise SelfCheckError(
+                f"stage {self.stage!r}: replayed log-probabilities differ from the rollout's by {gap:.2e} (log-ratio, "
+                f"ratio={self.algorithm.ratio!r}), more than the {allowed:.0e} allowed: ratios would be clipped before "
+                "anything was learned. Rollout and replay must run the same forward: same guidance, eval mode, dtype "
+                "and stored latents (run `mmrl check` on the modality)"
+            )
+        if gap > bound / 10 and not self.quiet:
+            print(
+                f"warning: stage {self.stage!r}: replayed log-probabilities are off by {gap:.1e} "
+                f"(clip range {bound:.0e})",
+                flush=True,
+            )
+
+
+def largest_gap(logp: Tensor, logp_old: Tensor, mask: Tensor, level: str) -> float:
+    """Largest |log-ratio| of trained actions at a level of mmrl.core.ratio, NaN where one is; masked places do not
+    matter."""
+    found = log_ratio(logp, logp_old.to(logp), mask, level)[mask]
+    return float(found.abs().max()) if found.numel() else 0.0
+
+
+def refuse_broken_adapter(adapter: Adapter, prompts: Sequence[Prompt], budget: int, seed: int) -> None:
+    """Raise SelfCheckError where a cheap clause of the contract fails; see mmrl.training.check."""
+    failed = [r for r in start_checks(adapter, prompts, budget, seed) if not r.passed]
+    if failed:
+        text = "; ".join(f"{r.name}: {r.detail}" for r in failed)
+        raise SelfCheckError(f"stopped before step 1, the adapter breaks its contract: {text} (see `mmrl check`)")

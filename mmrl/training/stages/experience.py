@@ -1,0 +1,252 @@
+"""One rollout as tensors: rewards, advantages, and the numbers of samples and actions that an algorithm asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.core.advantage import estimate
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch
+from mmrl.core.filter import zero_variance
+from mmrl.core.library import registry
+from mmrl.core.reduce import Reduce, local
+from mmrl.modalities.adapter import Adapter
+from mmrl.rewarding.run import table
+from mmrl.seeds import seed_of
+from mmrl.training.evaluation.conversations import sampled_actions
+from mmrl.types import Group, Sample
+
+# Features of the policy as it is before an update; all others are fixed by the rollout.
+OF_THE_POLICY = frozenset({"logp", "entropy", "proxy_logp", "prob_gap2", "fisher"})
+COMPUTED = OF_THE_POLICY | {"logp_reference", "token_class"}
+
+# (samples, names) -> {name: [N, T]}, 0 where a trajectory ends.
+Features = Callable[[Sequence[Sample], Iterable[str]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One rollout as the core sees it: [N] rows of this process, [N, T] actions, F rewards.
+
+    batch: what the functions of the core see. advantage: [N], or [N, T] where actions have their own.
+    reward: [N], NaN for a sample without. names: of the rewards; scores: [N, F]; known: [N, F] bool, where a number.
+    counted: [N] bool, the samples in the loss and in its denominators.
+    replayed: [N] bool, those of them whose gradient is not zero.
+    fresh: whether all were sampled by the weights of this step.
+    """
+
+    samples: list[Sample]
+    batch: Batch
+    advantage: Tensor
+    reward: Tensor
+    names: list[str]
+    scores: Tensor
+    known: Tensor
+    counted: Tensor
+    replayed: Tensor
+    fresh: bool
+
+    @classmethod
+    def of(
+        cls,
+        groups: Sequence[Group],
+        weights: Mapping[str, float],
+        algorithm: Algorithm,
+        *,
+        n_groups: int,
+        reduce: Reduce = local,
+        step: int = 0,
+        features: Features | None = None,
+        shuffle: int | None = None,
+    ) -> Experience:
+        """Advantages over the whole step: all processes, which must all call.
+
+        groups: this process's, scored; a group's index is its place among the n_groups of all processes.
+        weights: of the rewards by name. step: the training step. features: computes what hooks need of the policy.
+        shuffle: a seed by which rewards are shuffled over the samples, for a control run.
+        """
+        samples = [s for g in groups for s in g.samples]
+        group = torch.tensor([g.index for g in groups for _ in g.samples], dtype=torch.int64)
+        scores, valid, applicable = (torch.from_numpy(a) for a in table(groups, list(weights)))
+        if shuffle is not None:
+            order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(shuffle))
+            scores, valid, applicable = scores[order], valid[order], applicable[order]
+        logp_old, mask = padded(samples)
+        fresh = all(sample.version == step for sample in samples)
+        known = valid.bool() & applicable.bool()
+        early = early_needs(algorithm) & COMPUTED
+        batch = Batch(
+            group,
+            n_groups,
+            mask,
+            reduce,
+            scores={name: torch.where(known[:, f], scores[:, f].double(), torch.nan) for f, name in enumerate(weights)},
+            truncated=torch.tensor([s.stop == "length" for s in samples], dtype=torch.bool),
+            length=torch.tensor([sampled_actions(s) for s in samples], dtype=torch.int64),
+            logp_old=logp_old,
+            logp_sampler=stored(samples, "logp_sampler", mask, reduce),
+            columns=columns(samples, algorithm.needs - COMPUTED, reduce),
+            features=kept_features(samples, algorithm.needs - COMPUTED, mask, reduce)
+            | policy_features(samples, logp_old, early, features, fresh),
+            step=step,
+        )
+        advantage, reward, counted = estimate(
+            scores.double(),
+            valid.bool(),
+            torch.tensor(list(weights.values()), dtype=torch.float64),
+            batch,
+            algorithm,
+            applicable=applicable.bool(),
+        )
+        largest = per_sample(advantage, mask)
+        if algorithm.skip_zero_variance:
+            counted = zero_variance(largest, counted, group, n_groups, reduce)
+        # With a KL in the loss, or another term, samples without advantage have a gradient, too.
+        silent = largest == 0 if not _beside_advantages(algorithm) else torch.zeros_like(counted)
+        return cls(
+            samples,
+            batch,
+            advantage.float(),
+            reward,
+            list(weights),
+            scores,
+            known,
+            counted,
+            counted & ~silent,
+            fresh,
+        )
+
+    @property
+    def mask(self) -> Tensor:
+        """[N, T] bool: actions in the loss and in its denominators."""
+        return self.batch.mask & self.counted[:, None]
+
+    @property
+    def valid(self) -> Tensor:
+        """[N] bool: samples that have a reward."""
+        return self.reward.isfinite()
+
+
+def annotate(experience: Experience) -> None:
+    """Write rewards and advantages into the samples, for the report."""
+    advantage = experience.advantage
+    largest = per_sample(advantage, experience.batch.mask)
+    for row, sample in enumerate(experience.samples):
+        sample.reward = float(experience.reward[row]) if experience.valid[row] else None
+        sample.advantage = float(largest[row])
+        if advantage.ndim == 2 and sample.trajectory is not None:
+            sample.advantages = advantage[row, : len(sample.trajectory.logp)].tolist()
+
+
+def _beside_advantages(algorithm: Algorithm) -> bool:
+    """Whether the loss has more than the policy's term."""
+    return bool(algorithm.terms) or (algorithm.kl_coef > 0 and algorithm.kl_place == "loss")
+
+
+def early_needs(algorithm: Algorithm) -> set[str]:
+    """What the hooks that make advantages need, before any update."""
+    early = ("shape", "filters", "advantage")
+    return {n for field, hook in algorithm.hooks if field in early for n in registry(field).check(hook).needs}
+
+
+def per_sample(advantage: Tensor, mask: Tensor) -> Tensor:
+    """[N] for the report and for what has no signal: of actions with their own, the advantage farthest from 0."""
+    if advantage.ndim == 1 or not advantage.shape[1]:
+        return advantage if advantage.ndim == 1 else advantage.new_zeros(len(advantage))
+    inside = torch.where(mask, advantage, 0.0)
+    return inside.gather(1, inside.abs().argmax(1, keepdim=True))[:, 0]
+
+
+def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """(logp [N, T], mask [N, T]) of samples whose trajectories may differ in length."""
+    longest = max((len(s.trajectory.logp) for s in samples), default=0)
+    logp, mask = torch.zeros(len(samples), longest), torch.zeros(len(samples), longest, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        length = len(sample.trajectory.logp)
+        logp[row, :length], mask[row, :length] = sample.trajectory.logp, sample.trajectory.mask
+    return logp, mask
+
+
+def stored(samples: Sequence[Sample], name: str, mask: Tensor, reduce: Reduce) -> Tensor | None:
+    """[N, T] of what trajectories store per action under `name`, 0 where they end; None unless all have it.
+
+    All of every process: one without samples must go the way of the others.
+    """
+    rows = [s.trajectory.tensors.get(name) for s in samples]
+    without = sum(row is None or row.ndim != 1 for row in rows)
+    count, lacking = reduce(torch.tensor([len(rows), without]), "sum").tolist()
+    if lacking or not count:
+        return None
+    found = torch.zeros(mask.shape, dtype=torch.float32)
+    for line, row in zip(found, rows):
+        line[: len(row)] = row
+    return found
+
+
+def kept_features(samples: Sequence[Sample], names: Iterable[str], mask: Tensor, reduce: Reduce) -> dict[str, Tensor]:
+    """Those of the names that the trajectories store per action."""
+    found = {name: stored(samples, name, mask, reduce) for name in sorted(names)}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = local) -> dict[str, Tensor]:
+    """Those of the names that a score's details, the environment's info or the prompt's record give; NaN elsewhere.
+
+    A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
+    whose weights drew the sample.
+    """
+    found = {}
+    for name in sorted(names):
+        values = [s.version if name == "version" else _number(s, name) for s in samples]
+        known = any(value is not None for value in values)
+        if reduce(torch.tensor(float(known)), "max"):
+            given = [torch.nan if value is None else float(value) for value in values]
+            found[name] = torch.tensor(given, dtype=torch.float64)
+    return found
+
+
+def _number(sample: Sample, name: str) -> float | None:
+    sources: list[Any] = [score.details for score in sample.scores.values()]
+    for source in [*sources, sample.info, sample.prompt.record]:
+        if name in source:
+            value = source[name]
+            return seed_of(name, value) % 2**52 if isinstance(value, str) else float(value)
+    return None
+
+
+def policy_features(
+    samples: Sequence[Sample], logp_old: Tensor, names: Iterable[str], features: Features | None, fresh: bool
+) -> dict[str, Tensor]:
+    """[N, T] features of the policy as it is now, without gradient.
+
+    fresh: nothing was updated since the rollout, so that "logp" is what was stored.
+    Raises ValueError where there is nothing to compute them with.
+    """
+    found = {"logp": logp_old} if "logp" in names and fresh else {}
+    rest = sorted(set(names) - set(found))
+    if not rest:
+        return found
+    if features is None:
+        raise ValueError(f"the algorithm needs {', '.join(rest)} of every action; give `features` to compute them with")
+    return found | features(samples, rest)
+
+
+def adapter_features(adapter: Adapter, micro_batch: int) -> Features:
+    """Features that the adapter computes, micro-batch by micro-batch."""
+
+    def compute(samples: Sequence[Sample], names: Iterable[str]) -> dict[str, Tensor]:
+        logp, _ = padded(samples)
+        wanted = sorted(names)
+        found = {name: torch.zeros(logp.shape) for name in wanted}
+        for part in adapter.slices(samples, micro_batch):
+            made = adapter.features([samples[r] for r in part.rows], part.columns, wanted)
+            for name in wanted:
+                found[name][part.rows[:, None], part.columns[None, :]] = made[name].float().cpu()
+        return found
+
+    return compute

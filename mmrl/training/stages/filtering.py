@@ -1,0 +1,221 @@
+"""The filter stage: sample, score, keep by a rule, and write what is kept for later stages. Nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmrl.config import ConfigError, FilterStage
+from mmrl.data.order import cyclic_indices
+from mmrl.data.pictures import stored_images
+from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.files import dumps, write_atomic
+from mmrl.training.cursor import Cursor
+from mmrl.training.evaluation.conversations import conversation_metrics
+from mmrl.training.learner import Learner
+from mmrl.training.policy import Policy
+from mmrl.training.rollouts.sampling import refuse_invalid, sampled
+from mmrl.training.rollouts.scoring import total
+from mmrl.training.rollouts.stored import load_queue, save_queue, with_record
+from mmrl.training.run import Run
+from mmrl.training.run_folder import prompts_of, result_path
+from mmrl.training.stages.base import Stage
+from mmrl.types import Group, Sample
+
+
+class NothingKept(RuntimeError):
+    """A filter stage that ended without a single record; says what its rule saw."""
+
+
+class Filtering(Stage[FilterStage]):
+    """Samples and scores prompts, each once, and keeps by the stage's rule.
+
+    A step's records are a file of their own, which the same step writes again after a crash; the last step joins them.
+    Records are in the order of their prompts, whatever the number of processes.
+    """
+
+    Options = FilterStage
+
+    def __init__(self, run: Run, options: FilterStage, policy: Policy, cursor: Cursor) -> None:
+        super().__init__(run, options, policy, cursor)
+        self.prompts = prompts_of(run, options.data_from)
+        self.waiting: list[list[Group]] = []  # the step's groups, where they are sampled
+
+    def make_learners(self) -> dict[str, Learner]:
+        return {}
+
+    def step(self) -> dict[str, Any]:
+        began = time.monotonic()
+        options, cursor, run = self.options, self.cursor, self.run
+        if not self.waiting:
+            self.waiting = [self._collected()]
+            cursor.phase = "update"
+            run.point("rollout")
+        groups = self.waiting[0]
+        set_rewards(options, run.weights, groups)
+        folder, bound = run.folder / "data", run.config.data.max_pixels
+        kept = [
+            (group.index, stored_images(record, group.prompt.root, folder, bound))
+            for group in groups
+            for record in keep(run.adapter, options, group)
+        ]
+        write_part(run, options.name, cursor.step, kept)
+        if cursor.step + 1 == options.steps:
+            join_parts(run, options)
+        return self._row(groups, kept) | {"time/step": time.monotonic() - began}
+
+    def _collected(self) -> list[Group]:
+        """This process's groups of the step, sampled and scored."""
+        options, cursor, run = self.options, self.cursor, self.run
+        size, processes = len(self.prompts), run.processes
+        if (options.steps - 1) * options.groups >= size:
+            raise ConfigError(
+                f"stage {options.name!r}: {options.steps} steps of {options.groups} prompts are more than one pass "
+                f"over the {size} prompts; take steps={-(-size // options.groups)}"
+            )
+        first = cursor.step * options.groups
+        order = cyclic_indices(0, size, size, self.seed)[first : first + options.groups]
+        groups = [Group(self.prompts[p], i) for i, p in enumerate(order)]
+        with run.sampling():
+            mine = groups[processes.rank :: processes.world]
+            done = sampled(run, cursor, mine, options.samples, cursor.step, self.seed)
+        refuse_invalid(run, cursor, done, options.max_invalid)
+        return done
+
+    def _row(self, groups: Sequence[Group], kept: Sequence[Any]) -> dict[str, Any]:
+        options, processes = self.options, self.run.processes
+        samples = [s for g in groups for s in g.samples]
+        valid = [s.reward for s in samples if s.reward is not None]
+        count, everyone = processes.total(len(valid)), processes.total(len(samples))
+        self.cursor.samples += int(everyone)
+        correct = processes.total(sum(r >= options.correct_at for r in valid))
+        return {
+            "reward/mean": processes.total(sum(valid)) / count if count else None,
+            "reward/invalid": 1 - count / max(everyone, 1),
+            "filter/correct": correct / count if count else None,
+            "filter/prompts": processes.total(len(groups)),
+            "filter/kept": processes.total(len(kept)),
+            **{f"env/{name}": value for name, value in conversation_metrics(samples, processes).items()},
+        }
+
+    # ---------------------------------------------------------------- a part of a checkpoint
+
+    def close_step(self) -> None:
+        self.waiting = []
+
+    def clean(self) -> None:
+        if self.run.processes.is_main:
+            shutil.rmtree(_parts(self.run, self.options.name), ignore_errors=True)
+
+    def save_own(self, folder: Path) -> None:
+        save_queue(folder, self.run.processes.rank, self.waiting)
+
+    def load_own(self, folder: Path) -> None:
+        self.waiting = load_queue(folder, self.run.processes.rank, self.run.processes.world)
+        known = {prompt.id: prompt for prompt in self.prompts}
+        for group in (group for groups in self.waiting for group in groups):
+            group.prompt = with_record(group.prompt, known)
+            for sample in group.samples:
+                sample.prompt = group.prompt
+
+
+# -------------------------------------------------------------------- rules
+
+
+def set_rewards(options: FilterStage, weights: Mapping[str, float], groups: Sequence[Group]) -> None:
+    """`sample.reward`: the rule's reward or the weighted sum; None where one failed or none applies."""
+    wanted = weights if options.reward is None else {options.reward: 1.0}
+    for sample in (s for g in groups for s in g.samples):
+        sample.reward = total(sample, wanted)
+
+
+def keep(adapter: Adapter, options: FilterStage, group: Group) -> list[dict[str, Any]]:
+    """The records of one group; samples without a reward are left out of every rule."""
+    scored = [(s.reward, s) for s in group.samples if s.reward is not None]
+    scored.sort(key=lambda pair: (-pair[0], pair[1].index))
+    if not scored:
+        return []
+    return list(
+        {"pairs": _pairs, "rejection": _rejection, "difficulty": _difficulty}[options.rule](adapter, options, scored)
+    )
+
+
+Scored = list[tuple[float, Sample]]  # best first; among equals by index
+
+
+def _pairs(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterator[dict[str, Any]]:
+    """The best and the worst answer, where they differ enough."""
+    (best, first), (worst, last) = scored[0], scored[-1]
+    told_apart = not options.require_correct or worst < options.correct_at <= best
+    if best - worst <= options.margin or not told_apart:
+        return
+    chosen, rejected = adapter.completion(first), adapter.completion(last)
+    if chosen != rejected:  # a reward that is not a function of the answer may say both of one
+        scores = {"reward_chosen": best, "reward_rejected": worst}
+        yield {**_record(first), "chosen": chosen, "rejected": rejected, **scores}
+
+
+def _rejection(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterator[dict[str, Any]]:
+    """Every correct answer that is not a repetition, the best first."""
+    seen: list[Any] = []
+    for reward, sample in scored:
+        answer = adapter.completion(sample)
+        if reward < options.correct_at or len(seen) == options.keep:
+            return
+        if answer not in seen:
+            seen.append(answer)
+            name = f"{sample.prompt.id}/{sample.index}"
+            yield {**_record(sample), "id": name, "completion": answer, "reward": reward}
+
+
+def _difficulty(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterator[dict[str, Any]]:
+    """The prompt, where the share of correct answers is inside the range."""
+    share = sum(reward >= options.correct_at for reward, _ in scored) / len(scored)
+    if options.low <= share <= options.high:
+        yield {**_record(scored[0][1]), "pass_rate": share}
+
+
+def _record(sample: Sample) -> dict[str, Any]:
+    return {**sample.prompt.record, "id": sample.prompt.id, "prompt": sample.prompt.text}
+
+
+# -------------------------------------------------------------------- files
+
+
+def write_part(run: Run, stage: str, step: int, kept: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """This step's records of all processes, in one file in the order of their prompts."""
+    processes, folder = run.processes, _parts(run, stage)
+    write_atomic(folder / f"process_{processes.rank}.jsonl", "".join(f"{dumps(entry)}\n" for entry in kept))
+    processes.barrier()
+    if processes.is_main:
+        pieces = [folder / f"process_{rank}.jsonl" for rank in range(processes.world)]
+        entries = [json.loads(line) for piece in pieces for line in piece.read_text(encoding="utf-8").splitlines()]
+        entries.sort(key=lambda entry: entry[0])  # stable: the records of a group keep their order
+        lines = [f"{dumps(record)}\n" for _, record in entries]
+        write_atomic(folder / f"step_{step:06d}.jsonl", "".join(lines))
+        for piece in folder.glob("process_*.jsonl"):  # of a run with more processes, too
+            piece.unlink()
+    processes.barrier()
+
+
+def join_parts(run: Run, options: FilterStage) -> None:
+    """All steps' records as the stage's result; the parts stay until it ends, as a resume may start from one."""
+    parts = [_parts(run, options.name) / f"step_{step:06d}.jsonl" for step in range(options.steps)]
+    text = "".join(part.read_text(encoding="utf-8") for part in parts)
+    if not text:
+        raise NothingKept(
+            f"stage {options.name!r} kept nothing of {options.steps * options.groups} prompts with "
+            f"rule={options.rule}: look at filter/correct in metrics.jsonl and at the stage's bounds (correct_at, "
+            "margin, low, high)"
+        )
+    if run.processes.is_main:
+        write_atomic(result_path(run.folder, options.name), text)
+    run.processes.barrier()
+
+
+def _parts(run: Run, stage: str) -> Path:
+    return run.folder / "data" / f"{stage}.parts"

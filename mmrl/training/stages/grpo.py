@@ -1,0 +1,213 @@
+"""The stage of reinforcement learning: rollout, rewards, advantages, replay, loss, updates.
+
+The algorithm itself is mmrl.core; here are its inputs (who samples which groups) and its place in the loop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmrl.config import ConfigError, ExpertConfig, GrpoStage, resolve_algorithm
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.correction import diagnostics
+from mmrl.core.terms import NEED_ENTROPY
+from mmrl.reporting.samples import write_offending, write_step
+from mmrl.seeds import seed_of
+from mmrl.training.cursor import Cursor
+from mmrl.training.learner import NonFiniteError
+from mmrl.training.policy import Policy
+from mmrl.training.rollouts.branching import REWARD as TREE
+from mmrl.training.rollouts.collecting import Collector
+from mmrl.training.rollouts.queue import Rollouts
+from mmrl.training.run import Run
+from mmrl.training.run_folder import prompts_of
+from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
+from mmrl.training.stages.base import Stage
+from mmrl.training.stages.experience import Experience, adapter_features, annotate
+from mmrl.training.stages.expert import expert_gradient, share
+from mmrl.training.stages.rows import grpo_row
+from mmrl.training.stages.update import (
+    MicroBatch,
+    Update,
+    gradient,
+    groups_of_update,
+    micro_batches,
+    plan_update,
+)
+from mmrl.types import Group, Sample
+
+
+class Grpo(Stage[GrpoStage]):
+    """Reinforcement learning with groups of samples per prompt."""
+
+    Options = GrpoStage
+
+    def __init__(self, run: Run, options: GrpoStage, policy: Policy, cursor: Cursor) -> None:
+        self.algorithm = stage_algorithm(run, options)
+        super().__init__(run, options, policy, cursor)
+        self.prompts = prompts_of(run, options.data_from)
+        self.features = adapter_features(run.adapter, options.micro_batch)
+        self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
+        self.check = SelfCheck(self.algorithm, run.adapter.precision, options.name, quiet=not run.processes.is_main)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.algorithm.needs_reference
+
+    def updates(self) -> int:
+        return self.options.steps * self.options.updates * self.options.epochs
+
+    @property
+    def done(self) -> bool:
+        return super().done or self.rollouts.exhausted
+
+    def begin(self) -> None:
+        """The contract's cheap clauses, on one prompt."""
+        with self.run.sampling():
+            refuse_broken_adapter(self.run.adapter, self.prompts[:1], self.options.micro_batch, self.run.seed)
+
+    # ---------------------------------------------------------------- one step
+
+    def step(self) -> dict[str, Any]:
+        """Everything between two prompts."""
+        began = time.monotonic()
+        options, cursor, run = self.options, self.cursor, self.run
+        groups = self.rollouts.next()
+        rolled = time.monotonic()
+        experience = self.experience(groups)
+        annotate(experience)
+        while cursor.update < options.updates * options.epochs:
+            self._update(experience, cursor.update)
+            cursor.end_update()
+            run.point("update")
+        row = grpo_row(experience, options, cursor, run.processes)
+        row["lr"] = self.learners["policy"].rate
+        cursor.samples += int(run.processes.total(len(experience.samples)))
+        cursor.actions += int(run.processes.total(float(experience.mask.sum())))
+        self._keep_samples(groups)
+        return row | {"time/update": time.monotonic() - rolled, "time/step": time.monotonic() - began}
+
+    def experience(self, groups: list[Group]) -> Experience:
+        """A step's groups as tensors, with their advantages."""
+        options, run, algorithm = self.options, self.run, self.algorithm
+        weights = dict(run.weights)
+        if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
+            weights["kl"] = -algorithm.kl_coef
+        if options.tree:
+            weights[TREE] = 1.0
+        return Experience.of(
+            groups,
+            weights,
+            algorithm,
+            n_groups=self.rollouts.n_groups,
+            reduce=run.processes.reduce,
+            step=self.cursor.step,
+            features=self.features,
+            shuffle=seed_of(run.seed, "shuffle", self.cursor.step) if options.shuffle_rewards else None,
+        )
+
+    def _update(self, experience: Experience, number: int) -> None:
+        """One optimizer step over an even share of the groups."""
+        options, cursor, run, learner = self.options, self.cursor, self.run, self.learners["policy"]
+        update = self._planned(experience, number)
+        mu = share(options.expert, cursor.step)
+        check = self.check if cursor.step == number == 0 and experience.fresh else None
+        slices = micro_batches(run.adapter, update, options.micro_batch)
+        for part in gradient(run.adapter, update, slices, scale=1 - mu, start=cursor.micro, on_replay=check):
+            self._refuse_non_finite(part)
+            cursor.sums.add(part.metrics)
+            cursor.micro = part.number + 1
+            run.point("micro")
+        if options.expert and mu > 0:
+            self._expert(options.expert, learner.steps, mu, len(slices))
+        try:
+            norm = learner.step()
+        except NonFiniteError as error:
+            raise NonFiniteError(self._non_finite(str(error), experience.samples)) from None
+        cursor.sums.note("grad_norm", max(norm, cursor.sums.known.get("grad_norm", 0.0)))
+
+    def _planned(self, experience: Experience, number: int) -> Update:
+        """The `number`-th update of the step; how far the sampler's log-probs are off is noted beside it."""
+        options, cursor = self.options, self.cursor
+        epoch, part = divmod(number, options.updates)
+        seed = seed_of(self.seed, cursor.step, epoch)
+        chosen = groups_of_update(experience.batch.n_groups, options.updates, part, seed)
+        update = plan_update(experience, self.algorithm, chosen, self.features, fresh=number == 0)
+        batch = update.batch
+        if batch.logp_sampler is not None and batch.logp_old is not None:
+            gap = torch.where(batch.mask, batch.logp_old - batch.logp_sampler, 0.0)
+            found = diagnostics(gap, batch.mask, batch.reduce, update.action_weight)
+            for name, value in found.items():
+                cursor.sums.note(name, float(value))
+        return update
+
+    def _expert(self, expert: ExpertConfig, number: int, mu: float, before: int) -> None:
+        """Add mu times the expert's gradient; before: micro-batches of the policy in the same update."""
+        cursor, run, records = self.cursor, self.run, self.run.data.records
+        assert records is not None  # the config has asked for them
+        seed = seed_of(run.seed, self.options.name, "expert")
+        start = max(0, cursor.micro - before)
+        for done, loss in expert_gradient(run.adapter, expert, records, number, seed, run.processes, mu, start):
+            cursor.sums.add({"expert/loss": loss})
+            cursor.micro = before + done + 1
+            run.point("micro")
+
+    # ---------------------------------------------------------------- samples
+
+    def _keep_samples(self, groups: list[Group]) -> None:
+        run, report, step = self.run, self.run.config.report, self.cursor.total_steps + 1
+        if run.processes.is_main and report.samples_every and (step % report.samples_every == 0 or step == 1):
+            write_step(run.folder, f"step_{step:06d}", groups[: report.groups], render=run.adapter.picture)
+
+    def _refuse_non_finite(self, part: MicroBatch) -> None:
+        if not math.isfinite(part.loss):
+            raise NonFiniteError(self._non_finite(f"loss is {part.loss}", part.samples))
+
+    def _non_finite(self, what: str, samples: Sequence[Sample]) -> str:
+        groups = [Group(s.prompt, i, [s]) for i, s in enumerate(samples)]
+        where = write_offending(self.run.folder, groups, what, self.run.adapter.picture)
+        return (
+            f"{what} at step {self.cursor.total_steps + 1}: stopped before it reached the weights. The samples behind "
+            f"it are in {where}; lower optim.lr, or clip tighter, and go on with --resume"
+        )
+
+    # ---------------------------------------------------------------- a part of a checkpoint
+
+    def close_step(self) -> None:
+        self.rollouts.drop()
+
+    def state(self) -> dict[str, Any]:
+        return {"rollouts": self.rollouts.state()}
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        self.rollouts.load(state["rollouts"])
+
+    def save_own(self, folder: Path) -> None:
+        self.rollouts.save(folder)
+
+    def load_own(self, folder: Path) -> None:
+        self.rollouts.load_groups(folder)
+
+
+def stage_algorithm(run: Run, options: GrpoStage) -> Algorithm:
+    """The stage's algorithm with the clip range of the adapter's kind of action where none is given.
+
+    Raises ConfigError where it wants something of the replay that the adapter does not provide.
+    """
+    adapter = run.adapter
+    algorithm = resolve_algorithm(options.algorithm).with_defaults(*adapter.default_clip)
+    wanted = {"reference"} if algorithm.needs_reference else set()
+    wanted |= {"entropy"} if {hook.name for hook in algorithm.terms} & NEED_ENTROPY else set()
+    for what in sorted(wanted - adapter.provides):
+        raise ConfigError(
+            f"stage {options.name!r}: the algorithm (kl_coef={algorithm.kl_coef:g}) asks for the {what}, which "
+            f"{type(adapter).__name__} does not provide (Adapter.provides); set kl_coef=0 and leave its terms out, or "
+            "give the adapter one"
+        )
+    return algorithm

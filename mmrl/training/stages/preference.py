@@ -1,0 +1,187 @@
+"""The preference stage: pairs of given answers, scored under policy and reference, and an exact gradient."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.config import ConfigError, PreferenceStage
+from mmrl.core import preference as objectives
+from mmrl.data.order import cyclic_indices
+from mmrl.data.pairs import load_pairs
+from mmrl.data.records import reading
+from mmrl.modalities.adapter import Adapter
+from mmrl.training.cursor import Cursor
+from mmrl.training.learner import NonFiniteError
+from mmrl.training.policy import Policy
+from mmrl.training.processes import Processes
+from mmrl.training.run import Run
+from mmrl.training.run_folder import result_path
+from mmrl.training.stages.base import Stage
+from mmrl.types import Prompt, Sample, Slice
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The running mean of implicit rewards that bco compares with, over `count` of them."""
+
+    delta: float = 0.0
+    count: float = 0.0
+
+
+class Preference(Stage[PreferenceStage]):
+    """Offline preference training on pairs of answers, chosen and rejected."""
+
+    Options = PreferenceStage
+
+    def __init__(self, run: Run, options: PreferenceStage, policy: Policy, cursor: Cursor) -> None:
+        super().__init__(run, options, policy, cursor)
+        self.pairs = self._pairs()
+        self.shift = Shift()
+
+    def _pairs(self) -> list[Prompt]:
+        options, data = self.options, self.run.config.data
+        if options.data_from:
+            return load_pairs(result_path(self.run.folder, options.data_from), data.on_bad_record)
+        return load_pairs(str(options.pairs), data.on_bad_record, **reading(data, str(options.pairs)))
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step over `batch` pairs.
+
+        The loss depends on whole answers' log-probabilities only. So these are computed without gradient first, the
+        loss is differentiated by them, and the second pass, micro-batch by micro-batch, is a weighted sum of
+        log-probabilities: the gradient is the same however answers are cut, and the two answers of a pair need not be
+        in memory together.
+        """
+        began = time.monotonic()
+        options, cursor, run = self.options, self.cursor, self.run
+        processes, adapter, learner = run.processes, run.adapter, self.learners["policy"]
+        order = cyclic_indices(cursor.step * options.batch, options.batch, len(self.pairs), self.seed)
+        pairs = [self.pairs[i] for i in order[processes.rank :: processes.world]]
+        samples = given_samples(adapter, pairs)
+        masks = _masks(samples)
+        slices = list(adapter.slices(samples, options.micro_batch)) if samples else []
+        logp, reference = score(adapter, samples, masks, slices)
+        coefficients, row, shift = differentiate(options, processes, self.shift, logp, reference, masks.sum(1))
+        if not math.isfinite(row["loss"]):
+            ids = ", ".join(p.id for p in pairs[:8])
+            raise NonFiniteError(
+                f"preference loss is {row['loss']} at step {cursor.step + 1}, pairs {ids}; lower optim.lr or look at "
+                "these pairs"
+            )
+        cursor.phase = "update"
+        for number, part in enumerate(slices):
+            if number < cursor.micro:
+                continue
+            replay = adapter.logprobs([samples[r] for r in part.rows], part.columns)
+            weight = coefficients[part.rows][:, None].to(replay.logp)
+            loss = torch.where(_cut(masks, part).to(replay.logp.device), replay.logp * weight, 0.0).sum()
+            if loss.requires_grad:
+                loss.backward()
+            cursor.micro = number + 1
+            run.point("micro")
+        row["grad_norm"] = learner.step()
+        self.shift = shift
+        cursor.samples += 2 * options.batch
+        cursor.actions += int(processes.total(float(masks.sum())))
+        return {**row, "lr": learner.rate, "time/step": time.monotonic() - began}
+
+    # ---------------------------------------------------------------- a part of a checkpoint
+
+    def state(self) -> dict[str, Any]:
+        return {"delta": self.shift.delta, "count": self.shift.count}
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        self.shift = Shift(**state)
+
+
+def given_samples(adapter: Adapter, pairs: Sequence[Prompt]) -> list[Sample]:
+    """The pairs as samples with trajectories, [chosen, rejected, chosen, ...]; from `adapter.given`."""
+    samples: list[Sample] = []
+    for pair in pairs:
+        made = adapter.given(pair, [pair.record["chosen"], pair.record["rejected"]])
+        if len(made) != 2 or any(s.trajectory is None or not s.trajectory.mask.any() for s in made):
+            raise ValueError(
+                f"{type(adapter).__name__}.given, pair {pair.id!r}: expected two samples, each with a trajectory that "
+                "has a trained action"
+            )
+        samples += made
+    return samples
+
+
+@torch.no_grad()
+def score(adapter: Adapter, samples: Sequence[Sample], masks: Tensor, slices: Sequence[Slice]) -> tuple[Tensor, Tensor]:
+    """Sums over trained actions of log-probs under the policy and under the reference, each [S] float64 on the CPU."""
+    sums = torch.zeros(2, len(samples), dtype=torch.float64)
+    for part in slices:
+        replay = adapter.logprobs([samples[r] for r in part.rows], part.columns, reference=True)
+        if replay.logp_reference is None:
+            raise ConfigError(
+                f"{type(adapter).__name__}.logprobs gives no logp_reference: a preference stage compares with the "
+                "reference's log-probabilities"
+            )
+        inside = _cut(masks, part)
+        for line, values in zip(sums, (replay.logp, replay.logp_reference)):
+            line.index_add_(0, part.rows, torch.where(inside, values.cpu().double(), 0.0).sum(1))
+    return sums[0], sums[1]
+
+
+def differentiate(
+    options: PreferenceStage, processes: Processes, shift: Shift, logp: Tensor, reference: Tensor, length: Tensor
+) -> tuple[Tensor, dict[str, Any], Shift]:
+    """(gradient of the mean loss by each answer's log-prob [S], metrics over all processes, shift after the step)."""
+    leaf = logp.clone().requires_grad_(True)
+    answers = (leaf[0::2], leaf[1::2], reference[0::2], reference[1::2])
+    shifted = options.objective != "dpo"
+    if shifted:
+        rewards = objectives.implicit_reward(logp, reference, options.beta)
+        total, n = processes.total(float(rewards.sum())), processes.total(len(rewards))
+        shift = Shift(*objectives.shifted(shift.delta, shift.count, total, n))
+    loss, metrics = _objective(options, answers, length[0::2], shift.delta)
+    share = 1 / options.batch
+    (loss.sum() * share).backward()
+    assert leaf.grad is not None
+    row: dict[str, Any] = {"loss": processes.total(float(loss.detach().sum())) * share}
+    row |= {f"preference/{k}": processes.total(float(v.sum())) * share for k, v in metrics.items()}
+    if shifted:
+        row["preference/delta"] = shift.delta
+    return leaf.grad, row, shift
+
+
+def _objective(
+    options: PreferenceStage, answers: tuple[Tensor, Tensor, Tensor, Tensor], length: Tensor, delta: float
+) -> objectives.Outcome:
+    if options.objective == "mpo":
+        return objectives.mpo(
+            *answers,
+            length_chosen=length,
+            delta=delta,
+            beta=options.beta,
+            label_smoothing=options.label_smoothing,
+            weights=options.weights,
+        )
+    if options.objective == "bco":
+        return objectives.bco(*answers, delta=delta, beta=options.beta)
+    return objectives.dpo(*answers, beta=options.beta, label_smoothing=options.label_smoothing, form=options.form)
+
+
+def _masks(samples: Sequence[Sample]) -> Tensor:
+    """[S, T] bool: the trained actions."""
+    masks = [s.trajectory.mask.bool() for s in samples if s.trajectory is not None]
+    if not masks:
+        return torch.zeros(0, 0, dtype=torch.bool)
+    return torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
+
+
+def _cut(masks: Tensor, part: Slice) -> Tensor:
+    return masks[part.rows[:, None], part.columns[None, :]]

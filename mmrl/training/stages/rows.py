@@ -1,0 +1,54 @@
+"""A reinforcement-learning step's row of metrics.jsonl, over all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmrl.config import GrpoStage
+from mmrl.core.filter import zero_variance_share
+from mmrl.training.cursor import Cursor
+from mmrl.training.evaluation.conversations import conversation_metrics
+from mmrl.training.processes import Processes
+from mmrl.training.stages.experience import Experience, per_sample
+
+
+def reward_row(experience: Experience, processes: Processes) -> dict[str, Any]:
+    """reward/mean, reward/std (null where no sample has a reward), reward/<name>, reward/invalid."""
+    valid, total = experience.valid, processes.total
+    n, everyone = total(valid.sum()), total(len(experience.samples))
+    mean = total(experience.reward[valid].sum()) / max(n, 1)
+    square = total(((experience.reward[valid] - mean) ** 2).sum())
+    row: dict[str, Any] = {"reward/mean": mean if n else None, "reward/std": (square / n) ** 0.5 if n else None}
+    for f, name in enumerate(experience.names):
+        known = experience.known[:, f]
+        count, summed = total(known.sum()), total(experience.scores[known, f].sum())
+        row[f"reward/{name}"] = summed / count if count else None
+    row["reward/invalid"] = (everyone - n) / max(everyone, 1)
+    return row
+
+
+def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, processes: Processes) -> dict[str, Any]:
+    """Rewards, conversations, the share of groups without signal, and what the updates were like.
+
+    `loss` is the mean over the step's updates.
+    """
+    row = reward_row(experience, processes)
+    samples, batch = experience.samples, experience.batch
+    if options.staleness:
+        age = processes.total(sum(cursor.step - s.version for s in samples))
+        row["rollout/age"] = age / max(processes.total(len(samples)), 1)
+    row |= {f"env/{name}": value for name, value in conversation_metrics(samples, processes).items()}
+    largest = per_sample(experience.advantage, batch.mask)
+    silent = zero_variance_share(largest, experience.valid, batch.group, batch.n_groups, processes.reduce)
+    row["group/zero_variance"] = float(silent)
+    parts, known = cursor.sums.combined(processes).parts, cursor.sums.known
+    actions, updates = max(parts.get("actions", 0.0), 1.0), options.updates * options.epochs
+    row["loss"] = parts.get("policy_loss", 0.0) / updates
+    if options.expert:
+        row["expert/loss"] = parts.get("expert/loss", 0.0) / updates
+    row |= {k: parts[k] / actions for k in ("kl", "entropy") if k in parts}
+    row |= {k: value / updates for k, value in parts.items() if k.startswith("term/")}
+    row |= {k: parts.get(k, 0.0) / actions for k in ("clip/low", "clip/high")}
+    row["ratio/max_dev"] = parts.get("ratio/max_dev", 0.0)
+    row["grad_norm"] = known.get("grad_norm", 0.0)
+    return row | {k: v for k, v in known.items() if k.startswith(("time/", "rollout/"))}

@@ -1,0 +1,76 @@
+"""Asking a run to stop: by a signal, or by a caller's function, at the points where it can be cut."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmrl.training.processes import Processes
+
+# A scheduler sends its signal to a launcher and to its children, and a launcher forwards its own: the same wish twice.
+SAME_WISH_S = 2.0
+
+
+class StopHere(Exception):
+    """Raised at a point of a run that was asked to stop; the loop saves that very point."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved itself; `checkpoint` is where it will go on."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(f"stopped and saved in {checkpoint}; go on with --resume")
+        self.checkpoint = checkpoint
+
+
+class Stops:
+    """Whether the run was asked to stop.
+
+    should_stop: a caller's own wish, asked at every point ("rollout", "micro", "update", "step").
+    """
+
+    def __init__(self, processes: Processes, should_stop: Callable[[str], bool] | None = None) -> None:
+        self.processes = processes
+        self._should_stop = should_stop or (lambda point: False)
+        self.asked_at: float | None = None  # time.monotonic() of the first signal
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come; also true between two points."""
+        return self.asked_at is not None
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT ask for a stop. More of SIGTERM change nothing; Ctrl-C again, later, ends at once."""
+        if threading.current_thread() is not threading.main_thread():  # the caller owns the signals
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if self.asked_at is None:
+            self.asked_at = now
+        elif number == signal.SIGINT and now - self.asked_at > SAME_WISH_S:
+            raise KeyboardInterrupt
+
+    def point(self, name: str) -> None:
+        """A place where the run can be cut. Raises StopHere, on every process, where one was asked to stop.
+
+        Inside an update only a single process can stop, as processes run different numbers of micro-batches.
+        """
+        if name == "micro" and self.processes.world > 1:
+            return
+        wanted = self._should_stop(name) or self.asked
+        if wanted if name == "micro" else self.processes.any(wanted):
+            raise StopHere
