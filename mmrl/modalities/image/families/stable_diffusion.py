@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
 
@@ -19,8 +20,9 @@ class UNetFamily(Family):
     is_flow = False
     kernel = "ddim"
     noise_level = 1.0
+    part = "unet"
 
-    def __init__(self, pipeline, max_sequence_length: int | None = None) -> None:
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
         scheduler = pipeline.scheduler
         if "beta_start" not in scheduler.config:
@@ -34,16 +36,6 @@ class UNetFamily(Family):
                 "the UNet takes an embedded guidance value (time_cond_proj_dim), as consistency models do; "
                 f"family {self.name!r} has no such input; use the model it was distilled from"
             )
-
-    @property
-    def denoiser(self) -> nn.Module:
-        return self.pipeline.unet
-
-    def replace_denoiser(self, module: nn.Module) -> None:
-        self.pipeline.register_modules(unet=module)
-
-    def save_lora(self, folder) -> None:
-        self._save_lora(folder, "unet")
 
     @property
     def prediction(self) -> str:
@@ -75,7 +67,7 @@ class UNetFamily(Family):
             )
         return Schedule(scheduler.timesteps.double(), level)
 
-    def _ddim(self):
+    def _ddim(self) -> Any:
         from diffusers import DDIMScheduler
 
         return DDIMScheduler.from_config(self.pipeline.scheduler.config)
@@ -101,7 +93,7 @@ class StableDiffusionXL(UNetFamily):
     name = "sdxl"
     pipeline_classes = ("StableDiffusionXLPipeline",)
 
-    def __init__(self, pipeline, max_sequence_length: int | None = None) -> None:
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
         if self.vae.config.force_upcast:
             # The published VAE overflows in float16.
