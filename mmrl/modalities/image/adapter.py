@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ class ImageAdapter(Adapter):
                 Sample(prompt, (start + i) % n, picture, trajectory)
                 for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
             ]
-        return [Group(g.prompt, g.index, samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
+        return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
 
     def _denoise(
         self,

@@ -20,9 +20,7 @@ def add(family: Family, config: LoraConfig) -> None:
         beside = [name for name, encoder in family.text_encoders.items() if getattr(encoder, "peft_config", None)]
         if beside or not getattr(family.denoiser, "peft_config", None):
             found = f"LoRA of {', '.join(beside)}" if beside else "no LoRA of the denoiser"
-            raise ValueError(
-                f"model.lora.path {config.path!r}: it holds {found}; mmrl trains LoRA of the denoiser only"
-            )
+            raise ValueError(f"model.lora.path {config.path!r} holds {found}; only LoRA of the denoiser is trained")
         return
     import peft
 

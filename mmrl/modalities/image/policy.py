@@ -10,6 +10,7 @@ from torch import Tensor
 from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
+from mmrl.modalities.image.families.stable_diffusion import UNetFamily
 from mmrl.modalities.image.kernels import Transition
 
 DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}
@@ -98,6 +99,7 @@ class StepPolicy:
         level = schedule.level.to(latents.device)
         now, after = level[steps].float(), level[steps + 1].float()
         if self.kernel == "ddim":
+            assert isinstance(self.family, UNetFamily)
             eta = self.level if stochastic else 0.0
             return kernels.ddim(latents, output, now, after, eta, self.family.prediction)
         if not stochastic:

@@ -31,7 +31,7 @@ from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.supervised import denoising_loss, flow_matching_loss, logit_normal_times
 from mmrl.seeds import seed_of
-from mmrl.types import Group, Sample
+from mmrl.types import Group, Prompt, Sample
 
 # ---- the SD3 step written out, straight on the pipeline ----------------------------------------------------
 
@@ -142,6 +142,58 @@ def test_same_noise_starts_a_group_from_one_latent_and_goes_apart():
     assert torch.equal(starts[0], starts[1]) and torch.equal(starts[0], starts[2])
     assert not torch.equal(starts[0], starts[3])
     assert not torch.equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("same_noise", [False, True])
+def test_the_same_prompt_twice_in_a_step_gives_other_pictures(same_noise):
+    policy = adapter(sampling={"same_noise": same_noise})
+    groups = [Group(PROMPTS[0], 0), Group(PROMPTS[0], 1, draw=1), Group(PROMPTS[1], 2)]
+    filled = policy.rollout(groups, 2, 0, 7)
+    assert [g.draw for g in filled] == [0, 1, 0]
+    samples = [s for g in filled for s in g.samples]
+    assert len({s.artifact.tobytes() for s in samples}) == len(samples)
+    starts = stored(samples, "x")[:, 0].flatten(1)
+    assert len({tuple(row.tolist()) for row in starts}) == (3 if same_noise else 6)
+    again = policy.rollout(groups[1:2], 2, 0, 7)[0]  # alone, as another process would sample it
+    assert torch.equal(stored(again.samples, "x")[:, 0], stored(filled[1].samples, "x")[:, 0])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("family", ["sd3", "sd", "sdxl"])
+def test_guidance_of_one_or_less_is_the_conditional_output_as_in_diffusers(family, guidance):
+    policy = adapter(family, sampling={"guidance": guidance}, evaluation={"steps": 3})
+    calls = []
+    policy.family.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    drawn = policy.evaluate(PROMPTS[:1], 1, seed=3)[0].samples[0].artifact
+    assert len(calls) == 3  # one forward a step
+    start = torch.randn(
+        (1, *policy.family.latent_shape((SIZE, SIZE))),
+        generator=torch.Generator().manual_seed(seed_of(3, "eval", PROMPTS[0].id, 0)),
+    )
+    length = {"max_sequence_length": 12} if family == "sd3" else {}
+    expected = policy.family.pipeline(
+        [PROMPTS[0].text],
+        latents=start,
+        num_inference_steps=3,
+        guidance_scale=guidance,
+        height=SIZE,
+        width=SIZE,
+        output_type="np",
+        **length,
+    ).images[0]
+    assert np.abs(np.asarray(drawn) / 255 - expected).max() < 0.6 / 255
+    other = policy.evaluate([Prompt(PROMPTS[0].id, "two blue squares")], 1, seed=3)[0].samples[0].artifact
+    assert drawn.tobytes() != other.tobytes()  # the prompt is heard
+    samples = roll(policy, n=1)
+    assert "unconditional" not in samples[0].trajectory.tensors
+
+
+def test_an_embedded_guidance_of_zero_is_a_value():
+    pictures = {
+        guidance: adapter("flux", sampling={"guidance": guidance}).evaluate(PROMPTS[:1], 1, 3)[0].samples[0].artifact
+        for guidance in (0.0, 1.0)
+    }
+    assert pictures[0.0].tobytes() != pictures[1.0].tobytes()
 
 
 def test_a_window_stores_and_draws_noise_for_its_own_steps_only():
@@ -266,18 +318,6 @@ def test_columns_and_rows_may_be_replayed_in_any_cut():
         whole = policy.logprobs(samples, all_columns(samples)).logp
         part = policy.logprobs([samples[3], samples[1]], torch.tensor([2, 0])).logp
     torch.testing.assert_close(part, whole[[3, 1]][:, [2, 0]], atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("budget", [1, 2, 3, 7, 100])
-def test_slices_cover_every_action_once_within_the_budget(budget):
-    policy = adapter()
-    samples = roll(policy)
-    seen = []
-    for part in policy.slices(samples, budget):
-        assert len(part.rows) * len(part.columns) <= budget
-        seen += [(r, c) for r in part.rows.tolist() for c in part.columns.tolist()]
-    assert sorted(seen) == [(r, c) for r in range(4) for c in range(3)]
-    assert list(policy.slices([], budget)) == []
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "float16"])

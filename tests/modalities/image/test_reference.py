@@ -46,7 +46,7 @@ def test_kl_is_zero_where_the_stage_begins_and_that_of_two_pipelines_after_an_up
 
     frozen = copy.deepcopy(policy)
     nudge(policy, 3e-2)
-    expected = hand_kl(policy, frozen, samples)
+    expected = hand_kl(policy, frozen, samples).detach()
     moved = policy.logprobs(samples, columns, reference=True)
     assert float(expected.min()) > 1e-9
     torch.testing.assert_close(moved.kl, expected, rtol=1e-3, atol=1e-10)
@@ -109,16 +109,15 @@ def test_gradient_with_a_reference_forward_between_is_that_of_two_pipelines(what
     assert scale > 0 and max(float((found[k] - expected[k]).abs().max()) for k in found) < 1e-5 * scale
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16"])
-def test_half_precision_does_not_keep_the_policys_casts_for_the_reference(dtype):
-    policy = begun(dtype=dtype)
+def test_a_region_of_half_precision_does_not_hand_the_policys_casts_to_the_reference():
+    policy = begun(dtype="bfloat16")
     samples = roll(policy)
     nudge(policy, 3e-2)
     columns = all_columns(samples)
     alone = policy.logprobs(samples, columns, reference=True)
-    with torch.autocast("cpu", getattr(torch, dtype)):  # a region around both forwards keeps casts of leaves
+    with torch.autocast("cpu", torch.bfloat16):  # a region around both forwards keeps casts of leaves
         together = policy.logprobs(samples, columns, reference=True)
-    assert float(alone.kl.min()) > 0
+    assert float(alone.kl.detach().min()) > 0
     torch.testing.assert_close(together.kl, alone.kl)
 
 

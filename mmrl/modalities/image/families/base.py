@@ -64,11 +64,6 @@ class Family:
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
-    @property
-    def prediction(self) -> str:
-        """What the denoiser's output means: "velocity", or a diffusers prediction type."""
-        return "velocity"
-
     def native_size(self) -> tuple[int, int]:
         side = self.denoiser.config.sample_size * self.pipeline.vae_scale_factor
         return side, side

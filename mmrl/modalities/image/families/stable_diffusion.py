@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
+from mmrl.modalities.image.kernels import Prediction
 
 
 class UNetFamily(Family):
@@ -38,7 +39,8 @@ class UNetFamily(Family):
             )
 
     @property
-    def prediction(self) -> str:
+    def prediction(self) -> Prediction:
+        """What the denoiser's output means."""
         return self.pipeline.scheduler.config.prediction_type
 
     def native_size(self) -> tuple[int, int]:
