@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -140,7 +141,7 @@ class Strokes(mmrl.Adapter):
             Sample(prompt, row % n, self._picture(drawn[row]), self._kept(drawn[row], logps[row]) if keep else None)
             for row, prompt in enumerate(prompts)
         ]
-        return [Group(g.prompt, g.index, samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
+        return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
 
     @staticmethod
     def _kept(strokes: Tensor, logp: Tensor) -> Trajectory:

@@ -265,6 +265,7 @@ def exchange(parameters: Mapping[str, torch.nn.Parameter], tensors: dict[str, Te
     The parameters stay the same objects, so that a graph which was built before goes back through what they held then,
     once a second exchange has put it back.
     """
+    torch.clear_autocast_cache()  # it knows parameters as objects, and would give the casts of what they held before
     for name, tensor in tensors.items():
         parameter = parameters[name]
         tensors[name], parameter.data = parameter.data, tensor

@@ -8,6 +8,10 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmrl.modalities.adapter import Adapter
 
 BUILT_IN = {
     "image": ("mmrl.modalities.image.adapter", "ImageAdapter"),
@@ -18,7 +22,7 @@ CONFIGS = {name: f"mmrl.modalities.{name}.config" for name in BUILT_IN}
 DEFAULTS = {name: f"{name}/tiny" for name in BUILT_IN}
 
 
-def adapter_class(modality: str) -> type:
+def adapter_class(modality: str) -> type[Adapter]:
     """The class behind `modality`; a user's own is a subclass of mmrl.Adapter.
 
     Raises ValueError for an unknown name, a missing file, or a class that is none, or lacks a method.

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
-from mmrl.modalities.adapter import Adapter
-from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.adapter import Adapter, Unsupported
+from mmrl.modalities.image import lora
+from mmrl.modalities.image.conditions import Conditions
+from mmrl.modalities.image.config import COMPONENTS, ModelConfig
 from mmrl.modalities.image.families.base import Condition, Schedule
-from mmrl.modalities.image.kernels import ratio_norm, sample
+from mmrl.modalities.image.kernels import Transition, ratio_norm, sample
 from mmrl.modalities.image.loading import load_family
-from mmrl.modalities.image.pixels import to_pictures, to_pixels
+from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan, make_plan
 from mmrl.modalities.image.policy import StepPolicy
-from mmrl.modalities.image.supervised import (
-    autoencoder_loss,
-    denoising_loss,
-    flow_matching_loss,
-    logit_normal_times,
-)
+from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
@@ -37,66 +36,60 @@ class ImageAdapter(Adapter):
     """
 
     Config = ModelConfig
-    objectives = ("sft", "autoencoder")
+    objectives = OBJECTIVES
+
+    config: ModelConfig
 
     def __init__(self, config: ModelConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.family = load_family(config)
         self.policy = StepPolicy(self.family, config)
+        self.default_clip = (self.policy.clip_range, self.policy.clip_range)
+        self.precision = self.policy.autocast_dtype or torch.float32
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
-        self._conditions: dict[tuple[str, tuple[int, int]], Condition] = {}
-        self._latents: dict[str, Tensor] = {}
-        self._in_reference = False
+        self._conditions = Conditions(self.family, self.policy)
+        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size)
         if config.train == "lora":
-            self._add_lora()
+            lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
             self.family.denoiser.enable_gradient_checkpointing()
-        self.select()
-
-    @property
-    def default_clip(self) -> tuple[float, float]:
-        """The clip range that belongs to the kernel's log-probability."""
-        return self.policy.spec.clip_range, self.policy.spec.clip_range
-
-    @property
-    def precision(self) -> torch.dtype:
-        """What the forward computes in; 16-bit ones round differently from batch to batch."""
-        return self.policy.autocast_dtype or torch.float32
+        self.select(None)
 
     # ---------------------------------------------------------------- what is trained
-
-    def _add_lora(self) -> None:
-        from peft import LoraConfig
-
-        lora = self.config.lora
-        if lora.path is not None:
-            self.family.pipeline.load_lora_weights(lora.path, adapter_name="default")
-            return
-        targets = list(lora.targets or self.family.lora_targets)
-        self.family.denoiser.add_adapter(
-            LoraConfig(r=lora.rank, lora_alpha=lora.alpha, init_lora_weights="gaussian", target_modules=targets)
-        )
 
     def modules(self) -> dict[str, nn.Module]:
         return {"denoiser": self.family.denoiser, "vae": self.family.vae, **self.family.text_encoders}
 
-    def select(self, components: Sequence[str] | None = None) -> None:
-        """Choose the trained parts: denoiser, text_encoders, vae. The rest is frozen, everything in eval mode."""
-        chosen = set(components or self.config.components)
-        if "text_encoders" in chosen:
-            chosen = (chosen - {"text_encoders"}) | set(self.family.text_encoders)
+    def select(self, components: Sequence[str] | None) -> None:
+        """Choose the trained parts: denoiser, text_encoders, vae. The rest is frozen, everything in eval mode.
+
+        Trained weights are float32 and stay so when they are frozen again: rounding them would undo small updates.
+        """
+        chosen = set(self.config.components if components is None else components)
+        if unknown := chosen - set(COMPONENTS):
+            raise Unsupported(f"components: unknown {sorted(unknown)}; known: {', '.join(COMPONENTS)}")
+        if self.config.train == "lora" and chosen != {"denoiser"}:
+            raise Unsupported(f"components: {sorted(chosen)} with model.train lora, which trains the denoiser only")
+        self._chosen = chosen
         for name, module in self.modules().items():
             module.eval()  # no dropout: rollout and replay must be the same function
+            part = "text_encoders" if name in self.family.text_encoders else name
             for key, parameter in module.named_parameters():
-                trained = name in chosen and (self.config.train == "full" or "lora_" in key)
+                trained = part in chosen and (self.config.train == "full" or lora.is_lora(key))
                 parameter.requires_grad_(trained)
                 if trained and parameter.dtype != torch.float32:
                     parameter.data = parameter.data.float()
-        self._chosen = chosen
-        self._trained = list(self.trainable_parameters().values())
+        # The weights that a log-probability depends on.
+        self._acting = [p for name, p in self.trainable_parameters().items() if not name.startswith("vae.")]
+        self._reference = None
+        self._conditions.trained = "text_encoders" in chosen
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what frozen parts computed: they may be other ones now."""
         self._conditions.clear()
-        self._latents.clear()
+        self._records.clear()
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {
@@ -109,36 +102,21 @@ class ImageAdapter(Adapter):
     def to(self, device: torch.device) -> None:
         self.family.pipeline.to(device)
 
-    # ---------------------------------------------------------------- prompts and sizes
-
-    def prompt_columns(self) -> Sequence[str]:
-        return ()
-
-    def record_columns(self, objective: str) -> Sequence[str]:
-        """Columns that a supervised record must have, besides `prompt`."""
-        return ("image",)
+    # ---------------------------------------------------------------- sizes and schedules
 
     def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
-        pair = self.family.native_size() if size is None else (size, size) if isinstance(size, int) else tuple(size)
+        pair = self.family.native_size() if size is None else (size, size) if isinstance(size, int) else size
         self.family.check_size(pair)
         return pair
 
-    def _condition(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        """Stacked embeddings [len(texts), ...]; each text is encoded alone, so that its embedding does not depend
-        on its neighbours, and once, unless the encoders are being trained."""
-        if any(name in self._chosen for name in self.family.text_encoders):
-            return self.family.encode(texts, size)
-        for text in texts:
-            if (text, size) not in self._conditions:
-                with torch.no_grad(), self.policy.autocast():
-                    self._conditions[text, size] = self.family.encode([text], size)
-        found = [self._conditions[text, size] for text in texts]
-        return {key: torch.cat([c[key] for c in found]) for key in found[0]}
-
     def _unconditional(self, n: int, guidance: float, size: tuple[int, int]) -> Condition | None:
-        if guidance == 1.0 or self.family.guidance_embeds:
+        """Embeddings of the empty text, or None where the output is the conditional one: at 1 and below, as in
+        diffusers, and where guidance is an input of the denoiser."""
+        if guidance <= 1.0 or self.family.guidance_embeds:
             return None
-        return {key: value.expand(n, *value.shape[1:]) for key, value in self._condition([""], size).items()}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.policy.both_branches):
+            empty = self._conditions([""], size)
+        return {key: value.expand(n, *value.shape[1:]) for key, value in empty.items()}
 
     @lru_cache(maxsize=8)  # noqa: B019  one adapter lives as long as the process
     def _schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
@@ -193,24 +171,30 @@ class ImageAdapter(Adapter):
                 Sample(prompt, (start + i) % n, picture, trajectory)
                 for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
             ]
-        return [Group(g.prompt, g.index, samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
+        return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
 
-    def _denoise(self, prompts, noise, plan, steps, guidance, size) -> tuple[Tensor, list[Trajectory | None]]:
+    def _denoise(
+        self,
+        prompts: Sequence[Prompt],
+        noise: Sequence[_Noise],
+        plan: StepPlan | None,
+        steps: int,
+        guidance: float,
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Sequence[Trajectory | None]]:
         policy, device = self.policy, self.family.device
         schedule = self._schedule(steps, size)
-        condition = self._condition([p.text for p in prompts], size)
+        condition = self._conditions([p.text for p in prompts], size)
         unconditional = self._unconditional(len(prompts), guidance, size)
         shape = self.family.latent_shape(size)
         latents = torch.stack([source.start(shape) for source in noise]).to(device)
-        storing = (
-            plan is not None and self.config.sampling.guidance_gradient == "conditional" and not self._in_reference
-        )
-        tag = self._weights_tag() if storing and unconditional is not None else None
+        storing = plan is not None and unconditional is not None and not policy.both_branches
+        tag = self._weights_tag() if storing else None
         kept: list[dict[str, Tensor]] = []
         for i in range(steps):
             index = torch.full((len(prompts),), i, device=device)
             time = schedule.time[i].float().to(device).expand(len(prompts))
-            output, empty = policy.predict(latents, time, condition, unconditional, guidance, size)
+            output, empty = policy.predict(latents, time, condition, guidance, size, unconditional)
             stochastic = plan is not None and i in plan.stochastic
             transition = policy.transition(latents, output, schedule, index, stochastic)
             if not stochastic:
@@ -218,12 +202,20 @@ class ImageAdapter(Adapter):
                 continue
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
-            if i in plan.trained:
+            if plan is not None and i in plan.trained:
                 kept.append(self._keep(latents, after, transition, index, empty, tag))
             latents = after
         return latents, self._trajectories(kept, len(prompts)) if plan else [None] * len(prompts)
 
-    def _keep(self, latents, after, transition, index, empty, tag) -> dict[str, Tensor]:
+    def _keep(
+        self,
+        latents: Tensor,
+        after: Tensor,
+        transition: Transition,
+        index: Tensor,
+        empty: Tensor | None,
+        tag: int | None,
+    ) -> dict[str, Tensor]:
         stored = {
             "x": latents,
             "x_next": after,
@@ -232,7 +224,7 @@ class ImageAdapter(Adapter):
         }
         if self.config.sampling.ratio_norm:
             stored["mean"] = transition.mean
-        if tag is not None:
+        if tag is not None and empty is not None:
             stored["unconditional"] = empty
             stored["weights"] = torch.full_like(index, tag)
         return {key: value.cpu() for key, value in stored.items()}
@@ -251,8 +243,8 @@ class ImageAdapter(Adapter):
         ]
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list:
-        pictures = []
+    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
+        pictures: list[Image] = []
         for part in latents.split(self.config.decode_batch):
             pictures += to_pictures(self.family.decode(part, size))
         return pictures
@@ -260,134 +252,117 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- replay
 
     def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
-        """Rows first: all trained steps of a sample stay together while they fit the budget."""
+        """Rows first: all trained steps of a sample stay together unless they alone are over the budget."""
         if not samples:
             return
-        columns = torch.arange(len(samples[0].trajectory.logp))
+        columns = torch.arange(len(_trajectories(samples)[0].logp))
         rows = torch.arange(len(samples))
         for part in rows.split(max(1, budget // len(columns))):
             for some in columns.split(min(len(columns), budget)):
                 yield Slice(part, some)
 
-    def logprobs(self, samples: Sequence[Sample], columns: Tensor, reference: bool = False) -> ActionLogProbs:
+    def logprobs(
+        self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
+    ) -> ActionLogProbs:
+        if entropy:
+            raise Unsupported("entropy: that of a denoising step depends on its noise only, not on the policy")
+        if not self._acting:
+            raise Unsupported("components: [vae] has no log-probability; train the denoiser or the text_encoders")
         policy, device, size = self.policy, self.family.device, self.train_size
+        trajectories = _trajectories(samples)
         b, t = len(samples), len(columns)
 
         def gather(key: str) -> Tensor:
-            return torch.stack([s.trajectory.tensors[key][columns] for s in samples]).flatten(0, 1).to(device)
+            return torch.stack([kept.tensors[key][columns] for kept in trajectories]).flatten(0, 1).to(device)
 
         schedule = self._schedule(self.config.sampling.steps, size)
         index, latents, after = gather("step"), gather("x"), gather("x_next")
         time = schedule.time.to(device)[index].float()
         texts = [s.prompt.text for s in samples for _ in range(t)]
-        condition = self._condition(texts, size)
         guidance = self.config.sampling.guidance
-        unconditional = self._unconditional(b * t, guidance, size)
 
-        def step_distribution(empty: Tensor | None = None):
-            output, _ = policy.predict(latents, time, condition, unconditional, guidance, size, empty)
+        def transition() -> Transition:
+            """Of the weights as they are now, text encoders included: the policy's, or the reference's."""
+            empty = gather("unconditional") if self._unconditional_holds(trajectories) else None
+            unconditional = self._unconditional(b * t, guidance, size) if empty is None else None
+            condition = self._conditions(texts, size)
+            output, _ = policy.predict(latents, time, condition, guidance, size, unconditional, empty)
             return policy.transition(latents, output, schedule, index)
 
-        transition = step_distribution(gather("unconditional") if self._unconditional_holds(samples) else None)
-        logp = policy.log_prob(after, transition)
+        step = transition()
+        logp = policy.log_prob(after, step)
         found = ActionLogProbs(logp=logp.view(b, t))
         if self.config.sampling.ratio_norm:
-            old = torch.stack([s.trajectory.logp[columns] for s in samples]).flatten().to(device)
-            log_ratio, weight = ratio_norm(logp, old, transition.mean, gather("mean"), transition.std, transition.dt)
+            old = torch.stack([kept.logp[columns] for kept in trajectories]).flatten().to(device)
+            log_ratio, weight = ratio_norm(logp, old, step.mean, gather("mean"), step.std, step.dt)
             found.log_ratio, found.weight = log_ratio.view(b, t), weight.view(b, t)
         if reference:
             with torch.no_grad(), self.reference():
-                frozen = step_distribution()
-            found.kl = policy.kl(transition, frozen).view(b, t)
+                frozen = transition()
+            found.kl = policy.kl(step, frozen).view(b, t)
             found.logp_reference = policy.log_prob(after, frozen).view(b, t)
         return found
 
-    def _unconditional_holds(self, samples: Sequence[Sample]) -> bool:
-        """Whether the stored unconditional outputs are those of the weights as they are now."""
-        if self._in_reference or any("unconditional" not in s.trajectory.tensors for s in samples):
+    def _unconditional_holds(self, trajectories: Sequence[Trajectory]) -> bool:
+        """Whether all have stored unconditional outputs, and those are of the weights as they are now."""
+        if any("unconditional" not in kept.tensors for kept in trajectories):
             return False
         tag = self._weights_tag()
-        return all(bool((s.trajectory.tensors["weights"] == tag).all()) for s in samples)
+        return all(bool((kept.tensors["weights"] == tag).all()) for kept in trajectories)
 
     def _weights_tag(self) -> int:
-        """A number made of the trained weights' bits: an update changes it, saving and resuming do not."""
-        sums = [p.detach().view(torch.int32).sum() for p in self._trained]
+        """A number made of the bits of the trained weights that act: an update changes it, as do the reference's;
+        saving and resuming do not."""
+        sums = [p.detach().view(torch.int32).sum() for p in self._acting]
         return seed_of(*(torch.stack(sums).tolist() if sums else ()))
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """See Adapter.reference; nothing that the reference computes is kept as the policy's."""
-        with super().reference():
-            self._in_reference = True
-            try:
-                yield
-            finally:
-                self._in_reference = False
 
     # ---------------------------------------------------------------- supervised
 
-    def supervised_loss(self, records: Sequence[dict], objective: str, seed: int) -> Tensor:
-        """Mean loss over records {"id", "prompt", "image"}: "sft" (flow matching or denoising), "autoencoder"."""
-        generator = torch.Generator().manual_seed(seed)
-        size, device = self.train_size, self.family.device
-        if objective == "autoencoder":
-            pixels = to_pixels([r["image"] for r in records], size).to(device)
-            factor = self.family.pipeline.vae_scale_factor
-            shape = (self.family.vae.config.latent_channels, size[0] // factor, size[1] // factor)
-            noise = torch.randn((len(records), *shape), generator=generator)
-            return autoencoder_loss(self.family.vae, pixels, noise.to(device))
-        if objective != "sft":
+    def record_columns(self, objective: str) -> Sequence[str]:
+        return ("image",)
+
+    def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
+        """Mean loss over records {"prompt", "image"}: "sft" (flow matching or denoising), "autoencoder"."""
+        if objective not in self.objectives:
             raise ValueError(f"objective {objective!r}: the image adapter knows {', '.join(self.objectives)}")
-        clean = torch.stack([self._latent(r) for r in records]).to(device)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
-        texts = ["" if drop else r["prompt"] for r, drop in zip(records, dropped.tolist())]
-        draws = torch.randn(len(records), generator=generator)
-        with self.policy.autocast():
-            condition = self._condition(texts, size)
-            if not self.family.is_flow:
-                return denoising_loss(self.family, clean, noise, torch.special.ndtr(draws), condition, size)
-            shift = self.config.time_shift or self.family.shift()
-            times = logit_normal_times(draws, shift).to(device)
-            t = times.view(-1, *[1] * (clean.ndim - 1))
-            velocity = self.family.predict((1 - t) * clean + t * noise, times * 1000, condition, size)
-            return flow_matching_loss(velocity, clean, noise)
-
-    @torch.no_grad()
-    def _latent(self, record: dict) -> Tensor:
-        """The picture's latent, made once per record and alone (see _condition)."""
-        if record["id"] not in self._latents:
-            pixels = to_pixels([record["image"]], self.train_size).to(self.family.device)
-            self._latents[record["id"]] = self.family.encode_pixels(pixels)[0].cpu()
-        return self._latents[record["id"]]
-
-    @torch.no_grad()
-    def finish(self, objective: str, records: Sequence[dict]) -> None:
-        """After an autoencoder stage: set the latents' scale and shift, as the denoiser expects unit variance."""
-        if objective == "autoencoder":
-            pixels = to_pixels([r["image"] for r in records], self.train_size).to(self.family.device)
-            latents = self.family.vae.encode(pixels).latent_dist.mean
-            self.family.vae.register_to_config(
-                scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean())
+        parts = {"vae"} if objective == "autoencoder" else {"denoiser", "text_encoders"}
+        if not parts & self._chosen:
+            raise Unsupported(
+                f"components: {sorted(self._chosen)} get no gradient from objective {objective}, which trains "
+                f"{' and '.join(sorted(parts))}"
             )
+        return getattr(self._records, objective)(records, seed)
+
+    def finish(self, objective: str, records: Sequence[dict[str, Any]]) -> None:
+        """After an autoencoder stage: the latents' scale and shift."""
+        if objective == "autoencoder":
+            self._records.standardise(records)
 
     # ---------------------------------------------------------------- disk
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights: the latents' scale and shift."""
         config = self.family.vae.config
         return {"scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor}
 
-    def load_state(self, state: dict) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.family.vae.register_to_config(**state)
-        self._latents.clear()
+        self._forget()
 
     def save(self, folder: Path) -> None:
         """A pipeline folder (full training), or LoRA weights that `load_lora_weights` takes."""
         if self.config.train == "full":
             self.family.pipeline.save_pretrained(folder, safe_serialization=True)
         else:
-            self.family.save_lora(folder)
+            lora.save(self.family, folder)
+
+
+def _trajectories(samples: Sequence[Sample]) -> list[Trajectory]:
+    """Those of rolled-out samples; evaluation's have none."""
+    kept = [sample.trajectory for sample in samples if sample.trajectory is not None]
+    if len(kept) < len(samples):
+        raise ValueError("a sample has no trajectory: only rollouts can be replayed, not evaluations")
+    return kept
 
 
 class _Noise:

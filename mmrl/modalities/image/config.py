@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from mmrl.strict import Strict
 
+COMPONENTS = ("denoiser", "text_encoders", "vae")
+
 
 class LoraConfig(Strict):
     """Low-rank adapters (peft) on the denoiser."""
@@ -18,7 +20,9 @@ class LoraConfig(Strict):
     targets: list[str] | None = Field(
         None, description="Names of the layers; null takes the family's attention projections."
     )
-    path: str | None = Field(None, description="Start from the LoRA weights in this folder.")
+    path: str | None = Field(
+        None, description="Start from the LoRA weights in this folder, with the rank, alpha and layers they have."
+    )
 
 
 class SamplingConfig(Strict):
@@ -39,7 +43,8 @@ class SamplingConfig(Strict):
     guidance: float = Field(
         1.0,
         ge=0,
-        description="Classifier-free guidance scale; 1 is off. FLUX dev: its distilled guidance value.",
+        description="Classifier-free guidance scale; 1 or less is off, as in diffusers. FLUX dev: its distilled "
+        "guidance value, of which 0 is one.",
     )
     guidance_gradient: Literal["conditional", "both"] = Field(
         "conditional",
@@ -104,9 +109,9 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _components(self) -> ModelConfig:
-        unknown = set(self.components) - {"denoiser", "text_encoders", "vae"}
+        unknown = set(self.components) - set(COMPONENTS)
         if unknown:
-            raise ValueError(f"components: unknown {sorted(unknown)}; known: denoiser, text_encoders, vae")
+            raise ValueError(f"components: unknown {sorted(unknown)}; known: {', '.join(COMPONENTS)}")
         if self.train == "lora" and self.components != ["denoiser"]:
             raise ValueError("train: lora works on components: [denoiser] only; use train: full for the others")
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mmrl.modalities.image.config import ModelConfig
@@ -36,7 +38,7 @@ def load_family(config: ModelConfig) -> Family:
     return family_class(name)(pipeline, config.max_sequence_length)
 
 
-def _build(config: ModelConfig):
+def _build(config: ModelConfig) -> Any:
     from mmrl.modalities.image.tiny import BUILDERS
 
     if config.family not in BUILDERS:

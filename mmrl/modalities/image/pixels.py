@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,12 @@ def to_pixels(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
             rgb = rgb.crop((left, top, left + width, top + height))
         rows.append(np.asarray(rgb))
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def digest(image: Image.Image) -> str:
+    """A name for what a picture shows: the same for equal pixels, whatever they came from."""
+    rgb = image.convert("RGB")
+    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:

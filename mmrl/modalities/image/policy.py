@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
+from mmrl.modalities.image.families.stable_diffusion import UNetFamily
 from mmrl.modalities.image.kernels import Transition
 
 DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}
@@ -29,10 +30,37 @@ class StepPolicy:
         self.spec = kernels.find_kernel(self.kernel)
         self.level = sampling.noise_level if sampling.noise_level is not None else DEFAULT_LEVEL[self.kernel]
         self.reduction = sampling.logp_reduction or self.spec.reduction
-        self.storage = getattr(torch, sampling.storage)
-        self.autocast_dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
+        self.storage: torch.dtype = getattr(torch, sampling.storage)
+        self.autocast_dtype: torch.dtype | None = None if config.dtype == "float32" else getattr(torch, config.dtype)
+        self.both_branches = sampling.guidance_gradient == "both"  # whether the unconditional one gets gradient too
+        self._check_options()
 
-    def autocast(self):
+    def _check_options(self) -> None:
+        """Refuse what has no meaning, or no effect, with this kernel."""
+        where = "model.sampling."
+        if self.sampling.ratio_norm and not (self.spec.normalised and self.reduction == "mean"):
+            raise ValueError(
+                f"{where}ratio_norm corrects the mean of a normalised log-density; kernel {self.kernel} with "
+                f"logp_reduction {self.reduction} gives another number: leave one of them out"
+            )
+        if self.sampling.kl_published and self.kernel not in ("flow_sde", "dance_sde"):
+            raise ValueError(
+                f"{where}kl_published leaves |dt| out of std = g sqrt(|dt|), which kernel {self.kernel} does not have; "
+                "leave it out"
+            )
+        if self.both_branches and (self.sampling.guidance <= 1 or self.family.guidance_embeds):
+            raise ValueError(
+                f"{where}guidance_gradient both: guidance {self.sampling.guidance:g} of family {self.family.name} runs "
+                "no unconditional branch; leave it out"
+            )
+
+    @property
+    def clip_range(self) -> float:
+        """The clip range that belongs to the kernel's log-probability."""
+        assert self.spec.clip_range is not None, "a kernel that has a log-probability has one"
+        return self.spec.clip_range
+
+    def autocast(self) -> AbstractContextManager[None]:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.family.device.type, dtype=self.autocast_dtype)
@@ -42,9 +70,9 @@ class StepPolicy:
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        unconditional: Condition | None,
         guidance: float,
         size: tuple[int, int],
+        unconditional: Condition | None = None,
         empty: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(guided output of the denoiser, its unconditional part or None without guidance), float32.
@@ -57,10 +85,10 @@ class StepPolicy:
             condition = {**condition, "guidance": torch.full_like(time, guidance)}
         with self.autocast():
             output = family.predict(latents, time, condition, size).float()
-            if unconditional is None:
-                return output, None
             if empty is None:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self.sampling.guidance_gradient == "both"):
+                if unconditional is None:
+                    return output, None
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.both_branches):
                     empty = family.predict(latents, time, unconditional, size).float()
         return empty + guidance * (output - empty), empty
 
@@ -71,6 +99,7 @@ class StepPolicy:
         level = schedule.level.to(latents.device)
         now, after = level[steps].float(), level[steps + 1].float()
         if self.kernel == "ddim":
+            assert isinstance(self.family, UNetFamily)
             eta = self.level if stochastic else 0.0
             return kernels.ddim(latents, output, now, after, eta, self.family.prediction)
         if not stochastic:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from mmrl.modalities.image.families.base import Condition
+    from mmrl.modalities.image.families.stable_diffusion import UNetFamily
 
-def autoencoder_loss(vae, pixels: Tensor, noise: Tensor, kl_weight: float = 1e-3) -> Tensor:
+
+def autoencoder_loss(vae: Any, pixels: Tensor, noise: Tensor, kl_weight: float = 1e-3) -> Tensor:
     """Reconstruction of `pixels` [B, 3, H, W] in [-1, 1] plus a weak KL of the latents to N(0, 1).
 
     `noise` [B, C, h, w] is the standard normal draw of the reparametrised posterior. L1 keeps edges crisp, L2
@@ -36,7 +42,14 @@ def logit_normal_times(normal: Tensor, shift: float = 1.0) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
-def denoising_loss(family, clean: Tensor, noise: Tensor, uniform: Tensor, condition, size) -> Tensor:
+def denoising_loss(
+    family: UNetFamily,
+    clean: Tensor,
+    noise: Tensor,
+    uniform: Tensor,
+    condition: Condition,
+    size: tuple[int, int],
+) -> Tensor:
     """The denoising loss of SD 1.5 and SDXL: epsilon, v or sample prediction at uniform timesteps.
 
     clean, noise: latents [B, ...]; uniform: [B] in (0, 1). Source: Ho et al. 2020; Salimans & Ho 2022.

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
-def word_tokenizers(corpus: Iterable[str], max_length: int):
+def word_tokenizers(corpus: Iterable[str], max_length: int) -> tuple[Any, Any]:
     """(CLIPTokenizer, fast T5-side tokenizer) whose merges make each word of the corpus one token.
 
     Byte-level underneath, so any other text still has a spelling.
@@ -40,7 +41,7 @@ def word_tokenizers(corpus: Iterable[str], max_length: int):
         ),
     )
     model = json.loads(clip.to_str())["model"]
-    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
+    merges: Any = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
     clip_tokenizer = CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_length)
 
     t5 = Tokenizer(models.BPE())
@@ -63,7 +64,7 @@ def word_tokenizers(corpus: Iterable[str], max_length: int):
     return clip_tokenizer, t5_tokenizer
 
 
-def clip_text_encoder(tokenizer, width: int, projection: bool = True):
+def clip_text_encoder(tokenizer: Any, width: int, projection: bool = True) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -81,7 +82,7 @@ def clip_text_encoder(tokenizer, width: int, projection: bool = True):
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
-def t5_encoder(tokenizer, width: int):
+def t5_encoder(tokenizer: Any, width: int) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
@@ -97,11 +98,11 @@ def t5_encoder(tokenizer, width: int):
     return T5EncoderModel(config).eval()
 
 
-def autoencoder(latent_channels: int, widths: tuple[int, ...], quant: bool = False):
+def autoencoder(latent_channels: int, widths: tuple[int, ...], quant: bool = False) -> Any:
     from diffusers import AutoencoderKL
 
     levels = len(widths)
-    return AutoencoderKL(
+    vae: Any = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -116,7 +117,8 @@ def autoencoder(latent_channels: int, widths: tuple[int, ...], quant: bool = Fal
         use_quant_conv=quant,
         use_post_quant_conv=quant,
         mid_block_add_attention=False,
-    ).eval()
+    )
+    return vae.eval()
 
 
 def build_sd3(
@@ -131,12 +133,12 @@ def build_sd3(
     grid: int = 5,
     patch_size: int = 1,
     shift: float = 1.5,
-):
+) -> Any:
     """A StableDiffusion3Pipeline with random weights; `grid` is the latent side it is built for."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     clip_tokenizer, t5_tokenizer = word_tokenizers(corpus, max_length)
-    transformer = SD3Transformer2DModel(
+    transformer: Any = SD3Transformer2DModel(
         sample_size=grid,
         patch_size=patch_size,
         in_channels=latent_channels,
@@ -176,7 +178,7 @@ def build_flux(
     guidance_embeds: bool = True,
     dynamic_shifting: bool = True,
     shift: float = 3.0,
-):
+) -> Any:
     """A FluxPipeline with random weights, like dev; schnell: guidance_embeds, dynamic_shifting off.
 
     The native size is FLUX's own 128 latents a side, whatever these numbers are: sample at a smaller one.
@@ -186,7 +188,7 @@ def build_flux(
     clip_tokenizer, t5_tokenizer = word_tokenizers(corpus, max_length)
     # FLUX.1 splits a head into 1/8 for the index and 7/16 each for row and column, all even.
     rotary = 2 * (7 * head_dim // 32)
-    transformer = FluxTransformer2DModel(
+    transformer: Any = FluxTransformer2DModel(
         patch_size=1,
         in_channels=4 * latent_channels,
         num_layers=layers,
@@ -209,7 +211,7 @@ def build_flux(
     )
 
 
-def ddim_scheduler(prediction: str):
+def ddim_scheduler(prediction: str) -> Any:
     """DDIM on Stable Diffusion's noise schedule, with the published offset and final alpha."""
     from diffusers import DDIMScheduler
 
@@ -235,12 +237,12 @@ def build_sd(
     latent_channels: int = 4,
     vae_widths: tuple[int, ...] = (16, 32, 48, 64),
     grid: int = 6,
-):
+) -> Any:
     """A StableDiffusionPipeline with random weights; `grid` is the latent side it is built for."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
     tokenizer, _ = word_tokenizers(corpus, max_length)
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=grid,
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -275,13 +277,13 @@ def build_sdxl(
     latent_channels: int = 4,
     vae_widths: tuple[int, ...] = (16, 32, 48, 64),
     grid: int = 6,
-):
+) -> Any:
     """A StableDiffusionXLPipeline with random weights; `grid` is the latent side it is built for."""
     from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
     tokenizer, _ = word_tokenizers(corpus, max_length)
     size_width = 8
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=grid,
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -310,4 +312,4 @@ def build_sdxl(
     )
 
 
-BUILDERS = {"sd3": build_sd3, "flux": build_flux, "sd": build_sd, "sdxl": build_sdxl}
+BUILDERS: dict[str, Callable[..., Any]] = {"sd3": build_sd3, "flux": build_flux, "sd": build_sd, "sdxl": build_sdxl}

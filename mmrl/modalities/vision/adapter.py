@@ -14,6 +14,7 @@ from mmrl.engines.decoder import Row
 from mmrl.environments.base import IMAGE, Context, Reply
 from mmrl.environments.opening import opening
 from mmrl.media import Media, Size, View
+from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.tokens.conversation import Opened
@@ -21,7 +22,6 @@ from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
 from mmrl.modalities.vision.families import Features, family_of
-from mmrl.modalities.vision.kept import Kept
 from mmrl.modalities.vision.pictures import PictureShelf, expand, picture_refs, shown
 from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.pictures import open_image

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Decoder, Row
+from mmrl.modalities.kept import Kept
 from mmrl.modalities.vision.families.base import Family, Features
-from mmrl.modalities.vision.kept import Kept
 from mmrl.modalities.vision.pictures import Picture
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmrl.media import Media, Size, View
-from mmrl.modalities.vision.kept import Kept
+from mmrl.modalities.kept import Kept
 from mmrl.pictures import ORIENTATION, PictureError, image_size, open_image
 from mmrl.types import Prompt
 

@@ -8,66 +8,30 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_pipelines import (
+    BUILD,
+    CORPUS,
+    GUIDANCE,
+    LATENT,
+    LEVEL,
+    PROMPTS,
+    SIZE,
+    STEPS,
+    adapter,
+    all_columns,
+    gradients,
+    nudge,
+    old_logp,
+    roll,
+    stored,
+)
 from torch import Tensor
 
-import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.supervised import denoising_loss, flow_matching_loss, logit_normal_times
 from mmrl.seeds import seed_of
 from mmrl.types import Group, Prompt, Sample
-
-CORPUS = ["a red circle", "two blue squares above a green triangle"]
-PROMPTS = [Prompt("p0", "a red circle"), Prompt("p1", "two blue squares")]
-SIZE, STEPS, GUIDANCE, LEVEL = 32, 4, 3.0, 0.7
-LATENT = (8, 4, 4)  # of the tiny SD3: 8 channels, 8 pixels to a latent
-
-# Small numbers for each builder; FLUX has no small native size, so every config names SIZE.
-BUILD = {
-    "sd3": {"layers": 2, "heads": 2, "head_dim": 16, "grid": 4},
-    "flux": {},
-    "sd": {},
-    "sdxl": {},
-}
-
-
-def adapter(family: str = "sd3", build: dict | None = None, sampling: dict | None = None, **model) -> ImageAdapter:
-    drawn = {"steps": STEPS, "guidance": GUIDANCE, "size": SIZE, **(sampling or {})}
-    if family != "sd" and family != "sdxl":
-        drawn.setdefault("noise_level", LEVEL)
-    parts = {"corpus": CORPUS, **BUILD[family], **(build or {})}
-    return ImageAdapter(ModelConfig(path="built", family=family, build=parts, sampling=drawn, **model))
-
-
-def roll(policy: ImageAdapter, n: int = 2, step: int = 0, seed: int = 7, prompts=PROMPTS) -> list[Sample]:
-    groups = policy.rollout([Group(p, i) for i, p in enumerate(prompts)], n, step, seed)
-    return [s for g in groups for s in g.samples]
-
-
-def stored(samples: list[Sample], key: str) -> Tensor:
-    return torch.stack([s.trajectory.tensors[key] for s in samples])
-
-
-def old_logp(samples: list[Sample]) -> Tensor:
-    return torch.stack([s.trajectory.logp for s in samples])
-
-
-def all_columns(samples: list[Sample]) -> Tensor:
-    return torch.arange(len(samples[0].trajectory.logp))
-
-
-def nudge(policy: ImageAdapter, size: float = 1e-2) -> None:
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in policy.trainable_parameters().values():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
-
-
-def gradients(policy: ImageAdapter, loss: Tensor) -> dict[str, Tensor]:
-    parameters = policy.trainable_parameters()
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return {k: g for k, g in zip(parameters, found) if g is not None}
-
 
 # ---- the SD3 step written out, straight on the pipeline ----------------------------------------------------
 
@@ -180,6 +144,58 @@ def test_same_noise_starts_a_group_from_one_latent_and_goes_apart():
     assert not torch.equal(ends[0], ends[1])
 
 
+@pytest.mark.parametrize("same_noise", [False, True])
+def test_the_same_prompt_twice_in_a_step_gives_other_pictures(same_noise):
+    policy = adapter(sampling={"same_noise": same_noise})
+    groups = [Group(PROMPTS[0], 0), Group(PROMPTS[0], 1, draw=1), Group(PROMPTS[1], 2)]
+    filled = policy.rollout(groups, 2, 0, 7)
+    assert [g.draw for g in filled] == [0, 1, 0]
+    samples = [s for g in filled for s in g.samples]
+    assert len({s.artifact.tobytes() for s in samples}) == len(samples)
+    starts = stored(samples, "x")[:, 0].flatten(1)
+    assert len({tuple(row.tolist()) for row in starts}) == (3 if same_noise else 6)
+    again = policy.rollout(groups[1:2], 2, 0, 7)[0]  # alone, as another process would sample it
+    assert torch.equal(stored(again.samples, "x")[:, 0], stored(filled[1].samples, "x")[:, 0])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("family", ["sd3", "sd", "sdxl"])
+def test_guidance_of_one_or_less_is_the_conditional_output_as_in_diffusers(family, guidance):
+    policy = adapter(family, sampling={"guidance": guidance}, evaluation={"steps": 3})
+    calls = []
+    policy.family.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    drawn = policy.evaluate(PROMPTS[:1], 1, seed=3)[0].samples[0].artifact
+    assert len(calls) == 3  # one forward a step
+    start = torch.randn(
+        (1, *policy.family.latent_shape((SIZE, SIZE))),
+        generator=torch.Generator().manual_seed(seed_of(3, "eval", PROMPTS[0].id, 0)),
+    )
+    length = {"max_sequence_length": 12} if family == "sd3" else {}
+    expected = policy.family.pipeline(
+        [PROMPTS[0].text],
+        latents=start,
+        num_inference_steps=3,
+        guidance_scale=guidance,
+        height=SIZE,
+        width=SIZE,
+        output_type="np",
+        **length,
+    ).images[0]
+    assert np.abs(np.asarray(drawn) / 255 - expected).max() < 0.6 / 255
+    other = policy.evaluate([Prompt(PROMPTS[0].id, "two blue squares")], 1, seed=3)[0].samples[0].artifact
+    assert drawn.tobytes() != other.tobytes()  # the prompt is heard
+    samples = roll(policy, n=1)
+    assert "unconditional" not in samples[0].trajectory.tensors
+
+
+def test_an_embedded_guidance_of_zero_is_a_value():
+    pictures = {
+        guidance: adapter("flux", sampling={"guidance": guidance}).evaluate(PROMPTS[:1], 1, 3)[0].samples[0].artifact
+        for guidance in (0.0, 1.0)
+    }
+    assert pictures[0.0].tobytes() != pictures[1.0].tobytes()
+
+
 def test_a_window_stores_and_draws_noise_for_its_own_steps_only():
     plan = {"name": "explicit", "steps": [1, 2]}
     policy = adapter(sampling={"plan": plan})
@@ -261,12 +277,14 @@ def test_the_unconditional_output_is_computed_again_only_after_the_weights_chang
             parameter.copy_(before)
     assert forwards(policy, replay) == [True]  # the same weights again, as after averaging or resuming
     with policy.reference():
-        reference = policy.family.denoiser
-        seen = []
-        handle = reference.register_forward_hook(lambda m, a, out: seen.append(out[0].requires_grad))
-        replay()
-        handle.remove()
-        assert len(seen) == 2
+        assert forwards(policy, replay) == [True]  # the reference's weights are those, too
+    nudge(policy)
+    with policy.reference():
+        assert forwards(policy, replay) == [True]
+    assert sorted(forwards(policy, replay)) == [False, True]
+    with torch.no_grad():
+        for parameter, before in zip(policy.trainable_parameters().values(), saved):
+            parameter.copy_(before)
     reused = replay().logp
     torch.testing.assert_close(without_store(), reused, atol=2e-6, rtol=0)
     nudge(policy)
@@ -300,18 +318,6 @@ def test_columns_and_rows_may_be_replayed_in_any_cut():
         whole = policy.logprobs(samples, all_columns(samples)).logp
         part = policy.logprobs([samples[3], samples[1]], torch.tensor([2, 0])).logp
     torch.testing.assert_close(part, whole[[3, 1]][:, [2, 0]], atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("budget", [1, 2, 3, 7, 100])
-def test_slices_cover_every_action_once_within_the_budget(budget):
-    policy = adapter()
-    samples = roll(policy)
-    seen = []
-    for part in policy.slices(samples, budget):
-        assert len(part.rows) * len(part.columns) <= budget
-        seen += [(r, c) for r in part.rows.tolist() for c in part.columns.tolist()]
-    assert sorted(seen) == [(r, c) for r in range(4) for c in range(3)]
-    assert list(policy.slices([], budget)) == []
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "float16"])
@@ -466,7 +472,7 @@ OFFSET = 0.25
 
 def test_flow_matching_is_zero_for_the_true_velocity_and_the_square_of_an_offset(monkeypatch):
     policy = adapter(caption_dropout=0.0)
-    clean = torch.stack([policy._latent(r) for r in RECORDS])
+    clean = torch.stack([policy._records.latent(r["image"]) for r in RECORDS])
     seen = []
 
     def predict(offset: float):
@@ -487,7 +493,7 @@ def test_flow_matching_is_zero_for_the_true_velocity_and_the_square_of_an_offset
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_denoising_loss_is_zero_for_the_true_target_and_the_square_of_an_offset(prediction, monkeypatch):
     policy = adapter("sd", build={"prediction": prediction}, caption_dropout=0.0)
-    clean = torch.stack([policy._latent(r) for r in RECORDS])
+    clean = torch.stack([policy._records.latent(r["image"]) for r in RECORDS])
     # The noise schedule of Stable Diffusion, from its two published numbers.
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
@@ -542,7 +548,7 @@ def test_autoencoder_trains_the_vae_only_and_then_sets_unit_variance():
     assert set(gradients(policy, loss)) <= {k for k in policy.trainable_parameters() if k.startswith("vae.")}
     policy.finish("autoencoder", RECORDS)
     policy.load_state(policy.state())
-    latents = torch.stack([policy._latent(r) for r in RECORDS])
+    latents = torch.stack([policy._records.latent(r["image"]) for r in RECORDS])
     assert float(latents.std()) == pytest.approx(1.0, rel=1e-3) and abs(float(latents.mean())) < 1e-4
 
 

@@ -9,8 +9,8 @@ import torch
 
 from mmrl.environments.base import IMAGE, Context, Reply
 from mmrl.media import View
+from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import replay as replaying
-from mmrl.modalities.vision.kept import Kept
 from mmrl.types import Group
 
 

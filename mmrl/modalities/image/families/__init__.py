@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 
+from mmrl.modalities.image.families.base import Family
+
 MODULES = {"sd3": "SD3", "flux": "Flux", "sd": "StableDiffusion", "sdxl": "StableDiffusionXL"}
 _FILES = {"sd3": "sd3", "flux": "flux", "sd": "stable_diffusion", "sdxl": "stable_diffusion"}
 
 
-def family_class(name: str):
+def family_class(name: str) -> type[Family]:
     """The Family subclass called `name`."""
     return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), MODULES[name])
 

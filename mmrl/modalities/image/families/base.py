@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,36 +39,20 @@ class Family:
     noise_level: float
     guidance_embeds: bool = False
     lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+    part: ClassVar[str] = "transformer"  # the pipeline's name for its denoiser
 
-    def __init__(self, pipeline, max_sequence_length: int | None = None) -> None:
+    # Pipelines and their models are of diffusers, which this file does not import, and whose classes have no types.
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         self.pipeline = pipeline
         self.max_sequence_length = max_sequence_length
         pipeline.set_progress_bar_config(disable=True)
 
     @property
-    def denoiser(self) -> nn.Module:
-        return self.pipeline.transformer
-
-    def replace_denoiser(self, module: nn.Module) -> None:
-        self.pipeline.register_modules(transformer=module)
-
-    def save_lora(self, folder) -> None:
-        """Write the denoiser's LoRA so that the pipeline's own `load_lora_weights(folder)` takes it."""
-        self._save_lora(folder, "transformer")
-
-    def _save_lora(self, folder, part: str) -> None:
-        from peft import get_peft_model_state_dict
-
-        # Without the metadata a reader takes alpha = rank, and with it another scale. Sets have no order of their own.
-        about = self.denoiser.peft_config["default"].to_dict()
-        written = {
-            f"{part}_lora_layers": get_peft_model_state_dict(self.denoiser),
-            f"{part}_lora_adapter_metadata": {k: sorted(v) if isinstance(v, set) else v for k, v in about.items()},
-        }
-        self.pipeline.save_lora_weights(folder, safe_serialization=True, **written)
+    def denoiser(self) -> Any:
+        return getattr(self.pipeline, self.part)
 
     @property
-    def vae(self) -> nn.Module:
+    def vae(self) -> Any:
         return self.pipeline.vae
 
     @property
@@ -78,11 +63,6 @@ class Family:
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
-
-    @property
-    def prediction(self) -> str:
-        """What the denoiser's output means: "velocity", or a diffusers prediction type."""
-        return "velocity"
 
     def native_size(self) -> tuple[int, int]:
         side = self.denoiser.config.sample_size * self.pipeline.vae_scale_factor
@@ -134,7 +114,7 @@ class FlowFamily(Family):
     kernel = "flow_sde"
     noise_level = 0.7
 
-    def flow_schedule(self, steps: int, **options) -> Schedule:
+    def flow_schedule(self, steps: int, **options: Any) -> Schedule:
         """The scheduler's own sigmas, on the CPU in float64."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         scheduler.set_timesteps(num_inference_steps=steps, device="cpu", **options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
+from mmrl.modalities.image.kernels import Prediction
 
 
 class UNetFamily(Family):
@@ -19,8 +21,9 @@ class UNetFamily(Family):
     is_flow = False
     kernel = "ddim"
     noise_level = 1.0
+    part = "unet"
 
-    def __init__(self, pipeline, max_sequence_length: int | None = None) -> None:
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
         scheduler = pipeline.scheduler
         if "beta_start" not in scheduler.config:
@@ -36,17 +39,8 @@ class UNetFamily(Family):
             )
 
     @property
-    def denoiser(self) -> nn.Module:
-        return self.pipeline.unet
-
-    def replace_denoiser(self, module: nn.Module) -> None:
-        self.pipeline.register_modules(unet=module)
-
-    def save_lora(self, folder) -> None:
-        self._save_lora(folder, "unet")
-
-    @property
-    def prediction(self) -> str:
+    def prediction(self) -> Prediction:
+        """What the denoiser's output means."""
         return self.pipeline.scheduler.config.prediction_type
 
     def native_size(self) -> tuple[int, int]:
@@ -75,7 +69,7 @@ class UNetFamily(Family):
             )
         return Schedule(scheduler.timesteps.double(), level)
 
-    def _ddim(self):
+    def _ddim(self) -> Any:
         from diffusers import DDIMScheduler
 
         return DDIMScheduler.from_config(self.pipeline.scheduler.config)
@@ -101,7 +95,7 @@ class StableDiffusionXL(UNetFamily):
     name = "sdxl"
     pipeline_classes = ("StableDiffusionXLPipeline",)
 
-    def __init__(self, pipeline, max_sequence_length: int | None = None) -> None:
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
         if self.vae.config.force_upcast:
             # The published VAE overflows in float16.

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Sized(Protocol):
     @property
     def bytes(self) -> int: ...
+
+
+class Tensors(dict[str, "Tensor"]):
+    """Tensors by name."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        return sum(t.numel() * t.element_size() for t in self.values())
 
 
 T = TypeVar("T", bound=Sized)
@@ -38,3 +50,7 @@ class Kept(Generic[T]):
         self.bytes += value.bytes
         while self.bytes > self.limit and len(self._values) > 1:
             self.bytes -= self._values.popitem(last=False)[1].bytes
+
+    def clear(self) -> None:
+        self._values.clear()
+        self.bytes = 0

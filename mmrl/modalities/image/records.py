@@ -1,0 +1,94 @@
+"""Supervised training: batches of records to losses. The losses themselves are in supervised.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from mmrl.modalities.image.conditions import Conditions
+from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.families.base import FlowFamily
+from mmrl.modalities.image.families.stable_diffusion import UNetFamily
+from mmrl.modalities.image.pixels import digest, to_pixels
+from mmrl.modalities.image.policy import StepPolicy
+from mmrl.modalities.image.supervised import (
+    autoencoder_loss,
+    denoising_loss,
+    flow_matching_loss,
+    logit_normal_times,
+)
+from mmrl.modalities.kept import Kept, Tensors
+
+OBJECTIVES = ("sft", "autoencoder")
+
+# Bytes of latents that are kept: 4,000 pictures of 1024 x 1024 with 16 channels.
+LIMIT = 1 << 30
+
+
+class RecordLosses:
+    """Losses of records {"prompt", "image"} at one size; latents of pictures are made once and kept on the CPU."""
+
+    def __init__(self, policy: StepPolicy, conditions: Conditions, config: ModelConfig, size: tuple[int, int]) -> None:
+        self.family = policy.family
+        self.policy = policy
+        self.conditions = conditions
+        self.config = config
+        self.size = size
+        self._latents: Kept[Tensors] = Kept(LIMIT)
+
+    def clear(self) -> None:
+        """Forget what an autoencoder made that is another one now."""
+        self._latents.clear()
+
+    def autoencoder(self, records: Sequence[dict[str, Any]], seed: int) -> Tensor:
+        """Mean loss of reconstruction; the posterior's noise is of `seed`."""
+        pixels = self._pixels(records)
+        factor = self.family.pipeline.vae_scale_factor
+        shape = (self.family.vae.config.latent_channels, self.size[0] // factor, self.size[1] // factor)
+        noise = torch.randn((len(records), *shape), generator=torch.Generator().manual_seed(seed))
+        return autoencoder_loss(self.family.vae, pixels, noise.to(pixels))
+
+    def sft(self, records: Sequence[dict[str, Any]], seed: int) -> Tensor:
+        """Mean flow-matching loss, or denoising loss of a UNet; noise, times and dropped captions are of `seed`."""
+        generator = torch.Generator().manual_seed(seed)
+        device = self.family.device
+        clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
+        texts = ["" if drop else record["prompt"] for record, drop in zip(records, dropped.tolist())]
+        draws = torch.randn(len(records), generator=generator)
+        with self.policy.autocast():
+            condition = self.conditions(texts, self.size)
+            if isinstance(self.family, UNetFamily):
+                return denoising_loss(self.family, clean, noise, torch.special.ndtr(draws), condition, self.size)
+            assert isinstance(self.family, FlowFamily)
+            times = logit_normal_times(draws, self.config.time_shift or self.family.shift()).to(device)
+            t = times.view(-1, *[1] * (clean.ndim - 1))
+            velocity = self.family.predict((1 - t) * clean + t * noise, times * 1000, condition, self.size)
+            return flow_matching_loss(velocity, clean, noise)
+
+    @torch.no_grad()
+    def latent(self, image: Image) -> Tensor:
+        """A picture's latent, made alone so that it does not depend on its neighbours; on the CPU."""
+        key = digest(image)
+        known = self._latents.get(key)
+        if known is None:
+            pixels = to_pixels([image], self.size).to(self.family.device)
+            known = Tensors(latent=self.family.encode_pixels(pixels)[0].cpu())
+            self._latents.put(key, known)
+        return known["latent"]
+
+    @torch.no_grad()
+    def standardise(self, records: Sequence[dict[str, Any]]) -> None:
+        """Set the autoencoder's scale and shift from these records: the denoiser expects latents of unit variance."""
+        parts = [records[i : i + self.config.decode_batch] for i in range(0, len(records), self.config.decode_batch)]
+        latents = torch.cat([self.family.vae.encode(self._pixels(part)).latent_dist.mean for part in parts])
+        self.family.vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
+        self.clear()
+
+    def _pixels(self, records: Sequence[dict[str, Any]]) -> Tensor:
+        return to_pixels([record["image"] for record in records], self.size).to(self.family.device)

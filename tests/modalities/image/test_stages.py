@@ -1,0 +1,167 @@
+"""From one stage to the next: what was trained is frozen, what was frozen is trained, and nothing stale is used."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+from small_pipelines import CORPUS, LORA, SIZE, adapter, all_columns, gradients, nudge, roll, transitions
+
+from mmrl.modalities.adapter import Unsupported
+from mmrl.modalities.image.adapter import ImageAdapter
+from mmrl.modalities.image.conditions import Conditions
+
+SQUARE = (SIZE, SIZE)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.effect_mandelbrot(SQUARE, (-2 + seed, -1, 1, 1), 20).convert("RGB")
+
+
+def records(*seeds: int) -> list[dict]:
+    return [{"id": 0, "prompt": CORPUS[0], "image": picture(seed)} for seed in seeds]
+
+
+def fresh(policy: ImageAdapter, image: Image.Image) -> torch.Tensor:
+    """The picture's latent, past everything that is kept."""
+    pixels = torch.tensor(list(image.tobytes())).view(1, SIZE, SIZE, 3).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        return policy.family.encode_pixels(pixels)[0]
+
+
+# ---- embeddings, weights and the reference --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sft_of_the_denoiser_then_grpo_on_the_text_encoders_then_the_denoiser_again(dtype):
+    policy = adapter(dtype=dtype)
+    policy.select(["denoiser"])
+    policy.supervised_loss(records(0, 1), "sft", seed=1).backward()
+    nudge(policy)  # the stage's updates
+    trained = {name: p.detach().clone() for name, p in policy.trainable_parameters().items()}
+
+    policy.select(["text_encoders"])
+    assert all(name.startswith("text_encoder") for name in policy.trainable_parameters())
+    frozen_now = {f"denoiser.{key}": p for key, p in policy.family.denoiser.named_parameters()}
+    assert not any(p.requires_grad for p in frozen_now.values())
+    assert all(torch.equal(p, trained[name]) for name, p in frozen_now.items())  # not rounded
+    policy.prepare_reference()
+    samples = roll(policy)
+    columns = all_columns(samples)
+    first = policy.logprobs(samples, columns, reference=True)
+    assert bool((first.kl == 0).all()) and torch.equal(first.logp_reference, first.logp.detach())
+    start = copy.deepcopy(policy)
+    nudge(policy, 3e-2)
+    moved = policy.logprobs(samples, columns, reference=True)
+    (mean, std), (mean_start, _) = transitions(policy, samples), transitions(start, samples)
+    expected = ((mean - mean_start) ** 2 / (2 * std**2)).mean((2, 3, 4)).detach()
+    torch.testing.assert_close(moved.kl.detach(), expected, rtol=1e-3, atol=1e-9)
+    found = gradients(policy, moved.kl.sum())
+    assert found and all(name.startswith("text_encoder") for name in found)
+
+    policy.select(["denoiser"])
+    with torch.no_grad(), policy.policy.autocast():
+        expected = policy.family.encode(CORPUS[:1], SQUARE)
+        outdated = start.family.encode(CORPUS[:1], SQUARE)
+    kept = policy._conditions(CORPUS[:1], SQUARE)
+    assert all(torch.equal(kept[key], expected[key]) for key in expected)
+    assert any(not torch.equal(kept[key], outdated[key]) for key in outdated)
+    assert policy.reference_parameters() == {}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"components": [part]} for part in ("denoiser", "text_encoders")]
+    + [{"components": ["denoiser", "text_encoders", "vae"]}, LORA],
+)
+def test_the_tag_of_stored_outputs_covers_the_trained_weights_that_act(options):
+    policy = adapter(**options)
+    before = policy._weights_tag()
+    assert copy.deepcopy(policy)._weights_tag() == before
+    for name, parameter in policy.trainable_parameters().items():
+        kept = parameter.detach().clone()
+        with torch.no_grad():  # the least change of one number
+            parameter.view(-1)[-1:].copy_(torch.nextafter(kept.view(-1)[-1:], torch.tensor([9.0])))
+        assert (policy._weights_tag() != before) == (not name.startswith("vae.")), name
+        with torch.no_grad():
+            parameter.copy_(kept)
+        assert policy._weights_tag() == before
+
+
+@pytest.mark.parametrize("options", [{}, LORA])
+def test_a_choice_that_would_train_nothing_or_be_ignored_is_refused(options):
+    policy = adapter(**options)
+    with pytest.raises(Unsupported, match=r"unknown .'unet'.; known: denoiser, text_encoders, vae"):
+        policy.select(["unet"])
+    if options:
+        with pytest.raises(Unsupported, match="lora, which trains the denoiser only"):
+            policy.select(["denoiser", "vae"])
+        return
+    policy.select(["vae"])
+    with pytest.raises(Unsupported, match=r"objective sft, which trains denoiser and text_encoders"):
+        policy.supervised_loss(records(0), "sft", seed=0)
+    samples = roll(policy)
+    with pytest.raises(Unsupported, match="has no log-probability"):
+        policy.logprobs(samples, all_columns(samples))
+    policy.select(["denoiser"])
+    with pytest.raises(Unsupported, match="objective autoencoder, which trains vae"):
+        policy.supervised_loss(records(0), "autoencoder", seed=0)
+
+
+# ---- latents of records -------------------------------------------------------------------------------------
+
+
+def test_records_of_one_id_and_other_pictures_do_not_share_a_latent():
+    policy = adapter(caption_dropout=0.0)
+    first, second = records(0, 1)
+    losses = [float(policy.supervised_loss([record], "sft", seed=4).detach()) for record in (first, second, first)]
+    assert losses[0] == losses[2] != losses[1]
+    alone = adapter(caption_dropout=0.0)
+    assert float(alone.supervised_loss([second], "sft", seed=4).detach()) == losses[1]
+
+
+def test_a_picture_is_encoded_once_until_the_autoencoder_is_another():
+    policy = adapter()
+    calls = []
+    inner = policy.family.encode_pixels
+    policy.family.encode_pixels = lambda pixels: (calls.append(1), inner(pixels))[1]
+    for _ in range(2):
+        policy.supervised_loss(records(0, 1, 0), "sft", seed=4)
+    assert len(calls) == 2
+    policy.family.encode_pixels = inner
+
+    policy.select(["vae"])
+    nudge(policy, 3e-2)
+    policy.finish("autoencoder", records(0, 1, 2))
+    assert policy.state()["scaling_factor"] != 1.0
+    policy.select(["denoiser", "text_encoders"])
+    torch.testing.assert_close(policy._records.latent(picture(0)), fresh(policy, picture(0)))
+    policy.load_state({"scaling_factor": 3.0, "shift_factor": 0.5})
+    torch.testing.assert_close(policy._records.latent(picture(0)), fresh(policy, picture(0)))
+
+
+def test_scale_and_shift_do_not_depend_on_how_many_pictures_are_encoded_together():
+    states = []
+    for batch in (1, 16):
+        policy = adapter(components=["vae"], decode_batch=batch)
+        policy.finish("autoencoder", records(0, 1, 2))
+        states.append(policy.state())
+    assert states[0] == pytest.approx(states[1], rel=1e-5)
+
+
+# ---- what is kept -------------------------------------------------------------------------------------------
+
+
+def test_kept_embeddings_are_bounded_and_right_beyond_the_bound():
+    policy = adapter()
+    one = sum(t.numel() * t.element_size() for t in policy.family.encode(["x"], SQUARE).values())
+    conditions = Conditions(policy.family, policy.policy, limit=3 * one)
+    texts = [f"{i} red circle" for i in range(7)]
+    found = conditions([*texts, texts[0]], SQUARE)
+    assert len(conditions._kept) == 3 and conditions._kept.bytes == 3 * one
+    with torch.no_grad():
+        for row, text in enumerate([*texts, texts[0]]):
+            expected = policy.family.encode([text], SQUARE)
+            assert all(torch.equal(found[key][row], expected[key][0]) for key in expected)
