@@ -36,6 +36,7 @@ def test_only_the_decoder_has_adapters_and_only_they_change(adapter, drawn, ask,
     samples = roll(policy, [ask("What?", drawn(1))])
     before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
     logp = policy.logprobs(samples, torch.arange(10)).logp.detach()
+    policy.prepare_reference()
     trained(policy, samples)
     changed = {name for name, p in policy.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == set(policy.trainable_parameters())
