@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmrl.environments import tree
+from mmrl.environments import tree_search as tree
 from mmrl.rewarding.run import score_groups
 from mmrl.seeds import seed_of
 from mmrl.types import Group, Prompt, Sample, Score
