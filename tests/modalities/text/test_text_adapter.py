@@ -250,7 +250,7 @@ def test_greedy_evaluation_repeats_for_every_seed(adapter):
     assert policy.deterministic_evaluation
     answers = [[s.artifact for g in policy.evaluate(PROMPTS, 2, seed) for s in g.samples] for seed in (0, 1)]
     assert answers[0] == answers[1] and answers[0][0] == answers[0][1]
-    prompt = policy.prompts.ids(policy.prompts.opening(PROMPTS[0]))
+    prompt = policy.reader.prompts.ids(policy.reader.prompts.opening(PROMPTS[0]))
     wanted = policy.model.generate(prompt[None], attention_mask=torch.ones(1, len(prompt)), do_sample=False,
                                    max_new_tokens=5, eos_token_id=list(policy.stop_ids))  # fmt: skip
     assert answers[0][0] == policy.tokenizer.decode(wanted[0, len(prompt) :], skip_special_tokens=True)

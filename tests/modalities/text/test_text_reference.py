@@ -1,4 +1,4 @@
-"""The reference of a language model is the policy where the stage begins, and a loss beside it has the right gradient."""
+"""The reference of a language model is the policy where the stage begins; a loss beside it has the right gradient."""
 
 from __future__ import annotations
 
