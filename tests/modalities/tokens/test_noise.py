@@ -1,4 +1,4 @@
-"""The noise of a sample comes from (seed, step, key of its group, number): a prompt twice in a rollout is twice drawn."""
+"""Noise comes from (seed, step, key of the group, number of the sample): a prompt that comes twice is drawn twice."""
 
 from __future__ import annotations
 
