@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.environments.tree import TreeOptions
+from mmrl.environments.tree_search import TreeOptions
 from mmrl.strict import Strict
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -73,3 +74,20 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back what the engine holds."""
+
+
+class OwnWeights(Engine, Protocol):
+    """An engine with a copy of the weights, which is brought up to date and held against the trainer's.
+
+    lora: its copy is fixed weights and an adapter, which `sync_lora` takes; otherwise `sync` takes whole weights.
+    needs_verify: whether `verify` should be asked after the next rollout.
+    """
+
+    lora: bool
+    needs_verify: bool
+
+    def sync_lora(self, save: Callable[[Path], object], version: int, once: Once = here) -> None:
+        """Take over the adapter that `save` writes into a folder, as `save_pretrained` of a PEFT model."""
+
+    def verify(self, completions: Sequence[Completion], trainer_logp: Sequence[Tensor], tolerance: float) -> float:
+        """Largest difference from the trainer's log-probs, in nats; raises where it is above the tolerance."""

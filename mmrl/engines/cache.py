@@ -30,14 +30,20 @@ class RoomyLayer(DynamicLayer):
     Rows are selected where they are: only those that change their place are copied. No gradient.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, layer: DynamicLayer, n: int = 1) -> None:
         super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self._room = [_with_room(x, n) for x in (layer.keys, layer.values)]
-        self._show(n * layer.keys.shape[0], layer.keys.shape[2])
+        keys, values = layer.keys, layer.values
+        assert keys is not None and values is not None  # repeat_rows asks for none that is empty
+        self.lazy_initialization(keys, values)
+        self._room = [_with_room(x, n) for x in (keys, values)]
+        self._show(n * keys.shape[0], keys.shape[2])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        rows, seen, end = *self.keys.shape[::2], self.keys.shape[2] + key_states.shape[2]
+        rows, seen = self.keys.shape[0], self.keys.shape[2]
+        end = seen + key_states.shape[2]
         if end > self._room[0].shape[2]:
             self._room = [_with_room(x, room=end - seen + ROOM) for x in (self.keys, self.values)]
         for room, states in zip(self._room, (key_states, value_states)):

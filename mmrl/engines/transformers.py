@@ -96,9 +96,9 @@ class TransformersEngine:
             seen = None if attended is None else attended[:, : width + t + 1]
             hidden = self.decoder.step(token, position, cache, seen)
             position = position + 1
-        ids, logp, stopped = ids.cpu(), logp.cpu(), stopped.tolist()
+        ids, logp, ends = ids.cpu(), logp.cpu(), stopped.tolist()
         return [
-            Completion(ids[row, :end].clone(), logp[row, :end].clone(), "eos" if stopped[row] else "length")
+            Completion(ids[row, :end].clone(), logp[row, :end].clone(), "eos" if ends[row] else "length")
             for row, end in enumerate(length.tolist())
         ]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,42 +12,15 @@ from torch import Tensor
 
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Row
-from mmrl.engines.view import Shown, collapse
+from mmrl.engines.view import collapse
+from mmrl.engines.vllm_wire import Drawn, Request, Save
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
-Save = Callable[[Path], object]  # writes an adapter to a folder, as `save_pretrained` of a PEFT model
 TEMPERATURES = (0.01, 2.0)  # vLLM raises smaller ones to the first without an error, and refuses larger ones
 
 
 class EngineMismatch(RuntimeError):
     """The engine's log-probs are not the trainer's: it does not hold the trainer's policy, or not its precision."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One completion that is asked for.
-
-    ids: the prompt, with one placeholder for each of `media`. read: the prompt as the policy reads it, which the engine
-    must make of it.
-    """
-
-    ids: list[int]
-    media: tuple[Shown, ...]
-    read: list[int]
-    seed: int
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a backend returns for one request.
-
-    ids: the completion. logp: of each id. stopped: whether a stop id ended it. read: the ids made of the prompt.
-    """
-
-    ids: list[int]
-    logp: list[float]
-    stopped: bool
-    read: list[int]
 
 
 class Backend(Protocol):
@@ -226,19 +197,9 @@ class VllmEngine:
             raise ValueError(f"vllm: stop ids {set(sampling.stop_ids) & set(sampling.banned)} are banned, nothing ends")
 
 
-def write_lora(save: Save, folder: Path) -> str:
-    """The resolved path of `folder`, with nothing in it but the adapter that `save` writes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    save(folder)
-    if not (folder / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"vllm: no adapter_config.json was saved to {folder}; save as a PEFT model does")
-    return str(folder.resolve())
-
-
 def _requests(row: Row, seeds: Sequence[int]) -> list[Request]:
-    ids = collapse(row.ids, row.media, row.media[0].placeholder) if row.media else row.ids
-    ids, read = ids.tolist(), row.ids.tolist()
+    short = collapse(row.ids, row.media, row.media[0].placeholder) if row.media else row.ids
+    ids, read = short.tolist(), row.ids.tolist()
     return [Request(ids, row.media, read, seed & (2**63 - 1)) for seed in seeds]
 
 

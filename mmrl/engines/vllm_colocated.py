@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
-from mmrl.engines.vllm import Drawn, Request, Save, write_lora
+from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
 
 DEFAULTS = {"use_tqdm_on_load": False}
 # A prompt that is read in parts rewinds its generator, which PyTorch's on a CPU cannot.

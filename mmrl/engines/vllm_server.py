@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
-from mmrl.engines.vllm import Drawn, Request, Save, write_lora
+from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
 
 ADAPTER = "policy"
 BIAS = -1e30  # JSON has no infinity

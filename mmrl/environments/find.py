@@ -20,7 +20,7 @@ def find(name: str, known: Mapping[str, str], kind: str) -> Any:
     """
     file, colon, attribute = known.get(name, name).rpartition(":")
     if not colon or (name not in known and not file.endswith(".py")):
-        raise ValueError(f"{kind} {name!r}: {near(name, known)}; your own is given as path/file.py:name")
+        raise ValueError(f"{kind} {name[:60]!r}: {near(name[:60], known)}; your own is given as path/file.py:name")
     module = importlib.import_module(file) if name in known else _import(file, kind)
     found = getattr(module, attribute, None)
     if not callable(found):

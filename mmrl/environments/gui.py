@@ -63,7 +63,8 @@ def _moved(action: Action, move: Callable[[Box], Box]) -> dict[str, Any]:
         if name in moved:
             point = numbers(moved.pop(name), 2)
             if point is not None:
-                moved[name] = list(move((*point, *point))[:2])
+                x, y = point
+                moved[name] = list(move((x, y, x, y))[:2])
     return moved
 
 

@@ -130,5 +130,6 @@ def pointed(text: str) -> Pointed:
             continue
         boxes = [box for item in items if (box := numbers(item.get("bbox_2d"), 4)) is not None]
         if boxes:
-            return Pointed(boxes[0], fence.end())
+            x1, y1, x2, y2 = boxes[0]
+            return Pointed((x1, y1, x2, y2), fence.end())
     return Pointed(problem=problem)

@@ -124,8 +124,8 @@ def steps_of(episode: Episode) -> Sequence[Mapping[str, Any]]:
     """The record's steps. Raises ValueError for a record that is no trajectory."""
     record = episode.prompt.record
     steps = record.get("steps")
-    good = isinstance(steps, list | tuple) and steps and all(isinstance(step, Mapping) for step in steps)
-    if not good or not isinstance(record.get("goal"), str):
+    listed = isinstance(steps, list | tuple) and steps and all(isinstance(step, Mapping) for step in steps)
+    if steps is None or not listed or not isinstance(record.get("goal"), str):
         raise ValueError(f"prompt {episode.prompt.id!r} needs `goal`, a text, and `steps`, a list of objects")
     for number, step in enumerate(steps):
         if not isinstance(step.get("action_content") or step.get("action"), Mapping):

@@ -15,6 +15,7 @@ from mmrl.media import Size, View
 from mmrl.strict import Strict
 
 TOOL = "resize_image"
+LARGEST_SIDE = 16_384  # pixels, of a size that a record sets
 _SCHEMA = {
     "type": "function",
     "function": {
@@ -107,8 +108,16 @@ class VisionThink:
 
 
 def _target(episode: Episode) -> Size | None:
-    """The first view's size that the record sets."""
+    """The first view's size that the record sets. Raises ValueError for one that is no size."""
     info = episode.prompt.record.get("info")
     if not isinstance(info, Mapping) or not info.get("tgt_width") or not info.get("tgt_height"):
         return None
-    return (int(info["tgt_width"]), int(info["tgt_height"]))
+    try:
+        sides = (int(info["tgt_width"]), int(info["tgt_height"]))
+    except (TypeError, ValueError, OverflowError):
+        sides = (0, 0)
+    if not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise ValueError(
+            f"prompt {episode.prompt.id!r}: info.tgt_width and info.tgt_height must be from 1 to {LARGEST_SIDE} pixels"
+        )
+    return sides

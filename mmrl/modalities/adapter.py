@@ -189,6 +189,7 @@ class Adapter:
 
     # Tensors of the reference by the names of `trainable_parameters`; None before `prepare_reference`.
     _reference: dict[str, Tensor] | None = None
+    _is_reference = False  # inside of `reference`
 
     def prepare_reference(self) -> None:
         """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
@@ -196,19 +197,25 @@ class Adapter:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside this context the policy is the frozen reference; without gradient.
+        """Inside this context the policy is the frozen reference, without gradient; it may be entered again inside.
 
         Left out: the trained parameters hold the tensors that `prepare_reference` kept. What is cached of frozen parts
         stays right; an adapter that caches what trained parts computed writes its own.
         """
         if self._reference is None:
             raise RuntimeError("no reference: call prepare_reference() before training starts")
-        parameters = self.trainable_parameters()
-        exchange(parameters, self._reference)
-        try:
-            yield
-        finally:
+        with torch.no_grad():
+            if self._is_reference:
+                yield
+                return
+            parameters = self.trainable_parameters()
             exchange(parameters, self._reference)
+            self._is_reference = True
+            try:
+                yield
+            finally:
+                exchange(parameters, self._reference)
+                self._is_reference = False
 
     def reference_parameters(self) -> dict[str, Tensor]:
         """Tensors of the reference, for the checkpoint; {} before there is one. What is copied into them counts."""
@@ -263,12 +270,13 @@ def exchange(parameters: Mapping[str, torch.nn.Parameter], tensors: dict[str, Te
     """The data of the parameters of these names and the tensors change places; nothing is copied.
 
     The parameters stay the same objects, so that a graph which was built before goes back through what they held then,
-    once a second exchange has put it back.
+    once a second exchange has put it back. Raises KeyError, before any is exchanged, for a name without a parameter.
     """
-    torch.clear_autocast_cache()  # it knows parameters as objects, and would give the casts of what they held before
-    for name, tensor in tensors.items():
-        parameter = parameters[name]
+    pairs = [(name, parameters[name], tensor) for name, tensor in tensors.items()]
+    for name, parameter, tensor in pairs:
         tensors[name], parameter.data = parameter.data, tensor
+    # An autocast around both keeps 16-bit copies by parameter, which are of what the parameter held before.
+    torch.clear_autocast_cache()
 
 
 __all__ = ["REQUIRED", "Adapter", "Unsupported"]

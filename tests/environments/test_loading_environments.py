@@ -46,6 +46,38 @@ def test_what_is_wrong_is_said(section, told):
         load_environment(section)
 
 
+SECTIONS = {
+    "number": 5,
+    "zero": 0,
+    "truth": True,
+    "list": ["mgpo"],
+    "bytes": b"mgpo",
+    "long": "m" * 10_000,
+    "lines": "mgpo\nmgpo",
+    "empty": "",
+    "name is a number": {"name": 5},
+    "name is a mapping": {"name": {"name": "mgpo"}},
+    "key is a number": {"name": "mgpo", 5: 1},
+    "long option": {"name": "mgpo", "x" * 10_000: 1},
+    "value is a list": {"name": "mgpo", "min_side": [4]},
+    "value is a mapping": {"name": "single", "scale": {}},
+    "value is long": {"name": "single", "scale": "x" * 10_000},
+    "inner is a number": {"name": "ui_s1", "match": 5},
+    "feedback is a number": {"name": "rounds", "feedback": 5},
+    "feedback is long": {"name": "rounds", "feedback": "x" * 10_000},
+    "feedback is an object": {"name": "rounds", "feedback": object()},
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+def test_whatever_stands_in_its_place_is_one_line_that_names_it(section):
+    """A record may hold anything."""
+    with pytest.raises(ValueError, match=r"environment|feedback") as caught:
+        load_environment(section, files=False)
+    assert type(caught.value) is ValueError
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
 OWN = """
 from mmrl.environments.base import Context
 
@@ -61,6 +93,9 @@ class Echo:
     def respond(self, episode):
         return None
 
+class Wants(Echo):
+    def __init__(self, needed): ...
+
 class Half:
     def open(self, episode): ...
 """
@@ -73,6 +108,8 @@ def test_a_class_of_your_own(play, tmp_path):
     assert game.context.messages[0]["content"] == "haha"
     with pytest.raises(ValueError, match="did you mean 'times'"):
         load_environment({"name": f"{file}:Echo", "time": 2})
+    with pytest.raises(ValueError, match="missing a required argument: 'needed'"):
+        load_environment({"name": f"{file}:Wants"})
     with pytest.raises(ValueError, match="did you mean 'Echo'"):
         load_environment({"name": f"{file}:Ecko"})
     with pytest.raises(ValueError, match="Half lacks respond"):

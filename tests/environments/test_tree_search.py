@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl.environments.tree import (
+from mmrl.environments.tree_search import (
     Node,
     TreeOptions,
     boosted,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
@@ -17,8 +16,9 @@ class TextAdapter(TokenAdapter):
     """A transformers causal language model as a policy over tokens."""
 
     Config = ModelConfig
+    config: ModelConfig
 
-    def _load(self) -> tuple[nn.Module, Any]:
+    def _load(self) -> tuple[Any, Any]:
         config = self.config
         if config.build is not None:
             model, tokenizer = self._built()
@@ -31,10 +31,10 @@ class TextAdapter(TokenAdapter):
             model = AutoModelForCausalLM.from_pretrained(**place, **loading.options(config))
         return loading.trained(model, config), tokenizer
 
-    def _built(self) -> tuple[nn.Module, Any]:
+    def _built(self) -> tuple[Any, Any]:
         from mmrl.modalities.text.tiny import build
 
-        model, tokenizer = build(**self.config.build)
+        model, tokenizer = build(**(self.config.build or {}))
         return model.to(loading.frozen_dtype(self.config)), tokenizer
 
     def _write_base(self, folder: Path) -> None:

@@ -36,7 +36,11 @@ class Opened:
 
 
 class Speaker(Protocol):
-    """What a conversation asks of the adapter."""
+    """What a conversation asks of the modality: tokens/reading.py."""
+
+    def environment_of(self, prompt: Prompt) -> Environment | None: ...
+
+    def opening(self, prompt: Prompt) -> Context: ...
 
     def sizes(self, prompt: Prompt) -> Sequence[Size]: ...
 
@@ -47,6 +51,15 @@ class Speaker(Protocol):
     def text(self, ids: Tensor) -> str: ...
 
     def words(self, ids: Tensor) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """limits: budgets of a conversation. room: tokens of a row, prompt and all. stop_ids: what ends a turn."""
+
+    limits: ConversationConfig
+    room: int
+    stop_ids: Sequence[int]
 
 
 @dataclass
@@ -107,27 +120,22 @@ def converse(
     n: int,
     seeds: Sequence[Sequence[int]],
     generate: Generate,
+    rules: Rules,
     *,
-    environment: Callable[[Prompt], Environment | None],
-    opening: Callable[[Prompt], Context],
-    limits: ConversationConfig,
-    room: int,
     per_turn: int,
-    stop_ids: Sequence[int],
     heat: Sequence[float] = (),
     step: int | None = None,
 ) -> list[Group]:
     """Each group with the samples of n conversations; one that restarts makes a sample of every row.
 
-    environment: a prompt's. opening: its messages, where there is none. room: tokens that a row may have, prompt and
-    all; per_turn: of a turn. heat: temperatures by place in a turn, where they differ. step: the training step, None in
-    evaluation.
+    per_turn: tokens that a turn may have. heat: temperatures by place in a turn, where they differ. step: the training
+    step, None in evaluation.
     """
-    worlds = [environment(group.prompt) for group in groups]
+    worlds = [speaker.environment_of(group.prompt) for group in groups]
     opened = []
     for group, world in zip(groups, worlds):
         episode = Episode(group.prompt, speaker.sizes(group.prompt), step=step)
-        context = world.open(episode) if world else opening(group.prompt)
+        context = world.open(episode) if world else speaker.opening(group.prompt)
         opened.append(speaker.opened(group.prompt, context))
     made = generate([o.row for o in opened], n, seeds)
     live: list[Conversation] = []
@@ -143,7 +151,7 @@ def converse(
     while live:
         going = []
         for talk in live:
-            following = _advance(talk, speaker, worlds[talk.group], limits, room - per_turn, stop_ids, done)
+            following = _advance(talk, speaker, worlds[talk.group], rules, per_turn, done)
             if following is not None:
                 going.append(following)
         if going:
@@ -170,15 +178,12 @@ def _advance(
     talk: Conversation,
     speaker: Speaker,
     environment: Environment | None,
-    limits: ConversationConfig,
-    room: int,
-    stop_ids: Sequence[int],
+    rules: Rules,
+    per_turn: int,
     done: list[list[Sample]],
 ) -> Conversation | None:
-    """The conversation (or its next row) where the policy is to speak again; otherwise None, and it is in `done`.
-
-    room: tokens that a row may have before a turn.
-    """
+    """The conversation (or its next row) where the policy is to speak again; otherwise None, and it is in `done`."""
+    limits, stop_ids = rules.limits, rules.stop_ids
     episode = talk.episode
     asks = environment is not None and (episode.finished or environment.answers_cut)
     reply = environment.respond(episode) if environment is not None and asks else None
@@ -204,7 +209,9 @@ def _advance(
     ended = int(talk.rest.ids[-1]) in stop_ids
     row, media = speaker.replied(episode.prompt, reply, ended)
     behind = len(talk.rest) + len(row)
-    over = len(talk.prompt) + behind > room or (limits.max_tokens is not None and behind >= limits.max_tokens)
+    over = len(talk.prompt) + behind + per_turn > rules.room or (
+        limits.max_tokens is not None and behind >= limits.max_tokens
+    )
     if over or len(episode.media) + len(media) > limits.max_pictures:
         talk.stop = "length" if over else "pictures"
         done[talk.group].append(_sample(talk, speaker))

@@ -133,3 +133,17 @@ def _ids(value: int | Sequence[int] | None) -> Sequence[int]:
 def unused_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Rows of the head behind the tokenizer's last id: padding of the vocabulary, which must never be sampled."""
     return tuple(range(len(tokenizer), model.get_output_embeddings().weight.shape[0]))
+
+
+def context(model: Any) -> int | None:
+    """Tokens that the model has positions for; None where it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def prompt_limit(config: TokenModelConfig, context: int | None) -> int:
+    """Tokens that a prompt may have beside the longest completion. Raises ValueError where no prompt fits."""
+    budget = max(config.sampling.max_tokens, config.evaluation.max_tokens or 0)
+    room = context - budget if context else None
+    if room is not None and room < 1:
+        raise ValueError(f"completions of {budget} tokens leave no prompt in a context of {context}; lower max_tokens")
+    return min(n for n in (config.max_prompt_tokens, room, 2**31) if n is not None)

@@ -128,7 +128,16 @@ def token_features(
 
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, ids, temperature, head: Head, entropy: bool):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ids: Tensor,
+        temperature: Tensor,
+        head: Head,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
         wide = _wide(head.compute)
         logp, total, spread = (torch.zeros(len(ids), dtype=wide, device=hidden.device) for _ in range(3))
         buffer = head.buffer(len(ids))
@@ -150,7 +159,7 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_logp, grad_spread):
+    def backward(ctx: Any, grad_logp: Tensor, grad_spread: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, ids, temperature, total, spread = ctx.saved_tensors
         head, (need_hidden, need_weight, need_bias) = ctx.head, ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None

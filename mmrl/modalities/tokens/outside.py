@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from mmrl.engines.base import Completion, Once, Sampling
+from mmrl.engines.base import Completion, Once, OwnWeights, Sampling
 from mmrl.engines.decoder import Row
 from mmrl.modalities.tokens.config import TokenModelConfig
+from mmrl.modalities.tokens.replay import trajectory_of
 from mmrl.share import resolve
 from mmrl.types import Sample
 
@@ -38,7 +39,7 @@ class OutsideEngine:
         section = {"name": config.engine.name, "dtype": config.dtype, **options, **config.engine.options}
         self._place = tempfile.TemporaryDirectory()
         base = _base_path(config, model, Path(self._place.name), write_base)
-        self._engine = load_engine(section, model, tokenizer, base)
+        self._engine = cast(OwnWeights, load_engine(section, model, tokenizer, base))
         self._version = 0
         tolerance = config.engine.tolerance
         self._tolerance = tolerance if tolerance is not None else 1e-3 if config.dtype == "float32" else 1.0
@@ -46,7 +47,7 @@ class OutsideEngine:
     def sync(self, model: Any, save: Callable[[Path], None], once: Once) -> None:
         """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes; once: see Engine."""
         self._version += 1
-        if getattr(self._engine, "lora", False):
+        if self._engine.lora:
             self._engine.sync_lora(save, self._version, once)
         else:
             self._engine.sync(merged_weights(model), self._version, once)
@@ -65,8 +66,8 @@ class OutsideEngine:
 
         Not under top-k or top-p, where what an engine reports is of the distribution that was cut.
         """
-        if getattr(self._engine, "needs_verify", False) and sampling.top_p == 1 and sampling.top_k == 0:
-            stored = [s.trajectory for s in samples]
+        if self._engine.needs_verify and sampling.top_p == 1 and sampling.top_k == 0:
+            stored = [trajectory_of(s) for s in samples]
             reported = [Completion(t.tensors["ids"][t.mask], t.tensors["logp_sampler"][t.mask], "") for t in stored]
             self._engine.verify(reported, [t.logp[t.mask] for t in stored], self._tolerance)
 

@@ -91,11 +91,20 @@ class PromptEncoder:
             raise TooLong(prompt, f"has {count} tokens, {most}")
 
     def render(self, messages: Sequence[Mapping[str, str]], answer: bool = True) -> str:
-        """The chat as the template writes it; `answer`: with the opening of the assistant's turn."""
+        """The chat as the template writes it; `answer`: with the opening of the assistant's turn.
+
+        Raises ValueError for messages that the template refuses.
+        """
+        from jinja2 import TemplateError
+
         chat = [{**m, "content": self.content(m["content"])} for m in messages]
         if self.system is not None and chat[0]["role"] != "system":
             chat = [{"role": "system", "content": self.content(self.system)}, *chat]
-        return self.apply(chat, answer)
+        try:
+            return self.apply(chat, answer)
+        except TemplateError as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"the chat template does not take these messages: {said}") from error
 
     def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool) -> str:
         """The template's text of messages with rendered content."""

@@ -2,16 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Decoder, Row
+from mmrl.types import Sample, Trajectory
 
 # Rows share the forward of their prompt where that leaves at most this share of the tokens: the two forwards of the
 # shared way, and their attention masks, cost a little.
 WORTH_SHARING = 0.75
+
+
+def trajectory_of(sample: Sample) -> Trajectory:
+    """The trajectory of a sample that is to be replayed. Raises ValueError for one without."""
+    if sample.trajectory is None:
+        raise ValueError(f"a sample of prompt {sample.prompt.id!r} has no trajectory: it cannot be replayed or trained")
+    return sample.trajectory
+
+
+def trained_length(sample: Sample) -> int:
+    """Tokens up to the last trained one."""
+    trained = torch.nonzero(trajectory_of(sample).mask)
+    return int(trained[-1]) + 1 if len(trained) else 0
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Trained tokens of b samples, row by row.
+
+    hidden: [k, D], what their distributions come from. ids, temperature: [k]. valid: [b, c], where they stand.
+    """
+
+    hidden: Tensor
+    ids: Tensor
+    temperature: Tensor
+    valid: Tensor
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """[k] -> [b, c] with 0 where no trained token is."""
+        return values.new_zeros(self.valid.shape).masked_scatter(self.valid, values)
+
+
+def replayed(
+    decoder: Decoder,
+    samples: Sequence[Sample],
+    rows: Sequence[tuple[Row, Row]],
+    columns: Tensor,
+    share: bool,
+    temperature: float,
+) -> Replayed:
+    """The trained tokens of `columns` [c] of samples, whose `rows` are (prompt, what is behind it).
+
+    share: as for action_states. temperature: of tokens whose trajectory keeps none.
+    """
+    stored = [trajectory_of(s) for s in samples]
+    prompts, completions = zip(*rows)
+    hidden, valid = action_states(decoder, prompts, completions, columns, share, [t.mask for t in stored])
+    device = hidden.device
+    ids = torch.cat([row.ids[columns[v]] for row, v in zip(completions, valid)]).to(device)
+    heat = torch.full((len(ids),), temperature, device=device)
+    if any("temperature" in t.tensors for t in stored):
+        heat = torch.cat([t.tensors["temperature"][columns[v]] for t, v in zip(stored, valid)]).to(device)
+    return Replayed(hidden, ids, heat, valid.to(device))
+
+
+@contextmanager
+def recomputing(model: Any, wanted: bool) -> Iterator[None]:
+    """Train mode where layers are to be recomputed in the backward; it has no dropout (see loading)."""
+    if not (wanted and torch.is_grad_enabled()):
+        yield
+        return
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 def action_states(
@@ -54,14 +124,18 @@ def shared_tokens(keys: Sequence[Hashable], prompts: Sequence[Row], completions:
     return len(set(keys)) * longest + len(completions) * max((len(c) for c in completions), default=0)
 
 
-def _plain(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row]):
+# (rows [k], places in their completions [k]) -> the hidden states [k, D] that these tokens come from
+Take = Callable[[Tensor, Tensor], Tensor]
+
+
+def _plain(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row]) -> Take:
     """One causal forward with padding on the right, which no real token can see: no mask is needed."""
     hidden = decoder.run([p.then(decoder.cut(c, len(c) - 1)) for p, c in zip(prompts, completions)]).hidden
     offset = torch.tensor([len(p) - 1 for p in prompts])
     return lambda row, place: hidden[row.to(hidden.device), (offset[row] + place).to(hidden.device)]
 
 
-def _shared(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row], keys: Sequence[Hashable]):
+def _shared(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row], keys: Sequence[Hashable]) -> Take:
     """A forward of the different prompts, padded on the left, then one of all completions on their caches."""
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     unique = sorted(first.values())
@@ -100,7 +174,13 @@ def cut_rows(prompts: Sequence[Row], completions: Sequence[Row], budget: int, sh
     return parts
 
 
-def _tokens(rows: Sequence[int], keys, prompts, completions, share: bool) -> int:
+def _tokens(
+    rows: Sequence[int],
+    keys: Sequence[Hashable],
+    prompts: Sequence[Row],
+    completions: Sequence[Row],
+    share: bool,
+) -> int:
     p, c = [prompts[i] for i in rows], [completions[i] for i in rows]
     plain = plain_tokens(p, c)
     shared = shared_tokens([keys[i] for i in rows], p, c)

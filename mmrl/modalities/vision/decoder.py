@@ -11,7 +11,7 @@ from torch import Tensor
 from mmrl.engines.decoder import Decoder, Row
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.vision.families.base import Family, Features
-from mmrl.modalities.vision.pictures import Picture
+from mmrl.modalities.vision.pictures import Picture, cut
 
 
 class VisionDecoder(Decoder):
@@ -27,18 +27,7 @@ class VisionDecoder(Decoder):
         self.prefix_attention, self.first_position = family.prefix_attention, family.first_position
 
     def cut(self, row: Row, length: int) -> Row:
-        if length >= len(row):
-            return row
-        slots = int((row.ids[:length] == self.family.image_id).sum())
-        media, count = [], 0
-        for picture in row.media:
-            if count == slots:
-                break
-            count += picture.tokens
-            media.append(picture)
-        if count != slots:
-            raise ValueError(f"a row cannot be cut at {length}: that is inside of a picture")
-        return Row(row.ids[:length], tuple(media))
+        return cut(row, length, self.family.image_id)
 
     def positions(self, row: Row) -> Tensor:
         return self.family.positions(row)

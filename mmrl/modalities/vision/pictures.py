@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmrl.engines.decoder import Row
 from mmrl.media import Media, Size, View
 from mmrl.modalities.kept import Kept
 from mmrl.pictures import ORIENTATION, PictureError, image_size, open_image
@@ -197,8 +198,21 @@ def source_key(ref: Any, root: str | None) -> Hashable:
         # All that open_image reads: equal numbers are other pictures in another mode, palette or orientation.
         meaning = (ref.mode, ref.size, ref.getpalette(), ref.info.get("transparency"), ref.getexif().get(ORIENTATION))
         return hashlib.sha256(repr(meaning).encode() + ref.tobytes()).hexdigest()
-    # As a key it stays alive: the id of something that is gone may come again for another picture.
-    return ref if isinstance(ref, Hashable) else id(ref)
+    # As a key it stays alive: the address of something that is gone may come again for another picture.
+    return ref if isinstance(ref, Hashable) else _Itself(ref)
+
+
+class _Itself:
+    """Stands for one object, and keeps it."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.held is self.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
 
 
 def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
@@ -211,3 +225,19 @@ def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
         pieces += [ids[last:place], picture.expansion]
         last = place + 1
     return torch.cat([*pieces, ids[last:]])
+
+
+def cut(row: Row, length: int, image_id: int) -> Row:
+    """The first `length` ids of a row with their pictures. Raises ValueError where that is inside of a picture."""
+    if length >= len(row):
+        return row
+    slots = int((row.ids[:length] == image_id).sum())
+    media, count = [], 0
+    for picture in row.media:
+        if count == slots:
+            break
+        count += picture.tokens
+        media.append(picture)
+    if count != slots:
+        raise ValueError(f"a row cannot be cut at {length}: that is inside of a picture")
+    return Row(row.ids[:length], tuple(media))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmrl.config import GrpoStage
-from mmrl.environments import tree
+from mmrl.environments import tree_search as tree
 from mmrl.rewarding.run import score_groups
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor

@@ -179,33 +179,6 @@ def test_checkpointing_recomputes_layers_and_leaves_the_gradient(adapter, roll):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-# -------------------------------------------------------------------- reference
-
-
-@pytest.mark.parametrize("model", [{}, LORA], ids=["full", "lora"])
-def test_the_reference_stays_where_training_began(adapter, roll, model):
-    policy = adapter(**model)
-    samples = roll(policy)
-    columns = torch.arange(12)
-    policy.prepare_reference()
-    before = policy.logprobs(samples, columns).logp.detach()
-    shake(policy)
-    found = policy.logprobs(samples, columns, reference=True)
-    torch.testing.assert_close(found.logp_reference, before, rtol=0, atol=1e-5)
-    assert (found.logp.detach() - before).abs().max() > 1e-3
-    torch.testing.assert_close(policy.logprobs(samples, columns).logp, found.logp, rtol=0, atol=1e-6)
-    assert set(policy.reference_parameters()) == set(policy.trainable_parameters())
-    policy.prepare_reference()  # a second stage compares with where it starts
-    again = policy.logprobs(samples, columns, reference=True)
-    assert torch.equal(again.logp_reference, again.logp.detach())
-
-
-def test_a_reference_that_was_never_made_is_an_error(adapter, roll):
-    policy = adapter()
-    with pytest.raises(RuntimeError, match="prepare_reference"):
-        policy.logprobs(roll(policy), torch.arange(3), reference=True)
-
-
 # -------------------------------------------------------------------- supervised
 
 
@@ -277,7 +250,7 @@ def test_greedy_evaluation_repeats_for_every_seed(adapter):
     assert policy.deterministic_evaluation
     answers = [[s.artifact for g in policy.evaluate(PROMPTS, 2, seed) for s in g.samples] for seed in (0, 1)]
     assert answers[0] == answers[1] and answers[0][0] == answers[0][1]
-    prompt = policy.prompts.ids(policy.prompts.opening(PROMPTS[0]))
+    prompt = policy.reader.prompts.ids(policy.reader.prompts.opening(PROMPTS[0]))
     wanted = policy.model.generate(prompt[None], attention_mask=torch.ones(1, len(prompt)), do_sample=False,
                                    max_new_tokens=5, eos_token_id=list(policy.stop_ids))  # fmt: skip
     assert answers[0][0] == policy.tokenizer.decode(wanted[0, len(prompt) :], skip_special_tokens=True)

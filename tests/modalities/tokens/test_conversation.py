@@ -135,7 +135,7 @@ def test_nothing_that_was_said_is_encoded_again(adapter, roll, monkeypatch):
     # It would have made a difference: sampled bytes are not the tokenizer's way to write their text.
     ids = [s.trajectory.tensors["ids"][s.trajectory.mask].tolist() for s in samples]
     monkeypatch.undo()
-    assert any(policy.tokenizer(policy.text(torch.tensor(i))).input_ids != i for i in ids)
+    assert any(policy.tokenizer(policy.reader.text(torch.tensor(i))).input_ids != i for i in ids)
 
 
 # -------------------------------------------------------------------- how turns end

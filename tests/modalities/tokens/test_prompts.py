@@ -102,6 +102,18 @@ def test_records_that_cannot_be_rendered_are_named(encoder, record, options, wor
     assert words in made.unfit(made.opening(Prompt("p", "Hi", record)))
 
 
+REFUSES = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('Roles must\nalternate') }}{% endif %}0"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"), [(REFUSES, "Roles must alternate"), ("{{ messages[0].content.nothing.more }}", "nothing")]
+)
+def test_messages_that_the_template_refuses_are_an_error_of_one_line(encoder, template, said):
+    made = encoder(template=template)
+    with pytest.raises(ValueError, match=f"^the chat template does not take these messages: .*{said}.*$"):
+        ids(made, "Hi", {"messages": [{"role": "system", "content": "Mine."}]})
+
+
 def test_an_empty_prompt_without_template_has_no_token(encoder):
     made = encoder(chat="off")
     with pytest.raises(TooLong, match="has no token"):

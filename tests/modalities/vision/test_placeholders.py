@@ -71,7 +71,7 @@ def test_a_picture_has_as_many_features_as_placeholders(shared, drawn, ask, kind
     policy = shared(kind)
     prompt = ask("?", *(drawn(i, size) for i, size in enumerate([(64, 48), (48, 64), (30, 30), (200, 40), (1, 1)])))
     shelf = policy.shelf
-    made = [shelf.get(prompt, view) for view in policy._opening(prompt).views]
+    made = [shelf.get(prompt, view) for view in policy.reader.opening(prompt).views]
     with torch.no_grad():
         features = policy.family.features(policy.model, [p.inputs for p in made])
     assert [len(f.embeds) for f in features] == [p.tokens for p in made] == [p.media.tokens for p in made]
@@ -105,7 +105,7 @@ def test_a_processor_of_another_model_is_told_before_any_forward():
 def test_a_row_is_never_cut_through_a_picture(shared, drawn, ask, roll, kind):
     policy = shared(kind)
     (sample,) = roll(policy, [ask("?", drawn(1), drawn(2))], n=1)
-    row, _ = policy.rows(sample)
+    row, _ = policy.reader.rows(sample)
     decoder = policy._decoder()
     places = torch.nonzero(row.ids == policy.family.image_id).flatten().tolist()
     ends = [places[row.media[0].tokens - 1] + 1, places[-1] + 1]
@@ -174,7 +174,7 @@ def test_placeholders_have_no_share_in_the_distribution(adapter, drawn, ask, rol
     for sample in samples:
         ids = sample.trajectory.tensors["ids"]
         assert not torch.isin(ids, torch.tensor(banned)).any()
-        hidden = policy._states([sample], torch.arange(len(ids)))[0].detach()
+        hidden = policy._replayed([sample], torch.arange(len(ids))).hidden.detach()
         logits = hidden @ policy.model.get_output_embeddings().weight.T
         tempting += int(torch.isin(logits.argmax(1), torch.tensor(banned)).sum())
         logits[:, banned] = -torch.inf
@@ -201,8 +201,8 @@ def test_what_an_environment_repeats_stays_words(adapter, drawn, ask, kind):
     policy = adapter(kind)
     mark = policy.processor.image_token
     spelled = [i for letter in mark for i in policy.tokenizer(letter, add_special_tokens=False).input_ids]
-    assert policy.text(torch.tensor(spelled)) == mark and not {*spelled} & {*policy.banned}
-    row, media = policy.replied(ask("Hi"), Reply(f"You said: {mark}"), ended=True)
+    assert policy.reader.text(torch.tensor(spelled)) == mark and not {*spelled} & {*policy.banned}
+    row, media = policy.reader.replied(ask("Hi"), Reply(f"You said: {mark}"), ended=True)
     assert policy.family.image_id not in row.ids.tolist() and not media and not row.media
     assert policy.tokenizer.decode(row.ids).count(f"You said: {mark[0]} {mark[1:]}") == 1
 

@@ -70,7 +70,7 @@ def test_a_crop_is_the_pixels_that_were_pointed_at(adapter, kind, box):
     first = f'```json\n[{{"bbox_2d": {box}, "label": "x"}}]\n```'
     (sample,) = policy.given(prompt, [[first, "\\boxed{A}"]])
     assert sample.info["crop"] == "ok" and len(sample.media) == 2
-    shown = policy.rows(sample)[1].media[0].image
+    shown = policy.reader.rows(sample)[1].media[0].image
     # Whole pixels that cover the box: thousandths lie a little beside the pixels that they are to name.
     top, bottom = (32, 64) if kind == "qwen2_5_vl" else (31, 65)
     assert np.array_equal(np.asarray(shown), pixels[top:bottom, 32:96])
@@ -119,7 +119,7 @@ def test_each_of_several_eos_ids_ends_an_answer(adapter, drawn, ask, roll, end):
     assert set(policy.stop_ids) == set(ids)
     stop = policy.tokenizer.convert_tokens_to_ids(end)
     (given,) = policy.given(ask("What?", drawn(1)), ["a"])
-    hidden = policy._states([given], torch.arange(1))[0].detach()
+    hidden = policy._replayed([given], torch.arange(1)).hidden.detach()
     with torch.no_grad():
         policy.model.get_output_embeddings().weight[stop] = 50 * hidden[0] / hidden[0].norm()
     for sample in roll(policy, [ask("What?", drawn(1))]):
@@ -145,7 +145,7 @@ def test_both_answers_of_a_pair_stand_behind_one_prompt(adapter, drawn, ask):
     """MPO compares answers to the same ids and pictures."""
     policy = adapter()
     pair = policy.given(ask("What?", drawn(1), drawn(2)), ["the one", "another, longer one"])
-    first, second = (policy.rows(sample)[0] for sample in pair)
+    first, second = (policy.reader.rows(sample)[0] for sample in pair)
     assert first.key == second.key and len(first.media) == 2
     apart = [policy.logprobs([s], torch.arange(len(s.trajectory.mask))).logp[0] for s in pair]
     both = policy.logprobs(pair, torch.arange(max(map(len, apart)))).logp

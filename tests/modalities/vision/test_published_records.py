@@ -74,7 +74,7 @@ def opening(config: dict[str, Any]) -> str:
     made = load(config)
     adapter = api.load_adapter(made)
     prompts, _ = api.load_prompts(made, adapter)
-    return "".join(adapter.words(adapter.opened(prompts[0], adapter._context(prompts[0])).row.ids))
+    return "".join(adapter.reader.words(adapter.reader.opened(prompts[0], adapter.reader.context(prompts[0])).row.ids))
 
 
 def turn(role: str, text: str) -> str:

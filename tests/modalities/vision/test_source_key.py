@@ -58,3 +58,20 @@ def test_what_a_partial_holds_is_not_known_by_an_address():
     for colour in range(20):
         keys.add(source_key(functools.partial(Image.Image.copy, Image.new("L", (2, 2), colour)), None))
     assert len(keys) == 20
+
+
+@dataclass
+class Changeable:
+    """A dataclass that is not frozen has no hash."""
+
+    number: int
+
+    def __call__(self) -> Image.Image:
+        return Image.new("L", (1, 1), self.number)
+
+
+def test_what_has_no_hash_is_itself_and_nothing_else():
+    """Keys stand for what is gone, and its address comes again for something else."""
+    one = Changeable(3)
+    assert source_key(one, None) == source_key(one, None)
+    assert len({source_key(Changeable(number), None) for number in range(200)}) == 200

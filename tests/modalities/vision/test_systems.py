@@ -22,6 +22,7 @@ from mmrl import api
 from mmrl.cli import cli
 from mmrl.config import load
 from mmrl.modalities.vision.adapter import VisionAdapter
+from mmrl.modalities.vision.reading import VisionReader
 from mmrl.share import share
 from mmrl.training.run_folder import released
 from mmrl.types import Group
@@ -238,7 +239,7 @@ def script(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str]) -> None:
     said: dict[tuple[int, ...], str] = {}
     turn = itertools.cycle(lines)
 
-    def text(self: VisionAdapter, ids: torch.Tensor) -> str:
+    def text(self: VisionReader, ids: torch.Tensor) -> str:
         key = tuple(ids.tolist())
         whole = next((k for k in said if k[: len(key)] == key), None)
         if whole is None:
@@ -246,7 +247,7 @@ def script(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str]) -> None:
             return said[key]
         return said[whole][: math.ceil(len(said[whole]) * len(key) / len(whole))]
 
-    monkeypatch.setattr(VisionAdapter, "text", text)
+    monkeypatch.setattr(VisionReader, "text", text)
 
 
 def tiny(name: str, folder: Path, url: str) -> dict[str, Any]:
@@ -397,7 +398,7 @@ def test_satori(ran):
     assert boxes[:2] == pytest.approx([1.0, 16 * 16 / (64 * 48)])
     captions = values_of(run.samples, "caption.overlap")
     assert captions[1] == 0 < captions[0] < 1
-    read = "".join(run.adapter.words(run.samples[0].trajectory.tensors["prompt"]))
+    read = "".join(run.adapter.reader.words(run.samples[0].trajectory.tensors["prompt"]))
     assert read.index("list of boxes [[x1, y1, x2, y2], ...]") < read.index("▣") < read.index("What colour")
 
 
@@ -487,7 +488,7 @@ def test_spatial_sat(ran):
     empty = [s for s in run.samples if not s.artifact]
     assert empty and all(s.scores["regex.fullmatch"].value == 1 and s.reward == -0.2 for s in empty)
     # PaliGemma has no template: placeholders, the start token, the text.
-    words = run.adapter.words(run.samples[0].trajectory.tensors["prompt"])
+    words = run.adapter.reader.words(run.samples[0].trajectory.tensors["prompt"])
     assert "".join(words) == "▣<bos>Which is nearer?\n"
     assert all("language_model" in name and ("q_proj" in name or "v_proj" in name) for name in run.before)
 

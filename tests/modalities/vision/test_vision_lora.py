@@ -36,6 +36,7 @@ def test_only_the_decoder_has_adapters_and_only_they_change(adapter, drawn, ask,
     samples = roll(policy, [ask("What?", drawn(1))])
     before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
     logp = policy.logprobs(samples, torch.arange(10)).logp.detach()
+    policy.prepare_reference()
     trained(policy, samples)
     changed = {name for name, p in policy.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == set(policy.trainable_parameters())
@@ -65,7 +66,7 @@ def test_files_are_peft_s_own_and_load_into_the_plain_model(adapter, drawn, ask,
     policy.save(tmp_path)
     base = adapter(kind)
     loaded = PeftModel.from_pretrained(base.model, tmp_path).eval()
-    text = base.prompts.render([{"role": "user", "content": "<image>What?"}])
+    text = base.reader.prompts.render([{"role": "user", "content": "<image>What?"}])
     encoded = base.processor(text=[text], images=[prompt.record["images"]], return_tensors="pt")
     with torch.no_grad():
         wanted, plain = policy.model(**encoded).logits, adapter(kind).model(**encoded).logits

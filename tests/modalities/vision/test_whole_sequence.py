@@ -64,7 +64,7 @@ def _talked(policy, drawn):
     prompt = Prompt("p", "", {"images": images})
     policy.environment = Looks()
     (sample,) = policy.given(prompt, [["the left", "hm", "it is the right one"]])
-    chat = [{"role": t.role, "content": policy.prompts.content(t.text)} for t in sample.turns]
+    chat = [{"role": t.role, "content": policy.reader.prompts.content(t.text)} for t in sample.turns]
     text = policy.processor.apply_chat_template(chat, tokenize=False)
     views = [shown(images[v.picture], v) for v in VIEWS]
     return sample, policy.processor(text=[text.removesuffix("\n")], images=[views], return_tensors="pt")
@@ -85,9 +85,9 @@ def test_the_ids_are_those_of_the_processor_for_the_whole_conversation(whole, ki
     assert sum(m.tokens for m in sample.media) == int((ids == policy.family.image_id).sum())
     assert [t.media for t in sample.turns] == [(), (0, 1), (), (2,), (), (3, 4), ()]
     # Collapsed, it is what an engine that expands by itself would be given: one placeholder a picture.
-    row = policy.rows(sample)[0].then(policy.rows(sample)[1])
+    row = policy.reader.rows(sample)[0].then(policy.reader.rows(sample)[1])
     one_each = collapse(row.ids, row.media, policy.family.image_id)
-    chat = [{"role": t.role, "content": policy.prompts.content(t.text)} for t in sample.turns]
+    chat = [{"role": t.role, "content": policy.reader.prompts.content(t.text)} for t in sample.turns]
     text = policy.processor.apply_chat_template(chat, tokenize=False).removesuffix("\n")
     assert one_each.tolist() == policy.tokenizer(text, add_special_tokens=False).input_ids
 
@@ -115,7 +115,7 @@ def test_positions_are_those_of_get_rope_index_and_a_plain_count_is_not(whole, k
     wanted, _ = policy.model.model.get_rope_index(
         encoded["input_ids"], encoded["mm_token_type_ids"], image_grid_thw=encoded["image_grid_thw"]
     )
-    prompt, rest = policy.rows(sample)
+    prompt, rest = policy.reader.rows(sample)
     assert torch.equal(policy.family.positions(prompt.then(rest)), wanted[:, 0])
     assert torch.equal(policy.family.positions(prompt), wanted[:, 0, : len(prompt)])
 

@@ -1,0 +1,49 @@
+"""What goes to vLLM and what comes back, wherever it runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmrl.engines.view import Shown
+
+Save = Callable[[Path], object]  # writes an adapter to a folder, as `save_pretrained` of a PEFT model
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion that is asked for.
+
+    ids: the prompt, with one placeholder for each of `media`. read: the prompt as the policy reads it, which the engine
+    must make of it.
+    """
+
+    ids: list[int]
+    media: tuple[Shown, ...]
+    read: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a backend returns for one request.
+
+    ids: the completion. logp: of each id. stopped: whether a stop id ended it. read: the ids made of the prompt.
+    """
+
+    ids: list[int]
+    logp: list[float]
+    stopped: bool
+    read: list[int]
+
+
+def write_lora(save: Save, folder: Path) -> str:
+    """The resolved path of `folder`, with nothing in it but the adapter that `save` writes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"vllm: no adapter_config.json was saved to {folder}; save as a PEFT model does")
+    return str(folder.resolve())

@@ -1,0 +1,103 @@
+"""What a policy over tokens reads and says: prompts, replies and samples as rows of ids, ids as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.decoder import Row
+from mmrl.environments.base import Context, Environment, Episode, Reply
+from mmrl.environments.load import load_environment, parts_of
+from mmrl.media import Media, Size
+from mmrl.modalities.tokens.conversation import Opened
+from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
+from mmrl.modalities.tokens.replay import trajectory_of
+from mmrl.types import Prompt, Sample, Turn
+
+
+class Reader:
+    """Texts only; a modality with media overrides what it reads otherwise.
+
+    prompts: messages as ids. skip_special_tokens: of the text that rewards see.
+    environment: what the policy sees after each of its turns; None ends after the first.
+    """
+
+    environment: Environment | None = None
+
+    def __init__(self, tokenizer: Any, prompts: PromptEncoder, skip_special_tokens: bool) -> None:
+        self.tokenizer, self.prompts, self._skip = tokenizer, prompts, skip_special_tokens
+        self._environments: dict[str, Environment] = {}  # of records that name their own
+
+    # ---------------------------------------------------------------- what the policy is shown
+
+    def environment_of(self, prompt: Prompt) -> Environment | None:
+        """The record's own environment (a name, or a mapping of `name` and options), or the run's.
+
+        Raises ValueError for a record's that is none.
+        """
+        section = prompt.record.get("environment")
+        if section is None:
+            return self.environment
+        key = json.dumps(parts_of(section), sort_keys=True, default=repr)
+        if key not in self._environments:
+            self._environments[key] = load_environment(section, files=False)  # data runs no code
+        return self._environments[key]
+
+    def sizes(self, prompt: Prompt) -> Sequence[Size]:
+        """Sizes of a prompt's pictures."""
+        return ()
+
+    def opening(self, prompt: Prompt) -> Context:
+        """What the policy is shown where there is no environment."""
+        return self.prompts.opening(prompt)
+
+    def context(self, prompt: Prompt) -> Context:
+        """What the policy is shown first."""
+        environment = self.environment_of(prompt)
+        return environment.open(Episode(prompt, self.sizes(prompt))) if environment else self.opening(prompt)
+
+    # ---------------------------------------------------------------- rows of ids
+
+    def opened(self, prompt: Prompt, context: Context) -> Opened:
+        """A context as the policy reads it. Raises Unfit for one that cannot be used."""
+        if reason := self.prompts.unfit(context):
+            raise Unfit(prompt, reason)
+        ids = self.prompts.ids(context)
+        self.prompts.check_length(prompt, len(ids))
+        return Opened(Row(ids), [], [Turn(m["role"], m["content"]) for m in context.messages])
+
+    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]:
+        """What an environment adds behind a turn of the policy; ended: the turn ended with an EOS."""
+        if reply.views:
+            raise ValueError("the environment shows pictures, which this modality does not read")
+        return Row(self.prompts.reply_ids(reply.text, reply.role, ended)), []
+
+    def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
+        """(prompt, the first `length` ids behind it; None is all) of a sample, with what stands in them."""
+        tensors = trajectory_of(sample).tensors
+        return Row(tensors["prompt"]), Row(tensors["ids"][:length])
+
+    # ---------------------------------------------------------------- text
+
+    def text(self, ids: Tensor) -> str:
+        """What rewards and environments read of ids."""
+        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=self._skip, clean_up_tokenization_spaces=False)
+
+    def words(self, ids: Tensor) -> list[str]:
+        """Each id's text, for the report."""
+        return [self.word_of[i] for i in ids.tolist()]
+
+    @cached_property
+    def word_of(self) -> list[str]:
+        """The text of each id alone."""
+        return self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+
+    @cached_property
+    def has_digit(self) -> Tensor:
+        """[V] float32, 1 for each id whose text has a digit."""
+        return torch.tensor([float(any(c.isdigit() for c in word)) for word in self.word_of])

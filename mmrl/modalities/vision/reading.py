@@ -1,0 +1,90 @@
+"""What a policy that sees reads: pictures at their places in the messages, and as placeholders in the rows of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mmrl.engines.decoder import Row
+from mmrl.environments.base import IMAGE, Context, Reply
+from mmrl.environments.opening import opening
+from mmrl.media import Media, Size, View
+from mmrl.modalities.tokens.conversation import Opened
+from mmrl.modalities.tokens.prompts import Unfit
+from mmrl.modalities.tokens.reading import Reader
+from mmrl.modalities.vision.pictures import PictureShelf, cut, expand, picture_refs
+from mmrl.modalities.vision.prompts import VisionEncoder
+from mmrl.types import Prompt, Sample, Turn
+
+
+class VisionReader(Reader):
+    """shelf: the pictures. image_id: the placeholder, as many of which stand for a picture as it has features."""
+
+    def __init__(
+        self, tokenizer: Any, prompts: VisionEncoder, skip_special_tokens: bool, shelf: PictureShelf, image_id: int
+    ) -> None:
+        super().__init__(tokenizer, prompts, skip_special_tokens)
+        self.shelf, self.image_id = shelf, image_id
+
+    def sizes(self, prompt: Prompt) -> Sequence[Size]:
+        return self.shelf.sizes(prompt)
+
+    def opening(self, prompt: Prompt) -> Context:
+        """All pictures of the record at their places, or before the first user's text where it marks none."""
+        count = len(picture_refs(prompt))
+        return Context(opening(prompt, count), [View(i) for i in range(count)])
+
+    def opened(self, prompt: Prompt, context: Context) -> Opened:
+        if reason := self.prompts.unfit(context) or _miscounted(context):
+            raise Unfit(prompt, reason)
+        pictures = [self.shelf.get(prompt, view) for view in context.views]
+        ids = expand(self.prompts.ids(context), pictures, self.image_id)
+        self.prompts.check_length(prompt, len(ids))
+        turns, shown_before = [], 0
+        for message in context.messages:
+            here = message["content"].count(IMAGE)
+            turns.append(Turn(message["role"], message["content"], tuple(range(shown_before, shown_before + here))))
+            shown_before += here
+        return Opened(Row(ids, tuple(pictures)), [p.media for p in pictures], turns)
+
+    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]:
+        if reply.text.count(IMAGE) != len(reply.views):
+            raise ValueError(
+                f"the environment's text marks {reply.text.count(IMAGE)} pictures and shows {len(reply.views)}"
+            )
+        pictures = [self.shelf.get(prompt, view) for view in reply.views]
+        ids = self.prompts.reply_ids(reply.text, reply.role, ended)
+        return Row(expand(ids, pictures, self.image_id), tuple(pictures)), [p.media for p in pictures]
+
+    def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
+        pictures = [self.shelf.get(sample.prompt, m.view) for m in sample.media]
+        prompt, rest = super().rows(sample)
+        slots, count, first = int((prompt.ids == self.image_id).sum()), 0, 0
+        while count < slots and first < len(pictures):
+            count += pictures[first].tokens
+            first += 1
+        if count != slots:
+            raise ValueError(f"prompt {sample.prompt.id!r}: {slots} placeholders, its pictures have {count} features")
+        rest = Row(rest.ids, tuple(pictures[first:]))
+        if length is not None:
+            rest = cut(rest, length, self.image_id)
+        return Row(prompt.ids, tuple(pictures[:first])), rest
+
+    def words(self, ids: Tensor) -> list[str]:
+        """Each id's text; a picture is one sign at its first placeholder."""
+        found, inside = [], False
+        for i in ids.tolist():
+            picture = i == self.image_id
+            found.append(("" if inside else "▣") if picture else self.word_of[i])
+            inside = picture
+        return found
+
+
+def _miscounted(context: Context) -> str | None:
+    """Why the marks do not fit the views, in words that follow "prompt ...", or None."""
+    marks = sum(m["content"].count(IMAGE) for m in context.messages)
+    if marks != len(context.views):
+        return f"marks {marks} places with {IMAGE}, and has {len(context.views)} pictures"
+    return None
