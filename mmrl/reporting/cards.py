@@ -15,6 +15,7 @@ from PIL import Image
 from mmrl.reporting.artifacts import load_artifact
 from mmrl.reporting.files import dumps
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
+from mmrl.reporting.tokens import Token, token_views
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
 MAX_SIDE = 320  # larger ones are inlined at this size
@@ -30,16 +31,6 @@ class ScoreLine:
     status: str
     reason: str
     details: str
-
-
-@dataclass(frozen=True)
-class Token:
-    """One action in words. shade: -1 to 1, its advantage or the sample's, 0 where the action was not trained."""
-
-    word: str
-    shade: float
-    trained: bool
-    title: str
 
 
 @dataclass(frozen=True)
@@ -96,11 +87,11 @@ class CardMaker:
         return turn_views(record, tag, self.gallery, (), last=count)
 
     def _artifact(self, tag: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {"tokens": _tokens(record), **self._content(tag, record["file"])}
+        return {"tokens": token_views(record), **self._content(tag, record["file"])}
 
     def _talk(self, tag: str, record: Mapping[str, Any], opening: int) -> dict[str, Any]:
         return {
-            "turns": turn_views(record, tag, self.gallery, _tokens(record), first=opening),
+            "turns": turn_views(record, tag, self.gallery, token_views(record), first=opening),
             "overview": overview(record, tag, self.gallery, opening),
         }
 
@@ -157,25 +148,6 @@ def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 def clip(text: str, limit: int) -> str:
     """The text, cut at `limit` characters with a count of what is left out."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
-
-
-def _tokens(record: Mapping[str, Any]) -> tuple[Token, ...]:
-    actions = record.get("actions")
-    if not actions or sum(map(len, actions["words"])) > MAX_TEXT:
-        return ()
-    own = actions.get("advantage")
-    advantages = own or [record["advantage"] or 0.0] * len(actions["words"])
-    rows = zip(actions["words"], actions["logp"], actions["trained"], advantages)
-    return tuple(_token(*row, told=own is not None) for row in rows)
-
-
-def _token(word: str, logp: float, trained: bool, advantage: float, told: bool) -> Token:
-    """told: whether the token's advantage is said in words, too, as it may differ from the sample's."""
-    title = f"log-prob {logp:.3f}"
-    if not trained:
-        return Token(word, 0.0, trained, f"{title}, not trained")
-    shade = max(-1.0, min(1.0, advantage / 2))
-    return Token(word, shade, trained, f"{title}, advantage {advantage:.3f}" if told else title)
 
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:

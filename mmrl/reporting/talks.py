@@ -10,13 +10,11 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmrl.media import Box, Media, area
 from mmrl.reporting.conversations import read_media
-
-if TYPE_CHECKING:
-    from mmrl.reporting.cards import Token
+from mmrl.reporting.tokens import Token
 
 PLACE = "<image>"  # where a turn's text shows a picture
 SIGN = "▣"
