@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmrl.reporting.disk import WriteError
 from mmrl.reporting.files import strict
 from mmrl.reporting.samples import read_step, write_step
 from mmrl.types import Group, Sample, Trajectory
@@ -131,12 +132,14 @@ class Checkpoints:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn what safetensors raises on a full or broken disk into the OSError that Python's own writes raise."""
+    """Turn what safetensors and the sample store raise on a full or broken disk into the OSError that Python's own writes raise."""
     try:
         yield
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    except WriteError as error:
+        raise OSError(error.errno or errno.EIO, str(error)) from error
 
 
 def explain_write_error(error: OSError, folder: Path) -> str:
