@@ -36,6 +36,8 @@ class RunFolder:
 
     def file(self, name: str, most_bytes: int = MOST_BYTES) -> Path:
         """The path of a plain file, links resolved. Raises Unreadable."""
+        if name.startswith("/") or ".." in name.split("/"):
+            raise Unreadable(f"{_short(name)} is no name of a file in the run's folder")
         try:
             path = (self.root / name).resolve()
             inside = path.is_relative_to(self.root)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmrl.reporting.folder import plain
+from mmrl.reporting.metrics import lines_of
+
+MOST_STEPS = 2**53  # what a chart's axis can tell apart
 
 PIXELS = 1e9  # farthest from 0 that a coordinate may be
 Pixel = Annotated[float, Field(ge=-PIXELS, le=PIXELS, allow_inf_nan=False)]
@@ -132,6 +139,37 @@ def readable_summary(raw: Any, where: str, problems: list[str]) -> dict[str, Any
     """A summary.json likewise; None where it is no object."""
     summary = _fitting(_Summary, raw, where, problems)
     return summary.model_dump() if summary else None
+
+
+def readable_rows(data: bytes, where: str, problems: list[str]) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl by step: {"step": int, name: number, or None where it was not finite}.
+
+    Of a step that is told twice the later line counts, name by name; words are left out.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    faults: dict[str, list[int]] = defaultdict(list)
+    last = -math.inf
+    for number, _, value, problem in lines_of(data):
+        step = value.get("step") if isinstance(value, Mapping) else None
+        if problem or not isinstance(value, Mapping):
+            faults["cut off" if problem == "cut" else "no JSON object"].append(number)
+        elif not isinstance(step, int) or isinstance(step, bool) or abs(step) > MOST_STEPS:
+            faults["without a whole number as `step`"].append(number)
+        else:
+            if step in rows:
+                faults["of a step that was told before, of which the later counts"].append(number)
+            elif step < last:
+                faults["behind that of a later step, put in its place"].append(number)
+            last = max(last, step)
+            rows[step] = rows.get(step, {}) | {plain(key): plain(v) for key, v in value.items() if _is_number(v)}
+    for what, numbers in faults.items():
+        count = f"{len(numbers)} line{'s' if len(numbers) > 1 else ''}"
+        problems.append(f"{where}: {count} {what} (line {numbers[0]}{' and on' if len(numbers) > 1 else ''})")
+    return [rows[step] for step in sorted(rows)]
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _fitting(model: type[Model], raw: Any, where: str, problems: list[str]) -> Model | None:

@@ -20,19 +20,24 @@ class Token:
 
 
 def token_views(record: Mapping[str, Any]) -> tuple[Token, ...]:
+    """The actions of a stored sample; none where the modality gave no words, or too many to show one by one."""
     actions = record.get("actions")
     if not actions or sum(map(len, actions["words"])) > MAX_TOKEN_TEXT:
         return ()
     own = actions.get("advantage")
-    advantages = own or [record["advantage"] or 0.0] * len(actions["words"])
+    advantages = own or [record["advantage"]] * len(actions["words"])
     rows = zip(actions["words"], actions["logp"], actions["trained"], advantages)
     return tuple(_token(*row, told=own is not None) for row in rows)
 
 
-def _token(word: str, logp: float, trained: bool, advantage: float, told: bool) -> Token:
+def _token(word: str, logp: float | None, trained: bool, advantage: float | None, told: bool) -> Token:
     """told: whether the token's advantage is said in words, too, as it may differ from the sample's."""
-    title = f"log-prob {logp:.3f}"
+    title = f"log-prob {_figure(logp)}"
     if not trained:
         return Token(word, 0.0, trained, f"{title}, not trained")
-    shade = max(-1.0, min(1.0, advantage / 2))
-    return Token(word, shade, trained, f"{title}, advantage {advantage:.3f}" if told else title)
+    shade = max(-1.0, min(1.0, (advantage or 0.0) / 2))
+    return Token(word, shade, trained, f"{title}, advantage {_figure(advantage)}" if told else title)
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"

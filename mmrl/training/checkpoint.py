@@ -132,7 +132,7 @@ class Checkpoints:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn what safetensors and the sample store raise on a full or broken disk into the OSError that Python's own writes raise."""
+    """Turn what safetensors and the sample store raise on a bad disk into the OSError of Python's own writes."""
     try:
         yield
     except SafetensorError as error:
