@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mmrl.reporting.artifacts import load_artifact
 from mmrl.reporting.files import dumps
+from mmrl.reporting.folder import RunFolder, Unreadable
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
+from mmrl.reporting.tokens import Token, token_views
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
 MAX_SIDE = 320  # larger ones are inlined at this size
 MAX_TEXT = 2_000
+MOST_TEXT_BYTES = 16_000_000
+MOST_PICTURE_BYTES = 64_000_000
+MOST_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,6 @@ class ScoreLine:
     status: str
     reason: str
     details: str
-
-
-@dataclass(frozen=True)
-class Token:
-    """One action in words. shade: -1 to 1, its advantage or the sample's, 0 where the action was not trained."""
-
-    word: str
-    shade: float
-    trained: bool
-    title: str
 
 
 @dataclass(frozen=True)
@@ -73,13 +67,13 @@ class Card:
 class CardMaker:
     """Turns index records into cards and keeps the inlined pictures below a number of bytes."""
 
-    def __init__(self, run_dir: Path, max_bytes: int) -> None:
-        self.run_dir = Path(run_dir)
+    def __init__(self, folder: RunFolder, max_bytes: int) -> None:
+        self.folder = folder
         self.left = max_bytes
-        self.gallery = Gallery(self.run_dir, self._inlined)
+        self.gallery = Gallery(self._inlined)
 
     def card(self, tag: str, record: Mapping[str, Any], change: float | None = None, opening: int = 0) -> Card:
-        """opening: turns that are left out, being shown once for all samples of the group."""
+        """record: one of records.readable_index. opening: turns that are shown once for all samples of the group."""
         return Card(
             index=record["index"],
             stop=record["stop"],
@@ -96,40 +90,41 @@ class CardMaker:
         return turn_views(record, tag, self.gallery, (), last=count)
 
     def _artifact(self, tag: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {"tokens": _tokens(record), **self._content(tag, record["file"])}
+        return {"tokens": token_views(record), **self._content(tag, record["file"])}
 
     def _talk(self, tag: str, record: Mapping[str, Any], opening: int) -> dict[str, Any]:
         return {
-            "turns": turn_views(record, tag, self.gallery, _tokens(record), first=opening),
+            "turns": turn_views(record, tag, self.gallery, token_views(record), first=opening),
             "overview": overview(record, tag, self.gallery, opening),
         }
 
-    def _content(self, tag: str, name: str | None) -> dict[str, Any]:
-        if name is None:
+    def _content(self, tag: str, file: str | None) -> dict[str, Any]:
+        if file is None:
             return {"note": "no artifact"}
-        path = self.run_dir / "samples" / tag / name
-        if not path.is_file():
-            return {"note": f"{name} is missing from samples/{tag}"}
-        if path.suffix == ".txt":
-            return {"text": clip(load_artifact(path), MAX_TEXT)}
-        if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return {"note": f"array {array.dtype} {list(array.shape)}, in samples/{tag}/{name}"}
-        if path.suffix != ".png":
-            return {"note": f"in samples/{tag}/{name}"}
-        return self._picture(path, f"samples/{tag}/{name}")
+        name = f"samples/{tag}/{file}"
+        try:
+            if name.endswith(".txt"):
+                return {"text": clip(self.folder.text(name, MOST_TEXT_BYTES), MAX_TEXT)}
+            if name.endswith(".npy"):
+                return {"note": f"array {_array_kind(self.folder, name)}, in {name}"}
+            if name.endswith(".png"):
+                return self._picture(name)
+            self.folder.file(name)
+        except Unreadable as error:
+            return {"note": str(error)}
+        return {"note": f"in {name}"}
 
-    def _picture(self, path: Path, name: str) -> dict[str, Any]:
-        image = load_artifact(path)
-        small = max(image.size) < SMALL
+    def _picture(self, name: str) -> dict[str, Any]:
+        image = _image(self.folder, name)
         uri, note = self._charged(data_uri(image), name)
-        return {"picture": uri, "small": small} if uri else {"note": note}
+        return {"picture": uri, "small": max(image.size) < SMALL} if uri else {"note": note}
 
-    def _inlined(self, path: Path, name: str, known: Container[str]) -> tuple[str, str]:
+    def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""
-        if not path.is_file():
-            return "", f"{name} is missing"
-        uri = data_uri(load_artifact(path))
+        try:
+            uri = data_uri(_image(self.folder, name))
+        except Unreadable as error:
+            return "", str(error)
         return (uri, "") if uri in known else self._charged(uri, name)
 
     def _charged(self, uri: str, name: str) -> tuple[str, str]:
@@ -137,6 +132,29 @@ class CardMaker:
             return "", f"left out to keep this file small: {name}"
         self.left -= len(uri)
         return uri, ""
+
+
+def _image(folder: RunFolder, name: str) -> Image.Image:
+    """The pixels of a stored picture. Raises Unreadable."""
+    path = folder.file(name, MOST_PICTURE_BYTES)
+    try:
+        with warnings.catch_warnings(action="error"), Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            image.load()
+            return image.copy()
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        raise Unreadable(f"{name} is no picture that can be shown ({str(error)[:100]})") from None
+
+
+def _array_kind(folder: RunFolder, name: str) -> str:
+    """Type and shape of a stored array. Raises Unreadable."""
+    path = folder.file(name)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return f"{array.dtype} {list(array.shape)}"[:200]
+    except Exception as error:  # as above
+        raise Unreadable(f"{name} is no array that can be shown ({str(error)[:100]})") from None
 
 
 def data_uri(image: Image.Image) -> str:
@@ -157,25 +175,6 @@ def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 def clip(text: str, limit: int) -> str:
     """The text, cut at `limit` characters with a count of what is left out."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
-
-
-def _tokens(record: Mapping[str, Any]) -> tuple[Token, ...]:
-    actions = record.get("actions")
-    if not actions or sum(map(len, actions["words"])) > MAX_TEXT:
-        return ()
-    own = actions.get("advantage")
-    advantages = own or [record["advantage"] or 0.0] * len(actions["words"])
-    rows = zip(actions["words"], actions["logp"], actions["trained"], advantages)
-    return tuple(_token(*row, told=own is not None) for row in rows)
-
-
-def _token(word: str, logp: float, trained: bool, advantage: float, told: bool) -> Token:
-    """told: whether the token's advantage is said in words, too, as it may differ from the sample's."""
-    title = f"log-prob {logp:.3f}"
-    if not trained:
-        return Token(word, 0.0, trained, f"{title}, not trained")
-    shade = max(-1.0, min(1.0, advantage / 2))
-    return Token(word, shade, trained, f"{title}, advantage {advantage:.3f}" if told else title)
 
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:

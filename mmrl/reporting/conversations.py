@@ -12,8 +12,8 @@ from mmrl.media import Media, View
 from mmrl.reporting.artifacts import PNG_MODES, save_artifact
 from mmrl.types import Sample, Turn
 
-# (sample, one of its media) -> the picture that the policy saw; adapters with pictures offer it.
-Render = Callable[[Sample, Media], Image.Image]
+# (sample, one of its media) -> the picture that the policy saw, or None: nothing is stored then.
+Render = Callable[[Sample, Media], Image.Image | None]
 
 
 def turn_record(turn: Turn) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class GroupPictures:
         self._saved: dict[View, dict[str, str]] = {}
 
     def save(self, sample: Sample, media: Media) -> dict[str, str]:
-        """{"file": name}, or {"problem": why} for a picture that can no longer be opened."""
+        """{"file": name}, or {"problem": why} for a picture that can no longer be opened; {} where none is drawn."""
         if media.view not in self._saved:
             self._saved[media.view] = self._made(sample, media)
         return self._saved[media.view]
@@ -65,5 +65,7 @@ class GroupPictures:
             image = self.render(sample, media)
         except (OSError, ValueError) as error:
             return {"problem": str(error)}
+        if image is None:
+            return {}
         image = image if image.mode in PNG_MODES else image.convert("RGB")
         return {"file": save_artifact(image, self.folder, f"{self.stem}_seen_{len(self._saved):02d}")}

@@ -59,8 +59,7 @@ def series(rows: Sequence[Mapping[str, Any]], key: str, name: str | None = None)
 
 def reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The mean reward, then each component by itself: their scales differ."""
-    special = {"reward/mean", "reward/std", "reward/invalid"}
-    names = [key for key in _keys(rows) if key.startswith("reward/") and key not in special]
+    names = _component_names(rows)[:MAX_OTHER]
     charts = [
         _chart(rows, "reward", "mean over the step's samples", {"reward/mean": "mean"}),
         *[_chart(rows, key.removeprefix("reward/"), "component", {key: key.removeprefix("reward/")}) for key in names],
@@ -145,11 +144,25 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
             smooth=False,
         ),
     ]
+    own = [_chart(rows, key, "", {key: key}) for key in _own_names(rows)[:MAX_OTHER]]
+    return [chart for chart in known + own if chart]
+
+
+def not_drawn(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of metrics for which there is no room: the page draws MAX_OTHER of a kind."""
+    kinds = (_component_names(rows), [key for key in _keys(rows) if key.startswith("eval/")], _own_names(rows))
+    return [name for names in kinds for name in names[MAX_OTHER:]]
+
+
+def _component_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    special = {"reward/mean", "reward/std", "reward/invalid"}
+    return [key for key in _keys(rows) if key.startswith("reward/") and key not in special]
+
+
+def _own_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = {"step", "kl", "ratio/max_dev", "clip/low", "clip/high", "group/zero_variance", "grad_norm"}
     shown |= {"entropy", "loss", "lr", "time/step", "time/rollout", "time/reward", "time/update"}
-    others = [key for key in _keys(rows) if key not in shown and not key.startswith(("reward/", "eval/", "env/"))]
-    own = [_chart(rows, key, "", {key: key}) for key in others[:MAX_OTHER]]
-    return [chart for chart in known + own if chart]
+    return [key for key in _keys(rows) if key not in shown and not key.startswith(("reward/", "eval/", "env/"))]
 
 
 def thin(points: Sequence[tuple[float, float]], bins: int = 200) -> list[tuple[float, float]]:
@@ -175,6 +188,8 @@ def _with_summary(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] 
     if not summary:
         return rows
     for step, when in ((0, "before"), (summary["steps"], "after")):
+        if step is None:
+            continue
         present = {key for row in rows if row["step"] == step for key in row}
         missing = {f"eval/{name.removeprefix('eval/')}": value for name, value in summary["eval"][when].items()}
         rows.append({"step": step} | {key: value for key, value in missing.items() if key not in present})

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrl.reporting.disk import writing
+
 
 def strict(value: Any, finite: bool = True) -> Any:
     """`value` as strict JSON: NaN and infinities become null, arrays lists, unknown objects their repr.
@@ -34,12 +36,21 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write UTF-8 under a hidden name, flush to disk, rename: a reader sees the old file or the new one."""
+    """Write UTF-8 under a hidden name, flush to disk, rename: a reader sees the old file or the new one.
+
+    Raises WriteError where it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a leftover; a link that somebody planted there would be written through
+        try:
+            with open(temporary, "x", encoding="utf-8", newline="", errors="backslashreplace") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

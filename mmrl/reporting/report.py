@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmrl.reporting.cards import Card, CardMaker, by_advantage, clip
-from mmrl.reporting.curves import Chart, conversation_charts, evaluation_charts, health_charts, reward_charts
+from mmrl.reporting.curves import (
+    Chart,
+    conversation_charts,
+    evaluation_charts,
+    health_charts,
+    not_drawn,
+    reward_charts,
+)
 from mmrl.reporting.files import write_atomic
-from mmrl.reporting.metrics import read_metrics
 from mmrl.reporting.progress import duration
-from mmrl.reporting.samples import list_tags, read_index
-from mmrl.reporting.summary import read_summary
+from mmrl.reporting.reading import RunReader
 from mmrl.reporting.talks import PLACE, SIGN, Frame, TurnView, shared_opening
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_COLUMNS = 5
 MAX_PROMPT = 600
+MOST_PROBLEMS = 30
+
+
+class ReportError(RuntimeError):
+    """A folder that is no run's; says why."""
 
 
 @dataclass(frozen=True)
@@ -84,31 +94,46 @@ def write_report(
 
     max_groups: groups shown of a training step; max_samples: samples of a group (the best and the worst).
     max_prompts: prompts in the filmstrip. max_bytes: bound on all inlined pictures together.
-    Sections without data are left out. Raises FileNotFoundError when the folder does not exist.
+    Sections without data are left out; what is broken, missing or leads out of the folder is named and not shown.
+    Raises ReportError where the folder is no run's, and WriteError where the report cannot be written.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
-        raise FileNotFoundError(f"run folder {run_dir} does not exist; give the folder that holds metrics.jsonl")
-    rows, summary = read_metrics(run_dir / "metrics.jsonl"), read_summary(run_dir)
+        raise ReportError(f"run folder {run_dir} does not exist; give the folder that holds metrics.jsonl")
+    reader = RunReader(run_dir)
+    rows, summary = reader.rows(), reader.summary()
     main = summary["main_metric"].removeprefix("eval/") if summary else None
-    maker = CardMaker(run_dir, max_bytes)
-    evaluations = evaluation_tags(run_dir)
+    maker = CardMaker(reader.folder, max_bytes)
+    evaluations = evaluation_tags(reader)
+    offending = reader.tags("offending_")[-3:]
+    steps = [_step_view(maker, reader, tag, max_groups, max_samples) for tag in training_tags(reader)]
+    steps = [step for step in steps if step.groups]
+    broke = [_step_view(maker, reader, tag, max_groups, max_samples) for tag in offending]
+    broke = [step for step in broke if step.groups or step.why]
+    plan = reader.text("plan.txt")
+    if not (rows or summary or evaluations or steps or broke or plan):
+        why = f" ({reader.problems[0]})" if reader.problems else ""
+        raise ReportError(f"{run_dir} is no run's folder: it has no metrics, samples or plan that can be shown{why}")
+    if left_out := not_drawn(rows):
+        reader.problems.append(f"metrics.jsonl: {len(left_out)} more metrics are not drawn, first {left_out[0][:80]!r}")
     page = _environment().get_template("report.html.j2")
     html = page.render(
-        name=run_dir.resolve().name,
+        name=reader.folder.root.name,
         headline=headline(rows, summary),
         facts=facts(rows, summary),
         table=evaluation_table(summary),
         columns=[tag_title(tag) for tag in evaluations],
-        strips=filmstrip(maker, evaluations, max_prompts),
-        prompts_total=_count(run_dir, evaluations),
+        strips=filmstrip(maker, reader, evaluations, max_prompts, main),
+        prompts_total=len({g["prompt"]["id"] for tag in evaluations for g in reader.index(tag)["groups"]}),
         sections=_chart_sections(rows, summary, main),
-        steps=[_step_view(maker, tag, max_groups, max_samples) for tag in training_tags(run_dir)],
-        offending=[_step_view(maker, tag, max_groups, max_samples) for tag in list_tags(run_dir, "offending_")[-3:]],
-        config=_text(run_dir / "config.yaml"),
-        plan=_text(run_dir / "plan.txt"),
+        steps=steps,
+        offending=broke,
+        config=reader.text("config.yaml"),
+        plan=plan,
         gallery=maker.gallery,
         finished=summary is not None,
+        problems=reader.problems[:MOST_PROBLEMS],
+        problems_total=len(reader.problems),
     )
     path = run_dir / "report.html"
     write_atomic(path, html)
@@ -117,14 +142,11 @@ def write_report(
 
 def headline(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> Headline | None:
     """The main metric of the evaluations; without them the training reward, said to be that."""
-    if summary and (summary["eval"]["before"] or summary["eval"]["after"]):
-        name, evaluations = summary["main_metric"], summary["eval"]
-        return Headline(
-            name.removeprefix("eval/"),
-            "evaluation before and after training",
-            evaluations["before"].get(name),
-            evaluations["after"].get(name),
-        )
+    name = summary["main_metric"] if summary else ""
+    before, after = (summary["eval"]["before"], summary["eval"]["after"]) if summary else ({}, {})
+    if name in before or name in after:
+        source = "evaluation before and after training"
+        return Headline(name.removeprefix("eval/"), source, before.get(name), after.get(name))
     values = [row["reward/mean"] for row in rows if row.get("reward/mean") is not None]
     if not values:
         return None
@@ -134,15 +156,16 @@ def headline(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | Non
 def facts(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """(label, value) pairs under the headline."""
     if summary:
-        return [
-            ("steps", f"{summary['steps']:,}"),
-            ("wall time", duration(summary["wall_s"])),
-            ("samples", f"{summary['samples']:,}"),
-            ("actions", f"{summary['actions']:,}"),
-            ("peak memory", f"{summary['peak_rss_mb']:,.0f} MB"),
-            ("seed", str(summary["seed"])),
-            ("config", summary["config"]),
+        told: list[tuple[str, str, Callable[[Any], str]]] = [
+            ("steps", "steps", "{:,}".format),
+            ("wall time", "wall_s", duration),
+            ("samples", "samples", "{:,}".format),
+            ("actions", "actions", "{:,}".format),
+            ("peak memory", "peak_rss_mb", "{:,.0f} MB".format),
+            ("seed", "seed", str),
+            ("config", "config", str),
         ]
+        return [(label, form(summary[key])) for label, key, form in told if summary[key] is not None]
     if not rows:
         return []
     seconds = sum(row.get("time/step") or 0.0 for row in rows)
@@ -154,20 +177,21 @@ def evaluation_table(summary: Mapping[str, Any] | None) -> list[Headline]:
     if not summary:
         return []
     before, after = summary["eval"]["before"], summary["eval"]["after"]
-    return [Headline(name, "", before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])]
+    names = dict.fromkeys([*before, *after])
+    return [Headline(name.removeprefix("eval/"), "", before.get(name), after.get(name)) for name in names]
 
 
-def evaluation_tags(run_dir: Path) -> list[str]:
-    """eval_before, up to three evaluations in between (evenly spread), eval_after; those that exist."""
-    tags = list_tags(run_dir, "eval_")
+def evaluation_tags(reader: RunReader) -> list[str]:
+    """eval_before, up to three evaluations in between (evenly spread), eval_after; those with something to show."""
+    tags = [tag for tag in reader.tags("eval_") if reader.index(tag)["groups"]]
     ends = {"eval_before", "eval_after"}
     between = spread([tag for tag in tags if tag not in ends], MAX_COLUMNS - 2)
     return [tag for tag in ("eval_before", *between, "eval_after") if tag in tags]
 
 
-def training_tags(run_dir: Path) -> list[str]:
+def training_tags(reader: RunReader) -> list[str]:
     """First, middle and last stored training step."""
-    return spread(list_tags(run_dir, "step_"), 3)
+    return spread(reader.tags("step_"), 3)
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
@@ -177,9 +201,14 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
 
 
-def filmstrip(maker: CardMaker, tags: Sequence[str], max_prompts: int) -> list[Strip]:
-    """The first prompts of the evaluations in their own order, first sample of each, one card a tag."""
-    first_samples = [_first_samples(read_index(maker.run_dir, tag)) for tag in tags]
+def filmstrip(
+    maker: CardMaker, reader: RunReader, tags: Sequence[str], max_prompts: int, main: str | None
+) -> list[Strip]:
+    """The first prompts of the evaluations in their own order, first sample of each, one card a tag.
+
+    main: the reward whose score a card shows, and its change since the first column; see `judged`.
+    """
+    first_samples = [_first_samples(reader.index(tag), main) for tag in tags]
     prompts = {id_: text for samples in first_samples for id_, (text, _) in samples.items()}
     strips = []
     for id_, text in list(prompts.items())[:max_prompts]:
@@ -196,6 +225,16 @@ def filmstrip(maker: CardMaker, tags: Sequence[str], max_prompts: int) -> list[S
     return strips
 
 
+def judged(record: Mapping[str, Any], main: str | None) -> Mapping[str, Any]:
+    """A sample of an evaluation with its score of the main metric as its reward, as evaluations combine no rewards.
+
+    main: the reward of the main metric; before the run has a summary that says it, the first one, which it is.
+    """
+    scores = record["scores"]
+    name = main if main in scores else next(iter(scores), None)
+    return record if record["reward"] is not None or name is None else {**record, "reward": scores[name]["value"]}
+
+
 def tag_title(tag: str) -> str:
     """eval_before -> before, eval_000050 -> step 50, step_000012 -> step 12."""
     kind, _, rest = tag.partition("_")
@@ -204,9 +243,12 @@ def tag_title(tag: str) -> str:
     return rest or kind
 
 
-def _first_samples(index: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+def _first_samples(index: Mapping[str, Any], main: str | None) -> dict[str, tuple[str, Mapping[str, Any]]]:
     return {
-        group["prompt"]["id"]: (group["prompt"]["text"], min(group["samples"], key=lambda s: s["index"]))
+        group["prompt"]["id"]: (
+            group["prompt"]["text"],
+            judged(min(group["samples"], key=lambda sample: sample["index"]), main),
+        )
         for group in index["groups"]
         if group["samples"]
     }
@@ -218,12 +260,8 @@ def _change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> 
     return now["reward"] - before["reward"]
 
 
-def _count(run_dir: Path, tags: Sequence[str]) -> int:
-    return len({g["prompt"]["id"] for tag in tags for g in read_index(run_dir, tag)["groups"]})
-
-
-def _step_view(maker: CardMaker, tag: str, max_groups: int, max_samples: int) -> StepView:
-    index = read_index(maker.run_dir, tag)
+def _step_view(maker: CardMaker, reader: RunReader, tag: str, max_groups: int, max_samples: int) -> StepView:
+    index = reader.index(tag)
     groups = [_group_view(maker, tag, group, max_samples) for group in index["groups"][:max_groups]]
     return StepView(
         tag_title(tag),
@@ -265,10 +303,6 @@ def _chart_sections(
         ("health", "How the update behaves", health_charts(rows)),
     ]
     return [section for section in sections if section[2]]
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _environment() -> Environment:

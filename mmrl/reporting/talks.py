@@ -5,22 +5,19 @@ Boxes are drawn where they lie on the original: the crops that were shown, and w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmrl.media import Box, Media, area
 from mmrl.reporting.conversations import read_media
-
-if TYPE_CHECKING:
-    from mmrl.reporting.cards import Token
+from mmrl.reporting.tokens import Token
 
 PLACE = "<image>"  # where a turn's text shows a picture
 SIGN = "▣"
 MOST_TURN_TEXT = 2_000
+MOST_PIXELS = 1e9  # farthest from 0 that a coordinate may be
 MOST_BOXES = 40  # of what the policy wrote
 
 
@@ -83,11 +80,11 @@ class TurnView:
 class Gallery:
     """Pictures of the page: equal ones are inlined once, as long as there is room.
 
-    inline: (file, its name in words, data URIs that are there already) -> (data URI, ""), or ("", why there is none).
+    inline: (name in the run's folder, data URIs that are there already) -> (data URI, ""), or ("", why there is none).
     """
 
-    def __init__(self, run_dir: Path, inline: Callable[[Path, str, Container[str]], tuple[str, str]]) -> None:
-        self.run_dir, self.inline = run_dir, inline
+    def __init__(self, inline: Callable[[str, Container[str]], tuple[str, str]]) -> None:
+        self.inline = inline
         self.pictures: dict[str, str] = {}  # data URI -> id
         self._asked: dict[str, tuple[str, str]] = {}
 
@@ -95,7 +92,7 @@ class Gallery:
         """(id, "") of the picture, or ("", why it is not there)."""
         place = f"samples/{tag}/{name}"
         if place not in self._asked:
-            uri, note = self.inline(self.run_dir / place, place, self.pictures)
+            uri, note = self.inline(place, self.pictures)
             id_ = self.pictures.setdefault(uri, f"seen-{len(self.pictures)}") if uri else ""
             self._asked[place] = (id_, note)
         return self._asked[place]
@@ -238,12 +235,16 @@ def _boxes(value: Any) -> list[tuple[Box, str]]:
     found = []
     for item in value if isinstance(value, list) else ():
         box, label = (item.get("bbox_2d"), str(item.get("label", ""))) if isinstance(item, Mapping) else (item, "")
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(_drawable(v) for v in box):
             continue
         x1, y1, x2, y2 = box
-        if all(map(math.isfinite, box)) and x1 <= x2 and y1 <= y2:
+        if x1 <= x2 and y1 <= y2:
             found.append(((x1, y1, x2, y2), label[:40]))
     return found
+
+
+def _drawable(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= MOST_PIXELS  # NaN is not
 
 
 def _common(a: Box, b: Box) -> float:

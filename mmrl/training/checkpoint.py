@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmrl.reporting.disk import WriteError
 from mmrl.training.cursor import Cursor
 from mmrl.training.tensors import CheckpointError
 
@@ -104,12 +105,14 @@ class Checkpoints:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn what safetensors raises on a full or broken disk into the OSError that Python's own writes raise."""
+    """Turn what safetensors and the sample store raise on a bad disk into the OSError of Python's own writes."""
     try:
         yield
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    except WriteError as error:
+        raise OSError(error.errno or errno.EIO, str(error)) from error
 
 
 def explain_write_error(error: OSError, folder: Path) -> str:

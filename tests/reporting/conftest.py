@@ -46,6 +46,13 @@ def with_advantages(group):
     return group
 
 
+def evaluated(group):
+    """As an evaluation leaves them: scores, which nothing combines to a reward."""
+    for sample in group.samples:
+        sample.reward = None
+    return group
+
+
 @pytest.fixture
 def run(tmp_path):
     """runs/discs: 120 steps, four evaluations of 8 prompts, three stored training steps."""
@@ -75,7 +82,7 @@ def run(tmp_path):
                 "time/update": 1.4,
             }
             if step in (40, 80):
-                row["eval/reward"] = level
+                row["eval/colour"] = level
             metrics.write(row)
     names = list(COLOURS)
     for tag, progress in {
@@ -84,7 +91,7 @@ def run(tmp_path):
         "eval_000080": 0.75,
         "eval_after": 0.9,
     }.items():
-        write_step(folder, tag, [disc_group(i, names[i % 4], progress, 2) for i in range(8)])
+        write_step(folder, tag, [evaluated(disc_group(i, names[i % 4], progress, 2)) for i in range(8)])
     for step, progress in {1: 0.2, 60: 0.6, 120: 0.85}.items():
         groups = [with_advantages(disc_group(i, names[i % 4], progress, 6)) for i in range(3)]
         broken = groups[1].samples[-1]
@@ -93,9 +100,9 @@ def run(tmp_path):
         write_step(folder, f"step_{step:06d}", groups)
     write_summary(
         folder,
-        main_metric="reward",
-        before={"reward": 0.182, "clip_score": 0.21},
-        after={"reward": 0.895, "clip_score": 0.2834},
+        main_metric="eval/colour",
+        before={"eval/colour": 0.182, "eval/clip_score": 0.21},
+        after={"eval/colour": 0.895, "eval/clip_score": 0.2834},
         steps=120,
         wall_s=372.4,
         samples=2880,
@@ -162,7 +169,7 @@ def pointing_sample(prompt, number, crop, reward):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def talking():
     """The functions and sizes above, for tests in other files."""
     return SimpleNamespace(box=BOX, size=SCENE, look=look, sample=pointing_sample)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmrl.reporting import files
+from mmrl.reporting.disk import WriteError
 from mmrl.reporting.files import dumps, write_atomic
 from mmrl.reporting.metrics import MetricsWriter, read_metrics
 
@@ -86,7 +87,17 @@ def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("power cut")
 
     monkeypatch.setattr(files.os, "replace", power_cut)
-    with pytest.raises(OSError, match="power cut"):
+    with pytest.raises(WriteError, match=r"summary\.json: power cut"):
         write_atomic(path, "new")
     assert seen == [(".summary.json.tmp", "old")]
     assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_an_atomic_write_goes_through_no_link(tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / ".report.html.tmp").symlink_to("secret")
+    (tmp_path / "report.html").symlink_to("secret")
+    write_atomic(tmp_path / "report.html", "new")
+    assert (tmp_path / "secret").read_text() == "mine"
+    assert (tmp_path / "report.html").read_text() == "new"

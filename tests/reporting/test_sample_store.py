@@ -72,16 +72,39 @@ def test_writing_a_step_again_changes_nothing_and_fewer_samples_leave_no_stale_f
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step_000001"]
 
 
-def test_an_unfinished_step_is_invisible_and_a_later_write_repairs_it(tmp_path, monkeypatch):
+class PowerCut(BaseException):
+    """Ends the process where it is raised: nothing is cleaned up behind it."""
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_crash_at_any_moment_leaves_a_whole_step_or_none_and_a_later_write_repairs_it(tmp_path, monkeypatch, call):
+    """The new folder has no room (call 1), so the old one is moved aside (2), and the new one into its place (3)."""
+    before = contents(write_step(tmp_path, "step_000001", two_groups()[:1]))
+    calls = []
+
+    def counted(original):
+        def wrapper(*args, **kwargs):
+            calls.append(args)
+            if len(calls) >= call:
+                raise PowerCut
+            return original(*args, **kwargs)
+
+        return wrapper
+
     with monkeypatch.context() as patch:
-        patch.setattr(samples.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
-        with pytest.raises(OSError, match="power cut"):
+        patch.setattr(samples.os, "replace", counted(os.replace))
+        removed = samples.shutil.rmtree
+        patch.setattr(samples.shutil, "rmtree", lambda p, **k: None if calls else removed(p, **k))
+        if call < 4:
+            with pytest.raises(PowerCut):
+                write_step(tmp_path, "step_000001", two_groups())
+        else:
             write_step(tmp_path, "step_000001", two_groups())
-    assert os.listdir(tmp_path / "samples") == [".step_000001.tmp"]
-    assert list_tags(tmp_path) == []
-    with pytest.raises(FileNotFoundError, match="stored tags: none"):
-        read_step(tmp_path, "step_000001")
+    if call < 3:
+        assert contents(tmp_path / "samples" / "step_000001") == before
+    assert list_tags(tmp_path) == ([] if call == 3 else ["step_000001"])
     write_step(tmp_path, "step_000001", two_groups())
+    assert len(read_step(tmp_path, "step_000001")[0]) == 2
     assert os.listdir(tmp_path / "samples") == ["step_000001"]
 
 
@@ -178,3 +201,107 @@ def test_a_shown_picture_outside_of_the_folder_is_refused(tmp_path):
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="file name inside the folder"):
         read_index(tmp_path, "step_000001")
+
+
+def test_a_modality_that_draws_nothing_stores_nothing(tmp_path):
+    """The default of `Adapter.picture`."""
+    folder = write_step(tmp_path, "step_000001", [shown_group([[View()]])], render=lambda sample, media: None)
+    assert set(contents(folder)) == {"0000_000.txt", "index.json"}
+    (shown,) = read_index(tmp_path, "step_000001")["groups"][0]["samples"][0]["media"]
+    assert "file" not in shown
+    assert "problem" not in shown
+
+
+# -------------------------------------------------------------------- several processes
+
+
+def step_groups(count=7):
+    groups = [shown_group([[View()], [View(), View(0, (0.0, 0.0, 10.0, 10.0))]]) for _ in range(count)]
+    for index, group in enumerate(groups):
+        group.index = index
+        group.samples[0].reward, group.samples[0].artifact = float(index), f"answer {index}"
+        group.samples[1].artifact = SCENE.crop((0, 0, index + 1, 4))
+    return groups
+
+
+def read_back(run_dir, tag):
+    """What a reader finds: all records and what each file holds, whatever the file is called."""
+    groups, extra = read_step(run_dir, tag)
+    stored = read_index(run_dir, tag)["groups"]
+    files = [
+        [(run_dir / "samples" / tag / shown["file"]).read_bytes() for s in g["samples"] for shown in s["media"]]
+        for g in stored
+    ]
+    rows = [
+        (g.prompt, g.index, [(s.index, s.reward, s.info, s.turns, s.media, _bytes(s.artifact)) for s in g.samples])
+        for g in groups
+    ]
+    return rows, files, extra
+
+
+def _bytes(artifact):
+    return artifact if isinstance(artifact, str) else artifact.tobytes()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_samples_are_the_same_whatever_the_number_of_processes(tmp_path, parts, order):
+    """Nine processes write seven groups: two of them have none."""
+    write_step(tmp_path / "one", "step_000001", step_groups(), {"stage": "grpo"}, cut)
+    for part in range(parts)[::order]:
+        mine = step_groups()[part::parts]
+        write_step(tmp_path / "many", "step_000001", mine, {"stage": "grpo"}, cut, part=part, parts=parts)
+    assert read_back(tmp_path / "many", "step_000001") == read_back(tmp_path / "one", "step_000001")
+    assert list_tags(tmp_path / "many") == ["step_000001"]
+    assert os.listdir(tmp_path / "many" / "samples") == ["step_000001"]
+
+
+def test_groups_that_each_process_counts_for_itself_come_in_turn(tmp_path):
+    """As in an evaluation: every process's first groups have the same place."""
+    for part in range(3):
+        mine = step_groups()[part::3]
+        for place, group in enumerate(mine):
+            group.index = place
+        write_step(tmp_path, "eval_after", mine, part=part, parts=3)
+    rewards = [g["samples"][0]["reward"] for g in read_index(tmp_path, "eval_after")["groups"]]
+    assert rewards == [0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (4, 2), (2, 4), (3, 3)])
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_number_of_processes_replaces_a_step(tmp_path, before, after, order):
+    """A resume may write a step again; nothing of the first writing is read or left."""
+    for part in range(before):
+        write_step(tmp_path, "step_000001", step_groups(12)[part::before], part=part, parts=before)
+    for part in range(after)[::order]:
+        write_step(tmp_path, "step_000001", step_groups(5)[part::after], part=part, parts=after)
+    index = read_index(tmp_path, "step_000001")
+    assert [g["index"] for g in index["groups"]] == [0, 1, 2, 3, 4]
+    assert index["missing"] == []
+    left = sorted(p.name for p in (tmp_path / "samples" / "step_000001").glob("*") if p.is_dir())
+    assert left == ([f"part_{n:04d}" for n in range(after)] if after > 1 else [])
+
+
+def test_a_process_that_never_wrote_is_named_and_the_others_are_read(tmp_path):
+    for part in (0, 2):
+        write_step(tmp_path, "step_000001", step_groups(6)[part::3], part=part, parts=3)
+    index = read_index(tmp_path, "step_000001")
+    assert [g["index"] for g in index["groups"]] == [0, 2, 3, 5]
+    assert index["missing"] == ["part_0001"]
+
+
+@pytest.mark.parametrize(("part", "parts"), [(2, 2), (-1, 2), (0, 0)])
+def test_parts_are_counted_from_0(tmp_path, part, parts):
+    with pytest.raises(ValueError, match="counted from 0"):
+        write_step(tmp_path, "step_000001", [], part=part, parts=parts)
+
+
+def test_offending_groups_of_several_processes_meet_in_no_folder(tmp_path):
+    """All look for the next number at the same time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda n: write_offending(tmp_path, two_groups(), f"why {n}"), range(8)))
+    assert len(set(folders)) == 8
+    told = {read_index(tmp_path, tag)["extra"]["why"] for tag in list_tags(tmp_path, "offending_")}
+    assert told == {f"why {n}" for n in range(8)}
