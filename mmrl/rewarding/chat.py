@@ -13,10 +13,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from mmrl.rewarding.threads import Threads
 
 V = TypeVar("V")
 Messages = Sequence[Mapping[str, str]]  # {"role", "content"} each
@@ -137,7 +138,7 @@ class Judge:
         self.chat, self.attempts, self.rise, self.pause = chat, attempts, rise, pause
         self.threads = min(threads, getattr(chat, "threads", threads))
         self._known = _Answers(Path(cache).expanduser() if cache else None)
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="judge")
+        self._pool = Threads(self.threads, "judge")
 
     def verdicts(self, requests: Sequence[Messages], read: Callable[[str], V | None]) -> list[V | Failure]:
         """What `read` makes of each answer, in order; an answer that it makes None of is asked for again."""
