@@ -95,7 +95,7 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: fl
     check = getattr(module, "check_prompt", None)
     try:
         if trl.is_trl(target):
-            call: Callable[[Any], Any] = trl.wrap(target, options)
+            call: Any = trl.wrap(target, options)
             check = check or trl.column_check(target, options)
         else:
             call = target(**options) if inspect.isclass(target) else partial(target, **options)

@@ -41,7 +41,7 @@ def score_groups(
 def total(sample: Sample, weights: Mapping[str, float]) -> float | None:
     """The weighted sum of a sample's scores: the one reward that it has for the policy.
 
-    weights: by the name of the reward. One of weight 0 is a monitor and not asked, as is a score that has no weight; one
+    weights: by the name of the reward. One of weight 0 is a monitor and not asked, as is a score without a weight; one
     that does not apply counts nothing. None where a weighted score is invalid, where none is a number, and where the
     sum is not finite. Raises ValueError where the sample lacks a weighted score.
     """

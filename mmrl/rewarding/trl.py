@@ -41,7 +41,7 @@ def wrap(target: Any, options: Mapping[str, Any]) -> Callable[[Sequence[Sample]]
     for name in _needed(target):
         if name in TRAINER_ONLY:
             raise ValueError(f"needs {name!r}, which only TRL's trainer has; give that parameter a default")
-    function: Callable[..., Any] = target(**options) if inspect.isclass(target) else target
+    function: Any = target(**options) if inspect.isclass(target) else target
     fixed = {} if inspect.isclass(target) else dict(options)
     parameters = _parameters(target)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

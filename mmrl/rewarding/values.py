@@ -21,9 +21,7 @@ def scores_in(returned: Any, count: int) -> list[Score]:
     """
     values = _listed(returned, count)
     if isinstance(values, str):
-        wanted = (
-            f"expected {_scores(count)} in the order of the samples, each a number, or None where it does not apply"
-        )
+        wanted = f"expected {_scores(count)} in the samples' order, each a number, or None where it does not apply"
         return [Score.invalid(f"returned {values}; {wanted}")] * count
     return [_score(value) for value in values]
 
