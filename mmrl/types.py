@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Complex, Real
 from typing import TYPE_CHECKING, Any
 
 from mmrl.media import Media
@@ -54,15 +56,18 @@ class Score:
 
     @classmethod
     def of(cls, value: Any, **details: Any) -> Score:
-        """A plain return value of a reward: number -> ok, None -> not applicable, NaN or other -> invalid."""
+        """A plain return value of a reward: number -> ok, None -> not applicable, NaN or other -> invalid.
+
+        A number is real, and may be an array or a tensor of no dimension; what no float can hold (10**400) is infinite.
+        A text is none, nor is anything that holds numbers.
+        """
         if isinstance(value, Score):
             return value
         if value is None:
             return cls(None, "not applicable", "na", details)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return cls.invalid(f"returned {type(value).__name__} {value!r}, expected a number or None")
+        number = _real(value)
+        if number is None:
+            return cls.invalid(f"returned {_named(value)}, expected a number or None")
         if not math.isfinite(number):
             return cls.invalid(f"returned {number}")
         return cls(number, details=details)
@@ -74,6 +79,32 @@ class Score:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+
+def _real(value: Any) -> float | None:
+    """The value as a float; None for what is no real number."""
+    try:
+        if getattr(value, "shape", None) == ():  # an array's or a tensor's only entry
+            value = value.item()
+        kind = type(value)
+        if isinstance(value, Complex) and not isinstance(value, Real):
+            return None
+        if getattr(value, "shape", ()) != () or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+            return None
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except Exception:  # of the value's own
+        return None
+
+
+def _named(value: Any) -> str:
+    """What a value is, in a few words."""
+    kind = "the text" if isinstance(value, str) else type(value).__name__
+    try:
+        return f"{kind} {reprlib.repr(value)}"
+    except Exception:  # of the value's own
+        return kind
 
 
 @dataclass

@@ -74,7 +74,7 @@ def _layers(head: str) -> list[tuple[Tensor, Tensor]]:
         raise RewardError(f"aesthetic: the option `head` must name a .safetensors file, got {path}")
     tensors = load_file(path)
     names = sorted((n for n in tensors if n.endswith("weight")), key=_natural)
-    layers = []
+    layers: list[tuple[Tensor, Tensor]] = []
     for name in names:
         weight = tensors[name].float()
         bias = tensors.get(name.removesuffix("weight") + "bias", torch.zeros(len(weight))).float()

@@ -75,7 +75,7 @@ class gated:
         left = list(range(len(group.samples)))
         for part in self.condition:
             for place, score in zip(left, part.scores(group, left)):
-                if not score.ok:
+                if score.value is None:
                     scores[place] = score
                 elif score.value < self.threshold:
                     scores[place] = Score.of(self.otherwise, stopped=part.name)
@@ -123,10 +123,10 @@ class staged:
                 if score.status == "invalid":
                     failed[place] = score
                     continue
-                if score.ok:
+                if score.value is not None:
                     totals[place] += weight * score.value
                     earned[place][f"{number} {stage.name}"] = score.value
-                if not score.ok or score.value >= threshold:
+                if score.value is None or score.value >= threshold:
                     passed.append(place)
             left = passed
         return [failed.get(p) or _total(totals[p], earned[p]) for p in everybody]

@@ -124,10 +124,9 @@ def _precision(said: list[Item], wanted: list[Item], threshold: float) -> float:
     free, right = list(wanted), []
     for item in said[:_MOST_OF_A_LABEL]:
         best = max(free, key=lambda gold: _overlap(item, gold), default=None)
-        hit = best is not None and _overlap(item, best) >= threshold
-        if hit:
+        right.append(best is not None and _overlap(item, best) >= threshold)
+        if best is not None and right[-1]:
             free.remove(best)
-        right.append(hit)
     if not right:
         return 0.0
     found = np.cumsum(right)

@@ -15,8 +15,8 @@ def found(samples: list[Sample], discount: float = 0.9) -> list[Score]:
 
 def check_prompt(prompt: Prompt) -> str | None:
     """Why there is nothing to guess in this prompt, or None; to be asked before training."""
-    low, high, secret = (prompt.record.get(name) for name in ("low", "high", "secret"))
-    if not all(type(v) is int for v in (low, high, secret)) or not low <= secret <= high:
+    numbers = [v for name in ("low", "secret", "high") if type(v := prompt.record.get(name)) is int]
+    if len(numbers) < 3 or numbers != sorted(numbers):
         return f"prompt {prompt.id!r} needs whole numbers `low` <= `secret` <= `high`"
     return None
 

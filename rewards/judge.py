@@ -115,7 +115,7 @@ class rubric(_Judged):
 
     def _capped(self, score: Score, text: str) -> Score:
         found = next((phrase for phrase in self.boilerplate if phrase in text.casefold()), None)
-        if not score.ok or found is None or score.value <= self.cap:
+        if score.value is None or found is None or score.value <= self.cap:
             return score
         return Score.of(self.cap, boilerplate=found, marked=score.value)
 

@@ -54,10 +54,12 @@ class LocalModel:
             raise ValueError(f"judge: path={path!r} is no folder")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if self.tokenizer.chat_template is None:
             raise ValueError(f"judge: the tokenizer in {path!r} has no chat template")
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype="auto"
+        )
         self.model, self.max_tokens, self.timeout = model.to(device).eval(), max_tokens, timeout
         self.identity = f"{folder.resolve()} {max_tokens}"
         self._lock = Lock()
@@ -74,7 +76,7 @@ class LocalModel:
                 {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
             )
             made = self.model.generate(**inputs, max_new_tokens=self.max_tokens, max_time=self.timeout, **sampling)
-        answer = self.tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answer: str = self.tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         if not answer.strip():
             raise ChatError("the local judge gave an empty answer")
         return answer

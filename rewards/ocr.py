@@ -45,9 +45,9 @@ def read(image: Image.Image) -> str:
 
 
 def _score(sample: Sample) -> Score:
-    if reason := check_prompt(sample.prompt):
-        return Score(None, reason, "na")
-    match = _QUOTED.search(sample.prompt.text)
+    reason, match = check_prompt(sample.prompt), _QUOTED.search(sample.prompt.text)
+    if reason or match is None:
+        return Score(None, reason or "", "na")
     target = _normal(match.group(1) or match.group(2))
     text = read(sample.artifact)
     return Score.of(_agreement(target, _normal(text)), target=target, text=text)

@@ -52,20 +52,21 @@ class controlled:
         scores = self.accuracy.scores(group)
         if failure := _failure(group.samples, scores):
             return [Score.invalid(f"the ratio of this group is unknown: {failure}")] * len(scores)
-        if not all(score.ok for score in scores):  # one prompt: what does not apply to one applies to none
+        accuracies = [score.value for score in scores if score.value is not None]
+        if len(accuracies) < len(scores):  # one prompt: what does not apply to one applies to none
             return [Score(None, "the accuracy does not apply", "na")] * len(scores)
         called = [sample.info["calls"] > 0 for sample in group.samples]
-        correct = [score.value >= self.correct_at for score in scores]
+        correct = [accuracy >= self.correct_at for accuracy in accuracies]
         direct = sum(right and not call for right, call in zip(correct, called))
         calls = sum(right and call for right, call in zip(correct, called))
         penalties = [self._penalty(right, call, direct, calls) for right, call in zip(correct, called)]
         if self.mode == "code":
-            values = [score.value * (1 - lost) for score, lost in zip(scores, penalties)]
+            values = [accuracy * (1 - lost) for accuracy, lost in zip(accuracies, penalties)]
         else:
-            values = [score.value - lost for score, lost in zip(scores, penalties)]
+            values = [accuracy - lost for accuracy, lost in zip(accuracies, penalties)]
         return [
-            Score.of(value, accuracy=score.value, penalty=lost, direct=direct, called=calls)
-            for value, score, lost in zip(values, scores, penalties)
+            Score.of(value, accuracy=accuracy, penalty=lost, direct=direct, called=calls)
+            for value, accuracy, lost in zip(values, accuracies, penalties)
         ]
 
     def check_prompt(self, prompt: Prompt) -> str | None:

@@ -13,15 +13,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from mmrl.rewarding.post import Poster, PostError
+from mmrl.rewarding.threads import Threads
 
 V = TypeVar("V")
 Messages = Sequence[Mapping[str, str]]  # {"role", "content"} each
 
-_MOST_BYTES = 4 << 20
 _MOST_KNOWN = 100_000  # answers that are kept in memory
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet
 
@@ -55,7 +57,7 @@ class Endpoint:
 
     url: up to and with /v1, http or https. key_env: the environment variable that holds the key, sent as a bearer
     token where it is set. timeout: seconds for one answer, all in all. options: more fields of the request.
-    May be called from several threads. Raises ValueError for another kind of URL.
+    May be called from several threads. Raises ValueError for another kind of URL, and a key that no header can hold.
     """
 
     def __init__(
@@ -67,51 +69,63 @@ class Endpoint:
         max_tokens: int = 1024,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        import httpx2
-
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"url={url!r}: expected http://... or https://...")
-        if timeout <= 0 or max_tokens < 1:
+        if not timeout > 0 or max_tokens < 1:
             raise ValueError(f"timeout={timeout}, max_tokens={max_tokens}: both must be above 0")
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise ValueError("url holds a user name or a password; put the key into the environment, see key_env")
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        self.timeout, self._http = timeout, httpx2
+        self.timeout = timeout
         self.fields = {"model": model, "max_tokens": max_tokens, **(options or {})}
         self.identity = json.dumps([self.url, self.fields], sort_keys=True)
-        key = os.environ.get(key_env)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
-        self._client = httpx2.Client(headers=headers, timeout=timeout, limits=limits)
+        self._key = os.environ.get(key_env, "").strip()
+        if not (self._key.isascii() and all(map(str.isprintable, self._key))):
+            raise ValueError(f"the environment variable {key_env} is no key: it holds what no header can")
+        self._poster = Poster(self.url, {"Authorization": f"Bearer {self._key}"} if self._key else {}, timeout)
 
     def complete(self, messages: Messages, temperature: float, seed: int) -> str:
         request = {**self.fields, "messages": list(messages), "temperature": temperature, "seed": seed}
-        status, headers, body = self._post(request)
-        if status != 200:
-            words = body[:200].decode("utf-8", "replace")
-            wait = float(headers.get("retry-after", "0")) if headers.get("retry-after", "0").isdigit() else 0.0
-            raise ChatError(f"{self.url} answered {status}: {words}", status not in _PASSING, min(wait, self.timeout))
         try:
-            content = json.loads(body)["choices"][0]["message"]["content"]
+            status, headers, body = self._poster.post(json.dumps(request).encode())
+        except PostError as error:
+            raise ChatError(str(error)) from None
+        if status != 200:
+            told = self._words(body.decode("utf-8", "replace"))
+            wait = min(_seconds(headers.get("retry-after", "")), self.timeout)
+            raise ChatError(f"{self.url} answered {status}: {told}", status not in _PASSING, wait)
+        return self._content(body, headers.get("content-type", "application/json"))
+
+    def _content(self, body: bytes, kind: str) -> str:
+        try:
+            answer = json.loads(body)
+            if isinstance(answer, dict) and answer.get("error"):  # some proxies send their errors as 200
+                error = answer["error"]
+                told = error.get("message", error) if isinstance(error, dict) else error
+                raise ChatError(f"{self.url} answered an error: {self._words(str(told))}")
+            content = answer["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise ChatError(f"{self.url} answered no chat completion ({type(error).__name__}: {error})") from None
+            of = "" if "json" in kind else f", of the type {self._words(kind)}"
+            words = self._words(f"{type(error).__name__}: {error}")
+            raise ChatError(f"{self.url} answered no chat completion ({words}){of}") from None
         if not isinstance(content, str) or not content.strip():
             raise ChatError(f"{self.url} gave an empty answer")
         return content
 
-    def _post(self, request: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
-        until, body = time.monotonic() + self.timeout, bytearray()
+    def _words(self, told: str) -> str:
+        """What the server told, on one line, cut short, without the key that it may have repeated."""
+        told = told.replace(self._key, "(the key)") if self._key else told
+        return " ".join(told.split())[:200]
+
+
+def _seconds(retry_after: str) -> float:
+    """The header's seconds from now, 0 or more: a number of them, or a date."""
+    try:
+        seconds = float(retry_after)
+    except ValueError:
         try:
-            with self._client.stream("POST", self.url, json=request) as response:
-                for part in response.iter_bytes():
-                    body += part
-                    if len(body) > _MOST_BYTES:
-                        raise ChatError(f"{self.url} answered over {_MOST_BYTES >> 20} MiB")
-                    if time.monotonic() > until:  # the client's own limit is on the time between two parts
-                        raise ChatError(f"{self.url} took over {self.timeout:g} s")
-                return response.status_code, response.headers, bytes(body)
-        except self._http.TimeoutException:
-            raise ChatError(f"{self.url} took over {self.timeout:g} s") from None
-        except (self._http.HTTPError, self._http.StreamError) as error:
-            raise ChatError(f"{self.url} cannot be asked ({type(error).__name__}: {error})") from None
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return 0.0
+    return seconds if seconds > 0 else 0.0
 
 
 class Judge:
@@ -137,7 +151,7 @@ class Judge:
         self.chat, self.attempts, self.rise, self.pause = chat, attempts, rise, pause
         self.threads = min(threads, getattr(chat, "threads", threads))
         self._known = _Answers(Path(cache).expanduser() if cache else None)
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="judge")
+        self._pool = Threads(self.threads, "judge")
 
     def verdicts(self, requests: Sequence[Messages], read: Callable[[str], V | None]) -> list[V | Failure]:
         """What `read` makes of each answer, in order; an answer that it makes None of is asked for again."""

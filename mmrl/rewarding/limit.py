@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
+
+R = TypeVar("R")
 
 
 class RewardTimeout(Exception):
@@ -25,16 +27,17 @@ class Limited:
         self._free = threading.Semaphore(at_once)
         self._blocked = False
 
-    def __call__(self, argument: Any) -> list[Any]:
+    def __call__(self, argument: Any, read: Callable[[Any], list[R]] = list) -> list[R]:
+        """`read` of what the call returned, inside the limit as well, for scores may be made while they are read."""
         if not self._free.acquire(timeout=0 if self._blocked else self.seconds):
             self._blocked = True
             raise RewardTimeout(f"not called, as a call that was given up after {self.seconds:g} s still runs")
         self._blocked = False
-        answer: Future[list[Any]] = Future()
+        answer: Future[list[R]] = Future()
 
         def work() -> None:
             try:
-                answer.set_result(list(self.call(argument)))
+                answer.set_result(read(self.call(argument)))
             except BaseException as error:
                 answer.set_exception(error)
             finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from mmrl.near import near
 from mmrl.rewarding import trl
 from mmrl.rewarding.limit import Limited
 from mmrl.share import resolve, share
@@ -88,12 +88,15 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: fl
     module = _import(path, name)
     target = getattr(module, attribute, None)
     if not callable(target):
-        raise RewardError(f"reward {name!r}: {path} has no {attribute!r}{_nearest(attribute, public_rewards(path))}")
+        there = public_rewards(path)
+        hint = near(attribute, there) if there else "it has no function of samples, group or completions"
+        raise RewardError(f"reward {name!r}: {path} has no {attribute!r}; {hint}")
     _check_options(name, target, options)
     check = getattr(module, "check_prompt", None)
     try:
         if trl.is_trl(target):
-            call, check = trl.wrap(target, options), check or trl.column_check(target, options)
+            call: Any = trl.wrap(target, options)
+            check = check or trl.column_check(target, options)
         else:
             call = target(**options) if inspect.isclass(target) else partial(target, **options)
             check = getattr(call, "check_prompt", check)
@@ -122,12 +125,12 @@ def public_rewards(path: Path) -> list[str]:
     """Rewards in a file: public functions or classes with `__call__`, of `samples`, a `group` or `completions`."""
     names = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        call: ast.stmt | None = node
         if isinstance(node, ast.ClassDef):
-            methods = [f for f in node.body if isinstance(f, ast.FunctionDef)]
-            call = next((f for f in methods if f.name == "__call__"), None)
-        else:
-            call = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
-        if call is None or node.name.startswith("_"):
+            call = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"), None)
+        if not isinstance(call, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         arguments = [a.arg for a in call.args.args if a.arg != "self"]
         if arguments[:1] in (["samples"], ["group"]) or "completions" in arguments:
@@ -148,8 +151,8 @@ def _locate(name: str) -> tuple[Path, str]:
     file, _, attribute = name.rpartition(".")
     path = share("rewards") / f"{file}.py"
     if not file.isidentifier() or not path.is_file():
-        hint = _nearest(name, available())
-        raise RewardError(f"unknown reward {name!r}{hint}; a reward of your own is path/to/file.py:function")
+        hint = near(name, available())
+        raise RewardError(f"unknown reward {name!r}; {hint}; a reward of your own is path/to/file.py:function")
     return path, attribute
 
 
@@ -191,14 +194,7 @@ def _check_options(name: str, target: Any, options: Mapping[str, Any]) -> None:
         known, needed = [p.name for p in named], [p.name for p in named if p.default is p.empty]
     for option in options:
         if option not in known:
-            raise RewardError(f"reward {name!r} has no option {option!r}{_nearest(option, known)}")
+            raise RewardError(f"reward {name!r} has no option {option!r}; {near(option, known)}")
     for option in needed:
         if option not in options:
             raise RewardError(f"reward {name!r} needs the option {option!r}")
-
-
-def _nearest(wrong: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; there is {', '.join(known)}" if known else ""

@@ -7,12 +7,12 @@ to half the number of samples, and a judge that orders the samples without ties 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 from mmrl.rewarding.load import group_reward
+from mmrl.rewarding.threads import Threads
+from mmrl.rewarding.values import one_line, scores_in
 from mmrl.types import Group, Sample, Score
 
 PairJudge = Callable[[Sample, Sample], float]
@@ -38,8 +38,8 @@ def win_rate(
             return [Score(None, "a group of one has no pair to judge", "na")]
         pairs = list(combinations(range(len(samples)), 2))
         calls = [order for i, j in pairs for order in ([(i, j), (j, i)] if both_orders else [(i, j)])]
-        with ThreadPoolExecutor(workers) as pool:
-            answers = dict(zip(calls, pool.map(lambda c: _ask(judge, samples[c[0]], samples[c[1]]), calls)))
+        threads = Threads(workers, "judge of pairs")
+        answers = dict(zip(calls, threads.map(lambda c: _ask(judge, samples[c[0]], samples[c[1]]), calls)))
         wins: list[list[float]] = [[] for _ in samples]
         failures: list[list[str]] = [[] for _ in samples]
         for i, j in pairs:
@@ -62,12 +62,13 @@ def win_rate(
 def _ask(judge: PairJudge, a: Sample, b: Sample) -> float | str:
     """The judge's probability, or why there is none."""
     try:
-        p = float(judge(a, b))
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    if not (math.isfinite(p) and 0.0 <= p <= 1.0):
-        return f"the judge returned {p}, expected a probability in [0, 1]"
-    return p
+        [score] = scores_in([judge(a, b)], 1)
+    except BaseException as error:  # in a thread of its own, where it can only be the judge's
+        return one_line(f"{type(error).__name__}: {error}")
+    if score.value is None or not 0.0 <= score.value <= 1.0:
+        said = score.value if score.ok else score.reason
+        return f"the judge returned {said}, expected a probability in [0, 1]"
+    return score.value
 
 
 def _other_side(answer: float | str) -> float | str:

@@ -30,8 +30,8 @@ def options_of(target: Any) -> tuple[list[str], list[str]]:
     return known, [p.name for p in named if inspect.isclass(target) and p.default is p.empty]
 
 
-def wrap(target: Any, options: Mapping[str, Any]) -> Callable[[Sequence[Sample]], list[Any]]:
-    """The reward as list[Sample] -> one value each, called as TRL's GRPOTrainer calls it.
+def wrap(target: Any, options: Mapping[str, Any]) -> Callable[[Sequence[Sample]], Any]:
+    """The reward as list[Sample] -> what it returns, called as TRL's GRPOTrainer calls it.
 
     completions: the artifacts (texts), or [{"role": "assistant", "content": text}] each where the prompt is a list of
     messages; prompts: texts or those lists; completion_ids: lists of token ids; every other column of the record as
@@ -41,18 +41,18 @@ def wrap(target: Any, options: Mapping[str, Any]) -> Callable[[Sequence[Sample]]
     for name in _needed(target):
         if name in TRAINER_ONLY:
             raise ValueError(f"needs {name!r}, which only TRL's trainer has; give that parameter a default")
-    function = target(**options) if inspect.isclass(target) else target
+    function: Any = target(**options) if inspect.isclass(target) else target
     fixed = {} if inspect.isclass(target) else dict(options)
     parameters = _parameters(target)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
-    def call(samples: Sequence[Sample]) -> list[Any]:
+    def call(samples: Sequence[Sample]) -> Any:
         inputs = {**_inputs(samples), **fixed}
         lacking = [name for name in _needed(target) if name not in inputs]
         if lacking:
             raise ValueError(f"the records lack {', '.join(lacking)}, which the reward needs as columns")
         values = function(**{k: v for k, v in inputs.items() if takes_all or k in parameters})
-        return list(asyncio.run(values) if inspect.iscoroutine(values) else values)
+        return asyncio.run(values) if inspect.iscoroutine(values) else values
 
     return call
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 import time
+from email.utils import formatdate
 
 import pytest
 
@@ -108,21 +110,41 @@ def test_a_server_that_is_down():
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     found = Judge(Endpoint(url, "small"), pause=0.0).verdicts(ask("a"), number)[0]
     assert isinstance(found, Failure)
-    assert "cannot be asked (ConnectError" in found.reason
+    assert "cannot be asked (ConnectError: [Errno 111]" in found.reason
     assert "3 attempts" in found.reason
 
 
-def _drip(handler) -> None:
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(100):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.05)
+def _dripping(first: bytes, again: bytes):
+    """A server that never stops sending, a little at a time, so that no single read takes long."""
+
+    def answer(handler) -> None:
+        handler.wfile.write(first)
+        for _ in range(100):
+            handler.wfile.write(again)
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    return lambda request: answer
 
 
-@pytest.mark.parametrize("answer", [lambda request: time.sleep(3) or "1", lambda request: _drip], ids=["slow", "drip"])
-def test_a_server_that_is_slow(chat_server, answer):
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda request: time.sleep(3) or "1", id="silent"),
+        pytest.param(_dripping(b"HTTP/1.1 2", b"0"), id="status"),
+        pytest.param(_dripping(_HEAD + b"X-Long: ", b"a"), id="header"),
+        pytest.param(_dripping(_HEAD, b"X-More: a\r\n"), id="headers"),
+        pytest.param(_dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), id="continue"),
+        pytest.param(_dripping(_HEAD + b"\r\n", b" "), id="body"),
+        pytest.param(_dripping(_HEAD + b"Content-Length: 1000\r\n\r\n", b" "), id="length"),
+        pytest.param(_dripping(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"), id="chunks"),
+        pytest.param(_dripping(b"HTTP/1.1 500 No\r\n\r\n", b" "), id="error"),
+    ],
+)
+def test_a_time_out_is_for_the_whole_answer_however_it_comes(chat_server, answer):
     chat_server.answer = answer
     start = time.monotonic()
     found = judge(chat_server, timeout=0.3, attempts=2).verdicts(ask("a"), number)[0]
@@ -130,8 +152,39 @@ def test_a_server_that_is_slow(chat_server, answer):
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_takes_the_connection_and_nothing_else(scheme):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        endpoint = Endpoint(f"{scheme}://127.0.0.1:{deaf.getsockname()[1]}/v1", "small", timeout=0.3)
+        start = time.monotonic()
+        with pytest.raises(ChatError, match=r"took over 0.3 s"):
+            endpoint.complete([{"role": "user", "content": "a" * 10_000_000}], 0.0, 0)
+        assert time.monotonic() - start < 2
+
+
+def test_a_slow_answer_holds_up_no_other(chat_server):
+    slow = _dripping(_HEAD, b"X-More: a\r\n")
+    chat_server.answer = lambda request: slow(request) if request["messages"][0]["content"] == "a" else "1"
+    found = judge(chat_server, timeout=1.0, attempts=1).verdicts(ask(*"abcd"), number)
+    assert isinstance(found[0], Failure)
+    assert found[1:] == [1, 1, 1]
+
+
 def _hang_up(handler) -> None:
     handler.connection.close()
+
+
+def _reset(handler) -> None:
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def _cut_off(handler) -> None:
+    handler.wfile.write(_HEAD + b'Content-Length: 1000\r\n\r\n{"choices"')
+
+
+def _no_http(handler) -> None:
+    handler.wfile.write(b"SSH-2.0-OpenSSH\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -143,9 +196,19 @@ def _hang_up(handler) -> None:
         ((200, b'{"choices": [{"message": {"content": null}}]}'), "gave an empty answer"),
         ((200, b'{"choices": [{"message": {"content": " "}}]}'), "gave an empty answer"),
         ((200, b"[" * 100_000), "no chat completion"),
+        ((200, b"9" * 5000), "no chat completion"),
+        ((200, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'), "no chat completion (UnicodeDecodeError"),
+        ((200, b'{"error": {"message": "the model is overloaded"}}'), "answered an error: the model is overloaded"),
+        ((200, b'{"error": "busy\\nnow"}'), "answered an error: busy now"),
+        ((200, b"<p>", ("Content-Type", "text/html")), "no chat completion (JSONDecodeError"),
+        ((200, b"<p>", ("Content-Type", "text/html")), "of the type text/html"),
+        ((200, b"", ("Content-Encoding", "gzip")), "in the encoding 'gzip', which was not asked for"),
         ((200, b" " * (5 << 20)), "answered over 4 MiB"),
         ((500, b"out of memory"), "answered 500: out of memory"),
         (_hang_up, "cannot be asked"),
+        (_reset, "cannot be asked"),
+        (_cut_off, "cannot be asked"),
+        (_no_http, "cannot be asked"),
     ],
 )
 def test_a_server_that_talks_nonsense_is_tried_again_and_told(chat_server, answer, told):
@@ -164,11 +227,27 @@ def test_what_will_not_change_is_not_tried_again(chat_server, status):
     assert len(chat_server.requests) == 1
 
 
-def test_a_server_that_asks_to_wait_is_waited_for(chat_server):
-    chat_server.answer = lambda request: (429, b"", ("Retry-After", "1")) if len(chat_server.requests) < 2 else "4"
+@pytest.mark.parametrize(
+    ("words", "least"),
+    [
+        ("1", 0.9),
+        ("1.5", 1.4),
+        (formatdate(time.time() + 3600, usegmt=True), 1.9),  # no longer than one answer may take
+        ("9" * 400, 1.9),
+        (formatdate(0, usegmt=True), 0),
+        ("-5", 0),
+        ("nan", 0),
+        ("\xb2", 0),  # a digit to Python, and no number
+        ("soon", 0),
+        ("", 0),
+    ],
+)
+def test_a_server_that_asks_to_wait_is_waited_for_within_the_time_out(chat_server, words, least):
+    again = (429, b"", ("Retry-After", words))
+    chat_server.answer = lambda request: again if len(chat_server.requests) < 2 else "4"
     start = time.monotonic()
-    assert judge(chat_server).verdicts(ask("a"), number) == [4]
-    assert time.monotonic() - start > 0.9
+    assert judge(chat_server, timeout=2.0).verdicts(ask("a"), number) == [4]
+    assert least <= time.monotonic() - start < least + 1.5
 
 
 def test_requests_go_out_together(chat_server):
@@ -184,6 +263,10 @@ def test_requests_go_out_together(chat_server):
         ({"url": "ftp://host/v1"}, "expected http"),
         ({"url": "host:8000/v1"}, "expected http"),
         ({"url": "http://host/v1", "timeout": 0}, "must be above 0"),
+        ({"url": "http://host/v1", "timeout": float("nan")}, "must be above 0"),
+        ({"url": "http://host:99999999/v1"}, "expected http"),
+        ({"url": "http://"}, "expected http"),
+        ({"url": "http://user:secret@host/v1"}, "key_env"),
     ],
 )
 def test_wrong_options(options, told):
@@ -191,9 +274,29 @@ def test_wrong_options(options, told):
         Endpoint(model="small", **options)
 
 
+@pytest.mark.parametrize("key", ["two\nlines", "a\x1bkey", "schl\xfcssel", "a\u2028key"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch, key):
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with pytest.raises(ValueError, match="JUDGE_KEY") as error:
+        Endpoint("http://host/v1", "small", key_env="JUDGE_KEY")
+    assert key not in str(error.value)
+
+
+def test_space_around_a_key_is_none_of_it(chat_server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " secret\n")
+    judge(chat_server).verdicts(ask("a"), len)
+    assert chat_server.keys == ["Bearer secret"]
+
+
+def test_half_a_character_of_a_policy_is_sent(chat_server):
+    judge(chat_server).verdicts(ask("half \ud83d"), len)
+    assert chat_server.requests[0]["messages"][0]["content"] == "half \ud83d"
+
+
 def test_a_key_never_shows_in_a_reason(chat_server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
-    for answer in ((401, b"bad key"), (200, b"<html>"), _hang_up):
+    error_object = (200, b'{"error": {"message": "secret-key is no key"}}')
+    for answer in ((401, b"bad key secret-key"), error_object, (200, b"<html>"), _hang_up):
         chat_server.answer = lambda request, answer=answer: answer
         with pytest.raises(ChatError) as error:
             Endpoint(chat_server.url, "small").complete(ask("a")[0], 0.0, 0)

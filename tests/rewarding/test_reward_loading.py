@@ -98,7 +98,7 @@ def test_group_rewards_are_marked_functions_classes_and_factories(plugin, group)
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"scael": 2}, "no option 'scael'; did you mean scale"), ({}, "needs the option 'scale'")],
+    [({"scael": 2}, "no option 'scael'; did you mean 'scale'"), ({}, "needs the option 'scale'")],
 )
 def test_wrong_options_are_found_at_loading(plugin, options, message):
     path = plugin("mine", "def f(samples, scale):\n    return []\n")
@@ -138,7 +138,7 @@ def test_a_class_that_imports_late_names_the_command_too(plugin, monkeypatch):
         ("import no_such_package_here\n", "f", "'no_such_package_here', which is not installed"),
         ("def f(:\n", "f", "does not import: SyntaxError"),
         ("1 / 0\n", "f", "does not import: ZeroDivisionError"),
-        ("def quality(samples):\n    return []\n", "qualty", "did you mean quality"),
+        ("def quality(samples):\n    return []\n", "qualty", "did you mean 'quality'"),
         ("f = 3\n", "f", "has no 'f'"),
     ],
 )

@@ -83,7 +83,7 @@ def test_an_exception_is_invalid_for_its_group_and_names_the_line(group, plugin)
     assert (bad.status, bad.value) == ("invalid", None)
     assert bad.reason == "raising.f: ValueError: negative (raising.py:4)"
     assert [s.scores["raising.f"].value for g in (groups[0], groups[2]) for s in g.samples] == [1.0, 1.0, 1.0]
-    assert invalid_share(groups) == pytest.approx(2 / 5)
+    assert invalid_share(groups, {"raising.f": 1.0}) == pytest.approx(2 / 5)
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0] * 3, None, 7])
@@ -91,19 +91,19 @@ def test_the_wrong_number_of_scores_is_invalid(group, values):
     g = group("a", [0, 1])
     score_groups([g], [reward(lambda samples: values)])
     assert [s.scores["r"].status for s in g.samples] == ["invalid"] * 2
-    assert invalid_share([g]) == 1.0
+    assert invalid_share([g], {"r": 1.0}) == 1.0
 
 
 def test_no_samples_no_calls_no_share(group):
     score_groups([group("a", [])], [reward(lambda samples: 1 / 0)])
-    assert invalid_share([group("a", [])]) == 0.0
+    assert invalid_share([group("a", [])], {"r": 1.0}) == 0.0
 
 
 def test_a_sample_counts_once_in_the_invalid_share(group):
     g = group("a", [1, 2, 3, 4])
     nan = float("nan")
     score_groups([g], [reward(lambda s: [nan, nan, 1, None], "x"), reward(lambda s: [nan, 1, 1, None], "y")])
-    assert invalid_share([g]) == 0.5
+    assert invalid_share([g], {"x": 1.0, "y": -1.0}) == 0.5
 
 
 def test_two_rewards_of_one_name_are_refused(group):

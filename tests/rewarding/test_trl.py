@@ -90,7 +90,7 @@ def test_none_is_not_applicable_and_a_failure_is_invalid(plugin):
     failed = scores(path, "fails", group(["a"]))[0]
     assert failed.status == "invalid"
     assert "KeyError: 'oh' (mine.py:6)" in failed.reason
-    assert "returned 1 scores for 2 samples" in scores(path, "short", group(["a", "b"]))[0].reason
+    assert "returned 1 score; expected 2 scores" in scores(path, "short", group(["a", "b"]))[0].reason
 
 
 def test_coroutines_and_classes(plugin):
@@ -116,7 +116,7 @@ def test_parameters_with_a_default_are_options(plugin):
     path = plugin("mine", "def f(completions, by=1, **kwargs):\n    return [by * len(c) for c in completions]\n")
     assert [s.value for s in scores(path, "f", group(["aa"]))] == [2.0]
     assert [s.value for s in scores(path, "f", group(["aa"], {"by": 9}), {"by": 5})] == [10.0]
-    with pytest.raises(RewardError, match="no option 'bye'; did you mean by"):
+    with pytest.raises(RewardError, match="no option 'bye'; did you mean 'by'"):
         load_reward(f"{path}:f", {"bye": 1})
 
 

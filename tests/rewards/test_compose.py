@@ -201,7 +201,7 @@ def test_stages_that_fail_or_do_not_apply(parts):
     ("name", "options", "told"),
     [
         ("dispatch", {"by": "task", "rewards": {}}, "rewards is empty"),
-        ("dispatch", {"by": "task", "rewards": {"a": "exact.mach"}}, "did you mean match"),
+        ("dispatch", {"by": "task", "rewards": {"a": "exact.mach"}}, "did you mean 'match'"),
         ("dispatch", {"by": "task", "rewards": {"a": {"nme": "exact.match"}}}, "expected the name of a reward"),
         ("gated", {"condition": "exact.match", "then": {"name": "exact.match", "weight": 2}}, "expected the name"),
         ("staged", {"stages": []}, "need one of each"),

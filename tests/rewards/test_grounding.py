@@ -209,5 +209,5 @@ def test_details_hold_the_boxes_in_original_pixels_for_the_report():
 
 def test_an_unknown_place_is_told():
     assert "expected auto, tag:NAME" in score("box_iou", "[1, 2, 3, 4]", [0, 0, 10, 10], where="fence").reason
-    with pytest.raises(RewardError, match="did you mean picture"):
+    with pytest.raises(RewardError, match="did you mean 'picture'"):
         load_reward("grounding.box_iou", {"pictures": 1})

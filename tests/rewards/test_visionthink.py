@@ -93,7 +93,7 @@ def test_unknown_calls_and_records_without_an_answer():
         ({"mode": "both"}, "expected one of paper, code"),
         ({"mode": "code", "only_correct": False}, "belongs to the paper's formula"),
         ({"penalty": 2}, "must be from 0 to 1"),
-        ({"accuracy": "exact.mach"}, "did you mean match"),
+        ({"accuracy": "exact.mach"}, "did you mean 'match'"),
     ],
 )
 def test_wrong_options(options, told):

@@ -94,7 +94,7 @@ def test_a_wrong_value_is_named_with_what_is_near(tiny, overrides, told):
         ({"model": {"path": "./nowhere", "build": None}}, ["model.path", "nowhere", "model_index.json"]),
         ({"data": {"prompts": "./nowhere.jsonl"}}, ["no prompt file", "nowhere.jsonl"]),
         ({"rewards": [{"name": "./nowhere.py:best"}]}, ["no file", "nowhere.py"]),
-        ({"rewards": [{"name": "jpeg.compresible"}]}, ["jpeg.compresible", "did you mean compressible"]),
+        ({"rewards": [{"name": "jpeg.compresible"}]}, ["jpeg.compresible", "did you mean 'jpeg.compressible'"]),
         ({"model": {"sampling": {"kernel": "ddim"}}}, ["model.sampling.kernel", "flow_sde"]),
     ],
 )
@@ -454,7 +454,7 @@ def test_the_command_line_says_one_thing_and_exits_with_1(tiny, helpers, tmp_pat
         ((good, f"data.prompts={tmp_path / 'cut.jsonl'}"), "cut.jsonl:1: not JSON"),
         ((good, "data.records=./nowhere.py:f", "stages=[{kind: sft, steps: 1}]"), "no file"),
         ((good, "model.build=null", "model.path=./nowhere"), "model_index.json"),
-        ((good, "rewards=[{name: jpeg.compresible}]"), "did you mean compressible"),
+        ((good, "rewards=[{name: jpeg.compresible}]"), "did you mean 'jpeg.compressible'"),
         ((good, "model.sampling.kernel=ddim"), "does not fit"),
         ((tmp_path / "nothing.yaml",), "no config"),
         ((failing,), "KeyError: 'no caption' (bad.py:2)"),
