@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmrl.environments.pictures import fitted, scaled
+from mmrl.importing import import_file
 from mmrl.media import Media, Size, View, clipped, from_original
-from mmrl.modalities.load import import_file
 from mmrl.seeds import seed_of
 
 drawing = import_file(Path(__file__).with_name("drawing.py"))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from mmrl.config import RecordFormat
-from mmrl.environments.base import IMAGE
+from mmrl.media import IMAGE
 
 AUTO, PLAIN = "auto", "plain"
 _PICTURES = ("image", "image_url")  # types of a message's parts, and their keys

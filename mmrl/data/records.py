@@ -13,9 +13,9 @@ from typing import Any
 
 from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.data.formats import normalised
+from mmrl.data.images import bound_images, check_images
 from mmrl.data.order import cyclic_indices
-from mmrl.data.pictures import bound_images, check_images
-from mmrl.modalities.load import import_file
+from mmrl.importing import import_file
 from mmrl.pictures import PictureError, open_image
 from mmrl.share import resolve
 from mmrl.types import Prompt

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrl.config import ConfigError, FilterStage
+from mmrl.data.images import bound_images, stored_images
 from mmrl.data.order import cyclic_indices
-from mmrl.data.pictures import bound_images, stored_images
 from mmrl.data.records import MAX_PIXELS, load_prompts
 from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import score_groups, table

@@ -15,9 +15,9 @@ from PIL import Image
 from mmrl import api
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import FORMATS, format_of, normalised
-from mmrl.data.pictures import stored_images
+from mmrl.data.images import stored_images
 from mmrl.data.records import Records, load_prompts, training_prompts
-from mmrl.modalities.load import import_file
+from mmrl.importing import import_file
 from mmrl.pictures import PictureError, open_image
 from mmrl.share import share
 from mmrl.training.filtering import KeptRecords

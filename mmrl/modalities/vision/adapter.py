@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.engines.decoder import Row
-from mmrl.environments.base import IMAGE, Context, Reply
+from mmrl.environments.base import Context, Reply
 from mmrl.environments.opening import opening
-from mmrl.media import Media, Size, View
+from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.tokens.conversation import Opened
