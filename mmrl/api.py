@@ -168,7 +168,7 @@ def load_rewards(config: Config):
 
 def load_prompts(config: Config, adapter: Any):
     """(training prompts, held-out prompts) of a config; [] where it names none."""
-    from mmrl.data.records import heldout_prompts, training_prompts
+    from mmrl.data.prompts import heldout_prompts, training_prompts
 
     columns = adapter.prompt_columns() if hasattr(adapter, "prompt_columns") else ()
     data = config.data

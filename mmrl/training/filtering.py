@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrl.config import ConfigError, FilterStage
-from mmrl.data.images import bound_images, stored_images
+from mmrl.data.images import stored_images
 from mmrl.data.order import cyclic_indices
-from mmrl.data.records import MAX_PIXELS, load_prompts
 from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import score_groups, table
 from mmrl.seeds import seed_of
@@ -30,21 +29,6 @@ class NothingKept(RuntimeError):
 def result_path(run_dir: Path, name: str) -> Path:
     """Where the filter stage `name` writes its records."""
     return Path(run_dir) / "data" / f"{name}.jsonl"
-
-
-class KeptRecords:
-    """Supervised records that a filter stage wrote, in the form that sft_step reads."""
-
-    def __init__(self, path: Path) -> None:
-        self.records = [
-            bound_images({**p.record, "id": p.id, "prompt": p.text}, p.root, MAX_PIXELS)
-            for p in load_prompts(str(path), {}, "stop")
-        ]
-        self.count = len(self.records)
-
-    def batch(self, step: int, size: int, seed: int) -> list[dict[str, Any]]:
-        """The `step`-th batch of a seeded, endlessly reshuffled pass over the records."""
-        return [self.records[i] for i in cyclic_indices(step * size, size, self.count, seed)]
 
 
 def filter_step(trainer: Trainer, stage: FilterStage) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.config import Config, ConfigError, GrpoStage, PreferenceStage, SftStage, Stage
-from mmrl.data.records import Records, load_prompts, reading, record_columns
+from mmrl.data.pairs import load_pairs
+from mmrl.data.prompts import load_prompts, reading
+from mmrl.data.records import KeptRecords, Records, record_columns
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.conversations import Render
 from mmrl.reporting.metrics import MetricsWriter
@@ -38,10 +40,10 @@ from mmrl.training.checkpoint import (
     save_queue,
 )
 from mmrl.training.evaluation import evaluate
-from mmrl.training.filtering import KeptRecords, filter_step, result_path
+from mmrl.training.filtering import filter_step, result_path
 from mmrl.training.grpo import COMBINED, SelfCheckError, combined, grpo_step
 from mmrl.training.hints import with_record
-from mmrl.training.preference import load_pairs, preference_step
+from mmrl.training.preference import preference_step
 from mmrl.training.processes import Processes
 from mmrl.training.sft import sft_step
 from mmrl.types import Group, Prompt

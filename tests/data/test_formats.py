@@ -16,12 +16,12 @@ from mmrl import api
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import FORMATS, format_of, normalised
 from mmrl.data.images import stored_images
-from mmrl.data.records import Records, load_prompts, training_prompts
+from mmrl.data.pairs import load_pairs
+from mmrl.data.prompts import load_prompts, training_prompts
+from mmrl.data.records import KeptRecords, Records
 from mmrl.importing import import_file
 from mmrl.pictures import PictureError, open_image
 from mmrl.share import share
-from mmrl.training.filtering import KeptRecords
-from mmrl.training.preference import load_pairs
 
 SAMPLES = share("datasets", "emoji_scenes", "formats")
 PUBLISHED = ("satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "trl", "ui_s1")
@@ -272,7 +272,7 @@ def test_a_picture_that_a_caption_describes_stays_a_column():
         ({"prompt": "<image>a<image>", "images": ["a.png"]}, "auto", "<image> stands 2 times.* there are 1 pictures"),
         ({"prompt": "<image>a", "images": ["a.png", "b.png"]}, "auto", "stands 1 times.* there are 2 pictures"),
         ({"prompt": "<image>a"}, "auto", "stands 1 times.* there are no `images`"),
-        ({"prompt": "<image>a", "images": []}, "auto", "there are 0 pictures"),
+        ({"prompt": "<image>a", "images": []}, "auto", "stands 1 times.* there are no `images`"),
         ({"messages": CHAT}, "auto", "stands 1 times in the text, and there are no `images`"),
         ({"prompt": "a", "images": [3]}, "auto", "picture 0 of `images`: expected a file name or a picture, got int"),
         ({"prompt": "a", "images": ["a.png", None]}, "auto", "picture 1 of `images`: .* got NoneType"),
@@ -286,7 +286,7 @@ def test_a_picture_that_a_caption_describes_stays_a_column():
         ({"question": "a", "image": "a", "choices": "A B"}, "mgpo", "`choices` is str"),
         ({"problem": " ", "images": ["a"]}, "visionthink", "needs `problem`, a text that is not empty"),
         ({"conversations": [{"role": "user"}]}, "auto", "a list of {from, value}"),
-        ({"conversations": [{"from": "bot", "value": "x"}]}, "auto", "`conversations` has bot; expected human"),
+        ({"conversations": [{"from": "bot", "value": "x"}]}, "auto", "`conversations` has 'bot'; expected human"),
         ({"question": "a", "chosen": "b"}, "mmpr", "format mmpr needs `rejected`"),
         ({"goal": "a", "steps": [{"action": {}}]}, "auto", "step 0 of `steps` lacks `screenshot`"),
         ({"goal": "", "steps": [{"screenshot": "a"}]}, "auto", "format ui_s1 needs `goal`"),

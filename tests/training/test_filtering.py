@@ -12,9 +12,10 @@ from answers import Answers, AnswersConfig, make, ranks
 from answers import __file__ as modality
 
 from mmrl.config import ConfigError, FilterStage, load
+from mmrl.data.records import KeptRecords
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.collect import RewardFailure
-from mmrl.training.filtering import KeptRecords, NothingKept, keep, set_rewards
+from mmrl.training.filtering import NothingKept, keep, set_rewards
 from mmrl.training.trainer import Stopped
 from mmrl.types import Group, Prompt, Sample, Score
 
