@@ -105,8 +105,9 @@ def _listed(path: Path, text: str, place: int) -> Iterator[Row]:
         if text[place : place + 1] != ",":
             break
         place += 1
-    if text[place:].strip() != "]":
-        line += text.count("\n", counted, place)
+    wrong = _next(text, place + 1) if text[place : place + 1] == "]" else place
+    if wrong < len(text) or wrong == place:
+        line += text.count("\n", counted, wrong)
         raise ConfigError(f"data: {path}:{line}: not JSON: expected a comma, or the end of the list and of the file")
 
 
@@ -140,9 +141,11 @@ def _cells(path: Path, delimiter: str) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            names = next(reader, [])
+            names = next((cells for cells in reader if cells), [])
             if len(set(names)) < len(names) or not all(names):
-                raise ConfigError(f"data: {path}:1: expected a name of its own for each column, got {names!r:.200}")
+                raise ConfigError(
+                    f"data: {path}:{reader.line_num}: expected a name of its own for each column, got {names!r:.200}"
+                )
             number, last = 0, reader.line_num
             for cells in reader:
                 where, last = f"{path}:{last + 1}", reader.line_num

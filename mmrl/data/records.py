@@ -76,9 +76,9 @@ class Records:
     def _ready(self, row: Row, record: dict[str, Any]) -> dict[str, Any]:
         bound = self.checker.max_pixels
         made = bound_images({**record, "id": identity(record, row)}, self.root, bound)
-        return (
-            {**made, "image": open_image(made["image"], self.root, bound)} if "image" in self.checker.columns else made
-        )
+        if "image" in self.checker.columns:
+            made["image"] = open_image(made["image"], self.root, bound)
+        return made
 
 
 class KeptRecords(Records):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmrl import api
 from mmrl.config import ConfigError, DataConfig
-from mmrl.data.formats import FORMATS, format_of, normalised
+from mmrl.data.formats import FORMATS, format_of, normalised, unseen
 from mmrl.data.images import stored_images
 from mmrl.data.pairs import load_pairs
 from mmrl.data.prompts import load_prompts, training_prompts
@@ -261,6 +261,118 @@ def test_a_picture_that_a_caption_describes_stays_a_column():
     asked = normalised({"prompt": "<image>what is it?", "image": "red.png"})
     assert asked["images"] == ["red.png"]
     assert normalised(record, "trl")["images"] == ["red.png"]
+
+
+# -------------------------------------------------------------------- what the policy would see
+
+EMPTY = [{}, {"images": None}, {"images": []}]
+ASKED = {
+    "trl": {"prompt": [{"role": "user", "content": "what?"}]},
+    "swift": {"messages": [{"role": "user", "content": "what?"}]},
+    "visionthink": {"problem": "what?"},
+    "vlm_r1": {"conversations": [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "a cat"}]},
+    "mmpr": {"question": "what?", "chosen": "a", "rejected": "b"},
+    "mgpo": {"question": "what?"},
+}
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("name", ASKED)
+def test_an_empty_list_of_pictures_hides_none(empty, name):
+    """Whatever the format, `images` that hold nothing beside `image` are as good as no column."""
+    made = normalised({**ASKED[name], **empty, "image": "a.png"})
+    assert made["images"] == ["a.png"]
+    assert normalised({"prompt": "<image>what?", **empty, "image": "a.png"})["images"] == ["a.png"]
+    assert normalised({"question": "what?", **empty, "image_path": "a.png"})["images"] == ["a.png"]
+    plain = normalised({"prompt": "what?", **empty, "image": "a.png"})
+    assert plain.get("images", plain["image"]) == "a.png"  # as the adapter asks
+    steps = [{"screenshot": "a.png", "action_content": {}}]
+    assert normalised({"goal": "go", "steps": steps, **empty})["images"] == ["a.png"]
+    assert "messages" not in normalised({"prompt": "what?", "messages": [], **empty})
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize("name", ASKED)
+def test_a_system_text_comes_first_in_every_format(name, column):
+    made = normalised({**ASKED[name], "image": "a.png", column: "Be brief."})
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what?"}]
+    assert (made["messages"], made["prompt"]) == (said, "what?")
+    assert normalised(made) == made
+    assert not unseen(made)
+    blank = normalised({**ASKED[name], "image": "a.png", column: " "})
+    assert blank.get("messages", said[1:]) == said[1:]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"system": "other"}, "`system` and the first message, of role system, say different things"),
+        ({"system": "Be brief.", "system_prompt": "other"}, "`system` and `system_prompt` say different things"),
+        ({"system": ["Be brief."]}, "`system` is list, expected a text"),
+    ],
+)
+def test_system_texts_that_contradict_are_refused(columns, told):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what?"}]
+    assert normalised({"messages": messages, "system": "Be brief."})["messages"] == messages
+    with pytest.raises(ValueError, match=told):
+        normalised({"messages": messages, **columns})
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({**ASKED["swift"], "tools": "[]", "videos": ["a.mp4"], "audios": []}, {"tools", "videos"}),
+        ({**ASKED["trl"], "chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs"}),
+        ({**ASKED["visionthink"], "images": ["a.png"], "image": "b.png"}, {"image"}),
+        ({**ASKED["visionthink"], "images": ["a.png"], "image": "a.png"}, set()),
+        ({"prompt": "what?", "system": "Be brief."}, {"system"}),
+        ({"prompt": "a red dot", "images": ["in.png"], "image": "out.png", "video": "cut 3"}, set()),
+        ({"prompt": "what?", "answer": "a", "level": 3}, set()),
+    ],
+)
+def test_columns_that_nobody_sees_are_told_once(tmp_path, record, columns):
+    assert unseen(record) == columns
+    record = {key: value for key, value in record.items() if key not in ("image", "images")}
+    source = jsonl(tmp_path / "a.jsonl", [record, record, record])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        load_prompts(source, {}, "stop")
+    told = {f"{source}:1: the column `{column}` is not shown to the policy" for column in columns - {"image"}}
+    assert sorted(str(w.message) for w in warned) == sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (
+            {"messages": [{"role": "user", "content": "<video>what?"}], "videos": ["a.mp4"]},
+            "<video> stands in the text",
+        ),
+        ({"prompt": "<audio>what?", "audio": "a.wav"}, "<audio> stands in the text for `audio`"),
+        (
+            {
+                "messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, "what?"]}],
+                "images": ["b.png"],
+            },
+            "pictures stand in the messages and in `images`",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "find <ref-object>"}], "objects": {"ref": ["a"], "bbox": []}},
+            "`objects` of {ref, bbox} fill marks",
+        ),
+        ({"conversations": [{"from": "human", "value": None}]}, "a `value` that is null"),
+        ({"prompt": "what?", "messages": "hello"}, "`messages` must be a list"),
+    ],
+)
+def test_what_the_policy_would_see_otherwise_is_refused(record, told):
+    with pytest.raises(ValueError, match=told):
+        normalised(record)
+
+
+def test_the_same_picture_may_stand_in_the_message_and_in_the_column():
+    content = [{"type": "image", "image": "a.png"}, "what?"]
+    for column in ({"images": ["a.png"]}, {"image": "a.png"}):
+        assert normalised({"prompt": [{"role": "user", "content": content}], **column})["images"] == ["a.png"]
 
 
 # -------------------------------------------------------------------- records that are none
