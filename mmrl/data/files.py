@@ -143,9 +143,8 @@ def _cells(path: Path, delimiter: str) -> Iterator[Row]:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             names = next((cells for cells in reader if cells), [])
             if len(set(names)) < len(names) or not all(names):
-                raise ConfigError(
-                    f"data: {path}:{reader.line_num}: expected a name of its own for each column, got {names!r:.200}"
-                )
+                where = f"{path}:{reader.line_num}"
+                raise ConfigError(f"data: {where}: expected a name of its own for each column, got {names!r:.200}")
             number, last = 0, reader.line_num
             for cells in reader:
                 where, last = f"{path}:{last + 1}", reader.line_num
