@@ -18,6 +18,9 @@ from itertools import pairwise
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # width, height
 
+# Marks the place of a picture in a text; there are as many as pictures.
+IMAGE = "<image>"
+
 SPACES = ("original", "seen", "norm1000", "norm1")
 
 

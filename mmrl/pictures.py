@@ -6,6 +6,7 @@ Whatever a picture was, it comes out as RGB, upright, and no larger than the bou
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 ORIENTATION = 0x0112  # the EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values for pictures that lie on their side
 _SHOWN = 80  # characters of a name in a message
+_END = 64  # bytes of a file in which its format's end stands
 
 
 class PictureError(ValueError):
@@ -49,9 +51,29 @@ def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Imag
         return _read(lambda: _upright(ref), name)
     with _opened(ref, root, name) as image:
         _bounded(image, name, max_pixels)
-        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # of which the second is a preview
-            warnings.warn(f"picture {name}: it has {image.n_frames} frames, the first is taken", stacklevel=2)
+        frames = _read(lambda: getattr(image, "n_frames", 1), name)
+        if frames > 1 and image.format != "MPO":  # of which the second is a preview
+            warnings.warn(f"picture {name}: it has {frames} frames, the first is taken", stacklevel=2)
         return _read(lambda: _upright(image), name)
+
+
+def check_image(ref: Any, root: str | Path | None, max_pixels: int) -> None:
+    """Raise PictureError for a picture that `open_image` would refuse, as far as its head and its end tell.
+
+    Pixels are decoded only where the file does not end as its format does. A function is not called.
+    """
+    if callable(ref):
+        return
+    from PIL import Image
+
+    name = _name(ref)
+    if isinstance(ref, Image.Image):
+        _bounded(ref, name, max_pixels)
+        return
+    with _opened(ref, root, name) as image:
+        _bounded(image, name, max_pixels)
+        if not _read(lambda: _ends(image), name):
+            _read(image.load, name)
 
 
 def image_size(ref: Any, root: str | Path | None, max_pixels: int) -> tuple[int, int]:
@@ -106,6 +128,21 @@ def _opened(ref: Any, root: str | Path | None, name: str) -> Iterator[Image.Imag
 
 
 def _file(name: str, root: str | Path | None) -> Path:
+    """The file's path: a regular file, so that opening it does not wait for what never comes."""
+    path = _path(name, root)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise PictureError(f"picture {_short(name)}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise PictureError(f"picture {_short(name)}: cannot be read: {_why(error)}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise PictureError(f"picture {_short(name)}: no such file: it is {kind}")
+    return path
+
+
+def _path(name: str, root: str | Path | None) -> Path:
     if name.startswith(SCHEME):
         try:
             return resolve(name)
@@ -115,8 +152,11 @@ def _file(name: str, root: str | Path | None) -> Path:
         raise PictureError(f"picture {_short(name)}: URLs are not opened; download it and give its name")
     if root is None:
         raise PictureError(f"picture {_short(name)}: nothing says which folder it is in; set data.image_root")
-    folder = Path(root).resolve()
-    path = (folder / name).resolve()
+    try:
+        folder = Path(root).resolve()
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with NUL, a link that leads to itself
+        raise PictureError(f"picture {_short(name)}: cannot be read: {_why(error)}") from None
     if not path.is_relative_to(folder):
         raise PictureError(f"picture {_short(name)}: must be a file below {folder} (data.image_root names another)")
     return path
@@ -131,6 +171,25 @@ def _bounded(image: Image.Image, name: str, max_pixels: int) -> None:
             f"picture {name}: {image.width}x{image.height} is over data.max_pixels={max_pixels}; "
             "scale it down or raise the bound"
         )
+
+
+def _ends(image: Any) -> bool:
+    """Whether the file ends as a whole one of its format does: what was cut off while it was copied does not."""
+    file = image.fp
+    if file is None:
+        return False
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END))
+    end = file.read().rstrip(b"\0")
+    file.seek(0)
+    head = file.read(8)
+    file.seek(place)
+    if image.format == "PNG":
+        return b"IEND" in end
+    if image.format in ("JPEG", "MPO"):
+        return end.endswith(b"\xff\xd9")
+    return image.format == "WEBP" and 8 + int.from_bytes(head[4:8], "little") <= size
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
@@ -164,14 +223,16 @@ def _read(what: Callable[[], Any], name: str) -> Any:
 
     try:
         return what()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise PictureError(f"picture {name}: no such file") from None
     except UnidentifiedImageError:
         raise PictureError(f"picture {name}: cannot be read: it is no picture of {', '.join(FORMATS)}") from None
     # Pillow's readers raise whatever a broken file leads them to: OSError, SyntaxError, struct.error, EOFError ...
     except Exception as error:
-        why = getattr(error, "strerror", None) or error  # without the name, which stands before it
-        raise PictureError(f"picture {name}: cannot be read: {why}") from None
+        raise PictureError(f"picture {name}: cannot be read: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """What an error says, without the name of the file, which stands before it."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _name(ref: Any) -> str:

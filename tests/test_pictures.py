@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import struct
 import tracemalloc
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrl.pictures import PictureError, image_size, open_image
+from mmrl.pictures import PictureError, check_image, image_size, open_image
 
 BOUND = 10_000
 RED, BLUE = (250, 10, 10), (10, 10, 250)
@@ -92,7 +93,11 @@ def test_a_link_that_leads_outside_is_refused(flag, tmp_path):
         ("data:image/png;base64,iVBORw0KGgo", "URLs are not opened"),
         ("share://../../secret.png", "leaves the share folder"),
         ("missing.png", "'missing.png': no such file"),
-        (".", "no such file"),
+        (".", "'.': no such file: it is a folder"),
+        ("pipe.png", "'pipe.png': no such file: it is a pipe"),
+        ("loop.png", "'loop.png': cannot be read: .*[Ll]oop"),
+        ("nul\0.png", "cannot be read: embedded null byte"),
+        ("share://nul\0.png", "null byte"),
         ("text.png", "'text.png': cannot be read: it is no picture"),
         ("empty.png", "'empty.png': cannot be read"),
         ("half.png", "'half.png': cannot be read"),
@@ -111,6 +116,8 @@ def test_a_link_that_leads_outside_is_refused(flag, tmp_path):
 )
 def test_what_is_no_picture_is_told(flag, tmp_path, ref, told):
     noise = Image.effect_noise((64, 64), 90)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "half.png").write_bytes(encoded(noise)[:900])
@@ -119,6 +126,12 @@ def test_what_is_no_picture_is_told(flag, tmp_path, ref, told):
     with pytest.raises(PictureError, match=told) as caught:
         open_image(ref, tmp_path, BOUND)
     assert len(str(caught.value)) < 500
+    if callable(ref):
+        check_image(ref, tmp_path, BOUND)  # nothing is drawn for a check
+        return
+    with pytest.raises(PictureError, match=told) as checked:
+        check_image(ref, tmp_path, BOUND)
+    assert str(checked.value) == str(caught.value)
 
 
 def test_names_need_a_folder():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mmrl.modalities.load import import_file
+from mmrl.importing import import_file
 
 emoji = import_file(Path(__file__).with_name("emoji_scenes.py"))
 drawing = import_file(Path(__file__).with_name("drawing.py"))

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from mmrl.environments.gui import written
 from mmrl.environments.pictures import fitted
+from mmrl.importing import import_file
 from mmrl.media import Media, Size, View
-from mmrl.modalities.load import import_file
 from mmrl.seeds import seed_of
 
 emoji = import_file(Path(__file__).with_name("emoji_scenes.py"))

@@ -1,1 +1,1 @@
-"""Everyone's records become Prompts: sources, formats, pictures, the seeded order of their use."""
+"""Everyone's records become Prompts, pairs and supervised records: see README.md."""

@@ -7,15 +7,20 @@ Ours: `prompt`, a text in which each `<image>` stands for the next of the list `
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from mmrl.config import RecordFormat
-from mmrl.environments.base import IMAGE
+from mmrl.data.messages import are_messages, conversation, last_user_text, one_answer, with_system
+from mmrl.data.shown import listed, pictures, refuse_unknown_marks
 
 AUTO, PLAIN = "auto", "plain"
-_PICTURES = ("image", "image_url")  # types of a message's parts, and their keys
+SYSTEM = ("system", "system_prompt")
+# Columns of these formats that would change what a policy sees, and that nothing here shows.
+_UNSEEN = ("tools", "chat_template_kwargs")
+_UNSEEN_MEDIA = ("video", "videos", "audio", "audios", "rejected_images")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 _LETTERED = re.compile(r"^\s*\(?[A-Z][).:]")
@@ -31,19 +36,25 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto") -> dict[s
     one whose text has another number of `<image>` than there are pictures. Without any `<image>`, pictures stand in
     front.
     """
+    record = _without_empty(record)
     name = format_of(record) if form == AUTO else form
     made = {**record, **FORMATS[name](record)}
     given = made.get("messages") or made.get("prompt")
     if isinstance(given, list) and given:
-        made |= _conversation(given, made)
+        made |= conversation(given, made)
         made["prompt"] = last_user_text(made["messages"])
-    made |= {key: _one_answer(made[key], key) for key in ("completion", "chosen", "rejected") if key in made}
-    return made | _pictures(made, asked=name != PLAIN)
+    elif not isinstance(made.get("messages", []), list | None):
+        raise ValueError("`messages` must be a list of {role, content}")
+    if name != PLAIN:
+        made |= _told_first(made)
+    refuse_unknown_marks(made)
+    made |= {key: one_answer(made[key], key) for key in ("completion", "chosen", "rejected") if key in made}
+    return made | pictures(made, asked=name != PLAIN)
 
 
 def format_of(record: Mapping[str, Any]) -> str:
     """The format that a record's columns are of; plain, ours, for any others."""
-    has = {column for column, value in record.items() if value is not None}
+    has = {column for column, value in _without_empty(record).items() if value is not None}
     pictured = bool(has & {"image", "images", "image_path"})
     if {"goal", "steps"} <= has and "prompt" not in has:
         return "ui_s1"
@@ -60,6 +71,45 @@ def format_of(record: Mapping[str, Any]) -> str:
     if pictured and "problem" in has:
         return "visionthink"
     return "mgpo" if pictured and "question" in has else PLAIN
+
+
+def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
+    """Columns of a record that would change what a policy sees in other libraries, and do not here."""
+    record = _without_empty(record)
+    name = format_of(record) if form == AUTO else form
+    asked = _UNSEEN if name == PLAIN else (*_UNSEEN, *_UNSEEN_MEDIA)
+    found = {column for column in asked if record.get(column)}
+    if name == PLAIN:
+        messages = record.get("messages")
+        first = messages[0] if are_messages(messages) else {}
+        said = first.get("content") if first.get("role") == "system" else None
+        found |= {column for column in SYSTEM if record.get(column) and record[column] != said}
+        return found
+    shown = listed(record["images"]) if "images" in record else []
+    names = {column: record.get(column) for column in ("image", "image_path")} if shown else {}
+    return found | {column for column, name in names.items() if isinstance(name, str) and name not in shown}
+
+
+def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without `images` and `messages` that hold nothing: they say as much as a column that is not there."""
+    empty = {key for key in ("images", "messages") if isinstance(record.get(key), list | tuple) and not record[key]}
+    empty |= {"images"} if record.get("images", 0) is None else set()
+    return {key: value for key, value in record.items() if key not in empty}
+
+
+def _told_first(made: Mapping[str, Any]) -> dict[str, Any]:
+    """{"messages"} that begin with the text of a column of SYSTEM, {} where there is none."""
+    found = {column: made[column] for column in SYSTEM if made.get(column) is not None}
+    for column, text in found.items():
+        if not isinstance(text, str):
+            raise ValueError(f"`{column}` is {type(text).__name__}, expected a text")
+    texts = {text for text in found.values() if text.strip()}
+    if len(texts) > 1:
+        raise ValueError(f"{' and '.join(f'`{column}`' for column in found)} say different things")
+    if not texts:
+        return {}
+    messages = made.get("messages") or [{"role": "user", "content": made.get("prompt")}]
+    return {"messages": with_system(messages, texts.pop(), next(iter(found)))}
 
 
 # -------------------------------------------------------------------- one function a format: the columns that change
@@ -81,11 +131,14 @@ def _swift(record: Mapping[str, Any]) -> dict[str, Any]:
     """ms-swift: `messages`, of which the last may be the answer, `images`; `rejected_response` for preferences."""
     if not isinstance(record.get("messages"), list):
         raise ValueError("format swift needs `messages`, a list of messages")
+    objects = record.get("objects")
+    if isinstance(objects, Mapping) and {"ref", "bbox"} & set(objects):
+        raise ValueError("`objects` of {ref, bbox} fill marks in ms-swift's texts; write the words into `messages`")
     made = _answer(record)
     rejected = record.get("rejected_response")
     if rejected is not None:
         chosen = record["messages"][-1:]
-        if not _are_messages(chosen) or chosen[0]["role"] != "assistant":
+        if not are_messages(chosen) or chosen[0]["role"] != "assistant":
             raise ValueError("`rejected_response` needs a last message of role `assistant`, the chosen one")
         made |= {"chosen": chosen, "rejected": rejected}
     return made
@@ -110,7 +163,7 @@ def _mgpo(record: Mapping[str, Any]) -> dict[str, Any]:
         made["messages"] = prompt
     elif not isinstance(prompt, str):
         made["prompt"] = "\n".join([_text(record, "question", "mgpo"), *_choices(record.get("choices"))])
-    return made | {"images": _listed(picture)}
+    return made | {"images": listed(picture)}
 
 
 def _visionthink(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,10 +177,13 @@ def _vlm_r1(record: Mapping[str, Any]) -> dict[str, Any]:
     turns = record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(t, Mapping) and {"from", "value"} <= set(t) for t in turns):
         raise ValueError("format vlm_r1 needs `conversations`, a list of {from, value}")
-    unknown = sorted({str(t["from"]) for t in turns} - set(_ROLES))
+    unknown = [t["from"] for t in turns if not isinstance(t["from"], str) or t["from"] not in _ROLES]
     if unknown:
-        raise ValueError(f"`conversations` has {', '.join(unknown)}; expected {', '.join(_ROLES)}")
-    messages = [{"role": _ROLES[t["from"]], "content": str(t["value"])} for t in turns]
+        raise ValueError(f"`conversations` has {unknown[0]!r:.60}; expected {', '.join(_ROLES)}")
+    if any(t["value"] is None for t in turns):
+        raise ValueError("`conversations` has a `value` that is null, expected a text")
+    texts = [t["value"] if isinstance(t["value"], str) else json.dumps(t["value"]) for t in turns]
+    messages = [{"role": _ROLES[t["from"]], "content": text} for t, text in zip(turns, texts)]
     made: dict[str, Any] = {"messages": messages} | _answer(record)
     if messages and messages[-1]["role"] == "assistant" and "answer" not in made and record.get("answer") is None:
         made["answer"] = re.sub(r"</?answer>", "", messages[-1]["content"]).strip()
@@ -140,11 +196,7 @@ def _mmpr(record: Mapping[str, Any]) -> dict[str, Any]:
     for column in ("chosen", "rejected"):
         if record.get(column) is None:
             raise ValueError(f"format mmpr needs `{column}`")
-    question, system = _text(record, "question", "mmpr"), record.get("system_prompt")
-    made = {"prompt": question} | _answer(record)
-    if isinstance(system, str) and system.strip():
-        made["messages"] = [{"role": "system", "content": system}, {"role": "user", "content": question}]
-    return made
+    return {"prompt": _text(record, "question", "mmpr")} | _answer(record)
 
 
 def _ui_s1(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +261,7 @@ def _boxes_of(answer: Any) -> dict[str, Any]:
 
 def _is_box(value: Any) -> bool:
     numbers = isinstance(value, list) and len(value) == 4
-    return numbers and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    return numbers and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < math.inf for v in value)
 
 
 def _choices(choices: Any) -> list[str]:
@@ -224,133 +276,3 @@ def _choices(choices: Any) -> list[str]:
     if all(_LETTERED.match(text) for text in texts):
         return texts
     return [f"{chr(ord('A') + number)}. {text}" for number, text in enumerate(texts)]
-
-
-# -------------------------------------------------------------------- messages
-
-
-def last_user_text(messages: Sequence[Any]) -> str:
-    """The text of the last message of role `user`, its text parts joined by newlines.
-
-    Raises ValueError for what is no list of {"role", "content"}, and where no user says anything.
-    """
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise ValueError(f"message {number} of `prompt` needs `role` and `content`")
-    for message in reversed(messages):
-        if message["role"] == "user":
-            content = message["content"]
-            parts = content if isinstance(content, list) else [{"text": content}]
-            text = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-            if text.strip():
-                return text
-            break
-    raise ValueError("`prompt` has no text in a last message of role `user`")
-
-
-def _conversation(messages: Sequence[Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """{"messages"} up to the last question, {"completion"} from what answers it, {"images"} that stand in the parts."""
-    if not _are_messages(messages):
-        return {"messages": messages}
-    pictures = [picture for message in messages for picture in _shown(message["content"])]
-    texts = [{**message, "content": _joined(message["content"])} for message in messages]
-    last = max((n for n, m in enumerate(texts) if m["role"] != "assistant"), default=len(texts) - 1)
-    made: dict[str, Any] = {"messages": texts[: last + 1]}
-    answers = texts[last + 1 :]
-    if answers and not any(record.get(key) is not None for key in ("completion", "chosen")):
-        made["completion"] = answers
-    if pictures and not record.get("images") and not record.get("image"):
-        made["images"] = pictures
-    return made
-
-
-def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in value)
-
-
-def _joined(content: Any) -> Any:
-    """A message's parts as one text, `<image>` for each picture; anything else as it is."""
-    if not isinstance(content, list):
-        return content
-    return "".join(IMAGE if _is_picture(part) else _words(part) for part in content)
-
-
-def _words(part: Any) -> str:
-    text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
-    if not isinstance(text, str):
-        raise ValueError(f"a part of a message is neither text nor picture: {str(part)[:60]}")
-    return text
-
-
-def _is_picture(part: Any) -> bool:
-    if not isinstance(part, Mapping):
-        return False
-    kind = part.get("type")
-    return kind in _PICTURES if kind is not None else any(part.get(key) is not None for key in _PICTURES)
-
-
-def _shown(content: Any) -> Iterable[Any]:
-    """Pictures that stand in the parts themselves: {"type": "image", "image": ...}."""
-    for part in content if isinstance(content, list) else ():
-        if _is_picture(part):
-            found = next((part[key] for key in _PICTURES if part.get(key) is not None), None)
-            if isinstance(found, Mapping) and "url" in found:
-                found = found["url"]
-            if found is not None:
-                yield found
-
-
-def _one_answer(value: Any, key: str) -> Any:
-    """The text of an answer that is given as messages; a text, ids or turns as they are."""
-    if not isinstance(value, list) or not value or not _are_messages(value):
-        return value
-    if len(value) != 1 or value[0]["role"] != "assistant":
-        raise ValueError(f"`{key}` has {len(value)} messages, expected one of role `assistant`")
-    return _joined(value[0]["content"])
-
-
-# -------------------------------------------------------------------- pictures
-
-
-def _pictures(record: Mapping[str, Any], asked: bool) -> dict[str, Any]:
-    """{"images"} as a list of references, {} for a record without pictures; the marks are counted.
-
-    asked: whether a column `image` is what the question is about. Without a mark it is otherwise what the prompt
-    describes, and stays.
-    """
-    marks = _marks(record)
-    given = record.get("images")
-    if given is None and (marks or asked):
-        given = record.get("image")
-    if given is None:
-        if marks:
-            raise ValueError(f"{IMAGE} stands {marks} times in the text, and there are no `images`")
-        return {}
-    images = [_reference(picture, number) for number, picture in enumerate(_listed(given))]
-    if marks and marks != len(images):
-        raise ValueError(f"{IMAGE} stands {marks} times in the text, and there are {len(images)} pictures")
-    return {"images": images}
-
-
-def _marks(record: Mapping[str, Any]) -> int:
-    messages = record.get("messages")
-    if not _are_messages(messages):
-        texts = [record.get("prompt")]
-    else:
-        texts = [message["content"] for message in messages or ()]
-    return sum(text.count(IMAGE) for text in texts if isinstance(text, str))
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _reference(picture: Any, number: int) -> Any:
-    """What mmrl.pictures opens: a name, a PIL picture, {"bytes"}, a function."""
-    if isinstance(picture, Mapping) and picture.get("bytes") is None:
-        picture = picture.get("path") or picture.get("url")
-    held = isinstance(picture, Mapping) and isinstance(picture["bytes"], bytes)
-    drawn = callable(picture) or (hasattr(picture, "convert") and hasattr(picture, "size"))
-    if held or drawn or (isinstance(picture, str) and picture):
-        return picture
-    raise ValueError(f"picture {number} of `images`: expected a file name or a picture, got {type(picture).__name__}")

@@ -9,15 +9,12 @@ from typing import Any, Protocol
 from mmrl.media import Media, Size, View
 from mmrl.types import Prompt, Turn
 
-# Marks the place of a picture in a text; there are as many as views.
-IMAGE = "<image>"
-
 
 @dataclass(frozen=True)
 class Context:
     """The messages that a row of the policy begins with.
 
-    messages: {"role", "content"} with a text as content, in which each IMAGE stands for the next of `views`.
+    messages: {"role", "content"} with a text as content, in which each IMAGE (mmrl.media) is the next of `views`.
     """
 
     messages: Sequence[Mapping[str, str]]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from mmrl.core.registry import near
+from mmrl.importing import import_file
 from mmrl.share import resolve
 
 
@@ -21,28 +19,12 @@ def find(name: str, known: Mapping[str, str], kind: str) -> Any:
     file, colon, attribute = known.get(name, name).rpartition(":")
     if not colon or (name not in known and not file.endswith(".py")):
         raise ValueError(f"{kind} {name[:60]!r}: {near(name[:60], known)}; your own is given as path/file.py:name")
-    module = importlib.import_module(file) if name in known else _import(file, kind)
+    try:
+        module = importlib.import_module(file) if name in known else import_file(resolve(file))
+    except ValueError as error:
+        raise ValueError(f"{kind} {name[:60]!r}: {error}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise ValueError(f"{kind} {name!r}: {file} has no {attribute!r}; {near(attribute, public)}")
     return found
-
-
-def _import(file: str, kind: str) -> ModuleType:
-    """A Python file, imported once by its path."""
-    path = resolve(file).resolve()
-    if not path.is_file():
-        raise ValueError(f"{kind} {file!r}: there is no file {path}")
-    name = f"_mmrl_environment_{path.stem}_{abs(hash(str(path)))}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]

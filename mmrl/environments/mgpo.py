@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mmrl.environments.base import IMAGE, Context, Episode, Reply
+from mmrl.environments.base import Context, Episode, Reply
 from mmrl.environments.opening import opening, question_of
 from mmrl.environments.parsing import pointed
 from mmrl.environments.pictures import cropped, fitted, whole
-from mmrl.media import View, to_original
+from mmrl.media import IMAGE, View, to_original
 from mmrl.strict import Strict
 
 SYSTEM = """You look at a picture in two steps.

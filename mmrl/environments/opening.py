@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmrl.environments.base import IMAGE
+from mmrl.media import IMAGE
 from mmrl.types import Prompt
 
 _PICTURE_TYPES = frozenset({"image", "image_url"})

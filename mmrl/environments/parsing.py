@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmrl.environments.base import IMAGE
-from mmrl.media import Box
+from mmrl.media import IMAGE, Box
 
 _FENCE = re.compile(r"```json\b(.*?)```", re.DOTALL)
 _WHOLE_NUMBER = re.compile(r"(?<![\w.])[-+]?\d{1,12}(?!\w|\.\d)", re.ASCII)

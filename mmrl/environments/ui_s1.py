@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from mmrl.environments.base import IMAGE, Context, Episode, Reply
+from mmrl.environments.base import Context, Episode, Reply
 from mmrl.environments.gui import Action, MatchOptions, in_original, match, read, written
 from mmrl.environments.parsing import plain
 from mmrl.environments.pictures import fitted, whole
+from mmrl.media import IMAGE
 from mmrl.strict import Strict
 
 SYSTEM = """You operate a phone to reach a goal. In every turn you see the screen and do one thing.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from mmrl.environments.base import IMAGE, Context, Episode, Reply
+from mmrl.environments.base import Context, Episode, Reply
 from mmrl.environments.opening import opening
 from mmrl.environments.parsing import answered, call_in
 from mmrl.environments.pictures import fitted, scaled, whole
-from mmrl.media import Size, View
+from mmrl.media import IMAGE, Size, View
 from mmrl.strict import Strict
 
 TOOL = "resize_image"

@@ -6,11 +6,11 @@ import json
 
 from pydantic import Field
 
-from mmrl.environments.base import IMAGE, Context, Episode, Reply
+from mmrl.environments.base import Context, Episode, Reply
 from mmrl.environments.opening import opening
 from mmrl.environments.parsing import Call, answered, call_in, numbers
 from mmrl.environments.pictures import cropped, fitted, whole
-from mmrl.media import View
+from mmrl.media import IMAGE, View
 from mmrl.strict import Strict
 
 TOOL = "image_zoom_in_tool"

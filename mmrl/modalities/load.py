@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from mmrl.importing import import_file
 
 if TYPE_CHECKING:
     from mmrl.modalities.adapter import Adapter
@@ -54,22 +53,3 @@ def config_class(modality: str) -> type:
     if modality in CONFIGS:
         return importlib.import_module(CONFIGS[modality]).ModelConfig
     return adapter_class(modality).Config
-
-
-def import_file(path: Path) -> ModuleType:
-    """Import a Python file by its path, once."""
-    path = path.resolve()
-    if not path.is_file():
-        raise ValueError(f"no file {path}")
-    name = f"_mmrl_file_{path.stem}_{abs(hash(str(path)))}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from mmrl.config import Config, ConfigError, GrpoStage, RewardConfig, SftStage
-from mmrl.data.records import Records, heldout_prompts, record_columns, training_prompts
+from mmrl.data.prompts import heldout_prompts, training_prompts
+from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.load import adapter_class

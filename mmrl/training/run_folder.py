@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from mmrl.config import Config
-from mmrl.data.records import load_prompts
+from mmrl.data.prompts import load_prompts
 from mmrl.reporting.files import write_atomic
 from mmrl.training.plan import plan_text
 from mmrl.training.provenance import Difference

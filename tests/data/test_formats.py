@@ -14,11 +14,12 @@ from PIL import Image
 
 from mmrl import api
 from mmrl.config import ConfigError, DataConfig
-from mmrl.data.formats import FORMATS, format_of, normalised
+from mmrl.data.formats import FORMATS, format_of, normalised, unseen
+from mmrl.data.images import stored_images
 from mmrl.data.pairs import load_pairs
-from mmrl.data.pictures import stored_images
-from mmrl.data.records import KeptRecords, Records, load_prompts, training_prompts
-from mmrl.modalities.load import import_file
+from mmrl.data.prompts import load_prompts, training_prompts
+from mmrl.data.records import KeptRecords, Records
+from mmrl.importing import import_file
 from mmrl.pictures import PictureError, open_image
 from mmrl.share import share
 
@@ -262,6 +263,117 @@ def test_a_picture_that_a_caption_describes_stays_a_column():
     assert normalised(record, "trl")["images"] == ["red.png"]
 
 
+# -------------------------------------------------------------------- what the policy would see
+
+EMPTY = [{}, {"images": None}, {"images": []}]
+ASKED = {
+    "trl": {"prompt": [{"role": "user", "content": "what?"}]},
+    "swift": {"messages": [{"role": "user", "content": "what?"}]},
+    "visionthink": {"problem": "what?"},
+    "vlm_r1": {"conversations": [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "a cat"}]},
+    "mmpr": {"question": "what?", "chosen": "a", "rejected": "b"},
+    "mgpo": {"question": "what?"},
+}
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("name", ASKED)
+def test_an_empty_list_of_pictures_hides_none(empty, name):
+    """Whatever the format, `images` that hold nothing beside `image` are as good as no column."""
+    made = normalised({**ASKED[name], **empty, "image": "a.png"})
+    assert made["images"] == ["a.png"]
+    assert normalised({"prompt": "<image>what?", **empty, "image": "a.png"})["images"] == ["a.png"]
+    assert normalised({"question": "what?", **empty, "image_path": "a.png"})["images"] == ["a.png"]
+    plain = normalised({"prompt": "what?", **empty, "image": "a.png"})
+    assert plain.get("images", plain["image"]) == "a.png"  # as the adapter asks
+    steps = [{"screenshot": "a.png", "action_content": {}}]
+    assert normalised({"goal": "go", "steps": steps, **empty})["images"] == ["a.png"]
+    assert "messages" not in normalised({"prompt": "what?", "messages": [], **empty})
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize("name", ASKED)
+def test_a_system_text_comes_first_in_every_format(name, column):
+    made = normalised({**ASKED[name], "image": "a.png", column: "Be brief."})
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what?"}]
+    assert (made["messages"], made["prompt"]) == (said, "what?")
+    assert normalised(made) == made
+    assert not unseen(made)
+    blank = normalised({**ASKED[name], "image": "a.png", column: " "})
+    assert blank.get("messages", said[1:]) == said[1:]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"system": "other"}, "`system` and the first message, of role system, say different things"),
+        ({"system": "Be brief.", "system_prompt": "other"}, "`system` and `system_prompt` say different things"),
+        ({"system": ["Be brief."]}, "`system` is list, expected a text"),
+    ],
+)
+def test_system_texts_that_contradict_are_refused(columns, told):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what?"}]
+    assert normalised({"messages": messages, "system": "Be brief."})["messages"] == messages
+    with pytest.raises(ValueError, match=told):
+        normalised({"messages": messages, **columns})
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({**ASKED["swift"], "tools": "[]", "videos": ["a.mp4"], "audios": []}, {"tools", "videos"}),
+        ({**ASKED["trl"], "chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs"}),
+        ({**ASKED["visionthink"], "images": ["red.png"], "image": "blue.png"}, {"image"}),
+        ({**ASKED["visionthink"], "images": ["red.png"], "image": "red.png"}, set()),
+        ({"prompt": "what?", "system": "Be brief."}, {"system"}),
+        ({"prompt": "a red dot", "images": ["red.png"], "image": "blue.png", "video": "cut 3"}, set()),
+        ({"prompt": "what?", "answer": "a", "level": 3}, set()),
+    ],
+)
+def test_columns_that_nobody_sees_are_told_once(red, record, columns):
+    assert unseen(record) == columns
+    source = jsonl(red / "a.jsonl", [record, record, record])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        load_prompts(source, {}, "stop")
+    told = {f"{source}:1: the column `{column}` is not shown to the policy" for column in columns}
+    assert sorted(str(w.message) for w in warned) == sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (
+            {"messages": [{"role": "user", "content": "<video>what?"}], "videos": ["a.mp4"]},
+            "<video> stands in",
+        ),
+        ({"prompt": "<audio>what?", "audio": "a.wav"}, "<audio> stands in the text for `audio`"),
+        (
+            {
+                "messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, "what?"]}],
+                "images": ["b.png"],
+            },
+            "pictures stand in the messages and in `images`",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "find <ref-object>"}], "objects": {"ref": ["a"], "bbox": []}},
+            "`objects` of {ref, bbox} fill marks",
+        ),
+        ({"conversations": [{"from": "human", "value": None}]}, "a `value` that is null"),
+        ({"prompt": "what?", "messages": "hello"}, "`messages` must be a list"),
+    ],
+)
+def test_what_the_policy_would_see_otherwise_is_refused(record, told):
+    with pytest.raises(ValueError, match=told):
+        normalised(record)
+
+
+def test_the_same_picture_may_stand_in_the_message_and_in_the_column():
+    content = [{"type": "image", "image": "a.png"}, "what?"]
+    for column in ({"images": ["a.png"]}, {"image": "a.png"}):
+        assert normalised({"prompt": [{"role": "user", "content": content}], **column})["images"] == ["a.png"]
+
+
 # -------------------------------------------------------------------- records that are none
 
 
@@ -271,7 +383,7 @@ def test_a_picture_that_a_caption_describes_stays_a_column():
         ({"prompt": "<image>a<image>", "images": ["a.png"]}, "auto", "<image> stands 2 times.* there are 1 pictures"),
         ({"prompt": "<image>a", "images": ["a.png", "b.png"]}, "auto", "stands 1 times.* there are 2 pictures"),
         ({"prompt": "<image>a"}, "auto", "stands 1 times.* there are no `images`"),
-        ({"prompt": "<image>a", "images": []}, "auto", "there are 0 pictures"),
+        ({"prompt": "<image>a", "images": []}, "auto", "stands 1 times.* there are no `images`"),
         ({"messages": CHAT}, "auto", "stands 1 times in the text, and there are no `images`"),
         ({"prompt": "a", "images": [3]}, "auto", "picture 0 of `images`: expected a file name or a picture, got int"),
         ({"prompt": "a", "images": ["a.png", None]}, "auto", "picture 1 of `images`: .* got NoneType"),
@@ -285,7 +397,7 @@ def test_a_picture_that_a_caption_describes_stays_a_column():
         ({"question": "a", "image": "a", "choices": "A B"}, "mgpo", "`choices` is str"),
         ({"problem": " ", "images": ["a"]}, "visionthink", "needs `problem`, a text that is not empty"),
         ({"conversations": [{"role": "user"}]}, "auto", "a list of {from, value}"),
-        ({"conversations": [{"from": "bot", "value": "x"}]}, "auto", "`conversations` has bot; expected human"),
+        ({"conversations": [{"from": "bot", "value": "x"}]}, "auto", "`conversations` has 'bot'; expected human"),
         ({"question": "a", "chosen": "b"}, "mmpr", "format mmpr needs `rejected`"),
         ({"goal": "a", "steps": [{"action": {}}]}, "auto", "step 0 of `steps` lacks `screenshot`"),
         ({"goal": "", "steps": [{"screenshot": "a"}]}, "auto", "format ui_s1 needs `goal`"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mmrl.environments.gui import MatchOptions, in_original, match, read
+from mmrl.importing import import_file
 from mmrl.media import Media, View
-from mmrl.modalities.load import import_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "emoji_scenes"
 episodes = import_file(FOLDER / "episodes.py")

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mmrl.environments.base import Episode
 from mmrl.environments.load import load_environment
+from mmrl.importing import import_file
 from mmrl.media import Media, iou
-from mmrl.modalities.load import import_file
 from mmrl.training.evaluation.choices import rotations
 from mmrl.types import Prompt, Turn
 

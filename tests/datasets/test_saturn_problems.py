@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrl.modalities.load import import_file
+from mmrl.importing import import_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "sat"
 sat = import_file(FOLDER / "sat.py")

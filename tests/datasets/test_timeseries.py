@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrl.modalities.load import import_file
+from mmrl.importing import import_file
 from mmrl.rewarding import load_reward
 from mmrl.share import share
 from mmrl.types import Prompt, Sample

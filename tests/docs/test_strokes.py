@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrl.modalities.load import adapter_class, import_file
+from mmrl.importing import import_file
+from mmrl.modalities.load import adapter_class
 from mmrl.seeds import seed_of
 from mmrl.types import Group, Prompt, Sample
 

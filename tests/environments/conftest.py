@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmrl.environments.base import IMAGE, Context, Environment, Episode, Reply
-from mmrl.media import Media, Size, View
+from mmrl.environments.base import Context, Environment, Episode, Reply
+from mmrl.media import IMAGE, Media, Size, View
 from mmrl.types import Prompt, Sample, Turn
 
 

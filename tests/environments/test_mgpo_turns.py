@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmrl.environments.base import IMAGE
 from mmrl.environments.mgpo import Mgpo, MgpoOptions
+from mmrl.media import IMAGE
 
 ORIGINAL = (2000, 1000)
 PLAIN = MgpoOptions(min_pixels=None, max_pixels=None)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl.environments.base import IMAGE
 from mmrl.environments.parsing import Call, answered, call_in, numbers, plain, pointed, spoken, tagged, whole_number
+from mmrl.media import IMAGE
 
 GOOD = '<tool_call>\n{"name": "look", "arguments": {"n": 1}}\n</tool_call>'
 

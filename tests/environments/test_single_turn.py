@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmrl.environments.base import IMAGE
 from mmrl.environments.opening import opening, question_of
 from mmrl.environments.single import SingleTurn, SingleTurnOptions
+from mmrl.media import IMAGE
 from mmrl.types import Prompt
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mmrl.environments.base import IMAGE
 from mmrl.environments.ui_s1 import HIDDEN, UiS1, UiS1Options
+from mmrl.media import IMAGE
 
 STEPS = [
     {"action_content": {"action": "open", "text": "Mail"}, "screenshot": "0.png", "thought": "open it"},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmrl.environments.base import IMAGE
 from mmrl.environments.visionthink import VisionThink, VisionThinkOptions
+from mmrl.media import IMAGE
 
 CALL = '<tool_call>\n{"name": "resize_image", "arguments": {"action": "resize"}}\n</tool_call>'
 PLAIN = VisionThinkOptions(min_pixels=None, max_pixels=None)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mmrl.environments.base import IMAGE
 from mmrl.environments.zoom import PROBLEMS, Zoom, ZoomOptions
+from mmrl.media import IMAGE
 
 
 def half(size):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrl.modalities.load import import_file
+from mmrl.importing import import_file
 from mmrl.rewarding import load_reward
 from mmrl.types import Prompt, Sample
 

@@ -18,22 +18,34 @@ MODULES = {
 # `tokens` is no modality: the language models of several are built on it.
 MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
-# Room -> the rooms of mmrl that it may import. `config`, `share`, `strict`, `seeds` and `pictures` are plain helpers.
+# Room -> the rooms of mmrl that it may import. `config` and the single files among these are plain helpers.
 ALLOWED = {
     "media": set(),
     "types": {"media"},
     "seeds": set(),
     "strict": set(),
     "share": set(),
+    "importing": set(),
     "pictures": {"share"},
     "core": {"types"},
     "rewarding": {"types", "media", "share"},
     "reporting": {"types", "media", "share"},
     "engines": {"types", "core", "seeds", "share", "strict"},
-    "environments": {"types", "media", "core", "seeds", "share", "strict"},
-    "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict", "pictures"},
+    "environments": {"types", "media", "core", "seeds", "share", "strict", "importing"},
+    "modalities": {
+        "types",
+        "media",
+        "core",
+        "engines",
+        "environments",
+        "seeds",
+        "share",
+        "strict",
+        "pictures",
+        "importing",
+    },
     "config": {"types", "core", "environments", "modalities", "share", "strict"},
-    "data": {"types", "config", "environments", "modalities", "seeds", "share", "pictures"},
+    "data": {"config", "types", "media", "pictures", "seeds", "share", "importing"},
     "training": {
         "data",
         "types",

@@ -245,7 +245,7 @@ def test_a_pair_without_a_trained_action_is_named(pairs, tmp_path, monkeypatch):
 
 def test_a_file_without_one_good_pair_is_refused(tmp_path):
     path = write(tmp_path / "p.jsonl", {"prompt": "x", "chosen": "a", "rejected": "a"})
-    with pytest.warns(UserWarning), pytest.raises(ConfigError, match="no usable pair"):
+    with pytest.warns(UserWarning), pytest.raises(ConfigError, match=r"holds no prompts \(1 bad\)"):
         load_pairs(path, "skip")
 
 

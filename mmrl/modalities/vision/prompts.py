@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from mmrl.environments.base import IMAGE
+from mmrl.media import IMAGE
 from mmrl.modalities.tokens.prompts import PromptEncoder
 from mmrl.modalities.vision.config import ModelConfig
 

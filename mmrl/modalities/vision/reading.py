@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
-from mmrl.environments.base import IMAGE, Context, Reply
+from mmrl.environments.base import Context, Reply
 from mmrl.environments.opening import opening
-from mmrl.media import Media, Size, View
+from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.tokens.reading import Reader

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.config import ConfigError, FilterStage
+from mmrl.data.images import stored_images
 from mmrl.data.order import cyclic_indices
-from mmrl.data.pictures import stored_images
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.files import dumps, write_atomic
 from mmrl.training.cursor import Cursor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmrl.modalities.load import import_file
+from mmrl.importing import import_file
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.filtering import Filtering
 from mmrl.training.stages.grpo import Grpo

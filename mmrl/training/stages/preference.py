@@ -15,7 +15,7 @@ from mmrl.config import ConfigError, PreferenceStage
 from mmrl.core import preference as objectives
 from mmrl.data.order import cyclic_indices
 from mmrl.data.pairs import load_pairs
-from mmrl.data.records import reading
+from mmrl.data.prompts import reading
 from mmrl.modalities.adapter import Adapter
 from mmrl.training.cursor import Cursor
 from mmrl.training.learner import NonFiniteError

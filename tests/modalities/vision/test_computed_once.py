@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mmrl.environments.base import IMAGE, Context, Reply
-from mmrl.media import View
+from mmrl.environments.base import Context, Reply
+from mmrl.media import IMAGE, View
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import replay as replaying
 from mmrl.types import Group

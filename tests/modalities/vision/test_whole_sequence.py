@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mmrl.engines.view import collapse
-from mmrl.environments.base import IMAGE, Context, Reply
-from mmrl.media import View
+from mmrl.environments.base import Context, Reply
+from mmrl.media import IMAGE, View
 from mmrl.modalities.vision.adapter import VisionAdapter
 from mmrl.modalities.vision.pictures import shown
 from mmrl.modalities.vision.tiny import KINDS

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl.pictures import image_size, open_image
+from mmrl.pictures import check_image, open_image
 
 
-def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> None:
-    """Look at the heads of a record's `images`, so that a run does not end at one that is missing or too large.
+def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int, target: bool = False) -> None:
+    """Look at a record's `images`, so that a run does not end at one that is missing, too large or cut off.
 
-    Functions are not called. Raises PictureError, a ValueError, for the first one that cannot be used.
+    target: look at the column `image`, too. Functions are not called. Raises PictureError, a ValueError, for the first
+    one that cannot be used.
     """
-    for ref in record.get("images") or ():
-        if not callable(ref):
-            image_size(ref, root, max_pixels)
+    for ref in [*(record.get("images") or ()), *([record["image"]] if target else ())]:
+        check_image(ref, root, max_pixels)
 
 
 def bound_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> dict[str, Any]:

@@ -1,0 +1,197 @@
+"""What a record must hold, whatever its source: the same questions of all, and one way to stop or to skip."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from mmrl.config import ConfigError, DataConfig, RecordFormat
+from mmrl.data.formats import normalised, unseen
+from mmrl.data.images import check_images
+from mmrl.data.rows import Flaw, Row
+
+MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
+DEPTH = 64  # lists in lists; far more ends whatever walks a record
+_WARNINGS = 10  # bad records told one by one; the rest is counted
+_TOLD = 400  # characters of a record's problem
+_ANSWERS = ("completion", "chosen", "rejected")
+
+
+class Checker:
+    """Checks the raw records of one source and makes them ours; a column that nobody sees is told once.
+
+    columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form: see
+    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str] = (),
+        mapping: Mapping[str, str] | None = None,
+        form: RecordFormat = "auto",
+        root: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.columns, self.mapping, self.form = columns, mapping or {}, form
+        self.root, self.max_pixels = root, max_pixels
+        self._unseen: set[str] = set()
+
+    def record(self, row: Row) -> dict[str, Any]:
+        """The row's record in our form. Raises ValueError, without the row's place, for one that cannot be used."""
+        if row.problem:
+            raise ValueError(row.problem)
+        refuse_unsound(row.record)
+        named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
+        raw = {**row.record, **named}
+        record = normalised(raw, self.form)
+        prompt = record.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(
+                "needs a non-empty string `prompt`, or a list of messages (data.columns maps other names); it has "
+                f"{', '.join(record)}"
+            )
+        missing = [column for column in self.columns if record.get(column) is None]
+        if missing:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        _check_identity(record)
+        _check_environment(record)
+        _check_answers(record, self.columns)
+        check_images(record, self.root, self.max_pixels, target="image" in self.columns)
+        self._tell(row, unseen(raw, self.form) - set(self.columns))
+        return record
+
+    def _tell(self, row: Row, columns: set[str]) -> None:
+        for column in sorted(columns - self._unseen):
+            self._unseen.add(column)
+            warnings.warn(f"{row.where}: the column `{column}` is not shown to the policy", stacklevel=4)
+
+
+def good_records(
+    rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapping[str, Any] | None = None
+) -> tuple[list[tuple[Row, dict[str, Any]]], int]:
+    """(rows with their checked records whose columns equal `where`, number of bad ones); no two have one id.
+
+    Raises ConfigError at the first bad record when `on_bad` is "stop"; otherwise warns of it and skips it.
+    """
+    good: list[tuple[Row, dict[str, Any]]] = []
+    seen: dict[str, str] = {}
+    bad = total = 0
+    for row in rows:
+        total += 1
+        try:
+            record = checker.record(row)
+            if all(record.get(key) == value for key, value in (where or {}).items()):
+                _check_new(identity(record, row), row, seen)
+                good.append((row, record))
+        except ValueError as error:
+            message = refused(row, error, on_bad)
+            bad += 1
+            if bad <= _WARNINGS:
+                warnings.warn(message, stacklevel=3)
+    if bad:
+        warnings.warn(f"data: skipped {bad} of {total} records", stacklevel=3)
+    return good, bad
+
+
+def refused(row: Row, error: ValueError, on_bad: str) -> str:
+    """One line that says where a bad record stands, why it is bad, and that it is skipped.
+
+    Raises ConfigError with it unless `on_bad` is skip.
+    """
+    message = f"{row.where}: {_line(str(error))}"
+    if on_bad == "stop":
+        raise ConfigError(f"{message}; mend the line or set data.on_bad_record: skip") from None
+    return f"{message}; skipped"
+
+
+def identity(record: Mapping[str, Any], row: Row) -> str:
+    """The record's id, its number where it brings none."""
+    given = record.get("id")
+    return str(row.number if given is None else given)
+
+
+# -------------------------------------------------------------------- one question each
+
+
+def refuse_unsound(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for what could not be written or computed with later: names of columns that are no texts, lone
+    halves of characters, numbers that are not finite or no floats, lists in lists without end."""
+    for column, held in record.items():
+        if not isinstance(column, str):
+            raise ValueError(f"the name of a column is {type(column).__name__}, expected a text")
+        left: list[tuple[Any, int]] = [(column, 0), (held, 0)]
+        while left:
+            value, depth = left.pop()
+            why = _flaw(value) if depth <= DEPTH else "is lists in lists, too many deep"
+            if why:
+                raise ValueError(f"`{column.encode(errors='replace').decode():.60}` {why}")
+            if isinstance(value, Mapping):
+                left += [(item, depth + 1) for pair in value.items() for item in pair]
+            elif isinstance(value, list | tuple):
+                left += [(item, depth + 1) for item in value]
+
+
+def _flaw(value: Any) -> str:
+    if isinstance(value, Flaw):
+        return value.why
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return "has a lone surrogate, half of a character, in its text"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, expected a finite number"
+    if isinstance(value, int) and value.bit_length() > 1023:
+        return "is a whole number too large for a float"
+    return ""
+
+
+def _check_identity(record: Mapping[str, Any]) -> None:
+    given = record.get("id")
+    if given is None or (isinstance(given, str) and given):
+        return
+    if not isinstance(given, Integral) or isinstance(given, bool):
+        raise ValueError(f"`id` is {given!r:.60}, expected a text or a whole number")
+
+
+def _check_new(name: str, row: Row, seen: dict[str, str]) -> None:
+    if name in seen:
+        raise ValueError(f"the id {name!r:.60} occurs more than once, first at {seen[name]}; ids tell records apart")
+    seen[name] = row.where
+
+
+def _check_environment(record: Mapping[str, Any]) -> None:
+    given = record.get("environment")
+    if not (given is None or isinstance(given, str | Mapping)):
+        raise ValueError(f"`environment` is {type(given).__name__}, expected a name, or an object with `name`")
+
+
+def _check_answers(record: Mapping[str, Any], columns: Sequence[str]) -> None:
+    for column in (column for column in _ANSWERS if column in columns):
+        given = record[column]
+        if isinstance(given, str):
+            continue
+        kinds = {type(part) for part in given} if isinstance(given, list) else {dict}
+        if not (kinds <= {str} or kinds <= {int, float}):
+            raise ValueError(f"`{column}` is {given!r:.60}; answers must be texts, lists of turns as texts, or of ids")
+    if {"chosen", "rejected"} <= set(columns) and record["chosen"] == record["rejected"]:
+        raise ValueError("`chosen` and `rejected` are the same answer")
+
+
+def _reach(record: Mapping[str, Any], ours: str, theirs: str) -> Any:
+    if theirs in record:
+        return record[theirs]
+    place: Any = record
+    for part in theirs.split("."):
+        if not isinstance(place, Mapping) or part not in place:
+            raise ValueError(f"lacks {theirs!r}, which data.columns gives for {ours!r}; it has {', '.join(record)}")
+        place = place[part]
+    return place
+
+
+def _line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _TOLD else f"{text[:_TOLD]}..."

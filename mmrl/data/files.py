@@ -1,0 +1,201 @@
+"""Files of records, by their suffix: raw rows, each with its line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mmrl.config import ConfigError
+from mmrl.data.rows import DECODER, Row, as_row, parsed
+
+_SPACE = " \t\r\n"
+
+
+def file_rows(path: Path) -> Iterator[Row]:
+    """The raw records of a file whose suffix, in any case, is in READERS, in its order; blank lines are none.
+
+    A record that cannot be read comes with its problem. Raises ConfigError for another suffix, and for a file that
+    cannot be read any further: a broken list of JSON or table, an error of the disk.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"data: {path}: what it holds is told by its suffix; expected {', '.join(READERS)}")
+    try:
+        yield from reader(path)
+    except OSError as error:
+        raise ConfigError(f"data: {path} cannot be read: {error.strerror or error}") from None
+
+
+# -------------------------------------------------------------------- lines
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    return _lines(path, parsed)
+
+
+def _text_lines(path: Path) -> Iterator[Row]:
+    return _lines(path, _said)
+
+
+def _lines(path: Path, read: Callable[[str, int, str], Row]) -> Iterator[Row]:
+    """What `read` makes of (where, number from 1, text) of each line that is not blank."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            where = f"{path}:{number}"
+            raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            try:
+                line = raw.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield Row(where, number, problem=f"not UTF-8: {error.reason} at byte {error.start}")
+            else:
+                if line:
+                    yield read(where, number, line)
+
+
+def _said(where: str, number: int, line: str) -> Row:
+    if _is_json(line):
+        raise ConfigError(f"data: {where}: this is JSON, not a prompt a line; name the file .jsonl or .json")
+    if "\r" in line:
+        return Row(where, number, problem="a carriage return stands within the line; end lines with a newline")
+    return Row(where, number, {"prompt": line})
+
+
+def _is_json(line: str) -> bool:
+    """Whether a line is a record, or the beginning of records, and no prompt that a person would write."""
+    if line in ("[", "{", "[{"):
+        return True
+    if not line.startswith(("{", "[")):
+        return False
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+
+
+# -------------------------------------------------------------------- whole texts
+
+
+def _json_file(path: Path) -> Iterator[Row]:
+    """A list of records, or one record a line, as its first character says."""
+    text = _text(path)
+    start = len(text) - len(text.lstrip())
+    return _listed(path, text, start + 1) if text.startswith("[", start) else _json_lines(path)
+
+
+def _listed(path: Path, text: str, place: int) -> Iterator[Row]:
+    """The records of a JSON list whose first item is sought from `place`."""
+    number, line, counted = 0, 1, 0
+    while (place := _next(text, place)) < len(text) and (number or text[place] != "]"):
+        line, counted, number = line + text.count("\n", counted, place), place, number + 1
+        where = f"{path}:{line}"
+        try:
+            value, place = DECODER.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"data: {path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise ConfigError(f"data: {where}: brackets in brackets, too many deep") from None
+        yield as_row(where, number, value)
+        place = _next(text, place)
+        if text[place : place + 1] != ",":
+            break
+        place += 1
+    wrong = _next(text, place + 1) if text[place : place + 1] == "]" else place
+    if wrong < len(text) or wrong == place:
+        line += text.count("\n", counted, wrong)
+        raise ConfigError(f"data: {path}:{line}: not JSON: expected a comma, or the end of the list and of the file")
+
+
+def _next(text: str, place: int) -> int:
+    while place < len(text) and text[place] in _SPACE:
+        place += 1
+    return place
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"data: {path}: not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+# -------------------------------------------------------------------- tables
+
+
+def _commas(path: Path) -> Iterator[Row]:
+    return _cells(path, ",")
+
+
+def _tabs(path: Path) -> Iterator[Row]:
+    return _cells(path, "\t")
+
+
+def _cells(path: Path, delimiter: str) -> Iterator[Row]:
+    """Rows below a line of names, as texts; a cell without a text is None."""
+    last = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            names = next((cells for cells in reader if cells), [])
+            if len(set(names)) < len(names) or not all(names):
+                where = f"{path}:{reader.line_num}"
+                raise ConfigError(f"data: {where}: expected a name of its own for each column, got {names!r:.200}")
+            number, last = 0, reader.line_num
+            for cells in reader:
+                where, last = f"{path}:{last + 1}", reader.line_num
+                if not cells:
+                    continue
+                number += 1
+                if len(cells) == len(names):
+                    yield Row(where, number, {name: cell or None for name, cell in zip(names, cells)})
+                else:
+                    yield Row(where, number, problem=f"has {len(cells)} cells below {len(names)} names of columns")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"data: {path}: not UTF-8: {error.reason}, behind line {last}") from None
+    except csv.Error as error:
+        raise ConfigError(f"data: {path}:{last + 1}: no table of cells: {error}") from None
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    arrow, parquet = library("pyarrow", str(path)), library("pyarrow.parquet", str(path))
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield Row(f"{path}:{number}", number, without_nan(record))
+    except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"data: {path} is no whole parquet file: {error}") from None
+
+
+def without_nan(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a table, None for each column that is NaN: so pandas writes what is missing."""
+    return {key: None if isinstance(value, float) and value != value else value for key, value in record.items()}
+
+
+def library(module: str, source: str) -> Any:
+    """A module of an optional package. Raises ConfigError with the command that installs it."""
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        found = None
+    # Run beside a folder `datasets`, Python finds that folder where the library is not installed.
+    if found is None or getattr(found, "__file__", None) is None:
+        raise ConfigError(f'data: {source} needs the package {module.partition(".")[0]!r}: pip install "mmrl[text]"')
+    return found
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json_file,
+    ".csv": _commas,
+    ".tsv": _tabs,
+    ".txt": _text_lines,
+    ".parquet": _parquet,
+}

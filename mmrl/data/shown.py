@@ -1,0 +1,64 @@
+"""What a record shows beside its words: the list of pictures, and the marks in the text that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmrl.data.messages import are_messages
+from mmrl.media import IMAGE
+
+# Marks of other media -> the columns that hold them. No modality shows these.
+_OTHERS = {"<video>": ("video", "videos"), "<audio>": ("audio", "audios")}
+
+
+def pictures(record: Mapping[str, Any], asked: bool) -> dict[str, Any]:
+    """{"images"} as a list of references, {} for a record without pictures; the marks are counted.
+
+    asked: whether a column `image` is what the question is about. Without a mark it is otherwise what the prompt
+    describes, and stays.
+    """
+    marks = _marks(record, IMAGE)
+    given = record.get("images")
+    if given is None and (marks or asked):
+        given = record.get("image")
+    if given is None:
+        if marks:
+            raise ValueError(f"{IMAGE} stands {marks} times in the text, and there are no `images`")
+        return {}
+    images = [_reference(picture, number) for number, picture in enumerate(listed(given))]
+    if marks and marks != len(images):
+        raise ValueError(f"{IMAGE} stands {marks} times in the text, and there are {len(images)} pictures")
+    return {"images": images}
+
+
+def refuse_unknown_marks(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for a text with the mark of a medium that the record has, and that nobody would see or hear."""
+    for mark, columns in _OTHERS.items():
+        column = next((column for column in columns if record.get(column)), None)
+        if column and _marks(record, mark):
+            raise ValueError(
+                f"{mark} stands in the text for `{column}`, which no modality shows; leave such records out"
+            )
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is, anything else as a list of one."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _marks(record: Mapping[str, Any], mark: str) -> int:
+    messages = record.get("messages")
+    texts = [message["content"] for message in messages] if are_messages(messages) else [record.get("prompt")]
+    return sum(text.count(mark) for text in texts if isinstance(text, str))
+
+
+def _reference(picture: Any, number: int) -> Any:
+    """What mmrl.pictures opens: a name, a PIL picture, {"bytes"}, a function."""
+    if isinstance(picture, Mapping) and picture.get("bytes") is None:
+        picture = picture.get("path") or picture.get("url")
+    held = isinstance(picture, Mapping) and isinstance(picture["bytes"], bytes)
+    drawn = callable(picture) or (hasattr(picture, "convert") and hasattr(picture, "size"))
+    if held or drawn or (isinstance(picture, str) and picture):
+        return picture
+    raise ValueError(f"picture {number} of `images`: expected a file name or a picture, got {type(picture).__name__}")

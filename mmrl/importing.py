@@ -1,0 +1,27 @@
+"""Importing a Python file by its path: adapters, environments, data functions and dataset scripts of anyone."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def import_file(path: Path) -> ModuleType:
+    """The module of a Python file, imported once per path. Raises ValueError where there is no such file."""
+    path = path.resolve()
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    name = f"_mmrl_file_{path.stem}_{abs(hash(str(path)))}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
