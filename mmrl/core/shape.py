@@ -204,31 +204,36 @@ def noise_forward(reward: Tensor, batch: Batch, *, rho1: float | str) -> Tensor:
 # ------------------------------------------------------------------ agreement between samples
 
 
-@SHAPERS.add("majority_vote", needs=("answer",))
+@SHAPERS.add("majority_vote", needs=("vote",))
 def majority_vote(reward: Tensor, batch: Batch) -> Tensor:
     """1 where the answer is the most frequent one of its own group, 0 elsewhere: TTRL (arXiv 2504.16084).
 
-    Column `answer` holds ids (whole numbers below 2^53; equal ids are equal answers, -1 or NaN is no answer, which
+    Column `vote` holds ids (whole numbers below 2^53; equal ids are equal answers, -1 or NaN is no answer, which
     gets 0 and no vote). Of equally frequent answers the smallest id wins. The incoming reward only says which
-    samples count; a group without any answer has no label, and its samples no reward.
+    samples count; a group without any answer has no label, and its samples no reward. The column is not called
+    `answer`, which in most records is the right one.
     """
     return _agreement(reward, batch, batch.group)
 
 
-@SHAPERS.add("co_reward", needs=("pair", "answer"))
+@SHAPERS.add("co_reward", needs=("id", "pair", "vote"))
 def co_reward(reward: Tensor, batch: Batch) -> Tensor:
     """1 where the answer is the most frequent one of the paired group, 0 elsewhere: Co-Reward.
 
-    Column `pair` holds the global index of the group that answers the paraphrase; groups may be of different size.
-    Answers, ties and missing labels as in `majority_vote`.
+    Column `id` holds a number for each record, and `pair` that of the record with the paraphrase (as a record names
+    the other's id); where the step has that record several times, its first group is the pair. Groups may be of
+    different size. Answers, ties and missing labels as in `majority_vote`.
+    Raises ValueError, on every rank, where the pair of a sample is not in the step.
     """
-    pair = _ids(batch, "pair")
-    if agreed(((pair < 0) | (pair >= batch.n_groups)).any(), batch):
+    record = torch.full((batch.n_groups,), -1, dtype=torch.int64, device=batch.group.device)
+    record = record.scatter_reduce(0, batch.group, _ids(batch, "id"), "amax")
+    same = batch.reduce(record, "max")[None, :] == _ids(batch, "pair")[:, None]
+    if agreed(~(same.any(1) & (_ids(batch, "pair") >= 0)).all(), batch):
         raise ValueError(
-            f"shape 'co_reward': column `pair` must hold the index of a group, 0 to {batch.n_groups - 1}, in every "
-            "sample; both prompts of a pair must be in the same step"
+            "shape 'co_reward': column `pair` must name the id of a record in the same step, in every sample; put both "
+            "prompts of a pair into one step"
         )
-    return _agreement(reward, batch, pair)
+    return _agreement(reward, batch, same.int().argmax(1))
 
 
 @SHAPERS.add("plan_value", needs=("plan",), certainty="D")
@@ -294,7 +299,7 @@ def _ids(batch: Batch, name: str) -> Tensor:
 
 def _agreement(reward: Tensor, batch: Batch, judged_by: Tensor) -> Tensor:
     """[N]: 1 where the answer is the majority's of the group `judged_by` [N], 0 elsewhere, NaN without a label."""
-    answer, known = _ids(batch, "answer"), reward.isfinite()
+    answer, known = _ids(batch, "vote"), reward.isfinite()
     label = torch.full((batch.n_groups,), -1, dtype=torch.int64, device=answer.device)
     most = torch.zeros(batch.n_groups, dtype=torch.float64, device=answer.device)
     for rows, ids in _by_id(answer, known & (answer >= 0), batch):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from mmrl.core.registry import near
+from mmrl.near import near
 from mmrl.share import resolve
 
 

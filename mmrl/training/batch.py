@@ -16,6 +16,7 @@ from mmrl.core.batch import Batch as CoreBatch
 from mmrl.core.filter import zero_variance
 from mmrl.core.library import registry
 from mmrl.core.reduce import Reduce, local
+from mmrl.core.resolving import needs
 from mmrl.rewarding.run import table
 from mmrl.seeds import seed_of
 from mmrl.training.conversations import sampled_actions
@@ -55,8 +56,6 @@ class Batch:
         group = torch.tensor([g.index for g in groups for _ in g.samples], dtype=torch.int64)
         names = [r.name for r in trainer.rewards]
         weights = [r.weight for r in trainer.config.rewards]
-        if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
-            names, weights = [*names, "kl"], [*weights, -algorithm.kl_coef]
         if stage.tree:
             names, weights = [*names, REWARD], [*weights, 1.0]
         scores, valid, applicable = (torch.from_numpy(a) for a in table(groups, names))
@@ -78,11 +77,15 @@ class Batch:
             length=torch.tensor([sampled_actions(s) for s in samples], dtype=torch.int64),
             logp_old=logp_old,
             logp_sampler=stored(samples, "logp_sampler", mask, reduce),
-            columns=columns(samples, algorithm.needs - COMPUTED, reduce),
-            features=features(samples, algorithm.needs - COMPUTED, mask, reduce)
+            columns=columns(samples, needs(algorithm) - COMPUTED, reduce),
+            features=features(samples, needs(algorithm) - COMPUTED, mask, reduce)
             | computed(trainer, stage, samples, logp_old, early_needs(algorithm) & COMPUTED, fresh=fresh),
             step=trainer.cursor.step,
         )
+        penalty = None
+        if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
+            k1 = [s.scores["kl"].value for s in samples]
+            penalty = algorithm.kl_coef * torch.tensor(k1, dtype=torch.float64)
         advantage, reward, sample_valid = estimate(
             scores.double(),
             valid.bool(),
@@ -90,6 +93,7 @@ class Batch:
             core,
             algorithm,
             applicable=applicable.bool(),
+            penalty=penalty,
         )
         largest = per_sample(advantage, mask)
         for row, sample in enumerate(samples):
@@ -97,9 +101,7 @@ class Batch:
             sample.advantage = float(largest[row])
             if advantage.ndim == 2:
                 sample.advantages = advantage[row, : len(sample.trajectory.logp)].tolist()
-        # With a KL in the loss, or another term, samples without advantage still have a gradient.
-        in_loss = algorithm.kl_coef > 0 and algorithm.kl_place == "loss"
-        skip = algorithm.skip_zero_variance and not (in_loss or algorithm.terms)
+        skip = algorithm.drop_zero_variance
         counted = (
             zero_variance(largest, sample_valid, group, places(stage), trainer.processes.reduce)
             if skip
@@ -171,7 +173,7 @@ def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = lo
     """Those of the names that a score's details, the environment's info or the prompt's record give; NaN elsewhere.
 
     A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
-    whose weights drew the sample.
+    whose weights drew the sample, "id" the record's id, and "pair" another record's.
     """
     found = {}
     for name in sorted(names):
@@ -184,6 +186,9 @@ def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = lo
 
 
 def _number(sample: Sample, name: str) -> float | None:
+    if name in ("id", "pair"):
+        record = sample.prompt.id if name == "id" else sample.prompt.record.get("pair")
+        return None if record is None else float(seed_of("id", record) % 2**52)
     sources: list[Any] = [score.details for score in sample.scores.values()]
     for source in [*sources, sample.info, sample.prompt.record]:
         if name in source:

@@ -17,8 +17,8 @@ from torch import Tensor
 from mmrl.config import ConfigError, GrpoStage, resolve_algorithm
 from mmrl.core import aggregate
 from mmrl.core.algorithm import Algorithm
-from mmrl.core.correction import diagnostics
 from mmrl.core.filter import zero_variance_share
+from mmrl.core.resolving import needs, needs_reference
 from mmrl.core.step import MAXIMA, PER_ACTION, policy_loss
 from mmrl.core.terms import NEED_ENTROPY, TERMS
 from mmrl.core.update import prepare_update
@@ -78,7 +78,7 @@ def stage_algorithm(trainer: Trainer, stage: GrpoStage) -> Algorithm:
     adapter = trainer.adapter
     low, high = getattr(adapter, "default_clip", (0.2, 0.2))
     algorithm = resolve_algorithm(stage.algorithm).with_defaults(low, high)
-    if algorithm.needs_reference and "reference" not in inspect.signature(adapter.logprobs).parameters:
+    if needs_reference(algorithm) and "reference" not in inspect.signature(adapter.logprobs).parameters:
         raise ConfigError(
             f"stage {stage.name!r}: the algorithm (kl_coef={algorithm.kl_coef:g}) compares with a reference, and "
             f"{type(adapter).__name__}.logprobs takes no `reference`; set kl_coef=0, or give the adapter one"
@@ -104,13 +104,11 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     chosen[order[part * (count // stage.updates) : (part + 1) * (count // stage.updates)]] = True
     inside = chosen[batch.group]
     whole = dataclasses.replace(batch.core, mask=batch.mask & inside[:, None])
-    asked = algorithm.needs & COMPUTED
+    asked = needs(algorithm) & COMPUTED
     made = computed(trainer, stage, batch.samples, batch.logp_old, asked, fresh=number == 0 and batch.fresh)
     whole = whole.having(features=made)
-    whole, action_weight = prepare_update(whole, batch.advantage, algorithm)
-    if whole.logp_sampler is not None:
-        gap = torch.where(whole.mask, batch.logp_old - whole.logp_sampler, 0.0)
-        cursor.sums |= {k: float(v) for k, v in diagnostics(gap, whole.mask, processes.reduce, action_weight).items()}
+    whole, action_weight, found = prepare_update(whole, batch.advantage, algorithm)
+    cursor.sums |= found
     weights = aggregate.weights(
         algorithm.aggregate,
         whole.mask,
@@ -121,7 +119,7 @@ def update(trainer: Trainer, stage: GrpoStage, algorithm: Algorithm, batch: Batc
     )
     rows = torch.nonzero(inside & batch.keep).flatten()
     samples = [batch.samples[r] for r in rows]
-    reference = algorithm.needs_reference and algorithm.kl_place == "loss"
+    reference = needs_reference(algorithm) and algorithm.kl_place == "loss"
     asks = {"entropy": True} if {hook.name for hook in algorithm.terms} & NEED_ENTROPY else {}
     first = cursor.total_steps == 0 and number == 0 and batch.fresh
     mu = expert.share(stage, cursor.step)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmrl.config import ConfigError, PreferenceStage
-from mmrl.core import preference as objectives
+from mmrl.core import pair_losses as objectives
 from mmrl.data.order import cyclic_indices
 from mmrl.data.records import load_prompts
 from mmrl.seeds import seed_of

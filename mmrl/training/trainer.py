@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.config import Config, ConfigError, GrpoStage, PreferenceStage, SftStage, Stage
+from mmrl.core.resolving import needs_reference as algorithm_needs_reference
 from mmrl.data.records import Records, load_prompts, reading, record_columns
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.conversations import Render
@@ -448,7 +449,7 @@ def needs_reference(stage: Stage) -> bool:
 
     if isinstance(stage, PreferenceStage):
         return True
-    return isinstance(stage, GrpoStage) and resolve_algorithm(stage.algorithm).needs_reference
+    return isinstance(stage, GrpoStage) and algorithm_needs_reference(resolve_algorithm(stage.algorithm))
 
 
 def _copy(targets: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str) -> None:

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from mmrl.core import library
-from mmrl.core.algorithm import MANY, Algorithm, resolve
+from mmrl.core.algorithm import MANY, Algorithm
+from mmrl.core.resolving import resolve
 from mmrl.core.presets import PRESETS
 from mmrl.core.registry import Hook
 

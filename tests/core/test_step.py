@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmrl.core import aggregate
-from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.resolving import resolve
 from mmrl.core.batch import Batch
 from mmrl.core.reduce import local
 from mmrl.core.registry import Entry
