@@ -2,7 +2,8 @@
 
 A correction takes (gap [N, T], batch, advantage [N, T], **options) and returns (weight [N, T], keep [N, T] bool).
 gap is logp_old - logp_sampler, so exp(gap) is the importance weight of an action; it is 0 outside the mask. Where no
-other engine sampled it is 0 everywhere, which only the corrections of AGAINST_OLD accept. The weight multiplies the action's loss; keep False takes the action out of the denominators too. Both are detached.
+other engine sampled it is 0 everywhere, which only the corrections of AGAINST_OLD accept. The weight multiplies the
+action's loss; keep False takes the action out of the denominators too. Both are detached.
 The batch must hold whole samples, and every rank must call: a gap inside the mask that is not finite raises
 ValueError on all of them. Do not combine a correction with a ratio that is already measured against the sampler:
 the same mismatch would be corrected twice.

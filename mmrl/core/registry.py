@@ -58,6 +58,10 @@ def at_least(limit: float) -> Bound:
     return Bound(lambda v: v >= limit, f"{limit:g} or more")
 
 
+def at_most(limit: float) -> Bound:
+    return Bound(lambda v: v <= limit, f"{limit:g} or less")
+
+
 def between(low: float, high: float) -> Bound:
     return Bound(lambda v: low <= v <= high, f"from {low:g} to {high:g}")
 
@@ -213,6 +217,7 @@ __all__ = [
     "Registry",
     "above",
     "at_least",
+    "at_most",
     "between",
     "one_of",
     "prepared",

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmrl.core.batch import Batch
 from mmrl.core.estimator import agreed
 from mmrl.core.groups import group_count, group_mean, group_std
-from mmrl.core.registry import Bound, Registry, at_least, between, one_of
+from mmrl.core.registry import Bound, Registry, at_least, at_most, between, one_of
 from mmrl.core.schedule import stage_weights
 
 SHAPERS = Registry("reward shaper")
@@ -28,7 +28,7 @@ RATE = Bound(lambda v: isinstance(v, str) or 0 <= v < 0.5, "from 0 to below 0.5,
 # ------------------------------------------------------------------ length
 
 
-@SHAPERS.add("soft_overlong", limit=at_least(1), buffer=at_least(1))
+@SHAPERS.add("soft_overlong", limit=at_least(1), buffer=at_least(1), floor=at_most(0))
 def soft_overlong(reward: Tensor, batch: Batch, *, limit: int, buffer: int, floor: float | None = -1.0) -> Tensor:
     """Adds ((limit - buffer) - n) / buffer to samples of n > limit - buffer actions: DAPO (arXiv 2503.14476).
 
@@ -48,6 +48,7 @@ def soft_overlong(reward: Tensor, batch: Batch, *, limit: int, buffer: int, floo
     top=between(0, 1),
     threshold=between(0, 1),
     mode=one_of("top", "threshold"),
+    only_if={"top": ("mode", "top"), "threshold": ("mode", "threshold")},
 )
 def length_lambda(
     reward: Tensor,
@@ -88,7 +89,7 @@ def length_lambda(
 # ------------------------------------------------------------------ several rewards
 
 
-@SHAPERS.add("gated_sum", certainty="C")
+@SHAPERS.add("gated_sum", certainty="C", only_if={"delta": ("ungated", False)})
 def gated_sum(
     reward: Tensor,
     batch: Batch,
@@ -149,7 +150,14 @@ def staged(
     return torch.where(reward.isfinite(), total, torch.nan)
 
 
-@SHAPERS.add("selective", needs=("miss", "over", "malformed"), certainty="C")
+@SHAPERS.add(
+    "selective",
+    needs=("miss", "over", "malformed"),
+    certainty="C",
+    miss=at_least(0),
+    over=at_least(0),
+    malformed=at_least(0),
+)
 def selective(reward: Tensor, batch: Batch, *, miss: float = 0.2, over: float = 0.3, malformed: float = 1.0) -> Tensor:
     """R - miss * P_miss - over * P_over - malformed * P_fmt: AdaCoT. The coefficients are from memory.
 
@@ -236,7 +244,7 @@ def co_reward(reward: Tensor, batch: Batch) -> Tensor:
     return _agreement(reward, batch, same.int().argmax(1))
 
 
-@SHAPERS.add("plan_value", needs=("plan",), certainty="D")
+@SHAPERS.add("plan_value", needs=("plan",), certainty="D", weight=at_least(0))
 def plan_value(reward: Tensor, batch: Batch, *, weight: float = 1.0, outcome: str | None = None) -> Tensor:
     """R + weight * the mean outcome of the group's samples with the same plan: after PTA-GRPO, weights unknown.
 

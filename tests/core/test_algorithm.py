@@ -174,7 +174,9 @@ def test_a_constant_forward_correction_is_undone_by_a_mean(advantage):
 def test_corrections_that_do_something_are_accepted():
     assert checked(Algorithm(advantage="group_mean", shape=[BACKWARD])).shape[0].name == "noise_backward"
     assert checked(Algorithm(advantage="none", shape=[FORWARD])).shape[0].name == "noise_forward"
-    assert checked(Algorithm(shape=[{**BACKWARD, "rho0": "false_positive"}])).shape[0].options["rho0"] == "false_positive"
+    assert (
+        checked(Algorithm(shape=[{**BACKWARD, "rho0": "false_positive"}])).shape[0].options["rho0"] == "false_positive"
+    )
     # A penalty added afterwards is measured on the corrected scale.
     assert len(checked(Algorithm(shape=[BACKWARD, {"name": "soft_overlong", "limit": 8, "buffer": 4}])).shape) == 2
 

@@ -77,7 +77,7 @@ def test_opsm_spares_good_answers():
 
 @pytest.mark.parametrize(("drift", "rejected"), [(-0.6, [0, 1, 1]), (-0.4, [0, 1, 0]), (0.3, [0, 0, 0])])
 def test_opsm_follows_the_policy_that_is_updated(drift, rejected):
-    """Sampled by logp_old but for sample 1, by an engine surer of it by log 2 = 0.69; delta 0.5; samples 1, 2 are bad."""
+    """Sampled by logp_old but for sample 1, of which its engine was surer by log 2 = 0.69; samples 1 and 2 are bad."""
     gap = torch.where(MASK, torch.tensor([[0.0], [-math.log(2)], [0.0]]), 0.0).double()
     weight, _ = CORRECTIONS.bind(Hook("opsm"))(gap, batch(drift=drift), ADVANTAGE)
     assert [float(row[0]) for row in weight] == [1 - r for r in rejected]
