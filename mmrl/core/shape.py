@@ -64,8 +64,8 @@ def length_lambda(
 
     mean and std (population) are those of the lengths n of the group's correct answers; with a std of 0 the argument
     is 0. Correct is a reward of `correct_at` or more; a 0/1 reward becomes 1 - alpha * sigmoid(...), as published.
-    mode top: the ceil(top * G) groups with the largest share of correct answers, of the G that have a reward; of
-    equal shares the earlier group. mode threshold: the groups whose share is `threshold` or more. Summaries of the
+    mode top: the ceil(top * G) groups with the largest share of correct answers, of the G that have a reward, and
+    those that tie with the last of them: a choice between them would depend on their order. mode threshold: the groups whose share is `threshold` or more. Summaries of the
     paper tell both ways; alpha and top are from memory, threshold is ours.
     """
     where = (batch.group, batch.n_groups, batch.reduce)
@@ -74,9 +74,9 @@ def length_lambda(
     share = group_mean(correct, known, *where)
     present = group_count(known, *where) > 0
     if mode == "top":
-        order = torch.where(present, share, -1.0).argsort(descending=True, stable=True)
-        chosen = torch.zeros_like(present)
-        chosen[order[: math.ceil(top * int(present.sum()) - 1e-9)]] = True
+        wanted = math.ceil(top * int(present.sum()) - 1e-9)
+        shares = torch.where(present, share, -1.0).sort(descending=True).values
+        chosen = present & (share >= shares[wanted - 1]) if wanted else torch.zeros_like(present)
     else:
         chosen = present & (share >= threshold)
     lengths = batch.lengths.double()

@@ -79,10 +79,11 @@ def test_length_lambda(options, expected):
     same(shape("length_lambda", RIGHT, LAMBDA, **options), expected)
 
 
-def test_length_lambda_takes_the_earlier_of_equal_groups_and_counts_only_groups_with_a_reward():
-    """Groups 1 and 2 are equal; group 0 has no reward and group 3 no samples, so half of two groups is one."""
+@pytest.mark.parametrize(("rewards", "expected"), [([NAN, 1, 1], [NAN, 0.9, 0.9]), ([NAN, 1, 0], [NAN, 0.9, 0])])
+def test_length_lambda_takes_all_of_equal_groups_and_counts_only_groups_with_a_reward(rewards, expected):
+    """Group 0 has no reward and group 3 no samples, so half of two groups is one, or both where they are equal."""
     batch = batch_of([0, 1, 2], [5, 5, 5], n_groups=4)
-    same(shape("length_lambda", [NAN, 1, 1], batch, top=0.5), [NAN, 0.9, 1])
+    same(shape("length_lambda", rewards, batch, top=0.5), expected)
 
 
 def test_length_lambda_ignores_the_unit_of_length():
