@@ -158,7 +158,7 @@ class Algorithm:
         if self.clip_high is not None:
             check_number("clip_high", self.clip_high, "above 0; the upper bound is 1 + clip_high", lambda v: v > 0)
         length = self.constant_length
-        if length is not None and (type(length) is not int or length < 1):
+        if length is not None and (type(length) is not int or length < 1 or not _finite(length)):
             raise ValueError(f"constant_length={short(length)}: must be a whole number, 1 or more")
 
 

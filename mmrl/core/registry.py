@@ -70,6 +70,10 @@ def one_of(*names: str) -> Bound:
     return Bound(lambda v: v in names, f"one of {', '.join(names)}")
 
 
+# For `only_if`: another option that must be there.
+PRESENT = Bound(lambda v: v is not None, "given")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One function: what it needs of the batch, its options, and where it comes from.
@@ -79,7 +83,7 @@ class Entry:
         whose formula is not public.
     prepare: for functions that look at the whole batch first: (batch, **options) -> batch with more columns or
         features, once before every optimizer step.
-    only_if: option -> (another option, the value of it with which the first has an effect).
+    only_if: option -> (another option, the value of it, or a Bound on it, with which the first has an effect).
     """
 
     name: str
@@ -161,7 +165,7 @@ class Registry:
             if option in entry.only_if:
                 other, wanted = entry.only_if[option]
                 actual = hook.options.get(other, entry.options[other].default)
-                if actual != wanted:
+                if not (wanted.test(actual) if isinstance(wanted, Bound) else actual == wanted):
                     raise ValueError(f"{where}: {option} has no effect with {other}={short(actual)}; leave it out")
         missing = [n for n, p in entry.options.items() if p.default is p.empty and n not in hook.options]
         if missing:
@@ -211,6 +215,7 @@ def _finite(value: float) -> bool:
 
 
 __all__ = [
+    "PRESENT",
     "Bound",
     "Entry",
     "Hook",

@@ -65,8 +65,9 @@ def length_lambda(
     mean and std (population) are those of the lengths n of the group's correct answers; with a std of 0 the argument
     is 0. Correct is a reward of `correct_at` or more; a 0/1 reward becomes 1 - alpha * sigmoid(...), as published.
     mode top: the ceil(top * G) groups with the largest share of correct answers, of the G that have a reward, and
-    those that tie with the last of them: a choice between them would depend on their order. mode threshold: the groups whose share is `threshold` or more. Summaries of the
-    paper tell both ways; alpha and top are from memory, threshold is ours.
+    those that tie with the last of them: a choice between them would depend on their order. mode threshold: the groups
+    whose share is `threshold` or more. Summaries of the paper tell both ways; alpha and top are from memory, threshold
+    is ours.
     """
     where = (batch.group, batch.n_groups, batch.reduce)
     known = reward.isfinite()

@@ -54,11 +54,12 @@ def _prepare_band(
 ) -> Batch:
     """Adds the columns "band_low" and "band_high", equal in all rows, and the feature "band_share": 1 / number of the
     trained actions of the whole update at each of them, 0 elsewhere."""
-    if low is not None and high is not None and low > high:
-        raise ValueError(f"term 'entropy_band': low={low:g} is above high={high:g}; swap them")
     middle, spread, count = _median_and_mad(batch.feature("entropy"), batch)
-    bottom = max(0.0, middle - width * spread) if low is None else low
-    top = middle + width * spread if high is None else high
+    bottom, top = max(0.0, middle - width * spread), middle + width * spread
+    if low is not None or high is not None:
+        if low is None or high is None or low > high:
+            raise ValueError(f"term 'entropy_band': low={low} and high={high} must be a band: both, low first")
+        bottom, top = low, high
     rows = torch.ones(len(batch), dtype=torch.float64, device=batch.mask.device)
     columns = {"band_low": bottom * rows, "band_high": top * rows}
     return batch.having(columns=columns, features={"band_share": batch.mask / max(count, 1)})
@@ -84,6 +85,7 @@ def _median_and_mad(values: Tensor, batch: Batch) -> tuple[float, float, int]:
     width=above(0),
     low=at_least(0),
     high=above(0),
+    only_if={"width": ("low", None)},
 )
 def entropy_band(
     replay: ActionLogProbs,
@@ -100,8 +102,8 @@ def entropy_band(
     """Hold the entropy of the trained actions inside a band: coef times their mean distance from it, in nats. SPINE.
 
     Which actions are trained the masks say (`forking`, `top_entropy`). The band is median +- width median absolute
-    deviations of their feature "entropy" over the update, not below 0; `low` and `high`, in nats, replace its ends.
-    width and coef are ours. Raises ValueError for low above high, and for a replay without entropy.
+    deviations of their feature "entropy" over the update, not below 0; `low` and `high`, in nats, replace it.
+    width and coef are ours. Raises ValueError for half a band, for low above high, and for a replay without entropy.
     """
     now = _inside(_entropy(replay, "entropy_band"), mask)
     bottom, top = (batch.column(name)[:, None].to(now) for name in ("band_low", "band_high"))

@@ -117,7 +117,7 @@ def numbers(seed: int = 0) -> Numbers:
 
 
 def gradient(algorithm: Algorithm, given: Numbers, cuts: Iterable[Sequence[int]] | None = None) -> Tensor:
-    """[2, N, T]: the gradient of one optimizer step by log-probs and entropies, summed over the micro-batches `cuts`."""
+    """[2, N, T]: the gradient of one optimizer step by log-probs and entropies, summed over micro-batches `cuts`."""
     batch, scores = given.batch, given.reward[:, None]
     penalty = algorithm.kl_coef * given.k1 if algorithm.kl_place == "reward" else None
     one = torch.ones(1, dtype=torch.float64)
