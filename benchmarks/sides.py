@@ -29,8 +29,9 @@ import mmrl  # noqa: F401  before transformers and trl: it hooks the import of t
 from mmrl.config import OptimConfig
 from mmrl.core import aggregate
 from mmrl.core.advantage import estimate
-from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
+from mmrl.core.resolving import resolve
 from mmrl.core.step import policy_loss
 from mmrl.core.update import prepare_update
 from mmrl.training import optim
@@ -270,7 +271,7 @@ class Library:
         """Accumulate the gradient over all micro-batches; returns (loss, log-probs [N, T])."""
         total, logp, advantage = torch.zeros(()), torch.zeros_like(logp_old), advantage.float()
         group, groups = group_of(advantage), len(advantage) // SAMPLES
-        batch, weight = prepare_update(Batch(group, groups, mask, logp_old=logp_old), advantage, algorithm)
+        batch, weight, _ = prepare_update(Batch(group, groups, mask, logp_old=logp_old), advantage, algorithm)
         shares = aggregate.weights(algorithm.aggregate, batch.mask, group, groups, batch.reduce)
         for part in self.adapter.slices(samples, self.micro_batch):
             where = (part.rows[:, None], part.columns[None, :])

@@ -18,8 +18,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from mmrl.config import Config
-from mmrl.core.algorithm import CHOICES, PRESETS, Algorithm
+from mmrl.core.algorithm import CHOICES, Algorithm
 from mmrl.core.library import registries
+from mmrl.core.presets import PRESETS
 from mmrl.core.registry import Bound, Entry, Hook
 from mmrl.environments.find import find
 from mmrl.environments.load import BUILT_IN as ENVIRONMENTS

@@ -237,7 +237,7 @@ def list_(what) -> None:
 
         names = sorted(BUILT_IN)
     elif what == "presets":
-        from mmrl.core.algorithm import PRESETS
+        from mmrl.core.presets import PRESETS
 
         names = sorted(PRESETS)
     else:

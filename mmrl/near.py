@@ -1,15 +1,27 @@
-"""The words of an error message about a name that is not known."""
+"""Words for error messages: what a name that is not known may have meant, and values cut short."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+# Longer names are compared by their beginning: difflib is slow, and nobody reads more.
+LONGEST = 80
+
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Words for an error message: what `word` may have meant, or everything that is known."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    """What `word` may have meant, or everything that is known, in order of the alphabet."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word[:LONGEST], names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
-    return f"known: {', '.join(known)}" if known else "it has no options"
+    return f"known: {', '.join(names)}" if names else "there are none"
+
+
+def short(value: object) -> str:
+    """repr of a value that is quoted in a message, at most LONGEST characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -13,15 +13,14 @@ NO_ANSWER = -1
 
 
 def answer(samples: list[Sample], extract: str = "auto") -> list[Score]:
-    """1 where there is a final answer, else 0; its detail `answer` is what `algorithm.shape: majority_vote` counts.
+    """1 where there is a final answer, else 0; its detail `vote` is what `algorithm.shape: majority_vote` counts.
 
     Answers are one where they are equal without case, punctuation, articles and white space, or as numbers (0.50 is
     1/2); "(B)" is "b". No answer is -1, which gets no vote. It needs no column of the record: SPINE and TTRL train so.
-    Name it before other rewards that tell an `answer`: the first one is counted.
     extract: how the final answer is found, see answers.final_answer.
     """
     said = [_normal(final_answer(text_of(sample), extract)) for sample in samples]
-    return [Score.of(float(text is not None), answer=NO_ANSWER if text is None else text) for text in said]
+    return [Score.of(float(text is not None), vote=NO_ANSWER if text is None else text) for text in said]
 
 
 def _normal(text: str | None) -> str | None:

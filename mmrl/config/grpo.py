@@ -9,7 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.stage import Stage
-from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words, resolve
+from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words
+from mmrl.core.resolving import ALONE, resolve
 
 
 def resolve_algorithm(section: Mapping[str, Any]) -> Algorithm:
@@ -92,14 +93,7 @@ class GrpoStage(Stage):
                     f"staleness={self.staleness} makes rollouts that the filter staleness (most {most}) drops; take "
                     f"staleness={most} or less, or most={self.staleness}"
                 )
-        if self.samples < 2 and algorithm.advantage.name not in (
-            "none",
-            "zero",
-            "whiten",
-            "whiten_tokens",
-            "outlier_filter",
-            "batch_std",
-        ):
+        if self.samples < 2 and algorithm.advantage.name not in ALONE:
             raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")
         return self
 

@@ -3,7 +3,8 @@
 An estimator takes (rewards [N] float64, valid [N] bool, batch, algorithm, **options) and returns [N] float64;
 those of mmrl.core.advantage_steps return [N, T], a number per action. Invalid samples get 0 and stay out of
 every statistic, whatever their reward holds. Groups whose standard deviation is not above `std_floor` (a group of
-one, equal rewards) get exactly 0 from every estimator that compares inside a group. Statistics are over all ranks.
+one, equal rewards) get exactly 0 from every estimator that compares inside a group; `whiten_baseline` then subtracts
+the mean of the batch's actions. Statistics are over all ranks.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
-from mmrl.core.estimator import ESTIMATORS, agreed, centred, divisor, normalised, with_spread
-from mmrl.core.groups import batch_mean, batch_std, group_count
+from mmrl.core.estimator import ESTIMATORS, agreed, centred, divisor, normalised, whitened, with_spread
+from mmrl.core.groups import batch_std, group_count
 from mmrl.core.registry import above
 
 
@@ -64,39 +65,40 @@ def from_global_std(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Alg
 
 @ESTIMATORS.add("whiten")
 def from_whiten(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
-    """(R - mean) / (std + eps) over the whole batch: REINFORCE++ (arXiv 2501.03262), one value per sample.
+    """(R - mean) / (std + eps) over all valid actions of the batch: REINFORCE++ (arXiv 2501.03262) without its KL.
 
-    The published form whitens per token (`whiten_tokens`), which weighs long samples more; here each sample
-    counts once.
+    With the KL in the reward each action has its own return: that is `whiten_tokens`.
     """
-    std = batch_std(rewards, valid, batch.reduce, algorithm.ddof)
-    apart = torch.where(valid, rewards - batch_mean(rewards, valid, batch.reduce), 0.0)
-    return apart * (std > algorithm.std_floor) / divisor(std + algorithm.std_eps)
+    return whitened(rewards, valid, batch, algorithm)
 
 
 @ESTIMATORS.add("whiten_baseline")
 def from_whiten_baseline(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
-    """R - mean_g, whitened over all valid samples: REINFORCE++-baseline (arXiv 2501.03262).
+    """R - mean_g, whitened over all valid actions of the batch: REINFORCE++-baseline (arXiv 2501.03262).
 
-    The mean of the centred rewards is 0 already, so whitening is a division; unlike in `batch_std`, the
-    samples of groups without spread count in its std.
+    Where samples differ in length the centred rewards have a mean over the actions, and whitening subtracts it: from
+    groups without spread too, which then have an advantage. Unlike in `batch_std` they count in the std.
     """
     apart, _ = centred(rewards, valid, batch, algorithm)
-    return apart / divisor(batch_std(apart, valid, batch.reduce, algorithm.ddof) + algorithm.std_eps)
+    return whitened(apart, valid, batch, algorithm)
 
 
 @ESTIMATORS.add("outlier_filter", limit=above(0))
 def from_outlier_filter(
     rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm, *, limit: float = 3.0, released: bool = False
 ) -> Tensor:
-    """z = (R - mean) / (std + eps) over the batch, and 0 where |z| > limit: StableReinforce (R1-Reward).
+    """z = (R - mean) / (std + eps) over all valid actions, and 0 where |z| > limit: StableReinforce (R1-Reward).
 
     released: the condition of the published code instead, which keeps z within the *unnormalised* mean +- limit;
     with a mean away from 0 it drops ordinary samples and may keep the outliers.
     """
-    z = from_whiten(rewards, valid, batch, algorithm)
-    middle = batch_mean(rewards, valid, batch.reduce) if released else 0.0
-    return torch.where((z - middle).abs() <= limit, z, 0.0)
+    z = whitened(rewards, valid, batch, algorithm)
+    if released:
+        count = torch.where(valid, batch.mask.sum(1), 0).double()
+        total = (count * torch.where(valid, rewards, 0.0)).sum()
+        n, total = batch.reduce(torch.stack([count.sum(), total]), "sum")
+        return torch.where((z - total / n.clamp(min=1)).abs() <= limit, z, 0.0)
+    return torch.where(z.abs() <= limit, z, 0.0)
 
 
 @ESTIMATORS.add("rank", certainty="D")
@@ -128,7 +130,7 @@ def from_nothing(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algori
 
 @ESTIMATORS.add("zero")
 def from_zero(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
-    """0: no policy gradient, for algorithms that train by their terms alone (with skip_zero_variance off)."""
+    """0: no policy gradient, for algorithms that train by their terms alone (with drop_zero_variance off)."""
     return torch.zeros_like(rewards)
 
 
@@ -139,16 +141,21 @@ def estimate(
     batch: Batch,
     algorithm: Algorithm,
     applicable: Tensor | None = None,
+    penalty: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Advantages of samples with several rewards: summed, shaped, filtered, estimated, then clamped.
+    """Advantages of samples with several rewards: summed, shaped, filtered, penalised, estimated, then clamped.
 
     scores: [N, F], one column per reward; entries that are invalid or not applicable may hold anything.
     valid: [N, F] bool, False where a reward failed: the sample then has no reward and is left out. A score
         that is not finite counts as failed.
-    weights: [F].
+    weights: [F]. A reward of weight 0 is a monitor: it touches no sample and no advantage, whatever it holds. Only
+        where all weights are 0, and shapers make the reward of named ones, do all of them decide on validity.
     batch: groups, masks and features of the samples; its reduce makes the statistics.
     applicable: [N, F] bool, False where a reward has nothing to say of a sample: it contributes nothing. A
-        sample to which no reward applies has no reward either and is left out.
+        sample to which no weighted reward applies has no reward either and is left out.
+    penalty: [N], taken off the shaped reward after the filters have looked at it: kl_coef times the KL to the
+        reference, for kl_place "reward". It is no reward, so it makes none where no other applies. Wants combine
+        "reward_sum".
 
     `algorithm.shape`: each shaper takes (reward [N], NaN where there is none, batch) and returns the next reward;
     NaN makes a sample invalid. `algorithm.filters`: each takes (reward, valid, batch) and returns keep [N] bool;
@@ -162,13 +169,18 @@ def estimate(
     Returns (advantage [N] or [N, T] float64, reward [N] float64, sample_valid [N] bool). The reward is the shaped
     sum, NaN for a sample without one; where sample_valid is False the advantage is 0.
     """
-    scores = scores.double()
-    weights = weights.to(scores)
     applies = torch.ones_like(valid) if applicable is None else applicable
+    used = weights != 0 if bool((weights != 0).any()) else torch.ones_like(weights, dtype=torch.bool)
+    scores, weights = scores[:, used].double(), weights[used].to(scores.device, torch.float64)
+    valid, applies = valid[:, used], applies[:, used]
     summed = ((valid & scores.isfinite()) | ~applies).all(1) & applies.any(1)
     reward = (torch.where(applies & summed[:, None], scores, 0.0) * weights).sum(1)
     reward, sample_valid = _shape_and_filter(torch.where(summed, reward, torch.nan), batch, algorithm)
     counted = applies & sample_valid[:, None]
+    if penalty is not None:
+        if algorithm.combine != "reward_sum":
+            raise ValueError(f"a penalty comes off the summed reward, which combine={algorithm.combine!r} never forms")
+        reward = reward - penalty.to(reward)
 
     estimator = ESTIMATORS.bind(algorithm.advantage)
     if algorithm.combine == "reward_sum":

@@ -14,7 +14,7 @@ from mmrl.core.batch import Batch
 from mmrl.core.estimator import ESTIMATORS, agreed, divisor, normalised
 from mmrl.core.groups import batch_mean, batch_std, group_count, group_mean, group_sum
 from mmrl.core.reduce import local
-from mmrl.core.registry import at_least, between
+from mmrl.core.registry import PRESENT, at_least, between
 
 
 @ESTIMATORS.add("stratified", needs=("stratum",), certainty="C", alpha=between(0, 1))
@@ -140,7 +140,9 @@ def step_rows(
     return torch.where(valid, episode_weight * whole + step_weight * z[key], 0.0)
 
 
-@ESTIMATORS.add("macro", needs=("segment",), certainty="D", gamma=between(0, 1))
+@ESTIMATORS.add(
+    "macro", needs=("segment",), certainty="D", gamma=between(0, 1), only_if={"gamma": ("reward_feature", PRESENT)}
+)
 def macro(
     rewards: Tensor,
     valid: Tensor,

@@ -1,8 +1,9 @@
 """Rollout correction: weights for actions that another engine, or older weights, sampled.
 
 A correction takes (gap [N, T], batch, advantage [N, T], **options) and returns (weight [N, T], keep [N, T] bool).
-gap is logp_old - logp_sampler, so exp(gap) is the importance weight of an action; it is 0 outside the mask. The
-weight multiplies the action's loss; keep False takes the action out of the denominators too. Both are detached.
+gap is logp_old - logp_sampler, so exp(gap) is the importance weight of an action; it is 0 outside the mask. Where no
+other engine sampled it is 0 everywhere, which only the corrections of AGAINST_OLD accept. The weight multiplies the
+action's loss; keep False takes the action out of the denominators too. Both are detached.
 The batch must hold whole samples, and every rank must call: a gap inside the mask that is not finite raises
 ValueError on all of them. Do not combine a correction with a ratio that is already measured against the sampler:
 the same mismatch would be corrected twice.
@@ -27,6 +28,9 @@ from mmrl.core.registry import Registry, above, at_least, one_of
 CORRECTIONS = Registry("rollout correction")
 
 LEVELS = ("token", "sequence", "geometric")
+
+# Corrections that also look at the policy's own drift since logp_old, so that logp_sampler may be missing.
+AGAINST_OLD = frozenset({"opsm"})
 
 
 @CORRECTIONS.add("truncate", level=one_of(*LEVELS), cap=above(0), floor=at_least(0))
@@ -84,17 +88,21 @@ def geometric(
     return _reject(torch.ones_like(mean), (mean >= low) & (mean <= high), batch.mask, drop)
 
 
-@CORRECTIONS.add("opsm", certainty="B", delta=at_least(0))
+@CORRECTIONS.add("opsm", needs=("logp",), delta=at_least(0))
 def opsm(
-    gap: Tensor, batch: Batch, advantage: Tensor, *, delta: float = 0.5, drop: bool = True
+    gap: Tensor, batch: Batch, advantage: Tensor, *, delta: float = 0.5, drop: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Off-policy sequence mask: reject the actions with A < 0 of samples where mean(logp_sampler - logp_old) > delta.
+    """Off-policy sequence mask: reject the actions with A < 0 of samples where mean(logp_sampler - logp) > delta.
 
-    With one advantage per sample these are whole samples: bad answers that the policy has already moved away from.
-    Others keep weight 1. TRL and ms-swift leave it off; this delta is ours.
+    logp is the feature of that name: the policy at the start of this optimizer step, which later updates of a rollout
+    have moved away from logp_old. With one advantage per sample these are whole samples: bad answers that the policy
+    has already left. Others keep weight 1. The formula is DeepSeek-V3.2's, as in TRL, which multiplies the loss by it
+    (drop false; ms-swift drops) and suggests 0.5; both leave it off.
     """
-    _refuse_broken(gap, batch)
-    moved = -_mean(gap, batch.mask) > delta
+    old = batch.needed("logp_old", batch.logp_old)
+    drift = torch.where(batch.mask, old - batch.feature("logp"), 0.0)
+    _refuse_broken(gap - drift, batch)
+    moved = _mean(drift - gap, batch.mask) > delta
     weight = torch.ones_like(gap).detach()
     return _reject(weight, ~(moved & (advantage < 0)), batch.mask, drop)
 
@@ -122,7 +130,8 @@ def diagnostics(
     ratio_mean, ratio_max: of exp(gap), per action; the mean is 1 on average if the sampler covers the policy.
     ess: effective sample size as a share of the actions, (sum w)^2 / (n sum w^2) with w = exp(gap), in (0, 1].
     k1, k3: estimates of KL(sampler || policy), the mean of -gap and of exp(gap) - 1 - gap.
-    cut: share of the actions that the correction rejected, 0 without one.
+    cut: share of the actions that the correction rejected, 0 without one. Give the mask as it was before the
+        correction, and the correction's own weight.
     Reduces twice, whatever the data.
     """
     inside = torch.where(mask, gap.detach().double(), 0.0).clamp(-LIMIT, LIMIT)

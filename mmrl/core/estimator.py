@@ -40,6 +40,21 @@ def normalised(values: Tensor, valid: Tensor, key: Tensor, n_keys: int, reduce: 
     return torch.where(spread, values - mean[key], 0.0) / divisor(std[key] + algorithm.std_eps)
 
 
+def whitened(values: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
+    """(x - mean) / (std + eps) over the valid actions of the batch, [N]; 0 where invalid, and without spread.
+
+    A sample's value stands at each of its actions, so it counts as often as it has some: what published code does
+    that spreads rewards over tokens before it whitens them.
+    """
+    count = torch.where(valid, batch.mask.sum(1), 0).double()
+    inside = torch.where(valid, values, 0.0)
+    n, total = batch.reduce(torch.stack([count.sum(), (count * inside).sum()]), "sum")
+    apart = torch.where(valid, values - total / n.clamp(min=1), 0.0)
+    squares = batch.reduce((count * apart**2).sum(), "sum")
+    std = (squares / (n - algorithm.ddof).clamp(min=1)).sqrt()
+    return apart * (std > algorithm.std_floor) / divisor(std + algorithm.std_eps)
+
+
 def divisor(x: Tensor) -> Tensor:
     """`x`, with 1 for 0: with std_eps=0 a batch without spread divides 0 by 0 otherwise."""
     return torch.where(x > 0, x, 1.0)

@@ -18,7 +18,7 @@ from mmrl.core.batch import Batch
 from mmrl.core.estimator import agreed
 from mmrl.core.groups import group_count, group_mean, group_std
 from mmrl.core.reduce import Reduce
-from mmrl.core.registry import Registry, at_least
+from mmrl.core.registry import Registry, at_least, between
 
 FILTERS = Registry("filter")
 
@@ -62,7 +62,7 @@ def accuracy_band(
     return valid & (present & (mean >= low) & (mean <= high))[batch.group]
 
 
-@FILTERS.add("spread", above=at_least(0))
+@FILTERS.add("spread", above=at_least(0), ddof=between(0, 1))
 def spread(
     reward: Tensor, valid: Tensor, batch: Batch, *, above: float = 0.3, ddof: int = 1, score: str | None = None
 ) -> Tensor:
@@ -101,7 +101,7 @@ def truncated(reward: Tensor, valid: Tensor, batch: Batch) -> Tensor:
 # ------------------------------------------------------------------ samples by choice
 
 
-@FILTERS.add("prof", certainty="B", keep=at_least(1))
+@FILTERS.add("prof", certainty="B", keep=at_least(1), only_if={"seed": ("correct_only", True)})
 def prof(
     reward: Tensor,
     valid: Tensor,

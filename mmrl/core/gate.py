@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrl.core.algorithm import CLIP_BOUND, Algorithm
 from mmrl.core.batch import Batch
-from mmrl.core.gate_search import bounds_of, search_bounds
+from mmrl.core.gate_search import HIGH_STEP, LOW_STEP, bounds_of, search_bounds
 from mmrl.core.registry import Bound, Registry, above, at_least, between, one_of
 
 GATES = Registry("gate")
@@ -145,10 +145,12 @@ def topr_token(
     low_end=between(0, 1),
     high_start=at_least(1),
     high_end=at_least(1),
-    step=above(0),
+    low_step=above(0),
+    high_step=above(0),
     target=above(0),
     clip_bound=above(1),
     by=one_of("count", "size"),
+    only_if={"by": ("released", False)},
 )
 def bapo(
     ratio: Tensor,
@@ -160,21 +162,23 @@ def bapo(
     low_end: float = 0.9,
     high_start: float = 1.2,
     high_end: float = 3.0,
-    step: float = 0.05,
+    low_step: float = LOW_STEP,
+    high_step: float = HIGH_STEP,
     target: float = 0.5,
     clip_bound: float = CLIP_BOUND,
-    by: str = "count",
+    by: str = "size",
     released: bool = False,
 ) -> Tensor:
     """ppo with bounds searched before every update, and dual clip at `clip_bound`: BAPO.
 
     The bounds widen from their start, `high` first, then `low`, until the actions with A > 0 are at least `target`
-    of those that keep a gradient: of their number, or by "size", of their |r A|. The order is recalled.
+    of those that keep a gradient: of their |r A|, their share of the loss, or by "count", of their number. The order
+    is recalled.
     released: the published loop, which moves `low` first and wants (sum of the positive clipped surrogates) /
         (negative ones) >= target. Raising `low` makes the negative ones larger, so that loop always runs through.
 
-    Ranges and target are those of its README. Reads columns "gate_low" and "gate_high" [N] of the batch, which
-    mmrl.core.gate_search.search_bounds makes.
+    Ranges and target are those of its README, the steps those of its example script. Reads the columns "gate_low" and
+    "gate_high" [N] of the batch, which mmrl.core.gate_search.search_bounds makes.
     """
     low, high = bounds_of(batch)
     over = (advantage < 0) & (ratio > clip_bound)

@@ -9,6 +9,9 @@ from mmrl.core.algorithm import CLIP_BOUND
 from mmrl.core.batch import Batch
 from mmrl.core.ratio import log_ratio, ratio
 
+LOW_STEP = 0.05
+HIGH_STEP = 0.1
+
 
 def search_bounds(
     batch: Batch,
@@ -17,10 +20,11 @@ def search_bounds(
     low_end: float = 0.9,
     high_start: float = 1.2,
     high_end: float = 3.0,
-    step: float = 0.05,
+    low_step: float = LOW_STEP,
+    high_step: float = HIGH_STEP,
     target: float = 0.5,
     clip_bound: float = CLIP_BOUND,
-    by: str = "count",
+    by: str = "size",
     released: bool = False,
 ) -> Batch:
     """The batch with columns "gate_low" and "gate_high" [N], the same bounds in every row and on every rank.
@@ -38,7 +42,7 @@ def search_bounds(
     mask = batch.mask
     r = ratio(log_ratio(batch.feature("logp"), old, mask, "token"))[mask].double()
     a = batch.feature("advantage")[mask].double()
-    lows, highs = _ladder(low_start, low_end, step), _ladder(high_start, high_end, step)
+    lows, highs = _ladder(low_start, low_end, low_step), _ladder(high_start, high_end, high_step)
     if released:
         way = [(low, highs[0]) for low in lows] + [(lows[-1], high) for high in highs[1:]]
         shares = [_surrogates(r, a, low, high) for low, high in way]

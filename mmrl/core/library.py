@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.registry import Hook, Registry
-
-if TYPE_CHECKING:
-    from mmrl.core.algorithm import Algorithm
 
 # Field of Algorithm -> module of mmrl.core, registry in it.
 PLACES: dict[str, tuple[str, str]] = {

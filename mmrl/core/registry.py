@@ -2,17 +2,20 @@
 
 A function's keyword-only arguments are its options: their annotations give the types, their defaults the
 defaults, and the bounds given to `add` the ranges. So `{name: topr, cap: 1.0}` in a configuration is one call,
-and a typo is an error that names what is near it.
+and a typo is an error that names what is near it. Numbers are finite, and a bool is no number. An option that has no
+effect beside another's value (`only_if`) is an error where it is given.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
+
+from mmrl.near import near, short
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +39,7 @@ class Hook:
             return cls(value)
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
             return cls(value["name"], {key: v for key, v in value.items() if key != "name"})
-        raise ValueError(f"{value!r}: expected a name, or a mapping with `name` and its options")
+        raise ValueError(f"{short(value)}: expected a name, or a mapping with `name` and its options")
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,20 @@ def at_least(limit: float) -> Bound:
     return Bound(lambda v: v >= limit, f"{limit:g} or more")
 
 
+def at_most(limit: float) -> Bound:
+    return Bound(lambda v: v <= limit, f"{limit:g} or less")
+
+
 def between(low: float, high: float) -> Bound:
     return Bound(lambda v: low <= v <= high, f"from {low:g} to {high:g}")
 
 
 def one_of(*names: str) -> Bound:
     return Bound(lambda v: v in names, f"one of {', '.join(names)}")
+
+
+# For `only_if`: another option that must be there.
+PRESENT = Bound(lambda v: v is not None, "given")
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class Entry:
         whose formula is not public.
     prepare: for functions that look at the whole batch first: (batch, **options) -> batch with more columns or
         features, once before every optimizer step.
+    only_if: option -> (another option, the value of it, or a Bound on it, with which the first has an effect).
     """
 
     name: str
@@ -80,6 +92,7 @@ class Entry:
     certainty: str = "A"
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     prepare: Callable[..., Any] | None = None
+    only_if: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -106,13 +119,15 @@ class Registry:
         needs: Iterable[str] = (),
         certainty: str = "A",
         prepare: Callable[..., Any] | None = None,
+        only_if: Mapping[str, tuple[str, Any]] | None = None,
         **bounds: Bound,
     ) -> Callable[[F], F]:
         """Decorator: register a function under `name`; bounds are by option name."""
 
         def register(function: F) -> F:
-            entry = Entry(name, function, tuple(needs), certainty, bounds, prepare)
-            unknown = set(bounds) - set(entry.options)
+            entry = Entry(name, function, tuple(needs), certainty, bounds, prepare, only_if or {})
+            named = {*bounds, *entry.only_if, *(other for other, _ in entry.only_if.values())}
+            unknown = named - set(entry.options)
             if name in self._entries or unknown:
                 raise ValueError(f"{self.kind} {name!r}: registered twice, or bounds of no option {sorted(unknown)}")
             self._entries[name] = entry
@@ -122,7 +137,7 @@ class Registry:
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:
-            raise ValueError(f"{self.kind}={name!r} is not known; {near(name, self._entries)}")
+            raise ValueError(f"{self.kind}={short(name)} is not known; {near(name, self._entries)}")
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:
@@ -140,13 +155,18 @@ class Registry:
         where = f"{self.kind} {hook.name!r}"
         for option, value in hook.options.items():
             if option not in entry.options:
-                raise ValueError(f"{where} has no option {option!r}; {near(option, entry.options)}")
+                raise ValueError(f"{where} has no option {short(option)}; {near(str(option), entry.options)}")
             parameter = entry.options[option]
             if not _fits(value, str(parameter.annotation)):
-                raise ValueError(f"{where}: {option}={value!r} must be {parameter.annotation}")
+                raise ValueError(f"{where}: {option}={short(value)} must be {parameter.annotation} (finite)")
             bound = entry.bounds.get(option)
             if value is not None and bound is not None and not bound.test(value):
-                raise ValueError(f"{where}: {option}={value!r} must be {bound.words}")
+                raise ValueError(f"{where}: {option}={short(value)} must be {bound.words}")
+            if option in entry.only_if:
+                other, wanted = entry.only_if[option]
+                actual = hook.options.get(other, entry.options[other].default)
+                if not (wanted.test(actual) if isinstance(wanted, Bound) else actual == wanted):
+                    raise ValueError(f"{where}: {option} has no effect with {other}={short(actual)}; leave it out")
         missing = [n for n, p in entry.options.items() if p.default is p.empty and n not in hook.options]
         if missing:
             raise ValueError(f"{where} needs {', '.join(missing)}")
@@ -166,15 +186,6 @@ def prepared(batch: Any, hooks: Iterable[tuple[Registry, Hook]]) -> Any:
     return batch
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """Words for an error message: what `word` may have meant, or everything that is known."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    return f"known: {', '.join(known)}" if known else "it has no options"
-
-
 def _fits(value: Any, annotation: str) -> bool:
     return any(_is_a(value, part.strip()) for part in annotation.split(" | "))
 
@@ -184,23 +195,35 @@ def _is_a(value: Any, kind: str) -> bool:
         return value is None
     if kind == "bool":
         return isinstance(value, bool)
-    if kind in ("float", "int"):
-        wanted = int if kind == "int" else int | float
-        return isinstance(value, wanted) and not isinstance(value, bool) and value == value
+    if kind == "int":
+        return isinstance(value, int) and not isinstance(value, bool) and _finite(value)
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
     if kind == "str":
         return isinstance(value, str)
-    return isinstance(value, list | tuple)  # Sequence[...]
+    if kind.startswith("Sequence["):
+        return isinstance(value, list | tuple) and all(_is_a(entry, kind[9:-1]) for entry in value)
+    inside = kind.removeprefix("Mapping[str, ").removesuffix("]")
+    return isinstance(value, Mapping) and all(isinstance(k, str) and _is_a(v, inside) for k, v in value.items())
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False
 
 
 __all__ = [
+    "PRESENT",
     "Bound",
     "Entry",
     "Hook",
     "Registry",
     "above",
     "at_least",
+    "at_most",
     "between",
-    "near",
     "one_of",
     "prepared",
 ]

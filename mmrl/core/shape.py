@@ -17,7 +17,7 @@ from torch import Tensor
 from mmrl.core.batch import Batch
 from mmrl.core.estimator import agreed
 from mmrl.core.groups import group_count, group_mean, group_std
-from mmrl.core.registry import Bound, Registry, at_least, between, one_of
+from mmrl.core.registry import Bound, Registry, at_least, at_most, between, one_of
 from mmrl.core.schedule import stage_weights
 
 SHAPERS = Registry("reward shaper")
@@ -28,7 +28,7 @@ RATE = Bound(lambda v: isinstance(v, str) or 0 <= v < 0.5, "from 0 to below 0.5,
 # ------------------------------------------------------------------ length
 
 
-@SHAPERS.add("soft_overlong", limit=at_least(1), buffer=at_least(1))
+@SHAPERS.add("soft_overlong", limit=at_least(1), buffer=at_least(1), floor=at_most(0))
 def soft_overlong(reward: Tensor, batch: Batch, *, limit: int, buffer: int, floor: float | None = -1.0) -> Tensor:
     """Adds ((limit - buffer) - n) / buffer to samples of n > limit - buffer actions: DAPO (arXiv 2503.14476).
 
@@ -48,6 +48,7 @@ def soft_overlong(reward: Tensor, batch: Batch, *, limit: int, buffer: int, floo
     top=between(0, 1),
     threshold=between(0, 1),
     mode=one_of("top", "threshold"),
+    only_if={"top": ("mode", "top"), "threshold": ("mode", "threshold")},
 )
 def length_lambda(
     reward: Tensor,
@@ -63,9 +64,10 @@ def length_lambda(
 
     mean and std (population) are those of the lengths n of the group's correct answers; with a std of 0 the argument
     is 0. Correct is a reward of `correct_at` or more; a 0/1 reward becomes 1 - alpha * sigmoid(...), as published.
-    mode top: the ceil(top * G) groups with the largest share of correct answers, of the G that have a reward; of
-    equal shares the earlier group. mode threshold: the groups whose share is `threshold` or more. Summaries of the
-    paper tell both ways; alpha and top are from memory, threshold is ours.
+    mode top: the ceil(top * G) groups with the largest share of correct answers, of the G that have a reward, and
+    those that tie with the last of them: a choice between them would depend on their order. mode threshold: the groups
+    whose share is `threshold` or more. Summaries of the paper tell both ways; alpha and top are from memory, threshold
+    is ours.
     """
     where = (batch.group, batch.n_groups, batch.reduce)
     known = reward.isfinite()
@@ -73,9 +75,9 @@ def length_lambda(
     share = group_mean(correct, known, *where)
     present = group_count(known, *where) > 0
     if mode == "top":
-        order = torch.where(present, share, -1.0).argsort(descending=True, stable=True)
-        chosen = torch.zeros_like(present)
-        chosen[order[: math.ceil(top * int(present.sum()) - 1e-9)]] = True
+        wanted = math.ceil(top * int(present.sum()) - 1e-9)
+        shares = torch.where(present, share, -1.0).sort(descending=True).values
+        chosen = present & (share >= shares[wanted - 1]) if wanted else torch.zeros_like(present)
     else:
         chosen = present & (share >= threshold)
     lengths = batch.lengths.double()
@@ -88,7 +90,7 @@ def length_lambda(
 # ------------------------------------------------------------------ several rewards
 
 
-@SHAPERS.add("gated_sum", certainty="C")
+@SHAPERS.add("gated_sum", certainty="C", only_if={"delta": ("ungated", False)})
 def gated_sum(
     reward: Tensor,
     batch: Batch,
@@ -149,7 +151,14 @@ def staged(
     return torch.where(reward.isfinite(), total, torch.nan)
 
 
-@SHAPERS.add("selective", needs=("miss", "over", "malformed"), certainty="C")
+@SHAPERS.add(
+    "selective",
+    needs=("miss", "over", "malformed"),
+    certainty="C",
+    miss=at_least(0),
+    over=at_least(0),
+    malformed=at_least(0),
+)
 def selective(reward: Tensor, batch: Batch, *, miss: float = 0.2, over: float = 0.3, malformed: float = 1.0) -> Tensor:
     """R - miss * P_miss - over * P_over - malformed * P_fmt: AdaCoT. The coefficients are from memory.
 
@@ -204,34 +213,39 @@ def noise_forward(reward: Tensor, batch: Batch, *, rho1: float | str) -> Tensor:
 # ------------------------------------------------------------------ agreement between samples
 
 
-@SHAPERS.add("majority_vote", needs=("answer",))
+@SHAPERS.add("majority_vote", needs=("vote",))
 def majority_vote(reward: Tensor, batch: Batch) -> Tensor:
     """1 where the answer is the most frequent one of its own group, 0 elsewhere: TTRL (arXiv 2504.16084).
 
-    Column `answer` holds ids (whole numbers below 2^53; equal ids are equal answers, -1 or NaN is no answer, which
+    Column `vote` holds ids (whole numbers below 2^53; equal ids are equal answers, -1 or NaN is no answer, which
     gets 0 and no vote). Of equally frequent answers the smallest id wins. The incoming reward only says which
-    samples count; a group without any answer has no label, and its samples no reward.
+    samples count; a group without any answer has no label, and its samples no reward. The column is not called
+    `answer`, which in most records is the right one.
     """
     return _agreement(reward, batch, batch.group)
 
 
-@SHAPERS.add("co_reward", needs=("pair", "answer"))
+@SHAPERS.add("co_reward", needs=("id", "pair", "vote"))
 def co_reward(reward: Tensor, batch: Batch) -> Tensor:
     """1 where the answer is the most frequent one of the paired group, 0 elsewhere: Co-Reward.
 
-    Column `pair` holds the global index of the group that answers the paraphrase; groups may be of different size.
-    Answers, ties and missing labels as in `majority_vote`.
+    Column `id` holds a number for each record, and `pair` that of the record with the paraphrase (as a record names
+    the other's id); where the step has that record several times, its first group is the pair. Groups may be of
+    different size. Answers, ties and missing labels as in `majority_vote`.
+    Raises ValueError, on every rank, where the pair of a sample is not in the step.
     """
-    pair = _ids(batch, "pair")
-    if agreed(((pair < 0) | (pair >= batch.n_groups)).any(), batch):
+    record = torch.full((batch.n_groups,), -1, dtype=torch.int64, device=batch.group.device)
+    record = record.scatter_reduce(0, batch.group, _ids(batch, "id"), "amax")
+    same = batch.reduce(record, "max")[None, :] == _ids(batch, "pair")[:, None]
+    if agreed(~(same.any(1) & (_ids(batch, "pair") >= 0)).all(), batch):
         raise ValueError(
-            f"shape 'co_reward': column `pair` must hold the index of a group, 0 to {batch.n_groups - 1}, in every "
-            "sample; both prompts of a pair must be in the same step"
+            "shape 'co_reward': column `pair` must name the id of a record in the same step, in every sample; put both "
+            "prompts of a pair into one step"
         )
-    return _agreement(reward, batch, pair)
+    return _agreement(reward, batch, same.int().argmax(1))
 
 
-@SHAPERS.add("plan_value", needs=("plan",), certainty="D")
+@SHAPERS.add("plan_value", needs=("plan",), certainty="D", weight=at_least(0))
 def plan_value(reward: Tensor, batch: Batch, *, weight: float = 1.0, outcome: str | None = None) -> Tensor:
     """R + weight * the mean outcome of the group's samples with the same plan: after PTA-GRPO, weights unknown.
 
@@ -294,7 +308,7 @@ def _ids(batch: Batch, name: str) -> Tensor:
 
 def _agreement(reward: Tensor, batch: Batch, judged_by: Tensor) -> Tensor:
     """[N]: 1 where the answer is the majority's of the group `judged_by` [N], 0 elsewhere, NaN without a label."""
-    answer, known = _ids(batch, "answer"), reward.isfinite()
+    answer, known = _ids(batch, "vote"), reward.isfinite()
     label = torch.full((batch.n_groups,), -1, dtype=torch.int64, device=answer.device)
     most = torch.zeros(batch.n_groups, dtype=torch.float64, device=answer.device)
     for rows, ids in _by_id(answer, known & (answer >= 0), batch):

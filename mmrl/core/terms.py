@@ -21,12 +21,12 @@ from mmrl.core import kl
 from mmrl.core.batch import Batch
 from mmrl.core.groups import group_count
 from mmrl.core.registry import Registry, above, at_least, between, one_of
-from mmrl.core.weight import LP_MINIMUM, LP_SHARE, lp_reg_selection, top_entropy
+from mmrl.core.weight import LP_MINIMUM, LP_SHARE, finite_count, lp_reg_selection, order_statistic
 from mmrl.types import ActionLogProbs
 
 TERMS = Registry("term")
 
-FORK_SHARE = 0.2
+BAND_WIDTH = 1.0
 BETA = 0.1
 BOOST = 2.5
 
@@ -52,22 +52,43 @@ def entropy(
     return -coef * (_inside(shares, mask) * _inside(_entropy(replay, "entropy"), mask)).sum()
 
 
-def _prepare_band(batch: Batch, *, share: float = FORK_SHARE, **_: Any) -> Batch:
-    """Adds the feature "fork_share": 1 / number of forks at the forks of the whole update, 0 elsewhere."""
-    forks = top_entropy(batch.mask, batch, share=share)
-    count = batch.reduce(forks.sum().double(), "sum").clamp(min=1)
-    return batch.having(features={"fork_share": forks / count})
+def _prepare_band(
+    batch: Batch, *, width: float = BAND_WIDTH, low: float | None = None, high: float | None = None, **_: Any
+) -> Batch:
+    """Adds the columns "band_low" and "band_high", equal in all rows, and the feature "band_share": 1 / number of the
+    trained actions of the whole update at each of them, 0 elsewhere."""
+    middle, spread, count = _median_and_mad(batch.feature("entropy"), batch)
+    bottom, top = max(0.0, middle - width * spread), middle + width * spread
+    if low is not None or high is not None:
+        if low is None or high is None or low > high:
+            raise ValueError(f"term 'entropy_band': low={low} and high={high} must be a band: both, low first")
+        bottom, top = low, high
+    rows = torch.ones(len(batch), dtype=torch.float64, device=batch.mask.device)
+    columns = {"band_low": bottom * rows, "band_high": top * rows}
+    return batch.having(columns=columns, features={"band_share": batch.mask / max(count, 1)})
+
+
+def _median_and_mad(values: Tensor, batch: Batch) -> tuple[float, float, int]:
+    """(lower median, median absolute deviation from it, how many) of the trained actions of all ranks; 0 of none."""
+    count = finite_count(values, batch.mask, batch.reduce, "entropy")
+    if count == 0:
+        return 0.0, 0.0, 0
+    inside = values[batch.mask].float()
+    middle = order_statistic(inside, (count - 1) // 2, batch.reduce)
+    spread = order_statistic((inside - middle).abs(), (count - 1) // 2, batch.reduce)
+    return float(middle), float(spread), count
 
 
 @TERMS.add(
     "entropy_band",
     needs=("entropy",),
-    certainty="D",
+    certainty="C",
     prepare=_prepare_band,
     coef=at_least(0),
-    share=between(0, 1),
+    width=above(0),
     low=at_least(0),
     high=above(0),
+    only_if={"width": ("low", None)},
 )
 def entropy_band(
     replay: ActionLogProbs,
@@ -77,21 +98,20 @@ def entropy_band(
     batch: Batch,
     *,
     coef: float = 0.1,
-    share: float = FORK_SHARE,
-    low: float = 0.3,
-    high: float = 2.0,
+    width: float = BAND_WIDTH,
+    low: float | None = None,
+    high: float | None = None,
 ) -> Tensor:
-    """Hold the entropy of forks inside [low, high] nats: coef times the mean distance from the band.
+    """Hold the entropy of the trained actions inside a band: coef times their mean distance from it, in nats. SPINE.
 
-    Forks are the `share` of the update's actions with the highest feature "entropy" (the mask `top_entropy`); the
-    mean is over them. An interpretation of SPINE, whose band is not public; all numbers are ours.
-    Raises ValueError for low above high, and for a replay without entropy.
+    Which actions are trained the masks say (`forking`, `top_entropy`). The band is median +- width median absolute
+    deviations of their feature "entropy" over the update, not below 0; `low` and `high`, in nats, replace it.
+    width and coef are ours. Raises ValueError for half a band, for low above high, and for a replay without entropy.
     """
-    if low > high:
-        raise ValueError(f"term 'entropy_band': low={low:g} is above high={high:g}; swap them")
     now = _inside(_entropy(replay, "entropy_band"), mask)
-    outside = (low - now).clamp(min=0) + (now - high).clamp(min=0)
-    return coef * (_inside(batch.feature("fork_share"), mask) * outside).sum()
+    bottom, top = (batch.column(name)[:, None].to(now) for name in ("band_low", "band_high"))
+    outside = (bottom - now).clamp(min=0) + (now - top).clamp(min=0)
+    return coef * (_inside(batch.feature("band_share"), mask) * outside).sum()
 
 
 # ------------------------------------------------------------------ divergences

@@ -38,12 +38,41 @@ def top_entropy(advantage: Tensor, batch: Batch, *, share: float = 0.2) -> Tenso
     The 80/20 rule (arXiv 2506.01939): 20 % of the tokens. ceil(share n) of n actions are kept, and ties.
     """
     entropy = batch.feature("entropy")
-    count = _count(entropy, batch.mask, batch.reduce, "entropy")
+    count = finite_count(entropy, batch.mask, batch.reduce, "entropy")
     wanted = math.ceil(share * count - 1e-9)
     if wanted == 0:
         return torch.zeros_like(batch.mask)
     threshold = order_statistic(entropy[batch.mask], count - wanted, batch.reduce)
     return batch.mask & (entropy.float() >= threshold)
+
+
+@MASKS.add("forking", needs=("entropy",), certainty="C")
+def forking(advantage: Tensor, batch: Batch) -> Tensor:
+    """Keep the actions of a sample whose entropy is above the sample's own Otsu threshold: SPINE's forking tokens.
+
+    The threshold splits the entropies of one sample into two classes so that the variance between the classes is the
+    largest (Otsu 1979), here exactly, not by a histogram. Of equally good ones the lowest. A sample without two
+    different entropies keeps all its actions.
+    """
+    entropy = batch.feature("entropy")
+    finite_count(entropy, batch.mask, batch.reduce, "entropy")
+    if batch.mask.shape[1] == 0:
+        return batch.mask
+    values, order = torch.where(batch.mask, entropy.double(), torch.inf).sort(1)
+    n = batch.mask.sum(1, keepdim=True)
+    inside = torch.arange(values.shape[1], device=n.device) < n
+    below = torch.where(inside, values, 0.0).cumsum(1)
+    count = inside.cumsum(1)
+    above, rest = below[:, -1:] - below, n - count
+    gap = below / count.clamp(min=1) - above / rest.clamp(min=1)
+    # Only between different values, and with something on both sides.
+    following = torch.cat([values[:, 1:], torch.full_like(n, torch.inf, dtype=values.dtype)], 1)
+    splits = inside & (rest > 0) & (following > values)
+    between_classes = torch.where(splits, count * rest * gap**2, -1.0)
+    best = between_classes.argmax(1, keepdim=True)
+    high = torch.arange(values.shape[1], device=n.device) > best
+    kept = torch.zeros_like(batch.mask).scatter(1, order, high)
+    return batch.mask & (kept | ~splits.any(1, keepdim=True))
 
 
 @WEIGHTS.add("top_entropy", needs=("entropy",), share=between(0, 1))
@@ -110,33 +139,43 @@ def phi(logp: Tensor) -> Tensor:
 # ------------------------------------------------------------------ stability
 
 
-@MASKS.add("capo", needs=("prob_gap2", "fisher"), certainty="D", scale=above(0), policy_limit=above(0))
+@MASKS.add(
+    "capo",
+    needs=("prob_gap2", "fisher"),
+    certainty="B",
+    scale=above(0),
+    policy_limit=above(0),
+    objective_limit=above(0),
+)
 def capo(
     advantage: Tensor,
     batch: Batch,
     *,
-    scale: float = 1.0,
-    policy_limit: float | None = 0.5,
-    objective_limit: float | None = 0.0,
+    scale: float = 0.05,
+    policy_limit: float | None = 1e-4,
+    objective_limit: float | None = 0.01,
 ) -> Tensor:
-    """Drop actions whose own update of the logits looks unstable to second order.
+    """Drop actions whose own update looks unstable to second order in a model of the last layer: CAPO (arXiv
+    2510.00819).
 
-    The step of the logits is dz = scale A (e - p), e the one-hot vector of the token; F = diag(p) - p p'. Then
-    policy shift    = dz' F dz / 2           = scale^2 A^2 fisher / 2, its KL to second order;
-    objective shift = g' dz - A dz' F dz / 2 = scale A^2 prob_gap2 - A policy shift, with g = A (e - p).
-    Kept: policy shift <= policy_limit and objective shift >= objective_limit; null switches a limit off.
-    An interpretation of CAPO, whose criterion and limits are not public; all numbers are ours.
+    With v = e - p, e the one-hot vector of the token, F = diag(p) - p p', and a step of plain gradient ascent on
+    A log p, which moves the logits by scale A v (scale = learning rate * |hidden state|^2):
+    policy shift    = (scale A v'v)^2 / 2, the KL to second order, with the Fisher matrix of the sampled token;
+    objective shift = scale A^2 v'v + scale^2 A^3 ((v'v)^2 - v'Fv) / 2, the gain of A log p to second order.
+    Kept: policy shift < policy_limit and |objective shift| < objective_limit; null switches a limit off. Limits as
+    released for GRPO. The release models Adam on the last layer, whose moments it follows; scale is ours, about its
+    learning rate of 1.5e-5 times the width of a 7B model. v'v is the feature prob_gap2, v'Fv is fisher.
     """
     gap2, fisher = batch.feature("prob_gap2"), batch.feature("fisher")
     for name, values in (("prob_gap2", gap2), ("fisher", fisher)):
-        _count(values, batch.mask, batch.reduce, name)
-    policy_shift = (scale * advantage) ** 2 * fisher / 2
-    objective_shift = scale * advantage**2 * gap2 - advantage * policy_shift
+        finite_count(values, batch.mask, batch.reduce, name)
+    policy_shift = (scale * advantage * gap2) ** 2 / 2
+    objective_shift = scale * advantage**2 * gap2 + scale**2 * advantage**3 * (gap2**2 - fisher) / 2
     keep = batch.mask
     if policy_limit is not None:
-        keep = keep & (policy_shift <= policy_limit)
+        keep = keep & (policy_shift < policy_limit)
     if objective_limit is not None:
-        keep = keep & (objective_shift >= objective_limit)
+        keep = keep & (objective_shift.abs() < objective_limit)
     return keep
 
 
@@ -150,7 +189,7 @@ def lp_reg_selection(advantage: Tensor, batch: Batch, share: float = LP_SHARE, m
     """
     logp, proxy = batch.feature("logp"), batch.feature("proxy_logp")
     punished = batch.mask & (advantage < 0)
-    count = _count(logp, punished, batch.reduce, "logp")
+    count = finite_count(logp, punished, batch.reduce, "logp")
     wanted = math.floor(share * count + 1e-9)
     if wanted < max(minimum, 1):
         return torch.zeros_like(batch.mask)
@@ -186,7 +225,7 @@ def _sortable(values: Tensor) -> Tensor:
     return torch.where(bits >= 0, bits + 2**31, ~bits)
 
 
-def _count(values: Tensor, inside: Tensor, reduce: Reduce, name: str) -> int:
+def finite_count(values: Tensor, inside: Tensor, reduce: Reduce, name: str) -> int:
     """Number of actions `inside` over all ranks. Raises ValueError, on every rank, where one is not finite."""
     broken = (inside & ~values.isfinite()).sum()
     count, bad = reduce(torch.stack([inside.sum(), broken]), "sum").tolist()

@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from mmrl.core.registry import near
 from mmrl.importing import import_file
+from mmrl.near import near
 from mmrl.share import resolve
 
 

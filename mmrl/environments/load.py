@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mmrl.core.registry import near
 from mmrl.environments.base import Environment
 from mmrl.environments.find import find
+from mmrl.near import near
 
 BUILT_IN = {
     "single": "mmrl.environments.single:SingleTurn",

@@ -18,6 +18,7 @@ from mmrl.core.batch import Batch, full
 from mmrl.core.filter import FILTERS
 from mmrl.core.reduce import local
 from mmrl.core.registry import Hook
+from mmrl.core.resolving import ALONE
 from mmrl.core.shape import SHAPERS
 
 NAN = float("nan")
@@ -193,6 +194,25 @@ def test_leave_one_out_is_the_reward_minus_the_mean_of_the_others(rewards):
     assert advantages("leave_one_out", x, ones, group, 1).tolist() == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["whiten", "whiten_baseline", "outlier_filter"])
+def test_whitening_is_over_valid_actions(name):
+    """As verl whitens: every reward repeated at each of its sample's actions, mean and std over all of those."""
+    lengths = [1, 4, 2, 3, 5, 1, 2, 7, 3]
+    mask = torch.arange(7)[None, :] < torch.tensor(lengths)[:, None]
+    batch = Batch(GROUP, 4, mask)
+    got = ESTIMATORS.bind(Hook(name))(REWARDS, VALID, batch, Algorithm(advantage=name, std_eps=0.0))
+    start = CENTRED if name == "whiten_baseline" else REWARDS.tolist()
+    repeated = [start[i] for i in range(9) if i != 3 for _ in range(lengths[i])]
+    mean, std = statistics.fmean(repeated), statistics.stdev(repeated)
+    assert got.tolist() == pytest.approx([0 if i == 3 else (start[i] - mean) / std for i in range(9)], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_only_estimators_that_stand_alone_tell_single_samples_apart(name):
+    got = advantages(name, torch.tensor([0.0, 1.0, 5.0]), torch.ones(3, dtype=torch.bool), torch.arange(3), 3)
+    assert bool((got != 0).any()) == (name in ALONE - {"zero"})
+
+
 # ------------------------------------------------------------------ combining rewards
 
 # Two groups of two. Reward a separates both; reward b, on another scale, only the first.
@@ -308,6 +328,81 @@ def test_a_sample_to_which_no_reward_applies_is_left_out():
     assert advantage.tolist() == [-1, 1, 0]
     assert valid.tolist() == [True, True, False]
     assert reward[2].isnan()
+
+
+# A reward of weight 0 says one of these of every sample; the sample that it speaks of is otherwise fine.
+MONITORS = {
+    "failed": (NAN, False, True),
+    "not finite": (math.inf, True, True),
+    "not applicable": (NAN, True, False),
+    "a number": (1e6, True, True),
+}
+
+
+@pytest.mark.parametrize("combine", CHOICES["combine"])
+@pytest.mark.parametrize("what", MONITORS)
+def test_a_monitor_touches_nothing(combine, what):
+    """A reward of weight 0 beside SCORES, with anything in its column at sample 1."""
+    score, fine, applies = MONITORS[what]
+    scores = torch.cat([SCORES, torch.tensor([[0.1], [score], [0.3], [0.4]], dtype=torch.float64)], 1)
+    valid, applicable = torch.ones(4, 3, dtype=torch.bool), torch.ones(4, 3, dtype=torch.bool)
+    valid[1, 2], applicable[1, 2] = fine, applies
+    algorithm, weights = Algorithm(combine=combine), torch.tensor([1.0, 0.5, 0.0])
+    got = combined(scores, valid, weights, PAIRS, 2, algorithm, applicable=applicable)
+    expected = combined(SCORES, ALL, WEIGHTS, PAIRS, 2, algorithm)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("penalised", [False, True])
+def test_a_sample_to_which_only_a_monitor_applies_has_no_reward(penalised):
+    """Neither the monitor's number nor the KL makes a reward out of nothing."""
+    scores = torch.tensor([[1.0, 7.0], [3.0, 7.0], [NAN, 7.0]], dtype=torch.float64)
+    applicable = torch.tensor([[1, 1], [1, 1], [0, 1]], dtype=torch.bool)
+    penalty = torch.tensor([0.0, 0.0, 2.0]) if penalised else None
+    got = combined(
+        scores,
+        torch.ones_like(applicable),
+        torch.tensor([1.0, 0.0]),
+        torch.zeros(3, dtype=torch.int64),
+        1,
+        Algorithm(advantage="group_mean"),
+        applicable=applicable,
+        penalty=penalty,
+    )
+    assert got[0].tolist() == [-1, 1, 0]
+    assert got[1][2].isnan()
+    assert got[2].tolist() == [True, True, False]
+
+
+def test_rewards_that_only_shapers_read_decide_on_validity():
+    """Without any weight the sum is 0 wherever a reward applies, and a shaper makes the reward from their names."""
+    scores = torch.tensor([[1.0], [NAN], [3.0]], dtype=torch.float64)
+    batch = full(torch.zeros(3, dtype=torch.int64), 1)
+    batch = Batch(batch.group, 1, batch.mask, scores={"a": scores[:, 0]})
+    shape = {"name": "staged", "boundaries": [], "weights": [{"a": 2.0}]}
+    _, reward, valid = estimate(scores, scores.isfinite(), torch.zeros(1), batch, Algorithm(shape=[shape]))
+    assert valid.tolist() == [True, False, True]
+    assert reward[valid].tolist() == [2, 6]
+
+
+def test_the_penalty_comes_off_the_shaped_reward():
+    """kl_coef * k1 of the sample: after the vote that replaces the reward, before the group's mean."""
+    scores = torch.tensor([[1.0], [1.0], [0.0]], dtype=torch.float64)
+    batch = full(torch.zeros(3, dtype=torch.int64), 1).having(columns={"vote": torch.tensor([1.0, 1.0, 2.0])})
+    algorithm = Algorithm(advantage="group_mean", shape=["majority_vote"])
+    penalty = torch.tensor([0.3, 0.0, 0.0])
+    advantage, reward, _ = estimate(scores, scores > -1, torch.ones(1), batch, algorithm, penalty=penalty)
+    assert reward.tolist() == pytest.approx([0.7, 1.0, 0.0])
+    assert advantage.tolist() == pytest.approx([0.7 - 1.7 / 3, 1 - 1.7 / 3, -1.7 / 3])
+
+
+def test_filters_look_at_the_reward_without_its_penalty():
+    scores = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    algorithm = Algorithm(advantage="none", filters=[{"name": "accuracy_band", "low": 0.5, "high": 0.5}])
+    group = torch.zeros(2, dtype=torch.int64)
+    got = combined(scores, scores > -1, torch.ones(1), group, 1, algorithm, penalty=torch.tensor([0.2, 0.2]))
+    assert got[2].all()
+    assert got[0].tolist() == pytest.approx([0.8, -0.2])
 
 
 def test_clamp_limits_the_combined_advantage():

@@ -20,11 +20,12 @@ from trl import GRPOTrainer
 
 from mmrl.core import aggregate
 from mmrl.core.advantage import estimate
-from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.gate import GATES
 from mmrl.core.ratio import log_ratio, ratio
 from mmrl.core.reduce import local
+from mmrl.core.resolving import resolve
 from mmrl.core.step import policy_loss
 from mmrl.core.update import prepare_update
 from mmrl.types import ActionLogProbs

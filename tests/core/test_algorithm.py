@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from mmrl.core import aggregate, kl, library, ratio
-from mmrl.core.algorithm import BASE, CHOICES, GATE_RATIO, MANY, SCALE_FREE, SHIFT_FREE, Algorithm, in_words, resolve
+from mmrl.core.algorithm import CHOICES, MANY, Algorithm, in_words
 from mmrl.core.batch import full
 from mmrl.core.registry import Hook
+from mmrl.core.resolving import BASE, GATE_RATIO, SCALE_FREE, SHIFT_FREE, checked, needs, needs_reference, resolve
 
 
 def test_importing_the_record_and_plain_algorithms_stays_light():
     code = (
-        "import sys; from mmrl.core.algorithm import Algorithm, resolve; "
-        "a = resolve('dapo', {'gate': 'dual_clip', 'advantage': 'rank'}); a.needs; a.needs_reference; "
+        "import sys; from mmrl.core.resolving import needs, needs_reference, resolve; "
+        "a = resolve('dapo', {'gate': 'dual_clip', 'advantage': 'rank'}); needs(a); needs_reference(a); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -61,17 +62,17 @@ def test_hooks_are_read_from_names_and_mappings():
 
 
 def test_needs_are_those_of_all_hooks():
-    assert Algorithm().needs == set()
+    assert needs(Algorithm()) == set()
     algorithm = Algorithm(advantage="stratified", action_masks=["top_entropy"], filters=["staleness"])
-    assert algorithm.needs == {"stratum", "entropy", "version"}
-    assert not algorithm.needs_reference
+    assert needs(algorithm) == {"stratum", "entropy", "version"}
+    assert not needs_reference(algorithm)
 
 
 def test_the_reference_is_needed_by_the_kl_or_by_a_hook():
-    assert Algorithm(kl_coef=0.1).needs_reference
-    assert Algorithm(kl_coef=0.1, kl_estimator="k1", kl_place="reward").needs_reference
-    assert Algorithm(terms=["pairwise"]).needs_reference
-    assert Algorithm(advantage="whiten_tokens").needs_reference
+    assert needs_reference(Algorithm(kl_coef=0.1))
+    assert needs_reference(Algorithm(kl_coef=0.1, kl_estimator="k1", kl_place="reward"))
+    assert needs_reference(Algorithm(terms=["pairwise"]))
+    assert needs_reference(Algorithm(advantage="whiten_tokens"))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_defaults_fill_only_what_is_open():
         ("grpo", {"ddof": 2}, "population"),
         ("grpo", {"std_eps": -1}, "0 or more"),
         ("grpo", {"kl_coef": True}, "kl_coef"),
-        ("grpo", {"skip_zero_variance": "no"}, "true or false"),
+        ("grpo", {"drop_zero_variance": "no"}, "true or false"),
         ("grpo", {"constant_length": 0}, "1 or more"),
         ("sapo", {"gate": {"name": "sapo", "tau_neg": 0}}, "above 0"),
         ("flow_grpo", {"clamp": 0}, "null"),
@@ -159,23 +160,25 @@ FORWARD = {"name": "noise_forward", "rho1": 0.2}
 @pytest.mark.parametrize("advantage", ["group_std", "batch_std", "whiten", "rank"])
 def test_a_constant_backward_correction_is_undone_by_normalising(advantage):
     with pytest.raises(ValueError, match="'noise_backward' with constant rates has no effect") as caught:
-        Algorithm(advantage=advantage, shape=[BACKWARD])
+        checked(Algorithm(advantage=advantage, shape=[BACKWARD]))
     assert "set advantage='group_mean'" in str(caught.value)
 
 
 @pytest.mark.parametrize("advantage", ["group_mean", "leave_one_out", "group_std"])
 def test_a_constant_forward_correction_is_undone_by_a_mean(advantage):
     with pytest.raises(ValueError, match="'noise_forward' with constant rates has no effect") as caught:
-        Algorithm(advantage=advantage, shape=[FORWARD])
+        checked(Algorithm(advantage=advantage, shape=[FORWARD]))
     assert "set advantage='none'" in str(caught.value)
 
 
 def test_corrections_that_do_something_are_accepted():
-    assert Algorithm(advantage="group_mean", shape=[BACKWARD]).shape[0].name == "noise_backward"
-    assert Algorithm(advantage="none", shape=[FORWARD]).shape[0].name == "noise_forward"
-    assert Algorithm(shape=[{**BACKWARD, "rho0": "false_positive"}]).shape[0].options["rho0"] == "false_positive"
+    assert checked(Algorithm(advantage="group_mean", shape=[BACKWARD])).shape[0].name == "noise_backward"
+    assert checked(Algorithm(advantage="none", shape=[FORWARD])).shape[0].name == "noise_forward"
+    assert (
+        checked(Algorithm(shape=[{**BACKWARD, "rho0": "false_positive"}])).shape[0].options["rho0"] == "false_positive"
+    )
     # A penalty added afterwards is measured on the corrected scale.
-    assert len(Algorithm(shape=[BACKWARD, {"name": "soft_overlong", "limit": 8, "buffer": 4}]).shape) == 2
+    assert len(checked(Algorithm(shape=[BACKWARD, {"name": "soft_overlong", "limit": 8, "buffer": 4}])).shape) == 2
 
 
 @pytest.mark.parametrize("field", MANY)

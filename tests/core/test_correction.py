@@ -22,8 +22,11 @@ ADVANTAGE = torch.tensor([[1.0], [-1.0], [-2.0]], dtype=torch.float64).expand(3,
 G = 4 ** (1 / 3)
 
 
-def batch(mask=MASK, reduce=local):
-    return Batch(torch.zeros(len(mask), dtype=torch.int64), 1, mask, reduce)
+def batch(mask=MASK, reduce=local, drift=0.0):
+    """drift: logp - logp_old, by how much the policy has moved since."""
+    old = torch.where(mask, -1.0, math.nan).double()
+    group = torch.zeros(len(mask), dtype=torch.int64)
+    return Batch(group, 1, mask, reduce, logp_old=old, features={"logp": old + drift})
 
 
 def corrected(name, gap=GAP, mask=MASK, advantage=ADVANTAGE, **options):
@@ -50,8 +53,8 @@ HAND = [
     ("geometric", {"low": 0.4, "high": 2.0}, [[1] * 3, [1] * 2, [None]]),
     ("geometric", {"low": 0.6, "high": 2.0, "drop": False}, [[1] * 3, [0] * 2, [0]]),
     # mean(logp_sampler - logp_old) is -log G, log 2, -log 8: only the second sample has moved away, and its A < 0.
-    ("opsm", {"delta": 0.5}, [[1] * 3, [None] * 2, [1]]),
-    ("opsm", {"delta": 0.5, "drop": False}, [[1] * 3, [0] * 2, [1]]),
+    ("opsm", {"delta": 0.5, "drop": True}, [[1] * 3, [None] * 2, [1]]),
+    ("opsm", {}, [[1] * 3, [0] * 2, [1]]),
     ("opsm", {"delta": 0.7}, [[1] * 3, [1] * 2, [1]]),
 ]
 
@@ -68,8 +71,16 @@ def test_the_hand_table_covers_every_correction():
 
 
 def test_opsm_spares_good_answers():
-    _, keep = corrected("opsm", advantage=-ADVANTAGE, delta=0.0)
-    assert torch.equal(keep, MASK)  # The first sample has A < 0 now, but moved the other way.
+    weight, _ = corrected("opsm", advantage=-ADVANTAGE, delta=0.0)
+    assert torch.equal(weight[MASK], torch.ones(6))  # The first sample has A < 0 now, but moved the other way.
+
+
+@pytest.mark.parametrize(("drift", "rejected"), [(-0.6, [0, 1, 1]), (-0.4, [0, 1, 0]), (0.3, [0, 0, 0])])
+def test_opsm_follows_the_policy_that_is_updated(drift, rejected):
+    """Sampled by logp_old but for sample 1, of which its engine was surer by log 2 = 0.69; samples 1 and 2 are bad."""
+    gap = torch.where(MASK, torch.tensor([[0.0], [-math.log(2)], [0.0]]), 0.0).double()
+    weight, _ = CORRECTIONS.bind(Hook("opsm"))(gap, batch(drift=drift), ADVANTAGE)
+    assert [float(row[0]) for row in weight] == [1 - r for r in rejected]
 
 
 @pytest.mark.parametrize("name", CORRECTIONS)

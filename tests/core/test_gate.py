@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl.core.algorithm import GATE_RATIO, Algorithm
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import full
 from mmrl.core.gate import GATES, clip_flags
 from mmrl.core.registry import Hook
+from mmrl.core.resolving import GATE_RATIO
 
 OPTIONS = {
     "two_sided": {"clip_bound": 3.0},

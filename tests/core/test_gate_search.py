@@ -32,8 +32,11 @@ def bounds(found):
     return pytest.approx((low[0].item(), high[0].item()))
 
 
+STEPS = {"low_step": 0.1, "high_step": 0.1, "by": "count"}
+
+
 def search(target, **options):
-    options = {"low_start": 0.6, "low_end": 0.9, "high_start": 1.2, "high_end": 1.8, "step": 0.1, **options}
+    options = {"low_start": 0.6, "low_end": 0.9, "high_start": 1.2, "high_end": 1.8, **STEPS, **options}
     return search_bounds(batch(), target=target, **options)
 
 
@@ -64,7 +67,7 @@ def test_a_range_that_is_no_multiple_of_the_step_ends_at_its_end():
 
 def test_by_size_weighs_with_the_gradient():
     """At (0.6, 1.2): positive 1.0 x 3, negative 0.65 + 0.75 + 1 + 1 = 3.4; share 3 / 6.4 = 0.469."""
-    options = {"low_start": 0.6, "low_end": 0.9, "high_start": 1.2, "high_end": 1.8, "step": 0.1, "by": "size"}
+    options = {"low_start": 0.6, "low_end": 0.9, "high_start": 1.2, "high_end": 1.8, **STEPS, "by": "size"}
     assert bounds(search_bounds(batch(size=3.0), target=0.46, **options)) == (0.6, 1.2)
     assert bounds(search_bounds(batch(size=3.0), target=0.48, **options)) == (0.6, 1.3)
 
@@ -79,7 +82,7 @@ def test_the_released_loop_runs_low_to_its_end_first():
 
 def test_the_search_sees_the_batch_of_all_ranks(ranks):
     parts = [(UP[:3], DOWN[:1]), (UP[3:], DOWN[1:])]
-    options = {"low_start": 0.6, "low_end": 0.9, "high_start": 1.2, "high_end": 1.8, "step": 0.1, "target": 0.42}
+    options = {"low_start": 0.6, "low_end": 0.9, "high_start": 1.2, "high_end": 1.8, **STEPS, "target": 0.42}
     found = ranks(lambda rank, reduce: search_bounds(batch(*parts[rank], reduce=reduce), **options))
     for one in found:
         assert bounds(one) == (0.6, 1.5)
@@ -87,8 +90,15 @@ def test_the_search_sees_the_batch_of_all_ranks(ranks):
 
 def test_the_registry_prepares_the_batch_with_the_hooks_options():
     """Four of eight: 0.5 is cut and 5 is beyond the dual clip."""
-    hook = Hook("bapo", {"low_start": 0.52, "high_start": 3.0})
+    hook = Hook("bapo", {"low_start": 0.52, "high_start": 3.0, "by": "count"})
     assert bounds(prepared(batch(), [(GATES, hook)])) == (0.52, 3.0)
+
+
+def test_each_bound_has_its_own_step():
+    """Steps of the example script: 0.05 below, 0.1 above."""
+    assert bounds(search(0.33, low_step=0.05, high_step=0.3)) == (0.6, 1.5)
+    assert bounds(search(0.5, low_step=0.05, high_step=0.3)) == (0.7, 1.8)
+    assert bounds(search(0.5, low_step=0.3, high_step=0.1)) == (0.9, 1.8)
 
 
 def test_a_batch_without_signed_actions_keeps_the_first_bounds():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mmrl.core.registry import Hook, Registry, above, between, near, one_of, prepared
+from mmrl.core.registry import Hook, Registry, above, between, one_of, prepared
 
 
 @pytest.fixture
@@ -21,9 +21,13 @@ def registry():
         """
         return (x, salt, pot, hot, spoons)
 
-    @made.add("pie", prepare=lambda batch, *, slices: [*batch, slices], slices=above(0))
-    def pie(x, *, slices: int, fillings: Sequence[str] = ()):
+    @made.add("pie", prepare=lambda batch, *, slices, **_: [*batch, slices], slices=above(0))
+    def pie(x, *, slices: int, fillings: Sequence[str] = (), prices: Mapping[str, float] | None = None):
         return x * slices
+
+    @made.add("salad", only_if={"croutons": ("dressing", "caesar")})
+    def salad(x, *, dressing: str = "oil", croutons: int = 0):
+        return x
 
     return made
 
@@ -55,7 +59,7 @@ def test_bound_functions_have_their_options(registry):
     ("hook", "message"),
     [
         (Hook("soop"), "dish='soop' is not known; did you mean 'soup'"),
-        (Hook("zzz"), "known: soup, pie"),
+        (Hook("zzz"), "known: pie, salad, soup"),
         (Hook("soup", {"sallt": 1}), "no option 'sallt'; did you mean 'salt'"),
         (Hook("soup", {"salt": "1e-4"}), "must be float"),
         (Hook("soup", {"salt": True}), "must be float"),
@@ -66,12 +70,26 @@ def test_bound_functions_have_their_options(registry):
         (Hook("soup", {"spoons": 1.5}), r"must be int \| None"),
         (Hook("pie"), "'pie' needs slices"),
         (Hook("pie", {"slices": 0}), "above 0"),
+        (Hook("soup", {"salt": float("inf")}), r"salt=inf must be float \(finite\)"),
+        (Hook("soup", {"salt": -float("inf")}), "salt=-inf must be float"),
+        (Hook("soup", {"spoons": 10**400}), "spoons=1000.* must be int"),
+        (Hook("soup", {3: 1}), "no option 3"),
         (Hook("pie", {"slices": 1, "fillings": "plum"}), "fillings='plum' must be Sequence"),
+        (Hook("pie", {"slices": 1, "fillings": ["plum", 3]}), "must be Sequence"),
+        (Hook("pie", {"slices": 1, "prices": {"plum": float("nan")}}), "must be Mapping"),
+        (Hook("pie", {"slices": 1, "prices": {"plum": True}}), "must be Mapping"),
+        (Hook("salad", {"croutons": 2}), "croutons has no effect with dressing='oil'; leave it out"),
+        (Hook("s" * 10_000), "dish='sss.*"),
     ],
 )
-def test_errors_name_the_fix(registry, hook, message):
-    with pytest.raises(ValueError, match=message):
+def test_errors_name_the_fix_in_one_short_line(registry, hook, message):
+    with pytest.raises(ValueError, match=message) as caught:
         registry.check(hook)
+    assert len(str(caught.value)) < 200
+
+
+def test_an_option_is_accepted_beside_the_one_that_gives_it_an_effect(registry):
+    registry.check(Hook("salad", {"croutons": 2, "dressing": "caesar"}))
 
 
 def test_none_is_accepted_where_the_annotation_says_so(registry):
@@ -82,8 +100,8 @@ def test_entries_describe_themselves(registry):
     entry = registry["soup"]
     assert (entry.about, entry.needs, entry.certainty) == ("Boil it.", ("water",), "B")
     assert list(entry.options) == ["salt", "pot", "hot", "spoons"]
-    assert list(registry) == ["soup", "pie"]
-    assert len(registry) == 2
+    assert list(registry) == ["soup", "pie", "salad"]
+    assert len(registry) == 3
     assert "soup" in registry
     assert "tea" not in registry
 
@@ -98,8 +116,3 @@ def test_a_name_is_registered_once_and_bounds_belong_to_options(registry):
 def test_preparations_run_in_order_with_their_options(registry):
     hooks = [(registry, Hook("pie", {"slices": 2})), (registry, Hook("soup")), (registry, Hook("pie", {"slices": 5}))]
     assert prepared([], hooks) == [2, 5]
-
-
-def test_near_names_what_was_meant():
-    assert near("clip_hihg", ["clip_low", "clip_high"]).startswith("did you mean 'clip_high'")
-    assert near("x", []) == "it has no options"

@@ -79,10 +79,11 @@ def test_length_lambda(options, expected):
     same(shape("length_lambda", RIGHT, LAMBDA, **options), expected)
 
 
-def test_length_lambda_takes_the_earlier_of_equal_groups_and_counts_only_groups_with_a_reward():
-    """Groups 1 and 2 are equal; group 0 has no reward and group 3 no samples, so half of two groups is one."""
+@pytest.mark.parametrize(("rewards", "expected"), [([NAN, 1, 1], [NAN, 0.9, 0.9]), ([NAN, 1, 0], [NAN, 0.9, 0])])
+def test_length_lambda_takes_all_of_equal_groups_and_counts_only_groups_with_a_reward(rewards, expected):
+    """Group 0 has no reward and group 3 no samples, so half of two groups is one, or both where they are equal."""
     batch = batch_of([0, 1, 2], [5, 5, 5], n_groups=4)
-    same(shape("length_lambda", [NAN, 1, 1], batch, top=0.5), [NAN, 0.9, 1])
+    same(shape("length_lambda", rewards, batch, top=0.5), expected)
 
 
 def test_length_lambda_ignores_the_unit_of_length():
@@ -217,34 +218,37 @@ def test_noise_corrections_refuse_what_they_cannot_correct():
 
 def test_majority_vote():
     """Group 0 votes 7, 7, 3 (a failed sample's 3 does not count); group 1 ties, so the smaller id wins."""
-    columns = {"answer": [7, 7, 3, 3, 5, 2, -1]}
+    columns = {"vote": [7, 7, 3, 3, 5, 2, -1]}
     got = shape("majority_vote", [0, 0, 0, NAN, 0, 0, 0], batch_of([0, 0, 0, 0, 1, 1, 1], columns=columns))
     same(got, [1, 1, 0, NAN, 0, 1, 0])
 
 
 def test_co_reward_judges_by_the_other_side():
-    """Group 0 (three samples) answers mostly 7, its paraphrase, group 1 (two), mostly 3; group 2 is its own pair."""
-    columns = {"answer": [7, 7, 3, 3, 3, 4], "pair": [1, 1, 1, 0, 0, 2]}
+    """Record 50 (three samples) answers mostly 7, its paraphrase 40 (two) mostly 3; 90 is its own pair."""
+    ids, pairs = [50, 50, 50, 40, 40, 90], [40, 40, 40, 50, 50, 90]
+    columns = {"vote": [7, 7, 3, 3, 3, 4], "id": ids, "pair": pairs}
     got = shape("co_reward", [0, 0, 0, 0, 0, 0], batch_of([0, 0, 0, 1, 1, 2], columns=columns))
     same(got, [0, 0, 1, 0, 0, 1])
 
 
 def test_without_any_answer_there_is_no_label_and_no_reward():
-    columns = {"answer": [5.0, 5.0, NAN, -1.0], "pair": [1, 1, 0, 0]}
+    columns = {"vote": [5.0, 5.0, NAN, -1.0], "id": [8, 8, 9, 9], "pair": [9, 9, 8, 8]}
     got = shape("co_reward", [0, 0, 0, 0], batch_of([0, 0, 1, 1], columns=columns))
     same(got, [NAN, NAN, 0, 0])
 
 
-def test_a_pair_outside_the_step_is_refused():
-    with pytest.raises(ValueError, match="index of a group, 0 to 0"):
-        shape("co_reward", [0], batch_of([0], columns={"answer": [1], "pair": [1]}))
+@pytest.mark.parametrize("pair", [1, 0, -1, NAN])
+def test_a_pair_outside_the_step_is_refused(pair):
+    """Record 7 alone is in the step, as its group 0: 0 and 1 are places, and no ids."""
+    with pytest.raises(ValueError, match="the id of a record in the same step"):
+        shape("co_reward", [0], batch_of([0], columns={"vote": [1], "id": [7], "pair": [pair]}))
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_the_majority_does_not_depend_on_the_order_of_the_samples(answers, random):
     mixed = random.sample(answers, len(answers))
     first, second = (
-        shape("majority_vote", [0] * len(x), batch_of([0] * len(x), columns={"answer": x})) for x in (answers, mixed)
+        shape("majority_vote", [0] * len(x), batch_of([0] * len(x), columns={"vote": x})) for x in (answers, mixed)
     )
     chosen = {a for a, r in zip(answers, first) if r == 1}
     assert chosen == {a for a, r in zip(mixed, second) if r == 1}
@@ -315,8 +319,9 @@ def anything():
             "round": ints(3) + 1,
             "rounds": ints(3) + 3,
             "rate": ints(4).double() / 10,
-            "answer": ints(3),
-            "pair": group ^ 1,
+            "vote": ints(3),
+            "id": 100 + group,
+            "pair": 100 + (group ^ 1),
             "plan": ints(2),
         },
     )

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from mmrl.core import aggregate
-from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.reduce import local
 from mmrl.core.registry import Entry
+from mmrl.core.resolving import resolve
 from mmrl.core.step import MAXIMA, PER_ACTION, policy_loss
 from mmrl.core.terms import TERMS
 from mmrl.types import ActionLogProbs
@@ -99,6 +100,23 @@ def topr(logp, old):
     return -torch.stack(total).mean()
 
 
+def rloo(logp, old):
+    """A sequence is one action: its product ratio is clipped, and it counts once (TRL)."""
+    total = []
+    for row, n in enumerate(LENGTHS.tolist()):
+        if n:
+            r = (logp - old)[row, :n].sum().exp()
+            total.append(torch.minimum(r * A[row], r.clamp(0.8, 1.2) * A[row]))
+    return -torch.stack(total).mean()
+
+
+def topr_token(logp, old):
+    """ROLL's: A log pi where A > 0, min(ratio, 1) A log pi elsewhere, token by token."""
+    a = A[:, None]
+    weight = torch.where(a > 0, 1.0, (logp - old).exp().clamp(max=1)).detach()
+    return -means(weight * a * logp)
+
+
 def stable_reinforce(logp, old):
     r, a = (logp - old).clamp(math.log(1e-3), math.log(1e3)).exp(), A[:, None]
     return -means(torch.minimum(r * a, r.clamp(0.8, 1.2) * a))
@@ -113,6 +131,10 @@ PUBLISHED = {
     "sapo": sapo,
     "scalerl": scalerl,
     "topr": topr,
+    "topr_token": topr_token,
+    "rloo": rloo,
+    "eapo": gspo,
+    "top_entropy": dapo,
     "stable_reinforce": stable_reinforce,
 }
 

@@ -19,7 +19,7 @@ GROUP = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
 # Options with which every term has something to do on the little batch below.
 HOOKS = [
     Hook("entropy", {"coef": 0.3}),
-    Hook("entropy_band", {"share": 0.5, "low": 0.8, "high": 1.0}),
+    Hook("entropy_band", {"low": 0.8, "high": 1.0}),
     Hook("proxy_kl", {"share": 0.7, "limit": 0.5}),
     Hook("pairwise", {"old_coef": 0.05, "beta": 0.7}),
     Hook("behaviour_kl", {"coef": 0.2, "estimator": "k1"}),
@@ -192,16 +192,31 @@ def test_entropy_by_hand():
 
 
 def test_entropy_band_by_hand():
-    """Forks by the feature at the start: 2.5, 2.0, .2 (share .5 of six); the entropy has moved since."""
+    """All three actions that masks left, whatever the others' entropy; it has moved since the start."""
     feature = torch.tensor([[2.5, 0.1, 2.0], [0.2, 0.15, 0.0]])
     now = torch.tensor([[3.0, 9.0, 1.0], [0.1, 9.0, 9.0]], requires_grad=True)
-    batch = Batch(torch.tensor([0, 0]), 1, torch.ones(2, 3, dtype=torch.bool), features={"entropy": feature})
-    hook = Hook("entropy_band", {"coef": 0.6, "share": 0.5, "low": 0.5, "high": 2.0})
+    mask = torch.tensor([[True, False, True], [True, False, False]])
+    batch = Batch(torch.tensor([0, 0]), 1, mask, features={"entropy": feature})
+    hook = Hook("entropy_band", {"coef": 0.6, "low": 0.5, "high": 2.0})
     batch = prepared(batch, [(TERMS, hook)])
     loss = TERMS.bind(hook)(ActionLogProbs(now, entropy=now), torch.ones(2, 3), batch.mask, torch.ones(2), batch)
     loss.backward()
     assert loss.item() == pytest.approx(0.6 * (1.0 + 0.0 + 0.4) / 3)
     assert now.grad.flatten().tolist() == pytest.approx([0.2, 0, 0, -0.2, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "band"),
+    [({}, (0.5, 1.5)), ({"width": 3.0}, (0.0, 2.5)), ({"low": 0.2, "high": 4.0}, (0.2, 4.0))],
+)
+def test_the_band_is_median_and_mad_of_the_trained_actions(options, band):
+    """Trained are 0.5, 1, 1.5, 4 and 1; median 1, deviations .5, 0, .5, 3, 0: their median is .5."""
+    entropy = torch.tensor([[0.5, 1.0, 99.0], [1.5, 4.0, 1.0]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    hook = Hook("entropy_band", options)
+    found = prepared(Batch(torch.zeros(2).long(), 1, mask, features={"entropy": entropy}), [(TERMS, hook)])
+    assert found.column("band_low").tolist() == pytest.approx([band[0]] * 2)
+    assert found.column("band_high").tolist() == pytest.approx([band[1]] * 2)
 
 
 @pytest.mark.parametrize("name", ["entropy", "entropy_band"])
@@ -212,9 +227,10 @@ def test_a_replay_without_entropy_is_refused(name):
         TERMS.bind(Hook(name))(replay, update.shares, update.mask, torch.ones(N), update.batch)
 
 
-def test_a_band_upside_down_is_refused():
-    hook = Hook("entropy_band", {"low": 3.0, "high": 1.0})
-    with pytest.raises(ValueError, match="low=3 is above high=1"):
+@pytest.mark.parametrize("ends", [{"low": 3.0, "high": 1.0}, {"low": 1.0}, {"high": 1.0}])
+def test_half_a_band_and_one_upside_down_are_refused(ends):
+    hook = Hook("entropy_band", ends)
+    with pytest.raises(ValueError, match="must be a band"):
         Update().prepare(hook).term(hook)
 
 

@@ -122,7 +122,7 @@ def test_a_batch_in_which_nothing_is_trained(hook):
     assert registry is WEIGHTS or not got.any()
 
 
-@pytest.mark.parametrize("name", ["top_entropy", "capo"])
+@pytest.mark.parametrize("name", ["top_entropy", "capo", "forking"])
 def test_a_feature_that_is_not_finite_is_an_error_on_every_rank(name, ranks):
     cuts = [slice(0, 3), slice(3, N)]
 
@@ -239,39 +239,62 @@ def test_phi_is_detached_and_0_for_certain_and_impossible_tokens():
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_capo_against_dense_matrices(scale):
-    """The two shifts from dz, F and g themselves, token by token."""
+    """The two shifts from the gradient G = A v h' of the last layer, token by token: |h|^2 lr is the scale."""
     logits, ids = 2 * torch.randn(4, 5, 6), torch.randint(0, 6, (4, 5))
     advantage = (3 * torch.randn(4, 1)).expand(4, 5).double()
     batch = make({"prob_gap2": prob_gap2(logits, ids), "fisher": fisher(logits, ids)})
-    limits = {"policy_limit": 0.4, "objective_limit": -0.1}
+    limits = {"policy_limit": 0.4, "objective_limit": 1.5}
+    hidden, rate = torch.tensor([1.0, 2.0], dtype=torch.float64), scale / 5
     expected = torch.zeros(4, 5, dtype=torch.bool)
     seen = set()
     for i in range(4):
         for t in range(5):
             p, a = logits[i, t].double().softmax(-1), advantage[i, t]
-            g = a * (torch.eye(6, dtype=torch.float64)[ids[i, t]] - p)
-            dz, matrix = scale * g, torch.diag(p) - torch.outer(p, p)
-            policy = dz @ matrix @ dz / 2
-            objective = g @ dz - a * (dz @ matrix @ dz) / 2
-            seen.add((bool(policy <= 0.4), bool(objective >= -0.1)))
-            expected[i, t] = policy <= 0.4 and objective >= -0.1
-    assert {(True, True), (False, True)} <= seen
+            v = torch.eye(6, dtype=torch.float64)[ids[i, t]] - p
+            layer = a * torch.outer(v, hidden)
+            moved, matrix = layer @ hidden, torch.diag(p) - torch.outer(p, p)
+            policy = rate**2 * (v @ moved) ** 2 / 2
+            hessian = a * ((v @ moved) ** 2 - moved @ matrix @ moved)
+            objective = rate * (layer**2).sum() + rate**2 * hessian / 2
+            seen.add((bool(policy < 0.4), bool(objective.abs() < 1.5)))
+            expected[i, t] = policy < 0.4 and objective.abs() < 1.5
+    assert {(True, True), (False, False)} <= seen
     assert torch.equal(mask_of("capo", batch, advantage, scale=scale, **limits), expected)
 
 
 def test_capo_limits_work_alone_and_switch_off():
-    """A = 6 at p = 1/2: gap2 = 1/2, fisher = 1/4; policy shift 36/8 = 4.5, objective shift 18 - 27 = -9."""
-    batch = make({"prob_gap2": [[0.5]], "fisher": [[0.25]]})
+    """A = 6, v'v = 1/2, v'Fv = 1/8, scale 1: policy shift (6/2)^2 / 2 = 4.5, objective 18 + 216 / 8 / 2 = 31.5."""
+    batch = make({"prob_gap2": [[0.5]], "fisher": [[0.125]]})
     advantage = torch.tensor([[6.0]])
 
-    def kept(policy, objective):
-        return mask_of("capo", batch, advantage, policy_limit=policy, objective_limit=objective).item()
+    def kept(policy, objective, sign=1):
+        limits = {"policy_limit": policy, "objective_limit": objective}
+        return mask_of("capo", batch, sign * advantage, scale=1.0, **limits).item()
 
     assert kept(None, None)
     assert kept(4.6, None) and not kept(4.4, None)
-    assert kept(None, -9.1) and not kept(None, -8.9)
-    # Punishing the same token cannot overshoot: 18 + 27.
-    assert mask_of("capo", batch, -advantage, policy_limit=None, objective_limit=44.9).item()
+    assert kept(None, 31.6) and not kept(None, 31.4)
+    # Punishing the same token gains less: 18 - 13.5.
+    assert kept(None, 4.6, sign=-1) and not kept(None, 4.4, sign=-1)
+
+
+def otsu(values):
+    """The values above the split that separates two classes the most, by trying them all; all of them without one."""
+    best, kept = -1.0, list(values)
+    for cut in sorted(set(values))[:-1]:
+        low, high = [v for v in values if v <= cut], [v for v in values if v > cut]
+        apart = len(low) * len(high) * (statistics.fmean(high) - statistics.fmean(low)) ** 2
+        if apart > best + 1e-12:
+            best, kept = apart, high
+    return sorted(kept)
+
+
+@given(st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=7), min_size=1, max_size=4))
+def test_forking_tokens_are_above_each_samples_own_otsu_threshold(rows):
+    mask = torch.tensor([[1] * len(row) + [0] * (7 - len(row)) for row in rows])
+    entropy = torch.tensor([[*map(float, row), *[math.nan] * (7 - len(row))] for row in rows], dtype=torch.float64)
+    keep = mask_of("forking", make({"entropy": entropy}, mask=mask))
+    assert [sorted(e[k].tolist()) for e, k in zip(entropy, keep)] == [otsu(row) for row in rows]
 
 
 def test_lp_reg_selection_by_hand():

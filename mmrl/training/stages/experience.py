@@ -15,11 +15,14 @@ from mmrl.core.batch import Batch
 from mmrl.core.filter import zero_variance
 from mmrl.core.library import registry
 from mmrl.core.reduce import Reduce, local
+from mmrl.core.resolving import needs
 from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import table
 from mmrl.seeds import seed_of
 from mmrl.training.evaluation.conversations import sampled_actions
 from mmrl.types import Group, Sample
+
+KL = "kl"  # the score of a sample's KL to the reference, where it comes off the reward
 
 # Features of the policy as it is before an update; all others are fixed by the rollout.
 OF_THE_POLICY = frozenset({"logp", "entropy", "proxy_logp", "prob_gap2", "fisher"})
@@ -67,7 +70,8 @@ class Experience:
         """Advantages over the whole step: all processes, which must all call.
 
         groups: this process's, scored; a group's index is its place among the n_groups of all processes.
-        weights: of the rewards by name. step: the training step. features: computes what hooks need of the policy.
+        weights: of the rewards by name; a KL that comes off them is the score "kl". step: the training step.
+        features: computes what hooks need of the policy.
         shuffle: a seed by which rewards are shuffled over the samples, for a control run.
         """
         samples = [s for g in groups for s in g.samples]
@@ -90,11 +94,14 @@ class Experience:
             length=torch.tensor([sampled_actions(s) for s in samples], dtype=torch.int64),
             logp_old=logp_old,
             logp_sampler=stored(samples, "logp_sampler", mask, reduce),
-            columns=columns(samples, algorithm.needs - COMPUTED, reduce),
-            features=kept_features(samples, algorithm.needs - COMPUTED, mask, reduce)
+            columns=columns(samples, needs(algorithm) - COMPUTED, reduce),
+            features=kept_features(samples, needs(algorithm) - COMPUTED, mask, reduce)
             | policy_features(samples, logp_old, early, features, fresh),
             step=step,
         )
+        penalty = None
+        if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
+            penalty = algorithm.kl_coef * torch.tensor([s.scores[KL].value for s in samples], dtype=torch.float64)
         advantage, reward, counted = estimate(
             scores.double(),
             valid.bool(),
@@ -102,9 +109,10 @@ class Experience:
             batch,
             algorithm,
             applicable=applicable.bool(),
+            penalty=penalty,
         )
         largest = per_sample(advantage, mask)
-        if algorithm.skip_zero_variance:
+        if algorithm.drop_zero_variance:
             counted = zero_variance(largest, counted, group, n_groups, reduce)
         # With a KL in the loss, or another term, samples without advantage have a gradient, too.
         silent = largest == 0 if not _beside_advantages(algorithm) else torch.zeros_like(counted)
@@ -198,7 +206,7 @@ def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = lo
     """Those of the names that a score's details, the environment's info or the prompt's record give; NaN elsewhere.
 
     A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
-    whose weights drew the sample.
+    whose weights drew the sample, "id" the record's id, and "pair" another record's.
     """
     found = {}
     for name in sorted(names):
@@ -211,6 +219,9 @@ def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = lo
 
 
 def _number(sample: Sample, name: str) -> float | None:
+    if name in ("id", "pair"):
+        record = sample.prompt.id if name == "id" else sample.prompt.record.get("pair")
+        return None if record is None else float(seed_of("id", record) % 2**52)
     sources: list[Any] = [score.details for score in sample.scores.values()]
     for source in [*sources, sample.info, sample.prompt.record]:
         if name in source:

@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmrl.config import ConfigError, ExpertConfig, GrpoStage, resolve_algorithm
 from mmrl.core.algorithm import Algorithm
-from mmrl.core.correction import diagnostics
+from mmrl.core.resolving import needs_reference
 from mmrl.core.terms import NEED_ENTROPY
 from mmrl.reporting.samples import write_offending, write_step
 from mmrl.seeds import seed_of
@@ -58,7 +56,7 @@ class Grpo(Stage[GrpoStage]):
 
     @property
     def needs_reference(self) -> bool:
-        return self.algorithm.needs_reference
+        return needs_reference(self.algorithm)
 
     def updates(self) -> int:
         return self.options.steps * self.options.updates * self.options.epochs
@@ -97,8 +95,6 @@ class Grpo(Stage[GrpoStage]):
         """A step's groups as tensors, with their advantages."""
         options, run, algorithm = self.options, self.run, self.algorithm
         weights = dict(run.weights)
-        if algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
-            weights["kl"] = -algorithm.kl_coef
         if options.tree:
             weights[TREE] = 1.0
         return Experience.of(
@@ -139,12 +135,8 @@ class Grpo(Stage[GrpoStage]):
         seed = seed_of(self.seed, cursor.step, epoch)
         chosen = groups_of_update(experience.batch.n_groups, options.updates, part, seed)
         update = plan_update(experience, self.algorithm, chosen, self.features, fresh=number == 0)
-        batch = update.batch
-        if batch.logp_sampler is not None and batch.logp_old is not None:
-            gap = torch.where(batch.mask, batch.logp_old - batch.logp_sampler, 0.0)
-            found = diagnostics(gap, batch.mask, batch.reduce, update.action_weight)
-            for name, value in found.items():
-                cursor.sums.note(name, float(value))
+        for name, value in update.found.items():
+            cursor.sums.note(name, float(value))
         return update
 
     def _expert(self, expert: ExpertConfig, number: int, mu: float, before: int) -> None:
@@ -202,7 +194,7 @@ def stage_algorithm(run: Run, options: GrpoStage) -> Algorithm:
     """
     adapter = run.adapter
     algorithm = resolve_algorithm(options.algorithm).with_defaults(*adapter.default_clip)
-    wanted = {"reference"} if algorithm.needs_reference else set()
+    wanted = {"reference"} if needs_reference(algorithm) else set()
     wanted |= {"entropy"} if {hook.name for hook in algorithm.terms} & NEED_ENTROPY else set()
     for what in sorted(wanted - adapter.provides):
         raise ConfigError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl.config import ConfigError, PreferenceStage
-from mmrl.core import preference as objectives
+from mmrl.core import pair_losses as objectives
 from mmrl.data.order import cyclic_indices
 from mmrl.data.pairs import load_pairs
 from mmrl.data.prompts import reading

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmrl.core import aggregate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
+from mmrl.core.resolving import needs, needs_reference
 from mmrl.core.step import policy_loss
 from mmrl.core.terms import NEED_ENTROPY, OVER_SEQUENCES
 from mmrl.core.update import prepare_update
@@ -26,6 +27,7 @@ class Update:
 
     batch: with the final mask, and what hooks have prepared. weights: of each action in the loss, over all processes.
     action_weight: scales the policy's term of each action; None: does not. rows: [R], the samples to replay.
+    found: metrics that are known before any replay, such as how far the sampler's log-probs are off.
     """
 
     experience: Experience
@@ -34,6 +36,7 @@ class Update:
     weights: Tensor
     action_weight: Tensor | None
     rows: Tensor
+    found: dict[str, float]
 
     @property
     def samples(self) -> list[Sample]:
@@ -77,10 +80,10 @@ def plan_update(
     inside = torch.ones(len(whole), dtype=torch.bool) if chosen is None else chosen[whole.group]
     logp_old = whole.needed("logp_old", whole.logp_old)
     made = policy_features(
-        experience.samples, logp_old, algorithm.needs & COMPUTED, features, fresh and experience.fresh
+        experience.samples, logp_old, needs(algorithm) & COMPUTED, features, fresh and experience.fresh
     )
     batch = dataclasses.replace(whole, mask=experience.mask & inside[:, None]).having(features=made)
-    batch, action_weight = prepare_update(batch, experience.advantage, algorithm)
+    batch, action_weight, found = prepare_update(batch, experience.advantage, algorithm)
     weights = aggregate.weights(
         algorithm.aggregate,
         batch.mask,
@@ -90,7 +93,7 @@ def plan_update(
         constant_length=algorithm.constant_length,
     )
     rows = torch.nonzero(inside & experience.replayed).flatten()
-    return Update(experience, algorithm, batch, weights, action_weight, rows)
+    return Update(experience, algorithm, batch, weights, action_weight, rows, found)
 
 
 def given_update(
@@ -137,7 +140,7 @@ def gradient(
     A loss that is not finite is yielded without a backward.
     """
     algorithm, samples, rows, batch = update.algorithm, update.samples, update.rows, update.batch
-    asks = {"reference": algorithm.needs_reference and algorithm.kl_place == "loss"}
+    asks = {"reference": needs_reference(algorithm) and algorithm.kl_place == "loss"}
     if {hook.name for hook in algorithm.terms} & NEED_ENTROPY:
         asks["entropy"] = True
     advantage = update.experience.advantage

@@ -521,6 +521,6 @@ def test_spine_learns_from_votes(ran):
     run = ran("spine")
     for group in run.groups["grpo"]:
         assert "answer" not in group.prompt.record
-        said = [s.scores["vote.answer"].details["answer"] for s in group.samples]
+        said = [s.scores["vote.answer"].details["vote"] for s in group.samples]
         assert [s.reward for s in group.samples] == [float(answer == "3") for answer in said]
     assert run.rows["grpo"]["term/entropy_band"] >= 0

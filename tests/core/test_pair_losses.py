@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl.core.preference import bco, dpo, mpo, shifted
+from mmrl.core.pair_losses import bco, dpo, mpo, shifted
 
 
 def tensors(*rows: list[float], grad: bool = False) -> list[torch.Tensor]:

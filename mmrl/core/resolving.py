@@ -1,0 +1,175 @@
+"""From a preset and overrides to an algorithm whose fields go together, and what it needs of the batch.
+
+Imports no torch for plain algorithms; only hooks with options, or that are not in BASE, are looked up in their
+registries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mmrl.core import library
+from mmrl.core.algorithm import CLIP_BOUND, Algorithm, check_number
+from mmrl.core.presets import PRESETS
+from mmrl.core.registry import Hook
+from mmrl.near import near, short
+
+# Hooks that are known to be there, and to need nothing of the batch, without asking their registry.
+BASE: dict[str, tuple[str, ...]] = {
+    "advantage": (
+        "group_std",
+        "group_mean",
+        "leave_one_out",
+        "batch_std",
+        "global_std",
+        "whiten",
+        "whiten_baseline",
+        "rank",
+        "none",
+    ),
+    "gate": ("ppo", "two_sided", "dual_clip", "cispo", "sapo", "none"),
+}
+
+# Estimators that do not compare inside a group; all others give a group of a single sample 0.
+ALONE = frozenset({"none", "zero", "whiten", "whiten_tokens", "outlier_filter"})
+
+# Estimators that do not change when all rewards are shifted; and those that do not when they are scaled either.
+SHIFT_FREE = frozenset(
+    {"group_mean", "leave_one_out", "group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}
+    | {"stratified", "step_episode", "step_rows", "macro", "outlier_filter", "whiten_tokens", "zero"}
+)
+SCALE_FREE = frozenset(
+    {"group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}
+    | {"stratified", "step_episode", "step_rows", "outlier_filter", "zero"}
+)
+
+# Gates that are defined for one level of the ratio, and those that read clip_low and clip_high.
+GATE_RATIO = {"topr": "product", "topr_token": "token", "bapo": "token"}
+CLIPPED = frozenset({"ppo", "two_sided", "dual_clip", "preclip"})
+
+
+def resolve(preset: str, overrides: Mapping[str, Any]) -> Algorithm:
+    """The preset's algorithm with some fields changed.
+
+    Raises ValueError for an unknown preset or field, naming the nearest known one, and where an override has no effect
+    or does not go with the rest.
+    """
+    if preset not in list(PRESETS):
+        raise ValueError(f"unknown preset {short(preset)}; {near(str(preset), PRESETS)}")
+    fields = [field.name for field in dataclasses.fields(Algorithm)]
+    for name in overrides:
+        if name not in fields:
+            raise ValueError(f"unknown field {short(name)} of the algorithm; {near(str(name), fields)}")
+    try:
+        algorithm = checked(Algorithm(**{**PRESETS[preset], **overrides}))
+        _refuse_idle(algorithm, {name for name, value in overrides.items() if value is not None})
+    except ValueError as error:
+        raise ValueError(f"algorithm (preset {preset}): {error}") from None
+    return algorithm
+
+
+def checked(algorithm: Algorithm) -> Algorithm:
+    """The algorithm itself. Raises ValueError, naming the fix, where its hooks or its fields do not go together."""
+    if not _plain(algorithm) or any(hook.options for _, hook in algorithm.hooks):
+        library.check_hooks(algorithm)
+    _check_loss(algorithm)
+    _check_rewards(algorithm)
+    _check_noise(algorithm)
+    return algorithm
+
+
+def needs(algorithm: Algorithm) -> set[str]:
+    """Names of the features and columns that some hook reads from the batch."""
+    return set() if _plain(algorithm) else library.needs(algorithm)
+
+
+def needs_reference(algorithm: Algorithm) -> bool:
+    """Whether the reference policy is asked for anything: by the KL, or by a hook."""
+    return algorithm.kl_coef > 0 or "logp_reference" in needs(algorithm)
+
+
+def _plain(algorithm: Algorithm) -> bool:
+    return all(hook.name in BASE.get(field, ()) for field, hook in algorithm.hooks)
+
+
+def _check_loss(algorithm: Algorithm) -> None:
+    if algorithm.aggregate == "constant" and algorithm.constant_length is None:
+        raise ValueError(
+            "aggregate='constant' divides by a fixed length; "
+            "set constant_length to the largest number of actions of a sequence"
+        )
+    gate, ratio = algorithm.gate, algorithm.ratio
+    wanted = GATE_RATIO.get(gate.name, ratio)
+    if ratio != wanted:
+        raise ValueError(f"gate={gate.name!r} is defined for ratio={wanted!r}, not {ratio!r}; set ratio={wanted!r}")
+    if ratio == "product" and algorithm.aggregate != "sequence_mean":
+        # Each of n actions carries the gradient of all n: divided by anything but n, 8 actions weigh 16 times 2.
+        raise ValueError(
+            f"ratio='product' is a sequence's ratio at each of its actions, so aggregate={algorithm.aggregate!r} would "
+            "count a sequence as often as it has actions; set aggregate='sequence_mean'"
+        )
+    if gate.name in ("two_sided", "dual_clip") and algorithm.clip_high is not None:
+        check_number(
+            "clip_bound",
+            gate.options.get("clip_bound", CLIP_BOUND),
+            f"above 1 + clip_high = {1 + algorithm.clip_high:g} with gate={gate.name!r}",
+            lambda v: v > 1 + (algorithm.clip_high or 0),
+        )
+
+
+def _check_rewards(algorithm: Algorithm) -> None:
+    combine, name = algorithm.combine, algorithm.advantage.name
+    if combine == "gdpo" and algorithm.advantage != Hook("group_std"):
+        raise ValueError(
+            f"combine='gdpo' normalises each reward by its group's std, so advantage={name!r} "
+            "would have no effect; set advantage='group_std' or combine='advantage_sum'"
+        )
+    if combine != "reward_sum" and algorithm.shape:
+        raise ValueError(
+            f"combine={combine!r} never forms the summed reward that shape={algorithm.shape[0].name!r} works on; "
+            "set combine='reward_sum' or take `shape` out"
+        )
+    if algorithm.kl_coef > 0 and (algorithm.kl_estimator == "k1") != (algorithm.kl_place == "reward"):
+        raise ValueError(
+            "kl_estimator='k1' has no gradient in the loss on average; set kl_place='reward', or kl_estimator='k3'"
+            if algorithm.kl_estimator == "k1"
+            else f"kl_place='reward' takes k1 off the rewards, so kl_estimator={algorithm.kl_estimator!r} would have "
+            "no effect; set kl_estimator='k1', or kl_place='loss'"
+        )
+    if algorithm.kl_coef > 0 and algorithm.kl_place == "reward" and combine != "reward_sum":
+        # Off each reward it would be normalised with it, and kl_coef lose its meaning; off the advantage it has no
+        # baseline.
+        raise ValueError(
+            f"kl_place='reward' takes k1 off the summed reward, which combine={combine!r} never forms; "
+            "set kl_place='loss' with kl_estimator='k3', or combine='reward_sum'"
+        )
+
+
+def _check_noise(algorithm: Algorithm) -> None:
+    """A correction that is the same affine map of every reward is undone by an estimator that normalises."""
+    last = algorithm.shape[-1] if algorithm.shape else Hook("")
+    undone = {"noise_backward": SCALE_FREE, "noise_forward": SHIFT_FREE}.get(last.name, frozenset())
+    name = algorithm.advantage.name
+    if name in undone and not any(isinstance(rate, str) for rate in last.options.values()):
+        other = "group_mean" if last.name == "noise_backward" else "none"
+        raise ValueError(
+            f"shape={last.name!r} with constant rates has no effect under advantage={name!r}, which "
+            f"normalises it away; set advantage={other!r}, or name columns with a rate per sample"
+        )
+
+
+def _refuse_idle(algorithm: Algorithm, given: set[str]) -> None:
+    """Raise ValueError for a field in `given` that nothing reads."""
+    gate = algorithm.gate.name
+    idle = {
+        **({} if gate in CLIPPED else dict.fromkeys(("clip_low", "clip_high"), f"gate={gate!r}")),
+        **({} if algorithm.aggregate == "constant" else {"constant_length": f"aggregate={algorithm.aggregate!r}"}),
+        **({} if algorithm.kl_coef > 0 else dict.fromkeys(("kl_estimator", "kl_place"), "kl_coef=0")),
+    }
+    for name in sorted(given & set(idle)):
+        raise ValueError(f"{name} has no effect with {idle[name]}; leave {name} out")
+
+
+__all__ = ["ALONE", "BASE", "PRESETS", "checked", "needs", "needs_reference", "resolve"]
