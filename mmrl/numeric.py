@@ -36,10 +36,11 @@ def problem(value: Any, annotation: Any) -> str:
 
 
 def _scalar(value: bool | str | float, whole: bool) -> str:
+    wanted = "an integer" if whole else "a number"
     if isinstance(value, bool):
-        return f"{str(value).lower()} is no number"
+        return f"{str(value).lower()} is not {wanted}"
     if isinstance(value, str):
-        return f"{short(value)} is text, not a number; write it without quotes"
+        return f"{short(value)} is text, not {wanted}"
     if value in (float("inf"), float("-inf")):
         return ""
     if abs(value) > (LARGEST if whole else WIDEST):

@@ -37,16 +37,13 @@ def parse(text: str, where: str) -> Any:
 
     Raises ConfigError, in one line, for a text that cannot be read or would unfold to more than MOST values.
     """
-    loader = _Loader(text)
     try:
-        return plain(loader.get_single_data(), where)
+        return plain(yaml.load(text, Loader=_Loader), where)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
         said = " ".join(str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split())
         raise ConfigError(f"{where}: not readable as YAML: {said}{line}") from None
-    finally:
-        loader.dispose()
 
 
 def write(values: Mapping[str, Any]) -> str:
@@ -110,7 +107,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """The next node, refused as soon as it is too deep, too large or has a key that cannot be taken."""
-        mark = self.peek_event().start_mark
+        mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
         self._depth += 1
         self._count += 1
         if self._depth > DEEPEST or self._count > MOST:
@@ -118,19 +115,19 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if id(node) not in self._sizes:
+            if alias:
+                raise yaml.MarkedYAMLError(problem="an alias stands inside of what it names", problem_mark=mark)
             self._sizes[id(node)] = self._size(node, mark)
         return node
 
     def _size(self, node: Any, mark: Any) -> int:
-        """Values that the node unfolds to. Raises for more than MOST, and for an alias inside of what it names."""
+        """Values that the node unfolds to. Raises for more than MOST."""
         inside = []
         if isinstance(node, yaml.MappingNode):
             inside = [part for pair in node.value for part in pair]
             _check_keys(node)
         elif isinstance(node, yaml.SequenceNode):
             inside = node.value
-        if any(id(part) not in self._sizes for part in inside):
-            raise yaml.MarkedYAMLError(problem="an alias stands inside of what it names", problem_mark=mark)
         size = 1 + sum(self._sizes[id(part)] for part in inside)
         if size > MOST:
             raise yaml.MarkedYAMLError(problem=_too_much(0), problem_mark=mark)

@@ -59,7 +59,7 @@ def _found(source: str | Path) -> Path:
         if path.is_file():
             return path
         shipped = share("configs") / f"{source}"
-        for there in (shipped, shipped.with_name(f"{shipped.name}.yaml")):
+        for there in (shipped, share("configs") / f"{source}.yaml"):
             if there.is_file():
                 return there
         if path.is_dir():

@@ -12,7 +12,7 @@ from mmrl.strict import When
 
 # Whose processors take a smallest and a largest area.
 SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-RESIZED = When(lambda s, _: s.build is None or s.build.get("kind") in SIZED, "a model of the Qwen family")
+RESIZED = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in SIZED, "a model of the Qwen family")
 
 
 class ModelConfig(TokenModelConfig):
