@@ -175,9 +175,7 @@ def evaluate(words: Words, modality: str | None, run: Path | None) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--run", type=click.Path(exists=True, path_type=Path), help="Use this run's last checkpoint.")
 @click.option("--to", default="samples", show_default=True, type=click.Path(path_type=Path), help="Folder.")
-def sample(
-    words: Words, modality: str | None, prompts: Words, n: int, seed: int, run: Path | None, to: Path
-) -> None:
+def sample(words: Words, modality: str | None, prompts: Words, n: int, seed: int, run: Path | None, to: Path) -> None:
     """Sample from a config's model or a run's last checkpoint, into files."""
     from mmrl import api
     from mmrl.reporting.artifacts import save_artifact

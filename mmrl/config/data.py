@@ -106,4 +106,8 @@ def is_function(source: str | None) -> bool:
 
 def _splits(source: str | None) -> bool:
     """Whether a source may have splits: one of the hub, or a folder."""
-    return bool(source) and not is_function(source) and (str(source).startswith("hub:") or not resolve(str(source)).is_file())
+    return (
+        bool(source)
+        and not is_function(source)
+        and (str(source).startswith("hub:") or not resolve(str(source)).is_file())
+    )

@@ -71,8 +71,6 @@ class GrpoStage(Stage):
     effects: ClassVar[Mapping[str, When]] = {
         "samples": When(lambda s, _: s.tree is None, "whole answers (`tree: null`); a tree has `children`"),
         "rollout_chunk": WHOLE,
-        "refill": WHOLE,
-        "hints": WHOLE,
         "max_invalid": WHOLE,
         "curriculum.retire_at": WHOLE,
         "curriculum.correct_at": WHOLE,
@@ -105,8 +103,11 @@ class GrpoStage(Stage):
                 f"groups={self.groups} cannot be split evenly over updates={self.updates}; "
                 f"take groups={self.groups // self.updates * self.updates + self.updates} or updates=1"
             )
-        algorithm = self.resolved
-        for hook in (h for h in algorithm.filters if h.name == "staleness"):
+        return self
+
+    @model_validator(mode="after")
+    def _staleness_is_kept(self) -> GrpoStage:
+        for hook in (h for h in self.resolved.filters if h.name == "staleness"):
             from mmrl.core.filter import FILTERS  # loaded already, to check the hook's options
 
             most = hook.options.get("most", FILTERS["staleness"].options["most"].default)
@@ -115,6 +116,11 @@ class GrpoStage(Stage):
                     f"staleness={self.staleness} makes rollouts that the filter staleness (most {most}) drops; take "
                     f"staleness={most} or less, or most={self.staleness}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _algorithm_fits(self) -> GrpoStage:
+        algorithm = self.resolved
         compares = algorithm.combine == "gdpo" or algorithm.advantage.name not in ALONE
         if self.samples < 2 and self.tree is None and compares:
             raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")

@@ -56,7 +56,9 @@ class HintsConfig(Strict):
     reward: str = Field(description="Name of the reward that says what is right.")
     threshold: float = Field(1.0, description="A sample below it is wrong.")
     fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default_factory=lambda: [0.25, 0.5, 0.75], min_length=1, description="Shares of the record's `solution`, one rung each."
+        default_factory=lambda: [0.25, 0.5, 0.75],
+        min_length=1,
+        description="Shares of the record's `solution`, one rung each.",
     )
     sentence: str = Field(
         "\n\nThe reference solution begins as follows; continue from it:\n", description="Between prompt and hint."

@@ -17,7 +17,7 @@ from mmrl.config.errors import ConfigError
 from mmrl.near import short
 
 DEEPEST = 50
-MOST = 20_000  # values, aliases counted as often as they are used
+MOST = 10_000  # values, aliases counted as often as they are used
 
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 WORDS = {
@@ -98,7 +98,7 @@ def _no_key(key: object) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, declared so by PyYAML
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

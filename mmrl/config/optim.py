@@ -31,7 +31,10 @@ class OptimConfig(Strict):
         None, gt=0, lt=1, description="Decay of averaged weights, used by evaluation and saved; null: none."
     )
     spam_threshold: float = Field(
-        5000.0, gt=0, allow_inf_nan=True, description="spam: g^2 is clipped at so many times its second moment; .inf clips nothing."
+        5000.0,
+        gt=0,
+        allow_inf_nan=True,
+        description="spam: g^2 is clipped at so many times its second moment; .inf clips nothing.",
     )
     spam_reset_every: int = Field(500, ge=0, description="spam: steps between momentum resets; 0 never resets.")
     spam_warmup: int = Field(150, ge=0, description="spam: steps of cosine warm-up after a reset.")

@@ -14,8 +14,8 @@ from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage
 from mmrl.config.folder import check_name
 from mmrl.config.grpo import GrpoStage
-from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.markup import write
+from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.preference import PreferenceStage
 from mmrl.config.reward import RewardConfig
 from mmrl.config.sft import SftStage
@@ -71,10 +71,6 @@ class Config(Strict):
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves torch's choice.")
 
     effects: ClassVar[Mapping[str, When]] = {
-        "data.format": When(lambda c, _: _reads(c), "a source of records"),
-        "data.image_root": When(lambda c, _: _reads(c), "a source of records"),
-        "data.on_bad_record": When(lambda c, _: _reads(c), "a source of records"),
-        "data.max_pixels": When(lambda c, _: _reads(c), "a source of records"),
         "eval": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
         "report.eval_prompts": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
         "report.samples_every": When(lambda c, _: _has(c, "grpo"), "a grpo stage"),
@@ -170,10 +166,6 @@ class Config(Strict):
 
 def _has(run: Config, kind: str) -> bool:
     return any(stage.kind == kind for stage in run.stages)
-
-
-def _reads(run: Config) -> bool:
-    return bool(run.data.sources) or any(isinstance(s, PreferenceStage) and s.pairs for s in run.stages)
 
 
 def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,12 +69,3 @@ def calls(monkeypatch, tmp_path) -> list[tuple[str, Any, dict[str, Any]]]:
         monkeypatch.setattr(api, name, fake)
     monkeypatch.chdir(tmp_path)
     return seen
-
-
-def leave_run(folder: Path, **keys: Any) -> Path:
-    """The folder of a run that was started elsewhere: its config.yaml."""
-    from mmrl.config import load
-
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(load(made(name="first", out="elsewhere", **keys)).dump(), encoding="utf-8")
-    return folder

@@ -45,7 +45,10 @@ def values(annotation: Any, wrong: Any) -> Iterator[Any]:
         yield from ([value] for value in values(arguments[0], wrong))
     elif origin is tuple:
         for place in range(len(arguments)):
-            yield from ([0.5] * place + [v] + [0.5] * (len(arguments) - place - 1) for v in values(annotation=arguments[place], wrong=wrong))
+            yield from (
+                [0.5] * place + [v] + [0.5] * (len(arguments) - place - 1)
+                for v in values(annotation=arguments[place], wrong=wrong)
+            )
 
 
 FIELDS = [

@@ -130,7 +130,7 @@ class ModelConfig(Strict):
     @property
     def is_ddim(self) -> bool:
         """Whether the transitions are DDIM's, as far as the config says."""
-        return "ddim" == self.sampling.kernel or (self.sampling.kernel is None and self.family in OF_DIFFUSION)
+        return self.sampling.kernel == "ddim" or (self.sampling.kernel is None and self.family in OF_DIFFUSION)
 
     @model_validator(mode="after")
     def _components(self) -> ModelConfig:
