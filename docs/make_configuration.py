@@ -6,13 +6,16 @@ With --check, nothing is written, and a page that is not current is an error.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
+import operator
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -34,10 +37,17 @@ HEAD = """\
 
 <!-- Written by docs/make_configuration.py (`make docs`); change the classes, not this page. -->
 
-A run is one YAML file. An unknown key is an error that names the nearest known one; `mmrl plan CONFIG` checks a file
-and says in words what it would do. On the command line, `key.sub=value` changes a key, and a stage is named by its
+A run is one YAML file. An unknown key is an error that names the nearest known one, and so is an option that is given
+and can change nothing beside the others (`final_lr` of a constant schedule): "needs", below, says when it can. A value
+that is the default is never refused. Plain words mean what YAML 1.2 says: `1e-4` is a number, `off` is a text. Numbers
+are finite unless a key says what `.inf` means.
+
+`mmrl plan CONFIG` checks a file and says in words what it would do. In place of a CONFIG, the folder of a run names the
+config that it was made with, wherever the folder is now: `mmrl train runs/mine --resume`, `mmrl eval runs/mine`.
+
+On the command line, `key.sub=value` changes a key, and a stage is named by its
 name, kind or number: `mmrl train image/tiny stages.grpo.steps=20 stages.0.optim.lr=1e-4`. In Python the dots are
-double underscores: `mmrl.train("image/tiny", stages__grpo__steps=20)`.
+double underscores, and values are taken as they are: `mmrl.train("image/tiny", stages__grpo__steps=20, name="1e5")`.
 
 `share://` in a path names a file that ships with mmrl, such as `share://datasets/scenes/prompts.jsonl`; any other path
 is taken from the folder you are in.
@@ -159,6 +169,8 @@ def _meaning(section: type[BaseModel], key: str, inside: Mapping[str, type[BaseM
     if not said and list(inside) != [""]:
         raise ValueError(f"{section.__module__}.{section.__name__}.{key} has no description")
     said = said or _plain(inside[""].__doc__).partition(". ")[0].removesuffix(".") + "."
+    when = section.effects.get(key) if issubclass(section, Strict) else None
+    said += f" Needs {when.needs}." if when else ""
     return re.sub(r"\bdocs/(\w+\.md)\b", r"[\1](\1)", said)
 
 
@@ -243,7 +255,23 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
+def _bare(annotation: Any) -> Any:
+    """The annotation without the bounds of what is inside it."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    arguments = get_args(annotation)
+    if not arguments or get_origin(annotation) is Literal:
+        return annotation
+    inside = tuple(_bare(argument) for argument in arguments)
+    return functools.reduce(operator.or_, inside) if _is_union(annotation) else get_origin(annotation)[inside]
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, UnionType)
+
+
 def _type(annotation: Any) -> str:
+    annotation = _bare(annotation)
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     if not text or "[" in str(annotation) or "|" in str(annotation):
         text = str(annotation)

@@ -104,15 +104,10 @@ def default_config(modality: str) -> str:
 
 
 def _config(source: Source, overrides: Mapping[str, Any]) -> Config:
-    import yaml
-
-    lines = [
-        f"{k.replace('__', '.')}={yaml.safe_dump(v, default_flow_style=True).strip()}" for k, v in overrides.items()
-    ]
-    lines = [line.removesuffix("\n...") for line in lines]
+    changes = [(key.replace("__", "."), value) for key, value in overrides.items()]
     if isinstance(source, Config):
-        return load(source.model_dump(mode="json"), lines) if lines else source
-    return load(source, lines)
+        return load(source.model_dump(mode="json"), changes) if changes else source
+    return load(source, changes)
 
 
 __all__ = ["evaluate", "sample", "train", "trainer"]

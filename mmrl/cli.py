@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmrl.near import near, short
+
+if TYPE_CHECKING:
+    from mmrl.config import Config
+    from mmrl.config.reading import Override
+
 EXIT_STOPPED = 3
+
+Words = tuple[str, ...]
+Command = Callable[..., Any]
 
 
 class Nearest(click.Group):
     """A command group that names the nearest command on a typo."""
 
-    def resolve_command(self, context, args):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(self.commands))}"
-            context.fail(f"no command {args[0]!r}; {hint}")
-        return super().resolve_command(context, args)
+            ctx.fail(f"no command {short(args[0])}; {near(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Nearest, context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,38 +41,48 @@ def cli() -> None:
     \b
     mmrl train --modality image          train the tiny model that ships with mmrl
     mmrl train CONFIG key.sub=value      train a config, with overrides
+    mmrl train RUN_FOLDER --resume       go on with a run
     mmrl list configs                    what ships
     """
 
 
-def with_config(command):
+def with_config(command: Command) -> Command:
     """CONFIG, --modality and overrides, as every command that runs a config takes them."""
-    command = click.argument("words", nargs=-1, metavar="[CONFIG] [KEY.SUB=VALUE]...")(command)
+    command = click.argument("words", nargs=-1, metavar="[CONFIG | RUN_FOLDER] [KEY.SUB=VALUE]...")(command)
     return click.option(
         "--modality", "-m", help="text, vision, image, or path/file.py:Class; without CONFIG, runs its default."
     )(command)
 
 
-def read_config(words: tuple[str, ...], modality: str | None, extra: tuple[str, ...] = ()):
+def is_override(word: str) -> bool:
+    """Whether a word is KEY.SUB=VALUE; a file or folder that is there is a config, whatever its name."""
+    return "=" in word and not os.path.exists(word)
+
+
+def read_config(words: Words, modality: str | None, extra: Iterable[Override] = ()) -> Config:
+    """The config of a command's words; `extra` are overrides on top of theirs."""
     from mmrl.config import ConfigError, load
 
-    overrides = [word for word in words if "=" in word]
-    sources = [word for word in words if "=" not in word]
+    overrides: list[Override] = [word for word in words if is_override(word)]
+    sources = [word for word in words if not is_override(word)]
     if len(sources) > 1:
-        raise ConfigError(f"expected one config, got {' and '.join(sources)}")
-    if not sources and modality is None:
-        raise ConfigError("which run? give a CONFIG file or name (`mmrl list configs`), or --modality image")
+        raise ConfigError(f"expected one config, got {' and '.join(map(short, sources))}")
     if sources and modality:
-        overrides.insert(0, f"modality={modality}")
-    source = sources[0] if sources else _default(modality)
-    return load(source, [*overrides, *extra])
+        overrides.insert(0, ("modality", modality))
+    if sources:
+        return load(sources[0], [*overrides, *extra])
+    if modality is None:
+        raise ConfigError(
+            "which run? give a CONFIG file or name (`mmrl list configs`), a run's folder, or --modality image"
+        )
+    return load(_default(modality), [*overrides, *extra])
 
 
-def _default(modality: str | None):
+def _default(modality: str) -> str | dict[str, Any]:
     from mmrl import api
     from mmrl.modalities.load import adapter_class
 
-    if modality and modality.rpartition(":")[0].endswith(".py"):
+    if modality.rpartition(":")[0].endswith(".py"):
         default = getattr(adapter_class(modality), "default_config", None)
         if default is None:
             from mmrl.config import ConfigError
@@ -71,25 +92,49 @@ def _default(modality: str | None):
     return api.default_config(modality)
 
 
+def with_run(words: Words, modality: str | None, run: Path | None) -> tuple[Words, Path | None]:
+    """(words, run): a run's folder as the config means its last checkpoint, and a --run alone brings its config."""
+    from mmrl.config import is_run
+
+    sources = [word for word in words if not is_override(word)]
+    if run is not None and not sources and not modality:
+        return (str(run), *words), run
+    if run is None and len(sources) == 1 and is_run(Path(sources[0])):
+        return words, Path(sources[0])
+    return words, run
+
+
 @cli.command()
 @with_config
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder (instead of runs/NAME).")
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="KEY",
+    help="With --resume: go on though this key, such as stages.grpo.optim.lr, is not what the run began with; may be "
+    "repeated.",
+)
 @click.option("--fresh", is_flag=True, help="Move an existing run of that name aside and start anew.")
 @click.option("--quiet", is_flag=True, help="No progress, no plan.")
-def train(words, modality, out, resume, fresh, quiet) -> None:
-    """Train a config, or the embedded default of a modality."""
+def train(
+    words: Words, modality: str | None, out: Path | None, resume: bool, allow: Words, fresh: bool, quiet: bool
+) -> None:
+    """Train a config, or the embedded default of a modality; go on with a run, given by its folder."""
     from mmrl import api
+    from mmrl.config.folder import located
     from mmrl.training.plan import plan_text
 
-    extra = (f"out={out.parent}", f"name={out.name}") if out else ()
-    config = read_config(words, modality, extra)
+    if allow and not resume:
+        raise click.UsageError("--allow goes with --resume")
+    config = read_config(words, modality, located(out).items() if out else ())
     if not quiet:
         click.echo(plan_text(config))
     from mmrl.training.stopping import Stopped
 
+    options: dict[str, Any] = {"allow": allow} if allow else {}
     try:
-        summary = api.train(config, resume=resume, fresh=fresh, quiet=quiet)
+        summary = api.train(config, resume=resume, fresh=fresh, quiet=quiet, **options)
     except Stopped as stopped:
         click.echo(str(stopped))
         sys.exit(EXIT_STOPPED)
@@ -104,7 +149,7 @@ def train(words, modality, out, resume, fresh, quiet) -> None:
 @cli.command()
 @with_config
 @click.option("--processes", default=1, show_default=True, help="Processes to plan for.")
-def plan(words, modality, processes) -> None:
+def plan(words: Words, modality: str | None, processes: int) -> None:
     """Check a config and print what it would do."""
     from mmrl.training.plan import plan_text
 
@@ -114,12 +159,11 @@ def plan(words, modality, processes) -> None:
 @cli.command(name="eval")
 @with_config
 @click.option("--run", type=click.Path(exists=True, path_type=Path), help="Evaluate this run's last checkpoint.")
-def evaluate(words, modality, run) -> None:
+def evaluate(words: Words, modality: str | None, run: Path | None) -> None:
     """Held-out scores of a config's model, or of a run's last checkpoint."""
     from mmrl import api
 
-    if run and not words and not modality:
-        words = (str(run / "config.yaml"),)
+    words, run = with_run(words, modality, run)
     for name, value in api.evaluate(read_config(words, modality), run=run).items():
         click.echo(f"{name}: {value:.4f}")
 
@@ -131,13 +175,12 @@ def evaluate(words, modality, run) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--run", type=click.Path(exists=True, path_type=Path), help="Use this run's last checkpoint.")
 @click.option("--to", default="samples", show_default=True, type=click.Path(path_type=Path), help="Folder.")
-def sample(words, modality, prompts, n, seed, run, to) -> None:
+def sample(words: Words, modality: str | None, prompts: Words, n: int, seed: int, run: Path | None, to: Path) -> None:
     """Sample from a config's model or a run's last checkpoint, into files."""
     from mmrl import api
     from mmrl.reporting.artifacts import save_artifact
 
-    if run and not words and not modality:
-        words = (str(run / "config.yaml"),)
+    words, run = with_run(words, modality, run)
     to.mkdir(parents=True, exist_ok=True)
     for i, artifacts in enumerate(api.sample(read_config(words, modality), prompts, n=n, seed=seed, run=run)):
         for j, artifact in enumerate(artifacts):
@@ -146,7 +189,7 @@ def sample(words, modality, prompts, n, seed, run, to) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def report(run) -> None:
+def report(run: Path) -> None:
     """Write report.html anew from a run's folder."""
     from mmrl.reporting.report import write_report
 
@@ -158,11 +201,10 @@ def report(run) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--prompt", "-p", "prompts", multiple=True, help="One for all files, or one per file.")
 @click.option("--option", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Options of the reward.")
-def reward(name, files, prompts, options) -> None:
+def reward(name: str, files: tuple[Path, ...], prompts: Words, options: Words) -> None:
     """Score saved pictures (or texts) with a reward: `mmrl reward jpeg.compressible a.png b.png`."""
-    import yaml
-
     from mmrl.config import ConfigError
+    from mmrl.config.overrides import read
     from mmrl.reporting.artifacts import load_artifact
     from mmrl.rewarding.load import load_reward
     from mmrl.rewarding.run import score_groups
@@ -171,7 +213,7 @@ def reward(name, files, prompts, options) -> None:
     if len(prompts) not in (0, 1, len(files)):
         raise ConfigError(f"{len(prompts)} prompts for {len(files)} files: give none, one, or one per file")
     texts = list(prompts) * (len(files) if len(prompts) == 1 else 1) or [""] * len(files)
-    given = {key: yaml.safe_load(value) for key, _, value in (option.partition("=") for option in options)}
+    given = dict(read(option) for option in options)
     loaded = load_reward(name, given)
     groups = []
     for i, (path, text) in enumerate(zip(files, texts)):
@@ -191,7 +233,7 @@ def reward(name, files, prompts, options) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--weights", help="One number per checkpoint, with commas, summing to 1: 0.25,0.25,0.5")
-def merge(out, checkpoints, weights) -> None:
+def merge(out: Path, checkpoints: tuple[Path, ...], weights: str | None) -> None:
     """Average the weights of checkpoints (or runs) linearly: `mmrl merge OUT INSTRUCT DISTILLED PRETRAINED`.
 
     The default for three is BAI's two-level mean, 0.5 * (0.5 * A + 0.5 * B) + 0.5 * C; for two, their mean.
@@ -202,13 +244,13 @@ def merge(out, checkpoints, weights) -> None:
     try:
         factors = [float(w) for w in weights.split(",")] if weights else None
     except ValueError:
-        raise MergeError(f"--weights {weights!r}: expected numbers with commas, such as 0.25,0.25,0.5") from None
+        raise MergeError(f"--weights {short(weights)}: expected numbers with commas, such as 0.25,0.25,0.5") from None
     click.echo(str(merge_checkpoints(out, checkpoints, factors)))
 
 
 @cli.command()
 @with_config
-def check(words, modality) -> None:
+def check(words: Words, modality: str | None) -> None:
     """Run the adapter contract: replay, ratio, masks, micro-batches, saving."""
     from mmrl.training.check import run_checks
 
@@ -221,7 +263,7 @@ def check(words, modality) -> None:
 
 @cli.command(name="list")
 @click.argument("what", type=click.Choice(["configs", "rewards", "modalities", "presets", "plans"]), default="configs")
-def list_(what) -> None:
+def list_(what: str) -> None:
     """What ships: configs, rewards, modalities, algorithm presets, step plans."""
     from mmrl.share import share
 

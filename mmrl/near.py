@@ -19,9 +19,9 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def short(value: object) -> str:
-    """repr of a value that is quoted in a message, at most LONGEST characters."""
+    """repr of a value that is quoted in a message, at most LONGEST characters; never raises."""
     try:
-        text = repr(value)
-    except ValueError:  # Python refuses to write whole numbers of more than 4,300 digits
-        return "a number of thousands of digits"
+        text = repr(value[:LONGEST] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list inside itself
+        return f"a {type(value).__name__} too large to show"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -7,6 +7,7 @@ from mmrl.config.data import DataConfig, RecordFormat
 from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
+from mmrl.config.folder import is_run
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
@@ -38,6 +39,7 @@ __all__ = [
     "SftStage",
     "Stage",
     "TreeConfig",
+    "is_run",
     "load",
     "resolve_algorithm",
     "validate",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.strict import Strict
+from mmrl.share import resolve
+from mmrl.strict import Strict, When
 
 RecordFormat = Literal["auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1"]
 
@@ -66,13 +68,46 @@ class DataConfig(Strict):
     )
     max_pixels: int = Field(50_000_000, ge=1, description="A larger picture is a bad record.")
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "where": When(lambda s, _: s.prompts, "`prompts`"),
+        "eval_where": When(lambda s, _: s.eval_prompts, "`eval_prompts`"),
+        "prompts_count": When(lambda s, _: is_function(s.prompts), "a function as `prompts`"),
+        "prompts_options": When(lambda s, _: is_function(s.prompts), "a function as `prompts`"),
+        "eval_prompts_count": When(lambda s, _: is_function(s.eval_prompts), "a function as `eval_prompts`"),
+        "eval_prompts_options": When(lambda s, _: is_function(s.eval_prompts), "a function as `eval_prompts`"),
+        "records_count": When(lambda s, _: is_function(s.records), "a function as `records`"),
+        "options": When(lambda s, _: is_function(s.records), "a function as `records`"),
+        "columns": When(lambda s, _: s.prompts or s.eval_prompts or s.records, "a source of prompts or records"),
+        "subset": When(lambda s, _: any(source.startswith("hub:") for source in s.sources), "a `hub:` source"),
+        "split": When(lambda s, _: _splits(s.prompts) or _splits(s.records), "prompts or records that have splits"),
+        "eval_split": When(lambda s, _: _splits(s.eval_prompts), "`eval_prompts` that have splits"),
+    }
+
+    @property
+    def sources(self) -> list[str]:
+        """Where prompts and records come from."""
+        return [source for source in (self.prompts, self.eval_prompts, self.records) if source]
+
     @model_validator(mode="after")
     def _held_out_is_held_out(self) -> DataConfig:
-        generated = self.prompts is not None and self.prompts.rpartition(":")[0].endswith(".py")
         same = (self.prompts, self.prompts_options) == (self.eval_prompts, self.eval_prompts_options)
-        if generated and same:
+        if is_function(self.prompts) and same:
             raise ValueError(
                 "eval_prompts is the function of the training prompts with the same options, so that they would be "
                 "the same prompts; give eval_prompts_options of its own, such as {split: heldout}"
             )
         return self
+
+
+def is_function(source: str | None) -> bool:
+    """Whether a source is `file.py:function`."""
+    return bool(source) and str(source).rpartition(":")[0].endswith(".py")
+
+
+def _splits(source: str | None) -> bool:
+    """Whether a source may have splits: one of the hub, or a folder."""
+    return (
+        bool(source)
+        and not is_function(source)
+        and (str(source).startswith("hub:") or not resolve(str(source)).is_file())
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from mmrl.config.reward import RewardConfig
-from mmrl.strict import Strict
+from mmrl.strict import Strict, When
 
 
 class EvalConfig(Strict):
@@ -16,7 +17,7 @@ class EvalConfig(Strict):
     every: int = Field(0, ge=0, description="Steps between evaluations; 0 means before and after only.")
     prompts: int | None = Field(None, ge=1, description="Held-out prompts, drawn once by `seed`; null takes all.")
     samples: int = Field(1, ge=1, description="Samples per prompt.")
-    seed: int = Field(1234, description="Seed of the evaluation noise, the same at every evaluation.")
+    seed: int = Field(1234, ge=0, description="Seed of the evaluation noise, the same at every evaluation.")
     by: str | None = Field(
         None, description="Column of the held-out records whose values also get a mean each, `eval/<reward>/<value>`."
     )
@@ -35,6 +36,11 @@ class EvalConfig(Strict):
     rewards: list[RewardConfig] | None = Field(
         None, description="Rewards to report; null takes the training rewards. The first is the main metric."
     )
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "correct_at": When(lambda s, _: s.pass_at or s.choices == "rotated", "`pass_at` or `choices: rotated`"),
+        "rewards.weight": When(lambda s, _: False, "a sum: each reward is reported by itself"),
+    }
 
     @model_validator(mode="after")
     def _enough_samples(self) -> EvalConfig:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from mmrl.config.stage import Stage
+from mmrl.near import short
+from mmrl.strict import When
 
 # The rule of a filter stage whose result a stage of a kind can take.
 TAKES = {"grpo": "difficulty", "filter": "difficulty", "sft": "rejection", "preference": "pairs"}
@@ -36,10 +39,21 @@ class FilterStage(Stage):
         0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
     )
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "optim": When(lambda s, _: False, "a stage that trains"),
+        "components": When(lambda s, _: False, "a stage that trains"),
+        "micro_batch": When(lambda s, _: False, "a stage that trains"),
+        "margin": When(lambda s, _: s.rule == "pairs", "`rule: pairs`"),
+        "require_correct": When(lambda s, _: s.rule == "pairs", "`rule: pairs`"),
+        "keep": When(lambda s, _: s.rule == "rejection", "`rule: rejection`"),
+        "low": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
+        "high": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
+    }
+
     @model_validator(mode="after")
     def _options_fit(self) -> FilterStage:
         if not re.fullmatch(r"[\w.\-]*", self.name):
-            raise ValueError(f"name={self.name!r} names a file; use letters, digits, `_`, `-` and `.` only")
+            raise ValueError(f"name={short(self.name)} names a file; use letters, digits, `_`, `-` and `.` only")
         if self.steps < 1:
             raise ValueError("steps=0 filters nothing; take as many steps of `groups` prompts as there are prompts")
         if self.rule == "pairs" and self.samples < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,9 @@ from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfi
 from mmrl.config.stage import Stage
 from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words
 from mmrl.core.resolving import ALONE, resolve
+from mmrl.strict import When
+
+WHOLE = When(lambda s, _: s.tree is None, "whole answers (`tree: null`)")
 
 
 def resolve_algorithm(section: Mapping[str, Any]) -> Algorithm:
@@ -63,6 +66,21 @@ class GrpoStage(Stage):
         description="Control run: rewards are shuffled over the samples, so that nothing can be learned.",
     )
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "samples": When(lambda s, _: s.tree is None, "whole answers (`tree: null`); a tree has `children`"),
+        "rollout_chunk": WHOLE,
+        "max_invalid": WHOLE,
+        "curriculum.retire_at": WHOLE,
+        "curriculum.correct_at": WHOLE,
+        "curriculum.advance_at": WHOLE,
+        "curriculum.window": WHOLE,
+    }
+
+    @property
+    def resolved(self) -> Algorithm:
+        """The algorithm of the stage."""
+        return resolve_algorithm(self.algorithm)
+
     @field_validator("algorithm")
     @classmethod
     def _known_algorithm(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -83,8 +101,11 @@ class GrpoStage(Stage):
                 f"groups={self.groups} cannot be split evenly over updates={self.updates}; "
                 f"take groups={self.groups // self.updates * self.updates + self.updates} or updates=1"
             )
-        algorithm = resolve_algorithm(self.algorithm)
-        for hook in (h for h in algorithm.filters if h.name == "staleness"):
+        return self
+
+    @model_validator(mode="after")
+    def _staleness_is_kept(self) -> GrpoStage:
+        for hook in (h for h in self.resolved.filters if h.name == "staleness"):
             from mmrl.core.filter import FILTERS  # loaded already, to check the hook's options
 
             most = hook.options.get("most", FILTERS["staleness"].options["most"].default)
@@ -93,8 +114,16 @@ class GrpoStage(Stage):
                     f"staleness={self.staleness} makes rollouts that the filter staleness (most {most}) drops; take "
                     f"staleness={most} or less, or most={self.staleness}"
                 )
-        if self.samples < 2 and algorithm.advantage.name not in ALONE:
+        return self
+
+    @model_validator(mode="after")
+    def _algorithm_fits(self) -> GrpoStage:
+        algorithm = self.resolved
+        compares = algorithm.combine == "gdpo" or algorithm.advantage.name not in ALONE
+        if self.samples < 2 and self.tree is None and compares:
             raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")
+        if self.tree and algorithm.kl_coef > 0 and algorithm.kl_place == "reward":
+            raise ValueError("kl_place='reward' goes with whole answers, not with a tree's steps; set kl_place='loss'")
         return self
 
     def plan_lines(self, config: Any, processes: int) -> list[str]:

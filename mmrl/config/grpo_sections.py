@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from mmrl.environments.tree_search import TreeOptions
-from mmrl.strict import Strict
+from mmrl.strict import Strict, When
+
+LEVELS = "`order: staged` or mixed"
 
 
 class CurriculumConfig(Strict):
@@ -27,6 +30,19 @@ class CurriculumConfig(Strict):
     )
     correct_at: float = Field(0.5, description="A sample with this summed reward or more has passed.")
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "column": When(lambda s, _: s.order != "shuffled", "another `order` than shuffled"),
+        "advance_at": When(lambda s, _: s.has_levels, LEVELS),
+        "window": When(lambda s, _: s.has_levels, LEVELS),
+        "advance_every": When(lambda s, _: s.has_levels, LEVELS),
+        "correct_at": When(lambda s, _: s.has_levels or s.retire_at is not None, f"`retire_at`, or {LEVELS}"),
+    }
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether prompts come level by level."""
+        return self.order in ("staged", "mixed")
+
     @model_validator(mode="after")
     def _levels_need_a_column(self) -> CurriculumConfig:
         if self.order != "shuffled" and self.column is None:
@@ -39,12 +55,20 @@ class HintsConfig(Strict):
 
     reward: str = Field(description="Name of the reward that says what is right.")
     threshold: float = Field(1.0, description="A sample below it is wrong.")
-    fractions: list[float] = Field(
-        default_factory=lambda: [0.25, 0.5, 0.75], description="Shares of the record's `solution`, one rung each."
+    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=lambda: [0.25, 0.5, 0.75],
+        min_length=1,
+        description="Shares of the record's `solution`, one rung each.",
     )
     sentence: str = Field(
         "\n\nThe reference solution begins as follows; continue from it:\n", description="Between prompt and hint."
     )
+
+    @model_validator(mode="after")
+    def _fractions_rise(self) -> HintsConfig:
+        if sorted(set(self.fractions)) != self.fractions:
+            raise ValueError(f"fractions={self.fractions} must rise: each rung shows more than the one before")
+        return self
 
 
 class ExpertConfig(Strict):
@@ -57,6 +81,11 @@ class ExpertConfig(Strict):
     valley: float = Field(0.1, ge=0, le=1, description="mu after the decay.")
     warmup: int = Field(0, ge=0, description="Steps from 0 to peak.")
     decay: int = Field(1, ge=1, description="Steps from peak to valley, along half a cosine.")
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "warmup": When(lambda s, _: s.peak > 0, "a `peak` above 0"),
+        "decay": When(lambda s, _: s.peak != s.valley, "a `valley` other than the `peak`"),
+    }
 
 
 class TreeConfig(TreeOptions):

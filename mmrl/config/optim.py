@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.strict import Strict
+from mmrl.strict import Strict, When
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Strict):
@@ -16,7 +20,7 @@ class OptimConfig(Strict):
         "adamw", description="spam: AdamW that clips spikes of single coordinates and resets its momentum."
     )
     lr: float = Field(1e-4, gt=0, description="Learning rate after the warm-up.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay of the two moments.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's decay of the two moments.")
     eps: float = Field(1e-8, gt=0, description="AdamW's addition to the denominator.")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Global norm that gradients are clipped to.")
@@ -27,11 +31,26 @@ class OptimConfig(Strict):
         None, gt=0, lt=1, description="Decay of averaged weights, used by evaluation and saved; null: none."
     )
     spam_threshold: float = Field(
-        5000.0, gt=0, description="spam: g^2 is clipped at so many times its second moment; .inf clips nothing."
+        5000.0,
+        gt=0,
+        allow_inf_nan=True,
+        description="spam: g^2 is clipped at so many times its second moment; .inf clips nothing.",
     )
     spam_reset_every: int = Field(500, ge=0, description="spam: steps between momentum resets; 0 never resets.")
     spam_warmup: int = Field(150, ge=0, description="spam: steps of cosine warm-up after a reset.")
     spam_clip_after: int = Field(20, ge=0, description="spam: steps after the start and each reset without clipping.")
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "final_lr": When(lambda s, _: s.schedule != "constant", "`schedule: linear` or cosine"),
+        "spam_threshold": When(lambda s, _: s.name == "spam", "`name: spam`"),
+        "spam_reset_every": When(lambda s, _: s.name == "spam", "`name: spam`"),
+        "spam_warmup": When(
+            lambda s, _: s.name == "spam" and s.spam_reset_every, "`name: spam` with `spam_reset_every` above 0"
+        ),
+        "spam_clip_after": When(
+            lambda s, _: s.name == "spam" and math.isfinite(s.spam_threshold), "`name: spam` with a finite threshold"
+        ),
+    }
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> OptimConfig:

@@ -1,4 +1,4 @@
-"""A config from a file, a shipped name or a mapping, with overrides."""
+"""A config from a file, a run's folder, a shipped name or a mapping, with overrides."""
 
 from __future__ import annotations
 
@@ -6,43 +6,73 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmrl.config.errors import ConfigError, near
-from mmrl.config.overrides import apply
+from mmrl.config.errors import ConfigError
+from mmrl.config.folder import CONFIG, is_run, located
+from mmrl.config.markup import parse, plain
+from mmrl.config.overrides import apply, read
 from mmrl.config.run import Config
 from mmrl.config.validation import validate
+from mmrl.near import near, short
 from mmrl.share import resolve, share
 
+Override = str | tuple[str, Any]
+LARGEST = 1_000_000  # bytes of a config
 
-def load(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+
+def load(source: str | Path | Mapping[str, Any], changes: Iterable[Override] = ()) -> Config:
     """Read a config and apply overrides.
 
-    source: a mapping, a YAML file, or the name of a shipped config ("image/tiny").
-    overrides: "key.sub=value" strings; the value is YAML; a stage is named by its index or its name.
+    source: a mapping, a YAML file, the name of a shipped config ("image/tiny"), or the folder of a run, whose
+        config is read with `out` and `name` set to where the folder now is.
+    changes: "key.sub=value", whose value is YAML, or (key.sub, value), whose value is taken as it is; a stage is named
+        by its index or its name.
     Raises ConfigError with one line per problem.
     """
-    values = dict(source) if isinstance(source, Mapping) else _read_yaml(source)
-    values = yaml.safe_load(yaml.safe_dump(values))  # a deep copy that shares nothing with the caller
-    for override in overrides:
-        apply(values, override)
-    return validate(Config, values)
+    values = plain(source, "config") if isinstance(source, Mapping) else _read(source)
+    for change in changes:
+        key, value = read(change) if isinstance(change, str) else change
+        apply(values, key, plain(value, f"override {short(key)}"))
+    return validate(Config, plain(values, "config"))
 
 
-def _read_yaml(source: str | Path) -> dict[str, Any]:
-    path = resolve(str(source))
-    if not path.exists():
-        shipped = share("configs") / f"{source}"
-        path = next((p for p in (shipped, shipped.with_suffix(".yaml")) if p.is_file()), path)
-    if not path.is_file():
-        names = [str(p.relative_to(share("configs")).with_suffix("")) for p in share("configs").rglob("*.yaml")]
-        raise ConfigError(
-            f"no config {str(source)!r}: neither a file nor one of the shipped {near(str(source), names)}"
-        )
+def _read(source: str | Path) -> dict[str, Any]:
+    path = _found(source)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+        if path.stat().st_size > LARGEST:
+            raise ConfigError(f"{path}: {path.stat().st_size} bytes are too many for a config")
+        values = parse(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not readable as YAML: no UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(values).__name__}")
-    return values
+    return values if path.name != CONFIG or not _is_folder(source) else {**values, **located(resolve(str(source)))}
+
+
+def _found(source: str | Path) -> Path:
+    """The file of a config. Raises ConfigError, naming what is near, without one."""
+    try:
+        path = resolve(str(source))
+        if path.is_dir() and is_run(path):
+            return path / CONFIG
+        if path.is_file():
+            return path
+        shipped = share("configs") / f"{source}"
+        for there in (shipped, share("configs") / f"{source}.yaml"):
+            if there.is_file():
+                return there
+        if path.is_dir():
+            raise ConfigError(f"{path}: no run's folder, for it holds no {CONFIG}")
+    except OSError as error:  # a name of thousands of letters
+        raise ConfigError(f"no config {short(str(source))}: {error.strerror}") from None
+    root = share("configs")
+    names = [str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml")]
+    raise ConfigError(
+        f"no config {short(str(source))}: neither a file, nor a run's folder, nor one of the shipped "
+        f"{near(str(source)[:200], names)}"
+    )
+
+
+def _is_folder(source: str | Path) -> bool:
+    return resolve(str(source)).is_dir()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from mmrl.config.data import DataConfig
-from mmrl.config.errors import near
+from mmrl.config.effect import without_effect
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage
-from mmrl.config.grpo import GrpoStage, resolve_algorithm
+from mmrl.config.folder import check_name
+from mmrl.config.grpo import GrpoStage
+from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.preference import PreferenceStage
 from mmrl.config.reward import RewardConfig
@@ -22,15 +23,28 @@ from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
 from mmrl.environments.load import load_environment
 from mmrl.modalities.load import config_class
-from mmrl.strict import Strict
+from mmrl.near import near, short
+from mmrl.strict import Strict, When
 
-AnyStage = Annotated[Union[GrpoStage, SftStage, PreferenceStage, FilterStage], Field(discriminator="kind")]  # noqa: UP007
+
+def _kind(stage: Any) -> str | None:
+    kind = stage.get("kind") if isinstance(stage, Mapping) else getattr(stage, "kind", None)
+    return kind if isinstance(kind, str) else None
+
+
+AnyStage = Annotated[
+    Annotated[GrpoStage, Tag("grpo")]
+    | Annotated[SftStage, Tag("sft")]
+    | Annotated[PreferenceStage, Tag("preference")]
+    | Annotated[FilterStage, Tag("filter")],
+    Discriminator(_kind),
+]
 
 
 class Config(Strict):
     """A run: a model, data, rewards, and the stages that train it."""
 
-    name: str = Field("run", description="Name of the run; its folder is `out`/`name`.", pattern=r"^[\w.\-]+$")
+    name: str = Field("run", description="Name of the run; its folder is `out`/`name`.")
     about: str = Field("", description="What the config does, its paper, and where its values come from.")
     modality: str = Field(description="text, vision, image, or `path/file.py:Class` of your own.")
     seed: int = Field(
@@ -56,6 +70,13 @@ class Config(Strict):
     device: Literal["auto", "cpu"] = Field("auto", description="auto: the accelerator that is found.")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves torch's choice.")
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "eval": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
+        "report.eval_prompts": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
+        "report.samples_every": When(lambda c, _: _has(c, "grpo"), "a grpo stage"),
+        "report.groups": When(lambda c, _: _has(c, "grpo") and c.report.samples_every, "samples that are stored"),
+    }
+
     @model_validator(mode="after")
     def _model_section(self) -> Config:
         if isinstance(self.model, BaseModel):
@@ -65,6 +86,11 @@ class Config(Strict):
         section = config_class(self.modality)
         object.__setattr__(self, "model", validate(section, dict(self.model), ("model",)))
         return self
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, value: str) -> str:
+        return check_name(value)
 
     @field_validator("environment")
     @classmethod
@@ -105,7 +131,7 @@ class Config(Strict):
         if (model.sampling.top_p, model.sampling.top_k) == (1, 0):
             return self
         for stage in (s for s in self.stages if isinstance(s, GrpoStage)):
-            if resolve_algorithm(stage.algorithm).correction is not None:
+            if stage.resolved.correction is not None:
                 raise ValueError(
                     f"stage {stage.name!r}: vllm reports log-probs of what top_p and top_k leave, so its correction "
                     "would weigh by the mass they cut; set top_p: 1 and top_k: 0, or leave the correction out"
@@ -122,13 +148,24 @@ class Config(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _everything_has_an_effect(self) -> Config:
+        useless = without_effect(self)
+        if useless:
+            raise ValueError("\n".join(useless))
+        return self
+
     @property
     def run_dir(self) -> Path:
         return Path(self.out) / self.name
 
     def dump(self) -> str:
         """The resolved configuration as YAML; `load` reads it back to an equal Config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write(self.model_dump(mode="json"))
+
+
+def _has(run: Config, kind: str) -> bool:
+    return any(stage.kind == kind for stage in run.stages)
 
 
 def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:
@@ -137,7 +174,7 @@ def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:
         return
     if stage.data_from not in filters:
         raise ValueError(
-            f"stage {stage.name!r}: data_from={stage.data_from!r} is no filter stage before it; "
+            f"stage {stage.name!r}: data_from={short(stage.data_from)} is no filter stage before it; "
             + (near(stage.data_from, filters) if filters else "put one with `kind: filter` first")
         )
     kind: str = getattr(stage, "kind", "")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.config.data import is_function
 from mmrl.config.stage import Stage
+from mmrl.strict import When
 
 
 class SftStage(Stage):
@@ -21,6 +24,10 @@ class SftStage(Stage):
     options: dict[str, Any] | None = Field(
         None, description="Options of the records function in this stage; null takes `data.options`."
     )
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "options": When(lambda _, run: is_function(run.data.records), "a function as `data.records`"),
+    }
 
     @model_validator(mode="after")
     def _options_have_a_function(self) -> SftStage:

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from mmrl.config.errors import ConfigError, near
+from mmrl.config.errors import ConfigError
 from mmrl.config.filtering import TAKES
+from mmrl.near import near, short
+
+Section = TypeVar("Section", bound=BaseModel)
+LONGEST = 600  # characters of a line
 
 
-def validate(section: type[BaseModel], values: dict[str, Any], at: tuple[str | int, ...] = ()) -> Any:
-    """`section(**values)`, with every problem told in one line that names the key and what is near it."""
+def validate(section: type[Section], values: Mapping[str, Any], at: tuple[str | int, ...] = ()) -> Section:
+    """The section with these values, or every problem told in one line that names the key and what is near it."""
     try:
-        return section(**values)
+        return section.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_explain(section, problem, at) for problem in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+        told = [_explain(section, problem, at) for problem in error.errors(include_url=False)]
+        lines = [line for text in told for line in text.splitlines()]
+        raise ConfigError("\n".join(f"{x[:LONGEST]}..." if len(x) > LONGEST else x for x in lines)) from None
 
 
 def _explain(section: type[BaseModel], problem: Mapping[str, Any], at: tuple[str | int, ...]) -> str:
     loc = problem["loc"]
     tags = {n for n in range(1, len(loc)) if loc[n] in TAKES and isinstance(loc[n - 1], int)}  # stages.0.grpo.steps
     place = [str(p) for p in (*at, *(part for n, part in enumerate(loc) if n not in tags))]
-    name = ".".join(place) or "config"
+    name = ".".join(part if len(part) <= 60 else f"{part[:60]}..." for part in place) or "config"
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(section, problem["loc"][:-1])
-        return f"{name}: unknown key; {near(place[-1], fields)}"
+        return f"{name}: unknown key; {near(place[-1][:200], fields)}"
     if problem["type"] == "missing":
         return f"{name}: missing; it is required"
+    if problem["type"] == "union_tag_invalid":
+        return f"{name}.kind: unknown {short(problem['ctx']['tag'])}; {near(problem['ctx']['tag'][:200], TAKES)}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{name}.kind: missing; {near('', TAKES)}"
     if problem["type"] == "value_error":
         return f"{name}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
-    return f"{name}: {problem['msg']}, got {problem['input']!r}"
+    return f"{name}: {problem['msg']}, got {short(problem['input'])}"
 
 
 def _fields_at(section: type[BaseModel], loc: Iterable[str | int]) -> list[str]:

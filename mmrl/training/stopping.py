@@ -14,6 +14,8 @@ from mmrl.training.processes import Processes
 
 # A scheduler sends its signal to a launcher and to its children, and a launcher forwards its own: the same wish twice.
 SAME_WISH_S = 2.0
+# How long a run that was asked to stop waits for rewards that are under way.
+PATIENCE_S = 5.0
 
 
 class StopHere(Exception):
@@ -43,6 +45,13 @@ class Stops:
     def asked(self) -> bool:
         """Whether a signal has come; also true between two points."""
         return self.asked_at is not None
+
+    def waited_long(self) -> bool:
+        """Whether a single process was asked to stop and has waited long enough for what it is doing.
+
+        One of several cannot leave alone: the others would wait for it.
+        """
+        return self.processes.world == 1 and self.asked_at is not None and time.monotonic() - self.asked_at > PATIENCE_S
 
     @contextmanager
     def signals(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrl.config import ConfigError, load
+from mmrl.config import ConfigError
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.reporting.samples import list_tags, read_index
 from mmrl.training import checkpoint, trainer
@@ -56,36 +56,6 @@ def run_dir(config: dict) -> Path:
 
 
 # -------------------------------------------------------------------- configurations
-
-
-@pytest.mark.parametrize(
-    ("overrides", "told"),
-    [
-        (["stages.grpo.sample=4"], ["stages.0.sample", "unknown key", "'samples'"]),
-        (["model.sampling.step=4"], ["model.sampling.step", "unknown key", "'steps'"]),
-        (["sft=1"], ["sft: unknown key", "stages"]),
-        (["data.sft=1"], ["data.sft: unknown key"]),
-        (["sede=1"], ["sede", "did you mean 'seed'"]),
-        (["stages.grpo.groups=many"], ["stages.0.groups", "integer", "'many'"]),
-        (["stages.grpo.optim.lr=-1"], ["stages.0.optim.lr", "greater than 0"]),
-        (["model.train=lorra"], ["model.train", "'full'", "'lora'", "'lorra'"]),
-        (["stages.grpo.groups=5"], ["groups=5", "updates=2", "groups=6"]),
-        (["stages.grpo.samples=1"], ["samples=1", "samples=2"]),
-        (["rewards=[]"], ["rewards", "'grpo'"]),
-        (["data.prompts=null"], ["data.prompts", "'grpo'"]),
-        (["stages.grpo.algorithm.clip_hihg=0.2"], ["clip_hihg", "'clip_high'"]),
-        (["stages.grpo.algorithm.preset=flow-grpo"], ["flow-grpo", "'flow_grpo'"]),
-        (["model.sampling.plan={name: windoww}"], ["windoww", "window"]),
-        (["modality=imgae"], ["imgae", "'image'"]),
-        (["stages.gpro.steps=1"], ["gpro", "'grpo'"]),
-        (["stages.grpo"], ["expected key.sub=value"]),
-    ],
-)
-def test_a_wrong_value_is_named_with_what_is_near(tiny, overrides, told):
-    with pytest.raises(ConfigError) as caught:
-        load(tiny(), overrides)
-    for words in told:
-        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.strict import Strict
+from mmrl.share import resolve
+from mmrl.strict import Strict, When
+
+Pixels = Annotated[int, Field(ge=1)]
+OF_DIFFUSION = ("sd", "sdxl")  # families that are trained with ddim, not with flows
+NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
 
 COMPONENTS = ("denoiser", "text_encoders", "vae")
 
@@ -23,6 +29,8 @@ class LoraConfig(Strict):
     path: str | None = Field(
         None, description="Start from the LoRA weights in this folder, with the rank, alpha and layers they have."
     )
+
+    effects: ClassVar[Mapping[str, When]] = {"rank": NEW, "alpha": NEW, "targets": NEW}
 
 
 class SamplingConfig(Strict):
@@ -52,7 +60,7 @@ class SamplingConfig(Strict):
         "without graph), or both.",
     )
     same_noise: bool = Field(False, description="All samples of a group start from the same noise.")
-    size: int | tuple[int, int] | None = Field(
+    size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="Height and width in pixels; null takes the model's native size."
     )
     logp_reduction: Literal["mean", "sum"] | None = Field(
@@ -73,7 +81,7 @@ class EvaluationConfig(Strict):
 
     steps: int = Field(20, ge=1, description="Denoising steps of a sample.")
     guidance: float | None = Field(None, ge=0, description="null takes the training value.")
-    size: int | tuple[int, int] | None = Field(None, description="null takes the training size.")
+    size: Pixels | tuple[Pixels, Pixels] | None = Field(None, description="null takes the training size.")
 
 
 class ModelConfig(Strict):
@@ -107,6 +115,28 @@ class ModelConfig(Strict):
         None, gt=0, description="Shift of supervised flow-matching times; null takes the scheduler's."
     )
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "revision": When(lambda s, _: s.build is None and not _is_local(s.path), "a `path` on the hub"),
+        "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
+        "max_sequence_length": When(lambda s, _: s.family not in OF_DIFFUSION, "a family with T5: sd3, flux"),
+        "sampling.guidance_gradient": When(
+            lambda s, _: s.sampling.guidance != 1 and s.family != "flux", "a `guidance` with two branches, not 1"
+        ),
+        "sampling.kl_published": When(
+            lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
+            "the exact KL in the loss, and another kernel than ddim",
+        ),
+        "caption_dropout": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
+        "time_shift": When(
+            lambda s, run: s.family not in OF_DIFFUSION and _supervises(run), "supervised flow matching"
+        ),
+    }
+
+    @property
+    def is_ddim(self) -> bool:
+        """Whether the transitions are DDIM's, as far as the config says."""
+        return self.sampling.kernel == "ddim" or (self.sampling.kernel is None and self.family in OF_DIFFUSION)
+
     @model_validator(mode="after")
     def _components(self) -> ModelConfig:
         unknown = set(self.components) - set(COMPONENTS)
@@ -138,3 +168,19 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {s.guidance:g}; evaluation: ODE, {e.steps} steps",
         ]
+
+
+def _is_local(path: str) -> bool:
+    return path.startswith(("share://", ".", "/", "~")) or resolve(path).exists()
+
+
+def _supervises(run: Any) -> bool:
+    """Whether a stage trains the denoiser on records."""
+    parts = [getattr(stage, "expert", None) or stage for stage in run.stages]
+    return any(getattr(part, "objective", None) == "sft" for part in parts)
+
+
+def _in_loss(stage: Any) -> bool:
+    """Whether the stage's loss holds the exact KL to the reference."""
+    algorithm = getattr(stage, "resolved", None)
+    return algorithm is not None and algorithm.kl_coef > 0 and algorithm.kl_estimator == "exact"

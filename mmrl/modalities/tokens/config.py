@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.strict import Strict
+from mmrl.share import resolve
+from mmrl.strict import Strict, When
+
+NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
+ANSWERS = When(lambda _, run: not _only_trees(run), "answers sampled whole, not a tree's steps")
 
 
 class LoraConfig(Strict):
@@ -19,6 +24,8 @@ class LoraConfig(Strict):
         None, description="Names of the layers; null takes every linear layer of the decoder."
     )
     path: str | None = Field(None, description="Start from the LoRA weights in this folder.")
+
+    effects: ClassVar[Mapping[str, When]] = {"rank": NEW, "alpha": NEW, "targets": NEW}
 
 
 class EngineConfig(Strict):
@@ -35,11 +42,10 @@ class EngineConfig(Strict):
         "16-bit types.",
     )
 
-    @model_validator(mode="after")
-    def _no_options(self) -> EngineConfig:
-        if self.name == "transformers" and self.options:
-            raise ValueError("engine.options are vllm's; the transformers engine takes model.rollout_batch only")
-        return self
+    effects: ClassVar[Mapping[str, When]] = {
+        "options": When(lambda s, _: s.name == "vllm", "`name: vllm`; the transformers engine has `rollout_batch`"),
+        "tolerance": When(lambda s, _: s.name == "vllm", "`name: vllm`"),
+    }
 
 
 class AnnealingConfig(Strict):
@@ -55,6 +61,10 @@ class AnnealingConfig(Strict):
     d0: float = Field(500.0, gt=0, description="d at training step 0, in tokens.")
     d_growth: float = Field(100.0, ge=0, description="What a training step adds to d.")
     d_max: float = Field(800_000.0, gt=0, description="Largest d.")
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "d_max": When(lambda s, _: s.d_growth > 0 or s.d_max < s.d0, "a `d_growth` above 0"),
+    }
 
 
 class SamplingConfig(Strict):
@@ -128,6 +138,20 @@ class TokenModelConfig(Strict):
         None, ge=1, description="Tokens whose logits exist at a time; null: as many as fit in 64 MB."
     )
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "revision": When(lambda s, _: s.build is None and not _is_local(s.path), "a `path` on the hub"),
+        "trust_remote_code": When(lambda s, _: s.build is None, "a model that is loaded, not built"),
+        "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
+        "fp32_head": When(lambda s, _: s.dtype != "float32", "a 16-bit `dtype`"),
+        "engine": ANSWERS,
+        "engine.tolerance": When(
+            lambda s, _: (s.sampling.top_p, s.sampling.top_k) == (1, 0), "`top_p: 1` and `top_k: 0`, to compare"
+        ),
+        "sampling.top_p": ANSWERS,
+        "sampling.top_k": ANSWERS,
+        "sampling.annealing": ANSWERS,
+    }
+
     @model_validator(mode="after")
     def _system_needs_chat(self) -> TokenModelConfig:
         if self.chat == "off" and self.system is not None:
@@ -156,3 +180,13 @@ class TokenModelConfig(Strict):
             f"sampling: temperature {', '.join([heat, *cut])}, up to {s.max_tokens} tokens; evaluation: {answer}, "
             f"up to {e.max_tokens or s.max_tokens} tokens",
         ]
+
+
+def _is_local(path: str) -> bool:
+    return path.startswith(("share://", ".", "/", "~")) or resolve(path).exists()
+
+
+def _only_trees(run: Any) -> bool:
+    """Whether every stage that samples searches trees (PROPA): those take steps from the policy itself."""
+    sampling = [stage for stage in run.stages if stage.kind in ("grpo", "filter")]
+    return bool(sampling) and all(getattr(stage, "tree", None) for stage in sampling)

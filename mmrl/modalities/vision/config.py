@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from mmrl.modalities.tokens.config import TokenModelConfig
+from mmrl.strict import When
+
+# Whose processors take a smallest and a largest area.
+SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+RESIZED = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in SIZED, "a model of the Qwen family")
 
 
 class ModelConfig(TokenModelConfig):
@@ -34,6 +40,12 @@ class ModelConfig(TokenModelConfig):
         ge=1,
         description="Megabytes of processed pictures that are kept, and as many of what a frozen tower makes of them.",
     )
+
+    effects: ClassVar[Mapping[str, When]] = {
+        **TokenModelConfig.effects,
+        "min_pixels": RESIZED,
+        "max_pixels": RESIZED,
+    }
 
     @model_validator(mode="after")
     def _pixels_in_order(self) -> ModelConfig:

@@ -7,10 +7,9 @@ from typing import Any
 
 from mmrl.config import GrpoStage
 from mmrl.environments import tree_search as tree
-from mmrl.rewarding.run import score_groups
+from mmrl.rewarding.run import score_groups, total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
-from mmrl.training.rollouts.scoring import total
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
 

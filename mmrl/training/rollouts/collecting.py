@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from torch import Tensor
 from mmrl.config import GrpoStage, HintsConfig
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
+from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.branching import branched
 from mmrl.training.rollouts.curriculum import Curriculum, difficulties, refill
 from mmrl.training.rollouts.hints import climb, plain
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled
-from mmrl.training.rollouts.scoring import totals
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
 
@@ -101,7 +101,7 @@ class Collector:
         rates, known = torch.zeros(options.groups), torch.zeros(options.groups)
         numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)
         for group in groups:
-            values = totals(group, weights)
+            values = _totals(group, weights)
             if values:
                 rates[group.index] = sum(v >= options.curriculum.correct_at for v in values) / len(values)
                 known[group.index] = 1
@@ -116,7 +116,7 @@ class Collector:
         """Indices, over all processes, of the groups whose samples all have the same reward."""
         flags = torch.zeros(self.options.groups)
         for group in groups:
-            values = totals(group, self.run.weights)
+            values = _totals(group, self.run.weights)
             flags[group.index] = float(not values or max(values) == min(values))
         return [int(i) for i in torch.nonzero(self.run.processes.reduce(flags, "max")).flatten()]
 
@@ -153,6 +153,11 @@ def score_kl(adapter: Adapter, groups: Sequence[Group], micro_batch: int) -> Non
         sums[part.rows] += torch.where(_trained(some, part.columns), gap, 0.0).sum(1)
     for sample, value in zip(samples, sums.tolist()):
         sample.scores["kl"] = Score.of(value)
+
+
+def _totals(group: Group, weights: Mapping[str, float]) -> list[float]:
+    """The reward of every sample that has one."""
+    return [value for sample in group.samples if (value := total(sample, weights)) is not None]
 
 
 def _trained(samples: Sequence[Sample], columns: Tensor) -> Tensor:

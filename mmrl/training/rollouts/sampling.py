@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 
 from mmrl.reporting.samples import write_offending
-from mmrl.rewarding.run import RewardRunner
+from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share
 from mmrl.training.cursor import Cursor
-from mmrl.training.rollouts.scoring import known_share, weighted_invalid
 from mmrl.training.run import Run
+from mmrl.training.stopping import StopHere
 from mmrl.types import Group
 
 
@@ -34,7 +34,10 @@ def sampled(
             cursor.sums.count("time/rollout", time.monotonic() - clock)
         clock = time.monotonic()
         while runner.pending:
-            done += runner.gather()
+            try:
+                done += runner.gather(run.stops.waited_long)
+            except Abandoned as error:  # the step is sampled anew on a resume
+                raise StopHere(str(error)) from None
         cursor.sums.count("time/reward", time.monotonic() - clock)
     for sample in (s for group in done for s in group.samples):
         sample.version = cursor.step
@@ -48,9 +51,9 @@ def refuse_invalid(run: Run, cursor: Cursor, groups: Sequence[Group], max_invali
     RewardFailure on every process.
     """
     processes, weights = run.processes, run.weights
-    bad, known, everyone = (
-        processes.total(n) for n in (weighted_invalid(groups, weights), *known_share(groups, weights))
-    )
+    known, everyone = known_share(groups, weights)
+    bad = processes.total(invalid_share(groups, weights) * everyone)
+    known, everyone = processes.total(known), processes.total(everyone)
     if not everyone or (bad <= max_invalid * everyone and known):
         return
     mine = {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status != "ok"}

@@ -14,12 +14,12 @@ from mmrl.data.images import stored_images
 from mmrl.data.order import cyclic_indices
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.files import dumps, write_atomic
+from mmrl.rewarding.run import total
 from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled
-from mmrl.training.rollouts.scoring import total
 from mmrl.training.rollouts.stored import load_queue, save_queue, with_record
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of, result_path

@@ -1,4 +1,4 @@
-"""Every shipped config parses, plans and survives a round trip; a typo in any section is refused."""
+"""Every shipped config parses, plans and survives a round trip; overrides find their place; a typo is refused."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def test_a_dumped_config_loads_as_an_equal_one(name, tmp_path):
     assert again.dump() == config.dump()
 
 
-def test_a_tiny_run_is_planned_in_numbers(tiny, helpers):
+def test_a_run_is_planned_in_numbers(config):
     """4 x 4 samples of 2 trained actions; an update has 2 groups = 8 samples, 6 of which fit 12 evaluations."""
-    plan = plan_text(load(tiny()))
+    changes = ["model.sampling.steps=3", "stages.0.micro_batch=12"]
+    plan = plan_text(load(config("image"), changes))
     assert "4 prompts x 4 samples = 16 samples a step" in plan
     assert "2 optimizer steps per rollout, each on 2 groups = 8 samples" in plan
     assert "2 trained actions a sample: 32 a step" in plan
@@ -48,49 +49,61 @@ def test_a_tiny_run_is_planned_in_numbers(tiny, helpers):
 
 def test_a_plan_tells_of_conversations_and_trees():
     plan = plan_text(load("vision/visionthink"))
-    assert "environment: visionthink (factor 2.0, max_calls 1, max_pixels 4194304, min_pixels 262144)\n" in plan
+    assert "environment: visionthink (factor 2.0, max_calls 1, min_pixels 262144, max_pixels 4194304)\n" in plan
     plan = plan_text(load("vision/propa"))
     assert "environment: single (ask Reason step by step, with an empty line ...)\n" in plan
     assert "40 prompts, each a tree of 10 iterations x 4 steps of at most 256 tokens, 8 deep" in plan
     assert "1 optimizer steps per rollout, together on at most 400 groups of 4 steps" in plan
 
 
-def two_stages(tiny, helpers):
-    return tiny(stages=[helpers.sft(name="warm"), helpers.grpo(), helpers.grpo(name="last")])
+@pytest.fixture
+def staged(config):
+    """A config with stages warm (sft), grpo and last (grpo)."""
+    values = config(stages=("sft", "grpo", "grpo"))
+    values["stages"][0]["name"], values["stages"][2]["name"] = "warm", "last"
+    return values
 
 
 @pytest.mark.parametrize("word", ["last", "2"])
-def test_overrides_name_a_stage_by_name_or_place(tiny, helpers, word):
-    config = load(two_stages(tiny, helpers), [f"stages.{word}.steps=7", f"stages.{word}.optim.lr=1e-5", "seed=3"])
-    assert [stage.steps for stage in config.stages] == [2, 2, 7]
-    assert config.stages[2].optim.lr == 1e-5
-    assert config.stages[1].optim.lr == 1e-3
-    assert config.seed == 3
+def test_overrides_name_a_stage_by_name_or_place(staged, word):
+    made = load(staged, [f"stages.{word}.steps=7", f"stages.{word}.optim.lr=1e-5", "seed=3"])
+    assert [stage.steps for stage in made.stages] == [2, 2, 7]
+    assert [stage.optim.lr for stage in made.stages] == [1e-4, 1e-4, 1e-5]
+    assert made.seed == 3
 
 
-def test_an_override_leaves_the_callers_mapping_alone(tiny):
-    values = tiny()
-    before = yaml.safe_dump(values)
-    load(values, ["stages.grpo.steps=9", "model.sampling.steps=9"])
-    assert yaml.safe_dump(values) == before
+def test_the_last_override_counts(config):
+    assert load(config(), ["seed=1", ("seed", 2), "seed=3"]).seed == 3
 
 
-def test_an_unknown_stage_names_those_that_are_there(tiny, helpers):
+def test_an_override_leaves_the_callers_mapping_alone(staged):
+    before = yaml.safe_dump(staged)
+    load(staged, ["stages.grpo.steps=9", "model.sampling.max_tokens=9", "data.where={a: 1}"])
+    assert yaml.safe_dump(staged) == before
+
+
+def test_an_override_makes_a_section_where_there_is_none(config):
+    values = config(environment=None)
+    assert load(values, ["environment.name=single"]).environment == {"name": "single"}
+
+
+def test_an_unknown_stage_names_those_that_are_there(staged):
     with pytest.raises(ConfigError, match=r"'lsat'.*'last'"):
-        load(two_stages(tiny, helpers), ["stages.lsat.steps=1"])
+        load(staged, ["stages.lsat.steps=1"])
 
 
-def test_stages_need_names_of_their_own(tiny, helpers):
+def test_stages_need_names_of_their_own(config):
     with pytest.raises(ConfigError, match="different names"):
-        load(tiny(stages=[helpers.grpo(), helpers.grpo()]))
+        load(config(stages=("grpo", "grpo")))
 
 
 # section (as a path into the config), a typo, the key that was meant.
 TYPOS = [
     ("", "nmae", "name"),
-    ("model", "familly", "family"),
-    ("model.sampling", "guidence", "guidance"),
-    ("model.evaluation", "step", "steps"),
+    ("model", "pahth", "path"),
+    ("model.sampling", "temprature", "temperature"),
+    ("model.evaluation", "max_token", "max_tokens"),
+    ("model.engine", "tolerence", "tolerance"),
     ("model.lora", "rnak", "rank"),
     ("data", "on_bad_records", "on_bad_record"),
     ("rewards.0", "wieght", "weight"),
@@ -106,18 +119,17 @@ TYPOS = [
 
 
 @pytest.mark.parametrize(("section", "typo", "meant"), TYPOS)
-def test_a_typo_in_any_section_is_refused_with_the_nearest_key(tiny, helpers, section, typo, meant):
-    values = tiny(stages=[helpers.sft(name="warm"), helpers.grpo()])
+def test_a_typo_in_any_section_is_refused_with_the_nearest_key(staged, section, typo, meant):
     with pytest.raises(ConfigError) as caught:
-        load(values, [f"{section}.{typo}=1".lstrip(".")])
+        load(staged, [f"{section}.{typo}=1".lstrip(".")])
     message = str(caught.value)
     assert typo in message
     assert f"did you mean {meant!r}" in message
     assert len(message.splitlines()) == 1
 
 
-def test_every_problem_is_told_at_once(tiny):
+def test_every_problem_is_told_at_once(config):
     with pytest.raises(ConfigError) as caught:
-        load(tiny(), ["sede=1", "stages.grpo.steps=-1", "checkpoint.kep=1"])
+        load(config(), ["sede=1", "stages.grpo.steps=-1", "checkpoint.kep=1"])
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in sorted(lines)] == ["checkpoint.kep", "sede", "stages.0.steps"]

@@ -1,0 +1,71 @@
+"""Configs as mappings: nothing here is run, so that no file they name need be there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+STAGES: dict[str, dict[str, Any]] = {
+    "grpo": {"kind": "grpo", "steps": 2, "groups": 4, "samples": 4, "updates": 2},
+    "sft": {"kind": "sft", "steps": 2},
+    "preference": {"kind": "preference", "steps": 2, "pairs": "pairs.jsonl"},
+    "filter": {"kind": "filter", "steps": 2, "rule": "pairs"},
+}
+
+
+def made(modality: str = "text", stages: tuple[str, ...] = ("grpo",), **keys: Any) -> dict[str, Any]:
+    """A config that loads. keys: what to put in place of its own at the top."""
+    return {
+        "modality": modality,
+        "model": {"path": "somebody/model"},
+        "data": {"prompts": "prompts.jsonl", "records": "records.jsonl"},
+        "rewards": [{"name": "length.short"}],
+        "stages": [dict(STAGES[kind]) for kind in stages],
+        **keys,
+    }
+
+
+@pytest.fixture
+def config() -> Callable[..., dict[str, Any]]:
+    """See `made`."""
+    return made
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+    from mmrl.cli import main as run
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mmrl", *map(str, words)])
+        code = 0
+        try:
+            run()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path) -> list[tuple[str, Any, dict[str, Any]]]:
+    """(function, config, options) of what the command line asked of mmrl.api, which does nothing."""
+    from mmrl import api
+
+    seen: list[tuple[str, Any, dict[str, Any]]] = []
+    answers: dict[str, Any] = {"evaluate": {}, "sample": []}
+    answers["train"] = {"before": {}, "after": {}, "steps": 0, "wall_s": 0.0}
+    for name, answer in answers.items():
+
+        def fake(config, *_, name=name, answer=answer, **options):
+            seen.append((name, config, options))
+            return answer
+
+        monkeypatch.setattr(api, name, fake)
+    monkeypatch.chdir(tmp_path)
+    return seen

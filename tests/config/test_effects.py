@@ -1,0 +1,346 @@
+"""An option that is given and can change nothing is refused; of every option it is known when it has an effect."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pytest
+
+from mmrl.config import (
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    CurriculumConfig,
+    DataConfig,
+    EvalConfig,
+    ExpertConfig,
+    FilterStage,
+    GrpoStage,
+    HintsConfig,
+    OptimConfig,
+    PreferenceStage,
+    ReportConfig,
+    RewardConfig,
+    SftStage,
+    TreeConfig,
+    load,
+)
+from mmrl.config.stage import Stage
+from mmrl.modalities.image import config as image
+from mmrl.modalities.text import config as text
+from mmrl.modalities.tokens import config as tokens
+from mmrl.modalities.vision import config as vision
+
+HELD, FUNCTION, HELD_FUNCTION = "data.eval_prompts=a.jsonl", "data.prompts=a.py:f", "data.eval_prompts=b.py:f"
+RECORDS, NO_SOURCE = "data.records=a.py:f", "data.prompts=null data.records=null"
+LORA, LOADED = "model.train=lora", "model.train=lora model.lora.path=a"
+BUILT, VLLM = "model.build={kind:qwen2}", "model.engine.name=vllm"
+TREE, SPAM = "stages.0.tree={} stages.0.samples=8", "stages.0.optim.name=spam"
+STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
+EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
+MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
+FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
+
+
+class Case(NamedTuple):
+    """`given` has an effect with the overrides `having`, and none with `lacking`."""
+
+    section: type
+    entry: str  # of section.effects
+    given: str
+    having: str | None = ""  # None: never
+    lacking: str = ""
+    stage: str = "grpo"
+    modality: str = "text"
+
+
+ROOT = Path(__file__).parents[2]
+
+CASES = [
+    *(
+        Case(Config, "eval", f"eval.{given}", HELD)
+        for given in ("every=5", "prompts=9", "samples=2", "by=kind", "seed=1")
+    ),
+    Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
+    Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
+    Case(Config, "report.samples_every", "report.samples_every=3", "", "stages.0={kind:sft,steps:1}"),
+    Case(Config, "report.groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
+    Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
+    Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
+    Case(DataConfig, "prompts_options", "data.prompts_options={a:1}", FUNCTION),
+    Case(DataConfig, "eval_prompts_count", "data.eval_prompts_count=9", HELD_FUNCTION),
+    Case(DataConfig, "eval_prompts_options", "data.eval_prompts_options={a:1}", HELD_FUNCTION),
+    Case(DataConfig, "records_count", "data.records_count=9", RECORDS),
+    Case(DataConfig, "options", "data.options={a:1}", RECORDS),
+    Case(DataConfig, "columns", "data.columns={prompt:a}", "", NO_SOURCE, "preference"),
+    Case(DataConfig, "subset", "data.subset=a", "data.prompts=hub:a/b"),
+    Case(DataConfig, "split", "data.split=a", "data.records=hub:a/b", f"data.prompts={__file__} {RECORDS}"),
+    Case(DataConfig, "eval_split", "data.eval_split=a", "data.eval_prompts=hub:a/b", HELD_FUNCTION),
+    Case(EvalConfig, "correct_at", "eval.correct_at=0.9", f"{HELD} eval.pass_at=[1]", HELD),
+    Case(
+        EvalConfig, "correct_at", "eval.correct_at=0.9", f"{HELD} eval.choices=rotated", f"{HELD} eval.choices=shuffled"
+    ),
+    Case(EvalConfig, "rewards.weight", "eval.rewards.0.weight=2", None, f"{HELD} eval.rewards=[{{name:a.b}}]"),
+    Case(GrpoStage, "samples", "stages.0.samples=3", "", TREE),
+    Case(GrpoStage, "rollout_chunk", "stages.0.rollout_chunk=1", "", TREE),
+    Case(GrpoStage, "max_invalid", "stages.0.max_invalid=0.5", "", TREE),
+    Case(GrpoStage, "curriculum.retire_at", "stages.0.curriculum.retire_at=0.5", "", TREE),
+    Case(GrpoStage, "curriculum.correct_at", "stages.0.curriculum.correct_at=0.9", STAGED, f"{STAGED} {TREE}"),
+    Case(GrpoStage, "curriculum.advance_at", "stages.0.curriculum.advance_at=0.9", STAGED, f"{STAGED} {TREE}"),
+    Case(GrpoStage, "curriculum.window", "stages.0.curriculum.window=9", STAGED, f"{STAGED} {TREE}"),
+    Case(CurriculumConfig, "column", "stages.0.curriculum.column=level", "stages.0.curriculum.order=sorted"),
+    Case(CurriculumConfig, "advance_at", "stages.0.curriculum.advance_at=0.9", STAGED),
+    Case(CurriculumConfig, "window", "stages.0.curriculum.window=9", STAGED),
+    Case(CurriculumConfig, "advance_every", "stages.0.curriculum.advance_every=9", STAGED),
+    Case(CurriculumConfig, "correct_at", "stages.0.curriculum.correct_at=0.9", "stages.0.curriculum.retire_at=0.5"),
+    Case(ExpertConfig, "warmup", "stages.0.expert.warmup=5", "", "stages.0.expert.peak=0"),
+    Case(ExpertConfig, "decay", "stages.0.expert.decay=5", "stages.0.expert.peak=0.5"),
+    Case(SftStage, "options", "stages.0.options={a:1}", RECORDS, "", "sft"),
+    Case(PreferenceStage, "form", "stages.0.form=ipo", "", BCO, "preference"),
+    Case(PreferenceStage, "label_smoothing", "stages.0.label_smoothing=0.1", "", BCO, "preference"),
+    Case(PreferenceStage, "label_smoothing", "stages.0.label_smoothing=0.1", MPO, "stages.0.form=ipo", "preference"),
+    Case(PreferenceStage, "weights", "stages.0.weights=[1,1,1]", MPO, "", "preference"),
+    Case(PreferenceStage, "beta", "stages.0.beta=0.3", "", f"{MPO} stages.0.weights=[0,0,1]", "preference"),
+    Case(FilterStage, "optim", "stages.0.optim.lr=0.1", "", FILTER),
+    Case(FilterStage, "components", "stages.0.components=[a]", "", FILTER),
+    Case(FilterStage, "micro_batch", "stages.0.micro_batch=3", "", FILTER),
+    Case(FilterStage, "margin", "stages.0.margin=0.1", "", "stages.0.rule=rejection", "filter"),
+    Case(FilterStage, "require_correct", "stages.0.require_correct=false", "", "stages.0.rule=rejection", "filter"),
+    Case(FilterStage, "keep", "stages.0.keep=2", "stages.0.rule=rejection", "", "filter"),
+    Case(FilterStage, "low", "stages.0.low=0.1", "stages.0.rule=difficulty", "", "filter"),
+    Case(FilterStage, "high", "stages.0.high=0.9", "stages.0.rule=difficulty", "", "filter"),
+    Case(OptimConfig, "final_lr", "stages.0.optim.final_lr=0.1", "stages.0.optim.schedule=cosine"),
+    Case(OptimConfig, "spam_threshold", "stages.0.optim.spam_threshold=.inf", SPAM),
+    Case(OptimConfig, "spam_reset_every", "stages.0.optim.spam_reset_every=0", SPAM),
+    Case(OptimConfig, "spam_warmup", "stages.0.optim.spam_warmup=9", SPAM, f"{SPAM} stages.0.optim.spam_reset_every=0"),
+    Case(
+        OptimConfig,
+        "spam_clip_after",
+        "stages.0.optim.spam_clip_after=9",
+        SPAM,
+        f"{SPAM} stages.0.optim.spam_threshold=.inf",
+    ),
+    *(
+        Case(section, name, f"model.lora.{name}={value}", LORA, LOADED, modality=modality)
+        for section, modality in ((image.LoraConfig, "image"), (tokens.LoraConfig, "text"))
+        for name, value in (("rank", "9"), ("alpha", "9"), ("targets", "[a]"))
+    ),
+    Case(image.ModelConfig, "revision", "model.revision=a", "", "model.path=./here", modality="image"),
+    Case(image.ModelConfig, "lora", "model.lora.rank=9", LORA, modality="image"),
+    Case(
+        image.ModelConfig,
+        "max_sequence_length",
+        "model.max_sequence_length=9",
+        "",
+        "model.family=sdxl",
+        modality="image",
+    ),
+    Case(
+        image.ModelConfig,
+        "sampling.guidance_gradient",
+        "model.sampling.guidance_gradient=both",
+        "model.sampling.guidance=3",
+        "model.sampling.guidance=3 model.family=flux",
+        modality="image",
+    ),
+    Case(
+        image.ModelConfig,
+        "sampling.guidance_gradient",
+        "model.sampling.guidance_gradient=both",
+        "model.sampling.guidance=3",
+        "",
+        modality="image",
+    ),
+    Case(image.ModelConfig, "sampling.kl_published", "model.sampling.kl_published=true", EXACT, modality="image"),
+    Case(
+        image.ModelConfig,
+        "sampling.kl_published",
+        "model.sampling.kl_published=true",
+        EXACT,
+        f"{EXACT} model.family=sd",
+        modality="image",
+    ),
+    Case(image.ModelConfig, "caption_dropout", "model.caption_dropout=0.3", "stages.0.expert={}", modality="image"),
+    Case(image.ModelConfig, "time_shift", "model.time_shift=3", "", "model.family=sd", "sft", "image"),
+    Case(tokens.EngineConfig, "options", "model.engine.options={mode:server}", VLLM),
+    Case(tokens.EngineConfig, "tolerance", "model.engine.tolerance=0.1", VLLM),
+    Case(
+        tokens.AnnealingConfig, "d_max", "model.sampling.annealing.d_max=900", "", "model.sampling.annealing.d_growth=0"
+    ),
+    Case(tokens.TokenModelConfig, "revision", "model.revision=a", "", BUILT),
+    Case(tokens.TokenModelConfig, "trust_remote_code", "model.trust_remote_code=true", "", BUILT),
+    Case(tokens.TokenModelConfig, "lora", "model.lora.rank=9", LORA),
+    Case(tokens.TokenModelConfig, "fp32_head", "model.fp32_head=true", "model.dtype=bfloat16"),
+    Case(tokens.TokenModelConfig, "engine", "model.engine.name=vllm", "", TREE),
+    Case(
+        tokens.TokenModelConfig,
+        "engine.tolerance",
+        "model.engine.tolerance=0.1",
+        VLLM,
+        f"{VLLM} model.sampling.top_k=9",
+    ),
+    Case(tokens.TokenModelConfig, "sampling.top_p", "model.sampling.top_p=0.9", "", TREE),
+    Case(tokens.TokenModelConfig, "sampling.top_k", "model.sampling.top_k=9", "", TREE),
+    Case(tokens.TokenModelConfig, "sampling.annealing", "model.sampling.annealing={}", "", TREE),
+    Case(vision.ModelConfig, "min_pixels", "model.min_pixels=9", "", "model.build={kind:smolvlm}", modality="vision"),
+    Case(
+        vision.ModelConfig,
+        "max_pixels",
+        "model.max_pixels=9",
+        "model.build={kind:qwen3_vl}",
+        "model.build={kind:internvl}",
+        modality="vision",
+    ),
+]
+
+# Options that change something in every run that has their section.
+ALWAYS: dict[type, set[str]] = {
+    Config: {
+        *("name", "about", "modality", "seed", "out", "model", "environment", "data", "rewards", "stages"),
+        *("checkpoint", "report", "trackers", "device", "threads"),
+    },
+    # What a run can draw on may stay unused: stages are taken out and put in on the command line.
+    DataConfig: {"prompts", "eval_prompts", "records", "format", "image_root", "on_bad_record", "max_pixels"},
+    EvalConfig: {"every", "prompts", "samples", "seed", "by", "pass_at", "choices", "rewards"},
+    ReportConfig: set(),
+    CheckpointConfig: {"every", "keep"},
+    RewardConfig: {"name", "alias", "weight", "options", "timeout"},
+    Stage: {"name", "steps", "micro_batch", "optim", "components", "data_from"},
+    GrpoStage: {
+        "kind",
+        "refill",
+        "hints",
+        "groups",
+        "updates",
+        "epochs",
+        "staleness",
+        "algorithm",
+        "tree",
+        "expert",
+        "shuffle_rewards",
+    }
+    | {"curriculum"},
+    SftStage: {"kind", "objective", "batch"},
+    PreferenceStage: {"kind", "pairs", "objective", "batch"},
+    FilterStage: {"kind", "rule", "groups", "samples", "reward", "correct_at", "max_invalid"},
+    OptimConfig: {"name", "lr", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "ema"},
+    CurriculumConfig: {"order", "retire_at"},
+    HintsConfig: {"reward", "threshold", "fractions", "sentence"},
+    ExpertConfig: {"objective", "batch", "micro_batch", "peak", "valley"},
+    TreeConfig: {"iterations", "children", "depth", "c", "least_spread", "step_end", "step_tokens"},
+    image.LoraConfig: {"path"},
+    image.SamplingConfig: {
+        *("steps", "kernel", "noise_level", "plan", "guidance", "same_noise", "size", "logp_reduction", "ratio_norm"),
+        "storage",
+    },
+    image.EvaluationConfig: {"steps", "guidance", "size"},
+    image.ModelConfig: {
+        *("path", "family", "build", "dtype", "train", "components", "gradient_checkpointing", "sampling"),
+        *("evaluation", "rollout_batch", "decode_batch"),
+    },
+    tokens.LoraConfig: {"path"},
+    tokens.EngineConfig: {"name"},
+    tokens.AnnealingConfig: {"tau_max", "tau_min", "start", "d0", "d_growth"},
+    tokens.SamplingConfig: {"temperature", "max_tokens"},
+    tokens.EvaluationConfig: {"temperature", "max_tokens"},
+    tokens.ConversationConfig: {"max_turns", "max_pictures", "max_tokens"},  # records may bring environments
+    tokens.TokenModelConfig: {
+        *("path", "build", "dtype", "attention", "train", "gradient_checkpointing", "chat", "system"),
+        *("max_prompt_tokens", "skip_special_tokens", "sampling", "evaluation", "conversation", "rollout_batch"),
+        "logits_chunk",
+    },
+    text.ModelConfig: set(),
+    vision.ModelConfig: {"vision", "space", "picture_cache"},
+}
+
+
+def sections() -> list[type]:
+    """All sections that a config can hold."""
+    found: list[type] = []
+
+    def walk(annotation: Any) -> None:
+        for part in get_args(annotation):
+            walk(part)
+        if isinstance(annotation, type) and hasattr(annotation, "effects") and annotation not in found:
+            found.append(annotation)
+            for field in annotation.model_fields.values():
+                walk(field.annotation)
+
+    for section in (Config, image.ModelConfig, text.ModelConfig, vision.ModelConfig):
+        walk(section)
+    return found
+
+
+def overrides(words: str) -> list[str]:
+    return [word.replace(":", ": ") if "{" in word else word for word in words.split()]
+
+
+def test_of_every_option_it_is_known_when_it_has_an_effect():
+    known = {(section, name) for section, names in ALWAYS.items() for name in names}
+    known |= {(case.section, case.entry) for case in CASES}
+    # An entry such as `sampling.top_p` of the section that holds sampling.
+    known |= {(section, part) for section in sections() for part in _held(section)}
+    options = [(section, name) for section in sections() for name in section.model_fields]
+    missing = [
+        f"{section.__name__}.{name}"
+        for section, name in options
+        if not any((above, name) in known for above in section.__mro__)
+    ]
+    assert len(options) > 200
+    assert not missing, "say when these have an effect: in `effects`, with a case here, or in ALWAYS"
+
+
+def _held(section: type) -> set[str]:
+    """Options of `section` that stand in the tables of the sections that hold it."""
+    holders = [
+        (holder, name)
+        for holder in sections()
+        for name, field in holder.model_fields.items()
+        if section in (field.annotation, *get_args(field.annotation))
+    ]
+    paths = [entry.partition(".") for holder, _ in holders for entry in holder.effects]
+    return {rest for name, _, rest in paths if rest and name in {name for _, name in holders}}
+
+
+def test_every_entry_of_a_table_has_a_case():
+    entries = {(section, entry) for section in sections() for entry in vars(section).get("effects", {})}
+    covered = {(case.section, case.entry) for case in CASES}
+    of_tokens = {(tokens.TokenModelConfig, entry) for entry in tokens.TokenModelConfig.effects}
+    inherited = {(vision.ModelConfig, entry) for entry in tokens.TokenModelConfig.effects}
+    assert (entries | of_tokens) - inherited == covered
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.section.__name__}.{case.entry}")
+def test_an_option_is_taken_where_it_has_an_effect_and_refused_elsewhere(config, case):
+    base, given = config(case.modality, (case.stage,)), overrides(case.given)
+    if case.having is not None:
+        load(base, [*overrides(case.having), *given])
+    load(base, overrides(case.lacking))
+    with pytest.raises(ConfigError) as caught:
+        load(base, [*overrides(case.lacking), *given])
+    key = case.given.partition("=")[0]
+    (line,) = str(caught.value).splitlines()
+    assert re.match(rf"{re.escape(key)}[\w.]*: has no effect here, it needs .*; leave it out$", line)
+
+
+def test_all_that_have_no_effect_are_told_at_once(config):
+    with pytest.raises(ConfigError) as caught:
+        load(config(), ["stages.0.optim.final_lr=0.1", "eval.every=3", "data.options={a: 1}"])
+    keys = [line.partition(":")[0] for line in str(caught.value).splitlines()]
+    assert sorted(keys) == ["data.options", "eval.every", "stages.0.optim.final_lr"]
+
+
+def test_a_default_that_is_written_out_is_no_option_without_effect(config):
+    made = load(config(), ["stages.0.optim.final_lr=0.05", "eval.every=0"])
+    assert load(made.model_dump()) == made
+
+
+def test_every_option_is_read_somewhere():
+    """A field that no line of the package asks for has no effect at all."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mmrl").rglob("*.py"))
+    read = set(re.findall(r"\.(\w+)", code))
+    unread = {f"{s.__name__}.{name}" for s in sections() for name in s.model_fields if name not in read}
+    assert unread == set()
