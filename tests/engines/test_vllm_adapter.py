@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import mmrl
+from mmrl.engines.base import here
 from mmrl.modalities.load import adapter_class
 from mmrl.types import Group, Prompt
 
@@ -126,7 +127,7 @@ def test_a_server_follows_every_optimizer_step(serve, tmp_path):
 
 def test_rollouts_inside_of_synced_use_the_weights_it_began_with():
     policy = make(model({"name": "vllm", "options": COLOCATED}))
-    with policy.synced():
+    with policy.synced(here):
         optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=0.01)
         samples = roll(policy, 0)
         improve(policy, optimizer, samples)

@@ -132,7 +132,7 @@ class TokenAdapter(Adapter):
         heat = temperatures(s.annealing, step, s.max_tokens) if s.annealing else ()
         sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned, heat)
         seeds = [[seed_of(seed, step, g.key, i) for i in range(n)] for g in groups]
-        with self.synced():
+        with self.synced(here):
             return self._sampled(groups, n, sampling, seeds, self._outside or self._own_engine(), step)
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
@@ -145,7 +145,7 @@ class TokenAdapter(Adapter):
         return self._sampled(groups, n, sampling, seeds, self._own_engine(), None)
 
     @contextmanager
-    def synced(self, once: Once = here) -> Iterator[None]:
+    def synced(self, once: Once) -> Iterator[None]:
         """Rollouts between two updates; see Adapter.synced."""
         if self.config.engine.name == "transformers" or self._in_sync:
             yield

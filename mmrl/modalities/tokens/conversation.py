@@ -7,7 +7,7 @@ the policy sampled are trained and those of observations are not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -165,7 +165,7 @@ def converse(
         samples.sort(key=lambda s: s.index)  # stable: the rows of a conversation stay in their order
         for place, sample in enumerate(samples):
             sample.index = place
-        filled.append(Group(group.prompt, group.index, samples))
+        filled.append(replace(group, samples=samples))
     return filled
 
 

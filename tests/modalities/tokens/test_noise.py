@@ -70,6 +70,12 @@ def test_a_prompt_twice_in_a_rollout_has_other_samples(policy, environment):
     assert said(policy, [Group(SAME, 0)], step=1)[0] != rows[0] != said(policy, [Group(SAME, 0)], seed=1)[0]
 
 
+def test_filled_groups_are_the_groups_that_were_asked_for(policy):
+    asked = [Group(SAME, 3), Group(SAME, 8, draw=1)]
+    filled = policy.rollout(asked, 1, 0, 0)
+    assert [(g.prompt, g.index, g.key) for g in filled] == [(g.prompt, g.index, g.key) for g in asked]
+
+
 def test_every_turn_of_every_conversation_has_a_seed_of_its_own(adapter, monkeypatch):
     engine = Elsewhere()
     monkeypatch.setattr(mmrl.engines.load, "load_engine", lambda *args: engine)
