@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -99,7 +100,7 @@ class Strokes(mmrl.Adapter):
     }
 
     def __init__(self, config: StrokesConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.pen = Pen(config.strokes, config.width, config.spread)
         if config.path:
             self.pen.load_state_dict(load_file(Path(config.path) / "pen.safetensors"))
@@ -110,7 +111,7 @@ class Strokes(mmrl.Adapter):
     # ---------------------------------------------------------------- sampling
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
-        """n drawings per prompt; the noise of each depends on (seed, step, prompt, sample) and nothing else."""
+        """n drawings per prompt; the noise of each depends on (seed, step, group, sample) and nothing else."""
         noise = [self._noise(seed, step, g.key, i) for g in groups for i in range(n)]
         return self._draw(groups, n, torch.stack(noise), keep=True)
 
@@ -168,7 +169,9 @@ class Strokes(mmrl.Adapter):
 
     # ---------------------------------------------------------------- replay
 
-    def logprobs(self, samples: Sequence[Sample], columns: Tensor, reference: bool = False) -> ActionLogProbs:
+    def logprobs(
+        self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
+    ) -> ActionLogProbs:
         """[len(samples), len(columns)] log-probs of the stored strokes under the network as it is now."""
         b, t = len(samples), len(columns)
         strokes = torch.stack([s.trajectory.tensors["strokes"] for s in samples]).to(self._device)
@@ -176,26 +179,33 @@ class Strokes(mmrl.Adapter):
         words = self._words([s.prompt for s in samples]).repeat_interleave(t, dim=0)
         number = columns.to(self._device).repeat(b)
 
-        def replay(pen: Pen) -> Tensor:
-            mean = pen(words, number, before[:, columns].flatten(0, 1))
-            return pen.log_prob(strokes[:, columns].flatten(0, 1), mean).view(b, t)
+        def replay() -> Tensor:
+            mean = self.pen(words, number, before[:, columns].flatten(0, 1))
+            return self.pen.log_prob(strokes[:, columns].flatten(0, 1), mean).view(b, t)
 
-        found = ActionLogProbs(logp=replay(self.pen))
-        if reference:
+        found = ActionLogProbs(logp=replay())
+        if reference:  # inside, the pen holds the weights that it had when the stage began
             with torch.no_grad(), self.reference():
-                found.logp_reference = replay(self.pen)
+                found.logp_reference = replay()
         return found
 
     def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
-        """Rows that fit the budget, all strokes of a drawing together."""
+        """Rows that fit the budget; all strokes of a drawing together, unless they alone are over it."""
         columns = torch.arange(self.config.strokes)
         if samples:
             for rows in torch.arange(len(samples)).split(max(1, budget // len(columns))):
-                yield Slice(rows, columns)
+                for some in columns.split(min(len(columns), budget)):
+                    yield Slice(rows, some)
 
-    def supervised_loss(
-        self, records: Sequence[dict], objective: str, seed: int, weights: Tensor | None = None
-    ) -> Tensor:
+    # ---------------------------------------------------------------- records
+
+    def prompt_columns(self) -> Sequence[str]:
+        return ("lines",)
+
+    def record_columns(self, objective: str) -> Sequence[str]:
+        return ("lines",)
+
+    def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
         """Mean negative log-likelihood of records {"id", "prompt", "lines"}; a short record repeats its last line."""
         if objective != "sft":
             raise ValueError(f"objective {objective!r}: strokes knows sft")
@@ -206,8 +216,7 @@ class Strokes(mmrl.Adapter):
             Sample(Prompt(str(r["id"]), r["prompt"], r), 0, None, self._kept(row, torch.zeros(length)))
             for r, row in zip(records, strokes)
         ]
-        loss = -self.logprobs(samples, torch.arange(length)).logp.mean(1)
-        return loss.mean() if weights is None else (loss * weights.to(loss)).sum() / weights.sum()
+        return -self.logprobs(samples, torch.arange(length)).logp.mean()
 
     # ---------------------------------------------------------------- weights
 
@@ -219,6 +228,3 @@ class Strokes(mmrl.Adapter):
         folder.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in self.pen.state_dict().items()}, folder / "pen.safetensors")
         (folder / "config.json").write_text(json.dumps(self.config.model_dump()), encoding="utf-8")
-
-    def prompt_columns(self) -> Sequence[str]:
-        return ("lines",)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmrl.config.data import DataConfig
 from mmrl.config.effect import without_effect
@@ -14,9 +14,9 @@ from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage
 from mmrl.config.folder import check_name
 from mmrl.config.grpo import GrpoStage
+from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
-from mmrl.config.preference import PreferenceStage
 from mmrl.config.reward import RewardConfig
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
@@ -25,20 +25,6 @@ from mmrl.environments.load import load_environment
 from mmrl.modalities.load import config_class
 from mmrl.near import near, short
 from mmrl.strict import Strict, When
-
-
-def _kind(stage: Any) -> str | None:
-    kind = stage.get("kind") if isinstance(stage, Mapping) else getattr(stage, "kind", None)
-    return kind if isinstance(kind, str) else None
-
-
-AnyStage = Annotated[
-    Annotated[GrpoStage, Tag("grpo")]
-    | Annotated[SftStage, Tag("sft")]
-    | Annotated[PreferenceStage, Tag("preference")]
-    | Annotated[FilterStage, Tag("filter")],
-    Discriminator(_kind),
-]
 
 
 class Config(Strict):
@@ -178,6 +164,8 @@ def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:
             + (near(stage.data_from, filters) if filters else "put one with `kind: filter` first")
         )
     kind: str = getattr(stage, "kind", "")
+    if kind not in TAKES:
+        raise ValueError(f"stage {stage.name!r}: data_from is read by the kinds {', '.join(TAKES)}; leave it out")
     if filters[stage.data_from].rule != TAKES[kind]:
         raise ValueError(
             f"stage {stage.name!r}: a {kind} stage takes data from a filter with rule={TAKES[kind]}, but "

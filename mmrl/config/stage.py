@@ -13,6 +13,7 @@ from mmrl.strict import Strict
 class Stage(Strict):
     """What every stage of training has."""
 
+    kind: str = Field("", description="grpo, sft, preference, filter, or `path/file.py:Class` of your own.")
     name: str = Field("", description="Name for overrides and metrics; the kind when empty.")
     steps: int = Field(ge=0, description="Steps of this stage.")
     micro_batch: int = Field(

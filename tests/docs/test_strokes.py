@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+<<<<<<< HEAD
 from mmrl.importing import import_file
 from mmrl.modalities.load import adapter_class
+=======
+from mmrl.modalities.adapter import REQUIRED, Adapter
+from mmrl.modalities.load import adapter_class, import_file
+>>>>>>> image
 from mmrl.seeds import seed_of
 from mmrl.types import Group, Prompt, Sample
 
@@ -78,11 +84,19 @@ def test_the_reference_stays_where_training_began(adapter):
     torch.testing.assert_close((replay.logp - stored).detach(), torch.stack(expected), atol=1e-4, rtol=0)
 
 
-def test_slices_cover_every_action_once(adapter):
+def test_the_same_prompt_twice_in_a_step_is_drawn_differently(adapter):
+    twice = adapter.rollout([Group(PROMPTS[0], 0), Group(PROMPTS[0], 1, draw=1)], 2, step=2, seed=7)
+    assert [g.draw for g in twice] == [0, 1]
+    assert len({tuple(s.trajectory.logp.tolist()) for s in samples_of(twice)}) == 4
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 7, 100])
+def test_slices_cover_every_action_once(adapter, budget):
     samples = samples_of(rollout(adapter))
     seen = torch.zeros(10, 3)
-    for part in adapter.slices(samples, budget=7):  # two drawings of three strokes
-        assert len(part.rows) * len(part.columns) <= 7
+    for part in adapter.slices(samples, budget):
+        assert len(part.rows) * len(part.columns) <= budget
+        assert len(part.columns) == 3 or budget < 3
         seen[part.rows[:, None], part.columns[None, :]] += 1
     assert bool((seen == 1).all())
 
@@ -121,6 +135,18 @@ def test_overlap_against_pictures_made_by_hand():
     left.paste("black", (0, 0, 16, 32))
     half = score(left)  # half of the dash over (left half of the paper + the dash's other half)
     assert half == pytest.approx(area / 2 / (512 + area / 2), rel=0.15)
+
+
+def test_the_page_lists_what_an_adapter_is_asked_for_and_the_length_of_the_example():
+    page = (ROOT / "docs/own_modality.md").read_text(encoding="utf-8")
+    must, may = page.split("## What must be written")[1].split("## What may be written")
+    may = may.split("\n## ")[0]
+    asked = {name for name in {**vars(Adapter), **Adapter.__annotations__} if not name.startswith("_")}
+    assert set(re.findall(r"^\| `(\w+)", must, re.M)) - {"__init__"} == {"Config", *REQUIRED}
+    left = "\n".join(line.split(" | ")[0] for line in may.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)", left)) == asked - {"Config", *REQUIRED}
+    lines = len((ROOT / "docs/examples/strokes.py").read_text(encoding="utf-8").splitlines())
+    assert f"in {lines} lines" in page
 
 
 def train(tmp_path, name, *overrides):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from mmrl.importing import import_file
+from mmrl.config.kinds import own_class
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.filtering import Filtering
 from mmrl.training.stages.grpo import Grpo
@@ -19,6 +18,5 @@ def stage_class(kind: str) -> type[Stage[Any]]:
     """The class of a kind; the config has checked that there is one."""
     if kind in KINDS:
         return KINDS[kind]
-    file, _, name = kind.rpartition(":")
-    found: type[Stage[Any]] = getattr(import_file(Path(file)), name)
+    found: type[Stage[Any]] = own_class(kind)
     return found

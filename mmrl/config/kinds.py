@@ -1,0 +1,62 @@
+"""Kinds of stages: which section of a config each has. A kind of one's own is `path/file.py:Class`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag
+
+from mmrl.config.filtering import FilterStage
+from mmrl.config.grpo import GrpoStage
+from mmrl.config.preference import PreferenceStage
+from mmrl.config.sft import SftStage
+from mmrl.config.stage import Stage
+from mmrl.config.validation import validate
+from mmrl.importing import import_file
+from mmrl.near import short
+from mmrl.share import resolve
+
+OWN = "own"
+
+
+def own_class(kind: str) -> Any:
+    """The class behind a kind `path/file.py:Class`, whose `Options` are its section.
+
+    Raises ValueError where there is none, or where it has no section.
+    """
+    file, _, name = kind.rpartition(":")
+    found = getattr(import_file(Path(resolve(file))), name, None)
+    section = getattr(found, "Options", None)
+    if not (isinstance(section, type) and issubclass(section, Stage)):
+        raise ValueError(
+            f"kind {short(kind)}: {name} in that file is no stage; write a subclass of mmrl.training.stages.base.Stage "
+            "with `Options`, a subclass of mmrl.config.Stage"
+        )
+    return found
+
+
+def _own_section(value: Any) -> Stage:
+    """The section of a stage of one's own."""
+    if isinstance(value, Stage):
+        return value
+    section: type[Stage] = own_class(value["kind"]).Options
+    return validate(section, value)
+
+
+def _tag(stage: Any) -> str | None:
+    kind = stage.get("kind") if isinstance(stage, Mapping) else getattr(stage, "kind", None)
+    if not isinstance(kind, str):
+        return None
+    return OWN if kind.rpartition(":")[0].endswith(".py") else kind
+
+
+AnyStage = Annotated[
+    Annotated[GrpoStage, Tag("grpo")]
+    | Annotated[SftStage, Tag("sft")]
+    | Annotated[PreferenceStage, Tag("preference")]
+    | Annotated[FilterStage, Tag("filter")]
+    | Annotated[SerializeAsAny[Stage], BeforeValidator(_own_section), Tag(OWN)],
+    Discriminator(_tag),
+]
