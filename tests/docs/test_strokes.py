@@ -13,13 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-<<<<<<< HEAD
 from mmrl.importing import import_file
-from mmrl.modalities.load import adapter_class
-=======
 from mmrl.modalities.adapter import REQUIRED, Adapter
-from mmrl.modalities.load import adapter_class, import_file
->>>>>>> image
+from mmrl.modalities.load import adapter_class
 from mmrl.seeds import seed_of
 from mmrl.types import Group, Prompt, Sample
 
