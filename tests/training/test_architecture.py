@@ -18,21 +18,22 @@ MODULES = {
 # `tokens` is no modality: the language models of several are built on it.
 MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
-# Room -> the rooms of mmrl that it may import. `config`, `share`, `strict`, `seeds` and `pictures` are plain helpers.
+# Room -> the rooms of mmrl that it may import. `config`, `near`, `share`, `strict`, `seeds` and `pictures` are plain helpers.
 ALLOWED = {
     "media": set(),
     "types": {"media"},
     "seeds": set(),
+    "near": set(),
     "strict": set(),
     "share": set(),
     "pictures": {"share"},
-    "core": {"types"},
-    "rewarding": {"types", "media", "share"},
+    "core": {"types", "near"},
+    "rewarding": {"types", "media", "near", "share"},
     "reporting": {"types", "media", "share"},
     "engines": {"types", "core", "seeds", "share", "strict"},
-    "environments": {"types", "media", "core", "seeds", "share", "strict"},
-    "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict", "pictures"},
-    "config": {"types", "core", "environments", "modalities", "share", "strict"},
+    "environments": {"types", "media", "core", "near", "seeds", "share", "strict"},
+    "modalities": {"types", "media", "core", "engines", "environments", "near", "seeds", "share", "strict", "pictures"},
+    "config": {"types", "core", "environments", "modalities", "near", "share", "strict"},
     "data": {"types", "config", "environments", "modalities", "seeds", "share", "pictures"},
     "training": {
         "data",
@@ -46,6 +47,7 @@ ALLOWED = {
         "reporting",
         "config",
         "api",
+        "near",
         "seeds",
         "share",
         "strict",
@@ -81,7 +83,7 @@ def test_the_reader_of_imports_sees_every_form(tmp_path):
 
 @pytest.mark.parametrize("module", [m for m in MODULES if room(m) == "core"])
 def test_the_core_imports_torch_and_the_nouns_only(module):
-    own = {"mmrl.core", "mmrl.types", "mmrl"}
+    own = {"mmrl.core", "mmrl.types", "mmrl", "mmrl.near", "mmrl.near.near", "mmrl.near.short"}
     for name in imports(MODULES[module], module):
         top = name.partition(".")[0]
         if top == "mmrl":
