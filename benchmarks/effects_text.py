@@ -184,7 +184,7 @@ EFFECTS = {
             "GRPO": Arm({}),
             "Lp-Reg": Arm({"preset": "lp_reg"}),
             "Lp-Reg, a tenth of the tokens": Arm({"preset": "lp_reg", "terms": [{"name": "proxy_kl", "share": 0.1}]}),
-            "entropy band": Arm({"terms": ["entropy_band"]}),
+            "entropy band": Arm({"action_masks": ["forking"], "terms": ["entropy_band"]}),
         },
         {ENTROPY: 1, ACCURACY: 0},
         LONG,
@@ -195,7 +195,8 @@ EFFECTS = {
         {
             "GRPO, 12 steps stale": Arm(TOKEN, STALE),
             "BAPO, 12 steps stale": Arm({"preset": "bapo"}, STALE),
-            "TOPR, 12 steps stale": Arm({**TOKEN, "ratio": "product", "gate": "topr"}, STALE),
+            # With the group's mean as baseline, since these rewards are 0 and 1.
+            "TOPR, 12 steps stale": Arm({"preset": "topr", "advantage": "group_mean"}, STALE),
             "GRPO, fresh": Arm(TOKEN, {**STALE, "staleness": 0}, claims=False),
         },
         {ACCURACY: 1},

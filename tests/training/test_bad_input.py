@@ -16,7 +16,7 @@ from PIL import Image
 from mmrl.config import ConfigError
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.reporting.samples import list_tags, read_index
-from mmrl.training import checkpoint, trainer
+from mmrl.training import checkpoint, selfcheck
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run_folder import RunFolderError
@@ -378,7 +378,7 @@ def test_a_non_finite_loss_saves_the_samples_and_spares_the_weights(tiny, helper
         return found
 
     with monkeypatch.context() as broken:
-        broken.setattr(trainer, "start_checks", no_start_checks)
+        broken.setattr(selfcheck, "start_checks", no_start_checks)
         broken.setattr(ImageAdapter, "logprobs", poisoned)
         with pytest.raises(NonFiniteError, match=r"loss is nan at step 1.*offending_000001.*--resume"):
             helpers.train(config)
@@ -403,7 +403,7 @@ def test_a_non_finite_gradient_never_reaches_the_weights(tiny, helpers, monkeypa
         found.logp.register_hook(lambda gradient: gradient * float("inf"))
         return found
 
-    monkeypatch.setattr(trainer, "start_checks", no_start_checks)
+    monkeypatch.setattr(selfcheck, "start_checks", no_start_checks)
     monkeypatch.setattr(ImageAdapter, "logprobs", poisoned)
     with pytest.raises(NonFiniteError, match=r"gradient norm is (nan|inf) at step 1.*offending_000001"):
         helpers.train(config)
