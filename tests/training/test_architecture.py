@@ -18,12 +18,15 @@ MODULES = {
 # `tokens` is no modality: the language models of several are built on it.
 MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
-# Room -> the rooms of mmrl that it may import. `config`, `share`, `strict`, `seeds` and `pictures` are plain helpers.
+# Room -> the rooms of mmrl that it may import. `config`, `near`, `numeric`, `share`, `strict`, `seeds` and `pictures`
+# are plain helpers.
 ALLOWED = {
     "media": set(),
     "types": {"media"},
     "seeds": set(),
-    "strict": set(),
+    "near": set(),
+    "numeric": {"near"},
+    "strict": {"numeric"},
     "share": set(),
     "pictures": {"share"},
     "core": {"types"},
@@ -32,7 +35,7 @@ ALLOWED = {
     "engines": {"types", "core", "seeds", "share", "strict"},
     "environments": {"types", "media", "core", "seeds", "share", "strict"},
     "modalities": {"types", "media", "core", "engines", "environments", "seeds", "share", "strict", "pictures"},
-    "config": {"types", "core", "environments", "modalities", "share", "strict"},
+    "config": {"types", "core", "environments", "modalities", "near", "share", "strict"},
     "data": {"types", "config", "environments", "modalities", "seeds", "share", "pictures"},
     "training": {
         "data",
