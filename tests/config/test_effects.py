@@ -65,8 +65,7 @@ CASES = [
     ),
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
-    Case(Config, "report.samples_every", "report.samples_every=3", "", "stages.0={kind:sft,steps:1}"),
-    Case(Config, "report.groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
@@ -202,10 +201,10 @@ ALWAYS: dict[type, set[str]] = {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "rewards", "stages"),
         *("checkpoint", "report", "trackers", "device", "threads"),
     },
-    # What a run can draw on may stay unused: stages are taken out and put in on the command line.
+    # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {"prompts", "eval_prompts", "records", "format", "image_root", "on_bad_record", "max_pixels"},
     EvalConfig: {"every", "prompts", "samples", "seed", "by", "pass_at", "choices", "rewards"},
-    ReportConfig: set(),
+    ReportConfig: {"samples_every"},
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     Stage: {"name", "steps", "micro_batch", "optim", "components", "data_from"},

@@ -92,9 +92,8 @@ def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             },
             "rewards": [{"name": f"{tmp_path / 'bright.py'}:brightness"}],
             "stages": [grpo()],
+            "report": {"samples_every": 1, "groups": 8},
         }
-        if any(stage["kind"] == "grpo" for stage in overrides.get("stages", base["stages"])):
-            base["report"] = {"samples_every": 1, "groups": 8}
         both = merged(base, overrides)
         if ".py:" not in (both["data"]["records"] or ""):
             both["data"].pop("records_count")
