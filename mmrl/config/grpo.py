@@ -9,11 +9,23 @@ from pydantic import Field, field_validator, model_validator
 
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.stage import Stage
-from mmrl.core.algorithm import Algorithm, resolve
+from mmrl.core.algorithm import PRESETS, Algorithm, resolve
 from mmrl.strict import When
 
 # Estimators that do not compare a sample with the others of its group.
 ALONE = ("none", "zero", "whiten", "whiten_tokens", "outlier_filter")
+
+# Gates that read the clip range, and fields of the algorithm that change something beside some others only.
+CLIPPING = ("ppo", "two_sided", "dual_clip", "preclip")
+CLIPS = When(lambda a, _: a.gate.name in CLIPPING, f"a gate that clips at it: {', '.join(CLIPPING)}")
+KL = When(lambda a, _: a.kl_coef > 0, "a `kl_coef` above 0")
+OF_ALGORITHM = {
+    "clip_low": CLIPS,
+    "clip_high": CLIPS,
+    "constant_length": When(lambda a, _: a.aggregate == "constant", "`aggregate: constant`"),
+    "kl_estimator": KL,
+    "kl_place": KL,
+}
 
 WHOLE = When(lambda s, _: s.tree is None, "whole answers (`tree: null`)")
 
@@ -120,7 +132,11 @@ class GrpoStage(Stage):
 
     @model_validator(mode="after")
     def _algorithm_fits(self) -> GrpoStage:
-        algorithm = self.resolved
+        algorithm, preset = self.resolved, PRESETS[self.algorithm.get("preset", "grpo")]
+        for name, when in OF_ALGORITHM.items():
+            given = getattr(algorithm, name) != preset.get(name, getattr(Algorithm, name))
+            if given and not when.test(algorithm, None):
+                raise ValueError(f"algorithm.{name} has no effect here, it needs {when.needs}; leave it out")
         compares = algorithm.combine == "gdpo" or algorithm.advantage.name not in ALONE
         if self.samples < 2 and self.tree is None and compares:
             raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+import torch
 
 from mmrl.config import (
     CheckpointConfig,
@@ -28,6 +29,9 @@ from mmrl.config import (
     load,
 )
 from mmrl.config.stage import Stage
+from mmrl.core.algorithm import GATE_RATIO, PRESETS, Algorithm
+from mmrl.core.batch import Batch
+from mmrl.core.library import registries
 from mmrl.modalities.image import config as image
 from mmrl.modalities.text import config as text
 from mmrl.modalities.tokens import config as tokens
@@ -343,3 +347,48 @@ def test_every_option_is_read_somewhere():
     read = set(re.findall(r"\.(\w+)", code))
     unread = {f"{s.__name__}.{name}" for s in sections() for name in s.model_fields if name not in read}
     assert unread == set()
+
+
+GATES = registries()["gate"]
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("field", ["clip_low", "clip_high"])
+def test_a_clip_range_is_taken_by_the_gates_that_change_with_it(config, gate, field):
+    ratio = torch.linspace(0.05, 3, 60)[None].repeat(2, 1)
+    advantage = torch.ones_like(ratio) * torch.tensor([[1.0], [-1.0]])
+    bounds = {"gate_low": torch.tensor([0.5, 0.5]), "gate_high": torch.tensor([2.0, 2.0])}
+    batch = Batch(torch.arange(2), 2, torch.ones_like(ratio, dtype=torch.bool), columns=bounds)
+    level = GATE_RATIO.get(gate, "token")
+    made = [
+        GATES[gate].function(
+            ratio, advantage, Algorithm(gate=gate, ratio=level, **{"clip_low": 0.2, "clip_high": 0.2, field: x}), batch
+        )
+        for x in (0.2, 0.9)
+    ]
+    words = [f"stages.0.algorithm={{gate: {gate}, ratio: {level}, {field}: 0.9}}"]
+    if torch.equal(*made):
+        with pytest.raises(ConfigError, match=rf"algorithm\.{field} has no effect here"):
+            load(config(), words)
+    else:
+        assert getattr(load(config(), words).stages[0].resolved, field) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("given", "having"),
+    [
+        ("kl_estimator: k2", "kl_coef: 0.1"),
+        ("kl_place: reward", "kl_coef: 0.1, kl_estimator: k1"),
+        ("constant_length: 9", "aggregate: constant"),
+    ],
+)
+def test_a_field_of_the_algorithm_has_an_effect_or_is_refused(config, given, having):
+    load(config(), [f"stages.0.algorithm={{{given}, {having}}}"])
+    with pytest.raises(ConfigError, match=f"algorithm.{given.partition(':')[0]} has no effect here, it needs"):
+        load(config(), [f"stages.0.algorithm={{{given}}}"])
+
+
+def test_what_a_preset_sets_is_not_given(config):
+    for preset, fields in PRESETS.items():
+        length = ", constant_length: 9" if fields.get("aggregate") == "constant" else ""
+        load(config(), [f"stages.0.algorithm={{preset: {preset}{length}}}"])
