@@ -248,7 +248,7 @@ def arm_config(effect: str, arm: str, seed: int) -> dict[str, Any]:
     """The run of one side of a comparison."""
     chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
     problem = f"{ARITHMETIC}:problem"
-    monitors = [{"name": f"{HERE}:{name}", "weight": 0.0} for name in ("length", "entropy")]
+    monitors = [{"name": f"{HERE}:{name}"} for name in ("length", "entropy")]
     stage = {
         "kind": "grpo",
         "steps": STEPS,

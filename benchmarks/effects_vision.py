@@ -182,21 +182,23 @@ def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
 
     chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
     values = load(side.source).model_dump(mode="json")
+    monitors = [{key: value for key, value in one.items() if key != "weight"} for one in chosen.monitors]
     common = {
         "name": f"{side.run or plain(f'{effect}-{arm}')}-{seed}",
         "seed": int(seed),
         "out": str(ROOT),
         "device": "cpu",
         "threads": 1,
-        "eval": {"every": 0, "rewards": list(chosen.monitors)},
+        "eval": {"every": 0, "rewards": monitors},
         "data": {"eval_prompts_count": 400},
         "report": {"samples_every": 0},
         "checkpoint": {"every": 10, "keep": 1},
     }
+    values["report"] = {}
     made = merged(merged(values, side.changes), common)
     for stage in made["stages"]:
         if stage["kind"] == "grpo" and not side.run:
-            stage |= {"steps": chosen.steps, "groups": GROUPS, "samples": SAMPLES}
+            stage |= {"steps": chosen.steps, "groups": GROUPS} | ({} if stage.get("tree") else {"samples": SAMPLES})
     return made
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
-from mmrl.strict import Strict
+from mmrl.strict import Strict, When
 
 
 class CheckpointConfig(Strict):
@@ -20,3 +23,7 @@ class ReportConfig(Strict):
     samples_every: int = Field(10, ge=0, description="Steps between stored sample groups; 0 stores none.")
     groups: int = Field(4, ge=0, description="Groups stored each time.")
     eval_prompts: int = Field(12, ge=0, description="Held-out prompts whose samples are stored at evaluations.")
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "groups": When(lambda s, _: s.samples_every > 0, "a `samples_every` above 0"),
+    }

@@ -59,8 +59,6 @@ class Config(Strict):
     effects: ClassVar[Mapping[str, When]] = {
         "eval": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
         "report.eval_prompts": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
-        "report.samples_every": When(lambda c, _: _has(c, "grpo"), "a grpo stage"),
-        "report.groups": When(lambda c, _: _has(c, "grpo") and c.report.samples_every, "samples that are stored"),
     }
 
     @model_validator(mode="after")
@@ -148,10 +146,6 @@ class Config(Strict):
     def dump(self) -> str:
         """The resolved configuration as YAML; `load` reads it back to an equal Config."""
         return write(self.model_dump(mode="json"))
-
-
-def _has(run: Config, kind: str) -> bool:
-    return any(stage.kind == kind for stage in run.stages)
 
 
 def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:

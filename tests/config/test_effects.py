@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+import torch
 
 from mmrl.config import (
     CheckpointConfig,
@@ -28,6 +29,10 @@ from mmrl.config import (
     load,
 )
 from mmrl.config.stage import Stage
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.batch import Batch
+from mmrl.core.library import registries
+from mmrl.core.resolving import GATE_RATIO, PRESETS
 from mmrl.modalities.image import config as image
 from mmrl.modalities.text import config as text
 from mmrl.modalities.tokens import config as tokens
@@ -65,8 +70,7 @@ CASES = [
     ),
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
-    Case(Config, "report.samples_every", "report.samples_every=3", "", "stages.0={kind:sft,steps:1}"),
-    Case(Config, "report.groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
@@ -202,10 +206,10 @@ ALWAYS: dict[type, set[str]] = {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "rewards", "stages"),
         *("checkpoint", "report", "trackers", "device", "threads"),
     },
-    # What a run can draw on may stay unused: stages are taken out and put in on the command line.
+    # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {"prompts", "eval_prompts", "records", "format", "image_root", "on_bad_record", "max_pixels"},
     EvalConfig: {"every", "prompts", "samples", "seed", "by", "pass_at", "choices", "rewards"},
-    ReportConfig: set(),
+    ReportConfig: {"samples_every"},
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     Stage: {"name", "steps", "micro_batch", "optim", "components", "data_from"},
@@ -344,3 +348,48 @@ def test_every_option_is_read_somewhere():
     read = set(re.findall(r"\.(\w+)", code))
     unread = {f"{s.__name__}.{name}" for s in sections() for name in s.model_fields if name not in read}
     assert unread == set()
+
+
+GATES = registries()["gate"]
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("field", ["clip_low", "clip_high"])
+def test_a_clip_range_is_taken_by_the_gates_that_change_with_it(config, gate, field):
+    ratio = torch.linspace(0.05, 3, 60)[None].repeat(2, 1)
+    advantage = torch.ones_like(ratio) * torch.tensor([[1.0], [-1.0]])
+    bounds = {"gate_low": torch.tensor([0.5, 0.5]), "gate_high": torch.tensor([2.0, 2.0])}
+    batch = Batch(torch.arange(2), 2, torch.ones_like(ratio, dtype=torch.bool), columns=bounds)
+    level = GATE_RATIO.get(gate, "token")
+    made = [
+        GATES[gate].function(
+            ratio, advantage, Algorithm(gate=gate, ratio=level, **{"clip_low": 0.2, "clip_high": 0.2, field: x}), batch
+        )
+        for x in (0.2, 0.9)
+    ]
+    words = [f"stages.0.algorithm={{gate: {gate}, ratio: {level}, {field}: 0.9}}"]
+    if torch.equal(*made):
+        with pytest.raises(ConfigError, match=rf"{field} has no effect with gate="):
+            load(config(), words)
+    else:
+        assert getattr(load(config(), words).stages[0].resolved, field) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("given", "having"),
+    [
+        ("kl_estimator: k2", "kl_coef: 0.1"),
+        ("kl_place: reward", "kl_coef: 0.1, kl_estimator: k1"),
+        ("constant_length: 9", "aggregate: constant"),
+    ],
+)
+def test_a_field_of_the_algorithm_has_an_effect_or_is_refused(config, given, having):
+    load(config(), [f"stages.0.algorithm={{{given}, {having}}}"])
+    with pytest.raises(ConfigError, match=f"{given.partition(':')[0]} has no effect with"):
+        load(config(), [f"stages.0.algorithm={{{given}}}"])
+
+
+def test_what_a_preset_sets_is_not_given(config):
+    for preset, fields in PRESETS.items():
+        length = ", constant_length: 9" if fields.get("aggregate") == "constant" else ""
+        load(config(), [f"stages.0.algorithm={{preset: {preset}{length}}}"])

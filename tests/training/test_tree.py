@@ -33,7 +33,7 @@ def config(tmp_path):
                 "model": {"path": "built", "build": {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1}},
                 "data": {"prompts": str(tmp_path / "prompts.txt")},
                 "rewards": [{"name": f"{tmp_path / 'even.py'}:even"}],
-                "stages": [{"kind": "grpo", "steps": 1, "groups": 3, "samples": 3, "tree": tree, **stage}],
+                "stages": [{"kind": "grpo", "steps": 1, "groups": 3, "tree": tree, **stage}],
             }
         )
 

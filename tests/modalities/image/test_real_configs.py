@@ -43,8 +43,9 @@ def test_one_step_of_the_config_on_a_tiny_pipeline(name, tmp_path):
     values = config.model_dump(mode="json")
     values |= {"out": str(tmp_path), "threads": 1, "device": "cpu", "rewards": [{"name": "jpeg.incompressible"}]}
     values["data"] |= {"eval_prompts": None, "eval_where": {}}
-    values["eval"] |= {"rewards": None}
-    values["model"] |= {"build": {"layers": 1}, "dtype": "float32", "max_sequence_length": 12}
+    values["eval"], values["report"] = {}, {}
+    values["model"] |= {"build": {"layers": 1}, "dtype": "float32"}
+    values["model"] |= {"max_sequence_length": 12} if config.model.family in ("sd3", "flux") else {}
     values["model"]["sampling"] |= {"size": side}
     values["stages"][0] |= {"steps": 1, "groups": 2, "samples": 2, "updates": updates, "micro_batch": 18}
     trainer = api.trainer(load(values), quiet=True)

@@ -257,7 +257,10 @@ def tiny(name: str, folder: Path, url: str) -> dict[str, Any]:
     pairs = data.pop("pairs", None)
     values = config.model_dump(mode="json")
     values |= {"out": str(folder / "runs"), "threads": 1, "device": "cpu", "seed": 3}
-    values["data"] |= {"eval_prompts": None, "eval_prompts_options": {}, **data}
+    for key in [key for key in values["data"] if key.startswith("eval_") or key == "split"]:
+        values["data"].pop(key)
+    values["data"] |= data
+    values["eval"], values["report"] = {}, {}
     values["model"] |= {
         "path": "built",
         "build": BUILDS.get(name, QWEN),
@@ -270,9 +273,11 @@ def tiny(name: str, folder: Path, url: str) -> dict[str, Any]:
     if name == "mgpo":
         values["environment"] |= {"min_pixels": 1024, "max_pixels": 4096, "min_side": 4}
     for stage in values["stages"]:
-        stage |= {"steps": 1, "micro_batch": 4096}
+        stage |= {"steps": 1}
+        stage |= {"micro_batch": 4096} if stage["kind"] != "filter" else {}
         stage |= {"batch": 2} if "batch" in stage else {}
-        stage |= {"groups": 2, "samples": 4} if "groups" in stage else {}
+        stage |= {"groups": 2} if "groups" in stage else {}
+        stage |= {"samples": 4} if "samples" in stage and not stage.get("tree") else {}
         stage |= {"updates": min(stage["updates"], 2), "refill": min(stage["refill"], 2)} if "updates" in stage else {}
         stage |= {"pairs": pairs} if stage.get("pairs") else {}
         if stage.get("tree"):
