@@ -18,7 +18,7 @@ MODULES = {
 # `tokens` is no modality: the language models of several are built on it.
 MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
-# Room -> the rooms of mmrl that it may import. `config`, `near`, `share`, `strict`, `seeds` and `pictures` are plain helpers.
+# Room -> the rooms of mmrl that it may import. `config`, `near`, `share`, `strict`, `seeds` and `pictures` are helpers.
 ALLOWED = {
     "media": set(),
     "types": {"media"},
