@@ -157,8 +157,9 @@ def bomb(side: int) -> bytes:
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb(6000))
     tracemalloc.start()
-    with pytest.raises(PictureError, match=r"'bomb\.png': 6000x6000 is over data\.max_pixels=10000"):
-        open_image("bomb.png", tmp_path, BOUND)
+    for look in (open_image, check_image, image_size):
+        with pytest.raises(PictureError, match=r"'bomb\.png': 6000x6000 is over data\.max_pixels=10000"):
+            look("bomb.png", tmp_path, BOUND)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000  # of 36 million
