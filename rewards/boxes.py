@@ -14,7 +14,7 @@ from typing import Any
 from mmrl.media import Box, Size, area, clipped, to_original
 from mmrl.types import Prompt, Sample
 
-from .answers import tagged
+from .answers import tagged, without_thoughts
 
 BOX_NAMES = ("bbox_2d", "bbox", "box")
 LABEL_NAMES = ("label", "category", "class", "name")
@@ -23,7 +23,9 @@ _MOST_CHARACTERS = 40_000
 _FAR = 1e7
 _FENCE = re.compile(r"```(?:json|python)?[ \t]*\n?(.*?)```", re.DOTALL | re.IGNORECASE)
 _NUMBER = r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*"
-_QUADRUPLE = re.compile(rf"[\[(]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[\])]")
+# Four numbers in brackets, or two corners, as Qwen2-VL writes them: (100,200),(300,400).
+_QUADRUPLE = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:[\])]\s*,\s*[\[(]|,){_NUMBER},{_NUMBER}[\])]")
+_TOKENS = re.compile(r"<\|(?:box|object_ref|quad)_(?:start|end)\|>")
 
 
 class NoBoxes(ValueError):
@@ -42,9 +44,10 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
     """The boxes that a completion gives, in its own coordinates and order; [] where it says that there are none.
 
     where: `tag:NAME`, the last whole <NAME>...</NAME>; `json`, the last code fence; `whole`, all of it; `auto`, the
-    first of tag:bbox, tag:answer, json and whole that can be read. In that place stands JSON or a Python literal: a
-    box [x1, y1, x2, y2], a list of them, or objects with `bbox_2d` (`bbox`, `box`) and perhaps a `label`; a code fence
-    around it is left out. Otherwise, unless strict, every four numbers in brackets are a box.
+    first of tag:bbox, tag:answer, json and whole that can be read. Thoughts are left out. In that place stands JSON or
+    a Python literal: a box [x1, y1, x2, y2] or [[x1, y1], [x2, y2]], a list of them, or objects with `bbox_2d` (`bbox`,
+    `box`) and perhaps a `label`; a code fence around it and Qwen's marks of boxes are left out. Otherwise, unless
+    strict, every four numbers in brackets are a box, and every two corners: (x1, y1), (x2, y2).
     Raises NoBoxes for what is missing, cannot be read, or is over 300 boxes; ValueError for another `where`.
     """
     if where == "auto":
@@ -55,12 +58,13 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
                 continue
         raise NoBoxes("no readable boxes")
     way, _, name = where.partition(":")
+    said = _TOKENS.sub("", without_thoughts(text))
     if way == "tag" and name:
-        piece, missing = tagged(text, name), f"no whole <{name}>"
+        piece, missing = tagged(said, name), f"no whole <{name}>"
     elif where == "json":
-        piece, missing = next(iter(_FENCE.findall(text)[-1:]), None), "no code fence"
+        piece, missing = next(iter(_FENCE.findall(said)[-1:]), None), "no code fence"
     elif where == "whole":
-        piece, missing = text, ""
+        piece, missing = said, ""
     else:
         raise ValueError(f"where={where!r}: expected auto, tag:NAME, json or whole")
     if piece is None:
@@ -147,7 +151,7 @@ def _literal(text: str) -> Any:
 def _items(value: Any) -> list[Item]:
     if value is None:
         return []
-    if isinstance(value, Mapping) or _is_box(value):
+    if isinstance(value, Mapping) or _is_box(value) or _is_corners(value):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise NoBoxes(f"a {type(value).__name__} is no list")
@@ -163,6 +167,8 @@ def _item(value: Any) -> Item:
 
 
 def _box(value: Any) -> Box:
+    if _is_corners(value):
+        value = [*value[0], *value[1]]
     if not _is_box(value):
         raise NoBoxes(f"{str(value)[:60]} is not four numbers")
     try:
@@ -173,5 +179,14 @@ def _box(value: Any) -> Box:
 
 
 def _is_box(value: Any) -> bool:
-    flat = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 4
+    return _are_numbers(value, 4)
+
+
+def _is_corners(value: Any) -> bool:
+    pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+    return pair and all(_are_numbers(corner, 2) for corner in value)
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    flat = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count
     return flat and all(isinstance(v, Real) and not isinstance(v, bool) for v in value)

@@ -6,9 +6,11 @@ import re
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, gold_of, lacks_answer, normalised, not_applicable, text_of
+from .answers import gold_of, lacks_answer, normalised, not_applicable, readings, text_of
 
 _LETTERS = "ABCDEFGHIJ"
+_WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -19,8 +21,8 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     among its words. Where several letters are named, none is chosen and the score is 0.
     A column `choices`, the options as the prompt shows them, lets `answer` be the text of one of them, whatever their
     order, and a completion that names no letter choose by giving the text of exactly one.
-    extract: how the final answer is found, see answers.final_answer. letters: those that exist; an `answer` that is
-    none of them is invalid.
+    extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
+    that exist; an `answer` that is none of them is invalid.
     """
     return [_score(sample, extract, letters) for sample in samples]
 
@@ -32,14 +34,25 @@ def check_prompt(prompt: Prompt) -> str | None:
 
 def chosen(text: str, letters: str = _LETTERS) -> str | None:
     """The letter that a final answer names, in upper case; None where it names none, or several."""
+    named = _named(text, letters)
+    return named.pop() if len(named) == 1 else None
+
+
+def _named(text: str, letters: str) -> set[str]:
+    """The letters that a final answer names, in upper case."""
     one = f"([{re.escape(letters)}])"
-    named = re.findall(rf"[(\[]{one}[)\]]", text, re.IGNORECASE)
-    if not named and (found := re.match(rf"\W*{one}(?:\W*$|\s?[.):]\s)", text, re.IGNORECASE)):
-        return found[1].upper()
+    text = _WORDS.sub(r"\1", text)
+    if _COMMAND.search(text):  # a letter of a formula is no choice
+        return set()
+    bracketed = re.findall(rf"[(\[]{one}[)\]]", text, re.IGNORECASE)
+    reasoned = re.match(rf"\W*{one.upper()}[)\]]?,? (?:as(?! well)|since|because|which|rather than)\b", text)
+    if reasoned or (
+        len(bracketed) == 0 and (reasoned := re.match(rf"\W*{one}(?:\W*$|\s?[.):]\s)", text, re.IGNORECASE))
+    ):
+        return {reasoned[1].upper()}
     # In a sentence small letters are words, and so are "A" and "I" before another word, but for "A is right".
-    named = named or re.findall(rf"(?<![\w'])(?![AI] (?!is |or |and )[a-z]){one.upper()}(?![\w'])", text)
-    several = {name.upper() for name in named}
-    return several.pop() if len(several) == 1 else None
+    named = bracketed or re.findall(rf"(?<![\w'])(?![AI] (?!is |or |and )[a-z]){one.upper()}(?![\w'])", text)
+    return {name.upper() for name in named}
 
 
 def _score(sample: Sample, extract: str, letters: str) -> Score:
@@ -48,9 +61,12 @@ def _score(sample: Sample, extract: str, letters: str) -> Score:
     accepted = _gold(sample.prompt, letters)
     if not accepted:
         return Score.invalid(_no_letter(sample.prompt, letters))
-    said = final_answer(text_of(sample), extract) or ""
-    answer = chosen(said, letters) or _of_choice(said, sample.prompt, letters)
-    return Score.of(float(answer in accepted), chosen=answer or "")
+    answer = ""
+    for said in readings(text_of(sample), extract):
+        answer = chosen(said, letters) or _of_choice(said, sample.prompt, letters) or ""
+        if answer or _named(said, letters):  # several letters are an answer that chooses none
+            break
+    return Score.of(float(answer in accepted), chosen=answer)
 
 
 def _gold(prompt: Prompt, letters: str) -> set[str]:

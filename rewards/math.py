@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from typing import Any
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, gold_of, lacks_answer, not_applicable, text_of
+from .answers import boxes, gold_of, lacks_answer, not_applicable, readings, text_of, without_thoughts
 
 if find_spec("math_verify") is None:
     raise ModuleNotFoundError("No module named 'math_verify'", name="math_verify")
 
 _START_SECONDS = 120.0
+_JOINT = re.compile(r"\}[\s$]*(?:,|or|and|,\s*or|,\s*and)[\s$]*\\(?:boxed|fbox)\s*\{")
 _MEMORY_BYTES = 4 << 30
 _CHILD = "import sys; from mmrl.rewarding import load_reward; load_reward(sys.argv[1]).call()"
 
@@ -33,15 +35,16 @@ class verify:
 
     No answer, or one that cannot be read, scores 0. A time-out, a lack of memory, and an `answer` of the record that
     cannot be read are invalid, with the reason.
-    extract: how the final answer is found, see answers.final_answer; `whole` leaves that to math-verify, which
-    prefers a \\boxed{}. timeout: seconds for one comparison. strict: names of variables matter, and a set is not a
-    tuple. digits: decimals that numbers are rounded to.
+    extract: how the final answer is found, see answers.readings; in a text without any mark of one it is what
+    math-verify finds, and `whole` leaves all to it. Boxes that are joined ("\\boxed{3} or \\boxed{5}") are a list.
+    timeout: seconds for one comparison. strict: names of variables matter, and a set is not a tuple. digits: decimals
+    that numbers are rounded to; two that differ by over a thousandth of the larger are never equal.
     """
 
-    def __init__(self, extract: str = "whole", timeout: float = 5.0, strict: bool = True, digits: int = 6) -> None:
+    def __init__(self, extract: str = "auto", timeout: float = 5.0, strict: bool = True, digits: int = 6) -> None:
         if timeout <= 0:
             raise ValueError(f"timeout={timeout} must be above 0 seconds")
-        final_answer("", extract)  # an unknown word is told here
+        readings("", extract)  # an unknown word is told here
         self.extract, self.timeout = extract, timeout
         self.options = {"strict": strict, "float_rounding": digits}
         self._process = _Process()
@@ -52,10 +55,9 @@ class verify:
     def _score(self, sample: Sample) -> Score:
         if skipped := not_applicable(sample):
             return skipped
-        answer = final_answer(text_of(sample), self.extract)
-        if answer is None:
+        shown = _shown(text_of(sample), self.extract)
+        if shown is None:
             return Score.of(0.0, answer="")
-        shown = answer if self.extract == "whole" else _boxed(answer)
         request = {"gold": gold_of(sample.prompt), "answer": shown, "options": self.options}
         found = self._process.ask(request, self.timeout)
         if "invalid" in found:
@@ -65,6 +67,37 @@ class verify:
 
 def check_prompt(prompt: Prompt) -> str | None:
     return lacks_answer(prompt)
+
+
+def _shown(text: str, extract: str) -> str | None:
+    """What the library is to read of a completion; None without an answer."""
+    if extract == "whole":
+        return text if text.strip() else None
+    if extract in ("auto", "boxed") and (listed := _listed(without_thoughts(text))):
+        return listed
+    ways = ("boxed", "tag:answer", "after:####", "said") if extract == "auto" else (extract,)
+    found = next((pieces[0] for way in ways if (pieces := readings(text, way))), None)
+    if found is None:
+        rest = without_thoughts(text).strip() if extract == "auto" else ""
+        return _readable(rest) or None
+    found = _readable(found)
+    return found if "\\boxed" in found or "$" in found else _boxed(found)
+
+
+def _listed(text: str) -> str | None:
+    """The last boxes of a text with what joins them, where they are a list ("\\boxed{3} or \\boxed{5}"), else None."""
+    places = boxes(text)
+    first = len(places) - 1
+    while first > 0 and _JOINT.fullmatch(text[places[first - 1].stop : places[first].start]):
+        first -= 1
+    joined = [text[place] for place in places[first:]]
+    return " or ".join(map(_boxed, joined)) if len(joined) > 1 else None
+
+
+def _readable(text: str) -> str:
+    """Without what the library stumbles over: signs of money and degrees, a full stop."""
+    text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|[°€£¥]|\\(?:\$|degree(?![a-zA-Z]))", "", text)
+    return text.replace("$", "") if text.count("$") == 1 else text
 
 
 class _Process:
@@ -154,6 +187,7 @@ def serve() -> None:
 def _compared(library: Any, golds: list[str], answer: str, options: dict[str, Any]) -> dict[str, Any]:
     readings = []
     for gold in golds:
+        gold = _readable(gold)
         found = _parsed(library, gold if "\\boxed" in gold or "$" in gold else _boxed(gold))
         if not any(not isinstance(reading, str) for reading in found):
             return {"invalid": f"`answer` {gold!r} is no mathematics that math-verify can read"}
@@ -171,11 +205,20 @@ def _parsed(library: Any, text: str) -> list[Any]:
 
 def _equal(library: Any, gold: Any, reading: Any, options: dict[str, Any]) -> bool:
     try:
-        return bool(library.verify(gold, reading, timeout_seconds=None, raise_on_error=True, **options))
+        same = bool(library.verify(gold, reading, timeout_seconds=None, raise_on_error=True, **options))
+        return same and not _apart(gold, reading)
     except MemoryError:
         raise
     except Exception:  # what the library cannot compare is not equal, by its own rule
         return False
+
+
+def _apart(gold: Any, reading: Any) -> bool:
+    """Whether two numbers differ by over a thousandth: to decimals, as the library rounds, all small ones are 0."""
+    if not (getattr(gold, "is_number", False) and getattr(reading, "is_number", False)):
+        return False
+    a, b = complex(gold), complex(reading)
+    return abs(a - b) > 1e-3 * max(abs(a), abs(b))
 
 
 def _boxed(text: str) -> str:

@@ -6,7 +6,8 @@ from fractions import Fraction
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, gold_of, lacks_answer, not_applicable, number_in, text_of
+from .answers import gold_of, lacks_answer, not_applicable, readings, text_of
+from .latex import number_in
 
 
 def close(samples: list[Sample], extract: str = "auto", rtol: float = 0.0, atol: float = 1e-6) -> list[Score]:
@@ -14,7 +15,7 @@ def close(samples: list[Sample], extract: str = "auto", rtol: float = 0.0, atol:
 
     Differences are exact (of fractions), so that 0.1 + 0.2 is 0.3 with atol=0. A text without a number scores 0; an
     `answer` without one is invalid. rtol=0.05 is ChartQA's relaxed accuracy.
-    extract: how the final answer is found, see answers.final_answer.
+    extract: how the final answer is found, see answers.readings; the first that holds a number.
     """
     if rtol < 0 or atol < 0:
         raise ValueError(f"rtol={rtol}, atol={atol}: both must be 0 or more")
@@ -32,7 +33,8 @@ def _score(sample: Sample, extract: str, rtol: Fraction, atol: Fraction) -> Scor
     accepted = _numbers(sample.prompt)
     if not accepted:
         return Score.invalid(_no_number(sample.prompt))
-    number = number_in(final_answer(text_of(sample), extract))
+    numbers = map(number_in, readings(text_of(sample), extract))
+    number = next((number for number in numbers if number is not None), None)
     if number is None:
         return Score.of(0.0, number="")
     return Score.of(float(any(abs(number - gold) <= atol + rtol * abs(gold) for gold in accepted)), number=str(number))
@@ -43,4 +45,4 @@ def _numbers(prompt: Prompt) -> list[Fraction]:
 
 
 def _no_number(prompt: Prompt) -> str:
-    return f"prompt {prompt.id!r}: `answer` {prompt.record['answer']!r} holds no number"
+    return f"prompt {prompt.id!r}: `answer` {', '.join(map(repr, gold_of(prompt)))} holds no number"

@@ -14,30 +14,40 @@ SATORI = ("caption", "bbox", "(think)", "answer")
 
 
 def segments(
-    samples: list[Sample], names: Sequence[str] = SATORI, boxes: Sequence[str] = ("bbox",), empty: bool = False
+    samples: list[Sample],
+    names: Sequence[str] = SATORI,
+    boxes: Sequence[str] = ("bbox",),
+    empty: bool = False,
+    opened: str | None = None,
 ) -> list[Score]:
     """1 where the completion is exactly these sections in this order, one each, white space between them; else 0.
 
     names: of the tags; one in round brackets may be left out. The default is SATORI's, whose paper has the section
     think and whose released code has not; ["think", "answer"] is the format of R1, R1-Reward and VLM-R1.
-    boxes: sections that must hold at least one box. empty: whether sections may be empty.
+    boxes: sections that must hold at least one box. empty: whether sections may be empty. opened: the tag that the
+    model's template opens already, so that the policy only closes it ("think").
     A tag of these names inside another section, or twice, is a fault. Details say which fault was found first.
     """
     if not names or len({_bare(name) for name in names}) < len(names):
         raise ValueError(f"names={list(names)} must name one or more different tags")
-    return [_score(_fault(text_of(sample), names, boxes, empty)) for sample in samples]
+    return [_score(_fault(_begun(text_of(sample), opened), names, boxes, empty)) for sample in samples]
 
 
 def turns(
-    samples: list[Sample], think: str = "think", call: str = "tool_call", answer: str = "answer", strict: bool = False
+    samples: list[Sample],
+    think: str = "think",
+    call: str = "tool_call",
+    answer: str = "answer",
+    strict: bool = False,
+    opened: str | None = None,
 ) -> list[Score]:
     """1 where every turn of the policy has the form that its place asks for, else 0: VisionThink, there times 0.5.
 
     The last turn is one <think> and one <answer>, every earlier one is one <think> and one <call> without an answer,
     in this order. A conversation of one turn therefore has no call. strict: nothing may stand around the sections,
-    either; VisionThink counts tags only.
+    either; VisionThink counts tags only. opened: as in `segments`, for every turn.
     """
-    return [_score(_fault_of_turns(sample, think, call, answer, strict)) for sample in samples]
+    return [_score(_fault_of_turns(sample, think, call, answer, strict, opened)) for sample in samples]
 
 
 def label(samples: list[Sample], tag: str = "class", labels: Sequence[str] | None = None) -> list[Score]:
@@ -89,9 +99,9 @@ def _fault_of_order(text: str, names: Sequence[str], expected: Sequence[str]) ->
     return f"tags in another order: {' '.join(found)}"
 
 
-def _fault_of_turns(sample: Sample, think: str, call: str, answer: str, strict: bool) -> str | None:
+def _fault_of_turns(sample: Sample, think: str, call: str, answer: str, strict: bool, opened: str | None) -> str | None:
     said = [turn.text for turn in sample.turns if turn.trained] or [text_of(sample)]
-    for number, text in enumerate(said, 1):
+    for number, text in enumerate((_begun(text, opened) for text in said), 1):
         expected = (think, answer if number == len(said) else call)
         fault = _fault_of_order(text, (think, call, answer), expected)
         if not fault and strict:
@@ -99,6 +109,10 @@ def _fault_of_turns(sample: Sample, think: str, call: str, answer: str, strict: 
         if fault:
             return f"turn {number} of {len(said)}: {fault}"
     return None
+
+
+def _begun(text: str, opened: str | None) -> str:
+    return text if opened is None else f"<{opened}>{text}"
 
 
 def _holds_box(text: str) -> bool:

@@ -6,7 +6,8 @@ import re
 
 from mmrl.types import Sample, Score
 
-from .answers import final_answer, normalised, number_in, text_of
+from .answers import final_answer, normalised, text_of
+from .latex import number_in
 
 _ONE_NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?(?: ?/ ?\d+)?%?", re.ASCII)
 NO_ANSWER = -1

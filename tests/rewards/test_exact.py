@@ -11,7 +11,8 @@ from mmrl.rewarding import RewardError, available, load_reward
 from mmrl.rewarding.run import score_groups
 from mmrl.types import Group, Prompt, Sample
 
-answers = sys.modules[load_reward("numeric.close").call.func.__module__]  # it imports the helpers of answers.py
+_PACKAGE = load_reward("numeric.close").call.func.__module__.rpartition(".")[0]  # whose files it imports
+answers, latex = sys.modules[f"{_PACKAGE}.answers"], sys.modules[f"{_PACKAGE}.latex"]
 
 
 def score(name: str, text: object, answer: object = "x", options: dict | None = None, **record):
@@ -83,7 +84,7 @@ def test_an_unknown_way_to_find_it_is_told(extract):
     ],
 )
 def test_the_last_number_is_read_exactly(text, number):
-    assert answers.number_in(text) == number
+    assert latex.number_in(text) == number
 
 
 @pytest.mark.parametrize(
