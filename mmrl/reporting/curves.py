@@ -23,6 +23,7 @@ CSS_COLOURS = {INK: "var(--muted)", GRID: "var(--grid)"} | {
     stand_in: f"var(--series-{number})" for number, stand_in in enumerate(SERIES_COLOURS, start=1)
 }
 MAX_OTHER = 24
+TINY = 1e-100  # nearer to 0 an axis has no two ends
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _chart(
     lines = tuple(line for key, name in keys.items() if (line := series(rows, key, name)).last is not None)
     if not lines:
         return None
-    positive = all(value > 0 for line in lines for _, value in line.points if math.isfinite(value))
+    positive = all(value > TINY for line in lines for _, value in line.points if math.isfinite(value))
     return Chart(title, note, lines, _svg(lines, marker, log and positive, smooth))
 
 
@@ -273,7 +274,7 @@ def _dress(axes: Any, log: bool) -> None:
     else:
         low, high = axes.dataLim.intervaly
         if low >= 0:  # shares, times, counts: no axis below 0
-            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=None if high > 0 else 1.0)
+            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=None if high > TINY else 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
     axes.yaxis.get_offset_text().set_color(INK)
