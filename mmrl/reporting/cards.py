@@ -16,6 +16,7 @@ from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder, Unreadable
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
 from mmrl.reporting.tokens import Token, token_views
+from mmrl.reporting.words import clip, number
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
 MAX_SIDE = 320  # larger ones are inlined at this size
@@ -172,17 +173,12 @@ def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return sorted(records, key=lambda r: (r["advantage"] is None, -(r["advantage"] or 0.0)))
 
 
-def clip(text: str, limit: int) -> str:
-    """The text, cut at `limit` characters with a count of what is left out."""
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
-
-
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:
     value = score["value"]
     details = clip(dumps(score["details"], indent=1), MAX_TEXT) if score["details"] else ""
     return ScoreLine(
         name=name,
-        value=f"{value:.3f}" if value is not None else {"na": "n/a"}.get(score["status"], score["status"]),
+        value=number(value) if value is not None else {"na": "n/a"}.get(score["status"], score["status"]),
         status=score["status"],
         reason=clip(score["reason"], 300),
         details=details,

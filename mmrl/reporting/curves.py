@@ -23,6 +23,7 @@ CSS_COLOURS = {INK: "var(--muted)", GRID: "var(--grid)"} | {
     stand_in: f"var(--series-{number})" for number, stand_in in enumerate(SERIES_COLOURS, start=1)
 }
 MAX_OTHER = 24
+TINY = 1e-100  # nearer to 0 an axis has no two ends
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def series(rows: Sequence[Mapping[str, Any]], key: str, name: str | None = None)
 def reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The mean reward, then each component by itself: their scales differ."""
     names = _component_names(rows)[:MAX_OTHER]
+    if len(names) == 1 and all(row.get(names[0]) == row.get("reward/mean") for row in rows):
+        names = []  # the reward is its only component
     charts = [
         _chart(rows, "reward", "mean over the step's samples", {"reward/mean": "mean"}),
         *[_chart(rows, key.removeprefix("reward/"), "component", {key: key.removeprefix("reward/")}) for key in names],
@@ -130,7 +133,7 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
         _chart(rows, "gradient norm", "before clipping", {"grad_norm": "norm"}, log=True),
         _chart(rows, "entropy", "", {"entropy": "entropy"}),
         _chart(rows, "loss", "", {"loss": "loss"}),
-        _chart(rows, "learning rate", "", {"lr": "lr"}),
+        _chart(rows, "learning rate", "", {"lr": "lr"}, smooth=False),
         _chart(
             rows,
             "time",
@@ -141,7 +144,6 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
                 "time/reward": "reward",
                 "time/update": "update",
             },
-            smooth=False,
         ),
     ]
     own = [_chart(rows, key, "", {key: key}) for key in _own_names(rows)[:MAX_OTHER]]
@@ -209,7 +211,7 @@ def _chart(
     lines = tuple(line for key, name in keys.items() if (line := series(rows, key, name)).last is not None)
     if not lines:
         return None
-    positive = all(value > 0 for line in lines for _, value in line.points if math.isfinite(value))
+    positive = all(value > TINY for line in lines for _, value in line.points if math.isfinite(value))
     return Chart(title, note, lines, _svg(lines, marker, log and positive, smooth))
 
 
@@ -234,13 +236,14 @@ def _draw(axes: Any, line: Series, colour: str, marker: str, smooth: bool) -> No
     points = thin(line.points)
     steps, values = zip(*points, strict=True)
     alone = sum(math.isfinite(value) for value in values) == 1  # one point has no line to be seen by
+    style: dict[str, Any] = {"color": colour, "clip_on": False}  # a line along the floor is seen whole
     window = len(line.points) // 20
     if window < 3 or not smooth:
-        axes.plot(steps, values, color=colour, linewidth=1.7, marker="o" if alone else marker, markersize=4)
+        axes.plot(steps, values, linewidth=1.7, marker="o" if alone else marker, markersize=4, **style)
         return
-    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
+    axes.plot(steps, values, linewidth=0.8, alpha=0.35, **style)
     means = thin(moving_mean(line.points, window))
-    axes.plot(*zip(*means, strict=True), color=colour, linewidth=1.9)
+    axes.plot(*zip(*means, strict=True), linewidth=1.9, **style)
 
 
 def moving_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
@@ -269,6 +272,9 @@ def _dress(axes: Any, log: bool) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(which="minor", length=0)
     else:
+        low, high = axes.dataLim.intervaly
+        if low >= 0:  # shares, times, counts: no axis below 0
+            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=None if high > TINY else 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
     axes.yaxis.get_offset_text().set_color(INK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mmrl.reporting.cards import Card, CardMaker, by_advantage, clip
+from mmrl.reporting.cards import Card, CardMaker, by_advantage
 from mmrl.reporting.curves import (
     Chart,
     conversation_charts,
@@ -24,6 +23,7 @@ from mmrl.reporting.files import write_atomic
 from mmrl.reporting.progress import duration
 from mmrl.reporting.reading import RunReader
 from mmrl.reporting.talks import PLACE, SIGN, Frame, TurnView, shared_opening
+from mmrl.reporting.words import breakable, clip, number, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_COLUMNS = 5
@@ -313,24 +313,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "trusted": Markup}
+    environment.filters |= {"number": number, "signed": signed, "breakable": breakable, "trusted": Markup}
     return environment
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or three significant digits when that would say too little or too much; – for None."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    size = abs(value)
-    if size == 0 or 0.01 <= size < 1000:
-        text = f"{size:.3f}"
-    else:
-        text = f"{size:,.0f}" if 1000 <= size < 1e6 else f"{size:.2e}"
-    return f"−{text}" if value < 0 else text
-
-
-def signed(value: float | None) -> str:
-    """`number` with its sign, a true minus."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return number(value) if value < 0 else "+" + number(value)

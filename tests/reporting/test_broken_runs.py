@@ -550,7 +550,7 @@ def edited_bytes(data, raw):
     }[how]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_edit_of_a_run_makes_the_report_fail(small, tmp_path_factory, data):
     run = tmp_path_factory.mktemp("edited") / "run"

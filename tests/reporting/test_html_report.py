@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmrl.reporting.cards import MAX_SIDE, by_advantage, data_uri
-from mmrl.reporting.curves import conversation_charts, health_charts, moving_mean, series, thin
+from mmrl.reporting.curves import conversation_charts, health_charts, moving_mean, reward_charts, series, thin
 from mmrl.reporting.metrics import MetricsWriter
-from mmrl.reporting.report import number, signed, spread, write_report
+from mmrl.reporting.report import spread, write_report
 from mmrl.reporting.samples import write_offending, write_step
+from mmrl.reporting.words import breakable, number, signed
 from mmrl.types import Group, Prompt, Sample, Score
 
 
@@ -214,6 +215,7 @@ def test_moving_mean_by_hand():
         (0, "0.000", "+0.000"),
         (0.8951, "0.895", "+0.895"),
         (-0.25, "−0.250", "−0.250"),
+        (6.71e-3, "0.00671", "+0.00671"),
         (12345.6, "12,346", "+12,346"),
         (1.2e-4, "1.20e-04", "+1.20e-04"),
     ],
@@ -221,6 +223,25 @@ def test_moving_mean_by_hand():
 def test_numbers_on_the_page(value, plain, with_sign):
     assert number(value) == plain
     assert signed(value) == with_sign
+
+
+def test_names_break_behind_their_marks_and_stay_text():
+    assert breakable("a_b.<c>/d__e") == "a_<wbr>b.<wbr>&lt;c&gt;/<wbr>d__<wbr>e"
+
+
+@pytest.mark.parametrize(("values", "floor"), [([0.0, 0.0], 0.0), ([0.0, 1.0], 0.0), ([0.5, 0.75], None)])
+def test_no_axis_of_numbers_from_0_on_goes_below_it(values, floor):
+    (chart,) = reward_charts([{"step": step, "reward/invalid": value} for step, value in enumerate(values)])
+    assert "−" not in re.sub(r"<[^>]*>", "", chart.svg)
+    ticks = [float(word) for word in re.sub(r"<[^>]*>", " ", chart.svg).split()]
+    assert (0.0 in ticks[2:]) == (floor == 0.0)
+
+
+def test_a_reward_that_is_its_only_component_is_drawn_once():
+    rows = [{"step": step, "reward/mean": 0.5 * step, "reward/r": 0.5 * step} for step in range(3)]
+    assert [chart.title for chart in reward_charts(rows)] == ["reward"]
+    rows[1]["reward/r"] = 0.25  # a weight, or a shape of the reward
+    assert [chart.title for chart in reward_charts(rows)] == ["reward", "r"]
 
 
 def test_tokens_are_coloured_by_advantage_and_those_that_are_not_trained_are_marked(tmp_path):
