@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import importlib.machinery
 import sys
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 _declared = None  # keeps the torch.library fragment alive
 
@@ -34,13 +37,15 @@ def _declare_operators(package: Path) -> None:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         _declare_operators(Path(self.path).parent)
         super().exec_module(module)
 
 
 class _TorchvisionFinder(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != "torchvision":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)

@@ -151,6 +151,13 @@ class Sample:
     version: int = 0
     advantages: Sequence[float] = ()
 
+    @property
+    def actions(self) -> Trajectory:
+        """The trajectory. Raises ValueError for a sample that has none: one of an evaluation, say."""
+        if self.trajectory is None:
+            raise ValueError(f"sample {self.index} of prompt {self.prompt.id!r} has no trajectory: nothing to replay")
+        return self.trajectory
+
 
 @dataclass
 class Group:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+# Two workers share two cores: each, and what it starts, computes in one thread. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 class ChatServer:
     """Serves POST /v1/chat/completions by `answer(request)`: words, (status, body), or a function of the handler.

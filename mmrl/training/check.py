@@ -153,7 +153,7 @@ def _complete(groups: Sequence[Group], prompts: Sequence[Prompt], n: int) -> tup
             wrong = _wrong_sample(sample, group)
             if wrong:
                 return False, f"sample {sample.index} of group {group.index} {wrong}"
-    return True, f"{len(groups)} groups of {n}, {len(groups[0].samples[0].trajectory.logp)} actions in the first sample"
+    return True, f"{len(groups)} groups of {n}, {len(groups[0].samples[0].actions.logp)} actions in the first sample"
 
 
 def _wrong_sample(sample: Sample, group: Group) -> str | None:
@@ -235,8 +235,8 @@ def _gap(some: Sequence[Group], others: Sequence[Group]) -> float:
     """Largest difference of two rollouts over log-probabilities and stored tensors, relative where above 1."""
     gap = 0.0
     for a, b in zip((s for g in some for s in g.samples), (s for g in others for s in g.samples), strict=True):
-        pairs = [(a.trajectory.logp, b.trajectory.logp)]
-        pairs += [(a.trajectory.tensors[key], b.trajectory.tensors.get(key)) for key in a.trajectory.tensors]
+        pairs: list[tuple[Tensor, Tensor | None]] = [(a.actions.logp, b.actions.logp)]
+        pairs += [(a.actions.tensors[key], b.actions.tensors.get(key)) for key in a.actions.tensors]
         for x, y in pairs:
             if y is None or x.shape != y.shape:
                 return float("inf")
@@ -250,7 +250,7 @@ def _gap(some: Sequence[Group], others: Sequence[Group]) -> float:
 
 
 def _columns(samples: Sequence[Sample]) -> Tensor:
-    return torch.arange(max(len(s.trajectory.logp) for s in samples))
+    return torch.arange(max(len(s.actions.logp) for s in samples))
 
 
 def _stored(samples: Sequence[Sample], columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,8 +258,8 @@ def _stored(samples: Sequence[Sample], columns: Tensor) -> tuple[Tensor, Tensor]
     logp = torch.zeros(len(samples), int(columns.max()) + 1)
     mask = torch.zeros_like(logp, dtype=torch.bool)
     for row, sample in enumerate(samples):
-        length = min(len(sample.trajectory.logp), logp.shape[1])
-        logp[row, :length], mask[row, :length] = sample.trajectory.logp[:length], sample.trajectory.mask[:length]
+        length = min(len(sample.actions.logp), logp.shape[1])
+        logp[row, :length], mask[row, :length] = sample.actions.logp[:length], sample.actions.mask[:length]
     return logp[:, columns], mask[:, columns]
 
 

@@ -163,7 +163,7 @@ class Loop:
 
     def _finish(self) -> dict[str, Any]:
         run, cursor = self.run, self.cursor
-        summary = {
+        summary: dict[str, Any] = {
             "main_metric": f"eval/{run.eval_rewards[0].name}" if run.eval_rewards else "loss",
             "before": cursor.evaluations.get("before", {}),
             "after": cursor.evaluations.get("after", {}),

@@ -91,12 +91,11 @@ class Processes:
         used = [p for p, some in zip(parameters, self.reduce(has, "max").tolist()) if some]
         if not used:
             return
-        for p in used:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        flat = self._reduce(torch.cat([p.grad.flatten() for p in used]), "sum")
-        for p, part in zip(used, flat.split([p.numel() for p in used])):
-            p.grad.copy_(part.view_as(p))
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
+        flat = self._reduce(torch.cat([g.flatten() for g in own]), "sum")
+        for p, gradient, part in zip(used, own, flat.split([p.numel() for p in used])):
+            gradient.copy_(part.view_as(p))
+            p.grad = gradient
 
     def start_trackers(self, name: str, config: dict[str, Any]) -> None:
         if self.accelerator.log_with:

@@ -51,16 +51,15 @@ def refuse_invalid(run: Run, cursor: Cursor, groups: Sequence[Group], max_invali
     RewardFailure on every process.
     """
     processes, weights = run.processes, run.weights
-    known, everyone = known_share(groups, weights)
-    bad = processes.total(invalid_share(groups, weights) * everyone)
-    known, everyone = processes.total(known), processes.total(everyone)
+    of_mine, mine = known_share(groups, weights)
+    bad, known, everyone = (processes.total(n) for n in (invalid_share(groups, weights) * mine, of_mine, mine))
     if not everyone or (bad <= max_invalid * everyone and known):
         return
-    mine = {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status != "ok"}
-    reasons = sorted({reason for some in processes.gather(sorted(mine)[:5]) for reason in some})
+    told = {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status != "ok"}
+    reasons = sorted({reason for some in processes.gather(sorted(told)[:5]) for reason in some})
     where = run.folder / "samples"
     for rank in range(processes.world):  # one after the other: they number their folders
-        if rank == processes.rank and mine:
+        if rank == processes.rank and told:
             where = write_offending(run.folder, groups, "; ".join(reasons[:5]), run.adapter.picture)
         processes.barrier()
     what = (

@@ -13,10 +13,10 @@ from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
 from mmrl.training.run import Run
 
-Options = TypeVar("Options", bound=StageConfig)
+Section = TypeVar("Section", bound=StageConfig)
 
 
-class Stage(Generic[Options]):
+class Stage(Generic[Section]):
     """One stage of a run, from its data to its learners; the loop calls `begin`, `step` until `done`, then `end`.
 
     Options: the section of the config; its method `plan_lines` says what the stage would do, for `mmrl plan`.
@@ -25,7 +25,7 @@ class Stage(Generic[Options]):
 
     Options: ClassVar[type[StageConfig]]
 
-    def __init__(self, run: Run, options: Options, policy: Policy, cursor: Cursor) -> None:
+    def __init__(self, run: Run, options: Section, policy: Policy, cursor: Cursor) -> None:
         self.run, self.options, self.policy, self.cursor = run, options, policy, cursor
         self.learners: dict[str, Learner] = self.make_learners()
 

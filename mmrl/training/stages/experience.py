@@ -172,11 +172,11 @@ def per_sample(advantage: Tensor, mask: Tensor) -> Tensor:
 
 def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """(logp [N, T], mask [N, T]) of samples whose trajectories may differ in length."""
-    longest = max((len(s.trajectory.logp) for s in samples), default=0)
+    longest = max((len(s.actions.logp) for s in samples), default=0)
     logp, mask = torch.zeros(len(samples), longest), torch.zeros(len(samples), longest, dtype=torch.bool)
     for row, sample in enumerate(samples):
-        length = len(sample.trajectory.logp)
-        logp[row, :length], mask[row, :length] = sample.trajectory.logp, sample.trajectory.mask
+        length = len(sample.actions.logp)
+        logp[row, :length], mask[row, :length] = sample.actions.logp, sample.actions.mask
     return logp, mask
 
 
@@ -185,14 +185,15 @@ def stored(samples: Sequence[Sample], name: str, mask: Tensor, reduce: Reduce) -
 
     All of every process: one without samples must go the way of the others.
     """
-    rows = [s.trajectory.tensors.get(name) for s in samples]
+    rows = [s.actions.tensors.get(name) for s in samples]
     without = sum(row is None or row.ndim != 1 for row in rows)
     count, lacking = reduce(torch.tensor([len(rows), without]), "sum").tolist()
     if lacking or not count:
         return None
     found = torch.zeros(mask.shape, dtype=torch.float32)
     for line, row in zip(found, rows):
-        line[: len(row)] = row
+        if row is not None:
+            line[: len(row)] = row
     return found
 
 

@@ -15,13 +15,13 @@ from mmrl.training.stages.experience import Experience, per_sample
 def reward_row(experience: Experience, processes: Processes) -> dict[str, Any]:
     """reward/mean, reward/std (null where no sample has a reward), reward/<name>, reward/invalid."""
     valid, total = experience.valid, processes.total
-    n, everyone = total(valid.sum()), total(len(experience.samples))
-    mean = total(experience.reward[valid].sum()) / max(n, 1)
-    square = total(((experience.reward[valid] - mean) ** 2).sum())
+    n, everyone = total(int(valid.sum())), total(len(experience.samples))
+    mean = total(float(experience.reward[valid].sum())) / max(n, 1)
+    square = total(float(((experience.reward[valid] - mean) ** 2).sum()))
     row: dict[str, Any] = {"reward/mean": mean if n else None, "reward/std": (square / n) ** 0.5 if n else None}
     for f, name in enumerate(experience.names):
         known = experience.known[:, f]
-        count, summed = total(known.sum()), total(experience.scores[known, f].sum())
+        count, summed = total(int(known.sum())), total(float(experience.scores[known, f].sum()))
         row[f"reward/{name}"] = summed / count if count else None
     row["reward/invalid"] = (everyone - n) / max(everyone, 1)
     return row

@@ -24,7 +24,7 @@ def test_nothing_public_is_there_that_the_base_class_lacks(kind):
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("name", [name for name in public(Adapter) if inspect.isfunction(getattr(Adapter, name))])
+@pytest.mark.parametrize("name", sorted(name for name in public(Adapter) if inspect.isfunction(getattr(Adapter, name))))
 def test_every_method_is_called_as_the_base_class_says(kind, name):
     def words(method):
         return [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()][1:]
