@@ -29,8 +29,11 @@ def sampled(
     done: list[Group] = []
     with RewardRunner(run.rewards) as runner:
         for start in range(0, len(groups), size):
-            clock = time.monotonic()
-            runner.submit(run.adapter.rollout(groups[start : start + size], n, step, seed))
+            clock, asked = time.monotonic(), groups[start : start + size]
+            made = run.adapter.rollout(asked, n, step, seed)
+            for group, of in zip(made, asked, strict=True):
+                group.draw = of.draw  # an adapter that makes new groups may have left it out, and a hint asks again
+            runner.submit(made)
             cursor.sums.count("time/rollout", time.monotonic() - clock)
         clock = time.monotonic()
         while runner.pending:
