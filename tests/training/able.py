@@ -1,4 +1,4 @@
-"""Answers that can be asked for everything: entropies, features of actions, steps of a tree; and rewards for any hook."""
+"""Answers that can be asked for everything: entropies, features, steps of a tree; and rewards for any hook."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ REWARDS = """
 from mmrl.types import Score
 
 def right(samples):
-    columns = ("stratum", "level", "round", "episode", "step")
+    columns = ("stratum", "level", "round", "step")
     return [
         Score(1.0 if s.artifact[:1] in ("a", "b") else -1.0, details={
-            "vote": s.artifact, "rounds": 4, "expert": s.index == 3, "step_reward": len(s.artifact) / 5,
+            "vote": s.artifact, "rounds": 4, "episode": s.index // 2, "expert": s.index == 3, "step_reward": len(s.artifact) / 5,
             **{name: 1 + s.index % 2 for name in columns},
         })
         for s in samples
@@ -164,7 +164,7 @@ def gradients(monkeypatch: Any) -> list[Tensor]:
 
     def spy(self: Learner) -> float:
         gradient = self.parameters["table"].grad
-        seen.append(torch.zeros(3, 5, 4) if gradient is None else gradient.clone())
+        seen.append(torch.zeros(3, 5, 4, dtype=torch.float64) if gradient is None else gradient.clone())
         return original(self)
 
     monkeypatch.setattr(Learner, "step", spy)

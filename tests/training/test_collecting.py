@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 from able import PROMPTS, able, values
-from answers import ranks
 
 from mmrl.types import Prompt
 
@@ -63,8 +62,8 @@ def asked(tmp_path, monkeypatch):
 
         def stepped(items, seeds, greedy, **rest):
             made = next_steps(items, seeds, greedy, **rest)
-            if not greedy:
-                note((p.id, (p.id, len(path)), [c.ids.tolist() for c in some]) for (p, path), some in zip(items, made))
+            if not greedy and not any(path for _, path in items):  # the first steps of each tree
+                note((p.id, p.id, [c.ids.tolist() for c in some]) for (p, _), some in zip(items, made))
             return made
 
         monkeypatch.setattr(adapter, "rollout", rolled)
@@ -81,7 +80,7 @@ def test_steps_ask_for_other_prompts_until_all_were_asked(asked, way):
     steps = [[name for name, *_ in groups] for groups in asked(way)]
     assert len(steps) == 6
     firsts = [tuple(dict.fromkeys(names)) for names in steps]
-    assert all(one != other for one, other in zip(firsts, firsts[1:]))
+    assert all(one != other for one, other in pairwise(firsts))
     first_pass = set(chain.from_iterable(steps[:3]))
     if way in ("staged", "mixed"):  # the four easiest in each of the first steps, in another order; then the others
         assert first_pass == {p.id for p in PROMPTS if p.record["hard"] == 0}
