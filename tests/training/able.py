@@ -27,7 +27,8 @@ def right(samples):
     columns = ("stratum", "level", "round", "step")
     return [
         Score(1.0 if s.artifact[:1] in ("a", "b") else -1.0, details={
-            "vote": s.artifact, "rounds": 4, "episode": s.index // 2, "expert": s.index == 3, "step_reward": len(s.artifact) / 5,
+            "vote": s.artifact, "rounds": 4, "episode": s.index // 2, "expert": s.index == 3,
+            "step_reward": len(s.artifact) / 5,
             **{name: 1 + s.index % 2 for name in columns},
         })
         for s in samples
