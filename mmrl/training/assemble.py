@@ -94,8 +94,8 @@ def load_records(config: Config, adapter: Adapter) -> Records | None:
 def load_prompts(config: Config, adapter: Adapter) -> tuple[list[Prompt], list[Prompt]]:
     """(training prompts, held-out prompts) of a config; [] where it names none."""
     columns, data = adapter.prompt_columns(), config.data
-    train = _usable(adapter, training_prompts(data, columns), data.on_bad_record)
-    held = _usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
+    train = usable(adapter, training_prompts(data, columns), data.on_bad_record)
+    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
     both = {_asked(p) for p in train} & {_asked(p) for p in held}
     if both:
         text = min(text for text, _ in both)
@@ -109,7 +109,7 @@ def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
 
 
-def _usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str) -> list[Prompt]:
+def usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str) -> list[Prompt]:
     """The prompts that the adapter can roll out; the others are counted and told.
 
     Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
