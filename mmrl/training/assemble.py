@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmrl.config import Config, ConfigError, GrpoStage, RewardConfig, SftStage
+from mmrl.config import Config, ConfigError, RewardConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
@@ -86,8 +86,7 @@ def load_rewards(config: Config) -> tuple[list[LoadedReward], list[LoadedReward]
 
 def load_records(config: Config, adapter: Adapter) -> Records | None:
     """The supervised records of the run, where a stage wants them."""
-    objectives = [s.objective for s in config.stages if isinstance(s, SftStage) and not s.data_from]
-    objectives += [s.expert.objective for s in config.stages if isinstance(s, GrpoStage) and s.expert]
+    objectives = [objective for stage in config.stages for objective in stage.record_objectives()]
     return Records(config.data, record_columns(adapter, objectives)) if objectives else None
 
 
