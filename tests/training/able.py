@@ -88,8 +88,8 @@ class Able(Answers):
         return torch.stack([row(s) for s in samples])
 
     def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
-        loss = super().supervised_loss(records, objective, seed)
-        return loss if objective == "sft" else loss * (-loss).exp()
+        losses = [super(Able, self).supervised_loss([r], objective, seed) for r in records]
+        return torch.stack([loss if objective == "sft" else loss * (-loss).exp() for loss in losses]).mean()
 
     # ---------------------------------------------------------------- steps of a tree
 
