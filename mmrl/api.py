@@ -56,8 +56,8 @@ def trainer(
     processes = Processes(config.device, config.trackers, str(config.run_dir))
     processes.once(lambda: claim(config.run_dir, resume, fresh))
     run = assemble(config, processes, should_stop)
-    if processes.is_main:
-        describe(config, resume)
+    if processes.is_main and not resume:
+        describe(config)
     return Loop(run, quiet=quiet, allow=allow)
 
 

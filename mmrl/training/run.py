@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmrl.config import Config
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.samples import SampleStore
 from mmrl.rewarding.load import LoadedReward
 from mmrl.training.processes import Processes
 from mmrl.training.stopping import Stops
@@ -50,6 +52,11 @@ class Run:
     def weights(self) -> dict[str, float]:
         """Name of a reward -> its weight; 0 is a monitor, which is counted and decides nothing."""
         return {reward.name: section.weight for reward, section in zip(self.rewards, self.config.rewards)}
+
+    @cached_property
+    def store(self) -> SampleStore:
+        """Where all samples of the run are written, so that a checkpoint can have them on the disk before itself."""
+        return SampleStore(self.folder, self.adapter.picture)
 
     def point(self, name: str) -> None:
         """A place where the run can be cut; see Stops.point."""

@@ -33,7 +33,8 @@ class Stopped(Exception):
 class Stops:
     """Whether the run was asked to stop.
 
-    should_stop: a caller's own wish, asked at every point ("rollout", "micro", "update", "step").
+    should_stop: a caller's own wish, asked at every point ("rollout", "micro", "update",
+    "evaluation", "step").
     """
 
     def __init__(self, processes: Processes, should_stop: Callable[[str], bool] | None = None) -> None:
@@ -64,7 +65,7 @@ class Stops:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
     def _ask(self, number: int, frame: Any) -> None:
         now = time.monotonic()

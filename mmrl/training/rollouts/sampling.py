@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from mmrl.reporting.samples import write_offending
 from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share
 from mmrl.training.cursor import Cursor
 from mmrl.training.run import Run
@@ -60,7 +59,7 @@ def refuse_invalid(run: Run, cursor: Cursor, groups: Sequence[Group], max_invali
     where = run.folder / "samples"
     for rank in range(processes.world):  # one after the other: they number their folders
         if rank == processes.rank and told:
-            where = write_offending(run.folder, groups, "; ".join(reasons[:5]), run.adapter.picture)
+            where = run.store.offending(groups, "; ".join(reasons[:5]))
         processes.barrier()
     what = (
         f"{bad / everyone:.0%} of the samples of step {cursor.total_steps + 1} have an invalid reward (max_invalid is "
