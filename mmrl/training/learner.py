@@ -64,13 +64,14 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def refuse_non_finite(self) -> None:
-        """Raise NonFiniteError where a weight is no number."""
+    def refuse_non_finite(self, step: int | None = None) -> None:
+        """Raise NonFiniteError where a weight is no number; step: of the run, for the message."""
         norms = torch._foreach_norm([p.detach() for p in self.parameters.values() if p.numel()])
         if norms and not bool(torch.isfinite(torch.stack([n.float().cpu() for n in norms])).all()):
             raise NonFiniteError(
-                f"weights of {self.name} are not finite after {self.steps} optimizer steps; they are neither saved nor "
-                "evaluated: lower optim.lr, and go on from the last checkpoint with --resume"
+                f"weights of {self.name} are not finite after {self.steps} optimizer steps"
+                f"{f' (step {step})' if step else ''}; they are neither saved nor evaluated: lower optim.lr, and go on "
+                "from the last checkpoint with --resume --allow"
             )
 
     # ---------------------------------------------------------------- a part of a checkpoint

@@ -137,6 +137,8 @@ class Loop:
 
     def _step(self, stage: Stage[Any]) -> None:
         row = stage.step()
+        for learner in stage.learners.values():  # at once, as sampling with such weights fails with words of its own
+            learner.refuse_non_finite(self.cursor.total_steps + 1)
         stage.close_step()
         row = {"step": self.cursor.total_steps + 1, "stage": stage.options.name, **row}
         self.cursor.end_step(strict(row, finite=False))  # it may have to wait in a checkpoint
@@ -213,7 +215,7 @@ class Loop:
         stage, cursor = self.stage, self.cursor
         assert stage is not None
         for learner in stage.learners.values():
-            learner.refuse_non_finite()
+            learner.refuse_non_finite(cursor.total_steps)
         cursor.wall_s = self._wall()
         everyone = replace(cursor, sums=cursor.sums.combined(self.run.processes))
         about = {"cursor": everyone.state(), "made_with": self._made_with}
