@@ -109,6 +109,7 @@ class Loop:
         if not resumed:
             cursor.begin_stage(number)
         self.stage = stage = stage_class(options.kind)(self.run, options, self.policy, cursor)
+        self.policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())
         if resumed:
             self._restore(stage)
         elif stage.needs_reference:
@@ -165,6 +166,7 @@ class Loop:
 
     def _hand_on(self, stage: Stage[Any]) -> None:
         """What was evaluated is what the next stage starts from."""
+        self.policy.hand_on()
         for learner in stage.learners.values():
             if learner.average:
                 learner.average.swap()
