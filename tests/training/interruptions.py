@@ -33,7 +33,8 @@ from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt
 
 HERE = Path(__file__).parent
-PROMPTS = [Prompt(f"p{i}", "x" * (1 + i % 5), {"id": f"p{i}", "prompt": "x" * (1 + i % 5)}) for i in range(12)]
+TEXTS = ["x" * (1 + i % 5) for i in range(12)]
+PROMPTS = [Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc"}) for i, t in enumerate(TEXTS)]
 ANSWERS = [("ab", "ba"), ("a", "c"), ("abc", "b"), ("ca", "cb"), ("aa", "bb"), ("b", "ab")]
 REWARD = "def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n"
 
@@ -61,6 +62,7 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "staleness, retiring": [
             {**GRPO, "staleness": 1, "curriculum": {"retire_at": 0.5, "correct_at": 0.3}, "steps": 6}
         ],
+        "hints": [{**GRPO, "hints": {"reward": "letters.a"}}],
         "expert": [{**GRPO, "expert": expert}],
         "sft": [{"kind": "sft", "batch": 6, "micro_batch": 2, "optim": EMA}],
         "sft, spam": [{"kind": "sft", "batch": 6, "micro_batch": 2, "optim": SPAM}],
@@ -68,6 +70,10 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "mpo": [{**pairs, "objective": "mpo", "optim": SPAM}],
         "bco": [{**pairs, "objective": "bco"}],
         "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
+        "sft, then filter": [
+            {"kind": "sft", "batch": 6, "micro_batch": 2},
+            {**kept, "rule": "rejection", "correct_at": 0.2},
+        ],
         "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],
         "five stages": [
             {"kind": "sft", "batch": 6, "micro_batch": 2, "steps": 2},
