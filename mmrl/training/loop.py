@@ -114,6 +114,8 @@ class Loop:
             self._restore(stage)
         elif stage.needs_reference:
             self.run.adapter.prepare_reference()
+        else:
+            self.run.adapter.forget_reference()
         if cursor.row is not None:
             self._close_step(stage)
         if cursor.phase == "end" and stage.done:
