@@ -70,8 +70,8 @@ class Learner:
         if norms and not bool(torch.isfinite(torch.stack([n.float().cpu() for n in norms])).all()):
             raise NonFiniteError(
                 f"weights of {self.name} are not finite after {self.steps} optimizer steps"
-                f"{f' (step {step})' if step else ''}; they are neither saved nor evaluated: lower optim.lr, and go on "
-                "from the last checkpoint with --resume --allow"
+                f"{f' (step {step})' if step else ''}; they are neither saved nor evaluated: lower the stage's "
+                "optim.lr, and go on from the last checkpoint with --resume --allow stages.NAME.optim.lr"
             )
 
     # ---------------------------------------------------------------- a part of a checkpoint

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -162,6 +163,24 @@ def test_a_reward_that_hangs_in_an_evaluation_needs_one_signal(base, monkeypatch
     loop.train(resume=True)
     assert [row["step"] for row in rows(loop)] == [1, 2, 3, 4]
     assert any(name.startswith("eval/") for name in rows(loop)[1])
+
+
+def test_a_reward_that_hangs_without_a_time_out_needs_one_signal(base, monkeypatch, tmp_path):
+    monkeypatch.setattr("mmrl.training.stopping.PATIENCE_S", 0.3)
+    loop = make(base(rewards=[{"name": f"{tmp_path / 'letters.py'}:late"}]), PROMPTS)
+    began, killer = time.monotonic(), threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    killer.start()
+    with pytest.raises(Stopped):
+        loop.train()
+    assert time.monotonic() - began < 20
+    assert loop.checkpoints.latest is not None
+
+
+def test_a_signal_while_the_report_is_written_lets_it_end(base, monkeypatch):
+    monkeypatch.setattr("mmrl.training.loop.write_report", lambda folder: os.kill(os.getpid(), signal.SIGTERM))
+    loop = make(base(), PROMPTS)
+    assert loop.train()["steps"] == 4
+    assert (loop.run.folder / "summary.json").is_file()
 
 
 # -------------------------------------------------------------------- tensors

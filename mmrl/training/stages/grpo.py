@@ -169,7 +169,8 @@ class Grpo(Stage[GrpoStage]):
         where = self.run.store.offending(groups, what)
         return (
             f"{what} at step {self.cursor.total_steps + 1}: stopped before it reached the weights. The samples behind "
-            f"it are in {where}; lower optim.lr, or clip tighter, and go on with --resume"
+            f"it are in {where}; lower optim.lr, or clip tighter, and go on with --resume --allow "
+            f"stages.{self.options.name}"
         )
 
     # ---------------------------------------------------------------- a part of a checkpoint
