@@ -179,6 +179,8 @@ class Loop:
 
     def _evaluation_due(self, stage: Stage[Any]) -> str | None:
         """The name of the evaluation behind the step that is done, if there is one."""
+        if not (self.run.eval_rewards and self.run.data.eval_prompts):
+            return None
         if stage.done and stage.options is self.run.config.stages[-1]:
             return "after"
         every = self.run.config.eval.every
