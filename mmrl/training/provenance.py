@@ -12,7 +12,7 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.tensors import CheckpointError
 
 # Sections and keys that say where a run is, what is shown of it and how fast it goes, not what it computes.
-FREE = ("name", "about", "out", "trackers", "checkpoint", "report", "eval", "device", "threads", "data.eval_prompts")
+FREE = ("name", "about", "out", "trackers", "checkpoint", "report", "eval", "device", "threads", "timeout", "data.eval_prompts")
 FREE_OF_STAGE = ("micro_batch", "rollout_chunk", "max_invalid")
 _MISSING = "(not there)"
 _SHOWN = 60
