@@ -40,7 +40,8 @@ class Stopped(Exception):
 class Stops:
     """Whether the run was asked to stop.
 
-    should_stop: a caller's own wish, asked at every point ("rollout", "micro", "update", "step").
+    should_stop: a caller's own wish, asked at every point ("rollout", "micro", "update",
+    "evaluation", "step").
     """
 
     def __init__(self, processes: Processes, should_stop: Callable[[str], bool] | None = None) -> None:
@@ -64,8 +65,8 @@ class Stops:
         """Asked while this process waits for others. Raises LeftAlone where it was asked to stop a while ago."""
         if self.asked_at is not None and time.monotonic() - self.asked_at > GRACE_S:
             raise LeftAlone(
-                f"process {self.processes.rank} was asked to stop and waited {GRACE_S:g} seconds for the others: it ends "
-                "without saving, as it cannot alone; the last checkpoint stands: go on with --resume"
+                f"process {self.processes.rank} was asked to stop and waited {GRACE_S:g} seconds for the others: it "
+                "ends without saving, as it cannot alone; the last checkpoint stands: go on with --resume"
             )
 
     @contextmanager
@@ -80,7 +81,7 @@ class Stops:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
     def _ask(self, number: int, frame: Any) -> None:
         now = time.monotonic()

@@ -91,8 +91,8 @@ CASES = {
     "killed": ("rollout_kill", 1, [1, -9], "process 0 lost another one: it was killed (out of memory?)"),
     "main one killed": ("rollout_kill", 0, [-9, 1], "process 1 lost another one: it was killed (out of memory?)"),
     "stopped": ("rollout_stop", 1, [1, "stopped"], "longer than timeout=3 seconds"),
-    "stopped, others are asked": ("rollout_stop", 1, [1, "stopped"], "process 0 was asked to stop and waited 1 seconds"),
-    "main one stopped, others are asked": ("rollout_stop", 0, ["stopped", 1], "process 1 was asked to stop and waited"),
+    "stopped, others are asked": ("rollout_stop", 1, [1, "stopped"], "process 0 was asked to stop and waited"),
+    "main one stopped, others are asked": ("rollout_stop", 0, ["stopped", 1], "process 1 was asked to stop and wait"),
     "main one stopped": ("rollout_stop", 0, ["stopped", 1], "longer than timeout=3 seconds"),
 }  # fmt: skip
 
@@ -110,7 +110,9 @@ def config(name: str, what: str, on: int, tmp_path: Path) -> dict:
         "timeout": 3 if short else 600,
         "modality": f"{HERE / 'failing.py'}:Failing",
         "model": {"what": what, "on": on},
-        "data": {"records": str(tmp_path / "records.jsonl")} if "loss" in what else {"prompts": str(tmp_path / "p.txt")},
+        "data": {"records": str(tmp_path / "records.jsonl")}
+        if "loss" in what
+        else {"prompts": str(tmp_path / "p.txt")},
         "rewards": [] if "loss" in what else [{"name": f"{tmp_path / 'letters.py'}:{reward}"}],
         "stages": [sft if "loss" in what else grpo],
         "report": {"samples_every": 0},
@@ -145,7 +147,7 @@ def ended(tmp_path_factory, helpers):
 @pytest.mark.parametrize("case", CASES)
 def test_all_end_and_one_message_says_why(ended, case):
     codes, took, (main, other) = ended[case]
-    _, on, wanted, message = CASES[case]
+    _, _, wanted, message = CASES[case]
     assert codes == wanted, main + other
     teller, silent = (main, other) if wanted[0] == 1 else (other, main)
     assert message in teller, teller

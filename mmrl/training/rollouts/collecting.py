@@ -15,7 +15,7 @@ from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.branching import branched
-from mmrl.training.rollouts.curriculum import Curriculum, difficulties, refill
+from mmrl.training.rollouts.curriculum import AllRetired, Curriculum, difficulties, refill
 from mmrl.training.rollouts.hints import climb, plain
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled
 from mmrl.training.run import Run
@@ -65,7 +65,11 @@ class Collector:
             if not refill(options.groups, options.groups - len(silent), rounds, options.refill):
                 break
             mine = {group.index for group in groups}
-            again = [group for group in self._next(step, silent, draws) if group.index in mine]
+            try:
+                drawn = self._next(step, silent, draws)
+            except AllRetired:  # by this very step, which goes on with what it has
+                break
+            again = [group for group in drawn if group.index in mine]
             made = self._sampled(again, step)
             self._record(made)
             groups = _replaced(groups, made)

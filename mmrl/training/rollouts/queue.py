@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.config import GrpoStage
+from mmrl.rewarding.run import score_groups
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.collecting import Collector
 from mmrl.training.rollouts.curriculum import AllRetired
@@ -89,3 +90,12 @@ class Rollouts:
             group.prompt = with_record(group.prompt, known)  # the sample store keeps ids and texts only
             for sample in group.samples:
                 sample.prompt = group.prompt
+        self._score_new()
+
+    def _score_new(self) -> None:
+        """By rewards that the run did not have when these were sampled (`--allow rewards`)."""
+        groups = [group for groups in self.queue for group in groups]
+        had = {name for group in groups for sample in group.samples for name in sample.scores}
+        new = [reward for reward in self.run.rewards if reward.name not in had]
+        if groups and new and not self.options.tree:  # the branchings of a tree have scores of their own
+            score_groups(groups, new, self.run.stops.waited_long)
