@@ -28,7 +28,7 @@ from mmrl.training.notes import LAG_S, Failed, Notes, told
 
 TIMEOUT_S = 1800.0
 # While a process waits for others: the first pause, how much longer each is than the one before, the longest; and how
-# often it asks whether to go on waiting. A pause is then at most a tenth of what was waited.
+# often it asks whether to go on waiting.
 _PAUSE_S, _GROWTH, _LONGEST_S, _ASK_S = 1e-5, 1.1, 0.02, 0.5
 
 
@@ -139,20 +139,17 @@ class Processes:
             raise
 
     def _wait(self, work: dist.Work) -> None:
-        """Until a collective is done, in Python, so that handlers of signals run. Raises LostProcess, and what
-        `while_waiting` raises."""
-        pause, ask = _PAUSE_S, time.monotonic() + _ASK_S
-        while not work.is_completed():
-            if time.monotonic() > ask:
-                try:
-                    self.notes.refuse()
-                    self.while_waiting()
-                except BaseException:
-                    _abandoned.append(work)
-                    raise
-                ask = time.monotonic() + _ASK_S
-            time.sleep(pause)
-            pause = min(pause * _GROWTH, _LONGEST_S)
+        """Until a collective is done, coming back to Python now and then, so that handlers of signals run.
+
+        Raises LostProcess, and what `while_waiting` raises.
+        """
+        while not self._is_done(work, _ASK_S):
+            try:
+                self.notes.refuse()
+                self.while_waiting()
+            except BaseException:
+                _abandoned.append(work)
+                raise
         try:
             work.wait()
         except RuntimeError as error:
@@ -162,6 +159,22 @@ class Processes:
                 f"longer than timeout={self.timeout:g} seconds ({first}); the last checkpoint stands: go on with "
                 "--resume"
             ) from error
+
+    def _is_done(self, work: dist.Work, patience: float) -> bool:
+        """Whether a collective ends, well or not, within so many seconds."""
+        if self.device.type == "cpu":  # gloo, which wakes up at once; NCCL ends the whole group after such a wait
+            try:
+                work.wait(timedelta(seconds=patience))
+            except RuntimeError:
+                return work.is_completed()
+            return True
+        pause, until = _PAUSE_S, time.monotonic() + patience
+        while not work.is_completed():
+            if time.monotonic() > until:
+                return False
+            time.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_S)
+        return True
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add gradients over processes in one flat buffer; a process without samples contributes zeros.

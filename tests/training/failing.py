@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmrl.config import ConfigError
 class FailingConfig(AnswersConfig):
     what: str = ""
     on: int = 1
+    others_sleep: float = 0.0  # in the same place
 
 
 class Failing(Answers):
@@ -29,7 +31,10 @@ class Failing(Answers):
         self.fail("load")
 
     def fail(self, where: str) -> None:
-        if not (self.sick and self.config.what.startswith(where)):
+        if not self.config.what.startswith(where):
+            return
+        if not self.sick:
+            time.sleep(self.config.others_sleep)
             return
         match self.config.what.partition("_")[2]:
             case "bug":

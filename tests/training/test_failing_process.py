@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+
+from mmrl.training.notes import Failed, Notes
+from mmrl.training.run_folder import claim
 
 # Pairs of processes, forked so that torch is imported once; each runs `mmrl train` with its own two streams.
 PAIRS = """
@@ -119,12 +123,16 @@ def config(name: str, what: str, on: int, tmp_path: Path) -> dict:
     }
 
 
+def write_inputs(tmp_path: Path) -> None:
+    (tmp_path / "letters.py").write_text(REWARDS, encoding="utf-8")
+    (tmp_path / "p.txt").write_text("\n".join("x" * n for n in range(1, 9)), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, helpers):
     """{case: (exit codes, seconds, stderr of each)}, all in one start of Python."""
     tmp_path = tmp_path_factory.mktemp("failing")
-    (tmp_path / "letters.py").write_text(REWARDS, encoding="utf-8")
-    (tmp_path / "p.txt").write_text("\n".join("x" * n for n in range(1, 9)), encoding="utf-8")
+    write_inputs(tmp_path)
     lines = [json.dumps({"id": str(i), "prompt": "x" * i, "completion": "ab"}) for i in range(1, 9)]
     (tmp_path / "records.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "pairs.py").write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\n{PAIRS}", encoding="utf-8")
@@ -154,3 +162,43 @@ def test_all_end_and_one_message_says_why(ended, case):
     assert (main + other).count("error: ") == 1, main + other
     assert "error: " not in silent and "Traceback" not in main + other
     assert took < 20
+
+
+def test_the_launcher_s_signal_leaves_time_to_tell(helpers, tmp_path):
+    """torchrun ends the others with SIGTERM where one has failed; the main process is in a long rollout then."""
+    write_inputs(tmp_path)
+    made = config("launched", "rollout_bug", 1, tmp_path)
+    made["model"]["others_sleep"] = 60
+    path = helpers.written(made, tmp_path)
+    script = tmp_path / "train.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom mmrl.cli import main\nmain()\n")
+    began = time.monotonic()
+    process = helpers.two_processes(str(script), "train", str(path), "--quiet")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0 and time.monotonic() - began < 55
+    told = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and "process 1 failed: KeyError: 'boom' (failing.py:" in told[0], err[-3000:]
+    note = tmp_path / "runs" / "launched" / ".failed_1"
+    assert str(note) in told[0] and "Traceback" in note.read_text(encoding="utf-8")
+
+
+def test_notes_are_of_one_start_only(tmp_path):
+    write_note(tmp_path, 1)
+    other = Notes(tmp_path, 0, 2)
+    assert other.read() == {}  # before it is this start's
+    claim(tmp_path, resume=False, fresh=False)
+    other.open()
+    assert other.read() == {}
+    write_note(tmp_path, 1)
+    with pytest.raises(Failed, match="process 1 failed: ValueError: no"):
+        other.refuse()
+    alone = Notes(tmp_path / "alone", 0, 1)
+    alone.open()
+    alone.write(ValueError("one process has nobody to tell"))
+    assert not (tmp_path / "alone").exists()
+
+
+def write_note(folder: Path, rank: int) -> None:
+    notes = Notes(folder, rank, 2)
+    notes.open()
+    notes.write(ValueError("no"))
