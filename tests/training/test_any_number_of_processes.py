@@ -227,7 +227,7 @@ def test_any_number_of_processes_gives_the_numbers_of_one(values, case):
         assert_same(run(config, world), config, one, wanted)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith(("preset", "aggregate"))])
 def test_every_resume_may_have_another_number_of_processes(values, case):
     """Stopped at the first point of every start, and gone on with from there: 2, 1, 3, 1 ... processes."""
     wanted, config = values(case, "one"), values(case, "stopped")
