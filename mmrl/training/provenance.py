@@ -18,7 +18,8 @@ from mmrl.types import Prompt
 
 # Sections and keys that say where a run is, what is shown of it and how fast it goes, not what it computes.
 PLACE = ("name", "out")
-FREE = (*PLACE, "about", "trackers", "checkpoint", "report", "eval", "device", "threads", "data.eval_prompts")
+RUNNING = ("device", "threads", "timeout")
+FREE = (*PLACE, *RUNNING, "about", "trackers", "checkpoint", "report", "eval", "data.eval_prompts")
 FREE_OF_STAGE = ("micro_batch", "expert.micro_batch", "rollout_chunk", "max_invalid")
 FREE_OF_REWARD = ("timeout",)
 _MISSING = "(not there)"

@@ -13,6 +13,7 @@ from mmrl.config import Config
 from mmrl.config.folder import CONFIG
 from mmrl.data.prompts import load_prompts
 from mmrl.reporting.files import write_atomic
+from mmrl.training.notes import clear_notes
 from mmrl.training.plan import plan_text
 from mmrl.training.provenance import PLACE, Difference
 from mmrl.training.run import Run
@@ -44,6 +45,7 @@ def claim(folder: Path, resume: bool, fresh: bool) -> None:
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}") from None
     _lock(folder)
+    clear_notes(folder)
 
 
 def _lock(folder: Path) -> None:

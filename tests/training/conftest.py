@@ -191,7 +191,7 @@ def written(config: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def helpers():
     """The functions above, for tests in other files."""
     import types

@@ -15,6 +15,7 @@ from mmrl.rewarding.run import Abandoned, score_groups
 from mmrl.training.evaluation.choices import options_of, rotations, shuffled
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
+from mmrl.training.processes import Processes
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
 from mmrl.types import Group, Prompt, Score
@@ -85,9 +86,11 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict[str, 
     order = cyclic_indices(0, count, len(everything), options.seed)
     prompts = [everything[i] for i in order]
     check_tasks(prompts, options)
-    asked = questions(prompts[processes.rank :: processes.world], options)
+    places, asked = shared_out(questions(prompts, options), prompts, processes)
     with averaged(learners):
         groups = run.adapter.evaluate([q.prompt for q in asked], options.samples, options.seed)
+    for place, group in zip(places, groups, strict=True):
+        group.index = place
     try:
         score_groups(groups, run.eval_rewards, run.stops.waited_long)
     except Abandoned as error:
@@ -97,8 +100,8 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict[str, 
     found = {f"eval/{name}": value for name, value in whole.metrics().items()}
     talks = conversation_metrics([s for g in groups for s in g.samples], processes)
     found |= {f"eval/{k if k in ('visual_tokens', 'turns') else f'env/{k}'}": v for k, v in talks.items()}
-    if processes.is_main and run.config.report.eval_prompts:
-        run.store.write(f"eval_{tag}", groups[: run.config.report.eval_prompts], found)
+    if run.config.report.eval_prompts:
+        run.keep(f"eval_{tag}", groups, run.config.report.eval_prompts, found)
     return found
 
 
@@ -133,6 +136,15 @@ def questions(prompts: Sequence[Prompt], options: EvalConfig) -> list[Question]:
     if options.choices == "shuffled":
         return [Question(shuffled(p, options.seed), p) for p in prompts]
     return [Question(way, p, 1 / len(ways)) for p in prompts for ways in [rotations(p)] for way in ways]
+
+
+def shared_out(
+    asked: Sequence[Question], prompts: Sequence[Prompt], processes: Processes
+) -> tuple[list[int], list[Question]]:
+    """This process's questions behind their places among all; all ways of asking a record are of one process."""
+    owner = {id(prompt): number % processes.world for number, prompt in enumerate(prompts)}
+    mine = [(place, q) for place, q in enumerate(asked) if owner[id(q.record)] == processes.rank]
+    return [place for place, _ in mine], [q for _, q in mine]
 
 
 def table(asked: Sequence[Question], groups: Sequence[Group], rewards: Sequence[str], options: EvalConfig) -> Table:

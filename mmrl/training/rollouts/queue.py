@@ -57,6 +57,7 @@ class Rollouts:
         missing = range(step + len(self.queue), step + wanted)
         if not missing:
             return False
+        before = len(self.queue)
         with self.run.sampling():
             for number in missing:
                 try:
@@ -65,7 +66,7 @@ class Rollouts:
                     if not self.queue:
                         raise
                     break
-        return True
+        return len(self.queue) > before
 
     # ---------------------------------------------------------------- a part of a checkpoint
 

@@ -157,8 +157,8 @@ class Grpo(Stage[GrpoStage]):
 
     def _keep_samples(self, groups: list[Group]) -> None:
         run, report, step = self.run, self.run.config.report, self.cursor.total_steps + 1
-        if run.processes.is_main and report.samples_every and (step % report.samples_every == 0 or step == 1):
-            run.store.write(f"step_{step:06d}", groups[: report.groups])
+        if report.samples_every and (step % report.samples_every == 0 or step == 1):
+            run.keep(f"step_{step:06d}", groups, report.groups)
 
     def _refuse_non_finite(self, part: MicroBatch) -> None:
         if not math.isfinite(part.loss):
