@@ -89,7 +89,10 @@ def evaluate(config: Source, *, run: str | Path | None = None, **overrides: Any)
     assembled = assemble(made, training=False)
     if not assembled.data.eval_prompts:
         raise ConfigError("eval needs `data.eval_prompts:`")
-    return scores(assembled, "now")
+    try:
+        return scores(assembled, "now", must_score=True)
+    finally:
+        assembled.adapter.close()
 
 
 def sample(
@@ -109,7 +112,10 @@ def sample(
     set_threads(made)
     adapter = load_adapter(made)
     wanted = [Prompt(f"{i}:{text}", text, {"prompt": text}) for i, text in enumerate(prompts)]
-    return [[s.artifact for s in group.samples] for group in adapter.evaluate(wanted, n, seed)]
+    try:
+        return [[s.artifact for s in group.samples] for group in adapter.evaluate(wanted, n, seed)]
+    finally:
+        adapter.close()
 
 
 def default_config(modality: str) -> str:

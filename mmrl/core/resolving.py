@@ -145,6 +145,8 @@ def _check_rewards(algorithm: Algorithm) -> None:
             f"kl_place='reward' takes k1 off the summed reward, which combine={combine!r} never forms; "
             "set kl_place='loss' with kl_estimator='k3', or combine='reward_sum'"
         )
+    if name == "zero" and algorithm.drop_zero_variance:
+        raise ValueError("drop_zero_variance drops every group under advantage='zero'; leave it out")
 
 
 def _check_noise(algorithm: Algorithm) -> None:

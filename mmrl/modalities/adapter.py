@@ -109,7 +109,7 @@ class Adapter:
     # ---------------------------------------------------------------- sampling
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
-        """Fill each group with n samples, without gradient; returned are groups of the same prompts, indices and draws.
+        """Fill each group with n samples, without gradient; returned are groups of the same prompts and indices.
 
         Every random number comes from (seed, step, group.key, number of the sample), so that the result depends neither
         on the batch in which a prompt is sampled nor on the process that samples it.

@@ -5,39 +5,41 @@ Every check goes through mmrl.modalities.adapter.Adapter only, so it holds for a
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmrl.config import Config, ConfigError
-from mmrl.core.algorithm import Algorithm
+from mmrl.config import Config, ConfigError, SftStage
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.artifacts import load_artifact, save_artifact
-from mmrl.training.assemble import load_adapter, load_prompts, set_threads
-from mmrl.training.stages.update import given_update, gradient
-from mmrl.types import Group, Prompt, Sample, Slice
+from mmrl.training.assemble import load_adapter, load_prompts, load_records, set_threads
+from mmrl.training.check_optional import optional_clauses
+from mmrl.training.check_tools import (
+    CERTAIN,
+    GRADIENT_ROUNDING,
+    ROUNDING,
+    CheckResult,
+    all_columns,
+    certain,
+    clause,
+    distance,
+    gradient_of,
+    near_one,
+    one_slice,
+    raised,
+    same,
+    same_artifacts,
+    stored_logp,
+)
+from mmrl.types import Group, Prompt, Sample
 
-# Batches of different shapes run different matrix kernels, which round differently; anything above is a mistake.
-ROUNDING = 1e-4
-GRADIENT_ROUNDING = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-# Of a log-prob, for forwards of the same weights in batches of other shapes.
-LOGP_ROUNDING = {torch.float32: 0.0, torch.float16: 0.02, torch.bfloat16: 0.1}
-CERTAIN = "the policy is certain of these samples, so their gradients are rounding only: check with other prompts"
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One clause of the contract: whether it holds, and the numbers, or what a failure means and where to look."""
-
-    name: str
-    passed: bool
-    detail: str
+# Of a discrete policy to say all of a rollout once more: less than that is no accident.
+CHANCE = 1e-3
 
 
 def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
@@ -56,7 +58,17 @@ def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
             return None
         return load_adapter(config.model_copy(update={"model": config.model.at(folder)}))
 
-    return check_adapter(adapter, (train or held)[:prompts], reload=reload)
+    try:
+        return check_adapter(adapter, (train or held)[:prompts], reload=reload, records=_records(config, adapter))
+    finally:
+        adapter.close()
+
+
+def _records(config: Config, adapter: Adapter) -> dict[str, list[dict[str, Any]]]:
+    """A few of the config's supervised records for the objectives that its stages have."""
+    loaded = load_records(config, adapter)
+    stages = [s for s in config.stages if isinstance(s, SftStage) and not s.data_from and s.options is None]
+    return {s.objective: loaded.batch(0, 3, config.seed) for s in stages} if loaded else {}
 
 
 def check_adapter(
@@ -65,35 +77,38 @@ def check_adapter(
     n: int = 2,
     seed: int = 0,
     reload: Callable[[Path], Adapter | None] | None = None,
+    records: Mapping[str, Sequence[dict[str, Any]]] | None = None,
 ) -> list[CheckResult]:
     """Run every clause of the contract; a clause that raises has failed, and its detail says what was raised.
 
     prompts: a few, better of different lengths. n: samples per prompt, 2 or more.
     reload: an adapter from a folder that `save` wrote, or None where the folder holds only a part of a policy.
+    records: supervised records by objective; left out: made of the samples, where they have the columns.
     """
     try:
         groups = _rollout(adapter, prompts, n, seed)
     except Exception as error:
-        return [CheckResult("rollout", False, _raised(error))]
-    complete = _clause("groups are complete", lambda: _complete(groups, prompts, n))
+        return [CheckResult("rollout", False, raised(error))]
+    complete = clause("groups are complete", lambda: _complete(groups, prompts, n))
     if not complete.passed:
         return [complete]
     samples = [sample for group in groups for sample in group.samples]
     return [
         complete,
-        _clause("artifacts can be stored", lambda: _storable(samples)),
-        _clause("rollout repeats", lambda: _repeats(adapter, groups, prompts, n, seed)),
-        _clause("rollout is independent of the batch", lambda: _alone(adapter, groups, prompts, n, seed)),
-        _clause("a prompt twice gives other samples", lambda: _twice(adapter, prompts, n, seed)),
-        _clause("replay equals rollout", lambda: _replay(adapter, samples)),
-        _clause("first ratio is 1", lambda: _first_ratio(adapter, samples)),
-        _clause("masked actions get no gradient", lambda: _masked(adapter, samples)),
-        _clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)),
-        _clause("no samples make no micro-batch", lambda: _nothing(adapter)),
-        _clause("policy starts at its reference", lambda: _reference(adapter, samples)),
-        _clause("trainable parameters", lambda: _parameters(adapter, samples)),
-        _clause("evaluation repeats", lambda: _evaluation(adapter, prompts, n, seed)),
-        _clause("save and load", lambda: _save(adapter, prompts, n, seed, reload)),
+        clause("artifacts can be stored", lambda: _storable(samples)),
+        clause("rollout repeats", lambda: _repeats(adapter, groups, prompts, n, seed)),
+        clause("rollout is independent of the batch", lambda: _alone(adapter, groups, prompts, n, seed)),
+        clause("a prompt twice gives other samples", lambda: _twice(adapter, prompts, n, seed)),
+        clause("replay equals rollout", lambda: _replay(adapter, samples)),
+        clause("first ratio is 1", lambda: _first_ratio(adapter, samples)),
+        clause("masked actions get no gradient", lambda: _masked(adapter, samples)),
+        clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)),
+        clause("no samples make no micro-batch", lambda: _nothing(adapter)),
+        clause("policy starts at its reference", lambda: _reference(adapter, samples)),
+        clause("trainable parameters", lambda: _parameters(adapter, samples)),
+        clause("evaluation repeats", lambda: _evaluation(adapter, prompts, n, seed)),
+        *optional_clauses(adapter, prompts, samples, records),
+        clause("save and load", lambda: _save(adapter, prompts, n, seed, reload)),
     ]
 
 
@@ -103,26 +118,15 @@ def start_checks(adapter: Adapter, prompts: Sequence[Prompt], budget: int, seed:
     budget: model evaluations that fit into a micro-batch; those with gradient are left out where it is too small.
     """
     groups = _rollout(adapter, prompts, 2, seed)
-    complete = _clause("groups are complete", lambda: _complete(groups, prompts, 2))
+    complete = clause("groups are complete", lambda: _complete(groups, prompts, 2))
     if not complete.passed:
         return [complete]
     samples = [sample for group in groups for sample in group.samples]
     found = [complete]  # that the replay equals the rollout is asked of the first real micro-batch
-    if len(samples) * len(_columns(samples)) <= budget:
-        found.append(_clause("masked actions get no gradient", lambda: _masked(adapter, samples)))
-        found.append(_clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)))
+    if len(samples) * len(all_columns(samples)) <= budget:
+        found.append(clause("masked actions get no gradient", lambda: _masked(adapter, samples)))
+        found.append(clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)))
     return found
-
-
-def _clause(name: str, run: Callable[[], tuple[bool, str]]) -> CheckResult:
-    try:
-        return CheckResult(name, *run())
-    except Exception as error:
-        return CheckResult(name, False, _raised(error))
-
-
-def _raised(error: Exception) -> str:
-    return f"raised {type(error).__name__}: {error}"
 
 
 # -------------------------------------------------------------------- rollout
@@ -182,7 +186,7 @@ def _repeats(
         torch.manual_seed(seed + 1)
         again = _rollout(adapter, prompts, n, seed)
     gap = _gap(groups, again)
-    if gap == 0 and _same_artifacts(groups, again):
+    if gap == 0 and same_artifacts(groups, again):
         return True, "the same seed gives the same samples, whatever the global generator holds"
     return False, (
         f"the same (seed, step) gave samples that differ by {gap:.1e}: a resumed run would not be the run that was "
@@ -207,9 +211,15 @@ def _alone(adapter: Adapter, groups: Sequence[Group], prompts: Sequence[Prompt],
 
 def _twice(adapter: Adapter, prompts: Sequence[Prompt], n: int, seed: int) -> tuple[bool, str]:
     """A step may ask a prompt twice: where a pass over the prompts ends, and when a group is replaced."""
-    first, second = adapter.rollout([Group(prompts[0], 0), Group(prompts[0], 1, draw=1)], n, 0, seed)
-    if not (_gap([first], [second]) == 0 and _same_artifacts([first], [second])):
+    asked = [Group(prompt, 2 * i + draw, draw=draw) for i, prompt in enumerate(prompts) for draw in (0, 1)]
+    groups = adapter.rollout(asked, n, 0, seed)
+    firsts, seconds = groups[::2], groups[1::2]
+    if not (_gap(firsts, seconds) == 0 and same_artifacts(firsts, seconds)):
         return True, "the second group of a prompt has noise of its own"
+    samples = [sample for group in firsts for sample in group.samples]
+    stored, mask = stored_logp(samples, all_columns(samples))
+    if adapter.certain_logp > 0 and float(stored[mask].sum()) > math.log(CHANCE):
+        return True, "the policy says the same again and again: check with other prompts"
     return False, (
         "a prompt that is asked twice in a step gave the same samples twice: seed the noise with `group.key`, not with "
         "the prompt's id"
@@ -226,7 +236,7 @@ def _storable(samples: Sequence[Sample]) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as place:
         for number, sample in enumerate(samples):
             name = save_artifact(sample.artifact, Path(place), str(number))
-            if not _same(sample.artifact, load_artifact(Path(place) / name)):
+            if not same(sample.artifact, load_artifact(Path(place) / name)):
                 return False, f"{name} read back is another {type(sample.artifact).__name__} than was stored"
     return True, f"{type(samples[0].artifact).__name__}, stored and read back"
 
@@ -249,28 +259,14 @@ def _gap(some: Sequence[Group], others: Sequence[Group]) -> float:
 # -------------------------------------------------------------------- replay
 
 
-def _columns(samples: Sequence[Sample]) -> Tensor:
-    return torch.arange(max(len(s.actions.logp) for s in samples))
-
-
-def _stored(samples: Sequence[Sample], columns: Tensor) -> tuple[Tensor, Tensor]:
-    """(logp, mask) of the columns, [b, t]; shorter trajectories are masked out."""
-    logp = torch.zeros(len(samples), int(columns.max()) + 1)
-    mask = torch.zeros_like(logp, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        length = min(len(sample.actions.logp), logp.shape[1])
-        logp[row, :length], mask[row, :length] = sample.actions.logp[:length], sample.actions.mask[:length]
-    return logp[:, columns], mask[:, columns]
-
-
 def _replay(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
-    columns = _columns(samples)
-    stored, mask = _stored(samples, columns)
+    columns = all_columns(samples)
+    stored, mask = stored_logp(samples, columns)
     with torch.no_grad():
         logp = adapter.logprobs(samples, columns).logp.cpu()
     if logp.shape != stored.shape:
         return False, f"logprobs returned {tuple(logp.shape)} for {len(samples)} samples x {len(columns)} columns"
-    gap, bound = float(torch.where(mask, (logp - stored).abs(), 0.0).max()), _near_one(adapter)
+    gap, bound = float(torch.where(mask, (logp - stored).abs(), 0.0).max()), near_one(adapter)
     if gap <= bound:
         return True, f"largest difference {gap:.1e}, allowed {bound:.1e}"
     return False, (
@@ -281,12 +277,12 @@ def _replay(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
 
 
 def _first_ratio(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
-    columns = _columns(samples)
-    stored, mask = _stored(samples, columns)
+    columns = all_columns(samples)
+    stored, mask = stored_logp(samples, columns)
     with torch.no_grad():
         replay = adapter.logprobs(samples, columns)
     log_ratio = replay.logp.cpu() - stored if replay.log_ratio is None else replay.log_ratio.cpu()
-    gap, bound = float(torch.where(mask, torch.expm1(log_ratio).abs(), 0.0).max()), _near_one(adapter)
+    gap, bound = float(torch.where(mask, torch.expm1(log_ratio).abs(), 0.0).max()), near_one(adapter)
     if gap <= bound:
         return True, f"largest deviation {gap:.1e}, allowed {bound:.1e}"
     return False, (
@@ -295,61 +291,17 @@ def _first_ratio(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str
     )
 
 
-def _gradient(
-    adapter: Adapter, samples: Sequence[Sample], slices: Iterable[Slice], mask: Tensor | None = None
-) -> list[Tensor]:
-    """The GRPO gradient of all slices together, each action of the mask counting the same; advantages 1, -1/2, 1 ...,
-    so that the gradients of equal samples do not cancel."""
-    advantage = 1.0 - 1.5 * (torch.arange(len(samples)) % 2)
-    algorithm = Algorithm(aggregate="token_mean").with_defaults(*adapter.default_clip)
-    update = given_update(samples, advantage, algorithm, mask)
-    parameters = list(adapter.trainable_parameters().values())
-    kept = [p.grad for p in parameters]
-    try:
-        for p in parameters:
-            p.grad = None
-        for part in gradient(adapter, update, list(slices)):
-            if not np.isfinite(part.loss):
-                raise ValueError(f"the loss of a micro-batch is {part.loss}")
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    finally:
-        for p, before in zip(parameters, kept):
-            p.grad = before
-
-
-def _whole(samples: Sequence[Sample], columns: Tensor | None = None) -> list[Slice]:
-    """All samples in one micro-batch."""
-    return [Slice(torch.arange(len(samples)), _columns(samples) if columns is None else columns)]
-
-
-def _distance(some: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, float]:
-    """(norm of the difference relative to the first norm, first norm)."""
-    norm = float(torch.stack([g.double().norm() for g in some]).norm())
-    gap = float(torch.stack([(a.double() - b.double()).norm() for a, b in zip(some, others)]).norm())
-    return (gap / norm if norm else (0.0 if gap == 0 else float("inf"))), norm
-
-
-def _near_one(adapter: Adapter) -> float:
-    """How far the first ratios may be off: a tenth of the clip range, or what the precision rounds."""
-    return max(float(min(adapter.default_clip)) / 10, LOGP_ROUNDING[adapter.precision])
-
-
-def _certain(adapter: Adapter, logp: Tensor, mask: Tensor) -> bool:
-    """Whether the policy could hardly have acted otherwise: the gradient of such actions is mostly rounding."""
-    return bool((logp[mask].abs() < adapter.certain_logp).all())
-
-
 def _masked(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
-    columns = _columns(samples)
+    columns = all_columns(samples)
     if len(columns) < 2:
         return True, "one action a sample: nothing to mask"
-    stored, mask = _stored(samples, columns)
+    stored, mask = stored_logp(samples, columns)
     kept = columns[: len(columns) // 2]
-    if _certain(adapter, stored, mask & (columns < len(kept))):
+    if certain(adapter, stored, mask & (columns < len(kept))):
         return True, CERTAIN
     partly = mask & (columns < len(kept))
-    whole = _gradient(adapter, samples, _whole(samples), partly)
-    gap, norm = _distance(_gradient(adapter, samples, _whole(samples, kept), partly), whole)
+    whole = gradient_of(adapter, samples, one_slice(samples), partly)
+    gap, norm = distance(gradient_of(adapter, samples, one_slice(samples, kept), partly), whole)
     if norm == 0:
         return False, "the unmasked actions have no gradient at all: look for a detach or no_grad in logprobs"
     if gap <= GRADIENT_ROUNDING[adapter.precision]:
@@ -362,7 +314,7 @@ def _masked(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
 
 
 def _micro_batches(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
-    stored, mask = _stored(samples, _columns(samples))
+    stored, mask = stored_logp(samples, all_columns(samples))
     budget = max(1, int(mask.sum()) // 3)
     counts = torch.zeros(mask.shape, dtype=torch.int64)
     slices = list(adapter.slices(samples, budget))
@@ -373,8 +325,8 @@ def _micro_batches(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, s
             f"slices with a budget of {budget} replay {int((counts[mask] == 0).sum())} trained actions never and "
             f"{int((counts[mask] > 1).sum())} more than once: look at how `slices` cuts rows and columns"
         )
-    gap, _ = _distance(_gradient(adapter, samples, _whole(samples)), _gradient(adapter, samples, slices))
-    if _certain(adapter, stored, mask):
+    gap, _ = distance(gradient_of(adapter, samples, one_slice(samples)), gradient_of(adapter, samples, slices))
+    if certain(adapter, stored, mask):
         return True, CERTAIN
     if gap <= GRADIENT_ROUNDING[adapter.precision]:
         return True, f"{len(slices)} micro-batches instead of one (relative difference {gap:.1e})"
@@ -388,8 +340,8 @@ def _reference(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
     if "reference" not in adapter.provides:
         return True, "the adapter provides none: an algorithm that compares with it is refused"
     adapter.prepare_reference()
-    columns = _columns(samples)
-    stored, mask = _stored(samples, columns)
+    columns = all_columns(samples)
+    stored, mask = stored_logp(samples, columns)
     with torch.no_grad():
         found = adapter.logprobs(samples, columns, reference=True)
     if found.kl is None and found.logp_reference is None:
@@ -424,7 +376,7 @@ def _parameters(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]
     frozen = [name for name, p in parameters.items() if not p.requires_grad]
     if frozen:
         return False, f"{len(frozen)} of them do not require a gradient, e.g. {frozen[0]}: leave them out"
-    gradients = _gradient(adapter, samples, _whole(samples))
+    gradients = gradient_of(adapter, samples, one_slice(samples))
     bad = [name for name, g in zip(parameters, gradients) if not torch.isfinite(g).all()]
     if bad:
         return (
@@ -446,12 +398,12 @@ def _evaluation(adapter: Adapter, prompts: Sequence[Prompt], n: int, seed: int) 
     counts = [len(g.samples) for g in first]
     if counts != [n] * len(prompts):
         return False, f"evaluate returned {counts} samples per prompt, expected {n} for each of {len(prompts)}"
-    if not _same_artifacts(first, second):
+    if not same_artifacts(first, second):
         return False, (
             "the same seed gave other samples: scores before and after training could not be compared. Seed each "
             "sample's noise by (seed, prompt id, sample index)"
         )
-    other = _same_artifacts(first, adapter.evaluate(prompts, n, seed + 1))
+    other = same_artifacts(first, adapter.evaluate(prompts, n, seed + 1))
     if adapter.deterministic_evaluation:
         if not other:
             return False, "another seed gave other samples, though the adapter says deterministic_evaluation"
@@ -462,17 +414,6 @@ def _evaluation(adapter: Adapter, prompts: Sequence[Prompt], n: int, seed: int) 
             "deterministic_evaluation = True"
         )
     return True, "the same seed gives the same samples, another seed others"
-
-
-def _same_artifacts(some: Sequence[Group], others: Sequence[Group]) -> bool:
-    pairs = zip((s for g in some for s in g.samples), (s for g in others for s in g.samples), strict=True)
-    return all(_same(a.artifact, b.artifact) for a, b in pairs)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
-    return np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def _save(
@@ -504,7 +445,7 @@ def _save(
                 False,
                 f"{len(lost)} parameters differ after loading, e.g. {(lost or ['(missing)'])[0]}: look at dtypes",
             )
-        if not _same_artifacts(adapter.evaluate(prompts, n, seed), again.evaluate(prompts, n, seed)):
+        if not same_artifacts(adapter.evaluate(prompts, n, seed), again.evaluate(prompts, n, seed)):
             return False, (
                 "the loaded policy draws other samples with equal trained weights: look at the frozen parts, the "
                 "tokenizers and the scheduler that save writes"

@@ -24,22 +24,26 @@ class SelfCheckError(RuntimeError):
 
 
 class SelfCheck:
-    """Compares replays with the rollout's log-probabilities, on the level on which the algorithm clips: `on_replay` of
-    the gradient of a stage's first update."""
+    """Compares a replay with the rollout's log-probabilities, on the level on which the algorithm clips: `on_replay` of
+    the gradient of an update that nothing was trained before since the rollout.
+
+    done: whether it has seen the first micro-batch of its stage. A step whose rewards are all equal replays none.
+    """
 
     def __init__(self, algorithm: Algorithm, precision: torch.dtype, stage: str, quiet: bool = False) -> None:
         self.algorithm, self.precision, self.stage, self.quiet = algorithm, precision, stage, quiet
+        self.done = False
 
     def __call__(self, number: int, replay: ActionLogProbs, batch: Batch) -> None:
         """Raises SelfCheckError for the first micro-batch where its ratios are off; warns where they nearly are."""
-        if number:
+        if self.done or not batch.mask.any():
             return
-        old = batch.needed("logp_old", batch.logp_old)
-        gap = largest_gap(replay.logp.detach(), old, batch.mask, self.algorithm.ratio)
+        self.done = True
+        gap = largest_gap(replay, batch, self.algorithm.ratio)
         low, high = self.algorithm.clip_low, self.algorithm.clip_high
         assert low is not None and high is not None  # with_defaults
-        bound = min(low, high)
-        allowed = max(bound, ROUNDING.get(self.precision, 0.0))
+        bound, rounding = min(low, high), self._rounding(batch.mask)
+        allowed = max(bound, rounding)
         if not gap <= allowed:
             raise SelfCheckError(
                 f"stage {self.stage!r}: replayed log-probabilities differ from the rollout's by {gap:.2e} (log-ratio, "
@@ -47,18 +51,26 @@ class SelfCheck:
                 "anything was learned. Rollout and replay must run the same forward: same guidance, eval mode, dtype "
                 "and stored latents (run `mmrl check` on the modality)"
             )
-        if gap > bound / 10 and not self.quiet:
+        if gap > max(bound / 10, rounding) and not self.quiet:
             print(
                 f"warning: stage {self.stage!r}: replayed log-probabilities are off by {gap:.1e} "
                 f"(clip range {bound:.0e})",
                 flush=True,
             )
 
+    def _rounding(self, mask: Tensor) -> float:
+        """Of a log-ratio; those of a sequence's actions add up like steps of a random walk where the ratio is their
+        product."""
+        actions = int(mask.sum(1).max()) if self.algorithm.ratio == "product" else 1
+        return float(ROUNDING.get(self.precision, 0.0) * actions**0.5)
 
-def largest_gap(logp: Tensor, logp_old: Tensor, mask: Tensor, level: str) -> float:
+
+def largest_gap(replay: ActionLogProbs, batch: Batch, level: str) -> float:
     """Largest |log-ratio| of trained actions at a level of mmrl.core.ratio, NaN where one is; masked places do not
     matter."""
-    found = log_ratio(logp, logp_old.to(logp), mask, level)[mask]
+    old = batch.needed("logp_old", batch.logp_old)
+    now = replay.logp if replay.log_ratio is None else replay.log_ratio + old.to(replay.log_ratio)
+    found = log_ratio(now.detach(), old.to(now), batch.mask, level)[batch.mask]
     return float(found.abs().max()) if found.numel() else 0.0
 
 

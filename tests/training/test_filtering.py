@@ -15,7 +15,7 @@ from mmrl.config import ConfigError, FilterStage, load
 from mmrl.data.records import KeptRecords
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.rollouts.sampling import RewardFailure
-from mmrl.training.stages.filtering import NothingKept, keep, set_rewards
+from mmrl.training.stages.filtering import NothingKept, keep, looked_at, set_rewards
 from mmrl.training.stopping import Stopped
 from mmrl.types import Group, Prompt, Sample, Score
 
@@ -155,9 +155,9 @@ def test_the_reward_of_the_rule_is_the_weighted_sum_or_one_of_them(tmp_path, rew
     table = [(Score(1.0), Score(0.5)), (Score(1.0), Score(None, status="na")), (Score(1.0), Score.invalid("broke"))]
     for sample, scores in zip(odd.samples, table):
         sample.scores = dict(zip(names, scores))
-    set_rewards(FilterStage(steps=1, rule="pairs"), trainer.run.weights, [odd])
+    set_rewards(looked_at(FilterStage(steps=1, rule="pairs"), trainer.run.weights), [odd])
     assert [s.reward for s in odd.samples] == [1.5, 2.0, None]
-    set_rewards(FilterStage(steps=1, rule="pairs", reward=names[1]), trainer.run.weights, [odd])
+    set_rewards(looked_at(FilterStage(steps=1, rule="pairs", reward=names[1]), trainer.run.weights), [odd])
     assert [s.reward for s in odd.samples] == [0.5, None, None]
 
 

@@ -16,6 +16,7 @@ from mmrl.training.evaluation.choices import options_of, rotations, shuffled
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
 from mmrl.training.processes import Processes
+from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
 from mmrl.types import Group, Prompt, Score
@@ -65,7 +66,7 @@ class Table:
         return means | {k: float(v) for k, v in self.counts.items()}
 
 
-def evaluate(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict[str, float]:
+def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: bool = False) -> dict[str, float]:
     """Score the run's held-out prompts with the learners' averaged weights, or the policy as it is; stored as `tag`.
 
     Returns, over valid scores of all processes, with the options of `eval:` that ask for them:
@@ -74,6 +75,7 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict[str, 
     eval/<reward>/<task>: the mean of each task. eval/<reward>/pass@<k>: see pass_at.
     eval/<reward>/consistent: share of records with options that are answered right in every rotation of them.
     eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics. eval/visual_tokens/<task>: of each task.
+    must_score: whether no score at all raises RewardFailure, with the reasons; elsewhere it is warned of.
     Raises NonFiniteError for weights that are not numbers: their scores would look like bad ones. Raises StopHere where
     a run that was asked to stop would wait too long for a reward.
     """
@@ -97,12 +99,24 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict[str, 
         raise StopHere(str(error)) from None
     mine = table(asked, groups, [r.name for r in run.eval_rewards], options)
     whole = Table.joined(processes.gather([mine.sums, mine.weights, mine.counts]))
+    if not any(whole.weights[reward.name] for reward in run.eval_rewards):
+        _tell_unscored(run, groups, must_score)
     found = {f"eval/{name}": value for name, value in whole.metrics().items()}
     talks = conversation_metrics([s for g in groups for s in g.samples], processes)
     found |= {f"eval/{k if k in ('visual_tokens', 'turns') else f'env/{k}'}": v for k, v in talks.items()}
     if run.config.report.eval_prompts:
         run.keep(f"eval_{tag}", groups, run.config.report.eval_prompts, found)
     return found
+
+
+def _tell_unscored(run: Run, groups: Sequence[Group], must_score: bool) -> None:
+    told = {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status != "ok"}
+    reasons = sorted({reason for some in run.processes.gather(sorted(told)[:3]) for reason in some})
+    message = f"no sample of the evaluation has a score: {'; '.join(reasons[:3])}"
+    if must_score:
+        raise RewardFailure(f"{message}; mend the rewards of eval, or the held-out prompts")
+    if run.processes.is_main:
+        warnings.warn(message, stacklevel=3)
 
 
 def check_tasks(prompts: Sequence[Prompt], options: EvalConfig) -> None:

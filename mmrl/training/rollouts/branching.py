@@ -10,6 +10,7 @@ from mmrl.environments import tree_search as tree
 from mmrl.rewarding.run import score_groups, total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
 
@@ -23,7 +24,7 @@ def branched(
 
     The run's rewards judge finished paths: those that the policy ends. On the steps themselves they do not apply. A
     group's index is (number of the branching) * options.groups + index of its question.
-    Raises ValueError where a finished path has no reward, for a value without it would be a guess.
+    Raises RewardFailure where a finished path has no reward, for a value without it would be a guess.
     """
     assert options.tree is not None
     section, adapter = options.tree, run.adapter
@@ -58,7 +59,7 @@ def _value(sample: Sample, weights: dict[str, float]) -> float:
     value = total(sample, weights)
     if value is None:
         reasons = "; ".join(sorted({s.reason for s in sample.scores.values() if not s.ok}))
-        raise ValueError(f"tree: a finished path of prompt {sample.prompt.id!r} has no reward: {reasons}")
+        raise RewardFailure(f"tree: a finished path of prompt {sample.prompt.id!r} has no reward: {reasons}")
     return value
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmrl.config import GrpoStage, HintsConfig
+from mmrl.config import ConfigError, GrpoStage, HintsConfig
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
@@ -94,7 +94,7 @@ class Collector:
     def _sampled(self, groups: Sequence[Group], step: int) -> list[Group]:
         options = self.options
         made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk)
-        refuse_invalid(self.run, self.cursor, made, options.max_invalid)
+        refuse_invalid(self.run, self.cursor, made, options.max_invalid, self.run.weights)
         return made
 
     def _record(self, groups: Sequence[Group]) -> None:
@@ -147,7 +147,7 @@ def score_kl(adapter: Adapter, groups: Sequence[Group], micro_batch: int) -> Non
         replay = adapter.logprobs(some, part.columns, reference=True)
         if replay.logp_reference is None:
             name = type(adapter).__name__
-            raise ValueError(
+            raise ConfigError(
                 f"kl_place='reward' needs `logp_reference`, which {name}.logprobs did not return though asked with "
                 "reference=True; set kl_coef=0, or give the adapter a reference"
             )

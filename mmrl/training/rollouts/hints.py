@@ -8,7 +8,9 @@ plain prompt back, beside completions of the hinted one. Here the caller replace
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
+from mmrl.config import ConfigError
 from mmrl.types import Group, Prompt
 
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -24,8 +26,8 @@ def hinted(prompt: Prompt, level: int, fractions: Sequence[float] = FRACTIONS, s
 
     Level 0 is the plain prompt. Hinting a hinted prompt begins from the plain one again. The id is the plain one with
     the level, so that records of both are told apart; the record keeps the plain id and text. GHPO takes 25, 50 and
-    75 % of the characters; the sentence is ours. Raises ValueError for a level, fractions or a solution that cannot
-    be used.
+    75 % of the characters, cut to a whole number; the sentence is ours. Raises ValueError for a level, fractions or a
+    solution that cannot be used.
     """
     if not fractions or any(not a < b for a, b in zip((0, *fractions), (*fractions, 1))):
         raise ValueError(f"hints: fractions={list(fractions)} must rise and lie between 0 and 1")
@@ -36,10 +38,16 @@ def hinted(prompt: Prompt, level: int, fractions: Sequence[float] = FRACTIONS, s
         return origin
     solution = origin.record.get("solution")
     if not isinstance(solution, str) or not solution.strip():
-        raise ValueError(f"hints: prompt {origin.id!r} has no `solution` to take a hint from; add it to its record")
-    hint = solution[: max(1, int(fractions[level - 1] * len(solution)))]
+        raise ConfigError(f"hints: prompt {origin.id!r} has no `solution` to take a hint from; add it to its record")
+    hint = solution[: max(1, _cut(fractions[level - 1], len(solution)))]
     record = {**origin.record, PLAIN: {"id": origin.id, "text": origin.text, "level": level}}
     return Prompt(f"{origin.id}{HINT}{level}", f"{origin.text}{sentence}{hint}", record, origin.root)
+
+
+def _cut(share: float, length: int) -> int:
+    """The share of a length, cut to a whole number; of the share as it is written: 0.29 of 100 is 29, and not the 28 of
+    the binary number below it."""
+    return int(Decimal(repr(float(share))) * length)
 
 
 def plain(prompt: Prompt) -> Prompt:
@@ -64,7 +72,7 @@ def needs_hint(group: Group, reward: str, threshold: float = 1.0) -> bool:
     for sample in group.samples:
         if reward not in sample.scores:
             known = ", ".join(sample.scores) or "none"
-            raise ValueError(f"hints: no reward {reward!r} (there is {known}); name one of the configured rewards")
+            raise ConfigError(f"hints: no reward {reward!r} (there is {known}); name one of the configured rewards")
     values = [s.scores[reward].value for s in group.samples if s.scores[reward].ok]
     return bool(values) and all(value is not None and value < threshold for value in values)
 

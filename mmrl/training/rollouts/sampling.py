@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share
 from mmrl.training.cursor import Cursor
@@ -28,8 +28,11 @@ def sampled(
     done: list[Group] = []
     with RewardRunner(run.rewards) as runner:
         for start in range(0, len(groups), size):
-            clock = time.monotonic()
-            runner.submit(run.adapter.rollout(groups[start : start + size], n, step, seed))
+            clock, asked = time.monotonic(), groups[start : start + size]
+            made = run.adapter.rollout(asked, n, step, seed)
+            for group, of in zip(made, asked, strict=True):
+                group.draw = of.draw  # an adapter that makes new groups may have left it out, and a hint asks again
+            runner.submit(made)
             cursor.sums.count("time/rollout", time.monotonic() - clock)
         clock = time.monotonic()
         while runner.pending:
@@ -43,13 +46,15 @@ def sampled(
     return done
 
 
-def refuse_invalid(run: Run, cursor: Cursor, groups: Sequence[Group], max_invalid: float) -> None:
+def refuse_invalid(
+    run: Run, cursor: Cursor, groups: Sequence[Group], max_invalid: float, weights: Mapping[str, float]
+) -> None:
     """Stop where more samples than `max_invalid` have an invalid reward, or none has a reward at all.
 
-    Every process calls. The samples are stored; the loop saves the run, which goes on from before this step. Raises
-    RewardFailure on every process.
+    weights: of the rewards by name; one of weight 0 does not count. Every process calls. The samples are stored; the
+    loop saves the run, which goes on from before this step. Raises RewardFailure on every process.
     """
-    processes, weights = run.processes, run.weights
+    processes = run.processes
     of_mine, mine = known_share(groups, weights)
     bad, known, everyone = (processes.total(n) for n in (invalid_share(groups, weights) * mine, of_mine, mine))
     if not everyone or (bad <= max_invalid * everyone and known):

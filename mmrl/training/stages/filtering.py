@@ -24,6 +24,7 @@ from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of, result_path
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.rows import monitor_row
 from mmrl.types import Group, Sample
 
 
@@ -56,7 +57,7 @@ class Filtering(Stage[FilterStage]):
             cursor.phase = "update"
             run.point("rollout")
         groups = self.waiting[0]
-        set_rewards(options, run.weights, groups)
+        set_rewards(looked_at(options, run.weights), groups)
         folder, bound = run.folder / "data", run.config.data.max_pixels
         kept = [
             (group.index, stored_images(record, group.prompt.root, folder, bound))
@@ -83,7 +84,7 @@ class Filtering(Stage[FilterStage]):
         with run.sampling():
             mine = groups[processes.rank :: processes.world]
             done = sampled(run, cursor, mine, options.samples, cursor.step, self.seed)
-        refuse_invalid(run, cursor, done, options.max_invalid)
+        refuse_invalid(run, cursor, done, options.max_invalid, looked_at(options, run.weights))
         return done
 
     def _row(self, groups: Sequence[Group], kept: Sequence[Any]) -> dict[str, Any]:
@@ -99,6 +100,7 @@ class Filtering(Stage[FilterStage]):
             "filter/correct": correct / count if count else None,
             "filter/prompts": processes.total(len(groups)),
             "filter/kept": processes.total(len(kept)),
+            **monitor_row(groups, looked_at(options, self.run.weights), processes),
             **{f"env/{name}": value for name, value in conversation_metrics(samples, processes).items()},
         }
 
@@ -121,11 +123,15 @@ class Filtering(Stage[FilterStage]):
 # -------------------------------------------------------------------- rules
 
 
-def set_rewards(options: FilterStage, weights: Mapping[str, float], groups: Sequence[Group]) -> None:
-    """`sample.reward`: the rule's reward or the weighted sum; None where one failed or none applies."""
-    wanted = weights if options.reward is None else {options.reward: 1.0}
+def looked_at(options: FilterStage, weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the rewards for the rule: one alone, all others being monitors, or those of the run."""
+    return {name: float(name == options.reward) if options.reward else weight for name, weight in weights.items()}
+
+
+def set_rewards(weights: Mapping[str, float], groups: Sequence[Group]) -> None:
+    """`sample.reward`: the weighted sum; None where one failed or none applies."""
     for sample in (s for g in groups for s in g.samples):
-        sample.reward = total(sample, wanted)
+        sample.reward = total(sample, weights)
 
 
 def keep(adapter: Adapter, options: FilterStage, group: Group) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.experience import Experience, adapter_features, annotate
 from mmrl.training.stages.expert import expert_gradient, share
-from mmrl.training.stages.rows import grpo_row
+from mmrl.training.stages.rows import grpo_row, monitor_row
 from mmrl.training.stages.update import (
     MicroBatch,
     Update,
@@ -88,6 +88,7 @@ class Grpo(Stage[GrpoStage]):
             cursor.end_update()
             run.point("update")
         row = grpo_row(experience, options, cursor, run.processes)
+        row |= monitor_row(groups, run.weights, run.processes)
         row["lr"] = self.learners["policy"].rate
         self._keep_samples(groups)  # a disk may be full: what is counted behind it is counted once
         cursor.samples += int(run.processes.total(len(experience.samples)))
@@ -108,7 +109,7 @@ class Grpo(Stage[GrpoStage]):
             reduce=run.processes.reduce,
             step=self.cursor.step,
             features=self.features,
-            shuffle=seed_of(run.seed, "shuffle", self.cursor.step) if options.shuffle_rewards else None,
+            shuffle=seed_of(self.seed, "shuffle", self.cursor.step) if options.shuffle_rewards else None,
         )
 
     def _update(self, experience: Experience, number: int) -> None:
@@ -116,7 +117,7 @@ class Grpo(Stage[GrpoStage]):
         options, cursor, run, learner = self.options, self.cursor, self.run, self.learners["policy"]
         update = self._planned(experience, number)
         mu = share(options.expert, cursor.step)
-        check = self.check if cursor.step == number == 0 and experience.fresh else None
+        check = self.check if number == 0 and experience.fresh else None
         slices = micro_batches(run.adapter, update, options.micro_batch)
         for part in gradient(run.adapter, update, slices, scale=1 - mu, start=cursor.micro, on_replay=check):
             self._refuse_non_finite(part)

@@ -111,7 +111,7 @@ def given_samples(adapter: Adapter, pairs: Sequence[Prompt]) -> list[Sample]:
     for pair in pairs:
         made = adapter.given(pair, [pair.record["chosen"], pair.record["rejected"]])
         if len(made) != 2 or any(s.trajectory is None or not s.trajectory.mask.any() for s in made):
-            raise ValueError(
+            raise ConfigError(
                 f"{type(adapter).__name__}.given, pair {pair.id!r}: expected two samples, each with a trajectory that "
                 "has a trained action"
             )

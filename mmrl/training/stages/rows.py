@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.config import GrpoStage
 from mmrl.core.filter import zero_variance_share
+from mmrl.rewarding.run import monitor_invalid
 from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.processes import Processes
 from mmrl.training.stages.experience import Experience, per_sample
+from mmrl.types import Group
 
 
 def reward_row(experience: Experience, processes: Processes) -> dict[str, Any]:
@@ -25,6 +28,14 @@ def reward_row(experience: Experience, processes: Processes) -> dict[str, Any]:
         row[f"reward/{name}"] = summed / count if count else None
     row["reward/invalid"] = (everyone - n) / max(everyone, 1)
     return row
+
+
+def monitor_row(groups: Sequence[Group], weights: Mapping[str, float], processes: Processes) -> dict[str, float]:
+    """reward/<name>/invalid of each monitor (a reward of weight 0): the share of samples on which it failed. They have
+    their rewards all the same."""
+    everyone = processes.total(sum(len(group.samples) for group in groups))
+    counts = monitor_invalid(groups, weights)
+    return {f"reward/{name}/invalid": processes.total(count) / max(everyone, 1) for name, count in counts.items()}
 
 
 def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, processes: Processes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmrl.config import ConfigError
 from mmrl.core import aggregate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
@@ -117,7 +118,7 @@ def given_update(
 def micro_batches(adapter: Adapter, update: Update, budget: int) -> list[Slice]:
     """The update's micro-batches, rows counting in `update.samples`.
 
-    Raises ValueError where the adapter cuts sequences over all of whose actions a ratio is.
+    Raises ConfigError where the adapter cuts sequences over all of whose actions a ratio is.
     """
     slices = list(adapter.slices(update.samples, budget))
     _refuse_cut_sequences(update, slices)
@@ -170,7 +171,7 @@ def gradient(
 
 
 def _refuse_cut_sequences(update: Update, slices: Sequence[Slice]) -> None:
-    """Raise ValueError where a micro-batch holds a part of a sequence, and the ratio is over the whole of it."""
+    """Raise ConfigError where a micro-batch holds a part of a sequence, and the ratio is over the whole of it."""
     over = [f"term {hook.name!r}" for hook in update.algorithm.terms if hook.name in OVER_SEQUENCES]
     if update.algorithm.ratio != "token":
         over.append(f"ratio={update.algorithm.ratio!r}")
@@ -181,7 +182,7 @@ def _refuse_cut_sequences(update: Update, slices: Sequence[Slice]) -> None:
         outside = mask[part.rows].clone()
         outside[:, part.columns] = False
         if outside.any():
-            raise ValueError(
+            raise ConfigError(
                 f"micro_batch is too small: {over[-1]} is over all actions of a sequence, of which the longest has "
                 f"{int(mask.sum(1).max())}, and a micro-batch holds {len(part.columns)}; raise the stage's micro_batch"
             )

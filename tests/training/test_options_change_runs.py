@@ -1,0 +1,243 @@
+"""Every option of a stage changes what a run comes to, or is named here as one that changes its speed alone."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+from able import PROMPTS, Able, able, values
+from answers import AnswersConfig
+
+from mmrl.config import FilterStage, GrpoStage, PreferenceStage, SftStage
+from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
+from mmrl.config.optim import OptimConfig
+from mmrl.training.rollouts.sampling import RewardFailure
+from mmrl.training.stages.filtering import NothingKept
+from mmrl.types import Prompt
+
+REWARDS = """
+from mmrl.types import Score
+
+def odd(samples):
+    return [(sum(map(ord, s.artifact)) % 5) / 4 for s in samples]
+
+def long(samples):
+    return [len(s.artifact) / 5 for s in samples]
+
+def some(samples):
+    return [float(len(s.artifact) % 3) if s.index else float("nan") for s in samples]
+"""
+SPEED_ONLY = {"micro_batch", "rollout_chunk"}
+ELSEWHERE = {
+    "kind": "another stage altogether",
+    "components": "tests/training/test_references.py, on a model that has parts",
+    "data_from": "tests/training/test_filtering.py",
+    "options": "tests/config/test_effects.py, with a function as records",
+}
+
+TREE = {"iterations": 4, "children": 3, "depth": 4, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}
+LEVELS = {"order": "staged", "column": "hard", "window": 2, "advance_at": 0.9}
+EXPERT = {"batch": 3, "peak": 0.5, "valley": 0.2, "decay": 3}
+HINTS = {"reward": "odd", "threshold": 0.9}
+SPAM = {
+    "name": "spam",
+    "lr": 0.05,
+    "spam_threshold": 2.0,
+    "spam_reset_every": 3,
+    "spam_warmup": 2,
+    "spam_clip_after": 1,
+}
+FILTER = {"steps": 2}
+
+# section -> option -> (the stage, another value).
+GRPO = {
+    "name": ({}, "other"),
+    "steps": ({}, 2),
+    "optim": ({}, {"lr": 0.01}),
+    "groups": ({}, 3),
+    "samples": ({}, 3),
+    "updates": ({}, 2),
+    "epochs": ({}, 2),
+    "staleness": ({}, 1),
+    "algorithm": ({}, {"preset": "dr_grpo", "constant_length": 5}),
+    "curriculum": ({}, {"order": "sorted", "column": "hard"}),
+    "refill": ({}, 3),
+    "tree": ({}, TREE),
+    "hints": ({}, HINTS),
+    "expert": ({}, EXPERT),
+    "max_invalid": ({"rewards": "some"}, 0.5),
+    "shuffle_rewards": ({}, True),
+}
+CURRICULUM = {
+    "order": (LEVELS, "mixed"),
+    "column": ({"order": "sorted", "column": "hard"}, "other"),
+    "advance_at": ({**LEVELS, "advance_at": 0.0}, 1.0),
+    "window": ({**LEVELS, "advance_at": 0.0}, 30),
+    "advance_every": (LEVELS, 1),
+    "retire_at": ({}, 0.1),
+    "correct_at": ({"retire_at": 0.5}, 1.0),
+}
+HINT = {
+    "reward": (HINTS, "long"),
+    "threshold": (HINTS, 0.2),
+    "fractions": (HINTS, [0.9]),
+    "sentence": (HINTS, "?"),
+}
+EXPERTS = {
+    "objective": (EXPERT, "sft_phi"),
+    "batch": (EXPERT, 2),
+    "peak": (EXPERT, 0.9),
+    "valley": (EXPERT, 0.1),
+    "warmup": (EXPERT, 2),
+    "decay": (EXPERT, 2),
+}
+TREES = {
+    "iterations": (TREE, 2),
+    "children": (TREE, 4),
+    "depth": (TREE, 1),
+    "c": ({**TREE, "iterations": 8}, 0.0),
+    "least_spread": (TREE, 0.6),
+    "step_end": (TREE, "a"),
+    "step_tokens": (TREE, 1),
+}
+OPTIM = {
+    "name": ({"lr": 0.05}, "spam"),
+    "lr": ({"lr": 0.05}, 0.04),
+    "betas": ({"lr": 0.05}, (0.5, 0.9)),
+    "eps": ({"lr": 0.05}, 0.1),
+    "weight_decay": ({"lr": 0.05}, 0.1),
+    "max_grad_norm": ({"lr": 0.05, "eps": 0.1}, 0.01),
+    "warmup": ({"lr": 0.05}, 3),
+    "schedule": ({"lr": 0.05}, "cosine"),
+    "final_lr": ({"lr": 0.05, "schedule": "linear"}, 0.5),
+    "ema": ({"lr": 0.05}, 0.5),
+    "spam_threshold": (SPAM, 9e9),
+    "spam_reset_every": (SPAM, 2),
+    "spam_warmup": (SPAM, 1),
+    "spam_clip_after": (SPAM, 9),
+}
+SFT = {
+    "name": ({}, "other"),
+    "steps": ({}, 2),
+    "optim": ({}, {"lr": 0.01}),
+    "objective": ({}, "sft_phi"),
+    "batch": ({}, 3),
+}
+PREFERENCE = {
+    "name": ({}, "other"),
+    "steps": ({}, 2),
+    "optim": ({}, {"lr": 0.01}),
+    "pairs": ({}, "swapped.jsonl"),
+    "objective": ({}, "bco"),
+    "beta": ({}, 0.5),
+    "form": ({}, "ipo"),
+    "label_smoothing": ({}, 0.2),
+    "weights": ({"objective": "mpo"}, (0.1, 0.9, 0.0)),
+    "batch": ({}, 3),
+}
+FILTERS = {
+    "name": (FILTER, "other"),
+    "steps": (FILTER, 1),
+    "rule": (FILTER, "rejection"),
+    "groups": (FILTER, 3),
+    "samples": (FILTER, 3),
+    "reward": (FILTER, "long"),
+    "correct_at": (FILTER, 0.9),
+    "margin": ({**FILTER, "rule": "pairs"}, 0.9),
+    "require_correct": ({**FILTER, "rule": "pairs", "correct_at": 0.01}, False),
+    "keep": ({**FILTER, "rule": "rejection"}, 1),
+    "low": (FILTER, 0.6),
+    "high": (FILTER, 0.5),
+    "max_invalid": ({**FILTER, "rewards": "some"}, 0.5),
+}
+SECTIONS = {
+    "grpo": (GrpoStage, GRPO, None),
+    "curriculum": (CurriculumConfig, CURRICULUM, "curriculum"),
+    "hints": (HintsConfig, HINT, "hints"),
+    "expert": (ExpertConfig, EXPERTS, "expert"),
+    "tree": (TreeConfig, TREES, "tree"),
+    "optim": (OptimConfig, OPTIM, "optim"),
+    "sft": (SftStage, SFT, None),
+    "preference": (PreferenceStage, PREFERENCE, None),
+    "filter": (FilterStage, FILTERS, None),
+}
+KINDS = {
+    "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
+    "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
+    "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
+    "filter": {"kind": "filter", "rule": "difficulty", "groups": 4, "samples": 4, "low": 0.0, "high": 1.0},
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_no_option_is_forgotten_here(section):
+    options, table, _ = SECTIONS[section]
+    assert set(table) == set(options.model_fields) - SPEED_ONLY - (set(ELSEWHERE) - set(table))
+
+
+class Records:
+    def batch(self, step, count, seed):
+        words = ["ab", "cab", "b", "acc", "aaa"]
+        return [
+            {"id": str(i), "prompt": "x" * (1 + i), "completion": words[(seed + step * count + i) % 5]}
+            for i in range(count)
+        ]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """result(stage as JSON) -> all that its run leaves: weights, rows, what a filter kept, how it ended."""
+    folder = tmp_path_factory.mktemp("options")
+    (folder / "graded.py").write_text(REWARDS)
+    pairs = [("one", "aab", "c"), ("four", "b", "cc"), ("seven", "abca", "ab"), ("nine!!", "cab", "acb")]
+    for name, way in [("pairs", (1, 2)), ("swapped", (2, 1))]:
+        lines = [{"prompt": p[0], "chosen": p[way[0]], "rejected": p[way[1]]} for p in pairs]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    @cache
+    def run(text):
+        stage = json.loads(text)
+        named = stage.pop("rewards", "odd")
+        if "pairs" in stage:
+            stage["pairs"] = str(folder / stage["pairs"])
+        names = [named] if named == "some" else ["odd", "long"]
+        rewards = [{"name": f"{folder / 'graded.py'}:{n}", "alias": n, "weight": float(n == names[0])} for n in names]
+        data = {"prompts": "unused.txt"}
+        if stage["kind"] == "sft" or stage.get("expert"):
+            data["records"] = "unused.jsonl"
+
+        prompts = [Prompt(p.id, p.text, {**p.record, "other": -p.record["hard"]}) for p in PROMPTS]
+        out = folder / str(abs(hash(text)))
+        out.mkdir()
+        config = values(out, stage, rewards=rewards, data=data)
+        loop = able(config, prompts, adapter=Able(AnswersConfig()), records=Records())
+        ended = "done"
+        try:
+            loop.train()
+        except (RewardFailure, NothingKept) as error:
+            ended = type(error).__name__
+        rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in loop.rows]
+        kept = {p.name: p.read_text() for p in sorted((out / "run" / "data").glob("*.jsonl"))}
+        return str(loop.adapter.table.detach().flatten().tolist()), str(rows), str(kept), ended
+
+    return run
+
+
+CASES = [(s, option, *case) for s, (_, table, _) in SECTIONS.items() for option, case in table.items()]
+
+
+@pytest.mark.parametrize(("section", "option", "base", "other"), CASES, ids=[f"{c[0]}.{c[1]}" for c in CASES])
+def test_an_option_changes_something(result, section, option, base, other):
+    _, _, inside = SECTIONS[section]
+    kind = KINDS.get(section, KINDS["grpo"])
+    changed = {**base, option: other}
+    one, two = ({**kind, **x} if inside is None else {**kind, inside: x} for x in (base, changed))
+    if section == "tree" or option == "tree":
+        one, two = ({k: v for k, v in x.items() if not (x.get("tree") and k == "max_invalid")} for x in (one, two))
+    assert result(json.dumps(one)) != result(json.dumps(two))
+
+
+def test_a_run_is_the_same_twice(result):
+    stage = json.dumps(KINDS["grpo"])
+    assert result(stage) == result(" " + stage)
