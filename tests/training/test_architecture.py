@@ -137,6 +137,21 @@ def test_the_way_from_the_command_to_the_loss_is_in_this_order():
         assert there in graph[here], f"{here} does not import {there}"
 
 
+# Those who may make a loss themselves: the update, and the tests of the core, which is what they test.
+MAKES_A_LOSS = ["mmrl/core", "mmrl/training/stages/update.py", "tests/core"]
+
+
+def test_the_update_is_written_once():
+    """Whoever wants a gradient calls mmrl.training.stages.update: benchmarks, docs and other tests too."""
+    pieces = {"mmrl.core.step.policy_loss", "mmrl.core.update.prepare_update", "mmrl.core.aggregate.weights"}
+    for folder in ("mmrl", "benchmarks", "docs", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT)
+            if not any(name.is_relative_to(place) for place in MAKES_A_LOSS):
+                found = imports(path, ".".join(name.with_suffix("").parts)) & pieces
+                assert not found, f"{name} imports {', '.join(sorted(found))}"
+
+
 def test_nobody_asks_an_adapter_what_it_has():
     """Everything is in the base class; a question by name would be a second list of it."""
     for module, path in MODULES.items():
