@@ -23,5 +23,5 @@ def short(value: object) -> str:
     try:
         text = repr(value[:LONGEST] if isinstance(value, str) else value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, a list inside itself
-        return f"a {type(value).__name__} too large to show"
+        return f"{type(value).__name__} too large to show"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -13,6 +13,7 @@ import pytest
 # Two workers share two cores: each, and what it starts, computes in one thread. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
 class ChatServer:
     """Serves POST /v1/chat/completions by `answer(request)`: words, (status, body), or a function of the handler.
 

@@ -21,4 +21,4 @@ def test_values_are_cut_short():
     assert short("ab") == "'ab'"
     assert len(short("x" * 10_000)) == LONGEST
     assert short("x" * 10_000).startswith("'xxx")
-    assert short(10**5000) == "a number of thousands of digits"
+    assert short(10**5000) == "int too large to show"

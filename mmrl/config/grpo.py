@@ -126,6 +126,9 @@ class GrpoStage(Stage):
             raise ValueError("kl_place='reward' goes with whole answers, not with a tree's steps; set kl_place='loss'")
         return self
 
+    def record_objectives(self) -> list[str]:
+        return [self.expert.objective] if self.expert else []
+
     def plan_lines(self, config: Any, processes: int) -> list[str]:
         algorithm = resolve_algorithm(self.algorithm)
         lines = self._tree_lines(processes) if self.tree else self._batch_lines(config, processes)

@@ -18,7 +18,6 @@ from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.reward import RewardConfig
-from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
 from mmrl.environments.load import load_environment
@@ -99,10 +98,8 @@ class Config(Strict):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, GrpoStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 self.model.actions_per_sample()  # a plan that cannot be made says so here
-            if isinstance(stage, GrpoStage) and stage.expert and not self.data.records:
-                raise ValueError(f"stage {stage.name!r} mixes in an expert: it needs `data.records:`")
-            if isinstance(stage, SftStage) and not (self.data.records or stage.data_from):
-                raise ValueError(f"stage {stage.name!r} needs `data.records:`")
+            if stage.record_objectives() and not self.data.records:
+                raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
             if isinstance(stage, FilterStage):
                 filters[stage.name] = stage
         return self

@@ -35,6 +35,9 @@ class SftStage(Stage):
             raise ValueError("options go with the records function of the run, not with data_from; leave one out")
         return self
 
+    def record_objectives(self) -> list[str]:
+        return [] if self.data_from else [self.objective]
+
     def plan_lines(self, config: Any, processes: int) -> list[str]:
         micro = -(-self.batch // self.micro_batch)
         records = f"{self.batch} records a step in {micro} micro-batches of at most {self.micro_batch}"

@@ -31,6 +31,10 @@ class Stage(Strict):
         "supervised records, pairs preference pairs. null takes the run's data.",
     )
 
+    def record_objectives(self) -> list[str]:
+        """Supervised objectives for which the stage reads the run's records (`data.records`); [] reads none."""
+        return []
+
     def plan_lines(self, config: Any, processes: int) -> list[str]:
         """What the stage of a run (a Config) does, a fact a line, for `mmrl plan`."""
         return [self.optim.in_words()]

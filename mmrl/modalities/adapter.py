@@ -195,6 +195,10 @@ class Adapter:
         """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
         self._reference = {name: p.detach().clone() for name, p in self.trainable_parameters().items()}
 
+    def forget_reference(self) -> None:
+        """A stage begins that compares with none: what is kept of an earlier one may go."""
+        self._reference = None
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Inside this context the policy is the frozen reference, without gradient; it may be entered again inside.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrl.importing import import_file
+from mmrl.near import near
 
 if TYPE_CHECKING:
     from mmrl.modalities.adapter import Adapter
@@ -31,9 +31,7 @@ def adapter_class(modality: str) -> type[Adapter]:
         return getattr(importlib.import_module(module), name)
     path, colon, name = modality.rpartition(":")
     if not colon or not path.endswith(".py"):
-        near = difflib.get_close_matches(modality, BUILT_IN, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BUILT_IN)}"
-        raise ValueError(f"modality {modality!r}: {hint}; your own is given as path/file.py:Class")
+        raise ValueError(f"modality {modality!r}: {near(modality, BUILT_IN)}; your own is given as path/file.py:Class")
     found = getattr(import_file(Path(path)), name, None)
     if found is None:
         raise ValueError(f"modality {modality!r}: {path} has no class {name}")

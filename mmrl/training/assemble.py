@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmrl.config import Config, ConfigError, GrpoStage, RewardConfig, SftStage
+from mmrl.config import Config, ConfigError, RewardConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
@@ -86,16 +86,15 @@ def load_rewards(config: Config) -> tuple[list[LoadedReward], list[LoadedReward]
 
 def load_records(config: Config, adapter: Adapter) -> Records | None:
     """The supervised records of the run, where a stage wants them."""
-    objectives = [s.objective for s in config.stages if isinstance(s, SftStage) and not s.data_from]
-    objectives += [s.expert.objective for s in config.stages if isinstance(s, GrpoStage) and s.expert]
+    objectives = [objective for stage in config.stages for objective in stage.record_objectives()]
     return Records(config.data, record_columns(adapter, objectives)) if objectives else None
 
 
 def load_prompts(config: Config, adapter: Adapter) -> tuple[list[Prompt], list[Prompt]]:
     """(training prompts, held-out prompts) of a config; [] where it names none."""
     columns, data = adapter.prompt_columns(), config.data
-    train = _usable(adapter, training_prompts(data, columns), data.on_bad_record)
-    held = _usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
+    train = usable(adapter, training_prompts(data, columns), data.on_bad_record)
+    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
     both = {_asked(p) for p in train} & {_asked(p) for p in held}
     if both:
         text = min(text for text, _ in both)
@@ -109,7 +108,7 @@ def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
 
 
-def _usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str) -> list[Prompt]:
+def usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str) -> list[Prompt]:
     """The prompts that the adapter can roll out; the others are counted and told.
 
     Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.

@@ -103,6 +103,8 @@ class Loop:
             self._restore(stage)
         elif stage.needs_reference:
             self.run.adapter.prepare_reference()
+        else:
+            self.run.adapter.forget_reference()
         if cursor.phase == "end" and stage.done:
             self._hand_on(stage)
             return

@@ -212,7 +212,7 @@ ALWAYS: dict[type, set[str]] = {
     ReportConfig: {"samples_every"},
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
-    Stage: {"name", "steps", "micro_batch", "optim", "components", "data_from"},
+    Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
     GrpoStage: {
         "kind",
         "refill",

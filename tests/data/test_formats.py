@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrl import api
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import FORMATS, format_of, normalised, unseen
 from mmrl.data.images import stored_images
@@ -20,8 +19,10 @@ from mmrl.data.pairs import load_pairs
 from mmrl.data.prompts import load_prompts, training_prompts
 from mmrl.data.records import KeptRecords, Records
 from mmrl.importing import import_file
+from mmrl.modalities.adapter import Adapter
 from mmrl.pictures import PictureError, open_image
 from mmrl.share import share
+from mmrl.training.assemble import load_prompts as load_config_prompts
 
 SAMPLES = share("datasets", "emoji_scenes", "formats")
 PUBLISHED = ("satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "trl", "ui_s1")
@@ -524,7 +525,7 @@ def test_the_same_question_about_another_picture_is_another_prompt(red):
     data = {"prompts": train, "eval_prompts": held}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert [len(p) for p in api.load_prompts(SimpleNamespace(data=DataConfig(**data)), object())] == [1, 1]
+        assert [len(p) for p in load_config_prompts(SimpleNamespace(data=DataConfig(**data)), Adapter(None))] == [1, 1]
     same = DataConfig(**{**data, "eval_prompts": train})
     with pytest.warns(UserWarning, match="1 held-out prompts are also training prompts, e.g. '<image>colour"):
-        api.load_prompts(SimpleNamespace(data=same), object())
+        load_config_prompts(SimpleNamespace(data=same), Adapter(None))

@@ -213,9 +213,9 @@ def test_a_class_may_say_itself_which_prompts_suit_it(plugin):
 
 
 def test_a_reward_stands_twice_under_an_alias():
-    from mmrl.api import load_rewards
     from mmrl.config import load
     from mmrl.rewarding.run import score_groups
+    from mmrl.training.assemble import load_rewards
     from mmrl.types import Group, Sample
 
     config = load(

@@ -355,3 +355,12 @@ def test_a_filter_needs_rewards_and_prompts(tmp_path, rewards):
         load({**values, "rewards": []})
     with pytest.raises(ConfigError, match=r"needs `data.prompts:`"):
         load({**values, "data": {}})
+
+
+def test_a_filter_leaves_its_result_and_no_other_file(tmp_path, rewards):
+    """Parts are for resumes; pictures are named by what they show and belong to the result."""
+    values = config(tmp_path, stage(low=0, high=1))
+    make(values, PROMPTS).train()
+    assert [p.name for p in sorted(result(values).parent.rglob("*"))] == ["filter.jsonl"]
+    make(values, PROMPTS).train(resume=True)
+    assert [p.name for p in sorted(result(values).parent.rglob("*"))] == ["filter.jsonl"]

@@ -69,18 +69,18 @@ def test_a_process_without_pictures_takes_part_in_the_tower_s_update(config, hel
     found = {}
     for made in (one, two):
         state = load_file(Path(made["out"]) / made["name"] / "checkpoints/latest/trainer.safetensors")
-        found[made["name"]] = {k: v for k, v in state.items() if k.startswith("param/")}
+        found[made["name"]] = {k: v for k, v in state.items() if "/param/" in k}
     start = {name: p.detach() for name, p in started(one).model.named_parameters()}
     moved = 0.0
     for name, value in found["one"].items():
         torch.testing.assert_close(found["two"][name], value, rtol=1e-4, atol=2e-5, msg=name)
         if ".visual." in name:
-            moved = max(moved, float((value - start[name.removeprefix("param/")]).abs().max()))
+            moved = max(moved, float((value - start[name.partition("/param/")[2]]).abs().max()))
     assert found["one"].keys() == found["two"].keys() and moved > 1e-3
 
 
 def started(config):
-    from mmrl.api import load_adapter
     from mmrl.config import load
+    from mmrl.training.assemble import load_adapter
 
     return load_adapter(load(config))

@@ -6,7 +6,6 @@ to t_next < t, dt = t_next - t < 0. Everything is computed in float32, or in flo
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from mmrl.near import near, short
 
 Reduction = Literal["mean", "sum"]
 Prediction = Literal["epsilon", "v_prediction", "sample"]
@@ -243,8 +244,7 @@ def find_kernel(name: str) -> KernelSpec:
     """KERNELS[name]; ValueError with the nearest known name otherwise."""
     if name in KERNELS:
         return KERNELS[name]
-    near = difflib.get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"unknown kernel {name!r}: did you mean {near!r}? known: {', '.join(KERNELS)}")
+    raise ValueError(f"unknown kernel {short(name)}; {near(name, KERNELS)}")
 
 
 # ---- sampling, log-prob, ratio, KL ----------------------------------------------------------------------

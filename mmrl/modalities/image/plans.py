@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import itertools
 import math
@@ -10,6 +9,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from mmrl.near import near
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,12 @@ def make_plan(name: str, n_steps: int, step: int, seed: int, **options: Any) -> 
     does not fit n_steps.
     """
     if name not in PLANS:
-        raise ValueError(f"unknown plan {name!r}: {_nearest(name, PLANS)}")
+        raise ValueError(f"unknown plan {name!r}: {near(name, PLANS)}")
     parameters = inspect.signature(PLANS[name]).parameters.values()
     known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     for option in options:
         if option not in known:
-            raise ValueError(f"plan {name} has no option {option!r}: {_nearest(option, known)}")
+            raise ValueError(f"plan {name} has no option {option!r}: {near(option, known)}")
     missing = [option for option in known if known[option] is inspect.Parameter.empty and option not in options]
     if missing:
         raise ValueError(f"plan {name} needs the option {missing[0]!r}")
@@ -195,8 +196,3 @@ def _portion(plan: str, count: int, fraction: float) -> int:
             "(a single step is trained with fraction=1.0, allow_last=True)"
         )
     return trained
-
-
-def _nearest(name: str, known: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return f"did you mean {near!r}? known: {', '.join(known)}"

@@ -62,7 +62,7 @@ class Collector:
         self._record(groups)
         for rounds in range(1, options.refill):
             silent = self._silent(groups)
-            if not refill(options.groups, options.groups - len(silent), rounds, options.refill):
+            if self.curriculum.exhausted or not refill(options.groups, options.groups - len(silent), rounds, options.refill):
                 break
             mine = {group.index for group in groups}
             again = [group for group in self._next(step, silent, draws) if group.index in mine]

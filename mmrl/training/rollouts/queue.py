@@ -10,7 +10,7 @@ from mmrl.config import GrpoStage
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.collecting import Collector
 from mmrl.training.rollouts.curriculum import AllRetired
-from mmrl.training.rollouts.stored import load_queue, save_queue, with_record
+from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
 from mmrl.types import Group
 
@@ -82,10 +82,5 @@ class Rollouts:
     def load_groups(self, folder: Path) -> None:
         """This process's share, whatever number of processes saved; prompts get back the records that they had."""
         processes = self.run.processes
-        self.queue = load_queue(folder, processes.rank, processes.world)
+        self.queue = load_queue(folder, processes.rank, processes.world, self.collector.prompts)
         self.exhausted = self.exhausted and not self.queue
-        known = {prompt.id: prompt for prompt in self.collector.prompts}
-        for group in (group for groups in self.queue for group in groups):
-            group.prompt = with_record(group.prompt, known)  # the sample store keeps ids and texts only
-            for sample in group.samples:
-                sample.prompt = group.prompt

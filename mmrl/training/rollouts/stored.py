@@ -23,10 +23,19 @@ def save_queue(folder: Path, rank: int, queue: Sequence[Sequence[Group]]) -> Non
         save_groups(folder / f"pending_{number:03d}_{rank}", groups)
 
 
-def load_queue(folder: Path, rank: int, world: int) -> list[list[Group]]:
-    """This process's share of the saved rollouts, oldest first, whatever number of processes saved them."""
+def load_queue(folder: Path, rank: int, world: int, prompts: Sequence[Prompt]) -> list[list[Group]]:
+    """This process's share of the saved rollouts, oldest first, whatever number of processes saved them.
+
+    prompts: those that were asked; the store keeps ids and texts only, and they get their records back.
+    """
     numbers = sorted({place.name.split("_")[1] for place in folder.glob("pending_*")})
-    return [load_groups(sorted(folder.glob(f"pending_{number}_*")), rank, world) for number in numbers]
+    queue = [load_groups(sorted(folder.glob(f"pending_{number}_*")), rank, world) for number in numbers]
+    known = {prompt.id: prompt for prompt in prompts}
+    for group in (group for groups in queue for group in groups):
+        group.prompt = with_record(group.prompt, known)
+        for sample in group.samples:
+            sample.prompt = group.prompt
+    return queue
 
 
 def save_groups(place: Path, groups: Sequence[Group]) -> None:

@@ -20,7 +20,7 @@ from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled
-from mmrl.training.rollouts.stored import load_queue, save_queue, with_record
+from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of, result_path
 from mmrl.training.stages.base import Stage
@@ -115,12 +115,7 @@ class Filtering(Stage[FilterStage]):
         save_queue(folder, self.run.processes.rank, self.waiting)
 
     def load_own(self, folder: Path) -> None:
-        self.waiting = load_queue(folder, self.run.processes.rank, self.run.processes.world)
-        known = {prompt.id: prompt for prompt in self.prompts}
-        for group in (group for groups in self.waiting for group in groups):
-            group.prompt = with_record(group.prompt, known)
-            for sample in group.samples:
-                sample.prompt = group.prompt
+        self.waiting = load_queue(folder, self.run.processes.rank, self.run.processes.world, self.prompts)
 
 
 # -------------------------------------------------------------------- rules

@@ -277,10 +277,10 @@ def test_the_unconditional_output_is_computed_again_only_after_the_weights_chang
             parameter.copy_(before)
     assert forwards(policy, replay) == [True]  # the same weights again, as after averaging or resuming
     with policy.reference():
-        assert forwards(policy, replay) == [True]  # the reference's weights are those, too
+        assert forwards(policy, replay) == [False]  # the reference's weights are those, too; it has no gradient
     nudge(policy)
     with policy.reference():
-        assert forwards(policy, replay) == [True]
+        assert forwards(policy, replay) == [False]
     assert sorted(forwards(policy, replay)) == [False, True]
     with torch.no_grad():
         for parameter, before in zip(policy.trainable_parameters().values(), saved):

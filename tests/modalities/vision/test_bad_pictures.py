@@ -14,6 +14,7 @@ from PIL import Image
 from mmrl.config import ConfigError, load
 from mmrl.modalities.vision.tiny import KINDS
 from mmrl.pictures import PictureError
+from mmrl.training.assemble import load_adapter, load_prompts
 from mmrl.types import Group, Prompt
 
 
@@ -166,11 +167,10 @@ TOLD = [
 @pytest.mark.parametrize(("record", "told"), list(zip(RECORDS, TOLD)), ids=[*BAD, "marks", "none"])
 def test_a_bad_record_stops_the_run_before_anything_is_trained(written, record, told):
     """Named by its line where the record alone tells it, by its id where the model's processor does."""
-    from mmrl import api
 
     config = load(written([{"id": "bad", **record}]))
     with pytest.raises(ConfigError, match=rf"(\.jsonl:3|prompt 'bad'): {told}.*data\.on_bad_record: skip"):
-        api.load_prompts(config, api.load_adapter(config))
+        load_prompts(config, load_adapter(config))
 
 
 def test_bad_records_are_counted_and_skipped_where_asked(written, tmp_path, main):
@@ -201,4 +201,4 @@ def test_the_contract_from_the_command_line(written, main):
         code, out, err = main("check", path, *words)
         assert code == 0, out + err
         lines = out.splitlines()
-        assert len(lines) == 11 and all(line.startswith("pass  ") for line in lines)
+        assert len(lines) == 14 and all(line.startswith("pass  ") for line in lines)

@@ -121,14 +121,14 @@ def test_a_row_is_never_cut_through_a_picture(shared, drawn, ask, roll, kind):
 
 def test_a_prompt_that_would_have_to_be_cut_through_its_picture_is_dropped_and_counted(adapter, drawn, ask):
     """T1: its text fits, with the picture it does not; with less of either it does."""
-    from mmrl.api import _usable
+    from mmrl.training.assemble import usable
 
     policy = adapter(max_prompt_tokens=30)
     # start, user, newline, vision start, vision end, ?, end, newline, start, assistant, newline: 22 ids; 12 or 4 cells
     long, short, plain = ask("?", drawn(1)), ask("?!", drawn(1, (32, 32))), ask("What is it?")
     assert policy.usable(long) == "has 34 tokens, 30 is the most (model.max_prompt_tokens, or what the context leaves)"
     with pytest.warns(UserWarning, match=r"1 of 3 prompts cannot be used, first '\?': has 34 tokens.*dropped"):
-        assert _usable(policy, [long, short, plain], "stop") == [short, plain]
+        assert usable(policy, [long, short, plain], "stop") == [short, plain]
     with pytest.raises(ValueError, match="has 34 tokens"):
         policy.rollout([Group(long, 0)], 2, 0, 0)
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mmrl import api
 from mmrl.cli import cli
 from mmrl.config import load
 from mmrl.share import share
+from mmrl.training.assemble import load_adapter, load_prompts
 
 FORMATS = share("datasets", "emoji_scenes", "formats")
 # Cells of 16 pixels, 4 x 4 of them at most: a picture costs 16 tokens.
@@ -72,8 +72,8 @@ def trained(config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 def opening(config: dict[str, Any]) -> str:
     """What the policy reads of the first record, each id in words; a picture is one sign."""
     made = load(config)
-    adapter = api.load_adapter(made)
-    prompts, _ = api.load_prompts(made, adapter)
+    adapter = load_adapter(made)
+    prompts, _ = load_prompts(made, adapter)
     return "".join(adapter.reader.words(adapter.reader.opened(prompts[0], adapter.reader.context(prompts[0])).row.ids))
 
 
