@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,6 +42,7 @@ ALLOWED = {
 }
 
 
+@cache
 def imports(path: Path, module: str) -> set[str]:
     """Full names of the modules that a file imports, at any depth of its code, types included."""
     found: set[str] = set()
@@ -86,6 +88,7 @@ def test_imports_run_one_way(module):
             assert room(other) in allowed, f"{module} imports {other}"
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """File -> the files of mmrl that it imports anywhere in it, for types or inside a function too."""
     found = {}
