@@ -89,6 +89,11 @@ def noisy(samples: list, rate: float = 0.4) -> list[float]:
     return verdicts
 
 
+def one(samples: list) -> list[float]:
+    """1 for every answer: with a weight of -1 and 2 for the right ones, rewards are +1 and -1."""
+    return [1.0 for _ in samples]
+
+
 def length(samples: list) -> list[float]:
     """Tokens of an answer."""
     return [float(len(sample.trajectory.logp)) for sample in samples]
@@ -154,6 +159,7 @@ NAMES = {ACCURACY: "accuracy", LENGTH: "tokens", ENTROPY: "entropy", GOOD_STEPS:
 TOKEN = {"aggregate": "token_mean"}
 EVERYWHERE = {"name": "length_lambda", "mode": "threshold", "threshold": 0.0}
 STALE = {"staleness": 12, "optim": {"lr": 2e-4}}
+SIGNED = [{**RIGHT, "weight": 2.0}, {"name": f"{HERE}:one", "weight": -1.0}]
 NOISY = [{"name": f"{HERE}:noisy"}, {"name": "worked.steps", "weight": 0.0}]
 PROF = {"name": "prof", "process": "worked.steps", "keep": 4}
 HARD = {
@@ -195,8 +201,11 @@ EFFECTS = {
         {
             "GRPO, 12 steps stale": Arm(TOKEN, STALE),
             "BAPO, 12 steps stale": Arm({"preset": "bapo"}, STALE),
-            # With the group's mean as baseline, since these rewards are 0 and 1.
-            "TOPR, 12 steps stale": Arm({"preset": "topr", "advantage": "group_mean"}, STALE),
+            # The paper's: +1 and -1 as they are, without a baseline.
+            "TOPR, 12 steps stale": Arm({"preset": "topr"}, STALE, SIGNED),
+            "TOPR less the group's mean, 12 steps stale": Arm(
+                {"preset": "topr", "advantage": "group_mean"}, STALE, claims=False
+            ),
             "GRPO, fresh": Arm(TOKEN, {**STALE, "staleness": 0}, claims=False),
         },
         {ACCURACY: 1},

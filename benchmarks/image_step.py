@@ -30,18 +30,17 @@ from torch import Tensor, nn
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.config import OptimConfig
-from mmrl.core import aggregate
-from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
-from mmrl.core.batch import Batch
-from mmrl.core.reduce import local
-from mmrl.core.step import policy_loss
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.tiny import build_sd3
 from mmrl.seeds import seed_of
 from mmrl.training import optim
-from mmrl.types import Group, Prompt, Sample
+from mmrl.training.learner import Learner
+from mmrl.training.processes import Processes
+from mmrl.training.stages.experience import Experience
+from mmrl.training.stages.update import gradient, micro_batches, plan_update
+from mmrl.types import Group, Prompt, Score
 
 GROUPS, SAMPLES = 4, 8
 STEPS, TRAINED = 10, 9
@@ -102,7 +101,7 @@ class Rollout:
     after: Tensor
     logp: Tensor
     reward: Tensor
-    samples: Sequence[Sample] = ()
+    groups: Sequence[Group] = ()
     embeds: Tensor | None = None
     pooled: Tensor | None = None
 
@@ -240,7 +239,7 @@ class PlainLoop:
 
 
 class Library:
-    """mmrl's adapter and core, put together as its training loop does."""
+    """mmrl's adapter with the update and the learner of its training."""
 
     def __init__(self, size: int, micro_batch: int, plan: dict) -> None:
         sampling = {"steps": STEPS, "guidance": GUIDANCE, "noise_level": LEVEL, "size": size, "plan": plan}
@@ -249,7 +248,7 @@ class Library:
             ModelConfig(path="built", family="sd3", build=build, sampling=sampling, decode_batch=GROUPS * SAMPLES)
         )
         self.parameters = self.adapter.trainable_parameters()
-        self.optimizer = optim.build(OPTIM, self.parameters)
+        self.learner = Learner("policy", self.parameters, OPTIM, updates=1, processes=Processes("cpu"))
         self.algorithm = Algorithm().with_defaults(*self.adapter.default_clip)
         self.micro_batch = micro_batch
         self.clock = Clock()
@@ -272,44 +271,26 @@ class Library:
         samples = [s for g in groups for s in g.samples]
         with self.clock.phase("reward"):
             reward = torch.tensor([redness(s.artifact) for s in samples], dtype=torch.float64)
+            for sample, value in zip(samples, reward.tolist(), strict=True):
+                sample.scores["redness"] = Score(value)
 
         def stored(key: str) -> Tensor:
-            return torch.stack([s.trajectory.tensors[key] for s in samples])
+            return torch.stack([s.actions.tensors[key] for s in samples])
 
-        logp = torch.stack([s.trajectory.logp for s in samples])
-        return Rollout(stored("x"), stored("x_next"), logp, reward, samples)
+        logp = torch.stack([s.actions.logp for s in samples])
+        return Rollout(stored("x"), stored("x_next"), logp, reward, groups)
 
     def gradients(self, rollout: Rollout) -> float:
         """Accumulate the gradient of mmrl's GRPO loss over all micro-batches; returns its value."""
-        total = 0.0
         with self.clock.phase("train"):
-            group = torch.arange(GROUPS).repeat_interleave(SAMPLES)
-            valid = torch.ones(len(group), 1, dtype=torch.bool)
-            one = torch.ones(1, dtype=torch.float64)
-            mask = torch.ones_like(rollout.logp, dtype=torch.bool)
-            batch = Batch(group, GROUPS, mask, local)
-            advantage, _, _ = estimate(rollout.reward[:, None], valid, one, batch, self.algorithm)
-            weights = aggregate.weights(self.algorithm.aggregate, mask, group, GROUPS, local)
-            for part in self.adapter.slices(rollout.samples, self.micro_batch):
-                where = (part.rows[:, None], part.columns[None, :])
-                replay = self.adapter.logprobs([rollout.samples[r] for r in part.rows], part.columns)
-                loss, _ = policy_loss(
-                    replay,
-                    rollout.logp[where],
-                    mask[where],
-                    advantage[part.rows].float(),
-                    weights[where],
-                    self.algorithm,
-                )
-                loss.backward()
-                total += loss.item()
-        return total
+            experience = Experience.of(rollout.groups, {"redness": 1.0}, self.algorithm, n_groups=GROUPS)
+            update = plan_update(experience, self.algorithm)
+            slices = micro_batches(self.adapter, update, self.micro_batch)
+            return sum(part.loss for part in gradient(self.adapter, update, slices))
 
     def update(self) -> None:
         with self.clock.phase("optimizer"):
-            nn.utils.clip_grad_norm_(self.parameters.values(), OPTIM.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.learner.step()
 
 
 # ---- the same numbers -------------------------------------------------------------------------------------
@@ -346,8 +327,8 @@ def check_equal(plain: PlainLoop, library: Library) -> None:
         print(f"  {name:<14} {value:.1e}")
     wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
     assert not wrong, f"A and B differ by more than {TOLERANCE:g}: {wrong}"
-    for side in (plain, library):
-        side.optimizer.zero_grad()
+    plain.optimizer.zero_grad()
+    library.learner.forget_gradient()
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -1,7 +1,8 @@
-"""Whole GRPO steps of TRL's GRPOTrainer and of mmrl's adapter and core, in turn: what *_step.py against TRL share.
+"""Whole GRPO steps of TRL's GRPOTrainer and of mmrl, in turn: what *_step.py against TRL share.
 
-TRL runs its own `train()`; whenever it has finished a step, mmrl does one with the same prompts and settings. A step
-is rollout, reward, advantages, log-probs forward and backward, clipping and AdamW.
+TRL runs its own `train()`; whenever it has finished a step, mmrl does one with the same prompts and settings, by the
+functions that its training calls. A step is rollout, reward, advantages, log-probs forward and backward, clipping and
+AdamW.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,14 @@ from torch import Tensor, nn
 
 import mmrl  # noqa: F401  before transformers and trl: it hooks the import of torchvision
 from mmrl.config import OptimConfig
-from mmrl.core import aggregate
-from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.resolving import resolve
-from mmrl.core.step import policy_loss
-from mmrl.core.update import prepare_update
-from mmrl.training import optim
-from mmrl.types import Group, Prompt, Sample
+from mmrl.training.learner import Learner
+from mmrl.training.processes import Processes
+from mmrl.training.stages.experience import Experience
+from mmrl.training.stages.update import Update, gradient, micro_batches, plan_update
+from mmrl.types import ActionLogProbs, Group, Prompt, Score
 
 SAMPLES = 8  # of a prompt
 SEED = 0
@@ -83,38 +83,60 @@ def vowels(text: str) -> float:
 
 
 class Clock:
-    """CPU seconds of a step by phase. Phases are not nested; parts are, and what they took is in their phase, too."""
+    """CPU seconds of a step by phase. A phase inside another is charged to the inner one alone; parts are charged to
+    their phase, too."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.parts: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
-        self._began = time.process_time()
+        self._began = self._since = time.process_time()
+        self._open: list[str] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        with _measured(self.seconds, name):
+        self._charge()
+        self._open.append(name)
+        try:
             yield
+        finally:
+            self._charge()
+            self._open.pop()
+
+    def _charge(self) -> None:
+        now = time.process_time()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        with _measured(self.parts, name):
+        began = time.process_time()
+        try:
             yield
+        finally:
+            self.parts[name] += time.process_time() - began
+
+    @contextmanager
+    def backwards(self) -> Iterator[None]:
+        """Every `backward()` of a tensor is a phase of its own."""
+        inner = Tensor.backward
+
+        def timed(*args: Any, **kwargs: Any) -> None:
+            with self.phase("backward"):
+                inner(*args, **kwargs)
+
+        Tensor.backward = timed
+        try:
+            yield
+        finally:
+            Tensor.backward = inner
 
     def row(self) -> dict[str, float]:
         """What the step took since this clock was made: phases, parts, total, useful tokens and their rate."""
         total = time.process_time() - self._began
         numbers = {"other": total - sum(self.seconds.values()), "total": total, "rate": self.counts["tokens"] / total}
         return {**self.seconds, **self.parts, **self.counts, **numbers}
-
-
-@contextmanager
-def _measured(seconds: dict[str, float], name: str) -> Iterator[None]:
-    began = time.process_time()
-    try:
-        yield
-    finally:
-        seconds[name] += time.process_time() - began
 
 
 class Trl:
@@ -232,13 +254,12 @@ def _text(completion: Any) -> str:
 
 
 class Library:
-    """mmrl's adapter and core, put together as its training loop does."""
+    """mmrl's adapter with the update and the learner of its training."""
 
     def __init__(self, adapter: Any, micro_batch: int) -> None:
         self.adapter, self.micro_batch = adapter, micro_batch
-        self.parameters = adapter.trainable_parameters()
-        self.config = OptimConfig(lr=LR)
-        self.optimizer = optim.build(self.config, self.parameters)
+        parameters = adapter.trainable_parameters()
+        self.learner = Learner("policy", parameters, OptimConfig(lr=LR), updates=1, processes=Processes("cpu"))
         self.algorithm = resolve("dapo", {"clip_low": LOW, "clip_high": HIGH})
         self.clock = Clock()
 
@@ -248,62 +269,32 @@ class Library:
         with self.clock.phase("rollout"):
             groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
             groups = self.adapter.rollout(groups, SAMPLES, number, SEED)
-        samples = [s for g in groups for s in g.samples]
-        self.clock.counts["tokens"] = sum(len(s.trajectory.logp) for s in samples)
-        logp_old, mask = padded(samples)
-        advantage = self.advantages(torch.tensor([vowels(s.artifact) for s in samples]), mask, self.algorithm)
-        self.gradients(samples, logp_old, mask, advantage, self.algorithm)
+        self.clock.counts["tokens"] = sum(len(s.actions.logp) for g in groups for s in g.samples)
+        self.gradients(self.planned(groups, self.algorithm))
         with self.clock.phase("optimizer"):
-            nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.learner.step()
         return self.clock.row()
 
-    def advantages(self, rewards: Tensor, mask: Tensor, algorithm: Algorithm) -> Tensor:
-        """[N] of rewards [N], groups one after the other."""
-        batch = Batch(group_of(rewards), len(rewards) // SAMPLES, mask)
-        one = torch.ones(1, dtype=torch.float64)
-        return estimate(rewards[:, None], torch.ones(len(rewards), 1, dtype=torch.bool), one, batch, algorithm)[0]
+    @staticmethod
+    def planned(groups: Sequence[Group], algorithm: Algorithm) -> Update:
+        """Rewards, advantages and weights of a rollout."""
+        for group in groups:
+            for sample in group.samples:
+                sample.scores["vowels"] = Score(vowels(sample.artifact))
+        return plan_update(Experience.of(groups, {"vowels": 1.0}, algorithm, n_groups=len(groups)), algorithm)
 
-    def gradients(
-        self, samples: Sequence[Sample], logp_old: Tensor, mask: Tensor, advantage: Tensor, algorithm: Algorithm
-    ) -> tuple[Tensor, Tensor]:
+    def gradients(self, update: Update) -> tuple[float, Tensor]:
         """Accumulate the gradient over all micro-batches; returns (loss, log-probs [N, T])."""
-        total, logp, advantage = torch.zeros(()), torch.zeros_like(logp_old), advantage.float()
-        group, groups = group_of(advantage), len(advantage) // SAMPLES
-        batch, weight, _ = prepare_update(Batch(group, groups, mask, logp_old=logp_old), advantage, algorithm)
-        shares = aggregate.weights(algorithm.aggregate, batch.mask, group, groups, batch.reduce)
-        for part in self.adapter.slices(samples, self.micro_batch):
-            where = (part.rows[:, None], part.columns[None, :])
-            with self.clock.phase("forward"):
-                replay = self.adapter.logprobs([samples[r] for r in part.rows], part.columns)
-                loss, _ = policy_loss(
-                    replay,
-                    logp_old[where],
-                    batch.mask[where],
-                    advantage[part.rows],
-                    shares[where],
-                    algorithm,
-                    batch=batch.at(part.rows, part.columns),
-                    action_weight=None if weight is None else weight[where],
-                )
-            with self.clock.phase("backward"):
-                loss.backward()
-            total += loss.detach()
-            logp[where] = replay.logp.detach()
-        return total, logp
+        slices = micro_batches(self.adapter, update, self.micro_batch)
+        logp = torch.zeros(update.weights.shape)
 
+        def keep(number: int, replay: ActionLogProbs, _: Batch) -> None:
+            part = slices[number]
+            logp[update.rows[part.rows][:, None], part.columns[None, :]] = replay.logp.detach()
 
-def group_of(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows)) // SAMPLES
-
-
-def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """(stored log-probs, mask), both [N, T]."""
-    lengths = torch.tensor([len(s.trajectory.logp) for s in samples])
-    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-    logp = torch.zeros(mask.shape).masked_scatter(mask, torch.cat([s.trajectory.logp for s in samples]))
-    return logp, mask
+        with self.clock.phase("forward"), self.clock.backwards():
+            loss = sum(part.loss for part in gradient(self.adapter, update, slices, on_replay=keep))
+        return loss, logp
 
 
 # ---- the same numbers -------------------------------------------------------------------------------------
@@ -330,27 +321,31 @@ def check_equal(trl: Trl, library: Library, task: Task) -> None:
     print(f"prompts of {inputs['prompt_mask'].sum(1).float().mean():.0f} tokens\n")
     mask = inputs["completion_mask"].bool()
     rows = [ids[m].tolist() for ids, m in zip(inputs["completion_ids"], mask)]
-    samples = []
-    for index, prompt in enumerate(prompts):
-        samples += library.adapter.given(prompt, rows[index * SAMPLES : (index + 1) * SAMPLES])
+    groups = [
+        Group(prompt, index, library.adapter.given(prompt, rows[index * SAMPLES : (index + 1) * SAMPLES]))
+        for index, prompt in enumerate(prompts)
+    ]
+    samples = [s for g in groups for s in g.samples]
     read = [ids[m.bool()] for ids, m in zip(inputs["prompt_ids"], inputs["prompt_mask"])]
-    assert all(torch.equal(s.trajectory.tensors["prompt"], ids) for s, ids in zip(samples, read)), "prompts differ"
+    assert all(torch.equal(s.actions.tensors["prompt"], ids) for s, ids in zip(samples, read)), "prompts differ"
     theirs = trl.logprobs(inputs)
     noise = torch.rand(theirs.shape, generator=torch.Generator().manual_seed(SEED))
     inputs["old_per_token_logps"] = old = theirs + 0.2 * (noise - 0.5)
+    for sample, logp in zip(samples, old):
+        sample.trajectory = replace(sample.actions, logp=logp[: len(sample.actions.logp)])
 
     found: dict[str, float] = {}
     for loss_type in ("dapo", "grpo"):
         algorithm = resolve(loss_type, {"clip_low": LOW, "clip_high": HIGH, "std_eps": 1e-4})  # TRL's std_eps
-        rewards = torch.tensor([vowels(s.artifact) for s in samples])
-        advantage = library.advantages(rewards, mask, algorithm)
-        found["advantages"] = difference(advantage, inputs["advantages"])
-        loss, logp = library.gradients(samples, old, mask, advantage, algorithm)
+        update = library.planned(groups, algorithm)
+        assert len(update.rows) == len(samples), "a completion without an advantage is not replayed"
+        found["advantages"] = difference(update.experience.advantage, inputs["advantages"])
+        loss, logp = library.gradients(update)
         found["log-probs"] = difference(logp * mask, theirs * mask)
-        gradients = taken_gradients(library.parameters.items())
+        gradients = taken_gradients(library.learner.parameters.items())
         their_loss, their_gradients = trl.evaluate(inputs, loss_type)
         assert gradients.keys() == their_gradients.keys(), gradients.keys() ^ their_gradients.keys()
-        found[f"{loss_type} loss"] = abs(float(loss - their_loss))
+        found[f"{loss_type} loss"] = abs(loss - float(their_loss))
         worst = {name: difference(gradients[name], g) for name, g in their_gradients.items()}
         found[f"{loss_type} gradient (worst of {len(worst)})"] = max(worst.values())
     print("The same completions and weights, largest relative difference of mmrl to TRL:")

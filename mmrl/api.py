@@ -11,6 +11,7 @@ from mmrl.share import share
 
 if TYPE_CHECKING:
     from mmrl.training.loop import Loop
+    from mmrl.training.processes import Processes
 
 Source = str | Path | Mapping[str, Any] | Config
 
@@ -31,10 +32,24 @@ def train(
     resume: go on from the run's last checkpoint. fresh: move an existing run of that name aside first.
     allow: keys of the config that may differ from what the run began with, on a resume.
     overrides: keys with `__` for the dots, e.g. `seed=1`, `eval__every=10`, `stages__grpo__steps=20`.
-    Raises ConfigError, RunFolderError, CheckpointError, and Stopped when a signal ended the run after it was saved.
+    Raises ConfigError, RunFolderError, CheckpointError, and Stopped when a signal ended the run after it was saved; of
+    several processes all raise where one fails: that one its error, the others Failed with its reason.
     """
+    from mmrl.training.stopping import Stopped
+
     made = _config(config, overrides)
-    return trainer(made, resume=resume, fresh=fresh, should_stop=should_stop, quiet=quiet, allow=allow).train(resume)
+    processes = _processes(made)
+    with processes.ending_together(besides=(Stopped,)):
+        loop = trainer(
+            made,
+            resume=resume,
+            fresh=fresh,
+            should_stop=should_stop,
+            quiet=quiet,
+            allow=allow,
+            processes=processes,
+        )
+        return loop.train(resume)
 
 
 def trainer(
@@ -45,19 +60,22 @@ def trainer(
     allow: Sequence[str] = (),
     should_stop: Callable[[str], bool] | None = None,
     quiet: bool = False,
+    processes: Processes | None = None,
 ) -> Loop:
-    """The loop of a config with everything loaded, its run folder claimed and described; call its `train(resume)`."""
-    from mmrl.training.assemble import assemble, set_threads
+    """The loop of a config with everything loaded, its run folder claimed and described; call its `train(resume)`.
+
+    processes: those that run it; None: made as the config says.
+    """
+    from mmrl.training.assemble import assemble
     from mmrl.training.loop import Loop
-    from mmrl.training.processes import Processes
     from mmrl.training.run_folder import claim, describe
 
-    set_threads(config)
-    processes = Processes(config.device, config.trackers, str(config.run_dir))
+    processes = processes or _processes(config)
     processes.once(lambda: claim(config.run_dir, resume, fresh))
+    processes.notes.open()
     run = assemble(config, processes, should_stop)
-    if processes.is_main:
-        describe(config, resume)
+    if processes.is_main and not resume:
+        describe(config)
     return Loop(run, quiet=quiet, allow=allow)
 
 
@@ -107,6 +125,15 @@ def default_config(modality: str) -> str:
     if modality not in DEFAULTS:
         raise ConfigError(f"modality {modality!r} has no embedded default; known: {', '.join(DEFAULTS)}")
     return str(share("configs", f"{DEFAULTS[modality]}.yaml"))
+
+
+def _processes(config: Config) -> Processes:
+    """The processes of a run, with its threads."""
+    from mmrl.training.assemble import set_threads
+    from mmrl.training.processes import Processes
+
+    set_threads(config)
+    return Processes(config.device, config.trackers, str(config.run_dir), config.timeout)
 
 
 def _config(source: Source, overrides: Mapping[str, Any]) -> Config:

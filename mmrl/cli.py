@@ -301,7 +301,11 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (ValueError, RuntimeError, FileNotFoundError, ImportError) as error:
+    except BaseException as error:
+        from mmrl.training.notes import is_told
+
+        if is_told(error):
+            sys.exit(1)
         # torch raises RuntimeError for its own faults, whose traceback a bug report needs.
         if not type(error).__module__.startswith("mmrl") and not isinstance(error, FileNotFoundError | ImportError):
             raise

@@ -140,6 +140,8 @@ class GrpoStage(Stage):
             f"advantage {in_words(algorithm.advantage)}, gate {in_words(algorithm.gate)}, "
             f"aggregation {algorithm.aggregate}, KL {algorithm.kl_coef:g}"
         )
+        if algorithm.drop_zero_variance:
+            lines.append("groups without signal leave the batch (drop_zero_variance)")
         chosen = [(field, hook) for field, hook in algorithm.hooks if field in (*MANY, *OPTIONAL)]
         lines += [f"{field.removesuffix('s').replace('_', ' ')}: {in_words(hook)}" for field, hook in chosen]
         weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)

@@ -21,7 +21,7 @@ class ReportConfig(Strict):
     """What is stored for the report."""
 
     samples_every: int = Field(10, ge=0, description="Steps between stored sample groups; 0 stores none.")
-    groups: int = Field(4, ge=0, description="Groups stored each time.")
+    groups: int = Field(4, ge=0, description="Groups stored each time, the first of the step over all processes.")
     eval_prompts: int = Field(12, ge=0, description="Held-out prompts whose samples are stored at evaluations.")
 
     effects: ClassVar[Mapping[str, When]] = {

@@ -53,6 +53,12 @@ class Config(Strict):
         default_factory=list, description="Also log to these; each wants its own package."
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto: the accelerator that is found.")
+    timeout: float = Field(
+        1800.0,
+        gt=0,
+        le=30 * 86400,
+        description="Seconds that one of several processes waits for the others before it takes them for lost.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves torch's choice.")
 
     effects: ClassVar[Mapping[str, When]] = {

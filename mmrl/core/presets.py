@@ -6,7 +6,8 @@ certainty of each hook (A to D, in docs/configuration.md) says how far it can be
 released code does it is said beside it, and in docs/algorithms.md.
 
 drop_zero_variance is on where the published form drops groups without signal: DAPO's dynamic sampling, what is built
-on it, and ScaleRL. TRL, verl and the releases behind the others keep such groups in the denominators.
+on it, ScaleRL, and Flow-GRPO's release. TRL, verl and the releases behind the others keep such groups in the
+denominators.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "aggregate": "prompt_mean",
         "drop_zero_variance": True,
     },
-    # arXiv 2505.05470.
+    # arXiv 2505.05470. The release trains on the samples whose advantage is not 0 (train_sd3.py), and puts some of the
+    # others back at random so that its batches come out even, which is not done here.
     "flow_grpo": {
         "advantage": "global_std",
         "ddof": 0,
@@ -60,6 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clamp": 5.0,
         "kl_estimator": "exact",
         "combine": "reward_sum",
+        "drop_zero_variance": True,
     },
     # TOPR, arXiv 2503.14286: rewards of +1 and -1 as they are, sum over the actions of a sequence, mean over sequences.
     "topr": {"advantage": "none", "ratio": "product", "gate": {"name": "topr", "cap": 1.0}},

@@ -21,9 +21,10 @@ def local(x: Tensor, op: str = "sum") -> Tensor:
     return x
 
 
-def distributed(x: Tensor, op: str = "sum") -> Tensor:
+def distributed(x: Tensor, op: str = "sum", wait: Callable[[dist.Work], None] | None = None) -> Tensor:
     """`x` combined over all ranks of the default process group; `x` is left as it is, its dtype is kept.
 
+    wait: returns when the work is done, or raises; None waits in C++, where no signal's handler runs.
     Raises RuntimeError where torch.distributed has not been initialised.
     """
     _check(op)
@@ -33,7 +34,9 @@ def distributed(x: Tensor, op: str = "sum") -> Tensor:
             "(which calls init_process_group), or use mmrl.core.reduce.local in a single process"
         )
     combined = x.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(combined, op=getattr(dist.ReduceOp, op.upper()))
+    work = dist.all_reduce(combined, op=getattr(dist.ReduceOp, op.upper()), async_op=wait is not None)
+    if wait is not None:
+        wait(work)
     return combined
 
 

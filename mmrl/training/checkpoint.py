@@ -75,12 +75,15 @@ class Checkpoints:
                 break
             final = self.root / f"{self._name(cursor)}_{number}"
         os.rename(folder, final)
+        before = self.latest
         link = self.root / ".latest"
         link.unlink(missing_ok=True)
         link.symlink_to(final.name)
         os.replace(link, self.root / "latest")
         _sync(self.root)
-        old = sorted((p for p in self.root.glob("step_*") if p != final), key=lambda p: p.stat().st_mtime)
+        # A copied folder has new times: what `latest` named until now is the newest of the old, whatever they say.
+        others = [p for p in self.root.glob("step_*") if p != final]
+        old = sorted(others, key=lambda p: (before is not None and p.name == before.name, p.stat().st_mtime))
         for path in old[: max(0, len(old) - self.keep + 1)]:
             shutil.rmtree(path, ignore_errors=True)
         return final

@@ -60,6 +60,7 @@ class Cursor:
     phase: "step" before a step, "update" between rollout and the end of its updates, "end" after a stage.
     update, micro: in the phase "update", updates that are done, and micro-batches of the open one.
     evaluations: what held-out scores were, by when: "before", a number of total steps, "after".
+    row: metrics of the step before, which are neither evaluated nor logged yet; None where they are.
     """
 
     stage: int = 0
@@ -73,6 +74,7 @@ class Cursor:
     total_steps: int = 0
     sums: Sums = field(default_factory=Sums)
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+    row: dict[str, Any] | None = None
 
     def begin_stage(self, number: int) -> None:
         """To the first step of a stage."""
@@ -84,8 +86,19 @@ class Cursor:
         self.update, self.micro = self.update + 1, 0
         self.sums.begun = dict(self.sums.parts)
 
-    def end_step(self) -> None:
-        """Behind a step: the next one begins."""
+    @property
+    def open_steps(self) -> int:
+        """Steps of the stage that have begun."""
+        return self.step + (self.phase == "update")
+
+    @property
+    def logged_steps(self) -> int:
+        """Steps of all stages whose rows of metrics are written."""
+        return self.total_steps - (self.row is not None)
+
+    def end_step(self, row: dict[str, Any]) -> None:
+        """Behind a step: the next one begins, with the row of this one still to be logged."""
+        self.row = row
         self.step += 1
         self.total_steps += 1
         self._begin_step()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmrl.config import OptimConfig
 from mmrl.training import optim
 from mmrl.training.processes import Processes
-from mmrl.training.tensors import copy_into, under
+from mmrl.training.tensors import copy_into, refuse_misfit, under
 
 
 class NonFiniteError(RuntimeError):
@@ -64,19 +64,26 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def refuse_non_finite(self) -> None:
-        """Raise NonFiniteError where a weight is no number."""
+    def refuse_non_finite(self, step: int | None = None) -> None:
+        """Raise NonFiniteError where a weight is no number; step: of the run, for the message."""
         norms = torch._foreach_norm([p.detach() for p in self.parameters.values() if p.numel()])
         if norms and not bool(torch.isfinite(torch.stack([n.float().cpu() for n in norms])).all()):
             raise NonFiniteError(
-                f"weights of {self.name} are not finite after {self.steps} optimizer steps; they are not saved: lower "
-                "optim.lr, and go on from the last checkpoint with --resume"
+                f"weights of {self.name} are not finite after {self.steps} optimizer steps"
+                f"{f' (step {step})' if step else ''}; they are neither saved nor evaluated: lower the stage's "
+                "optim.lr, and go on from the last checkpoint with --resume --allow stages.NAME.optim.lr"
             )
 
     # ---------------------------------------------------------------- a part of a checkpoint
 
     def state(self) -> dict[str, Any]:
-        return {"steps": self.steps, "rate": self.rate}
+        return {
+            "steps": self.steps,
+            "rate": self.rate,
+            "optimizer": self.options.name,
+            "remembered": self._remembered(),
+            "averaged": self.average is not None,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, gradients so far, what the optimizer remembers, averages."""
@@ -93,20 +100,47 @@ class Learner:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """The inverse. Raises CheckpointError for a tensor that is missing, or of another shape."""
-        self.steps, self.rate = state["steps"], state["rate"]
+        """The inverse. Raises CheckpointError, before anything changes, for a tensor that is missing or does not fit.
+
+        Another optimizer than was saved begins with nothing remembered, an average that was not there before with the
+        weights.
+        """
         where = f"learner {self.name}"
-        copy_into(self.parameters, under(tensors, "param/"), where)
+        weights, gradients = under(tensors, "param/"), under(tensors, "grad/")
+        refuse_misfit(self.parameters, weights, where)
+        refuse_misfit({k: p for k, p in self.parameters.items() if k in gradients}, gradients, f"{where}, gradients")
+        remembered = self._fitting(state, tensors, where) if state["optimizer"] == self.options.name else {}
+        averages = under(tensors, "ema/") if state["averaged"] else weights
         if self.average:
-            copy_into(self.average.values, under(tensors, "ema/"), f"{where}, averages")
-        gradients = under(tensors, "grad/")
+            copy_into(self.average.values, averages, f"{where}, averages")
+        copy_into(self.parameters, weights, where)
+        self.steps, self.rate = state["steps"], state["rate"]
         for key, parameter in self.parameters.items():
             parameter.grad = gradients[key].to(parameter) if key in gradients else None
-            remembered = under(tensors, f"optim/{key}/")
-            if remembered:
+            if key in remembered:
                 self.optimizer.state[parameter] = {
-                    k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in remembered.items()
+                    k: v.clone() if k == "step" else v.to(parameter.device, copy=True)
+                    for k, v in remembered[key].items()
                 }
+
+    def _remembered(self) -> dict[str, list[str]]:
+        """What the optimizer keeps, by the parameter's name."""
+        kept = {key: self.optimizer.state.get(parameter, {}) for key, parameter in self.parameters.items()}
+        return {key: sorted(values) for key, values in kept.items() if values}
+
+    def _fitting(
+        self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+    ) -> dict[str, dict[str, Tensor]]:
+        """What the optimizer kept by parameter and name; all of it, each a number or of the parameter's shape."""
+        found = {}
+        for key, names in state["remembered"].items():
+            kept = found[key] = under(tensors, f"optim/{key}/")
+            shape = self.parameters[key].shape
+            wanted = {
+                n: kept[n] if n in kept and not kept[n].ndim else torch.empty(shape, device="meta") for n in names
+            }
+            refuse_misfit(wanted, kept, f"{where}, optimizer's state of {key}")
+        return found
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.disk import WriteError
+from mmrl.reporting.files import strict
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
 from mmrl.reporting.report import write_report
@@ -18,7 +21,7 @@ from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.scores import evaluate
 from mmrl.training.learner import Learner, NonFiniteError, averaged
 from mmrl.training.policy import Policy
-from mmrl.training.provenance import made_with, refuse_other_run
+from mmrl.training.provenance import all_differences, changed_code, made_with, refuse_other_run
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
@@ -43,6 +46,7 @@ class Loop:
         self.stage: Stage[Any] | None = None
         self.metrics: MetricsWriter | None = None
         self.progress: Progress | None = None
+        self._made_with = made_with(run)
         self._saved: tuple[Path, dict[str, Any], dict[str, Any]] | None = None
         self._started = time.monotonic()
 
@@ -60,10 +64,15 @@ class Loop:
             except RewardFailure:
                 self.save()
                 raise
+            except WriteError:  # of metrics or samples; one of several processes cannot save alone
+                if self.run.processes.world == 1 and self.stage is not None:
+                    self.save()
+                raise
             except NonFiniteError:
                 # With nothing to go on from, this very point is worth keeping; an older checkpoint is worth more.
                 if self.run.processes.world == 1 and self.checkpoints.latest is None:
-                    self.save()
+                    with contextlib.suppress(NonFiniteError):  # weights that are not finite are never kept
+                        self.save()
                 raise
             finally:
                 self.run.adapter.close()
@@ -76,7 +85,8 @@ class Loop:
         self._started = time.monotonic() - self.cursor.wall_s
         if run.processes.is_main:
             self.metrics = MetricsWriter(run.folder / "metrics.jsonl")
-            self.metrics.truncate_after(self.cursor.total_steps)
+            if not resume:
+                self.metrics.truncate_after(0)
         run.processes.start_trackers(run.config.name, run.config.model_dump(mode="json"))
         total = sum(stage.steps for stage in run.config.stages)
         shown = run.processes.is_main and not self.quiet
@@ -99,12 +109,15 @@ class Loop:
         if not resumed:
             cursor.begin_stage(number)
         self.stage = stage = stage_class(options.kind)(self.run, options, self.policy, cursor)
+        self.policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())
         if resumed:
             self._restore(stage)
         elif stage.needs_reference:
             self.run.adapter.prepare_reference()
         else:
             self.run.adapter.forget_reference()
+        if cursor.row is not None:
+            self._close_step(stage)
         if cursor.phase == "end" and stage.done:
             self._hand_on(stage)
             return
@@ -114,6 +127,11 @@ class Loop:
             stage.begin()
         while not stage.done:
             self._step(stage)
+        if cursor.step < options.steps and self.run.processes.is_main:
+            print(
+                f"stage {options.name!r} ends after {cursor.step} of {options.steps} steps: {stage.why_done}",
+                flush=True,
+            )
         cursor.end_stage()
         with averaged(stage.learners.values()):
             stage.end()
@@ -121,13 +139,23 @@ class Loop:
         self._hand_on(stage)
 
     def _step(self, stage: Stage[Any]) -> None:
-        cursor, config = self.cursor, self.run.config
         row = stage.step()
+        for learner in stage.learners.values():  # at once, as sampling with such weights fails with words of its own
+            learner.refuse_non_finite(self.cursor.total_steps + 1)
         stage.close_step()
-        cursor.end_step()
-        row = {"step": cursor.total_steps, "stage": stage.options.name, **row} | self._scheduled_evaluation(stage)
-        self._log(row)
-        every = config.checkpoint.every
+        row = {"step": self.cursor.total_steps + 1, "stage": stage.options.name, **row}
+        self.cursor.end_step(strict(row, finite=False))  # it may have to wait in a checkpoint
+        if self._evaluation_due(stage):
+            self.run.point("evaluation")
+        self._close_step(stage)
+
+    def _close_step(self, stage: Stage[Any]) -> None:
+        """Evaluate and log the step that is done; a resume comes here where the run was stopped in between."""
+        cursor, every = self.cursor, self.run.config.checkpoint.every
+        assert cursor.row is not None
+        due = self._evaluation_due(stage)
+        self._log(cursor.row | (self._evaluate(due) if due else {}))
+        cursor.row = None
         if not stage.done and ((every and cursor.step % every == 0) or self.saver.unsaved):
             self.save()
         self.run.point("step")
@@ -140,6 +168,7 @@ class Loop:
 
     def _hand_on(self, stage: Stage[Any]) -> None:
         """What was evaluated is what the next stage starts from."""
+        self.policy.hand_on()
         for learner in stage.learners.values():
             if learner.average:
                 learner.average.swap()
@@ -148,13 +177,14 @@ class Loop:
 
     # ---------------------------------------------------------------- evaluation
 
-    def _scheduled_evaluation(self, stage: Stage[Any]) -> dict[str, float]:
+    def _evaluation_due(self, stage: Stage[Any]) -> str | None:
+        """The name of the evaluation behind the step that is done, if there is one."""
+        if not (self.run.eval_rewards and self.run.data.eval_prompts):
+            return None
         if stage.done and stage.options is self.run.config.stages[-1]:
-            return self._evaluate("after")
+            return "after"
         every = self.run.config.eval.every
-        if every and self.cursor.total_steps % every == 0:
-            return self._evaluate(f"{self.cursor.total_steps:06d}")
-        return {}
+        return f"{self.cursor.total_steps:06d}" if every and self.cursor.total_steps % every == 0 else None
 
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
@@ -191,11 +221,19 @@ class Loop:
         stage, cursor = self.stage, self.cursor
         assert stage is not None
         for learner in stage.learners.values():
-            learner.refuse_non_finite()
+            learner.refuse_non_finite(cursor.total_steps)
         cursor.wall_s = self._wall()
         everyone = replace(cursor, sums=cursor.sums.combined(self.run.processes))
-        about = {"cursor": everyone.state(), "made_with": made_with(self.run.config, self.run.processes.world)}
-        return self.saver.save(cursor, self._parts(stage), about, stage.save_own, self._save_policy, required)
+        about = {"cursor": everyone.state(), "made_with": self._made_with}
+        return self.saver.save(cursor, self._parts(stage), about, self._save_own, self._save_policy, required)
+
+    def _save_own(self, folder: Path) -> None:
+        """What this process alone holds; rows and samples that the checkpoint counts on are on the disk before it."""
+        assert self.stage is not None
+        self.stage.save_own(folder)
+        self.run.store.sync()
+        if self.metrics:
+            self.metrics.sync()
 
     def _parts(self, stage: Stage[Any]) -> Mapping[str, Part]:
         return {"policy": self.policy, "stage": stage, **{f"learner.{k}": v for k, v in stage.learners.items()}}
@@ -208,27 +246,31 @@ class Loop:
         """Take over where the last checkpoint stands. Raises CheckpointError where the run is another one."""
         self._saved = _, state, _ = self.checkpoints.read()
         self.cursor.load(state["cursor"])
-        if self.cursor.stage >= len(self.run.config.stages):
-            raise CheckpointError(f"the checkpoint is in stage {self.cursor.stage + 1}, which the config does not have")
-        told = refuse_other_run(state["made_with"], self.run.config, self.cursor, self.allow)
-        if self.run.processes.is_main:
-            record_resume(self.run.config, self.cursor.total_steps, told)
+        refuse_other_run(state["made_with"], self._made_with, self.cursor, self.allow)
 
     def _restore(self, stage: Stage[Any]) -> None:
-        """The parts of the checkpoint, into a stage that was just made."""
+        """The parts of the checkpoint, into a stage that was just made; nothing is written before all of them fit."""
         assert self._saved is not None
         (folder, state, tensors), self._saved = self._saved, None
         load_parts(self._parts(stage), state["parts"], tensors)
         stage.load_own(folder)
         if not self.run.processes.is_main:  # the checkpoint holds the sums over all processes
             self.cursor.sums = Sums(known=self.cursor.sums.known)
+        if stage.needs_reference and not self.run.adapter.reference_parameters():  # asked for by this resume only
+            self.run.adapter.prepare_reference()
         made = state["made_with"]
-        before = {s["name"]: s["micro_batch"] for s in made["config"]["stages"]}.get(stage.options.name)
-        now = (self.run.processes.world, stage.options.micro_batch)
-        if self.cursor.phase == "update" and (made["world"], before) != now:
+        changes = all_differences(made, self._made_with)
+        if self.cursor.phase == "update" and (changes or made["world"] != self.run.processes.world):
             stage.redo_update()
         if self.cursor.phase == "end" and not stage.done:  # more steps than before
             self.cursor.phase = "step"
+        if self.run.processes.is_main and self.metrics:
+            for name in changed_code(made, self._made_with):
+                print(
+                    f"warning: {name} is not as it was when the run began; what it computes now may differ", flush=True
+                )
+            self.metrics.truncate_after(self.cursor.logged_steps)
+            record_resume(self.run.config, self.cursor.total_steps, changes)
 
 
 __all__ = ["Loop", "Stopped"]

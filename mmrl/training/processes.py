@@ -1,33 +1,71 @@
-"""The processes of a run, behind accelerate: device, reductions, gradient sums, trackers."""
+"""The processes of a run, behind accelerate: device, reductions, gradient sums, trackers; and what ends them together.
+
+A process that fails leaves a note (see notes) and ends; the others see it, or its broken connection, where they wait
+for it, and fail with its reason.
+"""
 
 from __future__ import annotations
 
 import atexit
 import importlib.util
 import json
+import os
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmrl.config import ConfigError
 from mmrl.core.reduce import Reduce, distributed, local
+from mmrl.training.notes import LAG_S, Failed, Notes, told
+
+TIMEOUT_S = 1800.0
+# While a process waits for others: the first pause, how much longer each is than the one before, the longest; and how
+# often it asks whether to go on waiting.
+_PAUSE_S, _GROWTH, _LONGEST_S, _ASK_S = 1e-5, 1.1, 0.02, 0.5
+
+
+class LostProcess(RuntimeError):
+    """Other processes ended, or kept this one waiting for too long, without saying why."""
 
 
 class Processes:
-    """One process, or N started by `accelerate launch`. Every statistic of a run goes through `reduce`."""
+    """One process, or N started by `accelerate launch`. Every statistic of a run goes through `reduce`.
 
-    def __init__(self, device: str = "auto", trackers: Iterable[str] = (), run_dir: str = ".") -> None:
-        from accelerate import Accelerator
+    timeout: seconds that a process waits for the others.
+    while_waiting: asked twice a second in which this process waits for others; raises to leave them.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        trackers: Iterable[str] = (),
+        run_dir: str = ".",
+        timeout: float = TIMEOUT_S,
+    ) -> None:
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
         _check_trackers(trackers)
-        self.accelerator = Accelerator(cpu=device == "cpu", log_with=list(trackers) or None, project_dir=run_dir)
+        self.accelerator = Accelerator(
+            cpu=device == "cpu",
+            log_with=list(trackers) or None,
+            project_dir=run_dir,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
+        )
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
-        self._reduce: Reduce = distributed if self.world > 1 else local
+        self.timeout = timeout
+        self.notes = Notes(run_dir, self.rank, self.world)
+        self.while_waiting: Callable[[], None] = _nothing
+        self._reduce: Reduce = partial(distributed, wait=self._wait) if self.world > 1 else local
         if self.world > 1:
             atexit.unregister(_let_go)
             atexit.register(_let_go)
@@ -54,18 +92,17 @@ class Processes:
         if self.world == 1:
             return [value]
         text = json.dumps(value).encode("ascii")
-        rows = torch.zeros(self.world, int(self.total(len(text), "max")), dtype=torch.int64)
-        rows[self.rank, : len(text)] = torch.tensor(list(text))
-        return [json.loads(bytes(row).rstrip(b"\0")) for row in self.reduce(rows, "sum").tolist()]
+        rows = torch.zeros(self.world, int(self.total(len(text), "max")), dtype=torch.uint8)
+        rows[self.rank, : len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return [json.loads(row.tobytes().rstrip(b"\0")) for row in self.reduce(rows, "max").numpy()]
 
     def barrier(self) -> None:
-        if self.world > 1:
-            self.accelerator.wait_for_everyone()
+        self.total(0.0)
 
     def once(self, action: Callable[[], None]) -> None:
         """Run `action` on the main process when every process has come here; the others wait until it has ended.
 
-        Where it fails, all raise: the main process its error, the others a RuntimeError.
+        Where it fails, all raise: the main process its error, the others Failed.
         """
         self.barrier()
         failed: Exception | None = None
@@ -75,7 +112,69 @@ class Processes:
             except Exception as error:
                 failed = error
         if self.any(failed is not None):
-            raise failed or RuntimeError("the main process failed while the others waited; its own error says at what")
+            raise failed or told(Failed("the main process failed while the others waited; its own error says at what"))
+
+    @contextmanager
+    def ending_together(self, besides: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+        """Around what the processes of a run do together: a failure of one ends all, with its reason.
+
+        It is raised where it happened, and Failed elsewhere, with what the failing process left as a note; the main
+        process tells it (see notes.is_told). No process leaves the block before all have come to its end. besides:
+        ends that all come to alike.
+        """
+        try:
+            yield
+            self.barrier()
+        except besides:
+            raise
+        except LostProcess as error:  # told by the main process, where that is not the one
+            self.notes.refuse(patience=LAG_S if self.is_main else 2 * LAG_S)
+            if self.is_main:
+                self.notes.write(error)
+            raise
+        except Failed:
+            raise
+        except BaseException as error:
+            self.notes.write(error)
+            raise
+
+    def _wait(self, work: dist.Work) -> None:
+        """Until a collective is done, coming back to Python now and then, so that handlers of signals run.
+
+        Raises LostProcess, and what `while_waiting` raises.
+        """
+        while not self._is_done(work, _ASK_S):
+            try:
+                self.notes.refuse()
+                self.while_waiting()
+            except BaseException:
+                _abandoned.append(work)
+                raise
+        try:
+            work.wait()
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise LostProcess(
+                f"process {self.rank} lost another one: it was killed (out of memory?), or kept the others waiting for "
+                f"longer than timeout={self.timeout:g} seconds ({first}); the last checkpoint stands: go on with "
+                "--resume"
+            ) from error
+
+    def _is_done(self, work: dist.Work, patience: float) -> bool:
+        """Whether a collective ends, well or not, within so many seconds."""
+        if self.device.type == "cpu":  # gloo, which wakes up at once; NCCL ends the whole group after such a wait
+            try:
+                work.wait(timedelta(seconds=patience))
+            except RuntimeError:
+                return work.is_completed()
+            return True
+        pause, until = _PAUSE_S, time.monotonic() + patience
+        while not work.is_completed():
+            if time.monotonic() > until:
+                return False
+            time.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_S)
+        return True
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add gradients over processes in one flat buffer; a process without samples contributes zeros.
@@ -112,13 +211,25 @@ class Processes:
             self.accelerator.end_training()
 
 
+_abandoned: list[dist.Work] = []  # collectives that were left while others were missing
+
+
+def _nothing() -> None:
+    """Go on waiting."""
+
+
 def _let_go() -> None:
     """Let gloo's threads let go of the last collective before Python ends.
 
     They want the interpreter's lock for it, and a process that ends while they wait for that is aborted, with all its
-    work done (PyTorch issue 190489); sleeping gives the lock away.
+    work done (PyTorch issue 190489); sleeping gives the lock away. A collective that was left is never done, and gloo
+    would wait for it until its time-out.
     """
     time.sleep(0.2)
+    if not all(work.is_completed() for work in _abandoned):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _check_trackers(trackers: Iterable[str]) -> None:

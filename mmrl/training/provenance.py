@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mmrl.config import Config
+from mmrl.config import Config, PreferenceStage
+from mmrl.share import resolve
 from mmrl.training.cursor import Cursor
+from mmrl.training.run import Run
 from mmrl.training.tensors import CheckpointError
+from mmrl.types import Prompt
 
 # Sections and keys that say where a run is, what is shown of it and how fast it goes, not what it computes.
-FREE = ("name", "about", "out", "trackers", "checkpoint", "report", "eval", "device", "threads", "data.eval_prompts")
-FREE_OF_STAGE = ("micro_batch", "rollout_chunk", "max_invalid")
+PLACE = ("name", "out")
+RUNNING = ("device", "threads", "timeout")
+FREE = (*PLACE, *RUNNING, "about", "trackers", "checkpoint", "report", "eval", "data.eval_prompts")
+FREE_OF_STAGE = ("micro_batch", "expert.micro_batch", "rollout_chunk", "max_invalid")
+FREE_OF_REWARD = ("timeout",)
 _MISSING = "(not there)"
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A key of the config whose value is not the one that the run began with."""
+    """A key of the config whose value, or whose file's content, is not the one that the run began with."""
 
     key: str
     before: Any
@@ -30,9 +38,23 @@ class Difference:
         return f"{self.key}: {_short(self.before)} -> {_short(self.now)}"
 
 
-def made_with(config: Config, world: int) -> dict[str, Any]:
-    """What a checkpoint records of its run."""
-    return {"config": config.model_dump(mode="json"), "world": world}
+def made_with(run: Run) -> dict[str, Any]:
+    """What a checkpoint records of its run: config, processes, and what its files held."""
+    return {
+        "config": run.config.model_dump(mode="json"),
+        "world": run.processes.world,
+        "content": dict(_content(run)),
+        "code": dict(_code(run.config)),
+    }
+
+
+def all_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Between two of `made_with`: keys of the configs, and keys whose files have another content."""
+    found = differences(saved["config"], now["config"])
+    told = {difference.key for difference in found}
+    before, after = saved["content"], now["content"]
+    changed = [key for key in after if key in before and before[key] != after[key] and key not in told]
+    return found + [Difference(key, before[key], after[key]) for key in changed]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -46,49 +68,71 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     ]
 
 
-def refuse_other_run(
-    saved: Mapping[str, Any], config: Config, cursor: Cursor, allow: Sequence[str]
-) -> list[Difference]:
-    """Compare the config with the one that the checkpoint's run was made with; returns what differs and is allowed.
+def refuse_other_run(saved: Mapping[str, Any], now: Mapping[str, Any], cursor: Cursor, allow: Sequence[str]) -> None:
+    """Compare what the checkpoint's run was made with (of `made_with`) and what this one is.
 
-    Free are keys that change nothing of what is computed, more steps of a stage that has not begun or is the last that
-    did, and stages behind it. Raises CheckpointError with the other differences, unless `allow` names their keys, or
-    sections that they are in; and for a key of `allow` that does not differ.
+    Free are keys that change nothing of what is computed, more steps of the last stage that began, and stages that have
+    not begun. Raises CheckpointError with the other differences, unless `allow` names their keys, or sections that they
+    are in; for a key of `allow` that does not differ; and for fewer steps than are done.
     """
-    found = differences(saved["config"], config.model_dump(mode="json"))
-    stages = [stage.name for stage in config.stages]
-    told, refused = [], []
-    for difference in found:
-        if any(_within(difference.key, key) for key in allow):
-            told.append(difference)
-        elif not _is_free(difference, stages, cursor):
-            refused.append(difference)
+    found = all_differences(saved, now)
+    _refuse_fewer_steps(now["config"], cursor)
     idle = [key for key in allow if not any(_within(d.key, key) for d in found)]
     if idle:
         known = ", ".join(d.key for d in found) or "nothing does"
         raise CheckpointError(f"--allow {idle[0]}: this does not differ from what the run began with ({known})")
+    begun = _begun(saved["config"], now["config"], cursor)
+    refused = [d for d in found if not any(_within(d.key, key) for key in allow) and not _is_free(d.key, begun, cursor)]
     if refused:
         lines = "\n".join(f"  {difference}" for difference in refused)
         raise CheckpointError(
             f"the run began with another config, and its checkpoint would not go on as it was:\n{lines}\ngive the same "
             f"values as before (its config.yaml), or take the new ones with --resume --allow {refused[0].key}"
         )
-    return told
 
 
-def _is_free(difference: Difference, stages: Sequence[str], cursor: Cursor) -> bool:
-    if any(_within(difference.key, key) for key in FREE):
+def changed_code(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Files of rewards and records whose code is not what the run began with: nobody can say what that changes."""
+    return [name for name, mark in now["code"].items() if saved["code"].get(name, mark) != mark]
+
+
+# -------------------------------------------------------------------- what is free
+
+
+def _refuse_fewer_steps(config: Mapping[str, Any], cursor: Cursor) -> None:
+    stages = config["stages"]
+    if cursor.stage >= len(stages):
+        raise CheckpointError(f"the checkpoint is in stage {cursor.stage + 1}, which the config does not have")
+    stage = stages[cursor.stage]
+    if stage["steps"] < cursor.open_steps:
+        raise CheckpointError(
+            f"stages.{stage['name']}.steps: {stage['steps']} are fewer than the {cursor.open_steps} that the run has "
+            f"begun; give {cursor.open_steps} or more"
+        )
+
+
+def _begun(before: Mapping[str, Any], now: Mapping[str, Any], cursor: Cursor) -> dict[str, int]:
+    """Name -> number of the stages that have begun, or would have, were this the config from the start."""
+    found: dict[str, int] = {}
+    for config in (before, now):
+        for number, stage in enumerate(config["stages"]):
+            if number <= cursor.stage:
+                found[stage["name"]] = number
+    return found
+
+
+def _is_free(key: str, begun: Mapping[str, int], cursor: Cursor) -> bool:
+    if any(_within(key, free) for free in FREE):
         return True
-    section, _, rest = difference.key.partition(".")
+    section, _, rest = key.partition(".")
+    name, _, option = rest.partition(".")
+    if section == "rewards":
+        return option in FREE_OF_REWARD
     if section != "stages":
         return False
-    name, _, key = rest.partition(".")
-    number = stages.index(name) if name in stages else -1
-    if number > cursor.stage:  # has not begun
+    if name not in begun:
         return True
-    if key == "steps" and number == cursor.stage:
-        return isinstance(difference.now, int) and difference.now >= cursor.step
-    return key in FREE_OF_STAGE
+    return option in FREE_OF_STAGE or (option == "steps" and begun[name] == cursor.stage)
 
 
 def _within(key: str, section: str) -> bool:
@@ -103,9 +147,12 @@ def _by_name(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Every value by its key with dots; a list of sections (rewards) by their numbers."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        value = {str(number): item for number, item in enumerate(value)}
     if not (isinstance(value, Mapping) and value):
         return {key: value}
+    found: dict[str, Any] = {}
     for name, inner in value.items():
         found |= _flat(inner, f"{key}.{name}" if key else str(name))
     return found
@@ -114,3 +161,49 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value) if value != _MISSING else _MISSING
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+# -------------------------------------------------------------------- what files held
+
+
+def _content(run: Run) -> Iterator[tuple[str, str]]:
+    """(key of the config, what its file holds, in a few words)."""
+    data = run.data
+    if data.prompts:
+        yield "data.prompts", f"{len(data.prompts)} prompts, hash {_mark_of_prompts(data.prompts)}"
+    if data.records is not None:
+        mark = _mark_of_file(str(run.config.data.records))
+        yield "data.records", f"{data.records.count} records" + (f", hash {mark}" if mark else "")
+    for stage in run.config.stages:
+        if isinstance(stage, PreferenceStage) and stage.pairs and (mark := _mark_of_file(stage.pairs)):
+            yield f"stages.{stage.name}.pairs", f"hash {mark}"
+
+
+def _code(config: Config) -> Iterator[tuple[str, str]]:
+    """(file, mark of its code) of rewards and records that are functions of a file of the user's own."""
+    names = [reward.name for reward in config.rewards] + [config.data.records or ""]
+    for name in names:
+        file, _, _ = name.rpartition(":")
+        if file.endswith(".py") and (mark := _mark_of_file(file)):
+            yield file, mark
+
+
+def _mark_of_prompts(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        for text in (prompt.id, prompt.text):
+            raw = text.encode("utf-8", "surrogatepass")
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()[:12]
+
+
+def _mark_of_file(name: str) -> str | None:
+    """Of what the file holds; None for what is none, such as a data set of the hub."""
+    try:
+        path = Path(resolve(name))
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except (OSError, ValueError):
+        return None

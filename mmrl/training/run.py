@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmrl.config import Config
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.samples import SampleStore
 from mmrl.rewarding.load import LoadedReward
 from mmrl.training.processes import Processes
 from mmrl.training.stopping import Stops
-from mmrl.types import Prompt
+from mmrl.types import Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,24 @@ class Run:
     def weights(self) -> dict[str, float]:
         """Name of a reward -> its weight; 0 is a monitor, which is counted and decides nothing."""
         return {reward.name: section.weight for reward, section in zip(self.rewards, self.config.rewards)}
+
+    @cached_property
+    def store(self) -> SampleStore:
+        """Where all samples of the run are written, so that a checkpoint can have them on the disk before itself.
+
+        Every process writes its part of a tag, also without any groups.
+        """
+        return SampleStore(self.folder, self.adapter.picture, self.processes.rank, self.processes.world)
+
+    def keep(self, tag: str, groups: Sequence[Group], count: int, extra: Mapping[str, Any] | None = None) -> None:
+        """Store the first `count` groups of a step or an evaluation, by their indices over all processes.
+
+        Every process calls, with its own, also with none.
+        """
+        everywhere = sorted(i for some in self.processes.gather([group.index for group in groups]) for i in some)
+        chosen = set(everywhere[:count])
+        mine = sorted((group for group in groups if group.index in chosen), key=lambda group: group.index)
+        self.store.write(tag, mine, extra)
 
     def point(self, name: str) -> None:
         """A place where the run can be cut; see Stops.point."""

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import IO
 
 from mmrl.config import Config
+from mmrl.config.folder import CONFIG
 from mmrl.data.prompts import load_prompts
 from mmrl.reporting.files import write_atomic
+from mmrl.training.notes import clear_notes
 from mmrl.training.plan import plan_text
-from mmrl.training.provenance import Difference
+from mmrl.training.provenance import PLACE, Difference
 from mmrl.training.run import Run
 from mmrl.types import Prompt
 
@@ -43,6 +45,7 @@ def claim(folder: Path, resume: bool, fresh: bool) -> None:
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}") from None
     _lock(folder)
+    clear_notes(folder)
 
 
 def _lock(folder: Path) -> None:
@@ -69,22 +72,23 @@ def released(folder: Path) -> Iterator[None]:
             file.close()
 
 
-def describe(config: Config, resume: bool) -> None:
-    """Write config.yaml, which belongs to the run that began, and plan.txt."""
-    if not resume or not (config.run_dir / "config.yaml").exists():
-        (config.run_dir / "config.yaml").write_text(config.dump(), encoding="utf-8")
-    (config.run_dir / "plan.txt").write_text(plan_text(config), encoding="utf-8")
+def describe(config: Config, said: Sequence[str] = ()) -> None:
+    """Write config.yaml, with comments at its top, and plan.txt."""
+    write_atomic(config.run_dir / CONFIG, "\n".join([*said, config.dump()]))
+    write_atomic(config.run_dir / "plan.txt", plan_text(config))
 
 
 def record_resume(config: Config, step: int, differences: Sequence[Difference]) -> None:
-    """Where a resume goes on with other values that it was allowed to take: config.yaml has them from now on, behind a
-    line for each that says what was before."""
-    if not differences:
+    """Where a resume goes on with other values: config.yaml has them from now on, behind a line for each that says what
+    was before. A folder that was moved is no such change."""
+    told = [difference for difference in differences if difference.key not in PLACE]
+    path = config.run_dir / CONFIG
+    if path.exists() and not told:
         return
-    path = config.run_dir / "config.yaml"
-    said = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    said += [f"# from step {step + 1} on, {difference}" for difference in differences]
-    write_atomic(path, "\n".join([*said, config.dump()]))
+    old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    said = [line for line in old if line.startswith("#")]
+    new = [f"# from step {step + 1} on, {difference}" for difference in told]
+    describe(config, [*said, *(line for line in new if line not in said)])
 
 
 # -------------------------------------------------------------------- what stages leave for others

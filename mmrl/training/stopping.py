@@ -10,16 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmrl.training.processes import Processes
+from mmrl.training.processes import LostProcess, Processes
 
 # A scheduler sends its signal to a launcher and to its children, and a launcher forwards its own: the same wish twice.
 SAME_WISH_S = 2.0
 # How long a run that was asked to stop waits for rewards that are under way.
 PATIENCE_S = 5.0
+# How long one of several processes that was asked to stop waits for the others, which may be in a rollout, to save with
+# them; torchrun kills what is left 30 seconds after its SIGTERM.
+GRACE_S = 20.0
 
 
 class StopHere(Exception):
     """Raised at a point of a run that was asked to stop; the loop saves that very point."""
+
+
+class LeftAlone(LostProcess):
+    """One of several processes was asked to stop, and the others did not come; it cannot save alone."""
 
 
 class Stopped(Exception):
@@ -33,7 +40,8 @@ class Stopped(Exception):
 class Stops:
     """Whether the run was asked to stop.
 
-    should_stop: a caller's own wish, asked at every point ("rollout", "micro", "update", "step").
+    should_stop: a caller's own wish, asked at every point ("rollout", "micro", "update",
+    "evaluation", "step").
     """
 
     def __init__(self, processes: Processes, should_stop: Callable[[str], bool] | None = None) -> None:
@@ -53,6 +61,14 @@ class Stops:
         """
         return self.processes.world == 1 and self.asked_at is not None and time.monotonic() - self.asked_at > PATIENCE_S
 
+    def refuse_to_wait(self) -> None:
+        """Asked while this process waits for others. Raises LeftAlone where it was asked to stop a while ago."""
+        if self.asked_at is not None and time.monotonic() - self.asked_at > GRACE_S:
+            raise LeftAlone(
+                f"process {self.processes.rank} was asked to stop and waited {GRACE_S:g} seconds for the others: it "
+                "ends without saving, as it cannot alone; the last checkpoint stands: go on with --resume"
+            )
+
     @contextmanager
     def signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT ask for a stop. More of SIGTERM change nothing; Ctrl-C again, later, ends at once."""
@@ -60,11 +76,12 @@ class Stops:
             yield
             return
         before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.processes.while_waiting = self.refuse_to_wait
         try:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
     def _ask(self, number: int, frame: Any) -> None:
         now = time.monotonic()
@@ -72,6 +89,7 @@ class Stops:
             self.asked_at = now
         elif number == signal.SIGINT and now - self.asked_at > SAME_WISH_S:
             raise KeyboardInterrupt
+        self.processes.notes.refuse()  # a launcher ends the others where one has failed: there is nothing to wait for
 
     def point(self, name: str) -> None:
         """A place where the run can be cut. Raises StopHere, on every process, where one was asked to stop.

@@ -19,11 +19,14 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors into targets of the same names and shapes.
+    """Copy tensors into targets of the same names and shapes. Raises as refuse_misfit, before anything is copied."""
+    refuse_misfit(targets, tensors, where)
+    for name, target in targets.items():
+        target.copy_(tensors[name])
 
-    Raises CheckpointError, before anything is copied, where the names or shapes are not the same: weights that are
-    missing, or broadcast, would be another model.
-    """
+
+def refuse_misfit(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError where names or shapes differ: weights missing, or broadcast, would be another model."""
     missing, extra = sorted(targets.keys() - tensors.keys()), sorted(tensors.keys() - targets.keys())
     odd = [n for n in targets if n in tensors and targets[n].shape != tensors[n].shape]
     if missing or extra or odd:
@@ -36,5 +39,3 @@ def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], wher
             f"the checkpoint does not fit ({where}): {'; '.join(p for p in problems if p)}. Resume with the model that "
             "the run began with"
         )
-    for name, target in targets.items():
-        target.copy_(tensors[name])

@@ -56,6 +56,14 @@ def test_a_plan_tells_of_conversations_and_trees():
     assert "1 optimizer steps per rollout, together on at most 400 groups of 4 steps" in plan
 
 
+@pytest.mark.parametrize("preset", ["grpo", "dapo"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_plan_tells_where_groups_without_signal_leave_the_denominators(config, preset, value):
+    algorithm = {"preset": preset, "drop_zero_variance": value}
+    plan = plan_text(load(config(), [("stages.grpo.algorithm", algorithm)]))
+    assert ("groups without signal leave the batch (drop_zero_variance)\n" in plan) == value
+
+
 @pytest.fixture
 def staged(config):
     """A config with stages warm (sft), grpo and last (grpo)."""

@@ -204,7 +204,7 @@ CASES = [
 ALWAYS: dict[type, set[str]] = {
     Config: {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "rewards", "stages"),
-        *("checkpoint", "report", "trackers", "device", "threads"),
+        *("checkpoint", "report", "trackers", "device", "threads", "timeout"),
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {"prompts", "eval_prompts", "records", "format", "image_root", "on_bad_record", "max_pixels"},

@@ -116,8 +116,9 @@ def mmrl_loss(now, old, algorithm, advantage=A, mask=MASK, reference=None, featu
     """The value of mmrl's loss for one whole batch, put together as the training loop does."""
     algorithm = algorithm.with_defaults(LOW, HIGH)
     sampler = torch.where(mask, old, 0.0)
-    batch = Batch(GROUP, 2, mask, logp_old=now.detach(), logp_sampler=sampler, features=features or {})
-    batch, action_weight = prepare_update(batch, advantage, algorithm)
+    made = {"logp": now.detach(), **(features or {})}
+    batch = Batch(GROUP, 2, mask, logp_old=now.detach(), logp_sampler=sampler, features=made)
+    batch, action_weight, _ = prepare_update(batch, advantage, algorithm)
     weights = aggregate.weights(algorithm.aggregate, batch.mask, GROUP, 2, local, algorithm.constant_length)
     replay = ActionLogProbs(now, logp_reference=reference)
     return policy_loss(replay, old, batch.mask, advantage, weights, algorithm, batch, action_weight)[0]

@@ -22,8 +22,11 @@ def test_the_stage_on_the_page_trains_and_is_held_where_it_began(tmp_path):
     def last_loss(strength: float) -> float:
         stage = {"kind": f"{tmp_path / 'my_stage.py'}:Anchored", "name": "own", "steps": 30, "strength": strength}
         config = {
-            "name": f"run{strength}", "out": str(tmp_path / "runs"), "modality": f"{ANSWERS}:Answers",
-            "data": {"records": str(tmp_path / "records.jsonl")}, "device": "cpu",
+            "name": f"run{strength}",
+            "out": str(tmp_path / "runs"),
+            "modality": f"{ANSWERS}:Answers",
+            "data": {"records": str(tmp_path / "records.jsonl")},
+            "device": "cpu",
             "stages": [{**stage, "batch": 3, "optim": {"lr": 0.1}}],
         }
         with released(tmp_path / "runs" / config["name"]):

@@ -55,6 +55,12 @@ def one_thread():
 
 
 @pytest.fixture
+def no_report(monkeypatch):
+    """Runs leave no report.html: of a run that takes milliseconds it takes 95 % of the time."""
+    monkeypatch.setattr("mmrl.training.loop.write_report", lambda folder: folder)
+
+
+@pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """tiny(**overrides) -> a config whose run takes a second; mappings in overrides are merged into its own."""
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
@@ -185,7 +191,7 @@ def written(config: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def helpers():
     """The functions above, for tests in other files."""
     import types

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,6 +42,7 @@ ALLOWED = {
 }
 
 
+@cache
 def imports(path: Path, module: str) -> set[str]:
     """Full names of the modules that a file imports, at any depth of its code, types included."""
     found: set[str] = set()
@@ -86,6 +88,7 @@ def test_imports_run_one_way(module):
             assert room(other) in allowed, f"{module} imports {other}"
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """File -> the files of mmrl that it imports anywhere in it, for types or inside a function too."""
     found = {}
@@ -135,6 +138,21 @@ def test_the_way_from_the_command_to_the_loss_is_in_this_order():
     graph = arrows()
     for here, there in pairwise(f"mmrl.{name}" for name in WAY):
         assert there in graph[here], f"{here} does not import {there}"
+
+
+# Those who may make a loss themselves: the update, and the tests of the core, which is what they test.
+MAKES_A_LOSS = ["mmrl/core", "mmrl/training/stages/update.py", "tests/core"]
+
+
+def test_the_update_is_written_once():
+    """Whoever wants a gradient calls mmrl.training.stages.update: benchmarks, docs and other tests too."""
+    pieces = {"mmrl.core.step.policy_loss", "mmrl.core.update.prepare_update", "mmrl.core.aggregate.weights"}
+    for folder in ("mmrl", "benchmarks", "docs", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT)
+            if not any(name.is_relative_to(place) for place in MAKES_A_LOSS):
+                found = imports(path, ".".join(name.with_suffix("").parts)) & pieces
+                assert not found, f"{name} imports {', '.join(sorted(found))}"
 
 
 def test_nobody_asks_an_adapter_what_it_has():

@@ -11,13 +11,14 @@ from typing import Any
 
 from mmrl.config import ConfigError, EvalConfig
 from mmrl.data.order import cyclic_indices
-from mmrl.reporting.samples import write_step
-from mmrl.rewarding.run import score_groups
+from mmrl.rewarding.run import Abandoned, score_groups
 from mmrl.training.evaluation.choices import options_of, rotations, shuffled
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
+from mmrl.training.processes import Processes
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
+from mmrl.training.stopping import StopHere
 from mmrl.types import Group, Prompt, Score
 
 MOST_TASKS = 64
@@ -75,7 +76,8 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
     eval/<reward>/consistent: share of records with options that are answered right in every rotation of them.
     eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics. eval/visual_tokens/<task>: of each task.
     must_score: whether no score at all raises RewardFailure, with the reasons; elsewhere it is warned of.
-    Raises NonFiniteError for weights that are not numbers: their scores would look like bad ones.
+    Raises NonFiniteError for weights that are not numbers: their scores would look like bad ones. Raises StopHere where
+    a run that was asked to stop would wait too long for a reward.
     """
     options, processes, everything = run.config.eval, run.processes, run.data.eval_prompts
     if not (run.eval_rewards and everything):
@@ -86,10 +88,15 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
     order = cyclic_indices(0, count, len(everything), options.seed)
     prompts = [everything[i] for i in order]
     check_tasks(prompts, options)
-    asked = questions(prompts[processes.rank :: processes.world], options)
+    places, asked = shared_out(questions(prompts, options), prompts, processes)
     with averaged(learners):
         groups = run.adapter.evaluate([q.prompt for q in asked], options.samples, options.seed)
-    score_groups(groups, run.eval_rewards)
+    for place, group in zip(places, groups, strict=True):
+        group.index = place
+    try:
+        score_groups(groups, run.eval_rewards, run.stops.waited_long)
+    except Abandoned as error:
+        raise StopHere(str(error)) from None
     mine = table(asked, groups, [r.name for r in run.eval_rewards], options)
     whole = Table.joined(processes.gather([mine.sums, mine.weights, mine.counts]))
     if not any(whole.weights[reward.name] for reward in run.eval_rewards):
@@ -97,9 +104,8 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
     found = {f"eval/{name}": value for name, value in whole.metrics().items()}
     talks = conversation_metrics([s for g in groups for s in g.samples], processes)
     found |= {f"eval/{k if k in ('visual_tokens', 'turns') else f'env/{k}'}": v for k, v in talks.items()}
-    if processes.is_main and run.config.report.eval_prompts:
-        kept = groups[: run.config.report.eval_prompts]
-        write_step(run.folder, f"eval_{tag}", kept, found, run.adapter.picture)
+    if run.config.report.eval_prompts:
+        run.keep(f"eval_{tag}", groups, run.config.report.eval_prompts, found)
     return found
 
 
@@ -144,6 +150,15 @@ def questions(prompts: Sequence[Prompt], options: EvalConfig) -> list[Question]:
     if options.choices == "shuffled":
         return [Question(shuffled(p, options.seed), p) for p in prompts]
     return [Question(way, p, 1 / len(ways)) for p in prompts for ways in [rotations(p)] for way in ways]
+
+
+def shared_out(
+    asked: Sequence[Question], prompts: Sequence[Prompt], processes: Processes
+) -> tuple[list[int], list[Question]]:
+    """This process's questions behind their places among all; all ways of asking a record are of one process."""
+    owner = {id(prompt): number % processes.world for number, prompt in enumerate(prompts)}
+    mine = [(place, q) for place, q in enumerate(asked) if owner[id(q.record)] == processes.rank]
+    return [place for place, _ in mine], [q for _, q in mine]
 
 
 def table(asked: Sequence[Question], groups: Sequence[Group], rewards: Sequence[str], options: EvalConfig) -> Table:

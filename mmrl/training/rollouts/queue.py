@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.config import GrpoStage
+from mmrl.rewarding.run import score_groups
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.collecting import Collector
 from mmrl.training.rollouts.curriculum import AllRetired
@@ -56,6 +57,7 @@ class Rollouts:
         missing = range(step + len(self.queue), step + wanted)
         if not missing:
             return False
+        before = len(self.queue)
         with self.run.sampling():
             for number in missing:
                 try:
@@ -64,7 +66,7 @@ class Rollouts:
                     if not self.queue:
                         raise
                     break
-        return True
+        return len(self.queue) > before
 
     # ---------------------------------------------------------------- a part of a checkpoint
 
@@ -84,3 +86,12 @@ class Rollouts:
         processes = self.run.processes
         self.queue = load_queue(folder, processes.rank, processes.world, self.collector.prompts)
         self.exhausted = self.exhausted and not self.queue
+        self._score_new()
+
+    def _score_new(self) -> None:
+        """By rewards that the run did not have when these were sampled (`--allow rewards`)."""
+        groups = [group for groups in self.queue for group in groups]
+        had = {name for group in groups for sample in group.samples for name in sample.scores}
+        new = [reward for reward in self.run.rewards if reward.name not in had]
+        if groups and new and not self.options.tree:  # the branchings of a tree have scores of their own
+            score_groups(groups, new, self.run.stops.waited_long)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from mmrl.reporting.samples import write_offending
 from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share
 from mmrl.training.cursor import Cursor
 from mmrl.training.run import Run
@@ -62,11 +61,8 @@ def refuse_invalid(
         return
     told = {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status != "ok"}
     reasons = sorted({reason for some in processes.gather(sorted(told)[:5]) for reason in some})
-    where = run.folder / "samples"
-    for rank in range(processes.world):  # one after the other: they number their folders
-        if rank == processes.rank and told:
-            where = write_offending(run.folder, groups, "; ".join(reasons[:5]), run.adapter.picture)
-        processes.barrier()
+    where = run.store.offending(groups, "; ".join(reasons[:5])) if told else None
+    places = sorted({place for place in processes.gather(where and str(where)) if place})
     what = (
         f"{bad / everyone:.0%} of the samples of step {cursor.total_steps + 1} have an invalid reward (max_invalid is "
         f"{max_invalid:.0%})"
@@ -74,5 +70,6 @@ def refuse_invalid(
         else f"no sample of step {cursor.total_steps + 1} has a reward"
     )
     raise RewardFailure(
-        f"{what}: {'; '.join(reasons[:3])}. The samples are in {where}; mend the reward and go on with --resume"
+        f"{what}: {'; '.join(reasons[:3])}. The samples are in {', '.join(places)}; mend the reward and go on "
+        "with --resume"
     )

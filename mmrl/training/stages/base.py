@@ -60,6 +60,11 @@ class Stage(Generic[Section]):
     def done(self) -> bool:
         return self.cursor.step >= self.options.steps
 
+    @property
+    def why_done(self) -> str:
+        """Why it is done before its `steps`."""
+        return "nothing is left to do"
+
     def end(self) -> None:
         """Behind the last step, the parameters being their averages, where there are any."""
 

@@ -78,8 +78,9 @@ class Experience:
         group = torch.tensor([g.index for g in groups for _ in g.samples], dtype=torch.int64)
         scores, valid, applicable = (torch.from_numpy(a) for a in table(groups, list(weights)))
         if shuffle is not None:
-            order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(shuffle))
-            scores, valid, applicable = scores[order], valid[order], applicable[order]
+            three = torch.stack([scores.double(), valid.double(), applicable.double()])
+            three = shuffled(three, group, n_groups, shuffle, reduce)
+            scores, valid, applicable = three[0].to(scores), three[1].to(valid), three[2].to(applicable)
         logp_old, mask = padded(samples)
         fresh = all(sample.version == step for sample in samples)
         known = valid.bool() & applicable.bool()
@@ -138,6 +139,17 @@ class Experience:
     def valid(self) -> Tensor:
         """[N] bool: samples that have a reward."""
         return self.reward.isfinite()
+
+
+def shuffled(values: Tensor, group: Tensor, n_groups: int, seed: int, reduce: Reduce) -> Tensor:
+    """[K, N, F] values of samples, shuffled over the samples of all processes; group [N]. Every process must call."""
+    counts = reduce(torch.bincount(group, minlength=n_groups), "sum")
+    within = torch.tensor([int((group[:row] == group[row]).sum()) for row in range(len(group))], dtype=torch.int64)
+    place = (counts.cumsum(0) - counts)[group] + within
+    everyone = values.new_zeros(len(values), int(counts.sum()), values.shape[2])
+    everyone[:, place] = values
+    order = torch.randperm(everyone.shape[1], generator=torch.Generator().manual_seed(seed))
+    return reduce(everyone, "sum")[:, order][:, place]
 
 
 def annotate(experience: Experience) -> None:

@@ -15,7 +15,6 @@ from mmrl.config import ConfigError, ExpertConfig, GrpoStage, resolve_algorithm
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.resolving import needs_reference
 from mmrl.core.terms import NEED_ENTROPY
-from mmrl.reporting.samples import write_offending, write_step
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.learner import NonFiniteError
@@ -65,6 +64,10 @@ class Grpo(Stage[GrpoStage]):
     def done(self) -> bool:
         return super().done or self.rollouts.exhausted
 
+    @property
+    def why_done(self) -> str:
+        return f"all {len(self.prompts)} prompts have retired (curriculum.retire_at)"
+
     def begin(self) -> None:
         """The contract's cheap clauses, on one prompt."""
         with self.run.sampling():
@@ -87,9 +90,9 @@ class Grpo(Stage[GrpoStage]):
         row = grpo_row(experience, options, cursor, run.processes)
         row |= monitor_row(groups, run.weights, run.processes)
         row["lr"] = self.learners["policy"].rate
+        self._keep_samples(groups)  # a disk may be full: what is counted behind it is counted once
         cursor.samples += int(run.processes.total(len(experience.samples)))
         cursor.actions += int(run.processes.total(float(experience.mask.sum())))
-        self._keep_samples(groups)
         return row | {"time/update": time.monotonic() - rolled, "time/step": time.monotonic() - began}
 
     def experience(self, groups: list[Group]) -> Experience:
@@ -155,8 +158,8 @@ class Grpo(Stage[GrpoStage]):
 
     def _keep_samples(self, groups: list[Group]) -> None:
         run, report, step = self.run, self.run.config.report, self.cursor.total_steps + 1
-        if run.processes.is_main and report.samples_every and (step % report.samples_every == 0 or step == 1):
-            write_step(run.folder, f"step_{step:06d}", groups[: report.groups], render=run.adapter.picture)
+        if report.samples_every and (step % report.samples_every == 0 or step == 1):
+            run.keep(f"step_{step:06d}", groups, report.groups)
 
     def _refuse_non_finite(self, part: MicroBatch) -> None:
         if not math.isfinite(part.loss):
@@ -164,10 +167,11 @@ class Grpo(Stage[GrpoStage]):
 
     def _non_finite(self, what: str, samples: Sequence[Sample]) -> str:
         groups = [Group(s.prompt, i, [s]) for i, s in enumerate(samples)]
-        where = write_offending(self.run.folder, groups, what, self.run.adapter.picture)
+        where = self.run.store.offending(groups, what)
         return (
             f"{what} at step {self.cursor.total_steps + 1}: stopped before it reached the weights. The samples behind "
-            f"it are in {where}; lower optim.lr, or clip tighter, and go on with --resume"
+            f"it are in {where}; lower optim.lr, or clip tighter, and go on with --resume --allow "
+            f"stages.{self.options.name}"
         )
 
     # ---------------------------------------------------------------- a part of a checkpoint

@@ -1,0 +1,243 @@
+"""Interrupts trainings of every kind and compares what they end with to the run that was never stopped.
+
+    python tests/training/interruptions.py [TOTAL]
+
+A run is stopped at each of its points (it saves itself and goes on), and killed with SIGKILL at random moments in a
+child (it goes on from its last checkpoint), until TOTAL interruptions (1,000) are made over all kinds. Weights,
+optimizer, averages, references, curricula, rows of metrics, counts and samples must be the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from answers import make
+from safetensors.torch import load_file
+
+import mmrl.training.loop
+from mmrl.config import DataConfig
+from mmrl.data.records import Records
+from mmrl.training.stopping import Stopped
+from mmrl.types import Prompt
+
+HERE = Path(__file__).parent
+TEXTS = ["x" * (1 + i % 5) for i in range(12)]
+PROMPTS = [Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc"}) for i, t in enumerate(TEXTS)]
+ANSWERS = [("ab", "ba"), ("a", "c"), ("abc", "b"), ("ca", "cb"), ("aa", "bb"), ("b", "ab")]
+REWARD = "def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n"
+
+ADAMW = {"lr": 0.05}
+EMA = {"lr": 0.05, "ema": 0.5, "warmup": 2, "schedule": "cosine"}
+SPAM = {"name": "spam", "lr": 0.02, "spam_reset_every": 3, "spam_warmup": 2}
+GRPO = {"kind": "grpo", "groups": 4, "samples": 4, "updates": 2, "micro_batch": 20}
+KL = {"preset": "grpo", "kl_coef": 0.1}
+
+
+def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
+    """Name -> stages; given: a file of records and pairs."""
+    pairs = {"kind": "preference", "batch": 4, "micro_batch": 10, "pairs": given}
+    expert = {"batch": 4, "micro_batch": 2, "peak": 0.5, "valley": 0.5}
+    kept = {"kind": "filter", "name": "keep", "groups": 4, "samples": 4, "steps": 3}
+    return {
+        "grpo": [{**GRPO, "epochs": 2}],
+        "grpo, ema": [{**GRPO, "optim": EMA}],
+        "grpo, spam": [{**GRPO, "optim": SPAM}],
+        "grpo, reference": [{**GRPO, "algorithm": KL}],
+        "grpo, KL off the reward": [{**GRPO, "algorithm": {**KL, "kl_place": "reward", "kl_estimator": "k1"}}],
+        "staleness": [{**GRPO, "staleness": 2, "steps": 5}],
+        "refill": [{**GRPO, "refill": 3, "samples": 2}],
+        "retiring prompts": [{**GRPO, "curriculum": {"retire_at": 0.5, "correct_at": 0.3}, "steps": 9}],
+        "staleness, retiring": [
+            {**GRPO, "staleness": 1, "curriculum": {"retire_at": 0.5, "correct_at": 0.3}, "steps": 6}
+        ],
+        "hints": [{**GRPO, "hints": {"reward": "letters.a"}}],
+        "expert": [{**GRPO, "expert": expert}],
+        "sft": [{"kind": "sft", "batch": 6, "micro_batch": 2, "optim": EMA}],
+        "sft, spam": [{"kind": "sft", "batch": 6, "micro_batch": 2, "optim": SPAM}],
+        "dpo": [{**pairs, "optim": EMA}],
+        "mpo": [{**pairs, "objective": "mpo", "optim": SPAM}],
+        "bco": [{**pairs, "objective": "bco"}],
+        "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
+        "sft, then filter": [
+            {"kind": "sft", "batch": 6, "micro_batch": 2},
+            {**kept, "rule": "rejection", "correct_at": 0.2},
+        ],
+        "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],
+        "five stages": [
+            {"kind": "sft", "batch": 6, "micro_batch": 2, "steps": 2},
+            {**kept, "rule": "difficulty", "low": 0.0, "high": 1.0},
+            {**GRPO, "name": "one", "algorithm": KL, "optim": EMA, "steps": 2},
+            {**pairs, "steps": 2},
+            {**GRPO, "name": "two", "algorithm": KL, "optim": SPAM, "steps": 2},
+        ],
+    }
+
+
+@dataclass
+class Case:
+    """A kind of run, in its folder; `loop` makes it anew."""
+
+    name: str
+    stages: list[dict[str, Any]]
+    folder: Path
+
+    def loop(self, run: str, should_stop: Any = None) -> Any:
+        stages = [
+            {"name": f"s{i}", "steps": 3, **({"optim": ADAMW} if s["kind"] != "filter" else {}), **s}
+            for i, s in enumerate(self.stages)
+        ]
+        own = {s["kind"] for s in stages}
+        samples = bool(own & {"grpo", "filter"})
+        supervised = "sft" in own or any("expert" in s for s in stages)
+        given = str(self.folder / "given.jsonl")
+        data = {"prompts": "unused.txt", "eval_prompts": "held.txt"} if samples else {}
+        values = {
+            "name": run,
+            "out": str(self.folder),
+            "data": data | ({"records": given} if supervised else {}),
+            "rewards": [{"name": f"{self.folder / 'letters.py'}:a"}] if samples else [],
+            "stages": stages,
+            "report": {"samples_every": 1} if samples else {},
+            "checkpoint": {"every": 1},
+            **({"eval": {"every": 2}} if samples else {}),
+        }
+        records = Records(DataConfig(records=given), ("completion",)) if supervised else None
+        held = PROMPTS[:3] if samples else ()
+        prompts = PROMPTS if samples else ()
+        return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop)
+
+    def left(self, run: str) -> dict[str, Any]:
+        """What a finished run leaves, without times and paths."""
+        folder = self.folder / run
+        latest = (folder / "checkpoints" / "latest").resolve()
+        state = json.loads((latest / "state.json").read_text())
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        stored = sorted(p for part in ("samples", "data") for p in (folder / part).rglob("*") if p.is_file())
+        cursor = {k: v for k, v in state["cursor"].items() if k != "wall_s"}
+        return {
+            "tensors": {k: (v.dtype, v.tolist()) for k, v in load_file(latest / "trainer.safetensors").items()},
+            "parts": state["parts"],
+            "cursor": cursor,
+            "rows": [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines],
+            "stored": {str(p.relative_to(folder)): p.read_bytes() for p in stored},
+        }
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """One of each kind, its files written."""
+    for number, (name, stages) in enumerate(kinds(str(folder / "given.jsonl")).items()):
+        own = folder / f"{number:02d}"
+        own.mkdir()
+        (own / "letters.py").write_text(REWARD)
+        records = (
+            {"prompt": "x" * n, "completion": a, "chosen": a, "rejected": b} for n, (a, b) in enumerate(ANSWERS, 1)
+        )
+        text = "".join(f"{json.dumps(record)}\n" for record in records)
+        (own / "given.jsonl").write_text(text)
+        (folder / "given.jsonl").write_text(text)
+        yield Case(name, stages, own)
+
+
+def stop_everywhere(case: Case) -> int:
+    """Stop at each point of the run, resuming in between; how often."""
+    points: list[str] = []
+    resume = False
+    while True:
+        try:
+            case.loop("stopped", lambda point: not points.append(point)).train(resume=resume)
+        except Stopped:
+            resume = True
+        else:
+            return len(points)
+
+
+def kill(case: Case, times: int, rng: random.Random, seconds: float) -> int:
+    """Kill the run at random moments of its next `seconds`, starting anew or resuming in between; how often."""
+    killed, finished = 0, False
+    for attempt in range(3 * times):
+        if killed == times or finished:
+            break
+        run = case.folder / "killed"
+        resume = (run / "checkpoints" / "latest").exists()
+        if not resume:
+            shutil.rmtree(run, ignore_errors=True)
+        child = _child(case, resume)
+        time.sleep(rng.uniform(0.0, seconds))
+        os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"{case.name}: the child ended with {code} at attempt {attempt}")
+        killed += code != 0
+        finished = code == 0
+    end = os.waitpid(_child(case, (case.folder / "killed" / "checkpoints" / "latest").exists()), 0)[1]
+    if os.waitstatus_to_exitcode(end):
+        raise RuntimeError(f"{case.name}: it did not go on after {killed} kills")
+    return killed
+
+
+def _child(case: Case, resume: bool) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        case.loop("killed").train(resume=resume)
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    return [name for name in wanted if found[name] != wanted[name]]
+
+
+def interrupt(case: Case, rng: random.Random, kills: int) -> tuple[int, int, list[str]]:
+    """(stops, kills, what is different afterwards)."""
+    case.loop("straight").train()
+    wanted = case.left("straight")
+    stops = stop_everywhere(case)
+    wrong = [f"stopped: {name}" for name in differing(case.left("stopped"), wanted)]
+    killed = 0
+    while killed < kills:
+        shutil.rmtree(case.folder / "killed", ignore_errors=True)
+        killed += kill(case, kills - killed, rng, 0.25)
+        wrong += [f"killed: {name}" for name in differing(case.left("killed"), wanted)]
+    return stops, killed, wrong
+
+
+def main() -> int:
+    total = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    torch.set_num_threads(1)
+    mmrl.training.loop.write_report = lambda folder: folder  # takes far longer than these trainings
+    rng, done, bad = random.Random(7), 0, 0
+    began = time.monotonic()
+    print(f"{'kind':28}{'stops':>8}{'kills':>8}  same as never stopped", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        everything = list(cases(Path(folder)))
+        for number, case in enumerate(everything):
+            rest = -(-(total - done) // (len(everything) - number))
+            stops, killed, wrong = interrupt(case, rng, max(3, rest - 40))
+            done, bad = done + stops + killed, bad + bool(wrong)
+            print(f"{case.name:28}{stops:8}{killed:8}  {'; '.join(wrong) or 'yes'}", flush=True)
+    print(f"{done} interruptions in {time.monotonic() - began:.0f} s, {bad} kinds differ")
+    return int(bad > 0 or done < total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

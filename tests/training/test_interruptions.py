@@ -1,0 +1,28 @@
+"""The short version of interruptions.py: some kinds of runs, stopped at every point and killed at random moments."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from interruptions import cases, interrupt
+
+pytestmark = pytest.mark.usefixtures("no_report")
+SHORT = [
+    "grpo, reference",
+    "staleness, retiring",
+    "hints",
+    "expert",
+    "mpo",
+    "sft, then filter",
+    "own kind, two learners",
+]
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_an_interrupted_run_is_the_run_that_was_never_stopped(tmp_path, name):
+    case = next(case for case in cases(tmp_path) if case.name == name)
+    stops, kills, wrong = interrupt(case, random.Random(name), kills=2)
+    assert wrong == []
+    assert stops >= 7
+    assert kills >= 2
