@@ -54,10 +54,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    """Runs leave no report.html: of a run that takes milliseconds it takes 95 % of the time."""
-    monkeypatch.setattr("mmrl.training.loop.write_report", lambda folder: folder)
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch, request):
+    """Runs of a test leave no report.html unless it is marked `report`: of a run of milliseconds it is 95 %."""
+    if request.node.get_closest_marker("report") is None:
+        monkeypatch.setattr("mmrl.training.loop.write_report", lambda folder: folder)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 import pytest
 from interruptions import cases, interrupt
 
-pytestmark = pytest.mark.usefixtures("no_report")
 SHORT = [
     "grpo, reference",
     "staleness, retiring",

@@ -97,6 +97,7 @@ def test_levels_from_the_details_of_a_score_make_pairs(run):
     assert all(row["grad_norm"] > 0 and row["term/pairwise"] > 0 for row in rows)
 
 
+@pytest.mark.report
 def test_what_only_another_engine_can_give_is_asked_for_in_one_line(run):
     with pytest.raises(ValueError, match="logp_sampler"):
         run({"correction": "truncate"})

@@ -13,7 +13,6 @@ from mmrl.data.records import Records
 from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt
 
-pytestmark = pytest.mark.usefixtures("no_report")
 PROMPTS = [Prompt(f"p{i}", "x" * (1 + i)) for i in range(12)]
 OPTIM = {"lr": 0.05, "ema": 0.5}
 GRPO = {"kind": "grpo", "groups": 4, "samples": 4, "updates": 2, "epochs": 2, "micro_batch": 20}

@@ -20,7 +20,6 @@ from mmrl.training.stopping import Stopped
 from mmrl.training.tensors import CheckpointError
 from mmrl.types import Prompt
 
-pytestmark = pytest.mark.usefixtures("no_report")
 PROMPTS = [Prompt(f"p{i}", "x" * (1 + i)) for i in range(12)]
 
 

@@ -17,8 +17,6 @@ from mmrl.training.run_folder import released
 from mmrl.training.stopping import Stopped
 from mmrl.training.tensors import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("no_report")
-
 
 @pytest.fixture
 def config(tmp_path):
