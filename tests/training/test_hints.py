@@ -34,6 +34,14 @@ def test_fractions_may_be_others():
     assert hinted(PROMPT, 1, (0.01,), "|").text == "What?|1"  # never an empty hint
 
 
+@pytest.mark.parametrize(
+    ("share", "length", "hint"), [(0.25, 7, 1), (0.5, 7, 3), (0.75, 7, 5), (0.29, 100, 29), (0.57, 100, 57)]
+)
+def test_a_share_is_cut_to_a_whole_number_and_not_rounded(share, length, hint):
+    """As GHPO's release does; but 0.29 of 100 is 29, though the binary 0.29 is a little less."""
+    assert hinted(Prompt("a", "", {"solution": "x" * length}), 1, (share,), "").text == "x" * hint
+
+
 @settings(deadline=None)
 @given(st.text(min_size=2, alphabet="aé\n=").map("x".__add__), st.integers(0, 3), st.integers(0, 3))
 def test_a_hinted_prompt_is_hinted_from_the_plain_one(solution, first, second):
