@@ -69,7 +69,9 @@ def forking(advantage: Tensor, batch: Batch) -> Tensor:
     following = torch.cat([values[:, 1:], torch.full_like(n, torch.inf, dtype=values.dtype)], 1)
     splits = inside & (rest > 0) & (following > values)
     between_classes = torch.where(splits, count * rest * gap**2, -1.0)
-    best = between_classes.argmax(1, keepdim=True)
+    # The first of those that are equal but for rounding; argmax gives the first of equals.
+    largest = between_classes.amax(1, keepdim=True)
+    best = (between_classes >= largest * (1 - 1e-9)).int().argmax(1, keepdim=True)
     high = torch.arange(values.shape[1], device=n.device) > best
     kept = torch.zeros_like(batch.mask).scatter(1, order, high)
     return batch.mask & (kept | ~splits.any(1, keepdim=True))

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.data.checks import MAX_PIXELS
+from mmrl.data.images import bound_images
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.training.check_tools import (
     GRADIENT_ROUNDING,
@@ -203,7 +205,8 @@ def _made_records(adapter: Adapter, samples: Sequence[Sample], objective: str) -
             answer = {"completion": adapter.completion(sample)}
         except Unsupported:
             return []
-        made.append({**sample.prompt.record, "id": str(number), "prompt": sample.prompt.text, **answer})
+        record = {**sample.prompt.record, "id": str(number), "prompt": sample.prompt.text, **answer}
+        made.append(bound_images(record, sample.prompt.root, adapter.max_pixels or MAX_PIXELS))
     if adapter.environment is not None or not set(adapter.record_columns(objective)) <= set(made[0]):
         return []
     made.sort(key=lambda record: len(str(record["completion"])))

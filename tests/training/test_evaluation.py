@@ -128,6 +128,8 @@ def test_visual_tokens_and_environment_beside_the_scores():
         adapter=SimpleNamespace(evaluate=answer),
         eval_rewards=[reward],
         data=Data(eval_prompts=[prompt("0", "a"), prompt("1")]),
+        stops=SimpleNamespace(waited_long=lambda: False),
+        keep=lambda *stored: None,
     )
     found = evaluate(run, "now")
     assert found["eval/r"] == 1.0

@@ -23,5 +23,5 @@ def test_an_interrupted_run_is_the_run_that_was_never_stopped(tmp_path, name):
     case = next(case for case in cases(tmp_path) if case.name == name)
     stops, kills, wrong = interrupt(case, random.Random(name), kills=2)
     assert wrong == []
-    assert stops >= 7
+    assert stops >= 6  # a step and what is inside of it, at least
     assert kills >= 2

@@ -97,12 +97,12 @@ def test_levels_from_the_details_of_a_score_make_pairs(run):
     assert all(row["grad_norm"] > 0 and row["term/pairwise"] > 0 for row in rows)
 
 
-@pytest.mark.report
 def test_what_only_another_engine_can_give_is_asked_for_in_one_line(run):
     with pytest.raises(ValueError, match="logp_sampler"):
         run({"correction": "truncate"})
 
 
+@pytest.mark.report
 def test_advantages_of_tokens_reach_the_store(run, tmp_path):
     """reinforce++'s advantages differ inside a sample; the sample's own is the one farthest from 0."""
     run({"preset": "grpo", "advantage": {"name": "whiten_tokens", "beta": 0.5}})

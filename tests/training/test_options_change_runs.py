@@ -182,6 +182,8 @@ def test_no_option_is_forgotten_here(section):
 
 
 class Records:
+    count = 5
+
     def batch(self, step, count, seed):
         words = ["ab", "cab", "b", "acc", "aaa"]
         return [

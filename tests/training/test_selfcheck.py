@@ -108,6 +108,8 @@ def run(tmp_path, monkeypatch):
 
 
 class Given:
+    count = 2
+
     def batch(self, step, count, seed):
         return [{"id": str(i), "prompt": "xx", "completion": "ab"} for i in range(count)]
 
