@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag
+from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag, create_model
 
 from mmrl.config.filtering import FilterStage
 from mmrl.config.grpo import GrpoStage
@@ -29,7 +30,8 @@ def own_class(kind: str) -> Any:
     file, _, name = kind.rpartition(":")
     found = getattr(import_file(Path(resolve(file))), name, None)
     section = getattr(found, "Options", None)
-    if not (isinstance(section, type) and issubclass(section, Stage)):
+    stage = isinstance(found, type) and all(hasattr(found, name) for name in ("step", "make_learners", "done"))
+    if not (stage and isinstance(section, type) and issubclass(section, Stage)):
         raise ValueError(
             f"kind {short(kind)}: {name} in that file is no stage; write a subclass of mmrl.training.stages.base.Stage "
             "with `Options`, a subclass of mmrl.config.Stage"
@@ -41,8 +43,15 @@ def _own_section(value: Any) -> Stage:
     """The section of a stage of one's own."""
     if isinstance(value, Stage):
         return value
-    section: type[Stage] = own_class(value["kind"]).Options
-    return validate(section, value)
+    return validate(_open(own_class(value["kind"]).Options), value)
+
+
+@functools.cache
+def _open(section: type[Stage]) -> type[Stage]:
+    """The section with any kind, where it is that of a built-in stage that was subclassed."""
+    if get_origin(section.model_fields["kind"].annotation) is not Literal:
+        return section
+    return create_model(section.__name__, __base__=section, kind=(str, ""))
 
 
 def _tag(stage: Any) -> str | None:

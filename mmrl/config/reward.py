@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmrl.strict import Strict
+
+# Scores beside the rewards: the KL that comes off them, and what a tree gives its steps.
+RESERVED = ("kl", "tree")
 
 
 class RewardConfig(Strict):
@@ -24,3 +27,10 @@ class RewardConfig(Strict):
         description="Seconds that a call, on the samples of one group, may take; after that they are invalid, with the "
         "reason. null waits for ever.",
     )
+
+    @field_validator("alias")
+    @classmethod
+    def _is_free(cls, value: str | None) -> str | None:
+        if value in RESERVED:
+            raise ValueError(f"{value!r} is the name of a score that training makes by itself; take another")
+        return value

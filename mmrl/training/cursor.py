@@ -101,6 +101,7 @@ class Cursor:
         self.row = row
         self.step += 1
         self.total_steps += 1
+        self.evaluations.pop("after", None)  # of a run that had ended, and goes on
         self._begin_step()
 
     def end_stage(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.config import OptimConfig
+from mmrl.config import ConfigError, OptimConfig
 from mmrl.training import optim
 from mmrl.training.processes import Processes
 from mmrl.training.tensors import copy_into, refuse_misfit, under
@@ -141,6 +141,19 @@ class Learner:
             }
             refuse_misfit(wanted, kept, f"{where}, optimizer's state of {key}")
         return found
+
+
+def refuse_shared_averages(learners: Iterable[Learner]) -> None:
+    """Raise ConfigError where two learners move a parameter of which one keeps an average: which were the weights?"""
+    seen: dict[int, Learner] = {}
+    for learner in learners:
+        for name, parameter in learner.parameters.items():
+            other = seen.setdefault(id(parameter), learner)
+            if other is not learner and (other.average or learner.average):
+                raise ConfigError(
+                    f"learners {other.name} and {learner.name} both move {name}, of which an average is kept; set "
+                    "optim.ema: null, or give them parameters of their own"
+                )
 
 
 @contextmanager

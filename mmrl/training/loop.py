@@ -19,7 +19,7 @@ from mmrl.reporting.summary import write_summary
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.scores import evaluate
-from mmrl.training.learner import Learner, NonFiniteError, averaged
+from mmrl.training.learner import Learner, NonFiniteError, averaged, refuse_shared_averages
 from mmrl.training.policy import Policy
 from mmrl.training.provenance import all_differences, changed_code, made_with, refuse_other_run
 from mmrl.training.rollouts.sampling import RewardFailure
@@ -93,6 +93,8 @@ class Loop:
         with Progress(total, start=self.cursor.total_steps, main=shown) as self.progress:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)
+        if "after" not in self.cursor.evaluations:  # the last stage had no step left, or ended by itself
+            self._evaluate("after")
         run.processes.end()
         if self.saver.unsaved:
             raise CheckpointError(self.saver.unsaved)
@@ -109,6 +111,7 @@ class Loop:
         if not resumed:
             cursor.begin_stage(number)
         self.stage = stage = stage_class(options.kind)(self.run, options, self.policy, cursor)
+        refuse_shared_averages(stage.learners.values())
         self.policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())
         if resumed:
             self._restore(stage)
@@ -139,7 +142,12 @@ class Loop:
         self._hand_on(stage)
 
     def _step(self, stage: Stage[Any]) -> None:
-        row = stage.step()
+        # A stage that does not count what it has done within a step is cut between steps only.
+        self.run.stops.may_cut = lambda: self.cursor.phase == "update"
+        try:
+            row = stage.step()
+        finally:
+            self.run.stops.may_cut = lambda: True
         for learner in stage.learners.values():  # at once, as sampling with such weights fails with words of its own
             learner.refuse_non_finite(self.cursor.total_steps + 1)
         stage.close_step()
@@ -253,11 +261,11 @@ class Loop:
         assert self._saved is not None
         (folder, state, tensors), self._saved = self._saved, None
         load_parts(self._parts(stage), state["parts"], tensors)
+        if stage.needs_reference and not self.run.adapter.reference_parameters():  # asked for by this resume only
+            self.run.adapter.prepare_reference()
         stage.load_own(folder)
         if not self.run.processes.is_main:  # the checkpoint holds the sums over all processes
             self.cursor.sums = Sums(known=self.cursor.sums.known)
-        if stage.needs_reference and not self.run.adapter.reference_parameters():  # asked for by this resume only
-            self.run.adapter.prepare_reference()
         made = state["made_with"]
         changes = all_differences(made, self._made_with)
         if self.cursor.phase == "update" and (changes or made["world"] != self.run.processes.world):

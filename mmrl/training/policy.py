@@ -36,6 +36,16 @@ class Policy:
         self.parameters = self.adapter.trainable_parameters()
         if not self.parameters:
             raise ConfigError(f"stage {stage!r} trains nothing; look at its components and model.train")
+        first: dict[int, str] = {}
+        for name, parameter in self.parameters.items():
+            other = first.setdefault(id(parameter), name)
+            if other != name:
+                raise ConfigError(
+                    f"{type(self.adapter).__name__}.trainable_parameters names one parameter {other!r} and {name!r}; "
+                    "name it once"
+                )
+            if "/" in name:
+                raise ConfigError(f"{type(self.adapter).__name__}: a parameter's name has no `/`, {name!r} has one")
         self._known |= self.parameters
 
     def hold(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,8 +181,10 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _code(config: Config) -> Iterator[tuple[str, str]]:
-    """(file, mark of its code) of rewards and records that are functions of a file of the user's own."""
-    names = [reward.name for reward in config.rewards] + [config.data.records or ""]
+    """(file, mark of its code) of what comes from a file of the user's own: rewards, records, stages, the modality, the
+    environment."""
+    names = [*(reward.name for reward in config.rewards), *(stage.kind for stage in config.stages)]
+    names += [config.data.records or "", config.modality, str((config.environment or {}).get("name", ""))]
     for name in names:
         file, _, _ = name.rpartition(":")
         if file.endswith(".py") and (mark := _mark_of_file(file)):
@@ -191,7 +194,9 @@ def _code(config: Config) -> Iterator[tuple[str, str]]:
 def _mark_of_prompts(prompts: Sequence[Prompt]) -> str:
     digest = hashlib.sha256()
     for prompt in prompts:
-        for text in (prompt.id, prompt.text):
+        # Rewards read the record, too: its gold is a part of the question.
+        record = json.dumps(prompt.record, sort_keys=True, default=lambda value: type(value).__name__)
+        for text in (prompt.id, prompt.text, record):
             raw = text.encode("utf-8", "surrogatepass")
             digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()[:12]

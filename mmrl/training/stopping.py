@@ -47,6 +47,7 @@ class Stops:
     def __init__(self, processes: Processes, should_stop: Callable[[str], bool] | None = None) -> None:
         self.processes = processes
         self._should_stop = should_stop or (lambda point: False)
+        self.may_cut: Callable[[], bool] = lambda: True  # set by the loop: whether a resume could go on from here
         self.asked_at: float | None = None  # time.monotonic() of the first signal
 
     @property
@@ -96,7 +97,7 @@ class Stops:
 
         Inside an update only a single process can stop, as processes run different numbers of micro-batches.
         """
-        if name == "micro" and self.processes.world > 1:
+        if (name == "micro" and self.processes.world > 1) or not self.may_cut():
             return
         wanted = self._should_stop(name) or self.asked
         if wanted if name == "micro" else self.processes.any(wanted):

@@ -71,7 +71,8 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
 
     Returns, over valid scores of all processes, with the options of `eval:` that ask for them:
 
-    eval/<reward>: the mean, every record counting the same. eval/<reward>/invalid: invalid scores, where there are any.
+    eval/<reward>: the mean, every valid score counting the same. eval/<reward>/invalid: invalid scores, where there
+    are any.
     eval/<reward>/<task>: the mean of each task. eval/<reward>/pass@<k>: see pass_at.
     eval/<reward>/consistent: share of records with options that are answered right in every rotation of them.
     eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics. eval/visual_tokens/<task>: of each task.

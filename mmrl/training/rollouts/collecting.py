@@ -17,9 +17,11 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.branching import branched
 from mmrl.training.rollouts.curriculum import Curriculum, difficulties, refill
 from mmrl.training.rollouts.hints import climb, plain
-from mmrl.training.rollouts.sampling import refuse_invalid, sampled
+from mmrl.training.rollouts.sampling import RewardFailure, refuse_invalid, sampled
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
+
+KL = "kl"  # the score of a sample's KL to the reference, where it comes off the reward
 
 
 class Collector:
@@ -47,18 +49,31 @@ class Collector:
         except BaseException:
             self.curriculum.load(before)
             raise
+        self.score_kl(groups)
+        return groups
+
+    def score_kl(self, groups: Sequence[Group]) -> None:
+        """The KL that comes off the rewards, where the algorithm has one."""
         if self.algorithm.kl_coef > 0 and self.algorithm.kl_place == "reward":
             score_kl(self.run.adapter, groups, self.options.micro_batch)
-        return groups
 
     def _trees(self, step: int) -> list[Group]:
         questions = self._next(step, range(self.options.groups), Counter())
-        return branched(self.run, self.options, self._mine(questions), step, self.seed, self.cursor)
+        groups, failed = [], ""
+        try:
+            groups = branched(self.run, self.options, self._mine(questions), step, self.seed, self.cursor)
+        except RewardFailure as error:
+            failed = str(error)
+        reasons = [reason for reason in self.run.processes.gather(failed) if reason]
+        if reasons:  # on every process, as all of them save
+            raise RewardFailure(reasons[0])
+        return groups
 
     def _answers(self, step: int) -> list[Group]:
         options, run = self.options, self.run
         draws: Counter[str] = Counter()
-        groups = self._sampled(self._mine(self._next(step, range(options.groups), draws)), step)
+        seen: list[Group] = []  # all of the step so far: a refill is no step of its own
+        groups = self._sampled(self._mine(self._next(step, range(options.groups), draws)), step, seen)
         self._record(groups)
         for rounds in range(1, options.refill):
             silent = self._silent(groups)
@@ -68,12 +83,12 @@ class Collector:
                 break
             mine = {group.index for group in groups}
             again = [group for group in self._next(step, silent, draws) if group.index in mine]
-            made = self._sampled(again, step)
+            made = self._sampled(again, step, seen)
             self._record(made)
             groups = _replaced(groups, made)
         if options.hints:
             while run.processes.any(bool(again := _hinted(run.adapter, options.hints, groups))):
-                groups = _replaced(groups, self._sampled(again, step))
+                groups = _replaced(groups, self._sampled(again, step, seen))
         return groups
 
     def _next(self, step: int, places: Sequence[int], draws: Counter[str]) -> list[Group]:
@@ -91,16 +106,17 @@ class Collector:
     def _mine(self, groups: Sequence[Group]) -> list[Group]:
         return list(groups[self.run.processes.rank :: self.run.processes.world])
 
-    def _sampled(self, groups: Sequence[Group], step: int) -> list[Group]:
+    def _sampled(self, groups: Sequence[Group], step: int, seen: list[Group]) -> list[Group]:
         options = self.options
         made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk)
-        refuse_invalid(self.run, self.cursor, made, options.max_invalid, self.run.weights)
+        seen += made
+        refuse_invalid(self.run, self.cursor, seen, options.max_invalid, self.run.weights)
         return made
 
     def _record(self, groups: Sequence[Group]) -> None:
         """Tell the curriculum the pass rates of the groups of all processes, in the order of their indices."""
         options, weights, index = self.options, self.run.weights, self.curriculum.index
-        rates, known = torch.zeros(options.groups), torch.zeros(options.groups)
+        rates, known = (torch.zeros(options.groups, dtype=torch.float64) for _ in range(2))
         numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)
         for group in groups:
             values = _totals(group, weights)
@@ -154,7 +170,7 @@ def score_kl(adapter: Adapter, groups: Sequence[Group], micro_batch: int) -> Non
         gap = (replay.logp - replay.logp_reference).double().cpu()
         sums[part.rows] += torch.where(_trained(some, part.columns), gap, 0.0).sum(1)
     for sample, value in zip(samples, sums.tolist()):
-        sample.scores["kl"] = Score.of(value)
+        sample.scores[KL] = Score.of(value)
 
 
 def _totals(group: Group, weights: Mapping[str, float]) -> list[float]:

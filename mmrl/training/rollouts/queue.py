@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.config import GrpoStage
-from mmrl.rewarding.run import score_groups
 from mmrl.training.cursor import Cursor
-from mmrl.training.rollouts.collecting import Collector
+from mmrl.training.rollouts.collecting import KL, Collector
 from mmrl.training.rollouts.curriculum import AllRetired
+from mmrl.training.rollouts.sampling import score_new
 from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
 from mmrl.types import Group
@@ -86,12 +86,7 @@ class Rollouts:
         processes = self.run.processes
         self.queue = load_queue(folder, processes.rank, processes.world, self.collector.prompts)
         self.exhausted = self.exhausted and not self.queue
-        self._score_new()
-
-    def _score_new(self) -> None:
-        """By rewards that the run did not have when these were sampled (`--allow rewards`)."""
         groups = [group for groups in self.queue for group in groups]
-        had = {name for group in groups for sample in group.samples for name in sample.scores}
-        new = [reward for reward in self.run.rewards if reward.name not in had]
-        if groups and new and not self.options.tree:  # the branchings of a tree have scores of their own
-            score_groups(groups, new, self.run.stops.waited_long)
+        if not self.options.tree:  # the branchings of a tree have scores of their own
+            score_new(self.run, groups)
+        self.collector.score_kl([group for group in groups if any(KL not in s.scores for s in group.samples)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share
+from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share, score_groups
 from mmrl.training.cursor import Cursor
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
@@ -44,6 +44,14 @@ def sampled(
     for sample in (s for group in done for s in group.samples):
         sample.version = cursor.step
     return done
+
+
+def score_new(run: Run, groups: Sequence[Group]) -> None:
+    """Score waiting groups by rewards that the run did not have when they were sampled (`--allow rewards`)."""
+    had = {name for group in groups for sample in group.samples for name in sample.scores}
+    new = [reward for reward in run.rewards if reward.name not in had]
+    if groups and new:
+        score_groups(groups, new, run.stops.waited_long)
 
 
 def refuse_invalid(

@@ -20,9 +20,8 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import table
 from mmrl.seeds import seed_of
 from mmrl.training.evaluation.conversations import sampled_actions
+from mmrl.training.rollouts.collecting import KL
 from mmrl.types import Group, Sample
-
-KL = "kl"  # the score of a sample's KL to the reference, where it comes off the reward
 
 # Features of the policy as it is before an update; all others are fixed by the rollout.
 OF_THE_POLICY = frozenset({"logp", "entropy", "proxy_logp", "prob_gap2", "fisher"})

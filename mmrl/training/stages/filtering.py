@@ -19,12 +19,13 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
-from mmrl.training.rollouts.sampling import refuse_invalid, sampled
+from mmrl.training.rollouts.sampling import refuse_invalid, sampled, score_new
 from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of, result_path
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.rows import monitor_row
+from mmrl.training.tensors import CheckpointError
 from mmrl.types import Group, Sample
 
 
@@ -35,7 +36,7 @@ class NothingKept(RuntimeError):
 class Filtering(Stage[FilterStage]):
     """Samples and scores prompts, each once, and keeps by the stage's rule.
 
-    A step's records are a file of their own, which the same step writes again after a crash; the last step joins them.
+    A step's records are a file of their own, which the same step writes again after a crash; the end joins them.
     Records are in the order of their prompts, whatever the number of processes.
     """
 
@@ -65,8 +66,6 @@ class Filtering(Stage[FilterStage]):
             for record in keep(run.adapter, options, group)
         ]
         write_part(run, options.name, cursor.step, kept)
-        if cursor.step + 1 == options.steps:
-            join_parts(run, options)
         return self._row(groups, kept) | {"time/step": time.monotonic() - began}
 
     def _collected(self) -> list[Group]:
@@ -109,6 +108,16 @@ class Filtering(Stage[FilterStage]):
     def close_step(self) -> None:
         self.waiting = []
 
+    def end(self) -> None:
+        join_parts(self.run, self.options)
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        if self.cursor.phase == "end" and not self.done:
+            raise CheckpointError(
+                f"stages.{self.options.name}.steps: the filter has ended after {self.cursor.step} steps and its "
+                f"result is written; give {self.cursor.step}, or filter more in a stage of another name"
+            )
+
     def clean(self) -> None:
         if self.run.processes.is_main:
             shutil.rmtree(_parts(self.run, self.options.name), ignore_errors=True)
@@ -118,6 +127,7 @@ class Filtering(Stage[FilterStage]):
 
     def load_own(self, folder: Path) -> None:
         self.waiting = load_queue(folder, self.run.processes.rank, self.run.processes.world, self.prompts)
+        score_new(self.run, [group for groups in self.waiting for group in groups])
 
 
 # -------------------------------------------------------------------- rules
