@@ -22,6 +22,9 @@ _SCIENTIFIC = re.compile(
 )
 _FRACTION = re.compile(rf"(?:(?<![\w.}}])(\d+)\s*)?\\[dtc]?frac\s*(?:{_IN_BRACES}\s*{_IN_BRACES}|(\d)\s*(\d))")
 _POWER = re.compile(r"(?<![\w.)\]}])(\d+)\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d+)\s*\}|([-+]?\d+))(?!\s*[\^_])")
+# `**` and `_` with a base before them are a power and an index.
+_EMPHASIS = re.compile(r"(?<![\w)\]}*\\])(\*{2,3}|_{1,3})(?=[^\s*_{])([^\n]*?[^\s*_])\1(?!\w)")
+_EMPHASIS_OPENED = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s*])")
 # What is no number though it holds digits: roots, logarithms, indices, powers of names.
 _OTHER = re.compile(
     r"\\[a-zA-Z]+(?:\s*\[[^\[\]]*\])?(?:\s*_?\{[^{}]*\})*|[\^_]\s*(?:\{[^{}]*\}|[-+]?\w+)|\*\*\s*[-+]?\d+"
@@ -32,7 +35,7 @@ def number_in(text: str | None) -> Fraction | None:
     """The last number in `text`, exactly: 1,234.5, -3, 3/4, 1e-3, 12% (as 12/100); None where there is none.
 
     Of LaTeX: \\frac{3}{4}, 2\\frac{1}{2}, 10^{5}, 1.6\\times 10^{-19}, 1{,}234. A part of another expression is none
-    (2\\sqrt{3}, x^2, a_1).
+    (2\\sqrt{3}, x^2, a_1). Markdown's emphasis (**18**) is left out.
     """
     text = (text or "").replace("\N{MINUS SIGN}", "-")
     if any(sign in text for sign in ("\\", "^", "**", "{,}", "_")):
@@ -52,6 +55,7 @@ def number_in(text: str | None) -> Fraction | None:
 
 def _plain(text: str) -> str:
     """The text with LaTeX's numbers written plainly; a question mark stands for any other expression."""
+    text = _EMPHASIS_OPENED.sub("", _EMPHASIS.sub(r"\2", text))
     text = text.replace("{,}", ",")
     text = re.sub(r"\\[,!;:]", "", text)
     text = _WORDS.sub(r" \1 ", text)

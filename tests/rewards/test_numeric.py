@@ -36,6 +36,27 @@ def test_close(text, answer, options, value):
     assert (found.status, found.value) == ("ok", value)
 
 
+@pytest.mark.parametrize("mark", ["**", "__", "***", "_", "*"])
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is {}18{} apples.", "So the total is {}18 dollars{}.", "Janet makes {}18{} per day", "{}18{}", "{}18{}!"],
+)
+def test_emphasis_is_no_power(text, mark):
+    assert score(text.format(mark, mark), 18).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("2**3", 8), ("2 ** 3", 8), ("x**3 = **5**", 5), ("**2** or **3**", 3)]
+)
+def test_a_power_has_its_base_before_it(text, number):
+    assert score(text, number).value == 1.0
+
+
+@pytest.mark.parametrize("text", ["x**3", "(x)**3", "a_1", "x ** 3"])
+def test_a_power_of_a_name_is_no_number(text):
+    assert score(text, 3).details["number"] == ""
+
+
 def test_an_answer_without_a_number_is_invalid_and_told_before_training():
     found = score("5", "five")
     assert (found.status, found.value) == ("invalid", None)
