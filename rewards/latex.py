@@ -25,6 +25,10 @@ _POWER = re.compile(r"(?<![\w.)\]}])(\d+)\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d+)\s*\
 # `**` and `_` with a base before them are a power and an index.
 _EMPHASIS = re.compile(r"(?<![\w)\]}*\\])(\*{2,3}|_{1,3})(?=[^\s*_{])([^\n]*?[^\s*_])\1(?!\w)")
 _EMPHASIS_OPENED = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s*])")
+_DASH = re.compile(r"[\N{MINUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}]|\N{EN DASH}(?=\s*[\\{$€£¥.\d])")
+# A sign's minus: nothing stands before that it could be taken from, only a currency or a brace before the number.
+_SIGN = re.compile(r"(?<![\w)\]}?])-\s?(?:\\?[$€£¥]\s*|\{\s*)(?=[.\d])")
+_SIGN_APART = re.compile(r"(?:^|[=({:≈]|\b(?:is|equals)\b)\s*(?:\$\s*)?-\s+(?=[.\d][\d.,/]*%?[\W_]*$)")
 # What is no number though it holds digits: roots, logarithms, indices, powers of names.
 _OTHER = re.compile(
     r"\\[a-zA-Z]+(?:\s*\[[^\[\]]*\])?(?:\s*_?\{[^{}]*\})*|[\^_]\s*(?:\{[^{}]*\}|[-+]?\w+)|\*\*\s*[-+]?\d+"
@@ -37,9 +41,10 @@ def number_in(text: str | None) -> Fraction | None:
     Of LaTeX: \\frac{3}{4}, 2\\frac{1}{2}, 10^{5}, 1.6\\times 10^{-19}, 1{,}234. A part of another expression is none
     (2\\sqrt{3}, x^2, a_1). Markdown's emphasis (**18**) is left out.
     """
-    text = (text or "").replace("\N{MINUS SIGN}", "-")
+    text = _DASH.sub("-", text or "")
     if any(sign in text for sign in ("\\", "^", "**", "{,}", "_")):
         text = _plain(text[-_LONGEST:])
+    text = _SIGN_APART.sub(lambda m: m[0].rstrip(), _SIGN.sub("-", text))
     found = _NUMBER.findall(text)
     if not found:
         return None

@@ -57,6 +57,39 @@ def test_a_power_of_a_name_is_no_number(text):
     assert score(text, 3).details["number"] == ""
 
 
+SIGNS = ["-", "\N{MINUS SIGN}", "\N{EN DASH}"]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}3",
+        "{}$3",
+        "{}€3",
+        "$ {}3 $",
+        r"\boxed{{{}3}}",
+        r"\boxed{{{}\$3}}",
+        r"\boxed{{{} 3}}",
+        r"\boxed{{{}{{3}}}}",
+        r"\boxed{{{} \frac{{6}}{{2}}}}",
+        "The answer is {} 3",
+        "The answer is {}$3.",
+        "x = {} 3",
+        "We lose money: {}$3 a day",
+    ],
+)
+def test_a_sign_stays(text, sign):
+    text = text.format(sign)
+    assert [score(text, gold).value for gold in (-3, 3)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("text", ["2 {} 3", "1{}3", "$1{}$3", r"\boxed{{1{}{{3}}}}", "x {} 3", "{} 3 apples", "(1) {} 3"])
+def test_a_difference_a_range_and_a_list_have_no_sign(text, sign):
+    assert score(text.format(sign), 3).value == 1.0
+
+
 def test_an_answer_without_a_number_is_invalid_and_told_before_training():
     found = score("5", "five")
     assert (found.status, found.value) == ("invalid", None)
