@@ -61,7 +61,7 @@ def number_in(text: str | None) -> Fraction | None:
 def _plain(text: str) -> str:
     """The text with LaTeX's numbers written plainly; a question mark stands for any other expression."""
     text = _EMPHASIS_OPENED.sub("", _EMPHASIS.sub(r"\2", text))
-    text = text.replace("{,}", ",")
+    text = text.replace("{,}", ",").replace("\\%", "%")
     text = re.sub(r"\\[,!;:]", "", text)
     text = _WORDS.sub(r" \1 ", text)
     text = _DEGREES.sub(" ", text)

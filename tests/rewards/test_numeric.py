@@ -18,7 +18,7 @@ def score(text: str, answer: object, **options):
         ("The answer is 1,234.50 m", "1234.5", {}, 1.0),
         ("about 0.3333", "1/3", {}, 0.0),
         ("about 0.3333", "1/3", {"atol": 1e-4}, 1.0),
-        (r"\boxed{50\%} of 3", "0.5", {}, 0.0),  # "50\" is no percentage: the backslash stands between
+        (r"\boxed{50\%} of 3", "0.5", {}, 1.0),
         ("50%", 0.5, {}, 1.0),
         ("-7", 7, {}, 0.0),
         ("105", 100, {"rtol": 0.05}, 1.0),
@@ -88,6 +88,11 @@ def test_a_sign_stays(text, sign):
 @pytest.mark.parametrize("text", ["2 {} 3", "1{}3", "$1{}$3", r"\boxed{{1{}{{3}}}}", "x {} 3", "{} 3 apples", "(1) {} 3"])
 def test_a_difference_a_range_and_a_list_have_no_sign(text, sign):
     assert score(text.format(sign), 3).value == 1.0
+
+
+@pytest.mark.parametrize("text", ["5%", r"\boxed{5\%}", r"$5\%$", "**5%**", r"\boxed{\text{5\%}}"])
+def test_a_percentage_is_one_however_it_is_written(text):
+    assert [score(text, gold).value for gold in ("5%", r"5\%", "0.05", "5")] == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_an_answer_without_a_number_is_invalid_and_told_before_training():
