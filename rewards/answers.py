@@ -11,7 +11,7 @@ from mmrl.types import Prompt, Sample, Score
 
 _SAID = re.compile(
     r"(?P<marks>\*{0,3})\b(?:answer|(?:correct|right|best) (?:option|choice))(?P<after>\*{0,3})"
-    r"(?: is| should be| must be| would be|:| =)\s*:?[ \t]*",
+    r"(?: is(?!n['’]t)| should be| must be| would be|:| =)\s*:?[ \t]*",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(r"[\s*]*(?:the\s+)?(?:final\s+)?", re.IGNORECASE)  # a gold that is a sentence, not a text with one
