@@ -60,7 +60,9 @@ def _named(text: str, letters: str) -> set[str]:
     ):
         return {reasoned[1].upper()}
     # In a sentence small letters are words, and so are "A" and "I" before another word, but for "A is right".
-    named = bracketed or re.findall(rf"(?<!{_WORD})(?<!')(?![AI] (?!is |or |and )[a-z]){one.upper()}(?!{_WORD}|')", text)
+    named = bracketed or re.findall(
+        rf"(?<!{_WORD})(?<!')(?![AI] (?!is |or |and )[a-z]){one.upper()}(?!{_WORD}|')", text
+    )
     return {name.upper() for name in named}
 
 

@@ -20,7 +20,7 @@ _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _SCIENTIFIC = re.compile(
     rf"(?<![\w.])({_PLAIN})\s*(?:\\times|\\cdot|×|·|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{{\s*([-+]?\d+)\s*\}}|([-+]?\d+))"
 )
-_FRACTION = re.compile(rf"(?:(?<![\w.}}])(\d+)\s*)?\\[dtc]?frac\s*(?:{_IN_BRACES}\s*{_IN_BRACES}|(\d)\s*(\d))")
+_FRACTION = re.compile(rf"(?:(?<![\w.}}])(\d+)\s*)?\\[dtc]?frac\s*(?:{_IN_BRACES}|(\d))\s*(?:{_IN_BRACES}|(\d))")
 _POWER = re.compile(r"(?<![\w.)\]}])(\d+)\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d+)\s*\}|([-+]?\d+))(?!\s*[\^_])")
 # `**` and `_` with a base before them are a power and an index.
 _EMPHASIS = re.compile(r"(?<![\w)\]}*\\])(\*{2,3}|_{1,3})(?=[^\s*_{])([^\n]*?[^\s*_])\1(?!\w)")
@@ -34,6 +34,11 @@ _OTHER = re.compile(
     r"\\[a-zA-Z]+(?:\s*\[[^\[\]]*\])?(?:\s*_?\{[^{}]*\})*|[\^_]\s*(?:\{[^{}]*\}|[-+]?\w+)|\*\*\s*[-+]?\d+"
 )
 
+_OF_OTHER = re.compile(r"\?(?:\s*\{[^{}]*\})+")
+_SYMBOL = re.compile(r" {0,2}(?:√ ?(?:\([^()]{0,99}\)|\{[^{}]{0,99}\})|[π√∞])")
+# Names, units and formulas with digits: x2, cm2, H2O; but 1e5.
+_NAME = re.compile(r"(?:(?<=\d)(?![eE][-+]?\d)|(?<![A-Za-z\d\\]))[A-Za-z]+\d\w*", re.ASCII)
+
 
 def number_in(text: str | None) -> Fraction | None:
     """The last number in `text`, exactly: 1,234.5, -3, 3/4, 1e-3, 12% (as 12/100); None where there is none.
@@ -44,6 +49,7 @@ def number_in(text: str | None) -> Fraction | None:
     text = _DASH.sub("-", text or "")
     if any(sign in text for sign in ("\\", "^", "**", "{,}", "_")):
         text = _plain(text[-_LONGEST:])
+    text = _NAME.sub(" ?", _SYMBOL.sub("?", text))
     text = _SIGN_APART.sub(lambda m: m[0].rstrip(), _SIGN.sub("-", text))
     found = _NUMBER.findall(text)
     if not found:
@@ -67,9 +73,12 @@ def _plain(text: str) -> str:
     text = _DEGREES.sub(" ", text)
     text = _SCIENTIFIC.sub(lambda m: f"{m[1]}e{m[2] or m[3]}", text)
     text = _POWER.sub(lambda m: _power(m[1], m[2] or m[3]), text)
-    text = _FRACTION.sub(lambda m: _fraction(m[1], m[2] or m[4], m[3] or m[5]), text)
+    text = _FRACTION.sub(lambda m: _fraction(m[1], m[2] or m[3], m[4] or m[5]), text)
     text = _SPACES.sub(" ", text)
-    return _OTHER.sub("?", text)
+    text = _OTHER.sub("?", text)
+    while text != (text := _OF_OTHER.sub("?", text)):  # \frac{\sqrt{3}}{2}, from the inside
+        pass
+    return text
 
 
 def _power(base: str, exponent: str) -> str:

@@ -67,7 +67,9 @@ def test_the_letter_that_is_chosen(text, chosen):
     assert (found.status, found.value) == ("ok", float(chosen == "B"))
 
 
-@pytest.mark.parametrize("answer", ["B", "b", "(B)", "B. Paris", ["C", "B"], r"B. \frac{1}{2}", r"(B) $\sqrt{2}$", "选B"])
+@pytest.mark.parametrize(
+    "answer", ["B", "b", "(B)", "B. Paris", ["C", "B"], r"B. \frac{1}{2}", r"(B) $\sqrt{2}$", "选B"]
+)
 def test_ways_to_write_the_answer(answer):
     assert score("B", answer).value == 1.0
     assert score("A", answer).value == 0.0

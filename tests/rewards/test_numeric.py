@@ -39,15 +39,19 @@ def test_close(text, answer, options, value):
 @pytest.mark.parametrize("mark", ["**", "__", "***", "_", "*"])
 @pytest.mark.parametrize(
     "text",
-    ["The answer is {}18{} apples.", "So the total is {}18 dollars{}.", "Janet makes {}18{} per day", "{}18{}", "{}18{}!"],
+    [
+        "The answer is {}18{} apples.",
+        "So the total is {}18 dollars{}.",
+        "Janet makes {}18{} per day",
+        "{}18{}",
+        "{}18{}!",
+    ],
 )
 def test_emphasis_is_no_power(text, mark):
     assert score(text.format(mark, mark), 18).value == 1.0
 
 
-@pytest.mark.parametrize(
-    ("text", "number"), [("2**3", 8), ("2 ** 3", 8), ("x**3 = **5**", 5), ("**2** or **3**", 3)]
-)
+@pytest.mark.parametrize(("text", "number"), [("2**3", 8), ("2 ** 3", 8), ("x**3 = **5**", 5), ("**2** or **3**", 3)])
 def test_a_power_has_its_base_before_it(text, number):
     assert score(text, number).value == 1.0
 
@@ -85,7 +89,9 @@ def test_a_sign_stays(text, sign):
 
 
 @pytest.mark.parametrize("sign", SIGNS)
-@pytest.mark.parametrize("text", ["2 {} 3", "1{}3", "$1{}$3", r"\boxed{{1{}{{3}}}}", "x {} 3", "{} 3 apples", "(1) {} 3"])
+@pytest.mark.parametrize(
+    "text", ["2 {} 3", "1{}3", "$1{}$3", r"\boxed{{1{}{{3}}}}", "x {} 3", "{} 3 apples", "(1) {} 3"]
+)
 def test_a_difference_a_range_and_a_list_have_no_sign(text, sign):
     assert score(text.format(sign), 3).value == 1.0
 
