@@ -8,7 +8,6 @@ from mmrl.types import Prompt, Sample, Score
 
 from .answers import accepted_of, final_answer, lacks_answer, normalised, not_applicable, text_of
 
-
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf)\s*\{([^{}]*)\}")
 
 
