@@ -39,7 +39,7 @@ def readings(text: str, extract: str = "auto") -> list[str]:
     """The pieces of `text` that may be its final answer, stripped, the best first; [] where there is none.
 
     extract: `boxed`, the last whole \\boxed{...}; `after:MARK`, what follows the last MARK on its line; `tag:NAME`,
-    the last whole <NAME>...</NAME>; `said`, what follows the last "answer is", "answer:", "correct option is" or 答案是;
+    the last whole <NAME>...</NAME>; `said`, what follows the last "answer is", "answer:", "correct option is", 答案是;
     `line`, the last line that is not empty; `whole`, all of it; `auto`, those of boxed, tag:answer, after:####, said
     and line that are there: a reward takes the first that it can read.
     Thoughts are left out, but by `whole` and `tag:think`; so are markdown's emphasis and a full stop around the piece.

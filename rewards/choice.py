@@ -26,7 +26,8 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     """1 where the completion chooses the letter of the record's `answer` ("B", "(b)", "B. Paris"), else 0.
 
     The letter is read in the final answer: in brackets, alone, at its start before `.`, `)` or `:`, or as a capital
-    among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not" is not chosen. Where several letters are named, none is chosen and the score is 0.
+    among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not" is not
+    chosen. Where several letters are named, none is chosen and the score is 0.
     A column `choices`, the options as the prompt shows them, lets `answer` be the text of one of them, whatever their
     order, and a completion that names no letter choose by giving the text of exactly one.
     extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
