@@ -10,14 +10,15 @@ from typing import Any
 from mmrl.types import Prompt, Sample, Score
 
 _SAID = re.compile(
-    r"(?P<marks>\*{0,3})\b(?:answer|(?:correct|right|best) (?:option|choice))(?P<after>\*{0,3})"
-    r"(?: is| should be| must be| would be|:| =)\s*:?[ \t]*",
+    r"(?P<marks>\*{0,3})(?:\b(?:answer|(?:correct|right|best) (?:option|choice))|答案)(?P<after>\*{0,3})"
+    r"(?: is(?!n['’]t)| should be| must be| would be|[:：]| =|是(?!否)|为)\s*[:：]?[ \t]*",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(r"[\s*]*(?:the\s+)?(?:final\s+)?", re.IGNORECASE)  # a gold that is a sentence, not a text with one
 _EMPHASIS = re.compile(r"(\*{1,3}|`{1,3})(?![\s*`])([^*`\n]+)(?<!\s)\1")
 _WAYS = ("boxed", "tag:answer", "after:####", "said", "line")
 _MARK = "####"
+_STOPS = " .。．"
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
 _OF_A_NUMBER = re.compile(r"(?<=\d)[.,](?=\d)|(?<!\w)[-.+](?=[.\d])")
 
@@ -38,7 +39,7 @@ def readings(text: str, extract: str = "auto") -> list[str]:
     """The pieces of `text` that may be its final answer, stripped, the best first; [] where there is none.
 
     extract: `boxed`, the last whole \\boxed{...}; `after:MARK`, what follows the last MARK on its line; `tag:NAME`,
-    the last whole <NAME>...</NAME>; `said`, what follows the last "answer is", "answer:" or "correct option is";
+    the last whole <NAME>...</NAME>; `said`, what follows the last "answer is", "answer:", "correct option is", 答案是;
     `line`, the last line that is not empty; `whole`, all of it; `auto`, those of boxed, tag:answer, after:####, said
     and line that are there: a reward takes the first that it can read.
     Thoughts are left out, but by `whole` and `tag:think`; so are markdown's emphasis and a full stop around the piece.
@@ -180,7 +181,7 @@ def _said(text: str) -> str | None:
 def _bare(piece: str) -> str:
     """The piece without outer white space, a full stop, and markdown's emphasis of all of it."""
     piece = piece.strip()
-    bare = piece.rstrip(" .")
+    bare = piece.rstrip(_STOPS)
     if found := _EMPHASIS.fullmatch(bare):
-        bare = found[2].strip().rstrip(" .")
+        bare = found[2].strip().rstrip(_STOPS)
     return bare or piece

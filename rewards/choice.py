@@ -11,6 +11,14 @@ from .answers import gold_of, lacks_answer, normalised, not_applicable, readings
 _LETTERS = "ABCDEFGHIJ"
 _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
+_BINARY = re.compile(
+    r"\s*\\(?:cap|cup|cdot|times|to|subset|subseteq|in|implies|Rightarrow|rightarrow|le|ge|leq|geq)(?![a-zA-Z])"
+)
+_NOT = (
+    r"(?:\b(?:not|cannot|\w+n['’]t|never|neither|nor)\s+(?:be\s+)?(?:the\s+)?(?:option\s+|choice\s+)?"
+    r"|不(?:是|选|为|应选)\s*)"
+)
+_WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese stand beside a letter without a space
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -18,7 +26,8 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     """1 where the completion chooses the letter of the record's `answer` ("B", "(b)", "B. Paris"), else 0.
 
     The letter is read in the final answer: in brackets, alone, at its start before `.`, `)` or `:`, or as a capital
-    among its words. Where several letters are named, none is chosen and the score is 0.
+    among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not" is not
+    chosen. Where several letters are named, none is chosen and the score is 0.
     A column `choices`, the options as the prompt shows them, lets `answer` be the text of one of them, whatever their
     order, and a completion that names no letter choose by giving the text of exactly one.
     extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
@@ -42,17 +51,31 @@ def _named(text: str, letters: str) -> set[str]:
     """The letters that a final answer names, in upper case."""
     one = f"([{re.escape(letters)}])"
     text = _WORDS.sub(r"\1", text)
-    if _COMMAND.search(text):  # a letter of a formula is no choice
-        return set()
-    bracketed = re.findall(rf"[(\[]{one}[)\]]", text, re.IGNORECASE)
+    text = re.sub(rf"(?i:{_NOT})[(\[（]?{one.upper()}[)\]）]?(?!{_WORD}|')", " ", text)
+    if _COMMAND.search(text):  # a letter of a formula is no choice, but one before it is
+        return _before_formula(text, one)
+    bracketed = re.findall(rf"[(\[（]{one}[)\]）]", text, re.IGNORECASE)
     reasoned = re.match(rf"\W*{one.upper()}[)\]]?,? (?:as(?! well)|since|because|which|rather than)\b", text)
     if reasoned or (
         len(bracketed) == 0 and (reasoned := re.match(rf"\W*{one}(?:\W*$|\s?[.):]\s)", text, re.IGNORECASE))
     ):
         return {reasoned[1].upper()}
     # In a sentence small letters are words, and so are "A" and "I" before another word, but for "A is right".
-    named = bracketed or re.findall(rf"(?<![\w'])(?![AI] (?!is |or |and )[a-z]){one.upper()}(?![\w'])", text)
+    named = bracketed or re.findall(
+        rf"(?<!{_WORD})(?<!')(?![AI] (?!is |or |and )[a-z]){one.upper()}(?!{_WORD}|')", text
+    )
     return {name.upper() for name in named}
+
+
+def _before_formula(text: str, one: str) -> set[str]:
+    """The letter before an option's formula, "(B) \\sqrt{2}"; none where the formula may be made of letters."""
+    found = re.match(rf"[\s$*]*(?:\({one}\)|\[{one}\]|{one}[.):])", text, re.IGNORECASE)
+    if not found:
+        return set()
+    rest = text[found.end() :]
+    if _BINARY.match(rest) or re.search(rf"(?<![\w\\]){one.upper()}(?!\w)", rest):
+        return set()
+    return {next(filter(None, found.groups())).upper()}
 
 
 def _score(sample: Sample, extract: str, letters: str) -> Score:

@@ -29,6 +29,32 @@ def score(text: str, answer: object, **options):
         ("A is right", "A"),
         ("A dog barks", ""),
         ("A or B", ""),
+        (r"The answer is B. $\frac{1}{2}$", "B"),
+        (r"\boxed{\textbf{(B)} \frac{1}{2}}", "B"),
+        (r"\boxed{\text{B: } \frac{1}{2}}", "B"),
+        (r"The answer is (B) $\sqrt{2}$.", "B"),
+        (r"\boxed{B) -\pi}", "B"),
+        (r"\boxed{(A) \cap (B)}", ""),
+        (r"\boxed{(A) \cdot 2}", ""),
+        (r"\boxed{B \cdot 2}", ""),
+        (r"\boxed{f(B) \sqrt{2}}", ""),
+        ("选B", "B"),
+        ("故选B", "B"),
+        ("故选：B。", "B"),
+        ("答案是B。", "B"),
+        ("答案为（B）", "B"),
+        ("B选项", "B"),
+        ("选A和B", ""),
+        ("不选B", ""),
+        ("答案不是B。", ""),
+        ("ÉB", ""),
+        ("The answer is not B.", ""),
+        ("Not B", ""),
+        ("It is not (B)", ""),
+        ("The answer isn't option B", ""),
+        ("It cannot be B", ""),
+        ("B, not A", "B"),
+        ("not A but B", "B"),
         ("(A) and (B)", ""),
         ("bad", ""),
         ("", ""),
@@ -41,7 +67,9 @@ def test_the_letter_that_is_chosen(text, chosen):
     assert (found.status, found.value) == ("ok", float(chosen == "B"))
 
 
-@pytest.mark.parametrize("answer", ["B", "b", "(B)", "B. Paris", ["C", "B"]])
+@pytest.mark.parametrize(
+    "answer", ["B", "b", "(B)", "B. Paris", ["C", "B"], r"B. \frac{1}{2}", r"(B) $\sqrt{2}$", "选B"]
+)
 def test_ways_to_write_the_answer(answer):
     assert score("B", answer).value == 1.0
     assert score("A", answer).value == 0.0

@@ -18,7 +18,7 @@ def score(text: str, answer: object, **options):
         ("The answer is 1,234.50 m", "1234.5", {}, 1.0),
         ("about 0.3333", "1/3", {}, 0.0),
         ("about 0.3333", "1/3", {"atol": 1e-4}, 1.0),
-        (r"\boxed{50\%} of 3", "0.5", {}, 0.0),  # "50\" is no percentage: the backslash stands between
+        (r"\boxed{50\%} of 3", "0.5", {}, 1.0),
         ("50%", 0.5, {}, 1.0),
         ("-7", 7, {}, 0.0),
         ("105", 100, {"rtol": 0.05}, 1.0),
@@ -34,6 +34,71 @@ def score(text: str, answer: object, **options):
 def test_close(text, answer, options, value):
     found = score(text, answer, **options)
     assert (found.status, found.value) == ("ok", value)
+
+
+@pytest.mark.parametrize("mark", ["**", "__", "***", "_", "*"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is {}18{} apples.",
+        "So the total is {}18 dollars{}.",
+        "Janet makes {}18{} per day",
+        "{}18{}",
+        "{}18{}!",
+    ],
+)
+def test_emphasis_is_no_power(text, mark):
+    assert score(text.format(mark, mark), 18).value == 1.0
+
+
+@pytest.mark.parametrize(("text", "number"), [("2**3", 8), ("2 ** 3", 8), ("x**3 = **5**", 5), ("**2** or **3**", 3)])
+def test_a_power_has_its_base_before_it(text, number):
+    assert score(text, number).value == 1.0
+
+
+@pytest.mark.parametrize("text", ["x**3", "(x)**3", "a_1", "x ** 3"])
+def test_a_power_of_a_name_is_no_number(text):
+    assert score(text, 3).details["number"] == ""
+
+
+SIGNS = ["-", "\N{MINUS SIGN}", "\N{EN DASH}"]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}3",
+        "{}$3",
+        "{}€3",
+        "$ {}3 $",
+        r"\boxed{{{}3}}",
+        r"\boxed{{{}\$3}}",
+        r"\boxed{{{} 3}}",
+        r"\boxed{{{}{{3}}}}",
+        r"\boxed{{{} \frac{{6}}{{2}}}}",
+        "The answer is {} 3",
+        "The answer is {}$3.",
+        "x = {} 3",
+        "We lose money: {}$3 a day",
+    ],
+)
+def test_a_sign_stays(text, sign):
+    text = text.format(sign)
+    assert [score(text, gold).value for gold in (-3, 3)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(
+    "text", ["2 {} 3", "1{}3", "$1{}$3", r"\boxed{{1{}{{3}}}}", "x {} 3", "{} 3 apples", "(1) {} 3"]
+)
+def test_a_difference_a_range_and_a_list_have_no_sign(text, sign):
+    assert score(text.format(sign), 3).value == 1.0
+
+
+@pytest.mark.parametrize("text", ["5%", r"\boxed{5\%}", r"$5\%$", "**5%**", r"\boxed{\text{5\%}}"])
+def test_a_percentage_is_one_however_it_is_written(text):
+    assert [score(text, gold).value for gold in ("5%", r"5\%", "0.05", "5")] == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_an_answer_without_a_number_is_invalid_and_told_before_training():

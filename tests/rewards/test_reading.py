@@ -91,6 +91,9 @@ CASES = [
     (["math.verify"], "<answer>5€</answer>", ["5€", "5"], ["6€"]),
     # What is corrected does not count; what is listed does.
     (NUMBER, r"\boxed{3}, no: \boxed{5}", ["5"], ["3"]),
+    (["numeric.close"], r"\boxed{3} or \boxed{5}", [], ["3", "5"]),
+    (["numeric.close"], r"$\boxed{3}$, $\boxed{5}$", [], ["3", "5"]),
+    (["numeric.close"], r"\boxed{3} and \boxed{3}", ["3"], ["5"]),
     (["math.verify"], r"\boxed{3} or \boxed{5}", [r"\{3, 5\}"], ["3", "5"]),
     # The first place that can be read, not the first that is there.
     (LETTER, "The gap is \\boxed{\\Delta E}.\n**Answer: D**", ["D"], ["E"]),
@@ -177,6 +180,25 @@ def test_a_section_that_the_template_opens(opened, value):
         (r"\frac{3}{4}", Fraction(3, 4)),
         (r"\frac34", Fraction(3, 4)),
         (r"2\frac{1}{4}", Fraction(9, 4)),
+        (r"\frac1{2}", Fraction(1, 2)),
+        (r"\frac{1}2", Fraction(1, 2)),
+        (r"\frac{\sqrt{3}}{2}", None),
+        (r"\frac{\sqrt{\frac{x}{3}}}{2}", None),
+        (r"\frac{\sqrt{3}}{2} = 5", Fraction(5)),
+        ("12 cm2", Fraction(12)),
+        ("12cm2", Fraction(12)),
+        ("12cm", Fraction(12)),
+        ("H2O", None),
+        ("x12", None),
+        ("x2 = 5", Fraction(5)),
+        ("是5", Fraction(5)),
+        ("2e3", Fraction(2000)),
+        ("2π", None),
+        ("2 π", None),
+        ("π/4", None),
+        ("√3", None),
+        ("2√(3)", None),
+        ("π = 3.14", Fraction(157, 50)),
         (r"-2\frac{1}{4}", Fraction(-9, 4)),
         (r"\frac{1.5}{2}", Fraction(3, 4)),
         (r"\frac{1}{0}", None),
@@ -198,11 +220,34 @@ def test_numbers_in_latex(text, number):
 
 
 @pytest.mark.parametrize(
-    "piece", ["\\boxed{", "\\boxed{}", "{}", "**answer:", "9^", "9", "\\frac{9}", "<think>", "9 ", "`*", "\\a{"]
+    "piece",
+    [
+        "\\boxed{",
+        "\\boxed{}",
+        "{}",
+        "**answer:",
+        "9^",
+        "9",
+        "\\frac{9}",
+        "<think>",
+        "9 ",
+        "`*",
+        "\\a{",
+        "= ",
+        "=- ",
+        "is - 9 ",
+        "**9",
+        "_9",
+    ],
 )
 def test_a_very_long_completion_takes_no_time(piece):
     began = time.perf_counter()
-    for text in (piece * 50_000, piece * 50_000 + "}" * 50_000, "\\boxed{" + piece * 50_000 + "}"):
+    for text in (
+        piece * 50_000,
+        piece + " " * 50_000 + "x",
+        piece * 50_000 + "}" * 50_000,
+        "\\boxed{" + piece * 50_000 + "}",
+    ):
         for found in NUMERIC.readings(text):
             NUMERIC.number_in(found)
     assert time.perf_counter() - began < 10

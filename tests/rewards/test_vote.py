@@ -18,6 +18,16 @@ def answers(*texts: str) -> list:
     return [score.details["vote"] for score in load_reward("vote.answer").call(samples)]
 
 
+OPERATORS = [
+    ["x+1", "x-1", "x1", "x*1", "x/1", "x^1", "x=1", "x<1", "x>1"],
+    ["ab", "a/b", "a-b", "a:b"],
+    ["23", "2^3", "2:3", "2-3", "2,3"],
+    ["x", "-x", "x!"],
+    ["(1,2)", "[1,2]", "{1,2}", "(1,2]"],
+    [r"\boxed{\sqrt{3}}", r"\boxed{3}"],
+]
+
+
 @pytest.mark.parametrize(
     "same",
     [
@@ -25,6 +35,11 @@ def answers(*texts: str) -> list:
         ["1,200", "1200", "$1200"],
         ["(B)", "b", "B.", r"\boxed{B}"],
         ["The cat", "cat", "a cat.", "CAT"],
+        [r"\boxed{\frac{1}{2}}", r"\boxed{\dfrac{1}{2}}", r"\boxed{\frac12}", "$\\frac{1}{2}$", "1/2"],
+        ["(1,2)", "(1, 2)", "( 1 , 2 )"],
+        ["**Paris.**", "paris", "Paris!", '"Paris"', "*Paris*", "`Paris`", r"\boxed{\text{Paris}}"],
+        [r"\boxed{50\%}", "50%", "**50%**", "0.5"],
+        ["x+1", "x + 1", "$x+1$"],
         ["-3", r"\boxed{-3}", "\N{MINUS SIGN}3"],
     ],
 )
@@ -32,7 +47,7 @@ def test_answers_that_are_one(same):
     assert len(set(answers(*same))) == 1
 
 
-@pytest.mark.parametrize("other", [["3", "-3"], ["3.5", "35"], ["B", "C"], ["3 cats", "3"], ["1, 2", "12"]])
+@pytest.mark.parametrize("other", [["3", "-3"], ["3.5", "35"], ["B", "C"], ["3 cats", "3"], ["1, 2", "12"], *OPERATORS])
 def test_answers_that_are_not(other):
     assert len(set(answers(*other))) == len(other)
 
