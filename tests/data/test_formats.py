@@ -163,7 +163,7 @@ def test_every_format_has_a_name_and_ours_is_the_default():
     assert set(PUBLISHED) < set(FORMATS)
     assert format_of({"prompt": "x", "answer": 1}) == format_of({}) == "plain"
     assert format_of({"problem": "x", "answer": 1}) == "plain"  # without pictures: text, named by data.columns
-    record = {"prompt": "37+58=", "answer": "95", "solution": "a", "messages": None}
+    record = {"prompt": "37+58=", "answer": "95", "solution": "a", "tools": None}
     assert normalised(record) == record
 
 
