@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrl.core import library
-from mmrl.core.algorithm import CLIP_BOUND, Algorithm, check_number
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.presets import PRESETS
 from mmrl.core.registry import Hook
 from mmrl.near import near, short
@@ -110,13 +110,7 @@ def _check_loss(algorithm: Algorithm) -> None:
             f"ratio='product' is a sequence's ratio at each of its actions, so aggregate={algorithm.aggregate!r} would "
             "count a sequence as often as it has actions; set aggregate='sequence_mean'"
         )
-    if gate.name in ("two_sided", "dual_clip") and algorithm.clip_high is not None:
-        check_number(
-            "clip_bound",
-            gate.options.get("clip_bound", CLIP_BOUND),
-            f"above 1 + clip_high = {1 + algorithm.clip_high:g} with gate={gate.name!r}",
-            lambda v: v > 1 + (algorithm.clip_high or 0),
-        )
+    algorithm.check_clip_bound()
 
 
 def _check_rewards(algorithm: Algorithm) -> None:
