@@ -7,7 +7,7 @@ registries.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.core import library
@@ -44,6 +44,10 @@ SCALE_FREE = frozenset(
     {"group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}
     | {"stratified", "step_episode", "step_rows", "outlier_filter", "zero"}
 )
+
+# Shapers that make a reward without a look at the incoming one, and those that add to it without a look at it.
+REPLACED = frozenset({"majority_vote", "co_reward", "staged"})
+ADDED = frozenset({"soft_overlong", "selective"})
 
 # Gates that are defined for one level of the ratio, and those that read clip_low and clip_high.
 GATE_RATIO = {"topr": "product", "topr_token": "token", "bapo": "token"}
@@ -145,15 +149,43 @@ def _check_rewards(algorithm: Algorithm) -> None:
 
 def _check_noise(algorithm: Algorithm) -> None:
     """A correction that is the same affine map of every reward is undone by an estimator that normalises."""
-    last = algorithm.shape[-1] if algorithm.shape else Hook("")
-    undone = {"noise_backward": SCALE_FREE, "noise_forward": SHIFT_FREE}.get(last.name, frozenset())
-    name = algorithm.advantage.name
-    if name in undone and not any(isinstance(rate, str) for rate in last.options.values()):
-        other = "group_mean" if last.name == "noise_backward" else "none"
+    for place, hook in enumerate(algorithm.shape):
+        if hook.name in ("noise_backward", "noise_forward"):
+            _check_correction(hook, algorithm.shape[place + 1 :], algorithm.advantage)
+
+
+def _check_correction(hook: Hook, later: Sequence[Hook], advantage: Hook) -> None:
+    replaced = next((other.name for other in later if other.name in REPLACED), None)
+    if replaced is not None:
         raise ValueError(
-            f"shape={last.name!r} with constant rates has no effect under advantage={name!r}, which "
-            f"normalises it away; set advantage={other!r}, or name columns with a rate per sample"
+            f"shape={hook.name!r} has no effect before {replaced!r}, which makes the reward anew; put it behind, or "
+            "leave it out"
         )
+    free = _free_of(hook.name, advantage)
+    kept = hook.name == "noise_forward" and all(_keeps_shifts(other) for other in later)
+    if free and (kept or not later) and not any(isinstance(rate, str) for rate in hook.options.values()):
+        instead = "group_mean" if hook.name == "noise_backward" else "none"
+        raise ValueError(
+            f"shape={hook.name!r} with constant rates has no effect under advantage={advantage.name!r}, which "
+            f"normalises it away; set advantage={instead!r}, or name columns with a rate per sample"
+        )
+
+
+def _free_of(correction: str, advantage: Hook) -> bool:
+    """Whether the estimator does not change under the correction's map of all rewards."""
+    if correction == "noise_forward":
+        return advantage.name in SHIFT_FREE
+    # The rewards of macro actions are added to the outcome, and are measured on its scale.
+    alone = advantage.name == "macro" and advantage.options.get("reward_feature") is None
+    return alone or advantage.name in SCALE_FREE
+
+
+def _keeps_shifts(shaper: Hook) -> bool:
+    """Whether a shaper adds to the reward, without a look at it."""
+    options = shaper.options
+    if shaper.name in ("gated_sum", "plan_value"):
+        return options.get("outcome") is not None or options.get("ungated", False) is True
+    return shaper.name in ADDED
 
 
 def _refuse_idle(algorithm: Algorithm, given: set[str]) -> None:
