@@ -45,6 +45,14 @@ SCALE_FREE = frozenset(
     | {"stratified", "step_episode", "step_rows", "outlier_filter", "zero"}
 )
 
+# Estimators that divide by no standard deviation, and those of them that do not read std_floor, nor ddof with it,
+# either. One of a user's own may read all of them.
+UNDIVIDED = frozenset({"group_mean", "leave_one_out", "rank", "none", "zero"})
+UNFLOORED = frozenset({"none", "zero"})
+
+# Fields of the policy's part of the loss, which advantages of 0 take out.
+POLICY = ("clip_low", "clip_high", "gate", "ratio", "ddof", "std_eps", "std_floor", "clamp", "action_weights")
+
 # Shapers that make a reward without a look at the incoming one, and those that add to it without a look at it.
 REPLACED = frozenset({"majority_vote", "co_reward", "staged"})
 ADDED = frozenset({"soft_overlong", "selective"})
@@ -190,14 +198,26 @@ def _keeps_shifts(shaper: Hook) -> bool:
 
 def _refuse_idle(algorithm: Algorithm, given: set[str]) -> None:
     """Raise ValueError for a field in `given` that nothing reads."""
-    gate = algorithm.gate.name
+    gate, estimator = algorithm.gate.name, algorithm.advantage.name
     idle = {
+        **dict.fromkeys(_unread(estimator, given), f"advantage={estimator!r}"),
         **({} if gate in CLIPPED else dict.fromkeys(("clip_low", "clip_high"), f"gate={gate!r}")),
         **({} if algorithm.aggregate == "constant" else {"constant_length": f"aggregate={algorithm.aggregate!r}"}),
         **({} if algorithm.kl_coef > 0 else dict.fromkeys(("kl_estimator", "kl_place"), "kl_coef=0")),
     }
     for name in sorted(given & set(idle)):
         raise ValueError(f"{name} has no effect with {idle[name]}; leave {name} out")
+
+
+def _unread(estimator: str, given: set[str]) -> set[str]:
+    """Fields that an estimator leaves without an effect. ddof is read beside a floor of one's own."""
+    if estimator == "zero":
+        return set(POLICY)
+    if estimator in UNFLOORED:
+        return {"std_eps", "std_floor", "ddof"}
+    if estimator in UNDIVIDED:
+        return {"std_eps"} if "std_floor" in given else {"std_eps", "ddof"}
+    return set()
 
 
 __all__ = ["ALONE", "BASE", "PRESETS", "checked", "needs", "needs_reference", "resolve"]
