@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from mmrl.numeric import problem
 
@@ -21,7 +22,8 @@ class Strict(BaseModel):
     """Unknown keys are refused and values are checked, also when they are assigned later.
 
     Numbers are numbers (mmrl.numeric), and finite: a field to which infinity means something is declared with
-    `allow_inf_nan=True` and a bound, which NaN does not pass.
+    `allow_inf_nan=True` and a bound, which NaN does not pass. A key without a value (null) whose field cannot be null,
+    as a section whose lines are all commented out, is a key that is not there.
 
     effects: options that change something in some runs only, and when; a key is a field, or a path such as
     `curriculum.window`. Given elsewhere, such an option is refused (mmrl.config.effect).
@@ -30,6 +32,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True, allow_inf_nan=False)
     effects: ClassVar[Mapping[str, When]] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_keys(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None or key not in fields or _takes_null(fields[key].annotation)
+        }
+
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -37,3 +51,14 @@ class Strict(BaseModel):
         if wrong:
             raise ValueError(wrong)
         return value
+
+
+def _takes_null(annotation: Any) -> bool:
+    kind = get_origin(annotation)
+    if kind is Literal:
+        return None in get_args(annotation)
+    if kind is Annotated:
+        return _takes_null(get_args(annotation)[0])
+    if kind in (Union, UnionType):
+        return any(_takes_null(each) for each in get_args(annotation))
+    return annotation in (Any, None, NoneType)

@@ -117,11 +117,24 @@ class Algorithm:
         clip_low, clip_high: the defaults of the adapter's kernel: 0.2 for tokens, about 1e-4 for diffusion
         steps whose log-probability is a mean over latent elements.
         """
-        return dataclasses.replace(
+        filled = dataclasses.replace(
             self,
             clip_low=clip_low if self.clip_low is None else self.clip_low,
             clip_high=clip_high if self.clip_high is None else self.clip_high,
         )
+        filled.check_clip_bound()
+        return filled
+
+    def check_clip_bound(self) -> None:
+        """Raise ValueError where the gate's `clip_bound` lies inside the clip range, as far as that is known."""
+        high, gate = self.clip_high, self.gate
+        if gate.name in ("two_sided", "dual_clip") and high is not None:
+            check_number(
+                "clip_bound",
+                gate.options.get("clip_bound", CLIP_BOUND),
+                f"above 1 + clip_high = {1 + high:g} with gate={gate.name!r}",
+                lambda v: v > 1 + high,
+            )
 
     def _read_hooks(self) -> None:
         for field in (*ONE, *OPTIONAL, *MANY):
@@ -171,7 +184,7 @@ def in_words(hook: Hook) -> str:
 def check_number(name: str, value: Any, wanted: str, fits: Callable[[Any], bool]) -> None:
     """Raise ValueError, naming the field, where the value is no finite number that fits."""
     if isinstance(value, str):
-        raise ValueError(f"{name}={short(value)} is text, not a number; in YAML write 1.0e-4, for 1e-4 is read as text")
+        raise ValueError(f"{name}={short(value)} is text, not a number; write it without quotes")
     if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value) or not fits(value):
         raise ValueError(f"{name}={short(value)}: must be a number {wanted}")
 

@@ -17,13 +17,15 @@ they are, True takes them out of the denominators.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mmrl.core.batch import Batch
 from mmrl.core.ratio import LIMIT
 from mmrl.core.reduce import Reduce
-from mmrl.core.registry import Registry, above, at_least, one_of
+from mmrl.core.registry import Registry, above, at_least, low_first, one_of
 
 CORRECTIONS = Registry("rollout correction")
 
@@ -33,7 +35,12 @@ LEVELS = ("token", "sequence", "geometric")
 AGAINST_OLD = frozenset({"opsm"})
 
 
-@CORRECTIONS.add("truncate", level=one_of(*LEVELS), cap=above(0), floor=at_least(0))
+def _floor_below_cap(*, cap: float, floor: float, **_: Any) -> None:
+    if floor > cap:
+        raise ValueError(f"floor={floor:g} is above cap={cap:g}; lower the floor")
+
+
+@CORRECTIONS.add("truncate", check=_floor_below_cap, level=one_of(*LEVELS), cap=above(0), floor=at_least(0))
 def truncate(
     gap: Tensor, batch: Batch, advantage: Tensor, *, level: str = "token", cap: float = 2.0, floor: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -41,8 +48,6 @@ def truncate(
 
     A cap of 2 is the default of verl and ms-swift; both leave the lower side open.
     """
-    if floor > cap:
-        raise ValueError(f"rollout correction 'truncate': floor={floor:g} is above cap={cap:g}; lower the floor")
     return _weight(gap, batch, level).clamp(floor, cap), batch.mask
 
 
@@ -58,7 +63,7 @@ def mask(
     return _reject(weight, weight <= cap, batch.mask, drop)
 
 
-@CORRECTIONS.add("icepop", certainty="C", level=one_of(*LEVELS), low=at_least(0), high=above(0))
+@CORRECTIONS.add("icepop", certainty="C", check=low_first, level=one_of(*LEVELS), low=at_least(0), high=above(0))
 def icepop(
     gap: Tensor,
     batch: Batch,
@@ -70,12 +75,11 @@ def icepop(
     drop: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """IcePop: the weight inside [low, high], nothing on either side. Per token, as published; bounds from memory."""
-    _ordered("icepop", low, high)
     weight = _weight(gap, batch, level)
     return _reject(weight, (weight >= low) & (weight <= high), batch.mask, drop)
 
 
-@CORRECTIONS.add("geometric", certainty="C", low=at_least(0), high=above(0))
+@CORRECTIONS.add("geometric", certainty="C", check=low_first, low=at_least(0), high=above(0))
 def geometric(
     gap: Tensor, batch: Batch, advantage: Tensor, *, low: float = 0.99, high: float = 1.01, drop: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -83,7 +87,6 @@ def geometric(
 
     Rejection sampling on the mean gap, which does not depend on the length as the product does. The bounds are ours.
     """
-    _ordered("geometric", low, high)
     mean = _weight(gap, batch, "geometric")
     return _reject(torch.ones_like(mean), (mean >= low) & (mean <= high), batch.mask, drop)
 
@@ -182,8 +185,3 @@ def _reject(weight: Tensor, good: Tensor, mask: Tensor, drop: bool) -> tuple[Ten
     if drop:
         return weight, mask & good
     return torch.where(good | ~mask, weight, 0.0), mask
-
-
-def _ordered(name: str, low: float, high: float) -> None:
-    if low > high:
-        raise ValueError(f"rollout correction {name!r}: low={low:g} is above high={high:g}; swap them")

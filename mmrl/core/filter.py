@@ -18,7 +18,7 @@ from mmrl.core.batch import Batch
 from mmrl.core.estimator import agreed
 from mmrl.core.groups import group_count, group_mean, group_std
 from mmrl.core.reduce import Reduce
-from mmrl.core.registry import Registry, at_least, between
+from mmrl.core.registry import Registry, at_least, between, low_first
 
 FILTERS = Registry("filter")
 
@@ -46,7 +46,7 @@ def _signal(advantage: Tensor, valid: Tensor, group: Tensor, n_groups: int, redu
 # ------------------------------------------------------------------ whole groups
 
 
-@FILTERS.add("accuracy_band")
+@FILTERS.add("accuracy_band", check=low_first)
 def accuracy_band(
     reward: Tensor, valid: Tensor, batch: Batch, *, low: float, high: float, score: str | None = None
 ) -> Tensor:
@@ -54,8 +54,6 @@ def accuracy_band(
 
     A group in which no valid sample has the score is dropped.
     """
-    if low > high:
-        raise ValueError(f"filter 'accuracy_band': low={low:g} is above high={high:g}; swap them")
     values, counted = _values(reward, valid, batch, score)
     where = (batch.group, batch.n_groups, batch.reduce)
     mean, present = group_mean(values, counted, *where), group_count(counted, *where) > 0

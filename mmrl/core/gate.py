@@ -8,6 +8,8 @@ update after a rollout is REINFORCE, whatever the gate.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -136,11 +138,20 @@ def topr_token(
     return topr(ratio, advantage, algorithm, cap=cap)
 
 
+def _bounds_widen(*, low_start: float, low_end: float, high_start: float, high_end: float, **_: Any) -> None:
+    if low_start > low_end or high_start > high_end:
+        raise ValueError(
+            f"bounds go from start to end, but low is {low_start:g} to {low_end:g} and high {high_start:g} to "
+            f"{high_end:g}; exchange them"
+        )
+
+
 @GATES.add(
     "bapo",
     needs=("advantage", "logp"),
     certainty="B",
     prepare=search_bounds,
+    check=_bounds_widen,
     low_start=between(0, 1),
     low_end=between(0, 1),
     high_start=at_least(1),

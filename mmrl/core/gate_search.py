@@ -33,11 +33,6 @@ def search_bounds(
     the first pair on the way from the start to the end of both ranges that reaches the target, or the last. The
     way is walked in one reduce. The options are those of mmrl.core.gate.bapo.
     """
-    if low_start > low_end or high_start > high_end:
-        raise ValueError(
-            f"gate 'bapo': bounds go from start to end, but low is {low_start:g} to {low_end:g} and high "
-            f"{high_start:g} to {high_end:g}; exchange them"
-        )
     old = batch.needed("logp_old", batch.logp_old)
     mask = batch.mask
     r = ratio(log_ratio(batch.feature("logp"), old, mask, "token"))[mask].double()

@@ -3,7 +3,8 @@
 A function's keyword-only arguments are its options: their annotations give the types, their defaults the
 defaults, and the bounds given to `add` the ranges. So `{name: topr, cap: 1.0}` in a configuration is one call,
 and a typo is an error that names what is near it. Numbers are finite, and a bool is no number. An option that has no
-effect beside another's value (`only_if`) is an error where it is given.
+effect beside another's value (`only_if`) is an error where it is given, and so are options that contradict each other
+(`check`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ def between(low: float, high: float) -> Bound:
     return Bound(lambda v: low <= v <= high, f"from {low:g} to {high:g}")
 
 
+def low_first(*, low: float, high: float, **_: Any) -> None:
+    """For `check`: raises ValueError where `low` is above `high`."""
+    if low > high:
+        raise ValueError(f"low={low:g} is above high={high:g}; swap them")
+
+
 def one_of(*names: str) -> Bound:
     return Bound(lambda v: v in names, f"one of {', '.join(names)}")
 
@@ -84,6 +91,7 @@ class Entry:
     prepare: for functions that look at the whole batch first: (batch, **options) -> batch with more columns or
         features, once before every optimizer step.
     only_if: option -> (another option, the value of it, or a Bound on it, with which the first has an effect).
+    check: of all options by keyword, defaults filled in; raises ValueError where they contradict each other.
     """
 
     name: str
@@ -93,6 +101,7 @@ class Entry:
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     prepare: Callable[..., Any] | None = None
     only_if: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    check: Callable[..., None] | None = None
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -120,12 +129,13 @@ class Registry:
         certainty: str = "A",
         prepare: Callable[..., Any] | None = None,
         only_if: Mapping[str, tuple[str, Any]] | None = None,
+        check: Callable[..., None] | None = None,
         **bounds: Bound,
     ) -> Callable[[F], F]:
         """Decorator: register a function under `name`; bounds are by option name."""
 
         def register(function: F) -> F:
-            entry = Entry(name, function, tuple(needs), certainty, bounds, prepare, only_if or {})
+            entry = Entry(name, function, tuple(needs), certainty, bounds, prepare, only_if or {}, check)
             named = {*bounds, *entry.only_if, *(other for other, _ in entry.only_if.values())}
             unknown = named - set(entry.options)
             if name in self._entries or unknown:
@@ -170,6 +180,11 @@ class Registry:
         missing = [n for n, p in entry.options.items() if p.default is p.empty and n not in hook.options]
         if missing:
             raise ValueError(f"{where} needs {', '.join(missing)}")
+        if entry.check is not None:
+            try:
+                entry.check(**{n: hook.options.get(n, p.default) for n, p in entry.options.items()})
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
         return entry
 
     def bind(self, hook: Hook) -> Callable[..., Any]:

@@ -7,11 +7,11 @@ registries.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.core import library
-from mmrl.core.algorithm import CLIP_BOUND, Algorithm, check_number
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.presets import PRESETS
 from mmrl.core.registry import Hook
 from mmrl.near import near, short
@@ -44,6 +44,18 @@ SCALE_FREE = frozenset(
     {"group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}
     | {"stratified", "step_episode", "step_rows", "outlier_filter", "zero"}
 )
+
+# Estimators that divide by no standard deviation, and those of them that do not read std_floor, nor ddof with it,
+# either. One of a user's own may read all of them.
+UNDIVIDED = frozenset({"group_mean", "leave_one_out", "rank", "none", "zero"})
+UNFLOORED = frozenset({"none", "zero"})
+
+# Fields of the policy's part of the loss, which advantages of 0 take out.
+POLICY = ("clip_low", "clip_high", "gate", "ratio", "ddof", "std_eps", "std_floor", "clamp", "action_weights")
+
+# Shapers that make a reward without a look at the incoming one, and those that add to it without a look at it.
+REPLACED = frozenset({"majority_vote", "co_reward", "staged"})
+ADDED = frozenset({"soft_overlong", "selective"})
 
 # Gates that are defined for one level of the ratio, and those that read clip_low and clip_high.
 GATE_RATIO = {"topr": "product", "topr_token": "token", "bapo": "token"}
@@ -110,13 +122,7 @@ def _check_loss(algorithm: Algorithm) -> None:
             f"ratio='product' is a sequence's ratio at each of its actions, so aggregate={algorithm.aggregate!r} would "
             "count a sequence as often as it has actions; set aggregate='sequence_mean'"
         )
-    if gate.name in ("two_sided", "dual_clip") and algorithm.clip_high is not None:
-        check_number(
-            "clip_bound",
-            gate.options.get("clip_bound", CLIP_BOUND),
-            f"above 1 + clip_high = {1 + algorithm.clip_high:g} with gate={gate.name!r}",
-            lambda v: v > 1 + (algorithm.clip_high or 0),
-        )
+    algorithm.check_clip_bound()
 
 
 def _check_rewards(algorithm: Algorithm) -> None:
@@ -151,27 +157,67 @@ def _check_rewards(algorithm: Algorithm) -> None:
 
 def _check_noise(algorithm: Algorithm) -> None:
     """A correction that is the same affine map of every reward is undone by an estimator that normalises."""
-    last = algorithm.shape[-1] if algorithm.shape else Hook("")
-    undone = {"noise_backward": SCALE_FREE, "noise_forward": SHIFT_FREE}.get(last.name, frozenset())
-    name = algorithm.advantage.name
-    if name in undone and not any(isinstance(rate, str) for rate in last.options.values()):
-        other = "group_mean" if last.name == "noise_backward" else "none"
+    for place, hook in enumerate(algorithm.shape):
+        if hook.name in ("noise_backward", "noise_forward"):
+            _check_correction(hook, algorithm.shape[place + 1 :], algorithm.advantage)
+
+
+def _check_correction(hook: Hook, later: Sequence[Hook], advantage: Hook) -> None:
+    replaced = next((other.name for other in later if other.name in REPLACED), None)
+    if replaced is not None:
         raise ValueError(
-            f"shape={last.name!r} with constant rates has no effect under advantage={name!r}, which "
-            f"normalises it away; set advantage={other!r}, or name columns with a rate per sample"
+            f"shape={hook.name!r} has no effect before {replaced!r}, which makes the reward anew; put it behind, or "
+            "leave it out"
         )
+    free = _free_of(hook.name, advantage)
+    kept = hook.name == "noise_forward" and all(_keeps_shifts(other) for other in later)
+    if free and (kept or not later) and not any(isinstance(rate, str) for rate in hook.options.values()):
+        instead = "group_mean" if hook.name == "noise_backward" else "none"
+        raise ValueError(
+            f"shape={hook.name!r} with constant rates has no effect under advantage={advantage.name!r}, which "
+            f"normalises it away; set advantage={instead!r}, or name columns with a rate per sample"
+        )
+
+
+def _free_of(correction: str, advantage: Hook) -> bool:
+    """Whether the estimator does not change under the correction's map of all rewards."""
+    if correction == "noise_forward":
+        return advantage.name in SHIFT_FREE
+    # The rewards of macro actions are added to the outcome, and are measured on its scale.
+    alone = advantage.name == "macro" and advantage.options.get("reward_feature") is None
+    return alone or advantage.name in SCALE_FREE
+
+
+def _keeps_shifts(shaper: Hook) -> bool:
+    """Whether a shaper adds to the reward, without a look at it."""
+    options = shaper.options
+    if shaper.name in ("gated_sum", "plan_value"):
+        return options.get("outcome") is not None or options.get("ungated", False) is True
+    return shaper.name in ADDED
 
 
 def _refuse_idle(algorithm: Algorithm, given: set[str]) -> None:
     """Raise ValueError for a field in `given` that nothing reads."""
-    gate = algorithm.gate.name
+    gate, estimator = algorithm.gate.name, algorithm.advantage.name
     idle = {
+        **dict.fromkeys(_unread(estimator, given), f"advantage={estimator!r}"),
         **({} if gate in CLIPPED else dict.fromkeys(("clip_low", "clip_high"), f"gate={gate!r}")),
         **({} if algorithm.aggregate == "constant" else {"constant_length": f"aggregate={algorithm.aggregate!r}"}),
         **({} if algorithm.kl_coef > 0 else dict.fromkeys(("kl_estimator", "kl_place"), "kl_coef=0")),
     }
     for name in sorted(given & set(idle)):
         raise ValueError(f"{name} has no effect with {idle[name]}; leave {name} out")
+
+
+def _unread(estimator: str, given: set[str]) -> set[str]:
+    """Fields that an estimator leaves without an effect. ddof is read beside a floor of one's own."""
+    if estimator == "zero":
+        return set(POLICY)
+    if estimator in UNFLOORED:
+        return {"std_eps", "std_floor", "ddof"}
+    if estimator in UNDIVIDED:
+        return {"std_eps"} if "std_floor" in given else {"std_eps", "ddof"}
+    return set()
 
 
 __all__ = ["ALONE", "BASE", "PRESETS", "checked", "needs", "needs_reference", "resolve"]

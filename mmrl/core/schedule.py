@@ -102,13 +102,17 @@ def stage_weights(
 ) -> Mapping[str, float]:
     """The weights, by name, of the stage that `step` is in; stage i + 1 begins at step boundaries[i].
 
-    Raises ValueError where boundaries do not rise, or are not one fewer than the stages.
+    `check_stages` says whether they fit.
     """
+    return weights[sum(step >= boundary for boundary in boundaries)]
+
+
+def check_stages(*, boundaries: Sequence[int], weights: Sequence[Mapping[str, float]]) -> None:
+    """Raise ValueError where boundaries do not rise, or are not one fewer than the stages."""
     if len(weights) != len(boundaries) + 1 or any(b <= a for a, b in pairwise(boundaries)):
         raise ValueError(
             f"{len(weights)} stages need {len(weights) - 1} rising boundaries between them, got {list(boundaries)}"
         )
-    return weights[sum(step >= boundary for boundary in boundaries)]
 
 
 def _progress(step: int, steps: int) -> float:

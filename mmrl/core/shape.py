@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from mmrl.core.batch import Batch
 from mmrl.core.estimator import agreed
 from mmrl.core.groups import group_count, group_mean, group_std
 from mmrl.core.registry import Bound, Registry, at_least, at_most, between, one_of
-from mmrl.core.schedule import stage_weights
+from mmrl.core.schedule import check_stages, stage_weights
 
 SHAPERS = Registry("reward shaper")
 
@@ -28,15 +29,18 @@ RATE = Bound(lambda v: isinstance(v, str) or 0 <= v < 0.5, "from 0 to below 0.5,
 # ------------------------------------------------------------------ length
 
 
-@SHAPERS.add("soft_overlong", limit=at_least(1), buffer=at_least(1), floor=at_most(0))
+def _buffer_in_limit(*, limit: int, buffer: int, **_: Any) -> None:
+    if buffer > limit:
+        raise ValueError(f"buffer={buffer} is above limit={limit}; it is a part of the limit")
+
+
+@SHAPERS.add("soft_overlong", check=_buffer_in_limit, limit=at_least(1), buffer=at_least(1), floor=at_most(0))
 def soft_overlong(reward: Tensor, batch: Batch, *, limit: int, buffer: int, floor: float | None = -1.0) -> Tensor:
     """Adds ((limit - buffer) - n) / buffer to samples of n > limit - buffer actions: DAPO (arXiv 2503.14476).
 
     The penalty falls from 0 to -1 at n = limit and stays at `floor` beyond; floor null lets it fall on, as verl and
     ms-swift do. DAPO's limit is 20480 with a buffer of 4096.
     """
-    if buffer > limit:
-        raise ValueError(f"shape 'soft_overlong': buffer={buffer} is above limit={limit}; it is a part of the limit")
     penalty = ((limit - buffer - batch.lengths.double()) / buffer).clamp(max=0)
     return reward + (penalty if floor is None else penalty.clamp(min=floor))
 
@@ -136,7 +140,7 @@ def gated(
     return torch.where(reward.isfinite() & gate.isfinite(), torch.where(gate >= threshold, met, unmet), torch.nan)
 
 
-@SHAPERS.add("staged", certainty="D")
+@SHAPERS.add("staged", certainty="D", check=check_stages)
 def staged(
     reward: Tensor, batch: Batch, *, boundaries: Sequence[int], weights: Sequence[Mapping[str, float]]
 ) -> Tensor:

@@ -52,6 +52,11 @@ def entropy(
     return -coef * (_inside(shares, mask) * _inside(_entropy(replay, "entropy"), mask)).sum()
 
 
+def _is_band(*, low: float | None, high: float | None, **_: Any) -> None:
+    if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+        raise ValueError(f"low={low} and high={high} must be a band: both, low first")
+
+
 def _prepare_band(
     batch: Batch, *, width: float = BAND_WIDTH, low: float | None = None, high: float | None = None, **_: Any
 ) -> Batch:
@@ -59,9 +64,7 @@ def _prepare_band(
     trained actions of the whole update at each of them, 0 elsewhere."""
     middle, spread, count = _median_and_mad(batch.feature("entropy"), batch)
     bottom, top = max(0.0, middle - width * spread), middle + width * spread
-    if low is not None or high is not None:
-        if low is None or high is None or low > high:
-            raise ValueError(f"term 'entropy_band': low={low} and high={high} must be a band: both, low first")
+    if low is not None and high is not None:
         bottom, top = low, high
     rows = torch.ones(len(batch), dtype=torch.float64, device=batch.mask.device)
     columns = {"band_low": bottom * rows, "band_high": top * rows}
@@ -89,6 +92,7 @@ def _median_and_mad(values: Tensor, batch: Batch) -> tuple[float, float, int]:
     low=at_least(0),
     high=above(0),
     only_if={"width": ("low", None)},
+    check=_is_band,
 )
 def entropy_band(
     replay: ActionLogProbs,

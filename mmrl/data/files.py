@@ -14,6 +14,7 @@ from mmrl.config import ConfigError
 from mmrl.data.rows import DECODER, Row, as_row, parsed
 
 _SPACE = " \t\r\n"
+LARGEST_CELL = 2**30  # letters, for pictures as texts
 
 
 def file_rows(path: Path) -> Iterator[Row]:
@@ -128,21 +129,26 @@ def _text(path: Path) -> str:
 
 
 def _commas(path: Path) -> Iterator[Row]:
-    return _cells(path, ",")
+    return _cells(path, ",", strict=True)
 
 
 def _tabs(path: Path) -> Iterator[Row]:
-    return _cells(path, "\t")
+    # Tabs are written without quotes as often as with them: a quote inside of a cell is one of its letters.
+    return _cells(path, "\t", strict=False)
 
 
-def _cells(path: Path, delimiter: str) -> Iterator[Row]:
-    """Rows below a line of names, as texts; a cell without a text is None."""
+def _cells(path: Path, delimiter: str, strict: bool) -> Iterator[Row]:
+    """Rows below a line of names, as texts; a cell without a text is None.
+
+    A first column without a name, the numbers of rows as pandas writes them, is left out.
+    """
     last = 0
+    csv.field_size_limit(LARGEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            reader = csv.reader(file, delimiter=delimiter, strict=strict)
             names = next((cells for cells in reader if cells), [])
-            if len(set(names)) < len(names) or not all(names):
+            if len(set(names)) < len(names) or not all(names[1:]) or names == [""]:
                 where = f"{path}:{reader.line_num}"
                 raise ConfigError(f"data: {where}: expected a name of its own for each column, got {names!r:.200}")
             number, last = 0, reader.line_num
@@ -151,8 +157,10 @@ def _cells(path: Path, delimiter: str) -> Iterator[Row]:
                 if not cells:
                     continue
                 number += 1
+                if not strict and any("\n" in cell and delimiter in cell for cell in cells):
+                    raise ConfigError(f"data: {where}: a quote is opened and holds whole lines; close it, or double it")
                 if len(cells) == len(names):
-                    yield Row(where, number, {name: cell or None for name, cell in zip(names, cells)})
+                    yield Row(where, number, {name: cell or None for name, cell in zip(names, cells) if name})
                 else:
                     yield Row(where, number, problem=f"has {len(cells)} cells below {len(names)} names of columns")
     except UnicodeDecodeError as error:

@@ -18,6 +18,8 @@ from mmrl.data.shown import listed, pictures, refuse_unknown_marks
 
 AUTO, PLAIN = "auto", "plain"
 SYSTEM = ("system", "system_prompt")
+# Columns that are shown or learned: null in them, as in a table of mixed rows, is a column that is not there.
+_ABSENT = ("messages", "conversations", "images", "image", "image_path", *SYSTEM, "completion", "chosen", "rejected")
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
 _UNSEEN = ("tools", "chat_template_kwargs")
 _UNSEEN_MEDIA = ("video", "videos", "audio", "audios", "rejected_images")
@@ -91,9 +93,12 @@ def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
 
 
 def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record without `images` and `messages` that hold nothing: they say as much as a column that is not there."""
+    """The record without columns of _ABSENT that are null, nor `images` and `messages` that are empty lists.
+
+    They say as much as a column that is not there. Others stay, for a reward may be meant to meet their null.
+    """
     empty = {key for key in ("images", "messages") if isinstance(record.get(key), list | tuple) and not record[key]}
-    empty |= {"images"} if record.get("images", 0) is None else set()
+    empty |= {key for key in _ABSENT if record.get(key) is None}
     return {key: value for key, value in record.items() if key not in empty}
 
 

@@ -126,7 +126,7 @@ def test_defaults_fill_only_what_is_open():
         ("grpo", {"kl_coef": 0.1, "kl_estimator": "k1"}, "no gradient in the loss"),
         ("grpo", {"kl_coef": 0.1, "kl_place": "reward"}, "set kl_estimator='k1'"),
         ("grpo", {"combine": "gdpo", "shape": ["majority_vote"]}, "set combine='reward_sum'"),
-        ("grpo", {"clip_low": "1e-4"}, "1.0e-4"),
+        ("grpo", {"clip_low": "1e-4"}, "without quotes"),
         ("grpo", {"clip_low": 1.5}, "1 - clip_low"),
         ("grpo", {"clip_high": 0}, "above 0"),
         ("grpo", {"ddof": 2}, "population"),

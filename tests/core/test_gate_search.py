@@ -103,8 +103,3 @@ def test_each_bound_has_its_own_step():
 
 def test_a_batch_without_signed_actions_keeps_the_first_bounds():
     assert bounds(search_bounds(batch([], []))) == (0.6, 1.2)
-
-
-def test_bounds_the_wrong_way_round_are_an_error():
-    with pytest.raises(ValueError, match="exchange them"):
-        search_bounds(batch(), low_start=0.9, low_end=0.6)

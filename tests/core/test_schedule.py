@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrl.core.registry import Hook
-from mmrl.core.schedule import SCHEDULES, ead, stage_weights
+from mmrl.core.schedule import SCHEDULES, check_stages, ead, stage_weights
 
 
 def at(name, when, /, **options):
@@ -110,6 +110,6 @@ def test_stage_weights():
 
 
 @pytest.mark.parametrize("boundaries", [[], [5, 3], [3, 3], [1, 2, 3]])
-def test_stage_weights_refuses_boundaries_that_do_not_fit(boundaries):
+def test_check_stages_refuses_boundaries_that_do_not_fit(boundaries):
     with pytest.raises(ValueError, match="2 rising boundaries"):
-        stage_weights(0, boundaries=boundaries, weights=[{}, {}, {}])
+        check_stages(boundaries=boundaries, weights=[{}, {}, {}])

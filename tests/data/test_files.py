@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmrl.config import ConfigError
+from mmrl.data.files import file_rows
 from mmrl.data.prompts import load_prompts
 
 ROWS = [
@@ -182,3 +183,26 @@ def test_what_is_no_file_is_told_and_never_waited_for(tmp_path):
     for source, words in {"/dev/zero": "device", "~nobody-has-this-name/a.jsonl": "home directory"}.items():
         with pytest.raises(ConfigError, match=words):
             load_prompts(source, {}, "stop")
+
+
+@pytest.mark.parametrize(("name", "tab"), [("rows.csv", ","), ("rows.tsv", "\t")])
+def test_a_cell_may_hold_a_picture_and_the_first_column_numbers_without_a_name(tmp_path, name, tab):
+    """As pandas writes a table with its index, and MMBench its pictures."""
+    picture = "A" * 300_000
+    path = tmp_path / name
+    path.write_text(f"{tab}prompt{tab}picture\n0{tab}q{tab}{picture}\n")
+    assert [row.record for row in file_rows(path)] == [{"prompt": "q", "picture": picture}]
+
+
+@pytest.mark.parametrize("cell", ['a 5" screen', '"5" or 6', 'says "no"'])
+def test_a_quote_in_a_cell_between_tabs_breaks_no_table(tmp_path, cell):
+    path = tmp_path / "rows.tsv"
+    path.write_text(f"prompt\tanswer\n{cell}\tx\nb\ty\n")
+    assert [row.record["answer"] for row in file_rows(path)] == ["x", "y"]
+
+
+def test_a_quote_that_is_opened_and_never_closed_swallows_no_rows_unseen(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text('prompt\tanswer\na\t"x\nb\ty\n')
+    with pytest.raises(ConfigError, match=r"rows\.tsv:2: .*quote"):
+        list(file_rows(path))

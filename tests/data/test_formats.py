@@ -163,7 +163,7 @@ def test_every_format_has_a_name_and_ours_is_the_default():
     assert set(PUBLISHED) < set(FORMATS)
     assert format_of({"prompt": "x", "answer": 1}) == format_of({}) == "plain"
     assert format_of({"problem": "x", "answer": 1}) == "plain"  # without pictures: text, named by data.columns
-    record = {"prompt": "37+58=", "answer": "95", "solution": "a", "messages": None}
+    record = {"prompt": "37+58=", "answer": "95", "solution": "a", "tools": None}
     assert normalised(record) == record
 
 
@@ -529,3 +529,12 @@ def test_the_same_question_about_another_picture_is_another_prompt(red):
     same = DataConfig(**{**data, "eval_prompts": train})
     with pytest.warns(UserWarning, match="1 held-out prompts are also training prompts, e.g. '<image>colour"):
         load_config_prompts(SimpleNamespace(data=same), Adapter(None))
+
+
+SHOWN = ("messages", "images", "image", "image_path", "conversations", "system", "system_prompt")
+
+
+@pytest.mark.parametrize("column", [*SHOWN, "completion", "chosen", "rejected"])
+def test_a_known_column_that_holds_null_is_as_absent(column):
+    """A table with rows of several forms has null for the columns that a row lacks; no reward may meet it."""
+    assert normalised({"prompt": "q", column: None}) == normalised({"prompt": "q"})
