@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,3 +66,21 @@ def chat_server():
     server = ChatServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+    from mmrl.cli import main as run
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mmrl", *map(str, words)])
+        code = 0
+        try:
+            run()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

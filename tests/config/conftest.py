@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,24 +31,6 @@ def made(modality: str = "text", stages: tuple[str, ...] = ("grpo",), **keys: An
 def config() -> Callable[..., dict[str, Any]]:
     """See `made`."""
     return made
-
-
-@pytest.fixture
-def main(monkeypatch, capsys):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-    from mmrl.cli import main as run
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mmrl", *map(str, words)])
-        code = 0
-        try:
-            run()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

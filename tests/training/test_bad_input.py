@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,24 +22,6 @@ from mmrl.training.run_folder import RunFolderError
 from mmrl.training.selfcheck import SelfCheckError
 from mmrl.training.stopping import Stopped
 from mmrl.training.tensors import CheckpointError
-
-
-@pytest.fixture
-def main(monkeypatch, capsys):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-    from mmrl.cli import main as run
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mmrl", *map(str, words)])
-        code = 0
-        try:
-            run()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def one_message(err: str) -> str:
