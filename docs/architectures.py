@@ -87,7 +87,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "OLMo 2": ("olmo2", {}),
     "OLMo 3": ("olmo3", WINDOWED),
-    "Cohere 1": ("cohere", {"logit_scale": 0.25}),
+    "Cohere 1": ("cohere", {"logit_scale": 0.5}),
     "Cohere 2": ("cohere2", {**WINDOWED, "logit_scale": 0.25}),
     "SmolLM3": ("smollm3", {"no_rope_layer_interval": 2}),
     "GLM-4": ("glm4", {}),

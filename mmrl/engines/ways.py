@@ -71,10 +71,16 @@ def _tried(decoder: Decoder, ids: Tensor) -> Ways:
             f"{name}: its tokens see what is behind them, or other rows of the batch; it is no causal language model, "
             "and what it samples cannot be replayed. Choose another model.path"
         )
-    if trial.right(trial.sampled, (0, 1)):
+    if trial.right(trial.sampled, (0, 1)) and not _counts_padding(decoder):
         return Ways(shared=trial.right(trial.shared))
     cached = trial.right(trial.sampled, (0,)) and trial.right(trial.sampled, (1,))
     return Ways(cached, padded=False, shared=False, why=trial.why)
+
+
+def _counts_padding(decoder: Decoder) -> bool:
+    """Llama 4 warms its attention by a token's place in the batch, padding included, from thousands of tokens on
+    (`floor_scale`): no short row shows it."""
+    return bool(getattr(decoder.module.config, "attn_temperature_tuning", False))
 
 
 # (found, wanted): hidden states [t, D] of rows.
