@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.transformers import TransformersEngine
-from mmrl.engines.ways import TOKENS, Ways, find_ways
+from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.tokens import given, loading, stepping
@@ -196,16 +196,12 @@ class TokenAdapter(Adapter):
     @cached_property
     def _ways(self) -> Ways:
         """How the decoder may be run, asked where it is first run: on its device, in its precision."""
-        allowed = torch.ones(self.model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
-        allowed[list(self.banned)] = False
-        known = torch.nonzero(allowed).flatten()
-        ids = known[torch.randint(len(known), (TOKENS,), generator=torch.Generator().manual_seed(0))]
         with self._autocast():
-            ways = find_ways(self._decoder(), ids)
+            ways = find_ways(self._decoder(), trial_ids(self._head().weight.shape[0], self.banned))
         if not ways.cached and self.config.engine.name == "transformers":
             warnings.warn(
-                f"{type(self.model).__name__}: its state cannot be kept from token to token here ({ways.why}), so each token "
-                "is computed from its whole row: sampling is slow",
+                f"{type(self.model).__name__}: its state cannot be kept from token to token here ({ways.why}), so each "
+                "token is computed from its whole row: sampling is slow",
                 stacklevel=2,
             )
         return ways

@@ -35,8 +35,8 @@ def explained(model_class: Any, config: TokenModelConfig) -> Iterator[None]:
 
 
 def settle(model: Any, config: TokenModelConfig) -> None:
-    """The wanted attention for a model that is there. sdpa knows neither soft caps nor sinks, and would drop them without
-    a word: with auto such a model computes eagerly. Raises ValueError where they would be dropped by choice."""
+    """The wanted attention for a model that is there. sdpa knows neither soft caps nor sinks, and some versions of it
+    drop them without a word: with auto such a model computes eagerly. Raises ValueError where sdpa is the choice."""
     check_class(type(model), config)
     if config.attention != "auto":
         with explained(type(model), config):

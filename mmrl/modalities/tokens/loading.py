@@ -47,7 +47,7 @@ def options(config: TokenModelConfig) -> dict[str, Any]:
 def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: str) -> Any:
     """The model in `place`, its weights read by `auto`, one of transformers' Auto classes; what: the kind it reads.
 
-    Raises ValueError, before any weight is read, for a model of another kind, or one that cannot do what the config asks.
+    Raises ValueError, before any weight is read, for another kind of model, or one that cannot do what is asked of it.
     """
     from transformers import AutoConfig
 
@@ -70,7 +70,9 @@ def _check_class(model_class: Any, numbers: Any, config: TokenModelConfig) -> No
     packed = getattr(numbers, "quantization_config", None)
     if packed and config.train == "full":
         how = packed.get("quant_method", "") if isinstance(packed, dict) else getattr(packed, "quant_method", "")
-        raise ValueError(f"path {config.path!r}: its weights are quantised ({how}); set train: lora, or give 16-bit ones")
+        raise ValueError(
+            f"path {config.path!r}: its weights are quantised ({how}); set train: lora, or give 16-bit ones"
+        )
 
 
 def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = ()) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -16,8 +16,8 @@ def adaptable(model: nn.Module) -> list[str]:
 
     Left out: the head, routers and gates of a mixture of experts (which expert a token goes to is decided by near
     ties, and a moved router changes the function in jumps), and layers whose weight their parent reads itself, as the
-    kernels of state-space models do: an adapter on these would be passed by. Experts that are one tensor for all of them
-    are no linear layers, and a layer beside them that peft takes by its name for one of theirs is left out with them.
+    kernels of state-space models do: an adapter on these would be passed by. Experts that are one tensor for all are no
+    linear layers, and a layer beside them that peft takes by its name for one of theirs is left out with them.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -59,21 +59,22 @@ def _routes(path: list[str], last: str, parent: nn.Module) -> bool:
 
 
 def _known_to_peft(model: Any, names: list[str]) -> list[str]:
-    """Those that peft adapts where they are. For a mixture of experts it reads names of older checkpoints: `gate_proj` of
-    a shared expert, or of a dense layer, would become an adapter on all experts, and none on the layer."""
+    """Those that peft adapts where they are. For a mixture of experts it reads names of older checkpoints: `gate_proj`
+    of a shared expert, or of a dense layer, would become an adapter on all experts, and none on the layer."""
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
     read = LoraConfig(target_modules=list(names))
     convert_peft_config_for_transformers(read, model=model, conversions=None)
-    return [name for name in names if name in read.target_modules]
+    kept = set(read.target_modules or ())
+    return [name for name in names if name in kept]
 
 
 @cache
-def _read_directly(kind: type[Any]) -> frozenset[str]:
+def _read_directly(kind: Hashable) -> frozenset[str]:
     """Children whose `weight` the class reads instead of calling them."""
     try:
-        source = inspect.getsource(kind)
+        source = inspect.getsource(cast(type, kind))
     except (OSError, TypeError):
         return frozenset()
     return frozenset(re.findall(r"self\.(\w+)\.weight\b(?!\.dtype|\.device|\.shape|\[)", source))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from torch import nn
-
 from mmrl.modalities.tokens.config import TokenModelConfig
 
 LONGROPE = "longrope"
@@ -15,8 +13,8 @@ LONGROPE = "longrope"
 def fix_longrope(model: Any, config: TokenModelConfig) -> int | None:
     """The context in which a model with LongRoPE (Phi-3) is one function of its tokens; None for another model.
 
-    LongRoPE has two sets of frequencies and takes the long one for a whole batch as soon as one row of it is longer than
-    the original context. A token sampled before that would have another probability in its replay, so a run takes one
+    LongRoPE has two sets of frequencies and takes the long one for a whole batch as soon as one row is longer than the
+    original context. A token sampled before that would have another probability in its replay, so a run takes one
     of the two: the short one, in the original context, unless `max_prompt_tokens` and the longest completion need more.
     Warns, in one line, of the consequence.
     """
@@ -46,7 +44,7 @@ def fix_longrope(model: Any, config: TokenModelConfig) -> int | None:
     return original
 
 
-def _fix(module: nn.Module | Any, original: int, long: bool) -> None:
+def _fix(module: Any, original: int, long: bool) -> None:
     if long:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

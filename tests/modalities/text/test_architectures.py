@@ -22,6 +22,10 @@ PAGE = (DOCS / "models.md").read_text(encoding="utf-8")
 # A prompt shorter than a convolution's kernel, one shorter than a window, one over several of them.
 PROMPTS = [Prompt(str(i), text) for i, text in enumerate(["a", "12+30=", "What is three times five?"])]
 
+# Of log-probs. Nemotron-H norms the small output of a state, which makes rounding large: in float64, in which only its
+# steps of time stay float32, it is as much.
+ROUNDING = {"Nemotron-H": 2e-3}
+
 
 def plain_logprobs(folder, samples, banned):
     """Of each sample's tokens: one forward a row, without cache or padding, attention in the plainest way."""
@@ -51,12 +55,13 @@ def tried(request, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:.*sampling is slow")
 def test_what_is_sampled_has_the_plain_model_s_log_probs(tried):
-    _, folder, policy, samples = tried
+    name, folder, policy, samples = tried
+    near = {"rtol": 0, "atol": ROUNDING.get(name, 2e-4)}
     assert {s.stop for s in samples} == {"eos", "length"}
     replayed = policy.logprobs(samples, torch.arange(make_models.TOKENS)).logp.detach()
     for sample, wanted, line in zip(samples, plain_logprobs(folder, samples, policy.banned), replayed):
-        torch.testing.assert_close(sample.trajectory.logp, wanted, rtol=0, atol=2e-4)
-        torch.testing.assert_close(line[: len(wanted)], wanted, rtol=0, atol=2e-4)
+        torch.testing.assert_close(sample.trajectory.logp, wanted, **near)
+        torch.testing.assert_close(line[: len(wanted)], wanted, **near)
 
 
 def test_the_model_is_no_flat_one(tried):
@@ -75,7 +80,9 @@ def test_a_shared_prompt_leaves_the_gradient(tried):
         policy._ways = replace(policy._ways, shared=shared)
         policy.model.zero_grad()
         policy.logprobs(samples, torch.arange(make_models.TOKENS)).logp.sum().backward()
-        found.append(torch.cat([p.grad.flatten() for p in policy.trainable_parameters().values() if p.grad is not None]))
+        found.append(
+            torch.cat([p.grad.flatten() for p in policy.trainable_parameters().values() if p.grad is not None])
+        )
     policy._ways = replace(policy._ways, shared=True)
     assert (found[0] - found[1]).norm() <= 1e-3 * found[0].norm()
 
@@ -122,7 +129,6 @@ def test_it_trains_in_every_setting(name, tmp_path):
 
 
 def test_prompts_of_one_length_are_together_where_padding_is_not_right():
-    from mmrl.engines.decoder import Decoder
     from mmrl.engines.ways import Ways
 
     net = zoo.build("Qwen3")
@@ -131,4 +137,4 @@ def test_prompts_of_one_length_are_together_where_padding_is_not_right():
         (Ways(padded=False, shared=False), [[0], [1, 2], [3, 4, 5]]),
         (Ways(False, False, False), [[0, 1, 2], [3, 4, 5]]),
     ):
-        assert TransformersEngine(net, decoder=Decoder(net.base_model), ways=ways)._together([3, 5, 5, 7, 7, 7], 3) == wanted
+        assert TransformersEngine(net, ways=ways)._together([3, 5, 5, 7, 7, 7], 3) == wanted

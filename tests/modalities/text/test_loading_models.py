@@ -9,7 +9,7 @@ import torch
 from test_architectures import PROMPTS, make_models, plain_logprobs, zoo
 
 from mmrl.engines.decoder import Decoder
-from mmrl.engines.ways import TOKENS, find_ways
+from mmrl.engines.ways import find_ways, trial_ids
 from mmrl.modalities.text.adapter import TextAdapter
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.types import Group, Prompt
@@ -37,7 +37,7 @@ def one_line(error):
 
 @pytest.mark.parametrize("name", ["Gemma 2", "gpt-oss", "Bloom"])
 def test_sdpa_is_refused_where_the_class_has_none(without_weights, name):
-    with pytest.raises(ValueError, match="attention=sdpa cannot be had for .*leave it at auto") as error:
+    with pytest.raises(ValueError, match=r"attention=sdpa cannot be had for .*leave it at auto") as error:
         make_models.policy(without_weights(name), attention="sdpa")
     assert one_line(error)
 
@@ -51,7 +51,7 @@ def test_flash_attention_is_refused_where_the_class_has_none(without_weights, na
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it may be had there")
 def test_flash_attention_is_refused_in_one_line_without_its_package(tmp_path):
-    with pytest.raises(ValueError, match="attention=flash_attention_2 cannot be had for Llama.*leave it at auto") as error:
+    with pytest.raises(ValueError, match=r"flash_attention_2 cannot be had for Llama.*leave it at auto") as error:
         make_models.policy(zoo.write("Llama 2", tmp_path), attention="flash_attention_2")
     assert one_line(error)
 
@@ -63,7 +63,7 @@ def test_a_soft_cap_or_sinks_are_not_left_out(tmp_path):
     model.save_pretrained(tmp_path)
     zoo.build_tokenizer(chat=False).save_pretrained(tmp_path)
     assert make_models.policy(tmp_path).model.config._attn_implementation == "eager"
-    with pytest.raises(ValueError, match="attention=sdpa cannot be had.*leave a soft cap out"):
+    with pytest.raises(ValueError, match=r"attention=sdpa cannot be had.*leave a soft cap out"):
         make_models.policy(tmp_path, attention="sdpa")
 
 
@@ -91,8 +91,8 @@ def test_a_model_that_sees_what_comes_is_refused():
 
     numbers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     net = BertLMHeadModel(BertConfig(vocab_size=99, **numbers)).eval()
-    with pytest.raises(ValueError, match="sees? what is behind them"):
-        find_ways(Decoder(net.base_model), torch.arange(TOKENS) + 1)
+    with pytest.raises(ValueError, match=r"sees? what is behind them"):
+        find_ways(Decoder(net.base_model), trial_ids(99, (0,)))
 
 
 # -------------------------------------------------------------------- LongRoPE
@@ -114,8 +114,8 @@ def test_longrope_stays_below_its_original_length(tmp_path):
 
 
 def test_longrope_takes_the_long_positions_where_the_budget_needs_them(tmp_path):
-    """Rows over the original length are the plain model's from their first token, and shorter ones next to them are what
-    they are alone: transformers itself would compute a whole batch by its longest row."""
+    """Rows over the original length are the plain model's from their first token, and shorter ones next to them are
+    what they are alone: transformers itself would compute a whole batch by its longest row."""
     folder = zoo.write("Phi-3 (longrope)", tmp_path)
     with pytest.warns(UserWarning, match="long positions"):
         config = ModelConfig(path=str(folder), chat="off", sampling={"max_tokens": 20}, max_prompt_tokens=90)
