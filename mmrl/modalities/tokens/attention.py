@@ -29,7 +29,7 @@ def explained(model_class: Any, config: TokenModelConfig) -> Iterator[None]:
     try:
         yield
     except (ImportError, ValueError) as error:
-        if "attention" not in str(error).lower():
+        if config.attention == "auto" or "attention" not in str(error).lower():
             raise
         raise ValueError(_refusal(model_class, config, str(error).split(". ")[0])) from error
 

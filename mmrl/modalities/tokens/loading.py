@@ -51,7 +51,15 @@ def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: st
     """
     from transformers import AutoConfig
 
-    numbers = AutoConfig.from_pretrained(**place)
+    try:
+        numbers = AutoConfig.from_pretrained(**place)
+    except ValueError as error:
+        if "model type" not in str(error):
+            raise
+        raise ValueError(
+            f"path {config.path!r}: this version of transformers does not know its model_type; take a newer one, or "
+            "set trust_remote_code where its code comes with it"
+        ) from error
     remote = config.trust_remote_code and getattr(numbers, "auto_map", None)
     found = None if remote else auto._model_mapping.get(type(numbers), None)
     found = found[0] if isinstance(found, tuple) else found
