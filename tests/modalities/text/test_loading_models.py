@@ -12,6 +12,7 @@ from mmrl.engines.decoder import Decoder
 from mmrl.engines.ways import find_ways, trial_ids
 from mmrl.modalities.text.adapter import TextAdapter
 from mmrl.modalities.text.config import ModelConfig
+from mmrl.modalities.tokens import attention
 from mmrl.types import Group, Prompt
 
 
@@ -138,3 +139,25 @@ def test_other_models_are_not_warned_of(tmp_path):
         warnings.simplefilter("error")
         policy = TextAdapter(ModelConfig(path=str(zoo.write("Llama 3", tmp_path)), sampling={"max_tokens": 10}))
     assert policy.context == 256
+
+
+# -------------------------------------------------------------------- models of several parts
+
+
+def paligemma2():
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+
+    text = {"model_type": "gemma2", "vocab_size": 99, "hidden_size": 16, "intermediate_size": 16, "head_dim": 8}
+    text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sees = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sees |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14, "projection_dim": 16}
+    return PaliGemmaForConditionalGeneration(PaliGemmaConfig(text_config=text, vision_config=sees, image_token_id=98))
+
+
+def test_each_part_of_a_model_has_the_attention_that_it_can_have():
+    model = paligemma2()
+    attention.settle(model, ModelConfig(path="none"))
+    parts = model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation
+    assert parts == ("eager", "sdpa")
+    with pytest.raises(ValueError, match=r"attention=sdpa cannot be had for .*leave it at auto"):
+        attention.settle(paligemma2(), ModelConfig(path="none", attention="sdpa"))
