@@ -30,7 +30,7 @@ def adaptable(model: nn.Module) -> list[str]:
             continue
         path, _, last = name.rpartition(".")
         parent = modules[path]
-        if not _routes(path.split("."), last, parent) and last not in _read_directly(type(parent)):
+        if not _routes(path.split("."), last, parent) and last not in _read_directly(cast(Hashable, type(parent))):
             found.append(name)
     return _known_to_peft(model, found)
 
