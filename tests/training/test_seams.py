@@ -201,7 +201,7 @@ def test_a_loss_that_is_no_number_names_records_that_brought_no_id(values, tmp_p
     given = {"records": str(tmp_path / "given.jsonl")}
     config = {**values({"kind": "sft", "steps": 1, "batch": 3}, data=given), "rewards": []}
     loop = make(config, records=Records(DataConfig(**given)), adapter=Sick(AnswersConfig()))
-    with pytest.raises(NonFiniteError, match="supervised loss is nan at step 1, records [123], [123], [123];"):
+    with pytest.raises(NonFiniteError, match=r"supervised loss is nan at step 1, records [123], [123], [123];"):
         loop.train()
 
 
