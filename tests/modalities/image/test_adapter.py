@@ -29,7 +29,6 @@ from torch import Tensor
 
 from mmrl.modalities.image import adapter as image_adapter
 from mmrl.modalities.image.adapter import ImageAdapter
-from mmrl.modalities.image.kernels import sample
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.supervised import denoising_loss, flow_matching_loss, logit_normal_times
 from mmrl.seeds import seed_of
@@ -148,8 +147,8 @@ def test_same_noise_starts_a_group_from_one_latent_and_goes_apart():
 
 @pytest.mark.parametrize("same_noise", [False, True])
 def test_the_same_prompt_twice_in_a_step_gives_other_pictures(same_noise, monkeypatch):
-    policy, draws = adapter(sampling={"same_noise": same_noise}), []
-    monkeypatch.setattr(image_adapter, "sample", lambda step, draw, to: (draws.append(draw), sample(step, draw, to))[1])
+    policy, draws, move = adapter(sampling={"same_noise": same_noise}), [], image_adapter.sample
+    monkeypatch.setattr(image_adapter, "sample", lambda step, draw, to: (draws.append(draw), move(step, draw, to))[1])
     groups = [Group(PROMPTS[0], 0), Group(PROMPTS[0], 1, draw=1), Group(PROMPTS[1], 2)]
     filled = policy.rollout(groups, 2, 0, 7)
     assert [g.draw for g in filled] == [0, 1, 0]
