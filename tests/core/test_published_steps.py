@@ -5,6 +5,7 @@ Where a paper and its released code part, docs/algorithms.md says which of them 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -247,6 +248,8 @@ CASES = [(form, 0.0) for form in FORMS] + [(form, 0.1) for form in WITH_KL]
 @pytest.mark.parametrize(("form", "kl"), CASES, ids=lambda x: getattr(x, "__name__", x))
 def test_a_step_of_a_preset_is_the_published_one(form, kl):
     given = numbers()
+    if form is ui_s1:  # so small that some groups do not differ enough
+        given = dataclasses.replace(given, reward=0.32 * given.reward)
     found = gradient(made(form.__name__, **({"kl_coef": kl} if kl else {})), given)
     parts = torch.autograd.grad(form(Step(given, kl)), (given.logp, given.entropy), allow_unused=True)
     expected = torch.stack([torch.zeros_like(given.logp) if part is None else part for part in parts])
