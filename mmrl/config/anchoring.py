@@ -1,4 +1,4 @@
-"""Paths in a config are relative to the file that names them; read, they are absolute, so that a copy finds them, too."""
+"""Paths in a config are relative to the file that names them; read, they are absolute: a copy finds them, too."""
 
 from __future__ import annotations
 

@@ -31,13 +31,18 @@ def load(source: str | Path | Mapping[str, Any], changes: Iterable[Override] = (
     is not there stays as it is (mmrl.config.anchoring).
     Raises ConfigError with one line per problem.
     """
-    values = anchored(plain(source, "config"), Path()) if isinstance(source, Mapping) else _read(source)
+    values = values_of(source)
     for change in changes:
         key, value = read(change) if isinstance(change, str) else change
         value = plain(value, f"override {short(key)}")
         path, _, last = key.rpartition(".")
         apply(values, key, value if not path and last in LEFT else anchored(value, Path(), last))
     return validate(Config, plain(values, "config"))
+
+
+def values_of(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config as they are written, not checked; its paths absolute. Raises ConfigError."""
+    return anchored(plain(source, "config"), Path()) if isinstance(source, Mapping) else _read(source)
 
 
 def _read(source: str | Path) -> dict[str, Any]:

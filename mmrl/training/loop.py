@@ -196,7 +196,8 @@ class Loop:
 
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
-        found = evaluate(self.run, tag, learners, must_score=tag == "before")
+        with self.progress.doing("evaluating") if self.progress else contextlib.nullcontext():
+            found = evaluate(self.run, tag, learners, must_score=tag == "before")
         if found:
             self.cursor.evaluations[tag] = found
         return found
