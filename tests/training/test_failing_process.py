@@ -91,6 +91,8 @@ CASES = {
     "record": ("loss_record", 1, WELL, "process 1 failed: records.jsonl, line 7: no picture"),
     "record of the main one": ("loss_record", 0, WELL, "error: records.jsonl, line 7: no picture"),
     "load": ("load_record", 1, WELL, "process 1 failed: model: records.jsonl, line 7"),
+    "full disk": ("rollout_disk", 1, WELL, "process 1: cannot write"),
+    "full disk of the main one": ("rollout_disk", 0, WELL, "the disk or its quota is full"),
     "save": ("save_record", 0, WELL, "error: records.jsonl, line 7"),
     "killed": ("rollout_kill", 1, [1, -9], "process 0 lost another one: it was killed (out of memory?)"),
     "main one killed": ("rollout_kill", 0, [-9, 1], "process 1 lost another one: it was killed (out of memory?)"),
@@ -119,7 +121,7 @@ def config(name: str, what: str, on: int, tmp_path: Path) -> dict:
         else {"prompts": str(tmp_path / "p.txt")},
         "rewards": [] if "loss" in what else [{"name": f"{tmp_path / 'letters.py'}:{reward}"}],
         "stages": [sft if "loss" in what else grpo],
-        "report": {"samples_every": 0},
+        "report": {"samples_every": int("disk" in what)},
     }
 
 
