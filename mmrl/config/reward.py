@@ -34,7 +34,9 @@ class RewardConfig(Strict):
     @classmethod
     def _is_free(cls, value: str | None) -> str | None:
         if value in RESERVED:
-            raise ValueError(f"{value!r} is the name of a score or a metric that training makes by itself; take another")
+            raise ValueError(
+                f"{value!r} is the name of a score or a metric that training makes by itself; take another"
+            )
         if value and "/" in value:
             raise ValueError(f"{short(value)}: a `/` parts a reward's name from its tasks in metrics; take another")
         return value

@@ -36,7 +36,9 @@ from mmrl.types import Prompt
 
 HERE = Path(__file__).parent
 TEXTS = ["x" * (1 + i % 5) for i in range(12)]
-PROMPTS = [Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc", "hard": i % 3}) for i, t in enumerate(TEXTS)]
+PROMPTS = [
+    Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc", "hard": i % 3}) for i, t in enumerate(TEXTS)
+]
 ANSWERS = [("ab", "ba"), ("a", "c"), ("abc", "b"), ("ca", "cb"), ("aa", "bb"), ("b", "ab")]
 REWARD = "def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n"
 
@@ -228,13 +230,13 @@ def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [name for name in wanted if found[name] != wanted[name]]
 
 
-def interrupt(case: Case, rng: random.Random, kills: int) -> tuple[int, int, list[str]]:
-    """(stops, kills, what is different afterwards)."""
+def interrupt(case: Case, rng: random.Random, kills: int, total: int = 0) -> tuple[int, int, list[str]]:
+    """(stops, kills, what is different afterwards); kills: at least so many, more where the stops leave `total` open."""
     case.loop("straight").train()
     wanted = case.left("straight")
     stops = stop_everywhere(case)
     wrong = [f"stopped: {name}" for name in differing(case.left("stopped"), wanted)]
-    killed = 0
+    kills, killed = max(kills, total - stops), 0
     while killed < kills:
         shutil.rmtree(case.folder / "killed", ignore_errors=True)
         killed += kill(case, kills - killed, rng, 0.25)
@@ -254,7 +256,7 @@ def main() -> int:
         everything = [case for case in cases(Path(folder)) if case.name.startswith(beginning)]
         for number, case in enumerate(everything):
             rest = -(-(total - done) // (len(everything) - number))
-            stops, killed, wrong = interrupt(case, rng, max(3, rest - 40))
+            stops, killed, wrong = interrupt(case, rng, 3, rest)
             done, bad = done + stops + killed, bad + bool(wrong)
             print(f"{case.name:28}{stops:8}{killed:8}  {'; '.join(wrong) or 'yes'}", flush=True)
     print(f"{done} interruptions in {time.monotonic() - began:.0f} s, {bad} kinds differ")

@@ -130,7 +130,9 @@ def left(loop):
     folder = loop.run.folder
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
-    stored = {p.relative_to(folder): p.read_bytes() for part in ("samples", "data") for p in (folder / part).rglob("*.*")}
+    stored = {
+        p.relative_to(folder): p.read_bytes() for part in ("samples", "data") for p in (folder / part).rglob("*.*")
+    }
     return rows, {name: held for name, held in stored.items() if not name.name.startswith(".")}
 
 
