@@ -231,7 +231,7 @@ def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def interrupt(case: Case, rng: random.Random, kills: int, total: int = 0) -> tuple[int, int, list[str]]:
-    """(stops, kills, what is different afterwards); kills: at least so many, more where the stops leave `total` open."""
+    """(stops, kills, what is different afterwards); kills: at least so many, more where stops do not make `total`."""
     case.loop("straight").train()
     wanted = case.left("straight")
     stops = stop_everywhere(case)

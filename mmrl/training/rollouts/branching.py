@@ -23,8 +23,8 @@ def branched(
     """The branchings of one tree a question as groups; sample.scores["tree"] is a step's reward.
 
     The run's rewards judge finished paths: those that the policy ends. On the steps themselves they do not apply. A
-    group's index is (number of the branching) * options.groups + index of its question; they come in its order, as from a
-    checkpoint, so that sums are the same to the last bit.
+    group's index is (number of the branching) * options.groups + index of its question. They come in that order, as
+    from a checkpoint, so that sums are the same to the last bit.
     Raises RewardFailure where a finished path has no reward, for a value without it would be a guess.
     """
     assert options.tree is not None
