@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from mmrl.near import short
 from mmrl.strict import Strict
 
-# Names of scores beside the rewards: the KL that comes off them, and what a tree gives its steps. And what stands in the
-# place of a reward in the names of metrics: `reward/mean`, `eval/turns`.
+# Names of scores beside the rewards: the KL that comes off them, and what a tree gives its steps. And what stands in
+# the place of a reward in the names of metrics: `reward/mean`, `eval/turns`.
 RESERVED = ("kl", "tree", "mean", "std", "invalid", "visual_tokens", "turns", "env")
 
 
