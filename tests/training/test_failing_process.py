@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmrl.training.notes import Failed, Notes
+from mmrl.training.processes import Processes
 from mmrl.training.run_folder import claim
 
 # Pairs of processes, forked so that torch is imported once; each runs `mmrl train` with its own two streams.
@@ -198,6 +200,21 @@ def test_notes_are_of_one_start_only(tmp_path):
     alone.open()
     alone.write(ValueError("one process has nobody to tell"))
     assert not (tmp_path / "alone").exists()
+
+
+def test_a_note_ends_the_waiting_though_its_writer_still_lives(tmp_path, monkeypatch):
+    """Its connection breaks where it ends, and it may take its time to end."""
+
+    def not_yet(patience):
+        raise RuntimeError("not yet")
+
+    monkeypatch.setattr("mmrl.training.processes._abandoned", [])
+    waiting = Processes("cpu")
+    waiting.notes = Notes(tmp_path, 0, 2)
+    waiting.notes.open()
+    write_note(tmp_path, 1)
+    with pytest.raises(Failed, match="process 1 failed: ValueError: no"):
+        waiting._wait(SimpleNamespace(wait=not_yet, is_completed=lambda: False))
 
 
 def write_note(folder: Path, rank: int) -> None:
