@@ -319,9 +319,11 @@ def env() -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print what completes commands, configs and keys: `eval "$(mmrl completion bash)"`."""
-    from mmrl.completion import script
+    from click.shell_completion import get_completion_class
 
-    click.echo(script(shell))
+    made = get_completion_class(shell)
+    assert made is not None
+    click.echo(made(cli, {}, "mmrl", "_MMRL_COMPLETE").source())
 
 
 def main() -> None:

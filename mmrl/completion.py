@@ -10,18 +10,8 @@ from click.shell_completion import CompletionItem
 from mmrl.config import Config, ConfigError
 from mmrl.config.places import keys
 from mmrl.config.reading import values_of
+from mmrl.modalities.load import DEFAULTS
 from mmrl.share import share
-
-
-def script(shell: str) -> str:
-    """The lines that a shell reads to complete `mmrl`."""
-    from click.shell_completion import get_completion_class
-
-    from mmrl.cli import cli
-
-    made = get_completion_class(shell)
-    assert made is not None
-    return str(made(cli, {}, "mmrl", "_MMRL_COMPLETE").source())
 
 
 def config_words(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -38,10 +28,8 @@ def config_words(context: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 def _keys(source: str | None, modality: Any) -> list[str]:
-    from mmrl.api import default_config
-
     try:
-        values = values_of(source if source is not None else default_config(str(modality)))
+        values = values_of(DEFAULTS.get(str(modality), "") if source is None else source)
     except ConfigError:
         return []
     return list(keys(Config, values))

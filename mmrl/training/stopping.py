@@ -96,7 +96,7 @@ class Stops:
         if self.asked_at is None:
             self.asked_at = now
             if self.processes.is_main:
-                os.write(2, ASKED[number])  # a handler may not use what it may have interrupted
+                os.write(2, ASKED[signal.Signals(number)])  # a handler may not use what it may have interrupted
         elif number == signal.SIGINT and now - self.asked_at > SAME_WISH_S:
             raise KeyboardInterrupt
         self.processes.notes.refuse()  # a launcher ends the others where one has failed: there is nothing to wait for
