@@ -34,10 +34,11 @@ HEAD = """\
 <!-- Written by docs/make_models.py (`make models`); change the script, not this page. -->
 
 `modality: text` loads what transformers' `AutoModelForCausalLM` does, and tries how it may be run before it trusts it.
-A tiny model of each architecture below, made from its own configuration class with random weights, goes through
-`mmrl check` and a step of GRPO with all weights and with LoRA, in float32 and bfloat16, with and without gradient
-checkpointing; its log-probabilities are compared with those of the plain transformers model, one row at a time. Others
-are likely to work: a model that cannot is refused in one line.
+A tiny model of each architecture below, made from its own configuration class with random weights, makes a step of GRPO
+with all weights and with LoRA, in float32 and bfloat16, with and without gradient checkpointing. In float32 it passes
+every clause of `mmrl check`, and its log-probabilities are those of the plain transformers model, one row at a time.
+Nothing here was run on a GPU or with trained weights. Others are likely to work: a model that cannot is refused in one
+line.
 
 - **Attention** is what `attention: auto` takes: sdpa where the class has it, else eager. Asking for what would leave a
   soft cap or sinks out is refused.
