@@ -75,8 +75,8 @@ def test_sft_of_the_denoiser_then_grpo_on_the_text_encoders_then_the_denoiser_ag
 
     policy.select(["denoiser"])
     with torch.no_grad(), policy.policy.autocast():
-        expected = policy.family.encode(CORPUS[:1], SQUARE)
-        outdated = start.family.encode(CORPUS[:1], SQUARE)
+        encoded = (one.family.encode(CORPUS[:1], SQUARE) for one in (policy, start))
+        expected, outdated = ({key: value.to(policy.policy.dtype) for key, value in one.items()} for one in encoded)
     kept = policy._conditions(CORPUS[:1], SQUARE)
     assert all(torch.equal(kept[key], expected[key]) for key in expected)
     assert any(not torch.equal(kept[key], outdated[key]) for key in outdated)
