@@ -1,4 +1,4 @@
-"""Every config says where its numbers come from, in one form: the paper and its number, what is released, what is ours."""
+"""Every config says where its numbers come from, in one form: a paper with its number, what is released, what ours."""
 
 from __future__ import annotations
 
