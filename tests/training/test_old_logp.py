@@ -41,7 +41,13 @@ def trained(folder, dtype, preset, heat=1.0, **stage):
     config = values(folder, options, data={"prompts": str(folder / "prompts.txt")}, threads=1)
     config |= {
         "modality": "text",
-        "model": {"path": "built", "build": BUILD, "chat": "off", "sampling": {"max_tokens": 24, "temperature": heat}, "dtype": dtype},
+        "model": {
+            "path": "built",
+            "build": BUILD,
+            "chat": "off",
+            "sampling": {"max_tokens": 24, "temperature": heat},
+            "dtype": dtype,
+        },
         "rewards": [{"name": f"{folder / 'scores.py'}:letters"}],
         "device": "cpu",
     }
