@@ -12,8 +12,9 @@ from rouge_score.tokenizers import Tokenizer
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import tagged, text_of
+from .answers import text_of
 from .boxes import column
+from .places import tagged
 
 _COLUMNS = ("caption", "image_caption")
 _MOST_WORDS = 2000  # the time of ROUGE-L grows with the product of two lengths

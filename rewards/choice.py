@@ -7,6 +7,7 @@ import re
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import gold_of, lacks_answer, normalised, not_applicable, readings, text_of
+from .signs import ascii_signs
 
 _LETTERS = "ABCDEFGHIJ"
 _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
@@ -18,6 +19,10 @@ _NOT = (
     r"(?:\b(?:not|cannot|\w+n['’]t|never|neither|nor)\s+(?:be\s+)?(?:the\s+)?(?:option\s+|choice\s+)?"
     r"|不(?:是|选|为|应选)\s*)"
 )
+_WRONG = (
+    r"[)\]]?[.:]?(?:\s+(?:is|was|are|seems|looks)(?:n['’]t\s+(?:right|correct|true|it)|\s+(?:not|wrong|incorrect|false|out|too|an? "
+    r"(?:trap|distractor)|ruled out)\b)|\s?(?:不对|不正确|错))"
+)
 _WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese stand beside a letter without a space
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -26,8 +31,8 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     """1 where the completion chooses the letter of the record's `answer` ("B", "(b)", "B. Paris"), else 0.
 
     The letter is read in the final answer: in brackets, alone, at its start before `.`, `)` or `:`, or as a capital
-    among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not" is not
-    chosen. Where several letters are named, none is chosen and the score is 0.
+    among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not", or
+    before "is wrong", is not chosen. Where several letters are named, none is chosen and the score is 0.
     A column `choices`, the options as the prompt shows them, lets `answer` be the text of one of them, whatever their
     order, and a completion that names no letter choose by giving the text of exactly one.
     extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
@@ -50,8 +55,9 @@ def chosen(text: str, letters: str = _LETTERS) -> str | None:
 def _named(text: str, letters: str) -> set[str]:
     """The letters that a final answer names, in upper case."""
     one = f"([{re.escape(letters)}])"
-    text = _WORDS.sub(r"\1", text)
+    text = _WORDS.sub(r"\1", ascii_signs(text))
     text = re.sub(rf"(?i:{_NOT})[(\[（]?{one.upper()}[)\]）]?(?!{_WORD}|')", " ", text)
+    text = re.sub(rf"(?<!{_WORD})[(\[]?{one.upper()}(?i:{_WRONG})", " ", text)
     if _COMMAND.search(text):  # a letter of a formula is no choice, but one before it is
         return _before_formula(text, one)
     bracketed = re.findall(rf"[(\[（]{one}[)\]）]", text, re.IGNORECASE)

@@ -18,8 +18,9 @@ from mmrl.rewarding.chat import Failure, Messages
 from mmrl.types import Group, Prompt, Sample, Score
 
 from . import judge_templates as templates
-from .answers import accepted_of, final_answer, lacks_answer, not_applicable, tagged, text_of
+from .answers import accepted_of, final_answer, lacks_answer, not_applicable, text_of
 from .judging import open_judge, request, said_numbers, said_score, template_of
+from .places import tagged
 
 _CHOICES = MappingProxyType({"1": "The first response is better.", "2": "The second response is better."})
 
