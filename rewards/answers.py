@@ -18,19 +18,21 @@ _NOUN = (
     r"(?: (?:correcta|correta|corretta|correcte|richtige|final|finale|exacte))?\b|答案|答え|정답|답)"
 )
 _SAID = re.compile(
-    rf"(?P<marks>\*{{0,3}}){_NOUN}(?P<after>\*{{0,3}})"
+    rf"(?P<marks>\*{{0,3}})(?:(?:the |my )?(?:final |correct ))?{_NOUN}(?P<after>\*{{0,3}})"
     r"(?: is(?!n['’]t)| should be| must be| would be| ist(?! nicht)| lautet| est| es| é| è|\s?[:：]| =| равен| [—–]"
     r"|是(?!否|不)|为|は|은|는|이)\s*[:：]?[ \t]*",
     re.IGNORECASE,
 )
 _HEADING = re.compile(rf"^[# \t*_]*(?:the )?(?:final )?{_NOUN}[ \t*_:：]*$", re.IGNORECASE | re.MULTILINE)
 _BEFORE = re.compile(r"[\s*]*(?:the\s+)?(?:final\s+)?", re.IGNORECASE)  # a gold that is a sentence, not a text with one
-_EMPHASIS = re.compile(r"(?:(\*{1,3}|`{1,3})(?![\s*`])([^*`\n]+)(?<!\s)\1|\*\*(?![\s*])((?:[^*\n]|\*(?!\*))+)(?<!\s)\*\*)")
+_EMPHASIS = re.compile(
+    r"(?:(\*{1,3}|`{1,3})(?![\s*`])([^*`\n]+)(?<!\s)\1|\*\*(?![\s*])((?:[^*\n]|\*(?!\*))+)(?<!\s)\*\*|`([^`\n]+)`)"
+)
 _QUOTES = re.compile(r"\"([^\"]+)\"|“([^“”]+)”|「([^「」]+)」|«([^«»]+)»")
 _COPULA = re.compile(r"(?<=\w)\s*(?:です|である|だ|となります|입니다|이다)$")
 _BULLET = re.compile(r"^(?:>\s+|[-*•]\s+(?![\s\d.$-]))+")
 # What follows an answer: its reason, or another sentence. A word of three letters ends a sentence ("St. Louis" goes on).
-_REASON = re.compile(r"(?<=[\w)*$}%\"'])(?:,? (?:because|since|which is|due to|weil|porque|parce que)\b|, as\b|;\s)")
+_REASON = re.compile(r"(?<=[\w)*$}%\"'])(?:,? (?:because|since|which is|due to|weil|porque|parce que)\b|,? i\.e\.|, as\b|;\s)")
 _NEXT_SENTENCE = re.compile(r"(?:(?<=\w{3})|(?<=\d)|(?<=[)*$}%\"']))[.!](?=\s+[^\W\d_a-z])|[。！](?=.)")
 _CORRECTS = re.compile(r"\b(?:wait|actually|sorry|correction|mistake|wrong|instead|oops|hmm)\b|\bno[,:.]", re.IGNORECASE)
 _MARK = "####"

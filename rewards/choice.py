@@ -57,7 +57,8 @@ def _named(text: str, letters: str) -> set[str]:
     one = f"([{re.escape(letters)}])"
     text = _WORDS.sub(r"\1", ascii_signs(text))
     text = re.sub(rf"(?i:{_NOT})[(\[（]?{one.upper()}[)\]）]?(?!{_WORD}|')", " ", text)
-    text = re.sub(rf"(?<!{_WORD})[(\[]?{one.upper()}(?i:{_WRONG})", " ", text)
+    other = rf"(?<!{_WORD})[(\[]?{one.upper()}"
+    text = re.sub(rf"(?:(?:{other}[)\]]?, )*{other}[)\]]?,? (?:and|or) )?{other}(?i:{_WRONG})", " ", text)
     if _COMMAND.search(text):  # a letter of a formula is no choice, but one before it is
         return _before_formula(text, one)
     bracketed = re.findall(rf"[(\[（]{one}[)\]）]", text, re.IGNORECASE)

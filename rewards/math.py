@@ -20,6 +20,7 @@ from typing import Any
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import gold_of, lacks_answer, marked, not_applicable, readings, text_of
+from .number import number_in, without_repeating
 from .places import joined_boxes, without_thoughts
 from .signs import ascii_signs
 
@@ -31,6 +32,13 @@ _PLAIN_GOLD = re.compile(r"-?\d+(?:\.\d+)?(?:/[1-9]\d*)?|\\d?frac\{\d+\}\{[1-9]\
 _SIGNS = (("√", "\\sqrt"), ("×", "\\times "), ("÷", "\\div "), ("·", "\\cdot "), ("π", "\\pi "), ("∞", "\\infty "))
 _SIGNS += (("≤", "\\le "), ("≥", "\\ge "), ("∪", "\\cup "), ("∩", "\\cap "), ("±", "\\pm "))
 _ROOT = re.compile(r"\\sqrt\s*(?:\(([^()]*)\)|(\d+|[a-zA-Zπ]))")
+_PER_CENT = re.compile(r"(?<![\w.,])(\d+(?:\.(\d+))?)\s*\\?%")
+# A word that is not set by a command, and does not join what it stands between.
+_WORD = re.compile(r"(?<![\\A-Za-z{])(?!(?:or|and)(?![A-Za-z]))[A-Za-z]{2,}(?:['’][a-z]+)?(?![A-Za-z])")
+_UNIT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}(?:\^(?:\d|\{-?\d\}))?")
+_FORMULA = re.compile(r"\d|\\[a-zA-Z]|[a-zA-Z] ?[-+*/^=]")
+_DENIED = re.compile(r"\b(?:not|cannot|never|\w+n['’]t)\s+(?:be\s+)?(?:\$[^$]*\$|\\\([^()]*\\\))", re.IGNORECASE)
+_DENIES = re.compile(r"not|cannot|never|maybe|perhaps|possibly|\w+n['’]t", re.IGNORECASE)
 _MEMORY_BYTES = 4 << 30
 _CHILD = "import sys; from mmrl.rewarding import load_reward; load_reward(sys.argv[1]).call()"
 
@@ -40,8 +48,8 @@ class verify:
 
     No answer, or one that cannot be read, scores 0. A time-out, a lack of memory, and an `answer` of the record that
     cannot be read are invalid, with the reason.
-    extract: how the final answer is found, see answers.readings; in a text without any mark of one it is what
-    math-verify finds, and `whole` leaves all to it. Boxes that are joined ("\\boxed{3} or \\boxed{5}") are a list.
+    extract: how the final answer is found, see answers.readings; words around it are left out, and `whole` leaves all
+    to math-verify. Boxes that are joined ("\\boxed{3} or \\boxed{5}") are a list.
     timeout: seconds for one comparison. strict: names of variables matter, and a set is not a tuple. digits: decimals
     that numbers are rounded to; two that differ by over a thousandth of the larger are never equal.
     """
@@ -89,10 +97,27 @@ def _shown(text: str, extract: str) -> str | None:
     joined = joined_boxes(said) if extract in ("auto", "boxed") else []
     if len(joined) > 1 and pieces and pieces[0] == " or ".join(joined):
         return " or ".join(_boxed(_readable(piece)) for piece in joined)
-    if not pieces:
-        return _readable(said.strip()) or None if extract == "auto" else None
-    found = _readable(pieces[0])
-    return found if "\\boxed" in found or "$" in found else _boxed(found)
+    if pieces or extract != "auto":
+        return _mathematics(pieces[0]) if pieces else None
+    return next((_mathematics(line) for line in readings(text, "line")), None)
+
+
+def _mathematics(piece: str) -> str | None:
+    """What the library is to read of a piece, without the words around it; None where it only denies something."""
+    piece = _UNIT.sub(r" \1 ", _DENIED.sub(" ", _readable(piece)))
+    if any(mark in piece for mark in ("\\boxed", "$", "\\(")):
+        return piece
+    words = list(_WORD.finditer(piece))
+    if not words:
+        return _boxed(piece) if piece.strip() else None
+    number = number_in(piece)
+    if number is not None and "\\" not in piece:
+        return _boxed(str(number))
+    ends = [*[word.start() for word in words[1:]], len(piece)]
+    parts = [(word[0], piece[word.end() : end].strip(" .:,")) for word, end in zip(words, ends)]
+    parts.insert(0, ("", piece[: words[0].start()].strip(" .:,")))
+    before, part = next((one for one in reversed(parts) if _FORMULA.search(one[1])), ("", piece))
+    return None if _DENIES.fullmatch(before) else _boxed(part)
 
 
 def _readable(text: str) -> str:
@@ -100,8 +125,10 @@ def _readable(text: str) -> str:
     text = ascii_signs(text)
     for sign, command in _SIGNS:
         text = text.replace(sign, command)
+    text = without_repeating(text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
     text = re.sub(r"(?<=\d)(?:\\[,! ]|~|\{,\})(?=\d{3}(?!\d))", "", text.replace("\\!", ""))
+    text = _PER_CENT.sub(lambda m: rf"\frac{{{m[1]}}}{{{10 ** len(m[2] or '') * 100}}}".replace(".", ""), text)
     text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|[°€£¥]|\\(?:\$|degree(?![a-zA-Z]))", "", text)
     return text.replace("$", "") if text.count("$") == 1 else text
 
@@ -225,7 +252,7 @@ def _apart(gold: Any, reading: Any) -> bool:
     """Whether two numbers differ by over a thousandth: to decimals, as the library rounds, all small ones are 0."""
     if not (getattr(gold, "is_number", False) and getattr(reading, "is_number", False)):
         return False
-    a, b = complex(gold), complex(reading)
+    a, b = complex(gold.doit()), complex(reading.doit())
     return abs(a - b) > 1e-3 * max(abs(a), abs(b))
 
 

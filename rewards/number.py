@@ -69,6 +69,8 @@ _MIXED = re.compile(r"(?<![\w./])(\d{1,9}) (\d{1,9}) ?/ ?(\d{1,9})(?![\d/])")
 _PER_CENT = re.compile(r"(?<=\d) ?(?:%|(?:per ?cent|prozent|pct|por ciento|pour cent|процент\w{0,3})(?!\w))", re.IGNORECASE)
 _TIMES = (("thousand|tausend|тыс|千", 3), ("million(?:en|s)?|millones|Mio|млн", 6), ("万|萬", 4), ("亿|億", 8))
 _TIMES += (("billion|Milliarden?|Mrd|млрд", 9), ("trillion", 12), ("hundred", 2))
+_LETTERS_OF_SCALE = {"k": "e3", "K": "e3", "M": "e6", "B": "e9"}
+_SCALED = re.compile(r"(?<=\d)[kKMB](?![A-Za-z\d])")
 _SCALES = [(re.compile(rf"(?<=\d) ?(?:{names})(?![A-Za-z])", re.IGNORECASE), power) for names, power in _TIMES]
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}?])[-+])?(?<!\?)(?<!\?/)"
@@ -86,7 +88,8 @@ _ENDS_IN_ONE = re.compile(r"\d%?[\s$*]*$")
 # -------------------------------------------------------------------- what a number belongs to
 
 _JOINS = r"(?:, ?(?:or|and)\b|\b(?:or|and|to|oder|und|bis|ou|et|o|y|e|или|и)\b|[或和至到~±/|&,;–—-])"
-_LISTED = re.compile(rf"(?:[\s$]*{_JOINS}[\s$*({{]*(?:[A-Za-z]\??\s*=\s*)?|[\s$]+)\$?")
+_HEDGE = r"(?:\s*\b(?:maybe|perhaps|possibly|probably|even|vielleicht|peut-être|quizás)\b)?"
+_LISTED = re.compile(rf"(?:[\s$]*{_JOINS}{_HEDGE}[\s$*({{]*(?:[A-Za-z]\??\s*=\s*)?|[\s$]+)\$?")
 _LISTED_AFTER_OTHER = re.compile(rf"\?[\s$]*{_JOINS}[\s$]*(?:[A-Za-z]\??\s*=\s*)?$")
 _UNITS = r"(?:h|hrs?|hours?|min|minutes?|ft|feet|foot|km|cm|m|kg|lbs?|pounds?|days?|weeks?|years?|months?|°|')"
 _COMPOUND = re.compile(rf"\s?{_UNITS}\s*(?:and\s*|,\s*)?")
@@ -97,11 +100,17 @@ _DENIED = re.compile(
 )
 _ALTERNATIVE = re.compile(r"\s*(?:or|oder|ou|o|或)\b")
 _WHOLE_OF = re.compile(r"\d%? (?:out )?of (?:the |all )?$")
-_LESS_OR_MORE = re.compile(r"(?:(?<![-=])>|<(?!-)|[≤≥≠±]|[<>!]=)\s*$")
+_LESS_OR_MORE = re.compile(
+    r"(?:(?<![-=])>|<(?!-)|[≤≥≠±]|[<>!]=|\b(?:less|more|fewer|greater|larger|smaller|higher|lower|other) than"
+    r"|\bat (?:least|most)|\bup to)[\s$*]*$",
+    re.IGNORECASE,
+)
+_KNOWN = re.compile(r"\d[^.!?]* (?:in|of|for|from|among|across|with) (?:the|all|these|those|his|her|their|both|its) $")
+_WHEN = re.compile(r"\d[^.!?]* (?:in|after|within|during|since|until|for) $")
 _TERM_BEFORE = re.compile(r"(?:[\d)\]}?%¤]|(?<![A-Za-z])[A-Za-z]) ?[-+*/^×·÷][\s{$]*$")
 _TERM_BEFORE_SIGN = re.compile(r"(?<![A-Za-z])[A-Za-z)?¤] +$")
 _TERM_AFTER = re.compile(
-    r"\s?(?:[-+*/×·÷]|\^)\s*(?:[\d(?]|(?![aAI] )[A-Za-z](?![A-Za-z]))|[abiknpqrxyz](?![A-Za-z])|!(?=\s*[*/)+])"
+    r"\s?(?:[-+*/×·÷]|\^)\s*(?:[\d(?]|(?![aAI] )[A-Za-z](?![A-Za-z]))|[abinpqrxyz](?![A-Za-z])|!(?=\s*[*/)+])"
 )
 
 
@@ -133,6 +142,11 @@ def numbers_named(text: str) -> bool:
     return number_in(text) is not None or _NUMBER.search(_readable(text[-_LONGEST:])) is not None
 
 
+def without_repeating(text: str) -> str:
+    """The text with decimals that repeat as fractions: 0.1\\overline{6} as 1/6."""
+    return _REPEATING.sub(_repeating, text)
+
+
 def _last(text: str, start: int, end: int) -> Fraction | None:
     """The last number of text[start:end] that is not denied; None where it is a part of something else."""
     tokens = [token for token in _NUMBER.finditer(text, max(0, start - _NEAR), end)]
@@ -141,9 +155,9 @@ def _last(text: str, start: int, end: int) -> Fraction | None:
         before, after = text[max(0, token.start() - _NEAR) : token.start()], text[token.end() : token.end() + _NEAR]
         if token.start() < start:
             return None
-        if _DENIED.search(before) or _WHOLE_OF.search(before):
+        if _DENIED.search(before) or _WHOLE_OF.search(before) or _KNOWN.search(before):
             continue
-        if _LESS_OR_MORE.search(before) or _TERM_BEFORE.search(before) or _TERM_AFTER.match(after):
+        if _LESS_OR_MORE.search(before) or _WHEN.search(before) or _TERM_BEFORE.search(before) or _TERM_AFTER.match(after):
             return None
         if token[0][0] in "+-" and _TERM_BEFORE_SIGN.search(before):
             return None
@@ -191,6 +205,7 @@ def _readable(text: str) -> str:
     text = _NOT_ONE.sub(lambda m: m[0] if _THOUSANDS_ALONE.fullmatch(m[0]) else "?", _NAME.sub(" ¤", text))
     text = _SPACED.sub(lambda m: m[0].replace(" ", ""), _PER_CENT.sub("%", text))
     text = _MIXED.sub(_mixed, _CLUMP.sub(lambda m: _grouped(m[0]), text))
+    text = _SCALED.sub(lambda m: _LETTERS_OF_SCALE[m[0]], text)
     for name, power in _SCALES:
         text = name.sub(f"e{power}", text)
     return _SIGN_APART.sub(lambda m: m[0].rstrip(), _SIGN.sub("-", text))
@@ -206,7 +221,7 @@ def _without_latex(text: str) -> str:
     text = _DEGREES.sub(" ", _WORDS.sub(r" \1 ", _COMPARED.sub("≤", text)))
     text = _SCIENTIFIC.sub(lambda m: f"{m[1]}e{m[2] or m[3]}", text)
     text = _POWER.sub(lambda m: _power(m[1], m[2] or m[3]), text)
-    text = _REPEATING.sub(_repeating, text)
+    text = without_repeating(text)
     text = _FRACTION.sub(lambda m: _fraction(m[1], m[2] or m[3], m[4] or m[5]), text)
     text = _OTHER.sub("?", _CONSTANT.sub("?", _APPLIED.sub("?", text)))
     while text != (text := _OF_OTHER.sub("?", text)):  # \frac{\sqrt{3}}{2}, from the inside
@@ -232,7 +247,6 @@ def _mixed(found: re.Match[str]) -> str:
 
 
 def _repeating(found: re.Match[str]) -> str:
-    """0.1\\overline{6} as 1/6."""
     whole, fixed, again = found.groups()
     if max(map(len, found.groups())) > 30:
         return "?"

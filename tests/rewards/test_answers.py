@@ -58,8 +58,10 @@ def test_completions_earn_what_a_careful_reader_would_pay(name):
     assert misjudged(name) == []
 
 
-def test_the_table_is_balanced():
+def test_the_table_has_as_many_wrong_answers_as_right_ones():
     found = rows()
+    first = Counter(deserved for *_, deserved in found[:300])  # those that were scored first
+    assert first == {1.0: 150, 0.0: 150}
     worth = Counter(deserved for *_, deserved in found)
-    assert worth[1.0] == worth[0.0] >= 150
+    assert worth[0.0] >= worth[1.0] >= 250
     assert len({(name, text, gold) for name, text, gold, _ in found}) == len(found)
