@@ -9,7 +9,7 @@ from typing import Any
 
 from mmrl.types import Prompt, Sample, Score
 
-from .places import boxed, in_tag, is_thought, without_thoughts
+from .places import boxed, in_tag, said_in_tag, without_open_box, without_thoughts
 from .signs import ascii_signs
 
 _NOUN = (
@@ -35,6 +35,7 @@ _BULLET = re.compile(r"^(?:>\s+|[-*•]\s+(?![\s\d.$-]))+")
 _REASON = re.compile(r"(?<=[\w)*$}%\"'])(?:,? (?:because|since|which is|due to|weil|porque|parce que)\b|,? i\.e\.|, as\b|;\s)")
 _NEXT_SENTENCE = re.compile(r"(?:(?<=\w{3})|(?<=\d)|(?<=[)*$}%\"']))[.!](?=\s+[^\W\d_a-z])|[。！](?=.)")
 _CORRECTS = re.compile(r"\b(?:wait|actually|sorry|correction|mistake|wrong|instead|oops|hmm)\b|\bno[,:.]", re.IGNORECASE)
+_EMPTY = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}|<(\w{1,20})>\s*</\1>")
 _MARK = "####"
 _NUMERIC = re.compile(r"[\s\d.,/$%€£+-]+")
 _STOPS = " .。．"
@@ -71,13 +72,13 @@ def readings(text: str, extract: str = "auto") -> list[str]:
     way, _, name = extract.partition(":")
     if extract == "whole":
         return [text.strip()] if text.strip() else []
-    said = text if way == "tag" and is_thought(name) else without_thoughts(text)
+    said = without_thoughts(text)
     if extract == "boxed":
         pieces = [boxed(said)[1]]
     elif way == "after" and name:
         pieces = [_after(said, name)[1]]
     elif way == "tag" and name:
-        pieces = [in_tag(said, name)[1]]
+        pieces = [said_in_tag(text, name) or ""]
     elif extract == "said":
         pieces = _said(said)[1]
     elif extract == "line":
@@ -210,7 +211,7 @@ def _last_of(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _line(text: str) -> str:
     """The last line that holds a word, or else the last that is not empty; of a row of a table its last cell."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in _EMPTY.sub("", without_open_box(text)).splitlines() if line.strip()]
     line = next((line for line in reversed(lines) if any(c.isalnum() for c in line)), lines[-1] if lines else "")
     if line.startswith("|") and line.endswith("|"):
         cells = [cell for cell in line.split("|") if cell.strip()]

@@ -14,7 +14,7 @@ from typing import Any
 from mmrl.media import Box, Size, area, clipped, to_original
 from mmrl.types import Prompt, Sample
 
-from .places import tagged, without_thoughts
+from .places import said_in_tag, without_thoughts
 from .signs import ascii_signs
 
 BOX_NAMES = ("bbox_2d", "bbox", "box")
@@ -61,9 +61,9 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
                 continue
         raise NoBoxes("no readable boxes")
     way, _, name = where.partition(":")
-    said = _DENIED.sub(" ", _TOKENS.sub("", ascii_signs(without_thoughts(text))))
+    said = _plain(without_thoughts(text))
     if way == "tag" and name:
-        piece, missing = tagged(said, name), f"no whole <{name}>"
+        piece, missing = said_in_tag(_plain(text), name), f"no whole <{name}>"
     elif where == "json":
         piece, missing = next(iter(_FENCE.findall(said)[-1:]), None), "no code fence"
     elif where == "whole":
@@ -128,6 +128,11 @@ def column(prompt: Prompt, names: Sequence[str]) -> Any:
 
 
 # -------------------------------------------------------------------- reading
+
+
+def _plain(text: str) -> str:
+    """In ASCII's signs, without the marks that a family sets around boxes, and without boxes that are denied."""
+    return _DENIED.sub(" ", _TOKENS.sub("", ascii_signs(text)))
 
 
 def _read(text: str, strict: bool) -> list[Item]:

@@ -16,7 +16,7 @@ from .latex import arithmetic
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _MOST_CHARACTERS = 300
 _MOST_OF_LATEX = 1000
-_OPERATOR = re.compile(r"\d.*[-+*/×÷−·]|\\(?:times|cdot|div|[dt]?frac)", re.DOTALL)
+_OPERATOR = re.compile(r"[-+*/×÷−·]|\\(?:times|cdot|div|[dt]?frac)")
 
 
 class NoExpression(ValueError):
@@ -100,4 +100,4 @@ def _score(sample: Sample, extract: str, all_numbers: bool, partial: float) -> S
 def _calculation(said: str) -> str:
     """The first side of an equation that calculates, or else the first: "3 + 5" of "3 + 5 = 8" and of "8 = 3 + 5"."""
     sides = [side.strip() for side in said.split("=")]
-    return next((side for side in sides if _OPERATOR.search(side)), sides[0])
+    return next((side for side in sides if _OPERATOR.search(side) and any(c.isdigit() for c in side)), sides[0])

@@ -28,6 +28,8 @@ if find_spec("math_verify") is None:
     raise ModuleNotFoundError("No module named 'math_verify'", name="math_verify")
 
 _START_SECONDS = 120.0
+_LONGEST = 2000  # characters; more is no answer
+_HUGE = re.compile(r"(?:\d[eE]|\^\s?\{?|\*\*)\s?[-+]?\d{5}")  # the library would work out all of its digits
 _PLAIN_GOLD = re.compile(r"-?\d+(?:\.\d+)?(?:/[1-9]\d*)?|\\d?frac\{\d+\}\{[1-9]\d*\}")
 _SIGNS = (("√", "\\sqrt"), ("×", "\\times "), ("÷", "\\div "), ("·", "\\cdot "), ("π", "\\pi "), ("∞", "\\infty "))
 _SIGNS += (("≤", "\\le "), ("≥", "\\ge "), ("∪", "\\cup "), ("∩", "\\cap "), ("±", "\\pm "))
@@ -104,6 +106,8 @@ def _shown(text: str, extract: str) -> str | None:
 
 def _mathematics(piece: str) -> str | None:
     """What the library is to read of a piece, without the words around it; None where it only denies something."""
+    if len(piece) > _LONGEST or _HUGE.search(piece):
+        return None
     piece = _UNIT.sub(r" \1 ", _DENIED.sub(" ", _readable(piece)))
     if any(mark in piece for mark in ("\\boxed", "$", "\\(")):
         return piece

@@ -59,8 +59,8 @@ _NAME = re.compile(r"(?:(?<=\d)(?![eE][-+]?\d)|(?<![A-Za-z\d\\]))[A-Za-z]+\d\w*"
 _CALL = re.compile(r"(?<![A-Za-z])[A-Za-z]\([^()]{0,99}\)")
 _NOT_ONE = re.compile(
     r"[(\[{]\s*[-+]?[\d.?]+\s?(?:[,;]\s*[-+]?[\d.?]+\s?)+[)\]}]"  # a tuple or an interval
-    r"|\d+(?:\s?/\s?\d+){2,}|(?<!\d)\d{4}-\d\d?-\d\d?(?!\d)"  # a date
-    r"|\d+(?::\d+| : \d)[\d:]*"  # a time or a ratio
+    r"|(?<!\d)\d++(?:\s?/\s?\d++){2,}|(?<!\d)\d{4}-\d\d?-\d\d?(?!\d)"  # a date
+    r"|(?<!\d)\d++(?::\d++| : \d)[\d:]*"  # a time or a ratio
 )
 _THOUSANDS_ALONE = re.compile(r"[(\[]\d{1,3}(?:,\d{3})+[)\]]")
 _CLUMP = re.compile(r"(?<![A-Za-z\d_.,'])\d+(?:[.,'’]\d+)+", re.ASCII)
@@ -73,8 +73,8 @@ _LETTERS_OF_SCALE = {"k": "e3", "K": "e3", "M": "e6", "B": "e9"}
 _SCALED = re.compile(r"(?<=\d)[kKMB](?![A-Za-z\d])")
 _SCALES = [(re.compile(rf"(?<=\d) ?(?:{names})(?![A-Za-z])", re.IGNORECASE), power) for names, power in _TIMES]
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\]}?])[-+])?(?<!\?)(?<!\?/)"
-    r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?: ?/ ?\d+)?%?(?![\d)\]}]*\?)",
+    r"(?:(?<![\w)\]}?])[-+])?(?<!\?)(?<!\?/)(?<!\d)"
+    r"(?:\d++(?:\.\d++)?|\.\d++)(?:[eE][-+]?\d++)?(?: ?/ ?\d++)?%?(?![\d)\]}]*\?)",
     re.ASCII,
 )
 _EQUALS = re.compile(r"(?<![<>!=:])=(?![=>])|≈")

@@ -28,6 +28,17 @@ def without_thoughts(text: str) -> str:
     The template may have opened a thought: what stands before an end without a beginning is one. So is what follows a
     beginning without an end.
     """
+    said = _outside(text)
+    return next((piece for piece in reversed(said) if any(c.isalnum() for c in piece)), said[-1] if said else "")
+
+
+def said_in_tag(text: str, name: str) -> str | None:
+    """The inside of the last <name>...</name> outside of thoughts, or of a thought's own tag; None without one."""
+    return tagged(text if is_thought(name) else "".join(_outside(text)), name)
+
+
+def _outside(text: str) -> list[str]:
+    """The pieces of the text that are no thoughts, in order."""
     said, start, inside = [], 0, False
     for tag in _THOUGHT.finditer(text):
         if tag["open"]:
@@ -38,26 +49,34 @@ def without_thoughts(text: str) -> str:
             if not inside:
                 said.clear()
             inside, start = False, tag.end()
-    if not inside:
-        said.append(text[start:])
-    return next((piece for piece in reversed(said) if any(c.isalnum() for c in piece)), said[-1] if said else "")
+    return said if inside else [*said, text[start:]]
 
 
 def boxes(text: str) -> list[slice]:
     """Where the insides of all whole \\boxed{...} are, in order; of nested ones the outer."""
+    return _boxes(text)[0]
+
+
+def without_open_box(text: str) -> str:
+    """The text before a \\boxed{ that has no end: what stands in it was cut off."""
+    return text[: _boxes(text)[1]]
+
+
+def _boxes(text: str) -> tuple[list[slice], int]:
+    """The boxes, and where one begins that has no end, or the text's end."""
     found: list[slice] = []
-    for start in (m.end() for m in _BOX.finditer(text)):
+    for opening in _BOX.finditer(text):
+        start, depth = opening.end(), 1
         if found and start < found[-1].stop:
             continue
-        depth = 1
         for place in range(start, len(text)):
             depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
             if depth == 0:
                 found.append(slice(start, place))
                 break
         else:
-            break  # one that has no end holds all that follows
-    return found
+            return found, opening.start()  # it holds all that follows
+    return found, len(text)
 
 
 def joined_boxes(text: str) -> list[str]:
@@ -92,6 +111,7 @@ def boxed(text: str) -> tuple[int, str]:
 
 
 def in_tag(text: str, name: str) -> tuple[int, str]:
+    """(where, what) the last <name> holds that is not empty, as `boxed`."""
     found = _tags(text, name)
     pieces = _joined(text, found, lambda between: between.removeprefix(f"</{name}>").removesuffix(f"<{name}>"))
     return _place(found, text), " or ".join(pieces)
