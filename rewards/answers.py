@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections import deque
 from typing import Any
 
 from mmrl.types import Prompt, Sample, Score
@@ -28,13 +29,17 @@ _BEFORE = re.compile(r"[\s*]*(?:the\s+)?(?:final\s+)?", re.IGNORECASE)  # a gold
 _EMPHASIS = re.compile(
     r"(?:(\*{1,3}|`{1,3})(?![\s*`])([^*`\n]+)(?<!\s)\1|\*\*(?![\s*])((?:[^*\n]|\*(?!\*))+)(?<!\s)\*\*|`([^`\n]+)`)"
 )
-_QUOTES = re.compile(r"\"([^\"]+)\"|“([^“”]+)”|「([^「」]+)」|«([^«»]+)»")
+_QUOTES = re.compile(r"\"([^\"]+)\"|'([^']+)'|‘([^‘’]+)’|“([^“”]+)”|「([^「」]+)」|«([^«»]+)»")
 _COPULA = re.compile(r"(?<=\w)\s*(?:です|である|だ|となります|입니다|이다)$")
 _BULLET = re.compile(r"^(?:>\s+|[-*•]\s+(?![\s\d.$-]))+")
-# What follows an answer: its reason, or another sentence. A word of three letters ends a sentence ("St. Louis" goes on).
-_REASON = re.compile(r"(?<=[\w)*$}%\"'])(?:,? (?:because|since|which is|due to|weil|porque|parce que)\b|,? i\.e\.|, as\b|;\s)")
+# What follows an answer: its reason, or another sentence. A word of three letters ends one ("St. Louis" goes on).
+_REASON = re.compile(
+    r"(?<=[\w)*$}%\"'])(?:,? (?:because|since|which is|due to|weil|porque|parce que)\b|,? i\.e\.|, as\b|;\s)"
+)
 _NEXT_SENTENCE = re.compile(r"(?:(?<=\w{3})|(?<=\d)|(?<=[)*$}%\"']))[.!](?=\s+[^\W\d_a-z])|[。！](?=.)")
-_CORRECTS = re.compile(r"\b(?:wait|actually|sorry|correction|mistake|wrong|instead|oops|hmm)\b|\bno[,:.]", re.IGNORECASE)
+_CORRECTS = re.compile(
+    r"\b(?:wait|actually|sorry|correction|mistake|wrong|instead|oops|hmm)\b|\bno[,:.]", re.IGNORECASE
+)
 _EMPTY = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}|<(\w{1,20})>\s*</\1>")
 _MARK = "####"
 _NUMERIC = re.compile(r"[\s\d.,/$%€£+-]+")
@@ -89,7 +94,7 @@ def readings(text: str, extract: str = "auto") -> list[str]:
 
 
 def marked(text: str) -> list[str]:
-    """The pieces that are marked as the final answer, the best first: of a box, <answer> and #### the last, then `said`.
+    """The pieces that are marked as the final answer, the best first: the last of box, <answer> and ####, then `said`.
 
     What is said after these with a correction between ("wait", "no,") comes first.
     """
@@ -203,10 +208,7 @@ def _said(text: str) -> tuple[int, list[str]]:
 
 
 def _last_of(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(text):
-        pass
-    return found
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def _line(text: str) -> str:
@@ -228,5 +230,6 @@ def _bare(piece: str) -> str:
     piece = piece.strip()
     bare = _COPULA.sub("", piece.rstrip(_STOPS))
     if found := _EMPHASIS.fullmatch(bare) or _QUOTES.fullmatch(bare):
-        bare = next(filter(None, found.groups()[1:] if found.re is _EMPHASIS else found.groups())).strip().rstrip(_STOPS)
+        inside = found.groups()[1:] if found.re is _EMPHASIS else found.groups()
+        bare = next(filter(None, inside)).strip().rstrip(_STOPS)
     return bare or piece

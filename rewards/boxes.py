@@ -47,10 +47,11 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
     """The boxes that a completion gives, in its own coordinates and order; [] where it says that there are none.
 
     where: `tag:NAME`, the last whole <NAME>...</NAME>; `json`, the last code fence; `whole`, all of it; `auto`, the
-    first of tag:bbox, tag:answer, json and whole that can be read. Thoughts are left out. In that place stands JSON or
-    a Python literal: a box [x1, y1, x2, y2] or [[x1, y1], [x2, y2]], a list of them, or objects with `bbox_2d` (`bbox`,
-    `box`; or `x1`, `y1`, `x2`, `y2`) and perhaps a `label`; a code fence around it and Qwen's marks of boxes are left out. Otherwise, unless
-    strict, every four numbers in brackets are a box, and every two corners: (x1, y1), (x2, y2).
+    first of tag:bbox, tag:answer, json and whole that can be read. Thoughts are left out, and boxes after "not". In
+    that place stands JSON or a Python literal: a box [x1, y1, x2, y2] or [[x1, y1], [x2, y2]], a list of them, or
+    objects with `bbox_2d` (`bbox`, `box`; or `x1`, `y1`, `x2`, `y2`) and perhaps a `label`; a code fence around it and
+    Qwen's marks of boxes are left out. Otherwise, unless strict, every four numbers in brackets are a box, and every
+    two corners: (x1, y1), (x2, y2).
     Raises NoBoxes for what is missing, cannot be read, or is over 300 boxes; ValueError for another `where`.
     """
     if where == "auto":

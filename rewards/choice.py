@@ -20,9 +20,10 @@ _NOT = (
     r"|不(?:是|选|为|应选)\s*)"
 )
 _WRONG = (
-    r"[)\]]?[.:]?(?:\s+(?:is|was|are|seems|looks)(?:n['’]t\s+(?:right|correct|true|it)|\s+(?:not|wrong|incorrect|false|out|too|an? "
-    r"(?:trap|distractor)|ruled out)\b)|\s?(?:不对|不正确|错))"
+    r"[)\]]?[.:]?(?:\s+(?:is|was|are|seems|looks)(?:n['’]t\s+(?:right|correct|true|it)"
+    r"|\s+(?:not|wrong|incorrect|false|out|too|an? (?:trap|distractor)|ruled out)\b)|\s?(?:不对|不正确|错))"
 )
+_GOES_ON = r"(?!(?:is|or|and|because|since|as|was|seems|looks|fits) )[a-z]"  # after "A" that is no article
 _WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese stand beside a letter without a space
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -69,7 +70,8 @@ def _named(text: str, letters: str) -> set[str]:
         return {reasoned[1].upper()}
     # In a sentence small letters are words, and so are "A" and "I" before another word, but for "A is right".
     named = bracketed or re.findall(
-        rf"(?<!{_WORD})(?<!')(?![AI] (?!is |or |and )[a-z]){one.upper()}(?!{_WORD}|')", text
+        rf"(?<!{_WORD})(?<!')(?![AI] {_GOES_ON}){one.upper()}(?!{_WORD}|')",
+        text,
     )
     return {name.upper() for name in named}
 

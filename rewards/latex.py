@@ -11,7 +11,9 @@ _WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|mathbb|operatorname|boxed|fbox|mbox|bold|bm)"
     r"\s*\{([^{}]*)\}"
 )
-_SMALL = re.compile(r"\\[,;:! ]|~|\\(?:left|right|displaystyle|textstyle|limits|quad|qquad|big|Big|bigg|Bigg)(?![a-zA-Z])")
+_SMALL = re.compile(
+    r"\\[,;:! ]|~|\\(?:left|right|displaystyle|textstyle|limits|quad|qquad|big|Big|bigg|Bigg)(?![a-zA-Z])"
+)
 _FENCES = re.compile(r"(?<!\\)\$|\\[()\[\]]")
 _SIGNS = {
     r"times|cdot|ast": "*",
@@ -40,7 +42,7 @@ _AROUND_SIGNS = re.compile(r"\s*([-+*/=^<>≤≥≠≈±,;:(){}\[\]])\s*")
 
 
 def plain_text(text: str) -> str:
-    """The text with LaTeX's commands as plain signs: \\frac{1}{2} as 1/2, 50\\% as 50%, H_2O as H2O, \\text{cat} as cat.
+    """The text with LaTeX's commands as plain signs: \\frac{1}{2} as 1/2, 50\\% as 50%, H_2O as H2O, \\text{x} as x.
 
     White space beside signs is left out where there is a digit; what is not known stays as it is. Two texts that are
     written alike in LaTeX and without it become equal. A text of over 4000 characters stays as it is.
@@ -78,7 +80,6 @@ def arithmetic(text: str) -> str:
     text = without_fractions(_unwrapped(ascii_signs(text)))
     text = re.sub(r"[×·]|(?:(?<=[1-9)\]}])|(?<=\d0)|(?<=[\d)\]}]) )[xX] ?(?=[\d(\[{])", "*", text).replace("÷", "/")
     return text.translate(_ROUND)
-
 
 
 def _root(found: re.Match[str]) -> str:

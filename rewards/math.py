@@ -125,7 +125,7 @@ def _mathematics(piece: str) -> str | None:
 
 
 def _readable(text: str) -> str:
-    """In the signs that the library reads, without those of money and degrees, spaces within numbers, and a full stop."""
+    """In the signs that the library reads, without those of money and degrees and spaces within numbers."""
     text = ascii_signs(text)
     for sign, command in _SIGNS:
         text = text.replace(sign, command)

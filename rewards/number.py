@@ -66,7 +66,11 @@ _THOUSANDS_ALONE = re.compile(r"[(\[]\d{1,3}(?:,\d{3})+[)\]]")
 _CLUMP = re.compile(r"(?<![A-Za-z\d_.,'])\d+(?:[.,'’]\d+)+", re.ASCII)
 _SPACED = re.compile(r"(?<![\w.,])(?<!\d )\d{1,3}(?: \d{3})+(?! ?\d)")
 _MIXED = re.compile(r"(?<![\w./])(\d{1,9}) (\d{1,9}) ?/ ?(\d{1,9})(?![\d/])")
-_PER_CENT = re.compile(r"(?<=\d) ?(?:%|(?:per ?cent|prozent|pct|por ciento|pour cent|процент\w{0,3})(?!\w))", re.IGNORECASE)
+_PER_CENT = re.compile(
+    r"(?<=\d) ?(?:%|(?:per ?cent|prozent|pct|por ciento|pour cent|процент\w{0,3})(?!\w))", re.IGNORECASE
+)
+_MINUS = re.compile(r"\b(?:minus|negative)\s+(?=[.\d])", re.IGNORECASE)
+_CITED = re.compile(r"(?<=\d) ?\[\d{1,2}\](?=[\s.]*$)")
 _TIMES = (("thousand|tausend|тыс|千", 3), ("million(?:en|s)?|millones|Mio|млн", 6), ("万|萬", 4), ("亿|億", 8))
 _TIMES += (("billion|Milliarden?|Mrd|млрд", 9), ("trillion", 12), ("hundred", 2))
 _LETTERS_OF_SCALE = {"k": "e3", "K": "e3", "M": "e6", "B": "e9"}
@@ -79,9 +83,9 @@ _NUMBER = re.compile(
 )
 _EQUALS = re.compile(r"(?<![<>!=:])=(?![=>])|≈")
 _CARDINALS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
 _CALCULATION = re.compile(r"[\d\s()+*/×·÷.,?!$%-]+")
 _ENDS_IN_ONE = re.compile(r"\d%?[\s$*]*$")
 
@@ -92,7 +96,7 @@ _HEDGE = r"(?:\s*\b(?:maybe|perhaps|possibly|probably|even|vielleicht|peut-être
 _LISTED = re.compile(rf"(?:[\s$]*{_JOINS}{_HEDGE}[\s$*({{]*(?:[A-Za-z]\??\s*=\s*)?|[\s$]+)\$?")
 _LISTED_AFTER_OTHER = re.compile(rf"\?[\s$]*{_JOINS}[\s$]*(?:[A-Za-z]\??\s*=\s*)?$")
 _UNITS = r"(?:h|hrs?|hours?|min|minutes?|ft|feet|foot|km|cm|m|kg|lbs?|pounds?|days?|weeks?|years?|months?|°|')"
-_COMPOUND = re.compile(rf"\s?{_UNITS}\s*(?:and\s*|,\s*)?")
+_COMPOUND = re.compile(rf"\s{{0,3}}{_UNITS}\s*(?:and\s*|,\s*)?")
 _DENIED = re.compile(
     r"(?:(?:\b(?:not|cannot|never|rather than|instead of|nicht|keine?|pas|не)|n['’]t)\s+(?:be\s+|the\s+|equal to\s+)?"
     r"|不(?:是|等于)|ではなく)[\s$*({]*$",
@@ -107,7 +111,8 @@ _LESS_OR_MORE = re.compile(
 )
 _KNOWN = re.compile(r"\d[^.!?]* (?:in|of|for|from|among|across|with) (?:the|all|these|those|his|her|their|both|its) $")
 _WHEN = re.compile(r"\d[^.!?]* (?:in|after|within|during|since|until|for) $")
-_TERM_BEFORE = re.compile(r"(?:[\d)\]}?%¤]|(?<![A-Za-z])[A-Za-z]) ?[-+*/^×·÷][\s{$]*$")
+_LABEL = re.compile(r"\b(?:step|question|problem|part|example|case|exercise|task) $", re.IGNORECASE)
+_TERM_BEFORE = re.compile(r"[-+*/^\d)] ?[(\[]\s*$|(?:[\d)\]}?%¤]|(?<![A-Za-z])[A-Za-z]) ?[-+*/^×·÷][\s{$]*$")
 _TERM_BEFORE_SIGN = re.compile(r"(?<![A-Za-z])[A-Za-z)?¤] +$")
 _TERM_AFTER = re.compile(
     r"\s?(?:[-+*/×·÷]|\^)\s*(?:[\d(?]|(?![aAI] )[A-Za-z](?![A-Za-z]))|[abinpqrxyz](?![A-Za-z])|!(?=\s*[*/)+])"
@@ -149,15 +154,17 @@ def without_repeating(text: str) -> str:
 
 def _last(text: str, start: int, end: int) -> Fraction | None:
     """The last number of text[start:end] that is not denied; None where it is a part of something else."""
-    tokens = [token for token in _NUMBER.finditer(text, max(0, start - _NEAR), end)]
+    tokens = list(_NUMBER.finditer(text, max(0, start - _NEAR), end))
     for place in reversed(range(len(tokens))):
         token = tokens[place]
         before, after = text[max(0, token.start() - _NEAR) : token.start()], text[token.end() : token.end() + _NEAR]
         if token.start() < start:
             return None
-        if _DENIED.search(before) or _WHOLE_OF.search(before) or _KNOWN.search(before):
+        if any(p.search(before) for p in (_DENIED, _WHOLE_OF, _KNOWN)):
             continue
-        if _LESS_OR_MORE.search(before) or _WHEN.search(before) or _TERM_BEFORE.search(before) or _TERM_AFTER.match(after):
+        if _LABEL.search(before) and after[:1] in (":", ")"):
+            continue
+        if _TERM_AFTER.match(after) or any(p.search(before) for p in (_LESS_OR_MORE, _WHEN, _TERM_BEFORE)):
             return None
         if token[0][0] in "+-" and _TERM_BEFORE_SIGN.search(before):
             return None
@@ -200,6 +207,7 @@ def _readable(text: str) -> str:
     text = _MARKUP.sub(" ", _DASH.sub("-", ascii_signs(text)))
     if any(sign in text for sign in ("\\", "^", "**", "{,}", "_", "~")):
         text = _without_latex(text)
+    text = _CITED.sub("", _MINUS.sub("-", text))
     text = re.sub(r"(?<=\d)\s?[xX]\s?(?=\d)", "*", text)
     text = _CALL.sub("?", _APPLIED.sub("?", _SYMBOL.sub("?", text)))
     text = _NOT_ONE.sub(lambda m: m[0] if _THOUSANDS_ALONE.fullmatch(m[0]) else "?", _NAME.sub(" ¤", text))

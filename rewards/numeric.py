@@ -11,9 +11,9 @@ from .number import number_in, numbers_named
 
 
 def close(samples: list[Sample], extract: str = "auto", rtol: float = 0.0, atol: float = 1e-6) -> list[Score]:
-    """1 where |number - answer| <= atol + rtol * |answer|, else 0; the number is the last in the final answer,
-    see number.number_in.
+    """1 where |number - answer| <= atol + rtol * |answer|, else 0.
 
+    The number is what number.number_in reads in the final answer: one of a list or of a calculation is none.
     Differences are exact (of fractions), so that 0.1 + 0.2 is 0.3 with atol=0. A text without a number scores 0; an
     `answer` without one is invalid. rtol=0.05 is ChartQA's relaxed accuracy.
     extract: how the final answer is found, see answers.readings; the first that holds a number.

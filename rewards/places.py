@@ -12,6 +12,9 @@ _THOUGHT = re.compile(
     rf"|</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>",
     re.IGNORECASE,
 )
+_ENDS = re.compile(
+    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|end_of_text|end|return|eos)\|>|</s>|<eos>|<end_of_turn>))+\s*\Z"
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BOX_OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{$")
 _JOINS = re.compile(r"[\s$*.]*(?:(?:,\s*)?(?:or|and|oder|und|ou|o)|[,;]|或|和)[\s$*]*")
@@ -39,6 +42,7 @@ def said_in_tag(text: str, name: str) -> str | None:
 
 def _outside(text: str) -> list[str]:
     """The pieces of the text that are no thoughts, in order."""
+    text = _ENDS.sub("", text)
     said, start, inside = [], 0, False
     for tag in _THOUGHT.finditer(text):
         if tag["open"]:
@@ -80,7 +84,7 @@ def _boxes(text: str) -> tuple[list[slice], int]:
 
 
 def joined_boxes(text: str) -> list[str]:
-    """The insides of the last \\boxed{} that is not empty, and of those before that "or", "and" or a comma joins to it."""
+    """The insides of the last \\boxed{} that is not empty, and of those before that "or" or a comma joins to it."""
     return _joined(text, boxes(text), lambda between: _BOX_OPENED.sub("", between.removeprefix("}")))
 
 

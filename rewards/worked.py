@@ -22,10 +22,10 @@ def steps(samples: list[Sample]) -> list[Score]:
 
     A line is "left operation right", its columns from the lowest digit, each with the carry that is due, and "=result":
     "37+58 7+8=15 3+5+1=9 =95". It must be a step of the prompt's problem ("37+58+26="): an operation that is due on
-    numbers that the problem, or the result of a line before, gives for it; the terms of a sum and of a product come in any
-    order.
-    A piece is right if it is what its own line asks for, so that a result that was wrong before is no second mistake.
-    All pieces of a line that is no such step are wrong; columns and lines that are missing count as wrong pieces, too.
+    numbers that the problem, or the result of a line before, gives for it. The terms of a sum, and those of a product,
+    come in any order. A piece is right if it is what its own line asks for, so that a result that was wrong before is
+    no second mistake. All pieces of a line that is no such step are wrong; columns and lines that are missing count as
+    wrong pieces, too.
     A text without a line scores 0, and a prompt without a problem is not applicable.
     """
     return [_score(sample) for sample in samples]

@@ -25,7 +25,9 @@ SHOWN = Media(View(), (1000, 1000), (1000, 1000), "original")
 def rows(path: Path = TABLE) -> list[tuple[str, str, str, float]]:
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
     cells = [line.split("\t") for line in lines]
-    return [(name, text.replace("⏎", "\n").replace("⍽", "\u00a0"), gold, float(worth)) for name, text, gold, worth in cells]
+    return [
+        (name, text.replace("⏎", "\n").replace("⍽", "\u00a0"), gold, float(worth)) for name, text, gold, worth in cells
+    ]
 
 
 def columns(gold: str) -> dict:

@@ -266,7 +266,11 @@ CASES = [
         {},
         {},
         tagged("B"),
-        {"twice": (tagged("B") * 2, 0), "no thought": ("<answer>B</answer>", 0), "nested": (f"<think>{tagged('B')}</think>", 0)},
+        {
+            "twice": (tagged("B") * 2, 0),
+            "no thought": ("<answer>B</answer>", 0),
+            "nested": (f"<think>{tagged('B')}</think>", 0),
+        },
     ),
     (
         "grounding.iou_at",
@@ -317,7 +321,10 @@ CASES = [
     ),
     (
         "compose.staged",
-        {"stages": [{"name": "tags.segments", "options": {"names": ["think", "answer"]}}, "choice.letter"], "weights": [0, 1]},
+        {
+            "stages": [{"name": "tags.segments", "options": {"names": ["think", "answer"]}}, "choice.letter"],
+            "weights": [0, 1],
+        },
         RECORD,
         tagged("B"),
         {"right without the form": ("B", 0), "form alone": (tagged("A"), 0)},
