@@ -25,6 +25,7 @@ _WRONG = (
 )
 _GOES_ON = r"(?!(?:is|or|and|because|since|as|was|seems|looks|fits) )[a-z]"  # after "A" that is no article
 _WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese stand beside a letter without a space
+_LONGEST = 1000  # characters; a letter that stands before the last so many is no final answer
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -56,7 +57,7 @@ def chosen(text: str, letters: str = _LETTERS) -> str | None:
 def _named(text: str, letters: str) -> set[str]:
     """The letters that a final answer names, in upper case."""
     one = f"([{re.escape(letters)}])"
-    text = _WORDS.sub(r"\1", ascii_signs(text))
+    text = _WORDS.sub(r"\1", ascii_signs(text[-_LONGEST:]))
     text = re.sub(rf"(?i:{_NOT})[(\[（]?{one.upper()}[)\]）]?(?!{_WORD}|')", " ", text)
     other = rf"(?<!{_WORD})[(\[]?{one.upper()}"
     text = re.sub(rf"(?:(?:{other}[)\]]?, )*{other}[)\]]?,? (?:and|or) )?{other}(?i:{_WRONG})", " ", text)

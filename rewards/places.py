@@ -12,9 +12,8 @@ _THOUGHT = re.compile(
     rf"|</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>",
     re.IGNORECASE,
 )
-_ENDS = re.compile(
-    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|end_of_text|end|return|eos)\|>|</s>|<eos>|<end_of_turn>))+\s*\Z"
-)
+_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<|return|>", "</s>", "<eos>")
+_ENDS += ("<end_of_turn>",)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BOX_OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{$")
 _JOINS = re.compile(r"[\s$*.]*(?:(?:,\s*)?(?:or|and|oder|und|ou|o)|[,;]|或|和)[\s$*]*")
@@ -42,7 +41,9 @@ def said_in_tag(text: str, name: str) -> str | None:
 
 def _outside(text: str) -> list[str]:
     """The pieces of the text that are no thoughts, in order."""
-    text = _ENDS.sub("", text)
+    text = text.rstrip()
+    while text.endswith(_ENDS):
+        text = text[: text.rindex("<")].rstrip()
     said, start, inside = [], 0, False
     for tag in _THOUGHT.finditer(text):
         if tag["open"]:
