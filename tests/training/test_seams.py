@@ -158,9 +158,11 @@ def test_parameters_that_no_checkpoint_could_tell_apart_are_refused(values, name
 # ---------------------------------------------------------------- rewards and prompts
 
 
-@pytest.mark.parametrize("alias", ["kl", "tree"])
-def test_names_of_scores_that_training_makes_are_no_aliases(values, alias):
-    with pytest.raises(ConfigError, match="makes by itself; take another"):
+@pytest.mark.parametrize(
+    "alias", ["kl", "tree", "mean", "std", "invalid", "turns", "visual_tokens", "env", "a/invalid"]
+)
+def test_names_of_scores_and_metrics_that_training_makes_are_no_aliases(values, alias):
+    with pytest.raises(ConfigError, match=r"makes by itself; take another|parts a reward's name from its tasks"):
         make({**values(grpo()), "rewards": [{"name": "jpeg.compressible", "alias": alias}]})
 
 

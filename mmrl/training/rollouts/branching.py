@@ -23,7 +23,8 @@ def branched(
     """The branchings of one tree a question as groups; sample.scores["tree"] is a step's reward.
 
     The run's rewards judge finished paths: those that the policy ends. On the steps themselves they do not apply. A
-    group's index is (number of the branching) * options.groups + index of its question.
+    group's index is (number of the branching) * options.groups + index of its question. They come in that order, as
+    from a checkpoint, so that sums are the same to the last bit.
     Raises RewardFailure where a finished path has no reward, for a value without it would be a guess.
     """
     assert options.tree is not None
@@ -51,7 +52,7 @@ def branched(
         for number, group in enumerate(tree.groups([question.prompt], [root], make, section.least_spread)):
             group.index = number * options.groups + question.index
             found.append(group)
-    return found
+    return sorted(found, key=lambda group: group.index)
 
 
 def _value(sample: Sample, weights: dict[str, float]) -> float:

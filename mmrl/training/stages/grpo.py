@@ -167,10 +167,10 @@ class Grpo(Stage[GrpoStage]):
 
     def _non_finite(self, what: str, samples: Sequence[Sample]) -> str:
         groups = [Group(s.prompt, i, [s]) for i, s in enumerate(samples)]
-        where = self.run.store.offending(groups, what)
+        where = self.run.keep_offending(groups, what)
         return (
             f"{what} at step {self.cursor.total_steps + 1}: stopped before it reached the weights. The samples behind "
-            f"it are in {where}; lower optim.lr, or clip tighter, and go on with --resume --allow "
+            f"it are {where}; lower optim.lr, or clip tighter, and go on with --resume --allow "
             f"stages.{self.options.name}"
         )
 
