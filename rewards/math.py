@@ -132,6 +132,7 @@ def _readable(text: str) -> str:
     text = without_repeating(text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
     text = re.sub(r"(?<=\d)(?:\\[,! ]|~|\{,\})(?=\d{3}(?!\d))", "", text.replace("\\!", ""))
+    text = re.sub(r"\\[,;:]|~", " ", text)
     text = _PER_CENT.sub(lambda m: rf"\frac{{{m[1]}}}{{{10 ** len(m[2] or '') * 100}}}".replace(".", ""), text)
     text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|[°€£¥]|\\(?:\$|degree(?![a-zA-Z]))", "", text)
     return text.replace("$", "") if text.count("$") == 1 else text
