@@ -119,3 +119,45 @@ def test_an_answer_without_a_number_is_invalid_and_told_before_training():
 def test_a_negative_tolerance_is_refused():
     with pytest.raises(ValueError, match="atol=-1"):
         score("5", 5, atol=-1)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        *((text, "0.75") for text in (r"\frac{3}{4}", "3/4", "¾", "3 / 4", r"\frac34")),
+        *((text, "1.5") for text in (r"1\frac{1}{2}", "1 1/2", "1½", "1,5", "1{,}5")),
+        *(
+            (text, "100000")
+            for text in ("10^{5}", "10^5", "10⁵", "1e5", "1E+5", r"1.0\times 10^{5}", "100k", "1 x 10^5")
+        ),
+        *((text, "0.05") for text in ("5%", r"5\%", "5 percent", "5 %", "５％")),
+        *((text, "3000000") for text in ("3 million", "3M", "3 Mio.", "300万", "3 000 000", "3.000.000", "3'000'000")),
+        *((text, "1234") for text in ("1,234", "1{,}234", r"1\,234", "1 234", "1\u202f234", "1'234", "1,234.0")),
+        *((text, "1234.5") for text in ("1.234,5", "1,234.5", "1 234,5", "1234.5")),
+        *((text, "8") for text in ("7 + 1 = 8", "8 = 7 + 1", "x = 8", "**8**", "$8$", "8 cm", "eight", "5 + 3 = 8 cm")),
+        ("1,23,456", "123456"),
+        (r"0.1\overline{6}", "1/6"),
+    ],
+)
+def test_what_is_read_as_a_number(written, number):
+    assert score(written, number, atol=0.0).value == 1.0
+    assert score("77", written, atol=0.0).value == 0.0  # as a gold it is read, too
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("3 or 5", "(3, 5)", "1,2,3", "5 ± 1", "3-5", "x > 5", "not 5", "2x + 3", r"2\sqrt{3}", "10:30", "f(3)"),
+        *("±3", r"\{3, 5\}", "3 to 5", "1/2/3", "2024-05-03", "at most 5", r"\log_2 5", "sin(5)", "5 ft 3", "3x"),
+        *(r"\begin{pmatrix} 3 \\ 5 \end{pmatrix}", "[3, 5)", "3 * 5", "3^x", "-(-5)", "1.2.3", "3, 5", "x = 3, y = 5"),
+    ],
+)
+def test_what_is_no_number_is_worth_nothing_and_named_as_a_gold(written):
+    assert [score(written, number).value for number in (3, 5, 1, 2, 15, 30, -5, 8)] == [0.0] * 8
+    assert "holds no number" in load_reward("numeric.close").check_prompt(Prompt("p", "q", {"answer": written}))
+
+
+@pytest.mark.parametrize("before", ["9", "9 ", "or ", "(", "=", "\\frac{", "**"])
+def test_only_the_end_of_a_long_answer_is_read(before):
+    """The work is bounded by characters, 4000, whatever stands before them."""
+    assert score(f"<answer>{before * 50_000}{' ' * 4000}= 5</answer>", 5).value == 1.0
