@@ -92,7 +92,7 @@ class Loop:
         with Progress(total, start=self.cursor.total_steps, main=shown) as self.progress:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)
-        if "after" not in self.cursor.evaluations:  # the last stage had no step left, or ended by itself
+        if self._lacks_scores():
             self._evaluate("after")
         run.processes.end()
         if self.saver.unsaved:
@@ -207,6 +207,12 @@ class Loop:
         if found:
             self.cursor.evaluations[tag] = found
         return found
+
+    def _lacks_scores(self) -> bool:
+        """Whether those of the end are not known: the last stage had no step left, ended by itself, or was evaluated by
+        other rewards before a resume."""
+        found = self.cursor.evaluations.get("after", {})
+        return any(f"eval/{reward.name}" not in found for reward in self.run.eval_rewards)
 
     def _finish(self) -> dict[str, Any]:
         run, cursor = self.run, self.cursor
