@@ -20,7 +20,8 @@ from typing import Any
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import gold_of, lacks_answer, marked, not_applicable, readings, text_of
-from .number import number_in, without_repeating
+from .number import number_in
+from .numerals import without_repeating
 from .places import joined_boxes, without_thoughts
 from .signs import ascii_signs
 
