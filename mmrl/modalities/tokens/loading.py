@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from mmrl.engines.decoder import decoder_of
-from mmrl.modalities.quiet import no_bars
 from mmrl.modalities.tokens import attention
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.logprobs import Head
@@ -23,7 +22,6 @@ def source(config: TokenModelConfig, example: str) -> dict[str, Any]:
 
     Raises FileNotFoundError for a local folder without a model.
     """
-    no_bars("transformers")
     local = resolve(config.path)
     looks_local = config.path.startswith(("share://", ".", "/", "~")) or local.exists()
     if looks_local and not (local / "config.json").is_file():
@@ -99,6 +97,8 @@ def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = 
         if (config.train == "full" and id(parameter) not in alone) or "lora_" in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    for module in frozen:
+        module.to(getattr(torch, config.dtype))
     if config.gradient_checkpointing:
         _check_class(type(model), model.config, config)
         _enable_checkpointing(model)
