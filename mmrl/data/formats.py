@@ -29,7 +29,7 @@ SYSTEM = ("system", "system_prompt")
 # Columns that are shown or learned: null in them, as in a table of mixed rows, is a column that is not there.
 _ABSENT = (
     "messages", "conversations", "context_messages", "images", "image", "image_path", *SYSTEM, "completion", "chosen",
-    "rejected", "rejected_response", "rejected_messages", "tools", "chat_template_kwargs",
+    "rejected", "rejected_response", "rejected_messages",
 )  # fmt: skip
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
 _UNSEEN_MEDIA = ("video", "videos", "audio", "audios", "rejected_images")

@@ -82,7 +82,7 @@ def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for number, message in enumerate(messages):
         told = {key: _dense(value) for key, value in message.items() if value is not None and key not in _LEARNED}
         told["content"] = _joined(told.get("content", "" if "tool_calls" in told else None))
-        if not isinstance(told["role"], str) or not isinstance(told["content"], str):
+        if not isinstance(told.get("role"), str) or not isinstance(told["content"], str):
             raise ValueError(f"message {number} of `prompt` has no text in `role` or in `content`")
         if told["role"] == "assistant" and not all(message[k] for k in _LEARNED if message.get(k) is not None):
             told["loss"] = False
