@@ -139,6 +139,14 @@ class Adapter:
         """
         return None
 
+    @classmethod
+    def prompt_check(cls, config: Any) -> Callable[[Prompt], str | None] | None:
+        """For `mmrl plan`: what `usable` would say, as far as it can be known without the weights; None: nothing can.
+
+        Left out: None.
+        """
+        return None
+
     def next_steps(
         self,
         items: Sequence[tuple[Prompt, Sequence[Completion]]],

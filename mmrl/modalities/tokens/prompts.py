@@ -88,6 +88,17 @@ class PromptEncoder:
             return "has `tools`, and the chat template writes none; leave the column out, or take another model"
         return None
 
+    def refusal(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]] | None = None) -> str | None:
+        """Why a prompt's messages (None: those of its record) cannot be rendered, its length apart, or None."""
+        context = self.opening(prompt) if messages is None else Context(messages)
+        reason = self.unfit(context, prompt.record)
+        try:
+            if reason is None:
+                self.ids(context, prompt.record)
+        except ValueError as error:
+            return str(error)
+        return reason
+
     def arguments_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """What a record's chat is rendered with."""
         tools = _tools(record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 
 import pytest
@@ -277,3 +279,43 @@ def test_a_role_that_a_template_does_not_know_is_named():
     made = encoder(FAMILIES["mistral"])
     with pytest.raises(ValueError, match="it knows no role 'tool'$"):
         made.reply_ids([{"role": "tool", "content": "3"}], made.turns.ends.end)
+
+
+# -------------------------------------------------------------------- from `mmrl plan` already
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "told"),
+    [
+        (["system", "user"], 2, r"data\.prompts: 2 of the first 2 cannot be used, first '1': the chat template .*role system"),
+        (["user", "user"], 2, "data.prompts: 2 of the first 2 cannot be used.* join them"),
+        (["user"], 0, ""),
+    ],
+)
+def test_a_plan_says_what_the_template_refuses(main, monkeypatch, tmp_path, messages, code, told):
+    monkeypatch.setattr(tiny, "build_tokenizer", lambda *args: FAMILIES["gemma"].tokenizer())
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps({"messages": [{"role": r, "content": "Hi"} for r in messages]}) + "\n" for _ in "12")
+    )
+    config = f"""
+modality: text
+model: {{path: built, build: {{hidden: 16, layers: 1, heads: 2, kv_heads: 1}}}}
+data: {{prompts: {tmp_path}/p.jsonl}}
+rewards: [{{name: exact.match}}]
+stages: [{{kind: grpo, steps: 1}}]
+"""
+    (tmp_path / "c.yaml").write_text(config)
+    found, out, err = main("plan", tmp_path / "c.yaml")
+    assert (found != 0) == bool(code), err
+    assert re.search(told, err) and len(err.strip().splitlines()) <= 1
+
+
+def test_a_plan_tells_how_many_prompts_are_refused(main, monkeypatch, tmp_path):
+    monkeypatch.setattr(tiny, "build_tokenizer", lambda *args: FAMILIES["gemma"].tokenizer())
+    rows = [{"messages": [{"role": role, "content": "Hi"}]} for role in ("user", "assistant", "user")]
+    rows[1]["messages"].append({"role": "user", "content": "Ho"})
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = "model={path: built, build: {hidden: 16, layers: 1, heads: 2, kv_heads: 1}}"
+    code, out, err = main("plan", "text/tiny", model, f"data={{prompts: {tmp_path}/p.jsonl}}", "eval={}")
+    assert code == 0, err
+    assert "data.prompts: 1 of the first 3 cannot be used, first '2': " in out
