@@ -36,7 +36,8 @@ class Adapter:
 
     # The adapter's own options, the `model:` section of a config: a pydantic model, mmrl.strict.Strict for one. For
     # `mmrl eval --run` it has a method at(folder): its copy that reads the policy that `save` wrote there. Methods
-    # actions_per_sample() and describe() (lines of text) are used by `mmrl plan`, where they exist.
+    # actions_per_sample(), describe() (lines of text) and prompt_check() (None, or prompt -> what `usable` would say of
+    # its messages, known without the weights) are used by `mmrl plan`, where they exist.
     Config: ClassVar[type]
 
     # What `mmrl train --modality FILE:CLASS` runs, without `modality`. Left out: a CONFIG has to be named.
@@ -136,14 +137,6 @@ class Adapter:
         """Why a prompt cannot be rolled out, or None; such prompts are dropped and counted. Left out: all can.
 
         Raises PictureError for a picture that cannot be used: whether that stops a run, data.on_bad_record says.
-        """
-        return None
-
-    @classmethod
-    def prompt_check(cls, config: Any) -> Callable[[Prompt], str | None] | None:
-        """For `mmrl plan`: what `usable` would say, as far as it can be known without the weights; None: nothing can.
-
-        Left out: None.
         """
         return None
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 
 from mmrl.config import Config, ConfigError
 from mmrl.data.prompts import load_prompts, reading
 from mmrl.data.sources import HUB, function_of, function_rows, read_rows
-from mmrl.modalities.load import adapter_class
 from mmrl.types import Prompt
 
 LOOKED_AT = 100
+# Columns that the chat template is given, besides a question.
+_TOLD = ("messages", "tools", "chat_template_kwargs")
 
 
 def prompt_lines(config: Config) -> list[str]:
@@ -21,27 +23,34 @@ def prompt_lines(config: Config) -> list[str]:
     """
     if config.environment is not None:
         return []
-    try:
-        check = adapter_class(config.modality).prompt_check(config.model)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from error
+    found = {key: _first(config, key) for key in ("prompts", "eval_prompts")}
+    check = _check(config) if any(found.values()) else None
     if check is None:
         return []
     lines = []
-    for key in ("prompts", "eval_prompts"):
-        prompts = [p for p in _first(config, key) if p.record.get("environment") is None]
+    for key, prompts in found.items():
         reasons = [(p, why) for p in prompts if (why := check(p))]
         if reasons:
             first, why = reasons[0]
-            found = f"data.{key}: {len(reasons)} of the first {len(prompts)} cannot be used, first {first.id!r}: {why}"
+            told = f"data.{key}: {len(reasons)} of the first {len(prompts)} cannot be used, first {first.id!r}: {why}"
             if len(reasons) == len(prompts):
-                raise ConfigError(found)
-            lines.append(found)
+                raise ConfigError(told)
+            lines.append(told)
     return lines
 
 
+def _check(config: Config) -> Callable[[Prompt], str | None] | None:
+    made = getattr(config.model, "prompt_check", None)
+    try:
+        return made() if made else None
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+
+
 def _first(config: Config, key: str) -> list[Prompt]:
-    """The first prompts of a source that is on this machine; what cannot be read is not for here to say."""
+    """The first prompts of a source that is on this machine, [] where all are plain questions, which any template
+    takes; what cannot be read is not for here to say.
+    """
     data = config.data
     source = getattr(data, key)
     if not source or source.startswith(HUB):
@@ -53,6 +62,9 @@ def _first(config: Config, key: str) -> list[Prompt]:
             rows = function_rows(source, function, min(LOOKED_AT, getattr(data, f"{key}_count")))
         else:
             rows = islice(read_rows(source, how["split"], data.subset), LOOKED_AT)
-        return load_prompts(source, {}, data.on_bad_record, rows=rows, **how)
+        found = load_prompts(source, {}, data.on_bad_record, rows=rows, **how)
     except ConfigError:
         return []
+    prompts = [prompt for prompt in found if prompt.record.get("environment") is None]
+    told = any(getattr(config.model, option, None) for option in ("system", "chat_template_kwargs"))
+    return prompts if told or any(prompt.record.get(column) for prompt in prompts for column in _TOLD) else []

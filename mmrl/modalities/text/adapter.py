@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,6 @@ import torch
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
-from mmrl.modalities.tokens.prompts import PromptEncoder
-from mmrl.types import Prompt
 
 
 class TextAdapter(TokenAdapter):
@@ -34,23 +30,6 @@ class TextAdapter(TokenAdapter):
             tokenizer = AutoTokenizer.from_pretrained(**place)
             model = AutoModelForCausalLM.from_pretrained(**place, **loading.options(config))
         return loading.trained(model, config), tokenizer
-
-    @classmethod
-    def prompt_check(cls, config: ModelConfig) -> Callable[[Prompt], str | None] | None:
-        """Whether the chat template takes a prompt, where the tokenizer's files are on this machine."""
-        if config.build is not None:
-            from mmrl.modalities.text.tiny import build
-
-            tokenizer = build(**config.build)[1]
-        else:
-            from transformers import AutoTokenizer
-
-            try:
-                place = loading.source(config, "Qwen/Qwen3-0.6B")
-                tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
-            except OSError:
-                return None
-        return PromptEncoder(tokenizer, config, sys.maxsize).refusal
 
     def _built(self) -> tuple[Any, Any]:
         from mmrl.modalities.text.tiny import build

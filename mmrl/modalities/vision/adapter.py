@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from mmrl.environments.opening import opening
 from mmrl.media import Media
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import loading
@@ -23,7 +21,7 @@ from mmrl.modalities.vision.pictures import PictureShelf, picture_refs, shown
 from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.modalities.vision.reading import VisionReader
 from mmrl.pictures import open_image
-from mmrl.types import Prompt, Sample
+from mmrl.types import Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,25 +74,6 @@ class VisionAdapter(TokenAdapter):
             config = config.model_copy(update={"lora": config.lora.model_copy(update={"targets": targets})})
         model = loading.trained(model, config, towers if config.vision == "frozen" else ())
         return model, self.processor.tokenizer
-
-    @classmethod
-    def prompt_check(cls, config: ModelConfig) -> Callable[[Prompt], str | None] | None:
-        """Whether the chat template takes a prompt, where the processor's files are on this machine."""
-        if config.build is not None or importlib.util.find_spec("torchvision") is None:
-            return None
-        from transformers import AutoProcessor
-
-        try:
-            place = loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct")
-            processor = AutoProcessor.from_pretrained(**place, local_files_only=True)
-        except OSError:
-            return None
-        encoder = VisionEncoder(processor, config, sys.maxsize)
-
-        def check(prompt: Prompt) -> str | None:
-            return encoder.refusal(prompt, opening(prompt, len(picture_refs(prompt))))
-
-        return check
 
     def _lora(self, model: nn.Module, wanted: Sequence[str] | None) -> list[str]:
         """The decoder's linear layers, those whose names end in one of `wanted`: engines cannot serve adapters on the

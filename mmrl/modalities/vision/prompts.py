@@ -7,7 +7,7 @@ from typing import Any
 
 from mmrl.media import IMAGE
 from mmrl.modalities.tokens.prompts import PromptEncoder
-from mmrl.modalities.vision.config import ModelConfig
+from mmrl.modalities.tokens.config import TokenModelConfig
 
 
 class VisionEncoder(PromptEncoder):
@@ -16,7 +16,7 @@ class VisionEncoder(PromptEncoder):
     Without a template a prompt is its pictures, then the start token, its text and a line's end, as PaliGemma reads it.
     """
 
-    def __init__(self, processor: Any, config: ModelConfig, limit: int, stops: Sequence[int] = ()) -> None:
+    def __init__(self, processor: Any, config: TokenModelConfig, limit: int, stops: Sequence[int] = ()) -> None:
         self.processor = processor
         super().__init__(processor.tokenizer, config, limit, stops)
 
