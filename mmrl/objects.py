@@ -1,7 +1,8 @@
 """Objects of Python in a configuration: rows and functions that have no file, by names that a configuration can hold.
 
-A name is `object:MARK` of rows, where the mark is of what they hold, and `object:function:NAME` of a function or another
-callable. The objects themselves are kept for as long as the process lives; a new process has to be given them again.
+A name is `object:MARK` of rows, where the mark is of what they hold, and `object:function:NAME` of a function or
+another callable. The objects themselves are kept for as long as the process lives; a new process has to be given them
+again.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def _rows(value: Any, key: str) -> list[dict[str, Any]]:
         value = value.to_dict("records")
     if isinstance(value, Mapping):
         raise ValueError(
-            f"{key}: got a {type(value).__name__} of {', '.join(map(str, list(value)[:5]))}; give rows, one of its splits"
+            f"{key}: got a {type(value).__name__} of {', '.join(map(str, list(value)[:5]))}; give rows: one of its "
+            "splits"
         )
     if not (isinstance(value, Iterable) or hasattr(value, "__getitem__")):
         raise ValueError(f"{key}: got {type(value).__name__}, expected a source's name, rows, or a function")

@@ -21,7 +21,11 @@ from mmrl.training.stopping import Stopped
 from mmrl.types import Group, Prompt, Sample
 
 ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": "4"}, {"prompt": "3+3=", "answer": "6"}]
-MODEL = {"path": "built", "build": {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1}, "sampling": {"max_tokens": 4}}
+MODEL = {
+    "path": "built",
+    "build": {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1},
+    "sampling": {"max_tokens": 4},
+}
 
 
 def generated():
@@ -88,7 +92,11 @@ def test_rows_of_every_kind_are_the_same_prompts_under_the_same_name(source):
     made = _config(config(prompts=value), {})
     assert made.data.prompts == _config(config(prompts=ROWS), {}).data.prompts
     prompts = training_prompts(made.data)
-    assert [(p.id, p.text, p.record["answer"]) for p in prompts] == [("0", "1+1=", "2"), ("1", "2+2=", "4"), ("2", "3+3=", "6")]
+    assert [(p.id, p.text, p.record["answer"]) for p in prompts] == [
+        ("0", "1+1=", "2"),
+        ("1", "2+2=", "4"),
+        ("2", "3+3=", "6"),
+    ]
 
 
 def test_every_key_that_names_a_source_takes_rows():
@@ -116,7 +124,10 @@ def test_the_name_of_rows_is_a_mark_of_what_they_hold():
     from PIL import Image
 
     pictures = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
-    shown = [_config(config(prompts=[{"prompt": "<image>?", "images": [p]}]), {}).data for p in (*pictures, pictures[0].copy())]
+    shown = [
+        _config(config(prompts=[{"prompt": "<image>?", "images": [p]}]), {}).data
+        for p in (*pictures, pictures[0].copy())
+    ]
     assert shown[0].prompts == shown[2].prompts != shown[1].prompts
     assert training_prompts(shown[0])[0].record["images"] == [pictures[0]]
 
@@ -124,7 +135,7 @@ def test_the_name_of_rows_is_a_mark_of_what_they_hold():
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ({"train": ROWS, "test": ROWS}, "prompts: got a dict of train, test; give rows, one of its splits"),
+        ({"train": ROWS, "test": ROWS}, "prompts: got a dict of train, test; give rows: one of its splits"),
         ([1, 2], r"prompts\[0\] is int, expected a dict of columns, or a text"),
         (object(), "prompts: got object, expected a source's name, rows, or a function"),
         ([{"prompt": ""}], r"object:.*\[0\]: needs a non-empty string `prompt`"),
@@ -137,7 +148,9 @@ def test_what_is_no_data_is_told(value, told):
 
 
 def test_an_object_of_another_process_is_asked_for():
-    with pytest.raises(ConfigError, match="data: object:0123 is an object of Python .* give mmrl.train the object again"):
+    with pytest.raises(
+        ConfigError, match=r"data: object:0123 is an object of Python .* give mmrl.train the object again"
+    ):
         load_prompts("object:0123", {}, "stop")
     with pytest.raises(RewardError, match="reward object:function:gone is an object of Python"):
         load_reward("object:function:gone")
@@ -193,7 +206,18 @@ def test_callables_of_every_kind_are_rewards():
     ]
     made = _config({**config(prompts=ROWS), "rewards": rewards}, {}).rewards
     names = [r.name.removeprefix("object:function:") for r in made]
-    assert names == ["short", "short", "solved", "Longer", "Longer#2", "reward", "reward#2", "short#2", "lambda", "exact.match"]
+    assert names == [
+        "short",
+        "short",
+        "solved",
+        "Longer",
+        "Longer#2",
+        "reward",
+        "reward#2",
+        "short#2",
+        "lambda",
+        "exact.match",
+    ]
     found = scored([r for r in made if r.alias is None], ["2", "four"], {"answer": "2"})
     assert found == {
         "short": [1, 0], "solved": [1, 0], "Longer": [0, 1], "reward": [1, 1], "reward#2": [0, 1], "short#2": [1, 1],
@@ -221,12 +245,16 @@ def test_what_a_reward_raises_is_placed_in_its_file():
 
 
 def test_code_is_marked_by_what_it_does():
-    marks = [objects.mark_of_code(f) for f in (short, solved, more_than(1), more_than(2), more_than(1), Longer(1), Longer)]
+    marks = [
+        objects.mark_of_code(f) for f in (short, solved, more_than(1), more_than(2), more_than(1), Longer(1), Longer)
+    ]
     assert marks[2] == marks[4] and len(set(marks[:4])) == 4 and marks[5] == marks[6]
     typed = {}
-    exec("def f(samples): return [1.0]\ndef g(samples): return [2.0]", typed)  # noqa: S102 - a prompt has no source
+    exec("def f(samples): return [1.0]\ndef g(samples): return [2.0]", typed)
     assert objects.mark_of_code(typed["f"]) != objects.mark_of_code(typed["g"])
-    assert objects.mark_of_code(functools.partial(short, most=1)) != objects.mark_of_code(functools.partial(short, most=2))
+    assert objects.mark_of_code(functools.partial(short, most=1)) != objects.mark_of_code(
+        functools.partial(short, most=2)
+    )
 
 
 # -------------------------------------------------------------------- runs
@@ -240,7 +268,7 @@ def test_processes_with_other_data_are_told():
     made = _config(config(prompts=ROWS), {})
     same = [made.data.prompts, "None", "exact.match"]
     _check_objects(made, processes(same))
-    with pytest.raises(ConfigError, match="processes were given different objects: object:.* and object:other"):
+    with pytest.raises(ConfigError, match=r"processes were given different objects: object:.* and object:other"):
         _check_objects(made, processes(same, ["object:other", *same[1:]]))
 
 
@@ -251,7 +279,13 @@ def once(tmp_path):
     stage = {"kind": "grpo", "steps": 4, "groups": 2, "samples": 2, "optim": {"lr": 1e-3}}
 
     def train(name, rewards=(short, solved), rows=ROWS, **options):
-        values = {**config(prompts=rows), "rewards": list(rewards), "stages": [stage], "out": str(tmp_path), "name": name}
+        values = {
+            **config(prompts=rows),
+            "rewards": list(rewards),
+            "stages": [stage],
+            "out": str(tmp_path),
+            "name": name,
+        }
         return mmrl.train(values, quiet=True, **options)
 
     yield train
@@ -275,7 +309,7 @@ def test_a_run_of_objects_resumes_with_them_and_with_no_others(once, tmp_path):
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
     written = (tmp_path / "cut" / "config.yaml").read_text()
     assert "object:function:short" in written and "reward/solved" in (tmp_path / "cut" / "metrics.jsonl").read_text()
-    with pytest.raises(Exception, match="data.prompts: 'object:.*' -> 'object:.*'"):
+    with pytest.raises(Exception, match=r"data.prompts: 'object:.*' -> 'object:.*'"):
         once("cut", rows=ROWS[:2], resume=True)
 
 

@@ -11,7 +11,9 @@ from mmrl import objects
 from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
-RecordFormat = Literal["auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "alpaca"]
+RecordFormat = Literal[
+    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "alpaca"
+]
 
 
 class DataConfig(Strict):
@@ -20,9 +22,9 @@ class DataConfig(Strict):
     prompts: str | None = Field(
         None,
         description="Training prompts: a .jsonl or .parquet file (`prompt`, optional `id`, any columns), a .txt file "
-        "(one prompt a line), a folder of files or one saved by the datasets library, a pattern (`shards/*.parquet`), `hub:owner/name`, or `file.py:function`, called "
-        "as function(index, **prompts_options) and returning a dict. `share://` names files that ship with mmrl. A "
-        "`prompt` is a text or a list of chat messages. In Python also rows or a function (docs/python.md).",
+        "(one prompt a line), a folder of files or one saved by the datasets library, a pattern (`shards/*.parquet`), "
+        "`hub:owner/name`, or `file.py:function`, called as function(index, **prompts_options) and returning a "
+        "dict. `share://` names files that ship with mmrl. A `prompt` is a text or a list of chat messages. In Python also rows or a function (docs/python.md).",
     )
     eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
     where: dict[str, Any] = Field(

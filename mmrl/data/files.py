@@ -124,8 +124,8 @@ def _within(path: Path, value: Any) -> Iterator[Row]:
         yield as_row(where, 1, value)
     elif len(lists) > 1:
         raise ConfigError(
-            f"data: {path} is one object with several lists of records: {', '.join(lists)}; write the one that is meant "
-            "to a file of its own"
+            f"data: {path} is one object with several lists of records: {', '.join(lists)}; write the one that is "
+            "meant to a file of its own"
         )
     else:
         for number, record in enumerate(next(iter(lists.values())), 1):

@@ -56,7 +56,9 @@ def conversation(
     answered = any(record.get(key) is not None for key in ("completion", "chosen"))
     if begun:
         if texts[-1]["role"] != "assistant" or len(texts) == 1:
-            raise ValueError("`continue_final_message` needs a last message of role assistant, and a question before it")
+            raise ValueError(
+                "`continue_final_message` needs a last message of role assistant, and a question before it"
+            )
         made["messages"] = texts
     else:
         last = max((n for n, m in enumerate(texts) if m["role"] != "assistant"), default=len(texts) - 1)

@@ -129,7 +129,9 @@ def shards(folder: Path, split: str) -> list[Path]:
     files = [path for place in (folder, folder / "data") for path in _records_in(place)]
     kinds = {kind_of(path) for path in files}
     if len(kinds) > 1:
-        raise ConfigError(f"data: {folder} has files of {', '.join(sorted(kinds))}; name those that are meant: {folder}/*.x")
+        raise ConfigError(
+            f"data: {folder} has files of {', '.join(sorted(kinds))}; name those that are meant: {folder}/*.x"
+        )
     names = {path: re.split(r"[-_.]", path.name)[0] for path in files}
     splits = set(names.values()) & _SPLITS
     if not splits:

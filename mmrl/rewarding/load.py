@@ -80,8 +80,8 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: fl
     """The reward called `name`, with its keyword options.
 
     name: `file.function` from the share folder's rewards/, `path/to/file.py:function`, or that of a callable that
-    was given in Python (mmrl.objects). A class is built once, with the options; a function gets them at every call. A function of `completions`, as TRL's are, is
-    wrapped (see mmrl.rewarding.trl).
+    was given in Python (mmrl.objects). A class is built once, with the options; a function gets them at every call. A
+    function of `completions`, as TRL's are, is wrapped (see mmrl.rewarding.trl).
     timeout: seconds that one call may take (see mmrl.rewarding.limit); null waits for ever.
     Raises RewardError when the name, an option or a package is missing.
     """

@@ -54,7 +54,9 @@ class Columns:
         for name in self._needed:
             if counts[name] < len(prompts):
                 without = len(prompts) - counts[name]
-                warnings.warn(f"{without} of {len(prompts)} prompts lack the column `{name}`: None is given", stacklevel=3)
+                warnings.warn(
+                    f"{without} of {len(prompts)} prompts lack the column `{name}`: None is given", stacklevel=3
+                )
         return None
 
 
@@ -62,9 +64,9 @@ def wrap(target: Any, options: Mapping[str, Any], columns: Columns) -> Callable[
     """The reward as list[Sample] -> what it returns, called as TRL's GRPOTrainer calls it.
 
     completions: the artifacts (texts), or [{"role": "assistant", "content": text}] each where the prompt is a list of
-    messages, with the beginning that the prompt ends with, if the policy continued one; prompts: texts or those lists; completion_ids: lists of token ids; every other column of the record as
-    a list. A function without `**kwargs` gets what it names. None in its result is *not applicable*. A coroutine is
-    run to its end. Raises ValueError where it needs what only TRL's trainer has.
+    messages, with the beginning that the prompt ends with, if the policy continued one; prompts: texts or those lists;
+    completion_ids: lists of token ids; every other column of the record as a list. A
+    function without `**kwargs` gets what it names. None in its result is *not applicable*. A coroutine is run to its end. Raises ValueError where it needs what only TRL's trainer has.
     """
     for name in _needed(target):
         if name in TRAINER_ONLY:

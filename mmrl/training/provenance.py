@@ -187,7 +187,13 @@ def _code(config: Config) -> Iterator[tuple[str, str]]:
     names = [*(reward.name for reward in config.rewards), *(stage.kind for stage in config.stages)]
     names += [reward.name for reward in config.eval.rewards or ()]
     data = config.data
-    names += [data.prompts or "", data.eval_prompts or "", data.records or "", config.modality, str((config.environment or {}).get("name", ""))]
+    names += [
+        data.prompts or "",
+        data.eval_prompts or "",
+        data.records or "",
+        config.modality,
+        str((config.environment or {}).get("name", "")),
+    ]
     for name in names:
         if objects.is_function(name):
             yield name, objects.mark_of_code(objects.held(name))

@@ -254,6 +254,7 @@ ALWAYS: dict[type, set[str]] = {
     tokens.ConversationConfig: {"max_turns", "max_pictures", "max_tokens"},  # records may bring environments
     tokens.TokenModelConfig: {
         *("path", "build", "dtype", "attention", "train", "gradient_checkpointing", "chat", "system"),
+        "chat_template_kwargs",
         *("max_prompt_tokens", "skip_special_tokens", "sampling", "evaluation", "conversation", "rollout_batch"),
         "logits_chunk",
     },

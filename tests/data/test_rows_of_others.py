@@ -27,9 +27,16 @@ SHARE = [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2"}, {"from"
 TOOLS = [{"type": "function", "function": {"name": "add"}}]
 
 
+def share(text):
+    return {"from": "gpt", "value": text}
+
+
 def dpo(record, **wanted):
     """What a preference record becomes, besides its own columns."""
     return pytest.param(record, wanted, id=", ".join(record))
+
+
+A, B = [user("1"), said("a")], [user("1"), said("b")]
 
 
 # -------------------------------------------------------------------- preferences
@@ -39,20 +46,23 @@ def dpo(record, **wanted):
     ("record", "wanted"),
     [
         # TRL: the prompt inside of both, alone, beside a text, or beside messages
-        dpo({"chosen": [user("1"), said("a")], "rejected": [user("1"), said("b")]}, messages=[user("1")]),
-        dpo({"prompt": "1", "chosen": [user("1"), said("a")], "rejected": [user("1"), said("b")]}, messages=[user("1")]),
+        dpo({"chosen": A, "rejected": B}, messages=[user("1")]),
+        dpo({"prompt": "1", "chosen": A, "rejected": B}, messages=[user("1")]),
         dpo({"chosen": [*TALK, said("a")], "rejected": [*TALK, said("b")]}, messages=TALK),
         dpo({"prompt": TALK, "chosen": [said("a")], "rejected": [said("b")]}, messages=TALK),
         # OpenRLHF: the same, with a prompt that is a list
-        dpo({"prompt": [user("1")], "chosen": [user("1"), said("a")], "rejected": [user("1"), said("b")]}, messages=[user("1")]),
+        dpo({"prompt": [user("1")], "chosen": A, "rejected": B}, messages=[user("1")]),
         # ms-swift
         dpo({"messages": [SYSTEM, *TALK, said("a")], "rejected_response": "b"}, messages=[SYSTEM, *TALK]),
         dpo({"messages": [*TALK, said("a")], "rejected_messages": [*TALK, said("b")]}, messages=TALK),
         dpo({"query": "1", "response": "a", "rejected_response": "b"}, messages=[user("1")]),
-        dpo({"system": "S", "history": [["1", "2"]], "query": "3", "response": "a", "rejected_response": "b"}, messages=[SYSTEM, *TALK]),
+        dpo(
+            {"system": "S", "history": [["1", "2"]], "query": "3", "response": "a", "rejected_response": "b"},
+            messages=[SYSTEM, *TALK],
+        ),
         # LLaMA-Factory
         dpo({"instruction": "1", "input": "", "chosen": "a", "rejected": "b"}, messages=[user("1")]),
-        dpo({"conversations": SHARE, "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}, messages=TALK),
+        dpo({"conversations": SHARE, "chosen": share("a"), "rejected": share("b")}, messages=TALK),
         # MMPR's and ours
         dpo({"prompt": "1", "chosen": "a", "rejected": "b"}),
         dpo({"question": "1", "chosen": "a", "rejected": "b"}),
@@ -74,9 +84,9 @@ def test_a_preference_is_a_question_and_two_answers(record, wanted):
     [
         ({"chosen": [user("1"), said("a")], "rejected": [user("2"), said("b")]}, "do not begin with the same question"),
         ({"chosen": [user("1"), said("a")], "rejected": [user("1")]}, "do not begin with the same question"),
-        ({"prompt": "9", "chosen": [user("1"), said("a")], "rejected": [user("1"), said("b")]}, "`prompt` is not what"),
+        ({"prompt": "9", "chosen": A, "rejected": B}, "`prompt` is not what"),
         ({"messages": [user("1")], "rejected_response": "b"}, "needs a last message of role `assistant`"),
-        ({"prompt": "1", "chosen": [said("a"), user("2")], "rejected": [said("b")]}, "an answer begins and ends with assistant"),
+        ({"prompt": "1", "chosen": [said("a"), user("2")], "rejected": [said("b")]}, "begins and ends with assistant"),
         ({"query": "1", "history": ["1"]}, r"`history` must be a list of \[question, answer\]"),
         ({"instruction": " ", "output": "a"}, "needs `instruction`, a text that is not empty"),
     ],
@@ -179,19 +189,20 @@ def test_a_beginning_is_the_assistant_s():
 # -------------------------------------------------------------------- tools
 
 
-CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+ADD = {"name": "add", "arguments": {"a": 1}}
+CALL, HEARD = {"type": "function", "function": ADD}, {"role": "tool", "content": "3"}
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        {"messages": [user("1"), said(None, tool_calls=[CALL]), {"role": "tool", "content": "3"}, said("4")], "tools": TOOLS},
+        {"messages": [user("1"), said(None, tool_calls=[CALL]), HEARD, said("4")], "tools": TOOLS},
         # as a table has it: null for the keys that other rows have, schemas as a text
         {
             "messages": [
                 {**user("1"), "tool_calls": None, "name": None},
-                {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "add", "arguments": {"a": 1, "b": None}}}]},
-                {"role": "tool", "content": "3", "tool_calls": None},
+                {"role": "assistant", "tool_calls": [{**CALL, "function": {**ADD, "arguments": {"a": 1, "b": None}}}]},
+                {**HEARD, "tool_calls": None},
                 said("4", tool_calls=None),
             ],
             "tools": json.dumps(TOOLS),
@@ -234,7 +245,9 @@ def test_columns_for_the_template_that_are_none_are_refused(column, value, told)
 
 def test_arguments_of_the_template_may_be_json_and_null_is_none():
     for given in ({"enable_thinking": False, "other": None}, '{"enable_thinking": false}'):
-        assert normalised({"prompt": "1", "chat_template_kwargs": given})["chat_template_kwargs"] == {"enable_thinking": False}
+        assert normalised({"prompt": "1", "chat_template_kwargs": given})["chat_template_kwargs"] == {
+            "enable_thinking": False
+        }
 
 
 # -------------------------------------------------------------------- golds
@@ -242,7 +255,14 @@ def test_arguments_of_the_template_may_be_json_and_null_is_none():
 
 @pytest.mark.parametrize(
     ("solution", "answer"),
-    [("42", "42"), (42, 42), ("\\frac{1}{2}", "\\frac{1}{2}"), ("First 2.\nThen 3.", None), ("x" * 65, None), (True, None)],
+    [
+        ("42", "42"),
+        (42, 42),
+        ("\\frac{1}{2}", "\\frac{1}{2}"),
+        ("First 2.\nThen 3.", None),
+        ("x" * 65, None),
+        (True, None),
+    ],
 )
 def test_a_short_solution_is_the_answer(solution, answer):
     assert normalised({"prompt": "1", "solution": solution}).get("answer") == answer

@@ -11,7 +11,7 @@ from mmrl.config import ConfigError, DataConfig
 from mmrl.data.prompts import load_prompts, training_prompts
 from mmrl.data.records import Records
 
-ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "é, \"q\"", "answer": "[3]"}]
+ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": 'é, "q"', "answer": "[3]"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 CSV = 'prompt,answer\n1+1=,2\n"é, ""q""",[3]\n'
 TEXTS = {
@@ -126,7 +126,7 @@ def test_files_of_several_kinds_are_not_one_data_set(tmp_path):
 
 
 def test_a_pattern_that_nothing_matches_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="no file matches '.*missing-"):
+    with pytest.raises(ConfigError, match=r"no file matches '.*missing-"):
         texts(f"{tmp_path}/missing-*.jsonl")
     (tmp_path / "odd[1].jsonl").write_text(LINES)  # a name, not a pattern
     assert len(texts(tmp_path / "odd[1].jsonl")) == 2
@@ -151,7 +151,10 @@ def test_shards_of_parquet_hold_messages(tmp_path):
         {"messages": [{"role": "user", "content": "3"}, {"role": "assistant", "content": None, "tool_calls": [call]}]},
     ]
     for number, row in enumerate(rows):
-        parquet.write_table(arrow.Table.from_pylist([row] + rows), tmp_path / f"train-{number}.parquet")
+        parquet.write_table(arrow.Table.from_pylist([row, *rows]), tmp_path / f"train-{number}.parquet")
     prompts = training_prompts(DataConfig(prompts=str(tmp_path)))
     assert [p.text for p in prompts] == ["1", "1", "3", "3", "1", "3"]
-    assert [p.record["completion"] for p in prompts[1:3]] == ["2", [{"role": "assistant", "content": "", "tool_calls": [call]}]]
+    assert [p.record["completion"] for p in prompts[1:3]] == [
+        "2",
+        [{"role": "assistant", "content": "", "tool_calls": [call]}],
+    ]

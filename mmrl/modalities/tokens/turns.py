@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -129,7 +128,7 @@ class Turns:
         """Ids of what the template writes of a whole message of the assistant, behind the opening of its turn."""
         opening = self.render([_user(WORDS)], True, arguments)
         whole = self.render([_user(WORDS), message], False, arguments)
-        ids = self.encode(whole[len(os.path.commonprefix([opening, whole])) :])
+        ids = self.encode(whole[_shared(opening, whole) :])
         end = next((place for place, i in enumerate(ids) if i in self.stops or i == self.ends.end), None)
         return [*ids, *self.ends.closing] if end is None else ids[: end + 1]
 
@@ -187,6 +186,11 @@ class Turns:
             return True
         closing = self.render([_user(MARK)], True, {}).rpartition(MARK)[2].strip()
         return text.lstrip().removeprefix(self.tokenizer.bos_token or "").startswith(header) and closing in text
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters two texts begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def _user(words: str) -> dict[str, str]:

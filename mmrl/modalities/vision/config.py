@@ -67,7 +67,6 @@ class ModelConfig(TokenModelConfig):
     def prompt_check(self) -> Callable[[Prompt], str | None] | None:
         """Whether the chat template takes a prompt; None where the processor's files are not on this machine."""
         from mmrl.modalities.tokens import loading
-        from mmrl.modalities.vision.pictures import picture_refs
         from mmrl.modalities.vision.prompts import VisionEncoder
 
         if self.build is not None or importlib.util.find_spec("torchvision") is None:
@@ -82,6 +81,6 @@ class ModelConfig(TokenModelConfig):
         encoder = VisionEncoder(processor, self, sys.maxsize)
 
         def check(prompt: Prompt) -> str | None:
-            return encoder.refusal(prompt, opening(prompt, len(picture_refs(prompt))))
+            return encoder.refusal(prompt, opening(prompt, len(prompt.record.get("images") or ())))
 
         return check

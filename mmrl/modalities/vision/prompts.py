@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.media import IMAGE
-from mmrl.modalities.tokens.prompts import PromptEncoder
 from mmrl.modalities.tokens.config import TokenModelConfig
+from mmrl.modalities.tokens.prompts import PromptEncoder
 
 
 class VisionEncoder(PromptEncoder):

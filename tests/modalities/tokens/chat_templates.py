@@ -43,7 +43,8 @@ CHATML = """
 
 QWEN25 = """
 {%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are Qwen.<|im_end|>\\n' }}{% endif %}
-{%- if tools %}{{ '<|im_start|>system\\n# Tools\\n' }}{% for t in tools %}{{ t | tojson }}{% endfor %}{{ '<|im_end|>\\n' }}{% endif %}
+{%- if tools %}{{ '<|im_start|>system\\n# Tools\\n' }}{% for t in tools %}{{ t | tojson }}{% endfor
+    %}{{ '<|im_end|>\\n' }}{% endif %}
 {%- for m in messages %}
 {%- if m.role == 'tool' %}{{ '<|im_start|>user\\n<tool_response>\\n' + m.content + '\\n</tool_response><|im_end|>\\n' }}
 {%- else %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}
@@ -62,22 +63,27 @@ QWEN3 = """
 {%- if loop.index0 > ns.last %}{{ '<think>\\n' + thought + '\\n</think>\\n\\n' }}{% endif %}{{ content }}
 {%- else %}{{ m.content }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"""
+{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif
+    %}{% endif %}"""
 
 LLAMA3 = """{{- bos_token }}
-{%- for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}
+{%- for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim +
+    '<|eot_id|>' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
 
 LLAMA2 = """
 {%- for m in messages %}
-{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}
-{%- if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) 
+    %}{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}
+{%- if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' +
+    eos_token }}{% endif %}
 {%- endfor %}"""
 
 GEMMA = """{{- bos_token }}
 {%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
 {%- for m in messages %}
-{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) 
+    %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}
 {%- set role = 'model' if m.role == 'assistant' else m.role %}
 {{- '<start_of_turn>' + role + '\\n' + m.content | trim + '<end_of_turn>\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
@@ -85,8 +91,10 @@ GEMMA = """{{- bos_token }}
 MISTRAL = """{{- bos_token }}
 {%- set told = messages[1:] if messages[0].role == 'system' else messages %}
 {%- for m in told %}
-{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('After the optional system message, conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}
-{%- if m.role == 'user' %}{{ '[INST]' }}{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif %}{{ m.content + '[/INST]' }}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) 
+    %}{{ raise_exception('After the optional system message, conversation roles must alternate user/assistant/...') }}{% endif %}
+{%- if m.role == 'user' %}{{ '[INST]' }}{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content +
+    '\\n\\n' }}{% endif %}{{ m.content + '[/INST]' }}
 {%- elif m.role == 'assistant' %}{{ m.content + eos_token }}
 {%- else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"""
 
@@ -102,7 +110,8 @@ COHERE = """{{- bos_token }}
 
 COHERE2 = """{{- bos_token }}
 {%- for m in messages %}
-{%- if m.role == 'assistant' %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>' + m.content + '<|END_RESPONSE|><|END_OF_TURN_TOKEN|>' }}
+{%- if m.role == 'assistant' %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>' + m.content +
+    '<|END_RESPONSE|><|END_OF_TURN_TOKEN|>' }}
 {%- else %}{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' + m.content + '<|END_OF_TURN_TOKEN|>' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"""
 
@@ -112,8 +121,10 @@ GLM4 = """{{- '[gMASK]<sop>' }}
 
 HARMONY = """{{- '<|start|>system<|message|>You are ChatGPT.<|end|>' }}
 {%- for m in messages %}
-{%- if m.role == 'assistant' %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + ('<|return|>' if loop.last and not add_generation_prompt else '<|end|>') }}
-{%- else %}{{ '<|start|>' + ('developer' if m.role == 'system' else m.role) + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}
+{%- if m.role == 'assistant' %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + ('<|return|>' if
+    loop.last and not add_generation_prompt else '<|end|>') }}
+{%- else %}{{ '<|start|>' + ('developer' if m.role == 'system' else m.role) + '<|message|>' + m.content + '<|end|>'
+    }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"""
 
 DEEPSEEK = """{{- bos_token }}
@@ -128,7 +139,13 @@ R1 = DEEPSEEK.replace("+ m.content + '<|end_of", "+ m.content.split('</think>')[
     "{{ '<|Assistant|>' }}{% endif %}", "{{ '<|Assistant|><think>\\n' }}{% endif %}"
 )
 
-COMMAND = ("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>")
+COMMAND = (
+    "<|START_OF_TURN_TOKEN|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|USER_TOKEN|>",
+    "<|CHATBOT_TOKEN|>",
+    "<|SYSTEM_TOKEN|>",
+)
 
 FAMILIES = {
     "chatml": Family(

@@ -70,7 +70,7 @@ def opened(made, record=None, text="Hi"):
 @every_family
 @pytest.mark.parametrize("ends", ["itself", "cut", "otherwise"])
 def test_a_conversation_is_its_turns_with_one_end_each(policy, family, ends):
-    """The policy says "one", "two", "three": ended by the template's end, by its budget, or by another id that stops."""
+    """The policy says "one", "two", "three": ended by the template's end, by its budget, or by another stop id."""
     made = policy(family)
     end = made.tokenizer.convert_tokens_to_ids(family.end)
     other = next((t for t in (PAD, *family.stops) if t != family.end), PAD)
@@ -127,7 +127,9 @@ def test_given_turns_are_the_row_that_sampling_them_makes(policy, family):
     assert pieces(made, told) == [(f"{words}{family.end}", True), (middle, False), (f"{words}{family.end}", True)]
     assert [turn.role for turn in told.turns] == ["user", *["assistant", "user"] * 2, "assistant"]
     records = [{"prompt": "Hi", "completion": turns}]
-    assert made.supervised_weight(records) == told.trajectory.mask.sum() == 2 * len(made.reader.prompts.answer_ids("one"))
+    assert (
+        made.supervised_weight(records) == told.trajectory.mask.sum() == 2 * len(made.reader.prompts.answer_ids("one"))
+    )
 
 
 def test_without_a_template_an_answer_ends_with_the_tokenizer_s_eos():
@@ -138,7 +140,9 @@ def test_without_a_template_an_answer_ends_with_the_tokenizer_s_eos():
 
 def test_a_template_that_takes_no_answer_leaves_the_end_to_the_tokenizer():
     made = encoder(FAMILIES["chatml"])
-    made.tokenizer.chat_template = "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}Q: {{ messages[0].content }}"
+    made.tokenizer.chat_template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}Q: {{ messages[0].content }}"
+    )
     assert made.tokenizer.decode(made.answer_ids("one")) == "one<|im_end|>"
 
 
@@ -168,7 +172,9 @@ def test_arguments_that_the_template_does_not_read_are_refused(name):
     with pytest.raises(ValueError, match=rf"^model\.chat_template_kwargs has '{name}'.*leave it out$"):
         encoder(QWEN3, chat_template_kwargs={name: 1})
     made, record = encoder(QWEN3), {"chat_template_kwargs": {name: 1}}
-    assert f"has a column `chat_template_kwargs` that has '{name}'" in made.unfit(made.opening(Prompt("p", "Hi", record)), record)
+    assert f"has a column `chat_template_kwargs` that has '{name}'" in made.unfit(
+        made.opening(Prompt("p", "Hi", record)), record
+    )
 
 
 def test_arguments_need_a_template():
@@ -194,7 +200,8 @@ def test_tools_and_their_calls_are_what_the_template_writes():
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>'
     tools = '{"type": "function", "function": {"name": "add", "description": "Adds."}}'
     assert opened(made, {"messages": messages, "tools": [TOOL]}) == (
-        f"<|im_start|>system\n# Tools\n{tools}<|im_end|>\n<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n1+?<|im_end|>\n"
+        f"<|im_start|>system\n# Tools\n{tools}<|im_end|>\n<|im_start|>system\nS<|im_end|>\n"
+        "<|im_start|>user\n1+?<|im_end|>\n"
         f"<|im_start|>assistant\n{call}\n<|im_start|>user\n<tool_response>\n3\n</tool_response><|im_end|>\n"
         "<|im_start|>assistant\n"
     )
@@ -202,7 +209,10 @@ def test_tools_and_their_calls_are_what_the_template_writes():
     blind, record = encoder(FAMILIES["gemma"]), {"tools": [TOOL]}
     assert "has `tools`, and the chat template writes none" in blind.unfit(blind.opening(Prompt("p", "Hi")), record)
     names = {"tools": ["hammer"]}  # a column of the record's own
-    assert opened(blind, names) == FAMILIES["gemma"].opening and blind.unfit(blind.opening(Prompt("p", "Hi")), names) is None
+    assert (
+        opened(blind, names) == FAMILIES["gemma"].opening
+        and blind.unfit(blind.opening(Prompt("p", "Hi")), names) is None
+    )
 
 
 @every_family
@@ -252,7 +262,9 @@ def test_what_a_template_refuses_is_one_line_that_says_what_to_do(family):
     }
     for kind, (messages, told) in cases.items():
         if kind in family.refuses:
-            with pytest.raises(ValueError, match=f"^the chat template does not take these messages: .*; .*{told}$") as raised:
+            with pytest.raises(
+                ValueError, match=f"^the chat template does not take these messages: .*; .*{told}$"
+            ) as raised:
                 opened(made, {"messages": messages})
             assert "\n" not in str(raised.value)
         else:
@@ -264,7 +276,9 @@ def test_what_a_template_refuses_is_one_line_that_says_what_to_do(family):
 
 def test_a_system_message_of_the_config_that_the_template_refuses_names_the_key():
     made = encoder(FAMILIES["gemma"], system="Be brief.")
-    with pytest.raises(ValueError, match="System role not supported; .*: leave model.system out, and put its text into"):
+    with pytest.raises(
+        ValueError, match=r"System role not supported; .*: leave model.system out, and put its text into"
+    ):
         opened(made)
 
 
@@ -277,7 +291,7 @@ def test_the_adapter_drops_such_prompts_with_the_reason(policy):
 
 def test_a_role_that_a_template_does_not_know_is_named():
     made = encoder(FAMILIES["mistral"])
-    with pytest.raises(ValueError, match="it knows no role 'tool'$"):
+    with pytest.raises(ValueError, match=r"it knows no role 'tool'$"):
         made.reply_ids([{"role": "tool", "content": "3"}], made.turns.ends.end)
 
 
@@ -287,7 +301,11 @@ def test_a_role_that_a_template_does_not_know_is_named():
 @pytest.mark.parametrize(
     ("messages", "code", "told"),
     [
-        (["system", "user"], 2, r"data\.prompts: 2 of the first 2 cannot be used, first '1': the chat template .*role system"),
+        (
+            ["system", "user"],
+            2,
+            r"data\.prompts: 2 of the first 2 cannot be used, first '1': the chat template .*role system",
+        ),
         (["user", "user"], 2, "data.prompts: 2 of the first 2 cannot be used.* join them"),
         (["user"], 0, ""),
     ],
@@ -305,7 +323,7 @@ rewards: [{{name: exact.match}}]
 stages: [{{kind: grpo, steps: 1}}]
 """
     (tmp_path / "c.yaml").write_text(config)
-    found, out, err = main("plan", tmp_path / "c.yaml")
+    found, _, err = main("plan", tmp_path / "c.yaml")
     assert (found != 0) == bool(code), err
     assert re.search(told, err) and len(err.strip().splitlines()) <= 1
 

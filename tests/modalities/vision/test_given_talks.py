@@ -36,7 +36,11 @@ def test_pictures_stand_at_their_marks_in_the_prompt_and_behind_it(shared, drawn
     rows = [torch.cat([s.trajectory.tensors["prompt"], s.trajectory.tensors["ids"]]).tolist() for s in (every, last)]
     assert rows[0] == rows[1]  # the same row, of which more is trained
     assert [(m.view.picture, m.original) for m in every.media] == [(m.view.picture, m.original) for m in last.media]
-    slots = [int((s.trajectory.tensors[part] == policy.reader.image_id).sum()) for s in (every, last) for part in ("prompt", "ids")]
+    slots = [
+        int((s.trajectory.tensors[part] == policy.reader.image_id).sum())
+        for s in (every, last)
+        for part in ("prompt", "ids")
+    ]
     assert slots[0] + slots[1] == slots[2] and 0 < slots[0] < slots[2] and slots[3] == 0
     end = policy.tokenizer.eos_token
     words = policy.tokenizer.decode(every.trajectory.tensors["ids"][every.trajectory.mask])
