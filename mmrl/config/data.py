@@ -23,8 +23,9 @@ class DataConfig(Strict):
         None,
         description="Training prompts: a .jsonl or .parquet file (`prompt`, optional `id`, any columns), a .txt file "
         "(one prompt a line), a folder of files or one saved by the datasets library, a pattern (`shards/*.parquet`), "
-        "`hub:owner/name`, or `file.py:function`, called as function(index, **prompts_options) and returning a "
-        "dict. `share://` names files that ship with mmrl. A `prompt` is a text or a list of chat messages. In Python also rows or a function (docs/python.md).",
+        "`hub:owner/name`, or `file.py:function`, called as function(index, **prompts_options) and returning a dict. "
+        "`share://` names files that ship with mmrl. A `prompt` is a text or a list of chat messages. In Python also "
+        "rows or a function (docs/python.md).",
     )
     eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
     where: dict[str, Any] = Field(

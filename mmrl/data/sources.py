@@ -127,7 +127,7 @@ def shards(folder: Path, split: str) -> list[Path]:
     if any((folder / name).is_file() for name in _SAVED):
         return []
     files = [path for place in (folder, folder / "data") for path in _records_in(place)]
-    kinds = {kind_of(path) for path in files}
+    kinds = {kind for path in files if (kind := kind_of(path))}
     if len(kinds) > 1:
         raise ConfigError(
             f"data: {folder} has files of {', '.join(sorted(kinds))}; name those that are meant: {folder}/*.x"

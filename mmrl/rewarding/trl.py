@@ -65,8 +65,9 @@ def wrap(target: Any, options: Mapping[str, Any], columns: Columns) -> Callable[
 
     completions: the artifacts (texts), or [{"role": "assistant", "content": text}] each where the prompt is a list of
     messages, with the beginning that the prompt ends with, if the policy continued one; prompts: texts or those lists;
-    completion_ids: lists of token ids; every other column of the record as a list. A
-    function without `**kwargs` gets what it names. None in its result is *not applicable*. A coroutine is run to its end. Raises ValueError where it needs what only TRL's trainer has.
+    completion_ids: lists of token ids; every other column of the record as a list. A function without `**kwargs` gets
+    what it names. None in its result is *not applicable*. A coroutine is run to its end. columns: those of the data.
+    Raises ValueError where it needs what only TRL's trainer has.
     """
     for name in _needed(target):
         if name in TRAINER_ONLY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ def _encoded(reader: Reader, prompt: Prompt, index: int, answer: Answer, banned:
 
 
 def _ids(reader: Reader, record: Mapping[str, Any], answer: Answer) -> list[Tensor]:
-    messages = record.get("messages")
+    messages = record.get("messages") or ()
     begun = bool(messages) and continues(messages)
     return [
         reader.prompts.answer_ids(turn, record, continued=begun and number == 0)
@@ -158,7 +158,7 @@ def token_count(reader: Reader, records: Sequence[Mapping[str, Any]]) -> int:
     return count
 
 
-def is_conversation(answer: Answer) -> bool:
+def is_conversation(answer: Answer) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     """Whether an answer is messages, the policy's and those of others between them."""
     return isinstance(answer, list | tuple) and len(answer) > 0 and isinstance(answer[0], Mapping)
 

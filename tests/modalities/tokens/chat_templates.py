@@ -92,7 +92,7 @@ MISTRAL = """{{- bos_token }}
 {%- set told = messages[1:] if messages[0].role == 'system' else messages %}
 {%- for m in told %}
 {%- if (m.role == 'user') != (loop.index0 % 2 == 0) 
-    %}{{ raise_exception('After the optional system message, conversation roles must alternate user/assistant/...') }}{% endif %}
+    %}{{ raise_exception('After the optional system message, roles must alternate user/assistant/...') }}{% endif %}
 {%- if m.role == 'user' %}{{ '[INST]' }}{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content +
     '\\n\\n' }}{% endif %}{{ m.content + '[/INST]' }}
 {%- elif m.role == 'assistant' %}{{ m.content + eos_token }}
