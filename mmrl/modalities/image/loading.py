@@ -9,6 +9,7 @@ import torch
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class, family_of
 from mmrl.modalities.image.families.base import Family
+from mmrl.modalities.quiet import no_bars
 from mmrl.share import resolve
 
 
@@ -21,6 +22,7 @@ def load_family(config: ModelConfig) -> Family:
         return family_class(config.family)(_build(config), config.max_sequence_length)
     from diffusers import DiffusionPipeline
 
+    no_bars("diffusers", "transformers")
     local = resolve(config.path)
     looks_local = config.path.startswith(("share://", ".", "/")) or local.exists()
     if looks_local and not (local / "model_index.json").is_file():
