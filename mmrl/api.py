@@ -73,7 +73,7 @@ def trainer(
     processes = processes or _processes(config)
     processes.once(lambda: claim(config.run_dir, resume, fresh))
     processes.notes.open()
-    run = assemble(config, processes, should_stop)
+    run = assemble(config, processes, should_stop, quiet=quiet)
     if processes.is_main and not resume:
         describe(config)
     return Loop(run, quiet=quiet, allow=allow)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from mmrl.boxes import marked_boxes
 from mmrl.media import Box, Size, area, clipped, to_original
 from mmrl.types import Prompt, Sample
 
@@ -46,8 +47,9 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
     where: `tag:NAME`, the last whole <NAME>...</NAME>; `json`, the last code fence; `whole`, all of it; `auto`, the
     first of tag:bbox, tag:answer, json and whole that can be read. Thoughts are left out. In that place stands JSON or
     a Python literal: a box [x1, y1, x2, y2] or [[x1, y1], [x2, y2]], a list of them, or objects with `bbox_2d` (`bbox`,
-    `box`) and perhaps a `label`; a code fence around it and Qwen's marks of boxes are left out. Otherwise, unless
-    strict, every four numbers in brackets are a box, and every two corners: (x1, y1), (x2, y2).
+    `box`) and perhaps a `label`; a code fence around it is left out. Boxes between a family's own marks
+    (mmrl.boxes: Qwen2-VL's, InternVL's, PaliGemma's) are those. Otherwise, unless strict, every four numbers in
+    brackets are a box, and every two corners: (x1, y1), (x2, y2).
     Raises NoBoxes for what is missing, cannot be read, or is over 300 boxes; ValueError for another `where`.
     """
     if where == "auto":
@@ -58,7 +60,7 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
                 continue
         raise NoBoxes("no readable boxes")
     way, _, name = where.partition(":")
-    said = _TOKENS.sub("", without_thoughts(text))
+    said = without_thoughts(text)
     if way == "tag" and name:
         piece, missing = tagged(said, name), f"no whole <{name}>"
     elif where == "json":
@@ -69,7 +71,8 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
         raise ValueError(f"where={where!r}: expected auto, tag:NAME, json or whole")
     if piece is None:
         raise NoBoxes(missing)
-    items = _read(next(iter(_FENCE.findall(piece)[-1:]), piece).strip(), strict)
+    marked = [Item(found.box, found.label) for found in marked_boxes(piece)]
+    items = marked or _read(_TOKENS.sub("", next(iter(_FENCE.findall(piece)[-1:]), piece)).strip(), strict)
     if len(items) > MOST_BOXES:
         raise NoBoxes(f"over {MOST_BOXES} boxes")
     return items

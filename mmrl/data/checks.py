@@ -12,8 +12,10 @@ from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
 from mmrl.data.rows import Flaw, Row
+from mmrl.data.videos import with_frames
 
 MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
+VIDEO_FRAMES = DataConfig.model_fields["video_frames"].default
 DEPTH = 64  # lists in lists; far more ends whatever walks a record
 _WARNINGS = 10  # bad records told one by one; the rest is counted
 _TOLD = 400  # characters of a record's problem
@@ -24,7 +26,7 @@ class Checker:
     """Checks the raw records of one source and makes them ours; a column that nobody sees is told once.
 
     columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form: see
-    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures.
+    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures. video_frames: that are shown of a video.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Checker:
         form: RecordFormat = "auto",
         root: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        video_frames: int = VIDEO_FRAMES,
     ) -> None:
         self.columns, self.mapping, self.form = columns, mapping or {}, form
-        self.root, self.max_pixels = root, max_pixels
+        self.root, self.max_pixels, self.video_frames = root, max_pixels, video_frames
         self._unseen: set[str] = set()
 
     def record(self, row: Row) -> dict[str, Any]:
@@ -45,7 +48,7 @@ class Checker:
             raise ValueError(row.problem)
         refuse_unsound(row.record)
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
-        raw = {**row.record, **named}
+        raw = with_frames({**row.record, **named}, self.root, self.video_frames)
         record = normalised(raw, self.form)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():

@@ -16,7 +16,7 @@ from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
-from mmrl.modalities.vision.families import Features, family_of
+from mmrl.modalities.vision.families import Features, attention_of, check_kind, family_of
 from mmrl.modalities.vision.pictures import PictureShelf, picture_refs, shown
 from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.modalities.vision.reading import VisionReader
@@ -50,23 +50,25 @@ class VisionAdapter(TokenAdapter):
             raise ImportError("modality vision needs the package 'torchvision': pip install \"mmrl[vision]\"")
         if config.build is not None:
             model, self.processor = self._built()
-            model.set_attn_implementation(config.attention)
+            model.set_attn_implementation(attention_of(model.config, config.attention))
         else:
-            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
             place = loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct")
+            numbers = AutoConfig.from_pretrained(**place)
+            check_kind(numbers.model_type)  # before any weights
+            attention = {"attn_implementation": attention_of(numbers, config.attention)}
             self.processor = AutoProcessor.from_pretrained(**place)
-            model = AutoModelForImageTextToText.from_pretrained(**place, **loading.options(config))
+            model = AutoModelForImageTextToText.from_pretrained(**place, **loading.options(config) | attention)
         self.family = family_of(model, self.processor, config)
         if config.gradient_checkpointing and self.family.prefix_attention:
             raise ValueError(
                 f"gradient_checkpointing: prompts of {type(model).__name__} need a cache, which layers that are "
                 "recomputed cannot fill; leave it off"
             )
-        if config.engine.name == "vllm" and self.family.prefix_attention:
+        if config.engine.name == "vllm" and self.family.not_served:
             raise ValueError(
-                f"engine.name=vllm puts the pictures of {type(model).__name__} where it wants, not where the prompt "
-                "has them; leave it at transformers"
+                f"engine.name=vllm: {type(model).__name__} {self.family.not_served}; leave it at transformers"
             )
         towers = self.family.towers(model)
         if config.train == "lora":
@@ -108,13 +110,17 @@ class VisionAdapter(TokenAdapter):
     def _reader(self, limit: int) -> VisionReader:
         space = self.family.space if self.config.space == "auto" else self.config.space
         self.shelf = PictureShelf(self.family, space, MAX_PIXELS, self.config.picture_cache << 20)
-        encoder = VisionEncoder(self.processor, self.config, limit)
+        encoder = VisionEncoder(self.processor, self.config, limit, self.family.framed)
         skip = self.config.skip_special_tokens
         return VisionReader(self.tokenizer, encoder, skip, self.shelf, self.family.image_id)
 
     def _decoder(self) -> VisionDecoder:
         frozen = self.config.vision == "frozen"
         return VisionDecoder(self.model, self.family, self._kept if frozen else self._room(), frozen)
+
+    @property
+    def _sharing(self) -> bool:
+        return super()._sharing and self.family.shares_prompts
 
     def _room(self) -> Kept[Features]:
         return Kept(self.config.picture_cache << 20)

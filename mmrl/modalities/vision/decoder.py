@@ -26,6 +26,9 @@ class VisionDecoder(Decoder):
         self.model, self.family, self.kept, self.frozen = model, family, kept, frozen
         self.prefix_attention, self.first_position = family.prefix_attention, family.first_position
 
+    def new_cache(self) -> Any:
+        return self.family.new_cache(self.module)
+
     def cut(self, row: Row, length: int) -> Row:
         return cut(row, length, self.family.image_id)
 

@@ -1,8 +1,9 @@
-"""Messages with pictures as token ids, one placeholder a picture."""
+"""Messages with pictures as token ids, one placeholder a picture (or for each of its parts)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,16 +12,21 @@ from mmrl.modalities.tokens.prompts import PromptEncoder
 from mmrl.modalities.vision.config import ModelConfig
 
 MARK = "\x00"
+_PARTS = re.compile("\x01(\\d+)\x01")  # behind an IMAGE: how many places the picture has
+
+# (rendered text, parts of each of its pictures) -> the text that the tokenizer reads
+Framed = Callable[[str, Sequence[int]], str]
 
 
 class VisionEncoder(PromptEncoder):
     """Renders messages by the processor's chat template, in which IMAGE stands for a picture.
 
-    Without a template a prompt is its pictures, then the start token, its text and a line's end, as PaliGemma reads it.
+    framed: the family's way with rendered pictures. Without a template a prompt is its pictures, then the start token,
+    its text and a line's end, as PaliGemma reads it.
     """
 
-    def __init__(self, processor: Any, config: ModelConfig, limit: int) -> None:
-        self.processor = processor
+    def __init__(self, processor: Any, config: ModelConfig, limit: int, framed: Framed) -> None:
+        self.processor, self.framed = processor, framed
         super().__init__(processor.tokenizer, config, limit)
 
     @property
@@ -28,15 +34,19 @@ class VisionEncoder(PromptEncoder):
         return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
 
     def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool) -> str:
-        return self.processor.apply_chat_template(
+        text = self.processor.apply_chat_template(
             list(chat), tokenize=False, add_generation_prompt=answer, chat_template=self.template
         )
+        parts = [part for message in chat for part in message["content"] if part["type"] == "image"]
+        return self.framed(text, [part["parts"] for part in parts])
 
-    def content(self, text: str) -> list[dict[str, str]]:
+    def content(self, text: str) -> list[dict[str, Any]]:
         """The parts of a message: texts, and pictures between them."""
-        parts: list[dict[str, str]] = []
+        parts: list[dict[str, Any]] = []
         for number, piece in enumerate(text.split(IMAGE)):
-            parts += [{"type": "image"}] if number else []
+            told = _PARTS.match(piece) if number else None
+            piece = piece[told.end() :] if told else piece
+            parts += [{"type": "image", "parts": int(told[1]) if told else 1}] if number else []
             parts += [{"type": "text", "text": piece}] if piece else []
         return parts or [{"type": "text", "text": ""}]
 
@@ -46,12 +56,32 @@ class VisionEncoder(PromptEncoder):
         return self.processor.image_token * pictures + start + text.replace(IMAGE, "").strip() + "\n"
 
     def inline(self, text: str) -> str:
-        """Environments may repeat what the policy wrote: words that read like a placeholder stay words."""
-        token = self.processor.image_token
-        return self._picture.join(p.replace(token, f"{token[0]} {token[1:]}") for p in text.split(IMAGE))
+        """What the template makes of a user's text, pictures at the places that it gives them.
+
+        Environments may repeat what the policy wrote: words that read like a placeholder stay words.
+        """
+        for token in self._placeholders:
+            text = IMAGE.join(p.replace(token, f"{token[0]} {token[1:]}") for p in text.split(IMAGE))
+        before, after = self._around_user
+        written = self.apply([{"role": "user", "content": self.content(text)}], answer=False)
+        return written[len(before) : len(written) - len(after)]
 
     @cached_property
-    def _picture(self) -> str:
-        """What the template writes for a picture."""
-        text = self.apply([{"role": "user", "content": self.content(f"{MARK}{IMAGE}{MARK}")}], answer=False)
-        return text.split(MARK)[1]
+    def _placeholders(self) -> list[str]:
+        names = {self.processor.image_token, getattr(self.tokenizer, "image_token", None)}
+        return sorted(name for name in names if isinstance(name, str))
+
+    @cached_property
+    def _around_user(self) -> tuple[str, str]:
+        """What the template writes before and behind what a user says."""
+        text = self.apply([{"role": "user", "content": self.content(MARK)}], answer=False)
+        before, _, after = text.partition(MARK)
+        return before, after
+
+
+def with_parts(text: str, parts: Sequence[int]) -> str:
+    """A text whose IMAGE marks tell how many parts their pictures have, where any has more than one."""
+    if all(n == 1 for n in parts):
+        return text
+    pieces = text.split(IMAGE)
+    return pieces[0] + "".join(f"{IMAGE}\x01{n}\x01{piece}" for n, piece in zip(parts, pieces[1:]))

@@ -14,8 +14,8 @@ from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.tokens.reading import Reader
-from mmrl.modalities.vision.pictures import PictureShelf, cut, expand, picture_refs
-from mmrl.modalities.vision.prompts import VisionEncoder
+from mmrl.modalities.vision.pictures import Picture, PictureShelf, cut, expand, picture_refs
+from mmrl.modalities.vision.prompts import VisionEncoder, with_parts
 from mmrl.types import Prompt, Sample, Turn
 
 
@@ -40,7 +40,7 @@ class VisionReader(Reader):
         if reason := self.prompts.unfit(context) or _miscounted(context):
             raise Unfit(prompt, reason)
         pictures = [self.shelf.get(prompt, view) for view in context.views]
-        ids = expand(self.prompts.ids(context), pictures, self.image_id)
+        ids = expand(self.prompts.ids(_told(context, pictures)), pictures, self.image_id)
         self.prompts.check_length(prompt, len(ids))
         turns, shown_before = [], 0
         for message in context.messages:
@@ -55,7 +55,8 @@ class VisionReader(Reader):
                 f"the environment's text marks {reply.text.count(IMAGE)} pictures and shows {len(reply.views)}"
             )
         pictures = [self.shelf.get(prompt, view) for view in reply.views]
-        ids = self.prompts.reply_ids(reply.text, reply.role, ended)
+        text = with_parts(reply.text, [p.parts for p in pictures])
+        ids = self.prompts.reply_ids(text, reply.role, ended)
         return Row(expand(ids, pictures, self.image_id), tuple(pictures)), [p.media for p in pictures]
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
@@ -80,6 +81,16 @@ class VisionReader(Reader):
             found.append(("" if inside else "▣") if picture else self.word_of[i])
             inside = picture
         return found
+
+
+def _told(context: Context, pictures: Sequence[Picture]) -> Context:
+    """The context with the parts of its pictures in its messages."""
+    rest, messages = [p.parts for p in pictures], []
+    for message in context.messages:
+        here = message["content"].count(IMAGE)
+        messages.append({**message, "content": with_parts(message["content"], rest[:here])})
+        rest = rest[here:]
+    return Context(messages, context.views)
 
 
 def _miscounted(context: Context) -> str | None:

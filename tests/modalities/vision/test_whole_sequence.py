@@ -17,7 +17,7 @@ from mmrl.modalities.vision.tiny import KINDS
 from mmrl.types import Group
 
 QWEN = [kind for kind in KINDS if kind.startswith("qwen")]
-CHAT = [kind for kind in KINDS if kind != "paligemma"]
+CHAT = [kind for kind in KINDS if not kind.startswith("paligemma")]
 VIEWS = [View(0), View(1), View(0, (8.0, 4.0, 56.0, 40.0)), View(1, None, (32, 48)), View(0)]
 
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from mmrl.modalities.vision.families.base import Family, Features
 class Qwen2VL(Family):
     """Pictures keep their shape; a token has three positions (time, height, width)."""
 
+    boxes = "qwen2_vl"
+
     def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
         super().__init__(model, processor, config)
         pictures = processor.image_processor
@@ -33,6 +35,19 @@ class Qwen2VL(Family):
 
     def towers(self, model: Any) -> list[nn.Module]:
         return [model.base_model.visual]
+
+    def written(self, size: Size) -> str:
+        width, height = self.seen(size)
+        return self.processor.image_token * ((width // self.patch // self.merge) * (height // self.patch // self.merge))
+
+    def seen(self, size: Size) -> Size:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        bounds = self.processor.image_processor.size
+        height, width = smart_resize(
+            size[1], size[0], self.patch * self.merge, bounds["shortest_edge"], bounds["longest_edge"]
+        )
+        return width, height
 
     def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
         made = self.processor.image_processor(images=[image], return_tensors="pt")
@@ -90,10 +105,13 @@ class Qwen25VL(Qwen2VL):
     """Writes boxes in pixels of what its processor made of the picture."""
 
     space = "seen"
+    boxes = "json"
 
 
 class Qwen3VL(Qwen2VL):
     """Gives the tower's inner features to inner layers of the decoder."""
+
+    boxes = "json"
 
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
         found = self._seen(model, inputs)
@@ -126,6 +144,13 @@ class Qwen3VL(Qwen2VL):
             use_cache=cache is not None,
             **deep,
         ).last_hidden_state
+
+
+class Qwen35(Qwen2VL):
+    """Most layers are of linear attention, whose state a cache cannot take up again for more than one token."""
+
+    boxes = "json"
+    shares_prompts = False
 
 
 def _joined(rows: Any) -> Tensor:
