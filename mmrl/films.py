@@ -9,6 +9,7 @@ import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,16 @@ class FilmError(ValueError):
     """A film that cannot be shown; says why, in words that follow its name."""
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a film. refs: what mmrl.pictures opens; numbers: their places among `total`; fps: None: nobody says."""
+
+    refs: list[Any]
+    numbers: tuple[int, ...]
+    total: int
+    fps: float | None = None
+
+
 def split_frame(name: str) -> tuple[str, int | None]:
     """(file, number of the frame that the name asks for, None for a name of a whole picture)."""
     found = _FRAME.search(name)
@@ -36,25 +47,28 @@ def is_film(path: Path) -> bool:
     return path.suffix.lower() in FILMS
 
 
-def frames_of(film: Any, path: Path | None, most: int) -> list[Any]:
-    """References to at most `most` frames of a film, evenly spaced and in order.
+def frames_of(film: Any, path: Path | None, most: int) -> Frames:
+    """At most `most` frames of a film, evenly spaced and in order.
 
     film: a list of pictures, or the name of what is at `path`: a folder, whose pictures are taken in the order of their
     names (a number counts as one), an animation, or a film. Raises FilmError, ImportError without PyAV.
     """
     if isinstance(film, list | tuple):
-        return _spread(list(film), most)
+        return _of_list(film, most)
     if not isinstance(film, str) or path is None:
         raise FilmError(f"is {type(film).__name__}, expected a list of pictures or the name of a folder or a file")
     if path.is_dir():
         names = sorted((p.name for p in path.iterdir() if p.suffix.lower() in PICTURES), key=_natural)
         if not names:
             raise FilmError(f"is a folder without pictures of {', '.join(sorted(PICTURES))}")
-        return _spread([f"{film.rstrip('/')}/{name}" for name in names], most)
+        return _of_list([f"{film.rstrip('/')}/{name}" for name in names], most)
     if not path.is_file():
         raise FilmError("is no folder and no file")
-    count = _count(path)
-    return [f"{film}#frame={number}" for number in _spread(range(count), most)]
+    total, fps = _count(path)
+    numbers = _spread(total, most)
+    if total == 1 and not is_film(path):
+        return Frames([film], numbers, total)
+    return Frames([f"{film}#frame={number}" for number in numbers], numbers, total, fps)
 
 
 @contextmanager
@@ -95,10 +109,12 @@ def _film_size(path: Path, changed: int) -> tuple[int, int]:
         return stream.codec_context.width, stream.codec_context.height
 
 
-def _count(path: Path) -> int:
+def _count(path: Path) -> tuple[int, float | None]:
+    """(frames of a film, how many a second)."""
     if is_film(path):
         with opened_film(path) as (container, stream):
-            return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            rate = float(stream.average_rate) if stream.average_rate else None
+            return stream.frames or sum(1 for packet in container.demux(stream) if packet.size), rate
     from PIL import Image
 
     if path.suffix.lower() not in ANIMATIONS:
@@ -106,19 +122,24 @@ def _count(path: Path) -> int:
         raise FilmError(f"is no film: give a folder of pictures, or a file of {kinds}")
     try:
         with Image.open(path) as image:
-            return int(getattr(image, "n_frames", 1))
+            duration = image.info.get("duration")
+            return int(getattr(image, "n_frames", 1)), 1000 / duration if duration else None
     except (OSError, ValueError, SyntaxError) as error:
         raise FilmError(f"cannot be read: {type(error).__name__}") from None
 
 
-def _spread(frames: Sequence[Any], most: int) -> list[Any]:
-    """The middle one of each of `most` equal parts; all of them where there are no more."""
-    count = len(frames)
+def _of_list(refs: Sequence[Any], most: int) -> Frames:
+    numbers = _spread(len(refs), most)
+    return Frames([refs[number] for number in numbers], numbers, len(refs))
+
+
+def _spread(count: int, most: int) -> tuple[int, ...]:
+    """The middle of each of `most` equal parts of `count`; all where there are no more."""
     if not count:
         raise FilmError("has no frames")
     if count <= most:
-        return list(frames)
-    return [frames[(2 * part + 1) * count // (2 * most)] for part in range(most)]
+        return tuple(range(count))
+    return tuple((2 * part + 1) * count // (2 * most) for part in range(most))
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -41,7 +41,7 @@ class PictureError(ValueError):
 
 
 def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Image:
-    """A picture as RGB.
+    """A picture as RGB; of a video as a whole its first frame.
 
     ref: a file name below `root`, or `share://...`, with `#frame=N` for a frame of an animation or a film; a PIL picture; {"bytes": ..., "path": ...} as tables hold it; or a
     function without arguments that returns one of these. max_pixels: width x height that is decoded at most.
@@ -53,6 +53,7 @@ def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Imag
     """
     from PIL import Image
 
+    ref = ref["frames"][0] if is_video(ref) else ref
     ref, name = _drawn(ref), _name(ref)
     if isinstance(ref, Image.Image):
         _bounded(ref, name, max_pixels)
@@ -72,11 +73,20 @@ def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Imag
         return _read(lambda: _upright(image), name)
 
 
+def is_video(ref: Any) -> bool:
+    """Whether a reference is a video as a whole: {"frames": [picture ...], ...}."""
+    return isinstance(ref, Mapping) and isinstance(ref.get("frames"), list) and bool(ref["frames"])
+
+
 def check_image(ref: Any, root: str | Path | None, max_pixels: int) -> None:
     """Raise PictureError for a picture that `open_image` would refuse, as far as its head and its end tell.
 
     Pixels are decoded only where the file does not end as its format does. A function is not called.
     """
+    if is_video(ref):
+        for frame in ref["frames"]:
+            check_image(frame, root, max_pixels)
+        return
     if callable(ref):
         return
     from PIL import Image
@@ -102,6 +112,7 @@ def image_size(ref: Any, root: str | Path | None, max_pixels: int) -> tuple[int,
     """
     from PIL import Image
 
+    ref = ref["frames"][0] if is_video(ref) else ref
     ref, name = _drawn(ref), _name(ref)
     if isinstance(ref, Image.Image):
         _bounded(ref, name, max_pixels)
@@ -231,8 +242,29 @@ def _ends(image: Any) -> bool:
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
+    # Pillow decodes a whole PNG to look behind its pixels for what could turn it.
+    plain = image.format == "PNG" and "exif" not in image.info and not _notes_behind(image)
+    sideways = not plain and image.getexif().get(ORIENTATION) in _SIDEWAYS
     return (image.height, image.width) if sideways else image.size
+
+
+def _notes_behind(image: Any) -> bool:
+    """Whether a PNG has words about itself behind its pixels, as few have."""
+    file, pixels = image.fp, False
+    if file is None:
+        return True
+    place = file.tell()
+    file.seek(8)
+    try:
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            pixels = pixels or kind == b"IDAT"
+            if pixels and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
 def _upright(image: Image.Image) -> Image.Image:

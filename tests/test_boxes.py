@@ -79,7 +79,7 @@ def test_a_part_of_a_picture_has_its_own_numbers(syntax, space, text):
 
 def test_numbers_that_lie_outside_are_brought_to_the_edge_and_pixels_are_whole():
     media = Media(**WHOLE, seen=(784, 588), space="norm1000", boxes="qwen2_vl")
-    assert write_boxes([Labelled((-8.0, 0.0, 808.0, 300.3))], media) == "<|box_start|>(0,0),(1000,500)<|box_end|>"
+    assert write_boxes([Labelled((-8.0, 0.0, 808.0, 300.2))], media) == "<|box_start|>(0,0),(1000,500)<|box_end|>"
     pixels = Media(**WHOLE, seen=(784, 588), space="seen")
     assert from_original((1.0, 1.0, 2.0, 2.0), pixels)[0] == pytest.approx(0.98)
     assert '"bbox_2d": [1, 1, 2, 2]' in write_boxes([Labelled((1.0, 1.0, 2.0, 2.0))], pixels)

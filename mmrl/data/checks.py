@@ -26,7 +26,8 @@ class Checker:
     """Checks the raw records of one source and makes them ours; a column that nobody sees is told once.
 
     columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form: see
-    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures. video_frames: that are shown of a video.
+    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures. video_frames, whole_videos: see
+    videos.with_frames.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Checker:
         root: str | None = None,
         max_pixels: int = MAX_PIXELS,
         video_frames: int = VIDEO_FRAMES,
+        whole_videos: bool = False,
     ) -> None:
         self.columns, self.mapping, self.form = columns, mapping or {}, form
-        self.root, self.max_pixels, self.video_frames = root, max_pixels, video_frames
+        self.root, self.max_pixels = root, max_pixels
+        self.video_frames, self.whole_videos = video_frames, whole_videos
         self._unseen: set[str] = set()
 
     def record(self, row: Row) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class Checker:
             raise ValueError(row.problem)
         refuse_unsound(row.record)
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
-        raw = with_frames({**row.record, **named}, self.root, self.video_frames)
+        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos)
         record = normalised(raw, self.form)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():

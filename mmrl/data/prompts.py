@@ -44,6 +44,7 @@ def reading(data: DataConfig, source: str) -> dict[str, Any]:
         "root": data.image_root or folder_of(source),
         "max_pixels": data.max_pixels,
         "video_frames": data.video_frames,
+        "whole_videos": data.videos == "whole",
     }
 
 
@@ -61,6 +62,7 @@ def load_prompts(
     root: str | None = None,
     max_pixels: int = MAX_PIXELS,
     video_frames: int = VIDEO_FRAMES,
+    whole_videos: bool = False,
 ) -> list[Prompt]:
     """Prompts of a source (see DataConfig.prompts), in its order; those whose columns equal `where`.
 
@@ -74,7 +76,8 @@ def load_prompts(
     """
     root = absolute(root or folder_of(source))
     rows = read_rows(source, split, subset) if rows is None else rows
-    found, bad = good_records(rows, Checker(columns, mapping, form, root, max_pixels, video_frames), on_bad, where)
+    checker = Checker(columns, mapping, form, root, max_pixels, video_frames, whole_videos)
+    found, bad = good_records(rows, checker, on_bad, where)
     if not found:
         name = source if source.startswith(HUB) else resolve(source)
         raise ConfigError(

@@ -19,11 +19,12 @@ _PARTS = ("video", "video_url")  # types of a message's parts
 _STILL = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
 
 
-def with_frames(record: Mapping[str, Any], root: str | None, most: int) -> dict[str, Any]:
+def with_frames(record: Mapping[str, Any], root: str | None, most: int, whole: bool = False) -> dict[str, Any]:
     """The record with the frames of its `videos` (or `video`, where a text marks it) among its `images`.
 
     Each `<video>`, or part of a message of that type, becomes as many `<image>` as the video has frames; where nothing
-    marks them, frames come first. most: frames of each video. Raises ValueError that names the video.
+    marks them, frames come first. most: frames of each video. whole: a video is one of the `images`, {"frames",
+    "numbers", "total", "fps"}, for processors that take it. Raises ValueError that names the video.
     """
     marks = sum(text.count(VIDEO) for text in _texts(record))
     given = record.get("videos")
@@ -33,7 +34,7 @@ def with_frames(record: Mapping[str, Any], root: str | None, most: int) -> dict[
     films = _films(given, marks)
     if marks and marks != len(films):
         raise ValueError(f"{VIDEO} stands {marks} times in the text, and there are {len(films)} videos")
-    frames = [_frames(film, root, most) for film in films]
+    frames = [_frames(film, root, most, whole) for film in films]
     images = record.get("images")
     images = record.get("image") if images is None else images
     pictures = listed(images) if images is not None else []
@@ -68,17 +69,20 @@ def _films(given: Any, marks: int) -> list[Any]:
     return [list(given)] if still and marks < 2 else list(given)
 
 
-def _frames(film: Any, root: str | None, most: int) -> list[Any]:
+def _frames(film: Any, root: str | None, most: int, whole: bool) -> list[Any]:
     name = film if isinstance(film, str) else None
     if isinstance(film, Mapping) and isinstance(film.get("path"), str):
         film = name = film["path"]
     shown = repr(name[:80]) if name else "of the record"
     try:
-        return frames_of(film, path_of(film, root) if name else None, most)
+        found = frames_of(film, path_of(name, root) if name else None, most)
     except PictureError as error:
         raise ValueError(str(error).replace("picture ", "video ", 1)) from None
     except (FilmError, ImportError) as error:
         raise ValueError(f"video {shown}: {error}") from None
+    if not whole:
+        return found.refs
+    return [{"frames": found.refs, "numbers": list(found.numbers), "total": found.total, "fps": found.fps}]
 
 
 def _texts(record: Mapping[str, Any]) -> list[str]:

@@ -112,7 +112,7 @@ class VisionAdapter(TokenAdapter):
         self.shelf = PictureShelf(self.family, space, MAX_PIXELS, self.config.picture_cache << 20)
         encoder = VisionEncoder(self.processor, self.config, limit, self.family.framed)
         skip = self.config.skip_special_tokens
-        return VisionReader(self.tokenizer, encoder, skip, self.shelf, self.family.image_id)
+        return VisionReader(self.tokenizer, encoder, skip, self.shelf)
 
     def _decoder(self) -> VisionDecoder:
         frozen = self.config.vision == "frozen"

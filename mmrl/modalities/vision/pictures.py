@@ -15,7 +15,8 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.media import Box, Media, Size, View
 from mmrl.modalities.kept import Kept
-from mmrl.pictures import ORIENTATION, PictureError, image_size, open_image
+from mmrl.modalities.vision.families.film import Film
+from mmrl.pictures import ORIENTATION, PictureError, image_size, is_video, open_image
 from mmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ FACTS = 256 << 20
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a view without its pixels. parts: places that the expansion is put in."""
+    """What is known of a view without its pixels. family: what shows it. code, depth, parts: see Family."""
 
+    family: Family
     expansion: Tensor
+    code: str
+    depth: int
     parts: int
     media: Media
 
@@ -44,16 +48,17 @@ class Facts:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a view shows. inputs: what the vision tower takes. image: what the processor was given."""
+    """What a view shows. inputs: what the vision tower takes. image: what the processor was given; a video's frames."""
 
     inputs: Mapping[str, Tensor]
-    image: Image.Image
+    image: Any
 
     @property
     def bytes(self) -> int:
         """Memory that they take."""
         numbers = sum(t.numel() * t.element_size() for t in self.inputs.values())
-        return numbers + self.image.width * self.image.height * 3
+        images = self.image if isinstance(self.image, list) else [self.image]
+        return numbers + sum(image.width * image.height * 3 for image in images)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Picture:
     key: equal for equal views of equal pictures. expansion: [e] int64, the ids that stand for it where the model reads,
     in each of its `parts` places (1 but for Gemma 3); placeholder: the one id that stands for it where an engine does.
     tokens: how many placeholders that is. media: the view in words. load: its pixels, read again where they were let go
-    of; raises PictureError, which names the prompt, for those that turn out broken.
+    of; raises PictureError, which names the prompt, for those that turn out broken. code, depth: see Family.
     """
 
     key: Hashable
@@ -73,6 +78,8 @@ class Picture:
     media: Media
     load: Callable[[], Pixels]
     parts: int = 1
+    code: str = "1"
+    depth: int = 1
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -80,7 +87,7 @@ class Picture:
         return self.load().inputs
 
     @property
-    def image(self) -> Image.Image:
+    def image(self) -> Any:
         """What the processor was given."""
         return self.load().image
 
@@ -122,45 +129,53 @@ class PictureShelf:
         refs = picture_refs(prompt)
         if not 0 <= view.picture < len(refs):
             raise ValueError(f"prompt {prompt.id!r} has {len(refs)} pictures, picture {view.picture} was asked for")
-        ref, family = refs[view.picture], self.family.among(len(refs))
-        key = (self._key(ref, prompt.root), view, len(refs) > 1 and family is not self.family)
+        ref, among = refs[view.picture], self.family.among(len(refs))
+        key = (self._key(ref, prompt.root), view, among is not self.family)
         facts = self._facts.get(key)
         if facts is None:
-            facts = self._planned(family, self._size(ref, prompt), view)
+            facts = self._planned(among, ref, self._size(ref, prompt), view)
             self._facts.put(key, facts)
-        load = functools.partial(self._pixels, key, prompt, view, family, facts)
+        load = functools.partial(self._pixels, key, prompt, view, facts)
         if not self.processed:
             load()
-        media = facts.media
-        return Picture(key, facts.expansion, self.family.image_id, media.tokens, media, load, facts.parts)
+        media, more = facts.media, (facts.parts, facts.code, facts.depth)
+        return Picture(key, facts.expansion, self.family.image_id, media.tokens, media, load, *more)
 
-    def _planned(self, family: Family, original: Size, view: View) -> Facts:
+    def _planned(self, family: Family, ref: Any, original: Size, view: View) -> Facts:
         size = shown_size(original, view)
         try:
-            expansion, parts, seen = family.expansion(size), family.parts(size), family.seen(size)
+            if is_video(ref):
+                family = Film(family, ref["numbers"], ref["total"], ref["fps"])
+            expansion, seen = family.expansion(size), family.seen(size)
+            code, depth, parts = family.code(size), family.depth(size), family.parts(size)
         except ValueError as error:
-            raise PictureError(f"a picture of {size[0]}x{size[1]} pixels: {error}") from None
-        tokens = parts * int((expansion == family.image_id).sum())
-        return Facts(expansion, parts, Media(view, original, seen, self.space, tokens, family.boxes))
+            what = "video" if is_video(ref) else "picture"
+            raise PictureError(f"a {what} of {size[0]}x{size[1]} pixels: {error}") from None
+        tokens = parts * int(torch.isin(expansion, family.slots).sum())
+        media = Media(view, original, seen, self.space, tokens, family.boxes)
+        return Facts(family, expansion, code, depth, parts, media)
 
-    def _pixels(self, key: Hashable, prompt: Prompt, view: View, family: Family, facts: Facts) -> Pixels:
+    def _pixels(self, key: Hashable, prompt: Prompt, view: View, facts: Facts) -> Pixels:
         found = self._kept.get(key)
         if found is None:
+            ref = picture_refs(prompt)[view.picture]
+            refs = ref["frames"] if is_video(ref) else [ref]
             try:
-                source = open_image(picture_refs(prompt)[view.picture], prompt.root, self.bound)
+                images = [shown(open_image(one, prompt.root, self.bound), view) for one in refs]
             except PictureError as error:
                 raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
-            found = self._made(family, source, view, facts)
+            if len({image.size for image in images}) > 1:
+                raise PictureError(f"prompt {prompt.id!r}: the frames of a video have several sizes", prompt.id)
+            found = self._made(images if is_video(ref) else images[0], facts)
             self._kept.put(key, found)
         return found
 
-    def _made(self, family: Family, source: Image.Image, view: View, facts: Facts) -> Pixels:
-        image = shown(source, view)
-        inputs, seen = family.process(image)
-        features = family.feature_count(inputs)
+    def _made(self, image: Any, facts: Facts) -> Pixels:
+        inputs, seen = facts.family.process(image)
+        features = facts.family.feature_count(inputs)
         if (features, seen) != (facts.media.tokens, facts.media.seen):
             raise ValueError(
-                f"a picture of {image.size} has {facts.media.tokens} placeholders and {features} features, was meant "
+                f"a picture of {facts.media.original} has {facts.media.tokens} placeholders and {features} features, was meant "
                 f"to become {facts.media.seen} pixels and became {seen}: the processor and the model do not belong "
                 "together"
             )
@@ -224,6 +239,8 @@ def source_key(ref: Any, root: str | None) -> Hashable:
         return hashlib.sha256(ref["bytes"]).hexdigest()
     if isinstance(ref, Mapping) and isinstance(ref.get("path"), str):
         return (root, ref["path"])
+    if is_video(ref):
+        return (tuple(source_key(one, root) for one in ref["frames"]), tuple(ref["numbers"]), ref["total"], ref["fps"])
     if hasattr(ref, "tobytes"):
         # All that open_image reads: equal numbers are other pictures in another mode, palette or orientation.
         meaning = (ref.mode, ref.size, ref.getpalette(), ref.info.get("transparency"), ref.getexif().get(ORIENTATION))
@@ -245,9 +262,9 @@ class _Itself:
         return id(self.held)
 
 
-def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
-    """Ids with a placeholder for each part of a picture -> ids with the expansions; ValueError where counts differ."""
-    places = torch.nonzero(ids == image_id).flatten().tolist()
+def expand(ids: Tensor, pictures: Sequence[Picture], marks: Tensor) -> Tensor:
+    """Ids with one of `marks` for each part of a picture -> ids with the expansions; ValueError where counts differ."""
+    places = torch.nonzero(torch.isin(ids, marks)).flatten().tolist()
     wanted = [picture.expansion for picture in pictures for _ in range(picture.parts)]
     if len(places) != len(wanted):
         raise ValueError(f"{len(places)} places for pictures in the text, {len(pictures)} pictures")
@@ -258,17 +275,17 @@ def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
     return torch.cat([*pieces, ids[last:]])
 
 
-def cut(row: Row, length: int, image_id: int) -> Row:
-    """The first `length` ids of a row with their pictures. Raises ValueError where that is inside of a picture."""
+def cut(row: Row, length: int, slots: Tensor) -> Row:
+    """The first `length` ids of a row with the pictures that have `slots` there. Raises ValueError where that is inside of a picture."""
     if length >= len(row):
         return row
-    slots = int((row.ids[:length] == image_id).sum())
+    wanted = int(torch.isin(row.ids[:length], slots).sum())
     media, count = [], 0
     for picture in row.media:
-        if count == slots:
+        if count == wanted:
             break
         count += picture.tokens
         media.append(picture)
-    if count != slots:
+    if count != wanted:
         raise ValueError(f"a row cannot be cut at {length}: that is inside of a picture")
     return Row(row.ids[:length], tuple(media))

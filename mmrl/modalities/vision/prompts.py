@@ -12,7 +12,7 @@ from mmrl.modalities.tokens.prompts import PromptEncoder
 from mmrl.modalities.vision.config import ModelConfig
 
 MARK = "\x00"
-_PARTS = re.compile("\x01(\\d+)\x01")  # behind an IMAGE: how many places the picture has
+_CODE = re.compile("\x01(\\w+)\x01")  # behind an IMAGE: how many places the picture has, or v for a video
 
 # (rendered text, parts of each of its pictures) -> the text that the tokenizer reads
 Framed = Callable[[str, Sequence[int]], str]
@@ -44,9 +44,11 @@ class VisionEncoder(PromptEncoder):
         """The parts of a message: texts, and pictures between them."""
         parts: list[dict[str, Any]] = []
         for number, piece in enumerate(text.split(IMAGE)):
-            told = _PARTS.match(piece) if number else None
+            told = _CODE.match(piece) if number else None
             piece = piece[told.end() :] if told else piece
-            parts += [{"type": "image", "parts": int(told[1]) if told else 1}] if number else []
+            code = told[1] if told else "1"
+            shown = {"type": "video"} if code == "v" else {"type": "image", "parts": int(code)}
+            parts += [shown] if number else []
             parts += [{"type": "text", "text": piece}] if piece else []
         return parts or [{"type": "text", "text": ""}]
 
@@ -79,9 +81,9 @@ class VisionEncoder(PromptEncoder):
         return before, after
 
 
-def with_parts(text: str, parts: Sequence[int]) -> str:
-    """A text whose IMAGE marks tell how many parts their pictures have, where any has more than one."""
-    if all(n == 1 for n in parts):
+def with_codes(text: str, codes: Sequence[str]) -> str:
+    """A text whose IMAGE marks tell the codes of their pictures (see Family.code), where any is not 1."""
+    if all(code == "1" for code in codes):
         return text
     pieces = text.split(IMAGE)
-    return pieces[0] + "".join(f"{IMAGE}\x01{n}\x01{piece}" for n, piece in zip(parts, pieces[1:]))
+    return pieces[0] + "".join(f"{IMAGE}\x01{code}\x01{piece}" for code, piece in zip(codes, pieces[1:]))

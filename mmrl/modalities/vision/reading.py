@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
@@ -15,18 +16,18 @@ from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.tokens.reading import Reader
 from mmrl.modalities.vision.pictures import Picture, PictureShelf, cut, expand, picture_refs
-from mmrl.modalities.vision.prompts import VisionEncoder, with_parts
+from mmrl.modalities.vision.prompts import VisionEncoder, with_codes
 from mmrl.types import Prompt, Sample, Turn
 
 
 class VisionReader(Reader):
-    """shelf: the pictures. image_id: the placeholder, as many of which stand for a picture as it has features."""
+    """shelf: the pictures, of a family that says which ids stand for them."""
 
     def __init__(
-        self, tokenizer: Any, prompts: VisionEncoder, skip_special_tokens: bool, shelf: PictureShelf, image_id: int
+        self, tokenizer: Any, prompts: VisionEncoder, skip_special_tokens: bool, shelf: PictureShelf
     ) -> None:
         super().__init__(tokenizer, prompts, skip_special_tokens)
-        self.shelf, self.image_id = shelf, image_id
+        self.shelf, self.places, self.slots = shelf, shelf.family.places, shelf.family.slots
 
     def sizes(self, prompt: Prompt) -> Sequence[Size]:
         return self.shelf.sizes(prompt)
@@ -40,7 +41,7 @@ class VisionReader(Reader):
         if reason := self.prompts.unfit(context) or _miscounted(context):
             raise Unfit(prompt, reason)
         pictures = [self.shelf.get(prompt, view) for view in context.views]
-        ids = expand(self.prompts.ids(_told(context, pictures)), pictures, self.image_id)
+        ids = expand(self.prompts.ids(_told(context, pictures)), pictures, self.places)
         self.prompts.check_length(prompt, len(ids))
         turns, shown_before = [], 0
         for message in context.messages:
@@ -55,14 +56,14 @@ class VisionReader(Reader):
                 f"the environment's text marks {reply.text.count(IMAGE)} pictures and shows {len(reply.views)}"
             )
         pictures = [self.shelf.get(prompt, view) for view in reply.views]
-        text = with_parts(reply.text, [p.parts for p in pictures])
+        text = with_codes(reply.text, [p.code for p in pictures])
         ids = self.prompts.reply_ids(text, reply.role, ended)
-        return Row(expand(ids, pictures, self.image_id), tuple(pictures)), [p.media for p in pictures]
+        return Row(expand(ids, pictures, self.places), tuple(pictures)), [p.media for p in pictures]
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
         pictures = [self.shelf.get(sample.prompt, m.view) for m in sample.media]
         prompt, rest = super().rows(sample)
-        slots, count, first = int((prompt.ids == self.image_id).sum()), 0, 0
+        slots, count, first = int(torch.isin(prompt.ids, self.slots).sum()), 0, 0
         while count < slots and first < len(pictures):
             count += pictures[first].tokens
             first += 1
@@ -70,25 +71,25 @@ class VisionReader(Reader):
             raise ValueError(f"prompt {sample.prompt.id!r}: {slots} placeholders, its pictures have {count} features")
         rest = Row(rest.ids, tuple(pictures[first:]))
         if length is not None:
-            rest = cut(rest, length, self.image_id)
+            rest = cut(rest, length, self.slots)
         return Row(prompt.ids, tuple(pictures[:first])), rest
 
     def words(self, ids: Tensor) -> list[str]:
         """Each id's text; a picture is one sign at its first placeholder."""
-        found, inside = [], False
+        found, inside, slots = [], False, set(self.slots.tolist())
         for i in ids.tolist():
-            picture = i == self.image_id
+            picture = i in slots
             found.append(("" if inside else "▣") if picture else self.word_of[i])
             inside = picture
         return found
 
 
 def _told(context: Context, pictures: Sequence[Picture]) -> Context:
-    """The context with the parts of its pictures in its messages."""
-    rest, messages = [p.parts for p in pictures], []
+    """The context with the codes of its pictures in its messages."""
+    rest, messages = [p.code for p in pictures], []
     for message in context.messages:
         here = message["content"].count(IMAGE)
-        messages.append({**message, "content": with_parts(message["content"], rest[:here])})
+        messages.append({**message, "content": with_codes(message["content"], rest[:here])})
         rest = rest[here:]
     return Context(messages, context.views)
 

@@ -153,3 +153,96 @@ def test_a_model_nobody_thought_of_is_refused_in_one_line(tmp_path):
 def test_every_family_has_a_twin_and_every_twin_a_family(shared):
     kinds = {shared(kind).model.config.model_type for kind in KINDS}
     assert kinds == set(FAMILIES) and not kinds & set(REFUSED)
+
+
+# -------------------------------------------------------------------- videos as an input of their own
+
+FILMS = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl"]
+
+
+def film(drawn, numbers, total, fps, size=(64, 48)):
+    """A video of which a few frames were chosen."""
+    frames = [drawn(number, size) for number in range(len(numbers))]
+    return {"frames": frames, "numbers": list(numbers), "total": total, "fps": fps}
+
+
+@pytest.mark.filterwarnings("ignore:.*fps.*")
+@pytest.mark.parametrize("kind", FILMS)
+def test_a_video_is_what_the_processor_makes_of_it(shared, drawn, ask, roll, kind):
+    """Before a picture, four frames of a video of two seconds: ids, positions and log-probs of a one-shot forward."""
+    import numpy as np
+    from transformers.video_utils import VideoMetadata
+
+    policy = shared(kind)
+    picture, video = drawn(7, (40, 72)), film(drawn, (2, 7, 12, 17), 20, 10.0)
+    prompt = ask("<image> and <image>: what moves", video, picture)
+    for sample in roll(policy, [prompt, ask("Another", drawn(5))], n=2)[:2]:
+        ids = sample.trajectory.tensors["ids"]
+        parts = [{"type": "video"}, {"type": "text", "text": " and "}, {"type": "image"}]
+        parts.append({"type": "text", "text": ": what moves"})
+        text = policy.processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+        )
+        told = {"images_kwargs": policy.family.processor_options()}
+        made = policy.processor(
+            text=[text],
+            images=[[picture]],
+            videos=[np.stack([np.asarray(frame) for frame in video["frames"]])],
+            video_metadata=[VideoMetadata(20, 10.0, 64, 48, 2.0, None, [2, 7, 12, 17])],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **told,
+        )
+        made.pop("video_metadata", None)
+        before = made["input_ids"].shape[1]
+        assert torch.equal(made["input_ids"][0], sample.trajectory.tensors["prompt"])
+        made["input_ids"] = torch.cat([made["input_ids"], ids[None]], 1)
+        made["attention_mask"] = torch.ones_like(made["input_ids"])
+        if "mm_token_type_ids" in made:
+            types = made["mm_token_type_ids"]
+            made["mm_token_type_ids"] = torch.cat([types, torch.zeros(1, len(ids), dtype=types.dtype)], 1)
+        with torch.no_grad():
+            logits = policy.model(**made).logits[0, before - 1 : -1] / policy.config.sampling.temperature
+        logits = logits.index_fill(1, torch.tensor(policy.banned), -torch.inf)
+        wanted = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+        torch.testing.assert_close(sample.trajectory.logp, wanted, rtol=0, atol=1e-5)
+        assert [m.original for m in sample.media] == [(64, 48), (40, 72)]
+
+
+def test_a_video_alone_is_that_of_llava_s_processor(shared, drawn, ask, roll):
+    import numpy as np
+
+    policy = shared("llava_onevision")
+    video = film(drawn, (0, 1, 2), 3, None)
+    (sample,) = roll(policy, [ask("What moves", video)], n=1)
+    ids = sample.trajectory.tensors["ids"]
+    text = policy.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What moves"}]}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    frames = np.stack([np.asarray(frame) for frame in video["frames"]])
+    made = policy.processor(text=[text], videos=[frames], do_sample_frames=False, return_tensors="pt")
+    assert torch.equal(made["input_ids"][0], sample.trajectory.tensors["prompt"])
+    with torch.no_grad():
+        logits = policy.model(
+            input_ids=torch.cat([made["input_ids"], ids[None]], 1), pixel_values_videos=made["pixel_values_videos"]
+        ).logits[0, made["input_ids"].shape[1] - 1 : -1]
+    logits = (logits / 0.7).index_fill(1, torch.tensor(policy.banned), -torch.inf)
+    wanted = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+    torch.testing.assert_close(sample.trajectory.logp, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["paligemma", "gemma3", "idefics3"])
+def test_a_video_is_refused_where_the_processor_takes_none(shared, drawn, ask, kind):
+    from mmrl.pictures import PictureError
+
+    with pytest.raises(PictureError, match=r"a video of 64x48 pixels: .*takes no videos; set data\.videos: frames"):
+        shared(kind).usable(ask("What moves", film(drawn, (0, 1), 2, None)))
+
+
+def test_the_report_shows_the_first_frame_of_a_video(shared, drawn, ask, roll):
+    policy = shared("internvl")
+    (sample,) = roll(policy, [ask("What moves", film(drawn, (0, 1), 2, None))], n=1)
+    shown = policy.picture(sample, sample.media[0])
+    assert shown.size == (64, 48) and shown.tobytes() == drawn(0).tobytes()

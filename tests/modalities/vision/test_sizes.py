@@ -67,17 +67,24 @@ def test_before_training_one_picture_of_all_is_processed(adapter, kind, tmp_path
     assert policy.shelf.processed == 1
 
 
-def test_a_picture_that_breaks_later_is_named_with_its_prompt(adapter, tmp_path, roll):
+def _break(path):
+    """Damage a PNG in its middle: its head and its end are whole."""
+    whole = bytearray(path.read_bytes())
+    middle = whole.index(b"IDAT") + 12
+    whole[middle : middle + 20] = bytes(255 - b for b in whole[middle : middle + 20])
+    path.write_bytes(whole)
+
+
+def test_a_picture_that_breaks_later_is_named_with_its_prompt(adapter, tmp_path, roll, drawn):
     from mmrl.pictures import PictureError
 
     policy = adapter()
     for name in ("good", "bad"):
-        Image.new("RGB", (64, 48)).save(tmp_path / f"{name}.jpg")
-    whole = (tmp_path / "bad.jpg").read_bytes()
-    (tmp_path / "bad.jpg").write_bytes(whole[:-200] + b"\xff\xd9")  # its head and its end are whole
-    good, bad = (Prompt(n, "What?", {"images": [f"{n}.jpg"]}, str(tmp_path)) for n in ("good", "bad"))
+        drawn(1).save(tmp_path / f"{name}.png")
+    _break(tmp_path / "bad.png")
+    good, bad = (Prompt(n, "What?", {"images": [f"{n}.png"]}, str(tmp_path)) for n in ("good", "bad"))
     assert policy.usable(good) is None and policy.usable(bad) is None
-    with pytest.raises(PictureError, match=r"prompt 'bad': picture 'bad\.jpg': cannot be read") as raised:
+    with pytest.raises(PictureError, match=r"prompt 'bad': picture 'bad\.png': cannot be read") as raised:
         roll(policy, [good, bad])
     assert raised.value.prompt == "bad"
 

@@ -49,11 +49,18 @@ class Family:
     def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
         self.processor = processor
         self.image_id: int = model.config.image_token_id
+        # Ids that stand for a picture in a rendered text, and those of which a picture has one for each feature.
+        self.places, self.slots = torch.tensor([self.image_id]), torch.tensor([self.image_id])
+        self.engine = config.engine.name
         self._expansions: dict[str, Tensor] = {}
 
     def among(self, pictures: int) -> Family:
         """The family as it shows each of so many pictures of a record."""
         return self
+
+    def film_inputs(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What `features` takes of what the processor makes of a video. Raises ValueError where it takes none."""
+        raise ValueError("its processor takes no videos; set data.videos: frames")
 
     # ---------------------------------------------------------------- parts of the model
 
@@ -92,6 +99,14 @@ class Family:
     def framed(self, text: str, parts: Sequence[int]) -> str:
         """A rendered text whose pictures have so many `parts` each, as the tokenizer is to read it."""
         return text
+
+    def code(self, size: Size) -> str:
+        """How a rendered message tells of the picture: its parts, or v for a video."""
+        return str(self.parts(size))
+
+    def depth(self, size: Size) -> int:
+        """Layers in time, of a video; 1 for a picture."""
+        return 1
 
     def parts(self, size: Size) -> int:
         """Places that a picture of this size has in a framed text, each of which becomes its `expansion`."""

@@ -122,5 +122,5 @@ class Gemma3(Family):
             first = slots & ~torch.nn.functional.pad(slots, (1, 0))[:, :-1]
             number = first.cumsum(1) * slots  # 0 outside of pictures
             together = (number[:, :, None] == number[:, None, :]) & slots[:, :, None]
-        allowed: Any = masks(self.language(model), embeds, attended, cache, together)
+        allowed: Any = masks(self.language(model), embeds, attended, cache, together, within=True)
         return super().decode(model, embeds, position, allowed, cache, slots, features, prompt, real)

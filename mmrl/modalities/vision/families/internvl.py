@@ -28,7 +28,12 @@ class InternVL(Family):
         pictures = processor.image_processor
         most = pictures.max_patches if config.tiles is None else config.tiles
         least = min(pictures.min_patches, most)
+        film = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
+        self.places = torch.tensor([self.image_id, film])
         self.tiles = {"crop_to_patches": True, "min_patches": least, "max_patches": most}
+
+    def film_inputs(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"pixel_values": made["pixel_values_videos"].flatten(0, 1)} if made else {}
 
     def towers(self, model: Any) -> list[nn.Module]:
         return [model.base_model.vision_tower, model.base_model.multi_modal_projector]

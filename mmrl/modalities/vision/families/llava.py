@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,12 +29,16 @@ class LlavaOneVision(Family):
     def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
         super().__init__(model, processor, config)
         square = processor.image_processor.size
+        self.places = self.slots = torch.tensor([self.image_id, model.config.video_token_id])
         self.side: int = square.get("height") or square["shortest_edge"]
         self._beside = copy.copy(self)
         self._beside.alone = False
 
     def among(self, pictures: int) -> Family:
         return self if pictures < 2 else self._beside
+
+    def film_inputs(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"frames": made["pixel_values_videos"]} if made else {}
 
     def towers(self, model: Any) -> list[nn.Module]:
         return [model.base_model.vision_tower, model.base_model.multi_modal_projector]
@@ -50,15 +55,21 @@ class LlavaOneVision(Family):
         return inputs | {"alone": torch.tensor([self.alone])}, image.size
 
     def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
+        if "frames" in inputs:  # each of its features pooled to a half along both sides, and the end of a line
+            return inputs["frames"].shape[1] * math.ceil(math.sqrt(self.processor.num_image_tokens) / 2) ** 2 + 1
         height, width = inputs["image_sizes"][0].tolist()
         family: Any = self if bool(inputs["alone"]) == self.alone else self._beside
         return int((family.expansion((width, height)) == self.image_id).sum())
 
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
-        """Pictures of either kind in a forward of their own."""
+        """Pictures of either kind, and each video, in a forward of their own."""
         made: dict[int, Features] = {}
+        for place, given in enumerate(inputs):
+            if "frames" in given:
+                found = model.base_model.get_video_features(given["frames"].to(model.device), return_dict=True)
+                made[place] = Features(found.pooler_output[0])
         for alone in (True, False):
-            chosen = [i for i, given in enumerate(inputs) if bool(given["alone"]) == alone]
+            chosen = [i for i, given in enumerate(inputs) if "alone" in given and bool(given["alone"]) == alone]
             for place, rows in zip(chosen, self._seen(model, [inputs[i] for i in chosen], alone)):
                 made[place] = Features(rows)
         return [made[i] for i in range(len(inputs))]

@@ -65,5 +65,5 @@ class PaliGemma(Family):
         # Gemma's layers here are not causal by themselves: without a mask of their own all would see all.
         batch, width = embeds.shape[:2]
         every = torch.ones(batch, width, width, dtype=torch.bool, device=embeds.device) if prompt else None
-        allowed: Any = masks(self.language(model), embeds, attended, cache, every)
+        allowed: Any = masks(self.language(model), embeds, attended, cache, every, within=False)
         return super().decode(model, embeds, position, allowed, cache, slots, features, prompt, real)

@@ -32,6 +32,12 @@ class Qwen2VL(Family):
                 "model.min_pixels and model.max_pixels"
             )
         pictures.size = size
+        self.places = self.slots = torch.tensor([self.image_id, model.config.video_token_id])
+        # Qwen2.5-VL's positions of time go on by so many a layer; its processor says no seconds, which are then 1.
+        self.interval = int(getattr(model.config.vision_config, "tokens_per_second", 1))
+
+    def film_inputs(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"pixel_values": made["pixel_values_videos"], "image_grid_thw": made["video_grid_thw"]} if made else {}
 
     def towers(self, model: Any) -> list[nn.Module]:
         return [model.base_model.visual]
@@ -75,30 +81,35 @@ class Qwen2VL(Family):
 
     def positions(self, row: Row) -> Tensor:
         """[3, t]. Text goes on by one; a picture's tokens have (start, start + row, start + column) and what follows
-        begins behind the largest of them."""
+        begins behind the largest of rows and columns. A video's layers go on in time, or have text between them."""
         if not row.media:
             return torch.arange(len(row))[None].expand(3, -1)
-        places = torch.nonzero(row.ids == self.image_id).flatten()
+        places = torch.nonzero(torch.isin(row.ids, self.slots)).flatten()
         pieces: list[Tensor] = []
         last, following, used = 0, 0, 0
-        for picture in row.media:
+        for picture, layers in ((p, n) for p in row.media for n in self._runs(p.depth)):
             start = int(places[used])
-            used += picture.tokens
             text = torch.arange(start - last) + following
             following += start - last
             width, height = (side // (self.patch * self.merge) for side in picture.media.seen)
             grid = torch.stack(
                 [
-                    torch.zeros(height * width, dtype=torch.int64),
-                    torch.arange(height).repeat_interleave(width),
-                    torch.arange(width).repeat(height),
+                    (torch.arange(layers) * self.interval).repeat_interleave(height * width),
+                    torch.arange(height).repeat_interleave(width).repeat(layers),
+                    torch.arange(width).repeat(layers * height),
                 ]
             )
             pieces += [text.expand(3, -1), grid + following]
             following += max(height, width)
-            last = start + picture.tokens
+            used += grid.shape[1]
+            last = start + grid.shape[1]
         pieces.append((torch.arange(len(row) - last) + following).expand(3, -1))
         return torch.cat(pieces, 1)
+
+
+    def _runs(self, depth: int) -> list[int]:
+        """Layers in time of each run of tokens that a picture or video of this depth has."""
+        return [depth]
 
 
 class Qwen25VL(Qwen2VL):
@@ -109,9 +120,12 @@ class Qwen25VL(Qwen2VL):
 
 
 class Qwen3VL(Qwen2VL):
-    """Gives the tower's inner features to inner layers of the decoder."""
+    """Gives the tower's inner features to inner layers of the decoder. Between a video's layers stands their time."""
 
     boxes = "json"
+
+    def _runs(self, depth: int) -> list[int]:
+        return [1] * depth
 
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
         found = self._seen(model, inputs)
@@ -151,6 +165,9 @@ class Qwen35(Qwen2VL):
 
     boxes = "json"
     shares_prompts = False
+
+    def _runs(self, depth: int) -> list[int]:
+        return [1] * depth
 
 
 def _joined(rows: Any) -> Tensor:
