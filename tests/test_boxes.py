@@ -99,14 +99,20 @@ def test_qwen2_vl_without_labels(text, boxes):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("<loc0100><loc0200><loc0300><loc0400> a cat ; <loc0001><loc0002><loc0003><loc0004>", [
-            Labelled((200, 100, 400, 300), "a cat"),
-            Labelled((2, 1, 4, 3)),
-        ]),
-        ("<ref>a cat</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", [
-            Labelled((1, 2, 3, 4), "a cat"),
-            Labelled((5, 6, 7, 8), "a cat"),
-        ]),
+        (
+            "<loc0100><loc0200><loc0300><loc0400> a cat ; <loc0001><loc0002><loc0003><loc0004>",
+            [
+                Labelled((200, 100, 400, 300), "a cat"),
+                Labelled((2, 1, 4, 3)),
+            ],
+        ),
+        (
+            "<ref>a cat</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>",
+            [
+                Labelled((1, 2, 3, 4), "a cat"),
+                Labelled((5, 6, 7, 8), "a cat"),
+            ],
+        ),
         ("the answer is [1, 2, 3, 4]", []),
         ("<loc0100><loc0200><loc0300>", []),
     ],

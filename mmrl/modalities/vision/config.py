@@ -15,9 +15,7 @@ SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
 # Whose pictures are cut into tiles.
 TILED = ("internvl", "idefics3", "smolvlm", "gemma3")
 RESIZED = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in SIZED, "a model of the Qwen family")
-CUT = When(
-    lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in TILED, "a model whose pictures are cut"
-)
+CUT = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in TILED, "a model whose pictures are cut")
 
 
 class ModelConfig(TokenModelConfig):

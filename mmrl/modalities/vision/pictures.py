@@ -104,8 +104,8 @@ def picture_refs(prompt: Prompt) -> list[Any]:
 class PictureShelf:
     """Processed pictures by view: the pixels of some, and of all that were seen what else there is to know.
 
-    family: the model's. space: coordinates of the boxes that the policy writes. bound: pixels of a picture that is opened at most.
-    limit: bytes of pixels that are kept.
+    family: the model's. space: coordinates of the boxes that the policy writes. bound: pixels of a picture that is opened
+    at most. limit: bytes of pixels that are kept.
     """
 
     def __init__(self, family: Family, space: str, bound: int, limit: int) -> None:
@@ -175,9 +175,9 @@ class PictureShelf:
         features = facts.family.feature_count(inputs)
         if (features, seen) != (facts.media.tokens, facts.media.seen):
             raise ValueError(
-                f"a picture of {facts.media.original} has {facts.media.tokens} placeholders and {features} features, was meant "
-                f"to become {facts.media.seen} pixels and became {seen}: the processor and the model do not belong "
-                "together"
+                f"a picture of {facts.media.original} has {facts.media.tokens} placeholders and {features} features, was "
+                f"meant to become {facts.media.seen} pixels and became {seen}: the processor and the model do not "
+                "belong together"
             )
         self.processed += 1
         return Pixels(inputs, image)
@@ -276,7 +276,10 @@ def expand(ids: Tensor, pictures: Sequence[Picture], marks: Tensor) -> Tensor:
 
 
 def cut(row: Row, length: int, slots: Tensor) -> Row:
-    """The first `length` ids of a row with the pictures that have `slots` there. Raises ValueError where that is inside of a picture."""
+    """The first `length` ids of a row with the pictures whose `slots` are there.
+
+    Raises ValueError where that is inside of a picture.
+    """
     if length >= len(row):
         return row
     wanted = int(torch.isin(row.ids[:length], slots).sum())

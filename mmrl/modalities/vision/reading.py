@@ -23,9 +23,7 @@ from mmrl.types import Prompt, Sample, Turn
 class VisionReader(Reader):
     """shelf: the pictures, of a family that says which ids stand for them."""
 
-    def __init__(
-        self, tokenizer: Any, prompts: VisionEncoder, skip_special_tokens: bool, shelf: PictureShelf
-    ) -> None:
+    def __init__(self, tokenizer: Any, prompts: VisionEncoder, skip_special_tokens: bool, shelf: PictureShelf) -> None:
         super().__init__(tokenizer, prompts, skip_special_tokens)
         self.shelf, self.places, self.slots = shelf, shelf.family.places, shelf.family.slots
 

@@ -140,7 +140,9 @@ def test_vllm_is_refused_where_it_would_read_something_else(kind):
 @pytest.mark.parametrize("kind", ["mllama", "llama4"])
 def test_models_that_are_not_read_are_refused_by_name_before_their_weights(tmp_path, kind):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))  # a folder without any weights
-    with pytest.raises(ValueError, match=f"model_type '{kind}' is no .* known here: {REFUSED[kind]}; there are qwen2_vl"):
+    with pytest.raises(
+        ValueError, match=f"model_type '{kind}' is no .* known here: {REFUSED[kind]}; there are qwen2_vl"
+    ):
         VisionAdapter(ModelConfig(path=str(tmp_path)))
 
 

@@ -105,7 +105,10 @@ def test_every_special_id_of_the_config_is_a_token_of_the_tokenizer(built):
     assert model.config.image_token_id == marks.image_token_id
     for name in ("video_token_id", "vision_start_token_id", "vision_end_token_id"):
         if hasattr(model.config, name):
-            assert tokenizer.convert_ids_to_tokens(getattr(model.config, name)).startswith(("<|vi", "<vi")), (kind, name)
+            assert tokenizer.convert_ids_to_tokens(getattr(model.config, name)).startswith(("<|vi", "<vi")), (
+                kind,
+                name,
+            )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CHAT if kind not in ("llava_onevision", "gemma3")])
@@ -131,7 +134,9 @@ def test_a_canvas_of_160_pixels_is_100_visual_tokens(kind):
     assert inputs["image_grid_thw"].tolist() == [[1, 20, 20]]
 
 
-@pytest.mark.parametrize("kind, tokens", [("internvl", 16), ("idefics3", 16), ("smolvlm", 16), ("paligemma", 16), ("gemma3", 16)])
+@pytest.mark.parametrize(
+    "kind, tokens", [("internvl", 16), ("idefics3", 16), ("smolvlm", 16), ("paligemma", 16), ("gemma3", 16)]
+)
 def test_one_tile_is_the_whole_picture(kind, tokens):
     model, processor = tiny.build(kind, **SIZES)
     inputs = encode(kind, processor)
@@ -145,7 +150,9 @@ def test_rotary_sections_are_the_released_ones_scaled():
             assert sum(sections) == head_dim // 2 and min(sections) >= 1
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl", "idefics3", "smolvlm"])
+@pytest.mark.parametrize(
+    "kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl", "idefics3", "smolvlm"]
+)
 def test_weights_are_as_wide_as_asked(kind):
     for wanted in (0.02, 0.1):
         model, _ = tiny.build(kind, **SIZES, initializer_range=wanted)

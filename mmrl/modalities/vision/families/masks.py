@@ -1,4 +1,4 @@
-"""Attention masks of decoders in which some tokens see one another in both directions, layers with a window included."""
+"""Attention masks of decoders in which some tokens see one another both ways, layers with a window included."""
 
 from __future__ import annotations
 

@@ -106,7 +106,6 @@ class Qwen2VL(Family):
         pieces.append((torch.arange(len(row) - last) + following).expand(3, -1))
         return torch.cat(pieces, 1)
 
-
     def _runs(self, depth: int) -> list[int]:
         """Layers in time of each run of tokens that a picture or video of this depth has."""
         return [depth]

@@ -62,8 +62,9 @@ def build(
     min_pixels, max_pixels: area to which a qwen*-vl processor resizes a picture, kept in shape and rounded to cells of
     patch * merge pixels; 0 is 4 and 64 cells. The other families cut or resize to squares of image_size pixels (0 is
     4 cells), and internvl, idefics3, smolvlm and llava_onevision show up to tiles x tiles of them and the whole picture
-    as one more; with tiles=1 just the whole (llava_onevision: both). initializer_range: standard deviation of the weights; the default is meant for widths
-    above a thousand, and at a width of 128 leaves attention so even that it hardly learns: hidden**-0.5 suits it.
+    as one more; with tiles=1 just the whole (llava_onevision: both).
+    initializer_range: standard deviation of the weights; the default is meant for widths above a thousand, and at a
+    width of 128 leaves attention so even that it hardly learns: hidden**-0.5 suits it.
     corpus, vocab: see `build_tokenizer`; paligemma's processor adds its 1152 places and codes.
 
     Raises ValueError for an unknown kind and for sizes that do not divide.

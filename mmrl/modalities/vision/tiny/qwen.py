@@ -92,9 +92,7 @@ def qwen3_5(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
     }
     vision = _qwen3_vision(sizes)
     vision.pop("deepstack_visual_indexes")
-    config = Qwen3_5Config(
-        text_config=text, vision_config=vision, **_ids(tokenizer), tie_word_embeddings=sizes.tied
-    )
+    config = Qwen3_5Config(text_config=text, vision_config=vision, **_ids(tokenizer), tie_word_embeddings=sizes.tied)
     return Qwen3_5ForConditionalGeneration(config), _qwen3_processor(sizes, tokenizer)
 
 

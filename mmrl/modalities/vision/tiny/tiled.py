@@ -38,7 +38,7 @@ def internvl(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
 
     tokenizer = tokens(special=BOXES, named=INTERNVL)
     square = {"height": sizes.tile, "width": sizes.tile}
-    colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    colours: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     visual_tokens = (sizes.tile // sizes.patch // sizes.merge) ** 2
     processor = InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(
