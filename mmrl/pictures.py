@@ -43,8 +43,8 @@ class PictureError(ValueError):
 def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Image:
     """A picture as RGB; of a video as a whole its first frame.
 
-    ref: a file name below `root`, or `share://...`, with `#frame=N` for a frame of an animation or a film; a PIL picture;
-    {"bytes": ..., "path": ...} as tables hold it; or a function without arguments that returns one of these.
+    ref: a file name below `root`, or `share://...`, with `#frame=N` for a frame of an animation or a film; a PIL
+    picture; {"bytes": ..., "path": ...} as tables hold it; or a function without arguments that returns one of these.
     max_pixels: width x height that is decoded at most.
 
     Turned upright by its EXIF orientation: the pixels that boxes count are those of the result. Transparency becomes

@@ -175,8 +175,8 @@ class PictureShelf:
         features = facts.family.feature_count(inputs)
         if (features, seen) != (facts.media.tokens, facts.media.seen):
             raise ValueError(
-                f"a picture of {facts.media.original} has {facts.media.tokens} placeholders and {features} features, was "
-                f"meant to become {facts.media.seen} pixels and became {seen}: the processor and the model do not "
+                f"a picture of {facts.media.original} has {facts.media.tokens} placeholders and {features} features, "
+                f"was meant to become {facts.media.seen} pixels and became {seen}: the processor and the model do not "
                 "belong together"
             )
         self.processed += 1
