@@ -22,13 +22,12 @@ class TextAdapter(TokenAdapter):
         config = self.config
         if config.build is not None:
             model, tokenizer = self._built()
-            model.set_attn_implementation(config.attention)
         else:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             place = loading.source(config, "Qwen/Qwen3-0.6B")
             tokenizer = AutoTokenizer.from_pretrained(**place)
-            model = AutoModelForCausalLM.from_pretrained(**place, **loading.options(config))
+            model = loading.read(AutoModelForCausalLM, place, config, "causal language model")
         return loading.trained(model, config), tokenizer
 
     def _built(self) -> tuple[Any, Any]:

@@ -14,9 +14,10 @@ from mmrl.media import Media
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
+from mmrl.modalities.tokens.lora import adaptable
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
-from mmrl.modalities.vision.families import Features, attention_of, check_kind, family_of
+from mmrl.modalities.vision.families import Features, check_kind, family_of
 from mmrl.modalities.vision.pictures import PictureShelf, picture_refs, shown
 from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.modalities.vision.reading import VisionReader
@@ -50,16 +51,13 @@ class VisionAdapter(TokenAdapter):
             raise ImportError("modality vision needs the package 'torchvision': pip install \"mmrl[vision]\"")
         if config.build is not None:
             model, self.processor = self._built()
-            model.set_attn_implementation(attention_of(model.config, config.attention))
         else:
             from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
             place = loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct")
-            numbers = AutoConfig.from_pretrained(**place)
-            check_kind(numbers.model_type)  # before any weights
-            attention = {"attn_implementation": attention_of(numbers, config.attention)}
+            check_kind(AutoConfig.from_pretrained(**place).model_type, config)  # before any weights
             self.processor = AutoProcessor.from_pretrained(**place)
-            model = AutoModelForImageTextToText.from_pretrained(**place, **loading.options(config) | attention)
+            model = loading.read(AutoModelForImageTextToText, place, config, "vision-language model")
         self.family = family_of(model, self.processor, config)
         if config.gradient_checkpointing and self.family.prefix_attention:
             raise ValueError(
@@ -82,7 +80,8 @@ class VisionAdapter(TokenAdapter):
         vision tower, whose layers often have the same names. Raises ValueError where none is left.
         """
         decoder = self.family.language(model)
-        inside = {id(m) for m in decoder.modules() if isinstance(m, nn.Linear)}
+        layers = dict(decoder.named_modules())
+        inside = {id(layers[name]) for name in adaptable(decoder)}
         names = [name for name, m in model.named_modules() if id(m) in inside]
         found = [n for n in names if wanted is None or any(n == w or n.endswith(f".{w}") for w in wanted)]
         if not found:

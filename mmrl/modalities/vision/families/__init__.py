@@ -36,37 +36,26 @@ REFUSED = {
 }
 
 
-def check_kind(kind: str) -> None:
-    """Raises ValueError, in one line, for a `model_type` that no family reads."""
+def check_kind(kind: str, config: ModelConfig) -> None:
+    """Raises ValueError, in one line, for a `model_type` that no family reads, and for what its family cannot do."""
     if kind not in FAMILIES:
         why = f": {REFUSED[kind]}" if kind in REFUSED else ""
         raise ValueError(
             f"model_type {kind!r} is no vision-language family that is known here{why}; there are "
             f"{', '.join(FAMILIES)}. A new one is a class in mmrl/modalities/vision/families"
         )
-
-
-def attention_of(config: Any, wanted: str) -> str | dict[str, str]:
-    """Implementation of attention for the parts of a model of this config, as transformers takes it.
-
-    Raises ValueError for one that the family cannot use.
-    """
-    if wanted == "flash_attention_2" and FAMILIES[config.model_type].own_masks:
-        raise ValueError(
-            f"attention: flash_attention_2 takes no masks, which pictures of {config.model_type} need; leave it out"
-        )
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-    return {"": wanted, "text_config": "eager"} if capped and wanted == "sdpa" else wanted
+    family = FAMILIES[kind]
+    if config.attention == "flash_attention_2" and family.own_masks:
+        raise ValueError(f"attention: flash_attention_2 takes no masks, which pictures of {kind} need; leave it out")
+    if config.tiles is not None and not family.tiled:
+        tiled = ", ".join(name for name, one in FAMILIES.items() if one.tiled)
+        raise ValueError(f"tiles: pictures of {kind} are not cut into tiles (those of {tiled} are); leave it out")
 
 
 def family_of(model: Any, processor: Any, config: ModelConfig) -> Family:
     """The family of a model. Raises ValueError for one that nobody wrote, and for options that it does not have."""
-    kind = model.config.model_type
-    check_kind(kind)
-    if config.tiles is not None and not FAMILIES[kind].tiled:
-        tiled = ", ".join(name for name, family in FAMILIES.items() if family.tiled)
-        raise ValueError(f"tiles: pictures of {kind} are not cut into tiles (those of {tiled} are); leave it out")
-    return FAMILIES[kind](model, processor, config)
+    check_kind(model.config.model_type, config)
+    return FAMILIES[model.config.model_type](model, processor, config)
 
 
-__all__ = ["FAMILIES", "REFUSED", "Family", "Features", "attention_of", "check_kind", "family_of"]
+__all__ = ["FAMILIES", "REFUSED", "Family", "Features", "check_kind", "family_of"]
