@@ -152,8 +152,12 @@ def train(
 def plan(words: Words, modality: str | None, processes: int) -> None:
     """Check a config and print what it would do."""
     from mmrl.training.plan import plan_text
+    from mmrl.training.plan_prompts import prompt_lines
 
-    click.echo(plan_text(read_config(words, modality), processes), nl=False)
+    config = read_config(words, modality)
+    click.echo(plan_text(config, processes), nl=False)
+    for line in prompt_lines(config):
+        click.echo(line)
 
 
 @cli.command(name="eval")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmrl import objects
 from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.data.checks import MAX_PIXELS, VIDEO_FRAMES, Checker, good_records, identity
 from mmrl.data.rows import Row
@@ -76,10 +77,10 @@ def load_prompts(
     """
     root = absolute(root or folder_of(source))
     rows = read_rows(source, split, subset) if rows is None else rows
-    checker = Checker(columns, mapping, form, root, max_pixels, video_frames, whole_videos)
+    checker = Checker(columns, mapping, form, root, max_pixels, video_frames=video_frames, whole_videos=whole_videos)
     found, bad = good_records(rows, checker, on_bad, where)
     if not found:
-        name = source if source.startswith(HUB) else resolve(source)
+        name = source if source.startswith(HUB) or objects.is_object(source) else resolve(source)
         raise ConfigError(
             f"data: {name} holds no prompts" + (f" with {dict(where)}" if where else "") + f" ({bad} bad)"
         )

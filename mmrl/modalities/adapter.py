@@ -36,7 +36,8 @@ class Adapter:
 
     # The adapter's own options, the `model:` section of a config: a pydantic model, mmrl.strict.Strict for one. For
     # `mmrl eval --run` it has a method at(folder): its copy that reads the policy that `save` wrote there. Methods
-    # actions_per_sample() and describe() (lines of text) are used by `mmrl plan`, where they exist.
+    # actions_per_sample(), describe() (lines of text) and prompt_check() (None, or prompt -> what `usable` would say of
+    # its messages, known without the weights) are used by `mmrl plan`, where they exist.
     Config: ClassVar[type]
 
     # What `mmrl train --modality FILE:CLASS` runs, without `modality`. Left out: a CONFIG has to be named.

@@ -62,6 +62,7 @@ class TokenAdapter(Adapter):
         if config.gradient_checkpointing:
             loading.check_train_mode(self.model)
         self.reader = self._reader(loading.prompt_limit(config, self.context))
+        self.stop_ids = self.reader.prompts.stop_ids
         self._outside: OutsideEngine | None = None
         self._in_sync = False
 
@@ -85,7 +86,7 @@ class TokenAdapter(Adapter):
 
     def _reader(self, limit: int) -> Reader:
         """What the policy reads and says. limit: tokens of a prompt."""
-        encoder = PromptEncoder(self.tokenizer, self.config, limit)
+        encoder = PromptEncoder(self.tokenizer, self.config, limit, self.stop_ids)
         return Reader(self.tokenizer, encoder, self.config.skip_special_tokens)
 
     def _decoder(self) -> Decoder:

@@ -128,6 +128,11 @@ class TokenModelConfig(Strict):
         "auto", description="auto: the tokenizer's chat template, where it has one. off: the prompt as it is."
     )
     system: str | None = Field(None, description="System message before every prompt.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the chat template, such as `{enable_thinking: false}`; a record's column of the same "
+        "name comes first.",
+    )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="A longer prompt is dropped and counted. null: what the context leaves."
     )
@@ -160,6 +165,8 @@ class TokenModelConfig(Strict):
     def _system_needs_chat(self) -> TokenModelConfig:
         if self.chat == "off" and self.system is not None:
             raise ValueError("system needs a chat template; set chat: auto, or put it into the prompts")
+        if self.chat == "off" and self.chat_template_kwargs:
+            raise ValueError("chat_template_kwargs needs a chat template; set chat: auto, or leave it out")
         return self
 
     def at(self, folder: Path) -> TokenModelConfig:

@@ -109,7 +109,7 @@ class VisionAdapter(TokenAdapter):
     def _reader(self, limit: int) -> VisionReader:
         space = self.family.space if self.config.space == "auto" else self.config.space
         self.shelf = PictureShelf(self.family, space, MAX_PIXELS, self.config.picture_cache << 20)
-        encoder = VisionEncoder(self.processor, self.config, limit, self.family.framed)
+        encoder = VisionEncoder(self.processor, self.config, limit, self.stop_ids, self.family.framed)
         skip = self.config.skip_special_tokens
         return VisionReader(self.tokenizer, encoder, skip, self.shelf)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from mmrl.media import IMAGE
+from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.prompts import PromptEncoder
-from mmrl.modalities.vision.config import ModelConfig
 
-MARK = "\x00"
 _CODE = re.compile("\x01(\\w+)\x01")  # behind an IMAGE: how many places the picture has, or v for a video
 
 # (rendered text, parts of each of its pictures) -> the text that the tokenizer reads
@@ -25,17 +23,24 @@ class VisionEncoder(PromptEncoder):
     its text and a line's end, as PaliGemma reads it.
     """
 
-    def __init__(self, processor: Any, config: ModelConfig, limit: int, framed: Framed) -> None:
-        self.processor, self.framed = processor, framed
-        super().__init__(processor.tokenizer, config, limit)
+    def __init__(
+        self,
+        processor: Any,
+        config: TokenModelConfig,
+        limit: int,
+        stops: Sequence[int] = (),
+        framed: Framed | None = None,
+    ) -> None:
+        self.processor, self.framed = processor, framed or (lambda text, _: text)
+        super().__init__(processor.tokenizer, config, limit, stops)
 
     @property
     def template(self) -> str | None:
         return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
 
-    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool) -> str:
+    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool, arguments: Mapping[str, Any]) -> str:
         text = self.processor.apply_chat_template(
-            list(chat), tokenize=False, add_generation_prompt=answer, chat_template=self.template
+            list(chat), tokenize=False, add_generation_prompt=answer, chat_template=self.template, **arguments
         )
         parts = [part for message in chat for part in message["content"] if part["type"] == "image"]
         return self.framed(text, [part["parts"] for part in parts])
@@ -57,28 +62,17 @@ class VisionEncoder(PromptEncoder):
         start = self.tokenizer.bos_token or ""
         return self.processor.image_token * pictures + start + text.replace(IMAGE, "").strip() + "\n"
 
-    def inline(self, text: str) -> str:
-        """What the template makes of a user's text, pictures at the places that it gives them.
-
-        Environments may repeat what the policy wrote: words that read like a placeholder stay words.
-        """
-        for token in self._placeholders:
-            text = IMAGE.join(p.replace(token, f"{token[0]} {token[1:]}") for p in text.split(IMAGE))
-        before, after = self._around_user
-        written = self.apply([{"role": "user", "content": self.content(text)}], answer=False)
-        return written[len(before) : len(written) - len(after)]
-
-    @cached_property
-    def _placeholders(self) -> list[str]:
+    def harmless(self, text: str) -> str:
+        """Words that read like a placeholder stay words; IMAGE stays a picture."""
         names = {self.processor.image_token, getattr(self.tokenizer, "image_token", None)}
-        return sorted(name for name in names if isinstance(name, str))
+        for token in sorted(name for name in names if isinstance(name, str)):
+            text = IMAGE.join(piece.replace(token, f"{token[0]} {token[1:]}") for piece in text.split(IMAGE))
+        return text
 
-    @cached_property
-    def _around_user(self) -> tuple[str, str]:
-        """What the template writes before and behind what a user says."""
-        text = self.apply([{"role": "user", "content": self.content(MARK)}], answer=False)
-        before, _, after = text.partition(MARK)
-        return before, after
+    def _as_it_is(self, text: str) -> str:
+        if IMAGE in text:
+            raise ValueError("is templated already, so that no picture can be put into it: give the words alone")
+        return super()._as_it_is(text)
 
 
 def with_codes(text: str, codes: Sequence[str]) -> str:

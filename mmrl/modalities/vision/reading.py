@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
-from mmrl.environments.base import Context, Reply
+from mmrl.environments.base import Context
 from mmrl.environments.opening import opening
 from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
@@ -36,10 +36,11 @@ class VisionReader(Reader):
         return Context(opening(prompt, count), [View(i) for i in range(count)])
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:
-        if reason := self.prompts.unfit(context) or _miscounted(context):
+        if reason := self.prompts.unfit(context, prompt.record) or _miscounted(context):
             raise Unfit(prompt, reason)
         pictures = [self.shelf.get(prompt, view) for view in context.views]
-        ids = expand(self.prompts.ids(_told(context, pictures)), pictures, self.places)
+        ids = self.prompts.ids(Context(_told(context.messages, pictures), context.views), prompt.record)
+        ids = expand(ids, pictures, self.places)
         self.prompts.check_length(prompt, len(ids))
         turns, shown_before = [], 0
         for message in context.messages:
@@ -48,14 +49,14 @@ class VisionReader(Reader):
             shown_before += here
         return Opened(Row(ids, tuple(pictures)), [p.media for p in pictures], turns)
 
-    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]:
-        if reply.text.count(IMAGE) != len(reply.views):
-            raise ValueError(
-                f"the environment's text marks {reply.text.count(IMAGE)} pictures and shows {len(reply.views)}"
-            )
-        pictures = [self.shelf.get(prompt, view) for view in reply.views]
-        text = with_codes(reply.text, [p.code for p in pictures])
-        ids = self.prompts.reply_ids(text, reply.role, ended)
+    def observed(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[View], end: int | None
+    ) -> tuple[Row, list[Media]]:
+        marks = sum(message["content"].count(IMAGE) for message in messages)
+        if marks != len(views):
+            raise ValueError(f"the environment's text marks {marks} pictures and shows {len(views)}")
+        pictures = [self.shelf.get(prompt, view) for view in views]
+        ids = self.prompts.reply_ids(_told(messages, pictures), end, prompt.record)
         return Row(expand(ids, pictures, self.places), tuple(pictures)), [p.media for p in pictures]
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
@@ -82,14 +83,14 @@ class VisionReader(Reader):
         return found
 
 
-def _told(context: Context, pictures: Sequence[Picture]) -> Context:
-    """The context with the codes of its pictures in its messages."""
-    rest, messages = [p.code for p in pictures], []
-    for message in context.messages:
+def _told(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """The messages with the codes of their pictures."""
+    rest, told = [p.code for p in pictures], []
+    for message in messages:
         here = message["content"].count(IMAGE)
-        messages.append({**message, "content": with_codes(message["content"], rest[:here])})
+        told.append({**message, "content": with_codes(message["content"], rest[:here])})
         rest = rest[here:]
-    return Context(messages, context.views)
+    return told
 
 
 def _miscounted(context: Context) -> str | None:
