@@ -16,6 +16,18 @@ def chatml(picture: str, video: str = "") -> str:
     )
 
 
+def speakers(start: str) -> str:
+    """Idefics3's and SmolVLM's: who speaks and a colon, behind which a space stands where no picture does."""
+    return (
+        f"{start}{{% for m in messages %}}{{{{ m['role'] | capitalize }}}}"
+        "{{ ':' if m['content'][0]['type'] == 'image' else ': ' }}"
+        "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+        "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+        "{{ '<end_of_utterance>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    )
+
+
 # LLaVA-OneVision's moves pictures and videos before the texts of their message.
 PICTURES_FIRST = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"

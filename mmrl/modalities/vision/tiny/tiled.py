@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mmrl.modalities.vision.tiny.sizes import Sizes, Tokens, siglip_numbers, text_numbers, vision_numbers
-from mmrl.modalities.vision.tiny.templates import PICTURES_FIRST, chatml
+from mmrl.modalities.vision.tiny.templates import PICTURES_FIRST, chatml, speakers
 
 MOST_TILES = 6  # along a side: the processors of Idefics3 and SmolVLM have names for no more
 INTERNVL = {
@@ -69,11 +69,12 @@ def idefics3(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
     )
 
     tokenizer = tokens(special=_tile_names(), named=IDEFICS)
+    tokenizer.eos_token = IDEFICS["end_of_utterance_token"]
     processor = Idefics3Processor(
         image_processor=Idefics3ImageProcessor(**_idefics_pictures(sizes)),
         tokenizer=tokenizer,
         image_seq_len=(sizes.tile // sizes.patch // sizes.merge) ** 2,
-        chat_template=chatml("<image>"),
+        chat_template=speakers("<|im_start|>"),
     )
     return Idefics3ForConditionalGeneration(Idefics3Config(**_idefics_numbers(sizes, tokenizer))), processor
 
@@ -88,6 +89,7 @@ def smolvlm(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
     )
 
     tokenizer = tokens(special=_tile_names(), named=IDEFICS)
+    tokenizer.eos_token = IDEFICS["end_of_utterance_token"]
     square = {"longest_edge": sizes.tile}
     films: dict[str, Any] = {"video_sampling": {"fps": 1, "max_frames": 4, "video_size": square}}
     processor = SmolVLMProcessor(
@@ -95,7 +97,7 @@ def smolvlm(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
         tokenizer=tokenizer,
         video_processor=SmolVLMVideoProcessor(size=square, max_image_size=square, **films),
         image_seq_len=(sizes.tile // sizes.patch // sizes.merge) ** 2,
-        chat_template=chatml("<image>"),
+        chat_template=speakers("<|im_start|>"),
     )
     return SmolVLMForConditionalGeneration(SmolVLMConfig(**_idefics_numbers(sizes, tokenizer))), processor
 
