@@ -104,8 +104,8 @@ def picture_refs(prompt: Prompt) -> list[Any]:
 class PictureShelf:
     """Processed pictures by view: the pixels of some, and of all that were seen what else there is to know.
 
-    family: the model's. space: coordinates of the boxes that the policy writes. bound: pixels of a picture that is opened
-    at most. limit: bytes of pixels that are kept.
+    family: the model's. space: coordinates of the boxes that the policy writes. bound: pixels of a picture that is
+    opened at most. limit: bytes of pixels that are kept.
     """
 
     def __init__(self, family: Family, space: str, bound: int, limit: int) -> None:
