@@ -119,3 +119,16 @@ def test_qwen2_vl_without_labels(text, boxes):
 )
 def test_boxes_between_marks_are_known_by_them(text, found):
     assert marked_boxes(text) == found
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "internvl", "paligemma", "qwen2_5_vl"])
+def test_rewards_read_what_a_family_writes_labels_included(family):
+    from mmrl.rewarding import load_reward
+    from mmrl.types import Prompt, Sample
+
+    media, text = BY_HAND[family]
+    reward = load_reward("grounding.box_iou", {})
+    prompt = Prompt("p", "Where is the cat?", {"boxes": [list(CAT.box)]})
+    sample = Sample(prompt, 0, write_boxes([CAT], media), media=(media,))
+    (value,) = reward.call([sample])
+    assert value.value == pytest.approx(1.0, abs=0.01) and "cat" in text

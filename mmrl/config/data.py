@@ -12,8 +12,8 @@ from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
 RecordFormat = Literal[
-    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "alpaca"
-]
+    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "alpaca"
+]  # fmt: skip
 
 
 class DataConfig(Strict):

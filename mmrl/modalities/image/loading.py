@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.config import ModelConfig, is_local
 from mmrl.modalities.image.families import family_class, family_of
 from mmrl.modalities.image.families.base import Family
+from mmrl.modalities.quiet import no_bars
 from mmrl.share import resolve
 
 
@@ -17,19 +18,20 @@ def load_family(config: ModelConfig) -> Family:
 
     Raises FileNotFoundError where a local folder holds no pipeline.
     """
+    no_bars("diffusers", "transformers")
     if config.build is not None:
         return family_class(config.family)(_build(config), config.max_sequence_length)
     from diffusers import DiffusionPipeline
 
     local = resolve(config.path)
-    looks_local = config.path.startswith(("share://", ".", "/")) or local.exists()
-    if looks_local and not (local / "model_index.json").is_file():
+    here = is_local(config.path)
+    if here and not (local / "model_index.json").is_file():
         raise FileNotFoundError(
             f"model.path {config.path!r}: no model_index.json in {local}; give a folder written by "
             "save_pretrained, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
         )
     pipeline = DiffusionPipeline.from_pretrained(
-        str(local) if looks_local else config.path,
+        str(local) if here else config.path,
         revision=config.revision,
         dtype=getattr(torch, config.dtype),
         use_safetensors=True,

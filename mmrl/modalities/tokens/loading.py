@@ -22,9 +22,6 @@ def source(config: TokenModelConfig, example: str) -> dict[str, Any]:
 
     Raises FileNotFoundError for a local folder without a model.
     """
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # its bars for every file of a checkpoint would fight with the run's own
     local = resolve(config.path)
     looks_local = config.path.startswith(("share://", ".", "/", "~")) or local.exists()
     if looks_local and not (local / "config.json").is_file():
@@ -100,6 +97,8 @@ def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = 
         if (config.train == "full" and id(parameter) not in alone) or "lora_" in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    for module in frozen:
+        module.to(getattr(torch, config.dtype))
     if config.gradient_checkpointing:
         _check_class(type(model), model.config, config)
         _enable_checkpointing(model)
