@@ -80,7 +80,7 @@ def trainer(
     _check_objects(config, processes)
     processes.once(lambda: claim(config.run_dir, resume, fresh))
     processes.notes.open()
-    run = assemble(config, processes, should_stop)
+    run = assemble(config, processes, should_stop, quiet=quiet)
     if not resume:
         processes.once(lambda: describe(config))
     return Loop(run, quiet=quiet, allow=allow)

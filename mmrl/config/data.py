@@ -76,6 +76,14 @@ class DataConfig(Strict):
         "stop", description="A record that cannot be read stops the run, or is reported and skipped."
     )
     max_pixels: int = Field(50_000_000, ge=1, description="A larger picture is a bad record.")
+    video_frames: int = Field(
+        8, ge=1, description="Most frames of a video (column `videos`) that are shown, evenly spaced."
+    )
+    videos: Literal["frames", "whole"] = Field(
+        "frames",
+        description="frames: a video is shown as pictures. whole: as an input of its own, by processors that take one "
+        "(Qwen's, InternVL's, LLaVA-OneVision's).",
+    )
 
     effects: ClassVar[Mapping[str, When]] = {
         "where": When(lambda s, _: s.prompts, "`prompts`"),

@@ -60,6 +60,8 @@ def _marks(record: Mapping[str, Any], mark: str) -> int:
 
 def _reference(picture: Any, number: int) -> Any:
     """What mmrl.pictures opens: a name, a PIL picture, {"bytes"}, a function."""
+    if isinstance(picture, Mapping) and isinstance(picture.get("frames"), list):  # a video as a whole
+        return {**picture, "frames": [_reference(frame, number) for frame in picture["frames"]]}
     if isinstance(picture, Mapping) and picture.get("bytes") is None:
         picture = picture.get("path") or picture.get("url")
     held = isinstance(picture, Mapping) and isinstance(picture["bytes"], bytes)

@@ -17,6 +17,7 @@ from mmrl.environments.load import load_environment
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.load import adapter_class
 from mmrl.pictures import PictureError
+from mmrl.reporting.progress import counted
 from mmrl.rewarding.load import LoadedReward, load_reward
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
@@ -29,8 +30,9 @@ def assemble(
     processes: Processes | None = None,
     should_stop: Callable[[str], bool] | None = None,
     training: bool = True,
+    quiet: bool = True,
 ) -> Run:
-    """Everything that a config names, loaded and checked; supervised records only for training.
+    """Everything that a config names, loaded and checked; supervised records only for training. quiet: no bar.
 
     Raises ConfigError, RewardError or DataError with one line that says what is wrong.
     """
@@ -38,7 +40,7 @@ def assemble(
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
     adapter = load_adapter(config, processes.device)
     rewards, eval_rewards = load_rewards(config)
-    prompts, eval_prompts = load_prompts(config, adapter)
+    prompts, eval_prompts = load_prompts(config, adapter, quiet or not processes.is_main)
     check_prompts(prompts, rewards, config.data.on_bad_record)
     check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
     data = Data(prompts, eval_prompts, load_records(config, adapter) if training else None)
@@ -90,11 +92,11 @@ def load_records(config: Config, adapter: Adapter) -> Records | None:
     return Records(config.data, record_columns(adapter, objectives)) if objectives else None
 
 
-def load_prompts(config: Config, adapter: Adapter) -> tuple[list[Prompt], list[Prompt]]:
-    """(training prompts, held-out prompts) of a config; [] where it names none."""
+def load_prompts(config: Config, adapter: Adapter, quiet: bool = True) -> tuple[list[Prompt], list[Prompt]]:
+    """(training prompts, held-out prompts) of a config; [] where it names none. quiet: no bar while they are read."""
     columns, data = adapter.prompt_columns(), config.data
-    train = usable(adapter, training_prompts(data, columns), data.on_bad_record)
-    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
+    train = usable(adapter, training_prompts(data, columns), data.on_bad_record, quiet)
+    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, quiet)
     both = {_asked(p) for p in train} & {_asked(p) for p in held}
     if both:
         text = min(text for text, _ in both)
@@ -108,12 +110,13 @@ def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
 
 
-def usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str) -> list[Prompt]:
+def usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str, quiet: bool = True) -> list[Prompt]:
     """The prompts that the adapter can roll out; the others are counted and told.
 
     Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
     """
-    reasons = {p.id: why for p in prompts if (why := _unusable(adapter, p, on_bad))}
+    told = prompts if quiet else counted(prompts, "reading prompts")
+    reasons = {p.id: why for p in told if (why := _unusable(adapter, p, on_bad))}
     if reasons:
         first, why = next(iter(reasons.items()))
         message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {first!r}: {why}"

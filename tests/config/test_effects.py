@@ -213,6 +213,14 @@ CASES = [
     Case(tokens.TokenModelConfig, "sampling.top_p", "model.sampling.top_p=0.9", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.top_k", "model.sampling.top_k=9", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.annealing", "model.sampling.annealing={}", "", TREE),
+    Case(
+        vision.ModelConfig,
+        "tiles",
+        "model.tiles=4",
+        "model.build={kind:internvl}",
+        "model.build={kind:paligemma}",
+        modality="vision",
+    ),
     Case(vision.ModelConfig, "min_pixels", "model.min_pixels=9", "", "model.build={kind:smolvlm}", modality="vision"),
     Case(
         vision.ModelConfig,
@@ -231,7 +239,17 @@ ALWAYS: dict[type, set[str]] = {
         *("checkpoint", "report", "trackers", "device", "threads", "timeout"),
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
-    DataConfig: {"prompts", "eval_prompts", "records", "format", "image_root", "on_bad_record", "max_pixels"},
+    DataConfig: {
+        "prompts",
+        "eval_prompts",
+        "records",
+        "format",
+        "image_root",
+        "on_bad_record",
+        "max_pixels",
+        "video_frames",
+        "videos",
+    },
     EvalConfig: {"every", "prompts", "samples", "seed", "by", "pass_at", "choices", "rewards"},
     ReportConfig: {"samples_every"},
     CheckpointConfig: {"every", "keep"},

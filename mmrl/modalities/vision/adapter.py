@@ -17,7 +17,7 @@ from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.tokens.lora import adaptable
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
-from mmrl.modalities.vision.families import Features, family_of
+from mmrl.modalities.vision.families import Features, check_kind, family_of
 from mmrl.modalities.vision.pictures import PictureShelf, picture_refs, shown
 from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.modalities.vision.reading import VisionReader
@@ -52,9 +52,10 @@ class VisionAdapter(TokenAdapter):
         if config.build is not None:
             model, self.processor = self._built()
         else:
-            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
             place = loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct")
+            check_kind(AutoConfig.from_pretrained(**place).model_type, config)  # before any weights
             self.processor = AutoProcessor.from_pretrained(**place)
             model = loading.read(AutoModelForImageTextToText, place, config, "vision-language model")
         self.family = family_of(model, self.processor, config)
@@ -63,10 +64,9 @@ class VisionAdapter(TokenAdapter):
                 f"gradient_checkpointing: prompts of {type(model).__name__} need a cache, which layers that are "
                 "recomputed cannot fill; leave it off"
             )
-        if config.engine.name == "vllm" and self.family.prefix_attention:
+        if config.engine.name == "vllm" and self.family.not_served:
             raise ValueError(
-                f"engine.name=vllm puts the pictures of {type(model).__name__} where it wants, not where the prompt "
-                "has them; leave it at transformers"
+                f"engine.name=vllm: {type(model).__name__} {self.family.not_served}; leave it at transformers"
             )
         towers = self.family.towers(model)
         if config.train == "lora":
@@ -109,13 +109,17 @@ class VisionAdapter(TokenAdapter):
     def _reader(self, limit: int) -> VisionReader:
         space = self.family.space if self.config.space == "auto" else self.config.space
         self.shelf = PictureShelf(self.family, space, MAX_PIXELS, self.config.picture_cache << 20)
-        encoder = VisionEncoder(self.processor, self.config, limit, self.stop_ids)
+        encoder = VisionEncoder(self.processor, self.config, limit, self.stop_ids, self.family.framed)
         skip = self.config.skip_special_tokens
-        return VisionReader(self.tokenizer, encoder, skip, self.shelf, self.family.image_id)
+        return VisionReader(self.tokenizer, encoder, skip, self.shelf)
 
     def _decoder(self) -> VisionDecoder:
         frozen = self.config.vision == "frozen"
         return VisionDecoder(self.model, self.family, self._kept if frozen else self._room(), frozen)
+
+    @property
+    def _sharing(self) -> bool:
+        return super()._sharing and self.family.shares_prompts
 
     def _room(self) -> Kept[Features]:
         return Kept(self.config.picture_cache << 20)

@@ -15,8 +15,11 @@ from mmrl.strict import When
 from mmrl.types import Prompt
 
 # Whose processors take a smallest and a largest area.
-SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+# Whose pictures are cut into tiles.
+TILED = ("internvl", "idefics3", "smolvlm", "gemma3")
 RESIZED = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in SIZED, "a model of the Qwen family")
+CUT = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in TILED, "a model whose pictures are cut")
 
 
 class ModelConfig(TokenModelConfig):
@@ -25,7 +28,8 @@ class ModelConfig(TokenModelConfig):
     build: dict[str, Any] | None = Field(
         None,
         description="Build a tiny untrained model from these numbers instead of loading `path`: kind (qwen2_vl, "
-        "qwen2_5_vl, qwen3_vl, internvl, idefics3, smolvlm, paligemma) and the other arguments of vision/tiny.py.",
+        "qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, internvl, idefics3, smolvlm, paligemma, paligemma2, gemma3, "
+        "llava_onevision) and the other arguments of vision/tiny.py.",
     )
     vision: Literal["frozen", "trained"] = Field(
         "frozen", description="The vision tower and its projector; frozen ones are computed once per picture."
@@ -36,7 +40,13 @@ class ModelConfig(TokenModelConfig):
     max_pixels: int | None = Field(
         None, ge=1, description="Largest area that the processor makes of a picture (Qwen); null: the processor's."
     )
-    space: Literal["auto", "original", "seen", "norm1000", "norm1"] = Field(
+    tiles: int | None = Field(
+        None,
+        ge=1,
+        description="Most tiles of a picture (InternVL), tiles along its long side (Idefics3, SmolVLM), or most crops "
+        "of pan and scan, 1 being none (Gemma 3); null: the processor's, for InternVL 12 whatever its files say.",
+    )
+    space: Literal["auto", "original", "seen", "norm1000", "loc1024", "norm1"] = Field(
         "auto", description="Coordinates that the policy writes; auto: those of its family."
     )
     picture_cache: int = Field(
@@ -49,6 +59,7 @@ class ModelConfig(TokenModelConfig):
         **TokenModelConfig.effects,
         "min_pixels": RESIZED,
         "max_pixels": RESIZED,
+        "tiles": CUT,
     }
 
     @model_validator(mode="after")
@@ -62,7 +73,9 @@ class ModelConfig(TokenModelConfig):
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         pixels = f"{self.min_pixels or 'the processor’s'} to {self.max_pixels or 'the processor’s'}"
-        return [*super().describe(), f"pictures: vision tower {self.vision}, pixels {pixels}, coordinates {self.space}"]
+        tiles = "the processor’s" if self.tiles is None else self.tiles
+        told = f"pixels {pixels}, tiles {tiles}, coordinates {self.space}"
+        return [*super().describe(), f"pictures: vision tower {self.vision}, {told}"]
 
     def prompt_check(self) -> Callable[[Prompt], str | None] | None:
         """Whether the chat template takes a prompt; None where the processor's files are not on this machine."""

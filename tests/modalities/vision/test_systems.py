@@ -386,7 +386,7 @@ def test_config_says_where_its_values_come_from(name):
 
 def test_pictures_that_vllm_would_put_elsewhere_are_refused():
     section = {"path": "built", "build": {"kind": "paligemma"}, "engine": {"name": "vllm"}}
-    with pytest.raises(ValueError, match="PaliGemmaForConditionalGeneration where it wants"):
+    with pytest.raises(ValueError, match="PaliGemmaForConditionalGeneration has its pictures where vLLM wants them"):
         VisionAdapter(VisionAdapter.Config(**section))
 
 
