@@ -322,7 +322,7 @@ def test_system_texts_that_contradict_are_refused(columns, told):
 @pytest.mark.parametrize(
     ("record", "columns"),
     [
-        ({**ASKED["swift"], "tools": "[]", "videos": ["a.mp4"], "audios": []}, {"videos"}),
+        ({**ASKED["swift"], "tools": "[]", "rejected_images": ["a.png"], "audios": []}, {"rejected_images"}),
         ({**ASKED["trl"], "chat_template_kwargs": {"enable_thinking": False}}, set()),
         ({"prompt": "what?", "tools": ["hammer"]}, {"tools"}),
         ({**ASKED["visionthink"], "images": ["red.png"], "image": "blue.png"}, {"image"}),
