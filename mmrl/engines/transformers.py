@@ -64,6 +64,23 @@ class TransformersEngine:
                     found[i] += made[place * width : (place + 1) * width]
         return found
 
+    @torch.no_grad()
+    def longest_step(self, prompts: Sequence[Row], n: int, sampling: Sampling) -> None:
+        """What a rollout holds at most, for an estimate of memory: the prompts' forward, then the last token of n
+        completions each that have all their budget. What the tokens between have left in the cache is not computed."""
+        from mmrl.engines.cache import RoomyLayer
+
+        cache, hidden, attended, position = self._prefill(prompts, n, sampling.max_tokens)
+        for layer in cache.layers:
+            if isinstance(layer, RoomyLayer):
+                rows, heads, _, size = layer.keys.shape
+                layer.update(*(x.new_empty(rows, heads, sampling.max_tokens - 1, size) for x in (layer.keys, layer.values)))
+        draw = _Sampler(sampling, self.decoder.device)
+        uniform = torch.zeros(len(position), dtype=torch.float64, device=self.decoder.device)
+        token, _ = draw(self.head(hidden), uniform, 0)
+        hidden = self.decoder.step(token, position + sampling.max_tokens - 1, cache, attended)
+        draw(self.head(hidden), uniform, 0)
+
     def _decode(self, prompts: Sequence[Row], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """Completions of every prompt, prompt by prompt; all prompts have equally many seeds."""
         device, n = self.decoder.device, len(seeds[0])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.share import resolve
+from mmrl.modalities.files import is_local, told
 from mmrl.strict import Strict, When
 
 Pixels = Annotated[int, Field(ge=1)]
@@ -116,7 +116,7 @@ class ModelConfig(Strict):
     )
 
     effects: ClassVar[Mapping[str, When]] = {
-        "revision": When(lambda s, _: s.build is None and not _is_local(s.path), "a `path` on the hub"),
+        "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
         "max_sequence_length": When(lambda s, _: s.family not in OF_DIFFUSION, "a family with T5: sd3, flux"),
         "sampling.guidance_gradient": When(
@@ -152,6 +152,10 @@ class ModelConfig(Strict):
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})
 
+    def files(self) -> list[str]:
+        """Where the pipeline's files are, for `mmrl plan`."""
+        return [] if self.build is not None else [told(self.path, self.revision, "model_index.json")]
+
     def actions_per_sample(self) -> int:
         """Trained denoising steps of the plan at its first step."""
         from mmrl.modalities.image.plans import make_plan
@@ -168,10 +172,6 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {s.guidance:g}; evaluation: ODE, {e.steps} steps",
         ]
-
-
-def _is_local(path: str) -> bool:
-    return path.startswith(("share://", ".", "/", "~")) or resolve(path).exists()
 
 
 def _supervises(run: Any) -> bool:

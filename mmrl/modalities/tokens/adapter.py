@@ -15,6 +15,7 @@ from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.environments.base import Environment
+from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
@@ -28,7 +29,7 @@ from mmrl.modalities.tokens.replay import Replayed, cut_rows, recomputing, repla
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.pictures import PictureError
 from mmrl.seeds import seed_of
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
 
 class TokenAdapter(Adapter):
@@ -51,9 +52,11 @@ class TokenAdapter(Adapter):
         self.precision = getattr(torch, config.dtype)
         self.deterministic_evaluation = config.evaluation.temperature == 0
         self.model, self.tokenizer = self._load()
+        hollow.fill([self.model])
         self.banned = self._never_sampled()
         self.stop_ids = loading.stop_ids(self.model, self.tokenizer)
-        loading.check_head(self.model, self._head())
+        if not hollow.is_wanted():
+            loading.check_head(self.model, self._head())
         self.context = loading.context(self.model)
         self.reader = self._reader(loading.prompt_limit(config, self.context))
         self._outside: OutsideEngine | None = None
@@ -143,6 +146,34 @@ class TokenAdapter(Adapter):
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
         seeds = [[seed_of(seed, "eval", p.id, i) for i in range(n)] for p in prompts]
         return self._sampled(groups, n, sampling, seeds, self._own_engine(), None)
+
+    def weights(self) -> Iterator[Tensor]:
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+    def blank(self, prompt: Prompt) -> Sample:
+        """See Adapter.blank: a completion (in a conversation, a first turn) that uses its whole budget."""
+        opened = self.reader.opened(prompt, self.reader.context(prompt))
+        count = max(1, min(self.config.sampling.max_tokens, self._rules().room - len(opened.row)))
+        ids = torch.full((count,), self.stop_ids[0])
+        tensors = {"prompt": opened.row.ids, "ids": ids}
+        trajectory = Trajectory(torch.zeros(count), torch.ones(count, dtype=torch.bool), tensors)
+        return Sample(prompt, 0, "", trajectory, "length", media=tuple(opened.media))
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """See Adapter.cost: tokens of a prompt, and how many of them are pictures."""
+        opened = self.reader.opened(prompt, self.reader.context(prompt))
+        pictures = sum(m.tokens for m in opened.media)
+        return {"tokens": len(opened.row), **({"tokens of pictures": pictures} if opened.media else {})}
+
+    def trial(self, samples: Sequence[Sample], n: int) -> None:
+        """See Adapter.trial: as many rows as are decoded together."""
+        s = self.config.sampling
+        together = max(1, self.config.rollout_batch // n)
+        prompts = [self.reader.rows(sample)[0] for sample in samples[:together]]
+        sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned)
+        with self._autocast():
+            self._own_engine().longest_step(prompts, min(n, self.config.rollout_batch), sampling)
 
     @contextmanager
     def synced(self, once: Once) -> Iterator[None]:

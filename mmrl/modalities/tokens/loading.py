@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmrl.modalities import hollow
+from mmrl.modalities.files import lora_folder
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.logprobs import Head
 from mmrl.share import resolve
@@ -72,7 +74,11 @@ def _add_lora(model: Any, config: TokenModelConfig) -> None:
 
     lora = config.lora
     if lora.path is not None:
-        model.load_adapter(str(resolve(lora.path)), is_trainable=True)
+        folder = lora_folder(lora.path)
+        if hollow.is_wanted():
+            model.add_adapter(LoraConfig.from_pretrained(str(folder), inference_mode=False))
+        else:
+            model.load_adapter(str(folder), is_trainable=True)
         return
     model.add_adapter(
         LoraConfig(

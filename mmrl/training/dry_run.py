@@ -1,0 +1,125 @@
+"""`mmrl plan`: everything that a training loads, looked at without training, and without the model's weights.
+
+It goes through the functions that a training goes through (assemble, made_stage), so that what stops one stops both.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmrl.config import Config, FilterStage, GrpoStage, Stage
+from mmrl.data.prompts import heldout_prompts, training_prompts
+from mmrl.data.records import Records
+from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.files import NotDownloaded
+from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewards
+from mmrl.training.checkpoint import Checkpoints
+from mmrl.training.cursor import Cursor
+from mmrl.training.estimate.lines import memory_lines
+from mmrl.training.packages import check_packages
+from mmrl.training.planned import PlannedProcesses
+from mmrl.training.policy import Policy
+from mmrl.training.provenance import made_with, refuse_other_run
+from mmrl.training.run import Run
+from mmrl.training.stages.kinds import made_stage
+from mmrl.types import Prompt
+
+
+def dry_run(config: Config, processes: int = 1, resume: bool = False, allow: Sequence[str] = ()) -> Iterator[str]:
+    """Lines about what is there: files of the model, rewards, data, processes, tokens, memory; each once it is known.
+
+    processes: how many the run would have. resume, allow: check that a training would go on from the run's checkpoint.
+    Raises what a training would raise before its first step, as far as that is known without the weights.
+    """
+    check_packages(config)
+    files = getattr(config.model, "files", None)
+    yield from files() if files else ()
+    try:
+        run = assemble(config, PlannedProcesses(processes), weights=False)
+    except NotDownloaded:
+        yield from _without_model(config)
+        return
+    yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
+    if resume:
+        yield _resumable(run, allow)
+    elif Checkpoints(run.folder, 1).latest:
+        yield f"folder: {run.folder} holds a run already; train with --resume, --fresh or another name"
+    policy, cursor = Policy(run.adapter), Cursor()
+    for number, options in enumerate(config.stages):
+        policy.select(options.components, options.name)
+        cursor.begin_stage(number)
+        yield from _processes(options, processes)
+        if options.data_from is not None:
+            yield f"stage {options.name}: its data come from stage {options.data_from}, and are not looked at"
+            continue
+        stage = made_stage(run, options, policy, cursor)
+        prompts, line = _lengths(run.adapter, getattr(stage, "prompts", ()))
+        yield from line
+        yield from memory_lines(stage, prompts)
+    yield "time: not known before a step is measured (--measure)"
+
+
+# -------------------------------------------------------------------- what is there
+
+
+def _found(
+    config: Config, prompts: Sequence[Prompt], held: Sequence[Prompt], records: Records | None
+) -> Iterator[str]:
+    scored = [*config.rewards, *(config.eval.rewards or ())]
+    if scored:
+        yield f"rewards: {', '.join(dict.fromkeys(r.alias or r.name for r in scored))}: loaded"
+    counts = {"prompts": len(prompts), "held-out prompts": len(held), "records": records.count if records else 0}
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    if told:
+        columns = sorted({key for p in (*prompts[:LOOKED_AT], *held[:LOOKED_AT]) for key in p.record})
+        yield f"data: {', '.join(told)}" + (f"; columns {', '.join(columns)}" if columns else "")
+
+
+def _without_model(config: Config) -> Iterator[str]:
+    """What can be looked at where the model is to be downloaded."""
+    rewards, eval_rewards = load_rewards(config)
+    prompts, held = training_prompts(config.data), heldout_prompts(config.data)
+    check_prompts(prompts, rewards, config.data.on_bad_record)
+    check_prompts(held, eval_rewards, config.data.on_bad_record)
+    wanted = any(stage.record_objectives() for stage in config.stages)
+    yield from _found(config, prompts, held, Records(config.data) if wanted else None)
+    yield "not looked at before the model is there: prompts as it reads them, stages, memory"
+
+
+def _resumable(run: Run, allow: Sequence[str]) -> str:
+    """Raises CheckpointError where the run's checkpoint is of another config."""
+    folder, state, _ = Checkpoints(run.folder, 1).read()
+    cursor = Cursor()
+    cursor.load(state["cursor"])
+    refuse_other_run(state["made_with"], made_with(run), cursor, allow)
+    return f"resume: goes on from {folder}, behind step {cursor.total_steps}"
+
+
+# -------------------------------------------------------------------- processes and tokens
+
+
+def _processes(options: Stage, processes: int) -> Iterator[str]:
+    if isinstance(options, GrpoStage | FilterStage) and options.groups < processes:
+        yield (
+            f"warning: stage {options.name}: {options.groups} prompts on {processes} processes: "
+            f"{processes - options.groups} of them have nothing to sample; take groups={processes} or more"
+        )
+    elif isinstance(options, GrpoStage | FilterStage) and options.groups % processes:
+        yield (
+            f"stage {options.name}: {options.groups} prompts on {processes} processes: some have "
+            f"{-(-options.groups // processes)}, some {options.groups // processes}, and wait for the others"
+        )
+
+
+def _lengths(adapter: Adapter, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
+    """(the first prompts, those that take most of a micro-batch in front; lines about what they take)."""
+    costs: list[tuple[dict[str, int], Prompt]] = [(adapter.cost(p), p) for p in prompts[:LOOKED_AT]]
+    costs.sort(key=lambda pair: -max(pair[0].values(), default=0))
+    names = list(costs[0][0]) if costs else []
+    told = []
+    for name in names:
+        values = [cost.get(name, 0) for cost, _ in costs]
+        told.append(f"{name} {min(values)} to {max(values)}, mean {statistics.fmean(values):.0f}")
+    return [p for _, p in costs], [f"prompts: {'; '.join(told)} (of the first {len(costs)})"] if told else []
