@@ -9,7 +9,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrl.config import Config, FilterStage, GrpoStage, Stage
+from mmrl.config import Config, FilterStage, GrpoStage
+from mmrl.config import Stage as StageConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter
@@ -17,12 +18,14 @@ from mmrl.modalities.files import NotDownloaded
 from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewards
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
-from mmrl.training.estimate.lines import memory_lines
+from mmrl.training.estimate.lines import Estimate
+from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow
 from mmrl.training.packages import check_packages
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.policy import Policy
 from mmrl.training.provenance import made_with, refuse_other_run
 from mmrl.training.run import Run
+from mmrl.training.stages.base import Stage
 from mmrl.training.stages.kinds import made_stage
 from mmrl.types import Prompt
 
@@ -55,10 +58,23 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False, allow: Seq
             yield f"stage {options.name}: its data come from stage {options.data_from}, and are not looked at"
             continue
         stage = made_stage(run, options, policy, cursor)
-        prompts, line = _lengths(run.adapter, getattr(stage, "prompts", ()))
-        yield from line
-        yield from memory_lines(stage, prompts)
+        prompts, lines = _lengths(run.adapter, stage.rolled_out)
+        yield from lines
+        yield from _micro_batches(stage, prompts)
+        yield _estimated(stage, prompts)
     yield "time: not known before a step is measured (--measure)"
+
+
+def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
+    """(name, memory) of each stage whose data are there."""
+    run = assemble(config, PlannedProcesses(1), weights=False)
+    policy, cursor = Policy(run.adapter), Cursor()
+    for number, options in enumerate(config.stages):
+        policy.select(options.components, options.name)
+        cursor.begin_stage(number)
+        if options.data_from is None:
+            stage = made_stage(run, options, policy, cursor)
+            yield options.name, estimate(stage, _lengths(run.adapter, stage.rolled_out)[0])
 
 
 # -------------------------------------------------------------------- what is there
@@ -100,7 +116,7 @@ def _resumable(run: Run, allow: Sequence[str]) -> str:
 # -------------------------------------------------------------------- processes and tokens
 
 
-def _processes(options: Stage, processes: int) -> Iterator[str]:
+def _processes(options: StageConfig, processes: int) -> Iterator[str]:
     if isinstance(options, GrpoStage | FilterStage) and options.groups < processes:
         yield (
             f"warning: stage {options.name}: {options.groups} prompts on {processes} processes: "
@@ -123,3 +139,26 @@ def _lengths(adapter: Adapter, prompts: Sequence[Prompt]) -> tuple[list[Prompt],
         values = [cost.get(name, 0) for cost, _ in costs]
         told.append(f"{name} {min(values)} to {max(values)}, mean {statistics.fmean(values):.0f}")
     return [p for _, p in costs], [f"prompts: {'; '.join(told)} (of the first {len(costs)})"] if told else []
+
+
+# -------------------------------------------------------------------- micro-batches and memory
+
+
+def _micro_batches(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
+    samples, _ = blank_samples(stage, prompts)
+    if samples and stage.learners:
+        slices = list(stage.run.adapter.slices(samples, stage.options.micro_batch))
+        yield (
+            f"stage {stage.options.name}: at most {len(slices)} micro-batches an update and process, of at most "
+            f"{max(len(part.rows) for part in slices)} samples"
+        )
+
+
+def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> str:
+    name = stage.options.name
+    if not is_hollow(stage.run.adapter):
+        return f"memory of stage {name}: not estimated, its adapter is made with its weights"
+    try:
+        return estimate(stage, prompts).line(name)
+    except Exception as error:  # whatever the code of a model raises where tensors hold no numbers
+        return f"memory of stage {name}: not estimated: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

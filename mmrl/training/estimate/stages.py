@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from mmrl.config import FilterStage, GrpoStage, PreferenceStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.summary import own_peak_rss_mb
+from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes
 from mmrl.training.estimate.tracing import peak_of
 from mmrl.training.stages.base import Stage
@@ -27,6 +29,12 @@ from mmrl.types import Prompt, Sample
 def is_hollow(adapter: Adapter) -> bool:
     """Whether the adapter has no weights, so that what it computes can be traced."""
     return all(isinstance(p, FakeTensor) for p in adapter.trainable_parameters().values())
+
+
+def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
+    """Memory of a stage that was made of a run without weights. prompts: as for sizes_of."""
+    base = int(own_peak_rss_mb() * 2**20)  # before anything is traced, which takes memory of its own
+    return Estimate(sizes_of(stage, prompts), base, on_gpu(stage))
 
 
 def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:

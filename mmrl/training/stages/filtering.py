@@ -52,6 +52,10 @@ class Filtering(Stage[FilterStage]):
             )
         self.waiting: list[list[Group]] = []  # the step's groups, where they are sampled
 
+    @property
+    def rolled_out(self) -> Sequence[Prompt]:
+        return self.prompts
+
     def make_learners(self) -> dict[str, Learner]:
         return {}
 

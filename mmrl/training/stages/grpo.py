@@ -57,6 +57,10 @@ class Grpo(Stage[GrpoStage]):
     def needs_reference(self) -> bool:
         return needs_reference(self.algorithm)
 
+    @property
+    def rolled_out(self) -> Sequence[Prompt]:
+        return self.prompts
+
     def updates(self) -> int:
         return self.options.steps * self.options.updates * self.options.epochs
 
