@@ -30,10 +30,10 @@ from mmrl.training.stages.kinds import made_stage
 from mmrl.types import Prompt
 
 
-def dry_run(config: Config, processes: int = 1, resume: bool = False, allow: Sequence[str] = ()) -> Iterator[str]:
+def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterator[str]:
     """Lines about what is there: files of the model, rewards, data, processes, tokens, memory; each once it is known.
 
-    processes: how many the run would have. resume, allow: check that a training would go on from the run's checkpoint.
+    processes: how many the run would have. resume: check that a training would go on from the run's checkpoint.
     Raises what a training would raise before its first step, as far as that is known without the weights.
     """
     check_packages(config)
@@ -46,7 +46,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False, allow: Seq
         return
     yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
     if resume:
-        yield _resumable(run, allow)
+        yield _resumable(run)
     elif Checkpoints(run.folder, 1).latest:
         yield f"folder: {run.folder} holds a run already; train with --resume, --fresh or another name"
     policy, cursor = Policy(run.adapter), Cursor()
@@ -62,7 +62,6 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False, allow: Seq
         yield from lines
         yield from _micro_batches(stage, prompts)
         yield _estimated(stage, prompts)
-    yield "time: not known before a step is measured (--measure)"
 
 
 def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
@@ -104,13 +103,19 @@ def _without_model(config: Config) -> Iterator[str]:
     yield "not looked at before the model is there: prompts as it reads them, stages, memory"
 
 
-def _resumable(run: Run, allow: Sequence[str]) -> str:
-    """Raises CheckpointError where the run's checkpoint is of another config."""
+def _resumable(run: Run) -> str:
+    """Raises CheckpointError where there is no checkpoint, or one of another config."""
     folder, state, _ = Checkpoints(run.folder, 1).read()
     cursor = Cursor()
     cursor.load(state["cursor"])
-    refuse_other_run(state["made_with"], made_with(run), cursor, allow)
+    refuse_other_run(state["made_with"], made_with(run), cursor, ())
     return f"resume: goes on from {folder}, behind step {cursor.total_steps}"
+
+
+def steps_done(config: Config) -> int:
+    """Steps that the run's last checkpoint has behind it. Raises CheckpointError without one."""
+    _, state, _ = Checkpoints(config.run_dir, 1).read()
+    return int(state["cursor"]["total_steps"])
 
 
 # -------------------------------------------------------------------- processes and tokens

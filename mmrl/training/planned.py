@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from mmrl.core.reduce import local
@@ -17,9 +15,3 @@ class PlannedProcesses(Processes):
         self.rank, self.world = 0, world
         self.device = torch.device("cpu")
         self._reduce = local
-
-
-def processes_of_environment() -> int:
-    """How many processes a launcher (torchrun, accelerate) has started, by what it has set; 1 without."""
-    number = os.environ.get("WORLD_SIZE", "")
-    return int(number) if number.isdecimal() and int(number) else 1
