@@ -105,6 +105,9 @@ class ConversationConfig(Strict):
 class TokenModelConfig(Strict):
     """A language model, how it is sampled and what of it is trained."""
 
+    # What `micro_batch` counts, in words for `mmrl plan`.
+    budget: ClassVar[str] = "tokens, those of prompts and pictures included"
+
     path: str = Field(description="A hub id or a folder that transformers' `from_pretrained` loads; share:// works.")
     revision: str | None = Field(None, description="Hub revision.")
     build: dict[str, Any] | None = None
