@@ -10,14 +10,15 @@ import torch
 from mmrl.training.estimate.memory import Sizes, checkpoint, largest_phase, phases, shown
 from mmrl.training.stages.base import Stage
 
-# What a training imports and allocates in main memory beyond what a plan has loaded, and what CUDA itself takes of a
-# GPU; measured (benchmarks/memory.py).
-REST, CUDA = 60 << 20, 500 << 20
+# Measured (benchmarks/memory.py). REST: what a training imports and allocates in main memory beyond what a plan has
+# loaded. KERNELS: what oneDNN compiles and keeps for the shapes of 16-bit products on a CPU. CUDA: what it takes of a GPU.
+REST, KERNELS, CUDA = 100 << 20, 150 << 20, 500 << 20
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Of a stage. base: bytes of main memory that a process takes before it has a model. gpu: whether it trains on one.
+    wide: whether it computes in float32.
 
     peak: bytes of the device, in `phase`. host: bytes of main memory.
     """
@@ -25,6 +26,7 @@ class Estimate:
     sizes: Sizes
     base: int
     gpu: bool
+    wide: bool = True
 
     @property
     def phase(self) -> str:
@@ -40,7 +42,7 @@ class Estimate:
 
     @property
     def host_base(self) -> int:
-        return self.base + REST
+        return self.base + REST + (0 if self.gpu or self.wide else KERNELS)
 
     @property
     def _largest(self) -> tuple[str, int]:

@@ -34,7 +34,8 @@ def is_hollow(adapter: Adapter) -> bool:
 def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
     """Memory of a stage that was made of a run without weights. prompts: as for sizes_of."""
     base = int(own_peak_rss_mb() * 2**20)  # before anything is traced, which takes memory of its own
-    return Estimate(sizes_of(stage, prompts), base, on_gpu(stage))
+    wide = stage.run.adapter.precision == torch.float32
+    return Estimate(sizes_of(stage, prompts), base, on_gpu(stage), wide)
 
 
 def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:

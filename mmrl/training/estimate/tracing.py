@@ -16,7 +16,12 @@ from torch.utils._pytree import tree_leaves
 
 
 class Tracer(TorchDispatchMode):
-    """now, peak: bytes of the fake storages that were made inside. A fake number that Python asks for is 1."""
+    """now, peak: bytes of the fake storages that were made inside. A fake number that Python asks for is 1.
+
+    counted: the tensors whose storages count.
+    """
+
+    counted: type[Tensor] = FakeTensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +35,7 @@ class Tracer(TorchDispatchMode):
             return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].dtype.is_floating_point else 1)
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
-            if isinstance(tensor, FakeTensor):
+            if isinstance(tensor, self.counted):
                 self._count(tensor)
         return made
 
