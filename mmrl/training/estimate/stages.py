@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -114,8 +115,9 @@ def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample])
     update = given_update(samples, advantage, chosen)
     slices = micro_batches(adapter, update, stage.options.micro_batch)
     fullest = max(slices, key=lambda part: len(part.rows) * len(part.columns))
-    for _ in gradient(adapter, update, [fullest] * min(2, len(slices))):
-        pass
+    for part in gradient(adapter, update, [fullest] * min(2, len(slices))):
+        if not math.isfinite(part.loss):  # then there was no backward
+            raise ValueError(f"the loss of tensors without numbers is {part.loss}")
 
 
 def _supervised(adapter: Adapter, records: Sequence[dict[str, Any]], objective: str, micro_batch: int) -> None:

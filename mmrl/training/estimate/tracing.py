@@ -15,6 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+_INDEXING = {
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+    torch.ops.aten._index_put_impl_.default,
+}
+
+
 class Tracer(TorchDispatchMode):
     """now, peak: bytes of the fake storages that were made inside. A fake number that Python asks for is 1.
 
@@ -33,9 +41,13 @@ class Tracer(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].dtype.is_floating_point else 1)
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if func in _INDEXING:
+            args = (args[0], _places(args[1]), *args[2:])
         made = func(*args, **(kwargs or {}))
+        old = {t.untyped_storage()._cdata for t in given}  # of views, and of what is changed in its place
         for tensor in tree_leaves(made):
-            if isinstance(tensor, self.counted):
+            if isinstance(tensor, self.counted) and tensor.untyped_storage()._cdata not in old:
                 self._count(tensor)
         return made
 
@@ -52,6 +64,15 @@ class Tracer(TorchDispatchMode):
     def _forget(self, key: int, size: int, _: Any) -> None:
         self._known.pop(key, None)
         self.now -= size
+
+
+def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The indices with masks that are there as the places where they are true: fake tensors do not look into them."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        mask = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+        found += index.nonzero(as_tuple=True) if mask and index is not None else [index]
+    return found
 
 
 def peak_of(compute: Callable[[], Any]) -> int:
