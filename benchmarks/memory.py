@@ -21,7 +21,11 @@ import yaml
 
 BAR = 0.2  # of the measured peak
 
-TEXT = {"path": "built", "build": {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4}, "sampling": {"max_tokens": 48}}
+TEXT = {
+    "path": "built",
+    "build": {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4},
+    "sampling": {"max_tokens": 48},
+}
 VISION = {
     "path": "built",
     "build": {"kind": "qwen2_5_vl", "hidden": 256, "layers": 6, "heads": 4, "kv_heads": 2},
@@ -133,11 +137,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = config_of(Path(folder), name)
             command = [sys.executable, __file__, "--estimate", str(path)]
-            told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            told = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
             measured = measure(path)
         ratio = told["peak"] / measured
         worst = max(worst, abs(ratio - 1))
-        print(f"{name:36} {told['peak'] / 1e6:7.0f} {measured / 1e6:7.0f} {ratio:6.2f}  {told['phase']}: {told['parts']}")
+        print(
+            f"{name:36} {told['peak'] / 1e6:7.0f} {measured / 1e6:7.0f} {ratio:6.2f}  {told['phase']}: {told['parts']}"
+        )
         sys.stdout.flush()
     print(f"farthest off: {worst:.0%} (bar {BAR:.0%})")
     if worst > BAR:

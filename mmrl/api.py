@@ -74,8 +74,8 @@ def trainer(
     processes.once(lambda: claim(config.run_dir, resume, fresh))
     processes.notes.open()
     run = assemble(config, processes, should_stop)
-    if processes.is_main and not resume:
-        describe(config)
+    if not resume:
+        processes.once(lambda: describe(config))
     return Loop(run, quiet=quiet, allow=allow)
 
 

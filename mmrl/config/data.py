@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
-RecordFormat = Literal["auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1"]
+RecordFormat = Literal[
+    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat"
+]  # fmt: skip
 
 
 class DataConfig(Strict):

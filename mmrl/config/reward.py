@@ -6,10 +6,12 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from mmrl.near import short
 from mmrl.strict import Strict
 
-# Scores beside the rewards: the KL that comes off them, and what a tree gives its steps.
-RESERVED = ("kl", "tree")
+# Names of scores beside the rewards: the KL that comes off them, and what a tree gives its steps. And what stands in
+# the place of a reward in the names of metrics: `reward/mean`, `eval/turns`.
+RESERVED = ("kl", "tree", "mean", "std", "invalid", "visual_tokens", "turns", "env")
 
 
 class RewardConfig(Strict):
@@ -32,5 +34,9 @@ class RewardConfig(Strict):
     @classmethod
     def _is_free(cls, value: str | None) -> str | None:
         if value in RESERVED:
-            raise ValueError(f"{value!r} is the name of a score that training makes by itself; take another")
+            raise ValueError(
+                f"{value!r} is the name of a score or a metric that training makes by itself; take another"
+            )
+        if value and "/" in value:
+            raise ValueError(f"{short(value)}: a `/` parts a reward's name from its tasks in metrics; take another")
         return value

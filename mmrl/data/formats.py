@@ -70,6 +70,8 @@ def format_of(record: Mapping[str, Any]) -> str:
         return "satori" if "possible_answers" in has else "swift"
     if {"question", "chosen", "rejected"} <= has:
         return "mmpr"
+    if {"question", "answers", "correct_answer", "image_bytes"} <= has:
+        return "sat"
     if pictured and "problem" in has:
         return "visionthink"
     return "mgpo" if pictured and "question" in has else PLAIN
@@ -218,6 +220,19 @@ def _ui_s1(record: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _sat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """SAT: `question`, `answers` to choose from, `correct_answer`, `image_bytes`; asked as its paper asks."""
+    answers = record.get("answers")
+    if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+        raise ValueError("format sat needs `answers`, a list of texts that is not empty")
+    choices = " or ".join(filter(None, [", ".join(answers[:-1]), answers[-1]]))
+    prompt = f"{_text(record, 'question', 'sat')} Choose between the following options: {choices}"
+    made: dict[str, Any] = {"prompt": f"Answer in natural language. {prompt}"}
+    made["answer"] = _text(record, "correct_answer", "sat")
+    pictured = record.get("image_bytes") is not None and "images" not in record
+    return made | ({"images": listed(record["image_bytes"])} if pictured else {})
+
+
 FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "plain": _plain,
     "trl": _trl,
@@ -228,6 +243,7 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "vlm_r1": _vlm_r1,
     "mmpr": _mmpr,
     "ui_s1": _ui_s1,
+    "sat": _sat,
 }
 assert {AUTO, *FORMATS} == set(get_args(RecordFormat))
 

@@ -74,7 +74,9 @@ class TransformersEngine:
         for layer in cache.layers:
             if isinstance(layer, RoomyLayer):
                 rows, heads, _, size = layer.keys.shape
-                layer.update(*(x.new_empty(rows, heads, sampling.max_tokens - 1, size) for x in (layer.keys, layer.values)))
+                layer.update(
+                    *(x.new_empty(rows, heads, sampling.max_tokens - 1, size) for x in (layer.keys, layer.values))
+                )
         draw = _Sampler(sampling, self.decoder.device)
         uniform = torch.zeros(len(position), dtype=torch.float64, device=self.decoder.device)
         token, _ = draw(self.head(hidden), uniform, 0)

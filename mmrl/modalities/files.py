@@ -78,7 +78,9 @@ def lora_folder(path: str) -> Path:
     """The folder of LoRA weights that peft wrote. Raises FileNotFoundError where it is not whole."""
     folder = resolve(path)
     if not (folder / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"model.lora.path {short(path)}: no adapter_config.json in {folder}; give a folder of peft")
+        raise FileNotFoundError(
+            f"model.lora.path {short(path)}: no adapter_config.json in {folder}; give a folder of peft"
+        )
     check_weights(folder)
     return folder
 

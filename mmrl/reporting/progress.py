@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 SHOWN = {
     "reward/mean": "reward {:.3f}",
@@ -42,6 +44,7 @@ class Progress:
         self.clock = clock
         self._began = clock()
         self._evaluation = ""
+        self._waited = start > 0
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
@@ -49,10 +52,13 @@ class Progress:
         if self.main and self.stream.isatty():
             self._bar = RichProgress(
                 MofNCompleteColumn(),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=16),
                 TimeElapsedColumn(),
-                TextColumn("{task.description}", markup=False),
+                TextColumn(
+                    "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+                ),
                 console=Console(file=self.stream),
+                expand=True,
             )
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total, completed=self.start)
@@ -72,6 +78,21 @@ class Progress:
             self._bar.update(self._task, completed=step, description=text)
         else:
             print(f"step {step}/{self.total}  {text}", file=self.stream, flush=True)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Show what is done between steps, such as an evaluation; on a terminal with a bar of its own."""
+        if self.main and self._bar is not None:
+            task = self._bar.add_task(what, total=None)
+            try:
+                yield
+            finally:
+                self._bar.remove_task(task)
+            return
+        if self.main and not self._waited:
+            print(what, file=self.stream, flush=True)  # the first one: nothing has been seen yet
+        self._waited = True
+        yield
 
     def _describe(self, row: Mapping[str, Any], step: int) -> str:
         parts = [form.format(row[key]) for key, form in SHOWN.items() if row.get(key) is not None]

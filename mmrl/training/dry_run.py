@@ -79,9 +79,7 @@ def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
 # -------------------------------------------------------------------- what is there
 
 
-def _found(
-    config: Config, prompts: Sequence[Prompt], held: Sequence[Prompt], records: Records | None
-) -> Iterator[str]:
+def _found(config: Config, prompts: Sequence[Prompt], held: Sequence[Prompt], records: Records | None) -> Iterator[str]:
     scored = [*config.rewards, *(config.eval.rewards or ())]
     if scored:
         yield f"rewards: {', '.join(dict.fromkeys(r.alias or r.name for r in scored))}: loaded"

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.scores import evaluate
 from mmrl.training.learner import Learner, NonFiniteError, averaged
 from mmrl.training.policy import Policy
-from mmrl.training.provenance import all_differences, changed_code, made_with, refuse_other_run
+from mmrl.training.processes import is_shared
+from mmrl.training.provenance import Difference, all_differences, changed_code, made_with, refuse_other_run
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
@@ -64,8 +66,8 @@ class Loop:
             except RewardFailure:
                 self.save()
                 raise
-            except WriteError:  # of metrics or samples; one of several processes cannot save alone
-                if self.run.processes.world == 1 and self.stage is not None:
+            except WriteError as error:  # of metrics or samples; one of several processes cannot save alone
+                if self.stage is not None and (self.run.processes.world == 1 or is_shared(error)):
                     self.save()
                 raise
             except NonFiniteError:
@@ -83,22 +85,24 @@ class Loop:
         if resume:
             self._read_checkpoint()
         self._started = time.monotonic() - self.cursor.wall_s
-        if run.processes.is_main:
-            self.metrics = MetricsWriter(run.folder / "metrics.jsonl")
-            if not resume:
-                self.metrics.truncate_after(0)
+        run.processes.once(partial(self._open_metrics, resume))
         run.processes.start_trackers(run.config.name, run.config.model_dump(mode="json"))
         total = sum(stage.steps for stage in run.config.stages)
         shown = run.processes.is_main and not self.quiet
         with Progress(total, start=self.cursor.total_steps, main=shown) as self.progress:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)
-        if "after" not in self.cursor.evaluations:  # the last stage had no step left, or ended by itself
+        if self._lacks_scores():
             self._evaluate("after")
         run.processes.end()
         if self.saver.unsaved:
             raise CheckpointError(self.saver.unsaved)
         return self._finish()
+
+    def _open_metrics(self, resume: bool) -> None:
+        self.metrics = MetricsWriter(self.run.folder / "metrics.jsonl")
+        if not resume:
+            self.metrics.truncate_after(0)
 
     # ---------------------------------------------------------------- a stage
 
@@ -133,9 +137,9 @@ class Loop:
                 f"stage {options.name!r} ends after {cursor.step} of {options.steps} steps: {stage.why_done}",
                 flush=True,
             )
-        cursor.end_stage()
         with averaged(stage.learners.values()):
             stage.end()
+        cursor.end_stage()  # behind what it writes: where a disk is full, a resume has to write it
         self.save()
         self._hand_on(stage)
 
@@ -167,8 +171,10 @@ class Loop:
         self.run.point("step")
 
     def _log(self, row: dict[str, Any]) -> None:
+        with self.run.processes.failing_alike(WriteError):
+            if self.metrics:
+                self.metrics.write(row)
         if self.metrics and self.progress:
-            self.metrics.write(row)
             self.run.processes.log(row)
             self.progress.update(row)
 
@@ -194,10 +200,17 @@ class Loop:
 
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
-        found = evaluate(self.run, tag, learners, must_score=tag == "before")
+        with self.progress.doing("evaluating") if self.progress else contextlib.nullcontext():
+            found = evaluate(self.run, tag, learners, must_score=tag == "before")
         if found:
             self.cursor.evaluations[tag] = found
         return found
+
+    def _lacks_scores(self) -> bool:
+        """Whether those of the end are not known: the last stage had no step left, ended by itself, or was evaluated by
+        other rewards before a resume."""
+        found = self.cursor.evaluations.get("after", {})
+        return any(f"eval/{reward.name}" not in found for reward in self.run.eval_rewards)
 
     def _finish(self) -> dict[str, Any]:
         run, cursor = self.run, self.cursor
@@ -212,10 +225,12 @@ class Loop:
             "seed": run.seed,
             "config": run.config.name,
         }
-        if run.processes.is_main:
-            write_summary(run.folder, **summary)
-            write_report(run.folder)
+        run.processes.once(partial(self._describe_end, summary))
         return summary
+
+    def _describe_end(self, summary: Mapping[str, Any]) -> None:
+        write_summary(self.run.folder, **summary)
+        write_report(self.run.folder)
 
     def _wall(self) -> float:
         return time.monotonic() - self._started
@@ -270,13 +285,14 @@ class Loop:
             stage.redo_update()
         if self.cursor.phase == "end" and not stage.done:  # more steps than before
             self.cursor.phase = "step"
-        if self.run.processes.is_main and self.metrics:
-            for name in changed_code(made, self._made_with):
-                print(
-                    f"warning: {name} is not as it was when the run began; what it computes now may differ", flush=True
-                )
-            self.metrics.truncate_after(self.cursor.logged_steps)
-            record_resume(self.run.config, self.cursor.total_steps, changes)
+        self.run.processes.once(partial(self._describe_resume, made, changes))
+
+    def _describe_resume(self, made: Mapping[str, Any], changes: Sequence[Difference]) -> None:
+        assert self.metrics is not None
+        for name in changed_code(made, self._made_with):
+            print(f"warning: {name} is not as it was when the run began; what it computes now may differ", flush=True)
+        self.metrics.truncate_after(self.cursor.logged_steps)
+        record_resume(self.run.config, self.cursor.total_steps, changes)
 
 
 __all__ = ["Loop", "Stopped"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,10 @@ TIMEOUT_S = 1800.0
 # While a process waits for others: the first pause, how much longer each is than the one before, the longest; and how
 # often it asks whether to go on waiting.
 _PAUSE_S, _GROWTH, _LONGEST_S, _ASK_S = 1e-5, 1.1, 0.02, 0.5
+
+
+Error = TypeVar("Error", bound=Exception)
+_SHARED = "raised_by_all_processes"
 
 
 class LostProcess(RuntimeError):
@@ -113,6 +117,25 @@ class Processes:
                 failed = error
         if self.any(failed is not None):
             raise failed or told(Failed("the main process failed while the others waited; its own error says at what"))
+
+    @contextmanager
+    def failing_alike(self, kind: type[Error]) -> Iterator[None]:
+        """Around what every process comes to: an error of this kind on one is one on all, so that all go the same way.
+
+        Where it happened it is raised as it was, elsewhere one with the reasons; the main process tells it. `is_shared`
+        knows it again. Also a barrier.
+        """
+        failed: Error | None = None
+        try:
+            yield
+        except kind as error:
+            failed = error
+        if not self.any(failed is not None):
+            return
+        reasons = self.gather("" if failed is None else f"process {self.rank}: {failed}")
+        shared = failed or kind("; ".join(reason for reason in reasons if reason))
+        setattr(shared, _SHARED, True)
+        raise shared if self.is_main else told(shared)
 
     @contextmanager
     def ending_together(self, besides: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
@@ -209,6 +232,11 @@ class Processes:
     def end(self) -> None:
         if self.accelerator.trackers:
             self.accelerator.end_training()
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether all processes raise this error, at the same place, so that they can still do something together."""
+    return bool(getattr(error, _SHARED, False))
 
 
 _abandoned: list[dist.Work] = []  # collectives that were left while others were missing

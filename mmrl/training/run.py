@@ -12,6 +12,7 @@ from typing import Any
 from mmrl.config import Config
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.disk import WriteError
 from mmrl.reporting.samples import SampleStore
 from mmrl.rewarding.load import LoadedReward
 from mmrl.training.processes import Processes
@@ -64,12 +65,20 @@ class Run:
     def keep(self, tag: str, groups: Sequence[Group], count: int, extra: Mapping[str, Any] | None = None) -> None:
         """Store the first `count` groups of a step or an evaluation, by their indices over all processes.
 
-        Every process calls, with its own, also with none.
+        Every process calls, with its own, also with none. Raises WriteError on all where the disk of one is full.
         """
         everywhere = sorted(i for some in self.processes.gather([group.index for group in groups]) for i in some)
         chosen = set(everywhere[:count])
         mine = sorted((group for group in groups if group.index in chosen), key=lambda group: group.index)
-        self.store.write(tag, mine, extra)
+        with self.processes.failing_alike(WriteError):
+            self.store.write(tag, mine, extra)
+
+    def keep_offending(self, groups: Sequence[Group], why: str) -> str:
+        """Store groups that broke a step; returns where they are, in words. A full disk hides no other reason."""
+        try:
+            return f"in {self.store.offending(groups, why)}"
+        except WriteError as error:
+            return f"not stored ({error})"
 
     def point(self, name: str) -> None:
         """A place where the run can be cut; see Stops.point."""

@@ -158,6 +158,29 @@ CASES = [
         "",
         modality="image",
     ),
+    *(
+        Case(
+            image.ModelConfig,
+            f"sampling.{given.partition('=')[0]}",
+            f"model.sampling.{given}",
+            having,
+            lacking,
+            modality="image",
+        )
+        for given in ("guidance_rescale=0.7", "negative_prompt=blurred")
+        for having, lacking in (
+            ("model.sampling.guidance=3", ""),
+            ("model.evaluation.guidance=3", "model.sampling.guidance=0.5"),
+        )
+    ),
+    Case(
+        image.ModelConfig,
+        "sampling.guidance_rescale",
+        "model.sampling.guidance_rescale=0.7",
+        "model.sampling.guidance=3",
+        "model.sampling.guidance=3 model.family=sd3",
+        modality="image",
+    ),
     Case(image.ModelConfig, "sampling.kl_published", "model.sampling.kl_published=true", EXACT, modality="image"),
     Case(
         image.ModelConfig,
@@ -243,7 +266,7 @@ ALWAYS: dict[type, set[str]] = {
     image.EvaluationConfig: {"steps", "guidance", "size"},
     image.ModelConfig: {
         *("path", "family", "build", "dtype", "train", "components", "gradient_checkpointing", "sampling"),
-        *("evaluation", "rollout_batch", "decode_batch"),
+        *("evaluation", "rollout_batch", "decode_batch", "embedding_cache"),
     },
     tokens.LoraConfig: {"path"},
     tokens.EngineConfig: {"name"},

@@ -21,6 +21,7 @@ from PIL import Image
 
 from mmrl.cli import cli
 from mmrl.reporting.metrics import MetricsWriter
+from mmrl.reporting.records import readable_rows
 from mmrl.reporting.report import ReportError, write_report
 from mmrl.reporting.samples import read_step, write_offending, write_step
 from mmrl.reporting.summary import write_summary
@@ -129,6 +130,8 @@ def test_metrics_without_a_single_number_are_a_report_all_the_same(tmp_path):
     with MetricsWriter(tmp_path / "metrics.jsonl") as metrics:
         metrics.write({"step": 1, "reward/mean": float("nan"), "loss": float("nan")})
     assert "steps 1" in shown(tmp_path)
+    rows = readable_rows((tmp_path / "metrics.jsonl").read_bytes(), "m", [])
+    assert rows == [{"step": 1, "reward/mean": None, "loss": None}]  # gaps in a curve, where a missing name is no point
 
 
 # -------------------------------------------------------------------- edited folders
@@ -164,8 +167,6 @@ def test_lines_of_metrics_that_cannot_be_drawn_are_named_and_the_others_drawn(ru
 def test_the_later_of_two_lines_counts_name_by_name(tmp_path):
     lines = ['{"step": 2, "loss": 1, "kl": 5}', '{"step": 1, "loss": 9}', '{"step": 2, "loss": 3}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    from mmrl.reporting.records import readable_rows
-
     problems = []
     rows = readable_rows((tmp_path / "metrics.jsonl").read_bytes(), "m", problems)
     assert rows == [{"step": 1, "loss": 9}, {"step": 2, "loss": 3, "kl": 5}]

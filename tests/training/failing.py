@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from answers import Answers, AnswersConfig
 
 from mmrl.config import ConfigError
+
+
+def fill_the_disk() -> None:
+    """No file of this process can be written any more."""
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    os.mkdir = full  # type: ignore[assignment]
+    Path.write_text = full  # type: ignore[method-assign]
 
 
 class FailingConfig(AnswersConfig):
@@ -43,6 +55,8 @@ class Failing(Answers):
                 raise MemoryError
             case "exit":
                 sys.exit(0)
+            case "disk":
+                fill_the_disk()
             case "record":
                 raise ConfigError("records.jsonl, line 7: no picture")
             case "kill":

@@ -1,9 +1,10 @@
 """Interrupts trainings of every kind and compares what they end with to the run that was never stopped.
 
-    python tests/training/interruptions.py [TOTAL]
+    python tests/training/interruptions.py [TOTAL [KIND]]
 
-A run is stopped at each of its points (it saves itself and goes on), and killed with SIGKILL at random moments in a
-child (it goes on from its last checkpoint), until TOTAL interruptions (1,000) are made over all kinds. Weights,
+A run is stopped at each of its points (it saves itself and goes on), and gets SIGKILL or SIGTERM at random moments in a
+child, also while it is loading (it goes on from its last checkpoint), until TOTAL interruptions (1,000) are made over
+all kinds, or those whose name begins with KIND. Weights,
 optimizer, averages, references, curricula, rows of metrics, counts and samples must be the same, bit for bit.
 """
 
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answers import make
+from able import Able
+from answers import AnswersConfig, make
 from safetensors.torch import load_file
 
 import mmrl.training.loop
@@ -34,7 +36,9 @@ from mmrl.types import Prompt
 
 HERE = Path(__file__).parent
 TEXTS = ["x" * (1 + i % 5) for i in range(12)]
-PROMPTS = [Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc"}) for i, t in enumerate(TEXTS)]
+PROMPTS = [
+    Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc", "hard": i % 3}) for i, t in enumerate(TEXTS)
+]
 ANSWERS = [("ab", "ba"), ("a", "c"), ("abc", "b"), ("ca", "cb"), ("aa", "bb"), ("b", "ab")]
 REWARD = "def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n"
 
@@ -43,6 +47,11 @@ EMA = {"lr": 0.05, "ema": 0.5, "warmup": 2, "schedule": "cosine"}
 SPAM = {"name": "spam", "lr": 0.02, "spam_reset_every": 3, "spam_warmup": 2}
 GRPO = {"kind": "grpo", "groups": 4, "samples": 4, "updates": 2, "micro_batch": 20}
 KL = {"preset": "grpo", "kl_coef": 0.1}
+TREES = {k: v for k, v in GRPO.items() if k != "samples"} | {  # a tree has children
+    "tree": {"iterations": 4, "children": 3, "depth": 3, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}
+}
+LOADING_S = 0.02  # what a child takes until it trains, and a little more
+STOPPED = 3  # exit code of a child that saved itself
 
 
 def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
@@ -61,6 +70,12 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "retiring prompts": [{**GRPO, "curriculum": {"retire_at": 0.5, "correct_at": 0.3}, "steps": 9}],
         "staleness, retiring": [
             {**GRPO, "staleness": 1, "curriculum": {"retire_at": 0.5, "correct_at": 0.3}, "steps": 6}
+        ],
+        "trees": [{**TREES, "epochs": 2}],
+        "trees, reference": [{**TREES, "algorithm": KL, "optim": EMA}],
+        "sft, then trees": [
+            {"kind": "sft", "batch": 6, "micro_batch": 2},
+            {**TREES, "curriculum": {"order": "sorted", "column": "hard"}},
         ],
         "hints": [{**GRPO, "hints": {"reward": "letters.a"}}],
         "expert": [{**GRPO, "expert": expert}],
@@ -98,9 +113,9 @@ class Case:
             {"name": f"s{i}", "steps": 3, **({"optim": ADAMW} if s["kind"] != "filter" else {}), **s}
             for i, s in enumerate(self.stages)
         ]
-        own = {s["kind"] for s in stages}
-        samples = bool(own & {"grpo", "filter"})
-        supervised = "sft" in own or any("expert" in s for s in stages)
+        kinds = {s["kind"] for s in stages}
+        samples = bool(kinds & {"grpo", "filter"})
+        supervised = "sft" in kinds or any("expert" in s for s in stages)
         given = str(self.folder / "given.jsonl")
         data = {"prompts": "unused.txt", "eval_prompts": "held.txt"} if samples else {}
         values = {
@@ -116,7 +131,8 @@ class Case:
         records = Records(DataConfig(records=given), ("completion",)) if supervised else None
         held = PROMPTS[:3] if samples else ()
         prompts = PROMPTS if samples else ()
-        return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop)
+        own = {"adapter": Able(AnswersConfig())} if any("tree" in s for s in stages) else {}
+        return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop, **own)
 
     def left(self, run: str) -> dict[str, Any]:
         """What a finished run leaves, without times and paths."""
@@ -164,7 +180,10 @@ def stop_everywhere(case: Case) -> int:
 
 
 def kill(case: Case, times: int, rng: random.Random, seconds: float) -> int:
-    """Kill the run at random moments of its next `seconds`, starting anew or resuming in between; how often."""
+    """Interrupt the run at random moments of its next `seconds`, starting anew or resuming in between; how often.
+
+    Two thirds are SIGKILL; of the SIGTERMs half come while the child is loading, where they end it at once.
+    """
     killed, finished = 0, False
     for attempt in range(3 * times):
         if killed == times or finished:
@@ -173,11 +192,13 @@ def kill(case: Case, times: int, rng: random.Random, seconds: float) -> int:
         resume = (run / "checkpoints" / "latest").exists()
         if not resume:
             shutil.rmtree(run, ignore_errors=True)
+        number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+        early = number == signal.SIGTERM and rng.random() < 0.5
         child = _child(case, resume)
-        time.sleep(rng.uniform(0.0, seconds))
-        os.kill(child, signal.SIGKILL)
+        time.sleep(rng.uniform(0.0, LOADING_S if early else seconds))
+        os.kill(child, number)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code not in (0, -signal.SIGKILL):
+        if code not in (0, -number, STOPPED):
             raise RuntimeError(f"{case.name}: the child ended with {code} at attempt {attempt}")
         killed += code != 0
         finished = code == 0
@@ -195,6 +216,8 @@ def _child(case: Case, resume: bool) -> int:
     try:
         case.loop("killed").train(resume=resume)
         code = 0
+    except Stopped:
+        code = STOPPED
     except BaseException:
         import traceback
 
@@ -207,13 +230,13 @@ def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [name for name in wanted if found[name] != wanted[name]]
 
 
-def interrupt(case: Case, rng: random.Random, kills: int) -> tuple[int, int, list[str]]:
-    """(stops, kills, what is different afterwards)."""
+def interrupt(case: Case, rng: random.Random, kills: int, total: int = 0) -> tuple[int, int, list[str]]:
+    """(stops, kills, what is different afterwards); kills: at least so many, more where stops do not make `total`."""
     case.loop("straight").train()
     wanted = case.left("straight")
     stops = stop_everywhere(case)
     wrong = [f"stopped: {name}" for name in differing(case.left("stopped"), wanted)]
-    killed = 0
+    kills, killed = max(kills, total - stops), 0
     while killed < kills:
         shutil.rmtree(case.folder / "killed", ignore_errors=True)
         killed += kill(case, kills - killed, rng, 0.25)
@@ -223,16 +246,17 @@ def interrupt(case: Case, rng: random.Random, kills: int) -> tuple[int, int, lis
 
 def main() -> int:
     total = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    beginning = sys.argv[2] if len(sys.argv) > 2 else ""
     torch.set_num_threads(1)
     mmrl.training.loop.write_report = lambda folder: folder  # takes far longer than these trainings
     rng, done, bad = random.Random(7), 0, 0
     began = time.monotonic()
     print(f"{'kind':28}{'stops':>8}{'kills':>8}  same as never stopped", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        everything = list(cases(Path(folder)))
+        everything = [case for case in cases(Path(folder)) if case.name.startswith(beginning)]
         for number, case in enumerate(everything):
             rest = -(-(total - done) // (len(everything) - number))
-            stops, killed, wrong = interrupt(case, rng, max(3, rest - 40))
+            stops, killed, wrong = interrupt(case, rng, 3, rest)
             done, bad = done + stops + killed, bad + bool(wrong)
             print(f"{case.name:28}{stops:8}{killed:8}  {'; '.join(wrong) or 'yes'}", flush=True)
     print(f"{done} interruptions in {time.monotonic() - began:.0f} s, {bad} kinds differ")

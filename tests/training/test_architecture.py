@@ -37,7 +37,22 @@ ALLOWED = {
     "data": {"types", "config", "pictures"},
     "training": {"types", "core", "environments", "modalities", "rewarding", "reporting", "config", "data", "pictures"},
     "api": {"types", "config", "modalities", "training"},
-    "cli": {"types", "config", "modalities", "training", "api", "core", "reporting", "rewarding"},
+    "terminal": set(),
+    "versions": set(),
+    "completion": {"config", "modalities"},
+    "cli": {
+        "types",
+        "config",
+        "modalities",
+        "training",
+        "api",
+        "core",
+        "reporting",
+        "rewarding",
+        "completion",
+        "terminal",
+        "versions",
+    },
     "__main__": {"cli"},
 }
 

@@ -41,6 +41,12 @@ def test_numbers_are_averaged_and_words_counted():
     }
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), math.inf, math.nan], ids=["huge", "-huge", "inf", "nan"])
+def test_a_number_that_no_float_can_hold_is_left_out(value):
+    """Of a user's own environment, whose numbers nobody has checked."""
+    assert conversation_metrics([sample(calls=value), sample(calls=3)], ALONE)["calls"] == 3
+
+
 def test_a_part_that_a_sample_lacks_is_none_of_it():
     """The zoom tool counts failures by reason, and only those that happened."""
     samples = [sample(failed=2, **{"failed/small": 2}), sample(failed=0), sample(failed=1, **{"failed/thin": 1})]

@@ -89,7 +89,9 @@ def test_an_estimate_is_of_the_largest_phase():
     assert dataclasses.replace(cpu, wide=False).peak > cpu.peak
 
 
-@pytest.mark.parametrize(("size", "told"), [(1, "1 MB"), (2_400_000, "2 MB"), (999e6, "999 MB"), (12_340_000_000, "12.3 GB")])
+@pytest.mark.parametrize(
+    ("size", "told"), [(1, "1 MB"), (2_400_000, "2 MB"), (999e6, "999 MB"), (12_340_000_000, "12.3 GB")]
+)
 def test_bytes_are_shown_in_powers_of_ten(size, told):
     assert shown(size) == told
 

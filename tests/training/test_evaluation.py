@@ -115,6 +115,20 @@ def test_a_task_column_that_is_none_is_refused():
     check_tasks(prompts, EvalConfig(by="kind"))
 
 
+def test_no_task_is_told_under_the_name_of_another_metric():
+    """Whatever stands behind a reward's name is refused as a task: here all of it that `table` makes."""
+    options = EvalConfig(samples=2, pass_at=[1, 2], choices="rotated")
+    asked = questions([prompt("1", options=2), prompt("2")], options)
+    groups = [scored(q, *values) for q, values in zip(asked, [(1.0, 0.0), (1.0, 1.0), (0.0, None)], strict=True)]
+    behind = {name.removeprefix("r/") for name in table(asked, groups, ["r"], options).metrics() if name != "r"}
+    assert behind == {"invalid", "consistent", "pass@1", "pass@2"}
+    for task in (*behind, "pass@16"):
+        prompts = [prompt("1", "good"), prompt("2", task)]
+        with pytest.raises(ConfigError, match=f"has the value '{task}'.*eval/<reward>/{task}; call it something else"):
+            check_tasks(prompts, EvalConfig(by="task"))
+    check_tasks([prompt("1", "invalid ones"), prompt("2", "pass")], EvalConfig(by="task"))
+
+
 def test_visual_tokens_and_environment_beside_the_scores():
     def answer(prompts, n, seed):
         media = [Media(View(), (8, 8), (8, 8), tokens=12)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmrl.training.notes import Failed, Notes
+from mmrl.training.processes import Processes
 from mmrl.training.run_folder import claim
 
 # Pairs of processes, forked so that torch is imported once; each runs `mmrl train` with its own two streams.
@@ -91,6 +93,8 @@ CASES = {
     "record": ("loss_record", 1, WELL, "process 1 failed: records.jsonl, line 7: no picture"),
     "record of the main one": ("loss_record", 0, WELL, "error: records.jsonl, line 7: no picture"),
     "load": ("load_record", 1, WELL, "process 1 failed: model: records.jsonl, line 7"),
+    "full disk": ("rollout_disk", 1, WELL, "process 1: cannot write"),
+    "full disk of the main one": ("rollout_disk", 0, WELL, "the disk or its quota is full"),
     "save": ("save_record", 0, WELL, "error: records.jsonl, line 7"),
     "killed": ("rollout_kill", 1, [1, -9], "process 0 lost another one: it was killed (out of memory?)"),
     "main one killed": ("rollout_kill", 0, [-9, 1], "process 1 lost another one: it was killed (out of memory?)"),
@@ -119,7 +123,7 @@ def config(name: str, what: str, on: int, tmp_path: Path) -> dict:
         else {"prompts": str(tmp_path / "p.txt")},
         "rewards": [] if "loss" in what else [{"name": f"{tmp_path / 'letters.py'}:{reward}"}],
         "stages": [sft if "loss" in what else grpo],
-        "report": {"samples_every": 0},
+        "report": {"samples_every": int("disk" in what)},
     }
 
 
@@ -196,6 +200,21 @@ def test_notes_are_of_one_start_only(tmp_path):
     alone.open()
     alone.write(ValueError("one process has nobody to tell"))
     assert not (tmp_path / "alone").exists()
+
+
+def test_a_note_ends_the_waiting_though_its_writer_still_lives(tmp_path, monkeypatch):
+    """Its connection breaks where it ends, and it may take its time to end."""
+
+    def not_yet(patience):
+        raise RuntimeError("not yet")
+
+    monkeypatch.setattr("mmrl.training.processes._abandoned", [])
+    waiting = Processes("cpu")
+    waiting.notes = Notes(tmp_path, 0, 2)
+    waiting.notes.open()
+    write_note(tmp_path, 1)
+    with pytest.raises(Failed, match="process 1 failed: ValueError: no"):
+        waiting._wait(SimpleNamespace(wait=not_yet, is_completed=lambda: False))
 
 
 def write_note(folder: Path, rank: int) -> None:

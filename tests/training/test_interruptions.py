@@ -11,6 +11,7 @@ SHORT = [
     "grpo, reference",
     "staleness, retiring",
     "hints",
+    "sft, then trees",
     "expert",
     "mpo",
     "sft, then filter",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pkgutil
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ from answers import make
 from safetensors.torch import load_file, save_file
 
 from mmrl.reporting.disk import WriteError
+from mmrl.training.evaluation.scores import evaluate
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.stopping import Stopped
 from mmrl.training.tensors import CheckpointError
@@ -115,6 +117,41 @@ def test_signals_while_a_checkpoint_is_written_leave_it_whole(base, monkeypatch,
     assert load_file(stopped.value.checkpoint / "trainer.safetensors")
     straight, resumed = make(base("straight"), PROMPTS), make(base(checkpoint={"every": 1}), PROMPTS)
     straight.train()
+    resumed.train(resume=True)
+    assert_same(resumed, straight)
+
+
+LOADING = {
+    "read": "checkpoint.Checkpoints.read",
+    "weights": "policy.Policy.load",
+    "learner": "learner.Learner.load",
+    "rollouts": "stages.grpo.Grpo.load_own",
+    "resume is written down": "loop.record_resume",
+}
+
+
+@pytest.mark.parametrize("place", LOADING.values(), ids=LOADING)
+def test_a_signal_while_a_run_is_loading_saves_it_as_it_was(base, monkeypatch, place):
+    straight = make(base("straight"), PROMPTS)
+    straight.train()
+    with pytest.raises(Stopped):
+        make(base(), PROMPTS, should_stop=at(5, (0.0, signal.SIGTERM))).train()
+    loop = make(base(), PROMPTS)
+    stood = json.loads((loop.checkpoints.latest / "state.json").read_text())["cursor"]
+    owner, _, name = place.rpartition(".")
+    owner = pkgutil.resolve_name(f"mmrl.training.{owner}")
+    action = getattr(owner, name)
+
+    def signalled(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return action(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        with pytest.raises(Stopped):
+            loop.train(resume=True)
+    assert loop.cursor.total_steps == stood["total_steps"]
+    resumed = make(base(), PROMPTS)
     resumed.train(resume=True)
     assert_same(resumed, straight)
 
@@ -260,6 +297,29 @@ def test_a_curriculum_that_retires_everything_ends_the_stage_whole(base, options
     assert rows(again) == rows(loop)
 
 
+@pytest.mark.parametrize("options", [{}, {"refill": 4}, {"staleness": 2}])
+def test_a_run_that_was_killed_behind_a_stage_without_prompts_left_goes_on(base, monkeypatch, options):
+    """Its checkpoint holds the end of that stage, before the steps that it was to have."""
+    stage = {"curriculum": {"retire_at": 0.1, "correct_at": 0.0}, "steps": 9, **options}
+    loops = {}
+    for name in ("straight", "killed"):
+        values = base(name, stage=stage)
+        values["stages"].append({"kind": "grpo", "name": "later", "steps": 1, "groups": 2, "samples": 2})
+        loops[name] = make(values, PROMPTS[:8])
+    loops["straight"].train()
+
+    def killed(stage):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmrl.training.stages.base.Stage.clean", killed)
+        with pytest.raises(KeyboardInterrupt):
+            loops["killed"].train()
+    resumed = make(values, PROMPTS[:8])
+    resumed.train(resume=True)
+    assert_same(resumed, loops["straight"])
+
+
 # -------------------------------------------------------------------- full disks
 
 
@@ -325,3 +385,23 @@ def test_a_run_whose_first_step_breaks_keeps_no_weights_that_are_no_numbers(base
     with pytest.raises(NonFiniteError, match=r"\(step \d+\)"):
         loop.train()
     assert loop.checkpoints.latest is None
+
+
+def test_a_stop_behind_the_update_that_broke_the_weights_saves_none_of_it(base):
+    loop = make(
+        base(stage={"optim": {"lr": 1e38, "weight_decay": 10.0}, "steps": 30}),
+        PROMPTS,
+        should_stop=lambda point: point == "update" and not torch.isfinite(loop.adapter.table).all(),
+    )
+    with pytest.raises(NonFiniteError, match="they are neither saved nor evaluated"):
+        loop.train()
+    assert loop.checkpoints.latest is None
+
+
+def test_weights_that_are_no_numbers_have_no_scores(base):
+    loop = make(base(**HELD), PROMPTS, eval_prompts=PROMPTS[:3])
+    loop.train()
+    with torch.no_grad():
+        loop.adapter.table[0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="they are neither saved nor evaluated"):
+        evaluate(loop.run, "now", list(loop.stage.learners.values()))

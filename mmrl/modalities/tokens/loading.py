@@ -11,6 +11,7 @@ from torch import nn
 
 from mmrl.modalities import hollow
 from mmrl.modalities.files import lora_folder
+from mmrl.modalities.quiet import no_bars
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.logprobs import Head
 from mmrl.share import resolve
@@ -21,9 +22,7 @@ def source(config: TokenModelConfig, example: str) -> dict[str, Any]:
 
     Raises FileNotFoundError for a local folder without a model.
     """
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # its bars for every file of a checkpoint would fight with the run's own
+    no_bars("transformers")
     local = resolve(config.path)
     looks_local = config.path.startswith(("share://", ".", "/", "~")) or local.exists()
     if looks_local and not (local / "config.json").is_file():

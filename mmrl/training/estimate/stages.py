@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mmrl.config import FilterStage, GrpoStage, PreferenceStage
+from mmrl.config import FilterStage, GrpoStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
@@ -63,7 +63,10 @@ def held_sizes(adapter: Adapter, learned: Sequence[Mapping[str, nn.Parameter]]) 
     trained = [p for parameters in learned for p in parameters.values()]
     sizes = [_bytes([p]) for p in trained]
     return Sizes(
-        weights=_bytes(adapter.weights()), trained=sum(sizes), largest=max(sizes, default=0), moments=MOMENTS * sum(sizes)
+        weights=_bytes(adapter.weights()),
+        trained=sum(sizes),
+        largest=max(sizes, default=0),
+        moments=MOMENTS * sum(sizes),
     )
 
 

@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-
 _INDEXING = {
     torch.ops.aten.index.Tensor,
     torch.ops.aten.index_put.default,

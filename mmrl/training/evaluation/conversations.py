@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ def _add(tally: Tally, name: str, value: Any) -> None:
     if isinstance(value, str):
         word = value if len(value) <= LONGEST_WORD and value.isprintable() else OTHER
         tally.add_words(name, {word: 1})
-    elif isinstance(value, bool | int | float) and math.isfinite(value) and name not in IDENTITIES:
+    elif isinstance(value, bool | int | float) and abs(value) <= sys.float_info.max and name not in IDENTITIES:
         tally.add(name, float(value))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from mmrl.training.stopping import StopHere
 from mmrl.types import Group, Prompt, Score
 
 MOST_TASKS = 64
+METRIC = re.compile(r"invalid|consistent|pass@[0-9]+")  # what stands behind a reward's name, as a task does
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def _tell_unscored(run: Run, groups: Sequence[Group], must_score: bool) -> None:
 
 
 def check_tasks(prompts: Sequence[Prompt], options: EvalConfig) -> None:
-    """Raises ConfigError where `by` is no column of the prompts, or one that is different almost everywhere."""
+    """Raises ConfigError where `by` is no column of the prompts, one that is different almost everywhere, or one whose
+    values would be told under the names of other metrics."""
     if options.by is None:
         return
     tasks = {str(p.record[options.by]) for p in prompts if options.by in p.record}
@@ -131,6 +134,12 @@ def check_tasks(prompts: Sequence[Prompt], options: EvalConfig) -> None:
     if len(tasks) > MOST_TASKS:
         raise ConfigError(
             f"eval.by: the column {options.by!r} has {len(tasks)} different values; name one with {MOST_TASKS} or fewer"
+        )
+    taken = sorted(task for task in tasks if METRIC.fullmatch(task))
+    if taken:
+        raise ConfigError(
+            f"eval.by: the column {options.by!r} has the value {taken[0]!r}, whose mean would be told by the name of a "
+            f"metric, eval/<reward>/{taken[0]}; call it something else in the records"
         )
 
 

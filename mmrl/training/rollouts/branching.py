@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,18 +24,19 @@ def branched(
     """The branchings of one tree a question as groups; sample.scores["tree"] is a step's reward.
 
     The run's rewards judge finished paths: those that the policy ends. On the steps themselves they do not apply. A
-    group's index is (number of the branching) * options.groups + index of its question.
+    group's index is (number of the branching) * options.groups + index of its question. They come in that order, as
+    from a checkpoint, so that sums are the same to the last bit.
     Raises RewardFailure where a finished path has no reward, for a value without it would be a guess.
     """
     assert options.tree is not None
     section, adapter = options.tree, run.adapter
     prompts = [group.prompt for group in questions]
-    calls = 0
+    grown: Counter[int] = Counter()  # branchings of each tree: what others do does not change its noise
 
     def grow(items: Sequence[tuple[int, tree.Path]], n: int, greedy: bool) -> Sequence[Sequence[Any]]:
-        nonlocal calls
-        calls += 1
-        seeds = [[seed_of(seed, step, questions[i].key, calls, k) for k in range(n)] for i, _ in items]
+        if not greedy:
+            grown.update(i for i, _ in items)
+        seeds = [[seed_of(seed, step, questions[i].key, grown[i], k) for k in range(n)] for i, _ in items]
         asked = [(prompts[i], path) for i, path in items]
         return adapter.next_steps(asked, seeds, greedy=greedy, end=section.step_end, max_tokens=section.step_tokens)
 
@@ -51,7 +53,7 @@ def branched(
         for number, group in enumerate(tree.groups([question.prompt], [root], make, section.least_spread)):
             group.index = number * options.groups + question.index
             found.append(group)
-    return found
+    return sorted(found, key=lambda group: group.index)
 
 
 def _value(sample: Sample, weights: dict[str, float]) -> float:

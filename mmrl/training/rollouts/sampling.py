@@ -69,8 +69,8 @@ def refuse_invalid(
         return
     told = {s.reason for g in groups for x in g.samples for s in x.scores.values() if s.status != "ok"}
     reasons = sorted({reason for some in processes.gather(sorted(told)[:5]) for reason in some})
-    where = run.store.offending(groups, "; ".join(reasons[:5])) if told else None
-    places = sorted({place for place in processes.gather(where and str(where)) if place})
+    where = run.keep_offending(groups, "; ".join(reasons[:5])) if told else None
+    places = sorted({place for place in processes.gather(where) if place})
     what = (
         f"{bad / everyone:.0%} of the samples of step {cursor.total_steps + 1} have an invalid reward (max_invalid is "
         f"{max_invalid:.0%})"
@@ -78,6 +78,6 @@ def refuse_invalid(
         else f"no sample of step {cursor.total_steps + 1} has a reward"
     )
     raise RewardFailure(
-        f"{what}: {'; '.join(reasons[:3])}. The samples are in {', '.join(places)}; mend the reward and go on "
+        f"{what}: {'; '.join(reasons[:3])}. The samples are {', '.join(places)}; mend the reward and go on "
         "with --resume"
     )

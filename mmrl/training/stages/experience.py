@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmrl.config import ConfigError
 from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
@@ -17,6 +17,7 @@ from mmrl.core.library import registry
 from mmrl.core.reduce import Reduce, local
 from mmrl.core.resolving import needs
 from mmrl.modalities.adapter import Adapter
+from mmrl.near import short
 from mmrl.rewarding.run import table
 from mmrl.seeds import seed_of
 from mmrl.training.evaluation.conversations import sampled_actions
@@ -218,7 +219,8 @@ def columns(samples: Sequence[Sample], names: Iterable[str], reduce: Reduce = lo
     """Those of the names that a score's details, the environment's info or the prompt's record give; NaN elsewhere.
 
     A text becomes a whole number that is the same for equal texts, on every process. "version" is the training step
-    whose weights drew the sample, "id" the record's id, and "pair" another record's.
+    whose weights drew the sample, "id" the record's id, and "pair" another record's. Raises ConfigError for what is
+    neither a number nor a text.
     """
     found = {}
     for name in sorted(names):
@@ -234,11 +236,19 @@ def _number(sample: Sample, name: str) -> float | None:
     if name in ("id", "pair"):
         record = sample.prompt.id if name == "id" else sample.prompt.record.get("pair")
         return None if record is None else float(seed_of("id", record) % 2**52)
-    sources: list[Any] = [score.details for score in sample.scores.values()]
-    for source in [*sources, sample.info, sample.prompt.record]:
-        if name in source:
-            value = source[name]
+    places = {f"details of the score {score!r}": of.details for score, of in sample.scores.items()}
+    places |= {"info of its environment": sample.info, "record": sample.prompt.record}
+    for place, source in places.items():
+        value = source.get(name)
+        if value is None:
+            continue
+        try:
             return seed_of(name, value) % 2**52 if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(
+                f"prompt {sample.prompt.id!r:.60}: `{name}`, which the algorithm reads, is {short(value)} in the "
+                f"{place}; give a number or a text, or leave it out where there is none"
+            ) from None
     return None
 
 

@@ -13,12 +13,14 @@ from mmrl.config import ConfigError, FilterStage
 from mmrl.data.images import stored_images
 from mmrl.data.order import cyclic_indices
 from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.disk import WriteError, writing
 from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import total
 from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
+from mmrl.training.processes import Processes
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled, score_new
 from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
@@ -69,11 +71,12 @@ class Filtering(Stage[FilterStage]):
         groups = self.waiting[0]
         set_rewards(looked_at(options, run.weights), groups)
         folder, bound = run.folder / "data", run.config.data.max_pixels
-        kept = [
-            (group.index, stored_images(record, group.prompt.root, folder, bound))
-            for group in groups
-            for record in keep(run.adapter, options, group)
-        ]
+        with run.processes.failing_alike(WriteError), writing(folder):
+            kept = [
+                (group.index, stored_images(record, group.prompt.root, folder, bound))
+                for group in groups
+                for record in keep(run.adapter, options, group)
+            ]
         write_part(run, options.name, cursor.step, kept)
         return self._row(groups, kept) | {"time/step": time.monotonic() - began}
 
@@ -204,8 +207,13 @@ def _record(sample: Sample) -> dict[str, Any]:
 def write_part(run: Run, stage: str, step: int, kept: Sequence[tuple[int, dict[str, Any]]]) -> None:
     """This step's records of all processes, in one file in the order of their prompts."""
     processes, folder = run.processes, _parts(run, stage)
-    write_atomic(folder / f"process_{processes.rank}.jsonl", "".join(f"{dumps(entry)}\n" for entry in kept))
-    processes.barrier()
+    with processes.failing_alike(WriteError):
+        write_atomic(folder / f"process_{processes.rank}.jsonl", "".join(f"{dumps(entry)}\n" for entry in kept))
+    with processes.failing_alike(WriteError):
+        _join_pieces(processes, folder, step)
+
+
+def _join_pieces(processes: Processes, folder: Path, step: int) -> None:
     if processes.is_main:
         pieces = [folder / f"process_{rank}.jsonl" for rank in range(processes.world)]
         entries = [json.loads(line) for piece in pieces for line in piece.read_text(encoding="utf-8").splitlines()]
@@ -214,7 +222,6 @@ def write_part(run: Run, stage: str, step: int, kept: Sequence[tuple[int, dict[s
         write_atomic(folder / f"step_{step:06d}.jsonl", "".join(lines))
         for piece in folder.glob("process_*.jsonl"):  # of a run with more processes, too
             piece.unlink()
-    processes.barrier()
 
 
 def join_parts(run: Run, options: FilterStage) -> None:
@@ -227,9 +234,9 @@ def join_parts(run: Run, options: FilterStage) -> None:
             f"rule={options.rule}: look at filter/correct in metrics.jsonl and at the stage's bounds (correct_at, "
             "margin, low, high)"
         )
-    if run.processes.is_main:
-        write_atomic(result_path(run.folder, options.name), text)
-    run.processes.barrier()
+    with run.processes.failing_alike(WriteError):
+        if run.processes.is_main:
+            write_atomic(result_path(run.folder, options.name), text)
 
 
 def _parts(run: Run, stage: str) -> Path:

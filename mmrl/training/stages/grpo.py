@@ -28,7 +28,7 @@ from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.experience import Experience, adapter_features, annotate
 from mmrl.training.stages.expert import expert_gradient, share
-from mmrl.training.stages.rows import grpo_row, monitor_row
+from mmrl.training.stages.rows import LARGEST, OFF, grpo_row, monitor_row
 from mmrl.training.stages.update import (
     MicroBatch,
     Update,
@@ -137,14 +137,17 @@ class Grpo(Stage[GrpoStage]):
         cursor.sums.note("grad_norm", max(norm, cursor.sums.known.get("grad_norm", 0.0)))
 
     def _planned(self, experience: Experience, number: int) -> Update:
-        """The `number`-th update of the step; how far the sampler's log-probs are off is noted beside it."""
+        """The `number`-th update of the step; how far the sampler's log-probs are off is counted beside it."""
         options, cursor = self.options, self.cursor
         epoch, part = divmod(number, options.updates)
         seed = seed_of(self.seed, cursor.step, epoch)
         chosen = groups_of_update(experience.batch.n_groups, options.updates, part, seed)
         update = plan_update(experience, self.algorithm, chosen, self.features, fresh=number == 0)
-        for name, value in update.found.items():
-            cursor.sums.note(name, float(value))
+        if cursor.micro == 0 and update.found:  # not where the update goes on
+            actions = float((experience.mask & chosen[experience.batch.group][:, None]).sum())
+            means = {name: actions * value for name, value in update.found.items() if name != LARGEST}
+            cursor.sums.add({OFF: actions, **means})
+            cursor.sums.note(LARGEST, max(update.found[LARGEST], cursor.sums.known.get(LARGEST, 0.0)))
         return update
 
     def _expert(self, expert: ExpertConfig, number: int, mu: float, before: int) -> None:
@@ -171,10 +174,10 @@ class Grpo(Stage[GrpoStage]):
 
     def _non_finite(self, what: str, samples: Sequence[Sample]) -> str:
         groups = [Group(s.prompt, i, [s]) for i, s in enumerate(samples)]
-        where = self.run.store.offending(groups, what)
+        where = self.run.keep_offending(groups, what)
         return (
             f"{what} at step {self.cursor.total_steps + 1}: stopped before it reached the weights. The samples behind "
-            f"it are in {where}; lower optim.lr, or clip tighter, and go on with --resume --allow "
+            f"it are {where}; lower optim.lr, or clip tighter, and go on with --resume --allow "
             f"stages.{self.options.name}"
         )
 

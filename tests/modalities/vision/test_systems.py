@@ -494,7 +494,10 @@ def test_spatial_sat(ran):
     assert empty and all(s.scores["regex.fullmatch"].value == 1 and s.reward == -0.2 for s in empty)
     # PaliGemma has no template: placeholders, the start token, the text.
     words = run.adapter.reader.words(run.samples[0].trajectory.tensors["prompt"])
-    assert "".join(words) == "▣<bos>Which is nearer?\n"
+    assert (
+        "".join(words)
+        == "▣<bos>Answer in natural language. Which is nearer? Choose between the following options: left or right\n"
+    )
     assert all("language_model" in name and ("q_proj" in name or "v_proj" in name) for name in run.before)
 
 
