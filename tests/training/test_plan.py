@@ -16,7 +16,10 @@ from mmrl.share import share
 from tests.training.conftest import merged
 
 REWARD = "def shorter(samples):\n    return [-float(len(s.artifact)) for s in samples]\n"
-REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}{{ messages[0]['content'] }}"
+REFUSES = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    "{{ messages[0]['content'] }}"
+)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mmrl.training.estimate.memory import Sizes, checkpoint, largest_phase, phas
 from mmrl.training.stages.base import Stage
 
 # Measured (benchmarks/memory.py). REST: what a training imports and allocates in main memory beyond what a plan has
-# loaded. KERNELS: what oneDNN compiles and keeps for the shapes of 16-bit products on a CPU. CUDA: what it takes of a GPU.
+# loaded. KERNELS: what oneDNN compiles and keeps for the shapes of 16-bit products on a CPU. CUDA: its own of a GPU.
 REST, KERNELS, CUDA = 100 << 20, 150 << 20, 500 << 20
 
 

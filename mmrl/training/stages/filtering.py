@@ -28,7 +28,7 @@ from mmrl.training.run_folder import prompts_of, result_path
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.rows import monitor_row
 from mmrl.training.tensors import CheckpointError
-from mmrl.types import Group, Sample
+from mmrl.types import Group, Prompt, Sample
 
 
 class NothingKept(RuntimeError):

@@ -37,7 +37,7 @@ from mmrl.training.stages.update import (
     micro_batches,
     plan_update,
 )
-from mmrl.types import Group, Sample
+from mmrl.types import Group, Prompt, Sample
 
 
 class Grpo(Stage[GrpoStage]):
