@@ -55,5 +55,6 @@ def fill(modules: Iterable[nn.Module]) -> None:
         return made[id(tensor)]
 
     for module in {id(m): m for root in modules for m in root.modules()}.values():
-        for held in (module._parameters, module._buffers):
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for held in tables:
             held.update({name: fake(tensor) for name, tensor in held.items() if tensor is not None})
