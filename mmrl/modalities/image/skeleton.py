@@ -46,4 +46,4 @@ def _skeleton(of: Any, folder: Path, dtype: torch.dtype) -> Any:
             model = of(of.config_class.from_pretrained(str(folder)))
         else:
             model = of.from_config(of.load_config(str(folder)))
-    return model.to(dtype).eval()
+    return torch.nn.Module.to(model, dtype).eval()  # that of diffusers warns of casts that change numbers
