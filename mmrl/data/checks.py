@@ -11,6 +11,7 @@ from typing import Any
 from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
+from mmrl.data.messages import are_messages
 from mmrl.data.rows import Flaw, Row
 
 MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
@@ -23,7 +24,7 @@ _ANSWERS = ("completion", "chosen", "rejected")
 class Checker:
     """Checks the raw records of one source and makes them ours; a column that nobody sees is told once.
 
-    columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form: see
+    columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form, every_turn: see
     formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures.
     """
 
@@ -34,8 +35,9 @@ class Checker:
         form: RecordFormat = "auto",
         root: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        every_turn: bool = False,
     ) -> None:
-        self.columns, self.mapping, self.form = columns, mapping or {}, form
+        self.columns, self.mapping, self.form, self.every_turn = columns, mapping or {}, form, every_turn
         self.root, self.max_pixels = root, max_pixels
         self._unseen: set[str] = set()
 
@@ -46,7 +48,7 @@ class Checker:
         refuse_unsound(row.record)
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
         raw = {**row.record, **named}
-        record = normalised(raw, self.form)
+        record = normalised(raw, self.form, self.every_turn)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(
@@ -174,9 +176,13 @@ def _check_answers(record: Mapping[str, Any], columns: Sequence[str]) -> None:
         given = record[column]
         if isinstance(given, str):
             continue
+        if isinstance(given, list) and given and are_messages(given):
+            continue
         kinds = {type(part) for part in given} if isinstance(given, list) else {dict}
         if not (kinds <= {str} or kinds <= {int, float}):
-            raise ValueError(f"`{column}` is {given!r:.60}; answers must be texts, lists of turns as texts, or of ids")
+            raise ValueError(
+                f"`{column}` is {given!r:.60}; answers must be texts, messages, lists of turns as texts, or of ids"
+            )
     if {"chosen", "rejected"} <= set(columns) and record["chosen"] == record["rejected"]:
         raise ValueError("`chosen` and `rejected` are the same answer")
 

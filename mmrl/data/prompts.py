@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmrl import objects
 from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.data.checks import MAX_PIXELS, Checker, good_records, identity
 from mmrl.data.rows import Row
@@ -74,7 +75,7 @@ def load_prompts(
     rows = read_rows(source, split, subset) if rows is None else rows
     found, bad = good_records(rows, Checker(columns, mapping, form, root, max_pixels), on_bad, where)
     if not found:
-        name = source if source.startswith(HUB) else resolve(source)
+        name = source if source.startswith(HUB) or objects.is_object(source) else resolve(source)
         raise ConfigError(
             f"data: {name} holds no prompts" + (f" with {dict(where)}" if where else "") + f" ({bad} bad)"
         )

@@ -50,6 +50,11 @@ def listed(value: Any) -> list[Any]:
 def _marks(record: Mapping[str, Any], mark: str) -> int:
     messages = record.get("messages")
     texts = [message["content"] for message in messages] if are_messages(messages) else [record.get("prompt")]
+    # A conversation to learn goes on behind the prompt; both answers of a preference see the same pictures.
+    behind = next(
+        (a for key in ("completion", "chosen") if isinstance(a := record.get(key), list) and are_messages(a)), []
+    )
+    texts += [message.get("content") for message in behind if message["role"] != "assistant"]
     return sum(text.count(mark) for text in texts if isinstance(text, str))
 
 

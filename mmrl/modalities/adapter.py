@@ -36,8 +36,9 @@ class Adapter:
 
     # The adapter's own options, the `model:` section of a config: a pydantic model, mmrl.strict.Strict for one. For
     # `mmrl eval --run` it has a method at(folder): its copy that reads the policy that `save` wrote there. Methods
-    # actions_per_sample(), describe() and files() (lines of text; files raises where some are missing) are used by
-    # `mmrl plan`, where they exist.
+    # actions_per_sample(), describe() and files() (lines of text; files raises where some are missing), prompt_check()
+    # (None, or prompt -> what `usable` would say of its messages, known without the weights): used by `mmrl plan`,
+    # where they exist.
     Config: ClassVar[type]
 
     # What `mmrl train --modality FILE:CLASS` runs, without `modality`. Left out: a CONFIG has to be named.

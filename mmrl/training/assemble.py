@@ -154,6 +154,8 @@ def _unusable(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
 def check_prompts(prompts: Sequence[Prompt], rewards: Sequence[LoadedReward], on_bad: str) -> None:
     """Ask each reward whether it can score the prompts, before anything is trained."""
     for reward in rewards:
+        if reward.check_all is not None and (why := reward.check_all(prompts)):
+            raise ConfigError(f"reward {reward.name}: {why}")
         if reward.check_prompt is None:
             continue
         problems = [(p, why) for p in prompts if (why := reward.check_prompt(p))]

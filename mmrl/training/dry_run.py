@@ -21,6 +21,7 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow
 from mmrl.training.packages import check_packages
+from mmrl.training.plan_prompts import prompt_lines
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.policy import Policy
 from mmrl.training.provenance import made_with, refuse_other_run
@@ -98,6 +99,7 @@ def _without_model(config: Config) -> Iterator[str]:
     check_prompts(held, eval_rewards, config.data.on_bad_record)
     wanted = any(stage.record_objectives() for stage in config.stages)
     yield from _found(config, prompts, held, Records(config.data) if wanted else None)
+    yield from prompt_lines(config)
     yield "not looked at before the model is there: prompts as it reads them, stages, memory"
 
 

@@ -78,6 +78,7 @@ CASES = [
     Case(DataConfig, "eval_prompts_count", "data.eval_prompts_count=9", HELD_FUNCTION),
     Case(DataConfig, "eval_prompts_options", "data.eval_prompts_options={a:1}", HELD_FUNCTION),
     Case(DataConfig, "records_count", "data.records_count=9", RECORDS),
+    Case(DataConfig, "train_turns", "data.train_turns=last", RECORDS, "data.records=null"),
     Case(DataConfig, "options", "data.options={a:1}", RECORDS),
     Case(DataConfig, "columns", "data.columns={prompt:a}", "", NO_SOURCE, "preference"),
     Case(DataConfig, "subset", "data.subset=a", "data.prompts=hub:a/b"),
@@ -239,6 +240,7 @@ ALWAYS: dict[type, set[str]] = {
     GrpoStage: {
         "kind",
         "refill",
+        "old_logp",
         "hints",
         "groups",
         "updates",
@@ -276,6 +278,7 @@ ALWAYS: dict[type, set[str]] = {
     tokens.ConversationConfig: {"max_turns", "max_pictures", "max_tokens"},  # records may bring environments
     tokens.TokenModelConfig: {
         *("path", "build", "dtype", "attention", "train", "gradient_checkpointing", "chat", "system"),
+        "chat_template_kwargs",
         *("max_prompt_tokens", "skip_special_tokens", "sampling", "evaluation", "conversation", "rollout_batch"),
         "logits_chunk",
     },

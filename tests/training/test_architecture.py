@@ -21,7 +21,7 @@ MODULES = {
 MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
 # Single files that anyone may import; they import one another only.
-HELPERS = {"importing", "media", "near", "numeric", "seeds", "share", "strict", "_torchvision"}
+HELPERS = {"importing", "media", "near", "numeric", "objects", "seeds", "share", "strict", "_torchvision"}
 
 # Room -> the rooms of mmrl that it may import, besides itself and HELPERS.
 ALLOWED = {

@@ -11,7 +11,7 @@ from mmrl.modalities import hollow
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
-from mmrl.modalities.tokens.reading_models import located, read
+from mmrl.modalities.tokens.reading_models import located
 
 
 class TextAdapter(TokenAdapter):
@@ -24,12 +24,11 @@ class TextAdapter(TokenAdapter):
         config = self.config
         if config.build is not None:
             model, tokenizer = self._built()
-            model.set_attn_implementation(config.attention)
         else:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             place = located(loading.source(config, "Qwen/Qwen3-0.6B"), config)
-            model = read(AutoModelForCausalLM, place, loading.options(config))
+            model = loading.read(AutoModelForCausalLM, place, config, "causal language model")
             tokenizer = AutoTokenizer.from_pretrained(**place)
         return loading.trained(model, config), tokenizer
 

@@ -21,7 +21,9 @@ class LoraConfig(Strict):
     rank: int = Field(32, ge=1, description="Rank of the two matrices.")
     alpha: int = Field(64, ge=1, description="Their product is scaled by alpha / rank.")
     targets: list[str] | None = Field(
-        None, description="Names of the layers; null takes every linear layer of the decoder."
+        None,
+        description="Names of linear layers, or their ends; null takes all of the decoder's, routers and gates of "
+        "experts left out.",
     )
     path: str | None = Field(None, description="Start from the LoRA weights in this folder.")
 
@@ -115,8 +117,10 @@ class TokenModelConfig(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type of the forward and of frozen weights; trained weights are float32."
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="Which of transformers' implementations of attention computes."
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto",
+        description="Which of transformers' implementations of attention computes. auto: sdpa, or eager where sdpa "
+        "is not to be had for the model or would leave out a soft cap or sinks.",
     )
     train: Literal["full", "lora"] = Field("full", description="All weights of the language model, or LoRA on it.")
     lora: LoraConfig = Field(default_factory=LoraConfig)
@@ -127,6 +131,11 @@ class TokenModelConfig(Strict):
         "auto", description="auto: the tokenizer's chat template, where it has one. off: the prompt as it is."
     )
     system: str | None = Field(None, description="System message before every prompt.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the chat template, such as `{enable_thinking: false}`; a record's column of the same "
+        "name comes first.",
+    )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="A longer prompt is dropped and counted. null: what the context leaves."
     )
@@ -159,6 +168,8 @@ class TokenModelConfig(Strict):
     def _system_needs_chat(self) -> TokenModelConfig:
         if self.chat == "off" and self.system is not None:
             raise ValueError("system needs a chat template; set chat: auto, or put it into the prompts")
+        if self.chat == "off" and self.chat_template_kwargs:
+            raise ValueError("chat_template_kwargs needs a chat template; set chat: auto, or leave it out")
         return self
 
     def at(self, folder: Path) -> TokenModelConfig:

@@ -53,7 +53,9 @@ class Head:
         numbers = model.config.get_text_config()
         scale = getattr(numbers, "logit_scale", None) or 1.0
         scale /= getattr(numbers, "logits_scaling", None) or 1.0
-        softcap = getattr(numbers, "final_logit_softcapping", None)
+        scale *= getattr(numbers, "lm_head_multiplier", None) or 1.0
+        caps = ("final_logit_softcapping", "logits_soft_cap")  # the second is RecurrentGemma's
+        softcap = next((cap for name in caps if (cap := getattr(numbers, name, None))), None)
         ids = torch.tensor(banned, dtype=torch.int64, device=layer.weight.device) if banned else None
         return cls(layer.weight, layer.bias, compute, scale, softcap, ids, chunk)
 

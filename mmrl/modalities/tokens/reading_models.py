@@ -24,26 +24,12 @@ def located(place: Mapping[str, Any], config: TokenModelConfig) -> dict[str, Any
     return dict(place)
 
 
-def read(auto: Any, place: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """The model of an auto class of transformers. place, options: arguments of its `from_pretrained`.
-
-    Raises ValueError, before any weights are read, for a model of another class.
-    """
-    from transformers import AutoConfig
-
-    about = AutoConfig.from_pretrained(**place)
-    name = place["pretrained_model_name_or_path"]
-    if type(about) not in auto._model_mapping and not place["trust_remote_code"]:
-        raise ValueError(
-            f"{name} is a {type(about).__name__} ({about.model_type}), which {auto.__name__} does not load; take the "
-            "modality that the model is of, or another model"
-        )
-    if not hollow.is_wanted():
-        return auto.from_pretrained(**place, **options)
+def skeleton(auto: Any, numbers: Any, place: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The model of these numbers without its weights. place, options: arguments of `from_pretrained`."""
     kept = {key: value for key, value in options.items() if key != "use_safetensors"}
     with hollow.skeleton():
-        model = auto.from_config(about, trust_remote_code=place["trust_remote_code"], **kept)
-    _give_generation(model, Path(name))
+        model = auto.from_config(numbers, trust_remote_code=place["trust_remote_code"], **kept)
+    _give_generation(model, Path(place["pretrained_model_name_or_path"]))
     return model
 
 

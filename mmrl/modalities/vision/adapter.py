@@ -15,7 +15,8 @@ from mmrl.modalities import hollow
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
-from mmrl.modalities.tokens.reading_models import located, read
+from mmrl.modalities.tokens.lora import adaptable
+from mmrl.modalities.tokens.reading_models import located
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
 from mmrl.modalities.vision.families import Features, family_of
@@ -52,12 +53,11 @@ class VisionAdapter(TokenAdapter):
             raise ImportError("modality vision needs the package 'torchvision': pip install \"mmrl[vision]\"")
         if config.build is not None:
             model, self.processor = self._built()
-            model.set_attn_implementation(config.attention)
         else:
             from transformers import AutoModelForImageTextToText, AutoProcessor
 
             place = located(loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct"), config)
-            model = read(AutoModelForImageTextToText, place, loading.options(config))
+            model = loading.read(AutoModelForImageTextToText, place, config, "vision-language model")
             self.processor = AutoProcessor.from_pretrained(**place)
         self.family = family_of(model, self.processor, config)
         if config.gradient_checkpointing and self.family.prefix_attention:
@@ -82,7 +82,8 @@ class VisionAdapter(TokenAdapter):
         vision tower, whose layers often have the same names. Raises ValueError where none is left.
         """
         decoder = self.family.language(model)
-        inside = {id(m) for m in decoder.modules() if isinstance(m, nn.Linear)}
+        layers = dict(decoder.named_modules())
+        inside = {id(layers[name]) for name in adaptable(decoder)}
         names = [name for name, m in model.named_modules() if id(m) in inside]
         found = [n for n in names if wanted is None or any(n == w or n.endswith(f".{w}") for w in wanted)]
         if not found:
@@ -111,7 +112,7 @@ class VisionAdapter(TokenAdapter):
     def _reader(self, limit: int) -> VisionReader:
         space = self.family.space if self.config.space == "auto" else self.config.space
         self.shelf = PictureShelf(self.family, space, MAX_PIXELS, self.config.picture_cache << 20)
-        encoder = VisionEncoder(self.processor, self.config, limit)
+        encoder = VisionEncoder(self.processor, self.config, limit, self.stop_ids)
         skip = self.config.skip_special_tokens
         return VisionReader(self.tokenizer, encoder, skip, self.shelf, self.family.image_id)
 

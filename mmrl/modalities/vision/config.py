@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.environments.opening import opening
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.strict import When
+from mmrl.types import Prompt
 
 # Whose processors take a smallest and a largest area.
 SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -59,3 +63,24 @@ class ModelConfig(TokenModelConfig):
         """Lines for `mmrl plan`."""
         pixels = f"{self.min_pixels or 'the processor’s'} to {self.max_pixels or 'the processor’s'}"
         return [*super().describe(), f"pictures: vision tower {self.vision}, pixels {pixels}, coordinates {self.space}"]
+
+    def prompt_check(self) -> Callable[[Prompt], str | None] | None:
+        """Whether the chat template takes a prompt; None where the processor's files are not on this machine."""
+        from mmrl.modalities.tokens import loading
+        from mmrl.modalities.vision.prompts import VisionEncoder
+
+        if self.build is not None or importlib.util.find_spec("torchvision") is None:
+            return None
+        from transformers import AutoProcessor
+
+        try:
+            place = loading.source(self, "Qwen/Qwen2.5-VL-3B-Instruct")
+            processor = AutoProcessor.from_pretrained(**place, local_files_only=True)
+        except OSError:
+            return None
+        encoder = VisionEncoder(processor, self, sys.maxsize)
+
+        def check(prompt: Prompt) -> str | None:
+            return encoder.refusal(prompt, opening(prompt, len(prompt.record.get("images") or ())))
+
+        return check

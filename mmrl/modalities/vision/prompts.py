@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from mmrl.media import IMAGE
+from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.prompts import PromptEncoder
-from mmrl.modalities.vision.config import ModelConfig
-
-MARK = "\x00"
 
 
 class VisionEncoder(PromptEncoder):
@@ -19,17 +16,17 @@ class VisionEncoder(PromptEncoder):
     Without a template a prompt is its pictures, then the start token, its text and a line's end, as PaliGemma reads it.
     """
 
-    def __init__(self, processor: Any, config: ModelConfig, limit: int) -> None:
+    def __init__(self, processor: Any, config: TokenModelConfig, limit: int, stops: Sequence[int] = ()) -> None:
         self.processor = processor
-        super().__init__(processor.tokenizer, config, limit)
+        super().__init__(processor.tokenizer, config, limit, stops)
 
     @property
     def template(self) -> str | None:
         return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
 
-    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool) -> str:
+    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool, arguments: Mapping[str, Any]) -> str:
         return self.processor.apply_chat_template(
-            list(chat), tokenize=False, add_generation_prompt=answer, chat_template=self.template
+            list(chat), tokenize=False, add_generation_prompt=answer, chat_template=self.template, **arguments
         )
 
     def content(self, text: str) -> list[dict[str, str]]:
@@ -45,13 +42,12 @@ class VisionEncoder(PromptEncoder):
         start = self.tokenizer.bos_token or ""
         return self.processor.image_token * pictures + start + text.replace(IMAGE, "").strip() + "\n"
 
-    def inline(self, text: str) -> str:
-        """Environments may repeat what the policy wrote: words that read like a placeholder stay words."""
+    def harmless(self, text: str) -> str:
+        """Words that read like a placeholder stay words; IMAGE stays a picture."""
         token = self.processor.image_token
-        return self._picture.join(p.replace(token, f"{token[0]} {token[1:]}") for p in text.split(IMAGE))
+        return IMAGE.join(piece.replace(token, f"{token[0]} {token[1:]}") for piece in text.split(IMAGE))
 
-    @cached_property
-    def _picture(self) -> str:
-        """What the template writes for a picture."""
-        text = self.apply([{"role": "user", "content": self.content(f"{MARK}{IMAGE}{MARK}")}], answer=False)
-        return text.split(MARK)[1]
+    def _as_it_is(self, text: str) -> str:
+        if IMAGE in text:
+            raise ValueError("is templated already, so that no picture can be put into it: give the words alone")
+        return super()._as_it_is(text)

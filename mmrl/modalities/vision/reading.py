@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
-from mmrl.environments.base import Context, Reply
+from mmrl.environments.base import Context
 from mmrl.environments.opening import opening
 from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
@@ -37,10 +37,10 @@ class VisionReader(Reader):
         return Context(opening(prompt, count), [View(i) for i in range(count)])
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:
-        if reason := self.prompts.unfit(context) or _miscounted(context):
+        if reason := self.prompts.unfit(context, prompt.record) or _miscounted(context):
             raise Unfit(prompt, reason)
         pictures = [self.shelf.get(prompt, view) for view in context.views]
-        ids = expand(self.prompts.ids(context), pictures, self.image_id)
+        ids = expand(self.prompts.ids(context, prompt.record), pictures, self.image_id)
         self.prompts.check_length(prompt, len(ids))
         turns, shown_before = [], 0
         for message in context.messages:
@@ -49,13 +49,14 @@ class VisionReader(Reader):
             shown_before += here
         return Opened(Row(ids, tuple(pictures)), [p.media for p in pictures], turns)
 
-    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]:
-        if reply.text.count(IMAGE) != len(reply.views):
-            raise ValueError(
-                f"the environment's text marks {reply.text.count(IMAGE)} pictures and shows {len(reply.views)}"
-            )
-        pictures = [self.shelf.get(prompt, view) for view in reply.views]
-        ids = self.prompts.reply_ids(reply.text, reply.role, ended)
+    def observed(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[View], end: int | None
+    ) -> tuple[Row, list[Media]]:
+        marks = sum(message["content"].count(IMAGE) for message in messages)
+        if marks != len(views):
+            raise ValueError(f"the environment's text marks {marks} pictures and shows {len(views)}")
+        pictures = [self.shelf.get(prompt, view) for view in views]
+        ids = self.prompts.reply_ids(messages, end, prompt.record)
         return Row(expand(ids, pictures, self.image_id), tuple(pictures)), [p.media for p in pictures]
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:

@@ -202,7 +202,7 @@ def test_what_an_environment_repeats_stays_words(adapter, drawn, ask, kind):
     mark = policy.processor.image_token
     spelled = [i for letter in mark for i in policy.tokenizer(letter, add_special_tokens=False).input_ids]
     assert policy.reader.text(torch.tensor(spelled)) == mark and not {*spelled} & {*policy.banned}
-    row, media = policy.reader.replied(ask("Hi"), Reply(f"You said: {mark}"), ended=True)
+    row, media = policy.reader.replied(ask("Hi"), Reply(f"You said: {mark}"), end=policy.stop_ids[0])
     assert policy.family.image_id not in row.ids.tolist() and not media and not row.media
     assert policy.tokenizer.decode(row.ids).count(f"You said: {mark[0]} {mark[1:]}") == 1
 
