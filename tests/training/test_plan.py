@@ -122,7 +122,7 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
         "no weights in",
     ),
     "weights cut short": (lambda at: {"model": loaded(cut_short(at))}, "cut short"),
-    "model of another modality": (lambda at: {"model": loaded("share://assets/vision-tiny")}, "does not load"),
+    "model of another modality": (lambda at: {"model": loaded("share://assets/vision-tiny")}, "is no causal"),
     "pipeline without a part's weights": (
         lambda at: {
             "modality": "image",
