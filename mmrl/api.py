@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,32 @@ def trainer(
     return Loop(run, quiet=quiet, allow=allow)
 
 
+def plan(
+    config: Source, *, processes: int | None = None, resume: bool = False, measure: bool = False, **overrides: Any
+) -> Iterator[str]:
+    """Lines about what a training would do and take: its arithmetic, what was found, memory; nothing is left on disk.
+
+    processes: to plan for; None: those that a launcher started. resume: look at the run's last checkpoint, too.
+    measure: train one step of every stage, for its time and memory.
+    Raises, as the lines are asked for, what `train` would raise before its first step.
+    """
+    from mmrl.training.plan import plan_text, processes_of_environment
+
+    made = _config(config, overrides)
+    world = processes or processes_of_environment()
+    yield from plan_text(made, world).splitlines()
+    from mmrl.training.dry_run import dry_run
+
+    yield from dry_run(made, world, resume)
+    if measure:
+        from mmrl.training.dry_run import steps_done
+        from mmrl.training.measure import measured
+
+        yield from measured(made, steps_done(made) if resume else 0)
+    else:
+        yield "time: not known before a step is measured (--measure)"
+
+
 def evaluate(config: Source, *, run: str | Path | None = None, **overrides: Any) -> dict[str, float]:
     """Held-out scores of a config's model, or of the last checkpoint of `run`; nothing is stored."""
     from mmrl.training.assemble import assemble, with_checkpoint
@@ -167,4 +193,4 @@ def _config(source: Source, overrides: Mapping[str, Any]) -> Config:
     return load(source, changes)
 
 
-__all__ = ["evaluate", "sample", "train", "trainer"]
+__all__ = ["evaluate", "plan", "sample", "train", "trainer"]

@@ -57,6 +57,11 @@ class Cached:
         self.hidden = self.decoder.step(token, self._position, self.cache, attended)
         self._position = self._position + 1
 
+    def last(self, token: Tensor, room: int) -> None:
+        """The step of the last of `room` tokens, where the cache has those before it."""
+        self._seen, self._position = self._seen + room - 1, self._position + room - 1
+        self.step(token)
+
 
 class Recomputed:
     """n rows of each prompt, each computed whole for every token: for decoders whose cache is of no use here."""

@@ -80,6 +80,24 @@ class TransformersEngine:
             batches[-1].append(place)
         return batches
 
+    @torch.no_grad()
+    def longest_step(self, prompts: Sequence[Row], n: int, sampling: Sampling) -> None:
+        """What a rollout holds at most, for an estimate of memory: the prompts' forward, then the last token of n
+        completions each that have all their budget. What the tokens between have left in the cache is not computed."""
+        from mmrl.engines.cache import RoomyLayer
+
+        growing = Cached(self.decoder, prompts, n, sampling.max_tokens)
+        for layer in growing.cache.layers:
+            if isinstance(layer, RoomyLayer):
+                rows, heads, _, size = layer.keys.shape
+                shape = rows, heads, sampling.max_tokens - 1, size
+                layer.update(layer.keys.new_empty(shape), layer.values.new_empty(shape))
+        draw = _Sampler(sampling, self.decoder.device)
+        uniform = torch.zeros(len(growing.hidden), dtype=torch.float64, device=self.decoder.device)
+        token, _ = draw(self.head(growing.hidden), uniform, 0)
+        growing.last(token, sampling.max_tokens)
+        draw(self.head(growing.hidden), uniform, 0)
+
     def _decode(self, prompts: Sequence[Row], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """Completions of every prompt, prompt by prompt; all prompts have equally many seeds."""
         device, n = self.decoder.device, len(seeds[0])

@@ -229,7 +229,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "matplotlib
         "import mmrl",
         "from mmrl.cli import cli; cli(['--help'], standalone_mode=False)",
         "from mmrl.cli import cli; cli(['train', '--help'], standalone_mode=False)",
-        "from mmrl.cli import cli; cli(['plan', 'image/tiny'], standalone_mode=False)",
+        "from mmrl.config import load; from mmrl.training.plan import plan_text; plan_text(load('image/tiny'))",
         "from mmrl.cli import cli; cli(['list', 'configs'], standalone_mode=False)",
         "from mmrl.cli import cli; cli(['list', 'rewards'], standalone_mode=False)",
     ],

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from mmrl.modalities import hollow
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
+from mmrl.modalities.tokens.reading_models import located
 
 
 class TextAdapter(TokenAdapter):
@@ -25,15 +27,16 @@ class TextAdapter(TokenAdapter):
         else:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            place = loading.source(config, "Qwen/Qwen3-0.6B")
-            tokenizer = AutoTokenizer.from_pretrained(**place)
+            place = located(loading.source(config, "Qwen/Qwen3-0.6B"), config)
             model = loading.read(AutoModelForCausalLM, place, config, "causal language model")
+            tokenizer = AutoTokenizer.from_pretrained(**place)
         return loading.trained(model, config), tokenizer
 
     def _built(self) -> tuple[Any, Any]:
         from mmrl.modalities.text.tiny import build
 
-        model, tokenizer = build(**(self.config.build or {}))
+        with hollow.skeleton():
+            model, tokenizer = build(**(self.config.build or {}))
         return model.to(loading.frozen_dtype(self.config)), tokenizer
 
     def _write_base(self, folder: Path) -> None:

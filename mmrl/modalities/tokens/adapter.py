@@ -18,6 +18,7 @@ from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment
+from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.quiet import no_bars
 from mmrl.modalities.tokens import given, loading, stepping
@@ -33,7 +34,7 @@ from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.pictures import PictureError
 from mmrl.seeds import seed_of
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
 
 class TokenAdapter(Adapter):
@@ -57,11 +58,14 @@ class TokenAdapter(Adapter):
         self.precision = getattr(torch, config.dtype)
         self.deterministic_evaluation = config.evaluation.temperature == 0
         self.model, self.tokenizer = self._load()
+        self._hollow = hollow.is_wanted()
+        hollow.fill([self.model])
         self.banned = self._never_sampled()
         self.stop_ids = loading.stop_ids(self.model, self.tokenizer)
         self.context = fix_longrope(self.model, config) or loading.context(self.model)
-        loading.check_head(self.model, self._head())
-        if config.gradient_checkpointing:
+        if not self._hollow:
+            loading.check_head(self.model, self._head())
+        if config.gradient_checkpointing and not self._hollow:
             loading.check_train_mode(self.model)
         self.reader = self._reader(loading.prompt_limit(config, self.context))
         self.stop_ids = self.reader.prompts.stop_ids
@@ -153,6 +157,34 @@ class TokenAdapter(Adapter):
         seeds = [[seed_of(seed, "eval", p.id, i) for i in range(n)] for p in prompts]
         return self._sampled(groups, n, sampling, seeds, self._own_engine(), None)
 
+    def weights(self) -> Iterator[Tensor]:
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+    def blank(self, prompt: Prompt) -> Sample:
+        """See Adapter.blank: a completion (in a conversation, a first turn) that uses its whole budget."""
+        opened = self.reader.opened(prompt, self.reader.context(prompt))
+        count = max(1, min(self.config.sampling.max_tokens, self._rules().room - len(opened.row)))
+        ids = torch.full((count,), self.stop_ids[0])
+        tensors = {"prompt": opened.row.ids, "ids": ids}
+        trajectory = Trajectory(torch.zeros(count), torch.ones(count, dtype=torch.bool), tensors)
+        return Sample(prompt, 0, "", trajectory, "length", media=tuple(opened.media))
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """See Adapter.cost: tokens of a prompt, and how many of them are pictures."""
+        opened = self.reader.opened(prompt, self.reader.context(prompt))
+        pictures = sum(m.tokens for m in opened.media)
+        return {"tokens": len(opened.row), **({"tokens of pictures": pictures} if opened.media else {})}
+
+    def trial(self, samples: Sequence[Sample], n: int) -> None:
+        """See Adapter.trial: as many rows as are decoded together."""
+        s = self.config.sampling
+        together = max(1, self.config.rollout_batch // n)
+        prompts = [self.reader.rows(sample)[0] for sample in samples[:together]]
+        sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned)
+        with self._autocast():
+            self._own_engine().longest_step(prompts, min(n, self.config.rollout_batch), sampling)
+
     @contextmanager
     def synced(self, once: Once) -> Iterator[None]:
         """Rollouts between two updates; see Adapter.synced."""
@@ -199,6 +231,8 @@ class TokenAdapter(Adapter):
     @cached_property
     def _ways(self) -> Ways:
         """How the decoder may be run, asked where it is first run: on its device, in its precision."""
+        if self._hollow:  # no numbers to compare: the ways of most models
+            return Ways()
         with self._autocast():
             ways = find_ways(self._decoder(), trial_ids(self._head().weight.shape[0], self.banned))
         if not ways.cached and self.config.engine.name == "transformers":

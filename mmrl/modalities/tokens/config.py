@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.share import resolve
+from mmrl.modalities.files import is_local, told
 from mmrl.strict import Strict, When
 
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
@@ -107,6 +107,9 @@ class ConversationConfig(Strict):
 class TokenModelConfig(Strict):
     """A language model, how it is sampled and what of it is trained."""
 
+    # What `micro_batch` counts, in words for `mmrl plan`.
+    budget: ClassVar[str] = "tokens, those of prompts and pictures included"
+
     path: str = Field(description="A hub id or a folder that transformers' `from_pretrained` loads; share:// works.")
     revision: str | None = Field(None, description="Hub revision.")
     build: dict[str, Any] | None = None
@@ -148,7 +151,7 @@ class TokenModelConfig(Strict):
     )
 
     effects: ClassVar[Mapping[str, When]] = {
-        "revision": When(lambda s, _: s.build is None and not _is_local(s.path), "a `path` on the hub"),
+        "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "trust_remote_code": When(lambda s, _: s.build is None, "a model that is loaded, not built"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
         "fp32_head": When(lambda s, _: s.dtype != "float32", "a 16-bit `dtype`"),
@@ -175,6 +178,10 @@ class TokenModelConfig(Strict):
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})
 
+    def files(self) -> list[str]:
+        """Where the model's files are, for `mmrl plan`."""
+        return [] if self.build is not None else [told(self.path, self.revision, "config.json")]
+
     def actions_per_sample(self) -> int:
         """Tokens of the longest completion (of a turn, in a conversation)."""
         return self.sampling.max_tokens
@@ -191,10 +198,6 @@ class TokenModelConfig(Strict):
             f"sampling: temperature {', '.join([heat, *cut])}, up to {s.max_tokens} tokens; evaluation: {answer}, "
             f"up to {e.max_tokens or s.max_tokens} tokens",
         ]
-
-
-def _is_local(path: str) -> bool:
-    return path.startswith(("share://", ".", "/", "~")) or resolve(path).exists()
 
 
 def _only_trees(run: Any) -> bool:

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from mmrl.engines.decoder import decoder_of
+from mmrl.modalities import hollow
+from mmrl.modalities.files import lora_folder
 from mmrl.modalities.tokens import attention
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.logprobs import Head
 from mmrl.modalities.tokens.lora import targets_of
+from mmrl.modalities.tokens.reading_models import skeleton
 from mmrl.share import resolve
 
 
@@ -63,6 +66,8 @@ def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: st
     if found is None and not remote:
         raise ValueError(f"path {config.path!r}: a {numbers.model_type} is no {what} of transformers; give another")
     _check_class(found or auto, numbers, config)
+    if hollow.is_wanted():
+        return skeleton(auto, numbers, place, options(config))
     with attention.explained(found or auto, config):
         return auto.from_pretrained(**place, **options(config))
 
@@ -115,7 +120,11 @@ def _add_lora(model: Any, config: TokenModelConfig) -> None:
 
     lora = config.lora
     if lora.path is not None:
-        model.load_adapter(str(resolve(lora.path)), is_trainable=True)
+        folder = lora_folder(lora.path)
+        if hollow.is_wanted():
+            model.add_adapter(LoraConfig.from_pretrained(str(folder), inference_mode=False))
+        else:
+            model.load_adapter(str(folder), is_trainable=True)
         return
     targets = targets_of(model, lora.targets)
     model.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"))

@@ -88,7 +88,7 @@ class Head:
 
     def buffer(self, count: int) -> Tensor:
         """Room for the logits of a chunk of `count` tokens: used again by each, it is allocated once."""
-        return torch.empty(min(self.size, count), len(self.weight), dtype=self.compute, device=self.weight.device)
+        return self.weight.new_empty(min(self.size, count), len(self.weight), dtype=self.compute)
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Slices that cut `count` tokens."""

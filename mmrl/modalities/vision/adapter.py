@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from mmrl.media import Media
+from mmrl.modalities import hollow
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.tokens.lora import adaptable
+from mmrl.modalities.tokens.reading_models import located
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
 from mmrl.modalities.vision.families import Features, check_kind, family_of
@@ -54,10 +56,10 @@ class VisionAdapter(TokenAdapter):
         else:
             from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-            place = loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct")
+            place = located(loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct"), config)
             check_kind(AutoConfig.from_pretrained(**place).model_type, config)  # before any weights
-            self.processor = AutoProcessor.from_pretrained(**place)
             model = loading.read(AutoModelForImageTextToText, place, config, "vision-language model")
+            self.processor = AutoProcessor.from_pretrained(**place)
         self.family = family_of(model, self.processor, config)
         if config.gradient_checkpointing and self.family.prefix_attention:
             raise ValueError(
@@ -92,7 +94,8 @@ class VisionAdapter(TokenAdapter):
     def _built(self) -> tuple[Any, Any]:
         from mmrl.modalities.vision.tiny import build
 
-        model, processor = build(**(self.config.build or {}))
+        with hollow.skeleton():
+            model, processor = build(**(self.config.build or {}))
         return model.to(loading.frozen_dtype(self.config)), processor
 
     def _write_base(self, folder: Path) -> None:
