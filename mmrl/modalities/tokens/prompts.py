@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from mmrl.environments.base import Context
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.templates import advice, names, unknown_argument
-from mmrl.modalities.tokens.turns import Turns
+from mmrl.modalities.tokens.turns import PROBE, Turns
 from mmrl.types import Prompt
 
 # Contexts whose ids are kept; environments that open new rows make ones that never come again.
@@ -49,6 +51,7 @@ class PromptEncoder:
         self.turns = Turns(tokenizer, self.render, stops)
         self._ids: dict[str, Tensor] = {}
         self._told = False
+        self._heard: set[str] = set()  # roles whose words the template is known to write
         if config.system is not None and not self.chat:
             raise ValueError("model.system needs a chat template, and this tokenizer has none; leave it out")
         if self.arguments and not self.chat:
@@ -119,13 +122,38 @@ class PromptEncoder:
         return self._ids[key]
 
     def _opened(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
-        """The text of a chat up to where the policy speaks."""
+        """The text of a chat up to where the policy speaks. Raises ValueError for words that the template drops."""
+        self._refuse_unwritten_calls(messages)
         *before, last = messages
         if continues(messages) and before:
             return self.render(before, True, arguments) + self.turns.begun(last["content"], arguments)
         if not before and last["role"] == "user" and self.turns.templated(last["content"]):
             return self._as_it_is(last["content"])
-        return self.render(messages, True, arguments)
+        text = self.render(messages, True, arguments)
+        self._refuse_unsaid(messages, lambda told: self.render(told, True, arguments))
+        return text
+
+    def _refuse_unwritten_calls(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        if any(message.get("tool_calls") for message in messages) and self.turns.drops_calls:
+            raise ValueError(
+                "the chat template leaves `tool_calls` out: leave such records out (data.where), or take another model"
+            )
+
+    def _refuse_unsaid(
+        self, messages: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Mapping[str, Any]]], str]
+    ) -> None:
+        """Raise ValueError for a role whose words are not in what the template writes; each role is looked at once."""
+        for place, message in enumerate(messages):
+            role, words = message["role"], message["content"]
+            if role == "assistant" or role in self._heard or not words:
+                continue
+            told = [*messages[:place], {**message, "content": f"{words} {PROBE}"}, *messages[place + 1 :]]
+            if PROBE not in render(told):
+                raise ValueError(
+                    f"the chat template leaves out what role {role} says: put it into another message, or take another "
+                    "template (model.chat: off does without)"
+                )
+            self._heard.add(role)
 
     def _as_it_is(self, text: str) -> str:
         """A prompt that is templated already, with the template's start token."""
@@ -184,7 +212,16 @@ class PromptEncoder:
 
     def content(self, text: str) -> Any:
         """A message's text as the template wants it."""
-        return text
+        return [{"type": "text", "text": text}] if self._in_parts else text
+
+    @cached_property
+    def _in_parts(self) -> bool:
+        """Whether the template writes texts as parts of a message only, as those of models with pictures do."""
+        for content in (PROBE, [{"type": "text", "text": PROBE}]):
+            with suppress(*_refusals()):
+                if PROBE in self.apply([{"role": "user", "content": content}], True, self.arguments):
+                    return content != PROBE
+        return False
 
     def alone(self, text: str) -> str:
         """A prompt's text where there is no template."""
@@ -203,7 +240,10 @@ class PromptEncoder:
         if not self.chat:
             raise ValueError("a conversation needs a chat template, to tell its turns apart; set chat: auto")
         told = [{**message, "content": self.harmless(message["content"])} for message in messages]
-        return torch.tensor(self.turns.reply(told, end, self.arguments_of(record)), dtype=torch.int64)
+        arguments = self.arguments_of(record)
+        ids = self.turns.reply(told, end, arguments)
+        self._refuse_unsaid(told, lambda others: self.turns.behind(others, answer=True, arguments=arguments))
+        return torch.tensor(ids, dtype=torch.int64)
 
     def harmless(self, text: str) -> str:
         """An environment's text, which may repeat the policy's, without what would stand for something shown."""
@@ -229,6 +269,7 @@ class PromptEncoder:
             if set(message) - {"role", "content"}:
                 if not self.chat:
                     raise ValueError(f"an answer has {', '.join(message)}, and there is no chat template to write them")
+                self._refuse_unwritten_calls([message])
                 return torch.tensor(self.turns.written(message, self.arguments_of(record)), dtype=torch.int64)
             completion = str(message["content"])
         if not isinstance(completion, str):
@@ -236,7 +277,7 @@ class PromptEncoder:
         if self.chat:
             ids = self.turns.answer(completion, self.arguments_of(record), continued)
         else:
-            ids = [*self.turns.encode(completion), self.turns.eos]
+            ids = self.turns.ended(self.turns.encode(completion), (self.turns.eos,))
         return torch.tensor(ids, dtype=torch.int64)
 
     def rewritten(self, answer: str = "<think>\nso\n</think>\n\nYes.") -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,11 @@ from typing import Any
 
 # Stands for words where the template shows what it writes around them, and for those that do not matter.
 MARK, WORDS = "\x00", "0"
+PROBE = "Qzxj"  # letters that stand in no template, and that JSON writes as they are
+# Keys of a message that hold thoughts, by the names that templates have for them.
+THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "thought"})
+_THOUGHTS_OPENED = re.compile(r"(<|\[|◁)((?:\w+:)?(?:think|thought|reason)\w*)(>|\]|▷)\s*$", re.IGNORECASE)
+BREAK = "\n\n"  # between thoughts and an answer
 
 Messages = Sequence[Mapping[str, Any]]
 # (messages, whether the assistant's turn is opened behind them, arguments of the template) -> text
@@ -47,7 +53,7 @@ class Turns:
         eos = tokenizer.eos_token_id
         self.stops = (*stops, *(() if eos is None or eos in stops else (eos,)))
         self._first = next(iter(self.stops if eos is None else (eos,)), None)
-        self._around: dict[str, tuple[str, str]] = {}
+        self._around: dict[str, tuple[str, str, str]] = {}
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -73,8 +79,8 @@ class Turns:
     def ends(self) -> Ends:
         """How turns end. Raises ValueError where neither the template nor the tokenizer says."""
         try:
-            last = self.encode(self._behind([]))
-            inner = self.encode(self._behind([_user(WORDS)], answer=True))
+            last = self.encode(self.behind([]))
+            inner = self.encode(self.behind([_user(WORDS)], answer=True))
         except ValueError:  # a template of single turns: it takes no answer at all
             return Ends((self.eos,), None)
         common = [i for i, _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, inner))]
@@ -85,6 +91,18 @@ class Turns:
         end = next((i for i in found if i in self.stops), found[-1])
         closing = tuple(last[: last.index(end) + 1])
         return Ends(closing, end if end in common else self._inner_end(inner))
+
+    @cached_property
+    def drops_calls(self) -> bool:
+        """Whether the template takes a message that calls a tool, and leaves the call out."""
+        for arguments in ({}, "{}"):
+            call = {"type": "function", "id": "call00000", "function": {"name": PROBE, "arguments": arguments}}
+            try:
+                text = self.render([_user(WORDS), _assistant("") | {"tool_calls": [call]}], False, {})
+            except ValueError:
+                continue
+            return PROBE not in text
+        return False  # it refuses these, and says why where it refuses others
 
     @property
     def eos(self) -> int:
@@ -100,6 +118,11 @@ class Turns:
         after = next((i for i in self.encode(asked) if i in self.special), None)
         return first if first == after else None
 
+    @property
+    def _of_tokenizer(self) -> set[int]:
+        """Ids that are written behind an answer, in any chat, and say nothing of it."""
+        return {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} & self.special
+
     # ---------------------------------------------------------------- what comes before and behind
 
     def reply(self, messages: Messages, end: int | None, arguments: Mapping[str, Any]) -> list[int]:
@@ -109,7 +132,7 @@ class Turns:
         the closing in front, so that the ids are those of the whole conversation.
         """
         ends = self.ends
-        ids = self.encode(self._behind(messages, answer=True, arguments=arguments))
+        ids = self.encode(self.behind(messages, answer=True, arguments=arguments))
         if ends.opens:
             return ids[1:] if end is not None and ids[:1] == [end] else ids
         if ends.between is None or ends.between not in ids:
@@ -121,49 +144,94 @@ class Turns:
 
         continued: the turn was begun, so that nothing comes before the words.
         """
-        ids = self.encode(words if continued else self.begun(words, arguments))
-        return ids if ids and ids[-1] == self.ends.end else [*ids, *self.ends.closing]
+        return self.ended(self.encode(words if continued else self.begun(words, arguments)), self.ends.closing)
+
+    def ended(self, ids: Sequence[int], closing: Sequence[int]) -> list[int]:
+        """Ids of an answer with `closing` once, in place of the EOS, padding or end that its text brings.
+
+        Another id that is known to end a completion stays: it says something of its own (gpt-oss's call).
+        """
+        ends = {*self._of_tokenizer, closing[-1]}
+        length = last = len(ids)
+        while last and (ids[last - 1] in ends or not self.tokenizer.decode([ids[last - 1]]).strip()):
+            last -= 1
+            length = last if ids[last] in ends else length
+        said, before = list(ids[:length]), list(closing[:-1])
+        if said and said[-1] in self.stops and said[-1] not in ends:
+            return said
+        return [*(said[: -len(before)] if before and said[-len(before) :] == before else said), *closing]
 
     def written(self, message: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[int]:
-        """Ids of what the template writes of a whole message of the assistant, behind the opening of its turn."""
-        opening = self.render([_user(WORDS)], True, arguments)
+        """Ids of what the template writes of a whole message of the assistant, behind the opening of its turn.
+
+        Raises ValueError for thoughts in a key of their own that it leaves out, and where it opens the turn in another
+        way.
+        """
         whole = self.render([_user(WORDS), message], False, arguments)
-        ids = self.encode(whole[_shared(opening, whole) :])
+        if whole == self.render([_user(WORDS), _assistant(message["content"])], False, arguments) and not (
+            THOUGHTS & set(message)
+        ):
+            return self.answer(message["content"], arguments)  # its other keys are none of the template's
+        for key in sorted(THOUGHTS & set(message)):
+            if whole == self.render([_user(WORDS), {k: v for k, v in message.items() if k != key}], False, arguments):
+                raise ValueError(f"an answer has `{key}`, which the chat template leaves out; write it into the content")
+        opening = self.render([_user(WORDS)], True, arguments)
+        head = opening.removesuffix(self._lead(arguments)[1])
+        if not whole.startswith(head):
+            raise ValueError(
+                f"the chat template opens an answer with {', '.join(message)} otherwise than the turn that the policy "
+                "is given; change the messages"
+            )
+        ids = self.encode(self.begun(whole[len(head) :], arguments))
         end = next((place for place, i in enumerate(ids) if i in self.stops or i == self.ends.end), None)
         return [*ids, *self.ends.closing] if end is None else ids[: end + 1]
 
     def begun(self, words: str, arguments: Mapping[str, Any]) -> str:
         """The beginning of the policy's turn as it stands behind the opening of that turn.
 
-        Control tokens that the template writes before an answer come first (a channel), words (empty thoughts) do not:
-        those are the policy's. What the opening says already is not said again (a `<think>`).
+        Control tokens (a channel) and white space that the template writes before an answer come first, words (empty
+        thoughts) do not: those are the policy's. What the opening says already is not said again (a `<think>`); thoughts that it opens
+        are closed before words that are none, lest the answer be a thought.
         """
-        lead, opened = self._lead(arguments)
+        lead, opened, closes = self._lead(arguments)
         if opened:
             rest = words.removeprefix(opened)
-            words = rest if rest != words else words.removeprefix(opened.strip())
-        return words if self._controls(words) else lead + words
+            rest = rest if rest != words else words.removeprefix(opened.strip())
+            if closes and rest == words and closes.strip() not in words:
+                return closes + words
+            words = rest
+        bare = words
+        for end in self.tokenizer.convert_ids_to_tokens(sorted({*self._of_tokenizer, self.ends.end})):
+            bare = bare.replace(end, "")
+        there = self._controls(bare) or (lead.isspace() and words[:1].isspace())
+        return words if there else lead + words
 
-    def _lead(self, arguments: Mapping[str, Any]) -> tuple[str, str]:
+    def _lead(self, arguments: Mapping[str, Any]) -> tuple[str, str, str]:
         key = json.dumps(arguments, sort_keys=True, default=repr)
         if key not in self._around:
             self._around[key] = self._learn_lead(arguments)
         return self._around[key]
 
-    def _learn_lead(self, arguments: Mapping[str, Any]) -> tuple[str, str]:
+    def _learn_lead(self, arguments: Mapping[str, Any]) -> tuple[str, str, str]:
+        """(control tokens or white space before an answer, what the opening says of the answer already, what closes its thoughts)."""
         opening = self.render([_user(WORDS)], True, arguments)
         try:
             whole = self.render([_user(WORDS), _assistant(MARK)], False, arguments).rpartition(MARK)[0]
             past = self.render([_user(WORDS), _assistant(MARK), _user(WORDS)], False, arguments).partition(MARK)[0]
         except ValueError:
-            return "", ""
-        lead = whole[len(opening) :] if whole.startswith(opening) else ""
-        if not self._controls(lead):
-            lead = ""
+            return "", "", ""
         opened = opening[len(past) :] if opening.startswith(past) else ""
-        return lead, opened
+        lead = whole[len(opening) :] if whole.startswith(opening) else ""
+        thoughts = _THOUGHTS_OPENED.search(opening)
+        if not thoughts:
+            return lead if self._controls(lead) or lead.isspace() else "", opened, ""
+        close = f"{thoughts[1]}/{thoughts[2]}{thoughts[3]}"
+        if close in lead:
+            return "", thoughts[0], lead
+        _, found, behind = whole.rpartition(close)
+        return "", thoughts[0], f"\n{close}{behind if found else BREAK}"
 
-    def _behind(self, messages: Messages, answer: bool = False, arguments: Mapping[str, Any] | None = None) -> str:
+    def behind(self, messages: Messages, answer: bool = False, arguments: Mapping[str, Any] | None = None) -> str:
         """What the template writes behind an answer that `messages` follow. Raises ValueError where it refuses them."""
         text = self.render([_user(WORDS), _assistant(MARK), *messages], answer, arguments or {})
         _, found, behind = text.partition(MARK)
@@ -188,14 +256,9 @@ class Turns:
         return text.lstrip().removeprefix(self.tokenizer.bos_token or "").startswith(header) and closing in text
 
 
-def _shared(one: str, other: str) -> int:
-    """How many letters two texts begin with alike."""
-    return next((n for n, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-
-
 def _user(words: str) -> dict[str, str]:
     return {"role": "user", "content": words}
 
 
-def _assistant(words: str) -> dict[str, str]:
+def _assistant(words: str) -> dict[str, Any]:
     return {"role": "assistant", "content": words}

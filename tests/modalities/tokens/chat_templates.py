@@ -139,6 +139,22 @@ R1 = DEEPSEEK.replace("+ m.content + '<|end_of", "+ m.content.split('</think>')[
     "{{ '<|Assistant|>' }}{% endif %}", "{{ '<|Assistant|><think>\\n' }}{% endif %}"
 )
 
+QWEN35 = QWEN3.replace("{%- if enable_thinking is", "{%- if not enable_thinking is defined or enable_thinking %}{{ "
+    "'<think>\\n' }}{% endif %}{%- if enable_thinking is")
+
+# Every answer that is written begins with its thoughts, be they empty.
+NEMOTRON = """
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}
+{%- if m.role == 'assistant' and '</think>' not in m.content %}{{ '<think></think>' }}{% endif
+    %}{{ m.content + '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"""
+
+IDEFICS3 = """{{- bos_token }}
+{%- for m in messages %}{{ m.role | capitalize + ':' }}
+{%- for part in m.content %}{% if part.type == 'text' %}{{ ' ' + part.text }}{% endif %}{% endfor
+    %}{{ '<end_of_utterance>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"""
+
 COMMAND = (
     "<|START_OF_TURN_TOKEN|>",
     "<|END_OF_TURN_TOKEN|>",
@@ -179,7 +195,7 @@ FAMILIES = {
     ),
     "llama-2": Family(
         LLAMA2, ("<s>", "</s>"), "</s>", ("</s>",), "<s>[INST] Hi [/INST]", "</s>", "<s>[INST] Go on [/INST]",
-        " </s>", "one </s>", bos="<s>", refuses=("system", "alternation"),
+        " </s>", " one </s>", bos="<s>", refuses=("system", "alternation"),
     ),
     "gemma": Family(
         GEMMA, ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), "<eos>", ("<eos>", "<end_of_turn>"),
@@ -239,6 +255,27 @@ FAMILIES = {
     "deepseek-r1": Family(
         R1, ("<|begin|>", "<|User|>", "<|Assistant|>", "<|end_of_sentence|>"), "<|end_of_sentence|>",
         ("<|end_of_sentence|>",), "<|begin|><|User|>Hi<|Assistant|><think>\n", "<|end_of_sentence|>",
-        "<|User|>Go on<|Assistant|><think>\n", "<|end_of_sentence|>", "one<|end_of_sentence|>", bos="<|begin|>",
+        "<|User|>Go on<|Assistant|><think>\n", "<|end_of_sentence|>", "\n</think>\n\none<|end_of_sentence|>",
+        bos="<|begin|>",
+    ),
+    # It opens thoughts; an answer without any has them closed first, as the template writes the last one.
+    "qwen3.5": Family(
+        QWEN35, (), "<|im_end|>", ("<|im_end|>", PAD),
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n", "<|im_end|>",
+        "\n<|im_start|>user\nGo on<|im_end|>\n<|im_start|>assistant\n<think>\n", "<|im_end|>",
+        "\n</think>\n\none<|im_end|>", thinks=True,
+    ),
+    "nemotron": Family(
+        NEMOTRON, (), "<|im_end|>", ("<|im_end|>", PAD),
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n", "<|im_end|>",
+        "\n<|im_start|>user\nGo on<|im_end|>\n<|im_start|>assistant\n<think>\n", "<|im_end|>",
+        "\n</think>one<|im_end|>",
+    ),
+    # It writes texts as parts of a message only, and a space before each.
+    "idefics-3": Family(
+        IDEFICS3, ("<|begin_of_text|>", "<end_of_utterance>"), "<end_of_utterance>", ("<end_of_utterance>",),
+        "<|begin_of_text|>User: Hi<end_of_utterance>\nAssistant:", "<end_of_utterance>",
+        "\nUser: Go on<end_of_utterance>\nAssistant:", "<end_of_utterance>", " one<end_of_utterance>",
+        bos="<|begin_of_text|>",
     ),
 }  # fmt: skip

@@ -114,6 +114,25 @@ def test_what_is_taught_ends_as_the_template_ends_an_answer(family):
 
 
 @every_family
+@pytest.mark.parametrize("behind", ["{end}\n", "{eos}", "{end}{eos}", "{end}\n{eos}\n", PAD])
+def test_an_end_that_the_text_of_an_answer_brings_is_not_taught_twice(family, behind):
+    made = encoder(family)
+    words = family.target.removesuffix(family.end) + behind.format(end=family.end, eos=family.eos)
+    assert made.tokenizer.decode(made.answer_ids(words)) == family.target
+    assert made.tokenizer.decode(made.answer_ids("one" + behind.format(end=family.end, eos=family.eos))) == (
+        family.target
+    )
+    plain = encoder(family, chat="off")
+    assert plain.tokenizer.decode(plain.answer_ids(f"one{family.eos}\n")) == f"one{family.eos}"
+
+
+def test_an_end_that_says_something_stays():
+    made = encoder(FAMILIES["gpt-oss"])
+    call = "<|channel|>commentary to=add<|message|>{}<|call|>"
+    assert made.tokenizer.decode(made.answer_ids(call)) == call
+
+
+@every_family
 def test_given_turns_are_the_row_that_sampling_them_makes(policy, family):
     """SFT on a conversation: every answer is trained, and the ids are those of the conversation itself."""
     made = policy(family)
@@ -215,6 +234,35 @@ def test_tools_and_their_calls_are_what_the_template_writes():
     )
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "tool_calls"])
+@pytest.mark.parametrize("family", ["deepseek-r1", "gemma", "llama-3", "mistral"])
+def test_what_a_template_leaves_out_of_an_answer_is_refused(family, name):
+    made = encoder(FAMILIES[family])
+    message = {"role": "assistant", "content": "one", name: [CALL] if name == "tool_calls" else "so"}
+    with pytest.raises(ValueError, match=f"chat template leaves `tool_calls` out|has `{name}`, which the .* leaves out"):
+        made.answer_ids(message)
+    if name == "tool_calls":
+        with pytest.raises(ValueError, match="leaves `tool_calls` out: leave such records out"):
+            opened(made, {"messages": [{"role": "user", "content": "Hi"}, message, {"role": "user", "content": "Hi"}]})
+
+
+@every_family
+def test_keys_that_no_template_reads_change_nothing(family):
+    made = encoder(family)
+    message = {"role": "assistant", "content": "one", "name": "Bo", "date": "today"}
+    assert made.tokenizer.decode(made.answer_ids(message)) == family.target
+
+
+def test_words_of_a_role_that_the_template_drops_are_refused():
+    made = encoder(FAMILIES["deepseek-v3"])
+    told = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "one"}, {"role": "tool", "content": "3"}]
+    with pytest.raises(ValueError, match="leaves out what role tool says"):
+        made.reply_ids(told[2:], made.turns.ends.end)
+    with pytest.raises(ValueError, match="leaves out what role tool says"):
+        opened(made, {"messages": told})
+    assert "leaves out what role tool says" in made.refusal(Prompt("p", "Hi", {"messages": told}))
+
+
 @every_family
 def test_a_prompt_that_ends_with_the_assistant_s_beginning_is_continued(family):
     made = encoder(family)
@@ -229,6 +277,8 @@ def test_a_beginning_that_the_opening_says_already_stands_once():
     thought = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>\nFirst,"}]}
     assert opened(encoder(R1), thought) == R1.opening + "First,"
     assert opened(encoder(QWEN3), thought) == QWEN3.opening + "<think>\nFirst,"
+    for name in ("qwen3.5", "nemotron"):
+        assert opened(encoder(FAMILIES[name]), thought) == FAMILIES[name].opening + "First,"
 
 
 # -------------------------------------------------------------------- templated already
