@@ -8,12 +8,14 @@ from collections.abc import Callable
 _THOUGHTS = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad", "analysis")
 _NAMES = rf"(?:seed:)?(?:{'|'.join(_THOUGHTS)})"
 _THOUGHT = re.compile(
-    rf"(?P<open><{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis<\|message\|>)"
-    rf"|</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>",
+    rf"(?P<open><{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis<\|message\|>"
+    r"|<\|START_THINKING\|>|<\|channel>thought\b)"
+    rf"|</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>"
+    r"|<\|END_THINKING\|>|<channel\|>",
     re.IGNORECASE,
 )
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<|return|>", "</s>", "<eos>")
-_ENDS += ("<end_of_turn>",)
+_ENDS += ("<end_of_turn>", "<turn|>", "<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BOX_OPENED = re.compile(r"\\(?:boxed|fbox)\s*\{$")
 _JOINS = re.compile(r"[\s$*.]*(?:(?:,\s*)?(?:or|and|oder|und|ou|o)|[,;]|或|和)[\s$*]*")

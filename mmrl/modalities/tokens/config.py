@@ -139,7 +139,11 @@ class TokenModelConfig(Strict):
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="A longer prompt is dropped and counted. null: what the context leaves."
     )
-    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the text that rewards see.")
+    skip_special_tokens: bool = Field(
+        True,
+        description="Leave special tokens out of the text that rewards see, but for those that tell thoughts from the "
+        "answer (`[THINK]`, gpt-oss's channels).",
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     conversation: ConversationConfig = Field(default_factory=ConversationConfig)

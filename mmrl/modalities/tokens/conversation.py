@@ -50,6 +50,8 @@ class Speaker(Protocol):
 
     def text(self, ids: Tensor) -> str: ...
 
+    def said(self, prompt: Prompt, turns: Sequence[str]) -> str: ...
+
     def words(self, ids: Tensor) -> list[str]: ...
 
 
@@ -248,7 +250,7 @@ def _sample(talk: Conversation, speaker: Speaker) -> Sample:
     return Sample(
         episode.prompt,
         talk.index,
-        "\n".join(episode.said),
+        speaker.said(episode.prompt, episode.said),
         trajectory,
         talk.stop,
         words=speaker.words(talk.rest.ids),

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmrl.environments.base import Context
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.templates import advice, names, unknown_argument
-from mmrl.modalities.tokens.turns import PROBE, Turns
+from mmrl.modalities.tokens.turns import PROBE, Turns, open_thoughts
 from mmrl.types import Prompt
 
 # Contexts whose ids are kept; environments that open new rows make ones that never come again.
@@ -115,11 +115,19 @@ class PromptEncoder:
             if self.chat:
                 ids = self.turns.encode(self._opened(context.messages, arguments))  # the template writes special tokens
             else:
-                ids = self.tokenizer(self.alone(context.messages[0]["content"])).input_ids
+                ids = self._started(self.alone(context.messages[0]["content"]))
             if len(self._ids) >= KEPT:
                 self._ids.pop(next(iter(self._ids)))
             self._ids[key] = torch.tensor(ids, dtype=torch.int64)
         return self._ids[key]
+
+    def _started(self, text: str) -> list[int]:
+        """Ids of a text with the tokenizer's start, and without the end that some put behind each: it goes on."""
+        ids, bare = self.tokenizer(text).input_ids, self.turns.encode(text)
+        added = len(ids) - len(bare)
+        while added and ids[-len(bare) :] != bare and ids[-1] in self.turns.special:
+            ids, added = ids[:-1], added - 1
+        return ids
 
     def _opened(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
         """The text of a chat up to where the policy speaks. Raises ValueError for words that the template drops."""
@@ -167,6 +175,18 @@ class PromptEncoder:
         start = self.tokenizer.bos_token or ""
         written = self.render([{"role": "user", "content": ""}], True, {}).startswith(start)
         return text if not start or not written or text.startswith(start) else start + text
+
+    def thoughts(self, prompt: Prompt) -> tuple[str, str]:
+        """(the tag of thoughts that the policy's turn begins within, what closes them); ("", "") without any."""
+        messages, arguments = prompt.record.get("messages"), self.arguments_of(prompt.record)
+        if not self.chat:
+            return open_thoughts(_last_word(prompt.text))
+        begun = self.turns.opened(arguments)
+        if messages and continues(messages):
+            begun += self.turns.begun(messages[-1]["content"], arguments)
+        elif not messages and self.turns.templated(prompt.text):
+            begun = _last_word(prompt.text)
+        return open_thoughts(begun)
 
     def check_length(self, prompt: Prompt, count: int) -> None:
         """Raises TooLong for a prompt of `count` tokens that leaves no room; nothing is ever cut."""
@@ -298,6 +318,11 @@ class PromptEncoder:
             f"the chat template rewrites earlier answers: {before[kept : kept + 30]!r} became "
             f"{after[kept : kept + 30]!r}; append turns as ids instead of rendering the conversation again"
         )
+
+
+def _last_word(text: str) -> str:
+    """What a prompt ends in: a tag that is named before ("use <think> and </think>") opens nothing."""
+    return text.split()[-1] if text.split() else ""
 
 
 def continues(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,10 @@ from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import trajectory_of
 from mmrl.types import Prompt, Sample, Turn
+
+# Of special tokens: <think>, [/THINK], <|END_THINKING|>; channels of gpt-oss and Gemma 4, and what follows their names.
+_THOUGHTS = re.compile("think|thought", re.IGNORECASE)
+_CHANNEL, _SAYS = re.compile(r"<\|?channel\|?>"), "<|message|>"
 
 
 class Reader:
@@ -91,8 +96,32 @@ class Reader:
     # ---------------------------------------------------------------- text
 
     def text(self, ids: Tensor) -> str:
-        """What rewards and environments read of ids."""
-        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=self._skip, clean_up_tokenization_spaces=False)
+        """What rewards and environments read of ids.
+
+        Where special tokens are left out, those that tell thoughts from the answer stay.
+        """
+        told, skip = ids.tolist(), self._skip
+        if skip and self._of_thoughts:
+            left_out = self.prompts.turns.special - self._of_thoughts
+            told, skip = [i for i in told if i not in left_out], False
+        return self.tokenizer.decode(told, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+
+    def said(self, prompt: Prompt, turns: Sequence[str]) -> str:
+        """Turns of the policy as the text that rewards read.
+
+        Thoughts that the template opens and the policy never closes begin with their tag: they are no answer.
+        """
+        opened, close = self.prompts.thoughts(prompt)
+        return "\n".join(opened + text if opened and close not in text else text for text in turns)
+
+    @cached_property
+    def _of_thoughts(self) -> frozenset[int]:
+        """Special tokens that open and close thoughts, or name the channel that words are in."""
+        special = sorted(self.prompts.turns.special)
+        tokens = dict(zip(special, self.tokenizer.convert_ids_to_tokens(special)))
+        channels = any(_CHANNEL.fullmatch(token) for token in tokens.values())
+        of = (i for i, t in tokens.items() if _THOUGHTS.search(t) or _CHANNEL.fullmatch(t) or (channels and t == _SAYS))
+        return frozenset(of)
 
     def words(self, ids: Tensor) -> list[str]:
         """Each id's text, for the report."""

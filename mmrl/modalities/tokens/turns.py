@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ MARK, WORDS = "\x00", "0"
 PROBE = "Qzxj"  # letters that stand in no template, and that JSON writes as they are
 # Keys of a message that hold thoughts, by the names that templates have for them.
 THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "thought"})
-_THOUGHTS_OPENED = re.compile(r"(<|\[|◁)((?:\w+:)?(?:think|thought|reason)\w*)(>|\]|▷)\s*$", re.IGNORECASE)
+_THOUGHTS_TAG = re.compile(r"(<|\[|◁)(/?)((?:\w+:)?(?:think|thought|reason)\w*)(>|\]|▷)", re.IGNORECASE)
 BREAK = "\n\n"  # between thoughts and an answer
 
 Messages = Sequence[Mapping[str, Any]]
@@ -174,7 +175,9 @@ class Turns:
             return self.answer(message["content"], arguments)  # its other keys are none of the template's
         for key in sorted(THOUGHTS & set(message)):
             if whole == self.render([_user(WORDS), {k: v for k, v in message.items() if k != key}], False, arguments):
-                raise ValueError(f"an answer has `{key}`, which the chat template leaves out; write it into the content")
+                raise ValueError(
+                    f"an answer has `{key}`, which the chat template leaves out; write it into the content"
+                )
         opening = self.render([_user(WORDS)], True, arguments)
         head = opening.removesuffix(self._lead(arguments)[1])
         if not whole.startswith(head):
@@ -190,8 +193,8 @@ class Turns:
         """The beginning of the policy's turn as it stands behind the opening of that turn.
 
         Control tokens (a channel) and white space that the template writes before an answer come first, words (empty
-        thoughts) do not: those are the policy's. What the opening says already is not said again (a `<think>`); thoughts that it opens
-        are closed before words that are none, lest the answer be a thought.
+        thoughts) do not: those are the policy's. What the opening says already is not said again (a `<think>`);
+        thoughts that it opens are closed before words that are none, lest the answer be a thought.
         """
         lead, opened, closes = self._lead(arguments)
         if opened:
@@ -206,6 +209,10 @@ class Turns:
         there = self._controls(bare) or (lead.isspace() and words[:1].isspace())
         return words if there else lead + words
 
+    def opened(self, arguments: Mapping[str, Any]) -> str:
+        """What the opening of a turn says of the answer already: an open tag of thoughts, or empty ones."""
+        return self._lead(arguments)[1]
+
     def _lead(self, arguments: Mapping[str, Any]) -> tuple[str, str, str]:
         key = json.dumps(arguments, sort_keys=True, default=repr)
         if key not in self._around:
@@ -213,7 +220,8 @@ class Turns:
         return self._around[key]
 
     def _learn_lead(self, arguments: Mapping[str, Any]) -> tuple[str, str, str]:
-        """(control tokens or white space before an answer, what the opening says of the answer already, what closes its thoughts)."""
+        """(control tokens or white space before an answer, what the opening says of one already, what closes its
+        thoughts)."""
         opening = self.render([_user(WORDS)], True, arguments)
         try:
             whole = self.render([_user(WORDS), _assistant(MARK)], False, arguments).rpartition(MARK)[0]
@@ -222,14 +230,14 @@ class Turns:
             return "", "", ""
         opened = opening[len(past) :] if opening.startswith(past) else ""
         lead = whole[len(opening) :] if whole.startswith(opening) else ""
-        thoughts = _THOUGHTS_OPENED.search(opening)
-        if not thoughts:
+        tag, close = open_thoughts(opening)
+        thoughts = opening[opening.rfind(tag) :] if tag else ""
+        if not tag or thoughts.strip() != tag:  # the words of a system message may name tags
             return lead if self._controls(lead) or lead.isspace() else "", opened, ""
-        close = f"{thoughts[1]}/{thoughts[2]}{thoughts[3]}"
         if close in lead:
-            return "", thoughts[0], lead
+            return "", thoughts, lead
         _, found, behind = whole.rpartition(close)
-        return "", thoughts[0], f"\n{close}{behind if found else BREAK}"
+        return "", thoughts, f"\n{close}{behind if found else BREAK}"
 
     def behind(self, messages: Messages, answer: bool = False, arguments: Mapping[str, Any] | None = None) -> str:
         """What the template writes behind an answer that `messages` follow. Raises ValueError where it refuses them."""
@@ -254,6 +262,12 @@ class Turns:
             return True
         closing = self.render([_user(MARK)], True, {}).rpartition(MARK)[2].strip()
         return text.lstrip().removeprefix(self.tokenizer.bos_token or "").startswith(header) and closing in text
+
+
+def open_thoughts(text: str) -> tuple[str, str]:
+    """(tag, closing tag) of the thoughts that a text opens last and does not close; ("", "") without any."""
+    last = next(iter(deque(_THOUGHTS_TAG.finditer(text), maxlen=1)), None)
+    return ("", "") if last is None or last[2] else (last[0], f"{last[1]}/{last[3]}{last[4]}")
 
 
 def _user(words: str) -> dict[str, str]:

@@ -139,8 +139,10 @@ R1 = DEEPSEEK.replace("+ m.content + '<|end_of", "+ m.content.split('</think>')[
     "{{ '<|Assistant|>' }}{% endif %}", "{{ '<|Assistant|><think>\\n' }}{% endif %}"
 )
 
-QWEN35 = QWEN3.replace("{%- if enable_thinking is", "{%- if not enable_thinking is defined or enable_thinking %}{{ "
-    "'<think>\\n' }}{% endif %}{%- if enable_thinking is")
+QWEN35 = QWEN3.replace(
+    "{%- if enable_thinking is",
+    "{%- if not enable_thinking is defined or enable_thinking %}{{ '<think>\\n' }}{% endif %}{%- if enable_thinking is",
+)
 
 # Every answer that is written begins with its thoughts, be they empty.
 NEMOTRON = """

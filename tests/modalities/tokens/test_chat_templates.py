@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from mmrl.environments.base import Context, Reply
 from mmrl.modalities.text import tiny
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens.prompts import PromptEncoder
-from mmrl.types import Group, Prompt
+from mmrl.rewarding import load_reward
+from mmrl.rewarding.run import score_groups
+from mmrl.types import Group, Prompt, Sample
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 QWEN3, R1 = FAMILIES["qwen3"], FAMILIES["deepseek-r1"]
@@ -239,7 +242,9 @@ def test_tools_and_their_calls_are_what_the_template_writes():
 def test_what_a_template_leaves_out_of_an_answer_is_refused(family, name):
     made = encoder(FAMILIES[family])
     message = {"role": "assistant", "content": "one", name: [CALL] if name == "tool_calls" else "so"}
-    with pytest.raises(ValueError, match=f"chat template leaves `tool_calls` out|has `{name}`, which the .* leaves out"):
+    with pytest.raises(
+        ValueError, match=f"chat template leaves `tool_calls` out|has `{name}`, which the .* leaves out"
+    ):
         made.answer_ids(message)
     if name == "tool_calls":
         with pytest.raises(ValueError, match="leaves `tool_calls` out: leave such records out"):
@@ -255,7 +260,11 @@ def test_keys_that_no_template_reads_change_nothing(family):
 
 def test_words_of_a_role_that_the_template_drops_are_refused():
     made = encoder(FAMILIES["deepseek-v3"])
-    told = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "one"}, {"role": "tool", "content": "3"}]
+    told = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "one"},
+        {"role": "tool", "content": "3"},
+    ]
     with pytest.raises(ValueError, match="leaves out what role tool says"):
         made.reply_ids(told[2:], made.turns.ends.end)
     with pytest.raises(ValueError, match="leaves out what role tool says"):
@@ -279,6 +288,58 @@ def test_a_beginning_that_the_opening_says_already_stands_once():
     assert opened(encoder(QWEN3), thought) == QWEN3.opening + "<think>\nFirst,"
     for name in ("qwen3.5", "nemotron"):
         assert opened(encoder(FAMILIES[name]), thought) == FAMILIES[name].opening + "First,"
+
+
+# -------------------------------------------------------------------- thoughts as rewards read them
+
+
+def test_special_tokens_that_tell_thoughts_from_the_answer_stay_in_the_text(policy):
+    made = policy(FAMILIES["gpt-oss"])
+    said = "<|channel|>analysis<|message|>It is 5.<|end|><|start|>assistant<|channel|>final<|message|>7<|return|>"
+    ids = torch.tensor(made.tokenizer(said, add_special_tokens=False).input_ids)
+    text = made.reader.text(ids)
+    assert text == "<|channel|>analysis<|message|>It is 5.assistant<|channel|>final<|message|>7"
+    assert [paid("numeric.close", text, gold) for gold in ("5", "7")] == [0, 1]
+    thinks = FAMILIES["mistral"]
+    thinks = replace(thinks, special=(*thinks.special, "[THINK]", "[/THINK]"))
+    made = policy(thinks)
+    ids = torch.tensor(made.tokenizer("[THINK]5[/THINK]7</s>", add_special_tokens=False).input_ids)
+    assert made.reader.text(ids) == "[THINK]5[/THINK]7"
+
+
+def test_a_thought_that_the_template_opens_and_nobody_closes_is_no_answer(policy):
+    made = policy(R1)
+    prompt = Prompt("p", "Hi")
+    assert made.reader.said(prompt, ["The answer is 5"]) == "<think>The answer is 5"
+    assert made.reader.said(prompt, ["so</think>7", "The"]) == "so</think>7\n<think>The"
+    assert [paid("numeric.close", made.reader.said(prompt, [t]), "5") for t in ("It is 5", "7?</think>5")] == [0, 1]
+    (group,) = made.rollout([Group(prompt, 0)], 2, 0, 0)
+    assert all(sample.artifact.startswith("<think>") for sample in group.samples)
+
+    def begun(words):
+        return Prompt(
+            "p", "Hi", {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": words}]}
+        )
+
+    assert made.reader.said(begun("The sum"), ["is 5"]) == "is 5"
+    assert made.reader.said(begun("<think>\nFirst,"), ["5"]) == "<think>5"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert made.reader.said(Prompt("p", R1.opening), ["5"]) == "<think>5"
+    plain = policy(QWEN3)
+    assert plain.reader.said(prompt, ["5"]) == plain.reader.said(begun("So"), ["5"]) == "5"
+    assert plain.reader.said(begun("<think>\nSo"), ["5"]) == "<think>5"
+    assert plain.reader.said(Prompt("p", "Use <think> tags."), ["5"]) == "5"
+    off = policy(QWEN3, chat="off")
+    assert off.reader.said(Prompt("p", "Q: 2+3? Think within <think>.\nA:"), ["5"]) == "5"
+    assert off.reader.said(Prompt("p", "Q: 2+3?\nA: <think>"), ["5"]) == "<think>5"
+
+
+def paid(reward, text, answer):
+    prompt = Prompt("p", "q", {"answer": answer})
+    group = Group(prompt, 0, [Sample(prompt, 0, text)])
+    score_groups([group], [load_reward(reward)])
+    return group.samples[0].scores[reward].value
 
 
 # -------------------------------------------------------------------- templated already

@@ -202,3 +202,18 @@ def test_padding_of_the_vocabulary_is_banned(adapter, roll):
     for row, sample in zip(logp, samples):
         stored = sample.trajectory.logp
         torch.testing.assert_close(row[: len(stored)], stored, rtol=0, atol=1e-5)
+
+
+def test_an_end_that_a_tokenizer_puts_behind_every_text_is_no_part_of_a_prompt():
+    """Some Llamas have add_eos_token: a policy that goes on behind an EOS answers nothing that was asked."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = build_tokenizer(special=["<s>", "</s>"], chat=False)
+    tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
+    start, end = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", start), ("</s>", end)]
+    )
+    made = PromptEncoder(tokenizer, ModelConfig(path="x"), 100, [end])
+    for text in ("Hi", "Hi</s>"):
+        assert tokenizer.decode(made.ids(made.opening(Prompt("p", text)))) == f"<s>{text}"
