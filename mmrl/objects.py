@@ -20,6 +20,7 @@ from typing import Any
 PREFIX = "object:"
 FUNCTION = "object:function:"
 DATA = ("prompts", "eval_prompts", "records", "pairs")  # keys of a config that name a source of records
+LARGEST_LIST = 10_000  # numbers; an array of more is a picture
 _held: dict[str, Any] = {}
 
 
@@ -72,6 +73,8 @@ class _Names:
             if key == "rewards":
                 return [{"name": self._callable(one)} if callable(one) else self.replaced(one, "") for one in value]
             return [self.replaced(inner, "") for inner in value]
+        if key == "rewards" and callable(value):  # one of them, as TRL takes it
+            return [{"name": self._callable(value)}]
         return self._callable(value) if key == "name" and callable(value) else value
 
     def _source(self, value: Any, key: str) -> str:
@@ -103,7 +106,11 @@ def called(function: Any) -> str:
 
 
 def _rows(value: Any, key: str) -> list[dict[str, Any]]:
-    if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a data frame of pandas
+    if hasattr(value, "to_pylist"):  # a table of arrow
+        value = value.to_pylist()
+    elif hasattr(value, "to_dicts"):  # a data frame of polars
+        value = value.to_dicts()
+    elif hasattr(value, "to_dict") and hasattr(value, "columns"):  # one of pandas
         value = value.to_dict("records")
     if isinstance(value, Mapping):
         raise ValueError(
@@ -112,11 +119,26 @@ def _rows(value: Any, key: str) -> list[dict[str, Any]]:
         )
     if not (isinstance(value, Iterable) or hasattr(value, "__getitem__")):
         raise ValueError(f"{key}: got {type(value).__name__}, expected a source's name, rows, or a function")
+    if not isinstance(value, Iterable) and hasattr(value, "__len__"):  # torch's need not say where they end
+        value = [value[index] for index in range(len(value))]
     rows = [{"prompt": row} if isinstance(row, str) else row for row in value]
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise ValueError(f"{key}[{number}] is {type(row).__name__}, expected a dict of columns, or a text")
-    return [dict(row) for row in rows]
+    return [_plain(dict(row)) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists and numbers of Python in the places of numpy's, torch's and pandas', as files give them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if type(value).__name__ in ("NAType", "NaTType"):  # what is missing in a data frame
+        return None
+    if hasattr(value, "tolist") and hasattr(value, "dtype") and (value.ndim < 2 or value.size < LARGEST_LIST):
+        return _plain(value.tolist())
+    return value
 
 
 # -------------------------------------------------------------------- marks: what is recorded of an object

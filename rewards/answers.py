@@ -161,8 +161,16 @@ def _is_punctuation(character: str) -> bool:
 
 
 def _golds(value: Any, marked: bool = False) -> list[str]:
-    texts = [str(v) for v in (value if isinstance(value, list | tuple) else [value]) if v is not None]
+    texts = [text for v in (value if isinstance(value, list | tuple) else [value]) for text in _texts(v)]
     return [gold for text in texts if (gold := _gold(text, marked))]
+
+
+def _texts(value: Any) -> list[str]:
+    """A gold as text; a whole number is one, too, where a table with gaps made it a float: 72.0 is also "72"."""
+    if value is None:
+        return []
+    whole = isinstance(value, float) and value.is_integer()
+    return [str(int(value)), str(value)] if whole else [str(value)]
 
 
 def _gold(text: str, marked: bool) -> str:

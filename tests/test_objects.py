@@ -56,6 +56,32 @@ class Indexed:
         return ROWS[index]
 
 
+class Endless(Indexed):
+    """One that makes its items, and so never says that there is none."""
+
+    def __getitem__(self, index):
+        assert index < len(ROWS)
+        return dict(ROWS[index])
+
+
+class Polars:
+    columns = ("prompt", "answer")
+
+    def to_dicts(self):
+        return ROWS
+
+    def to_dict(self, *, as_series=True):
+        raise AssertionError("this is another thing")
+
+
+def from_pandas():
+    return pytest.importorskip("pandas").DataFrame(ROWS)
+
+
+def from_arrow():
+    return pytest.importorskip("pyarrow").Table.from_pylist(ROWS)
+
+
 def from_datasets(kind):
     datasets = pytest.importorskip("datasets")
     if not hasattr(datasets, "Dataset"):
@@ -75,6 +101,10 @@ SOURCES = {
     "streamed": lambda: from_datasets("stream"),
     "frame": Frame,
     "torch": Indexed,
+    "torch without an end": Endless,
+    "pandas": from_pandas,
+    "polars": Polars,
+    "arrow": from_arrow,
 }
 
 
@@ -97,6 +127,28 @@ def test_rows_of_every_kind_are_the_same_prompts_under_the_same_name(source):
         ("1", "2+2=", "4"),
         ("2", "3+3=", "6"),
     ]
+
+
+def test_values_of_tables_are_those_of_files(tmp_path):
+    """Lists of a parquet file are arrays in pandas, what is missing is NA or NaN, and numbers are numpy's."""
+    pandas = pytest.importorskip("pandas")
+    numpy = pytest.importorskip("numpy")
+    row = {
+        "messages": [{"role": "user", "content": "1+1="}],
+        "answer": ["2", "two"],
+        "box": [[1, 2], [3, 4]],
+        "target": 3,
+        "share": 0.5,
+    }
+    pandas.DataFrame([row]).to_parquet(tmp_path / "x.parquet")
+    (held,) = training_prompts(_config(config(prompts=str(tmp_path / "x.parquet")), {}).data)
+    (given,) = training_prompts(_config(config(prompts=pandas.read_parquet(tmp_path / "x.parquet")), {}).data)
+    assert given.record == held.record and {type(v) for v in given.record.values()} == {list, int, float, str}
+    odd = {"prompt": "1", "n": numpy.int64(3), "m": pandas.NA, "t": torch.tensor([1.5]), "d": {"x": numpy.ones((1, 2))}}
+    (prompt,) = training_prompts(_config(config(prompts=[odd]), {}).data)
+    assert prompt.record == {"prompt": "1", "n": 3, "m": None, "t": [1.5], "d": {"x": [[1.0, 1.0]]}}
+    picture = numpy.zeros((200, 200, 3), numpy.uint8)
+    assert objects.replaced({"prompts": [{"prompt": "1", "x": picture}]}) and objects._plain(picture) is picture
 
 
 def test_every_key_that_names_a_source_takes_rows():
@@ -226,6 +278,11 @@ def test_callables_of_every_kind_are_rewards():
     assert (made[1].weight, made[1].options) == (-1, {"most": 1})
     assert scored([made[1]], ["2", "33"]) == {"short": [1, 0]}
     assert scored([made[4]], ["333", "4444"]) == {"Longer#2": [0, 1]}
+
+
+def test_one_callable_is_a_list_of_one_reward():
+    made = _config(config(prompts=ROWS) | {"rewards": lambda completions, **columns: [1.0] * len(completions)}, {})
+    assert [reward.name for reward in made.rewards] == ["object:function:lambda"]
 
 
 def test_rewards_of_an_evaluation_and_of_an_override_are_callables_too():

@@ -10,6 +10,10 @@ from typing import Any
 LEFT = ("about", "name", "out")
 # Keys whose value may be a bare word, which elsewhere is a name and no path.
 PATHS = ("eval_prompts", "image_root", "path", "prompts", "records", "tokenizer")
+# Keys whose value may be a pattern of files; elsewhere `*` and `[` may be those of a regular expression.
+PATTERNS = ("eval_prompts", "pairs", "prompts", "records")
+# Sections of words that are compared or shown, and never opened.
+WORDS = ("chat_template_kwargs", "columns", "eval_where", "system", "where")
 _CODE = re.compile(r"(?P<file>.+\.py)(?P<name>:\w+)")
 
 
@@ -22,7 +26,8 @@ def anchored(values: Any, folder: Path, key: str = "") -> Any:
     key: what stands before the values; `name` is left only at the top, as it is a file's in a reward or environment.
     """
     if isinstance(values, dict):
-        return {k: v if not key and k in LEFT else anchored(v, folder, k) for k, v in values.items()}
+        kept = (*WORDS, *(() if key else LEFT))
+        return {k: v if k in kept else anchored(v, folder, k) for k, v in values.items()}
     if isinstance(values, list):
         return [anchored(value, folder, key) for value in values]
     return _anchored(values, folder, key) if isinstance(values, str) else values
@@ -35,7 +40,7 @@ def _anchored(text: str, folder: Path, key: str) -> str:
         return text
     try:
         path = folder / Path(file).expanduser()
-        there = path.exists() or (any(c in file for c in "*?[") and any(folder.glob(file)))
+        there = path.exists() or (key in PATTERNS and any(c in file for c in "*?[") and any(folder.glob(file)))
     except (OSError, ValueError, RuntimeError, NotImplementedError):  # no path, or a home that nobody has
         return text
     return f"{folder.resolve() / Path(file).expanduser()}{rest}" if there and not Path(file).is_absolute() else text

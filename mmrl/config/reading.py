@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl.config.anchoring import LEFT, anchored
+from mmrl.config.anchoring import LEFT, WORDS, anchored
 from mmrl.config.errors import ConfigError
 from mmrl.config.folder import CONFIG, is_run, located
 from mmrl.config.markup import parse, plain
@@ -36,7 +36,8 @@ def load(source: str | Path | Mapping[str, Any], changes: Iterable[Override] = (
         key, value = read(change) if isinstance(change, str) else change
         value = plain(value, f"override {short(key)}")
         path, _, last = key.rpartition(".")
-        apply(values, key, value if not path and last in LEFT else anchored(value, Path(), last))
+        words = any(part in WORDS for part in key.split(".")) or (not path and last in LEFT)
+        apply(values, key, value if words else anchored(value, Path(), last))
     return validate(Config, plain(values, "config"))
 
 

@@ -17,6 +17,7 @@ from mmrl.data.messages import (
     are_messages,
     conversation,
     last_user_text,
+    messages_in,
     one_answer,
     with_prompt_inside,
     with_system,
@@ -33,6 +34,7 @@ _ABSENT = (
 )  # fmt: skip
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
 _UNSEEN_MEDIA = ("video", "videos", "audio", "audios", "rejected_images")
+_MESSAGES = ("prompt", "messages", "conversations", "context_messages", "completion", "chosen", "rejected")
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
     "observation": "tool", "tool": "tool", "function_call": "assistant",
@@ -123,8 +125,10 @@ def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
 def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record without columns of _ABSENT that are null, nor `images` and `messages` that are empty lists.
 
-    They say as much as a column that is not there. Others stay, for a reward may be meant to meet their null.
+    They say as much as a column that is not there. Others stay, for a reward may be meant to meet their null. Messages
+    that are a text of JSON, as a table without lists holds them, are read.
     """
+    record = {**record, **{key: told for key in _MESSAGES if (told := messages_in(record.get(key))) is not None}}
     empty = {key for key in ("images", "messages") if isinstance(record.get(key), list | tuple) and not record[key]}
     empty |= {key for key in _ABSENT if record.get(key) is None}
     return {key: value for key, value in record.items() if key not in empty}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
@@ -18,6 +19,20 @@ def are_messages(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
     return isinstance(value, list) and all(
         isinstance(m, Mapping) and "role" in m and ("content" in m or m.get("tool_calls")) for m in value
     )
+
+
+def messages_in(text: Any) -> list[Any] | None:
+    """The list of messages that a text of JSON is; None for anything else."""
+    if not isinstance(text, str) or not text.lstrip().startswith("[") or not text.rstrip().endswith("]"):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    told = isinstance(value, list) and all(
+        isinstance(m, dict) and ({"role"} <= set(m) or {"from", "value"} <= set(m)) for m in value
+    )
+    return value if told and value else None
 
 
 def last_user_text(messages: Sequence[Any]) -> str:

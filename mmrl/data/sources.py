@@ -108,6 +108,20 @@ def _is_folder_of_files(source: str) -> bool:
         return False
 
 
+def files_of(source: str, split: str) -> list[Path]:
+    """The files of a folder or of a pattern that hold its records, in their order; [] for a source that is another."""
+    if source.startswith(HUB) or objects.is_object(source):
+        return []
+    if _is_pattern(source):
+        return matching(source)
+    try:
+        folder = _located(source)
+        saved = sorted(folder.rglob("*.arrow")) if folder.is_dir() else []
+        return saved or (shards(folder, split) if folder.is_dir() else [])
+    except OSError:
+        return []
+
+
 def matching(pattern: str) -> list[Path]:
     """The files that a pattern names, in the order of their names. Raises ConfigError without one."""
     found = sorted(Path(name) for name in glob.glob(str(_located(pattern)), recursive=True))

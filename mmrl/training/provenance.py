@@ -12,6 +12,7 @@ from typing import Any
 
 from mmrl import objects
 from mmrl.config import Config, PreferenceStage
+from mmrl.data.sources import files_of
 from mmrl.share import resolve
 from mmrl.training.cursor import Cursor
 from mmrl.training.run import Run
@@ -174,10 +175,14 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
     if data.prompts:
         yield "data.prompts", f"{len(data.prompts)} prompts, hash {_mark_of_prompts(data.prompts)}"
     if data.records is not None:
-        mark = _mark_of_file(str(run.config.data.records))
+        mark = _mark_of_source(str(run.config.data.records), run.config.data.split)
         yield "data.records", f"{data.records.count} records" + (f", hash {mark}" if mark else "")
     for stage in run.config.stages:
-        if isinstance(stage, PreferenceStage) and stage.pairs and (mark := _mark_of_file(stage.pairs)):
+        if (
+            isinstance(stage, PreferenceStage)
+            and stage.pairs
+            and (mark := _mark_of_source(stage.pairs, run.config.data.split))
+        ):
             yield f"stages.{stage.name}.pairs", f"hash {mark}"
 
 
@@ -211,6 +216,13 @@ def _mark_of_prompts(prompts: Sequence[Prompt]) -> str:
             raw = text.encode("utf-8", "surrogatepass")
             digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()[:12]
+
+
+def _mark_of_source(name: str, split: str) -> str | None:
+    """Of what a file, or the files of a folder or of a pattern, hold; None for what has none, such as the hub's."""
+    files = files_of(name, split)
+    marks = [_mark_of_file(str(file)) or "" for file in files]
+    return hashlib.sha256(" ".join(marks).encode()).hexdigest()[:12] if marks else _mark_of_file(name)
 
 
 def _mark_of_file(name: str) -> str | None:

@@ -120,3 +120,18 @@ def test_names_that_are_no_files_stay(config, tmp_path, monkeypatch):
     made = load("run.yaml")
     assert (made.model.path, made.modality, made.stages[0].kind) == ("owner/model", "text", "grpo")
     assert (made.data.prompts, made.data.records) == ("share://datasets/x.jsonl", "not/there.jsonl")
+
+
+def test_words_that_are_compared_or_matched_are_no_files(config, tmp_path, monkeypatch):
+    """A column's value, a name of a column, a system text, a regular expression: whatever lies beside the config."""
+    monkeypatch.chdir(tmp_path)
+    files(tmp_path, "a/b.png", "level.1", ".x/.y")
+    values = config()
+    values["data"] |= {"eval_prompts": "held.jsonl", "where": {"image": "a/b.png"}, "columns": {"answer": "level.1"}}
+    values["rewards"] = [{"name": "regex.fullmatch", "options": {"pattern": ".*/.*"}}]
+    values["model"]["system"] = "a/b.png"
+    (tmp_path / "run.yaml").write_text(write(values), encoding="utf-8")
+    made = load("run.yaml", ["data.eval_where.image=a/b.png", "data.where.more=a/b.png"])
+    assert made.data.where == {"image": "a/b.png", "more": "a/b.png"}
+    assert (made.data.eval_where, made.data.columns) == ({"image": "a/b.png"}, {"answer": "level.1"})
+    assert (made.rewards[0].options["pattern"], made.model.system) == (".*/.*", "a/b.png")

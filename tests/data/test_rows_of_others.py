@@ -281,3 +281,22 @@ def test_a_short_solution_is_the_answer(solution, answer):
 )
 def test_forms_are_told_by_their_columns(record, form):
     assert format_of(record) == form
+
+
+@pytest.mark.parametrize("column", ["prompt", "messages", "conversations"])
+def test_messages_that_a_table_holds_as_json_are_messages(tmp_path, column):
+    import csv
+
+    talk = SHARE if column == "conversations" else TALK
+    with (tmp_path / "x.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[column, "answer"], [json.dumps(talk), "5"]])
+    (prompt,) = load_prompts(str(tmp_path / "x.csv"), {}, "stop")
+    assert prompt.text == "3" and prompt.record["messages"] == TALK
+    for words in ("[1, 2]", '["a"]', "[]", '[{"a": 1}]', "[not JSON]"):
+        assert normalised({"prompt": words})["prompt"] == words
+
+
+def test_answers_that_a_table_holds_as_json_are_messages():
+    told = {"prompt": json.dumps([user("1")]), "chosen": json.dumps([said("a")]), "rejected": json.dumps([said("b")])}
+    made = normalised(told)
+    assert (made["messages"], made["chosen"], made["rejected"]) == ([user("1")], "a", "b")

@@ -12,6 +12,7 @@ from answers import make
 from mmrl.config import DataConfig, load
 from mmrl.data.records import Records
 from mmrl.training.loop import Loop
+from mmrl.training.provenance import _mark_of_source
 from mmrl.training.run_folder import describe
 from mmrl.training.stopping import Stopped
 from mmrl.training.tensors import CheckpointError
@@ -252,3 +253,14 @@ def test_a_reward_whose_code_changed_is_told_and_goes_on(base, tmp_path, capsys)
     assert told == [
         f"warning: {tmp_path / 'letters.py'} is not as it was when the run began; what it computes now may differ"
     ]
+
+
+@pytest.mark.parametrize("source", ["", "/*.jsonl", "/train-0.jsonl"])
+def test_records_in_several_files_are_marked_by_what_all_of_them_hold(tmp_path, source):
+    for name in ("train-0", "train-1", "test-0"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "1", "completion": "2"}\n')
+    before = _mark_of_source(f"{tmp_path}{source}", "train")
+    assert before is not None and before == _mark_of_source(f"{tmp_path}{source}", "train")
+    (tmp_path / "train-1.jsonl").write_text('{"prompt": "1", "completion": "3"}\n')
+    assert (_mark_of_source(f"{tmp_path}{source}", "train") == before) == source.endswith("0.jsonl")
+    assert _mark_of_source("hub:owner/name", "train") is None

@@ -96,7 +96,8 @@ class Turns:
     @cached_property
     def drops_calls(self) -> bool:
         """Whether the template takes a message that calls a tool, and leaves the call out."""
-        for arguments in ({}, "{}"):
+        written: tuple[Any, ...] = ({}, "{}")
+        for arguments in written:
             call = {"type": "function", "id": "call00000", "function": {"name": PROBE, "arguments": arguments}}
             try:
                 text = self.render([_user(WORDS), _assistant("") | {"tool_calls": [call]}], False, {})
