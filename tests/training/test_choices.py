@@ -116,7 +116,11 @@ def test_an_order_that_is_none_is_refused():
         reordered(Prompt("q", "A. one\nB. two"), [0, 0], "r")
 
 
-@pytest.mark.parametrize("form", ["{letter}", "{letter}. {text}", "{text}"])
+FORMS = ["{letter}", "{letter}. {text}", "{text}", "<answer>{letter}</answer>", "<answer> ({letter}) </answer>"]
+FORMS += ["\\boxed{{{letter}}}", "The answer is {letter}.", "**Answer: {letter}**", "So it is that.\n#### {letter}"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_policy_that_knows_is_right_in_every_order_and_one_that_says_a_gains_nothing(form):
     """The shipped reward is the judge: what it finds right before, it finds right after."""
     reward = load_reward("choice.letter")
@@ -135,6 +139,16 @@ def test_a_policy_that_knows_is_right_in_every_order_and_one_that_says_a_gains_n
             says_a.append(samples[1].scores[reward.name].value)
         assert knows == [1] * len(options)
         assert sum(says_a) == 1
+
+
+def test_a_worked_solution_marks_the_letter_of_its_new_place():
+    solution = "A is small and C is large.\nSo it is B, for A is not.\n\\boxed{\\text{B}}"
+    prompt = Prompt("q", "Which?\nA. one\nB. two\nC. three", {"solution": solution})
+    moved = reordered(prompt, [1, 2, 0], "r")
+    assert moved.record["solution"] == solution.replace("{B}", "{A}")
+    sample = Sample(moved, 0, "The answer is A")
+    score_groups([Group(moved, 0, [sample])], [load_reward("choice.letter")])
+    assert sample.scores["choice.letter"].value == 1
 
 
 def test_a_shuffled_order_is_drawn_from_seed_and_id():

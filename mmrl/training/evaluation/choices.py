@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from mmrl.types import Prompt
 
 LETTERS = "ABCDEFGHIJ"
 # Columns that hold the right answer, and those (besides the prompt's text) that hold what is asked.
-ANSWERS = ("answer", "possible_answers")
+ANSWERS = ("answer", "possible_answers", "solution")
 ASKED = ("prompt", "question", "messages")
 
 Span = tuple[int, int]
@@ -28,6 +29,7 @@ _POINT = re.compile(r"(?<![\w.])([A-J])[.):][ \t]+(?=\S)")
 _TIED = re.compile(
     r"\b(?:all|none|any|both|neither|either)\b.*\b(?:above|below|these|them)\b|\b[A-J] (?:and|or) [A-J]\b", re.I
 )
+_MARKED = re.compile(r"(?:\\boxed\{|<answer>|####)(?:\\\w+\{)?[\s(\[*]*([A-J])(?![A-Za-z\d])")
 _SENTENCE = re.compile(r"(?<![A-Z])[.?!]\s+(?=[A-Z])")
 
 
@@ -45,8 +47,8 @@ def options_of(prompt: Prompt) -> list[str] | None:
 def reordered(prompt: Prompt, order: Sequence[int], id_: str) -> Prompt:
     """The prompt under another id, with option order[i] in place i, wherever it shows them (text, `messages` ...).
 
-    Letters in the columns `answer` and `possible_answers` become those of the new places ("B", "(b)", "B. Paris");
-    answers that are an option's text stay. `choices` is put into the same order.
+    Letters in the columns `answer`, `possible_answers` and `solution` become those of the new places ("B", "(b)", "B.
+    Paris", "so \\boxed{B}"); answers that are an option's text stay. `choices` is put into the same order.
     Raises ValueError for a prompt that shows no options, and an order that is no permutation of them.
     """
     options = options_of(prompt)
@@ -184,14 +186,21 @@ def _relettered(gold: str, options: Sequence[str], order: Sequence[int]) -> str:
     if _plain(gold) in map(_plain, options):  # the text of an option, which keeps it wherever it goes
         return gold
     letters = LETTERS[: len(options)]
-    found = re.fullmatch(rf"(\W*)([{letters}])(\W*)", gold, re.IGNORECASE)
+    found = re.fullmatch(rf"\W*([{letters}])\W*", gold, re.IGNORECASE)
     if found is None:
-        found = re.fullmatch(rf"(\W*)([{letters}])(\W.*)", gold, re.IGNORECASE | re.DOTALL)
-        place = letters.index(found[2].upper()) if found else 0
-        if found is None or _plain(found[3]) != _plain(options[place]):
-            return gold
-    new = letters[list(order).index(letters.index(found[2].upper()))]
-    return f"{found[1]}{new if found[2].isupper() else new.lower()}{found[3]}"
+        found = re.fullmatch(rf"\W*([{letters}])(\W.*)", gold, re.IGNORECASE | re.DOTALL)
+        if found and _plain(found[2]) != _plain(options[letters.index(found[1].upper())]):
+            found = None
+    if found is None:  # "so \\boxed{B}", "<answer>B</answer>"
+        found = next(iter(deque(_MARKED.finditer(gold), maxlen=1)), None)
+        found = found if found and found[1] in letters else None
+    if found is None:  # "The answer is B": the only letter among other words
+        alone = list(re.finditer(rf"(?<![A-Za-z\d])([{letters}])(?![A-Za-z\d'’])(?!,? [a-z])", gold))
+        found = alone[0] if len(alone) == 1 else None
+    if found is None:
+        return gold
+    new = letters[list(order).index(letters.index(found[1].upper()))]
+    return f"{gold[: found.start(1)]}{new if found[1].isupper() else new.lower()}{gold[found.end(1) :]}"
 
 
 def _plain(text: str) -> str:
