@@ -135,8 +135,8 @@ def shards(folder: Path, split: str) -> list[Path]:
     """The files of records in a folder (or in its folder `data`), in the order of their names; [] for a folder that the
     datasets library saved, and for one without such files.
 
-    Where their names begin with a split, as in train-00000-of-00002.parquet, those of `split`. Raises ConfigError for
-    files of several kinds, and where none is of the split.
+    Where their names have a split among their words, as in train-00000-of-00002.parquet or gsm8k_train.jsonl, those of
+    `split`. Raises ConfigError for files of several kinds, and where none is of the split.
     """
     if any((folder / name).is_file() for name in _SAVED):
         return []
@@ -146,8 +146,8 @@ def shards(folder: Path, split: str) -> list[Path]:
         raise ConfigError(
             f"data: {folder} has files of {', '.join(sorted(kinds))}; name those that are meant: {folder}/*.x"
         )
-    names = {path: re.split(r"[-_.]", path.name)[0] for path in files}
-    splits = set(names.values()) & _SPLITS
+    names = {path: next((w for w in re.split(r"[-_. ]", path.name.lower()) if w in _SPLITS), "") for path in files}
+    splits = set(names.values()) - {""}
     if not splits:
         return files
     if split not in splits:

@@ -132,6 +132,16 @@ def test_a_pattern_that_nothing_matches_is_told(tmp_path):
     assert len(texts(tmp_path / "odd[1].jsonl")) == 2
 
 
+@pytest.mark.parametrize("form", ["{}", "gsm8k_{}", "en-{}-00000-of-00001", "my.{}", "{}_v2", "{}-clean"])
+def test_a_split_is_a_word_of_the_name_wherever_it_stands(tmp_path, form):
+    write_shards(tmp_path, form.format("train"), form.format("test"))
+    assert [text.split()[0] for _, text in texts(tmp_path)] == [form.format("train")]
+    assert [text.split()[0] for _, text in texts(tmp_path, split="test")] == [form.format("test")]
+    for name in ("testimony", "trained", "a"):  # words that only begin alike
+        write_shards(tmp_path / name, name)
+        assert len(texts(tmp_path / name)) == 1
+
+
 def test_pictures_of_shards_are_below_their_folder(tmp_path):
     from PIL import Image
 
