@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from mmrl.types import Prompt, Sample, Score
 
@@ -35,8 +37,9 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     The letter is read in the final answer: in brackets, alone, at its start before `.`, `)` or `:`, or as a capital
     among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not", or
     before "is wrong", is not chosen. Where several letters are named, none is chosen and the score is 0.
-    A column `choices`, the options as the prompt shows them, lets `answer` be the text of one of them, whatever their
-    order, and a completion that names no letter choose by giving the text of exactly one.
+    A column `choices`, the options as the prompt shows them (a list, or an object of letters), lets `answer` be the
+    text of one of them, whatever their order, and a completion that names no letter choose by giving the text of
+    exactly one.
     extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
     that exist; an `answer` that is none of them is invalid.
     """
@@ -110,10 +113,18 @@ def _gold(prompt: Prompt, letters: str) -> set[str]:
 
 def _of_choice(text: str, prompt: Prompt, letters: str) -> str | None:
     """The letter of the one option in `choices` whose text this is, case and punctuation aside."""
-    named = zip(letters, prompt.record.get("choices") or ())
+    named = zip(letters, _options(prompt.record.get("choices") or ()))
     texts = [(name, re.sub(rf"^\s*\(?{name}[.):]\s*", "", str(option))) for name, option in named]
     same = [name for name, option in texts if option and _plain(option) == _plain(text)]
     return same[0] if len(same) == 1 else None
+
+
+def _options(choices: Any) -> list[Any]:
+    """The texts of `choices`: a list, an object of letters (MGPO), or one of `label` and `text` (ARC)."""
+    if isinstance(choices, Mapping):
+        texts = choices.get("text")
+        return list(texts) if isinstance(texts, list) else list(choices.values())
+    return list(choices) if isinstance(choices, list | tuple) else []
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmrl.environments.base import Context
 from mmrl.modalities.tokens.config import TokenModelConfig
-from mmrl.modalities.tokens.templates import advice, names, unknown_argument
-from mmrl.modalities.tokens.turns import PROBE, Turns, open_thoughts
+from mmrl.modalities.tokens.templates import PROBE, advice, dated, names, refuse_unsaid, unknown_argument
+from mmrl.modalities.tokens.turns import Turns, open_thoughts
 from mmrl.types import Prompt
 
 # Contexts whose ids are kept; environments that open new rows make ones that never come again.
@@ -58,6 +58,8 @@ class PromptEncoder:
             raise ValueError(f"model.{KWARGS} needs a chat template, and this tokenizer has none; leave it out")
         if reason := unknown_argument(self.arguments, self.template or ""):
             raise ValueError(f"model.{KWARGS} {reason}")
+        if self.chat and (told := dated(self.template or "", self.arguments)):
+            warnings.warn(told, stacklevel=2)
 
     @property
     def template(self) -> str | None:
@@ -138,7 +140,7 @@ class PromptEncoder:
         if not before and last["role"] == "user" and self.turns.templated(last["content"]):
             return self._as_it_is(last["content"])
         text = self.render(messages, True, arguments)
-        self._refuse_unsaid(messages, lambda told: self.render(told, True, arguments))
+        refuse_unsaid(messages, lambda told: self.render(told, True, arguments), self._heard)
         return text
 
     def _refuse_unwritten_calls(self, messages: Sequence[Mapping[str, Any]]) -> None:
@@ -146,22 +148,6 @@ class PromptEncoder:
             raise ValueError(
                 "the chat template leaves `tool_calls` out: leave such records out (data.where), or take another model"
             )
-
-    def _refuse_unsaid(
-        self, messages: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Mapping[str, Any]]], str]
-    ) -> None:
-        """Raise ValueError for a role whose words are not in what the template writes; each role is looked at once."""
-        for place, message in enumerate(messages):
-            role, words = message["role"], message["content"]
-            if role == "assistant" or role in self._heard or not words:
-                continue
-            told = [*messages[:place], {**message, "content": f"{words} {PROBE}"}, *messages[place + 1 :]]
-            if PROBE not in render(told):
-                raise ValueError(
-                    f"the chat template leaves out what role {role} says: put it into another message, or take another "
-                    "template (model.chat: off does without)"
-                )
-            self._heard.add(role)
 
     def _as_it_is(self, text: str) -> str:
         """A prompt that is templated already, with the template's start token."""
@@ -262,7 +248,7 @@ class PromptEncoder:
         told = [{**message, "content": self.harmless(message["content"])} for message in messages]
         arguments = self.arguments_of(record)
         ids = self.turns.reply(told, end, arguments)
-        self._refuse_unsaid(told, lambda others: self.turns.behind(others, answer=True, arguments=arguments))
+        refuse_unsaid(told, lambda others: self.turns.behind(others, answer=True, arguments=arguments), self._heard)
         return torch.tensor(ids, dtype=torch.int64)
 
     def harmless(self, text: str) -> str:

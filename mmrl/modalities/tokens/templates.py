@@ -1,4 +1,4 @@
-"""What a chat template takes: its arguments, and what to do where it refuses messages."""
+"""What a chat template takes: its arguments, what it leaves out, and what to do where it refuses messages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ RESERVED = frozenset(
         "tokenize", "tokenizer_kwargs", "tools", "truncation",
     }
 )  # fmt: skip
+
+PROBE = "Qzxj"  # letters that stand in no template, and that JSON writes as they are
 
 
 def unknown_argument(arguments: Any, template: str | Mapping[str, str]) -> str | None:
@@ -33,6 +35,36 @@ def names(variable: str, template: str | Mapping[str, str]) -> bool:
     """Whether a template (one, or several by name) reads a variable of this name."""
     text = template if isinstance(template, str) else "\n".join(template.values())
     return bool(re.search(rf"\b{re.escape(variable)}\b", text))
+
+
+def dated(template: str | Mapping[str, str], arguments: Mapping[str, Any]) -> str | None:
+    """What to say of a template that writes today's date, or None."""
+    if not names("strftime_now", template) or "date_string" in arguments:
+        return None
+    fixed = "set model.chat_template_kwargs: {date_string: ...}"
+    if not names("date_string", template):
+        fixed = "take a copy of the template without it"
+    return f"the chat template writes today's date: resumed on another day, a run reads other prompts; {fixed}"
+
+
+def refuse_unsaid(
+    messages: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Mapping[str, Any]]], str], heard: set[str]
+) -> None:
+    """Raise ValueError for a role whose words are not in what the template writes of these messages.
+
+    heard: roles that were looked at; those of the messages are added.
+    """
+    for place, message in enumerate(messages):
+        role, words = message["role"], message["content"]
+        if role == "assistant" or role in heard or not words:
+            continue
+        told = [*messages[:place], {**message, "content": f"{words} {PROBE}"}, *messages[place + 1 :]]
+        if PROBE not in render(told):
+            raise ValueError(
+                f"the chat template leaves out what role {role} says: put it into another message, or take another "
+                "template (model.chat: off does without)"
+            )
+        heard.add(role)
 
 
 def advice(messages: Sequence[Mapping[str, Any]], takes: Callable[[Sequence[Mapping[str, Any]]], bool]) -> str:

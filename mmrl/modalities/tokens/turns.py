@@ -11,9 +11,10 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
+from mmrl.modalities.tokens.templates import PROBE
+
 # Stands for words where the template shows what it writes around them, and for those that do not matter.
 MARK, WORDS = "\x00", "0"
-PROBE = "Qzxj"  # letters that stand in no template, and that JSON writes as they are
 # Keys of a message that hold thoughts, by the names that templates have for them.
 THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "thought"})
 _THOUGHTS_TAG = re.compile(r"(<|\[|◁)(/?)((?:\w+:)?(?:think|thought|reason)\w*)(>|\]|▷)", re.IGNORECASE)

@@ -217,3 +217,17 @@ def test_an_end_that_a_tokenizer_puts_behind_every_text_is_no_part_of_a_prompt()
     made = PromptEncoder(tokenizer, ModelConfig(path="x"), 100, [end])
     for text in ("Hi", "Hi</s>"):
         assert tokenizer.decode(made.ids(made.opening(Prompt("p", text)))) == f"<s>{text}"
+
+
+def test_a_template_that_writes_the_date_is_told_with_what_fixes_it(encoder):
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d') %}{% endif %}{{ date_string }}"
+    template = dated + "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.warns(UserWarning, match=r"writes today's date.*set model.chat_template_kwargs: {date_string: ...}"):
+        encoder(template=template)
+    with pytest.warns(UserWarning, match="writes today's date.*take a copy of the template without it"):
+        encoder(template="{{ strftime_now('%d') }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = encoder(template=template, chat_template_kwargs={"date_string": "1 May 2025 "})
+        encoder(template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert made.tokenizer.decode(made.ids(made.opening(Prompt("p", "Hi")))) == "1 May 2025 Hi"
