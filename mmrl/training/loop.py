@@ -202,7 +202,8 @@ class Loop:
 
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
-        with self.progress.doing("evaluating") if self.progress else contextlib.nullcontext():
+        asked = bool(self.run.eval_rewards and self.run.data.eval_prompts)
+        with self.progress.doing("evaluating") if self.progress and asked else contextlib.nullcontext():
             found = evaluate(self.run, tag, learners, must_score=tag == "before")
         if found:
             self.cursor.evaluations[tag] = found

@@ -27,11 +27,15 @@ class SelfCheck:
     """Compares a replay with the rollout's log-probabilities, on the level on which the algorithm clips: `on_replay` of
     the gradient of an update that nothing was trained before since the rollout.
 
+    own: whether ratios are measured against the replay, and not against what it is compared with here.
     done: whether it has seen the first micro-batch of its stage. A step whose rewards are all equal replays none.
     """
 
-    def __init__(self, algorithm: Algorithm, precision: torch.dtype, stage: str, quiet: bool = False) -> None:
+    def __init__(
+        self, algorithm: Algorithm, precision: torch.dtype, stage: str, quiet: bool = False, own: bool = False
+    ) -> None:
         self.algorithm, self.precision, self.stage, self.quiet = algorithm, precision, stage, quiet
+        self.own = own
         self.done = False
 
     def __call__(self, number: int, replay: ActionLogProbs, batch: Batch) -> None:
@@ -51,7 +55,13 @@ class SelfCheck:
                 "anything was learned. Rollout and replay must run the same forward: same guidance, eval mode, dtype "
                 "and stored latents (run `mmrl check` on the modality)"
             )
-        if gap > max(bound / 10, rounding) and not self.quiet:
+        if gap > bound and not self.own and not self.quiet:
+            print(
+                f"warning: stage {self.stage!r}: rounding alone moves ratios by {gap:.1e}, beyond the clip range of "
+                f"{bound:.0e}: set the stage's old_logp: replay",
+                flush=True,
+            )
+        elif gap > max(bound / 10, rounding) and not self.quiet:
             print(
                 f"warning: stage {self.stage!r}: replayed log-probabilities are off by {gap:.1e} "
                 f"(clip range {bound:.0e})",

@@ -239,6 +239,7 @@ ALWAYS: dict[type, set[str]] = {
     GrpoStage: {
         "kind",
         "refill",
+        "old_logp",
         "hints",
         "groups",
         "updates",

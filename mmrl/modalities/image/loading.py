@@ -18,11 +18,11 @@ def load_family(config: ModelConfig) -> Family:
 
     Raises FileNotFoundError where a local folder holds no pipeline.
     """
+    no_bars("diffusers", "transformers")
     if config.build is not None:
         return family_class(config.family)(_build(config), config.max_sequence_length)
     from diffusers import DiffusionPipeline
 
-    no_bars("diffusers", "transformers")
     local = resolve(config.path)
     here = is_local(config.path)
     if here and not (local / "model_index.json").is_file():

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmrl.modalities.quiet import no_bars
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.logprobs import Head
 from mmrl.share import resolve
@@ -20,7 +19,6 @@ def source(config: TokenModelConfig, example: str) -> dict[str, Any]:
 
     Raises FileNotFoundError for a local folder without a model.
     """
-    no_bars("transformers")
     local = resolve(config.path)
     looks_local = config.path.startswith(("share://", ".", "/", "~")) or local.exists()
     if looks_local and not (local / "config.json").is_file():
@@ -56,6 +54,8 @@ def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = 
         if (config.train == "full" and id(parameter) not in alone) or "lora_" in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    for module in frozen:
+        module.to(getattr(torch, config.dtype))
     if config.gradient_checkpointing:
         _enable_checkpointing(model)
     return model.eval()  # no dropout: rollout and replay must be the same function
