@@ -28,7 +28,7 @@ OTHERS = {
     "max_steps": "steps",
     "model_name_or_path": "path",
     "num_generations": "samples",
-    "num_iterations": "updates",
+    "num_iterations": "epochs",
     "output_dir": "out",
     "per_device_train_batch_size": "micro_batch",
     "pretrained_model_name_or_path": "path",
