@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
-INSTALL := -m pip install --disable-pip-version-check --quiet -c constraints.txt
+INSTALL := -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-vllm lint format docs site bench clean
+.PHONY: help demo test test-vllm lint format docs models site bench clean
 
 help:
 	@echo "make demo    install into $(VENV), train the tiny image model, write runs/demo/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-vllm  install vLLM into $(VLLM_VENV) (minutes, gigabytes), run the tests of its engine"
 	@echo "make lint    ruff (rules and format) and mypy"
 	@echo "make docs    write docs/configuration.md and docs/images/gates.png anew"
+	@echo "make models  write docs/models.md anew: every text architecture, a few minutes"
 	@echo "make site    the pages of docs/ as a site, in site/"
 	@echo "make bench   run every benchmark"
 
@@ -24,11 +25,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(INSTALL) -e .
+	$(BIN)/python $(INSTALL) -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(INSTALL) -e '.[dev]'
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
@@ -45,8 +46,8 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 $(VLLM_BIN)/python:
 	$(PYTHON) -m venv $(VLLM_VENV)
 
-$(VLLM_VENV)/.installed: pyproject.toml constraints.txt | $(VLLM_BIN)/python
-	@set -e; pip="$(VLLM_BIN)/python -m pip"; install="$(VLLM_BIN)/python $(INSTALL)"; \
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt | $(VLLM_BIN)/python
+	@set -e; pip="$(VLLM_BIN)/python -m pip"; install="$(VLLM_BIN)/python $(INSTALL) -c constraints-vllm.txt"; \
 	if nvidia-smi > /dev/null 2>&1; then \
 		$$install -e '.[vllm,vision]' pytest pytest-timeout; \
 	else \
@@ -74,16 +75,19 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/make_configuration.py
 	$(BIN)/python docs/make_gates.py
 
+models: $(VENV)/.installed-dev
+	$(BIN)/python docs/make_models.py
+
 # Pages in HTML, into site/. Strict: a link or an anchor that leads nowhere ends it.
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(INSTALL) -e '.[docs]'
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 site: $(VENV)/.installed-docs
 	$(BIN)/python -m mkdocs build --strict
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
-	$(BIN)/python $(INSTALL) -e '.[dev,bench]'
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
 bench: $(VENV)/.installed-bench

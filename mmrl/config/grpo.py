@@ -168,7 +168,12 @@ class GrpoStage(Stage):
         ]
         actions = getattr(config.model, "actions_per_sample", None)
         per_sample = actions() if actions else None
-        if per_sample:
+        if per_sample and (unit := getattr(config.model, "budget", None)):
+            lines.append(
+                f"at most {per_sample} trained actions a sample: {samples * per_sample} a step; micro-batches of "
+                f"{self.micro_batch} {unit}"
+            )
+        elif per_sample:
             rows = max(1, self.micro_batch // per_sample)
             share = -(-(samples // self.updates) // processes)
             size = min(self.micro_batch, rows * per_sample)

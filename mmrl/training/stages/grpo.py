@@ -39,7 +39,7 @@ from mmrl.training.stages.update import (
     micro_batches,
     plan_update,
 )
-from mmrl.types import Group, Sample
+from mmrl.types import Group, Prompt, Sample
 
 
 class Grpo(Stage[GrpoStage]):
@@ -61,6 +61,10 @@ class Grpo(Stage[GrpoStage]):
     @property
     def needs_reference(self) -> bool:
         return needs_reference(self.algorithm)
+
+    @property
+    def rolled_out(self) -> Sequence[Prompt]:
+        return self.prompts
 
     def updates(self) -> int:
         return self.options.steps * self.options.updates * self.options.epochs
