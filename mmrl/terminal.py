@@ -37,6 +37,7 @@ def own_warnings() -> None:
         return
     warnings.showwarning = _show
     warnings.simplefilter("default")
+    warnings.simplefilter("ignore", ResourceWarning)  # as Python does: a run's lock is held until the process is gone
 
 
 def _show(

@@ -27,11 +27,8 @@ def rows(page: str) -> list[list[str]]:
 
 def ours(page: str) -> dict[str, str]:
     """Keys of the second column, with what stands behind them in brackets or after a colon."""
-    found = {}
-    for cell in (row[1] for row in rows(page)):
-        for code, behind in re.findall(r"`([a-z][\w.]*)(?:: [^`]*)?`(?: \(([^)]*)\))?", cell):
-            found[code] = behind
-    return found
+    code = re.compile(r"`([a-z][\w.]*)(?:: [^`]*)?`(?: \(([^)]*)\))?")
+    return {key: behind for row in rows(page) for key, behind in code.findall(row[1])}
 
 
 @pytest.mark.parametrize("page", PAGES)
