@@ -336,7 +336,11 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Entry point: expected problems are one message, not a traceback."""
-    own_warnings()
+    with own_warnings():
+        _run()
+
+
+def _run() -> None:
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as done:
