@@ -112,7 +112,6 @@ def test_warnings_are_lines_of_ours_and_none_of_a_librarys(shown, tmp_path):
     assert shown(("look here", UserWarning, mine)) == "warning: look here\n"
     assert shown(("slow path", UserWarning, theirs), ("old", FutureWarning, theirs)) == ""
     assert shown(("two alike", UserWarning, ours), rank="1") == ""
-    assert shown(("unclosed file", ResourceWarning, ours), ("unclosed file", ResourceWarning, "sys")) == ""
 
 
 def test_the_first_ctrl_c_is_answered_at_once(capfd):
