@@ -63,8 +63,8 @@ def merge(out: Path, checkpoints: Sequence[Path], weights: Sequence[float] | Non
     weights: one for each, with sum 1; by default `bai_weights`.
     Floating tensors are summed in float32 (float64 where they are float64) and written in the first checkpoint's dtype;
     integer and boolean ones must be equal. Of LoRA it is the updates B·A that are summed (mmrl.training.merge_lora), so
-    that the rank of the result is the sum of the ranks. Every other file is the first checkpoint's, and merge.json says what was
-    merged. Raises MergeError for checkpoints that do not fit, bad weights, and an `out` that exists; `out` then stays
+    that the rank of the result is the sum of the ranks. Every other file is the first checkpoint's, and merge.json says
+    what was merged. Raises MergeError for checkpoints that do not fit, bad weights, and an `out` that exists; `out` then stays
     as it was.
     """
     places = [_policy(Path(c)) for c in checkpoints]
@@ -120,7 +120,8 @@ class _Lora:
             for checkpoint in opened
         ]
         self.names = set(self.files[0])
-        self.rank, self.options, self.factors = 0, [{}], list(factors)
+        self.rank, self.factors = 0, list(factors)
+        self.options: list[dict[str, Any]] = [{}]
         if not self.names:
             return
         some = next(name for name in sorted(self.names) if merge_lora.is_down(name))

@@ -81,7 +81,7 @@ def test_a_file_of_diffusers_keeps_its_scale_in_its_header(tmp_path):
 
 @pytest.mark.parametrize("options", [{"use_rslora": True}, {"rank_pattern": {"linear": 3}}, {"use_dora": True}])
 def test_updates_that_are_no_plain_products_are_refused(tmp_path, options):
-    a, _ = adapted(tmp_path / "a", 1, rank=2, alpha=4)
+    a, _ = adapted(tmp_path / "a", 1, rank=2, alpha=4, **options)
     b, _ = adapted(tmp_path / "b", 1, rank=2, alpha=4, **options)
     with pytest.raises(MergeError, match=next(iter(options))):
         merge(tmp_path / "out", [a, b])
