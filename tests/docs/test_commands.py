@@ -34,6 +34,11 @@ def test_there_are_such_lines():
     assert len(_lines()) > 40
 
 
+def test_the_page_of_commands_has_all_of_them():
+    table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert set(re.findall(r"`mmrl ([a-z]+)", table)) >= set(cli.commands)
+
+
 @pytest.mark.parametrize("words", _lines())
 def test_the_command_line_takes_it(words):
     command = cli.commands[words[0]]
