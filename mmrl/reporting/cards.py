@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class Card:
     overview: tuple[Frame, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     change: float | None = field(default=None)  # of the reward, against the same sample before training
+    count: int = 1  # samples that are alike, of which this is the first
 
     @property
     def invalid(self) -> list[ScoreLine]:
@@ -171,6 +173,23 @@ def data_uri(image: Image.Image) -> str:
 def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Best first; samples without an advantage (invalid, or not trained) last, in their own order."""
     return sorted(records, key=lambda r: (r["advantage"] is None, -(r["advantage"] or 0.0)))
+
+
+def alike(card: Card) -> Card:
+    """The same for samples that say, show and earn the same; rounding of their log-probs is not looked at."""
+    turns = tuple(replace(turn, tokens=_same(turn.tokens)) for turn in card.turns)
+    return replace(card, index=0, change=None, count=1, tokens=_same(card.tokens), turns=turns)
+
+
+def folded(cards: Sequence[Card]) -> list[Card]:
+    """Each different card once, where its first one stands, with how many there are."""
+    counts = Counter(map(alike, cards))
+    first = {alike(card): card for card in reversed(cards)}
+    return [replace(first[key], count=counts[key]) for key in dict.fromkeys(map(alike, cards))]
+
+
+def _same(tokens: Sequence[Token]) -> tuple[Token, ...]:
+    return tuple(replace(token, title="") for token in tokens)
 
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:

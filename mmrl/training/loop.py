@@ -15,7 +15,6 @@ from mmrl.reporting.disk import WriteError
 from mmrl.reporting.files import strict
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
-from mmrl.reporting.report import write_report
 from mmrl.reporting.summary import write_summary
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
@@ -24,6 +23,7 @@ from mmrl.training.learner import Learner, NonFiniteError, averaged, refuse_shar
 from mmrl.training.policy import Policy
 from mmrl.training.processes import is_shared
 from mmrl.training.provenance import Difference, all_differences, changed_code, made_with, refuse_other_run
+from mmrl.training.reports import Reports
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
@@ -48,6 +48,7 @@ class Loop:
         self.stage: Stage[Any] | None = None
         self.metrics: MetricsWriter | None = None
         self.progress: Progress | None = None
+        self.reports: Reports | None = None
         self._made_with = made_with(run)
         self._saved: tuple[Path, dict[str, Any], dict[str, Any]] | None = None
         self._started = time.monotonic()
@@ -60,24 +61,33 @@ class Loop:
         """Run every stage that is not done and return the summary. Raises Stopped, after saving, when asked to stop."""
         with self.run.stops.signals():
             try:
-                return self._train(resume)
-            except StopHere:
-                raise Stopped(self.save(required=True)) from None
-            except RewardFailure:
-                self.save()
-                raise
-            except WriteError as error:  # of metrics or samples; one of several processes cannot save alone
-                if self.stage is not None and (self.run.processes.world == 1 or is_shared(error)):
-                    self.save()
-                raise
-            except NonFiniteError:
-                # With nothing to go on from, this very point is worth keeping; an older checkpoint is worth more.
-                if self.run.processes.world == 1 and self.checkpoints.latest is None:
-                    with contextlib.suppress(NonFiniteError):  # weights that are not finite are never kept
-                        self.save()
+                return self._saving(resume)
+            except (Exception, KeyboardInterrupt) as error:
+                if self.reports:
+                    self.reports.ended(error, self.cursor.total_steps)
                 raise
             finally:
                 self.run.adapter.close()
+
+    def _saving(self, resume: bool) -> dict[str, Any]:
+        """Train; where that is cut short at a point that a resume can go on from, save it."""
+        try:
+            return self._train(resume)
+        except StopHere:
+            raise Stopped(self.save(required=True)) from None
+        except RewardFailure:
+            self.save()
+            raise
+        except WriteError as error:  # of metrics or samples; one of several processes cannot save alone
+            if self.stage is not None and (self.run.processes.world == 1 or is_shared(error)):
+                self.save()
+            raise
+        except NonFiniteError:
+            # With nothing to go on from, this very point is worth keeping; an older checkpoint is worth more.
+            if self.run.processes.world == 1 and self.checkpoints.latest is None:
+                with contextlib.suppress(NonFiniteError):  # weights that are not finite are never kept
+                    self.save()
+            raise
 
     def _train(self, resume: bool) -> dict[str, Any]:
         run = self.run
@@ -103,6 +113,8 @@ class Loop:
         self.metrics = MetricsWriter(self.run.folder / "metrics.jsonl")
         if not resume:
             self.metrics.truncate_after(0)
+        self.reports = Reports(self.run.folder)
+        self.reports.begin()
 
     # ---------------------------------------------------------------- a stage
 
@@ -129,7 +141,8 @@ class Loop:
             self._hand_on(stage)
             return
         if cursor.total_steps == 0 and cursor.phase == "step" and "before" not in cursor.evaluations:
-            self._evaluate("before")
+            if self._evaluate("before"):
+                self._report()
         if cursor.step == 0 and cursor.phase == "step":
             stage.begin()
         while not stage.done:
@@ -168,6 +181,8 @@ class Loop:
         due = self._evaluation_due(stage)
         self._log(cursor.row | (self._evaluate(due) if due else {}))
         cursor.row = None
+        if due and due != "after":
+            self._report()
         if not stage.done and ((every and cursor.step % every == 0) or self.saver.unsaved):
             self.save()
         self.run.point("step")
@@ -188,6 +203,10 @@ class Loop:
                 learner.average.swap()
                 learner.average = None
         stage.clean()
+
+    def _report(self) -> None:
+        if self.reports:
+            self.reports.going_on()
 
     # ---------------------------------------------------------------- evaluation
 
@@ -232,7 +251,8 @@ class Loop:
 
     def _describe_end(self, summary: Mapping[str, Any]) -> None:
         write_summary(self.run.folder, **summary)
-        write_report(self.run.folder)
+        assert self.reports is not None
+        self.reports.finished()
 
     def _wall(self) -> float:
         return time.monotonic() - self._started
