@@ -68,12 +68,15 @@ class Card:
 
 
 class CardMaker:
-    """Turns index records into cards and keeps the inlined pictures below a number of bytes."""
+    """Turns index records into cards and keeps the inlined pictures below a number of bytes.
 
-    def __init__(self, folder: RunFolder, max_bytes: int) -> None:
+    name: what ids of its pictures begin with, on a page with pictures of several folders.
+    """
+
+    def __init__(self, folder: RunFolder, max_bytes: int, name: str = "seen") -> None:
         self.folder = folder
         self.left = max_bytes
-        self.gallery = Gallery(self._inlined)
+        self.gallery = Gallery(self._inlined, name)
 
     def card(self, tag: str, record: Mapping[str, Any], change: float | None = None, opening: int = 0) -> Card:
         """record: one of records.readable_index. opening: turns that are shown once for all samples of the group."""

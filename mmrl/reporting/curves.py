@@ -65,9 +65,9 @@ def series(rows: Sequence[Mapping[str, Any]], key: str, name: str | None = None)
 
 def reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The mean reward, then each component by itself: their scales differ."""
-    names = _component_names(rows)[:MAX_OTHER]
+    names = component_names(rows)[:MAX_OTHER]
     note = "mean over the step's samples"
-    if len(names) == 1 and _proportional(rows, names[0], "reward/mean"):
+    if len(names) == 1 and proportional(rows, names[0], "reward/mean"):
         note, names = f"{names[0].removeprefix('reward/')}, {note}", []  # the reward is its only component
     charts = [
         _chart(rows, "reward", note, {"reward/mean": "mean"}),
@@ -84,7 +84,7 @@ def reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [chart for chart in charts if chart]
 
 
-def _proportional(rows: Sequence[Mapping[str, Any]], key: str, other: str) -> bool:
+def proportional(rows: Sequence[Mapping[str, Any]], key: str, other: str) -> bool:
     """Whether one metric is the other times a factor above 0, such as a reward's weight, but for rounding."""
     pairs = [(row.get(key), row.get(other)) for row in rows]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
@@ -172,11 +172,12 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 def not_drawn(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of metrics for which there is no room: the page draws MAX_OTHER of a kind."""
-    kinds = (_component_names(rows), [key for key in _keys(rows) if key.startswith("eval/")], _own_names(rows))
+    kinds = (component_names(rows), [key for key in _keys(rows) if key.startswith("eval/")], _own_names(rows))
     return [name for names in kinds for name in names[MAX_OTHER:]]
 
 
-def _component_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def component_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Metrics of single rewards."""
     special = {"reward/mean", "reward/std", "reward/invalid"}
     return [key for key in _keys(rows) if key.startswith("reward/") and key not in special]
 

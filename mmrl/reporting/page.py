@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mmrl.reporting.progress import duration
 from mmrl.reporting.words import breakable, number, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,5 +29,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "breakable": breakable, "trusted": Markup}
+    environment.filters |= {"number": number, "signed": signed, "duration": duration}
+    environment.filters |= {"breakable": breakable, "trusted": Markup}
     return environment

@@ -140,9 +140,9 @@ class Loop:
         if cursor.phase == "end" and stage.done:
             self._hand_on(stage)
             return
-        if cursor.total_steps == 0 and cursor.phase == "step" and "before" not in cursor.evaluations:
-            if self._evaluate("before"):
-                self._report()
+        begins = cursor.total_steps == 0 and cursor.phase == "step" and "before" not in cursor.evaluations
+        if begins and self._evaluate("before"):
+            self._report()
         if cursor.step == 0 and cursor.phase == "step":
             stage.begin()
         while not stage.done:
