@@ -121,14 +121,14 @@ class CardMaker:
         return {"note": f"in {name}"}
 
     def _picture(self, name: str) -> dict[str, Any]:
-        image = _image(self.folder, name)
+        image = picture_of(self.folder, name)
         uri, note = self._charged(data_uri(image), name)
         return {"picture": uri, "small": max(image.size) < SMALL} if uri else {"note": note}
 
     def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""
         try:
-            uri = data_uri(_image(self.folder, name))
+            uri = data_uri(picture_of(self.folder, name))
         except Unreadable as error:
             return "", str(error)
         return (uri, "") if uri in known else self._charged(uri, name)
@@ -140,7 +140,7 @@ class CardMaker:
         return uri, ""
 
 
-def _image(folder: RunFolder, name: str) -> Image.Image:
+def picture_of(folder: RunFolder, name: str) -> Image.Image:
     """The pixels of a stored picture. Raises Unreadable."""
     path = folder.file(name, MOST_PICTURE_BYTES)
     try:

@@ -15,6 +15,7 @@ from mmrl.reporting.disk import WriteError
 from mmrl.reporting.files import strict
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
+from mmrl.reporting.shown import shown_samples
 from mmrl.reporting.summary import write_summary
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
@@ -32,6 +33,7 @@ from mmrl.training.stages.base import Stage
 from mmrl.training.stages.kinds import stage_class
 from mmrl.training.stopping import StopHere, Stopped
 from mmrl.training.tensors import CheckpointError
+from mmrl.training.tracking import send_samples
 
 
 class Loop:
@@ -103,7 +105,7 @@ class Loop:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)
         if self._lacks_scores():
-            self._evaluate("after")
+            self._track("after", self._evaluate("after"))
         run.processes.end()
         if self.saver.unsaved:
             raise CheckpointError(self.saver.unsaved)
@@ -141,8 +143,8 @@ class Loop:
             self._hand_on(stage)
             return
         begins = cursor.total_steps == 0 and cursor.phase == "step" and "before" not in cursor.evaluations
-        if begins and self._evaluate("before"):
-            self._report()
+        if begins:
+            self._track("before", self._evaluate("before"))
         if cursor.step == 0 and cursor.phase == "step":
             stage.begin()
         while not stage.done:
@@ -181,8 +183,8 @@ class Loop:
         due = self._evaluation_due(stage)
         self._log(cursor.row | (self._evaluate(due) if due else {}))
         cursor.row = None
-        if due and due != "after":
-            self._report()
+        if due:
+            self._track(due)
         if not stage.done and ((every and cursor.step % every == 0) or self.saver.unsaved):
             self.save()
         self.run.point("step")
@@ -204,10 +206,6 @@ class Loop:
                 learner.average = None
         stage.clean()
 
-    def _report(self) -> None:
-        if self.reports:
-            self.reports.going_on()
-
     # ---------------------------------------------------------------- evaluation
 
     def _evaluation_due(self, stage: Stage[Any]) -> str | None:
@@ -226,6 +224,19 @@ class Loop:
         if found:
             self.cursor.evaluations[tag] = found
         return found
+
+    def _track(self, tag: str, found: Mapping[str, float] | None = None) -> None:
+        """Show an evaluation that was made: its samples to the trackers, and the report. found: numbers of no row."""
+        processes, step = self.run.processes, self.cursor.total_steps
+        if found == {}:
+            return
+        if found:
+            processes.log({"step": step, **found})
+        if processes.trackers:
+            main = self.run.eval_rewards[0].name
+            send_samples(processes.trackers, shown_samples(self.run.folder, f"eval_{tag}", main), step)
+        if self.reports and tag != "after":
+            self.reports.going_on()
 
     def _lacks_scores(self) -> bool:
         """Whether those of the end are not known: the last stage had no step left, ended by itself, or was evaluated by
