@@ -160,12 +160,20 @@ def train(
 
 @cli.command()
 @with_config
-@click.option("--processes", default=1, show_default=True, help="Processes to plan for.")
-def plan(words: Words, modality: str | None, processes: int) -> None:
-    """Check a config and print what it would do."""
-    from mmrl.training.plan import plan_text
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="Processes to plan for; left out: those of the launcher, or one."
+)
+@click.option("--resume", is_flag=True, help="Look, too, whether the run's last checkpoint goes on with this config.")
+@click.option("--measure", is_flag=True, help="Train one step of every stage in a temporary folder: seconds, memory.")
+def plan(words: Words, modality: str | None, processes: int | None, resume: bool, measure: bool) -> None:
+    """Look at all that a training needs, without the model's weights; say what it would do and take.
 
-    click.echo(plan_text(read_config(words, modality), processes), nl=False)
+    Fails where `mmrl train` would fail before its first step.
+    """
+    from mmrl import api
+
+    for line in api.plan(read_config(words, modality), processes=processes, resume=resume, measure=measure):
+        click.echo(line)
 
 
 @cli.command(name="eval")
@@ -338,7 +346,11 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Entry point: expected problems are one message, not a traceback."""
-    own_warnings()
+    with own_warnings():
+        _run()
+
+
+def _run() -> None:
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as done:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -30,13 +32,17 @@ def say(text: str) -> None:
         click.echo(text)
 
 
-def own_warnings() -> None:
+@contextmanager
+def own_warnings() -> Iterator[None]:
     """Warnings of mmrl, and of a user's own files, become a line `warning: ...` on stderr, once; those of installed
     libraries are left out unless Python was asked for them (`-W`, PYTHONWARNINGS)."""
     if sys.warnoptions:
+        yield
         return
-    warnings.showwarning = _show
-    warnings.simplefilter("default")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show
+        warnings.simplefilter("default")
+        yield
 
 
 def _show(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
+
+T = TypeVar("T")
 
 SHOWN = {
     "reward/mean": "reward {:.3f}",
@@ -113,6 +115,20 @@ class Progress:
         if done <= 0 or step >= self.total:
             return []
         return [f"left {duration((self.clock() - self._began) / done * (self.total - step))}"]
+
+
+def counted(items: Sequence[T], text: str, stream: TextIO | None = None) -> Iterator[T]:
+    """The items one by one, with a bar in a terminal that goes when they are done; elsewhere nothing is printed.
+
+    stream: stderr by default, so that results on stdout stay alone.
+    """
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield from items
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
+    with RichProgress(*columns, TimeElapsedColumn(), console=Console(file=stream), transient=True) as bar:
+        yield from bar.track(items, description=text)
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from mmrl.reporting.summary import write_summary
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.scores import evaluate
-from mmrl.training.learner import Learner, NonFiniteError, averaged, refuse_shared_averages
+from mmrl.training.learner import Learner, NonFiniteError, averaged
 from mmrl.training.policy import Policy
 from mmrl.training.processes import is_shared
 from mmrl.training.provenance import Difference, all_differences, changed_code, made_with, refuse_other_run
@@ -30,7 +30,7 @@ from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
 from mmrl.training.saving import Part, Saver, load_parts
 from mmrl.training.stages.base import Stage
-from mmrl.training.stages.kinds import stage_class
+from mmrl.training.stages.kinds import made_stage
 from mmrl.training.stopping import StopHere, Stopped
 from mmrl.training.tensors import CheckpointError
 from mmrl.training.tracking import send_samples
@@ -128,9 +128,7 @@ class Loop:
         resumed = self._saved is not None and number == cursor.stage
         if not resumed:
             cursor.begin_stage(number)
-        self.stage = stage = stage_class(options.kind)(self.run, options, self.policy, cursor)
-        refuse_shared_averages(stage.learners.values())
-        self.policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())
+        self.stage = stage = made_stage(self.run, options, self.policy, cursor)
         if resumed:
             self._restore(stage)
         elif stage.needs_reference:
@@ -219,7 +217,8 @@ class Loop:
 
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
-        with self.progress.doing("evaluating") if self.progress else contextlib.nullcontext():
+        asked = bool(self.run.eval_rewards and self.run.data.eval_prompts)
+        with self.progress.doing("evaluating") if self.progress and asked else contextlib.nullcontext():
             found = evaluate(self.run, tag, learners, must_score=tag == "before")
         if found:
             self.cursor.evaluations[tag] = found

@@ -211,7 +211,7 @@ def test_answers_as_messages_become_texts():
     assert (made["chosen"], made["rejected"], made["completion"]) == ("a cat", "a dog", "a cat")
     for kept in ([5, 6, 7], ["turn one", "turn two"], []):
         assert normalised({"prompt": prompt, "completion": kept})["completion"] == kept
-    with pytest.raises(ValueError, match="`chosen` has 2 messages, expected one of role `assistant`"):
+    with pytest.raises(ValueError, match="`chosen` has two messages of role assistant one behind the other; join them"):
         normalised({"prompt": prompt, "chosen": answer * 2, "rejected": other})
 
 
@@ -322,8 +322,9 @@ def test_system_texts_that_contradict_are_refused(columns, told):
 @pytest.mark.parametrize(
     ("record", "columns"),
     [
-        ({**ASKED["swift"], "tools": "[]", "videos": ["a.mp4"], "audios": []}, {"tools", "videos"}),
-        ({**ASKED["trl"], "chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs"}),
+        ({**ASKED["swift"], "tools": "[]", "rejected_images": ["a.png"], "audios": []}, {"rejected_images"}),
+        ({**ASKED["trl"], "chat_template_kwargs": {"enable_thinking": False}}, set()),
+        ({"prompt": "what?", "tools": ["hammer"]}, {"tools"}),
         ({**ASKED["visionthink"], "images": ["red.png"], "image": "blue.png"}, {"image"}),
         ({**ASKED["visionthink"], "images": ["red.png"], "image": "red.png"}, set()),
         ({"prompt": "what?", "system": "Be brief."}, {"system"}),

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
+
 SWITCHES = {
     "VLLM_SERVER_DEV_MODE": "1",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",

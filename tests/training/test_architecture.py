@@ -21,7 +21,9 @@ MODULES = {
 MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__init__.py")} - {"tokens"})
 
 # Single files that anyone may import; they import one another only.
-HELPERS = {"importing", "media", "near", "numeric", "seeds", "share", "strict", "_torchvision"}
+HELPERS = {
+    *("boxes", "films", "importing", "media", "near", "numeric", "objects", "seeds", "share", "strict", "_torchvision"),
+}
 
 # Room -> the rooms of mmrl that it may import, besides itself and HELPERS.
 ALLOWED = {
@@ -227,7 +229,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "matplotlib
         "import mmrl",
         "from mmrl.cli import cli; cli(['--help'], standalone_mode=False)",
         "from mmrl.cli import cli; cli(['train', '--help'], standalone_mode=False)",
-        "from mmrl.cli import cli; cli(['plan', 'image/tiny'], standalone_mode=False)",
+        "from mmrl.config import load; from mmrl.training.plan import plan_text; plan_text(load('image/tiny'))",
         "from mmrl.cli import cli; cli(['list', 'configs'], standalone_mode=False)",
         "from mmrl.cli import cli; cli(['list', 'rewards'], standalone_mode=False)",
     ],

@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora
 from mmrl.modalities.image.conditions import Conditions
@@ -61,6 +62,7 @@ class ImageAdapter(Adapter):
         self._schedule(config.sampling.steps, self.train_size)
         self._schedule(config.evaluation.steps, self.eval_size)
         self.select(None)
+        hollow.fill(self.modules().values())
 
     # ---------------------------------------------------------------- what is trained
 
@@ -254,6 +256,34 @@ class ImageAdapter(Adapter):
         for part in latents.split(self.config.decode_batch):
             pictures += to_pictures(self.family.decode(part, size))
         return pictures
+
+    # ---------------------------------------------------------------- what `mmrl plan` estimates from
+
+    def weights(self) -> Iterator[Tensor]:
+        for module in self.modules().values():
+            yield from module.parameters()
+            yield from module.buffers()
+
+    def blank(self, prompt: Prompt) -> Sample:
+        """See Adapter.blank: the trained steps of a plan."""
+        trained = self.plan(0, 0).trained
+        names = ("x", "x_next", *(("mean",) if self.config.sampling.ratio_norm else ()))
+        latents = torch.zeros(len(trained), *self.family.latent_shape(self.train_size))
+        tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
+        mask = torch.ones(len(trained), dtype=torch.bool)
+        return Sample(prompt, 0, None, Trajectory(torch.zeros(len(trained)), mask, tensors))
+
+    @torch.no_grad()
+    def trial(self, samples: Sequence[Sample], n: int) -> None:
+        """See Adapter.trial: a denoising step of the pictures that are denoised together, then those decoded together.
+        Prompts are encoded one by one."""
+        texts = [s.prompt.text for s in samples for _ in range(n)][: self.config.rollout_batch]
+        size, guidance = self.train_size, self.config.sampling.guidance
+        shape = (len(texts), *self.family.latent_shape(size))
+        condition, unconditional = self._conditions(texts, size), self._unconditional(len(texts), guidance, size)
+        time = self._schedule(self.config.sampling.steps, size).time[:1].float().expand(len(texts))
+        output, _ = self.policy.predict(torch.zeros(shape), time, condition, guidance, size, unconditional)
+        self.family.decode(output[: self.config.decode_batch], size)
 
     # ---------------------------------------------------------------- replay
 

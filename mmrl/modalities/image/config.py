@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.share import resolve
+from mmrl.modalities.files import is_local, told
 from mmrl.strict import Strict, When
 
 Pixels = Annotated[int, Field(ge=1)]
@@ -180,6 +180,10 @@ class ModelConfig(Strict):
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})
 
+    def files(self) -> list[str]:
+        """Where the pipeline's files are, for `mmrl plan`."""
+        return [] if self.build is not None else [told(self.path, self.revision, "model_index.json")]
+
     def actions_per_sample(self) -> int:
         """Trained denoising steps of the plan at its first step."""
         from mmrl.modalities.image.plans import make_plan
@@ -196,11 +200,6 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {s.guidance:g}; evaluation: ODE, {e.steps} steps",
         ]
-
-
-def is_local(path: str) -> bool:
-    """Whether a path names a place of this machine, there or not, and not one on the hub."""
-    return path.startswith(("share://", ".", "/", "~")) or resolve(path).exists()
 
 
 def _supervises(run: Any) -> bool:

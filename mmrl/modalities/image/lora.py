@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmrl.modalities.image.config import LoraConfig, is_local
+from mmrl.modalities.files import is_local
+from mmrl.modalities.image.config import LoraConfig
 from mmrl.modalities.image.families.base import Family
 from mmrl.share import resolve
 

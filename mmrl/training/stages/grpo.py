@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmrl.config import ConfigError, ExpertConfig, GrpoStage, resolve_algorithm
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.resolving import needs_reference
@@ -37,7 +39,7 @@ from mmrl.training.stages.update import (
     micro_batches,
     plan_update,
 )
-from mmrl.types import Group, Sample
+from mmrl.types import Group, Prompt, Sample
 
 
 class Grpo(Stage[GrpoStage]):
@@ -51,11 +53,18 @@ class Grpo(Stage[GrpoStage]):
         self.prompts = prompts_of(run, options.data_from)
         self.features = adapter_features(run.adapter, options.micro_batch)
         self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
-        self.check = SelfCheck(self.algorithm, run.adapter.precision, options.name, quiet=not run.processes.is_main)
+        self.replays = options.replays_old(run.adapter.precision != torch.float32)
+        self.check = SelfCheck(
+            self.algorithm, run.adapter.precision, options.name, quiet=not run.processes.is_main, own=self.replays
+        )
 
     @property
     def needs_reference(self) -> bool:
         return needs_reference(self.algorithm)
+
+    @property
+    def rolled_out(self) -> Sequence[Prompt]:
+        return self.prompts
 
     def updates(self) -> int:
         return self.options.steps * self.options.updates * self.options.epochs
@@ -119,7 +128,8 @@ class Grpo(Stage[GrpoStage]):
         mu = share(options.expert, cursor.step)
         check = self.check if number == 0 and experience.fresh else None
         slices = micro_batches(run.adapter, update, options.micro_batch)
-        for part in gradient(run.adapter, update, slices, scale=1 - mu, start=cursor.micro, on_replay=check):
+        own = number == 0 and experience.fresh and self.replays
+        for part in gradient(run.adapter, update, slices, scale=1 - mu, start=cursor.micro, on_replay=check, own=own):
             self._refuse_non_finite(part)
             cursor.sums.add(part.metrics)
             cursor.micro = part.number + 1
