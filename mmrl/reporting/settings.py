@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ MOST_TEXT = 200_000
 MOST_KEYS = 5_000
 MAX_VALUE = 200
 MAX_ABOUT = 240
+SENTENCE = re.compile(r"\. (?=[A-Z])")
 NAMES = ("name", "kind")  # what an entry of a list is called by
 
 
@@ -66,8 +68,9 @@ def about(settings: Mapping[str, Any]) -> str:
     words = " ".join(said.split()) if isinstance(said, str) else ""
     if len(words) <= MAX_ABOUT:
         return words
-    end = words.rfind(". ", 0, MAX_ABOUT)
-    return words[: end + 1] if end > 0 else f"{words[: MAX_ABOUT - 1]}…"
+    ends = [match.start() + 1 for match in SENTENCE.finditer(words, 0, MAX_ABOUT)]
+    whole = [end for end in ends if words.count("(", 0, end) == words.count(")", 0, end)]  # not that of "(Li et al."
+    return words[: whole[-1]] if whole else f"{words[: MAX_ABOUT - 1]}…"
 
 
 def trained(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

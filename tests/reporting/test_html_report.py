@@ -18,6 +18,7 @@ from mmrl.reporting.filmstrip import spread
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.report import write_report
 from mmrl.reporting.samples import write_offending, write_step
+from mmrl.reporting.settings import about
 from mmrl.reporting.words import breakable, number, signed
 from mmrl.types import Group, Prompt, Sample, Score, Trajectory
 
@@ -322,6 +323,23 @@ def test_the_first_screen_says_what_was_trained(run):
     assert "It learns." in hero
     for pair in ("modality image", "model share://m", "trained by sft, then grpo (flow_grpo)", "for a.b, c.d"):
         assert pair in hero
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("One. Two.", "One. Two."),
+        ("It learns\n  to add.\n", "It learns to add."),
+        (f"First (Liu et al. Flow). Second of {'w' * 210}. Third.", "First (Liu et al. Flow)."),
+        (f"By Liu (et al. B {'w ' * 150}). Next.", None),
+        ("x" * 300, "x" * 239 + "…"),
+        (["no", "words"], ""),
+    ],
+)
+def test_what_a_config_says_of_itself_is_cut_behind_a_sentence(said, shown):
+    words = about({"about": said})
+    assert len(words) <= 240
+    assert words == shown if shown is not None else words.endswith("…")
 
 
 @pytest.mark.parametrize(
