@@ -51,7 +51,7 @@ class Config(Strict):
     report: ReportConfig = Field(default_factory=ReportConfig)
     trackers: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
         default_factory=list,
-        description="Also log to these, and show them the stored samples of evaluations; each wants its own package.",
+        description="Also log to these, with the stored samples of evaluations; each wants its own package.",
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto: the accelerator that is found.")
     timeout: float = Field(

@@ -20,8 +20,7 @@ def write_ending(run_dir: Path, how: Literal["stopped", "failed"], step: int, wh
 
 
 def forget_ending(run_dir: Path) -> None:
-    """A run that begins, or goes on, has not ended: neither early, nor at the last step of a summary."""
-    for name in (NAME, "summary.json"):
-        path = Path(run_dir) / name
-        with writing(path):
-            path.unlink(missing_ok=True)
+    """The run goes on, or has come to its last step. Raises WriteError."""
+    path = Path(run_dir) / NAME
+    with writing(path):
+        path.unlink(missing_ok=True)

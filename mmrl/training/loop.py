@@ -24,7 +24,7 @@ from mmrl.training.learner import Learner, NonFiniteError, averaged
 from mmrl.training.policy import Policy
 from mmrl.training.processes import is_shared
 from mmrl.training.provenance import Difference, all_differences, changed_code, made_with, refuse_other_run
-from mmrl.training.reports import Reports
+from mmrl.training.reports import Reports, report_of
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
@@ -115,8 +115,7 @@ class Loop:
         self.metrics = MetricsWriter(self.run.folder / "metrics.jsonl")
         if not resume:
             self.metrics.truncate_after(0)
-        self.reports = Reports(self.run.folder)
-        self.reports.begin()
+            self.reports = Reports(self.run.folder)
 
     # ---------------------------------------------------------------- a stage
 
@@ -261,8 +260,7 @@ class Loop:
 
     def _describe_end(self, summary: Mapping[str, Any]) -> None:
         write_summary(self.run.folder, **summary)
-        assert self.reports is not None
-        self.reports.finished()
+        report_of(self.run.folder)
 
     def _wall(self) -> float:
         return time.monotonic() - self._started
@@ -324,6 +322,7 @@ class Loop:
         for name in changed_code(made, self._made_with):
             print(f"warning: {name} is not as it was when the run began; what it computes now may differ", flush=True)
         self.metrics.truncate_after(self.cursor.logged_steps)
+        self.reports = Reports(self.run.folder)
         record_resume(self.run.config, self.cursor.total_steps, changes)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from mmrl.reporting.ending import forget_ending, write_ending
 from mmrl.reporting.report import write_report
+from mmrl.reporting.summary import forget_summary
 from mmrl.training.notes import reason
 from mmrl.training.stopping import Stopped
 
@@ -17,19 +18,17 @@ SHARE = 0.01  # of a run's time
 
 
 class Reports:
-    """Writes report.html of one run; only one of its processes has such a thing.
+    """Writes report.html of one run, from where it begins or goes on; only one of its processes has such a thing.
 
-    But for the last one, one that cannot be written ends no run: the folder is whole, and `mmrl report` writes it anew.
+    One that cannot be written ends no run: the folder is whole, and `mmrl report` writes it anew.
     clock: seconds, for tests.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.clock = folder, clock
         self._began, self._spent, self._last = clock(), 0.0, 0.0
-
-    def begin(self) -> None:
-        """What the folder says of an end is no longer true."""
-        forget_ending(self.folder)
+        forget_ending(folder)
+        forget_summary(folder)
 
     def going_on(self) -> None:
         """Write it, unless one as slow as the last would bring them all together above SHARE of the time so far."""
@@ -39,10 +38,6 @@ class Reports:
         _tried(partial(write_report, self.folder))
         self._last = self.clock() - now
         self._spent += self._last
-
-    def finished(self) -> None:
-        """The report of a run that came to its last step. Raises WriteError."""
-        write_report(self.folder)
 
     def ended(self, error: BaseException, step: int) -> None:
         """Say that the run ended early, and why. step: the last one that is done."""
@@ -56,6 +51,12 @@ class Reports:
         _tried(partial(write_ending, self.folder, how, step, why))
         if not isinstance(error, KeyboardInterrupt):  # which wants out at once
             _tried(partial(write_report, self.folder))
+
+
+def report_of(folder: Path) -> None:
+    """The report of a run that came to its last step. Raises WriteError."""
+    forget_ending(folder)
+    write_report(folder)
 
 
 def _tried(write: Callable[[], object]) -> None:
