@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -30,13 +32,16 @@ def say(text: str) -> None:
         click.echo(text)
 
 
-def own_warnings() -> None:
+@contextmanager
+def own_warnings() -> Iterator[None]:
     """Warnings of mmrl, and of a user's own files, become a line `warning: ...` on stderr, once; those of installed
     libraries are left out unless Python was asked for them (`-W`, PYTHONWARNINGS)."""
     if sys.warnoptions:
+        yield
         return
-    warnings.showwarning = _show
-    warnings.simplefilter("default")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show
+        yield
 
 
 def _show(
@@ -49,5 +54,9 @@ def _show(
 ) -> None:
     ours = os.path.abspath(filename).startswith(_HERE)
     installed = any(part in _INSTALLED for part in Path(filename).parts) or filename.startswith(sys.prefix + os.sep)
-    if is_main() and (ours or not installed) and not issubclass(category, DeprecationWarning | FutureWarning):
+    if (
+        is_main()
+        and (ours or not installed)
+        and not issubclass(category, DeprecationWarning | FutureWarning | ResourceWarning)
+    ):
         click.echo(f"warning: {message}", err=True)

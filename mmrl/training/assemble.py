@@ -143,8 +143,8 @@ def usable(
     if len(reasons) == len(asked) < len(prompts):
         return usable(adapter, prompts, on_bad, None, told)
     if reasons:
-        first, why = next(iter(reasons.items()))
-        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {first!r}: {why}"
+        named, why = next(iter(reasons.items()))
+        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {named!r}: {why}"
         if len(reasons) == len(prompts):
             raise ConfigError(message)
         warnings.warn(f"{message}; dropped", stacklevel=2)

@@ -97,8 +97,7 @@ def shown(monkeypatch, capsys):
 
     def ask(*given: tuple[str, type[Warning], str], rank: str = "0") -> str:
         monkeypatch.setenv("RANK", rank)
-        with warnings.catch_warnings():
-            terminal.own_warnings()
+        with terminal.own_warnings():
             for message, category, file in given:
                 warnings.warn_explicit(message, category, file, 1)
         return capsys.readouterr().err

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.modalities import hollow
-from mmrl.modalities.files import cached, check_weights, is_local
+from mmrl.modalities.files import cached, is_local
 from mmrl.modalities.tokens.config import TokenModelConfig
 
 
 def located(place: Mapping[str, Any], config: TokenModelConfig) -> dict[str, Any]:
     """`place` (of loading.source) with the folder of the hub's cache in it where no weights are wanted.
 
-    Raises FileNotFoundError for a folder whose weights are not whole, NotDownloaded as `files.cached`.
+    Raises NotDownloaded as `files.cached`.
     """
-    if is_local(config.path):
-        check_weights(Path(place["pretrained_model_name_or_path"]))
-    elif hollow.is_wanted():
+    if not is_local(config.path) and hollow.is_wanted():
         folder = cached(config.path, config.revision, "config.json")
         return {**place, "pretrained_model_name_or_path": str(folder), "revision": None}
     return dict(place)

@@ -37,7 +37,7 @@ def test_pictures_stand_at_their_marks_in_the_prompt_and_behind_it(shared, drawn
     assert rows[0] == rows[1]  # the same row, of which more is trained
     assert [(m.view.picture, m.original) for m in every.media] == [(m.view.picture, m.original) for m in last.media]
     slots = [
-        int((s.trajectory.tensors[part] == policy.reader.image_id).sum())
+        int((s.trajectory.tensors[part] == policy.family.image_id).sum())
         for s in (every, last)
         for part in ("prompt", "ids")
     ]
