@@ -8,9 +8,10 @@ import unicodedata
 from collections import deque
 from typing import Any
 
+from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample, Score
 
-from .places import boxed, in_tag, said_in_tag, without_open_box, without_thoughts
+from .places import boxed, in_tag, said_in_tag, without_open_box
 from .signs import ascii_signs
 
 _NOUN = (

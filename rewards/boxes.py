@@ -13,9 +13,10 @@ from typing import Any
 
 from mmrl.boxes import marked_boxes
 from mmrl.media import Box, Size, area, clipped, to_original
+from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample
 
-from .places import said_in_tag, without_thoughts
+from .places import said_in_tag
 from .signs import ascii_signs
 
 BOX_NAMES = ("bbox_2d", "bbox", "box")

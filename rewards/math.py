@@ -17,12 +17,13 @@ from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
+from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import gold_of, lacks_answer, marked, not_applicable, readings, text_of
 from .number import number_in
 from .numerals import without_repeating
-from .places import joined_boxes, without_thoughts
+from .places import joined_boxes
 from .signs import ascii_signs
 
 if find_spec("math_verify") is None:

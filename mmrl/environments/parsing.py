@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrl.media import IMAGE, Box
+from mmrl.thoughts import behind_thoughts
 
 _FENCE = re.compile(r"```json\b(.*?)```", re.DOTALL)
 _WHOLE_NUMBER = re.compile(r"(?<![\w.])[-+]?\d{1,12}(?!\w|\.\d)", re.ASCII)
 
 
 def spoken(text: str) -> str:
-    """What stands behind the last thought; tags inside a thought are no answers and no calls."""
-    return text.rpartition("</think>")[2]
+    """What stands behind the last thought, whatever marks it; tags inside a thought are no answers and no calls."""
+    return behind_thoughts(text)
 
 
 def tagged(text: str, name: str) -> list[str]:

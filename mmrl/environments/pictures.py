@@ -19,7 +19,7 @@ def fitted(size: Size, min_pixels: int | None = None, max_pixels: int | None = N
     area = size[0] * size[1]
     if max_pixels is not None and area > max_pixels:
         factor = math.sqrt(max_pixels / area)
-        return (max(1, math.floor(size[0] * factor)), max(1, math.floor(size[1] * factor)))
+        return (max(1, math.floor(size[0] * factor + _HAIR)), max(1, math.floor(size[1] * factor + _HAIR)))
     if min_pixels is not None and area < min_pixels:
         factor = math.sqrt(min_pixels / area)
         return (math.ceil(size[0] * factor - _HAIR), math.ceil(size[1] * factor - _HAIR))

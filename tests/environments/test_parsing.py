@@ -38,6 +38,10 @@ def test_tags_inside_a_thought_say_nothing():
 
 
 def test_an_answer_must_hold_something():
+    for said in ("<think>is it <answer>A</answer>", "[THINK]<answer>A</answer>[/THINK]", "<thinking><answer>A</answer>",
+                 "<|channel|>analysis<|message|><answer>A</answer>", "<answer>A</answer></think>"):  # fmt: skip
+        assert not answered(said)
+    assert answered("[THINK]so[/THINK]<answer>B</answer>")
     assert answered("<answer> B </answer>")
     assert not answered("<answer> \n </answer>")
     assert not answered("<answer>B")

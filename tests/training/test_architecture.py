@@ -22,7 +22,20 @@ MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__i
 
 # Single files that anyone may import; they import one another only.
 HELPERS = {
-    *("boxes", "films", "importing", "media", "near", "numeric", "objects", "seeds", "share", "strict", "_torchvision"),
+    *(
+        "boxes",
+        "films",
+        "thoughts",
+        "importing",
+        "media",
+        "near",
+        "numeric",
+        "objects",
+        "seeds",
+        "share",
+        "strict",
+        "_torchvision",
+    ),
 }
 
 # Room -> the rooms of mmrl that it may import, besides itself and HELPERS.
