@@ -354,6 +354,14 @@ class TokenAdapter(Adapter):
             made += given.said(self.reader, self._rules(), prompt, index, answer, self.banned)
         return made
 
+    def completion(self, sample: Sample) -> Any:
+        """The answer as its text, or as ids where that text would lose special tokens that stand before its end."""
+        ids = trajectory_of(sample).tensors["ids"].tolist()
+        inside = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        single = sum(turn.trained for turn in sample.turns) < 2
+        lost = single and not self.reader.prompts.turns.special.isdisjoint(inside)
+        return ids if lost else super().completion(sample)
+
     def record_columns(self, objective: str) -> Sequence[str]:
         """Columns that a supervised record must have, besides `prompt` or `messages`."""
         return ("completion",)

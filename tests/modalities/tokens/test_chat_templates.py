@@ -154,6 +154,15 @@ def test_given_turns_are_the_row_that_sampling_them_makes(policy, family):
     )
 
 
+@every_family
+@pytest.mark.parametrize("words", ["one", "<think>so</think>one", "one{start}two"])
+def test_an_answer_that_a_filter_keeps_is_given_again_id_by_id(policy, family, words):
+    made, prompt = policy(family), Prompt("p", "Hi")
+    (told,) = made.given(prompt, [words.format(start=family.special[0] if family.special else "<|im_start|>")])
+    (again,) = made.given(prompt, [json.loads(json.dumps(made.completion(told)))])
+    assert again.trajectory.tensors["ids"].tolist() == told.trajectory.tensors["ids"].tolist()
+
+
 def test_without_a_template_an_answer_ends_with_the_tokenizer_s_eos():
     made = encoder(FAMILIES["gemma"], chat="off")
     assert made.tokenizer.decode(made.answer_ids("one")) == "one<eos>"
