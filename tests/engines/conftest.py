@@ -1,4 +1,4 @@
-"""A `vllm serve` for the tests that are marked `vllm`."""
+"""Servers: one that stands in for vLLM, and a `vllm serve` for the tests that are marked `vllm`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from standin_server import Fake
 
 SWITCHES = {
     "VLLM_SERVER_DEV_MODE": "1",
@@ -59,3 +61,23 @@ def _answering(process: subprocess.Popen, url: str, log: Path) -> str:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.5)
     raise RuntimeError(f"the server did not come up: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    from transformers import Qwen2Config
+
+    path = tmp_path_factory.mktemp("tied")
+    Qwen2Config(vocab_size=32, hidden_size=64, tie_word_embeddings=True).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def server():
+    fake = Fake()
+    thread = threading.Thread(target=fake.serve_forever)
+    thread.start()
+    yield fake
+    fake.shutdown()
+    thread.join()
+    fake.server_close()
