@@ -144,7 +144,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         layer = {}
         for name, tensor in names.items():
             if ".lora_" not in name:
-                plain = name.replace(".base_layer.", ".")
+                plain = name.replace(".base_layer", "")
                 for adapted, adapter in deltas.get(plain, ()):
                     tensor = tensor + adapted.get_delta_weight(adapter).to(tensor)
                 layer[plain] = tensor
