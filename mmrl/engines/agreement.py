@@ -1,8 +1,8 @@
 """Whether an engine's log-probs are the trainer's: two bounds that rounding stays under and other weights do not.
 
-The mean of |engine - trainer| over a chunk's tokens may be a quarter of the tolerance, and one token in a hundred may be
-above it: rounding has long tails (a rare token in 16 bits, an expert that a near tie decides), and one far token says
-nothing, while wrong weights, prompts or soft caps move many. A chunk of less than 100 tokens may have none.
+The mean of |engine - trainer| over a chunk's tokens may be a quarter of the tolerance, and one token in a hundred may
+be above it: rounding has long tails (a rare token in 16 bits, an expert that a near tie decides). One far token says
+nothing; wrong weights, prompts or soft caps move many. A chunk of less than 100 tokens may have none.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class Completion:
     """One sampled continuation.
 
     ids: [t] int64. logp: [t] float32, log-prob of each id at the sampling temperature, with `banned` removed and
-    before top-k and top-p (of vLLM: after them, as it reports what it drew from). stop: "eos" where a stop id ended it, "length" where the budget did.
+    before top-k and top-p (of vLLM: after them, as it reports what it drew from). stop: "eos" where a stop id ended it,
+    "length" where the budget did.
     features: name -> [t], where the engine has them for free ("entropy").
     """
 

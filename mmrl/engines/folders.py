@@ -16,7 +16,7 @@ PREFIX, LOCK = "mmrl-vllm-", ".lock"
 class WeightsFolder:
     """A folder of this engine alone inside of `parent` (None: the temporary folder), made when it is first needed.
 
-    It is locked for as long as its process lives. Those of processes that are gone are removed before a new one is made.
+    It is locked for as long as its process lives. Those of processes that are gone are removed before one is made.
     """
 
     def __init__(self, parent: str | Path | None = None) -> None:

@@ -155,9 +155,10 @@ class VllmEngine:
         found = measure([c.logp for c in completions], low, low if upper is None else list(upper))
         if not found.within(tolerance):
             raise EngineMismatch(
-                f"vLLM's log-probs differ from the trainer's by up to {found.largest:.3g} nats (99 % of the tokens by up "
-                f"to {found.high:.3g}, of which {tolerance:g} are tolerated; mean {found.mean:.3g}, a quarter of that), "
-                f"most at token {found.token} of completion {found.completion}, version {self.version}. Likely causes: "
+                f"vLLM's log-probs differ from the trainer's by up to {found.largest:.3g} nats (99 % of the tokens by "
+                f"up to {found.high:.3g}, tolerated are {tolerance:g}; their mean is {found.mean:.3g}, tolerated is a "
+                f"quarter), most at token {found.token} of completion {found.completion}, version {self.version}. "
+                "Likely causes: "
                 + "; ".join(self._causes(found))
                 + ". Where it is precision alone, set model.engine.tolerance"
             )

@@ -44,7 +44,9 @@ class Client:
         except OSError as error:
             raise ServerError(f"vllm: {request.full_url} cannot be reached: {error}") from error
         except http.client.HTTPException as error:
-            raise ServerError(f"vllm: {request.full_url} does not answer in HTTP: {error!r}; look at the url") from error
+            raise ServerError(
+                f"vllm: {request.full_url} does not answer in HTTP: {error!r}; look at the url"
+            ) from error
 
 
 class Answer:
@@ -62,8 +64,8 @@ class Answer:
         except (ValueError, KeyError, IndexError, TypeError):
             said = " ".join(self._text.split())[:80]
             raise ServerError(
-                f"vllm: {self._url} answered {said!r}, which is not what vLLM 0.32 or 0.33 says there; look at the url: "
-                "does another server listen there?"
+                f"vllm: {self._url} answered {said!r}, which is not what vLLM 0.32 or 0.33 says there; look at the "
+                "url: does another server listen there?"
             ) from None
         return found
 

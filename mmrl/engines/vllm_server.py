@@ -127,7 +127,7 @@ class Server:
         self._folder.close()
 
     def _send(self, version: int, load: Callable[[], object]) -> None:
-        """The mark is another one as soon as the weights may be: what others sample meanwhile is known as not theirs."""
+        """The mark is another one as soon as the weights may be: what others sample meanwhile is seen as not theirs."""
         mark = f"mmrl {self._run} {version}"
         self._http.post("/update_weight_version", {"new_version": f"{mark}, loading"})
         load()
@@ -158,7 +158,9 @@ class Server:
         try:
             info = self._http.get("/server_info?config_format=json")
         except ServerError as error:
-            raise ServerError(f"{error}. Start the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints") from None
+            raise ServerError(
+                f"{error}. Start the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints"
+            ) from None
         told = info.at("vllm_config", "model_config")
         if (mode := info.at("vllm_config", "model_config", "logprobs_mode")) != "processed_logprobs":
             raise ServerError(f"vllm: the server runs with {mode}; start it with --logprobs-mode processed_logprobs")

@@ -25,7 +25,9 @@ def test_a_range_is_kept_from_both_sides():
     assert (found.largest, found.token) == (0.5, 0) and found.mean == pytest.approx(1.0 / 3)
 
 
-@pytest.mark.parametrize(("count", "outliers", "passes"), [(99, 1, False), (100, 1, True), (300, 3, True), (300, 4, False)])
+@pytest.mark.parametrize(
+    ("count", "outliers", "passes"), [(99, 1, False), (100, 1, True), (300, 3, True), (300, 4, False)]
+)
 def test_one_token_in_a_hundred_may_be_far(count, outliers, passes):
     own, trainer = torch.zeros(count), torch.zeros(count)
     own[:outliers] = 0.5
@@ -68,7 +70,11 @@ def test_a_small_shift_of_all_tokens_is_found_by_the_mean():
 
 @pytest.mark.parametrize(
     ("own", "trainer", "message"),
-    [([], [], "0 completions"), (rows([-1.0, -1.0]), rows([-1.0]), "completion 0 has"), (rows([]), rows([]), "no token")],
+    [
+        ([], [], "0 completions"),
+        (rows([-1.0, -1.0]), rows([-1.0]), "completion 0 has"),
+        (rows([]), rows([]), "no token"),
+    ],
 )
 def test_what_cannot_be_compared_is_an_error(own, trainer, message):
     with pytest.raises(ValueError, match=message.replace("no token", "without a token")):

@@ -58,7 +58,11 @@ def vllm(monkeypatch):
     package.LLM, package.SamplingParams = LLM, lambda **options: options
     request = types.ModuleType("vllm.lora.request")
     request.LoRARequest = lambda *args, **options: args
-    for name, module in {"vllm": package, "vllm.lora": types.ModuleType("vllm.lora"), "vllm.lora.request": request}.items():
+    for name, module in {
+        "vllm": package,
+        "vllm.lora": types.ModuleType("vllm.lora"),
+        "vllm.lora.request": request,
+    }.items():
         monkeypatch.setitem(sys.modules, name, module)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: object() if name == "vllm" else found(name, *a))

@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from standin_server import connect
 
 import mmrl  # noqa: F401  (hooks torchvision before transformers is imported)
+from mmrl.engines.agreement import EngineMismatch
 from mmrl.engines.base import Completion, Sampling
 from mmrl.engines.decoder import Row
 from mmrl.engines.load import load_engine
 from mmrl.engines.transformers import TransformersEngine
-from mmrl.engines.agreement import EngineMismatch
 from mmrl.engines.vllm import VllmEngine
 from mmrl.engines.vllm_http import ServerError
-from standin_server import connect
 
 SAMPLING = Sampling(temperature=0.5, stop_ids=(9,), banned=(3,), max_tokens=4)
 
@@ -225,7 +225,7 @@ def test_verify_says_how_far_where_and_why(folder, server):
     engine = connect(folder, server)
     made, trainer = [completion(-1.0), completion(-1.0, -2.0)], [torch.tensor([-1.0]), torch.tensor([-1.0, -2.5])]
     assert engine.verify(made, trainer, 0.7) == 0.5  # their mean is 1/6
-    place = r"up to 0\.5 nats .*up to 0\.5, of which 0\.01 are .* mean 0\.167, .* at token 1 of completion 1"
+    place = r"up to 0\.5 nats .*up to 0\.5, tolerated are 0\.01; their mean is 0\.167, .* at token 1 of completion 1"
     with pytest.raises(EngineMismatch, match=place) as tied:
         engine.verify(made, trainer, 0.01)
     assert "Likely causes: the output head is tied" in str(tied.value)

@@ -18,7 +18,6 @@ from mmrl.modalities.tokens.replay import trajectory_of
 from mmrl.share import resolve
 from mmrl.types import Sample
 
-
 # For each sample, what a range of log-probs is away from the trainer's: (least, most) [t] of its trained tokens.
 Shifts = Sequence[tuple[Tensor, Tensor]]
 
@@ -57,8 +56,8 @@ class OutsideEngine:
             room = self.max_model_len
             self.close()
             raise ValueError(
-                f"engine {config.engine.name} takes rows of {room} tokens, and prompts were chosen for rows of {longest}; "
-                f"set model.engine.options.max_model_len to {room}, so that longer ones are dropped"
+                f"engine {config.engine.name} takes rows of {room} tokens, and prompts were chosen for rows of "
+                f"{longest}; set model.engine.options.max_model_len to {room}, so that longer ones are dropped"
             )
 
     @property
@@ -174,9 +173,7 @@ def _by_layer(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     yield from parts.values()
 
 
-def _base_path(
-    config: TokenModelConfig, model: Any, place: WeightsFolder, write_base: Callable[[Path], None]
-) -> str:
+def _base_path(config: TokenModelConfig, model: Any, place: WeightsFolder, write_base: Callable[[Path], None]) -> str:
     """Where the engine finds the base model; one that was built here is written to `place`."""
     if config.build is None:
         local = resolve(config.path)

@@ -154,7 +154,9 @@ def test_a_prompt_that_the_engine_has_no_room_for_is_dropped(outside):
 
 
 def test_completions_that_leave_no_prompt_are_refused_at_the_start(outside):
-    with pytest.raises(ValueError, match=r"completions of 12 tokens leave no prompt in engine vllm, whose rows have 12"):
+    with pytest.raises(
+        ValueError, match=r"completions of 12 tokens leave no prompt in engine vllm, whose rows have 12"
+    ):
         outside(options={"max_model_len": 12})
 
 
@@ -203,9 +205,10 @@ def moe(kind):
     import transformers
 
     torch.manual_seed(0)
-    size = dict(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-    size |= dict(num_key_value_heads=1, head_dim=8, moe_intermediate_size=12, num_experts=3, num_local_experts=3)
-    size |= dict(num_experts_per_tok=2, pad_token_id=0, decoder_sparse_step=1)
+    size = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "pad_token_id": 0}
+    size |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    size |= {"moe_intermediate_size": 12, "num_experts": 3, "num_local_experts": 3, "num_experts_per_tok": 2}
+    size |= {"decoder_sparse_step": 1}
     return getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**size)).eval()
 
 
@@ -226,7 +229,8 @@ def test_weights_are_sent_as_a_checkpoint_has_them(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "targets", [{"target_modules": ["q_proj", "o_proj"]}, {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}]
+    "targets",
+    [{"target_modules": ["q_proj", "o_proj"]}, {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}],
 )
 def test_lora_is_added_to_weights_of_experts_under_their_names(targets, tmp_path):
     from peft import LoraConfig, get_peft_model

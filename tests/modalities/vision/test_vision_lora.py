@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from safetensors.torch import load_file, save_file
 
 from mmrl.modalities.tokens.outside import merged_weights
@@ -82,7 +81,7 @@ def test_files_are_peft_s_own_and_load_into_the_plain_model(adapter, drawn, ask,
 
 
 def test_an_engine_would_get_merged_weights_under_a_checkpoints_names(adapter, drawn, ask, roll, tmp_path):
-    """T15, for engines that cannot serve adapters: what is sent has changed, and is the whole model as files have it."""
+    """T15, for engines that cannot serve adapters: what is sent has changed, and is the whole model."""
     policy = adapter(**LORA)
     prompt = ask("What?", drawn(1))
     trained(policy, roll(policy, [prompt]))
