@@ -54,7 +54,7 @@ def longest_row(config: Mapping[str, Any]) -> int | None:
     from mmrl.engines.vllm_server import URL, served
 
     try:
-        return served(Client(dict(config.get("options") or {}).get("url", URL), ASK_S))[1]
+        return served(Client(dict(config.get("options") or {}).get("url", URL), ASK_S)).max_model_len
     except ServerError:  # an evaluation needs none, and a training says so itself when it starts the engine
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +45,11 @@ class Model:
     shape: Mapping[str, Any]
 
     @classmethod
-    def of(cls, path: str | Path) -> Model:
-        """The model in a folder, or of a hub name."""
+    def of(cls, path: str | Path, only_here: bool = False) -> Model:
+        """The model in a folder, or of a hub name; only_here: nothing is fetched. Raises OSError without a config."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, local_files_only=only_here)
         text = config.get_text_config()
         tied = bool(getattr(text, "tie_word_embeddings", False))
         has_head = not {config.model_type, text.model_type} & WITHOUT_HEAD
@@ -83,18 +82,6 @@ def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(config.get(part), Mapping):
             found |= {f"{part}.{key}": value for key, value in shape_of(config[part]).items()}
     return found
-
-
-def read_config(said: Any) -> Mapping[str, Any]:
-    """A config as a server tells it: a mapping, or the class and its JSON as one text. Empty where it is neither."""
-    if isinstance(said, Mapping):
-        return said
-    _, brace, rest = str(said).partition("{")
-    try:
-        read = json.loads(brace + rest)
-    except ValueError:
-        return {}
-    return read if isinstance(read, Mapping) else {}
 
 
 def differences(policy: Mapping[str, Any], server: Mapping[str, Any]) -> list[str]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
 from mmrl.engines.folders import WeightsFolder
 from mmrl.engines.vllm_http import Answer, Client, ServerError
-from mmrl.engines.vllm_model import Model, differences, read_config, shape_of
+from mmrl.engines.vllm_model import Model, differences
 from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
 
 ADAPTER = "policy"
@@ -52,8 +53,10 @@ class Server:
         self._http = Client(url, timeout)
         self._folder = WeightsFolder(folder)
         self._lora, self._sees = lora, model.sees
-        self._name, self.max_model_len = served(self._http)
-        self._check(model)
+        there = served(self._http)
+        self._name, self.max_model_len = there.name, there.max_model_len
+        self._check()
+        _check_shape(self._http.url, model, there.root)
         self._run = uuid.uuid4().hex[:12]
         self._holds = self._version()
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="vllm")
@@ -154,33 +157,53 @@ class Server:
         if self._sees:
             self._http.post("/reset_encoder_cache", {})
 
-    def _check(self, model: Model) -> None:
+    def _check(self) -> None:
         try:
             info = self._http.get("/server_info?config_format=json")
         except ServerError as error:
             raise ServerError(
                 f"{error}. Start the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints"
             ) from None
-        told = info.at("vllm_config", "model_config")
         if (mode := info.at("vllm_config", "model_config", "logprobs_mode")) != "processed_logprobs":
             raise ServerError(f"vllm: the server runs with {mode}; start it with --logprobs-mode processed_logprobs")
         if self._lora and info.at("vllm_config", "lora_config") is None:
             raise ServerError("vllm: the server runs without --enable-lora, and the engine with lora=True")
-        # Weights of another shape would break the server for all who use it, so this comes before any are sent.
-        if wrong := differences(model.shape, shape_of(read_config(told.get("hf_config")))):
-            raise ServerError(
-                f"vllm: {self._http.url} serves a model of another shape ({', '.join(wrong[:4])}); start it with this "
-                "run's model.path"
-            )
 
 
 _ALONE = "Give each run a server of its own that stays up, and go on from the last checkpoint (--resume)"
 
 
-def served(http: Client) -> tuple[str, int]:
-    """(name, max_model_len) of the model that a server serves."""
+class Served(NamedTuple):
+    """The model that a server serves. root: the folder or hub name that it was started with."""
+
+    name: str
+    max_model_len: int
+    root: str
+
+
+def served(http: Client) -> Served:
+    """What a server serves. Raises ServerError where it is not vLLM, or cannot be reached."""
     answer = http.get("/v1/models")
-    return str(answer.at("data", 0, "id")), int(answer.at("data", 0, "max_model_len"))
+    name, longest, root = (answer.at("data", 0, key) for key in ("id", "max_model_len", "root"))
+    return Served(str(name), int(longest), str(root))
+
+
+def _check_shape(url: str, model: Model, root: str) -> None:
+    """Weights of another shape would break the server for all who use it, so this comes before any are sent."""
+    try:
+        theirs = Model.of(root, only_here=True)
+    except (OSError, ValueError):
+        warnings.warn(
+            f"vllm: {url} serves {root!r}, whose config cannot be read here: its shape is not compared with the "
+            "policy's",
+            stacklevel=2,
+        )
+        return
+    if wrong := differences(model.shape, theirs.shape):
+        raise ServerError(
+            f"vllm: {url} serves {root!r}, a model of another shape ({', '.join(wrong[:4])}); start it with this run's "
+            "model.path"
+        )
 
 
 def _url(image: Any) -> str:

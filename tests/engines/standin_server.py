@@ -16,7 +16,7 @@ class Fake(ThreadingHTTPServer):
         self.mode, self.refuse, self.success, self.token = "processed_logprobs", None, True, None
         self.features = 3  # of a picture, whose placeholder is 7
         self.weights = "default"  # the weight version
-        self.hf_config: object = None
+        self.root = ""  # the folder of its model
         self.later, self.silent = None, False  # of weight versions: another from the second token on; none is said
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -26,9 +26,9 @@ class Fake(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        model = {"logprobs_mode": self.server.mode, "hf_config": self.server.hf_config}
+        model = {"logprobs_mode": self.server.mode}
         answers = {
-            "/v1/models": {"data": [{"id": "base", "max_model_len": 16}]},
+            "/v1/models": {"data": [{"id": "base", "max_model_len": 16, "root": self.server.root}]},
             "/server_info?config_format=json": {"vllm_config": {"model_config": model, "lora_config": {}}},
             "/weight_info": {"weight_version": self.server.weights},
         }
@@ -71,5 +71,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def connect(folder, server, **extra):
+    server.root = server.root or str(folder)
     options = {"url": f"http://127.0.0.1:{server.server_address[1]}", **extra.pop("options", {})}
     return VllmEngine(folder, mode="server", dtype=extra.pop("dtype", "float32"), options=options, **extra)

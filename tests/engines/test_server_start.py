@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -56,7 +55,7 @@ def other():
         '{"data": []}',
         '{"data": null}',
         '{"data": [{"id": "gpt-4"}]}',  # another server with OpenAI's endpoints
-        '{"data": [{"id": "m", "max_model_len": 64}]}',  # vLLM's first answer, to every question
+        '{"data": [{"id": "m", "max_model_len": 64, "root": "a"}]}',  # vLLM's first answer, to every question
     ],
 )
 def test_another_server_is_said_in_one_line(text, other, folder):
@@ -66,19 +65,20 @@ def test_another_server_is_said_in_one_line(text, other, folder):
     assert "\n" not in str(error.value) and url in str(error.value)
 
 
-def config(**changes):
-    return {"model_type": "qwen2", "hidden_size": 64, "vocab_size": 32, "tie_word_embeddings": True, **changes}
+@pytest.fixture
+def other_model(tmp_path):
+    """other_model(**changes) -> a folder with the config of `folder` but for them."""
+
+    def make(**changes):
+        from transformers import AutoConfig
+
+        told = {"vocab_size": 32, "hidden_size": 64, "tie_word_embeddings": True, **changes}
+        AutoConfig.for_model(told.pop("model_type", "qwen2"), **told).save_pretrained(tmp_path / "other")
+        return str(tmp_path / "other")
+
+    return make
 
 
-def as_mapping(told):
-    return told
-
-
-def as_text(told):
-    return "Qwen2Config " + json.dumps(told, indent=2)
-
-
-@pytest.mark.parametrize("form", [as_mapping, as_text])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -89,17 +89,22 @@ def as_text(told):
         ({"num_hidden_layers": 1}, "num_hidden_layers 1 there, 32 here"),
     ],
 )
-def test_a_model_of_another_shape_is_refused_before_anything_is_sent(form, changes, message, folder, server):
-    server.hf_config = form(config(**changes))
+def test_a_model_of_another_shape_is_refused_before_anything_is_sent(changes, message, folder, server, other_model):
+    server.root = other_model(**changes)
     with pytest.raises(ServerError, match=message):
         connect(folder, server)
     assert not server.posts and server.weights == "default"
 
 
-@pytest.mark.parametrize("form", [as_mapping, as_text])
-def test_the_same_shape_passes_whatever_else_differs(form, folder, server):
-    server.hf_config = form(config(dtype="bfloat16", transformers_version="5.19.0", use_cache=False))
+def test_the_same_shape_passes_whatever_else_differs(folder, server, other_model):
+    server.root = other_model(dtype="bfloat16", use_cache=False, eos_token_id=5)
     connect(folder, server).close()
+
+
+def test_a_shape_that_cannot_be_compared_is_said(folder, server):
+    server.root = "somebody/elsewhere"
+    with pytest.warns(UserWarning, match="serves 'somebody/elsewhere', whose config cannot be read here"):
+        connect(folder, server).close()
 
 
 @pytest.mark.parametrize(

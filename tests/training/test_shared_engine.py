@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        served = {"data": [{"id": "base", "max_model_len": 64}]}
+        served = {"data": [{"id": "base", "max_model_len": 64, "root": "tiny"}]}
         mode = {"vllm_config": {"model_config": {"logprobs_mode": "processed_logprobs"}, "lora_config": {}}}
         held = {"weight_version": self.server.weights}
         self.reply({"/v1/models": served, "/weight_info": held}.get(self.path, mode))
