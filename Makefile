@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: help demo test test-vllm lint format docs bench clean
+.PHONY: help demo test test-vllm lint format docs models bench clean
 
 help:
 	@echo "make demo    install into $(VENV), train the tiny image model, write runs/demo/report.html"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-vllm  install vLLM into $(VLLM_VENV) (minutes, gigabytes), run the tests of its engine"
 	@echo "make lint    ruff (rules and format) and mypy"
 	@echo "make docs    write docs/configuration.md and docs/images/gates.png anew"
+	@echo "make models  write docs/models.md anew: every text architecture, a few minutes"
 	@echo "make bench   run every benchmark"
 
 # One stamp for each set of packages: pip runs again only when pyproject.toml is newer.
@@ -71,6 +72,9 @@ format: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_configuration.py
 	$(BIN)/python docs/make_gates.py
+
+models: $(VENV)/.installed-dev
+	$(BIN)/python docs/make_models.py
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev,bench]'

@@ -42,8 +42,9 @@ and can change nothing beside the others (`final_lr` of a constant schedule): "n
 that is the default is never refused. Plain words mean what YAML 1.2 says: `1e-4` is a number, `off` is a text. Numbers
 are finite unless a key says what `.inf` means.
 
-`mmrl plan CONFIG` checks a file and says in words what it would do. In place of a CONFIG, the folder of a run names the
-config that it was made with, wherever the folder is now: `mmrl train runs/mine --resume`, `mmrl eval runs/mine`.
+`mmrl plan CONFIG` says in words what a file would do, and looks at all that it needs ([plan.md](plan.md)). In place of
+a CONFIG, the folder of a run names the config that it was made with, wherever the folder is now:
+`mmrl train runs/mine --resume`, `mmrl eval runs/mine`.
 
 On the command line, `key.sub=value` changes a key, and a stage is named by its
 name, kind or number: `mmrl train image/tiny stages.grpo.steps=20 stages.0.optim.lr=1e-4`. In Python the dots are

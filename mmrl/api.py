@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmrl import objects
 from mmrl.config import Config, ConfigError, load
 from mmrl.share import share
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from mmrl.training.loop import Loop
     from mmrl.training.processes import Processes
 
+# What names a config: one that is made, a mapping, a file, or the name of one that ships. In mappings, rows may stand
+# where a source of data is named, and a callable where a reward is.
 Source = str | Path | Mapping[str, Any] | Config
 
 
@@ -28,7 +31,10 @@ def train(
 ) -> dict[str, Any]:
     """Train a config and return its summary (the content of summary.json).
 
-    config: a Config, a mapping, a YAML file, or the name of a shipped config such as "image/tiny".
+    config: a Config, a mapping, a YAML file, or the name of a shipped config such as "image/tiny". In a mapping and in
+        overrides, `data.prompts`, `data.eval_prompts`, `data.records` and a stage's `pairs` may be rows (dicts, texts,
+        `datasets` objects, a generator) or a function of the index, and `rewards` may be callables, or sections whose
+        `name` is one. Give them again to resume.
     resume: go on from the run's last checkpoint. fresh: move an existing run of that name aside first.
     allow: keys of the config that may differ from what the run began with, on a resume.
     overrides: keys with `__` for the dots, e.g. `seed=1`, `eval__every=10`, `stages__grpo__steps=20`.
@@ -71,12 +77,39 @@ def trainer(
     from mmrl.training.run_folder import claim, describe
 
     processes = processes or _processes(config)
+    _check_objects(config, processes)
     processes.once(lambda: claim(config.run_dir, resume, fresh))
     processes.notes.open()
-    run = assemble(config, processes, should_stop)
+    run = assemble(config, processes, should_stop, quiet=quiet)
     if not resume:
         processes.once(lambda: describe(config))
     return Loop(run, quiet=quiet, allow=allow)
+
+
+def plan(
+    config: Source, *, processes: int | None = None, resume: bool = False, measure: bool = False, **overrides: Any
+) -> Iterator[str]:
+    """Lines about what a training would do and take: its arithmetic, what was found, memory; nothing is left on disk.
+
+    processes: to plan for; None: those that a launcher started. resume: look at the run's last checkpoint, too.
+    measure: train one step of every stage, for its time and memory.
+    Raises, as the lines are asked for, what `train` would raise before its first step.
+    """
+    from mmrl.training.plan import plan_text, processes_of_environment
+
+    made = _config(config, overrides)
+    world = processes or processes_of_environment()
+    yield from plan_text(made, world).splitlines()
+    from mmrl.training.dry_run import dry_run
+
+    yield from dry_run(made, world, resume)
+    if measure:
+        from mmrl.training.dry_run import steps_done
+        from mmrl.training.measure import measured
+
+        yield from measured(made, steps_done(made) if resume else 0)
+    else:
+        yield "time: not known before a step is measured (--measure)"
 
 
 def evaluate(config: Source, *, run: str | Path | None = None, **overrides: Any) -> dict[str, float]:
@@ -127,6 +160,18 @@ def default_config(modality: str) -> str:
     return str(share("configs", f"{DEFAULTS[modality]}.yaml"))
 
 
+def _check_objects(config: Config, processes: Processes) -> None:
+    """Raise ConfigError where processes were given different objects: each would train on its own."""
+    pairs = [str(getattr(stage, "pairs", None)) for stage in config.stages]
+    seen = processes.gather([*config.data.sources, *pairs, *(reward.name for reward in config.rewards)])
+    differing = next((pair for other in seen for pair in zip(seen[0], other) if pair[0] != pair[1]), None)
+    if differing:
+        raise ConfigError(
+            f"processes were given different objects: {' and '.join(differing)}; make the same data on each (seed what "
+            "shuffles it)"
+        )
+
+
 def _processes(config: Config) -> Processes:
     """The processes of a run, with its threads."""
     from mmrl.training.assemble import set_threads
@@ -137,10 +182,15 @@ def _processes(config: Config) -> Processes:
 
 
 def _config(source: Source, overrides: Mapping[str, Any]) -> Config:
-    changes = [(key.replace("__", "."), value) for key, value in overrides.items()]
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    try:
+        made = objects.replaced({"config": source, "overrides": dotted})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    source, changes = made["config"], list(made["overrides"].items())
     if isinstance(source, Config):
         return load(source.model_dump(mode="json"), changes) if changes else source
     return load(source, changes)
 
 
-__all__ = ["evaluate", "sample", "train", "trainer"]
+__all__ = ["evaluate", "plan", "sample", "train", "trainer"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmrl.near import near, short
+from mmrl.terminal import own_warnings, processes, say
 
 if TYPE_CHECKING:
     from mmrl.config import Config
@@ -46,9 +47,17 @@ def cli() -> None:
     """
 
 
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    from mmrl.completion import config_words
+
+    return config_words(context, parameter, incomplete)
+
+
 def with_config(command: Command) -> Command:
     """CONFIG, --modality and overrides, as every command that runs a config takes them."""
-    command = click.argument("words", nargs=-1, metavar="[CONFIG | RUN_FOLDER] [KEY.SUB=VALUE]...")(command)
+    command = click.argument(
+        "words", nargs=-1, metavar="[CONFIG | RUN_FOLDER] [KEY.SUB=VALUE]...", shell_complete=_complete
+    )(command)
     return click.option(
         "--modality", "-m", help="text, vision, image, or path/file.py:Class; without CONFIG, runs its default."
     )(command)
@@ -83,10 +92,13 @@ def _default(modality: str) -> str | dict[str, Any]:
     from mmrl.modalities.load import adapter_class
 
     if modality.rpartition(":")[0].endswith(".py"):
-        default = getattr(adapter_class(modality), "default_config", None)
-        if default is None:
-            from mmrl.config import ConfigError
+        from mmrl.config import ConfigError
 
+        try:
+            default = getattr(adapter_class(modality), "default_config", None)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if default is None:
             raise ConfigError(f"{modality} has no `default_config`; give a CONFIG as well")
         return {"modality": modality, **default}
     return api.default_config(modality)
@@ -129,31 +141,39 @@ def train(
         raise click.UsageError("--allow goes with --resume")
     config = read_config(words, modality, located(out).items() if out else ())
     if not quiet:
-        click.echo(plan_text(config))
+        say(plan_text(config, processes()))
     from mmrl.training.stopping import Stopped
 
     options: dict[str, Any] = {"allow": allow} if allow else {}
     try:
         summary = api.train(config, resume=resume, fresh=fresh, quiet=quiet, **options)
     except Stopped as stopped:
-        click.echo(str(stopped))
+        say(str(stopped))
         sys.exit(EXIT_STOPPED)
     before, after = summary["before"], summary["after"]
     for name in sorted(after):
         if not name.endswith("/invalid"):
             start = f"{before[name]:.3f} -> " if name in before else ""
-            click.echo(f"{name}: {start}{after[name]:.3f}")
-    click.echo(f"{summary['steps']} steps in {summary['wall_s']:.0f} s; report: {config.run_dir / 'report.html'}")
+            say(f"{name}: {start}{after[name]:.3f}")
+    say(f"{summary['steps']} steps in {summary['wall_s']:.0f} s; report: {config.run_dir / 'report.html'}")
 
 
 @cli.command()
 @with_config
-@click.option("--processes", default=1, show_default=True, help="Processes to plan for.")
-def plan(words: Words, modality: str | None, processes: int) -> None:
-    """Check a config and print what it would do."""
-    from mmrl.training.plan import plan_text
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="Processes to plan for; left out: those of the launcher, or one."
+)
+@click.option("--resume", is_flag=True, help="Look, too, whether the run's last checkpoint goes on with this config.")
+@click.option("--measure", is_flag=True, help="Train one step of every stage in a temporary folder: seconds, memory.")
+def plan(words: Words, modality: str | None, processes: int | None, resume: bool, measure: bool) -> None:
+    """Look at all that a training needs, without the model's weights; say what it would do and take.
 
-    click.echo(plan_text(read_config(words, modality), processes), nl=False)
+    Fails where `mmrl train` would fail before its first step.
+    """
+    from mmrl import api
+
+    for line in api.plan(read_config(words, modality), processes=processes, resume=resume, measure=measure):
+        click.echo(line)
 
 
 @cli.command(name="eval")
@@ -201,8 +221,12 @@ def report(run: Path) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--prompt", "-p", "prompts", multiple=True, help="One for all files, or one per file.")
 @click.option("--option", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Options of the reward.")
-def reward(name: str, files: tuple[Path, ...], prompts: Words, options: Words) -> None:
-    """Score saved pictures (or texts) with a reward: `mmrl reward jpeg.compressible a.png b.png`."""
+@click.option("--set", "columns", multiple=True, metavar="COLUMN=VALUE", help="Columns of the record, as answer=5.")
+def reward(name: str, files: tuple[Path, ...], prompts: Words, options: Words, columns: Words) -> None:
+    """Score saved pictures (or texts) with a reward: `mmrl reward jpeg.compressible a.png b.png`.
+
+    A reward that compares with a record wants its columns: `mmrl reward math.verify said.txt --set answer=5`.
+    """
     from mmrl.config import ConfigError
     from mmrl.config.overrides import read
     from mmrl.reporting.artifacts import load_artifact
@@ -213,7 +237,7 @@ def reward(name: str, files: tuple[Path, ...], prompts: Words, options: Words) -
     if len(prompts) not in (0, 1, len(files)):
         raise ConfigError(f"{len(prompts)} prompts for {len(files)} files: give none, one, or one per file")
     texts = list(prompts) * (len(files) if len(prompts) == 1 else 1) or [""] * len(files)
-    given = dict(read(option) for option in options)
+    given, record = (dict(read(word) for word in words) for words in (options, columns))
     loaded = load_reward(name, given)
     groups = []
     for i, (path, text) in enumerate(zip(files, texts)):
@@ -221,7 +245,7 @@ def reward(name: str, files: tuple[Path, ...], prompts: Words, options: Words) -
             artifact = load_artifact(path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from None
-        prompt = Prompt(str(path), text, {"prompt": text})
+        prompt = Prompt(str(path), text, {"prompt": text, **record})
         groups.append(Group(prompt, i, [Sample(prompt, 0, artifact)]))
     score_groups(groups, [loaded])
     for group in groups:
@@ -290,13 +314,39 @@ def list_(what: str) -> None:
         click.echo(name)
 
 
+@cli.command()
+def env() -> None:
+    """What this installation is made of: for a bug report."""
+    from mmrl.versions import described
+
+    for line in described():
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes commands, configs and keys: `eval "$(mmrl completion bash)"`."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    click.echo(made(cli, {}, "mmrl", "_MMRL_COMPLETE").source())
+
+
 def main() -> None:
     """Entry point: expected problems are one message, not a traceback."""
+    with own_warnings():
+        _run()
+
+
+def _run() -> None:
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.Abort:
+        click.echo("ended by Ctrl-C", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

@@ -5,6 +5,7 @@ A box is (x1, y1, x2, y2), its left, top, right and bottom edge, as floats. Its 
 original: pixels of the picture as it was opened.
 seen: pixels of what the model's processor made of the view (crop and resize included); Qwen2.5-VL writes these.
 norm1000: thousandths of the view's width and height; Qwen2-VL, Qwen3-VL and InternVL write these.
+loc1024: 1024ths of the view's width and height; PaliGemma writes these.
 norm1: shares of the view's width and height.
 """
 
@@ -21,7 +22,7 @@ Size = tuple[int, int]  # width, height
 # Marks the place of a picture in a text; there are as many as pictures.
 IMAGE = "<image>"
 
-SPACES = ("original", "seen", "norm1000", "norm1")
+SPACES = ("original", "seen", "norm1000", "loc1024", "norm1")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class View:
 class Media:
     """A view that was shown.
 
-    original: size of the picture as it was opened. seen: size of what the processor made of the view, from its own
-    output. space: how the policy writes boxes. tokens: visual tokens that it cost.
+    original: size of the picture as it was opened. seen: size of what the processor makes of the view, by its own
+    rule. space: the coordinates that the policy writes boxes in. tokens: visual tokens that it cost. boxes: the form
+    that it writes them in, a key of mmrl.boxes.SYNTAXES.
     """
 
     view: View
@@ -50,6 +52,7 @@ class Media:
     seen: Size
     space: str = "seen"
     tokens: int = 0
+    boxes: str = "json"
 
     @property
     def window(self) -> Box:
@@ -79,7 +82,7 @@ def _scale(media: Media, space: str) -> Box:
     if space == "original":
         return (0.0, 0.0, 1.0, 1.0)
     left, top, right, bottom = media.window
-    units = {"seen": media.seen, "norm1000": (1000, 1000), "norm1": (1, 1)}
+    units = {"seen": media.seen, "norm1000": (1000, 1000), "loc1024": (1024, 1024), "norm1": (1, 1)}
     if space not in units:
         raise ValueError(f"coordinate space {space!r} is not known; there are {', '.join(SPACES)}")
     width, height = units[space]

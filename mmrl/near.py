@@ -9,12 +9,14 @@ from collections.abc import Iterable
 LONGEST = 80
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """What `word` may have meant, or everything that is known, in order of the alphabet."""
+def near(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """What `word` may have meant; or `otherwise`, by default everything that is known, in order of the alphabet."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word[:LONGEST], names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
+    if otherwise is not None:
+        return otherwise
     return f"known: {', '.join(names)}" if names else "there are none"
 
 

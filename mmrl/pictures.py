@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmrl.films import FilmError, film_frame, film_size, is_film, split_frame
 from mmrl.share import SCHEME, resolve
 
 if TYPE_CHECKING:
@@ -29,14 +30,22 @@ _END = 64  # bytes of a file in which its format's end stands
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used; the message names it and says why."""
+    """A picture that cannot be used; the message names it and says why.
+
+    prompt: the id of the prompt that shows it, where that is known.
+    """
+
+    def __init__(self, message: str, prompt: str | None = None) -> None:
+        super().__init__(message)
+        self.prompt = prompt
 
 
 def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Image:
-    """A picture as RGB.
+    """A picture as RGB; of a video as a whole its first frame.
 
-    ref: a file name below `root`, or `share://...`; a PIL picture; {"bytes": ..., "path": ...} as tables hold it; or a
-    function without arguments that returns one of these. max_pixels: width x height that is decoded at most.
+    ref: a file name below `root`, or `share://...`, with `#frame=N` for a frame of an animation or a film; a PIL
+    picture; {"bytes": ..., "path": ...} as tables hold it; or a function without arguments that returns one of these.
+    max_pixels: width x height that is decoded at most.
 
     Turned upright by its EXIF orientation: the pixels that boxes count are those of the result. Transparency becomes
     white. Of several frames or pages the first is taken, with a warning. Grey of 16 bits is scaled to 8.
@@ -45,16 +54,29 @@ def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Imag
     """
     from PIL import Image
 
+    ref = ref["frames"][0] if is_video(ref) else ref
     ref, name = _drawn(ref), _name(ref)
     if isinstance(ref, Image.Image):
         _bounded(ref, name, max_pixels)
         return _read(lambda: _upright(ref), name)
+    film = _film(ref, root)
+    if film is not None:
+        _within(film_size(film[0]), name, max_pixels)
+        return _read(lambda: _rgb(film_frame(*film)), name)
     with _opened(ref, root, name) as image:
         _bounded(image, name, max_pixels)
         frames = _read(lambda: getattr(image, "n_frames", 1), name)
-        if frames > 1 and image.format != "MPO":  # of which the second is a preview
+        frame = split_frame(ref)[1] if isinstance(ref, str) else None
+        if frame is not None:
+            _read(lambda: image.seek(frame), name)
+        elif frames > 1 and image.format != "MPO":  # of which the second is a preview
             warnings.warn(f"picture {name}: it has {frames} frames, the first is taken", stacklevel=2)
         return _read(lambda: _upright(image), name)
+
+
+def is_video(ref: Any) -> bool:
+    """Whether a reference is a video as a whole: {"frames": [picture ...], ...}."""
+    return isinstance(ref, Mapping) and isinstance(ref.get("frames"), list) and bool(ref["frames"])
 
 
 def check_image(ref: Any, root: str | Path | None, max_pixels: int) -> None:
@@ -62,6 +84,10 @@ def check_image(ref: Any, root: str | Path | None, max_pixels: int) -> None:
 
     Pixels are decoded only where the file does not end as its format does. A function is not called.
     """
+    if is_video(ref):
+        for frame in ref["frames"]:
+            check_image(frame, root, max_pixels)
+        return
     if callable(ref):
         return
     from PIL import Image
@@ -69,6 +95,10 @@ def check_image(ref: Any, root: str | Path | None, max_pixels: int) -> None:
     name = _name(ref)
     if isinstance(ref, Image.Image):
         _bounded(ref, name, max_pixels)
+        return
+    film = _film(ref, root)
+    if film is not None:
+        _within(_read(lambda: film_size(film[0]), name), name, max_pixels)
         return
     with _opened(ref, root, name) as image:
         _bounded(image, name, max_pixels)
@@ -83,10 +113,15 @@ def image_size(ref: Any, root: str | Path | None, max_pixels: int) -> tuple[int,
     """
     from PIL import Image
 
+    ref = ref["frames"][0] if is_video(ref) else ref
     ref, name = _drawn(ref), _name(ref)
     if isinstance(ref, Image.Image):
         _bounded(ref, name, max_pixels)
         return _size(ref)
+    film = _film(ref, root)
+    if film is not None:
+        size: tuple[int, int] = _read(lambda: film_size(film[0]), name)
+        return _within(size, name, max_pixels)
     with _opened(ref, root, name) as image:
         _bounded(image, name, max_pixels)
         return _read(lambda: _size(image), name)
@@ -120,7 +155,7 @@ def _opened(ref: Any, root: str | Path | None, name: str) -> Iterator[Image.Imag
     if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes):
         source: Any = io.BytesIO(ref["bytes"])
     elif isinstance(ref, str):
-        source = _file(ref, root)
+        source = _file(split_frame(ref)[0], root)
     else:
         raise PictureError(f"picture: expected a file name or a picture, got {type(ref).__name__}")
     with _read(lambda: Image.open(source, formats=FORMATS), name) as image:
@@ -129,7 +164,7 @@ def _opened(ref: Any, root: str | Path | None, name: str) -> Iterator[Image.Imag
 
 def _file(name: str, root: str | Path | None) -> Path:
     """The file's path: a regular file, so that opening it does not wait for what never comes."""
-    path = _path(name, root)
+    path = path_of(name, root)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -142,7 +177,17 @@ def _file(name: str, root: str | Path | None) -> Path:
     return path
 
 
-def _path(name: str, root: str | Path | None) -> Path:
+def _film(ref: Any, root: str | Path | None) -> tuple[Path, int] | None:
+    """(file, frame) of a reference to a frame of a film; None for any other."""
+    if not isinstance(ref, str):
+        return None
+    name, frame = split_frame(ref)
+    path = _file(name, root) if frame is not None else None
+    return (path, frame) if path is not None and frame is not None and is_film(path) else None
+
+
+def path_of(name: str, root: str | Path | None) -> Path:
+    """Where a name of a record is: below `root`, or `share://...`. Raises PictureError for one that is elsewhere."""
     if name.startswith(SCHEME):
         try:
             return resolve(name)
@@ -166,11 +211,16 @@ def _path(name: str, root: str | Path | None) -> Path:
 
 
 def _bounded(image: Image.Image, name: str, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
+    _within(image.size, name, max_pixels)
+
+
+def _within(size: tuple[int, int], name: str, max_pixels: int) -> tuple[int, int]:
+    if size[0] * size[1] > max_pixels:
         raise PictureError(
-            f"picture {name}: {image.width}x{image.height} is over data.max_pixels={max_pixels}; "
+            f"picture {name}: {size[0]}x{size[1]} is over data.max_pixels={max_pixels}; "
             "scale it down or raise the bound"
         )
+    return size
 
 
 def _ends(image: Any) -> bool:
@@ -193,8 +243,29 @@ def _ends(image: Any) -> bool:
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    sideways = image.getexif().get(ORIENTATION) in _SIDEWAYS
+    # Pillow decodes a whole PNG to look behind its pixels for what could turn it.
+    plain = image.format == "PNG" and "exif" not in image.info and not _notes_behind(image)
+    sideways = not plain and image.getexif().get(ORIENTATION) in _SIDEWAYS
     return (image.height, image.width) if sideways else image.size
+
+
+def _notes_behind(image: Any) -> bool:
+    """Whether a PNG has words about itself behind its pixels, as few have."""
+    file, pixels = image.fp, False
+    if file is None:
+        return True
+    place = file.tell()
+    file.seek(8)
+    try:
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            pixels = pixels or kind == b"IDAT"
+            if pixels and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -223,6 +294,10 @@ def _read(what: Callable[[], Any], name: str) -> Any:
 
     try:
         return what()
+    except FilmError as error:
+        raise PictureError(f"picture {name}: {error}") from None
+    except ImportError:
+        raise
     except UnidentifiedImageError:
         raise PictureError(f"picture {name}: cannot be read: it is no picture of {', '.join(FORMATS)}") from None
     # Pillow's readers raise whatever a broken file leads them to: OSError, SyntaxError, struct.error, EOFError ...

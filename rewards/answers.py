@@ -5,22 +5,47 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections import deque
 from typing import Any
 
 from mmrl.types import Prompt, Sample, Score
 
+from .places import boxed, in_tag, said_in_tag, without_open_box, without_thoughts
+from .signs import ascii_signs
+
+_NOUN = (
+    r"(?:\b(?:answer|(?:correct|right|best) (?:option|choice)|antwort|lösung|respuesta|réponse|resposta|risposta|ответ"
+    r"|antwoord|odpowiedź|cevap|jawaban|svar|đáp án)"
+    r"(?: (?:correcta|correta|corretta|correcte|richtige|final|finale|exacte))?\b|答案|答え|정답|답)"
+)
 _SAID = re.compile(
-    r"(?P<marks>\*{0,3})(?:\b(?:answer|(?:correct|right|best) (?:option|choice))|答案)(?P<after>\*{0,3})"
-    r"(?: is(?!n['’]t)| should be| must be| would be|[:：]| =|是(?!否)|为)\s*[:：]?[ \t]*",
+    rf"(?P<marks>\*{{0,3}})(?:(?:the |my )?(?:final |correct ))?{_NOUN}(?P<after>\*{{0,3}})"
+    r"(?: is(?!n['’]t)| should be| must be| would be| ist(?! nicht)| lautet| est| es| é| è|\s?[:：]| =| равен| [—–]"
+    r"|是(?!否|不)|为|は|은|는|이)\s*[:：]?[ \t]*",
     re.IGNORECASE,
 )
+_HEADING = re.compile(rf"^[# \t*_]*(?:the )?(?:final )?{_NOUN}[ \t*_:：]*$", re.IGNORECASE | re.MULTILINE)
 _BEFORE = re.compile(r"[\s*]*(?:the\s+)?(?:final\s+)?", re.IGNORECASE)  # a gold that is a sentence, not a text with one
-_EMPHASIS = re.compile(r"(\*{1,3}|`{1,3})(?![\s*`])([^*`\n]+)(?<!\s)\1")
-_WAYS = ("boxed", "tag:answer", "after:####", "said", "line")
+_EMPHASIS = re.compile(
+    r"(?:(\*{1,3}|`{1,3})(?![\s*`])([^*`\n]+)(?<!\s)\1|\*\*(?![\s*])((?:[^*\n]|\*(?!\*))+)(?<!\s)\*\*|`([^`\n]+)`)"
+)
+_QUOTES = re.compile(r"\"([^\"]+)\"|'([^']+)'|‘([^‘’]+)’|“([^“”]+)”|「([^「」]+)」|«([^«»]+)»")
+_COPULA = re.compile(r"(?<=\w)\s*(?:です|である|だ|となります|입니다|이다)$")
+_BULLET = re.compile(r"^(?:>\s+|[-*•]\s+(?![\s\d.$-]))+")
+# What follows an answer: its reason, or another sentence. A word of three letters ends one ("St. Louis" goes on).
+_REASON = re.compile(
+    r"(?<=[\w)*$}%\"'])(?:,? (?:because|since|which is|due to|weil|porque|parce que)\b|,? i\.e\.|, as\b|;\s)"
+)
+_NEXT_SENTENCE = re.compile(r"(?:(?<=\w{3})|(?<=\d)|(?<=[)*$}%\"']))[.!](?=\s+[^\W\d_a-z])|[。！](?=.)")
+_CORRECTS = re.compile(
+    r"\b(?:wait|actually|sorry|correction|mistake|wrong|instead|oops|hmm)\b|\bno[,:.]", re.IGNORECASE
+)
+_EMPTY = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}|<(\w{1,20})>\s*</\1>")
 _MARK = "####"
+_NUMERIC = re.compile(r"[\s\d.,/$%€£+-]+")
 _STOPS = " .。．"
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
-_OF_A_NUMBER = re.compile(r"(?<=\d)[.,](?=\d)|(?<!\w)[-.+](?=[.\d])")
+_OF_A_NUMBER = re.compile(r"(?<=\d)[-.,/:^*+](?=\d)|(?<!\w)[-.+](?=[.\d])")
 
 
 def text_of(sample: Sample) -> str:
@@ -38,63 +63,48 @@ def final_answer(text: str, extract: str = "auto") -> str | None:
 def readings(text: str, extract: str = "auto") -> list[str]:
     """The pieces of `text` that may be its final answer, stripped, the best first; [] where there is none.
 
-    extract: `boxed`, the last whole \\boxed{...}; `after:MARK`, what follows the last MARK on its line; `tag:NAME`,
-    the last whole <NAME>...</NAME>; `said`, what follows the last "answer is", "answer:", "correct option is", 答案是;
-    `line`, the last line that is not empty; `whole`, all of it; `auto`, those of boxed, tag:answer, after:####, said
-    and line that are there: a reward takes the first that it can read.
+    extract: `boxed`, the last whole \\boxed{...}, with those that "or" joins to it; `after:MARK`, what follows the last
+    MARK on its line; `tag:NAME`, the last whole <NAME>...</NAME>; `said`, what follows the last "answer is", "answer:",
+    "correct option is", 答案是, Antwort:, ... up to its reason or the next sentence, and then its whole line; `line`,
+    the last line with a word, of a table its last cell; `whole`, all of it; `auto`, those of `marked` and the line: a
+    reward takes the first that it can read.
     Thoughts are left out, but by `whole` and `tag:think`; so are markdown's emphasis and a full stop around the piece.
     Raises ValueError for another word.
     """
     if extract == "auto":
-        pieces = [piece for way in _WAYS for piece in readings(text, way)]
-        return list(dict.fromkeys(pieces))
+        said = without_thoughts(text)
+        return list(dict.fromkeys([*marked(text), *_all_bare([_line(said)])]))
     way, _, name = extract.partition(":")
     if extract == "whole":
         return [text.strip()] if text.strip() else []
-    said = text if extract == "tag:think" else without_thoughts(text)
+    said = without_thoughts(text)
     if extract == "boxed":
-        piece = said[found[-1]] if (found := boxes(said)) else None
+        pieces = [boxed(said)[1]]
     elif way == "after" and name:
-        piece = said.rpartition(name)[2].partition("\n")[0] if name in said else None
+        pieces = [_after(said, name)[1]]
     elif way == "tag" and name:
-        piece = tagged(said, name)
+        pieces = [said_in_tag(text, name) or ""]
     elif extract == "said":
-        piece = _said(said)
+        pieces = _said(said)[1]
     elif extract == "line":
-        piece = next((line for line in reversed(said.splitlines()) if line.strip()), None)
+        pieces = [_line(said)]
     else:
         raise ValueError(f"extract={extract!r}: expected auto, boxed, after:MARK, tag:NAME, said, line or whole")
-    bare = _bare(piece or "")
-    return [bare] if bare else []
+    return _all_bare(pieces)
 
 
-def without_thoughts(text: str) -> str:
-    """What is said after the last </think>, which the template may have opened, and before a <think> without an end."""
-    return text.rpartition("</think>")[2].partition("<think>")[0]
+def marked(text: str) -> list[str]:
+    """The pieces that are marked as the final answer, the best first: the last of box, <answer> and ####, then `said`.
 
-
-def boxes(text: str) -> list[slice]:
-    """Where the insides of all whole \\boxed{...} are, in order; of nested ones the outer."""
-    found: list[slice] = []
-    for start in (m.end() for m in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)):
-        if found and start < found[-1].stop:
-            continue
-        depth = 1
-        for place in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
-            if depth == 0:
-                found.append(slice(start, place))
-                break
-        else:
-            break  # one that has no end holds all that follows
-    return found
-
-
-def tagged(text: str, name: str) -> str | None:
-    """The inside of the last <name>...</name> that holds no other <name>, as it stands; None without one."""
-    start = re.escape(f"<{name}>")
-    found = re.findall(rf"{start}((?:(?!{start}).)*?){re.escape(f'</{name}>')}", text, re.DOTALL)
-    return found[-1] if found else None
+    What is said after these with a correction between ("wait", "no,") comes first.
+    """
+    said = without_thoughts(text)
+    marks = sorted((boxed(said), in_tag(said, "answer"), _hashed(said)), key=lambda found: -found[0])
+    pieces = [piece for _, piece in marks]
+    start, words = _said(said)
+    last = marks[0][0]
+    corrected = 0 <= last < start and _CORRECTS.search(said, last, start)
+    return _all_bare([*words, *pieces] if corrected else [*pieces, *words])
 
 
 def normalised(text: str, case: bool = False, punctuation: bool = True, articles: bool = True) -> str:
@@ -103,7 +113,7 @@ def normalised(text: str, case: bool = False, punctuation: bool = True, articles
     case, punctuation, articles (a, an, the): whether they count and so stay. Decimal points, thousands commas and signs
     of numbers stay in any case, lest 3.5 become 35; a text of nothing else ("The", "?") stays whole.
     """
-    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
+    text = unicodedata.normalize("NFKC", ascii_signs(text))
     if not case:
         text = text.casefold()
     whole = " ".join(text.split())
@@ -166,22 +176,60 @@ def _gold(text: str, marked: bool) -> str:
     return found if found or marked else _bare(text)
 
 
-def _said(text: str) -> str | None:
-    """What follows the last "answer is" on its line, without the marks of an emphasis that began before it."""
-    found = list(_SAID.finditer(text))
-    if not found:
-        return None
-    piece = text[found[-1].end() :].partition("\n")[0].strip()
-    marks = found[-1]["marks"]
-    if marks and not found[-1]["after"]:
+def _after(text: str, mark: str) -> tuple[int, str]:
+    return text.rfind(mark), text.rpartition(mark)[2].partition("\n")[0] if mark in text else ""
+
+
+def _hashed(text: str) -> tuple[int, str]:
+    """What follows the last ####, GSM8K's mark; -1 where it is markdown's heading of what follows."""
+    place, piece = _after(text, _MARK)
+    below = text[place:].partition("\n")[2]
+    heads = any(c.isalnum() for c in below) and not _NUMERIC.fullmatch(piece)
+    return (-1, "") if heads or re.search(_NOUN, piece, re.IGNORECASE) else (place, piece)
+
+
+def _said(text: str) -> tuple[int, list[str]]:
+    """Where the last "answer is" stands (-1), and what follows it: up to its reason or next sentence, and its line."""
+    said, heading = (_last_of(pattern, text) for pattern in (_SAID, _HEADING))
+    found = max((one for one in (said, heading) if one), key=lambda one: one.end(), default=None)
+    if found is None:
+        return -1, []
+    line, _, below = text[found.end() :].partition("\n")
+    piece = line.strip()
+    if found is said and found["marks"] and not found["after"]:
+        marks = found["marks"]
         piece = piece.removeprefix(marks) if piece.startswith(marks) else piece.replace(marks, "", 1)
-    return piece
+    if not any(c.isalnum() for c in piece):
+        piece = next((line.strip() for line in below.splitlines() if any(c.isalnum() for c in line)), piece)
+    cuts = [cut.start() for pattern in (_REASON, _NEXT_SENTENCE) if (cut := pattern.search(piece))]
+    if cuts and not _CORRECTS.search(piece, min(cuts)):
+        return found.start(), [piece[: min(cuts)], piece]
+    return found.start(), [piece]
+
+
+def _last_of(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
+
+
+def _line(text: str) -> str:
+    """The last line that holds a word, or else the last that is not empty; of a row of a table its last cell."""
+    lines = [line.strip() for line in _EMPTY.sub("", without_open_box(text)).splitlines() if line.strip()]
+    line = next((line for line in reversed(lines) if any(c.isalnum() for c in line)), lines[-1] if lines else "")
+    if line.startswith("|") and line.endswith("|"):
+        cells = [cell for cell in line.split("|") if cell.strip()]
+        return cells[-1] if cells else ""
+    return _BULLET.sub("", line)
+
+
+def _all_bare(pieces: list[str]) -> list[str]:
+    return list(dict.fromkeys(bare for piece in pieces if (bare := _bare(piece))))
 
 
 def _bare(piece: str) -> str:
-    """The piece without outer white space, a full stop, and markdown's emphasis of all of it."""
+    """The piece without outer white space, a full stop, quotes, and markdown's emphasis of all of it."""
     piece = piece.strip()
-    bare = piece.rstrip(_STOPS)
-    if found := _EMPHASIS.fullmatch(bare):
-        bare = found[2].strip().rstrip(_STOPS)
+    bare = _COPULA.sub("", piece.rstrip(_STOPS))
+    if found := _EMPHASIS.fullmatch(bare) or _QUOTES.fullmatch(bare):
+        inside = found.groups()[1:] if found.re is _EMPHASIS else found.groups()
+        bare = next(filter(None, inside)).strip().rstrip(_STOPS)
     return bare or piece

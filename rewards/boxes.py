@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from mmrl.boxes import marked_boxes
 from mmrl.media import Box, Size, area, clipped, to_original
 from mmrl.types import Prompt, Sample
 
-from .answers import tagged, without_thoughts
+from .places import said_in_tag, without_thoughts
+from .signs import ascii_signs
 
 BOX_NAMES = ("bbox_2d", "bbox", "box")
 LABEL_NAMES = ("label", "category", "class", "name")
@@ -26,6 +28,10 @@ _NUMBER = r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 # Four numbers in brackets, or two corners, as Qwen2-VL writes them: (100,200),(300,400).
 _QUADRUPLE = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:[\])]\s*,\s*[\[(]|,){_NUMBER},{_NUMBER}[\])]")
 _TOKENS = re.compile(r"<\|(?:box|object_ref|quad)_(?:start|end)\|>")
+_DENIED = re.compile(
+    r"\b(?:not|isn't|instead of|rather than)\s+(?:at |in )?(?:<\|\w+\|>)*[\[(][^\[\](){}]{0,99}[\])]", re.IGNORECASE
+)
+_CORNERS = ("x1", "y1", "x2", "y2")
 
 
 class NoBoxes(ValueError):
@@ -44,10 +50,11 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
     """The boxes that a completion gives, in its own coordinates and order; [] where it says that there are none.
 
     where: `tag:NAME`, the last whole <NAME>...</NAME>; `json`, the last code fence; `whole`, all of it; `auto`, the
-    first of tag:bbox, tag:answer, json and whole that can be read. Thoughts are left out. In that place stands JSON or
-    a Python literal: a box [x1, y1, x2, y2] or [[x1, y1], [x2, y2]], a list of them, or objects with `bbox_2d` (`bbox`,
-    `box`) and perhaps a `label`; a code fence around it and Qwen's marks of boxes are left out. Otherwise, unless
-    strict, every four numbers in brackets are a box, and every two corners: (x1, y1), (x2, y2).
+    first of tag:bbox, tag:answer, json and whole that can be read. Thoughts are left out, and boxes after "not". In
+    that place stands JSON or a Python literal: a box [x1, y1, x2, y2] or [[x1, y1], [x2, y2]], a list of them, or
+    objects with `bbox_2d` (`bbox`, `box`; or `x1`, `y1`, `x2`, `y2`) and perhaps a `label`; a code fence around it is
+    left out. Boxes between a family's own marks (mmrl.boxes: Qwen2-VL's, InternVL's, PaliGemma's) are those. Otherwise,
+    unless strict, every four numbers in brackets are a box, and every two corners: (x1, y1), (x2, y2).
     Raises NoBoxes for what is missing, cannot be read, or is over 300 boxes; ValueError for another `where`.
     """
     if where == "auto":
@@ -58,9 +65,9 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
                 continue
         raise NoBoxes("no readable boxes")
     way, _, name = where.partition(":")
-    said = _TOKENS.sub("", without_thoughts(text))
+    said = _plain(without_thoughts(text))
     if way == "tag" and name:
-        piece, missing = tagged(said, name), f"no whole <{name}>"
+        piece, missing = said_in_tag(_plain(text), name), f"no whole <{name}>"
     elif where == "json":
         piece, missing = next(iter(_FENCE.findall(said)[-1:]), None), "no code fence"
     elif where == "whole":
@@ -69,7 +76,8 @@ def items_in(text: str, where: str = "auto", strict: bool = False) -> list[Item]
         raise ValueError(f"where={where!r}: expected auto, tag:NAME, json or whole")
     if piece is None:
         raise NoBoxes(missing)
-    items = _read(next(iter(_FENCE.findall(piece)[-1:]), piece).strip(), strict)
+    marked = [Item(found.box, found.label) for found in marked_boxes(piece)]
+    items = marked or _read(_TOKENS.sub("", next(iter(_FENCE.findall(piece)[-1:]), piece)).strip(), strict)
     if len(items) > MOST_BOXES:
         raise NoBoxes(f"over {MOST_BOXES} boxes")
     return items
@@ -127,6 +135,11 @@ def column(prompt: Prompt, names: Sequence[str]) -> Any:
 # -------------------------------------------------------------------- reading
 
 
+def _plain(text: str) -> str:
+    """In ASCII's signs, without boxes that are denied."""
+    return _DENIED.sub(" ", ascii_signs(text))
+
+
 def _read(text: str, strict: bool) -> list[Item]:
     if len(text) > _MOST_CHARACTERS:
         raise NoBoxes(f"over {_MOST_CHARACTERS} characters")
@@ -161,7 +174,8 @@ def _items(value: Any) -> list[Item]:
 def _item(value: Any) -> Item:
     if not isinstance(value, Mapping):
         return Item(_box(value))
-    box = next((value[name] for name in BOX_NAMES if name in value), None)
+    corners = [value[name] for name in _CORNERS] if all(name in value for name in _CORNERS) else None
+    box = next((value[name] for name in BOX_NAMES if name in value), corners)
     label = next((value[name] for name in LABEL_NAMES if name in value), "")
     return Item(_box(box), label if isinstance(label, str) else str(label))
 

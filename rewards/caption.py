@@ -12,8 +12,9 @@ from rouge_score.tokenizers import Tokenizer
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import tagged, text_of
+from .answers import text_of
 from .boxes import column
+from .places import said_in_tag
 
 _COLUMNS = ("caption", "image_caption")
 _MOST_WORDS = 2000  # the time of ROUGE-L grows with the product of two lengths
@@ -44,7 +45,7 @@ def _score(sample: Sample, tag: str | None, bleu: float) -> Score:
     references = _references(sample.prompt)
     if not references:
         return Score(None, _lacks(sample.prompt), "na")
-    said = text_of(sample) if tag is None else tagged(text_of(sample), tag)
+    said = text_of(sample) if tag is None else said_in_tag(text_of(sample), tag)
     words = _words(said or "")
     if not words or len(words) > _MOST_WORDS:
         return Score.of(0.0, why="no caption" if not words else f"over {_MOST_WORDS} words")

@@ -8,7 +8,7 @@ from fractions import Fraction
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import accepted_of, final_answer, lacks_answer, normalised, not_applicable, text_of
-from .latex import number_in
+from .number import number_in
 
 _DIGITS = re.compile(r"\d+(?:[.,/]\d+)*(?:[eE][-+]?\d+)?")
 _YEAR = re.compile(r"[12]\d{3}")

@@ -7,6 +7,7 @@ import re
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import gold_of, lacks_answer, normalised, not_applicable, readings, text_of
+from .signs import ascii_signs
 
 _LETTERS = "ABCDEFGHIJ"
 _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
@@ -18,7 +19,13 @@ _NOT = (
     r"(?:\b(?:not|cannot|\w+n['’]t|never|neither|nor)\s+(?:be\s+)?(?:the\s+)?(?:option\s+|choice\s+)?"
     r"|不(?:是|选|为|应选)\s*)"
 )
+_WRONG = (
+    r"[)\]]?[.:]?(?:\s+(?:is|was|are|seems|looks)(?:n['’]t\s+(?:right|correct|true|it)"
+    r"|\s+(?:not|wrong|incorrect|false|out|too|an? (?:trap|distractor)|ruled out)\b)|\s?(?:不对|不正确|错))"
+)
+_GOES_ON = r"(?!(?:is|or|and|because|since|as|was|seems|looks|fits) )[a-z]"  # after "A" that is no article
 _WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese stand beside a letter without a space
+_LONGEST = 1000  # characters; a letter that stands before the last so many is no final answer
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -26,8 +33,8 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     """1 where the completion chooses the letter of the record's `answer` ("B", "(b)", "B. Paris"), else 0.
 
     The letter is read in the final answer: in brackets, alone, at its start before `.`, `)` or `:`, or as a capital
-    among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not" is not
-    chosen. Where several letters are named, none is chosen and the score is 0.
+    among its words, or before an option's formula ("(B) \\sqrt{2}"). One after "not", or
+    before "is wrong", is not chosen. Where several letters are named, none is chosen and the score is 0.
     A column `choices`, the options as the prompt shows them, lets `answer` be the text of one of them, whatever their
     order, and a completion that names no letter choose by giving the text of exactly one.
     extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
@@ -50,8 +57,10 @@ def chosen(text: str, letters: str = _LETTERS) -> str | None:
 def _named(text: str, letters: str) -> set[str]:
     """The letters that a final answer names, in upper case."""
     one = f"([{re.escape(letters)}])"
-    text = _WORDS.sub(r"\1", text)
+    text = _WORDS.sub(r"\1", ascii_signs(text[-_LONGEST:]))
     text = re.sub(rf"(?i:{_NOT})[(\[（]?{one.upper()}[)\]）]?(?!{_WORD}|')", " ", text)
+    other = rf"(?<!{_WORD})[(\[]?{one.upper()}"
+    text = re.sub(rf"(?:(?:{other}[)\]]?, )*{other}[)\]]?,? (?:and|or) )?{other}(?i:{_WRONG})", " ", text)
     if _COMMAND.search(text):  # a letter of a formula is no choice, but one before it is
         return _before_formula(text, one)
     bracketed = re.findall(rf"[(\[（]{one}[)\]）]", text, re.IGNORECASE)
@@ -62,7 +71,8 @@ def _named(text: str, letters: str) -> set[str]:
         return {reasoned[1].upper()}
     # In a sentence small letters are words, and so are "A" and "I" before another word, but for "A is right".
     named = bracketed or re.findall(
-        rf"(?<!{_WORD})(?<!')(?![AI] (?!is |or |and )[a-z]){one.upper()}(?!{_WORD}|')", text
+        rf"(?<!{_WORD})(?<!')(?![AI] {_GOES_ON}){one.upper()}(?!{_WORD}|')",
+        text,
     )
     return {name.upper() for name in named}
 

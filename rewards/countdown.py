@@ -10,10 +10,13 @@ from fractions import Fraction
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import final_answer, text_of
+from .answers import readings, text_of
+from .latex import arithmetic
 
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _MOST_CHARACTERS = 300
+_MOST_OF_LATEX = 1000
+_OPERATOR = re.compile(r"[-+*/×÷−·]|\\(?:times|cdot|div|[dt]?frac)")
 
 
 class NoExpression(ValueError):
@@ -23,9 +26,10 @@ class NoExpression(ValueError):
 def solves(samples: list[Sample], extract: str = "auto", all_numbers: bool = True, partial: float = 0.0) -> list[Score]:
     """1 where the final answer is an expression of the record's `numbers`, each once, that equals its `target`.
 
-    Anything after "=" is left out; arithmetic is exact. `partial` is the score of an expression that uses the numbers
+    LaTeX, markdown and the signs for times and divided by are read, brackets of all kinds too. Of an equation the first
+    side with a calculation counts; arithmetic is exact. `partial` is the score of an expression that uses the numbers
     as it must and misses the target (0.1 is a common choice); anything else scores 0.
-    extract: how the final answer is found, see answers.final_answer.
+    extract: how the final answer is found, see answers.readings; the first that is an expression.
     all_numbers: False lets numbers be left out.
     """
     return [_score(sample, extract, all_numbers, partial) for sample in samples]
@@ -43,11 +47,12 @@ def check_prompt(prompt: Prompt) -> str | None:
 def evaluate(expression: str) -> tuple[Fraction, list[int]]:
     """(value, numbers used in order) of an expression such as "(25 - 3) * 4".
 
-    Raises NoExpression for anything but whole numbers, + - * / (or the signs for times and divided by) and round
-    brackets, for a division by zero, and over 300 characters.
+    Also in LaTeX: \\left(25 - 3\\right) \\times \\frac{8}{2}. Raises NoExpression for anything but whole numbers,
+    + - * / and brackets, for a division by zero, and over 300 characters.
     """
-    for sign, plain in (("\N{MULTIPLICATION SIGN}", "*"), ("\N{DIVISION SIGN}", "/"), ("\N{MINUS SIGN}", "-")):
-        expression = expression.replace(sign, plain)
+    if len(expression) > _MOST_OF_LATEX:
+        raise NoExpression(f"over {_MOST_OF_LATEX} characters")
+    expression = arithmetic(expression)
     if len(expression) > _MOST_CHARACTERS:
         raise NoExpression(f"over {_MOST_CHARACTERS} characters")
     if strange := re.search(r"[^0-9 +*/()-]", expression):
@@ -76,12 +81,23 @@ def _score(sample: Sample, extract: str, all_numbers: bool, partial: float) -> S
     if reason := check_prompt(sample.prompt):
         return Score(None, reason, "na")
     numbers, target = sample.prompt.record["numbers"], sample.prompt.record["target"]
-    answer = (final_answer(text_of(sample), extract) or "").partition("=")[0].strip()
-    try:
-        value, used = evaluate(answer)
-    except NoExpression as error:
-        return Score.of(0.0, answer=answer, why=str(error))
+    answer, why = "", "no answer"
+    for said in readings(text_of(sample), extract):
+        answer = _calculation(said)
+        try:
+            value, used = evaluate(answer)
+            break
+        except NoExpression as error:
+            why = str(error)
+    else:
+        return Score.of(0.0, answer=answer, why=why)
     allowed = Counter(used) == Counter(numbers) if all_numbers else Counter(used) <= Counter(numbers)
     if not allowed:
         return Score.of(0.0, answer=answer, why=f"uses {used}, given are {list(numbers)}")
     return Score.of(1.0 if value == target else partial, answer=answer, result=str(value))
+
+
+def _calculation(said: str) -> str:
+    """The first side of an equation that calculates, or else the first: "3 + 5" of "3 + 5 = 8" and of "8 = 3 + 5"."""
+    sides = [side.strip() for side in said.split("=")]
+    return next((side for side in sides if _OPERATOR.search(side) and any(c.isdigit() for c in side)), sides[0])

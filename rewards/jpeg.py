@@ -24,5 +24,9 @@ def incompressible(samples: list[Sample], quality: int = 95, scale: float = 500.
 
 def _kilobytes(image: Image.Image, quality: int) -> float:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="JPEG", quality=quality)
+    plain = image.convert("RGB")
+    if plain.info:  # a comment would be written beside the pixels
+        plain = plain.copy()
+        plain.info = {}
+    plain.save(buffer, format="JPEG", quality=quality)
     return buffer.tell() / 1000

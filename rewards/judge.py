@@ -18,8 +18,9 @@ from mmrl.rewarding.chat import Failure, Messages
 from mmrl.types import Group, Prompt, Sample, Score
 
 from . import judge_templates as templates
-from .answers import accepted_of, final_answer, lacks_answer, not_applicable, tagged, text_of
+from .answers import accepted_of, final_answer, lacks_answer, not_applicable, text_of
 from .judging import open_judge, request, said_numbers, said_score, template_of
+from .places import said_in_tag
 
 _CHOICES = MappingProxyType({"1": "The first response is better.", "2": "The second response is better."})
 
@@ -103,7 +104,7 @@ class rubric(_Judged):
         self.template = template_of(template, templates.RUBRIC, {"question", "answer", "criteria"})
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        said = [text_of(s) if self.tag is None else tagged(text_of(s), self.tag) for s in samples]
+        said = [text_of(s) if self.tag is None else said_in_tag(text_of(s), self.tag) for s in samples]
         given = [self._refused(text) or self._request(sample, text or "") for sample, text in zip(samples, said)]
         scores = self._scores(given, lambda reply: said_numbers(reply, self.criteria), lambda m: sum(m) / len(m))
         return [self._capped(score, text or "") for score, text in zip(scores, said)]
@@ -146,8 +147,8 @@ class consistent(_Judged):
         return self._scores([self._put(sample) for sample in samples], said_score, lambda agreed: 2.0 * agreed - 1.0)
 
     def _put(self, sample: Sample) -> Score | Messages:
-        lines = [line for line in (tagged(text_of(sample), "think") or "").splitlines() if line.strip()]
-        analysis, choice = "\n".join(lines[-self.lines :]), (tagged(text_of(sample), "answer") or "").strip()
+        lines = [line for line in (said_in_tag(text_of(sample), "think") or "").splitlines() if line.strip()]
+        analysis, choice = "\n".join(lines[-self.lines :]), (said_in_tag(text_of(sample), "answer") or "").strip()
         if self._refused(analysis) or self._refused(choice):
             return Score.of(-1.0, why="no analysis or no choice, or too long")
         words = self.choices.get(choice, choice)

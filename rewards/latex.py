@@ -1,93 +1,101 @@
-"""Numbers as texts and LaTeX write them, read exactly."""
+"""LaTeX as plain text: what is compared as text, and what numbers and expressions are read from."""
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-_NUMBER = re.compile(
-    r"(?:(?<![\w)\]}?])[-+])?(?<!\?)(?<!\?/)"
-    r"(?:(?:\d+(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?: ?/ ?\d+)?%?(?![\d)\]}]*\?)",
-    re.ASCII,
+from .signs import ascii_signs
+
+LONGEST = 4000  # characters of a text that holds LaTeX; more is no answer
+_WORDS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|mathbb|operatorname|boxed|fbox|mbox|bold|bm)"
+    r"\s*\{([^{}]*)\}"
 )
-_LONGEST = 4000  # characters of a text that holds LaTeX; more is no answer
-_MOST = 1000  # digits and exponents: 1e999999999 would fill the memory
-_PLAIN = r"-?\d+(?:\.\d+)?"
-_IN_BRACES = rf"\{{\s*({_PLAIN})\s*\}}"
-_SPACES = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|approx|times|cdot|le|leq|ge|geq|ne|neq|sim)(?![a-zA-Z])")
-_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textrm|operatorname|boxed|fbox)\s*\{([^{}]*)\}")
-_DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})")
-_SCIENTIFIC = re.compile(
-    rf"(?<![\w.])({_PLAIN})\s*(?:\\times|\\cdot|×|·|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{{\s*([-+]?\d+)\s*\}}|([-+]?\d+))"
+_SMALL = re.compile(
+    r"\\[,;:! ]|~|\\(?:left|right|displaystyle|textstyle|limits|quad|qquad|big|Big|bigg|Bigg)(?![a-zA-Z])"
 )
-_FRACTION = re.compile(rf"(?:(?<![\w.}}])(\d+)\s*)?\\[dtc]?frac\s*(?:{_IN_BRACES}|(\d))\s*(?:{_IN_BRACES}|(\d))")
-_POWER = re.compile(r"(?<![\w.)\]}])(\d+)\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d+)\s*\}|([-+]?\d+))(?!\s*[\^_])")
-# `**` and `_` with a base before them are a power and an index.
-_EMPHASIS = re.compile(r"(?<![\w)\]}*\\])(\*{2,3}|_{1,3})(?=[^\s*_{])([^\n]*?[^\s*_])\1(?!\w)")
-_EMPHASIS_OPENED = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s*])")
-_DASH = re.compile(r"[\N{MINUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}]|\N{EN DASH}(?=\s*[\\{$€£¥.\d])")
-# A sign's minus: nothing stands before that it could be taken from, only a currency or a brace before the number.
-_SIGN = re.compile(r"(?<![\w)\]}?])-\s?(?:\\?[$€£¥]\s*|\{\s*)(?=[.\d])")
-_SIGN_APART = re.compile(r"(?:^|[=({:≈]|\b(?:is|equals)\b)\s*(?:\$\s*)?-\s+(?=[.\d][\d.,/]*%?[\W_]*$)")
-# What is no number though it holds digits: roots, logarithms, indices, powers of names.
-_OTHER = re.compile(
-    r"\\[a-zA-Z]+(?:\s*\[[^\[\]]*\])?(?:\s*_?\{[^{}]*\})*|[\^_]\s*(?:\{[^{}]*\}|[-+]?\w+)|\*\*\s*[-+]?\d+"
-)
+_FENCES = re.compile(r"(?<!\\)\$|\\[()\[\]]")
+_SIGNS = {
+    r"times|cdot|ast": "*",
+    r"div": "/",
+    r"pm": "±",
+    r"leq?|leqslant": "≤",
+    r"geq?|geqslant": "≥",
+    r"neq?": "≠",
+    r"approx|simeq": "≈",
+    r"pi": "π",
+    r"infty": "∞",
+    r"cup": "∪",
+    r"cap": "∩",
+    r"degree": "°",
+    r"to|rightarrow": "→",
+}
+_COMMAND = re.compile("|".join(rf"(\\(?:{names})(?![a-zA-Z]))" for names in _SIGNS))
+_PLAIN_OF = tuple(_SIGNS.values())
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|(\d))")
+_DEGREES = re.compile(r"\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})")
+_RAISED = re.compile(r"([\^_])\s*\{\s*(\w|-?\d+)\s*\}")
+_INDEX = re.compile(r"(?<=[A-Za-z])_(?=\d)")
+_ATOM = re.compile(r"-?[\w.]+|\(.*\)|√\w+", re.DOTALL)
+_AROUND_SIGNS = re.compile(r"\s*([-+*/=^<>≤≥≠≈±,;:(){}\[\]])\s*")
 
-_OF_OTHER = re.compile(r"\?(?:\s*\{[^{}]*\})+")
-_SYMBOL = re.compile(r" {0,2}(?:√ ?(?:\([^()]{0,99}\)|\{[^{}]{0,99}\})|[π√∞])")
-# Names, units and formulas with digits: x2, cm2, H2O; but 1e5.
-_NAME = re.compile(r"(?:(?<=\d)(?![eE][-+]?\d)|(?<![A-Za-z\d\\]))[A-Za-z]+\d\w*", re.ASCII)
 
+def plain_text(text: str) -> str:
+    """The text with LaTeX's commands as plain signs: \\frac{1}{2} as 1/2, 50\\% as 50%, H_2O as H2O, \\text{x} as x.
 
-def number_in(text: str | None) -> Fraction | None:
-    """The last number in `text`, exactly: 1,234.5, -3, 3/4, 1e-3, 12% (as 12/100); None where there is none.
-
-    Of LaTeX: \\frac{3}{4}, 2\\frac{1}{2}, 10^{5}, 1.6\\times 10^{-19}, 1{,}234. A part of another expression is none
-    (2\\sqrt{3}, x^2, a_1). Markdown's emphasis (**18**) is left out.
+    White space beside signs is left out where there is a digit; what is not known stays as it is. Two texts that are
+    written alike in LaTeX and without it become equal. A text of over 4000 characters stays as it is.
     """
-    text = _DASH.sub("-", text or "")
-    if any(sign in text for sign in ("\\", "^", "**", "{,}", "_")):
-        text = _plain(text[-_LONGEST:])
-    text = _NAME.sub(" ?", _SYMBOL.sub("?", text))
-    text = _SIGN_APART.sub(lambda m: m[0].rstrip(), _SIGN.sub("-", text))
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    number, percent = found[-1].rstrip("%"), found[-1].endswith("%")
-    above, _, below = number.replace(",", "").replace(" ", "").partition("/")
-    if len(number) > _MOST or (below and not int(below)):
-        return None
-    exponent = re.search(r"[eE]([-+]?\d+)$", above)
-    if exponent and abs(int(exponent[1])) > _MOST:
-        return None
-    return Fraction(above) / int(below or 1) / (100 if percent else 1)
+    if len(text) > LONGEST:
+        return text
+    text = ascii_signs(text)
+    if any(sign in text for sign in "\\$^_~"):
+        text = without_fractions(_unwrapped(text), bare=True)
+        text = _RAISED.sub(r"\1\2", text.replace("{,}", ","))
+        text = re.sub(r"\\([%$&#_{}])", r"\1", _INDEX.sub("", text))
+    text = re.sub(r"[×·]", "*", text).replace("÷", "/")
+    if any(c.isdigit() for c in text):
+        text = _AROUND_SIGNS.sub(r"\1", text)
+    return text.strip()
 
 
-def _plain(text: str) -> str:
-    """The text with LaTeX's numbers written plainly; a question mark stands for any other expression."""
-    text = _EMPHASIS_OPENED.sub("", _EMPHASIS.sub(r"\2", text))
-    text = text.replace("{,}", ",").replace("\\%", "%")
-    text = re.sub(r"\\[,!;:]", "", text)
-    text = _WORDS.sub(r" \1 ", text)
-    text = _DEGREES.sub(" ", text)
-    text = _SCIENTIFIC.sub(lambda m: f"{m[1]}e{m[2] or m[3]}", text)
-    text = _POWER.sub(lambda m: _power(m[1], m[2] or m[3]), text)
-    text = _FRACTION.sub(lambda m: _fraction(m[1], m[2] or m[3], m[4] or m[5]), text)
-    text = _SPACES.sub(" ", text)
-    text = _OTHER.sub("?", text)
-    while text != (text := _OF_OTHER.sub("?", text)):  # \frac{\sqrt{3}}{2}, from the inside
-        pass
+def without_fractions(text: str, bare: bool = False) -> str:
+    """\\frac{a}{b} as ((a)/(b)), from the inside out; \\sqrt{a} as √(a). bare: without brackets that say nothing."""
+
+    def fraction(found: re.Match[str]) -> str:
+        above, below = found[1] or found[2] or "", found[3] or found[4] or ""
+        if bare:
+            return "/".join(one if _ATOM.fullmatch(one) else f"({one})" for one in (above.strip(), below.strip()))
+        return f"(({above})/({below}))"
+
+    while text != (text := _FRACTION.sub(fraction, _ROOT.sub(_root, text))):
+        if len(text) > 2 * LONGEST:
+            break
     return text
 
 
-def _power(base: str, exponent: str) -> str:
-    if len(base) * abs(int(exponent[:6])) > _MOST or len(exponent) > 5 or (int(exponent) < 0 and not int(base)):
-        return "?"
-    return str(Fraction(base) ** int(exponent))
+def arithmetic(text: str) -> str:
+    """A calculation as Python writes it: \\left(8 - 3\\right) \\times \\frac{4}{2} as (8 - 3) * ((4)/(2))."""
+    text = without_fractions(_unwrapped(ascii_signs(text)))
+    text = re.sub(r"[×·]|(?:(?<=[1-9)\]}])|(?<=\d0)|(?<=[\d)\]}]) )[xX] ?(?=[\d(\[{])", "*", text).replace("÷", "/")
+    return text.translate(_ROUND)
 
 
-def _fraction(whole: str | None, above: str, below: str) -> str:
-    if max(map(len, (whole or "", above, below))) > _MOST or not Fraction(below):
-        return "?"
-    return str(int(whole or 0) + Fraction(above) / Fraction(below))
+def _root(found: re.Match[str]) -> str:
+    inside = (found[1] or found[2] or "").strip()
+    return f"√{inside}" if inside.isalnum() else f"√({inside})"
+
+
+_ROUND = str.maketrans("[]{}", "()()")
+
+
+def _unwrapped(text: str) -> str:
+    """Without what only sets the type: dollars, spaces, \\text{}, \\left; commands of one sign as this sign."""
+    if text.count("$") - text.count("\\$") != 1:  # one alone is money
+        text = _FENCES.sub("", text)
+    text = _DEGREES.sub("°", _SMALL.sub(lambda m: "" if m[0] in ("\\,", "\\!") else " ", text))
+    text = _COMMAND.sub(lambda m: _PLAIN_OF[(m.lastindex or 1) - 1], text)
+    for _ in range(3):
+        text = _WORDS.sub(r"\1", text)
+    return text

@@ -19,13 +19,29 @@ from typing import Any
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import boxes, gold_of, lacks_answer, not_applicable, readings, text_of, without_thoughts
+from .answers import gold_of, lacks_answer, marked, not_applicable, readings, text_of
+from .number import number_in
+from .numerals import without_repeating
+from .places import joined_boxes, without_thoughts
+from .signs import ascii_signs
 
 if find_spec("math_verify") is None:
     raise ModuleNotFoundError("No module named 'math_verify'", name="math_verify")
 
 _START_SECONDS = 120.0
-_JOINT = re.compile(r"\}[\s$]*(?:,|or|and|,\s*or|,\s*and)[\s$]*\\(?:boxed|fbox)\s*\{")
+_LONGEST = 2000  # characters; more is no answer
+_HUGE = re.compile(r"(?:\d[eE]|\^\s?\{?|\*\*)\s?[-+]?\d{5}")  # the library would work out all of its digits
+_PLAIN_GOLD = re.compile(r"-?\d+(?:\.\d+)?(?:/[1-9]\d*)?|\\d?frac\{\d+\}\{[1-9]\d*\}")
+_SIGNS = (("√", "\\sqrt"), ("×", "\\times "), ("÷", "\\div "), ("·", "\\cdot "), ("π", "\\pi "), ("∞", "\\infty "))
+_SIGNS += (("≤", "\\le "), ("≥", "\\ge "), ("∪", "\\cup "), ("∩", "\\cap "), ("±", "\\pm "))
+_ROOT = re.compile(r"\\sqrt\s*(?:\(([^()]*)\)|(\d+|[a-zA-Zπ]))")
+_PER_CENT = re.compile(r"(?<![\w.,])(\d+(?:\.(\d+))?)\s*\\?%")
+# A word that is not set by a command, and does not join what it stands between.
+_WORD = re.compile(r"(?<![\\A-Za-z{])(?!(?:or|and)(?![A-Za-z]))[A-Za-z]{2,}(?:['’][a-z]+)?(?![A-Za-z])")
+_UNIT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}(?:\^(?:\d|\{-?\d\}))?")
+_FORMULA = re.compile(r"\d|\\[a-zA-Z]|[a-zA-Z] ?[-+*/^=]")
+_DENIED = re.compile(r"\b(?:not|cannot|never|\w+n['’]t)\s+(?:be\s+)?(?:\$[^$]*\$|\\\([^()]*\\\))", re.IGNORECASE)
+_DENIES = re.compile(r"not|cannot|never|maybe|perhaps|possibly|\w+n['’]t", re.IGNORECASE)
 _MEMORY_BYTES = 4 << 30
 _CHILD = "import sys; from mmrl.rewarding import load_reward; load_reward(sys.argv[1]).call()"
 
@@ -35,8 +51,8 @@ class verify:
 
     No answer, or one that cannot be read, scores 0. A time-out, a lack of memory, and an `answer` of the record that
     cannot be read are invalid, with the reason.
-    extract: how the final answer is found, see answers.readings; in a text without any mark of one it is what
-    math-verify finds, and `whole` leaves all to it. Boxes that are joined ("\\boxed{3} or \\boxed{5}") are a list.
+    extract: how the final answer is found, see answers.readings; words around it are left out, and `whole` leaves all
+    to math-verify. Boxes that are joined ("\\boxed{3} or \\boxed{5}") are a list.
     timeout: seconds for one comparison. strict: names of variables matter, and a set is not a tuple. digits: decimals
     that numbers are rounded to; two that differ by over a thousandth of the larger are never equal.
     """
@@ -52,6 +68,16 @@ class verify:
     def __call__(self, samples: list[Sample]) -> list[Score]:
         return [self._score(sample) for sample in samples]
 
+    def check_prompt(self, prompt: Prompt) -> str | None:
+        """Why the prompt cannot be scored, or None: it lacks an answer, or has one that the library cannot read."""
+        if reason := lacks_answer(prompt):
+            return reason
+        strange = [gold for gold in gold_of(prompt) if not _PLAIN_GOLD.fullmatch(gold)]
+        if not strange:  # and no process is asked
+            return None
+        found = self._process.ask({"gold": strange, "answer": None, "options": self.options}, self.timeout)
+        return f"prompt {prompt.id!r}: {found['invalid']}" if "invalid" in found else None
+
     def _score(self, sample: Sample) -> Score:
         if skipped := not_applicable(sample):
             return skipped
@@ -65,37 +91,50 @@ class verify:
         return Score.of(found["score"], answer=found["read"])
 
 
-def check_prompt(prompt: Prompt) -> str | None:
-    return lacks_answer(prompt)
-
-
 def _shown(text: str, extract: str) -> str | None:
     """What the library is to read of a completion; None without an answer."""
     if extract == "whole":
         return text if text.strip() else None
-    if extract in ("auto", "boxed") and (listed := _listed(without_thoughts(text))):
-        return listed
-    ways = ("boxed", "tag:answer", "after:####", "said") if extract == "auto" else (extract,)
-    found = next((pieces[0] for way in ways if (pieces := readings(text, way))), None)
-    if found is None:
-        rest = without_thoughts(text).strip() if extract == "auto" else ""
-        return _readable(rest) or None
-    found = _readable(found)
-    return found if "\\boxed" in found or "$" in found else _boxed(found)
+    said = without_thoughts(text)
+    pieces = marked(text) if extract == "auto" else readings(text, extract)
+    joined = joined_boxes(said) if extract in ("auto", "boxed") else []
+    if len(joined) > 1 and pieces and pieces[0] == " or ".join(joined):
+        return " or ".join(_boxed(_readable(piece)) for piece in joined)
+    if pieces or extract != "auto":
+        return _mathematics(pieces[0]) if pieces else None
+    return next((_mathematics(line) for line in readings(text, "line")), None)
 
 
-def _listed(text: str) -> str | None:
-    """The last boxes of a text with what joins them, where they are a list ("\\boxed{3} or \\boxed{5}"), else None."""
-    places = boxes(text)
-    first = len(places) - 1
-    while first > 0 and _JOINT.fullmatch(text[places[first - 1].stop : places[first].start]):
-        first -= 1
-    joined = [text[place] for place in places[first:]]
-    return " or ".join(map(_boxed, joined)) if len(joined) > 1 else None
+def _mathematics(piece: str) -> str | None:
+    """What the library is to read of a piece, without the words around it; None where it only denies something."""
+    if len(piece) > _LONGEST or _HUGE.search(piece):
+        return None
+    piece = _UNIT.sub(r" \1 ", _DENIED.sub(" ", _readable(piece)))
+    if any(mark in piece for mark in ("\\boxed", "$", "\\(")):
+        return piece
+    words = list(_WORD.finditer(piece))
+    if not words:
+        return _boxed(piece) if piece.strip() else None
+    number = number_in(piece)
+    if number is not None and "\\" not in piece:
+        return _boxed(str(number))
+    ends = [*[word.start() for word in words[1:]], len(piece)]
+    parts = [(word[0], piece[word.end() : end].strip(" .:,")) for word, end in zip(words, ends)]
+    parts.insert(0, ("", piece[: words[0].start()].strip(" .:,")))
+    before, part = next((one for one in reversed(parts) if _FORMULA.search(one[1])), ("", piece))
+    return None if _DENIES.fullmatch(before) else _boxed(part)
 
 
 def _readable(text: str) -> str:
-    """Without what the library stumbles over: signs of money and degrees, a full stop."""
+    """In the signs that the library reads, without those of money and degrees and spaces within numbers."""
+    text = ascii_signs(text)
+    for sign, command in _SIGNS:
+        text = text.replace(sign, command)
+    text = without_repeating(text)
+    text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
+    text = re.sub(r"(?<=\d)(?:\\[,! ]|~|\{,\})(?=\d{3}(?!\d))", "", text.replace("\\!", ""))
+    text = re.sub(r"\\[,;:]|~", " ", text)
+    text = _PER_CENT.sub(lambda m: rf"\frac{{{m[1]}}}{{{10 ** len(m[2] or '') * 100}}}".replace(".", ""), text)
     text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|[°€£¥]|\\(?:\$|degree(?![a-zA-Z]))", "", text)
     return text.replace("$", "") if text.count("$") == 1 else text
 
@@ -184,14 +223,16 @@ def serve() -> None:
         answers.write(json.dumps(found) + "\n")
 
 
-def _compared(library: Any, golds: list[str], answer: str, options: dict[str, Any]) -> dict[str, Any]:
+def _compared(library: Any, golds: list[str], answer: str | None, options: dict[str, Any]) -> dict[str, Any]:
     readings = []
     for gold in golds:
         gold = _readable(gold)
         found = _parsed(library, gold if "\\boxed" in gold or "$" in gold else _boxed(gold))
         if not any(not isinstance(reading, str) for reading in found):
-            return {"invalid": f"`answer` {gold!r} is no mathematics that math-verify can read"}
+            return {"invalid": f"`answer` {gold[:60]!r} is no mathematics that math-verify can read"}
         readings += found
+    if answer is None:  # asked of the golds only
+        return {"score": 0.0, "read": ""}
     answers = _parsed(library, answer)
     read = next((reading for reading in answers if isinstance(reading, str)), "")
     equal = any(_equal(library, gold, reading, options) for gold in readings for reading in answers)
@@ -217,7 +258,7 @@ def _apart(gold: Any, reading: Any) -> bool:
     """Whether two numbers differ by over a thousandth: to decimals, as the library rounds, all small ones are 0."""
     if not (getattr(gold, "is_number", False) and getattr(reading, "is_number", False)):
         return False
-    a, b = complex(gold), complex(reading)
+    a, b = complex(gold.doit()), complex(reading.doit())
     return abs(a - b) > 1e-3 * max(abs(a), abs(b))
 
 

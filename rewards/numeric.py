@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import boxes, gold_of, lacks_answer, not_applicable, readings, text_of, without_thoughts
-from .latex import number_in
-
-_JOINED = re.compile(r"\}[\s$]*(?:or|and|,|;)[\s$]*\\(?:boxed|fbox)\s*\{")
+from .answers import gold_of, lacks_answer, not_applicable, readings, text_of
+from .number import number_in, numbers_named
 
 
 def close(samples: list[Sample], extract: str = "auto", rtol: float = 0.0, atol: float = 1e-6) -> list[Score]:
-    """1 where |number - answer| <= atol + rtol * |answer|, else 0; the number is the last in the final answer.
+    """1 where |number - answer| <= atol + rtol * |answer|, else 0.
 
+    The number is what number.number_in reads in the final answer: one of a list or of a calculation is none.
     Differences are exact (of fractions), so that 0.1 + 0.2 is 0.3 with atol=0. A text without a number scores 0; an
     `answer` without one is invalid. rtol=0.05 is ChartQA's relaxed accuracy.
     extract: how the final answer is found, see answers.readings; the first that holds a number.
@@ -36,22 +34,16 @@ def _score(sample: Sample, extract: str, rtol: Fraction, atol: Fraction) -> Scor
     accepted = _numbers(sample.prompt)
     if not accepted:
         return Score.invalid(_no_number(sample.prompt))
-    if extract in ("auto", "boxed") and _several(text_of(sample)):
-        return Score.of(0.0, number="")
-    numbers = map(number_in, readings(text_of(sample), extract))
-    number = next((number for number in numbers if number is not None), None)
+    number = _said(text_of(sample), extract)
     if number is None:
         return Score.of(0.0, number="")
     return Score.of(float(any(abs(number - gold) <= atol + rtol * abs(gold) for gold in accepted)), number=str(number))
 
 
-def _several(text: str) -> bool:
-    """Whether the last two boxes are alternatives: "\\boxed{3} or \\boxed{5}"."""
-    said = without_thoughts(text)
-    if len(places := boxes(said)) < 2:
-        return False
-    first, last = places[-2:]
-    return bool(_JOINED.fullmatch(said[first.stop : last.start])) and number_in(said[first]) != number_in(said[last])
+def _said(text: str, extract: str) -> Fraction | None:
+    """The number of the first reading that names any; None where that one names several, or a part of something."""
+    first = next((piece for piece in readings(text, extract) if numbers_named(piece)), None)
+    return number_in(first)
 
 
 def _numbers(prompt: Prompt) -> list[Fraction]:

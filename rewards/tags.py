@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from mmrl.types import Sample, Score
 
-from .answers import normalised, tagged, text_of
+from .answers import normalised, readings, text_of
 from .boxes import NoBoxes, items_in
+from .places import tagged
 
 SATORI = ("caption", "bbox", "(think)", "answer")
 
@@ -53,7 +54,8 @@ def turns(
 def label(samples: list[Sample], tag: str = "class", labels: Sequence[str] | None = None) -> list[Score]:
     """1 where the last whole <tag> holds one of `labels`, else 0: TimeMaster's format, a legal class was named.
 
-    labels: those that are legal; without them the record's column `choices`. Case and outer white space do not count.
+    labels: those that are legal; without them the record's column `choices`. Case, outer white
+    space and emphasis do not count, nor does what stands in a thought.
     """
     return [_legal(sample, tag, labels) for sample in samples]
 
@@ -62,9 +64,9 @@ def _legal(sample: Sample, tag: str, labels: Sequence[str] | None) -> Score:
     known = labels or sample.prompt.record.get("choices")
     if not known:
         return Score(None, f"prompt {sample.prompt.id!r} lacks `choices`, and there is no option `labels`", "na")
-    said = tagged(text_of(sample), tag)
+    said = next(iter(readings(text_of(sample), f"tag:{tag}")), None)
     named = said is not None and normalised(said) in {normalised(str(name)) for name in known}
-    return Score.of(float(named), label=(said or "").strip())
+    return Score.of(float(named), label=said or "")
 
 
 def _score(fault: str | None) -> Score:

@@ -7,7 +7,7 @@ import re
 from mmrl.types import Sample, Score
 
 from .answers import final_answer, normalised, text_of
-from .latex import number_in
+from .number import number_in
 
 _PLAIN = r"[\d.,]+(?:[eE][-+]?\d+)?(?: ?/ ?\d+)?(?:\\?%)?"
 _LATEX = r"\d*\s*\\[dtc]?frac\s*(?:\{\s*-?[\d.]+\s*\}|\d)\s*(?:\{\s*-?[\d.]+\s*\}|\d)"

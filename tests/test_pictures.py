@@ -267,6 +267,35 @@ def test_exif_orientation_is_applied(flag, tmp_path, orientation):
     assert (found == BLUE).all(-1).sum() == 1
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+def test_the_size_of_a_png_is_that_of_what_is_opened(flag, tmp_path, orientation, behind):
+    """Its EXIF may stand before its pixels or behind them; a decoder that stops early would miss the latter."""
+    whole = encoded(flag)
+    if orientation is not None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        place = whole.index(b"IEND" if behind else b"IDAT") - 4
+        whole = whole[:place] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + whole[place:]
+    (tmp_path / "a.png").write_bytes(whole)
+    wanted = (2, 3) if orientation == 6 else (3, 2)
+    assert image_size("a.png", tmp_path, BOUND) == open_image("a.png", tmp_path, BOUND).size == wanted
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_the_size_is_read_from_the_head(flag, tmp_path, form, monkeypatch):
+    """Of 100,000 pictures none is decoded before a run."""
+    flag.save(tmp_path / "a.bin", form)
+    with monkeypatch.context() as patch:
+        for kind in {type(Image.open(tmp_path / "a.bin")), Image.Image}:
+            patch.setattr(kind, "load", lambda self: pytest.fail("decoded"))
+        assert image_size("a.bin", tmp_path, BOUND) == (3, 2)
+
+
 def test_opening_leaves_no_file_open(flag, tmp_path):
     flag.save(tmp_path / "flag.png")
     with warnings.catch_warnings():

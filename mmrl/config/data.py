@@ -7,10 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl import objects
 from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
-RecordFormat = Literal["auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1"]
+RecordFormat = Literal[
+    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "alpaca"
+]  # fmt: skip
 
 
 class DataConfig(Strict):
@@ -19,9 +22,10 @@ class DataConfig(Strict):
     prompts: str | None = Field(
         None,
         description="Training prompts: a .jsonl or .parquet file (`prompt`, optional `id`, any columns), a .txt file "
-        "(one prompt a line), a folder saved by the datasets library, `hub:owner/name`, or `file.py:function`, called "
-        "as function(index, **prompts_options) and returning a dict. `share://` names files that ship with mmrl. A "
-        "`prompt` is a text or a list of chat messages.",
+        "(one prompt a line), a folder of files or one saved by the datasets library, a pattern (`shards/*.parquet`), "
+        "`hub:owner/name`, or `file.py:function`, called as function(index, **prompts_options) and returning a dict. "
+        "`share://` names files that ship with mmrl. A `prompt` is a text or a list of chat messages. In Python also "
+        "rows or a function (docs/python.md).",
     )
     eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
     where: dict[str, Any] = Field(
@@ -61,12 +65,25 @@ class DataConfig(Strict):
         "dict; or a file, folder or `hub:owner/name` as for prompts. The modality says which columns it needs; "
         "columns `image` and `images` name pictures beside the file.",
     )
+    train_turns: Literal["all", "last"] = Field(
+        "all",
+        description="Of supervised records that are conversations: every answer in them is learned, or only the last. "
+        "A message with `loss: false` or `weight: 0` is never.",
+    )
     records_count: int = Field(10_000, ge=1, description="How many records of an endless function are used.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the records function.")
     on_bad_record: Literal["stop", "skip"] = Field(
         "stop", description="A record that cannot be read stops the run, or is reported and skipped."
     )
     max_pixels: int = Field(50_000_000, ge=1, description="A larger picture is a bad record.")
+    video_frames: int = Field(
+        8, ge=1, description="Most frames of a video (column `videos`) that are shown, evenly spaced."
+    )
+    videos: Literal["frames", "whole"] = Field(
+        "frames",
+        description="frames: a video is shown as pictures. whole: as an input of its own, by processors that take one "
+        "(Qwen's, InternVL's, LLaVA-OneVision's).",
+    )
 
     effects: ClassVar[Mapping[str, When]] = {
         "where": When(lambda s, _: s.prompts, "`prompts`"),
@@ -75,6 +92,7 @@ class DataConfig(Strict):
         "prompts_options": When(lambda s, _: is_function(s.prompts), "a function as `prompts`"),
         "eval_prompts_count": When(lambda s, _: is_function(s.eval_prompts), "a function as `eval_prompts`"),
         "eval_prompts_options": When(lambda s, _: is_function(s.eval_prompts), "a function as `eval_prompts`"),
+        "train_turns": When(lambda s, _: s.records, "`records`"),
         "records_count": When(lambda s, _: is_function(s.records), "a function as `records`"),
         "options": When(lambda s, _: is_function(s.records), "a function as `records`"),
         "columns": When(lambda s, _: s.prompts or s.eval_prompts or s.records, "a source of prompts or records"),
@@ -100,8 +118,8 @@ class DataConfig(Strict):
 
 
 def is_function(source: str | None) -> bool:
-    """Whether a source is `file.py:function`."""
-    return bool(source) and str(source).rpartition(":")[0].endswith(".py")
+    """Whether a source is `file.py:function`, or a function that was given in Python."""
+    return objects.is_function(source) or (bool(source) and str(source).rpartition(":")[0].endswith(".py"))
 
 
 def _splits(source: str | None) -> bool:
@@ -109,5 +127,6 @@ def _splits(source: str | None) -> bool:
     return (
         bool(source)
         and not is_function(source)
+        and not objects.is_object(source)
         and (str(source).startswith("hub:") or not resolve(str(source)).is_file())
     )

@@ -36,6 +36,13 @@ class GrpoStage(Stage):
         description="Every rollout is used so many steps after it was sampled (PipelineRL-k), ratios being measured "
         "against the weights that sampled it; the first step fills the queue. 0 samples for each step anew.",
     )
+    old_logp: Literal["auto", "sampler", "replay"] = Field(
+        "auto",
+        description="What ratios are measured against. sampler: the log-probs noted while sampling. replay: those of "
+        "the trainer's own forward before the first update, the same forward that the ratio's other side comes from. "
+        "auto: replay where the forward is 16-bit and ratios are of whole sequences, whose clip range is often below "
+        "what 16 bits round; else sampler.",
+    )
     rollout_chunk: int | None = Field(
         None,
         ge=1,
@@ -80,6 +87,10 @@ class GrpoStage(Stage):
     def resolved(self) -> Algorithm:
         """The algorithm of the stage."""
         return resolve_algorithm(self.algorithm)
+
+    def replays_old(self, sixteen_bit: bool) -> bool:
+        """Whether ratios are measured against the trainer's own replay; sixteen_bit: what the forward computes in."""
+        return self.old_logp == "replay" or (self.old_logp == "auto" and sixteen_bit and self.resolved.ratio != "token")
 
     @field_validator("algorithm")
     @classmethod
@@ -157,7 +168,12 @@ class GrpoStage(Stage):
         ]
         actions = getattr(config.model, "actions_per_sample", None)
         per_sample = actions() if actions else None
-        if per_sample:
+        if per_sample and (unit := getattr(config.model, "budget", None)):
+            lines.append(
+                f"at most {per_sample} trained actions a sample: {samples * per_sample} a step; micro-batches of "
+                f"{self.micro_batch} {unit}"
+            )
+        elif per_sample:
             rows = max(1, self.micro_batch // per_sample)
             share = -(-(samples // self.updates) // processes)
             size = min(self.micro_batch, rows * per_sample)

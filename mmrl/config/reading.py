@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrl.config.anchoring import LEFT, anchored
 from mmrl.config.errors import ConfigError
 from mmrl.config.folder import CONFIG, is_run, located
 from mmrl.config.markup import parse, plain
@@ -26,13 +27,22 @@ def load(source: str | Path | Mapping[str, Any], changes: Iterable[Override] = (
         config is read with `out` and `name` set to where the folder now is.
     changes: "key.sub=value", whose value is YAML, or (key.sub, value), whose value is taken as it is; a stage is named
         by its index or its name.
+    A relative path in a file is taken from the file's folder, in a mapping or a change from the working directory; what
+    is not there stays as it is (mmrl.config.anchoring).
     Raises ConfigError with one line per problem.
     """
-    values = plain(source, "config") if isinstance(source, Mapping) else _read(source)
+    values = values_of(source)
     for change in changes:
         key, value = read(change) if isinstance(change, str) else change
-        apply(values, key, plain(value, f"override {short(key)}"))
+        value = plain(value, f"override {short(key)}")
+        path, _, last = key.rpartition(".")
+        apply(values, key, value if not path and last in LEFT else anchored(value, Path(), last))
     return validate(Config, plain(values, "config"))
+
+
+def values_of(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config as they are written, not checked; its paths absolute. Raises ConfigError."""
+    return anchored(plain(source, "config"), Path()) if isinstance(source, Mapping) else _read(source)
 
 
 def _read(source: str | Path) -> dict[str, Any]:
@@ -47,6 +57,7 @@ def _read(source: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(values).__name__}")
+    values = anchored(anchored(values, path.parent), Path())
     return values if path.name != CONFIG or not _is_folder(source) else {**values, **located(resolve(str(source)))}
 
 
@@ -69,8 +80,8 @@ def _found(source: str | Path) -> Path:
     root = share("configs")
     names = [str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml")]
     raise ConfigError(
-        f"no config {short(str(source))}: neither a file, nor a run's folder, nor one of the shipped "
-        f"{near(str(source)[:200], names)}"
+        f"no config {short(str(source))}: there is no such file or run's folder, and none of that name ships; "
+        f"{near(str(source)[:200], names, 'see `mmrl list configs`')}"
     )
 
 

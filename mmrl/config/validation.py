@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from mmrl.config.errors import ConfigError
 from mmrl.config.filtering import TAKES
+from mmrl.config.places import OTHERS, elsewhere
 from mmrl.near import near, short
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -20,19 +21,20 @@ def validate(section: type[Section], values: Mapping[str, Any], at: tuple[str | 
     try:
         return section.model_validate(dict(values))
     except ValidationError as error:
-        told = [_explain(section, problem, at) for problem in error.errors(include_url=False)]
+        told = [_explain(section, values, problem, at) for problem in error.errors(include_url=False)]
         lines = [line for text in told for line in text.splitlines()]
         raise ConfigError("\n".join(f"{x[:LONGEST]}..." if len(x) > LONGEST else x for x in lines)) from None
 
 
-def _explain(section: type[BaseModel], problem: Mapping[str, Any], at: tuple[str | int, ...]) -> str:
+def _explain(
+    section: type[BaseModel], values: Mapping[str, Any], problem: Mapping[str, Any], at: tuple[str | int, ...]
+) -> str:
     loc = problem["loc"]
     tags = {n for n in range(1, len(loc)) if loc[n] in TAKES and isinstance(loc[n - 1], int)}  # stages.0.grpo.steps
     place = [str(p) for p in (*at, *(part for n, part in enumerate(loc) if n not in tags))]
     name = ".".join(part if len(part) <= 60 else f"{part[:60]}..." for part in place) or "config"
     if problem["type"] == "extra_forbidden":
-        fields = _fields_at(section, problem["loc"][:-1])
-        return f"{name}: unknown key; {near(place[-1][:200], fields)}"
+        return f"{name}: unknown key; {_meant(section, values, problem['loc'][:-1], place[-1][:200], at)}"
     if problem["type"] == "missing":
         return f"{name}: missing; it is required"
     if problem["type"] == "union_tag_invalid":
@@ -41,7 +43,21 @@ def _explain(section: type[BaseModel], problem: Mapping[str, Any], at: tuple[str
         return f"{name}.kind: missing; {near('', TAKES)}"
     if problem["type"] == "value_error":
         return f"{name}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
+    if problem["type"] == "list_type" and isinstance(problem["input"], str):
+        return f"{name}: expected a list, got {short(problem['input'])}; write {name}=[{problem['input'][:LONGEST]}]"
     return f"{name}: {problem['msg']}, got {short(problem['input'])}"
+
+
+def _meant(
+    section: type[BaseModel], values: Mapping[str, Any], loc: Iterable[str | int], word: str, at: tuple[str | int, ...]
+) -> str:
+    """What an unknown key may be: the same word elsewhere, a word like it here, or ours for what others call so."""
+    here = near(word, _fields_at(section, loc))
+    others = elsewhere(section, values, word)
+    if not others and not here.startswith("did"):
+        others = elsewhere(section, values, OTHERS.get(word, word))
+    found = " or ".join(".".join(map(str, (*at, key))) for key in others)
+    return f"did you mean {found}?" if found else here
 
 
 def _fields_at(section: type[BaseModel], loc: Iterable[str | int]) -> list[str]:

@@ -11,9 +11,12 @@ from typing import Any
 from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
+from mmrl.data.messages import are_messages
 from mmrl.data.rows import Flaw, Row
+from mmrl.data.videos import with_frames
 
 MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
+VIDEO_FRAMES = DataConfig.model_fields["video_frames"].default
 DEPTH = 64  # lists in lists; far more ends whatever walks a record
 _WARNINGS = 10  # bad records told one by one; the rest is counted
 _TOLD = 400  # characters of a record's problem
@@ -23,8 +26,9 @@ _ANSWERS = ("completion", "chosen", "rejected")
 class Checker:
     """Checks the raw records of one source and makes them ours; a column that nobody sees is told once.
 
-    columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form: see
-    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures.
+    columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form, every_turn: see
+    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures. video_frames, whole_videos: see
+    videos.with_frames.
     """
 
     def __init__(
@@ -34,9 +38,13 @@ class Checker:
         form: RecordFormat = "auto",
         root: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        every_turn: bool = False,
+        video_frames: int = VIDEO_FRAMES,
+        whole_videos: bool = False,
     ) -> None:
-        self.columns, self.mapping, self.form = columns, mapping or {}, form
+        self.columns, self.mapping, self.form, self.every_turn = columns, mapping or {}, form, every_turn
         self.root, self.max_pixels = root, max_pixels
+        self.video_frames, self.whole_videos = video_frames, whole_videos
         self._unseen: set[str] = set()
 
     def record(self, row: Row) -> dict[str, Any]:
@@ -45,8 +53,8 @@ class Checker:
             raise ValueError(row.problem)
         refuse_unsound(row.record)
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
-        raw = {**row.record, **named}
-        record = normalised(raw, self.form)
+        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos)
+        record = normalised(raw, self.form, self.every_turn)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(
@@ -174,9 +182,13 @@ def _check_answers(record: Mapping[str, Any], columns: Sequence[str]) -> None:
         given = record[column]
         if isinstance(given, str):
             continue
+        if isinstance(given, list) and given and are_messages(given):
+            continue
         kinds = {type(part) for part in given} if isinstance(given, list) else {dict}
         if not (kinds <= {str} or kinds <= {int, float}):
-            raise ValueError(f"`{column}` is {given!r:.60}; answers must be texts, lists of turns as texts, or of ids")
+            raise ValueError(
+                f"`{column}` is {given!r:.60}; answers must be texts, messages, lists of turns as texts, or of ids"
+            )
     if {"chosen", "rejected"} <= set(columns) and record["chosen"] == record["rejected"]:
         raise ValueError("`chosen` and `rejected` are the same answer")
 

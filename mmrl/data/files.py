@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import importlib
+import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from mmrl.config import ConfigError
 from mmrl.data.rows import DECODER, Row, as_row, parsed
@@ -23,13 +26,28 @@ def file_rows(path: Path) -> Iterator[Row]:
     A record that cannot be read comes with its problem. Raises ConfigError for another suffix, and for a file that
     cannot be read any further: a broken list of JSON or table, an error of the disk.
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigError(f"data: {path}: what it holds is told by its suffix; expected {', '.join(READERS)}")
+    kind = kind_of(path)
+    if kind is None:
+        raise ConfigError(
+            f"data: {path}: what it holds is told by its suffix; expected {', '.join(READERS)}, all but .parquet also "
+            "with .gz behind it"
+        )
     try:
-        yield from reader(path)
-    except OSError as error:
-        raise ConfigError(f"data: {path} cannot be read: {error.strerror or error}") from None
+        yield from READERS[kind](path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"data: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def kind_of(path: Path) -> str | None:
+    """The key of READERS that a file's name ends with, in any case; None for another."""
+    name = path.name.lower().removesuffix(".gz")
+    kind = Path(name).suffix
+    return kind if kind in READERS and not (kind == ".parquet" and path.name.lower().endswith(".gz")) else None
+
+
+def _binary(path: Path) -> IO[bytes]:
+    packed = path.name.lower().endswith(".gz")
+    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
 
 
 # -------------------------------------------------------------------- lines
@@ -45,7 +63,7 @@ def _text_lines(path: Path) -> Iterator[Row]:
 
 def _lines(path: Path, read: Callable[[str, int, str], Row]) -> Iterator[Row]:
     """What `read` makes of (where, number from 1, text) of each line that is not blank."""
-    with path.open("rb") as file:
+    with _binary(path) as file:
         for number, raw in enumerate(file, 1):
             where = f"{path}:{number}"
             raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
@@ -83,10 +101,43 @@ def _is_json(line: str) -> bool:
 
 
 def _json_file(path: Path) -> Iterator[Row]:
-    """A list of records, or one record a line, as its first character says."""
+    """A list of records, one record a line, or one object, which is a record or holds the list of them."""
     text = _text(path)
     start = len(text) - len(text.lstrip())
-    return _listed(path, text, start + 1) if text.startswith("[", start) else _json_lines(path)
+    if text.startswith("[", start):
+        return _listed(path, text, start + 1)
+    try:
+        value = DECODER.decode(text)
+    except (ValueError, RecursionError):  # a record a line, or a line that is none
+        return _json_lines(path)
+    return _within(path, value)
+
+
+def _within(path: Path, value: Any) -> Iterator[Row]:
+    """The records of a file that is one object: those of its only list of objects, or the object itself.
+
+    Raises ConfigError for several lists, of which nobody says which is meant.
+    """
+    where = f"{path}:1"
+    lists = {key: v for key, v in value.items() if _are_records(v)} if isinstance(value, dict) else {}
+    if not lists or _OWN & set(value):
+        yield as_row(where, 1, value)
+    elif len(lists) > 1:
+        raise ConfigError(
+            f"data: {path} is one object with several lists of records: {', '.join(lists)}; write the one that is "
+            "meant to a file of its own"
+        )
+    else:
+        for number, record in enumerate(next(iter(lists.values())), 1):
+            yield as_row(f"{path}: {next(iter(lists))}[{number - 1}]", number, record)
+
+
+def _are_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+# Columns of a record that is a file of its own: its lists of objects are messages, or steps.
+_OWN = {"prompt", "messages", "conversations", "question", "problem", "goal", "query", "instruction", "chosen"}
 
 
 def _listed(path: Path, text: str, place: int) -> Iterator[Row]:
@@ -120,7 +171,8 @@ def _next(text: str, place: int) -> int:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with _binary(path) as file:
+            return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"data: {path}: not UTF-8: {error.reason} at byte {error.start}") from None
 
@@ -145,7 +197,7 @@ def _cells(path: Path, delimiter: str, strict: bool) -> Iterator[Row]:
     last = 0
     csv.field_size_limit(LARGEST_CELL)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(_binary(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=strict)
             names = next((cells for cells in reader if cells), [])
             if len(set(names)) < len(names) or not all(names[1:]) or names == [""]:

@@ -13,27 +13,42 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from mmrl.config import RecordFormat
-from mmrl.data.messages import are_messages, conversation, last_user_text, one_answer, with_system
+from mmrl.data.messages import (
+    are_messages,
+    conversation,
+    last_user_text,
+    one_answer,
+    with_prompt_inside,
+    with_system,
+)
 from mmrl.data.shown import listed, pictures, refuse_unknown_marks
+from mmrl.data.template import are_schemas, handed_to_template
 
 AUTO, PLAIN = "auto", "plain"
 SYSTEM = ("system", "system_prompt")
 # Columns that are shown or learned: null in them, as in a table of mixed rows, is a column that is not there.
-_ABSENT = ("messages", "conversations", "images", "image", "image_path", *SYSTEM, "completion", "chosen", "rejected")
+_ABSENT = (
+    "messages", "conversations", "context_messages", "images", "image", "image_path", *SYSTEM, "completion", "chosen",
+    "rejected", "rejected_response", "rejected_messages",
+)  # fmt: skip
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
-_UNSEEN = ("tools", "chat_template_kwargs")
 _UNSEEN_MEDIA = ("video", "videos", "audio", "audios", "rejected_images")
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
+    "observation": "tool", "tool": "tool", "function_call": "assistant",
+}  # fmt: skip
+_GOLD = 64  # letters of a `solution` that is an answer, and not the way to one
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 _LETTERED = re.compile(r"^\s*\(?[A-Z][).:]")
 _ANSWERS = ("answer", "solution", "original_answer")
 
 
-def normalised(record: Mapping[str, Any], form: RecordFormat = "auto") -> dict[str, Any]:
+def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_turn: bool = False) -> dict[str, Any]:
     """The record in our form; one that is in our form already comes out as it is.
 
-    form: a key of FORMATS, or auto, which tells by the columns (see `format_of`). Pure: `record` is not changed, and
-    no file is opened.
+    form: a key of FORMATS, or auto, which tells by the columns (see `format_of`). every_turn: of messages that end with
+    an answer, every answer is one to learn, not only the last (see messages.conversation). Pure: `record` is not
+    changed, and no file is opened.
     Raises ValueError for a record that lacks a column of its format, for messages or pictures that are none, and for
     one whose text has another number of `<image>` than there are pictures. Without any `<image>`, pictures stand in
     front.
@@ -41,15 +56,18 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto") -> dict[s
     record = _without_empty(record)
     name = format_of(record) if form == AUTO else form
     made = {**record, **FORMATS[name](record)}
+    made |= with_prompt_inside(made.get("chosen"), made.get("rejected"), made.get("prompt"))
     given = made.get("messages") or made.get("prompt")
     if isinstance(given, list) and given:
-        made |= conversation(given, made)
+        begun = bool(made.get("continue_final_message"))
+        made |= conversation(given, made, every_turn, begun)
         made["prompt"] = last_user_text(made["messages"])
     elif not isinstance(made.get("messages", []), list | None):
         raise ValueError("`messages` must be a list of {role, content}")
     if name != PLAIN:
         made |= _told_first(made)
     refuse_unknown_marks(made)
+    made |= handed_to_template(made)
     made |= {key: one_answer(made[key], key) for key in ("completion", "chosen", "rejected") if key in made}
     return made | pictures(made, asked=name != PLAIN)
 
@@ -57,6 +75,7 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto") -> dict[s
 def format_of(record: Mapping[str, Any]) -> str:
     """The format that a record's columns are of; plain, ours, for any others."""
     has = {column for column, value in _without_empty(record).items() if value is not None}
+    whole = all(isinstance(record.get(column), list) for column in ("chosen", "rejected"))
     pictured = bool(has & {"image", "images", "image_path"})
     if {"goal", "steps"} <= has and "prompt" not in has:
         return "ui_s1"
@@ -68,8 +87,16 @@ def format_of(record: Mapping[str, Any]) -> str:
         return "vlm_r1"
     if "messages" in has:
         return "satori" if "possible_answers" in has else "swift"
+    if "context_messages" in has or (whole and "question" not in has):
+        return "trl"
     if {"question", "chosen", "rejected"} <= has:
         return "mmpr"
+    if {"question", "answers", "correct_answer", "image_bytes"} <= has:
+        return "sat"
+    if "query" in has:
+        return "swift"
+    if "instruction" in has:
+        return "alpaca"
     if pictured and "problem" in has:
         return "visionthink"
     return "mgpo" if pictured and "question" in has else PLAIN
@@ -79,9 +106,10 @@ def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
     """Columns of a record that would change what a policy sees in other libraries, and do not here."""
     record = _without_empty(record)
     name = format_of(record) if form == AUTO else form
-    asked = _UNSEEN if name == PLAIN else (*_UNSEEN, *_UNSEEN_MEDIA)
-    found = {column for column in asked if record.get(column)}
+    found = {column for column in (() if name == PLAIN else _UNSEEN_MEDIA) if record.get(column)}
     if name == PLAIN:
+        if isinstance(record.get("tools"), list) and not are_schemas(record["tools"]):
+            found.add("tools")
         messages = record.get("messages")
         first = messages[0] if are_messages(messages) else {}
         said = first.get("content") if first.get("role") == "system" else None
@@ -121,32 +149,78 @@ def _told_first(made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
+    """Ours. A `solution` that is short is the answer; a long one is the way to it, which may mark an answer."""
+    solution = record.get("solution")
+    if any(record.get(column) is not None for column in _ANSWERS if column != "solution") or solution is None:
+        return {}
+    short = isinstance(solution, str) and len(solution) <= _GOLD and "\n" not in solution.strip()
+    number = isinstance(solution, int | float) and not isinstance(solution, bool)
+    return {"answer": solution} if short or number else {}
 
 
 def _trl(record: Mapping[str, Any]) -> dict[str, Any]:
-    """TRL: `prompt` a list of messages, or a text, with `images` or `image`."""
-    prompt = record.get("prompt")
-    if not isinstance(prompt, str | list):
+    """TRL, OpenRLHF: `prompt` (or `context_messages`) a list of messages, or a text, with `images` or `image`.
+
+    Where the last message is the assistant's, the policy continues it. Preferences may have the prompt inside of
+    `chosen` and `rejected` alone.
+    """
+    prompt = record.get("prompt", record.get("context_messages"))
+    inside = prompt is None and all(isinstance(record.get(column), list) for column in ("chosen", "rejected"))
+    if not (inside or isinstance(prompt, str | list)):
         raise ValueError("format trl needs `prompt`, a text or a list of messages")
-    return _answer(record) | ({"messages": prompt} if isinstance(prompt, list) else {})
+    made = _answer(record)
+    if isinstance(prompt, list):
+        made["messages"] = prompt
+        if are_messages(prompt[-1:]) and prompt[-1:] and prompt[-1]["role"] == "assistant":
+            made["continue_final_message"] = record.get("continue_final_message", True)
+    return made
 
 
 def _swift(record: Mapping[str, Any]) -> dict[str, Any]:
-    """ms-swift: `messages`, of which the last may be the answer, `images`; `rejected_response` for preferences."""
-    if not isinstance(record.get("messages"), list):
-        raise ValueError("format swift needs `messages`, a list of messages")
+    """ms-swift: `messages`, of which the last may be the answer, or `query`, `response` and `history`; `images`;
+    `rejected_response` or `rejected_messages` for preferences."""
+    record = {**record, **_asked_and_said(record, "query", "response", "swift")}
+    messages = record.get("messages")
+    if not isinstance(messages, list):
+        raise ValueError("format swift needs `messages`, a list of messages, or `query`")
     objects = record.get("objects")
     if isinstance(objects, Mapping) and {"ref", "bbox"} & set(objects):
         raise ValueError("`objects` of {ref, bbox} fill marks in ms-swift's texts; write the words into `messages`")
-    made = _answer(record)
+    made = _answer(record) | {"messages": messages}
+    if record.get("rejected_messages") is not None:
+        return made | {"chosen": messages, "rejected": record["rejected_messages"]}
     rejected = record.get("rejected_response")
     if rejected is not None:
-        chosen = record["messages"][-1:]
+        chosen = messages[-1:]
         if not are_messages(chosen) or chosen[0]["role"] != "assistant":
             raise ValueError("`rejected_response` needs a last message of role `assistant`, the chosen one")
-        made |= {"chosen": chosen, "rejected": rejected}
+        made |= {"messages": messages[:-1], "chosen": chosen, "rejected": rejected}
     return made
+
+
+def _alpaca(record: Mapping[str, Any]) -> dict[str, Any]:
+    """LLaMA-Factory, Alpaca: `instruction`, `input`, `output`, `history`; `chosen` and `rejected` for preferences."""
+    words = [_text(record, "instruction", "alpaca")]
+    if record.get("input"):
+        words.append(_text(record, "input", "alpaca"))
+    return _answer(record) | _asked_and_said({**record, "asked": "\n".join(words)}, "asked", "output", "alpaca")
+
+
+def _asked_and_said(record: Mapping[str, Any], asked: str, said: str, form: str) -> dict[str, Any]:
+    """{"messages"} of a question with its answer, and of a `history` of pairs before it; {} without the question."""
+    if record.get(asked) is None:
+        return {}
+    history = record.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise ValueError("`history` must be a list of [question, answer]")
+    pairs = [*history, (_text(record, asked, form), record.get(said))]
+    messages = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair)
+        if text is not None
+    ]
+    return {"messages": messages}
 
 
 def _satori(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,6 +254,8 @@ def _visionthink(record: Mapping[str, Any]) -> dict[str, Any]:
 def _vlm_r1(record: Mapping[str, Any]) -> dict[str, Any]:
     """VLM-R1, LLaVA: `conversations` of {"from": "human" | "gpt", "value"}, `image` a name or a list of them."""
     turns = record.get("conversations")
+    if turns and are_messages(turns):
+        return _answer(record) | {"messages": turns}
     if not isinstance(turns, list) or not all(isinstance(t, Mapping) and {"from", "value"} <= set(t) for t in turns):
         raise ValueError("format vlm_r1 needs `conversations`, a list of {from, value}")
     unknown = [t["from"] for t in turns if not isinstance(t["from"], str) or t["from"] not in _ROLES]
@@ -187,13 +263,31 @@ def _vlm_r1(record: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"`conversations` has {unknown[0]!r:.60}; expected {', '.join(_ROLES)}")
     if any(t["value"] is None for t in turns):
         raise ValueError("`conversations` has a `value` that is null, expected a text")
-    texts = [t["value"] if isinstance(t["value"], str) else json.dumps(t["value"]) for t in turns]
-    messages = [{"role": _ROLES[t["from"]], "content": text} for t, text in zip(turns, texts)]
+    messages = [_message(turn) for turn in turns]
     made: dict[str, Any] = {"messages": messages} | _answer(record)
+    for column in ("chosen", "rejected"):
+        if isinstance(record.get(column), Mapping) and {"from", "value"} <= set(record[column]):
+            made[column] = [_message(record[column])]
     if messages and messages[-1]["role"] == "assistant" and "answer" not in made and record.get("answer") is None:
         made["answer"] = re.sub(r"</?answer>", "", messages[-1]["content"]).strip()
     told = any(record.get(column) is not None for column in ("boxes", "bboxs", "bbox", "objects"))
     return made if told else made | _boxes_of(made.get("answer", record.get("answer")))
+
+
+def _message(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of a ShareGPT turn; `function_call` holds the JSON of one call, or of a list of them."""
+    value = turn["value"] if isinstance(turn["value"], str) else json.dumps(turn["value"])
+    role = _ROLES.get(turn["from"], turn["from"])
+    if turn["from"] != "function_call":
+        return {"role": role, "content": value}
+    try:
+        calls = json.loads(value)
+    except ValueError:
+        calls = None
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        raise ValueError(f"a `function_call` is no JSON of {{name, arguments}}: {value:.60}")
+    return {"role": role, "content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
 
 def _mmpr(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,16 +312,31 @@ def _ui_s1(record: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _sat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """SAT: `question`, `answers` to choose from, `correct_answer`, `image_bytes`; asked as its paper asks."""
+    answers = record.get("answers")
+    if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+        raise ValueError("format sat needs `answers`, a list of texts that is not empty")
+    choices = " or ".join(filter(None, [", ".join(answers[:-1]), answers[-1]]))
+    prompt = f"{_text(record, 'question', 'sat')} Choose between the following options: {choices}"
+    made: dict[str, Any] = {"prompt": f"Answer in natural language. {prompt}"}
+    made["answer"] = _text(record, "correct_answer", "sat")
+    pictured = record.get("image_bytes") is not None and "images" not in record
+    return made | ({"images": listed(record["image_bytes"])} if pictured else {})
+
+
 FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "plain": _plain,
     "trl": _trl,
     "swift": _swift,
+    "alpaca": _alpaca,
     "satori": _satori,
     "mgpo": _mgpo,
     "visionthink": _visionthink,
     "vlm_r1": _vlm_r1,
     "mmpr": _mmpr,
     "ui_s1": _ui_s1,
+    "sat": _sat,
 }
 assert {AUTO, *FORMATS} == set(get_args(RecordFormat))
 

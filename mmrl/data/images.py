@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl.pictures import check_image, open_image
+from mmrl.pictures import check_image, is_video, open_image
 
 
 def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int, target: bool = False) -> None:
@@ -25,10 +25,7 @@ def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int, t
 def bound_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> dict[str, Any]:
     """The record with each name in `images` as a function that opens it, so that it stands without its folder."""
     refs = record.get("images") or ()
-    if not any(isinstance(ref, str) for ref in refs):
-        return dict(record)
-    bound = [functools.partial(open_image, ref, root, max_pixels) if isinstance(ref, str) else ref for ref in refs]
-    return {**record, "images": bound}
+    return {**record, "images": [_each(ref, lambda one: _bound(one, root, max_pixels)) for ref in refs]}
 
 
 def stored_images(record: Mapping[str, Any], root: str | None, folder: Path, max_pixels: int) -> dict[str, Any]:
@@ -36,7 +33,16 @@ def stored_images(record: Mapping[str, Any], root: str | None, folder: Path, max
     refs = record.get("images")
     if not refs:
         return dict(record)
-    return {**record, "images": [_stored(ref, root, folder, max_pixels) for ref in refs]}
+    return {**record, "images": [_each(ref, lambda one: _stored(one, root, folder, max_pixels)) for ref in refs]}
+
+
+def _each(ref: Any, change: Callable[[Any], Any]) -> Any:
+    """A picture, changed; or a video, each of its frames."""
+    return {**ref, "frames": [change(one) for one in ref["frames"]]} if is_video(ref) else change(ref)
+
+
+def _bound(ref: Any, root: str | None, max_pixels: int) -> Any:
+    return functools.partial(open_image, ref, root, max_pixels) if isinstance(ref, str) else ref
 
 
 def _stored(ref: Any, root: str | None, folder: Path, max_pixels: int) -> str:

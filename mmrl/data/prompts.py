@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmrl import objects
 from mmrl.config import ConfigError, DataConfig, RecordFormat
-from mmrl.data.checks import MAX_PIXELS, Checker, good_records, identity
+from mmrl.data.checks import MAX_PIXELS, VIDEO_FRAMES, Checker, good_records, identity
 from mmrl.data.rows import Row
 from mmrl.data.sources import HUB, absolute, folder_of, function_of, function_rows, read_rows
 from mmrl.share import resolve
@@ -43,6 +44,8 @@ def reading(data: DataConfig, source: str) -> dict[str, Any]:
         "form": data.format,
         "root": data.image_root or folder_of(source),
         "max_pixels": data.max_pixels,
+        "video_frames": data.video_frames,
+        "whole_videos": data.videos == "whole",
     }
 
 
@@ -59,6 +62,8 @@ def load_prompts(
     form: RecordFormat = "auto",
     root: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    video_frames: int = VIDEO_FRAMES,
+    whole_videos: bool = False,
 ) -> list[Prompt]:
     """Prompts of a source (see DataConfig.prompts), in its order; those whose columns equal `where`.
 
@@ -72,9 +77,10 @@ def load_prompts(
     """
     root = absolute(root or folder_of(source))
     rows = read_rows(source, split, subset) if rows is None else rows
-    found, bad = good_records(rows, Checker(columns, mapping, form, root, max_pixels), on_bad, where)
+    checker = Checker(columns, mapping, form, root, max_pixels, video_frames=video_frames, whole_videos=whole_videos)
+    found, bad = good_records(rows, checker, on_bad, where)
     if not found:
-        name = source if source.startswith(HUB) else resolve(source)
+        name = source if source.startswith(HUB) or objects.is_object(source) else resolve(source)
         raise ConfigError(
             f"data: {name} holds no prompts" + (f" with {dict(where)}" if where else "") + f" ({bad} bad)"
         )

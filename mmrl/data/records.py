@@ -36,7 +36,8 @@ class Records:
         assert config.records is not None
         self.source, self.on_bad = config.records, config.on_bad_record
         self.root = absolute(config.image_root or folder_of(self.source))
-        self.checker = Checker(columns, config.columns, config.format, self.root, config.max_pixels)
+        read = (config.max_pixels, config.train_turns == "all", config.video_frames, config.videos == "whole")
+        self.checker = Checker(columns, config.columns, config.format, self.root, *read)
         self.get: Callable[[int], dict[str, Any]]
         function = function_of(self.source, config.options, "data.records")
         if function is not None:

@@ -50,11 +50,18 @@ def listed(value: Any) -> list[Any]:
 def _marks(record: Mapping[str, Any], mark: str) -> int:
     messages = record.get("messages")
     texts = [message["content"] for message in messages] if are_messages(messages) else [record.get("prompt")]
+    # A conversation to learn goes on behind the prompt; both answers of a preference see the same pictures.
+    behind = next(
+        (a for key in ("completion", "chosen") if isinstance(a := record.get(key), list) and are_messages(a)), []
+    )
+    texts += [message.get("content") for message in behind if message["role"] != "assistant"]
     return sum(text.count(mark) for text in texts if isinstance(text, str))
 
 
 def _reference(picture: Any, number: int) -> Any:
     """What mmrl.pictures opens: a name, a PIL picture, {"bytes"}, a function."""
+    if isinstance(picture, Mapping) and isinstance(picture.get("frames"), list):  # a video as a whole
+        return {**picture, "frames": [_reference(frame, number) for frame in picture["frames"]]}
     if isinstance(picture, Mapping) and picture.get("bytes") is None:
         picture = picture.get("path") or picture.get("url")
     held = isinstance(picture, Mapping) and isinstance(picture["bytes"], bytes)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
+import re
 import stat
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmrl import objects
 from mmrl.config import ConfigError
-from mmrl.data.files import file_rows, library, without_nan
+from mmrl.data.files import file_rows, kind_of, library, without_nan
 from mmrl.data.rows import Row
 from mmrl.importing import import_file
 from mmrl.share import resolve
@@ -20,12 +24,17 @@ Function = Callable[[int], Any]
 
 
 def read_rows(source: str, split: str, subset: str | None = None) -> Iterator[Row]:
-    """Raw records of a file (see files.READERS), a folder saved by `datasets`, or `hub:owner/name`.
+    """Raw records of a file (see files.READERS), a pattern of files, a folder of them or one saved by `datasets`,
+    `hub:owner/name`, or rows that were given in Python.
 
     A record that cannot be read comes with its problem. Raises ConfigError for a source that is missing or unreadable.
     """
     if source.startswith(HUB):
         return _table_rows(source, _hub_dataset(source.removeprefix(HUB), subset, split))
+    if objects.is_object(source):
+        return (Row(f"{source}[{n}]", n, without_nan(row)) for n, row in enumerate(_object(source, "data")))
+    if _is_pattern(source):
+        return _rows_of_files(matching(source))
     path = _located(source)
     try:
         mode = path.stat().st_mode
@@ -36,7 +45,8 @@ def read_rows(source: str, split: str, subset: str | None = None) -> Iterator[Ro
             f"data: {source!r:.200} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None
     if stat.S_ISDIR(mode):
-        return _table_rows(str(path), _saved_dataset(path, split))
+        files = shards(path, split)
+        return _rows_of_files(files) if files else _table_rows(str(path), _saved_dataset(path, split))
     if not stat.S_ISREG(mode):
         raise ConfigError(f"data: no prompt file {path}: it is a pipe or a device")
     return file_rows(path)
@@ -46,6 +56,12 @@ def folder_of(source: str) -> str | None:
     """The folder that names in a source's records are below; None for the hub."""
     if source.startswith(HUB):
         return None
+    if objects.is_object(source):
+        return "."
+    if _is_pattern(source):
+        source = re.split(r"[*?[]", source)[0] + "x"
+    elif _is_folder_of_files(source):
+        return str(_located(source))
     file, _, _ = source.rpartition(":")
     return str(_located(file if file.endswith(".py") else source).parent)
 
@@ -67,6 +83,88 @@ def _located(source: str) -> Path:
         raise ConfigError(f"data: {source!r:.200}: {error}") from None
 
 
+def _object(name: str, key: str) -> Any:
+    try:
+        return objects.held(name)
+    except objects.UnknownObject as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+# -------------------------------------------------------------------- many files
+
+
+def _is_pattern(source: str) -> bool:
+    try:
+        return glob.has_magic(source) and not _located(source).exists()
+    except (OSError, ValueError):  # a name that is none: it is refused where it is opened
+        return False
+
+
+def _is_folder_of_files(source: str) -> bool:
+    try:
+        folder = _located(source)
+        return folder.is_dir() and not any((folder / name).is_file() for name in _SAVED)
+    except (OSError, ValueError):
+        return False
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files that a pattern names, in the order of their names. Raises ConfigError without one."""
+    found = sorted(Path(name) for name in glob.glob(str(_located(pattern)), recursive=True))
+    files = [path for path in found if path.is_file()]
+    if not files:
+        raise ConfigError(f"data: no file matches {pattern!r:.200}")
+    return files
+
+
+def shards(folder: Path, split: str) -> list[Path]:
+    """The files of records in a folder (or in its folder `data`), in the order of their names; [] for a folder that the
+    datasets library saved, and for one without such files.
+
+    Where their names begin with a split, as in train-00000-of-00002.parquet, those of `split`. Raises ConfigError for
+    files of several kinds, and where none is of the split.
+    """
+    if any((folder / name).is_file() for name in _SAVED):
+        return []
+    files = [path for place in (folder, folder / "data") for path in _records_in(place)]
+    kinds = {kind for path in files if (kind := kind_of(path))}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"data: {folder} has files of {', '.join(sorted(kinds))}; name those that are meant: {folder}/*.x"
+        )
+    names = {path: re.split(r"[-_.]", path.name)[0] for path in files}
+    splits = set(names.values()) & _SPLITS
+    if not splits:
+        return files
+    if split not in splits:
+        raise ConfigError(
+            f"data: {folder} has no file of split {split!r}; it has {', '.join(sorted(splits))} (data.split, "
+            "data.eval_split)"
+        )
+    return [path for path in files if names[path] == split]
+
+
+# Files that the datasets library writes into a folder that it saves.
+_SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")
+_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
+
+
+def _records_in(folder: Path) -> list[Path]:
+    hidden = (".", "_")
+    if not folder.is_dir():
+        return []
+    return [p for p in sorted(folder.iterdir()) if p.is_file() and kind_of(p) and not p.name.startswith(hidden)]
+
+
+def _rows_of_files(files: list[Path]) -> Iterator[Row]:
+    """The rows of several files, numbered on."""
+    number = 0
+    for file in files:
+        for row in file_rows(file):
+            number += 1
+            yield replace(row, number=number)
+
+
 # -------------------------------------------------------------------- functions of the index
 
 
@@ -76,14 +174,17 @@ def function_of(source: str, options: Mapping[str, Any], key: str) -> Function |
     key: of the configuration, for messages. Raises ConfigError for a file, a function or an option that is not there.
     """
     file, _, name = source.rpartition(":")
-    if not file.endswith(".py"):
+    if objects.is_function(source):
+        function = _object(source, key)
+    elif not file.endswith(".py"):
         return None
-    path = _located(file)
-    if not path.is_file():
-        raise ConfigError(f"{key}: no file {path}")
-    function = getattr(import_file(path), name, None)
-    if function is None:
-        raise ConfigError(f"{key}: {path} has no function {name!r}")
+    else:
+        path = _located(file)
+        if not path.is_file():
+            raise ConfigError(f"{key}: no file {path}")
+        function = getattr(import_file(path), name, None)
+        if function is None:
+            raise ConfigError(f"{key}: {path} has no function {name!r}")
     options_key = "data.options" if key == "data.records" else f"{key}_options"
     unknown = set(options) - set(inspect.signature(function).parameters)
     if unknown:

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 # Tokens that there is room for before a layer is copied into a larger one.
 ROOM = 64
 
 
-def repeat_rows(cache: Any, n: int) -> None:
-    """Every row of a DynamicCache n times, one after the other, its layers ready for one token after another.
+def repeat_rows(cache: Any, rows: int, n: int, device: torch.device) -> None:
+    """Each of a DynamicCache's `rows` n times, one after the other, its layers ready for one token after another.
 
     Layers of other kinds (sliding windows, states of linear attention) stay what they are.
     """
@@ -21,7 +21,22 @@ def repeat_rows(cache: Any, n: int) -> None:
         if type(layer) is DynamicLayer and layer.get_seq_length():
             cache.layers[index] = RoomyLayer(layer, n)
         elif n > 1:
-            layer.batch_repeat_interleave(n)
+            layer.reorder_cache(torch.arange(rows, device=device).repeat_interleave(n))
+
+
+def select_rows(cache: Any, rows: Tensor) -> None:
+    """The cache's rows become those at `rows` [k], which may name one several times, or leave some out.
+
+    `reorder_cache` is the one method that every kind of layer has: layers with a state of their own (Mamba, linear
+    attention) do not know `batch_select_indices`, and hybrid ones would select their keys and forget their state.
+    """
+    for layer in cache.layers:
+        layer.reorder_cache(rows)
+
+
+def has_state(cache: Any) -> bool:
+    """Whether something in the cache is a state that each token changes in place, beside keys and values by token."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
 class RoomyLayer(DynamicLayer):
@@ -51,17 +66,14 @@ class RoomyLayer(DynamicLayer):
         self._show(rows, end)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The rows at `beam_idx`, at most as many as there are."""
         seen = self.keys.shape[2]
-        moved = torch.nonzero(indices != torch.arange(len(indices), device=indices.device)).flatten()
+        moved = torch.nonzero(beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).flatten()
         if len(moved):
             for room in self._room:
-                room[moved, :, :seen] = room[indices[moved], :, :seen]
-        self._show(len(indices), seen)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self._room = [_with_room(x, repeats) for x in (self.keys, self.values)]
-        self._show(repeats * self.keys.shape[0], self.keys.shape[2])
+                room[moved, :, :seen] = room[beam_idx[moved], :, :seen]
+        self._show(len(beam_idx), seen)
 
     def _show(self, rows: int, seen: int) -> None:
         self.keys, self.values = (room[:rows, :, :seen] for room in self._room)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,17 @@ class States:
     attended: Tensor | None
 
 
+def decoder_of(model: Any) -> Any:
+    """The layers of a causal language model, without its head; the model itself where they are not apart."""
+    base = getattr(model, "base_model", model)
+    if base is not model:
+        return base
+    words = model.get_input_embeddings()  # Llama 4's text model has its layers where its class does not say
+    return next((child for child in model.children() if child is not words and words in set(child.modules())), model)
+
+
 class Decoder:
-    """A transformers decoder (`model.base_model`) that reads rows of text.
+    """A transformers decoder (`decoder_of`) that reads rows of text.
 
     A modality with media overrides `positions` and `forward`.
     """
@@ -63,13 +73,17 @@ class Decoder:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        takes = inspect.signature(module.forward).parameters
+        # Models that are nothing but a state (Mamba) call their cache otherwise, and have no positions.
+        self._cache = next((name for name in ("past_key_values", "cache_params") if name in takes), None)
+        self._takes_positions = "position_ids" in takes
 
     @property
     def device(self) -> torch.device:
         return self.module.device
 
     def new_cache(self) -> Any:
-        """An empty cache of keys and values."""
+        """An empty cache of keys, values and states, as transformers makes it for the model's kinds of layers."""
         from transformers import DynamicCache
 
         return DynamicCache(config=self.module.config)
@@ -142,10 +156,9 @@ class Decoder:
 
         prompt: the rows are whole prompts, padded on the left.
         """
-        return self.module(
-            input_ids=ids,
-            position_ids=position[0],
-            attention_mask=attended,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        if self._cache == "cache_params" and attended is not None:
+            attended = attended[:, -ids.shape[1] :]  # a state knows of no earlier tokens
+        options: dict[str, Any] = {"position_ids": position[0]} if self._takes_positions else {}
+        if self._cache is not None:
+            options |= {self._cache: cache, "use_cache": cache is not None}
+        return self.module(input_ids=ids, attention_mask=attended, **options).last_hidden_state

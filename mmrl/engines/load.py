@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mmrl.engines.transformers import TransformersEngine
     from mmrl.engines.vllm import VllmEngine
 
-ASK_S = 5.0  # that a server may take to say what it serves
+ASK_S = 2.0  # that a server may take to say what it serves
 ENGINES = ("transformers", "vllm")
 
 

@@ -1,7 +1,8 @@
 """Sampling with the policy's own transformers model: nothing to synchronise, log-probs exact.
 
 A prompt is computed once for its group and its cache repeated; rows leave the batch, and its cache, as they end. The
-cache has room for what comes (cache.py): a token is written into it, and what is there already is not copied.
+cache has room for what comes (cache.py): a token is written into it, and what is there already is not copied. Models
+that cannot do so (ways.py) have prompts of one length in a batch, or compute every row anew for each token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.base import Completion, Once, Sampling, here
-from mmrl.engines.decoder import Decoder, Row
+from mmrl.engines.continuing import Cached, Continuing, Recomputed
+from mmrl.engines.decoder import Decoder, Row, decoder_of
+from mmrl.engines.ways import Ways
 
 # Uniform numbers drawn at a time from a sample's stream.
 BLOCK = 64
@@ -24,6 +27,7 @@ class TransformersEngine:
 
     head: hidden states [b, D] -> logits [b, V], in float32; None takes the model's output layer.
     rows: completions decoded together. decoder: what computes the hidden states; None takes the model's layers.
+    ways: how the decoder may be run; None is any way.
     """
 
     exact = True
@@ -34,8 +38,10 @@ class TransformersEngine:
         head: Callable[[Tensor], Tensor] | None = None,
         rows: int = 64,
         decoder: Decoder | None = None,
+        ways: Ways | None = None,
     ) -> None:
-        self.decoder = decoder or Decoder(getattr(model, "base_model", model))
+        self.ways = ways or Ways()
+        self.decoder = decoder or Decoder(decoder_of(model))
         self.head = head or (lambda hidden: model.get_output_embeddings()(hidden).float())
         self.rows = rows
 
@@ -53,9 +59,8 @@ class TransformersEngine:
         found: list[list[Completion]] = [[] for _ in prompts]
         rows = [Row.of(prompt) for prompt in prompts]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        together = max(1, self.rows // n)
-        for start in range(0, len(order), together):
-            chosen = order[start : start + together]
+        for chosen in self._together([len(rows[i]) for i in order], max(1, self.rows // n)):
+            chosen = [order[place] for place in chosen]
             for first in range(0, n, self.rows):
                 some = [seeds[i][first : first + self.rows] for i in chosen]
                 made = self._decode([rows[i] for i in chosen], some, sampling)
@@ -64,11 +69,41 @@ class TransformersEngine:
                     found[i] += made[place * width : (place + 1) * width]
         return found
 
+    def _together(self, lengths: Sequence[int], most: int) -> list[list[int]]:
+        """Places of prompts of these lengths, sorted, in batches of at most `most`."""
+        batches: list[list[int]] = []
+        for place, length in enumerate(lengths):
+            last = batches[-1] if batches else []
+            padded = bool(last) and lengths[last[0]] != length
+            if not last or len(last) == most or (padded and self.ways.cached and not self.ways.padded):
+                batches.append([])
+            batches[-1].append(place)
+        return batches
+
+    @torch.no_grad()
+    def longest_step(self, prompts: Sequence[Row], n: int, sampling: Sampling) -> None:
+        """What a rollout holds at most, for an estimate of memory: the prompts' forward, then the last token of n
+        completions each that have all their budget. What the tokens between have left in the cache is not computed."""
+        from mmrl.engines.cache import RoomyLayer
+
+        growing = Cached(self.decoder, prompts, n, sampling.max_tokens)
+        for layer in growing.cache.layers:
+            if isinstance(layer, RoomyLayer):
+                rows, heads, _, size = layer.keys.shape
+                shape = rows, heads, sampling.max_tokens - 1, size
+                layer.update(layer.keys.new_empty(shape), layer.values.new_empty(shape))
+        draw = _Sampler(sampling, self.decoder.device)
+        uniform = torch.zeros(len(growing.hidden), dtype=torch.float64, device=self.decoder.device)
+        token, _ = draw(self.head(growing.hidden), uniform, 0)
+        growing.last(token, sampling.max_tokens)
+        draw(self.head(growing.hidden), uniform, 0)
+
     def _decode(self, prompts: Sequence[Row], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """Completions of every prompt, prompt by prompt; all prompts have equally many seeds."""
         device, n = self.decoder.device, len(seeds[0])
         streams = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
-        cache, hidden, attended, position = self._prefill(prompts, n, sampling.max_tokens)
+        kind: type[Cached] | type[Recomputed] = Cached if self.ways.cached else Recomputed
+        growing: Continuing = kind(self.decoder, prompts, n, sampling.max_tokens)
         ids = torch.zeros(len(streams), sampling.max_tokens, dtype=torch.int64, device=device)
         logp = torch.zeros(len(streams), sampling.max_tokens, dtype=torch.float32, device=device)
         length = torch.full((len(streams),), sampling.max_tokens, device=device)
@@ -76,11 +111,10 @@ class TransformersEngine:
         alive = torch.arange(len(streams), device=device)
         stop = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=device)
         draw = _Sampler(sampling, device)
-        width = 0 if attended is None else attended.shape[1] - sampling.max_tokens
         for t in range(sampling.max_tokens):
             if t % BLOCK == 0:
                 uniform = _uniform(streams, alive.tolist(), min(BLOCK, sampling.max_tokens - t)).to(device)
-            token, token_logp = draw(self.head(hidden), uniform[:, t % BLOCK], t)
+            token, token_logp = draw(self.head(growing.hidden), uniform[:, t % BLOCK], t)
             ids[alive, t], logp[alive, t] = token, token_logp
             ended = torch.isin(token, stop)
             if ended.any():
@@ -88,35 +122,15 @@ class TransformersEngine:
                 going = _closed_up(ended)
                 if not len(going):
                     break
-                cache.batch_select_indices(going)
-                alive, token, position, uniform = alive[going], token[going], position[going], uniform[going]
-                attended = None if attended is None else attended[going]
-            if t + 1 == sampling.max_tokens:
-                break
-            seen = None if attended is None else attended[:, : width + t + 1]
-            hidden = self.decoder.step(token, position, cache, seen)
-            position = position + 1
+                growing.select(going)
+                alive, token, uniform = alive[going], token[going], uniform[going]
+            if t + 1 < sampling.max_tokens:
+                growing.step(token)
         ids, logp, ends = ids.cpu(), logp.cpu(), stopped.tolist()
         return [
             Completion(ids[row, :end].clone(), logp[row, :end].clone(), "eos" if ends[row] else "length")
             for row, end in enumerate(length.tolist())
         ]
-
-    def _prefill(self, prompts: Sequence[Row], n: int, room: int) -> tuple[Any, Tensor, Tensor | None, Tensor]:
-        """(cache, last hidden state [b, D], attention mask [b, P + room] or None, next position [b]) of n rows a
-        prompt, from one forward of each prompt. Shorter prompts are padded on the left."""
-        from mmrl.engines.cache import repeat_rows
-
-        cache = self.decoder.new_cache()
-        states = self.decoder.run(prompts, left=True, cache=cache)
-        hidden, attended = states.hidden[:, -1], states.attended
-        if attended is not None:  # without padding the attention needs no mask, and is faster
-            attended = torch.cat([attended, attended.new_ones(len(prompts), room)], 1)
-        repeat_rows(cache, n)
-        if n > 1:
-            hidden = hidden.repeat_interleave(n, dim=0)
-            attended = None if attended is None else attended.repeat_interleave(n, dim=0)
-        return cache, hidden, attended, states.next.repeat_interleave(n)
 
 
 def _closed_up(ended: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def messages_of(prompt: Prompt) -> list[dict[str, str]]:
     """What a prompt says: the record's `messages` with texts as content, or its text. Raises ValueError."""
     given = prompt.record.get("messages")
     try:
-        return [{"role": "user", "content": prompt.text}] if given is None else _read(given)
+        begun = bool(prompt.record.get("continue_final_message"))
+        return [{"role": "user", "content": prompt.text}] if given is None else _read(given, begun)
     except ValueError as error:
         raise ValueError(f"prompt {prompt.id!r}: {error}") from None
 
@@ -56,15 +57,16 @@ def question_of(prompt: Prompt) -> str:
     return asked.replace(IMAGE, "").strip()
 
 
-def _read(messages: Any) -> list[dict[str, str]]:
+def _read(messages: Any, begun: bool) -> list[dict[str, str]]:
+    """begun: the last message is the policy's own beginning, and stays."""
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise ValueError("`messages` must be a list of {role, content}")
     read = []
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError("`messages` must be a list of {role, content}")
-        read.append({"role": message["role"], "content": _text(message.get("content"))})
-    while read and read[-1]["role"] == "assistant":
+        read.append({**message, "content": _text(message.get("content"))})
+    while read and read[-1]["role"] == "assistant" and not begun:
         read.pop()
     if not read:
         raise ValueError("`messages` asks nothing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,7 +36,9 @@ class Adapter:
 
     # The adapter's own options, the `model:` section of a config: a pydantic model, mmrl.strict.Strict for one. For
     # `mmrl eval --run` it has a method at(folder): its copy that reads the policy that `save` wrote there. Methods
-    # actions_per_sample() and describe() (lines of text) are used by `mmrl plan`, where they exist.
+    # actions_per_sample(), describe() and files() (lines of text; files raises where some are missing), prompt_check()
+    # (None, or prompt -> what `usable` would say of its messages, known without the weights): used by `mmrl plan`,
+    # where they exist.
     Config: ClassVar[type]
 
     # What `mmrl train --modality FILE:CLASS` runs, without `modality`. Left out: a CONFIG has to be named.
@@ -184,6 +186,25 @@ class Adapter:
             f"the algorithm needs {', '.join(names)} of every action, and {type(self).__name__} has no `features`; "
             "choose other hooks, or give the adapter that method"
         )
+
+    # ---------------------------------------------------------------- what `mmrl plan` estimates from
+
+    def weights(self) -> Iterable[Tensor]:
+        """All tensors of the policy, frozen parts and buffers too. Left out: what is trained."""
+        return self.trainable_parameters().values()
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """What a prompt takes of a micro-batch's budget besides its actions, by a name for `mmrl plan`, the whole of it
+        first: {"tokens": 60, "tokens of pictures": 25}. Left out: nothing."""
+        return {}
+
+    def blank(self, prompt: Prompt) -> Sample | None:
+        """A sample as long as a rollout makes them, its actions made up. Left out: memory is not estimated."""
+        return None
+
+    def trial(self, samples: Sequence[Sample], n: int) -> None:
+        """The part of a rollout of these blank samples, n of a prompt, that takes most memory. Left out: rollouts
+        count as nothing in the estimate."""
 
     # ---------------------------------------------------------------- the reference: the policy where a stage begins
 

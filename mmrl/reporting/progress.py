@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+
+T = TypeVar("T")
 
 SHOWN = {
     "reward/mean": "reward {:.3f}",
@@ -42,6 +46,7 @@ class Progress:
         self.clock = clock
         self._began = clock()
         self._evaluation = ""
+        self._waited = start > 0
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
@@ -49,10 +54,13 @@ class Progress:
         if self.main and self.stream.isatty():
             self._bar = RichProgress(
                 MofNCompleteColumn(),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=16),
                 TimeElapsedColumn(),
-                TextColumn("{task.description}", markup=False),
+                TextColumn(
+                    "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+                ),
                 console=Console(file=self.stream),
+                expand=True,
             )
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total, completed=self.start)
@@ -73,6 +81,21 @@ class Progress:
         else:
             print(f"step {step}/{self.total}  {text}", file=self.stream, flush=True)
 
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Show what is done between steps, such as an evaluation; on a terminal with a bar of its own."""
+        if self.main and self._bar is not None:
+            task = self._bar.add_task(what, total=None)
+            try:
+                yield
+            finally:
+                self._bar.remove_task(task)
+            return
+        if self.main and not self._waited:
+            print(what, file=self.stream, flush=True)  # the first one: nothing has been seen yet
+        self._waited = True
+        yield
+
     def _describe(self, row: Mapping[str, Any], step: int) -> str:
         parts = [form.format(row[key]) for key, form in SHOWN.items() if row.get(key) is not None]
         evaluated = [
@@ -92,6 +115,20 @@ class Progress:
         if done <= 0 or step >= self.total:
             return []
         return [f"left {duration((self.clock() - self._began) / done * (self.total - step))}"]
+
+
+def counted(items: Sequence[T], text: str, stream: TextIO | None = None) -> Iterator[T]:
+    """The items one by one, with a bar in a terminal that goes when they are done; elsewhere nothing is printed.
+
+    stream: stderr by default, so that results on stdout stay alone.
+    """
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield from items
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
+    with RichProgress(*columns, TimeElapsedColumn(), console=Console(file=stream), transient=True) as bar:
+        yield from bar.track(items, description=text)
 
 
 def duration(seconds: float) -> str:

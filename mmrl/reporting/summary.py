@@ -28,15 +28,14 @@ def write_summary(
 ) -> Path:
     """Write summary.json and return its path.
 
-    main_metric: a key of `before` and `after`, which hold the metrics of the first and last evaluation.
+    main_metric: a key of `after`, the metrics of the last evaluation, and of `before`, those of the first, unless a
+    resume has changed what is evaluated.
     wall_s: seconds. samples, actions: how many were rolled out and trained on.
     config: the configuration's name. peak_rss_mb: MiB; this process's own peak when not given.
-    Raises ValueError when evaluations exist and lack the main metric.
+    Raises ValueError where the last evaluation lacks the main metric.
     """
-    for when, metrics in (("before", before), ("after", after)):
-        if metrics and main_metric not in metrics:
-            known = ", ".join(sorted(metrics))
-            raise ValueError(f"main metric {main_metric!r} is not in eval[{when!r}]; it has: {known}")
+    if after and main_metric not in after:
+        raise ValueError(f"main metric {main_metric!r} is not in eval['after']; it has: {', '.join(sorted(after))}")
     path = Path(run_dir) / "summary.json"
     summary = {
         "main_metric": main_metric,

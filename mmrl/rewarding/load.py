@@ -7,13 +7,14 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from mmrl import objects
 from mmrl.near import near
 from mmrl.rewarding import trl
 from mmrl.rewarding.limit import Limited
@@ -55,7 +56,7 @@ class LoadedReward:
 
     call: list[Sample] -> one score each, or Group -> one score per sample if `group`.
     check_prompt: says before training why a prompt does not suit the reward, or None; a method of the reward's class,
-    or else a function of its file.
+    or else a function of its file. check_all: says it of all prompts of a set together, or None.
     source: the file it came from.
     at_once: how many groups it may be called with at a time; a class says so as `groups_at_once`.
     """
@@ -64,6 +65,7 @@ class LoadedReward:
     call: Callable[[Any], Any]
     group: bool = False
     check_prompt: Callable[[Prompt], str | None] | None = None
+    check_all: Callable[[Sequence[Prompt]], str | None] | None = None
     source: str = ""
     at_once: int = 1
 
@@ -77,26 +79,21 @@ def group_reward(reward: T) -> T:
 def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: float | None = None) -> LoadedReward:
     """The reward called `name`, with its keyword options.
 
-    name: `file.function` from the share folder's rewards/, or `path/to/file.py:function`. A class is
-    built once, with the options; a function gets them at every call. A function of `completions`, as TRL's are, is
-    wrapped (see mmrl.rewarding.trl).
+    name: `file.function` from the share folder's rewards/, `path/to/file.py:function`, or that of a callable that
+    was given in Python (mmrl.objects). A class is built once, with the options; a function gets them at every call. A
+    function of `completions`, as TRL's are, is wrapped (see mmrl.rewarding.trl).
     timeout: seconds that one call may take (see mmrl.rewarding.limit); null waits for ever.
     Raises RewardError when the name, an option or a package is missing.
     """
     options = dict(options or {})
-    path, attribute = _locate(name)
-    module = _import(path, name)
-    target = getattr(module, attribute, None)
-    if not callable(target):
-        there = public_rewards(path)
-        hint = near(attribute, there) if there else "it has no function of samples, group or completions"
-        raise RewardError(f"reward {name!r}: {path} has no {attribute!r}; {hint}")
+    target, check, source, own = _given(name) if objects.is_object(name) else _of_file(name)
     _check_options(name, target, options)
-    check = getattr(module, "check_prompt", None)
+    check_all = None
     try:
         if trl.is_trl(target):
-            call: Any = trl.wrap(target, options)
-            check = check or trl.column_check(target, options)
+            columns = trl.Columns(target, options)
+            call: Any = trl.wrap(target, options, columns)
+            check_all = columns.check
         else:
             call = target(**options) if inspect.isclass(target) else partial(target, **options)
             check = getattr(call, "check_prompt", check)
@@ -106,13 +103,46 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: fl
         raise RewardError(f"reward {name!r}: {error}") from error
     at_once = int(getattr(call, "groups_at_once", 1))
     return LoadedReward(
-        name=f"{path.stem}.{attribute}",
+        name=own,
         call=call if timeout is None else Limited(call, timeout, at_once),
         group=bool(getattr(target, "scores_groups", False)),
         check_prompt=check,
-        source=str(path),
+        check_all=check_all,
+        source=source,
         at_once=at_once,
     )
+
+
+# (what is called, its file's check_prompt, its source, its name)
+Found = tuple[Any, Callable[[Prompt], str | None] | None, str, str]
+
+
+def _of_file(name: str) -> Found:
+    """A reward in a file, by its name."""
+    path, attribute = _locate(name)
+    module = _import(path, name)
+    target = getattr(module, attribute, None)
+    if not callable(target):
+        there = public_rewards(path)
+        hint = near(attribute, there) if there else "it has no function of samples, group or completions"
+        raise RewardError(f"reward {name!r}: {path} has no {attribute!r}; {hint}")
+    return target, getattr(module, "check_prompt", None), str(path), f"{path.stem}.{attribute}"
+
+
+def _given(name: str) -> Found:
+    """A reward that was given in Python: a function, a class, or an object that is called."""
+    try:
+        target = objects.held(name)
+    except objects.UnknownObject as error:
+        raise RewardError(f"reward {error}") from None
+    first = next(iter(inspect.signature(target).parameters), None) if not inspect.isclass(target) else ""
+    if first is None:
+        raise RewardError(f"reward {objects.called(target)}: takes nothing; it is called with samples, or completions")
+    try:
+        source = inspect.getsourcefile(target if hasattr(target, "__code__") else type(target)) or ""
+    except TypeError:
+        source = ""
+    return target, None, source, name.removeprefix(objects.FUNCTION)
 
 
 def available() -> list[str]:

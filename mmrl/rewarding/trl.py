@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from mmrl.types import Prompt, Sample
@@ -30,13 +32,42 @@ def options_of(target: Any) -> tuple[list[str], list[str]]:
     return known, [p.name for p in named if inspect.isclass(target) and p.default is p.empty]
 
 
-def wrap(target: Any, options: Mapping[str, Any]) -> Callable[[Sequence[Sample]], Any]:
+class Columns:
+    """The columns of a data set, of which one record may lack what another has: its reward then gets None, as in TRL.
+
+    A column that a reward needs and that no record has is a mistake, told before training.
+    """
+
+    def __init__(self, target: Any, options: Mapping[str, Any]) -> None:
+        self._needed = [name for name in _needed(target) if name not in (*GIVEN, *options)]
+        self.seen: set[str] = set()
+
+    def check(self, prompts: Sequence[Prompt]) -> str | None:
+        """What the reward needs and no prompt has, or None; prompts without it are told once."""
+        if not prompts:
+            return None
+        counts = Counter(name for prompt in prompts for name in prompt.record)
+        self.seen |= set(counts)
+        absent = [name for name in self._needed if not counts[name]]
+        if absent:
+            return f"no prompt has the column {', '.join(absent)}, which it needs; data.columns maps other names"
+        for name in self._needed:
+            if counts[name] < len(prompts):
+                without = len(prompts) - counts[name]
+                warnings.warn(
+                    f"{without} of {len(prompts)} prompts lack the column `{name}`: None is given", stacklevel=3
+                )
+        return None
+
+
+def wrap(target: Any, options: Mapping[str, Any], columns: Columns) -> Callable[[Sequence[Sample]], Any]:
     """The reward as list[Sample] -> what it returns, called as TRL's GRPOTrainer calls it.
 
     completions: the artifacts (texts), or [{"role": "assistant", "content": text}] each where the prompt is a list of
-    messages; prompts: texts or those lists; completion_ids: lists of token ids; every other column of the record as
-    a list. A function without `**kwargs` gets what it names. None in its result is *not applicable*. A coroutine is
-    run to its end. Raises ValueError where it needs what only TRL's trainer has.
+    messages, with the beginning that the prompt ends with, if the policy continued one; prompts: texts or those lists;
+    completion_ids: lists of token ids; every other column of the record as a list. A function without `**kwargs` gets
+    what it names. None in its result is *not applicable*. A coroutine is run to its end. columns: those of the data.
+    Raises ValueError where it needs what only TRL's trainer has.
     """
     for name in _needed(target):
         if name in TRAINER_ONLY:
@@ -47,7 +78,7 @@ def wrap(target: Any, options: Mapping[str, Any]) -> Callable[[Sequence[Sample]]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def call(samples: Sequence[Sample]) -> Any:
-        inputs = {**_inputs(samples), **fixed}
+        inputs = {**_inputs(samples, columns.seen), **fixed}
         lacking = [name for name in _needed(target) if name not in inputs]
         if lacking:
             raise ValueError(f"the records lack {', '.join(lacking)}, which the reward needs as columns")
@@ -57,22 +88,12 @@ def wrap(target: Any, options: Mapping[str, Any]) -> Callable[[Sequence[Sample]]
     return call
 
 
-def column_check(target: Any, options: Mapping[str, Any]) -> Callable[[Prompt], str | None]:
-    """A `check_prompt` that says which columns the reward needs and the record lacks."""
-    columns = [name for name in _needed(target) if name not in (*GIVEN, *options)]
-
-    def check_prompt(prompt: Prompt) -> str | None:
-        lacking = [name for name in columns if name not in prompt.record]
-        return f"prompt {prompt.id!r} lacks the column {', '.join(lacking)}" if lacking else None
-
-    return check_prompt
-
-
-def _inputs(samples: Sequence[Sample]) -> dict[str, list[Any]]:
-    """Every input that TRL would give, by name."""
-    shared = set.intersection(*(set(s.prompt.record) for s in samples)) - {"prompt", "completion", "completion_ids"}
-    inputs: dict[str, list[Any]] = {name: [s.prompt.record[name] for s in samples] for name in sorted(shared)}
-    inputs["prompts"] = [s.prompt.record.get("messages", s.prompt.text) for s in samples]
+def _inputs(samples: Sequence[Sample], columns: Set[str]) -> dict[str, list[Any]]:
+    """Every input that TRL would give, by name; None where a record lacks a column of the data."""
+    names = {name for s in samples for name in s.prompt.record} | columns
+    names -= {"prompt", "completion", "completion_ids"}
+    inputs: dict[str, list[Any]] = {name: [s.prompt.record.get(name) for s in samples] for name in sorted(names)}
+    inputs["prompts"] = [_asked(s.prompt) for s in samples]
     inputs["completions"] = [_completion(s) for s in samples]
     if all(s.trajectory is not None and "ids" in s.trajectory.tensors for s in samples):
         inputs["completion_ids"] = [s.trajectory.tensors["ids"].tolist() for s in samples if s.trajectory]
@@ -84,8 +105,21 @@ def _completion(sample: Sample) -> str | list[dict[str, str]]:
         kind = type(sample.artifact).__name__
         raise TypeError(f"TRL's rewards score texts; the sample's artifact is a {kind}: write it for `samples`")
     if "messages" in sample.prompt.record:
-        return [{"role": "assistant", "content": sample.artifact}]
+        return [{"role": "assistant", "content": _begun(sample.prompt) + sample.artifact}]
     return sample.artifact
+
+
+def _begun(prompt: Prompt) -> str:
+    """The beginning of the assistant's turn, where the prompt brings one that the policy continued."""
+    last = prompt.record["messages"][-1]
+    return last["content"] if last["role"] == "assistant" else ""
+
+
+def _asked(prompt: Prompt) -> Any:
+    messages = prompt.record.get("messages")
+    if messages is None:
+        return prompt.text
+    return messages[:-1] if _begun(prompt) else messages
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
 from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
 from mmrl.pictures import PictureError
+from mmrl.reporting.progress import counted
 from mmrl.rewarding.load import LoadedReward, load_reward
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
 from mmrl.training.stopping import Stops
 from mmrl.types import Prompt
+
+# Prompts that a dry run shows the model's tokenizer and processor; a training looks at all.
+LOOKED_AT = 200
 
 
 def assemble(
@@ -29,16 +35,21 @@ def assemble(
     processes: Processes | None = None,
     should_stop: Callable[[str], bool] | None = None,
     training: bool = True,
+    quiet: bool = True,
+    weights: bool = True,
 ) -> Run:
-    """Everything that a config names, loaded and checked; supervised records only for training.
+    """Everything that a config names, loaded and checked; supervised records only for training. quiet: no bar.
 
-    Raises ConfigError, RewardError or DataError with one line that says what is wrong.
+    weights: whether the model is loaded; for `mmrl plan` it has shapes alone, and its processor looks at some prompts.
+    Raises ConfigError, RewardError or DataError with one line that says what is wrong; NotDownloaded for a model of the
+    hub where it is not to be loaded.
     """
     set_threads(config)
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
-    adapter = load_adapter(config, processes.device)
     rewards, eval_rewards = load_rewards(config)
-    prompts, eval_prompts = load_prompts(config, adapter)
+    adapter = load_adapter(config, processes.device, weights)
+    told = None if quiet or not processes.is_main else "reading prompts"
+    prompts, eval_prompts = load_prompts(config, adapter, None if weights else LOOKED_AT, told)
     check_prompts(prompts, rewards, config.data.on_bad_record)
     check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
     data = Data(prompts, eval_prompts, load_records(config, adapter) if training else None)
@@ -50,11 +61,14 @@ def set_threads(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def load_adapter(config: Config, device: torch.device | None = None) -> Adapter:
-    """The adapter of a config on its device, its weights drawn or read; seeded by config.seed where they are made."""
+def load_adapter(config: Config, device: torch.device | None = None, weights: bool = True) -> Adapter:
+    """The adapter of a config on its device, its weights drawn or read; seeded by config.seed where they are made.
+
+    weights: False makes one without any, of shapes alone (mmrl.modalities.hollow)."""
     torch.manual_seed(config.seed)
     try:
-        adapter: Adapter = adapter_class(config.modality)(config.model)
+        with nullcontext() if weights else without_weights():
+            adapter: Adapter = adapter_class(config.modality)(config.model)
     except (ValueError, OSError) as error:  # OSError: what the hub's clients raise for a name they cannot find
         raise ConfigError(f"model: {error}") from error
     if config.environment is not None:
@@ -62,7 +76,8 @@ def load_adapter(config: Config, device: torch.device | None = None) -> Adapter:
             raise ConfigError(f"environment: {type(adapter).__name__} holds no conversations; leave it out")
         adapter.environment = load_environment(config.environment)
     adapter.max_pixels = config.data.max_pixels
-    adapter.to(Processes(config.device).device if device is None else device)
+    if weights:
+        adapter.to(Processes(config.device).device if device is None else device)
     return adapter
 
 
@@ -90,11 +105,16 @@ def load_records(config: Config, adapter: Adapter) -> Records | None:
     return Records(config.data, record_columns(adapter, objectives)) if objectives else None
 
 
-def load_prompts(config: Config, adapter: Adapter) -> tuple[list[Prompt], list[Prompt]]:
-    """(training prompts, held-out prompts) of a config; [] where it names none."""
+def load_prompts(
+    config: Config, adapter: Adapter, first: int | None = None, told: str | None = None
+) -> tuple[list[Prompt], list[Prompt]]:
+    """(training prompts, held-out prompts) of a config; [] where it names none.
+
+    first: how many of each the adapter is asked about; None: all. told: the words of a bar over them; None: no bar.
+    """
     columns, data = adapter.prompt_columns(), config.data
-    train = usable(adapter, training_prompts(data, columns), data.on_bad_record)
-    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record)
+    train = usable(adapter, training_prompts(data, columns), data.on_bad_record, first, told)
+    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told)
     both = {_asked(p) for p in train} & {_asked(p) for p in held}
     if both:
         text = min(text for text, _ in both)
@@ -108,15 +128,23 @@ def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
 
 
-def usable(adapter: Adapter, prompts: Sequence[Prompt], on_bad: str) -> list[Prompt]:
+def usable(
+    adapter: Adapter, prompts: Sequence[Prompt], on_bad: str, first: int | None = None, told: str | None = None
+) -> list[Prompt]:
     """The prompts that the adapter can roll out; the others are counted and told.
 
+    first: how many it is asked about, unless it can use none of these; the rest counts as usable. None: all.
+    told: the words of a bar over them; None: no bar.
     Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
     """
-    reasons = {p.id: why for p in prompts if (why := _unusable(adapter, p, on_bad))}
+    asked = prompts[:first]
+    shown = asked if told is None else counted(asked, told)
+    reasons = {p.id: why for p in shown if (why := _unusable(adapter, p, on_bad))}
+    if len(reasons) == len(asked) < len(prompts):
+        return usable(adapter, prompts, on_bad, None, told)
     if reasons:
-        first, why = next(iter(reasons.items()))
-        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {first!r}: {why}"
+        named, why = next(iter(reasons.items()))
+        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {named!r}: {why}"
         if len(reasons) == len(prompts):
             raise ConfigError(message)
         warnings.warn(f"{message}; dropped", stacklevel=2)
@@ -135,6 +163,8 @@ def _unusable(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
 def check_prompts(prompts: Sequence[Prompt], rewards: Sequence[LoadedReward], on_bad: str) -> None:
     """Ask each reward whether it can score the prompts, before anything is trained."""
     for reward in rewards:
+        if reward.check_all is not None and (why := reward.check_all(prompts)):
+            raise ConfigError(f"reward {reward.name}: {why}")
         if reward.check_prompt is None:
             continue
         problems = [(p, why) for p in prompts if (why := reward.check_prompt(p))]

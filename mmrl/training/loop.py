@@ -20,7 +20,7 @@ from mmrl.reporting.summary import write_summary
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.scores import evaluate
-from mmrl.training.learner import Learner, NonFiniteError, averaged, refuse_shared_averages
+from mmrl.training.learner import Learner, NonFiniteError, averaged
 from mmrl.training.policy import Policy
 from mmrl.training.processes import is_shared
 from mmrl.training.provenance import Difference, all_differences, changed_code, made_with, refuse_other_run
@@ -29,7 +29,7 @@ from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
 from mmrl.training.saving import Part, Saver, load_parts
 from mmrl.training.stages.base import Stage
-from mmrl.training.stages.kinds import stage_class
+from mmrl.training.stages.kinds import made_stage
 from mmrl.training.stopping import StopHere, Stopped
 from mmrl.training.tensors import CheckpointError
 
@@ -92,7 +92,7 @@ class Loop:
         with Progress(total, start=self.cursor.total_steps, main=shown) as self.progress:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)
-        if "after" not in self.cursor.evaluations:  # the last stage had no step left, or ended by itself
+        if self._lacks_scores():
             self._evaluate("after")
         run.processes.end()
         if self.saver.unsaved:
@@ -114,9 +114,7 @@ class Loop:
         resumed = self._saved is not None and number == cursor.stage
         if not resumed:
             cursor.begin_stage(number)
-        self.stage = stage = stage_class(options.kind)(self.run, options, self.policy, cursor)
-        refuse_shared_averages(stage.learners.values())
-        self.policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())
+        self.stage = stage = made_stage(self.run, options, self.policy, cursor)
         if resumed:
             self._restore(stage)
         elif stage.needs_reference:
@@ -202,10 +200,18 @@ class Loop:
 
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
-        found = evaluate(self.run, tag, learners, must_score=tag == "before")
+        asked = bool(self.run.eval_rewards and self.run.data.eval_prompts)
+        with self.progress.doing("evaluating") if self.progress and asked else contextlib.nullcontext():
+            found = evaluate(self.run, tag, learners, must_score=tag == "before")
         if found:
             self.cursor.evaluations[tag] = found
         return found
+
+    def _lacks_scores(self) -> bool:
+        """Whether those of the end are not known: the last stage had no step left, ended by itself, or was evaluated by
+        other rewards before a resume."""
+        found = self.cursor.evaluations.get("after", {})
+        return any(f"eval/{reward.name}" not in found for reward in self.run.eval_rewards)
 
     def _finish(self) -> dict[str, Any]:
         run, cursor = self.run, self.cursor

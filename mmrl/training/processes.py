@@ -56,7 +56,7 @@ class Processes:
     ) -> None:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
-        _check_trackers(trackers)
+        check_trackers(trackers)
         self.accelerator = Accelerator(
             cpu=device == "cpu",
             log_with=list(trackers) or None,
@@ -260,7 +260,8 @@ def _let_go() -> None:
         os._exit(1)
 
 
-def _check_trackers(trackers: Iterable[str]) -> None:
+def check_trackers(trackers: Iterable[str]) -> None:
+    """Raise ConfigError for a tracker whose package is not installed."""
     for name in trackers:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f"trackers: {name} is not installed; run: pip install {name}")

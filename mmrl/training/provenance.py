@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmrl import objects
 from mmrl.config import Config, PreferenceStage
 from mmrl.share import resolve
 from mmrl.training.cursor import Cursor
@@ -181,11 +182,21 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _code(config: Config) -> Iterator[tuple[str, str]]:
-    """(file, mark of its code) of what comes from a file of the user's own: rewards, records, stages, the modality, the
+    """(file or function, mark of its code) of what is the user's own: rewards, data, stages, the modality, the
     environment."""
     names = [*(reward.name for reward in config.rewards), *(stage.kind for stage in config.stages)]
-    names += [config.data.records or "", config.modality, str((config.environment or {}).get("name", ""))]
+    names += [reward.name for reward in config.eval.rewards or ()]
+    data = config.data
+    names += [
+        data.prompts or "",
+        data.eval_prompts or "",
+        data.records or "",
+        config.modality,
+        str((config.environment or {}).get("name", "")),
+    ]
     for name in names:
+        if objects.is_function(name):
+            yield name, objects.mark_of_code(objects.held(name))
         file, _, _ = name.rpartition(":")
         if file.endswith(".py") and (mark := _mark_of_file(file)):
             yield file, mark

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,12 @@ PATIENCE_S = 5.0
 # How long one of several processes that was asked to stop waits for the others, which may be in a rollout, to save with
 # them; torchrun kills what is left 30 seconds after its SIGTERM.
 GRACE_S = 20.0
+
+
+ASKED = {
+    signal.SIGINT: b"\nstopping: the run saves itself as soon as it can; Ctrl-C again ends it without saving\n",
+    signal.SIGTERM: b"\nstopping: the run saves itself as soon as it can\n",
+}
 
 
 class StopHere(Exception):
@@ -88,6 +95,8 @@ class Stops:
         now = time.monotonic()
         if self.asked_at is None:
             self.asked_at = now
+            if self.processes.is_main:
+                os.write(2, ASKED[signal.Signals(number)])  # a handler may not use what it may have interrupted
         elif number == signal.SIGINT and now - self.asked_at > SAME_WISH_S:
             raise KeyboardInterrupt
         self.processes.notes.refuse()  # a launcher ends the others where one has failed: there is nothing to wait for

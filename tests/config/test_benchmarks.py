@@ -46,3 +46,13 @@ def test_every_base_is_a_config(name):
     study = STUDIES[name]
     for base in study.bases(list(study.effects)):
         assert load(study.config(base)).name == base
+
+
+def test_topr_is_compared_as_its_paper_has_it():
+    """Rewards of +1 and -1 as they are, the ratio of a whole sequence, each sequence once (arXiv 2503.14286)."""
+    run = load(STUDIES["effects_text"].config("stale", "TOPR, 12 steps stale", "0"))
+    algorithm = run.stages[-1].resolved
+    assert (algorithm.gate.name, algorithm.advantage.name) == ("topr", "none")
+    assert (algorithm.ratio, algorithm.aggregate) == ("product", "sequence_mean")
+    right, one = (reward.weight for reward in run.rewards if reward.weight)
+    assert [right * answer + one for answer in (1, 0)] == [1, -1]

@@ -78,6 +78,7 @@ CASES = [
     Case(DataConfig, "eval_prompts_count", "data.eval_prompts_count=9", HELD_FUNCTION),
     Case(DataConfig, "eval_prompts_options", "data.eval_prompts_options={a:1}", HELD_FUNCTION),
     Case(DataConfig, "records_count", "data.records_count=9", RECORDS),
+    Case(DataConfig, "train_turns", "data.train_turns=last", RECORDS, "data.records=null"),
     Case(DataConfig, "options", "data.options={a:1}", RECORDS),
     Case(DataConfig, "columns", "data.columns={prompt:a}", "", NO_SOURCE, "preference"),
     Case(DataConfig, "subset", "data.subset=a", "data.prompts=hub:a/b"),
@@ -158,6 +159,29 @@ CASES = [
         "",
         modality="image",
     ),
+    *(
+        Case(
+            image.ModelConfig,
+            f"sampling.{given.partition('=')[0]}",
+            f"model.sampling.{given}",
+            having,
+            lacking,
+            modality="image",
+        )
+        for given in ("guidance_rescale=0.7", "negative_prompt=blurred")
+        for having, lacking in (
+            ("model.sampling.guidance=3", ""),
+            ("model.evaluation.guidance=3", "model.sampling.guidance=0.5"),
+        )
+    ),
+    Case(
+        image.ModelConfig,
+        "sampling.guidance_rescale",
+        "model.sampling.guidance_rescale=0.7",
+        "model.sampling.guidance=3",
+        "model.sampling.guidance=3 model.family=sd3",
+        modality="image",
+    ),
     Case(image.ModelConfig, "sampling.kl_published", "model.sampling.kl_published=true", EXACT, modality="image"),
     Case(
         image.ModelConfig,
@@ -182,6 +206,14 @@ CASES = [
     Case(tokens.TokenModelConfig, "sampling.top_p", "model.sampling.top_p=0.9", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.top_k", "model.sampling.top_k=9", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.annealing", "model.sampling.annealing={}", "", TREE),
+    Case(
+        vision.ModelConfig,
+        "tiles",
+        "model.tiles=4",
+        "model.build={kind:internvl}",
+        "model.build={kind:paligemma}",
+        modality="vision",
+    ),
     Case(vision.ModelConfig, "min_pixels", "model.min_pixels=9", "", "model.build={kind:smolvlm}", modality="vision"),
     Case(
         vision.ModelConfig,
@@ -200,7 +232,17 @@ ALWAYS: dict[type, set[str]] = {
         *("checkpoint", "report", "trackers", "device", "threads", "timeout"),
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
-    DataConfig: {"prompts", "eval_prompts", "records", "format", "image_root", "on_bad_record", "max_pixels"},
+    DataConfig: {
+        "prompts",
+        "eval_prompts",
+        "records",
+        "format",
+        "image_root",
+        "on_bad_record",
+        "max_pixels",
+        "video_frames",
+        "videos",
+    },
     EvalConfig: {"every", "prompts", "samples", "seed", "by", "pass_at", "choices", "rewards"},
     ReportConfig: {"samples_every"},
     CheckpointConfig: {"every", "keep"},
@@ -209,6 +251,7 @@ ALWAYS: dict[type, set[str]] = {
     GrpoStage: {
         "kind",
         "refill",
+        "old_logp",
         "hints",
         "groups",
         "updates",
@@ -236,7 +279,7 @@ ALWAYS: dict[type, set[str]] = {
     image.EvaluationConfig: {"steps", "guidance", "size"},
     image.ModelConfig: {
         *("path", "family", "build", "dtype", "train", "components", "gradient_checkpointing", "sampling"),
-        *("evaluation", "rollout_batch", "decode_batch"),
+        *("evaluation", "rollout_batch", "decode_batch", "embedding_cache"),
     },
     tokens.LoraConfig: {"path"},
     tokens.EngineConfig: {"name"},
@@ -246,6 +289,7 @@ ALWAYS: dict[type, set[str]] = {
     tokens.ConversationConfig: {"max_turns", "max_pictures", "max_tokens"},  # records may bring environments
     tokens.TokenModelConfig: {
         *("path", "build", "dtype", "attention", "train", "gradient_checkpointing", "chat", "system"),
+        "chat_template_kwargs",
         *("max_prompt_tokens", "skip_special_tokens", "sampling", "evaluation", "conversation", "rollout_batch"),
         "logits_chunk",
     },

@@ -263,8 +263,8 @@ def test_capo_against_dense_matrices(scale):
 
 
 def test_capo_limits_work_alone_and_switch_off():
-    """A = 6, v'v = 1/2, v'Fv = 1/8, scale 1: policy shift (6/2)^2 / 2 = 4.5, objective 18 + 216 / 8 / 2 = 31.5."""
-    batch = make({"prob_gap2": [[0.5]], "fisher": [[0.125]]})
+    """A = 6, v'v = 1/2, v'Fv = 1/5, scale 1: policy shift (6/2)^2 / 2 = 4.5, objective 18 + 216 / 20 / 2 = 23.4."""
+    batch = make({"prob_gap2": [[0.5]], "fisher": [[0.2]]})
     advantage = torch.tensor([[6.0]])
 
     def kept(policy, objective, sign=1):
@@ -273,9 +273,9 @@ def test_capo_limits_work_alone_and_switch_off():
 
     assert kept(None, None)
     assert kept(4.6, None) and not kept(4.4, None)
-    assert kept(None, 31.6) and not kept(None, 31.4)
-    # Punishing the same token gains less: 18 - 13.5.
-    assert kept(None, 4.6, sign=-1) and not kept(None, 4.4, sign=-1)
+    assert kept(None, 23.5) and not kept(None, 23.3)
+    # Punishing the same token gains less: 18 - 5.4.
+    assert kept(None, 12.7, sign=-1) and not kept(None, 12.5, sign=-1)
 
 
 def otsu(values):

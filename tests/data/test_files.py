@@ -88,7 +88,7 @@ def test_json_is_no_prompt_a_line(tmp_path, text):
         prompts(tmp_path / "a.txt", "skip")
 
 
-@pytest.mark.parametrize("name", ["rows", "rows.gz", "rows.jsonl.gz", "rows.yaml", "rows.xlsx", ".jsonl"])
+@pytest.mark.parametrize("name", ["rows", "rows.gz", "rows.jsonl.bz2", "rows.yaml", "rows.xlsx", ".jsonl"])
 def test_a_suffix_that_says_nothing_is_refused(tmp_path, name):
     (tmp_path / name).write_text(lines(ROWS))
     with pytest.raises(ConfigError, match=r"told by its suffix; expected \.jsonl, .*\.parquet"):

@@ -211,7 +211,7 @@ def test_answers_as_messages_become_texts():
     assert (made["chosen"], made["rejected"], made["completion"]) == ("a cat", "a dog", "a cat")
     for kept in ([5, 6, 7], ["turn one", "turn two"], []):
         assert normalised({"prompt": prompt, "completion": kept})["completion"] == kept
-    with pytest.raises(ValueError, match="`chosen` has 2 messages, expected one of role `assistant`"):
+    with pytest.raises(ValueError, match="`chosen` has two messages of role assistant one behind the other; join them"):
         normalised({"prompt": prompt, "chosen": answer * 2, "rejected": other})
 
 
@@ -322,8 +322,9 @@ def test_system_texts_that_contradict_are_refused(columns, told):
 @pytest.mark.parametrize(
     ("record", "columns"),
     [
-        ({**ASKED["swift"], "tools": "[]", "videos": ["a.mp4"], "audios": []}, {"tools", "videos"}),
-        ({**ASKED["trl"], "chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs"}),
+        ({**ASKED["swift"], "tools": "[]", "rejected_images": ["a.png"], "audios": []}, {"rejected_images"}),
+        ({**ASKED["trl"], "chat_template_kwargs": {"enable_thinking": False}}, set()),
+        ({"prompt": "what?", "tools": ["hammer"]}, {"tools"}),
         ({**ASKED["visionthink"], "images": ["red.png"], "image": "blue.png"}, {"image"}),
         ({**ASKED["visionthink"], "images": ["red.png"], "image": "red.png"}, set()),
         ({"prompt": "what?", "system": "Be brief."}, {"system"}),
@@ -400,6 +401,8 @@ def test_the_same_picture_may_stand_in_the_message_and_in_the_column():
         ({"conversations": [{"role": "user"}]}, "auto", "a list of {from, value}"),
         ({"conversations": [{"from": "bot", "value": "x"}]}, "auto", "`conversations` has 'bot'; expected human"),
         ({"question": "a", "chosen": "b"}, "mmpr", "format mmpr needs `rejected`"),
+        ({"question": "a", "correct_answer": "b"}, "sat", "format sat needs `answers`"),
+        ({"question": "a", "answers": ["b"]}, "sat", "format sat needs `correct_answer`"),
         ({"goal": "a", "steps": [{"action": {}}]}, "auto", "step 0 of `steps` lacks `screenshot`"),
         ({"goal": "", "steps": [{"screenshot": "a"}]}, "auto", "format ui_s1 needs `goal`"),
         ({"goal": "a", "steps": []}, "auto", "`steps`, a list of objects that is not empty"),
@@ -538,3 +541,25 @@ SHOWN = ("messages", "images", "image", "image_path", "conversations", "system",
 def test_a_known_column_that_holds_null_is_as_absent(column):
     """A table with rows of several forms has null for the columns that a row lacks; no reward may meet it."""
     assert normalised({"prompt": "q", column: None}) == normalised({"prompt": "q"})
+
+
+def test_a_question_of_sat_is_asked_with_its_options(red):
+    """As the paper's appendix and spatial-vlm-investigator ask; without the options the answer is one of many."""
+    record = {
+        "question": "How did the camera rotate?",
+        "answers": ["rotated left", "rotated right", "it stood still"],
+        "correct_answer": "it stood still",
+        "image_bytes": ["red.png"],
+        "question_type": "ego_movement",
+    }
+    made = normalised(record)
+    assert made["prompt"] == (
+        "Answer in natural language. How did the camera rotate? "
+        "Choose between the following options: rotated left, rotated right or it stood still"
+    )
+    assert (made["answer"], made["images"], made["question_type"]) == ("it stood still", ["red.png"], "ego_movement")
+    assert format_of(record) == "sat" and made == normalised(record, "sat") and normalised(made) == made
+    two, one = (normalised({**record, "answers": record["answers"][:n]})["prompt"] for n in (2, 1))
+    assert two.endswith("options: rotated left or rotated right") and one.endswith("options: rotated left")
+    (prompt,) = load_prompts(jsonl(red / "sat.jsonl", [record]), {}, "stop")
+    assert open_image(prompt.record["images"][0], prompt.root, BOUND).size == (4, 2)

@@ -182,7 +182,7 @@ def test_many_bad_lines_are_counted_and_not_all_told(tmp_path):
             "lacks 'qestion', which data.columns gives for 'prompt'; it has question, solution",
         ),
         ({"prompt": "extra.text"}, (), "lacks 'extra.text'"),
-        ({"prompt": "question"}, ("answer", "hint"), "lacks answer, hint"),
+        ({"prompt": "question"}, ("answers", "hint"), "lacks answers, hint"),
     ],
 )
 def test_missing_columns_are_told(tmp_path, columns, needed, told):

@@ -17,6 +17,8 @@ import pytest
 import torch
 from standin_server import Fake
 
+import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
+
 SWITCHES = {
     "VLLM_SERVER_DEV_MODE": "1",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",

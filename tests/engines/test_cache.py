@@ -8,8 +8,10 @@ from transformers import DynamicCache, LlamaConfig
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from mmrl.engines import cache as cache_module
-from mmrl.engines.cache import RoomyLayer, repeat_rows
+from mmrl.engines.cache import RoomyLayer, repeat_rows, select_rows
 from mmrl.engines.transformers import _closed_up
+
+CPU = torch.device("cpu")
 
 
 def filled(rows: int = 2, tokens: int = 5, layers: int = 2) -> DynamicCache:
@@ -24,14 +26,14 @@ def filled(rows: int = 2, tokens: int = 5, layers: int = 2) -> DynamicCache:
 def test_as_a_cache_that_is_copied_for_every_token(room, monkeypatch):
     monkeypatch.setattr(cache_module, "ROOM", room)
     ours, theirs = filled(), filled()
-    repeat_rows(ours, 3)
+    repeat_rows(ours, 2, 3, CPU)
     theirs.batch_repeat_interleave(3)
     assert all(type(layer) is RoomyLayer for layer in ours.layers)
     rows = 6
     draw = torch.Generator().manual_seed(1)
     for chosen in (None, [0, 1, 2, 5, 4], None, None, [0, 4, 2], [1], [0], None):
         if chosen is not None:
-            ours.batch_select_indices(torch.tensor(chosen))
+            select_rows(ours, torch.tensor(chosen))
             theirs.batch_select_indices(torch.tensor(chosen))
             rows = len(chosen)
         for layer in range(2):
@@ -44,12 +46,12 @@ def test_as_a_cache_that_is_copied_for_every_token(room, monkeypatch):
 
 def test_rows_that_stay_are_not_copied_and_room_is_used():
     made = filled()
-    repeat_rows(made, 4)
+    repeat_rows(made, 2, 4, CPU)
     layer = made.layers[0]
     place = layer.keys.data_ptr()
     for _ in range(cache_module.ROOM):
         layer.update(torch.zeros(8, 3, 1, 4), torch.zeros(8, 3, 1, 4))
-    layer.batch_select_indices(torch.arange(3))
+    layer.reorder_cache(torch.arange(3))
     assert layer.keys.data_ptr() == place
     layer.update(torch.zeros(3, 3, 1, 4), torch.zeros(3, 3, 1, 4))
     assert layer.keys.data_ptr() != place
@@ -61,7 +63,7 @@ def test_layers_of_another_kind_stay():
     made = DynamicCache(config=config)
     for layer in range(2):
         made.update(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4), layer)
-    repeat_rows(made, 3)
+    repeat_rows(made, 2, 3, CPU)
     assert [type(layer) for layer in made.layers] == [RoomyLayer, DynamicSlidingWindowLayer]
     assert [layer.keys.shape[0] for layer in made.layers] == [6, 6]
 

@@ -71,3 +71,37 @@ def test_a_terminal_gets_a_bar_that_keeps_the_last_evaluation(monkeypatch):
 )
 def test_durations_read_as_people_say_them(seconds, words):
     assert duration(seconds) == words
+
+
+def seen(stream):
+    """What stands in the lines that a terminal was sent, without its control sequences."""
+    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split("[\r\n]", stream.getvalue())]
+
+
+def test_a_bar_fits_a_terminal_of_eighty_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream, clock = Stream(terminal=True), Clock()
+    with Progress(2000, main=True, stream=stream, clock=clock) as progress:
+        clock.now += 6
+        progress.update({**ROW, "eval/composition.follows": 0.123, "eval/another.reward": 0.456})
+    lines = [line for line in seen(stream) if line.strip()]
+    assert all("/2000" in line for line in lines), "the text has made lines of its own"
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert "left" in lines[-1] and "reward 0.500" in lines[-1]
+
+
+def test_what_is_done_between_steps_is_told(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, log = Stream(terminal=True), Stream()
+    for stream in (terminal, log):
+        with Progress(20, main=True, stream=stream) as progress:
+            with progress.doing("evaluating"):
+                pass
+            progress.update(ROW)
+            with progress.doing("evaluating"):
+                pass
+    assert "evaluating" in terminal.getvalue()
+    assert "evaluating" not in seen(terminal)[-2]
+    assert log.getvalue().count("evaluating") == 1  # a log tells an evaluation by its scores; the first takes a while

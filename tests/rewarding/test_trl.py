@@ -122,12 +122,42 @@ def test_parameters_with_a_default_are_options(plugin):
 
 def test_missing_columns_are_told_before_training(plugin):
     path = plugin("mine", "def f(completions, solution, hint=None):\n    return [1.0] * len(completions)\n")
-    check = load_reward(f"{path}:f").check_prompt
-    assert check(Prompt("p", "q", {"solution": 1})) is None
-    assert check(Prompt("p", "q", {})) == "prompt 'p' lacks the column solution"
+    check = load_reward(f"{path}:f").check_all
+    assert check([]) is check([Prompt("p", "q", {"solution": 1})]) is None
+    assert check([Prompt("p", "q", {}), Prompt("q", "q", {})]).startswith("no prompt has the column solution")
     failed = scores(path, "f", group(["a"]))[0]
     assert failed.status == "invalid"
     assert "the records lack solution" in failed.reason
+
+
+def test_a_column_that_only_other_records_have_is_none(plugin):
+    """As `datasets` makes one table of them for TRL: the second record lacks `task`, the first `hint`."""
+    path = plugin(
+        "mine",
+        """
+        def f(completions, task, **columns):
+            return [float(t == "math") + 2 * (h is None) for t, h in zip(task, columns["hint"])]
+        """,
+    )
+    reward = load_reward(f"{path}:f")
+    first, second = group(["a"], {"task": "math"}), group(["b"], {"hint": "h"})
+    with pytest.warns(UserWarning, match="1 of 2 prompts lack the column `task`: None is given"):
+        assert reward.check_all([first.prompt, second.prompt]) is None
+    score_groups([first, second], [reward])
+    assert [g.samples[0].scores[reward.name].value for g in (first, second)] == [3.0, 0.0]
+
+
+def test_the_beginning_that_a_prompt_brings_is_of_the_completion(plugin):
+    path = plugin(
+        "mine",
+        """
+        def f(completions, prompts, **_):
+            assert [[m["role"] for m in p] for p in prompts] == [["user"]]
+            return [float(c[0]["content"] == "<think>so</think>") for c in completions]
+        """,
+    )
+    begun = [{"role": "user", "content": "say it"}, {"role": "assistant", "content": "<think>"}]
+    assert scores(path, "f", group(["so</think>"], {"messages": begun}))[0].value == 1.0
 
 
 def test_what_only_the_trainer_of_trl_has_is_refused(plugin):

@@ -119,3 +119,19 @@ def test_a_head_that_is_no_head_is_refused(tiny, tmp_path, shapes, message):
     save_file({f"{n}.weight": torch.zeros(s) for n, s in enumerate(shapes)}, tmp_path / "head.safetensors")
     with pytest.raises(RewardError, match=message):
         load_reward("aesthetic.score", {**tiny[0], "head": str(tmp_path / "head.safetensors")})
+
+
+@pytest.mark.parametrize("name", ["clip.score", "aesthetic.score"])
+def test_plain_and_noisy_pictures_stay_in_the_range(tiny, sample, tmp_path, name):
+    """No picture earns more than its cosine: not by its size, its mode or its contrast."""
+    options, *_ = tiny
+    if name == "aesthetic.score":
+        head = tmp_path / "head.safetensors"
+        save_file({"weight": torch.full((1, 16), 0.25), "bias": torch.zeros(1)}, head)  # a unit vector
+        options = {**options, "head": str(head)}
+    rng = np.random.default_rng(1)
+    pictures = [Image.new(mode, size) for mode in ("L", "RGB", "RGBA") for size in ((1, 1), (300, 2), (64, 64))]
+    pictures += [Image.fromarray((255 * (rng.random((64, 64, 3)) > 0.5)).astype(np.uint8))]
+    for prompt in ("a red circle", "a red circle " * 200, "\x00", ""):
+        for score in load_reward(name, options).call([sample(prompt, picture) for picture in pictures]):
+            assert -1.0001 <= getattr(score, "value", score) <= 1.0001

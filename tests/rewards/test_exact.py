@@ -12,7 +12,7 @@ from mmrl.rewarding.run import score_groups
 from mmrl.types import Group, Prompt, Sample
 
 _PACKAGE = load_reward("numeric.close").call.func.__module__.rpartition(".")[0]  # whose files it imports
-answers, latex = sys.modules[f"{_PACKAGE}.answers"], sys.modules[f"{_PACKAGE}.latex"]
+answers, number_module = sys.modules[f"{_PACKAGE}.answers"], sys.modules[f"{_PACKAGE}.number"]
 
 
 def score(name: str, text: object, answer: object = "x", options: dict | None = None, **record):
@@ -25,7 +25,8 @@ def score(name: str, text: object, answer: object = "x", options: dict | None = 
 @pytest.mark.parametrize(
     ("text", "extract", "found"),
     [
-        (r"so \boxed{1} or \boxed{\frac{1}{2}}.", "boxed", r"\frac{1}{2}"),
+        (r"so \boxed{1}, no, \boxed{\frac{1}{2}}.", "boxed", r"\frac{1}{2}"),
+        (r"so \boxed{1} or \boxed{\frac{1}{2}}.", "boxed", r"1 or \frac{1}{2}"),
         (r"\boxed{\{1, 2\}}", "boxed", r"\{1, 2\}"),
         (r"\boxed{7} and then \boxed{8 is cut", "boxed", "7"),
         ("no box", "boxed", None),
@@ -66,7 +67,7 @@ def test_an_unknown_way_to_find_it_is_told(extract):
     [
         ("about 1,234.5 m", Fraction(2469, 2)),
         ("37+58=95", Fraction(95)),
-        ("12-5", Fraction(5)),
+        ("12-5", None),
         ("= -3", Fraction(-3)),
         ("(-3)", Fraction(-3)),
         ("\N{MINUS SIGN}2", Fraction(-2)),
@@ -75,7 +76,7 @@ def test_an_unknown_way_to_find_it_is_told(extract):
         ("1e-3", Fraction(1, 1000)),
         (".5", Fraction(1, 2)),
         ("5.", Fraction(5)),
-        ("1,2345", Fraction(2345)),
+        ("1,2345", Fraction(12345, 10_000)),
         ("3/0", None),
         ("1e999999999", None),
         ("9" * 5000, None),
@@ -84,7 +85,7 @@ def test_an_unknown_way_to_find_it_is_told(extract):
     ],
 )
 def test_the_last_number_is_read_exactly(text, number):
-    assert latex.number_in(text) == number
+    assert number_module.number_in(text) == number
 
 
 @pytest.mark.parametrize(

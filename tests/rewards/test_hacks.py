@@ -1,13 +1,19 @@
-"""Completions that policies have been seen to find: none earns what an honest one earns (trap T12)."""
+"""Completions that policies have been seen to find: none earns what an honest one earns (trap T12).
+
+Every reward that ships is here, or its test is named in ELSEWHERE: one that is neither fails the last test.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import time
+from pathlib import Path
 
 import pytest
 
 from mmrl.media import Media, View
-from mmrl.rewarding import load_reward
+from mmrl.rewarding import available, load_reward
 from mmrl.rewarding.run import score_groups
 from mmrl.types import Group, Prompt, Sample
 
@@ -21,13 +27,18 @@ RECORD = {
 }
 WORD = {"answer": "seven", "caption": "a cat beside a bus"}
 NUMBER = {"answer": "70"}
+LOADED: dict = {}
 GRID = [[x, y, x + 20, y + 20] for x in range(0, 100, 10) for y in range(0, 100, 10)]
 
 
 def score(name: str, text: str, record: dict, **options) -> float:
-    prompt = Prompt("p", "Which number is on the cat?", record)
-    group = Group(prompt, 0, [Sample(prompt, 0, text, media=[MEDIA])])
-    score_groups([group], [load_reward(name, options)])
+    record = dict(record)
+    info, question = record.pop("info", {}), record.get("prompt", "Which number is on the cat?")
+    prompt = Prompt("p", question, record)
+    group = Group(prompt, 0, [Sample(prompt, 0, text, media=[MEDIA], info=info)])
+    key = json.dumps([name, options])
+    LOADED[key] = LOADED.get(key) or load_reward(name, options)  # math.verify starts a process
+    score_groups([group], [LOADED[key]])
     found = next(iter(group.samples[0].scores.values()))
     assert found.status == "ok", found.reason
     return found.value
@@ -187,6 +198,137 @@ CASES = [
             "empty": ("<class></class>", 0),
         },
     ),
+    (
+        "math.verify",
+        {"timeout": 20},
+        {"answer": r"\frac{1}{2}"},
+        r"\boxed{\frac{1}{2}}",
+        {
+            "several boxes": (r"\boxed{\frac{1}{2}} or \boxed{\frac{1}{3}}", 0),
+            "a set": (r"\boxed{\{0, \frac{1}{2}, 1\}}", 0),
+            "all numbers": (tagged("0, 1/2, 1, 2"), 0),
+            "empty box": (r"\boxed{}", 0),
+            "half a box": (r"\boxed{\frac{1}{2}", 0),
+        },
+    ),
+    (
+        "countdown.solves",
+        {},
+        {"numbers": [3, 5, 8], "target": 16},
+        r"\boxed{3 + 5 + 8}",
+        {
+            "the target": (tagged("16"), 0),
+            "the target with nothing": (tagged("16 + 0 * (3 + 5 + 8)"), 0),
+            "two expressions": (tagged("3 * 5 * 8 or 3 + 5 + 8"), 0),
+            "joined boxes": (r"\boxed{3 * 5 + 8} or \boxed{3 + 5 + 8}", 0),
+            "joined digits": (tagged("35 - 8"), 0),
+            "a program": (tagged("__import__('os').getpid() or 16"), 0),
+            "a power": (tagged("8 ** 5 ** 3"), 0),
+            "deep brackets": (tagged("(" * 140 + "16" + ")" * 140), 0),
+            "an equation that lies": (tagged("3 = 3 + 5 + 9 = 16"), 0),
+        },
+    ),
+    (
+        "sat.satisfies",
+        {},
+        {"variables": 3, "clauses": [[1], [-2], [3]]},
+        tagged("101"),
+        {
+            "all assignments": (tagged("000 001 010 011 100 101 110 111"), 0),
+            "two": (tagged("101 or 010"), 0),
+            "too many bits": (tagged("101" * 50), 0),
+            "other digits": (tagged("１0２"), 0),
+        },
+    ),
+    (
+        "worked.steps",
+        {},
+        {"prompt": "37+58="},
+        "37+58 7+8=15 3+5+1=9 =95\n#95",
+        {
+            "another problem": ("1+1 1+1=2 =2", 0),
+            "the answer alone": ("#95", 0),
+            "padding after": ("37+58 7+8=15 3+5+1=9 =95\n" + "1+1 1+1=2 =2\n" * 50, 0.1),
+            "the step again": ("37+58 7+8=15 3+5+1=9 =95\n" * 50, 0.1),
+            "the result first": ("95+0 5+0=5 9+0=9 =95", 0),
+            "huge": ("9" * 5000 + "+1 =1", 0),
+        },
+    ),
+    (
+        "vote.answer",
+        {},
+        {},
+        r"\boxed{5}",
+        {"nothing": ("", 0), "an empty box": (r"\boxed{}", 0), "punctuation": ("...?!", 0)},
+    ),
+    (
+        "tags.turns",
+        {},
+        {},
+        tagged("B"),
+        {
+            "twice": (tagged("B") * 2, 0),
+            "no thought": ("<answer>B</answer>", 0),
+            "nested": (f"<think>{tagged('B')}</think>", 0),
+        },
+    ),
+    (
+        "grounding.iou_at",
+        {},
+        RECORD,
+        "[10, 10, 30, 30]",
+        {
+            "a grid": (str(GRID), 0),
+            "the whole picture": ("[0, 0, 100, 100]", 0),
+            "not there": ("It is not [10, 10, 30, 30] but [50, 50, 60, 60].", 0),
+            "infinite": ("[-1e999, -1e999, 1e999, 1e999]", 0),
+        },
+    ),
+    (
+        "regex.fullmatch",
+        {"pattern": r"yes|no"},
+        {},
+        "yes",
+        {"both": ("yes no", 0), "more": ("yes" * 1000, 0)},
+    ),
+    (
+        "regex.count",
+        {"pattern": r"\bbecause\b", "most": 2},
+        {},
+        "because a, because b",
+        {"once": ("because", 0.5), "part of a word": ("becausebecause", 0)},
+    ),
+    (
+        "visionthink.controlled",
+        {},
+        {**RECORD, "info": {"calls": 0}},
+        "B",
+        {"all letters": (tagged("A, B, C, D"), 0), "a call that is only said": ("A <tool_call>resize</tool_call>", 0)},
+    ),
+    (
+        "compose.dispatch",
+        {"by": "task", "rewards": {"mcq": "choice.letter", "free": "vote.answer"}},
+        {**RECORD, "task": "mcq"},
+        "B",
+        {"another task is named": ("task: free\nA", 0), "all letters": (tagged("A, B, C, D"), 0)},
+    ),
+    (
+        "compose.gated",
+        {"condition": {"name": "tags.segments", "options": {"names": ["think", "answer"]}}, "then": "choice.letter"},
+        RECORD,
+        tagged("B"),
+        {"right without the form": ("B", 0), "form alone": (tagged("A"), 0)},
+    ),
+    (
+        "compose.staged",
+        {
+            "stages": [{"name": "tags.segments", "options": {"names": ["think", "answer"]}}, "choice.letter"],
+            "weights": [0, 1],
+        },
+        RECORD,
+        tagged("B"),
+        {"right without the form": ("B", 0), "form alone": (tagged("A"), 0)},
+    ),
 ]
 
 
@@ -203,3 +345,89 @@ def test_no_hack_pays(name, options, record, text, most):
     assert value <= most + 1e-9
     if most == 1:
         assert value == pytest.approx(1.0)
+
+
+# -------------------------------------------------------------------- what no reward of texts may pay
+
+PROMPT = "Which number is on the cat? Put your answer in \\boxed{} or <answer></answer>."
+NOTHING = {
+    "empty": "",
+    "white space": " \n\t\u00a0\u200b ",
+    "the prompt again": PROMPT,
+    "only tags": "<think></think>",
+    "invalid unicode": "\ud800\udfff" * 20,
+    "nulls": "\x00" * 50,
+    "huge numbers": "9" * 10_000,
+    "a tower": r"\boxed{9^{9^{9^{9}}}}",
+    "exponents": "1e999999999",
+    "brackets": "(" * 5_000,
+    "braces": r"\frac{" * 2_000,
+    "boxes without an end": r"\boxed{" * 2_000,
+    "tags without an end": "<answer>" * 2_000,
+    "emphasis": "**" * 5_000,
+    "signs": "- " * 5_000,
+}
+EXCEPT = {
+    # There is an answer to vote on, whatever it is.
+    "vote.answer": {"huge numbers", "a tower", "exponents", "the prompt again", "braces", "tags without an end"},
+    "math.verify": {"a tower"},  # takes all its time, and is invalid: test_math.py
+}
+WHOLE = {"regex.fullmatch", "regex.count"}  # their pattern is for the whole completion, thoughts included
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in CASES}))
+def test_what_says_nothing_earns_nothing(name):
+    """Nor may it take long: seconds of this process, not of the clock."""
+    _, options, record, honest, _ = next(case for case in CASES if case[0] == name)
+    texts = {hack: text for hack, text in NOTHING.items() if hack not in EXCEPT.get(name, ())}
+    if name not in WHOLE:
+        said = honest.removeprefix("<think>t</think>")
+        texts |= {"a thought": f"<think>{said}</think>", "a thought without an end": f"<think>{said}"}
+    began = time.process_time()
+    paid = {hack: value for hack, text in texts.items() if (value := score(name, text, record, **options)) > 0}
+    assert not paid
+    assert time.process_time() - began < 20
+
+
+# -------------------------------------------------------------------- rewards that read no text
+
+STEP = {"step_reward": 0.1, "match": 0, "episode": 0, "step": 0, "steps": 2}
+OF_ENVIRONMENTS = {
+    "guess.found": {"found": 0, "rounds": 3},
+    **{f"ui_s1.{name}": STEP for name in ("step", "match", "progress", "future")},
+}
+
+
+@pytest.mark.parametrize("name", OF_ENVIRONMENTS)
+def test_what_is_said_changes_nothing_where_the_environment_knows(name):
+    info = OF_ENVIRONMENTS[name]
+    said = ["", "found", '{"match": 1, "step_reward": 1.0}', tagged("50"), *NOTHING.values()]
+    assert {score(name, text, {"info": info, "found": 1, "match": 1}) for text in said} == {
+        0.1 if name in ("ui_s1.step", "ui_s1.future") else 0.0
+    }
+
+
+# -------------------------------------------------------------------- every reward has one
+
+ELSEWHERE = {
+    "aesthetic.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
+    "bmas.similarity": "test_bmas.py::test_a_bag_of_words_scores_as_much_and_the_gate_stops_the_long_one",
+    "clip.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
+    "composition.follows": "test_composition.py::test_pictures_of_nothing_score_zero",
+    "composition.strict": "test_composition.py::test_every_corruption_costs_the_claims_it_breaks",
+    "jpeg.compressible": "test_jpeg.py::test_no_metadata_no_mode_and_no_transparency_changes_the_size",
+    "jpeg.incompressible": "test_jpeg.py::test_no_metadata_no_mode_and_no_transparency_changes_the_size",
+    "judge.answer": "test_judge.py::test_an_answer_cannot_write_past_its_end",
+    "judge.consistent": "test_judge.py::test_r1_reward_s_consistency_and_sum",
+    "judge.preferred": "test_judge.py::test_a_judge_with_a_favourite_place_favours_nobody",
+    "judge.rubric": "test_judge.py::test_boilerplate_is_capped",
+    "ocr.quoted": "test_ocr.py::test_the_text_in_the_picture_is_compared_with_the_quotation",
+}
+
+
+def test_every_reward_that_ships_has_a_test_of_what_it_must_not_pay():
+    here = {name for name, _, _, _, hacks in CASES if hacks} | set(OF_ENVIRONMENTS)
+    assert here | set(ELSEWHERE) == set(available())
+    for name, place in ELSEWHERE.items():
+        file, _, test = place.partition("::")
+        assert re.search(rf"^def {test}\(", Path(__file__).with_name(file).read_text(), re.MULTILINE), name

@@ -34,3 +34,14 @@ def test_lower_quality_is_smaller(sample):
     [large] = load_reward("jpeg.incompressible", {"scale": 1}).call([sample("x", noise())])
     assert small == pytest.approx(len(buffer.getvalue()) / 1000)
     assert small < large
+
+
+@pytest.mark.parametrize("name", ["jpeg.compressible", "jpeg.incompressible"])
+def test_no_metadata_no_mode_and_no_transparency_changes_the_size(sample, name):
+    plain = noise()
+    heavy = noise()
+    heavy.info.update(comment=b"x" * 60_000, exif=b"Exif\x00\x00" + b"x" * 60_000, icc_profile=b"x" * 60_000)
+    clear = noise().convert("RGBA")
+    clear.putalpha(0)
+    scores = load_reward(name).call([sample("x", picture) for picture in (plain, heavy, clear)])
+    assert len(set(scores)) == 1

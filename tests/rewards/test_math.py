@@ -63,6 +63,37 @@ def test_an_answer_that_cannot_be_read_is_invalid_and_a_missing_one_told_before(
     assert reward.check_prompt(Prompt("p", "q", {"answer": "3"})) is None
 
 
+@pytest.mark.parametrize(
+    "gold", [r"\$18.90", "$18.90", "90°", "5€", "0 cm", "0°C", r"5\%", "½", "１２", "√2/2", r"3\,\text{cm}"]
+)
+def test_golds_with_signs_are_read_or_named_before_training(reward, gold):
+    """Asked before a training, they pass, and then they are worth 1 as they stand."""
+    assert reward.check_prompt(Prompt("p", "q", {"answer": gold})) is None
+    assert [s.value for s in reward.call([sample(f"<answer>{gold}</answer>", gold), sample("123456", gold)])] == [
+        1.0,
+        0.0,
+    ]
+
+
+@pytest.mark.parametrize("gold", ["blue sky ???", "\x00", "???", ["3", "???"]])
+def test_golds_that_the_library_cannot_read_are_named_before_training(reward, gold):
+    assert "is no mathematics that math-verify can read" in reward.check_prompt(Prompt("p", "q", {"answer": gold}))
+    found = reward.call([sample("3", gold)])[0]
+    assert (found.status, found.value) == ("invalid", None)
+
+
+def test_nulls_among_the_golds_are_none(reward):
+    assert reward.check_prompt(Prompt("p", "q", {"answer": ["3", None]})) is None
+    assert reward.call([sample("3", [None, "3"])])[0].value == 1.0
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, r"\boxed{1e999999999}", r"\boxed{2^{99999}}", "x" * 5000])
+def test_what_is_too_large_for_the_library_is_no_answer(reward, text):
+    found = reward.call([sample(text, "3")])[0]
+    assert (found.status, found.value) == ("ok", 0.0)
+    assert reward.call._process._child is not None
+
+
 def test_a_time_out_is_invalid_and_ends_and_the_next_is_scored():
     reward = load_reward("math.verify", {"timeout": 1.0})
     reward.call([sample("1", "1")])  # starting is not part of the time

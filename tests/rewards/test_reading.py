@@ -241,7 +241,7 @@ def test_numbers_in_latex(text, number):
     ],
 )
 def test_a_very_long_completion_takes_no_time(piece):
-    began = time.perf_counter()
+    began = time.process_time()  # of this process: other work on the machine does not count
     for text in (
         piece * 50_000,
         piece + " " * 50_000 + "x",
@@ -250,4 +250,4 @@ def test_a_very_long_completion_takes_no_time(piece):
     ):
         for found in NUMERIC.readings(text):
             NUMERIC.number_in(found)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10

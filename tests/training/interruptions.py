@@ -4,8 +4,8 @@
 
 A run is stopped at each of its points (it saves itself and goes on), and gets SIGKILL or SIGTERM at random moments in a
 child, also while it is loading (it goes on from its last checkpoint), until TOTAL interruptions (1,000) are made over
-all kinds, or those whose name begins with KIND. Weights,
-optimizer, averages, references, curricula, rows of metrics, counts and samples must be the same, bit for bit.
+all kinds, or those whose name begins with KIND. Weights, optimizer, averages, references, curricula, rows of metrics,
+counts and samples must be the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "grpo, reference": [{**GRPO, "algorithm": KL}],
         "grpo, KL off the reward": [{**GRPO, "algorithm": {**KL, "kl_place": "reward", "kl_estimator": "k1"}}],
         "staleness": [{**GRPO, "staleness": 2, "steps": 5}],
+        "replayed": [{**GRPO, "old_logp": "replay", "epochs": 2}],
+        "replayed, staleness": [{**GRPO, "old_logp": "replay", "updates": 1, "staleness": 1, "steps": 4}],
         "refill": [{**GRPO, "refill": 3, "samples": 2}],
         "retiring prompts": [{**GRPO, "curriculum": {"retire_at": 0.5, "correct_at": 0.3}, "steps": 9}],
         "staleness, retiring": [

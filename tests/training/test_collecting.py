@@ -6,8 +6,11 @@ from collections import Counter
 from itertools import chain, pairwise
 
 import pytest
+import torch
 from able import PROMPTS, able, values
+from answers import ranks
 
+from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.types import Prompt
 
 HINTS = {"reward": "never", "threshold": 2.0, "fractions": [0.25], "sentence": " "}
@@ -115,3 +118,42 @@ def test_a_second_stage_has_an_order_and_samples_of_its_own(asked, way):
     assert names[0] != names[1]
     drawn = [{str(group) for groups in some for group in groups} for some in (one, other)]
     assert not drawn[0] & drawn[1]
+
+
+JUDGE = """
+from pathlib import Path
+
+DOWN = Path(__file__).with_name("down")
+
+def three(samples):
+    if DOWN.exists() and samples[0].prompt.id == "p3":
+        raise OSError("no judge")
+    return [float(len(s.artifact) == 3) for s in samples]
+"""
+
+
+@each
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_step_that_failed_stops_all_processes_and_is_collected_again_as_it_was(tmp_path, way, world):
+    """The judge of one prompt, and so of one process, is down. Mended, the run is the one that never failed."""
+    (tmp_path / "judge.py").write_text(JUDGE)
+    stage = {"steps": 4, "groups": 4, **({"max_invalid": 0.0} if way != "tree" else {}), **WAYS[way]}
+    reward = [{"name": f"{tmp_path / 'judge.py'}:three", "alias": "never"}]
+    config = values(tmp_path, stage, rewards=reward)
+
+    def run(processes=None, resume=False):
+        loop = able(config, processes=processes)
+        try:
+            loop.train(resume=resume)
+        except RewardFailure as error:
+            return str(error)
+        return loop.adapter.table
+
+    straight = able({**config, "name": "straight"})
+    straight.train()
+    (tmp_path / "down").touch()
+    told = ranks(run, world)
+    assert "no judge" in told[0] and told == [told[0]] * world
+    (tmp_path / "down").unlink()
+    for table in ranks(lambda processes: run(processes, resume=True), world):
+        torch.testing.assert_close(table, straight.adapter.table, rtol=0, atol=1e-6)

@@ -113,6 +113,21 @@ def test_groups_that_are_dropped_leave_denominators_and_kl_and_only_where_it_is_
         torch.testing.assert_close(ratio[ratio.isfinite()], near[ratio.isfinite()], rtol=1e-6, atol=0)
 
 
+# Where the published form leaves groups without signal out: DAPO samples others instead, and what is built on it too;
+# ScaleRL, UI-S1 and the release of Flow-GRPO filter.
+WITHOUT_SILENT = {"dapo", "top_entropy", "scalerl", "ui_s1", "flow_grpo"}
+
+
+@each
+def test_groups_of_equal_rewards_count_where_the_published_form_has_them(step, preset):
+    _, experience = step(section(preset))
+    rewards, group = experience.scores[:, 0], experience.batch.group
+    equal = torch.tensor([len(rewards[group == g].unique()) == 1 for g in group])
+    assert equal.any() and not equal.all()
+    assert experience.counted[~equal].all()
+    assert experience.counted[equal].unique().tolist() == [preset not in WITHOUT_SILENT]
+
+
 # ------------------------------------------------------------------ micro-batches
 
 
@@ -149,3 +164,16 @@ def test_a_run_that_would_cut_sequences_is_refused_before_anything_is_trained(pr
     with pytest.raises(ValueError, match="raise the stage's micro_batch"):
         loop.train()
     assert torch.equal(loop.adapter.table, loop.adapter.start)
+
+
+@pytest.mark.parametrize("preset", ["gspo", "topr"])
+def test_pictures_whose_steps_would_be_cut_are_refused_too(tiny, helpers, preset):
+    """Two denoising steps of a sample are trained; one at a time the gradient is 59 % (gspo) or 67 % (topr) off."""
+    for micro_batch, fits in [(1, False), (2, True)]:
+        stage = helpers.grpo(steps=1, micro_batch=micro_batch, algorithm={"preset": preset})
+        config = tiny(name=f"by_{micro_batch}", stages=[stage])
+        if fits:
+            helpers.train(config)
+        else:
+            with pytest.raises(ConfigError, match="raise the stage's micro_batch"):
+                helpers.train(config)

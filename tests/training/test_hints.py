@@ -9,7 +9,7 @@ from mmrl.training.rollouts.stored import with_record
 from mmrl.types import Group, Prompt, Sample, Score
 
 SOLUTION = "12345678"
-PROMPT = Prompt("q7", "What?", {"solution": SOLUTION, "answer": "8", "prompt": "What?"})
+PROMPT = Prompt("q7", "What?", {"solution": SOLUTION, "answer": "8", "prompt": "What?"}, "folder of pictures")
 OK, WRONG, FAILED, NOT_APPLICABLE = Score.of(1.0), Score.of(0.0), Score.invalid("time-out"), Score.of(None)
 
 
@@ -45,7 +45,7 @@ def test_a_share_is_cut_to_a_whole_number_and_not_rounded(share, length, hint):
 @settings(deadline=None)
 @given(st.text(min_size=2, alphabet="aé\n=").map("x".__add__), st.integers(0, 3), st.integers(0, 3))
 def test_a_hinted_prompt_is_hinted_from_the_plain_one(solution, first, second):
-    origin = Prompt("a", "b", {"solution": solution})
+    origin = Prompt("a", "b", {"solution": solution}, "folder of pictures")
     once = hinted(origin, first)
     assert hinted(once, second) == hinted(origin, second)
     assert plain(once) == origin

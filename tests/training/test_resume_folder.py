@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import answers
 import pytest
@@ -103,3 +104,19 @@ def test_an_edited_file_of_prompts_is_refused(config, tmp_path):
     result = go_on(folder)
     assert isinstance(result.exception, CheckpointError)
     assert "data.prompts: '8 prompts, hash" in str(result.exception)
+
+
+@pytest.mark.report
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_resume_may_evaluate_another_reward(config, tmp_path, finished):
+    """What that was before training nobody knows: the run ends all the same, and tells what it knows."""
+    folder = tmp_path / "runs" / "run"
+    (tmp_path / "held.txt").write_text("y\nyy\n")
+    config["data"]["eval_prompts"] = str(tmp_path / "held.txt")
+    with released(folder), nullcontext() if finished else pytest.raises(Stopped):
+        mmrl.train(config, quiet=True, should_stop=lambda point: point == "update" and not finished)
+    result = go_on(folder, f"eval.rewards=[{{name: '{tmp_path / 'letters.py'}:a', alias: other}}]")
+    assert result.exit_code == 0, result.output
+    after = json.loads((folder / "summary.json").read_text())["eval"]["after"]["eval/other"]
+    assert f"\neval/other: {after:.3f}\n" in result.output
+    assert "other" in (folder / "report.html").read_text(encoding="utf-8")

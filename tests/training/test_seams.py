@@ -10,7 +10,9 @@ import torch
 from answers import Answers, AnswersConfig, make
 from torch import nn
 
-from mmrl.config import ConfigError, Stage, load
+from mmrl.config import ConfigError, DataConfig, Stage, load
+from mmrl.data.records import Records
+from mmrl.training.learner import NonFiniteError
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.stages.base import Stage as TrainingStage
 from mmrl.training.stages.grpo import Grpo
@@ -190,6 +192,19 @@ def test_a_resume_with_other_golds_is_refused(values):
     other = [Prompt(p.id, p.text, {**p.record, "answer": "b"}) for p in PROMPTS]
     with pytest.raises(CheckpointError, match=r"data.prompts"):
         make(values(grpo()), other).train(resume=True)
+
+
+def test_a_loss_that_is_no_number_names_records_that_brought_no_id(values, tmp_path):
+    class Sick(Answers):
+        def supervised_loss(self, records, objective, seed):
+            return torch.tensor(float("nan"))
+
+    (tmp_path / "given.jsonl").write_text('{"prompt": "x", "completion": "a"}\n' * 3)
+    given = {"records": str(tmp_path / "given.jsonl")}
+    config = {**values({"kind": "sft", "steps": 1, "batch": 3}, data=given), "rewards": []}
+    loop = make(config, records=Records(DataConfig(**given)), adapter=Sick(AnswersConfig()))
+    with pytest.raises(NonFiniteError, match=r"supervised loss is nan at step 1, records [123], [123], [123];"):
+        loop.train()
 
 
 # ---------------------------------------------------------------- the evaluation at the end

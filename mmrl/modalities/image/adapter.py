@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora
 from mmrl.modalities.image.conditions import Conditions
@@ -25,6 +26,9 @@ from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
+
+# What the VAE's config says of its latents, which a stage that trains it sets anew.
+LATENTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
 class ImageAdapter(Adapter):
@@ -45,16 +49,20 @@ class ImageAdapter(Adapter):
         self.family = load_family(config)
         self.policy = StepPolicy(self.family, config)
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
-        self.precision = self.policy.autocast_dtype or torch.float32
+        self.precision = self.policy.dtype
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
-        self._conditions = Conditions(self.family, self.policy)
+        self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
         self._records = RecordLosses(self.policy, self._conditions, config, self.train_size)
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
             self.family.denoiser.enable_gradient_checkpointing()
+        # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
+        self._schedule(config.sampling.steps, self.train_size)
+        self._schedule(config.evaluation.steps, self.eval_size)
         self.select(None)
+        hollow.fill(self.modules().values())
 
     # ---------------------------------------------------------------- what is trained
 
@@ -110,12 +118,12 @@ class ImageAdapter(Adapter):
         return pair
 
     def _unconditional(self, n: int, guidance: float, size: tuple[int, int]) -> Condition | None:
-        """Embeddings of the empty text, or None where the output is the conditional one: at 1 and below, as in
+        """Embeddings of the negative prompt, or None where the output is the conditional one: at 1 and below, as in
         diffusers, and where guidance is an input of the denoiser."""
         if guidance <= 1.0 or self.family.guidance_embeds:
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.policy.both_branches):
-            empty = self._conditions([""], size)
+            empty = self._conditions([self.config.sampling.negative_prompt], size)
         return {key: value.expand(n, *value.shape[1:]) for key, value in empty.items()}
 
     @lru_cache(maxsize=8)  # noqa: B019  one adapter lives as long as the process
@@ -249,6 +257,34 @@ class ImageAdapter(Adapter):
             pictures += to_pictures(self.family.decode(part, size))
         return pictures
 
+    # ---------------------------------------------------------------- what `mmrl plan` estimates from
+
+    def weights(self) -> Iterator[Tensor]:
+        for module in self.modules().values():
+            yield from module.parameters()
+            yield from module.buffers()
+
+    def blank(self, prompt: Prompt) -> Sample:
+        """See Adapter.blank: the trained steps of a plan."""
+        trained = self.plan(0, 0).trained
+        names = ("x", "x_next", *(("mean",) if self.config.sampling.ratio_norm else ()))
+        latents = torch.zeros(len(trained), *self.family.latent_shape(self.train_size))
+        tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
+        mask = torch.ones(len(trained), dtype=torch.bool)
+        return Sample(prompt, 0, None, Trajectory(torch.zeros(len(trained)), mask, tensors))
+
+    @torch.no_grad()
+    def trial(self, samples: Sequence[Sample], n: int) -> None:
+        """See Adapter.trial: a denoising step of the pictures that are denoised together, then those decoded together.
+        Prompts are encoded one by one."""
+        texts = [s.prompt.text for s in samples for _ in range(n)][: self.config.rollout_batch]
+        size, guidance = self.train_size, self.config.sampling.guidance
+        shape = (len(texts), *self.family.latent_shape(size))
+        condition, unconditional = self._conditions(texts, size), self._unconditional(len(texts), guidance, size)
+        time = self._schedule(self.config.sampling.steps, size).time[:1].float().expand(len(texts))
+        output, _ = self.policy.predict(torch.zeros(shape), time, condition, guidance, size, unconditional)
+        self.family.decode(output[: self.config.decode_batch], size)
+
     # ---------------------------------------------------------------- replay
 
     def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
@@ -343,7 +379,7 @@ class ImageAdapter(Adapter):
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights: the latents' scale and shift."""
         config = self.family.vae.config
-        return {"scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor}
+        return {key: config[key] for key in LATENTS if key in config}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.family.vae.register_to_config(**state)

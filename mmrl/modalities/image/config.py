@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.share import resolve
+from mmrl.modalities.files import is_local, told
 from mmrl.strict import Strict, When
 
 Pixels = Annotated[int, Field(ge=1)]
 OF_DIFFUSION = ("sd", "sdxl")  # families that are trained with ddim, not with flows
+OF_FLOWS = ("sd3", "flux")
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
 
 COMPONENTS = ("denoiser", "text_encoders", "vae")
@@ -27,7 +28,9 @@ class LoraConfig(Strict):
         None, description="Names of the layers; null takes the family's attention projections."
     )
     path: str | None = Field(
-        None, description="Start from the LoRA weights in this folder, with the rank, alpha and layers they have."
+        None,
+        description="Start from the LoRA weights in this folder or on the hub, with the rank, alpha and layers they "
+        "have; share:// for shipped.",
     )
 
     effects: ClassVar[Mapping[str, When]] = {"rank": NEW, "alpha": NEW, "targets": NEW}
@@ -53,6 +56,17 @@ class SamplingConfig(Strict):
         ge=0,
         description="Classifier-free guidance scale; 1 or less is off, as in diffusers. FLUX dev: its distilled "
         "guidance value, of which 0 is one.",
+    )
+    guidance_rescale: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the guided output that has the spread of the conditional one, as in diffusers: against "
+        "the overexposure of a large guidance (SD and SDXL).",
+    )
+    negative_prompt: str | None = Field(
+        None,
+        description="Text of the unconditional branch, in evaluation too; null: what the model takes for no prompt.",
     )
     guidance_gradient: Literal["conditional", "both"] = Field(
         "conditional",
@@ -110,18 +124,27 @@ class ModelConfig(Strict):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     rollout_batch: int = Field(64, ge=1, description="Pictures denoised together.")
     decode_batch: int = Field(16, ge=1, description="Pictures decoded together.")
+    embedding_cache: int = Field(
+        1024,
+        ge=0,
+        description="Megabytes of prompt embeddings of frozen text encoders that are kept in CPU memory; 0 keeps none.",
+    )
     caption_dropout: float = Field(0.1, ge=0, lt=1, description="Share of empty captions in supervised training.")
     time_shift: float | None = Field(
         None, gt=0, description="Shift of supervised flow-matching times; null takes the scheduler's."
     )
 
     effects: ClassVar[Mapping[str, When]] = {
-        "revision": When(lambda s, _: s.build is None and not _is_local(s.path), "a `path` on the hub"),
+        "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
         "max_sequence_length": When(lambda s, _: s.family not in OF_DIFFUSION, "a family with T5: sd3, flux"),
         "sampling.guidance_gradient": When(
-            lambda s, _: s.sampling.guidance != 1 and s.family != "flux", "a `guidance` with two branches, not 1"
+            lambda s, _: s.sampling.guidance > 1 and s.family != "flux", "a `guidance` with two branches, above 1"
         ),
+        "sampling.guidance_rescale": When(
+            lambda s, _: s.is_guided and s.family not in OF_FLOWS, "a `guidance` above 1, and a UNet: sd, sdxl"
+        ),
+        "sampling.negative_prompt": When(lambda s, _: s.is_guided, "a `guidance` above 1, in training or evaluation"),
         "sampling.kl_published": When(
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
@@ -137,6 +160,11 @@ class ModelConfig(Strict):
         """Whether the transitions are DDIM's, as far as the config says."""
         return self.sampling.kernel == "ddim" or (self.sampling.kernel is None and self.family in OF_DIFFUSION)
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether training or evaluation runs an unconditional branch, as far as the config says."""
+        return max(self.sampling.guidance, self.evaluation.guidance or 0.0) > 1
+
     @model_validator(mode="after")
     def _components(self) -> ModelConfig:
         unknown = set(self.components) - set(COMPONENTS)
@@ -151,6 +179,10 @@ class ModelConfig(Strict):
         if self.train == "lora":
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})
+
+    def files(self) -> list[str]:
+        """Where the pipeline's files are, for `mmrl plan`."""
+        return [] if self.build is not None else [told(self.path, self.revision, "model_index.json")]
 
     def actions_per_sample(self) -> int:
         """Trained denoising steps of the plan at its first step."""
@@ -168,10 +200,6 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {s.guidance:g}; evaluation: ODE, {e.steps} steps",
         ]
-
-
-def _is_local(path: str) -> bool:
-    return path.startswith(("share://", ".", "/", "~")) or resolve(path).exists()
 
 
 def _supervises(run: Any) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmrl.modalities.files import is_local
 from mmrl.modalities.image.config import LoraConfig
 from mmrl.modalities.image.families.base import Family
+from mmrl.share import resolve
 
 NAME = "default"
 
@@ -13,10 +15,19 @@ NAME = "default"
 def add(family: Family, config: LoraConfig) -> None:
     """Put new matrices on the denoiser, or those in the folder `config.path`, with the rank and scale they have there.
 
-    Raises ValueError where the folder's LoRA is on the text encoders too, which would not be trained nor saved.
+    Raises FileNotFoundError where a local folder is not there, ValueError where its LoRA is on the text encoders too,
+    which would not be trained nor saved.
     """
     if config.path is not None:
-        family.pipeline.load_lora_weights(config.path, adapter_name=NAME)
+        source = config.path
+        if is_local(source):
+            if not resolve(source).exists():
+                raise FileNotFoundError(
+                    f"model.lora.path {source!r}: {resolve(source)} is not there; give a folder with "
+                    "pytorch_lora_weights.safetensors, or a hub id"
+                )
+            source = str(resolve(source))
+        family.pipeline.load_lora_weights(source, adapter_name=NAME, use_safetensors=True)
         beside = [name for name, encoder in family.text_encoders.items() if getattr(encoder, "peft_config", None)]
         if beside or not getattr(family.denoiser, "peft_config", None):
             found = f"LoRA of {', '.join(beside)}" if beside else "no LoRA of the denoiser"

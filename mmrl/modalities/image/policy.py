@@ -11,6 +11,7 @@ from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
 from mmrl.modalities.image.families.stable_diffusion import UNetFamily
+from mmrl.modalities.image.guidance import guided
 from mmrl.modalities.image.kernels import Transition
 
 DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}
@@ -31,7 +32,7 @@ class StepPolicy:
         self.level = sampling.noise_level if sampling.noise_level is not None else DEFAULT_LEVEL[self.kernel]
         self.reduction = sampling.logp_reduction or self.spec.reduction
         self.storage: torch.dtype = getattr(torch, sampling.storage)
-        self.autocast_dtype: torch.dtype | None = None if config.dtype == "float32" else getattr(torch, config.dtype)
+        self.dtype: torch.dtype = getattr(torch, config.dtype)  # what the forward computes in
         self.both_branches = sampling.guidance_gradient == "both"  # whether the unconditional one gets gradient too
         self._check_options()
 
@@ -53,6 +54,16 @@ class StepPolicy:
                 f"{where}guidance_gradient both: guidance {self.sampling.guidance:g} of family {self.family.name} runs "
                 "no unconditional branch; leave it out"
             )
+        if self.sampling.guidance_rescale and self.family.is_flow:
+            raise ValueError(
+                f"{where}guidance_rescale is of the pipelines of sd and sdxl, that of {self.family.name} has none; "
+                "leave it out"
+            )
+        if self.sampling.negative_prompt is not None and self.family.guidance_embeds:
+            raise ValueError(
+                f"{where}negative_prompt: this model of family {self.family.name} takes its guidance as an input and "
+                "runs no unconditional branch; leave it out"
+            )
 
     @property
     def clip_range(self) -> float:
@@ -61,9 +72,9 @@ class StepPolicy:
         return self.spec.clip_range
 
     def autocast(self) -> AbstractContextManager[None]:
-        if self.autocast_dtype is None:
+        if self.dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self.family.device.type, dtype=self.autocast_dtype)
+        return torch.autocast(self.family.device.type, dtype=self.dtype)
 
     def predict(
         self,
@@ -90,7 +101,7 @@ class StepPolicy:
                     return output, None
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.both_branches):
                     empty = family.predict(latents, time, unconditional, size).float()
-        return empty + guidance * (output - empty), empty
+        return guided(output, empty, guidance, self.sampling.guidance_rescale), empty
 
     def transition(
         self, latents: Tensor, output: Tensor, schedule: Schedule, steps: Tensor, stochastic: bool = True

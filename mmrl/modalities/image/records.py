@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.base import FlowFamily
+from mmrl.modalities.image.families.flow import FlowFamily
 from mmrl.modalities.image.families.stable_diffusion import UNetFamily
 from mmrl.modalities.image.pixels import digest, to_pixels
 from mmrl.modalities.image.policy import StepPolicy
@@ -59,7 +59,7 @@ class RecordLosses:
         clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
-        texts = ["" if drop else record["prompt"] for record, drop in zip(records, dropped.tolist())]
+        texts = [None if drop else record["prompt"] for record, drop in zip(records, dropped.tolist())]
         draws = torch.randn(len(records), generator=generator)
         with self.policy.autocast():
             condition = self.conditions(texts, self.size)
@@ -87,7 +87,7 @@ class RecordLosses:
         """Set the autoencoder's scale and shift from these records: the denoiser expects latents of unit variance."""
         parts = [records[i : i + self.config.decode_batch] for i in range(0, len(records), self.config.decode_batch)]
         latents = torch.cat([self.family.vae.encode(self._pixels(part)).latent_dist.mean for part in parts])
-        self.family.vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
+        self.family.standardise(latents)
         self.clear()
 
     def _pixels(self, records: Sequence[dict[str, Any]]) -> Tensor:

@@ -133,8 +133,12 @@ def build_sd3(
     grid: int = 5,
     patch_size: int = 1,
     shift: float = 1.5,
+    dual_attention: tuple[int, ...] = (),
 ) -> Any:
-    """A StableDiffusion3Pipeline with random weights; `grid` is the latent side it is built for."""
+    """A StableDiffusion3Pipeline with random weights; `grid` is the latent side it is built for.
+
+    dual_attention: blocks with a second attention of the picture to itself, as 3.5-medium has in its first ones.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     clip_tokenizer, t5_tokenizer = word_tokenizers(corpus, max_length)
@@ -151,6 +155,7 @@ def build_sd3(
         pooled_projection_dim=2 * text_width,
         pos_embed_max_size=max(16, grid),
         qk_norm="rms_norm",
+        dual_attention_layers=tuple(dual_attention),
     )
     return StableDiffusion3Pipeline(
         transformer=transformer.eval(),

@@ -1,1 +1,1 @@
-"""Text: any causal language model of transformers as a policy over tokens."""
+"""Text: causal language models of transformers as policies over tokens."""

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from mmrl.modalities import hollow
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
+from mmrl.modalities.tokens.reading_models import located
 
 
 class TextAdapter(TokenAdapter):
@@ -22,19 +24,19 @@ class TextAdapter(TokenAdapter):
         config = self.config
         if config.build is not None:
             model, tokenizer = self._built()
-            model.set_attn_implementation(config.attention)
         else:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            place = loading.source(config, "Qwen/Qwen3-0.6B")
+            place = located(loading.source(config, "Qwen/Qwen3-0.6B"), config)
+            model = loading.read(AutoModelForCausalLM, place, config, "causal language model")
             tokenizer = AutoTokenizer.from_pretrained(**place)
-            model = AutoModelForCausalLM.from_pretrained(**place, **loading.options(config))
         return loading.trained(model, config), tokenizer
 
     def _built(self) -> tuple[Any, Any]:
         from mmrl.modalities.text.tiny import build
 
-        model, tokenizer = build(**(self.config.build or {}))
+        with hollow.skeleton():
+            model, tokenizer = build(**(self.config.build or {}))
         return model.to(loading.frozen_dtype(self.config)), tokenizer
 
     def _write_base(self, folder: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.engines.base import Completion, Once, Sampling, here
-from mmrl.engines.decoder import Decoder, Row
+from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
+from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment
+from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.quiet import no_bars
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.config import TokenModelConfig
@@ -26,11 +31,12 @@ from mmrl.modalities.tokens.outside import OutsideEngine, Shifts, prompt_room, s
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.reading import Reader
 from mmrl.modalities.tokens.replay import Replayed, cut_rows, recomputing, replayed, trained_length, trajectory_of
+from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.modalities.tokens.truncation import kept_mass
 from mmrl.pictures import PictureError
 from mmrl.seeds import seed_of
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
 
 class TokenAdapter(Adapter):
@@ -50,16 +56,23 @@ class TokenAdapter(Adapter):
 
     def __init__(self, config: TokenModelConfig) -> None:
         super().__init__(config)
+        no_bars("transformers")
         self.precision = getattr(torch, config.dtype)
         self.deterministic_evaluation = config.evaluation.temperature == 0
         self.model, self.tokenizer = self._load()
+        self._hollow = hollow.is_wanted()
+        hollow.fill([self.model])
         self.banned = self._never_sampled()
         self.stop_ids = loading.stop_ids(self.model, self.tokenizer)
-        loading.check_head(self.model, self._head())
-        self.context = loading.context(self.model)
+        self.context = fix_longrope(self.model, config) or loading.context(self.model)
+        if not self._hollow:
+            loading.check_head(self.model, self._head())
+        if config.gradient_checkpointing and not self._hollow:
+            loading.check_train_mode(self.model)
         self._longest = longest_row(section(config))
         limit = loading.prompt_limit(config, self.context)
         self.reader = self._reader(prompt_room(config, limit, self._longest))
+        self.stop_ids = self.reader.prompts.stop_ids
         self._outside: OutsideEngine | None = None
         self._in_sync = False
 
@@ -83,12 +96,12 @@ class TokenAdapter(Adapter):
 
     def _reader(self, limit: int) -> Reader:
         """What the policy reads and says. limit: tokens of a prompt."""
-        encoder = PromptEncoder(self.tokenizer, self.config, limit)
+        encoder = PromptEncoder(self.tokenizer, self.config, limit, self.stop_ids)
         return Reader(self.tokenizer, encoder, self.config.skip_special_tokens)
 
     def _decoder(self) -> Decoder:
         """The layers of the policy as it is now."""
-        return Decoder(self.model.base_model)
+        return Decoder(decoder_of(self.model))
 
     # ---------------------------------------------------------------- the policy
 
@@ -148,6 +161,34 @@ class TokenAdapter(Adapter):
         seeds = [[seed_of(seed, "eval", p.id, i) for i in range(n)] for p in prompts]
         return self._sampled(groups, n, sampling, seeds, self._own_engine(), None)
 
+    def weights(self) -> Iterator[Tensor]:
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+    def blank(self, prompt: Prompt) -> Sample:
+        """See Adapter.blank: a completion (in a conversation, a first turn) that uses its whole budget."""
+        opened = self.reader.opened(prompt, self.reader.context(prompt))
+        count = max(1, min(self.config.sampling.max_tokens, self._rules().room - len(opened.row)))
+        ids = torch.full((count,), self.stop_ids[0])
+        tensors = {"prompt": opened.row.ids, "ids": ids}
+        trajectory = Trajectory(torch.zeros(count), torch.ones(count, dtype=torch.bool), tensors)
+        return Sample(prompt, 0, "", trajectory, "length", media=tuple(opened.media))
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """See Adapter.cost: tokens of a prompt, and how many of them are pictures."""
+        opened = self.reader.opened(prompt, self.reader.context(prompt))
+        pictures = sum(m.tokens for m in opened.media)
+        return {"tokens": len(opened.row), **({"tokens of pictures": pictures} if opened.media else {})}
+
+    def trial(self, samples: Sequence[Sample], n: int) -> None:
+        """See Adapter.trial: as many rows as are decoded together."""
+        s = self.config.sampling
+        together = max(1, self.config.rollout_batch // n)
+        prompts = [self.reader.rows(sample)[0] for sample in samples[:together]]
+        sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned)
+        with self._autocast():
+            self._own_engine().longest_step(prompts, min(n, self.config.rollout_batch), sampling)
+
     @contextmanager
     def synced(self, once: Once) -> Iterator[None]:
         """Rollouts between two updates; see Adapter.synced."""
@@ -191,7 +232,23 @@ class TokenAdapter(Adapter):
         return stepping.stepped(self.reader, prompt, path, steps)
 
     def _own_engine(self) -> TransformersEngine:
-        return TransformersEngine(self.model, self._head().logits, self.config.rollout_batch, self._decoder())
+        head, decoder = self._head().logits, self._decoder()
+        return TransformersEngine(self.model, head, self.config.rollout_batch, decoder, self._ways)
+
+    @cached_property
+    def _ways(self) -> Ways:
+        """How the decoder may be run, asked where it is first run: on its device, in its precision."""
+        if self._hollow:  # no numbers to compare: the ways of most models
+            return Ways()
+        with self._autocast():
+            ways = find_ways(self._decoder(), trial_ids(self._head().weight.shape[0], self.banned))
+        if not ways.cached and self.config.engine.name == "transformers":
+            warnings.warn(
+                f"{type(self.model).__name__}: its state cannot be kept from token to token here ({ways.why}), so each "
+                "token is computed from its whole row: sampling is slow",
+                stacklevel=2,
+            )
+        return ways
 
     def _sampled(
         self,
@@ -288,7 +345,8 @@ class TokenAdapter(Adapter):
 
     @property
     def _sharing(self) -> bool:
-        return not self.config.gradient_checkpointing  # layers that are recomputed cannot fill a cache
+        # Layers that are recomputed cannot fill a cache.
+        return not self.config.gradient_checkpointing and self._ways.shared
 
     def _replayed(self, samples: Sequence[Sample], columns: Tensor) -> Replayed:
         rows = [self.reader.rows(s) for s in samples]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.share import resolve
+from mmrl.modalities.files import is_local, told
 from mmrl.strict import Strict, When
 
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
@@ -30,7 +30,9 @@ class LoraConfig(Strict):
     rank: int = Field(32, ge=1, description="Rank of the two matrices.")
     alpha: int = Field(64, ge=1, description="Their product is scaled by alpha / rank.")
     targets: list[str] | None = Field(
-        None, description="Names of the layers; null takes every linear layer of the decoder."
+        None,
+        description="Names of linear layers, or their ends; null takes all of the decoder's, routers and gates of "
+        "experts left out.",
     )
     path: str | None = Field(None, description="Start from the LoRA weights in this folder.")
 
@@ -122,6 +124,9 @@ class ConversationConfig(Strict):
 class TokenModelConfig(Strict):
     """A language model, how it is sampled and what of it is trained."""
 
+    # What `micro_batch` counts, in words for `mmrl plan`.
+    budget: ClassVar[str] = "tokens, those of prompts and pictures included"
+
     path: str = Field(description="A hub id or a folder that transformers' `from_pretrained` loads; share:// works.")
     revision: str | None = Field(None, description="Hub revision.")
     build: dict[str, Any] | None = None
@@ -129,8 +134,10 @@ class TokenModelConfig(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type of the forward and of frozen weights; trained weights are float32."
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="Which of transformers' implementations of attention computes."
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto",
+        description="Which of transformers' implementations of attention computes. auto: sdpa, or eager where sdpa "
+        "is not to be had for the model or would leave out a soft cap or sinks.",
     )
     train: Literal["full", "lora"] = Field("full", description="All weights of the language model, or LoRA on it.")
     lora: LoraConfig = Field(default_factory=LoraConfig)
@@ -141,6 +148,11 @@ class TokenModelConfig(Strict):
         "auto", description="auto: the tokenizer's chat template, where it has one. off: the prompt as it is."
     )
     system: str | None = Field(None, description="System message before every prompt.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the chat template, such as `{enable_thinking: false}`; a record's column of the same "
+        "name comes first.",
+    )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="A longer prompt is dropped and counted. null: what the context leaves."
     )
@@ -156,7 +168,7 @@ class TokenModelConfig(Strict):
     )
 
     effects: ClassVar[Mapping[str, When]] = {
-        "revision": When(lambda s, _: s.build is None and not _is_local(s.path), "a `path` on the hub"),
+        "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "trust_remote_code": When(lambda s, _: s.build is None, "a model that is loaded, not built"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
         "fp32_head": When(lambda s, _: s.dtype != "float32", "a 16-bit `dtype`"),
@@ -170,6 +182,8 @@ class TokenModelConfig(Strict):
     def _system_needs_chat(self) -> TokenModelConfig:
         if self.chat == "off" and self.system is not None:
             raise ValueError("system needs a chat template; set chat: auto, or put it into the prompts")
+        if self.chat == "off" and self.chat_template_kwargs:
+            raise ValueError("chat_template_kwargs needs a chat template; set chat: auto, or leave it out")
         return self
 
     def at(self, folder: Path) -> TokenModelConfig:
@@ -177,6 +191,10 @@ class TokenModelConfig(Strict):
         if self.train == "lora":
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})
+
+    def files(self) -> list[str]:
+        """Where the model's files are, for `mmrl plan`."""
+        return [] if self.build is not None else [told(self.path, self.revision, "config.json")]
 
     def actions_per_sample(self) -> int:
         """Tokens of the longest completion (of a turn, in a conversation)."""
@@ -194,10 +212,6 @@ class TokenModelConfig(Strict):
             f"sampling: temperature {', '.join([heat, *cut])}, up to {s.max_tokens} tokens; evaluation: {answer}, "
             f"up to {e.max_tokens or s.max_tokens} tokens",
         ]
-
-
-def _is_local(path: str) -> bool:
-    return path.startswith(("share://", ".", "/", "~")) or resolve(path).exists()
 
 
 def _only_trees(run: Any) -> bool:

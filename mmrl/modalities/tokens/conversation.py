@@ -46,7 +46,7 @@ class Speaker(Protocol):
 
     def opened(self, prompt: Prompt, context: Context) -> Opened: ...
 
-    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]: ...
+    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Media]]: ...
 
     def text(self, ids: Tensor) -> str: ...
 
@@ -206,8 +206,8 @@ def _advance(
         done[talk.group].append(_sample(talk, speaker))
         fresh = Episode(episode.prompt, episode.sizes, step=episode.step, memory=episode.memory)
         return _started(talk.group, talk.index, talk.seed, fresh, start, talk.turns)
-    ended = int(talk.rest.ids[-1]) in stop_ids
-    row, media = speaker.replied(episode.prompt, reply, ended)
+    last = int(talk.rest.ids[-1])
+    row, media = speaker.replied(episode.prompt, reply, last if last in stop_ids else None)
     behind = len(talk.rest) + len(row)
     over = len(talk.prompt) + behind + per_turn > rules.room or (
         limits.max_tokens is not None and behind >= limits.max_tokens

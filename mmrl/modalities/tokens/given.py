@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from mmrl.engines.base import Completion
 from mmrl.engines.decoder import Row
+from mmrl.environments.base import Context
+from mmrl.environments.opening import opening
+from mmrl.media import IMAGE, View
 from mmrl.modalities.tokens.conversation import Rules, converse
+from mmrl.modalities.tokens.prompts import continues
 from mmrl.modalities.tokens.reading import Reader
-from mmrl.types import Group, Prompt, Sample
+from mmrl.types import Group, Prompt, Sample, Trajectory, Turn
 
-# A text, ids that are taken as they are, or the turns of a conversation as texts.
-Answer = str | Sequence[int] | Sequence[str]
+# A text, ids that are taken as they are, the turns of a conversation as texts, or a conversation as messages.
+Answer = str | Sequence[int] | Sequence[str] | Sequence[Mapping[str, Any]]
 
 
 def said(
@@ -26,6 +30,8 @@ def said(
     banned: ids that no answer may have. Raises ValueError for an answer that does not fit into the context, or whose
     turns do not fit the environment.
     """
+    if is_conversation(answer):
+        return [_told(reader, rules, prompt, index, answer, banned)]
     count = len(turns_of(answer))
     left = _encoded(reader, prompt, index, answer, banned)
 
@@ -33,11 +39,7 @@ def said(
         if not left:
             raise ValueError(f"prompt {prompt.id!r}: answer {index} has {count} turns, its environment wants more")
         ids = left.pop(0)
-        if len(rows[0]) + len(ids) > rules.room:
-            raise ValueError(
-                f"prompt {prompt.id!r} with answer {index} has {len(rows[0]) + len(ids)} tokens, the context has "
-                f"{rules.room}; leave it out"
-            )
+        _check_room(prompt, index, len(rows[0]) + len(ids), rules)
         return [[Completion(ids, torch.zeros(len(ids)), "eos")]]
 
     (group,) = converse(reader, [Group(prompt, 0)], 1, [[0]], read_out, rules, per_turn=0)
@@ -48,9 +50,77 @@ def said(
     return group.samples
 
 
+def _told(
+    reader: Reader, rules: Rules, prompt: Prompt, index: int, answer: Sequence[Mapping[str, Any]], banned: Sequence[int]
+) -> Sample:
+    """The sample of a conversation that is given with all that others say in it: the policy's turns are trained."""
+    if reader.environment_of(prompt) is not None:
+        raise ValueError(f"prompt {prompt.id!r}: answer {index} is a conversation, and so is its environment")
+    left = _encoded(reader, prompt, index, answer, banned)
+    start = reader.opened(prompt, _context(reader, prompt, answer))
+    rest, media, turns = Row(torch.zeros(0, dtype=torch.int64)), list(start.media), list(start.turns)
+    trained, number = [], []
+    for turn, (message, others) in enumerate(exchanges(answer)):
+        ids = left.pop(0)
+        rest = rest.then(Row(ids))
+        trained.append(torch.full((len(ids),), is_trained(message)))
+        number.append(torch.full((len(ids),), float(turn)))
+        turns.append(Turn("assistant", reader.text(ids), trained=is_trained(message)))
+        if others:
+            marks = sum(other["content"].count(IMAGE) for other in others) if media or reader.sizes(prompt) else 0
+            views = [View(len(media) + i) for i in range(marks)]
+            row, shown = reader.observed(prompt, others, views, int(ids[-1]))
+            rest = rest.then(row)
+            trained.append(torch.zeros(len(row), dtype=torch.bool))
+            number.append(torch.full((len(row),), -1.0))
+            turns += _heard(others, len(media))
+            media += shown
+    _check_room(prompt, index, len(start.row) + len(rest), rules)
+    mask = torch.cat(trained)
+    tensors = {"prompt": start.row.ids.clone(), "ids": rest.ids}
+    if len(number) > 1:
+        tensors["step"] = torch.cat(number)
+    words = "\n".join(turn.text for turn in turns[len(start.turns) :] if turn.role == "assistant")
+    return Sample(
+        prompt,
+        index,
+        words,
+        Trajectory(torch.zeros(len(mask)), mask, tensors),
+        "eos",
+        words=reader.words(rest.ids),
+        turns=tuple(turns),
+        media=tuple(media),
+    )
+
+
+def _context(reader: Reader, prompt: Prompt, answer: Sequence[Mapping[str, Any]]) -> Context:
+    """The opening with the pictures that are not marked later."""
+    pictures = len(reader.sizes(prompt))
+    if not pictures:
+        return reader.opening(prompt)
+    first = pictures - sum(m["content"].count(IMAGE) for m in answer if m["role"] != "assistant")
+    return Context(opening(prompt, first), [View(i) for i in range(first)])
+
+
+def _heard(messages: Sequence[Mapping[str, Any]], before: int) -> list[Turn]:
+    turns = []
+    for message in messages:
+        count = message["content"].count(IMAGE)
+        turns.append(Turn(message["role"], message["content"], tuple(range(before, before + count))))
+        before += count
+    return turns
+
+
+def _check_room(prompt: Prompt, index: int, count: int, rules: Rules) -> None:
+    if count > rules.room:
+        raise ValueError(
+            f"prompt {prompt.id!r} with answer {index} has {count} tokens, the context has {rules.room}; leave it out"
+        )
+
+
 def _encoded(reader: Reader, prompt: Prompt, index: int, answer: Answer, banned: Sequence[int]) -> list[Tensor]:
     """The ids of each turn of an answer."""
-    turns = [reader.prompts.answer_ids(turn) for turn in turns_of(answer)]
+    turns = _ids(reader, prompt.record, answer)
     for wrong in {i for ids in turns for i in ids.tolist()} & set(banned):
         word = repr(reader.word_of[wrong]) if wrong < len(reader.word_of) else "without a text"
         raise ValueError(
@@ -58,6 +128,15 @@ def _encoded(reader: Reader, prompt: Prompt, index: int, answer: Answer, banned:
             "shown, or for nothing, and is never sampled; take it out"
         )
     return turns
+
+
+def _ids(reader: Reader, record: Mapping[str, Any], answer: Answer) -> list[Tensor]:
+    messages = record.get("messages") or ()
+    begun = bool(messages) and continues(messages)
+    return [
+        reader.prompts.answer_ids(turn, record, continued=begun and number == 0)
+        for number, turn in enumerate(turns_of(answer))
+    ]
 
 
 def answer_of(record: Mapping[str, Any]) -> tuple[Prompt, Answer]:
@@ -70,10 +149,38 @@ def answer_of(record: Mapping[str, Any]) -> tuple[Prompt, Answer]:
 
 
 def token_count(reader: Reader, records: Sequence[Mapping[str, Any]]) -> int:
-    """Tokens of the records' answers."""
-    return sum(len(reader.prompts.answer_ids(turn)) for r in records for turn in turns_of(answer_of(r)[1]))
+    """Tokens of the records' answers that are trained."""
+    count = 0
+    for record in records:
+        answer = answer_of(record)[1]
+        trained = [is_trained(turn) for turn in turns_of(answer)]
+        count += sum(len(ids) for ids, counts in zip(_ids(reader, record, answer), trained) if counts)
+    return count
+
+
+def is_conversation(answer: Answer) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Whether an answer is messages, the policy's and those of others between them."""
+    return isinstance(answer, list | tuple) and len(answer) > 0 and isinstance(answer[0], Mapping)
+
+
+def is_trained(turn: Any) -> bool:
+    """Whether the policy learns a turn of its own: a message may say that it does not."""
+    return not isinstance(turn, Mapping) or bool(turn.get("loss", True))
 
 
 def turns_of(answer: Answer) -> Sequence[Any]:
-    """The turns of an answer: one, or the texts of a list."""
+    """The policy's turns in an answer: one, the texts of a list, or its messages in a conversation."""
+    if is_conversation(answer):
+        return [message for message, _ in exchanges(answer)]
     return answer if not isinstance(answer, str) and len(answer) and isinstance(answer[0], str) else [answer]
+
+
+def exchanges(answer: Any) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """(message of the policy, messages of others behind it) in their order."""
+    found: list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = []
+    for message in answer:
+        if message["role"] == "assistant":
+            found.append((message, []))
+        else:
+            found[-1][1].append(message)
+    return found

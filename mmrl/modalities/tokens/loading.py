@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mmrl.engines.decoder import decoder_of
+from mmrl.modalities import hollow
+from mmrl.modalities.files import check_weights, is_local, lora_folder
+from mmrl.modalities.tokens import attention
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.logprobs import Head
+from mmrl.modalities.tokens.lora import targets_of
+from mmrl.modalities.tokens.reading_models import skeleton
 from mmrl.share import resolve
 
 
@@ -19,9 +26,6 @@ def source(config: TokenModelConfig, example: str) -> dict[str, Any]:
 
     Raises FileNotFoundError for a local folder without a model.
     """
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # its bars for every file of a checkpoint would fight with the run's own
     local = resolve(config.path)
     looks_local = config.path.startswith(("share://", ".", "/", "~")) or local.exists()
     if looks_local and not (local / "config.json").is_file():
@@ -38,7 +42,51 @@ def source(config: TokenModelConfig, example: str) -> dict[str, Any]:
 
 def options(config: TokenModelConfig) -> dict[str, Any]:
     """The arguments of `from_pretrained` that say how the weights are read."""
-    return {"dtype": frozen_dtype(config), "attn_implementation": config.attention, "use_safetensors": True}
+    return {"dtype": frozen_dtype(config), "use_safetensors": True, **attention.options(config)}
+
+
+def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: str) -> Any:
+    """The model in `place`, its weights read by `auto`, one of transformers' Auto classes; what: the kind it reads.
+
+    Raises ValueError, before any weight is read, for another kind of model, or one that cannot do what is asked of it,
+    and FileNotFoundError for a folder whose weights are not whole.
+    """
+    from transformers import AutoConfig
+
+    try:
+        numbers = AutoConfig.from_pretrained(**place)
+    except ValueError as error:
+        if "model type" not in str(error):
+            raise
+        raise ValueError(
+            f"path {config.path!r}: this version of transformers does not know its model_type; take a newer one, or "
+            "set trust_remote_code where its code comes with it"
+        ) from error
+    remote = config.trust_remote_code and getattr(numbers, "auto_map", None)
+    found = None if remote else auto._model_mapping.get(type(numbers), None)
+    found = found[0] if isinstance(found, tuple) else found
+    if found is None and not remote:
+        raise ValueError(f"path {config.path!r}: a {numbers.model_type} is no {what} of transformers; give another")
+    _check_class(found or auto, numbers, config)
+    if is_local(config.path):
+        check_weights(Path(place["pretrained_model_name_or_path"]))
+    if hollow.is_wanted():
+        return skeleton(auto, numbers, place, options(config))
+    with attention.explained(found or auto, config):
+        return auto.from_pretrained(**place, **options(config))
+
+
+def _check_class(model_class: Any, numbers: Any, config: TokenModelConfig) -> None:
+    name = model_class.__name__
+    attention.check_class(model_class, config)
+    if config.gradient_checkpointing and not getattr(model_class, "supports_gradient_checkpointing", True):
+        raise ValueError(f"gradient_checkpointing: {name} cannot recompute its layers; leave it off")
+    packed = getattr(numbers, "quantization_config", None)
+    if packed and config.train == "full":
+        how = packed.get("quant_method", "") if isinstance(packed, dict) else getattr(packed, "quant_method", "")
+        raise ValueError(
+            f"path {config.path!r}: its weights are quantised ({how}); set train: lora, or give 16-bit ones"
+        )
 
 
 def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = ()) -> Any:
@@ -47,8 +95,9 @@ def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = 
 
     Raises ValueError for a model that has no decoder apart from its head.
     """
-    if model.base_model is model:
+    if decoder_of(model) is model:
         raise ValueError(f"{type(model).__name__} has no decoder apart from its head; it cannot be trained here")
+    attention.settle(model, config)
     model.requires_grad_(False)
     if config.train == "lora":
         _add_lora(model, config)
@@ -57,7 +106,10 @@ def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = 
         if (config.train == "full" and id(parameter) not in alone) or "lora_" in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    for module in frozen:
+        module.to(getattr(torch, config.dtype))
     if config.gradient_checkpointing:
+        _check_class(type(model), model.config, config)
         _enable_checkpointing(model)
     return model.eval()  # no dropout: rollout and replay must be the same function
 
@@ -72,13 +124,14 @@ def _add_lora(model: Any, config: TokenModelConfig) -> None:
 
     lora = config.lora
     if lora.path is not None:
-        model.load_adapter(str(resolve(lora.path)), is_trainable=True)
+        folder = lora_folder(lora.path)
+        if hollow.is_wanted():
+            model.add_adapter(LoraConfig.from_pretrained(str(folder), inference_mode=False))
+        else:
+            model.load_adapter(str(folder), is_trainable=True)
         return
-    model.add_adapter(
-        LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets or "all-linear", task_type="CAUSAL_LM"
-        )
-    )
+    targets = targets_of(model, lora.targets)
+    model.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"))
 
 
 def _enable_checkpointing(model: Any) -> None:
@@ -86,10 +139,29 @@ def _enable_checkpointing(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
+
+
+@torch.no_grad()
+def check_train_mode(model: Any) -> None:
+    """Raises ValueError for a model that is another function in train mode, in which layers are recomputed."""
+    ids = torch.arange(8, device=model.device)[None] + 1
+    wanted = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    model.train()
+    try:
+        found = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    finally:
+        model.eval()
+    gap = float((found - wanted).abs().max() / wanted.abs().max())
+    if not gap <= 1e-2:
+        raise ValueError(
+            f"gradient_checkpointing: {type(model).__name__} computes something else in train mode (hidden states off "
+            f"by {gap:.1e}), in which layers are recomputed; leave it off"
+        )
 
 
 @torch.no_grad()
@@ -98,7 +170,7 @@ def check_head(model: Any, head: Head) -> None:
     ids = torch.arange(2, device=model.device)[None] + 1
     wanted = model(input_ids=ids, use_cache=False).logits[0]
     exact = wanted.dtype == head.compute == torch.float32
-    made = head.logits(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
+    made = head.logits(decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
     gap = float((made - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1))
     if gap > (1e-3 if exact else 5e-2):
         raise ValueError(

@@ -53,7 +53,9 @@ class Head:
         numbers = model.config.get_text_config()
         scale = getattr(numbers, "logit_scale", None) or 1.0
         scale /= getattr(numbers, "logits_scaling", None) or 1.0
-        softcap = getattr(numbers, "final_logit_softcapping", None)
+        scale *= getattr(numbers, "lm_head_multiplier", None) or 1.0
+        caps = ("final_logit_softcapping", "logits_soft_cap")  # the second is RecurrentGemma's
+        softcap = next((cap for name in caps if (cap := getattr(numbers, name, None))), None)
         ids = torch.tensor(banned, dtype=torch.int64, device=layer.weight.device) if banned else None
         return cls(layer.weight, layer.bias, compute, scale, softcap, ids, chunk)
 
@@ -86,7 +88,7 @@ class Head:
 
     def buffer(self, count: int) -> Tensor:
         """Room for the logits of a chunk of `count` tokens: used again by each, it is allocated once."""
-        return torch.empty(min(self.size, count), len(self.weight), dtype=self.compute, device=self.weight.device)
+        return self.weight.new_empty(min(self.size, count), len(self.weight), dtype=self.compute)
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Slices that cut `count` tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from mmrl.environments.base import Context
 from mmrl.modalities.tokens.config import TokenModelConfig
+from mmrl.modalities.tokens.templates import advice, names, unknown_argument
+from mmrl.modalities.tokens.turns import Turns
 from mmrl.types import Prompt
 
-# Stands for an answer where the template shows what it writes around one.
-ANSWER = "0"
 # Contexts whose ids are kept; environments that open new rows make ones that never come again.
 KEPT = 20_000
+KWARGS = "chat_template_kwargs"
 
 
 class Unfit(ValueError):
@@ -34,23 +36,35 @@ class TooLong(Unfit):
 class PromptEncoder:
     """Token ids of prompts, made once for each and kept, and of what an environment adds to a conversation.
 
-    limit: tokens that a prompt may have.
+    limit: tokens that a prompt may have. stops: ids that the model and the tokenizer say end a completion.
+
+    A record's `chat_template_kwargs` (over those of the config) and `tools` are handed to the template.
     """
 
-    def __init__(self, tokenizer: Any, config: TokenModelConfig, limit: int) -> None:
+    def __init__(self, tokenizer: Any, config: TokenModelConfig, limit: int, stops: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
-        self.system = config.system
+        self.system, self.arguments = config.system, config.chat_template_kwargs
         self.limit = limit
         self.chat = config.chat == "auto" and bool(self.template)
+        self.turns = Turns(tokenizer, self.render, stops)
         self._ids: dict[str, Tensor] = {}
-        self._around: dict[str, tuple[str, str]] = {}
+        self._told = False
         if config.system is not None and not self.chat:
             raise ValueError("model.system needs a chat template, and this tokenizer has none; leave it out")
+        if self.arguments and not self.chat:
+            raise ValueError(f"model.{KWARGS} needs a chat template, and this tokenizer has none; leave it out")
+        if reason := unknown_argument(self.arguments, self.template or ""):
+            raise ValueError(f"model.{KWARGS} {reason}")
 
     @property
     def template(self) -> str | None:
         """The chat template, where there is one."""
         return self.tokenizer.chat_template
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every id that ends a completion, the template's own end of a turn included."""
+        return tuple(sorted({*self.turns.stops, *((self.turns.ends.end,) if self.chat else ())}))
 
     # ---------------------------------------------------------------- prompts
 
@@ -59,28 +73,72 @@ class PromptEncoder:
         messages = prompt.record.get("messages")
         return Context(messages if messages is not None else [{"role": "user", "content": prompt.text}])
 
-    def unfit(self, context: Context) -> str | None:
+    def unfit(self, context: Context, record: Mapping[str, Any] = {}) -> str | None:
         """Why messages cannot be rendered, in words that follow "prompt ...", or None."""
-        plain = isinstance(context.messages, Sequence) and len(context.messages) == 1
         if not _are_messages(context.messages):
             return "has `messages` that are not a list of {role, content} texts"
-        if not self.chat and not (plain and context.messages[0]["role"] == "user"):
-            return "is a list of messages, and there is no chat template (or chat is off)"
+        if not self.chat:
+            if len(context.messages) != 1 or context.messages[0]["role"] != "user":
+                return "is a list of messages, and there is no chat template (or chat is off)"
+            shown = KWARGS if record.get(KWARGS) else "tools" if _tools(record) else None
+            return shown and f"has `{shown}`, and there is no chat template (or chat is off)"
+        if record.get(KWARGS) and (reason := unknown_argument(record[KWARGS], self.template or "")):
+            return f"has a column `{KWARGS}` that {reason}"
+        if _tools(record) and not names("tools", self.template or ""):
+            return "has `tools`, and the chat template writes none; leave the column out, or take another model"
         return None
 
-    def ids(self, context: Context) -> Tensor:
-        """[p] int64 of messages that the policy is to answer."""
-        key = json.dumps(context.messages, sort_keys=True, default=str)
+    def refusal(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]] | None = None) -> str | None:
+        """Why a prompt's messages (None: those of its record) cannot be rendered, its length apart, or None."""
+        context = self.opening(prompt) if messages is None else Context(messages)
+        reason = self.unfit(context, prompt.record)
+        try:
+            if reason is None:
+                self.ids(context, prompt.record)
+        except ValueError as error:
+            return str(error)
+        return reason
+
+    def arguments_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What a record's chat is rendered with."""
+        tools = _tools(record)
+        return {**self.arguments, **(record.get(KWARGS) or {}), **({"tools": tools} if tools else {})}
+
+    def ids(self, context: Context, record: Mapping[str, Any] = {}) -> Tensor:
+        """[p] int64 of messages that the policy is to answer, or whose last, the assistant's, it continues."""
+        arguments = self.arguments_of(record)
+        key = json.dumps([context.messages, arguments], sort_keys=True, default=str)
         if key not in self._ids:
             if self.chat:
-                rendered = self.render(context.messages)
-                ids = self.tokenizer(rendered, add_special_tokens=False).input_ids  # the template writes them
+                ids = self.turns.encode(self._opened(context.messages, arguments))  # the template writes special tokens
             else:
                 ids = self.tokenizer(self.alone(context.messages[0]["content"])).input_ids
             if len(self._ids) >= KEPT:
                 self._ids.pop(next(iter(self._ids)))
             self._ids[key] = torch.tensor(ids, dtype=torch.int64)
         return self._ids[key]
+
+    def _opened(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
+        """The text of a chat up to where the policy speaks."""
+        *before, last = messages
+        if continues(messages) and before:
+            return self.render(before, True, arguments) + self.turns.begun(last["content"], arguments)
+        if not before and last["role"] == "user" and self.turns.templated(last["content"]):
+            return self._as_it_is(last["content"])
+        return self.render(messages, True, arguments)
+
+    def _as_it_is(self, text: str) -> str:
+        """A prompt that is templated already, with the template's start token."""
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"prompts are templated already, e.g. {text[:60]!r}: they are taken as they are, without model.system; "
+                "give the words alone, or set model.chat: off",
+                stacklevel=2,
+            )
+        start = self.tokenizer.bos_token or ""
+        written = self.render([{"role": "user", "content": ""}], True, {}).startswith(start)
+        return text if not start or not written or text.startswith(start) else start + text
 
     def check_length(self, prompt: Prompt, count: int) -> None:
         """Raises TooLong for a prompt of `count` tokens that leaves no room; nothing is ever cut."""
@@ -90,25 +148,39 @@ class PromptEncoder:
             most = f"{self.limit} is the most (model.max_prompt_tokens, or what the context leaves)"
             raise TooLong(prompt, f"has {count} tokens, {most}")
 
-    def render(self, messages: Sequence[Mapping[str, str]], answer: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], answer: bool = True, arguments: Mapping[str, Any] | None = None
+    ) -> str:
         """The chat as the template writes it; `answer`: with the opening of the assistant's turn.
 
-        Raises ValueError for messages that the template refuses.
+        Raises ValueError, in one line that says what to do, for messages that the template refuses.
         """
-        from jinja2 import TemplateError
-
-        chat = [{**m, "content": self.content(m["content"])} for m in messages]
-        if self.system is not None and chat[0]["role"] != "system":
-            chat = [{"role": "system", "content": self.content(self.system)}, *chat]
+        arguments = self.arguments if arguments is None else {**self.arguments, **arguments}
+        told = list(messages)
+        if self.system is not None and told[0]["role"] != "system":
+            told = [{"role": "system", "content": self.system}, *told]
         try:
-            return self.apply(chat, answer)
-        except TemplateError as error:
+            return self._applied(told, answer, arguments)
+        except _refusals() as error:
             said = " ".join(str(error).split())[:200]
-            raise ValueError(f"the chat template does not take these messages: {said}") from error
+        hint = advice(told, self._takes)
+        if len(told) > len(messages) and "role system" in hint:
+            hint = "it has no place for role system: leave model.system out, and put its text into the prompts"
+        raise ValueError(f"the chat template does not take these messages: {said}; {hint}")
 
-    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool) -> str:
+    def _applied(self, messages: Sequence[Mapping[str, Any]], answer: bool, arguments: Mapping[str, Any]) -> str:
+        return self.apply([{**m, "content": self.content(m["content"])} for m in messages], answer, arguments)
+
+    def _takes(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        try:
+            self._applied(messages, False, self.arguments)
+        except _refusals():
+            return False
+        return True
+
+    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool, arguments: Mapping[str, Any]) -> str:
         """The template's text of messages with rendered content."""
-        return self.tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=answer)
+        return self.tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=answer, **arguments)
 
     def content(self, text: str) -> Any:
         """A message's text as the template wants it."""
@@ -120,47 +192,52 @@ class PromptEncoder:
 
     # ---------------------------------------------------------------- what an environment says
 
-    def reply_ids(self, text: str, role: str, ended: bool) -> Tensor:
-        """[r] int64 of what follows a turn of the policy, up to where it speaks again.
+    def reply_ids(
+        self, messages: Sequence[Mapping[str, Any]], end: int | None, record: Mapping[str, Any] = {}
+    ) -> Tensor:
+        """[r] int64 of the messages that follow a turn of the policy, up to where it speaks again.
 
-        ended: the turn ended with an EOS; otherwise one comes first. Raises ValueError without a chat template.
+        end: the id that ended the turn; None: a budget did, and the end comes first. Raises ValueError without a chat
+        template, and for a role that it does not write.
         """
         if not self.chat:
             raise ValueError("a conversation needs a chat template, to tell its turns apart; set chat: auto")
-        if role not in self._around:
-            self._around[role] = self._learn(role)
-        before, after = self._around[role]
-        ids = self.tokenizer(before + self.inline(text) + after, add_special_tokens=False).input_ids
-        return torch.tensor([*([] if ended else [self.tokenizer.eos_token_id]), *ids], dtype=torch.int64)
+        told = [{**message, "content": self.harmless(message["content"])} for message in messages]
+        return torch.tensor(self.turns.reply(told, end, self.arguments_of(record)), dtype=torch.int64)
 
-    def inline(self, text: str) -> str:
-        """A text with the template's own words for what stands in it."""
+    def harmless(self, text: str) -> str:
+        """An environment's text, which may repeat the policy's, without what would stand for something shown."""
         return text
-
-    def _learn(self, role: str) -> tuple[str, str]:
-        """(before, after) what `role` says behind an answer of the policy, from the template itself."""
-        mark = "\x00"
-        opening = [{"role": "user", "content": ANSWER}, {"role": "assistant", "content": ANSWER}]
-        start = len(self.render(opening[:1])) + len(ANSWER)
-        text = self.render([*opening, {"role": role, "content": mark}])[start:].removeprefix(
-            self.tokenizer.eos_token or ""
-        )
-        before, found, after = text.partition(mark)
-        if not found:
-            raise ValueError(f"the chat template does not write what role {role!r} says; choose another role")
-        return before, after
 
     # ---------------------------------------------------------------- given answers
 
-    def answer_ids(self, completion: str | Sequence[int]) -> Tensor:
-        """[t] int64 of a given answer, with EOS at its end: a text, or ids, which are taken as they are.
+    def answer_ids(
+        self,
+        completion: str | Sequence[int] | Mapping[str, Any],
+        record: Mapping[str, Any] = {},
+        continued: bool = False,
+    ) -> Tensor:
+        """[t] int64 of a given answer, with the end of a turn: a text, a message of the assistant, or ids, which are
+        taken as they are.
 
-        Encoded apart from its prompt, so that the tokens meet where they meet when it is sampled.
+        Encoded apart from its prompt, so that the tokens meet where they meet when it is sampled. A message that has
+        more than its content (tool calls, a `reasoning_content`) is what the template writes of it. continued: it goes
+        on where the prompt's last message stops.
         """
+        if isinstance(completion, Mapping):
+            message = {key: value for key, value in completion.items() if key != "loss"}
+            if set(message) - {"role", "content"}:
+                if not self.chat:
+                    raise ValueError(f"an answer has {', '.join(message)}, and there is no chat template to write them")
+                return torch.tensor(self.turns.written(message, self.arguments_of(record)), dtype=torch.int64)
+            completion = str(message["content"])
         if not isinstance(completion, str):
             return torch.tensor(list(completion), dtype=torch.int64)
-        ids = self.tokenizer(completion, add_special_tokens=False).input_ids
-        return torch.tensor([*ids, self.tokenizer.eos_token_id], dtype=torch.int64)
+        if self.chat:
+            ids = self.turns.answer(completion, self.arguments_of(record), continued)
+        else:
+            ids = [*self.turns.encode(completion), self.turns.eos]
+        return torch.tensor(ids, dtype=torch.int64)
 
     def rewritten(self, answer: str = "<think>\nso\n</think>\n\nYes.") -> str | None:
         """Why a conversation cannot be continued by rendering it again, or None where it can.
@@ -180,6 +257,23 @@ class PromptEncoder:
             f"the chat template rewrites earlier answers: {before[kept : kept + 30]!r} became "
             f"{after[kept : kept + 30]!r}; append turns as ids instead of rendering the conversation again"
         )
+
+
+def continues(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last message is the beginning of the policy's own turn."""
+    return messages[-1]["role"] == "assistant"
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    from jinja2 import TemplateError
+
+    return TemplateError, TypeError, ValueError  # the last two: of the template's own code, and of transformers
+
+
+def _tools(record: Mapping[str, Any]) -> list[Any] | None:
+    """The schemas of functions in a record's `tools`; a list of anything else is the record's own affair."""
+    tools = record.get("tools")
+    return tools if isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools) else None
 
 
 def _are_messages(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply
 from mmrl.environments.load import load_environment, parts_of
-from mmrl.media import Media, Size
+from mmrl.media import Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import trajectory_of
@@ -65,17 +65,23 @@ class Reader:
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:
         """A context as the policy reads it. Raises Unfit for one that cannot be used."""
-        if reason := self.prompts.unfit(context):
+        if reason := self.prompts.unfit(context, prompt.record):
             raise Unfit(prompt, reason)
-        ids = self.prompts.ids(context)
+        ids = self.prompts.ids(context, prompt.record)
         self.prompts.check_length(prompt, len(ids))
         return Opened(Row(ids), [], [Turn(m["role"], m["content"]) for m in context.messages])
 
-    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]:
-        """What an environment adds behind a turn of the policy; ended: the turn ended with an EOS."""
-        if reply.views:
+    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Media]]:
+        """What an environment adds behind a turn of the policy; end: the id that ended the turn, None for none."""
+        return self.observed(prompt, [{"role": reply.role, "content": reply.text}], reply.views, end)
+
+    def observed(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[View], end: int | None
+    ) -> tuple[Row, list[Media]]:
+        """What messages of others add behind a turn of the policy; views: of the pictures that they mark."""
+        if views:
             raise ValueError("the environment shows pictures, which this modality does not read")
-        return Row(self.prompts.reply_ids(reply.text, reply.role, ended)), []
+        return Row(self.prompts.reply_ids(messages, end, prompt.record)), []
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
         """(prompt, the first `length` ids behind it; None is all) of a sample, with what stands in them."""

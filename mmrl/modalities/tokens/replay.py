@@ -137,6 +137,8 @@ def _plain(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row])
 
 def _shared(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row], keys: Sequence[Hashable]) -> Take:
     """A forward of the different prompts, padded on the left, then one of all completions on their caches."""
+    from mmrl.engines.cache import select_rows  # imports transformers
+
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     unique = sorted(first.values())
     number = {keys[i]: u for u, i in enumerate(unique)}
@@ -146,7 +148,7 @@ def _shared(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row]
     hidden = before.hidden[owner, -1:]
     inputs = [decoder.cut(c, len(c) - 1) for c in completions]
     if max(map(len, inputs)):
-        cache.batch_select_indices(owner)
+        select_rows(cache, owner)
         following = decoder.run(inputs, cache=cache, before=before, owner=owner).hidden
         hidden = torch.cat([hidden, following], 1)
     return lambda row, place: hidden[row.to(hidden.device), place.to(hidden.device)]

@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from mmrl.media import Media
+from mmrl.modalities import hollow
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
+from mmrl.modalities.tokens.lora import adaptable
+from mmrl.modalities.tokens.reading_models import located
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.decoder import VisionDecoder
-from mmrl.modalities.vision.families import Features, family_of
+from mmrl.modalities.vision.families import Features, check_kind, family_of
 from mmrl.modalities.vision.pictures import PictureShelf, picture_refs, shown
 from mmrl.modalities.vision.prompts import VisionEncoder
 from mmrl.modalities.vision.reading import VisionReader
@@ -50,23 +53,22 @@ class VisionAdapter(TokenAdapter):
             raise ImportError("modality vision needs the package 'torchvision': pip install \"mmrl[vision]\"")
         if config.build is not None:
             model, self.processor = self._built()
-            model.set_attn_implementation(config.attention)
         else:
-            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-            place = loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct")
+            place = located(loading.source(config, "Qwen/Qwen2.5-VL-3B-Instruct"), config)
+            check_kind(AutoConfig.from_pretrained(**place).model_type, config)  # before any weights
+            model = loading.read(AutoModelForImageTextToText, place, config, "vision-language model")
             self.processor = AutoProcessor.from_pretrained(**place)
-            model = AutoModelForImageTextToText.from_pretrained(**place, **loading.options(config))
         self.family = family_of(model, self.processor, config)
         if config.gradient_checkpointing and self.family.prefix_attention:
             raise ValueError(
                 f"gradient_checkpointing: prompts of {type(model).__name__} need a cache, which layers that are "
                 "recomputed cannot fill; leave it off"
             )
-        if config.engine.name == "vllm" and self.family.prefix_attention:
+        if config.engine.name == "vllm" and self.family.not_served:
             raise ValueError(
-                f"engine.name=vllm puts the pictures of {type(model).__name__} where it wants, not where the prompt "
-                "has them; leave it at transformers"
+                f"engine.name=vllm: {type(model).__name__} {self.family.not_served}; leave it at transformers"
             )
         towers = self.family.towers(model)
         if config.train == "lora":
@@ -80,7 +82,8 @@ class VisionAdapter(TokenAdapter):
         vision tower, whose layers often have the same names. Raises ValueError where none is left.
         """
         decoder = self.family.language(model)
-        inside = {id(m) for m in decoder.modules() if isinstance(m, nn.Linear)}
+        layers = dict(decoder.named_modules())
+        inside = {id(layers[name]) for name in adaptable(decoder)}
         names = [name for name, m in model.named_modules() if id(m) in inside]
         found = [n for n in names if wanted is None or any(n == w or n.endswith(f".{w}") for w in wanted)]
         if not found:
@@ -91,7 +94,8 @@ class VisionAdapter(TokenAdapter):
     def _built(self) -> tuple[Any, Any]:
         from mmrl.modalities.vision.tiny import build
 
-        model, processor = build(**(self.config.build or {}))
+        with hollow.skeleton():
+            model, processor = build(**(self.config.build or {}))
         return model.to(loading.frozen_dtype(self.config)), processor
 
     def _write_base(self, folder: Path) -> None:
@@ -108,13 +112,17 @@ class VisionAdapter(TokenAdapter):
     def _reader(self, limit: int) -> VisionReader:
         space = self.family.space if self.config.space == "auto" else self.config.space
         self.shelf = PictureShelf(self.family, space, MAX_PIXELS, self.config.picture_cache << 20)
-        encoder = VisionEncoder(self.processor, self.config, limit)
+        encoder = VisionEncoder(self.processor, self.config, limit, self.stop_ids, self.family.framed)
         skip = self.config.skip_special_tokens
-        return VisionReader(self.tokenizer, encoder, skip, self.shelf, self.family.image_id)
+        return VisionReader(self.tokenizer, encoder, skip, self.shelf)
 
     def _decoder(self) -> VisionDecoder:
         frozen = self.config.vision == "frozen"
         return VisionDecoder(self.model, self.family, self._kept if frozen else self._room(), frozen)
+
+    @property
+    def _sharing(self) -> bool:
+        return super()._sharing and self.family.shares_prompts
 
     def _room(self) -> Kept[Features]:
         return Kept(self.config.picture_cache << 20)

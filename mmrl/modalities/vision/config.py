@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.environments.opening import opening
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.strict import When
+from mmrl.types import Prompt
 
 # Whose processors take a smallest and a largest area.
-SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SIZED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+# Whose pictures are cut into tiles.
+TILED = ("internvl", "idefics3", "smolvlm", "gemma3")
 RESIZED = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in SIZED, "a model of the Qwen family")
+CUT = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_5_vl") in TILED, "a model whose pictures are cut")
 
 
 class ModelConfig(TokenModelConfig):
@@ -21,7 +28,8 @@ class ModelConfig(TokenModelConfig):
     build: dict[str, Any] | None = Field(
         None,
         description="Build a tiny untrained model from these numbers instead of loading `path`: kind (qwen2_vl, "
-        "qwen2_5_vl, qwen3_vl, internvl, idefics3, smolvlm, paligemma) and the other arguments of vision/tiny.py.",
+        "qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, internvl, idefics3, smolvlm, paligemma, paligemma2, gemma3, "
+        "llava_onevision) and the other arguments of vision/tiny.py.",
     )
     vision: Literal["frozen", "trained"] = Field(
         "frozen", description="The vision tower and its projector; frozen ones are computed once per picture."
@@ -32,7 +40,13 @@ class ModelConfig(TokenModelConfig):
     max_pixels: int | None = Field(
         None, ge=1, description="Largest area that the processor makes of a picture (Qwen); null: the processor's."
     )
-    space: Literal["auto", "original", "seen", "norm1000", "norm1"] = Field(
+    tiles: int | None = Field(
+        None,
+        ge=1,
+        description="Most tiles of a picture (InternVL), tiles along its long side (Idefics3, SmolVLM), or most crops "
+        "of pan and scan, 1 being none (Gemma 3); null: the processor's, for InternVL 12 whatever its files say.",
+    )
+    space: Literal["auto", "original", "seen", "norm1000", "loc1024", "norm1"] = Field(
         "auto", description="Coordinates that the policy writes; auto: those of its family."
     )
     picture_cache: int = Field(
@@ -45,6 +59,7 @@ class ModelConfig(TokenModelConfig):
         **TokenModelConfig.effects,
         "min_pixels": RESIZED,
         "max_pixels": RESIZED,
+        "tiles": CUT,
     }
 
     @model_validator(mode="after")
@@ -58,4 +73,27 @@ class ModelConfig(TokenModelConfig):
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         pixels = f"{self.min_pixels or 'the processor’s'} to {self.max_pixels or 'the processor’s'}"
-        return [*super().describe(), f"pictures: vision tower {self.vision}, pixels {pixels}, coordinates {self.space}"]
+        tiles = "the processor’s" if self.tiles is None else self.tiles
+        told = f"pixels {pixels}, tiles {tiles}, coordinates {self.space}"
+        return [*super().describe(), f"pictures: vision tower {self.vision}, {told}"]
+
+    def prompt_check(self) -> Callable[[Prompt], str | None] | None:
+        """Whether the chat template takes a prompt; None where the processor's files are not on this machine."""
+        from mmrl.modalities.tokens import loading
+        from mmrl.modalities.vision.prompts import VisionEncoder
+
+        if self.build is not None or importlib.util.find_spec("torchvision") is None:
+            return None
+        from transformers import AutoProcessor
+
+        try:
+            place = loading.source(self, "Qwen/Qwen2.5-VL-3B-Instruct")
+            processor = AutoProcessor.from_pretrained(**place, local_files_only=True)
+        except OSError:
+            return None
+        encoder = VisionEncoder(processor, self, sys.maxsize)
+
+        def check(prompt: Prompt) -> str | None:
+            return encoder.refusal(prompt, opening(prompt, len(prompt.record.get("images") or ())))
+
+        return check

@@ -26,8 +26,11 @@ class VisionDecoder(Decoder):
         self.model, self.family, self.kept, self.frozen = model, family, kept, frozen
         self.prefix_attention, self.first_position = family.prefix_attention, family.first_position
 
+    def new_cache(self) -> Any:
+        return self.family.new_cache(self.module)
+
     def cut(self, row: Row, length: int) -> Row:
-        return cut(row, length, self.family.image_id)
+        return cut(row, length, self.family.slots)
 
     def positions(self, row: Row) -> Tensor:
         return self.family.positions(row)
@@ -42,7 +45,7 @@ class VisionDecoder(Decoder):
         real: Tensor | None,
         prompt: bool = False,
     ) -> Tensor:
-        slots = ids == self.family.image_id
+        slots = torch.isin(ids, self.family.slots.to(ids.device))
         if real is not None:
             slots = slots & real
         embeds = self.module.get_input_embeddings()(ids.masked_fill(slots, 0))

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
-from mmrl.media import Media, Size, View
+from mmrl.media import Box, Media, Size, View
 from mmrl.modalities.kept import Kept
-from mmrl.pictures import ORIENTATION, PictureError, image_size, open_image
+from mmrl.modalities.vision.families.film import Film
+from mmrl.pictures import ORIENTATION, PictureError, image_size, is_video, open_image
 from mmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ FACTS = 256 << 20
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a view without its pixels."""
+    """What is known of a view without its pixels. family: what shows it. code, depth, parts: see Family."""
 
+    family: Family
     expansion: Tensor
-    tokens: int
+    code: str
+    depth: int
+    parts: int
     media: Media
 
     @property
@@ -44,26 +48,27 @@ class Facts:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a view shows. inputs: what the vision tower takes. image: what the processor was given."""
+    """What a view shows. inputs: what the vision tower takes. image: what the processor was given; a video's frames."""
 
     inputs: Mapping[str, Tensor]
-    image: Image.Image
-    facts: Facts
+    image: Any
 
     @property
     def bytes(self) -> int:
         """Memory that they take."""
         numbers = sum(t.numel() * t.element_size() for t in self.inputs.values())
-        return numbers + self.image.width * self.image.height * 3
+        images = self.image if isinstance(self.image, list) else [self.image]
+        return numbers + sum(image.width * image.height * 3 for image in images)
 
 
 @dataclass(frozen=True)
 class Picture:
     """One view of a picture, ready for the model.
 
-    key: equal for equal views of equal pictures. expansion: [e] int64, the ids that stand for it where the model reads;
-    placeholder: the one id that stands for it where an engine does. tokens: how many of the expansion are placeholders.
-    media: the view in words. load: its pixels, read again where they were let go of.
+    key: equal for equal views of equal pictures. expansion: [e] int64, the ids that stand for it where the model reads,
+    in each of its `parts` places (1 but for Gemma 3); placeholder: the one id that stands for it where an engine does.
+    tokens: how many placeholders that is. media: the view in words. load: its pixels, read again where they were let go
+    of; raises PictureError, which names the prompt, for those that turn out broken. code, depth: see Family.
     """
 
     key: Hashable
@@ -72,6 +77,9 @@ class Picture:
     tokens: int
     media: Media
     load: Callable[[], Pixels]
+    parts: int = 1
+    code: str = "1"
+    depth: int = 1
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -79,24 +87,25 @@ class Picture:
         return self.load().inputs
 
     @property
-    def image(self) -> Image.Image:
+    def image(self) -> Any:
         """What the processor was given."""
         return self.load().image
 
 
 def picture_refs(prompt: Prompt) -> list[Any]:
     """A prompt's pictures as its record names them: `images`, or `image` alone or as a list."""
-    given = prompt.record.get("images", prompt.record.get("image"))
-    if given is None:
-        return []
-    return list(given) if isinstance(given, list | tuple) else [given]
+    for column in ("images", "image"):
+        given = prompt.record.get(column)
+        if given is not None and not (isinstance(given, list | tuple) and not given):
+            return list(given) if isinstance(given, list | tuple) else [given]
+    return []
 
 
 class PictureShelf:
     """Processed pictures by view: the pixels of some, and of all that were seen what else there is to know.
 
-    family: the model's. space: how the policy writes boxes. bound: pixels of a picture that is opened at most.
-    limit: bytes of pixels that are kept.
+    family: the model's. space: coordinates of the boxes that the policy writes. bound: pixels of a picture that is
+    opened at most. limit: bytes of pixels that are kept.
     """
 
     def __init__(self, family: Family, space: str, bound: int, limit: int) -> None:
@@ -112,43 +121,66 @@ class PictureShelf:
         return [self._size(ref, prompt) for ref in picture_refs(prompt)]
 
     def get(self, prompt: Prompt, view: View) -> Picture:
-        """A view of one of the prompt's pictures. Raises ValueError where there is no such picture."""
+        """A view of one of the prompt's pictures, planned from the size of its file: no pixels are read, but for the
+        first picture of all, by which processor and model are compared.
+
+        Raises ValueError where there is no such picture, PictureError for one whose head or size cannot be used.
+        """
         refs = picture_refs(prompt)
         if not 0 <= view.picture < len(refs):
             raise ValueError(f"prompt {prompt.id!r} has {len(refs)} pictures, picture {view.picture} was asked for")
-        ref = refs[view.picture]
-        key = (self._key(ref, prompt.root), view)
-        load = functools.partial(self._pixels, key, ref, prompt.root, view)
+        ref, among = refs[view.picture], self.family.among(len(refs))
+        key = (self._key(ref, prompt.root), view, among is not self.family)
         facts = self._facts.get(key)
         if facts is None:
-            facts = load().facts
+            facts = self._planned(among, ref, self._size(ref, prompt), view)
             self._facts.put(key, facts)
-        return Picture(key, facts.expansion, self.family.image_id, facts.tokens, facts.media, load)
+        load = functools.partial(self._pixels, key, prompt, view, facts)
+        if not self.processed:
+            load()
+        media, more = facts.media, (facts.parts, facts.code, facts.depth)
+        return Picture(key, facts.expansion, self.family.image_id, media.tokens, media, load, *more)
 
-    def _pixels(self, key: Hashable, ref: Any, root: str | None, view: View) -> Pixels:
+    def _planned(self, family: Family, ref: Any, original: Size, view: View) -> Facts:
+        size = shown_size(original, view)
+        try:
+            if is_video(ref):
+                family = Film(family, ref["numbers"], ref["total"], ref["fps"])
+            expansion, seen = family.expansion(size), family.seen(size)
+            code, depth, parts = family.code(size), family.depth(size), family.parts(size)
+        except ValueError as error:
+            what = "video" if is_video(ref) else "picture"
+            raise PictureError(f"a {what} of {size[0]}x{size[1]} pixels: {error}") from None
+        tokens = parts * int(torch.isin(expansion, family.slots).sum())
+        media = Media(view, original, seen, self.space, tokens, family.boxes)
+        return Facts(family, expansion, code, depth, parts, media)
+
+    def _pixels(self, key: Hashable, prompt: Prompt, view: View, facts: Facts) -> Pixels:
         found = self._kept.get(key)
         if found is None:
-            found = self._made(open_image(ref, root, self.bound), view)
+            ref = picture_refs(prompt)[view.picture]
+            refs = ref["frames"] if is_video(ref) else [ref]
+            try:
+                images = [shown(open_image(one, prompt.root, self.bound), view) for one in refs]
+            except PictureError as error:
+                raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
+            if len({image.size for image in images}) > 1:
+                raise PictureError(f"prompt {prompt.id!r}: the frames of a video have several sizes", prompt.id)
+            found = self._made(images if is_video(ref) else images[0], facts)
             self._kept.put(key, found)
         return found
 
-    def _made(self, source: Image.Image, view: View) -> Pixels:
-        image = shown(source, view)
-        try:
-            inputs, seen = self.family.process(image)
-        except ValueError as error:
-            raise PictureError(f"a picture of {image.width}x{image.height} pixels: {error}") from None
-        expansion = self.family.expansion(image.size)
-        tokens = int((expansion == self.family.image_id).sum())
-        features = self.family.feature_count(inputs)
-        if tokens != features:
+    def _made(self, image: Any, facts: Facts) -> Pixels:
+        inputs, seen = facts.family.process(image)
+        features = facts.family.feature_count(inputs)
+        if (features, seen) != (facts.media.tokens, facts.media.seen):
             raise ValueError(
-                f"a picture of {image.size} has {tokens} placeholders and {features} features: the processor and the "
-                "model do not belong together"
+                f"a picture of {facts.media.original} has {facts.media.tokens} placeholders and {features} features, "
+                f"was meant to become {facts.media.seen} pixels and became {seen}: the processor and the model do not "
+                "belong together"
             )
         self.processed += 1
-        media = Media(view, source.size, seen, self.space, tokens)
-        return Pixels(inputs, image, Facts(expansion, tokens, media))
+        return Pixels(inputs, image)
 
     def _size(self, ref: Any, prompt: Prompt) -> Size:
         key = self._key(ref, prompt.root)
@@ -171,15 +203,28 @@ def shown(source: Image.Image, view: View) -> Image.Image:
     """The picture that a view shows: cropped at whole pixels that contain the crop, then resized (Lanczos)."""
     from PIL import Image
 
-    image = source
-    if view.crop is not None:
-        x1, y1, x2, y2 = view.crop
-        left, top = max(0, int(x1)), max(0, int(y1))
-        right, bottom = min(source.width, -int(-x2 // 1)), min(source.height, -int(-y2 // 1))
-        image = source.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    image = source if view.crop is None else source.crop(_window(source.size, view.crop))
     if view.size is not None and view.size != image.size:
         image = image.resize(view.size, Image.Resampling.LANCZOS)
     return image
+
+
+def shown_size(original: Size, view: View) -> Size:
+    """(width, height) of what `shown` makes of a picture of this size."""
+    if view.size is not None:
+        return view.size
+    if view.crop is None:
+        return original
+    left, top, right, bottom = _window(original, view.crop)
+    return right - left, bottom - top
+
+
+def _window(size: Size, crop: Box) -> tuple[int, int, int, int]:
+    """The whole pixels that contain a crop; at least one."""
+    x1, y1, x2, y2 = crop
+    left, top = max(0, int(x1)), max(0, int(y1))
+    right, bottom = min(size[0], -int(-x2 // 1)), min(size[1], -int(-y2 // 1))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def source_key(ref: Any, root: str | None) -> Hashable:
@@ -194,6 +239,8 @@ def source_key(ref: Any, root: str | None) -> Hashable:
         return hashlib.sha256(ref["bytes"]).hexdigest()
     if isinstance(ref, Mapping) and isinstance(ref.get("path"), str):
         return (root, ref["path"])
+    if is_video(ref):
+        return (tuple(source_key(one, root) for one in ref["frames"]), tuple(ref["numbers"]), ref["total"], ref["fps"])
     if hasattr(ref, "tobytes"):
         # All that open_image reads: equal numbers are other pictures in another mode, palette or orientation.
         meaning = (ref.mode, ref.size, ref.getpalette(), ref.info.get("transparency"), ref.getexif().get(ORIENTATION))
@@ -215,29 +262,33 @@ class _Itself:
         return id(self.held)
 
 
-def expand(ids: Tensor, pictures: Sequence[Picture], image_id: int) -> Tensor:
-    """Ids with one placeholder a picture -> ids with each picture's expansion; ValueError where counts differ."""
-    places = torch.nonzero(ids == image_id).flatten().tolist()
-    if len(places) != len(pictures):
+def expand(ids: Tensor, pictures: Sequence[Picture], marks: Tensor) -> Tensor:
+    """Ids with one of `marks` for each part of a picture -> ids with the expansions; ValueError where counts differ."""
+    places = torch.nonzero(torch.isin(ids, marks)).flatten().tolist()
+    wanted = [picture.expansion for picture in pictures for _ in range(picture.parts)]
+    if len(places) != len(wanted):
         raise ValueError(f"{len(places)} places for pictures in the text, {len(pictures)} pictures")
     pieces, last = [], 0
-    for place, picture in zip(places, pictures):
-        pieces += [ids[last:place], picture.expansion]
+    for place, expansion in zip(places, wanted):
+        pieces += [ids[last:place], expansion]
         last = place + 1
     return torch.cat([*pieces, ids[last:]])
 
 
-def cut(row: Row, length: int, image_id: int) -> Row:
-    """The first `length` ids of a row with their pictures. Raises ValueError where that is inside of a picture."""
+def cut(row: Row, length: int, slots: Tensor) -> Row:
+    """The first `length` ids of a row with the pictures whose `slots` are there.
+
+    Raises ValueError where that is inside of a picture.
+    """
     if length >= len(row):
         return row
-    slots = int((row.ids[:length] == image_id).sum())
+    wanted = int(torch.isin(row.ids[:length], slots).sum())
     media, count = [], 0
     for picture in row.media:
-        if count == slots:
+        if count == wanted:
             break
         count += picture.tokens
         media.append(picture)
-    if count != slots:
+    if count != wanted:
         raise ValueError(f"a row cannot be cut at {length}: that is inside of a picture")
     return Row(row.ids[:length], tuple(media))

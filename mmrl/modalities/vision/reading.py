@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
-from mmrl.environments.base import Context, Reply
+from mmrl.environments.base import Context
 from mmrl.environments.opening import opening
 from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.tokens.reading import Reader
-from mmrl.modalities.vision.pictures import PictureShelf, cut, expand, picture_refs
-from mmrl.modalities.vision.prompts import VisionEncoder
+from mmrl.modalities.vision.pictures import Picture, PictureShelf, cut, expand, picture_refs
+from mmrl.modalities.vision.prompts import VisionEncoder, with_codes
 from mmrl.types import Prompt, Sample, Turn
 
 
 class VisionReader(Reader):
-    """shelf: the pictures. image_id: the placeholder, as many of which stand for a picture as it has features."""
+    """shelf: the pictures, of a family that says which ids stand for them."""
 
-    def __init__(
-        self, tokenizer: Any, prompts: VisionEncoder, skip_special_tokens: bool, shelf: PictureShelf, image_id: int
-    ) -> None:
+    def __init__(self, tokenizer: Any, prompts: VisionEncoder, skip_special_tokens: bool, shelf: PictureShelf) -> None:
         super().__init__(tokenizer, prompts, skip_special_tokens)
-        self.shelf, self.image_id = shelf, image_id
+        self.shelf, self.places, self.slots = shelf, shelf.family.places, shelf.family.slots
 
     def sizes(self, prompt: Prompt) -> Sequence[Size]:
         return self.shelf.sizes(prompt)
@@ -37,10 +36,11 @@ class VisionReader(Reader):
         return Context(opening(prompt, count), [View(i) for i in range(count)])
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:
-        if reason := self.prompts.unfit(context) or _miscounted(context):
+        if reason := self.prompts.unfit(context, prompt.record) or _miscounted(context):
             raise Unfit(prompt, reason)
         pictures = [self.shelf.get(prompt, view) for view in context.views]
-        ids = expand(self.prompts.ids(context), pictures, self.image_id)
+        ids = self.prompts.ids(Context(_told(context.messages, pictures), context.views), prompt.record)
+        ids = expand(ids, pictures, self.places)
         self.prompts.check_length(prompt, len(ids))
         turns, shown_before = [], 0
         for message in context.messages:
@@ -49,19 +49,20 @@ class VisionReader(Reader):
             shown_before += here
         return Opened(Row(ids, tuple(pictures)), [p.media for p in pictures], turns)
 
-    def replied(self, prompt: Prompt, reply: Reply, ended: bool) -> tuple[Row, list[Media]]:
-        if reply.text.count(IMAGE) != len(reply.views):
-            raise ValueError(
-                f"the environment's text marks {reply.text.count(IMAGE)} pictures and shows {len(reply.views)}"
-            )
-        pictures = [self.shelf.get(prompt, view) for view in reply.views]
-        ids = self.prompts.reply_ids(reply.text, reply.role, ended)
-        return Row(expand(ids, pictures, self.image_id), tuple(pictures)), [p.media for p in pictures]
+    def observed(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[View], end: int | None
+    ) -> tuple[Row, list[Media]]:
+        marks = sum(message["content"].count(IMAGE) for message in messages)
+        if marks != len(views):
+            raise ValueError(f"the environment's text marks {marks} pictures and shows {len(views)}")
+        pictures = [self.shelf.get(prompt, view) for view in views]
+        ids = self.prompts.reply_ids(_told(messages, pictures), end, prompt.record)
+        return Row(expand(ids, pictures, self.places), tuple(pictures)), [p.media for p in pictures]
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
         pictures = [self.shelf.get(sample.prompt, m.view) for m in sample.media]
         prompt, rest = super().rows(sample)
-        slots, count, first = int((prompt.ids == self.image_id).sum()), 0, 0
+        slots, count, first = int(torch.isin(prompt.ids, self.slots).sum()), 0, 0
         while count < slots and first < len(pictures):
             count += pictures[first].tokens
             first += 1
@@ -69,17 +70,27 @@ class VisionReader(Reader):
             raise ValueError(f"prompt {sample.prompt.id!r}: {slots} placeholders, its pictures have {count} features")
         rest = Row(rest.ids, tuple(pictures[first:]))
         if length is not None:
-            rest = cut(rest, length, self.image_id)
+            rest = cut(rest, length, self.slots)
         return Row(prompt.ids, tuple(pictures[:first])), rest
 
     def words(self, ids: Tensor) -> list[str]:
         """Each id's text; a picture is one sign at its first placeholder."""
-        found, inside = [], False
+        found, inside, slots = [], False, set(self.slots.tolist())
         for i in ids.tolist():
-            picture = i == self.image_id
+            picture = i in slots
             found.append(("" if inside else "▣") if picture else self.word_of[i])
             inside = picture
         return found
+
+
+def _told(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """The messages with the codes of their pictures."""
+    rest, told = [p.code for p in pictures], []
+    for message in messages:
+        here = message["content"].count(IMAGE)
+        told.append({**message, "content": with_codes(message["content"], rest[:here])})
+        rest = rest[here:]
+    return told
 
 
 def _miscounted(context: Context) -> str | None:

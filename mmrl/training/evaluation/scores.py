@@ -17,6 +17,7 @@ from mmrl.training.evaluation.choices import options_of, rotations, shuffled
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
 from mmrl.training.processes import Processes
+from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
@@ -93,7 +94,13 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
     check_tasks(prompts, options)
     places, asked = shared_out(questions(prompts, options), prompts, processes)
     with averaged(learners):
-        groups = run.adapter.evaluate([q.prompt for q in asked], options.samples, options.seed)
+        kept, groups = without_broken(
+            lambda some: run.adapter.evaluate([asked[i].prompt for i in some], options.samples, options.seed),
+            range(len(asked)),
+            lambda i: asked[i].prompt.id,
+            run.config.data.on_bad_record,
+        )
+    places, asked = [places[i] for i in kept], [asked[i] for i in kept]
     for place, group in zip(places, groups, strict=True):
         group.index = place
     try:

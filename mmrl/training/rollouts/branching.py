@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,12 +31,12 @@ def branched(
     assert options.tree is not None
     section, adapter = options.tree, run.adapter
     prompts = [group.prompt for group in questions]
-    calls = 0
+    grown: Counter[int] = Counter()  # branchings of each tree: what others do does not change its noise
 
     def grow(items: Sequence[tuple[int, tree.Path]], n: int, greedy: bool) -> Sequence[Sequence[Any]]:
-        nonlocal calls
-        calls += 1
-        seeds = [[seed_of(seed, step, questions[i].key, calls, k) for k in range(n)] for i, _ in items]
+        if not greedy:
+            grown.update(i for i, _ in items)
+        seeds = [[seed_of(seed, step, questions[i].key, grown[i], k) for k in range(n)] for i, _ in items]
         asked = [(prompts[i], path) for i, path in items]
         return adapter.next_steps(asked, seeds, greedy=greedy, end=section.step_end, max_tokens=section.step_tokens)
 

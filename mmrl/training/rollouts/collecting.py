@@ -17,6 +17,7 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.branching import branched
 from mmrl.training.rollouts.curriculum import Curriculum, difficulties, refill
 from mmrl.training.rollouts.hints import climb, plain
+from mmrl.training.rollouts.replaying import replay_old
 from mmrl.training.rollouts.sampling import RewardFailure, refuse_invalid, sampled
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
@@ -34,6 +35,9 @@ class Collector:
         self.prompts = list(prompts)
         self.seed = seed_of(run.seed, options.name)
         self.curriculum = made_curriculum(self.prompts, options)
+        # One update right behind its rollout has the replay for nothing: it is what it differentiates.
+        once = options.updates * options.epochs == 1 and options.staleness == 0 and algorithm.correction is None
+        self._replays = options.replays_old(run.adapter.precision != torch.float32) and not once
 
     def collect(self, step: int) -> list[Group]:
         """This process's groups for a step, sampled with the weights as they are, and scored.
@@ -50,6 +54,8 @@ class Collector:
             self.curriculum.load(before)
             raise
         self.score_kl(groups)
+        if self._replays:
+            replay_old(self.run.adapter, groups, self.options.micro_batch)
         return groups
 
     def score_kl(self, groups: Sequence[Group]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share, score_groups
 from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
 from mmrl.types import Group
@@ -19,7 +20,7 @@ class RewardFailure(RuntimeError):
 def sampled(
     run: Run, cursor: Cursor, groups: Sequence[Group], n: int, step: int, seed: int, chunk: int | None = None
 ) -> list[Group]:
-    """The groups with n scored samples each.
+    """The groups with n scored samples each; those whose pictures are broken are left out, or end the run.
 
     step: which step the rollout is for; with the seed and the group's key it decides the noise. chunk: groups that are
     rolled out together; None: all.
@@ -28,8 +29,13 @@ def sampled(
     done: list[Group] = []
     with RewardRunner(run.rewards) as runner:
         for start in range(0, len(groups), size):
-            clock, asked = time.monotonic(), groups[start : start + size]
-            made = run.adapter.rollout(asked, n, step, seed)
+            clock = time.monotonic()
+            asked, made = without_broken(
+                lambda some: run.adapter.rollout(some, n, step, seed),
+                groups[start : start + size],
+                lambda group: group.prompt.id,
+                run.config.data.on_bad_record,
+            )
             for group, of in zip(made, asked, strict=True):
                 group.draw = of.draw  # an adapter that makes new groups may have left it out, and a hint asks again
             runner.submit(made)

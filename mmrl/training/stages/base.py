@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
 from mmrl.training.run import Run
+from mmrl.types import Prompt
 
 Section = TypeVar("Section", bound=StageConfig)
 
@@ -40,6 +41,11 @@ class Stage(Generic[Section]):
     def needs_reference(self) -> bool:
         """Whether it compares the policy with the one that it starts from."""
         return False
+
+    @property
+    def rolled_out(self) -> Sequence[Prompt]:
+        """The prompts that it samples; () for none."""
+        return ()
 
     def updates(self) -> int:
         """Optimizer steps that the stage takes altogether; the learning rate's schedule is over them."""

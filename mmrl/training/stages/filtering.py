@@ -28,7 +28,7 @@ from mmrl.training.run_folder import prompts_of, result_path
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.rows import monitor_row
 from mmrl.training.tensors import CheckpointError
-from mmrl.types import Group, Sample
+from mmrl.types import Group, Prompt, Sample
 
 
 class NothingKept(RuntimeError):
@@ -47,7 +47,16 @@ class Filtering(Stage[FilterStage]):
     def __init__(self, run: Run, options: FilterStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.prompts = prompts_of(run, options.data_from)
+        if (options.steps - 1) * options.groups >= len(self.prompts):
+            raise ConfigError(
+                f"stage {options.name!r}: {options.steps} steps of {options.groups} prompts are more than one pass "
+                f"over the {len(self.prompts)} prompts; take steps={-(-len(self.prompts) // options.groups)}"
+            )
         self.waiting: list[list[Group]] = []  # the step's groups, where they are sampled
+
+    @property
+    def rolled_out(self) -> Sequence[Prompt]:
+        return self.prompts
 
     def make_learners(self) -> dict[str, Learner]:
         return {}
@@ -75,11 +84,6 @@ class Filtering(Stage[FilterStage]):
         """This process's groups of the step, sampled and scored."""
         options, cursor, run = self.options, self.cursor, self.run
         size, processes = len(self.prompts), run.processes
-        if (options.steps - 1) * options.groups >= size:
-            raise ConfigError(
-                f"stage {options.name!r}: {options.steps} steps of {options.groups} prompts are more than one pass "
-                f"over the {size} prompts; take steps={-(-size // options.groups)}"
-            )
         first = cursor.step * options.groups
         order = cyclic_indices(0, size, size, self.seed)[first : first + options.groups]
         groups = [Group(self.prompts[p], i) for i, p in enumerate(order)]

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmrl.config import ConfigError, ExpertConfig, GrpoStage, resolve_algorithm
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.resolving import needs_reference
@@ -28,7 +30,7 @@ from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.experience import Experience, adapter_features, annotate
 from mmrl.training.stages.expert import expert_gradient, share
-from mmrl.training.stages.rows import grpo_row, monitor_row
+from mmrl.training.stages.rows import LARGEST, OFF, grpo_row, monitor_row
 from mmrl.training.stages.update import (
     MicroBatch,
     Update,
@@ -37,7 +39,7 @@ from mmrl.training.stages.update import (
     micro_batches,
     plan_update,
 )
-from mmrl.types import Group, Sample
+from mmrl.types import Group, Prompt, Sample
 
 
 class Grpo(Stage[GrpoStage]):
@@ -51,11 +53,18 @@ class Grpo(Stage[GrpoStage]):
         self.prompts = prompts_of(run, options.data_from)
         self.features = adapter_features(run.adapter, options.micro_batch)
         self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
-        self.check = SelfCheck(self.algorithm, run.adapter.precision, options.name, quiet=not run.processes.is_main)
+        self.replays = options.replays_old(run.adapter.precision != torch.float32)
+        self.check = SelfCheck(
+            self.algorithm, run.adapter.precision, options.name, quiet=not run.processes.is_main, own=self.replays
+        )
 
     @property
     def needs_reference(self) -> bool:
         return needs_reference(self.algorithm)
+
+    @property
+    def rolled_out(self) -> Sequence[Prompt]:
+        return self.prompts
 
     def updates(self) -> int:
         return self.options.steps * self.options.updates * self.options.epochs
@@ -119,7 +128,8 @@ class Grpo(Stage[GrpoStage]):
         mu = share(options.expert, cursor.step)
         check = self.check if number == 0 and experience.fresh else None
         slices = micro_batches(run.adapter, update, options.micro_batch)
-        for part in gradient(run.adapter, update, slices, scale=1 - mu, start=cursor.micro, on_replay=check):
+        own = number == 0 and experience.fresh and self.replays
+        for part in gradient(run.adapter, update, slices, scale=1 - mu, start=cursor.micro, on_replay=check, own=own):
             self._refuse_non_finite(part)
             cursor.sums.add(part.metrics)
             cursor.micro = part.number + 1
@@ -133,14 +143,17 @@ class Grpo(Stage[GrpoStage]):
         cursor.sums.note("grad_norm", max(norm, cursor.sums.known.get("grad_norm", 0.0)))
 
     def _planned(self, experience: Experience, number: int) -> Update:
-        """The `number`-th update of the step; how far the sampler's log-probs are off is noted beside it."""
+        """The `number`-th update of the step; how far the sampler's log-probs are off is counted beside it."""
         options, cursor = self.options, self.cursor
         epoch, part = divmod(number, options.updates)
         seed = seed_of(self.seed, cursor.step, epoch)
         chosen = groups_of_update(experience.batch.n_groups, options.updates, part, seed)
         update = plan_update(experience, self.algorithm, chosen, self.features, fresh=number == 0)
-        for name, value in update.found.items():
-            cursor.sums.note(name, float(value))
+        if cursor.micro == 0 and update.found:  # not where the update goes on
+            actions = float((experience.mask & chosen[experience.batch.group][:, None]).sum())
+            means = {name: actions * value for name, value in update.found.items() if name != LARGEST}
+            cursor.sums.add({OFF: actions, **means})
+            cursor.sums.note(LARGEST, max(update.found[LARGEST], cursor.sums.known.get(LARGEST, 0.0)))
         return update
 
     def _expert(self, expert: ExpertConfig, number: int, mu: float, before: int) -> None:

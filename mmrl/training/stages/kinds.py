@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mmrl.config.kinds import own_class
+from mmrl.training.cursor import Cursor
+from mmrl.training.learner import refuse_shared_averages
+from mmrl.training.policy import Policy
+from mmrl.training.run import Run
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.filtering import Filtering
 from mmrl.training.stages.grpo import Grpo
@@ -12,6 +16,17 @@ from mmrl.training.stages.preference import Preference
 from mmrl.training.stages.sft import Sft
 
 KINDS: dict[str, type[Stage[Any]]] = {"grpo": Grpo, "sft": Sft, "preference": Preference, "filter": Filtering}
+
+
+def made_stage(run: Run, options: Any, policy: Policy, cursor: Cursor) -> Stage[Any]:
+    """The stage of a section, for which the policy has been selected: its data is read, and what it trains is held.
+
+    Raises what is wrong with it as ConfigError.
+    """
+    stage = stage_class(options.kind)(run, options, policy, cursor)
+    refuse_shared_averages(stage.learners.values())
+    policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())
+    return stage
 
 
 def stage_class(kind: str) -> type[Stage[Any]]:

@@ -14,6 +14,9 @@ from mmrl.training.processes import Processes
 from mmrl.training.stages.experience import Experience, per_sample
 from mmrl.types import Group
 
+LARGEST = "rollout/ratio_max"
+OFF = "rollout/actions"  # how many the sums of the other "rollout/..." are over
+
 
 def reward_row(experience: Experience, processes: Processes) -> dict[str, Any]:
     """reward/mean, reward/std (null where no sample has a reward), reward/<name>, reward/invalid."""
@@ -41,7 +44,8 @@ def monitor_row(groups: Sequence[Group], weights: Mapping[str, float], processes
 def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, processes: Processes) -> dict[str, Any]:
     """Rewards, conversations, the share of groups without signal, and what the updates were like.
 
-    `loss` is the mean over the step's updates.
+    `loss` is the mean over the step's updates; how far the sampler's log-probs are off is that over their actions, and
+    the largest ratio of all.
     """
     row = reward_row(experience, processes)
     samples, batch = experience.samples, experience.batch
@@ -61,5 +65,7 @@ def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, process
     row |= {k: value / updates for k, value in parts.items() if k.startswith("term/")}
     row |= {k: parts.get(k, 0.0) / actions for k in ("clip/low", "clip/high")}
     row["ratio/max_dev"] = parts.get("ratio/max_dev", 0.0)
+    off = {k: value for k, value in parts.items() if k.startswith("rollout/") and k != OFF}
+    row |= {k: value / max(parts[OFF], 1.0) for k, value in off.items()}
     row["grad_norm"] = known.get("grad_norm", 0.0)
     return row | {k: v for k, v in known.items() if k.startswith(("time/", "rollout/"))}

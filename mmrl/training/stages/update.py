@@ -133,11 +133,13 @@ def gradient(
     scale: float = 1.0,
     start: int = 0,
     on_replay: Callable[[int, ActionLogProbs, Batch], None] | None = None,
+    own: bool = False,
 ) -> Iterator[MicroBatch]:
     """Accumulate `scale` times the gradient of the update's loss, micro-batch by micro-batch; yields behind each.
 
     slices: of `micro_batches`. start: how many of them are done already. on_replay: sees the number of each, its replay
-    and its part of the batch before the loss is made.
+    and its part of the batch before the loss is made. own: ratios are measured against this very replay, as nothing
+    was updated since the rollout: all are 1.
     A loss that is not finite is yielded without a backward.
     """
     algorithm, samples, rows, batch = update.algorithm, update.samples, update.rows, update.batch
@@ -157,7 +159,7 @@ def gradient(
             on_replay(number, replay, cut)
         loss, metrics = policy_loss(
             replay,
-            cut.needed("logp_old", cut.logp_old),
+            replay.logp.detach() if own else cut.needed("logp_old", cut.logp_old),
             cut.mask,
             advantage[chosen if advantage.ndim == 1 else where].to(device),
             update.weights[where].to(device),

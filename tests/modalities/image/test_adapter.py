@@ -27,6 +27,7 @@ from small_pipelines import (
 )
 from torch import Tensor
 
+from mmrl.modalities.image import adapter as image_adapter
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.supervised import denoising_loss, flow_matching_loss, logit_normal_times
@@ -145,13 +146,15 @@ def test_same_noise_starts_a_group_from_one_latent_and_goes_apart():
 
 
 @pytest.mark.parametrize("same_noise", [False, True])
-def test_the_same_prompt_twice_in_a_step_gives_other_pictures(same_noise):
-    policy = adapter(sampling={"same_noise": same_noise})
+def test_the_same_prompt_twice_in_a_step_gives_other_pictures(same_noise, monkeypatch):
+    policy, draws, move = adapter(sampling={"same_noise": same_noise}), [], image_adapter.sample
+    monkeypatch.setattr(image_adapter, "sample", lambda step, draw, to: (draws.append(draw), move(step, draw, to))[1])
     groups = [Group(PROMPTS[0], 0), Group(PROMPTS[0], 1, draw=1), Group(PROMPTS[1], 2)]
     filled = policy.rollout(groups, 2, 0, 7)
     assert [g.draw for g in filled] == [0, 1, 0]
     samples = [s for g in filled for s in g.samples]
     assert len({s.artifact.tobytes() for s in samples}) == len(samples)
+    assert len(torch.cat(draws).flatten(1).unique(dim=0)) == len(draws) * len(samples)  # of every step, too
     starts = stored(samples, "x")[:, 0].flatten(1)
     assert len({tuple(row.tolist()) for row in starts}) == (3 if same_noise else 6)
     again = policy.rollout(groups[1:2], 2, 0, 7)[0]  # alone, as another process would sample it

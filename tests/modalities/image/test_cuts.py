@@ -12,13 +12,17 @@ GUIDED = {
     "off": {"guidance": 1.0},
     "conditional": {"guidance": 3.0},
     "both": {"guidance": 3.0, "guidance_gradient": "both"},
+    "negative": {"guidance": 3.0, "negative_prompt": "a green triangle"},
+    "rescaled": {"guidance": 3.0, "guidance_rescale": 0.7, "guidance_gradient": "both"},
 }
+OTHER = {"negative": "flow_sde", "rescaled": "ddim"}  # rescaling is refused in flows
 CASES = [
     (kernel, norm, mode)
     for kernel in KERNELS
     for norm in (False, True)
     for mode in GUIDED
     if not (norm and kernel == "cps")  # refused, below
+    if mode not in ("negative", "rescaled") or (not norm and kernel == OTHER[mode])
 ]
 
 

@@ -57,7 +57,7 @@ def draw(family, texts, latents, steps: int = STEPS, guidance: float = 1.0) -> t
     """Pictures [b, 3, H, W] in [0, 1] by Euler steps of the ODE or DDIM with eta 0, written out."""
     condition = family.encode(texts, SIZE)
     unguided = guidance == 1.0 or family.guidance_embeds
-    empty = None if unguided else family.encode([""] * len(texts), SIZE)
+    empty = None if unguided else {key: torch.cat([value] * len(texts)) for key, value in family.blank(SIZE).items()}
     if family.guidance_embeds:
         condition["guidance"] = torch.full((len(texts),), guidance)
     schedule = family.schedule(steps, SIZE)
@@ -122,9 +122,10 @@ def test_with_guidance_the_picture_is_the_pipelines(case):
 
 def test_sdxl_without_forced_zeros_encodes_the_empty_prompt_as_the_pipeline_does():
     family = build("sdxl")
-    assert family.encode([""], SIZE)["embeds"].abs().max() == 0
+    assert family.blank(SIZE)["embeds"].abs().max() == 0 and family.blank(SIZE)["pooled"].abs().max() == 0
+    assert family.encode([""], SIZE)["embeds"].abs().max() > 0  # a prompt that is empty is a prompt
     family.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
-    assert family.encode([""], SIZE)["embeds"].abs().max() > 0
+    assert torch.equal(family.blank(SIZE)["embeds"], family.encode([""], SIZE)["embeds"])
     start = noise(family, 2)
     ours = draw(family, TEXTS, start, guidance=5.0)
     torch.testing.assert_close(ours, pipeline_draw(family.pipeline, TEXTS, start, 5.0), atol=1e-4, rtol=0)

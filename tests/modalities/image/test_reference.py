@@ -81,6 +81,27 @@ def test_lora_from_a_folder_starts_at_what_it_reads(family, tmp_path):
     torch.testing.assert_close(moved.kl, hand_kl(policy, trained, samples), rtol=2e-3, atol=1e-9)
 
 
+def test_lora_may_ship_and_may_be_missing(tmp_path, monkeypatch):
+    trained = adapter(**LORA)
+    nudge(trained, 3e-2)
+    trained.save(tmp_path / "assets" / "lora")
+    monkeypatch.setattr("mmrl.share.share", lambda *parts: tmp_path.joinpath(*parts))
+    policy = adapter(train="lora", lora={"path": "share://assets/lora"})
+    expected = trained.trainable_parameters()
+    assert all(torch.equal(p, expected[name]) for name, p in policy.trainable_parameters().items())
+    with pytest.raises(FileNotFoundError, match=r"model\.lora\.path 'share://assets/lara'.*is not there"):
+        adapter(train="lora", lora={"path": "share://assets/lara"})
+
+
+def test_lora_of_a_pickle_is_not_loaded(tmp_path):
+    trained = adapter(**LORA)
+    trained.family.pipeline.save_lora_weights(
+        tmp_path, transformer_lora_layers={"x.lora_A.weight": torch.zeros(1)}, safe_serialization=False
+    )
+    with pytest.raises(OSError, match="safetensors"):
+        adapter(train="lora", lora={"path": str(tmp_path)})
+
+
 @pytest.mark.parametrize("what", TRAINED)
 @pytest.mark.parametrize("branch", ["conditional", "both"])
 @pytest.mark.parametrize("checkpointing", [False, True])

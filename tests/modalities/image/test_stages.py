@@ -7,7 +7,19 @@ import copy
 import pytest
 import torch
 from PIL import Image
-from small_pipelines import CORPUS, LORA, SIZE, adapter, all_columns, gradients, nudge, roll, transitions
+from small_pipelines import (
+    BUILD,
+    CORPUS,
+    LORA,
+    SIZE,
+    adapter,
+    all_columns,
+    gradients,
+    nudge,
+    old_logp,
+    roll,
+    transitions,
+)
 
 from mmrl.modalities.adapter import Unsupported
 from mmrl.modalities.image.adapter import ImageAdapter
@@ -63,8 +75,8 @@ def test_sft_of_the_denoiser_then_grpo_on_the_text_encoders_then_the_denoiser_ag
 
     policy.select(["denoiser"])
     with torch.no_grad(), policy.policy.autocast():
-        expected = policy.family.encode(CORPUS[:1], SQUARE)
-        outdated = start.family.encode(CORPUS[:1], SQUARE)
+        encoded = (one.family.encode(CORPUS[:1], SQUARE) for one in (policy, start))
+        expected, outdated = ({key: value.to(policy.policy.dtype) for key, value in one.items()} for one in encoded)
     kept = policy._conditions(CORPUS[:1], SQUARE)
     assert all(torch.equal(kept[key], expected[key]) for key in expected)
     assert any(not torch.equal(kept[key], outdated[key]) for key in outdated)
@@ -148,7 +160,8 @@ def test_scale_and_shift_do_not_depend_on_how_many_pictures_are_encoded_together
         policy = adapter(components=["vae"], decode_batch=batch)
         policy.finish("autoencoder", records(0, 1, 2))
         states.append(policy.state())
-    assert states[0] == pytest.approx(states[1], rel=1e-5)
+    one, many = ({key: value for key, value in state.items() if value is not None} for state in states)
+    assert set(one) == {"scaling_factor", "shift_factor"} and one == pytest.approx(many, rel=1e-5)
 
 
 # ---- what is kept -------------------------------------------------------------------------------------------
@@ -165,3 +178,55 @@ def test_kept_embeddings_are_bounded_and_right_beyond_the_bound():
         for row, text in enumerate([*texts, texts[0]]):
             expected = policy.family.encode([text], SQUARE)
             assert all(torch.equal(found[key][row], expected[key][0]) for key in expected)
+
+
+def one_entry(policy: ImageAdapter) -> int:
+    return sum(t.numel() * t.element_size() for t in policy.family.encode(["x"], SQUARE).values())
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_rollout_and_replay_are_the_same_whatever_is_kept(family):
+    """With nothing kept, one embedding (the two prompts and the negative one throw each other out), and all of them."""
+    found = []
+    for entries in (0, 1, 100):
+        policy = adapter(family, sampling={"guidance": 1.0} if family == "flux" else {"negative_prompt": "a green one"})
+        policy._conditions = Conditions(policy.family, policy.policy, limit=entries * one_entry(policy))
+        samples = roll(policy)
+        with torch.no_grad():
+            replayed = policy.logprobs(samples, all_columns(samples)).logp
+        found.append(([s.artifact.tobytes() for s in samples], old_logp(samples), replayed))
+    for pictures, rolled, replayed in found[1:]:
+        assert pictures == found[0][0]
+        assert torch.equal(rolled, found[0][1]) and torch.equal(replayed, found[0][2])
+
+
+@pytest.mark.parametrize(("entries", "encoded"), [(0, 6), (1, 5), (2, 4), (3, 3)])
+def test_the_longest_unused_embedding_is_thrown_away_first(entries, encoded):
+    policy = adapter()
+    conditions = Conditions(policy.family, policy.policy, limit=entries * one_entry(policy))
+    calls, encode = [], policy.family.encode
+    policy.family.encode = lambda texts, size: calls.append(texts) or encode(texts, size)
+    # Least recently used with room for 1: all but the second b. For 2: a, b, c, a again. For 3: a, b, c.
+    for text in ("a", "b", "b", "c", "b", "a"):
+        conditions([text], SQUARE)
+    assert len(calls) == encoded
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_kept_is_a_copy_on_the_cpu_in_the_type_that_the_denoiser_computes_in(dtype):
+    policy = adapter(dtype=dtype)
+    policy.select(["text_encoders"])  # makes them float32
+    policy.select(["denoiser"])
+    made, encode = [], policy.family.encode
+    policy.family.encode = lambda texts, size: made.append(encode(texts, size)) or made[-1]
+    policy._conditions(["a red circle"], SQUARE)
+    kept = policy._conditions._kept.get(("a red circle", SQUARE))
+    assert {value.dtype for value in kept.values()} == {getattr(torch, dtype)}
+    assert {value.device.type for value in kept.values()} == {"cpu"}
+    held = {value.untyped_storage().data_ptr() for value in made[0].values()}
+    assert held.isdisjoint(value.untyped_storage().data_ptr() for value in kept.values())
+
+
+def test_the_bound_is_the_configs_in_megabytes():
+    assert adapter(embedding_cache=3)._conditions._kept.limit == 3 << 20
+    assert adapter(embedding_cache=0)._conditions._kept is None

@@ -396,7 +396,7 @@ def test_models_that_cannot_be_used_are_refused(adapter, tmp_path):
         TextAdapter(ModelConfig(path=str(tmp_path)))
     with pytest.raises(ValueError, match="known are qwen2, qwen3, llama"):
         adapter(build={"kind": "gpt"})
-    with pytest.raises(ValueError, match=r"leave lm_head out of lora.targets"):
+    with pytest.raises(ValueError, match=r"lora.targets 'lm_head': no such layer in Qwen3ForCausalLM"):
         adapter(build={"tied": False}, train="lora", lora={"targets": ["lm_head", "q_proj"]})
 
 

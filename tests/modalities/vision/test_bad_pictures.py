@@ -32,6 +32,11 @@ def folder(tmp_path_factory, drawn):
     Image.new("RGB", (1, 300)).save(place / "thin.png")
     drawn(2).convert("CMYK").save(place / "cmyk.jpg")
     Image.new("RGB", (1, 1), "red").save(place / "dot.png")
+    whole = (place / "good.png").read_bytes()
+    middle = whole.index(b"IDAT") + 12  # neither its head nor its end tells
+    (place / "damaged.png").write_bytes(
+        whole[:middle] + bytes(255 - b for b in whole[middle : middle + 20]) + whole[middle + 20 :]
+    )
     drawn(1).save(place / "film.gif", save_all=True, append_images=[drawn(5)])
     return place
 
@@ -176,10 +181,9 @@ def test_a_bad_record_stops_the_run_before_anything_is_trained(written, record, 
 def test_bad_records_are_counted_and_skipped_where_asked(written, tmp_path, main):
     """Through the command line: a run on what is left, and one line on each."""
     path = written([{"id": f"bad {i}", **record} for i, record in enumerate(RECORDS)], on_bad_record="skip")
-    with pytest.warns(UserWarning) as warned:
-        code, _, err = main("train", path, "--quiet")
+    code, _, err = main("train", path, "--quiet")
     assert code == 0, err
-    told = [str(w.message) for w in warned]
+    told = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert any("data: skipped 8 of 11 records" in line for line in told)
     assert any("4: picture 'corrupt.jpg': cannot be read: image file is truncated" in line for line in told)
     assert any("1 of 3 prompts cannot be used, first 'bad 6': a picture of 1x300 pixels" in line for line in told)
@@ -192,6 +196,31 @@ def test_one_bad_record_is_one_message_of_the_command_line(written, main):
     errors = [line for line in err.splitlines() if line.startswith("error:")]
     assert code == 1 and len(errors) == 1 and "Traceback" not in err
     assert re.match(r"error: \S+\.jsonl:\d: picture 'corrupt\.jpg': cannot be read: ", errors[0])
+
+
+DAMAGED = {"id": "bad", "prompt": "What?", "images": ["damaged.png"]}
+
+
+def test_a_picture_that_breaks_in_a_step_is_left_out_where_asked(written, tmp_path, main):
+    """Its prompt is named and leaves the step; the others are trained on, and evaluated on."""
+    path = written([DAMAGED], on_bad_record="skip")
+    words = ("stages.grpo.groups=3", f"data.eval_prompts={yaml.safe_load(path.read_text())['data']['prompts']}")
+    code, _, err = main("train", path, "--quiet", *words)
+    assert code == 0, err
+    told = [line for line in err.splitlines() if "left out" in line]
+    assert told and all(
+        re.match(r"warning: prompt 'bad': picture 'damaged\.png': cannot be read: .*; it is left out", t) for t in told
+    )
+    (row,) = map(json.loads, (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines())
+    summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
+    assert row["reward/mean"] == 0.5 and summary["samples"] == 4
+
+
+def test_a_picture_that_breaks_in_a_step_ends_the_run_with_one_line(written, main):
+    code, _, err = main("train", written([DAMAGED]), "--quiet", "stages.grpo.groups=3")
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code == 1 and len(errors) == 1 and "Traceback" not in err
+    assert re.match(r"error: prompt 'bad': picture 'damaged\.png': .*data\.on_bad_record: skip", errors[0])
 
 
 def test_the_contract_from_the_command_line(written, main):

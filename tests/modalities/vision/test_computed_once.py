@@ -16,6 +16,7 @@ from mmrl.types import Group
 
 def watch(policy):
     """Lists that fill up: pictures in each forward of the tower, and shapes [rows, tokens] of each of the decoder."""
+    assert policy._ways.shared  # tried before anything is counted
     seen, shapes = [], []
     features = policy.family.features
 

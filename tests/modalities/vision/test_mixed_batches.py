@@ -23,9 +23,15 @@ def test_rows_with_and_without_pictures_do_not_touch_one_another(adapter, drawn,
     trained = list(policy.trainable_parameters().values())
     assert towers <= {id(p) for p in trained}
 
+    named = policy.trainable_parameters()
+    # LLaVA-OneVision takes what stands before its tower's last norm.
+    unused = {id(p) for n, p in named.items() if kind == "llava_onevision" and "vision_tower.post_layernorm" in n}
     whole = gradients(policy, samples)
     apart = [gradients(policy, [s]) for s in samples]
     for parameter, made, parts in zip(trained, whole, zip(*apart)):
+        if id(parameter) in unused:
+            assert made is None
+            continue
         wanted = sum(p for p in parts if p is not None)
         assert isinstance(wanted, torch.Tensor), "each number of the tower and of the decoder is reached by some row"
         torch.testing.assert_close(made, wanted, rtol=2e-3, atol=2e-4 * float(wanted.abs().max().clamp(min=1)))

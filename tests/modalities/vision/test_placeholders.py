@@ -20,6 +20,7 @@ from mmrl.modalities.vision.tiny import KINDS
 from mmrl.types import Group, Prompt
 
 IMAGE_ID = 7
+MARKS = torch.tensor([IMAGE_ID])
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Shown:
     """A picture as far as ids go."""
 
     expansion: torch.Tensor
+    parts = 1
 
     @property
     def tokens(self):
@@ -48,12 +50,12 @@ def test_collapse_is_the_inverse_of_expand(parts, end):
     """T2, for any number of pictures in any number of turns; masks of both views fit."""
     ids = torch.tensor([i for text, _ in parts for i in [*text, IMAGE_ID]] + end, dtype=torch.int64)
     some = [picture for _, picture in parts]
-    wide = expand(ids, some, IMAGE_ID)
+    wide = expand(ids, some, MARKS)
     assert wide.tolist() == [i for text, p in parts for i in [*text, *p.expansion.tolist()]] + end
     assert len(wide) == len(ids) - len(some) + sum(len(p.expansion) for p in some)
     assert torch.equal(collapse(wide, some, IMAGE_ID), ids)
     with pytest.raises(ValueError, match=rf"{len(some)} places for pictures in the text, {len(some) + 1} pictures"):
-        expand(ids, [*some, Shown(torch.tensor([IMAGE_ID]))], IMAGE_ID)
+        expand(ids, [*some, Shown(torch.tensor([IMAGE_ID]))], MARKS)
     if some:
         place = int(torch.nonzero(wide == IMAGE_ID)[0])
         with pytest.raises(ValueError, match=r"not those of its expansion|more placeholders than pictures"):
@@ -81,6 +83,7 @@ class Miscounting(Family):
     """A processor that belongs to another model."""
 
     image_id = IMAGE_ID
+    slots = MARKS
 
     def __init__(self):
         pass
@@ -96,8 +99,9 @@ class Miscounting(Family):
 
 
 def test_a_processor_of_another_model_is_told_before_any_forward():
+    """By the first picture of all; the others are planned from their sizes alone."""
     shelf = PictureShelf(Miscounting(), "norm1000", 10**6, 10**6)
-    with pytest.raises(ValueError, match=r"4 placeholders and 5 features: the processor and the model do not belong"):
+    with pytest.raises(ValueError, match=r"4 placeholders and 5 features.*the processor and the model do not belong"):
         shelf.get(Prompt("p", "", {"images": [Image.new("RGB", (9, 9))]}), View())
 
 
@@ -151,12 +155,14 @@ def test_placeholders_that_are_not_those_of_the_sample_s_pictures_are_told_befor
 NAMES = {
     **{kind: {"<|image_pad|>", "<|video_pad|>"} for kind in KINDS if kind.startswith("qwen")},
     "internvl": {"<IMG_CONTEXT>", "<img>", "</img>", "<video>"},
+    "llava_onevision": {"<image>", "<video>"},
+    "gemma3": {"<image_soft_token>", "<start_of_image>", "<end_of_image>"},
     **{
         kind: {"<image>", "<fake_token_around_image>", "<global-img>"}
         | {f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)}
         for kind in ("idefics3", "smolvlm")
     },
-    "paligemma": {"<image>"},
+    **{kind: {"<image>"} for kind in ("paligemma", "paligemma2")},
 }
 
 
@@ -177,12 +183,14 @@ def test_placeholders_have_no_share_in_the_distribution(adapter, drawn, ask, rol
         hidden = policy._replayed([sample], torch.arange(len(ids))).hidden.detach()
         logits = hidden @ policy.model.get_output_embeddings().weight.T
         tempting += int(torch.isin(logits.argmax(1), torch.tensor(banned)).sum())
+        if cap := getattr(policy.model.config.get_text_config(), "final_logit_softcapping", None):
+            logits = cap * (logits / cap).tanh()
         logits[:, banned] = -torch.inf
         wanted = logits.log_softmax(1).gather(1, ids[:, None])[:, 0].detach()
         torch.testing.assert_close(sample.trajectory.logp, wanted, rtol=0, atol=1e-4)
         replayed = policy.logprobs([sample], torch.arange(len(ids))).logp[0].detach()
         torch.testing.assert_close(replayed, wanted, rtol=0, atol=1e-4)
-    assert tempting > len(samples)
+    assert tempting > (len(samples) if len(banned) > 1 else 0)  # one id alone may have the wrong sign
 
 
 def test_third_party_answers_with_placeholders_are_refused(shared, drawn, ask):
@@ -202,7 +210,7 @@ def test_what_an_environment_repeats_stays_words(adapter, drawn, ask, kind):
     mark = policy.processor.image_token
     spelled = [i for letter in mark for i in policy.tokenizer(letter, add_special_tokens=False).input_ids]
     assert policy.reader.text(torch.tensor(spelled)) == mark and not {*spelled} & {*policy.banned}
-    row, media = policy.reader.replied(ask("Hi"), Reply(f"You said: {mark}"), ended=True)
+    row, media = policy.reader.replied(ask("Hi"), Reply(f"You said: {mark}"), end=policy.stop_ids[0])
     assert policy.family.image_id not in row.ids.tolist() and not media and not row.media
     assert policy.tokenizer.decode(row.ids).count(f"You said: {mark[0]} {mark[1:]}") == 1
 

@@ -372,10 +372,12 @@ def test_every_config_has_a_test_here():
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_plan_is_made_without_data_or_model(name):
+def test_a_plan_is_told_before_it_ends_at_data_that_are_not_there(name):
     done = CliRunner().invoke(cli, ["plan", f"vision/{name}"])
-    assert done.exit_code == 0, done.output
-    assert load(f"vision/{name}").model.path in done.output
+    assert f"{load(f'vision/{name}').model.path} will be downloaded" in done.output
+    told = str(done.exception)
+    missing = ("no prompt file", "cannot be loaded", "no file", "no .safetensors file")
+    assert done.exit_code == 0 or any(words in told for words in missing), told
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -386,7 +388,7 @@ def test_config_says_where_its_values_come_from(name):
 
 def test_pictures_that_vllm_would_put_elsewhere_are_refused():
     section = {"path": "built", "build": {"kind": "paligemma"}, "engine": {"name": "vllm"}}
-    with pytest.raises(ValueError, match="PaliGemmaForConditionalGeneration where it wants"):
+    with pytest.raises(ValueError, match="PaliGemmaForConditionalGeneration has its pictures where vLLM wants them"):
         VisionAdapter(VisionAdapter.Config(**section))
 
 
@@ -494,7 +496,10 @@ def test_spatial_sat(ran):
     assert empty and all(s.scores["regex.fullmatch"].value == 1 and s.reward == -0.2 for s in empty)
     # PaliGemma has no template: placeholders, the start token, the text.
     words = run.adapter.reader.words(run.samples[0].trajectory.tensors["prompt"])
-    assert "".join(words) == "▣<bos>Which is nearer?\n"
+    assert (
+        "".join(words)
+        == "▣<bos>Answer in natural language. Which is nearer? Choose between the following options: left or right\n"
+    )
     assert all("language_model" in name and ("q_proj" in name or "v_proj" in name) for name in run.before)
 
 

@@ -17,7 +17,7 @@ from mmrl.modalities.vision.tiny import KINDS
 from mmrl.types import Group
 
 QWEN = [kind for kind in KINDS if kind.startswith("qwen")]
-CHAT = [kind for kind in KINDS if kind != "paligemma"]
+CHAT = [kind for kind in KINDS if not kind.startswith("paligemma")]
 VIEWS = [View(0), View(1), View(0, (8.0, 4.0, 56.0, 40.0)), View(1, None, (32, 48)), View(0)]
 
 
@@ -57,14 +57,20 @@ def whole(shared, drawn):
     return build
 
 
+def said(turn):
+    """A turn's words. Some templates write a space before an answer, which the policy says itself."""
+    return turn.text.removeprefix(" ") if turn.role == "assistant" else turn.text
+
+
 def _talked(policy, drawn):
     from mmrl.types import Prompt
 
     images = [drawn(1, (64, 48)), drawn(2, (40, 72))]
     prompt = Prompt("p", "", {"images": images})
     policy.environment = Looks()
-    (sample,) = policy.given(prompt, [["the left", "hm", "it is the right one"]])
-    chat = [{"role": t.role, "content": policy.reader.prompts.content(t.text)} for t in sample.turns]
+    space = " " if "'Assistant:'" in policy.processor.chat_template else ""  # which the policy itself says there
+    (sample,) = policy.given(prompt, [[f"{space}{words}" for words in ("the left", "hm", "it is the right one")]])
+    chat = [{"role": t.role, "content": policy.reader.prompts.content(said(t))} for t in sample.turns]
     text = policy.processor.apply_chat_template(chat, tokenize=False)
     views = [shown(images[v.picture], v) for v in VIEWS]
     return sample, policy.processor(text=[text.removesuffix("\n")], images=[views], return_tensors="pt")
@@ -84,10 +90,12 @@ def test_the_ids_are_those_of_the_processor_for_the_whole_conversation(whole, ki
     assert [m.view for m in sample.media] == VIEWS
     assert sum(m.tokens for m in sample.media) == int((ids == policy.family.image_id).sum())
     assert [t.media for t in sample.turns] == [(), (0, 1), (), (2,), (), (3, 4), ()]
+    if policy.family.not_served:
+        return
     # Collapsed, it is what an engine that expands by itself would be given: one placeholder a picture.
     row = policy.reader.rows(sample)[0].then(policy.reader.rows(sample)[1])
     one_each = collapse(row.ids, row.media, policy.family.image_id)
-    chat = [{"role": t.role, "content": policy.reader.prompts.content(t.text)} for t in sample.turns]
+    chat = [{"role": t.role, "content": policy.reader.prompts.content(said(t))} for t in sample.turns]
     text = policy.processor.apply_chat_template(chat, tokenize=False).removesuffix("\n")
     assert one_each.tolist() == policy.tokenizer(text, add_special_tokens=False).input_ids
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -87,6 +86,10 @@ class Family:
         """Everything the denoiser is told about the prompts, each tensor [len(texts), ...]."""
         raise NotImplementedError(f"{type(self).__name__}.encode")
 
+    def blank(self, size: tuple[int, int]) -> Condition:
+        """What it is told where there is no prompt, each tensor [1, ...]. Left out: the empty text is encoded."""
+        return self.encode([""], size)
+
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         raise NotImplementedError(f"{type(self).__name__}.schedule")
 
@@ -94,32 +97,20 @@ class Family:
         """The denoiser's raw output for latents [b, ...] at times [b]."""
         raise NotImplementedError(f"{type(self).__name__}.predict")
 
+    def latent_scale(self) -> tuple[Any, Any]:
+        """(shift, scale): the denoiser's latents are (the VAE's - shift) scale. Numbers, or tensors [1, C, 1, 1]."""
+        return self.vae.config.shift_factor or 0.0, self.vae.config.scaling_factor
+
+    def standardise(self, latents: Tensor) -> None:
+        """Set shift and scale so that these latents of the VAE have mean 0 and variance 1, as far as the family can."""
+        self.vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pictures [b, 3, H, W] in [-1, 1] -> latents in the denoiser's layout (the posterior's mean)."""
-        config = self.vae.config
-        mean = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean.float()
-        return (mean - (config.shift_factor or 0.0)) * config.scaling_factor
+        shift, scale = self.latent_scale()
+        return (self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean.float() - shift) * scale
 
     def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """Latents -> pictures [b, 3, H, W], about [-1, 1], float32."""
-        config = self.vae.config
-        scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        return self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
-
-
-class FlowFamily(Family):
-    """Rectified flow: x_t = (1 - t) x0 + t noise, the denoiser gives noise - x0."""
-
-    is_flow = True
-    kernel = "flow_sde"
-    noise_level = 0.7
-
-    def flow_schedule(self, steps: int, **options: Any) -> Schedule:
-        """The scheduler's own sigmas, on the CPU in float64."""
-        scheduler = copy.deepcopy(self.pipeline.scheduler)
-        scheduler.set_timesteps(num_inference_steps=steps, device="cpu", **options)
-        return Schedule(scheduler.timesteps.double(), scheduler.sigmas.double())
-
-    def shift(self) -> float:
-        """Shift of the sampling times, for supervised times to follow."""
-        return float(getattr(self.pipeline.scheduler.config, "shift", 1.0) or 1.0)
+        shift, scale = self.latent_scale()
+        return self.vae.decode((latents / scale + shift).to(self.vae.dtype)).sample.float()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Condition, FlowFamily, Schedule
+from mmrl.modalities.image.families.base import Condition, Schedule
+from mmrl.modalities.image.families.flow import FlowFamily
 
 
 class Flux(FlowFamily):
@@ -40,11 +41,6 @@ class Flux(FlowFamily):
         side = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
         return side, side
 
-    def token_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of tokens for a picture of (height, width) pixels."""
-        side = self.pipeline.vae_scale_factor * self.patch
-        return size[0] // side, size[1] // side
-
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return math.prod(self.token_grid(size)), self.denoiser.config.in_channels
 
@@ -55,27 +51,7 @@ class Flux(FlowFamily):
 
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         """Evenly spaced sigmas 1 ... 1/steps, shifted as the scheduler's config says."""
-        dynamic = self.pipeline.scheduler.config.get("use_dynamic_shifting", False)
-        options = {"mu": self.log_shift(size)} if dynamic else {}
-        return self.flow_schedule(steps, sigmas=np.linspace(1.0, 1 / steps, steps), **options)
-
-    def log_shift(self, size: tuple[int, int]) -> float:
-        """mu of the resolution-dependent shift: linear in the number of tokens, 0.5 at 256 and 1.15 at 4096.
-
-        The four numbers are the scheduler's own. Source: FLUX.1's reference sampler.
-        """
-        config = self.pipeline.scheduler.config
-        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        start, end = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-        return start + (end - start) * (math.prod(self.token_grid(size)) - low) / (high - low)
-
-    def shift(self) -> float:
-        """The shift at the native size where it depends on resolution, the scheduler's constant otherwise."""
-        config = self.pipeline.scheduler.config
-        if not config.get("use_dynamic_shifting", False):
-            return super().shift()
-        mu = self.log_shift(self.native_size())
-        return mu if config.time_shift_type == "linear" else math.exp(mu)
+        return self.flow_schedule(steps, size, sigmas=np.linspace(1.0, 1 / steps, steps))
 
     def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
         embeds = condition["embeds"]

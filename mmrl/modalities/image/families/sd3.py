@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Condition, FlowFamily, Schedule
+from mmrl.modalities.image.families.base import Condition, Schedule
+from mmrl.modalities.image.families.flow import FlowFamily
 
 
 class SD3(FlowFamily):
@@ -34,7 +35,7 @@ class SD3(FlowFamily):
         return {"embeds": embeds, "pooled": pooled}
 
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
-        return self.flow_schedule(steps)
+        return self.flow_schedule(steps, size)
 
     def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
         return self.denoiser(

@@ -11,6 +11,15 @@ from torch import Tensor
 from mmrl.modalities.image.families.base import Condition, Family, Schedule
 from mmrl.modalities.image.kernels import Prediction
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+# Options of a scheduler that its pipeline would sample with, and that DDIM has no word for: with them set, the same
+# weights draw other pictures.
+REFUSED = (
+    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas",
+    "thresholding", "clip_sample",
+)  # fmt: skip
+
 
 class UNetFamily(Family):
     """Discrete-time diffusion: x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise, a_t the cumulative alpha.
@@ -32,10 +41,24 @@ class UNetFamily(Family):
                 "DDIM on discrete noise levels, which EDM and flow checkpoints lack; use a model with a "
                 "DDPM-type scheduler"
             )
+        self._check_scheduler(scheduler)
         if self.denoiser.config.time_cond_proj_dim is not None:
             raise ValueError(
                 "the UNet takes an embedded guidance value (time_cond_proj_dim), as consistency models do; "
                 f"family {self.name!r} has no such input; use the model it was distilled from"
+            )
+
+    def _check_scheduler(self, scheduler: Any) -> None:
+        config = scheduler.config
+        found = [f"{option} true" for option in REFUSED if config.get(option)]
+        found += ["final_sigmas_type sigma_min"] if config.get("final_sigmas_type") == "sigma_min" else []
+        found += ["timestep_type continuous"] if config.get("timestep_type") == "continuous" else []
+        if config.prediction_type not in PREDICTIONS:
+            found.append(f"prediction_type {config.prediction_type}")
+        if found:
+            raise ValueError(
+                f"{type(scheduler).__name__} with {', '.join(found)}: family {self.name!r} samples with DDIM, which "
+                "has no such option; change it in the model's scheduler/scheduler_config.json"
             )
 
     @property
@@ -62,12 +85,23 @@ class UNetFamily(Family):
         scheduler.set_timesteps(steps, device="cpu")
         visited = scheduler.alphas_cumprod[scheduler.timesteps]
         level = torch.cat([visited, scheduler.final_alpha_cumprod.reshape(1)]).double()
+        if level[0] == 0 and self.prediction == "epsilon":
+            raise ValueError(
+                "the first step starts at pure noise (rescale_betas_zero_snr), of which an epsilon prediction says "
+                "nothing; in the scheduler's config, set rescale_betas_zero_snr false or the model's prediction_type"
+            )
         if level[-1] <= level[-2]:
             raise ValueError(
                 f"the last of {steps} DDIM steps starts at timestep {int(scheduler.timesteps[-1])} and its "
                 "target is no cleaner; in the scheduler's config, set steps_offset 1 or set_alpha_to_one true"
             )
         return Schedule(scheduler.timesteps.double(), level)
+
+    def latent_scale(self) -> tuple[Any, Any]:
+        return 0.0, self.vae.config.scaling_factor  # these pipelines know no shift, whatever the VAE's config says
+
+    def standardise(self, latents: Tensor) -> None:
+        self.vae.register_to_config(scaling_factor=float(1 / latents.std()))
 
     def _ddim(self) -> Any:
         from diffusers import DDIMScheduler
@@ -102,23 +136,42 @@ class StableDiffusionXL(UNetFamily):
             self.vae.float()
 
     def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        """Embeddings, pooled text, time ids; an empty text is zeros where the pipeline's config says so."""
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             list(texts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
+        return {"embeds": embeds, "pooled": pooled}
+
+    def blank(self, size: tuple[int, int]) -> Condition:
+        """Zeros where the pipeline's config says so, else the empty text."""
+        empty = super().blank(size)
         if self.pipeline.config.force_zeros_for_empty_prompt:
-            empty = torch.tensor([text == "" for text in texts], device=embeds.device)
-            embeds = embeds.masked_fill(empty[:, None, None], 0.0)
-            pooled = pooled.masked_fill(empty[:, None], 0.0)
-        # Original size, top left of the crop, target size: a picture that was neither scaled nor cropped.
-        time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32, device=embeds.device)
-        return {"embeds": embeds, "pooled": pooled, "time_ids": time_ids.expand(len(texts), -1)}
+            return {key: torch.zeros_like(value) for key, value in empty.items()}
+        return empty
+
+    def latent_scale(self) -> tuple[Any, Any]:
+        """With a mean and a standard deviation for each channel where the VAE's config has both."""
+        config = self.vae.config
+        if config.latents_mean is None or config.latents_std is None:
+            return super().latent_scale()
+        mean, std = (
+            torch.tensor(values, device=self.vae.device).view(1, -1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, config.scaling_factor / std
+
+    def standardise(self, latents: Tensor) -> None:
+        axes = (0, 2, 3)
+        self.vae.register_to_config(
+            scaling_factor=1.0, latents_mean=latents.mean(axes).tolist(), latents_std=latents.std(axes).tolist()
+        )
 
     def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+        # Original size, top left of the crop, target size: a picture that was neither scaled nor cropped.
+        time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32, device=latents.device)
         return self.denoiser(
             latents,
             time,
             encoder_hidden_states=condition["embeds"],
-            added_cond_kwargs={"text_embeds": condition["pooled"], "time_ids": condition["time_ids"]},
+            added_cond_kwargs={"text_embeds": condition["pooled"], "time_ids": time_ids.expand(len(latents), -1)},
             return_dict=False,
         )[0]

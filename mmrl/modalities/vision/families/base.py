@@ -38,13 +38,29 @@ class Family:
     """
 
     space = "norm1000"  # coordinates that models of the family write
+    boxes = "json"  # and how they write a box: a key of mmrl.boxes.SYNTAXES
+    tiled = False  # whether `model.tiles` says how many parts of a picture are shown
     prefix_attention = False
     first_position = 0
+    shares_prompts = True  # whether tokens can go on from a prompt that was computed once
+    own_masks = False  # whether attention gets masks of its own, which flash attention cannot take
+    not_served = ""  # why vLLM cannot sample, in words that follow the model's name
 
     def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
         self.processor = processor
         self.image_id: int = model.config.image_token_id
-        self._expansions: dict[Size, Tensor] = {}
+        # Ids that stand for a picture in a rendered text, and those of which a picture has one for each feature.
+        self.places, self.slots = torch.tensor([self.image_id]), torch.tensor([self.image_id])
+        self.engine = config.engine.name
+        self._expansions: dict[str, Tensor] = {}
+
+    def among(self, pictures: int) -> Family:
+        """The family as it shows each of so many pictures of a record."""
+        return self
+
+    def film_inputs(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What `features` takes of what the processor makes of a video. Raises ValueError where it takes none."""
+        raise ValueError("its processor takes no videos; set data.videos: frames")
 
     # ---------------------------------------------------------------- parts of the model
 
@@ -62,6 +78,40 @@ class Family:
         named = [getattr(config, name, None) for name in ("image_token_id", "video_token_id", "audio_token_id")]
         return {i for i in named if isinstance(i, int)}
 
+    # ---------------------------------------------------------------- a picture's places, from its size alone
+
+    def written(self, size: Size) -> str:
+        """What the processor writes in the place of a picture of this size. Raises ValueError for one it refuses."""
+        raise NotImplementedError
+
+    def seen(self, size: Size) -> Size:
+        """Size of what the processor makes of a picture of this size."""
+        return size
+
+    def expansion(self, size: Size) -> Tensor:
+        """[e] int64: the ids that stand in the place of one picture of this size."""
+        text = self.written(size)
+        if text not in self._expansions:
+            ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+            self._expansions[text] = torch.tensor(ids, dtype=torch.int64)
+        return self._expansions[text]
+
+    def framed(self, text: str, parts: Sequence[int]) -> str:
+        """A rendered text whose pictures have so many `parts` each, as the tokenizer is to read it."""
+        return text
+
+    def code(self, size: Size) -> str:
+        """How a rendered message tells of the picture: its parts, or v for a video."""
+        return str(self.parts(size))
+
+    def depth(self, size: Size) -> int:
+        """Layers in time, of a video; 1 for a picture."""
+        return 1
+
+    def parts(self, size: Size) -> int:
+        """Places that a picture of this size has in a framed text, each of which becomes its `expansion`."""
+        return 1
+
     # ---------------------------------------------------------------- pictures
 
     def process(self, image: Image.Image) -> tuple[dict[str, Tensor], Size]:
@@ -76,22 +126,17 @@ class Family:
         """Features that the tower will make of a processed picture."""
         raise NotImplementedError
 
-    def expansion(self, size: Size) -> Tensor:
-        """[e] int64: the ids that the processor puts in the place of one picture of this size."""
-        if size not in self._expansions:
-            from PIL import Image
-
-            made = self.processor(
-                text=[self.processor.image_token], images=[[Image.new("RGB", size)]], add_special_tokens=False
-            )
-            self._expansions[size] = torch.tensor(made["input_ids"][0], dtype=torch.int64)
-        return self._expansions[size]
-
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
         """What the model's tower makes of processed pictures, all in one forward."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- the decoder
+
+    def new_cache(self, decoder: Any) -> Any:
+        """An empty cache of keys and values."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=decoder.config)
 
     def positions(self, row: Row) -> Tensor:
         """[k, t] int64 positions of a row's tokens from 0."""

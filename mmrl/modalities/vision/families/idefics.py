@@ -9,11 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.media import Size
+from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.families.base import Family, Features, split_features
 
 
 class Idefics3(Family):
-    """Coordinates are whatever the policy was taught; by default thousandths."""
+    """Coordinates are whatever the policy was taught; by default thousandths.
+
+    Pictures are enlarged until their long side is as many tiles as the processor's files say, or `model.tiles`.
+    """
+
+    tiled = True
+
+    def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
+        super().__init__(model, processor, config)
+        pictures = processor.image_processor
+        if config.tiles is not None:
+            pictures.size = {"longest_edge": config.tiles * pictures.max_image_size["longest_edge"]}
+            pictures.do_image_splitting = config.tiles > 1
 
     def towers(self, model: Any) -> list[nn.Module]:
         return [model.base_model.vision_model, model.base_model.connector]
@@ -26,12 +39,21 @@ class Idefics3(Family):
         added = self.processor.tokenizer.get_added_vocab()
         return super().never_sampled(model) | {i for t, i in added.items() if t in marks or t.startswith("<row_")}
 
+    def written(self, size: Size) -> str:
+        width, height = size
+        _, rows, columns = self.processor.image_processor.get_number_of_image_patches(height, width, {})
+        return self.processor.replace_image_token({"rows": [[rows]], "cols": [[columns]]}, 0)
+
     def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
         made = self.processor.image_processor(images=[[image]], return_tensors="pt")
         inputs = {"pixel_values": made["pixel_values"]}
         if "pixel_attention_mask" in made:
             inputs["pixel_attention_mask"] = made["pixel_attention_mask"]
         return inputs, image.size
+
+    def processor_options(self) -> dict[str, Any]:
+        pictures = self.processor.image_processor
+        return {"size": dict(pictures.size), "do_image_splitting": pictures.do_image_splitting}
 
     def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
         return inputs["pixel_values"].shape[1] * self.processor.image_seq_len

@@ -1,4 +1,4 @@
-"""PaliGemma: pictures stand before the text, and a prompt's tokens see one another in both directions."""
+"""PaliGemma and PaliGemma 2: pictures stand before the text, and a prompt's tokens see one another both ways."""
 
 from __future__ import annotations
 
@@ -10,16 +10,28 @@ from torch import Tensor, nn
 
 from mmrl.media import Size
 from mmrl.modalities.vision.families.base import Family, Features, split_features
+from mmrl.modalities.vision.families.masks import masks
 
 
 class PaliGemma(Family):
-    """Positions begin at 1. Coordinates are whatever the policy was taught; by default thousandths."""
+    """Positions begin at 1. A box is four tokens <loc0000> to <loc1023>."""
 
+    space = "loc1024"
+    boxes = "paligemma"
     prefix_attention = True
     first_position = 1
+    own_masks = True
+    not_served = "has its pictures where vLLM wants them, not where the prompt does"
 
     def towers(self, model: Any) -> list[nn.Module]:
         return [model.base_model.vision_tower, model.base_model.multi_modal_projector]
+
+    def written(self, size: Size) -> str:
+        return self.processor.replace_image_token({}, 0)
+
+    def seen(self, size: Size) -> Size:
+        square = self.processor.image_processor.size
+        return (square["width"], square["height"])
 
     def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
         made = self.processor.image_processor(images=[image], return_tensors="pt")
@@ -28,13 +40,15 @@ class PaliGemma(Family):
     def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
         return len(inputs["pixel_values"]) * self.processor.image_seq_length
 
-    def expansion(self, size: Size) -> Tensor:
-        return torch.full((self.processor.image_seq_length,), self.image_id)
-
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
         pixels = torch.cat([i["pixel_values"] for i in inputs]).to(model.device)
         found = model.base_model.get_image_features(pixels, return_dict=True)
         return split_features(found, [self.feature_count(i) for i in inputs])
+
+    def new_cache(self, decoder: Any) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache()  # whole in every layer: `masks` cuts the windows
 
     def decode(
         self,
@@ -48,21 +62,8 @@ class PaliGemma(Family):
         prompt: bool,
         real: Tensor | None,
     ) -> Tensor:
-        if embeds.shape[1] > 1:
-            attended = _mask(attended, cache, prompt, embeds)
-        return super().decode(model, embeds, position, attended, cache, slots, features, prompt, real)
-
-
-def _mask(attended: Tensor | None, cache: Any, prompt: bool, embeds: Tensor) -> Tensor:
-    """[b, 1, q, k] to be added to the scores. Gemma's layers here are not causal by themselves: without a mask of their
-    own, or with one of ones, all tokens would see all others."""
-    batch, width = embeds.shape[:2]
-    seen = 0 if cache is None else cache.get_seq_length()
-    real = torch.ones(batch, seen + width, device=embeds.device) if attended is None else attended
-    allowed = real.bool()[:, None, :].expand(-1, width, -1)
-    if not prompt:
-        place = torch.arange(seen + width, device=embeds.device)
-        allowed = allowed & (place[None] <= place[seen:, None])
-    allowed = allowed | torch.eye(seen + width, device=embeds.device).bool()[seen:]  # padding sees itself: no NaN
-    lowest = torch.finfo(embeds.dtype).min
-    return torch.zeros(allowed.shape, dtype=embeds.dtype, device=embeds.device).masked_fill(~allowed, lowest)[:, None]
+        # Gemma's layers here are not causal by themselves: without a mask of their own all would see all.
+        batch, width = embeds.shape[:2]
+        every = torch.ones(batch, width, width, dtype=torch.bool, device=embeds.device) if prompt else None
+        allowed: Any = masks(self.language(model), embeds, attended, cache, every, within=False)
+        return super().decode(model, embeds, position, allowed, cache, slots, features, prompt, real)

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from mmrl.modalities.vision.families.base import Family, Features
 class Qwen2VL(Family):
     """Pictures keep their shape; a token has three positions (time, height, width)."""
 
+    boxes = "qwen2_vl"
+
     def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
         super().__init__(model, processor, config)
         pictures = processor.image_processor
@@ -30,9 +32,28 @@ class Qwen2VL(Family):
                 "model.min_pixels and model.max_pixels"
             )
         pictures.size = size
+        self.places = self.slots = torch.tensor([self.image_id, model.config.video_token_id])
+        # Qwen2.5-VL's positions of time go on by so many a layer; its processor says no seconds, which are then 1.
+        self.interval = int(getattr(model.config.vision_config, "tokens_per_second", 1))
+
+    def film_inputs(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"pixel_values": made["pixel_values_videos"], "image_grid_thw": made["video_grid_thw"]} if made else {}
 
     def towers(self, model: Any) -> list[nn.Module]:
         return [model.base_model.visual]
+
+    def written(self, size: Size) -> str:
+        width, height = self.seen(size)
+        return self.processor.image_token * ((width // self.patch // self.merge) * (height // self.patch // self.merge))
+
+    def seen(self, size: Size) -> Size:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        bounds = self.processor.image_processor.size
+        height, width = smart_resize(
+            size[1], size[0], self.patch * self.merge, bounds["shortest_edge"], bounds["longest_edge"]
+        )
+        return width, height
 
     def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
         made = self.processor.image_processor(images=[image], return_tensors="pt")
@@ -60,40 +81,50 @@ class Qwen2VL(Family):
 
     def positions(self, row: Row) -> Tensor:
         """[3, t]. Text goes on by one; a picture's tokens have (start, start + row, start + column) and what follows
-        begins behind the largest of them."""
+        begins behind the largest of rows and columns. A video's layers go on in time, or have text between them."""
         if not row.media:
             return torch.arange(len(row))[None].expand(3, -1)
-        places = torch.nonzero(row.ids == self.image_id).flatten()
+        places = torch.nonzero(torch.isin(row.ids, self.slots)).flatten()
         pieces: list[Tensor] = []
         last, following, used = 0, 0, 0
-        for picture in row.media:
+        for picture, layers in ((p, n) for p in row.media for n in self._runs(p.depth)):
             start = int(places[used])
-            used += picture.tokens
             text = torch.arange(start - last) + following
             following += start - last
             width, height = (side // (self.patch * self.merge) for side in picture.media.seen)
             grid = torch.stack(
                 [
-                    torch.zeros(height * width, dtype=torch.int64),
-                    torch.arange(height).repeat_interleave(width),
-                    torch.arange(width).repeat(height),
+                    (torch.arange(layers) * self.interval).repeat_interleave(height * width),
+                    torch.arange(height).repeat_interleave(width).repeat(layers),
+                    torch.arange(width).repeat(layers * height),
                 ]
             )
             pieces += [text.expand(3, -1), grid + following]
             following += max(height, width)
-            last = start + picture.tokens
+            used += grid.shape[1]
+            last = start + grid.shape[1]
         pieces.append((torch.arange(len(row) - last) + following).expand(3, -1))
         return torch.cat(pieces, 1)
+
+    def _runs(self, depth: int) -> list[int]:
+        """Layers in time of each run of tokens that a picture or video of this depth has."""
+        return [depth]
 
 
 class Qwen25VL(Qwen2VL):
     """Writes boxes in pixels of what its processor made of the picture."""
 
     space = "seen"
+    boxes = "json"
 
 
 class Qwen3VL(Qwen2VL):
-    """Gives the tower's inner features to inner layers of the decoder."""
+    """Gives the tower's inner features to inner layers of the decoder. Between a video's layers stands their time."""
+
+    boxes = "json"
+
+    def _runs(self, depth: int) -> list[int]:
+        return [1] * depth
 
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
         found = self._seen(model, inputs)
@@ -126,6 +157,16 @@ class Qwen3VL(Qwen2VL):
             use_cache=cache is not None,
             **deep,
         ).last_hidden_state
+
+
+class Qwen35(Qwen2VL):
+    """Most layers are of linear attention, whose state a cache cannot take up again for more than one token."""
+
+    boxes = "json"
+    shares_prompts = False
+
+    def _runs(self, depth: int) -> list[int]:
+        return [1] * depth
 
 
 def _joined(rows: Any) -> Tensor:

@@ -1,0 +1,89 @@
+"""Rows that are sampled token by token: what of a decoder's work is kept from one token to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.decoder import Decoder, Row
+
+
+class Continuing(Protocol):
+    """b rows that grow by a token at a time. No gradient."""
+
+    # [b, D], what the next token's distribution comes from.
+    hidden: Tensor
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with the rows at `rows` [k] only, in this order."""
+
+    def step(self, token: Tensor) -> None:
+        """Each row has one more token [b]."""
+
+
+class Cached:
+    """n rows of each prompt on a cache that was filled by one forward of each. Shorter prompts are padded on the left.
+
+    room: tokens that a row may still have.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Row], n: int, room: int) -> None:
+        from mmrl.engines.cache import repeat_rows
+
+        self.decoder, self.cache = decoder, decoder.new_cache()
+        states = decoder.run(prompts, left=True, cache=self.cache)
+        repeat_rows(self.cache, len(prompts), n, decoder.device)
+        self.hidden = _repeated(states.hidden[:, -1], n)
+        self._position = _repeated(states.next, n)
+        self._seen = max(len(prompt) for prompt in prompts)
+        self._attended = states.attended
+        if self._attended is not None:  # without padding the attention needs no mask, and is faster
+            ones = self._attended.new_ones(len(prompts), room)
+            self._attended = _repeated(torch.cat([self._attended, ones], 1), n)
+
+    def select(self, rows: Tensor) -> None:
+        from mmrl.engines.cache import select_rows
+
+        select_rows(self.cache, rows)
+        self.hidden, self._position = self.hidden[rows], self._position[rows]
+        self._attended = None if self._attended is None else self._attended[rows]
+
+    def step(self, token: Tensor) -> None:
+        self._seen += 1
+        attended = None if self._attended is None else self._attended[:, : self._seen]
+        self.hidden = self.decoder.step(token, self._position, self.cache, attended)
+        self._position = self._position + 1
+
+    def last(self, token: Tensor, room: int) -> None:
+        """The step of the last of `room` tokens, where the cache has those before it."""
+        self._seen, self._position = self._seen + room - 1, self._position + room - 1
+        self.step(token)
+
+
+class Recomputed:
+    """n rows of each prompt, each computed whole for every token: for decoders whose cache is of no use here."""
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Row], n: int, room: int) -> None:
+        self.decoder = decoder
+        self._rows = [prompt for prompt in prompts for _ in range(n)]
+        self.hidden = _repeated(self._last(prompts), n)
+
+    def select(self, rows: Tensor) -> None:
+        self._rows = [self._rows[row] for row in rows.tolist()]
+        self.hidden = self.hidden[rows]
+
+    def step(self, token: Tensor) -> None:
+        self._rows = [row.then(Row(own[None])) for row, own in zip(self._rows, token.cpu())]
+        self.hidden = self._last(self._rows)
+
+    def _last(self, rows: Sequence[Row]) -> Tensor:
+        hidden = self.decoder.run(rows).hidden
+        ends = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
+        return hidden[torch.arange(len(rows), device=hidden.device), ends]
+
+
+def _repeated(values: Any, n: int) -> Any:
+    return values.repeat_interleave(n, dim=0) if n > 1 else values

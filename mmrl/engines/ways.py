@@ -1,0 +1,171 @@
+"""How a decoder may be run without changing what it computes, found out by trying.
+
+Models differ in what their cache can do: a state that is updated in place cannot be gone on from in training, some take
+padding for tokens, some keep their state in the module. A list of names would be wrong for the next one, so a few short
+rows are run in each way and compared with the plain way: one row, one forward, no cache, no padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.continuing import Cached
+from mmrl.engines.decoder import Decoder, Row
+
+# Tokens of the two rows that are tried: prompts shorter and longer than the kernel of a convolution.
+PROMPTS, COMPLETION = (2, 7), 4
+TOKENS = sum(PROMPTS) + 2 * COMPLETION
+# Of hidden states, relative to their size: what another order of sums rounds, in float32 (norms of small states make
+# much of it) and in 16 bit.
+ROUNDING, ROUNDING_16 = 5e-3, 0.1
+
+
+@dataclass(frozen=True)
+class Ways:
+    """cached: tokens may be sampled on a cache. padded: prompts of unequal length may fill it together, padded on the
+    left. shared: completions may be replayed, with gradient, on the cache of their prompt. why: what is wrong with a
+    cache that is of no use, or with padding."""
+
+    cached: bool = True
+    padded: bool = True
+    shared: bool = True
+    why: str = ""
+
+
+def trial_ids(vocabulary: int, banned: Sequence[int]) -> Tensor:
+    """[TOKENS] int64, the same each time: what find_ways tries a decoder with. banned: ids that stand for no text."""
+    allowed = torch.ones(vocabulary, dtype=torch.bool)
+    allowed[list(banned)] = False
+    known = torch.nonzero(allowed).flatten()
+    return known[torch.randint(len(known), (TOKENS,), generator=torch.Generator().manual_seed(0))]
+
+
+@torch.no_grad()
+def find_ways(decoder: Decoder, ids: Tensor) -> Ways:
+    """The ways in which a decoder, in eval mode, gives the hidden states of the plain way.
+
+    ids: see trial_ids. What was found holds for every model of the same class and numbers. Raises
+    ValueError for one that cannot be replayed: its tokens see what is behind them, or its rows one another.
+    """
+    if decoder.prefix_attention:
+        return Ways()  # a prompt of it is never in one row with what follows, so there is no plain way
+    key = _kind(decoder)
+    if key not in _FOUND:
+        _FOUND[key] = _tried(decoder, ids)
+    return _FOUND[key]
+
+
+_FOUND: dict[Hashable, Ways] = {}
+
+
+def _kind(decoder: Decoder) -> Hashable:
+    """Equal for decoders that differ in their weights only."""
+    module, kind = decoder.module, decoder.device.type
+    config = module.config
+    computes = (module.dtype, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+    return type(decoder), type(module), config.to_json_string(), config._attn_implementation, kind, computes
+
+
+def _tried(decoder: Decoder, ids: Tensor) -> Ways:
+    pieces = [Row(piece) for piece in ids.split([*PROMPTS, COMPLETION, COMPLETION])]
+    trial = _Trial(decoder, pieces[:2], pieces[2:])
+    if not trial.causal():
+        name = type(decoder.module).__name__
+        raise ValueError(
+            f"{name}: its tokens see what is behind them, or other rows of the batch; it is no causal language model, "
+            "and what it samples cannot be replayed. Choose another model.path"
+        )
+    if trial.right(trial.sampled, (0, 1)) and not _counts_padding(decoder):
+        return Ways(shared=trial.right(trial.shared))
+    cached = trial.right(trial.sampled, (0,)) and trial.right(trial.sampled, (1,))
+    return Ways(cached, padded=False, shared=False, why=trial.why)
+
+
+def _counts_padding(decoder: Decoder) -> bool:
+    """Llama 4 warms its attention by a token's place in the batch, padding included, from thousands of tokens on
+    (`floor_scale`): no short row shows it."""
+    return bool(getattr(decoder.module.config, "attn_temperature_tuning", False))
+
+
+# (found, wanted): hidden states [t, D] of rows.
+Compared = tuple[Sequence[Tensor], Sequence[Tensor]]
+
+
+class _Trial:
+    """Two prompts and their completions. why: what was wrong with the last way that was."""
+
+    why = ""
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row]) -> None:
+        self.decoder, self.prompts, self.completions = decoder, prompts, completions
+        self.whole = [p.then(c) for p, c in zip(prompts, completions)]
+        self.plain = [decoder.run([row]).hidden[0] for row in self.whole]
+
+    def right(self, way: Callable[..., Compared], *arguments: Any) -> bool:
+        """Whether a way gives what is wanted. What a cache cannot do, it says with any exception."""
+        try:
+            found, wanted = way(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self.why = f"{type(error).__name__}: {str(error)[:100]}"
+            return False
+        gap = self._gap(found, wanted)
+        allowed = ROUNDING if self._exact else ROUNDING_16
+        self.why = self.why if gap <= allowed else f"hidden states are off by {gap:.1e} on a cache"
+        return gap <= allowed
+
+    def causal(self) -> bool:
+        """Rows padded on the right, and prompts alone, are computed as they are in whole rows."""
+        batch = self.decoder.run(self.whole).hidden
+        rows = [batch[i, : len(row)] for i, row in enumerate(self.whole)]
+        rows.append(self.decoder.run([self.prompts[1]]).hidden[0])
+        return self.right(lambda: (rows, [*self.plain, self.plain[1][: PROMPTS[1]]]))
+
+    def sampled(self, chosen: Sequence[int]) -> Compared:
+        """Two rows of each chosen prompt on one cache; the first ends after a token, and the last takes its place."""
+        owners = [i for i in chosen for _ in range(2)]
+        growing = Cached(self.decoder, [self.prompts[i] for i in chosen], 2, COMPLETION)
+        found: list[Tensor] = []
+        wanted: list[Tensor] = []
+        for t in range(COMPLETION):
+            found.append(growing.hidden)
+            wanted.append(torch.stack([self.plain[i][PROMPTS[i] + t - 1] for i in owners]))
+            if t == 1:
+                kept = [len(owners) - 1, *range(1, len(owners) - 1)]
+                growing.select(torch.tensor(kept, device=self.decoder.device))
+                owners = [owners[k] for k in kept]
+            growing.step(torch.stack([self.completions[i].ids[t] for i in owners]).to(self.decoder.device))
+        return found, wanted
+
+    def shared(self) -> Compared:
+        """Both completions, and a part of the first once more, on the cache of their prompts."""
+        from mmrl.engines.cache import has_state, select_rows
+
+        owner = [0, 0, 1]
+        rows = [Row(self.completions[0].ids[:2]), *self.completions]
+        cache = self.decoder.new_cache()
+        if has_state(cache):
+            raise ValueError("its state is changed in place, and the backward needs what it was")
+        before = self.decoder.run(self.prompts, left=True, cache=cache)
+        places = torch.tensor(owner, device=self.decoder.device)
+        select_rows(cache, places)
+        hidden = self.decoder.run(rows, cache=cache, before=before, owner=places).hidden
+        found = [line[: len(row)] for line, row in zip(hidden, rows)]
+        return found, [self.plain[i][PROMPTS[i] :][: len(row)] for i, row in zip(owner, rows)]
+
+    @property
+    def _exact(self) -> bool:
+        return self.plain[0].dtype == torch.float32 and not torch.is_autocast_enabled(self.decoder.device.type)
+
+    def _gap(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+        """Relative to a token's states. In 16 bit a router may send a token elsewhere, so most tokens have to agree; in
+        float32 all have to."""
+        gaps = [(a - b).abs().amax(-1) / b.abs().amax(-1).clamp(min=1e-6) for a, b in zip(found, wanted)]
+        gap = torch.cat(gaps).float()
+        return float(gap.max() if self._exact else gap.median())

@@ -1,0 +1,71 @@
+"""What the families of rectified flow share: the scheduler's sigmas, and their shift with the number of tokens."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from mmrl.modalities.image.families.base import Family, Schedule
+
+# Options of the scheduler under which a step of the pipeline is no Euler step of the ODE towards 0.
+REFUSED = ("stochastic_sampling", "invert_sigmas")
+
+
+class FlowFamily(Family):
+    """Rectified flow: x_t = (1 - t) x0 + t noise, the denoiser gives noise - x0."""
+
+    is_flow = True
+    kernel = "flow_sde"
+    noise_level = 0.7
+
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
+        super().__init__(pipeline, max_sequence_length)
+        scheduler = pipeline.scheduler
+        if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+            raise ValueError(
+                f"scheduler {type(scheduler).__name__}: family {self.name!r} samples with Euler steps; name "
+                "FlowMatchEulerDiscreteScheduler in the model's scheduler/scheduler_config.json"
+            )
+        for option in REFUSED:
+            if scheduler.config.get(option):
+                raise ValueError(
+                    f"scheduler option {option}: family {self.name!r} samples with Euler steps of the ODE from noise "
+                    "to picture; set it to false in the model's scheduler/scheduler_config.json"
+                )
+
+    def flow_schedule(self, steps: int, size: tuple[int, int], **options: Any) -> Schedule:
+        """The scheduler's own sigmas for pictures of this size, on the CPU in float64."""
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
+        if self.shifts_with_size:
+            options["mu"] = self.log_shift(size)
+        scheduler.set_timesteps(num_inference_steps=steps, device="cpu", **options)
+        return Schedule(scheduler.timesteps.double(), scheduler.sigmas.double())
+
+    @property
+    def shifts_with_size(self) -> bool:
+        return bool(self.pipeline.scheduler.config.use_dynamic_shifting)
+
+    def token_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens for a picture of (height, width) pixels."""
+        side = self.pipeline.vae_scale_factor * self.patch
+        return size[0] // side, size[1] // side
+
+    def log_shift(self, size: tuple[int, int]) -> float:
+        """mu of the resolution-dependent shift: linear in the number of tokens, 0.5 at 256 and 1.15 at 4096.
+
+        The four numbers are the scheduler's own. Source: FLUX.1's reference sampler.
+        """
+        config = self.pipeline.scheduler.config
+        low, high = config.base_image_seq_len, config.max_image_seq_len
+        start, end = config.base_shift, config.max_shift
+        return start + (end - start) * (math.prod(self.token_grid(size)) - low) / (high - low)
+
+    def shift(self) -> float:
+        """Shift of the sampling times, for supervised times to follow: the one at the native size where it depends on
+        resolution, the scheduler's constant otherwise."""
+        config = self.pipeline.scheduler.config
+        if not self.shifts_with_size:
+            return float(config.shift or 1.0)
+        mu = self.log_shift(self.native_size())
+        return mu if config.time_shift_type == "linear" else math.exp(mu)

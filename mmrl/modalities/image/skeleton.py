@@ -1,0 +1,49 @@
+"""A diffusers pipeline without its weights, for `mmrl plan`: what has weights is made from its config."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmrl.modalities import hollow
+
+INDEX = "model_index.json"
+
+
+def weighty_parts(folder: Path) -> list[str]:
+    """Names of a pipeline's parts that are models, which have weights in a folder of that name."""
+    return list(_models(folder))
+
+
+def skeleton_pipeline(folder: Path, dtype: torch.dtype) -> Any:
+    """The pipeline in a folder; its models have shapes alone (see hollow), tokenizers and scheduler are whole."""
+    from diffusers import DiffusionPipeline
+
+    made = {name: _skeleton(source, folder / name, dtype) for name, source in _models(folder).items()}
+    return DiffusionPipeline.from_pretrained(str(folder), **made)
+
+
+def _models(folder: Path) -> dict[str, type]:
+    """Part -> its class, of diffusers or transformers, for those that are modules."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    parts = {name: part for name, part in index.items() if isinstance(part, list) and None not in part}
+    found = {}
+    for name, (library, of) in parts.items():
+        if library in ("diffusers", "transformers"):
+            made = getattr(importlib.import_module(library), of, None)
+            if isinstance(made, type) and issubclass(made, torch.nn.Module):
+                found[name] = made
+    return found
+
+
+def _skeleton(of: Any, folder: Path, dtype: torch.dtype) -> Any:
+    with hollow.skeleton():
+        if hasattr(of, "config_class"):  # transformers
+            model = of(of.config_class.from_pretrained(str(folder)))
+        else:
+            model = of.from_config(of.load_config(str(folder)))
+    return torch.nn.Module.to(model, dtype).eval()  # that of diffusers warns of casts that change numbers

@@ -1,0 +1,66 @@
+"""From sizes to memory, phase by phase. Numbers in, numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Numbers of the parameter's size that an optimizer keeps: the two moments of Adam.
+MOMENTS = 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a stage holds, in bytes.
+
+    weights: of all parameters and buffers. trained: of the trained parameters (float32). largest: of the largest of
+    these. moments: of what the optimizer keeps. average: of averaged weights. reference: of what is kept of it.
+    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included.
+    """
+
+    weights: int
+    trained: int = 0
+    largest: int = 0
+    moments: int = 0
+    average: int = 0
+    reference: int = 0
+    sampling: int = 0
+    update: int = 0
+
+    @property
+    def resident(self) -> int:
+        """What is there all the time, once the optimizer has made its first step."""
+        return self.weights + self.moments + self.average + self.reference
+
+    @property
+    def saved(self) -> int:
+        """What a checkpoint copies before it writes it; the policy itself is written from where it is."""
+        return self.trained + self.moments + self.average + self.reference
+
+
+def phases(sizes: Sizes, together: bool = False) -> dict[str, int]:
+    """Bytes on the device in each phase of a stage.
+
+    together: the optimizer works on all parameters at once, as it does on GPUs, and not on one after the other.
+    """
+    found = {"rollout": sizes.resident + sizes.sampling}
+    if sizes.trained:
+        found["update"] = sizes.resident + sizes.update
+        # AdamW: a root of the second moment, and its quotient, of what is updated together.
+        found["optimizer"] = sizes.resident + sizes.trained + (sizes.trained if together else 2 * sizes.largest)
+    return found
+
+
+def checkpoint(sizes: Sizes, on_host: bool) -> int:
+    """Bytes of main memory while a checkpoint is written. on_host: the model is there, too, not on a GPU."""
+    return sizes.saved + (sizes.resident if on_host else 0)
+
+
+def largest_phase(found: dict[str, int]) -> tuple[str, int]:
+    """(name, bytes) of the phase that takes most."""
+    name = max(found, key=lambda phase: found[phase])
+    return name, found[name]
+
+
+def shown(size: float) -> str:
+    """Bytes for a reader, in powers of 10: 512 MB, 12.3 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"

@@ -1,0 +1,134 @@
+"""Sizes of a stage whose adapter has no weights (mmrl.modalities.hollow): its longest samples, traced."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from mmrl.config import FilterStage, GrpoStage
+from mmrl.core.algorithm import Algorithm
+from mmrl.modalities.adapter import Adapter
+from mmrl.reporting.summary import own_peak_rss_mb
+from mmrl.training.estimate.lines import Estimate, on_gpu
+from mmrl.training.estimate.memory import MOMENTS, Sizes
+from mmrl.training.estimate.tracing import peak_of
+from mmrl.training.stages.base import Stage
+from mmrl.training.stages.grpo import Grpo
+from mmrl.training.stages.preference import Preference, given_samples
+from mmrl.training.stages.sft import Sft
+from mmrl.training.stages.update import given_update, gradient, micro_batches
+from mmrl.types import Prompt, Sample
+
+
+def is_hollow(adapter: Adapter) -> bool:
+    """Whether the adapter has no weights, so that what it computes can be traced."""
+    return all(isinstance(p, FakeTensor) for p in adapter.trainable_parameters().values())
+
+
+def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
+    """Memory of a stage that was made of a run without weights. prompts: as for sizes_of."""
+    base = int(own_peak_rss_mb() * 2**20)  # before anything is traced, which takes memory of its own
+    wide = stage.run.adapter.precision == torch.float32
+    return Estimate(sizes_of(stage, prompts), base, on_gpu(stage), wide)
+
+
+def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
+    """Sizes of a stage that was made of a run without weights.
+
+    prompts: those whose samples are traced, the longest first.
+    """
+    adapter = stage.run.adapter
+    held: Sizes = held_sizes(adapter, [learner.parameters for learner in stage.learners.values()])
+    held = dataclasses.replace(held, average=held.trained if stage.options.optim.ema and stage.learners else 0)
+    if stage.needs_reference:
+        adapter.prepare_reference()
+        held = dataclasses.replace(held, reference=_bytes(adapter.reference_parameters().values()))
+    samples, n = blank_samples(stage, prompts)
+    sampling = peak_of(partial(adapter.trial, samples[::n], n)) if _samples(stage) and samples else 0
+    update = peak_of(partial(_updates, stage, samples)) if stage.learners else 0
+    for parameter in adapter.trainable_parameters().values():
+        parameter.grad = None
+    return dataclasses.replace(held, sampling=sampling, update=update)
+
+
+def held_sizes(adapter: Adapter, learned: Sequence[Mapping[str, nn.Parameter]]) -> Sizes:
+    """Weights, and what the optimizers of these parameters keep."""
+    trained = [p for parameters in learned for p in parameters.values()]
+    sizes = [_bytes([p]) for p in trained]
+    return Sizes(
+        weights=_bytes(adapter.weights()),
+        trained=sum(sizes),
+        largest=max(sizes, default=0),
+        moments=MOMENTS * sum(sizes),
+    )
+
+
+def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sample], int]:
+    """(samples as long as they get, prompt by prompt; how many of a prompt) of one process's share of an update."""
+    options, run = stage.options, stage.run
+    if not isinstance(options, GrpoStage | FilterStage):
+        return [], 1
+    n, updates = options.samples, options.updates if isinstance(options, GrpoStage) else 1
+    groups = -(-options.groups // run.processes.world)
+    found: list[Sample] = []
+    for number in range(groups):
+        made = run.adapter.blank(prompts[number % len(prompts)]) if prompts else None
+        if made is None:
+            return [], n
+        found += [dataclasses.replace(made, index=index) for index in range(n)]
+    return found[: n * max(1, -(-groups // updates))], n
+
+
+def _samples(stage: Stage[Any]) -> bool:
+    return isinstance(stage.options, GrpoStage | FilterStage)
+
+
+# -------------------------------------------------------------------- the work of an update
+
+
+def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
+    """The fullest micro-batch of an update, twice where there are several: the second finds gradients."""
+    if isinstance(stage, Grpo):
+        if samples:
+            _replays(stage, stage.algorithm, samples)
+        if stage.options.expert and stage.run.data.records is not None:
+            expert = stage.options.expert
+            records = stage.run.data.records.batch(0, expert.batch, 0)
+            _supervised(stage.run.adapter, records, expert.objective, expert.micro_batch)
+    elif isinstance(stage, Sft):
+        options = stage.options
+        records = stage.records.batch(0, options.batch, 0)
+        _supervised(stage.run.adapter, records, options.objective, options.micro_batch)
+    elif isinstance(stage, Preference):
+        pairs = stage.pairs[: max(1, stage.options.batch // stage.run.processes.world)]
+        _replays(stage, Algorithm(), given_samples(stage.run.adapter, pairs))
+
+
+def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample]) -> None:
+    adapter = stage.run.adapter
+    chosen = algorithm.with_defaults(*adapter.default_clip)
+    advantage = 1.0 - 2.0 * (torch.arange(len(samples)) % 2)
+    update = given_update(samples, advantage, chosen)
+    slices = micro_batches(adapter, update, stage.options.micro_batch)
+    fullest = max(slices, key=lambda part: len(part.rows) * len(part.columns))
+    for part in gradient(adapter, update, [fullest] * min(2, len(slices))):
+        if not math.isfinite(part.loss):  # then there was no backward
+            raise ValueError(f"the loss of tensors without numbers is {part.loss}")
+
+
+def _supervised(adapter: Adapter, records: Sequence[dict[str, Any]], objective: str, micro_batch: int) -> None:
+    parts = [records[i : i + micro_batch] for i in range(0, len(records), micro_batch)]
+    for part in parts[:2]:
+        adapter.supervised_loss(part, objective, 0).backward()
+
+
+def _bytes(tensors: Any) -> int:
+    """Of different tensors, ties counted once."""
+    return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())

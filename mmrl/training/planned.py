@@ -1,0 +1,17 @@
+"""The processes of a run that is planned: as many as it would have, of which this one stands for the first."""
+
+from __future__ import annotations
+
+import torch
+
+from mmrl.core.reduce import local
+from mmrl.training.processes import Processes
+
+
+class PlannedProcesses(Processes):
+    """One of `world` processes that are not there: nothing is started, and nobody answers."""
+
+    def __init__(self, world: int) -> None:
+        self.rank, self.world = 0, world
+        self.device = torch.device("cpu")
+        self._reduce = local

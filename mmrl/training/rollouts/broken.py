@@ -1,0 +1,35 @@
+"""Pictures that turn out broken when they are first decoded: their prompts leave the rollout, or stop the run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mmrl.config import ConfigError
+from mmrl.pictures import PictureError
+from mmrl.types import Group
+
+T = TypeVar("T")
+
+
+def without_broken(
+    roll: Callable[[list[T]], list[Group]], asked: Sequence[T], prompt_id: Callable[[T], str], on_bad: str
+) -> tuple[list[T], list[Group]]:
+    """(what was asked, but for prompts whose pictures are broken; the groups that `roll` makes of it).
+
+    Only the head of a picture is looked at before a run. Where its pixels cannot be read, the others are rolled out
+    again: their noise is their own, so that they come out as they would have.
+    Raises ConfigError that names the prompt unless on_bad (data.on_bad_record) is skip.
+    """
+    left = list(asked)
+    while left:
+        try:
+            return left, roll(left)
+        except PictureError as error:
+            rest = [one for one in left if prompt_id(one) != error.prompt]
+            if on_bad == "stop" or len(rest) == len(left):
+                raise ConfigError(f"{error}; mend it, or set data.on_bad_record: skip") from None
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+            left = rest
+    return [], []
