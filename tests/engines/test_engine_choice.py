@@ -27,8 +27,15 @@ from mmrl.engines.vllm_http import ServerError
 SAMPLING = Sampling(temperature=0.5, stop_ids=(9,), banned=(3,), max_tokens=4)
 
 
+class Layers(torch.nn.Linear):
+    """A model with its layers not apart."""
+
+    def get_input_embeddings(self):
+        return None
+
+
 def test_the_section_chooses_the_engine():
-    model = torch.nn.Linear(2, 2)
+    model = Layers(2, 2)
     engine = load_engine({}, model, None, None)
     assert isinstance(engine, TransformersEngine) and engine.decoder.module is model
     assert isinstance(load_engine({"name": "transformers", "rows": 3}, model, None, None), TransformersEngine)

@@ -146,29 +146,7 @@ def test_lora_adapters_and_merged_weights_follow_the_trainer(adapters):
     merged.close()
 
 
-@pytest.fixture(scope="module", params=[("qwen2", True), ("qwen3", False)], ids=str)
-def pair(request, tmp_path_factory):
-    """A trainer's model and an engine that was loaded from the same folder."""
-    kind, tied = request.param
-    folder = tmp_path_factory.mktemp(f"{kind}-{tied}")
-    model = tiny(kind, tied)
-    model.save_pretrained(folder)
-    section = {"name": "vllm", "dtype": "float32", "max_model_len": 64, "options": OPTIONS}
-    engine = load_engine(section, model, None, folder)
-    yield model, engine
-    engine.close()
-
-
-def test_log_probs_follow_the_trainer_through_updates(pair, record_property):
-    model, engine = pair
-    gaps = [compare(engine, model, Sampling(max_tokens=12))]
-    for version in range(1, 5):
-        perturb(model)
-        engine.sync(model.state_dict().items(), version)
-        assert engine.version == version
-        gaps.append(compare(engine, model, Sampling(max_tokens=12), first_seed=100 * version))
-    assert max(gaps) < TOLERANCE
-    print(f"largest log-prob difference {max(gaps):.2e}")
+# Engines that are closed again come before the one of `pair`, which stays: a process has one at a time.
 
 
 def test_a_model_without_a_head_of_its_own_follows_the_trainer(tmp_path):
@@ -213,6 +191,31 @@ def test_16_bits_are_within_their_bound_and_other_weights_are_not(tmp_path):
     gaps.append(compare(engine, model, Sampling(max_tokens=40), n=4, tolerance=tolerance))
     engine.close()
     print(f"bfloat16: largest log-prob differences {gaps}")
+
+
+@pytest.fixture(scope="module", params=[("qwen2", True), ("qwen3", False)], ids=str)
+def pair(request, tmp_path_factory):
+    """A trainer's model and an engine that was loaded from the same folder."""
+    kind, tied = request.param
+    folder = tmp_path_factory.mktemp(f"{kind}-{tied}")
+    model = tiny(kind, tied)
+    model.save_pretrained(folder)
+    section = {"name": "vllm", "dtype": "float32", "max_model_len": 64, "options": OPTIONS}
+    engine = load_engine(section, model, None, folder)
+    yield model, engine
+    engine.close()
+
+
+def test_log_probs_follow_the_trainer_through_updates(pair, record_property):
+    model, engine = pair
+    gaps = [compare(engine, model, Sampling(max_tokens=12))]
+    for version in range(1, 5):
+        perturb(model)
+        engine.sync(model.state_dict().items(), version)
+        assert engine.version == version
+        gaps.append(compare(engine, model, Sampling(max_tokens=12), first_seed=100 * version))
+    assert max(gaps) < TOLERANCE
+    print(f"largest log-prob difference {max(gaps):.2e}")
 
 
 def test_a_sync_without_the_head_by_name_is_completed(pair):
@@ -395,7 +398,7 @@ def test_a_server_follows_the_trainer(text_server, tmp_path):
         gaps.append(compare(engine, peft_model, sampling))
     print(f"largest log-prob difference over HTTP {max(gaps):.2e}")
     engine.close()
-    with pytest.raises(ServerError, match=r"serves a model of another shape .*hidden_size"):
+    with pytest.raises(ServerError, match="a model of another shape .hidden_size 64 there, 128 here"):
         VllmEngine(save_other(tmp_path / "other"), mode="server", options={"url": url})
 
 
