@@ -398,7 +398,7 @@ def test_a_server_follows_the_trainer(text_server, tmp_path):
         gaps.append(compare(engine, peft_model, sampling))
     print(f"largest log-prob difference over HTTP {max(gaps):.2e}")
     engine.close()
-    with pytest.raises(ServerError, match="a model of another shape .hidden_size 64 there, 128 here"):
+    with pytest.raises(ServerError, match=r"a model of another shape .hidden_size 64 there, 128 here"):
         VllmEngine(save_other(tmp_path / "other"), mode="server", options={"url": url})
 
 
