@@ -185,6 +185,7 @@ def _shut_down(core: Any, launched: bool) -> None:
         return
     from vllm.distributed.parallel_state import destroy_model_parallel
 
+    core._finalizer.detach()  # would do it the other way when the engine is collected
     core.engine_core.model_executor.shutdown()
     core.engine_core.scheduler.shutdown()
     destroy_model_parallel()

@@ -12,7 +12,7 @@ from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class, family_of
 from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.skeleton import INDEX, skeleton_pipeline, weighty_parts
-from mmrl.modalities.quiet import no_bars
+from mmrl.modalities.quiet import quiet
 from mmrl.share import resolve
 
 
@@ -21,7 +21,7 @@ def load_family(config: ModelConfig) -> Family:
 
     Raises FileNotFoundError where a local folder holds no pipeline.
     """
-    no_bars("diffusers", "transformers")
+    quiet("diffusers", "transformers")
     if config.build is not None:
         return family_class(config.family)(_build(config), config.max_sequence_length)
     from diffusers import DiffusionPipeline

@@ -21,7 +21,7 @@ from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter
-from mmrl.modalities.quiet import no_bars
+from mmrl.modalities.quiet import quiet
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.config import TokenModelConfig
@@ -56,7 +56,7 @@ class TokenAdapter(Adapter):
 
     def __init__(self, config: TokenModelConfig) -> None:
         super().__init__(config)
-        no_bars("transformers")
+        quiet("transformers")
         self.precision = getattr(torch, config.dtype)
         self.deterministic_evaluation = config.evaluation.temperature == 0
         self.model, self.tokenizer = self._load()
