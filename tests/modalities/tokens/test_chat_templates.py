@@ -424,16 +424,18 @@ def test_a_role_that_a_template_does_not_know_is_named():
         (
             ["system", "user"],
             2,
-            r"data\.prompts: 2 of the first 2 cannot be used, first '1': the chat template .*role system",
+            r"2 of 2 prompts cannot be used, first '1': the chat template .*role system",
         ),
-        (["user", "user"], 2, "data.prompts: 2 of the first 2 cannot be used.* join them"),
+        (["user", "user"], 2, "2 of 2 prompts cannot be used.* join them"),
         (["user"], 0, ""),
     ],
 )
 def test_a_plan_says_what_the_template_refuses(main, monkeypatch, tmp_path, messages, code, told):
     monkeypatch.setattr(tiny, "build_tokenizer", lambda *args: FAMILIES["gemma"].tokenizer())
     (tmp_path / "p.jsonl").write_text(
-        "".join(json.dumps({"messages": [{"role": r, "content": "Hi"} for r in messages]}) + "\n" for _ in "12")
+        "".join(
+            json.dumps({"messages": [{"role": r, "content": "Hi"} for r in messages], "answer": n}) + "\n" for n in "12"
+        )
     )
     config = f"""
 modality: text
@@ -450,10 +452,10 @@ stages: [{{kind: grpo, steps: 1}}]
 
 def test_a_plan_tells_how_many_prompts_are_refused(main, monkeypatch, tmp_path):
     monkeypatch.setattr(tiny, "build_tokenizer", lambda *args: FAMILIES["gemma"].tokenizer())
-    rows = [{"messages": [{"role": role, "content": "Hi"}]} for role in ("user", "assistant", "user")]
+    rows = [{"messages": [{"role": role, "content": "Hi"}], "answer": "5"} for role in ("user", "assistant", "user")]
     rows[1]["messages"].append({"role": "user", "content": "Ho"})
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = "model={path: built, build: {hidden: 16, layers: 1, heads: 2, kv_heads: 1}}"
     code, out, err = main("plan", "text/tiny", model, f"data={{prompts: {tmp_path}/p.jsonl}}", "eval={}")
     assert code == 0, err
-    assert "data.prompts: 1 of the first 3 cannot be used, first '2': " in out
+    assert "1 of 3 prompts cannot be used, first '2': " in out + err
