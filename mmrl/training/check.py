@@ -18,6 +18,7 @@ from mmrl.config import Config, ConfigError, SftStage
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.artifacts import load_artifact, save_artifact
 from mmrl.training.assemble import load_adapter, load_prompts, load_records, set_threads
+from mmrl.training.check_company import independent_of_company
 from mmrl.training.check_optional import optional_clauses
 from mmrl.training.check_tools import (
     CERTAIN,
@@ -97,7 +98,7 @@ def check_adapter(
         complete,
         clause("artifacts can be stored", lambda: _storable(samples)),
         clause("rollout repeats", lambda: _repeats(adapter, groups, prompts, n, seed)),
-        clause("rollout is independent of the batch", lambda: _alone(adapter, groups, prompts, n, seed)),
+        clause("rollout is independent of the batch", lambda: independent_of_company(adapter, groups, prompts, n, seed)),
         clause("a prompt twice gives other samples", lambda: _twice(adapter, prompts, n, seed)),
         clause("replay equals rollout", lambda: _replay(adapter, samples)),
         clause("first ratio is 1", lambda: _first_ratio(adapter, samples)),
@@ -192,20 +193,6 @@ def _repeats(
         f"the same (seed, step) gave samples that differ by {gap:.1e}: a resumed run would not be the run that was "
         "stopped. Draw every number from a generator seeded by (seed, step, prompt id, sample index), and look "
         "for dropout (eval mode) and for the global generator"
-    )
-
-
-def _alone(adapter: Adapter, groups: Sequence[Group], prompts: Sequence[Prompt], n: int, seed: int) -> tuple[bool, str]:
-    gap = 0.0
-    for index, prompt in enumerate(prompts):
-        alone = adapter.rollout([Group(prompt, 0)], n, 0, seed)
-        gap = max(gap, _gap([groups[index]], alone))
-    if gap <= ROUNDING:
-        return True, f"a prompt alone gives the samples it gives in company (largest difference {gap:.1e})"
-    return False, (
-        f"a prompt rolled out alone gave samples that differ by {gap:.1e} from those it has in company: results "
-        "would depend on batch size and on the number of processes. Seed each sample's noise by itself, and look "
-        "for padding that is attended to and for statistics over the batch"
     )
 
 
