@@ -12,7 +12,6 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.training.check_tools import LOGP_ROUNDING, ROUNDING
 from mmrl.types import Group, Prompt, Sample
 
-
 _NONE = torch.empty(0)  # in the place of a tensor that one of two samples lacks
 
 
@@ -26,7 +25,7 @@ class Shared:
     gap: float
 
 
-def independent_of_company(
+def in_company(
     adapter: Adapter, groups: Sequence[Group], prompts: Sequence[Prompt], n: int, seed: int
 ) -> tuple[bool, str]:
     """(whether it holds, in words) of the groups that a rollout made of the prompts, n samples each.

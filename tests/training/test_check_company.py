@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrl.training.check_company import Shared, independent_of_company, shared
+from mmrl.training.check_company import Shared, in_company, shared
 from mmrl.types import Group, Prompt, Sample, Trajectory
 
 PROMPT = Prompt("p", "a")
@@ -31,7 +31,7 @@ class Alone:
 
 
 def holds(precision, together, alone):
-    return independent_of_company(Alone(precision, alone), [together], [PROMPT], len(together.samples), 0)[0]
+    return in_company(Alone(precision, alone), [together], [PROMPT], len(together.samples), 0)[0]
 
 
 TWENTY = [[5] * 10, [6] * 10]
