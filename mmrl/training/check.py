@@ -18,6 +18,7 @@ from mmrl.config import Config, ConfigError, SftStage
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.artifacts import load_artifact, save_artifact
 from mmrl.training.assemble import load_adapter, load_prompts, load_records, set_threads
+from mmrl.training.check_company import in_company
 from mmrl.training.check_optional import optional_clauses
 from mmrl.training.check_tools import (
     CERTAIN,
@@ -97,9 +98,7 @@ def check_adapter(
         complete,
         clause("artifacts can be stored", lambda: _storable(samples)),
         clause("rollout repeats", lambda: _repeats(adapter, groups, prompts, n, seed)),
-        clause(
-            "rollout is independent of the batch", lambda: independent_of_company(adapter, groups, prompts, n, seed)
-        ),
+        clause("rollout is independent of the batch", lambda: in_company(adapter, groups, prompts, n, seed)),
         clause("a prompt twice gives other samples", lambda: _twice(adapter, prompts, n, seed)),
         clause("replay equals rollout", lambda: _replay(adapter, samples)),
         clause("first ratio is 1", lambda: _first_ratio(adapter, samples)),

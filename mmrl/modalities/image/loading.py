@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,19 @@ from mmrl.modalities.quiet import no_bars
 from mmrl.share import resolve
 
 
+# Beside a saved pipeline: its parts that are float32, as what was trained is, and are read again so.
+FLOAT32 = "float32_parts.json"
+# What components are in pipelines.
+PARTS = {
+    "denoiser": ("transformer", "unet"),
+    "text_encoders": ("text_encoder", "text_encoder_2", "text_encoder_3"),
+    "vae": ("vae",),
+}
+
+
 def load_family(config: ModelConfig) -> Family:
-    """The Family of config.path (hub id, folder or share://), its weights in config.dtype.
+    """The Family of config.path (hub id, folder or share://), its weights in config.dtype but for what is trained, or
+    was: float32, as rounding would undo small updates.
 
     Raises FileNotFoundError where a local folder holds no pipeline.
     """
@@ -26,7 +39,7 @@ def load_family(config: ModelConfig) -> Family:
         return family_class(config.family)(_build(config), config.max_sequence_length)
     from diffusers import DiffusionPipeline
 
-    local, dtype = resolve(config.path), getattr(torch, config.dtype)
+    local = resolve(config.path)
     here = is_local(config.path)
     if here and not (local / "model_index.json").is_file():
         raise FileNotFoundError(
@@ -36,6 +49,7 @@ def load_family(config: ModelConfig) -> Family:
     if here:
         for part in weighty_parts(local):
             check_weights(local / part)
+    dtype = _dtypes(config, local)
     if hollow.is_wanted():
         pipeline = skeleton_pipeline(local if here else cached(config.path, config.revision, INDEX), dtype)
     else:
@@ -44,6 +58,23 @@ def load_family(config: ModelConfig) -> Family:
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
     return family_class(name)(pipeline, config.max_sequence_length)
+
+
+def note_float32(folder: Path, pipeline: Any) -> None:
+    """Note which parts of a pipeline in this folder are float32."""
+    wide = [n for n, part in pipeline.components.items() if getattr(part, "dtype", None) == torch.float32]
+    (folder / FLOAT32).write_text(json.dumps(wide), encoding="utf-8")
+
+
+def _dtypes(config: ModelConfig, folder: Path) -> dict[str, torch.dtype]:
+    """Part -> the type that its weights are read in."""
+    found = {"default": getattr(torch, config.dtype)}
+    if config.train == "full":
+        parts = [part for component in config.components for part in PARTS[component]]
+        note = folder / FLOAT32
+        parts += json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []
+        found |= dict.fromkeys(parts, torch.float32)
+    return found
 
 
 def _build(config: ModelConfig) -> Any:
