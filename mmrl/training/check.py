@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmrl.config import Config, ConfigError, SftStage
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.artifacts import load_artifact, save_artifact
 from mmrl.training.assemble import load_adapter, load_prompts, load_records, set_threads
 from mmrl.training.check_company import in_company
@@ -117,7 +117,9 @@ def start_checks(adapter: Adapter, prompts: Sequence[Prompt], budget: int, seed:
     """The clauses that are cheap enough to be asked before step 1 of every training, on two samples a prompt.
 
     budget: model evaluations that fit into a micro-batch; those with gradient are left out where it is too small.
+    Raises Unsupported, ConfigError where the config asks for what the adapter does not do.
     """
+    config = (Unsupported, ConfigError)
     groups = _rollout(adapter, prompts, 2, seed)
     complete = clause("groups are complete", lambda: _complete(groups, prompts, 2))
     if not complete.passed:
@@ -125,8 +127,8 @@ def start_checks(adapter: Adapter, prompts: Sequence[Prompt], budget: int, seed:
     samples = [sample for group in groups for sample in group.samples]
     found = [complete]  # that the replay equals the rollout is asked of the first real micro-batch
     if len(samples) * len(all_columns(samples)) <= budget:
-        found.append(clause("masked actions get no gradient", lambda: _masked(adapter, samples)))
-        found.append(clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)))
+        found.append(clause("masked actions get no gradient", lambda: _masked(adapter, samples), config))
+        found.append(clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples), config))
     return found
 
 

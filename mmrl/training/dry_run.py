@@ -9,11 +9,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrl.config import Config, FilterStage, GrpoStage
+from mmrl.config import Config, ConfigError, FilterStage, GrpoStage
 from mmrl.config import Stage as StageConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.files import NotDownloaded
 from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewards
 from mmrl.training.checkpoint import Checkpoints
@@ -165,5 +165,7 @@ def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> str:
         return f"memory of stage {name}: not estimated, its adapter is made with its weights"
     try:
         return estimate(stage, prompts).line(name)
+    except (ConfigError, Unsupported):  # a training would come to it, too
+        raise
     except Exception as error:  # whatever the code of a model raises where tensors hold no numbers
         return f"memory of stage {name}: not estimated: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -17,7 +17,6 @@ from mmrl.modalities.image.skeleton import INDEX, skeleton_pipeline, weighty_par
 from mmrl.modalities.quiet import no_bars
 from mmrl.share import resolve
 
-
 # Beside a saved pipeline: its parts that are float32, as what was trained is, and are read again so.
 FLOAT32 = "float32_parts.json"
 # What components are in pipelines.

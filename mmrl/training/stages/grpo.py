@@ -24,6 +24,7 @@ from mmrl.training.policy import Policy
 from mmrl.training.rollouts.branching import REWARD as TREE
 from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.rollouts.collecting import Collector
+from mmrl.training.rollouts.hints import check_hints
 from mmrl.training.rollouts.queue import Rollouts
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of
@@ -54,6 +55,10 @@ class Grpo(Stage[GrpoStage]):
         self.algorithm = stage_algorithm(run, options)
         super().__init__(run, options, policy, cursor)
         self.prompts = prompts_of(run, options.data_from)
+        if options.hints:
+            check_hints(self.prompts, options.hints.reward, list(run.weights))
+        if options.tree:  # an adapter that makes no single steps says so
+            run.adapter.next_steps([], [], greedy=True, end=options.tree.step_end, max_tokens=1)
         self.features = adapter_features(run.adapter, options.micro_batch)
         self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
         self.replays = options.replays_old(run.adapter.precision != torch.float32)

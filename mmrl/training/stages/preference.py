@@ -44,6 +44,7 @@ class Preference(Stage[PreferenceStage]):
     def __init__(self, run: Run, options: PreferenceStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.pairs = self._pairs()
+        given_samples(run.adapter, self.pairs[:1])  # an adapter that takes no answers says so
         self.readable: Readable[Prompt] = Readable(run.processes, run.config.data, lambda pair: pair)
         self.shift = Shift()
 
