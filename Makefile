@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
+INSTALL := -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-vllm lint format docs models bench clean
+.PHONY: help demo test test-vllm lint format docs models site bench clean
 
 help:
 	@echo "make demo    install into $(VENV), train the tiny image model, write runs/demo/report.html"
@@ -14,20 +15,21 @@ help:
 	@echo "make lint    ruff (rules and format) and mypy"
 	@echo "make docs    write docs/configuration.md and docs/images/gates.png anew"
 	@echo "make models  write docs/models.md anew: every text architecture, a few minutes"
+	@echo "make site    the pages of docs/ as a site, in site/"
 	@echo "make bench   run every benchmark"
 
-# One stamp for each set of packages: pip runs again only when pyproject.toml is newer.
+# One stamp for each set of packages: pip runs again only when pyproject.toml or constraints.txt is newer.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "mmrl needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e .
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev]'
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
@@ -44,8 +46,8 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 $(VLLM_BIN)/python:
 	$(PYTHON) -m venv $(VLLM_VENV)
 
-$(VLLM_VENV)/.installed: pyproject.toml | $(VLLM_BIN)/python
-	@set -e; pip="$(VLLM_BIN)/python -m pip"; install="$$pip install --disable-pip-version-check --quiet"; \
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt | $(VLLM_BIN)/python
+	@set -e; pip="$(VLLM_BIN)/python -m pip"; install="$(VLLM_BIN)/python $(INSTALL) -c constraints-vllm.txt"; \
 	if nvidia-smi > /dev/null 2>&1; then \
 		$$install -e '.[vllm,vision]' pytest pytest-timeout; \
 	else \
@@ -76,8 +78,16 @@ docs: $(VENV)/.installed
 models: $(VENV)/.installed-dev
 	$(BIN)/python docs/make_models.py
 
+# Pages in HTML, into site/. Strict: a link or an anchor that leads nowhere ends it.
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[docs]'
+	@touch $@ $(VENV)/.installed
+
+site: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build --strict
+
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev,bench]'
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
 bench: $(VENV)/.installed-bench
@@ -86,4 +96,4 @@ bench: $(VENV)/.installed-bench
 	done; if [ $$found = 0 ]; then echo "benchmarks/ holds no script"; fi
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VLLM_VENV) site .pytest_cache .ruff_cache .mypy_cache

@@ -51,7 +51,7 @@ name, kind or number: `mmrl train image/tiny stages.grpo.steps=20 stages.0.optim
 double underscores, and values are taken as they are: `mmrl.train("image/tiny", stages__grpo__steps=20, name="1e5")`.
 
 `share://` in a path names a file that ships with mmrl, such as `share://datasets/scenes/prompts.jsonl`; any other path
-is taken from the folder you are in.
+is taken from the folder of the file that it stands in, where something is there, and else from the folder you are in.
 """
 
 # A longer text is not shown as a default.

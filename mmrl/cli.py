@@ -217,6 +217,16 @@ def report(run: Path) -> None:
 
 
 @cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...", type=click.Path(path_type=Path))
+@click.option("--to", default="compare.html", show_default=True, type=click.Path(path_type=Path), help="The page.")
+def compare(runs: tuple[Path, ...], to: Path) -> None:
+    """Put runs side by side in one page: curves, what differs in their configs, the same prompts."""
+    from mmrl.reporting.compare import write_comparison
+
+    click.echo(str(write_comparison(runs, to)))
+
+
+@cli.command()
 @click.argument("name")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--prompt", "-p", "prompts", multiple=True, help="One for all files, or one per file.")

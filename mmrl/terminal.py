@@ -41,7 +41,6 @@ def own_warnings() -> Iterator[None]:
         return
     with warnings.catch_warnings():
         warnings.showwarning = _show
-        warnings.simplefilter("default")
         yield
 
 
@@ -55,5 +54,9 @@ def _show(
 ) -> None:
     ours = os.path.abspath(filename).startswith(_HERE)
     installed = any(part in _INSTALLED for part in Path(filename).parts) or filename.startswith(sys.prefix + os.sep)
-    if is_main() and (ours or not installed) and not issubclass(category, DeprecationWarning | FutureWarning):
+    if (
+        is_main()
+        and (ours or not installed)
+        and not issubclass(category, DeprecationWarning | FutureWarning | ResourceWarning)
+    ):
         click.echo(f"warning: {message}", err=True)

@@ -50,7 +50,8 @@ class Config(Strict):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     trackers: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
-        default_factory=list, description="Also log to these; each wants its own package."
+        default_factory=list,
+        description="Also log to these, with the stored samples of evaluations; each wants its own package.",
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto: the accelerator that is found.")
     timeout: float = Field(

@@ -51,13 +51,15 @@ def _explain(
 def _meant(
     section: type[BaseModel], values: Mapping[str, Any], loc: Iterable[str | int], word: str, at: tuple[str | int, ...]
 ) -> str:
-    """What an unknown key may be: the same word elsewhere, a word like it here, or ours for what others call so."""
-    here = near(word, _fields_at(section, loc))
-    others = elsewhere(section, values, word)
-    if not others and not here.startswith("did"):
-        others = elsewhere(section, values, OTHERS.get(word, word))
+    """What an unknown key may be: the same word elsewhere, ours for what others call so, or a word like it here."""
+    here = _fields_at(section, loc)
+    others, ours = elsewhere(section, values, word), OTHERS.get(word)
+    if ours in here:
+        return f"did you mean {ours!r}?"
+    if not others and ours:
+        others = elsewhere(section, values, ours)
     found = " or ".join(".".join(map(str, (*at, key))) for key in others)
-    return f"did you mean {found}?" if found else here
+    return f"did you mean {found}?" if found else near(word, here)
 
 
 def _fields_at(section: type[BaseModel], loc: Iterable[str | int]) -> list[str]:

@@ -44,7 +44,8 @@ class Completion:
     """One sampled continuation.
 
     ids: [t] int64. logp: [t] float32, log-prob of each id at the sampling temperature, with `banned` removed and
-    before top-k and top-p. stop: "eos" where a stop id ended it, "length" where the budget did.
+    before top-k and top-p (of vLLM: after them, as it reports what it drew from). stop: "eos" where a stop id ended it,
+    "length" where the budget did.
     features: name -> [t], where the engine has them for free ("entropy").
     """
 
@@ -80,14 +81,26 @@ class OwnWeights(Engine, Protocol):
     """An engine with a copy of the weights, which is brought up to date and held against the trainer's.
 
     lora: its copy is fixed weights and an adapter, which `sync_lora` takes; otherwise `sync` takes whole weights.
-    needs_verify: whether `verify` should be asked after the next rollout.
+    max_model_len: tokens of a row, prompt and completion.
     """
 
     lora: bool
-    needs_verify: bool
+
+    @property
+    def max_model_len(self) -> int: ...
 
     def sync_lora(self, save: Callable[[Path], object], version: int, once: Once = here) -> None:
         """Take over the adapter that `save` writes into a folder, as `save_pretrained` of a PEFT model."""
 
-    def verify(self, completions: Sequence[Completion], trainer_logp: Sequence[Tensor], tolerance: float) -> float:
-        """Largest difference from the trainer's log-probs, in nats; raises where it is above the tolerance."""
+    def verify(
+        self,
+        completions: Sequence[Completion],
+        trainer_logp: Sequence[Tensor],
+        tolerance: float,
+        upper: Sequence[Tensor] | None = None,
+    ) -> float:
+        """Largest difference from the trainer's log-probs, in nats; raises where they are not within the tolerance.
+        upper: where the trainer knows a range only, its other end."""
+
+    def rest(self) -> None:
+        """Nothing will be sampled before the next sync: memory can be given back until then."""

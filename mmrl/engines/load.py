@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmrl.engines.transformers import TransformersEngine
     from mmrl.engines.vllm import VllmEngine
 
+ASK_S = 2.0  # that a server may take to say what it serves
 ENGINES = ("transformers", "vllm")
 
 
@@ -36,6 +37,26 @@ def load_engine(
             raise ValueError("engine vllm loads the policy from a folder; save the model there and set its path")
         return _make(VllmEngine, name, (path,), options)
     raise ValueError(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}")
+
+
+def longest_row(config: Mapping[str, Any]) -> int | None:
+    """Tokens of a row, prompt and completion, that the engine named by config["name"] will take, as far as that can be
+    known before it is there: what the section says, or what a server that runs already says. None: not known, or all
+    that the model takes. Raises ValueError for a url that is none.
+    """
+    if config.get("name", "transformers") != "vllm":
+        return None
+    if config.get("max_model_len") is not None:
+        return int(config["max_model_len"])
+    if config.get("mode") != "server":
+        return None
+    from mmrl.engines.vllm_http import Client, ServerError
+    from mmrl.engines.vllm_server import URL, served
+
+    try:
+        return served(Client(dict(config.get("options") or {}).get("url", URL), ASK_S)).max_model_len
+    except ServerError:  # an evaluation needs none, and a training says so itself when it starts the engine
+        return None
 
 
 def _make(engine: Any, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:

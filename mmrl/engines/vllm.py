@@ -10,17 +10,14 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from mmrl.engines.agreement import Agreement, EngineMismatch, measure
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Row
 from mmrl.engines.view import collapse
+from mmrl.engines.vllm_model import HEAD, Model
 from mmrl.engines.vllm_wire import Drawn, Request, Save
 
-HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 TEMPERATURES = (0.01, 2.0)  # vLLM raises smaller ones to the first without an error, and refuses larger ones
-
-
-class EngineMismatch(RuntimeError):
-    """The engine's log-probs are not the trainer's: it does not hold the trainer's policy, or not its precision."""
 
 
 class Backend(Protocol):
@@ -38,6 +35,12 @@ class Backend(Protocol):
     def load_lora(self, save: Save, version: int) -> None:
         """Replace the adapter by what `save` writes, and forget every cached prefix."""
 
+    def settle(self) -> None:
+        """After a load, on every process that shares it: what it holds now is what samples are to come from."""
+
+    def rest(self) -> None:
+        """Nothing will be sampled before the next load."""
+
     def close(self) -> None: ...
 
 
@@ -46,10 +49,11 @@ class VllmEngine:
 
     path: the model, a folder in Hugging Face format or a hub name; the first weights come from there.
     mode: "colocated" runs vLLM in this process; "server" talks to a running `vllm serve` (see docs/vllm.md).
-    dtype: as vLLM takes it ("float32", "bfloat16", "auto"); a server has its own. max_model_len: prompt + completion.
+    dtype: as vLLM takes it ("float32", "bfloat16", "auto"); a server has its own. max_model_len: prompt + completion;
+    of a server, the least that it must have.
     processor: what vLLM's processor of pictures is told; a server has its own.
     lora: an adapter over fixed weights, which `sync_lora` takes. Without, `sync` takes whole (merged) weights.
-    verify: ask for a comparison after every sync, not only after the first (`needs_verify`).
+    sleep: colocated, what `rest` gives back: 0 nothing, 1 or 2 the device's memory (see Colocated).
     options: keyword arguments of `vllm.LLM`, or of `mmrl.engines.vllm_server.Server`.
 
     With top_p or top_k on, log-probs are those of the truncated distribution: what vLLM drew from is all it reports.
@@ -66,26 +70,39 @@ class VllmEngine:
         max_model_len: int | None = None,
         processor: Mapping[str, Any] | None = None,
         lora: bool = False,
-        verify: bool = False,
+        sleep: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.lora, self.dtype, self.version = lora, dtype, 0
-        self.needs_verify, self._closed = True, False
-        self._verify_always = verify
-        self._tied, sees = _of_model(path)
+        self._closed = False
+        self._model = Model.of(path)
         self.shared = mode == "server"  # one engine for all processes
         self._backend: Backend
         if mode == "server":
             from mmrl.engines.vllm_server import Server
 
-            self._backend = Server(lora=lora, sees=sees, **(options or {}))
+            if sleep:
+                raise ValueError("vllm: sleep is for mode colocated; a server has its device for itself")
+            self._backend = Server(lora=lora, model=self._model, **(options or {}))
         elif mode == "colocated":
             from mmrl.engines.vllm_colocated import Colocated
 
             told = {"mm_processor_kwargs": dict(processor)} if processor else {}
-            self._backend = Colocated(path, dtype, max_model_len, lora, sees, told | dict(options or {}))
+            every = told | dict(options or {})
+            self._backend = Colocated(path, dtype, max_model_len, lora, self._model.sees, sleep, every)
         else:
             raise ValueError(f"vllm: mode is {mode!r}; write colocated or server")
+        if max_model_len is not None and self.max_model_len < max_model_len:
+            self.close()
+            raise ValueError(
+                f"vllm: the server has --max-model-len {self.max_model_len}, and max_model_len is {max_model_len}; "
+                "lower this one, or start the server with more"
+            )
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and completion."""
+        return self._backend.max_model_len
 
     def generate(
         self, prompts: Sequence[Row | Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
@@ -112,7 +129,7 @@ class VllmEngine:
         """
         if self.lora:
             raise RuntimeError("vllm: the engine runs with lora=True; give what saves the adapter to sync_lora")
-        self._update(lambda: self._backend.load(_with_head(weights, self._tied), version), version, once)
+        self._update(lambda: self._backend.load(self._model.sent(weights), version), version, once)
 
     def sync_lora(self, save: Save, version: int, once: Once = here) -> None:
         """Take over the adapter that `save` (`save_pretrained` of a PEFT model) writes. once: as for `sync`."""
@@ -120,32 +137,36 @@ class VllmEngine:
             raise RuntimeError("vllm: the engine runs with lora=False; give merged weights to sync, or set lora=True")
         self._update(lambda: self._backend.load_lora(save, version), version, once)
 
-    def verify(self, completions: Sequence[Completion], trainer_logp: Sequence[Tensor], tolerance: float) -> float:
+    def verify(
+        self,
+        completions: Sequence[Completion],
+        trainer_logp: Sequence[Tensor],
+        tolerance: float,
+        upper: Sequence[Tensor] | None = None,
+    ) -> float:
         """Largest |engine log-prob - trainer log-prob| over all tokens, in nats.
 
-        trainer_logp: [t] for each completion, from the trainer's forward at the same temperature and bans.
-        Raises EngineMismatch above `tolerance` or where a log-prob is not finite, ValueError where shapes differ.
+        trainer_logp: [t] for each completion, from the trainer's forward at the same temperature and bans. upper: where
+        it knows a range only, the range's other end.
+        Raises EngineMismatch where the differences are not within the tolerance (see agreement), ValueError where
+        shapes differ.
         """
-        if not completions or len(completions) != len(trainer_logp):
-            raise ValueError(f"verify: {len(completions)} completions, {len(trainer_logp)} rows of log-probs")
-        for i, (completion, logp) in enumerate(zip(completions, trainer_logp)):
-            if completion.logp.shape != logp.shape:
-                raise ValueError(
-                    f"verify: completion {i} has {tuple(completion.logp.shape)} tokens, the trainer's log-probs "
-                    f"{tuple(logp.shape)}"
-                )
-        gaps = [(c.logp - logp.detach().cpu().float()).abs() for c, logp in zip(completions, trainer_logp)]
-        worst, gap = max(enumerate(float(_nan_to_inf(g).max()) for g in gaps), key=lambda pair: pair[1])
-        if not gap <= tolerance:
-            token = int(_nan_to_inf(gaps[worst]).argmax())
-            mean = float(torch.cat(gaps).mean())
+        low = list(trainer_logp)
+        found = measure([c.logp for c in completions], low, low if upper is None else list(upper))
+        if not found.within(tolerance):
             raise EngineMismatch(
-                f"vLLM's log-probs differ from the trainer's by up to {gap:.3g} nats (mean {mean:.3g}, tolerance "
-                f"{tolerance:g}), most at token {token} of completion {worst}, version {self.version}. Likely causes: "
-                + "; ".join(self._causes(gap))
+                f"vLLM's log-probs differ from the trainer's by up to {found.largest:.3g} nats (99 % of the tokens by "
+                f"up to {found.high:.3g}, tolerated are {tolerance:g}; their mean is {found.mean:.3g}, tolerated is a "
+                f"quarter), most at token {found.token} of completion {found.completion}, version {self.version}. "
+                "Likely causes: "
+                + "; ".join(self._causes(found))
+                + ". Where it is precision alone, set model.engine.tolerance"
             )
-        self.needs_verify = False
-        return gap
+        return found.largest
+
+    def rest(self) -> None:
+        """Nothing will be sampled before the next sync; see `sleep`."""
+        self._backend.rest()
 
     def close(self) -> None:
         """Give back the memory of an engine in this process; a server keeps running."""
@@ -163,16 +184,18 @@ class VllmEngine:
             once(load)
         else:
             load()
-        self.needs_verify = self.needs_verify or self._verify_always
+        self._backend.settle()
         self.version = version
 
-    def _causes(self, gap: float) -> list[str]:
+    def _causes(self, found: Agreement) -> list[str]:
         precision = f"the engine computes in {self.dtype}: use the trainer's dtype, or a wider tolerance"
         weights = "the engine holds other weights: sync before the rollout, and send every weight"
         tied = f"the output head is tied to the embeddings and kept its old values: send {HEAD} with each sync"
         inputs = "the trainer scored another prompt (chat template, special tokens), temperature, bans, or top-p/top-k"
-        by_weights = [tied, weights, inputs] if self._tied and not self.lora else [weights, inputs]
-        small = gap < 0.1 and self.dtype != "float32"
+        kernels = "vLLM leaves a part of the model out (a soft cap, a window), or the trainer's attention does"
+        tied_too = self._model.tied and self._model.has_head and not self.lora
+        by_weights = [*([tied] if tied_too else []), weights, inputs, kernels]
+        small = found.high < 0.1 and self.dtype != "float32"
         return [precision, *by_weights] if small else [*by_weights, precision]
 
     def _check_request(
@@ -221,37 +244,6 @@ def _completion(drawn: Drawn, sampling: Sampling) -> Completion:
     return Completion(torch.tensor(drawn.ids), torch.tensor(drawn.logp, dtype=torch.float32), stop)
 
 
-def _with_head(weights: Iterable[tuple[str, Tensor]], tied: bool) -> Iterator[tuple[str, Tensor]]:
-    """Weights as they come, with the output head sent by name: vLLM keeps a second copy of it that a tied checkpoint
-    (embeddings alone) would leave as it was."""
-    embedding = head = None
-    for name, weight in weights:
-        if name.startswith("base_model.") or ".lora_" in name or ".base_layer." in name:
-            raise ValueError(f"vllm: sync got {name!r}; merge the adapter into the weights, or run with lora=True")
-        if name.endswith(EMBEDDING):
-            embedding = weight.detach()
-        if name == HEAD:
-            head = weight
-        yield name, weight.detach()
-    if tied and head is None:
-        if embedding is None:
-            raise ValueError(f"vllm: the output head is tied, and sync got neither {HEAD} nor ...{EMBEDDING}")
-        yield HEAD, embedding
-
-
 def _several_processes() -> bool:
     group = torch.distributed
     return group.is_available() and group.is_initialized() and group.get_world_size() > 1
-
-
-def _of_model(path: str | Path) -> tuple[bool, bool]:
-    """(whether its output head is tied to the embeddings, whether it reads pictures)."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(path)
-    tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
-    return tied, hasattr(config, "vision_config")
-
-
-def _nan_to_inf(gap: Tensor) -> Tensor:
-    return gap.nan_to_num(nan=math.inf, posinf=math.inf)

@@ -4,62 +4,61 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import os
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
+from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.vllm_http import Answer, Client, ServerError
+from mmrl.engines.vllm_model import Model, differences
 from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
 
 ADAPTER = "policy"
 BIAS = -1e30  # JSON has no infinity
+URL, TIMEOUT_S = "http://localhost:8000", 600.0
 
 
-class ServerError(RuntimeError):
-    """The server refused, failed or could not be reached; the message holds its own words."""
+class StaleWeights(ServerError):
+    """The server sampled with other weights than those of this run's last sync."""
 
 
 class Server:
     """Talks to a `vllm serve` that somebody else started, with VLLM_SERVER_DEV_MODE=1, `--enable-scale-out` and
     `--logprobs-mode processed_logprobs` (and, for LoRA, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and `--enable-lora`).
 
-    sees: whether the model reads pictures. url: where it listens.
-    folder: where weights and adapters are written for it; the server must see the same path. None is a temporary
+    model: the policy's, which the server's must have the shape of. url: where it listens.
+    folder: where weights and adapters are written for it; the server must see the same path. None is the temporary
     folder, for a server on this machine.
-    concurrency: requests in flight. timeout: seconds for one request. Requests are not repeated: a server that
-    came back after a crash holds other weights. A key in the environment variable VLLM_API_KEY is sent along.
+    concurrency: requests in flight. timeout: seconds for one request.
+
+    Each sync writes its mark on the server as its weight version, which comes back with every completion.
     """
 
     def __init__(
         self,
         *,
         lora: bool,
-        sees: bool,
-        url: str = "http://localhost:8000",
+        model: Model,
+        url: str = URL,
         folder: str | Path | None = None,
         concurrency: int = 64,
-        timeout: float = 600.0,
+        timeout: float = TIMEOUT_S,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"vllm: url is {url!r}; write http://host:port")
-        self._url, self._timeout = url.rstrip("/"), timeout
-        self._own_folder = folder is None
-        self._folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="mmrl-vllm-"))
-        self._written: Path | None = None
-        self._lora, self._sees = lora, sees
-        served = self._get("/v1/models")["data"][0]
-        self._model: str = served["id"]
-        self.max_model_len: int = served["max_model_len"]
-        self._check_mode()
+        self._http = Client(url, timeout)
+        self._folder = WeightsFolder(folder)
+        self._lora, self._sees = lora, model.sees
+        there = served(self._http)
+        self._name, self.max_model_len = there.name, there.max_model_len
+        self._check()
+        _check_shape(self._http.url, model, there.root)
+        self._run = uuid.uuid4().hex[:12]
+        self._holds = self._version()
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="vllm")
 
     def sample(self, requests: Sequence[Request], sampling: Sampling, adapted: bool) -> list[Drawn]:
@@ -80,7 +79,7 @@ class Server:
             "logprobs": 0,
             "detokenize": False,
         }
-        model = ADAPTER if adapted else self._model
+        model = ADAPTER if adapted else self._name
         pictures = {shown.key: shown for request in requests for shown in request.media}
         urls = {key: _url(shown.image) for key, shown in pictures.items()}
 
@@ -92,83 +91,119 @@ class Server:
                 "sampling_params": params | {"seed": request.seed},
                 "return_token_ids": True,
             }
-            return _drawn(self._post("/inference/v1/generate", body))
+            answer = self._http.post("/inference/v1/generate", body)
+            self._check_held({span["version"] for span in answer.at("choices", 0, "weight_versions") or ()})
+            return _drawn(answer)
 
         return list(self._pool.map(one, requests))
 
     def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         from safetensors.torch import save_file
 
-        target = self._folder / f"version_{version}"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        target = self._folder.empty(f"version_{version}")
         # A copy of each: safetensors refuses tensors that share memory, as a tied head does.
         save_file(
             {name: weight.cpu().contiguous().clone() for name, weight in weights},
             target / "model.safetensors",
             metadata={"format": "pt"},
         )
-        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(target.resolve())}})
-        self._forget()
-        self._keep_only(target)
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(target.resolve())}}
+        self._send(version, lambda: self._http.post("/collective_rpc", body))
+        self._folder.keep_only(target)
 
     def load_lora(self, save: Save, version: int) -> None:
-        target = self._folder / f"lora_{version}"
+        target = self._folder.empty(f"lora_{version}")
         path = write_lora(save, target)
-        self._post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": path, "load_inplace": True})
-        self._forget()
-        self._keep_only(target)
+        body = {"lora_name": ADAPTER, "lora_path": path, "load_inplace": True}
+        self._send(version, lambda: self._http.post("/v1/load_lora_adapter", body))
+        self._folder.keep_only(target)
+
+    def settle(self) -> None:
+        """Remember which weights the server holds; every process calls it when one of them has sent."""
+        self._holds = self._version()
+
+    def rest(self) -> None:
+        """Nothing: a server has its device for itself."""
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
-        if self._own_folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
-    def _keep_only(self, written: Path) -> None:
-        if self._written not in (None, written):
-            shutil.rmtree(self._written)
-        self._written = written
+    def _send(self, version: int, load: Callable[[], object]) -> None:
+        """The mark is another one as soon as the weights may be: what others sample meanwhile is seen as not theirs."""
+        mark = f"mmrl {self._run} {version}"
+        self._http.post("/update_weight_version", {"new_version": f"{mark}, loading"})
+        load()
+        self._forget()
+        self._http.post("/update_weight_version", {"new_version": mark})
+        if (held := self._version()) != mark:
+            raise StaleWeights(f"vllm: {self._http.url} holds {held!r} right after {mark!r} was sent. {_ALONE}")
+
+    def _check_held(self, versions: set[str]) -> None:
+        if versions != {self._holds}:
+            other = ", ".join(sorted(versions - {self._holds})) or "of no version"
+            raise StaleWeights(
+                f"vllm: {self._http.url} sampled with weights {other!r} where this run's last sync is "
+                f"{self._holds!r}: it was started anew (then they are 'default'), or another run sends to it. {_ALONE}"
+            )
+
+    def _version(self) -> str:
+        return str(self._http.get("/weight_info").at("weight_version"))
 
     def _forget(self) -> None:
         """Drop what the old weights made: prefixes, and features of pictures."""
-        if not self._post("/reset_prefix_cache", {})["success"]:
+        if not self._http.post("/reset_prefix_cache", {}).at("success"):
             raise ServerError("vllm: the server could not drop prefixes of the old weights; are others using it?")
         if self._sees:
-            self._post("/reset_encoder_cache", {})
+            self._http.post("/reset_encoder_cache", {})
 
-    def _check_mode(self) -> None:
+    def _check(self) -> None:
         try:
-            info = self._get("/server_info?config_format=json")
+            info = self._http.get("/server_info?config_format=json")
         except ServerError as error:
             raise ServerError(
-                f"{error}\nStart the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints"
+                f"{error}. Start the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints"
             ) from None
-        mode = info["vllm_config"]["model_config"]["logprobs_mode"]
-        if mode != "processed_logprobs":
+        if (mode := info.at("vllm_config", "model_config", "logprobs_mode")) != "processed_logprobs":
             raise ServerError(f"vllm: the server runs with {mode}; start it with --logprobs-mode processed_logprobs")
-        if self._lora and info["vllm_config"]["lora_config"] is None:
+        if self._lora and info.at("vllm_config", "lora_config") is None:
             raise ServerError("vllm: the server runs without --enable-lora, and the engine with lora=True")
 
-    def _get(self, path: str) -> Any:
-        return self._call(urllib.request.Request(self._url + path))
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        return self._call(urllib.request.Request(self._url + path, json.dumps(body).encode(), headers))
+_ALONE = "Give each run a server of its own that stays up, and go on from the last checkpoint (--resume)"
 
-    def _call(self, request: urllib.request.Request) -> Any:
-        if key := os.environ.get("VLLM_API_KEY"):
-            request.add_header("Authorization", f"Bearer {key}")
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:
-                text = answer.read().decode()
-        except urllib.error.HTTPError as error:
-            words = error.read().decode(errors="replace")[:2000]
-            raise ServerError(f"vllm: {request.full_url} answered {error.code}: {words}") from error
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise ServerError(f"vllm: {request.full_url} cannot be reached: {error}") from error
-        # The LoRA endpoint answers in words, collective_rpc sometimes with nothing.
-        return json.loads(text) if text.startswith("{") else text
+
+class Served(NamedTuple):
+    """The model that a server serves. root: the folder or hub name that it was started with."""
+
+    name: str
+    max_model_len: int
+    root: str
+
+
+def served(http: Client) -> Served:
+    """What a server serves. Raises ServerError where it is not vLLM, or cannot be reached."""
+    answer = http.get("/v1/models")
+    name, longest, root = (answer.at("data", 0, key) for key in ("id", "max_model_len", "root"))
+    return Served(str(name), int(longest), str(root))
+
+
+def _check_shape(url: str, model: Model, root: str) -> None:
+    """Weights of another shape would break the server for all who use it, so this comes before any are sent."""
+    try:
+        theirs = Model.of(root, only_here=True)
+    except (OSError, ValueError):
+        warnings.warn(
+            f"vllm: {url} serves {root!r}, whose config cannot be read here: its shape is not compared with the "
+            "policy's",
+            stacklevel=2,
+        )
+        return
+    if wrong := differences(model.shape, theirs.shape):
+        raise ServerError(
+            f"vllm: {url} serves {root!r}, a model of another shape ({', '.join(wrong[:4])}); start it with this run's "
+            "model.path"
+        )
 
 
 def _url(image: Any) -> str:
@@ -178,9 +213,9 @@ def _url(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _drawn(answer: dict[str, Any]) -> Drawn:
-    choice = answer["choices"][0]
-    if choice["finish_reason"] not in ("stop", "length"):
-        raise ServerError(f"vllm: a request ended with {choice['finish_reason']!r}")
-    logp = [entry["logprob"] for entry in choice["logprobs"]["content"]]
-    return Drawn(choice["token_ids"], logp, choice["finish_reason"] == "stop", answer["prompt_token_ids"])
+def _drawn(answer: Answer) -> Drawn:
+    reason = answer.at("choices", 0, "finish_reason")
+    if reason not in ("stop", "length"):
+        raise ServerError(f"vllm: a request ended with {reason!r}")
+    logp = [entry["logprob"] for entry in answer.at("choices", 0, "logprobs", "content")]
+    return Drawn(answer.at("choices", 0, "token_ids"), logp, reason == "stop", answer.at("prompt_token_ids"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +39,7 @@ class Drawn:
 
 
 def write_lora(save: Save, folder: Path) -> str:
-    """The resolved path of `folder`, with nothing in it but the adapter that `save` writes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """The resolved path of `folder`, an empty one, with the adapter that `save` writes."""
     save(folder)
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"vllm: no adapter_config.json was saved to {folder}; save as a PEFT model does")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class Card:
     overview: tuple[Frame, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     change: float | None = field(default=None)  # of the reward, against the same sample before training
+    count: int = 1  # samples that are alike, of which this is the first
 
     @property
     def invalid(self) -> list[ScoreLine]:
@@ -66,12 +68,15 @@ class Card:
 
 
 class CardMaker:
-    """Turns index records into cards and keeps the inlined pictures below a number of bytes."""
+    """Turns index records into cards and keeps the inlined pictures below a number of bytes.
 
-    def __init__(self, folder: RunFolder, max_bytes: int) -> None:
+    name: what ids of its pictures begin with, on a page with pictures of several folders.
+    """
+
+    def __init__(self, folder: RunFolder, max_bytes: int, name: str = "seen") -> None:
         self.folder = folder
         self.left = max_bytes
-        self.gallery = Gallery(self._inlined)
+        self.gallery = Gallery(self._inlined, name)
 
     def card(self, tag: str, record: Mapping[str, Any], change: float | None = None, opening: int = 0) -> Card:
         """record: one of records.readable_index. opening: turns that are shown once for all samples of the group."""
@@ -116,14 +121,14 @@ class CardMaker:
         return {"note": f"in {name}"}
 
     def _picture(self, name: str) -> dict[str, Any]:
-        image = _image(self.folder, name)
+        image = picture_of(self.folder, name)
         uri, note = self._charged(data_uri(image), name)
         return {"picture": uri, "small": max(image.size) < SMALL} if uri else {"note": note}
 
     def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""
         try:
-            uri = data_uri(_image(self.folder, name))
+            uri = data_uri(picture_of(self.folder, name))
         except Unreadable as error:
             return "", str(error)
         return (uri, "") if uri in known else self._charged(uri, name)
@@ -135,7 +140,7 @@ class CardMaker:
         return uri, ""
 
 
-def _image(folder: RunFolder, name: str) -> Image.Image:
+def picture_of(folder: RunFolder, name: str) -> Image.Image:
     """The pixels of a stored picture. Raises Unreadable."""
     path = folder.file(name, MOST_PICTURE_BYTES)
     try:
@@ -171,6 +176,23 @@ def data_uri(image: Image.Image) -> str:
 def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Best first; samples without an advantage (invalid, or not trained) last, in their own order."""
     return sorted(records, key=lambda r: (r["advantage"] is None, -(r["advantage"] or 0.0)))
+
+
+def alike(card: Card) -> Card:
+    """The same for samples that say, show and earn the same; rounding of their log-probs is not looked at."""
+    turns = tuple(replace(turn, tokens=_same(turn.tokens)) for turn in card.turns)
+    return replace(card, index=0, change=None, count=1, tokens=_same(card.tokens), turns=turns)
+
+
+def folded(cards: Sequence[Card]) -> list[Card]:
+    """Each different card once, where its first one stands, with how many there are."""
+    counts = Counter(map(alike, cards))
+    first = {alike(card): card for card in reversed(cards)}
+    return [replace(first[key], count=counts[key]) for key in dict.fromkeys(map(alike, cards))]
+
+
+def _same(tokens: Sequence[Token]) -> tuple[Token, ...]:
+    return tuple(replace(token, title="") for token in tokens)
 
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:

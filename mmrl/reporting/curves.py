@@ -1,51 +1,56 @@
-"""Charts of the report: which metrics belong together, and how a series becomes an inline SVG.
-
-The SVG holds no words that come from a run: names and last values are written by the template, which escapes.
-"""
+"""Charts of the report: which metrics belong together, and what is said of them."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from mmrl.reporting.drawing import Series, svg
+from mmrl.reporting.results import Values
 
-# matplotlib cannot write `var(--x)`, so it draws with these stand-ins and the SVG is rewritten after.
-INK, GRID = "#0a0b0c", "#0d0e0f"
-SERIES_COLOURS = ("#a1b1c1", "#a2b2c2", "#a3b3c3", "#a4b4c4")
-CSS_COLOURS = {INK: "var(--muted)", GRID: "var(--grid)"} | {
-    stand_in: f"var(--series-{number})" for number, stand_in in enumerate(SERIES_COLOURS, start=1)
-}
+MOST_KINDS = 4  # words of one name that a chart tells apart
 MAX_OTHER = 24
-TINY = 1e-100  # nearer to 0 an axis has no two ends
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line: (step, value) pairs; a NaN value breaks it."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-
-    @property
-    def last(self) -> float | None:
-        return next((value for _, value in reversed(self.points) if math.isfinite(value)), None)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One small picture with its title, and the series of its legend in colour order."""
+    """One small picture with its title, and the series of its legend. Of constants there is none, and `svg` is ""."""
 
     title: str
     note: str
     series: tuple[Series, ...]
     svg: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts of one kind, and those whose lines did not move."""
+
+    id: str
+    title: str
+    charts: tuple[Chart, ...]
+    constant: tuple[Chart, ...] = ()
+
+
+def section(id_: str, title: str, charts: Iterable[Chart]) -> Section:
+    """The charts by whether there is something to draw."""
+    charts = tuple(charts)
+    return Section(id_, title, tuple(c for c in charts if c.svg), tuple(c for c in charts if not c.svg))
+
+
+def chart_of(
+    title: str,
+    note: str,
+    lines: Sequence[Series],
+    marker: str = "",
+    log: bool = False,
+    smooth: bool = True,
+) -> Chart:
+    """The chart of lines with numbers; see drawing.svg."""
+    flat = all(line.constant for line in lines)
+    return Chart(title, note, tuple(lines), "" if flat else svg(lines, marker, log, smooth))
 
 
 def series(rows: Sequence[Mapping[str, Any]], key: str, name: str | None = None) -> Series:
@@ -60,11 +65,12 @@ def series(rows: Sequence[Mapping[str, Any]], key: str, name: str | None = None)
 
 def reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The mean reward, then each component by itself: their scales differ."""
-    names = _component_names(rows)[:MAX_OTHER]
-    if len(names) == 1 and all(row.get(names[0]) == row.get("reward/mean") for row in rows):
-        names = []  # the reward is its only component
+    names = component_names(rows)[:MAX_OTHER]
+    note = "mean over the step's samples"
+    if len(names) == 1 and proportional(rows, names[0], "reward/mean"):
+        note, names = f"{names[0].removeprefix('reward/')}, {note}", []  # the reward is its only component
     charts = [
-        _chart(rows, "reward", "mean over the step's samples", {"reward/mean": "mean"}),
+        _chart(rows, "reward", note, {"reward/mean": "mean"}),
         *[_chart(rows, key.removeprefix("reward/"), "component", {key: key.removeprefix("reward/")}) for key in names],
         _chart(rows, "spread", "standard deviation of the reward", {"reward/std": "std"}),
         _chart(
@@ -78,11 +84,25 @@ def reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [chart for chart in charts if chart]
 
 
+def proportional(rows: Sequence[Mapping[str, Any]], key: str, other: str) -> bool:
+    """Whether one metric is the other times a factor above 0, such as a reward's weight, but for rounding."""
+    pairs = [(row.get(key), row.get(other)) for row in rows]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not both or any((a is None) != (b is None) for a, b in pairs):
+        return False
+    largest = max(both, key=lambda pair: abs(pair[0]))
+    factor = largest[1] / largest[0] if largest[0] else 1.0
+    return factor > 0 and all(math.isclose(a * factor, b, rel_tol=1e-5, abs_tol=1e-9) for a, b in both)
+
+
 def evaluation_charts(
-    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None, main: str | None
+    rows: Sequence[Mapping[str, Any]], by_step: Mapping[int, Values], main: str | None
 ) -> list[Chart]:
-    """Each evaluation metric over the steps where it was measured, the main one first."""
-    rows = _with_summary(rows, summary)
+    """Each evaluation metric over the steps where it was measured, the main one first.
+
+    by_step: evaluations (names without "eval/") of steps of which the rows may not have them.
+    """
+    rows = with_evaluations(rows, by_step)
     keys = [key for key in _keys(rows) if key.startswith("eval/")]
     keys.sort(key=lambda key: key != f"eval/{main}")
     charts = [
@@ -113,7 +133,7 @@ def conversation_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
         filled = [
             {"step": row["step"], **{key: row.get(key, 0.0) for key in some}} for row in told
         ]  # absent: none of it
-        often = sorted(some, key=lambda key: -sum(row[key] or 0.0 for row in filled))[: len(SERIES_COLOURS)]
+        often = sorted(some, key=lambda key: -sum(row[key] or 0.0 for row in filled))[:MOST_KINDS]
         names = {key: key.rpartition("/")[2] for key in often}
         charts.append(_chart(filled, _spaced(name), "by kind", names, smooth=False))
     return [chart for chart in charts[:MAX_OTHER] if chart]
@@ -152,11 +172,12 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 def not_drawn(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of metrics for which there is no room: the page draws MAX_OTHER of a kind."""
-    kinds = (_component_names(rows), [key for key in _keys(rows) if key.startswith("eval/")], _own_names(rows))
+    kinds = (component_names(rows), [key for key in _keys(rows) if key.startswith("eval/")], _own_names(rows))
     return [name for names in kinds for name in names[MAX_OTHER:]]
 
 
-def _component_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def component_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Metrics of single rewards."""
     special = {"reward/mean", "reward/std", "reward/invalid"}
     return [key for key in _keys(rows) if key.startswith("reward/") and key not in special]
 
@@ -167,34 +188,17 @@ def _own_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in _keys(rows) if key not in shown and not key.startswith(("reward/", "eval/", "env/"))]
 
 
-def thin(points: Sequence[tuple[float, float]], bins: int = 200) -> list[tuple[float, float]]:
-    """At most 2 * bins points that keep every bin's extremes, so that no spike is lost."""
-    if len(points) <= 2 * bins:
-        return list(points)
-    kept = []
-    for number in range(bins):
-        part = points[number * len(points) // bins : (number + 1) * len(points) // bins]
-        finite = [point for point in part if math.isfinite(point[1])] or part[:1]
-        low, high = min(finite, key=lambda p: p[1]), max(finite, key=lambda p: p[1])
-        kept += sorted({low, high})
-    return kept
-
-
 def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def _with_summary(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """Rows plus the first and last evaluation of the summary, where no row of that step has them."""
+def with_evaluations(rows: Sequence[Mapping[str, Any]], by_step: Mapping[int, Values]) -> list[Mapping[str, Any]]:
+    """Rows plus the evaluations of a step, where no row of that step has them."""
     rows = list(rows)
-    if not summary:
-        return rows
-    for step, when in ((0, "before"), (summary["steps"], "after")):
-        if step is None:
-            continue
+    for step, values in by_step.items():
         present = {key for row in rows if row["step"] == step for key in row}
-        missing = {f"eval/{name.removeprefix('eval/')}": value for name, value in summary["eval"][when].items()}
-        rows.append({"step": step} | {key: value for key, value in missing.items() if key not in present})
+        named = {f"eval/{name}": value for name, value in values.items()}
+        rows.append({"step": step} | {key: value for key, value in named.items() if key not in present})
     return sorted(rows, key=lambda row: row["step"])
 
 
@@ -208,85 +212,8 @@ def _chart(
     smooth: bool = True,
 ) -> Chart | None:
     """The chart, or None when none of its keys has a number."""
-    lines = tuple(line for key, name in keys.items() if (line := series(rows, key, name)).last is not None)
+    lines = [line for key, name in keys.items() if (line := series(rows, key, name)).last is not None]
     if not lines:
         return None
-    positive = all(value > TINY for line in lines for _, value in line.points if math.isfinite(value))
-    return Chart(title, note, lines, _svg(lines, marker, log and positive, smooth))
-
-
-def _svg(lines: Sequence[Series], marker: str, log: bool, smooth: bool) -> str:
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmrl", "font.size": 8.5, "axes.unicode_minus": True}):
-        figure = Figure(figsize=(4.2, 1.9), layout="constrained")
-        axes = figure.add_subplot()
-        for line, colour in zip(lines, SERIES_COLOURS, strict=False):
-            _draw(axes, line, colour, marker, smooth)
-        _dress(axes, log)
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return _for_inline(buffer.getvalue())
-
-
-def _draw(axes: Any, line: Series, colour: str, marker: str, smooth: bool) -> None:
-    points = thin(line.points)
-    steps, values = zip(*points, strict=True)
-    alone = sum(math.isfinite(value) for value in values) == 1  # one point has no line to be seen by
-    style: dict[str, Any] = {"color": colour, "clip_on": False}  # a line along the floor is seen whole
-    window = len(line.points) // 20
-    if window < 3 or not smooth:
-        axes.plot(steps, values, linewidth=1.7, marker="o" if alone else marker, markersize=4, **style)
-        return
-    axes.plot(steps, values, linewidth=0.8, alpha=0.35, **style)
-    means = thin(moving_mean(line.points, window))
-    axes.plot(*zip(*means, strict=True), linewidth=1.9, **style)
-
-
-def moving_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """Mean of the last `window` finite values at each step; NaN where there is none."""
-    out = []
-    for end, (step, _) in enumerate(points, start=1):
-        recent = [value for _, value in points[max(0, end - window) : end] if math.isfinite(value)]
-        out.append((step, sum(recent) / len(recent) if recent else math.nan))
-    return out
-
-
-def _dress(axes: Any, log: bool) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0, pad=4)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.margins(x=0.02, y=0.12)
-    if log:
-        axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,), numticks=5))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.tick_params(which="minor", length=0)
-    else:
-        low, high = axes.dataLim.intervaly
-        if low >= 0:  # shares, times, counts: no axis below 0
-            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=None if high > TINY else 1.0)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
-    axes.yaxis.get_offset_text().set_color(INK)
-
-
-def _for_inline(document: str) -> str:
-    """The <svg> element alone, scaled by its container and coloured by the page's variables."""
-    element = document[document.index("<svg") :]
-    element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
-    element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
-    element = re.sub(r' id="(?:figure|axes|patch|line2d|matplotlib|xtick|ytick|text|LineCollection)[^"]*"', "", element)
-    element = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ?", "", element, flags=re.DOTALL)
-    for stand_in, variable in CSS_COLOURS.items():
-        element = element.replace(stand_in, variable)
-    return element
+    lines = [replace(line, colour=number) for number, line in enumerate(lines, start=1)]
+    return chart_of(title, note, lines, marker, log, smooth)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmrl.reporting.ending import NAME as ENDING
 from mmrl.reporting.folder import RunFolder, Unreadable
-from mmrl.reporting.records import readable_index, readable_rows, readable_summary
+from mmrl.reporting.records import readable_ending, readable_index, readable_rows, readable_summary
 from mmrl.reporting.samples import index_names, join_parts, list_tags
 
 MOST_TEXT_BYTES = 2_000_000
+Readable = Callable[[Any, str, list[str]], dict[str, Any] | None]
 NOTHING: dict[str, Any] = {"groups": [], "extra": {}, "missing": []}
 
 
@@ -32,14 +35,21 @@ class RunReader:
 
     def summary(self) -> dict[str, Any] | None:
         """See readable_summary; None while the run has not finished."""
-        if not self.folder.has("summary.json"):
+        return self._object("summary.json", readable_summary)
+
+    def ending(self) -> dict[str, Any] | None:
+        """See readable_ending; None while the run goes on, or where it came to its last step."""
+        return self._object(ENDING, readable_ending)
+
+    def _object(self, name: str, readable: Readable) -> dict[str, Any] | None:
+        if not self.folder.has(name):
             return None
         try:
-            raw = self.folder.json("summary.json")
+            raw = self.folder.json(name)
         except Unreadable as error:
             self.problems.append(str(error))
             return None
-        return readable_summary(raw, "summary.json", self.problems)
+        return readable(raw, name, self.problems)
 
     def text(self, name: str) -> str:
         """A text file; "" without it."""

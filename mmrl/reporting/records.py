@@ -115,6 +115,12 @@ class _Summary(_Record):
     config: str = ""
 
 
+class _Ending(_Record):
+    how: Literal["stopped", "failed"]
+    step: Place | None = None
+    why: str = ""
+
+
 Model = TypeVar("Model", bound=_Record)
 
 
@@ -139,6 +145,12 @@ def readable_summary(raw: Any, where: str, problems: list[str]) -> dict[str, Any
     """A summary.json likewise; None where it is no object."""
     summary = _fitting(_Summary, raw, where, problems)
     return summary.model_dump() if summary else None
+
+
+def readable_ending(raw: Any, where: str, problems: list[str]) -> dict[str, Any] | None:
+    """An ended.json likewise; None where it does not say how."""
+    ending = _fitting(_Ending, raw, where, problems)
+    return ending.model_dump() if ending else None
 
 
 def readable_rows(data: bytes, where: str, problems: list[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrl.reporting.disk import writing
 from mmrl.reporting.files import dumps, write_atomic
 
 
@@ -50,6 +51,13 @@ def write_summary(
     }
     write_atomic(path, dumps(summary, indent=2) + "\n")
     return path
+
+
+def forget_summary(run_dir: Path) -> None:
+    """The run goes on to more steps than a summary knows of. Raises WriteError."""
+    path = Path(run_dir) / "summary.json"
+    with writing(path):
+        path.unlink(missing_ok=True)
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:

@@ -81,10 +81,11 @@ class Gallery:
     """Pictures of the page: equal ones are inlined once, as long as there is room.
 
     inline: (name in the run's folder, data URIs that are there already) -> (data URI, ""), or ("", why there is none).
+    name: what the ids begin with.
     """
 
-    def __init__(self, inline: Callable[[str, Container[str]], tuple[str, str]]) -> None:
-        self.inline = inline
+    def __init__(self, inline: Callable[[str, Container[str]], tuple[str, str]], name: str = "seen") -> None:
+        self.inline, self.name = inline, name
         self.pictures: dict[str, str] = {}  # data URI -> id
         self._asked: dict[str, tuple[str, str]] = {}
 
@@ -93,7 +94,7 @@ class Gallery:
         place = f"samples/{tag}/{name}"
         if place not in self._asked:
             uri, note = self.inline(place, self.pictures)
-            id_ = self.pictures.setdefault(uri, f"seen-{len(self.pictures)}") if uri else ""
+            id_ = self.pictures.setdefault(uri, f"{self.name}-{len(self.pictures)}") if uri else ""
             self._asked[place] = (id_, note)
         return self._asked[place]
 

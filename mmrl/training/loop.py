@@ -15,7 +15,7 @@ from mmrl.reporting.disk import WriteError
 from mmrl.reporting.files import strict
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
-from mmrl.reporting.report import write_report
+from mmrl.reporting.shown import shown_samples
 from mmrl.reporting.summary import write_summary
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
@@ -24,6 +24,7 @@ from mmrl.training.learner import Learner, NonFiniteError, averaged
 from mmrl.training.policy import Policy
 from mmrl.training.processes import is_shared
 from mmrl.training.provenance import Difference, all_differences, changed_code, made_with, refuse_other_run
+from mmrl.training.reports import Reports, report_of
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
@@ -32,6 +33,7 @@ from mmrl.training.stages.base import Stage
 from mmrl.training.stages.kinds import made_stage
 from mmrl.training.stopping import StopHere, Stopped
 from mmrl.training.tensors import CheckpointError
+from mmrl.training.tracking import send_samples
 
 
 class Loop:
@@ -48,6 +50,7 @@ class Loop:
         self.stage: Stage[Any] | None = None
         self.metrics: MetricsWriter | None = None
         self.progress: Progress | None = None
+        self.reports: Reports | None = None
         self._made_with = made_with(run)
         self._saved: tuple[Path, dict[str, Any], dict[str, Any]] | None = None
         self._started = time.monotonic()
@@ -60,24 +63,33 @@ class Loop:
         """Run every stage that is not done and return the summary. Raises Stopped, after saving, when asked to stop."""
         with self.run.stops.signals():
             try:
-                return self._train(resume)
-            except StopHere:
-                raise Stopped(self.save(required=True)) from None
-            except RewardFailure:
-                self.save()
-                raise
-            except WriteError as error:  # of metrics or samples; one of several processes cannot save alone
-                if self.stage is not None and (self.run.processes.world == 1 or is_shared(error)):
-                    self.save()
-                raise
-            except NonFiniteError:
-                # With nothing to go on from, this very point is worth keeping; an older checkpoint is worth more.
-                if self.run.processes.world == 1 and self.checkpoints.latest is None:
-                    with contextlib.suppress(NonFiniteError):  # weights that are not finite are never kept
-                        self.save()
+                return self._saving(resume)
+            except (Exception, KeyboardInterrupt) as error:
+                if self.reports:
+                    self.reports.ended(error, self.cursor.total_steps)
                 raise
             finally:
                 self.run.adapter.close()
+
+    def _saving(self, resume: bool) -> dict[str, Any]:
+        """Train; where that is cut short at a point that a resume can go on from, save it."""
+        try:
+            return self._train(resume)
+        except StopHere:
+            raise Stopped(self.save(required=True)) from None
+        except RewardFailure:
+            self.save()
+            raise
+        except WriteError as error:  # of metrics or samples; one of several processes cannot save alone
+            if self.stage is not None and (self.run.processes.world == 1 or is_shared(error)):
+                self.save()
+            raise
+        except NonFiniteError:
+            # With nothing to go on from, this very point is worth keeping; an older checkpoint is worth more.
+            if self.run.processes.world == 1 and self.checkpoints.latest is None:
+                with contextlib.suppress(NonFiniteError):  # weights that are not finite are never kept
+                    self.save()
+            raise
 
     def _train(self, resume: bool) -> dict[str, Any]:
         run = self.run
@@ -93,7 +105,7 @@ class Loop:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)
         if self._lacks_scores():
-            self._evaluate("after")
+            self._track("after", self._evaluate("after"))
         run.processes.end()
         if self.saver.unsaved:
             raise CheckpointError(self.saver.unsaved)
@@ -103,6 +115,7 @@ class Loop:
         self.metrics = MetricsWriter(self.run.folder / "metrics.jsonl")
         if not resume:
             self.metrics.truncate_after(0)
+            self.reports = Reports(self.run.folder)
 
     # ---------------------------------------------------------------- a stage
 
@@ -126,8 +139,9 @@ class Loop:
         if cursor.phase == "end" and stage.done:
             self._hand_on(stage)
             return
-        if cursor.total_steps == 0 and cursor.phase == "step" and "before" not in cursor.evaluations:
-            self._evaluate("before")
+        begins = cursor.total_steps == 0 and cursor.phase == "step" and "before" not in cursor.evaluations
+        if begins:
+            self._track("before", self._evaluate("before"))
         if cursor.step == 0 and cursor.phase == "step":
             stage.begin()
         while not stage.done:
@@ -166,6 +180,8 @@ class Loop:
         due = self._evaluation_due(stage)
         self._log(cursor.row | (self._evaluate(due) if due else {}))
         cursor.row = None
+        if due:
+            self._track(due)
         if not stage.done and ((every and cursor.step % every == 0) or self.saver.unsaved):
             self.save()
         self.run.point("step")
@@ -207,6 +223,19 @@ class Loop:
             self.cursor.evaluations[tag] = found
         return found
 
+    def _track(self, tag: str, found: Mapping[str, float] | None = None) -> None:
+        """Show an evaluation that was made: its samples to the trackers, and the report. found: numbers of no row."""
+        processes, step = self.run.processes, self.cursor.total_steps
+        if found == {}:
+            return
+        if found:
+            processes.log({"step": step, **found})
+        if processes.trackers:
+            main = self.run.eval_rewards[0].name
+            send_samples(processes.trackers, shown_samples(self.run.folder, f"eval_{tag}", main), step)
+        if self.reports and tag != "after":
+            self.reports.going_on()
+
     def _lacks_scores(self) -> bool:
         """Whether those of the end are not known: the last stage had no step left, ended by itself, or was evaluated by
         other rewards before a resume."""
@@ -231,7 +260,7 @@ class Loop:
 
     def _describe_end(self, summary: Mapping[str, Any]) -> None:
         write_summary(self.run.folder, **summary)
-        write_report(self.run.folder)
+        report_of(self.run.folder)
 
     def _wall(self) -> float:
         return time.monotonic() - self._started
@@ -293,6 +322,7 @@ class Loop:
         for name in changed_code(made, self._made_with):
             print(f"warning: {name} is not as it was when the run began; what it computes now may differ", flush=True)
         self.metrics.truncate_after(self.cursor.logged_steps)
+        self.reports = Reports(self.run.folder)
         record_resume(self.run.config, self.cursor.total_steps, changes)
 
 

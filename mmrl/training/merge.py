@@ -14,12 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmrl.training import merge_lora
+from mmrl.training.merge_lora import MergeError
+
 # Weights in formats that are not read here; a copy of the first checkpoint's would contradict the merged ones.
 OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf"}
-
-
-class MergeError(ValueError):
-    """Checkpoints that cannot be merged; the message names the files and tensors."""
 
 
 class _File:
@@ -63,9 +62,10 @@ def merge(out: Path, checkpoints: Sequence[Path], weights: Sequence[float] | Non
         they must hold the same tensor names and shapes in .safetensors files, however these are sharded.
     weights: one for each, with sum 1; by default `bai_weights`.
     Floating tensors are summed in float32 (float64 where they are float64) and written in the first checkpoint's dtype;
-    integer and boolean ones must be equal. Every other file is the first checkpoint's, and merge.json says what was
-    merged. Raises MergeError for checkpoints that do not fit, bad weights, and an `out` that exists; `out` then stays
-    as it was.
+    integer and boolean ones must be equal. Of LoRA it is the updates B·A that are summed (mmrl.training.merge_lora), so
+    that the rank of the result is the sum of the ranks. Every other file is the first checkpoint's, and merge.json says
+    what was merged. Raises MergeError for checkpoints that do not fit, bad weights, and an `out` that exists; `out`
+    then stays as it was.
     """
     places = [_policy(Path(c)) for c in checkpoints]
     if len(places) < 2:
@@ -95,11 +95,58 @@ def merge(out: Path, checkpoints: Sequence[Path], weights: Sequence[float] | Non
 def _write(target: Path, places: Sequence[Path], opened: Sequence[Opened], factors: Sequence[float]) -> None:
     _copy_rest(places[0], target, {folder for folder, _ in opened[0]})
     for folder, files in _layout(opened[0]).items():
+        lora = _Lora(folder, places, opened, factors)
         for file, names in files.items():
-            tensors = {n: _sum(n, folder, places, opened, factors) for n in names}
-            save_file(tensors, target / file, metadata=opened[0][folder, names[0]].metadata())
+            tensors = {
+                n: lora.joined(n) if n in lora.names else _sum(n, folder, places, opened, factors) for n in names
+            }
+            save_file(tensors, target / file, metadata=lora.header(opened[0][folder, names[0]].metadata()))
+        lora.write_config(target / folder)
     record = {"checkpoints": [str(p) for p in places], "weights": list(factors)}
     (target / "merge.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+class _Lora:
+    """The LoRA matrices of one folder of the checkpoints; `names` is empty where there are none.
+
+    Raises MergeError for checkpoints of other base models, or whose updates are no plain products.
+    """
+
+    def __init__(
+        self, folder: Path, places: Sequence[Path], opened: Sequence[Opened], factors: Sequence[float]
+    ) -> None:
+        self.files = [
+            {name: file for (where, name), file in checkpoint.items() if where == folder and merge_lora.is_lora(name)}
+            for checkpoint in opened
+        ]
+        self.names = set(self.files[0])
+        self.rank, self.factors = 0, list(factors)
+        self.options: list[dict[str, Any]] = [{}]
+        if not self.names:
+            return
+        some = next(name for name in sorted(self.names) if merge_lora.is_down(name))
+        self.options = [
+            merge_lora.settings(place / folder, files[some].metadata(), some)
+            for place, files in zip(places, self.files)
+        ]
+        bases = {str(options.get("base_model_name_or_path")) for options in self.options}
+        if len(bases) > 1:
+            raise MergeError(f"LoRA of other models cannot be merged: {', '.join(sorted(bases))}")
+        ranks = [files[some].shape(some)[0] for files in self.files]
+        self.rank = sum(ranks)
+        self.factors = [f * merge_lora.scale(o, r) for f, o, r in zip(factors, self.options, ranks)]
+
+    def joined(self, name: str) -> Tensor:
+        tensors = [files[name].tensor(name) for files in self.files]
+        return merge_lora.joined(name, tensors, self.factors).to(tensors[0].dtype)
+
+    def header(self, metadata: dict[str, str] | None) -> dict[str, str] | None:
+        return merge_lora.merged_header(metadata, self.rank) if self.names else metadata
+
+    def write_config(self, folder: Path) -> None:
+        if self.names and (folder / merge_lora.CONFIG).is_file():
+            about = merge_lora.merged_config(self.options[0], self.rank)
+            (folder / merge_lora.CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _policy(path: Path) -> Path:
@@ -142,10 +189,16 @@ def _check(places: Sequence[Path], opened: Sequence[Opened]) -> None:
         wrong = [
             f"{_named(key)} {other[key].shape(key[1])} instead of {first[key].shape(key[1])}"
             for key in sorted(first)
-            if other[key].shape(key[1]) != first[key].shape(key[1])
+            if _shape(key[1], other[key]) != _shape(key[1], first[key])
         ]
         if wrong:
             raise MergeError(f"{root} has other shapes than {places[0]}: {_few('', wrong).rstrip('; ')}")
+
+
+def _shape(name: str, file: _File) -> list[int]:
+    """What must be alike."""
+    found = file.shape(name)
+    return merge_lora.shape(name, found) if merge_lora.is_lora(name) else found
 
 
 def _named(key: tuple[Path, str]) -> str:

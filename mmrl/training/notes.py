@@ -45,7 +45,7 @@ class Notes:
         path = self.folder / f".failed_{self.rank}"
         building = path.with_name(f"{path.name}.tmp")
         try:
-            building.write_text(f"{_reason(error)}\n\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+            building.write_text(f"{reason(error)}\n\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
             os.replace(building, path)
         except OSError:  # a full disk: then this process tells it itself
             return
@@ -103,8 +103,8 @@ def _paths(folder: Path) -> dict[int, Path]:
     return {int(match[1]): folder / name for name in names if (match := NAME.fullmatch(name))}
 
 
-def _reason(error: BaseException) -> str:
-    """One line; with the place, where the message was not made for users."""
+def reason(error: BaseException) -> str:
+    """Why an error ended a run, on one line; with the place, where the message was not made for users."""
     words = " ".join(str(error).split())
     if type(error).__module__.startswith("mmrl."):
         return words[:LONGEST]

@@ -229,6 +229,11 @@ class Processes:
             values = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
             self.accelerator.log(values, step=row["step"])
 
+    @property
+    def trackers(self) -> list[Any]:
+        """Accelerate's, on the process that writes to them."""
+        return list(self.accelerator.trackers) if self.is_main else []
+
     def end(self) -> None:
         if self.accelerator.trackers:
             self.accelerator.end_training()

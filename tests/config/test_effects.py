@@ -203,13 +203,6 @@ CASES = [
     Case(tokens.TokenModelConfig, "lora", "model.lora.rank=9", LORA),
     Case(tokens.TokenModelConfig, "fp32_head", "model.fp32_head=true", "model.dtype=bfloat16"),
     Case(tokens.TokenModelConfig, "engine", "model.engine.name=vllm", "", TREE),
-    Case(
-        tokens.TokenModelConfig,
-        "engine.tolerance",
-        "model.engine.tolerance=0.1",
-        VLLM,
-        f"{VLLM} model.sampling.top_k=9",
-    ),
     Case(tokens.TokenModelConfig, "sampling.top_p", "model.sampling.top_p=0.9", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.top_k", "model.sampling.top_k=9", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.annealing", "model.sampling.annealing={}", "", TREE),

@@ -22,6 +22,11 @@ from mmrl.config.places import OTHERS, keys
         ("stages.grpo.beta=0.1", "stages.grpo.algorithm.kl_coef"),
         ("num_generations=8", "stages.grpo.samples"),
         ("data.temperature=1", "model.sampling.temperature"),
+        # Words of other libraries that look like another of ours.
+        ("beta=0.1", "stages.grpo.algorithm.kl_coef"),
+        ("report_to=wandb", "'trackers'"),
+        ("eval_steps=5", "eval.every or checkpoint.every"),
+        ("stages.grpo.num_train_epochs=4", "'steps'"),
     ],
 )
 def test_a_key_in_the_wrong_place_is_told_the_right_one(config, override, meant):

@@ -110,20 +110,19 @@ def test_every_package_says_what_it_is(package):
 
 def test_every_yaml_key_in_the_pages_exists():
     """`key: value` examples of whole configs are loaded by the strict classes, so a typo in a page is found."""
-    import yaml
-
     from mmrl.config import load
+    from mmrl.config.markup import parse
 
     quickstart = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     block = re.search(r"^```yaml\n(.*?)^```", quickstart, re.MULTILINE | re.DOTALL)
     assert block is not None
-    config = load(yaml.safe_load(block.group(1)))
+    config = load(parse(block.group(1), "quickstart"))
     assert (config.name, config.model.sampling.plan["size"], config.stages[0].groups) == ("plain-pictures", 3, 8)
     text = (ROOT / "docs" / "text.md").read_text(encoding="utf-8")
-    config = load(yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1)))
+    config = load(parse(re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1), "page"))
     assert (config.modality, config.model.engine.name, config.data.subset) == ("text", "vllm", "main")
     text = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
-    config = load(yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1)))
+    config = load(parse(re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1), "page"))
     assert (config.modality, config.model.max_pixels, config.rewards[1].weight) == ("vision", 401408, 0.5)
 
 
@@ -151,7 +150,7 @@ def test_configs_rewards_and_commands_that_the_pages_name_exist():
     assert named == set(available())
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-vllm", "lint", "docs", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-vllm", "lint", "docs", "models", "site", "bench"])
 def test_the_makefile_has_the_targets_that_the_readme_names(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

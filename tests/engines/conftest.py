@@ -1,4 +1,4 @@
-"""A `vllm serve` for the tests that are marked `vllm`."""
+"""Servers: one that stands in for vLLM, and a `vllm serve` for the tests that are marked `vllm`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from standin_server import Fake
 
 import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
 
@@ -27,10 +29,10 @@ SWITCHES = {
 }
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """serve(folder, *arguments) -> the address of a server of the model in `folder`, once it answers."""
-    log = tmp_path / "server.log"
+    log = tmp_path_factory.mktemp("serve") / "server.log"
     started: list[subprocess.Popen] = []
 
     def start(folder: Path, *arguments: str) -> str:
@@ -42,7 +44,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
         command += ["--dtype", "float32", "--enforce-eager", "--enable-scale-out"]
         command += ["--logprobs-mode", "processed_logprobs", *arguments]
         command += [] if torch.cuda.is_available() else ["--kv-cache-memory-bytes", str(64 << 20)]
-        with log.open("w") as file:
+        with log.open("a") as file:
             started.append(subprocess.Popen(command, env=os.environ | SWITCHES, stdout=file, stderr=subprocess.STDOUT))
         return _answering(started[-1], f"http://127.0.0.1:{port}", log)
 
@@ -50,6 +52,18 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     for process in started:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def text_server(serve: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """(address, folder) of a tiny text model that is served with room for adapters, to all tests that want one."""
+    from mmrl.modalities.text.adapter import TextAdapter
+    from mmrl.modalities.text.config import ModelConfig
+
+    base = tmp_path_factory.mktemp("text") / "base"
+    build = {"kind": "qwen2", "hidden": 64, "layers": 2, "heads": 2, "kv_heads": 1, "context": 128, "chat": False}
+    TextAdapter(ModelConfig(path="built", build=build, chat="off", sampling={"max_tokens": 16})).save(base)
+    return serve(base, "--max-model-len", "96", "--enable-lora", "--max-lora-rank", "8"), base
 
 
 def _answering(process: subprocess.Popen, url: str, log: Path) -> str:
@@ -61,3 +75,23 @@ def _answering(process: subprocess.Popen, url: str, log: Path) -> str:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.5)
     raise RuntimeError(f"the server did not come up: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    from transformers import Qwen2Config
+
+    path = tmp_path_factory.mktemp("tied")
+    Qwen2Config(vocab_size=32, hidden_size=64, tie_word_embeddings=True).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def server():
+    fake = Fake()
+    thread = threading.Thread(target=fake.serve_forever)
+    thread.start()
+    yield fake
+    fake.shutdown()
+    thread.join()
+    fake.server_close()

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import mmrl
+from mmrl.engines.agreement import EngineMismatch
 from mmrl.engines.base import here
+from mmrl.engines.vllm import VllmEngine
 from mmrl.modalities.load import adapter_class
 from mmrl.types import Group, Prompt
 
@@ -26,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 ROOT = Path(__file__).parents[2]
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5
 MEMORY = {} if torch.cuda.is_available() else {"kv_cache_memory_bytes": 64 << 20}
 COLOCATED = {"dtype": "float32", "max_model_len": 96, "options": MEMORY}
 RUNTIME_LORA = {**COLOCATED, "lora": True, "options": {**MEMORY, "max_lora_rank": 8}}
@@ -38,7 +41,7 @@ PROMPTS = [Prompt("a", "12+3="), Prompt("b", "What is 5 times 7?"), Prompt("c", 
 def model(engine, **options):
     """The `model:` section of a tiny float32 model that vLLM samples from."""
     build = {**BUILD, **options.pop("build", {})}
-    sampling = {"temperature": 0.9, "max_tokens": 16}
+    sampling = options.pop("sampling", {"temperature": 0.9, "max_tokens": 16})
     return {"path": "built", "build": build, "chat": "off", "sampling": sampling, **options, "engine": engine}
 
 
@@ -78,7 +81,7 @@ def improve(policy, optimizer, samples) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def follow(policy, updates=4, rate=0.01) -> list[float]:
+def follow(policy, updates=2, rate=0.01) -> list[float]:
     """Gaps before and after each update; an update alone moves the log-probs by more than 1000 tolerances."""
     optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=rate)
     samples = roll(policy, 0)
@@ -91,11 +94,10 @@ def follow(policy, updates=4, rate=0.01) -> list[float]:
     return gaps
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize(
-    ("trained", "engine", "kind"),
-    [({}, COLOCATED, "qwen2"), ({}, COLOCATED, "llama"), (LORA, COLOCATED, "qwen3"), (LORA, RUNTIME_LORA, "qwen2")],
-    ids=["full-qwen2", "full-llama", "lora-merged-qwen3", "lora-runtime-qwen2"],
+    ("trained", "engine", "kind", "tied"),
+    [({}, COLOCATED, "llama", False), (LORA, COLOCATED, "qwen3", True), (LORA, RUNTIME_LORA, "qwen2", False)],
+    ids=["full-llama", "lora-merged-qwen3", "lora-runtime-qwen2"],
 )
 def test_vllm_follows_every_optimizer_step(trained, engine, kind, tied):
     section = model({"name": "vllm", "options": engine}, build={"kind": kind, "tied": tied}, **trained)
@@ -105,34 +107,49 @@ def test_vllm_follows_every_optimizer_step(trained, engine, kind, tied):
     finally:
         policy.close()
     print(f"log-prob differences {', '.join(f'{gap:.1e}' for gap in gaps)}")
-    assert len(gaps) == 5 and max(gaps) < TOLERANCE
+    assert len(gaps) == 3 and max(gaps) < TOLERANCE
 
 
-def test_a_server_follows_every_optimizer_step(serve, tmp_path):
+def test_a_server_follows_every_optimizer_step(text_server, tmp_path):
     """Adapters over the weights that the server began with, then those weights trained."""
-    first = make(model({"name": "transformers"}))
-    first.save(tmp_path / "base")
-    url = serve(tmp_path / "base", "--max-model-len", "96", "--enable-lora", "--max-lora-rank", "8")
+    url, base = text_server
     options = {"url": url, "folder": str(tmp_path / "weights")}
+    restore(url, base)
     gaps = []
     for trained in (LORA, {}):
         engine = {"mode": "server", "dtype": "float32", "lora": bool(trained), "options": options}
         section = model({"name": "vllm", "options": engine}, **trained)
-        policy = make({**section, "path": str(tmp_path / "base"), "build": None})
-        gaps += follow(policy, updates=3)
+        policy = make({**section, "path": str(base), "build": None})
+        gaps += follow(policy)
         policy.close()
     print(f"log-prob differences over HTTP {', '.join(f'{gap:.1e}' for gap in gaps)}")
-    assert len(gaps) == 8 and max(gaps) < TOLERANCE
+    assert len(gaps) == 6 and max(gaps) < TOLERANCE
 
 
-def test_rollouts_inside_of_synced_use_the_weights_it_began_with():
-    policy = make(model({"name": "vllm", "options": COLOCATED}))
+def restore(url, base):
+    """The weights that the server began with, whatever a test before left there."""
+    engine = VllmEngine(base, mode="server", options={"url": url})
+    engine.sync(load_file(base / "model.safetensors").items(), 1)
+    engine.close()
+
+
+CUT = {"temperature": 0.9, "top_k": 40, "top_p": 0.8}
+
+
+def test_rollouts_inside_of_synced_use_the_weights_it_began_with_and_others_are_noticed():
+    """Also where top-k and top-p cut the distribution; the room for prompts is the engine's."""
+    policy = make(model({"name": "vllm", "options": COLOCATED}, sampling={**CUT, "max_tokens": 16}))
+    optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=0.01)
+    assert policy.usable(Prompt("fits", "a" * 60)) is None and "80 is the most" in policy.usable(Prompt("c", "a" * 81))
     with policy.synced(here):
-        optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=0.01)
-        samples = roll(policy, 0)
+        roll(policy, 0)
+        samples = roll(policy, 1)
         improve(policy, optimizer, samples)
-        assert gap_to_replay(policy, roll(policy, 1)) > 1000 * TOLERANCE
-    assert gap_to_replay(policy, roll(policy, 1)) < TOLERANCE
+        with pytest.raises(EngineMismatch):
+            roll(policy, 2)
+    for sample in roll(policy, 3):
+        cut = sample.trajectory.tensors["logp_sampler"] - sample.trajectory.logp
+        assert bool((cut > -TOLERANCE).all()) and float(cut.mean()) > 0.02
     policy.close()
 
 
@@ -166,10 +183,8 @@ def rows_of(config) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize(("trained", "engine"), [({}, COLOCATED), (LORA, RUNTIME_LORA)], ids=["full", "lora"])
-def test_a_whole_training_is_corrected_by_nearly_nothing(trained, engine, tmp_path):
-    """Both in one process: a training gives back its engine at its end."""
-    section = model({"name": "vllm", "options": {**engine, "verify": True}, "tolerance": TOLERANCE}, **trained)
+def test_a_whole_training_is_corrected_by_nearly_nothing(tmp_path):
+    section = model({"name": "vllm", "options": COLOCATED, "tolerance": 4 * TOLERANCE})
     config = training(tmp_path, section)
     mmrl.train(config, quiet=True)
     rows = rows_of(config)
@@ -185,17 +200,16 @@ def test_a_whole_training_is_corrected_by_nearly_nothing(trained, engine, tmp_pa
     reward = [row["reward/mean"] for row in rows]
     largest = max(row["rollout/ratio_max"] for row in rows) - 1
     print(f"reward {', '.join(f'{r:.2f}' for r in reward)}; largest ratio 1 + {largest:.1e}")
-    if not trained:  # LoRA leaves the random output head as it is, which knows nothing of even ids
-        assert sum(reward[-3:]) / 3 > sum(reward[:3]) / 3 + 0.1
+    assert sum(reward[-3:]) / 3 > sum(reward[:3]) / 3 + 0.1
 
 
-def test_two_processes_share_a_server(serve, tmp_path):
+@pytest.mark.parametrize("mode", ["server", "colocated"])
+def test_two_processes_sample_from_a_server_or_each_from_its_own_engine(mode, text_server, tmp_path):
     """Both compare every rollout with their own weights, to the tolerance, and would stop where it is exceeded."""
-    make(model({"name": "transformers"})).save(tmp_path / "base")
-    url = serve(tmp_path / "base", "--max-model-len", "96")
-    engine = {"mode": "server", "verify": True, "options": {"url": url, "folder": str(tmp_path / "weights")}}
-    section = model({"name": "vllm", "options": engine, "tolerance": TOLERANCE})
-    config = training(tmp_path, {**section, "path": str(tmp_path / "base"), "build": None}, steps=3)
+    url, base = text_server
+    served = {"mode": "server", "options": {"url": url, "folder": str(tmp_path / "weights")}}
+    engine = {"name": "vllm", "options": served if mode == "server" else COLOCATED, "tolerance": 4 * TOLERANCE}
+    config = training(tmp_path, {**model(engine), "path": str(base), "build": None}, steps=3)
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (tmp_path / "train.py").write_text("import sys, mmrl; mmrl.train(sys.argv[1], quiet=True)", encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

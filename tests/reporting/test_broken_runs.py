@@ -33,7 +33,7 @@ SECRET = "the key of somebody else"
 @pytest.fixture(autouse=True)
 def charts_without_lines(monkeypatch):
     """Drawing them is slow, and test_html_report.py has the numbers that they must bear."""
-    monkeypatch.setattr("mmrl.reporting.curves._svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("mmrl.reporting.curves.svg", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_lines_of_metrics_that_cannot_be_drawn_are_named_and_the_others_drawn(ru
     text = shown(run)
     assert f"metrics.jsonl: {told}" in text or (told in text and "metrics.jsonl" in text)
     assert "Not shown: 1 thing" in text
-    assert "Reward while training" in text
+    assert "mean over the step's samples" in text
     assert "0.182 → 0.895" in text
 
 

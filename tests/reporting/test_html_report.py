@@ -6,17 +6,21 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from mmrl.reporting.cards import MAX_SIDE, by_advantage, data_uri
-from mmrl.reporting.curves import conversation_charts, health_charts, moving_mean, reward_charts, series, thin
+from mmrl.reporting.curves import conversation_charts, health_charts, reward_charts, section, series
+from mmrl.reporting.drawing import moving_mean, thin
+from mmrl.reporting.filmstrip import spread
 from mmrl.reporting.metrics import MetricsWriter
-from mmrl.reporting.report import spread, write_report
+from mmrl.reporting.report import write_report
 from mmrl.reporting.samples import write_offending, write_step
+from mmrl.reporting.settings import about
 from mmrl.reporting.words import breakable, number, signed
-from mmrl.types import Group, Prompt, Sample, Score
+from mmrl.types import Group, Prompt, Sample, Score, Trajectory
 
 
 class Page(HTMLParser):
@@ -116,7 +120,8 @@ def test_a_folder_with_only_metrics(tmp_path):
     assert "not finished" in parsed.text
     assert "training reward, first and last recorded step 0.100 → 0.400 +0.300" in parsed.text
     assert "wall time 2 min 00 s" in parsed.text
-    assert [tag for tag, _ in parsed.tags].count("svg") == 3  # reward, time, my/own
+    assert [tag for tag, _ in parsed.tags].count("svg") == 2  # reward and my/own; the time is always the same
+    assert "time 30.000 all along" in parsed.text
     assert "filmstrip" not in {attrs.get("id") for _, attrs in parsed.tags}
 
 
@@ -200,7 +205,8 @@ def test_charts_bear_all_numbers_that_a_folder_may_hold(lines):
     """Those that readable_rows lets through: at most MOST_NUMBER, and steps up to MOST_STEPS."""
     rows = [{"step": step, "grad_norm": first, "env/crop/ok": second} for step, first, second in lines]
     for chart in [*health_charts(rows), *conversation_charts(rows)]:
-        assert chart.svg.startswith("<svg")
+        moved = any(len({value for _, value in line.points if not math.isnan(value)}) > 1 for line in chart.series)
+        assert chart.svg.startswith("<svg") if moved else chart.svg == ""
 
 
 def test_moving_mean_by_hand():
@@ -229,7 +235,7 @@ def test_names_break_behind_their_marks_and_stay_text():
     assert breakable("a_b.<c>/d__e") == "a_<wbr>b.<wbr>&lt;c&gt;/<wbr>d__<wbr>e"
 
 
-@pytest.mark.parametrize(("values", "floor"), [([0.0, 0.0], 0.0), ([0.0, 1.0], 0.0), ([0.5, 0.75], None)])
+@pytest.mark.parametrize(("values", "floor"), [([0.0, 1.0], 0.0), ([0.5, 0.75], None)])
 def test_no_axis_of_numbers_from_0_on_goes_below_it(values, floor):
     (chart,) = reward_charts([{"step": step, "reward/invalid": value} for step, value in enumerate(values)])
     assert "−" not in re.sub(r"<[^>]*>", "", chart.svg)
@@ -240,8 +246,117 @@ def test_no_axis_of_numbers_from_0_on_goes_below_it(values, floor):
 def test_a_reward_that_is_its_only_component_is_drawn_once():
     rows = [{"step": step, "reward/mean": 0.5 * step, "reward/r": 0.5 * step} for step in range(3)]
     assert [chart.title for chart in reward_charts(rows)] == ["reward"]
-    rows[1]["reward/r"] = 0.25  # a weight, or a shape of the reward
+    for row in rows:
+        row["reward/mean"] *= 3 * (1 + 1e-8)  # its weight, and rounding
+    assert [(chart.title, chart.note) for chart in reward_charts(rows)] == [
+        ("reward", "r, mean over the step's samples")
+    ]
+    rows[1]["reward/r"] = 0.25  # a shape of the reward
     assert [chart.title for chart in reward_charts(rows)] == ["reward", "r"]
+
+
+@pytest.mark.parametrize("charts", [reward_charts, health_charts, conversation_charts])
+@pytest.mark.parametrize("values", [[0.0, 0.0], [3.0], [1e-3, None, 1e-3]])
+def test_what_never_moves_is_a_number_without_an_axis(charts, values):
+    names = ("reward/mean", "reward/invalid", "lr", "clip/low", "clip/high", "my/own", "env/turns", "env/crop/ok")
+    rows = [{"step": step} | dict.fromkeys(names, value) for step, value in enumerate(values)]
+    drawn = section("x", "X", charts(rows))
+    assert not drawn.charts
+    assert drawn.constant
+    assert {line.last for chart in drawn.constant for line in chart.series} == {values[0]}
+
+
+def test_equal_samples_of_a_group_are_one_card_with_their_number(tmp_path):
+    """Whatever rounding their log-probs have; another score, or another word, is another card."""
+
+    def said(number, words, reward, logp=-0.5):
+        trajectory = Trajectory(torch.full((2,), logp), torch.tensor([True, True]))
+        scores = {"r": Score.of(reward)}
+        return Sample(
+            Prompt("p", "p"),
+            number,
+            "".join(words),
+            trajectory,
+            scores=scores,
+            reward=reward,
+            advantage=reward,
+            words=words,
+        )
+
+    samples = [
+        said(0, ["a", "b"], 1.0),
+        said(1, ["a", "b"], 1.0, logp=-0.501),
+        said(2, ["a", "c"], 1.0),
+        said(3, ["a", "b"], 0.0),
+        said(4, ["a", "b"], 1.0),
+    ]
+    write_step(tmp_path, "step_000001", [Group(Prompt("p", "p"), 0, samples)])
+    text = page(write_report(tmp_path)).text
+    assert "5 samples, 3 different" in text
+    assert re.findall("×[0-9]+", text) == ["×3"]
+
+
+def test_equal_neighbours_of_the_filmstrip_are_one_and_the_others_keep_their_columns(tmp_path):
+    answers = {"before": "no", "000010": "yes", "000020": "yes", "after": "no"}
+    for tag, answer in answers.items():
+        sample = Sample(Prompt("p", "p"), 0, answer, scores={"r": Score.of(float(answer == "yes"))})
+        write_step(tmp_path, f"eval_{tag}", [Group(Prompt("p", "p"), 0, [sample])])
+    text = page(write_report(tmp_path)).text
+    assert "before no 0.000 step 10 to step 20 yes 1.000 +1.000 after no 0.000 ±0" in text
+
+
+def test_curves_come_before_samples_and_at_most_six_prompts_are_open(run):
+    html = write_report(run).read_text(encoding="utf-8")
+    assert html.index('id="curves"') < html.index('id="filmstrip"') < html.index('id="groups"')
+    open_ = html[html.index('id="filmstrip"') : html.index("2 more prompts")]
+    assert open_.count('class="strip"') == 6
+
+
+def test_the_first_screen_says_what_was_trained(run):
+    (run / "config.yaml").write_text(
+        "about: It learns. \nmodality: image\nmodel: {path: share://m}\n"
+        "stages:\n- {kind: sft, steps: 5}\n- {kind: grpo, steps: 7, algorithm: {preset: flow_grpo}}\n"
+        "rewards:\n- name: a.b\n- name: c.d\n"
+    )
+    html = write_report(run).read_text(encoding="utf-8")
+    hero = Page(html[html.index('class="hero"') : html.index('id="curves"')]).text
+    assert "It learns." in hero
+    for pair in ("modality image", "model share://m", "trained by sft, then grpo (flow_grpo)", "for a.b, c.d"):
+        assert pair in hero
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("One. Two.", "One. Two."),
+        ("It learns\n  to add.\n", "It learns to add."),
+        (f"First (Liu et al. Flow). Second of {'w' * 210}. Third.", "First (Liu et al. Flow)."),
+        (f"By Liu (et al. B {'w ' * 150}). Next.", None),
+        ("x" * 300, "x" * 239 + "…"),
+        (["no", "words"], ""),
+    ],
+)
+def test_what_a_config_says_of_itself_is_cut_behind_a_sentence(said, shown):
+    words = about({"about": said})
+    assert len(words) <= 240
+    assert words == shown if shown is not None else words.endswith("…")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: [*x, *x]",
+        "[1, 2]",
+        "a: {",
+        "just words",
+        "a: !!python/object:os.system {}",
+        "[" * 3000,
+        "x" * 300_000,
+    ],
+)
+def test_a_config_of_somebody_else_is_read_as_words_or_named(run, text):
+    (run / "config.yaml").write_text(text)
+    assert ("config.yaml cannot be read as a config" in page(write_report(run)).text) == ("python" not in text)
 
 
 def test_tokens_are_coloured_by_advantage_and_those_that_are_not_trained_are_marked(tmp_path):

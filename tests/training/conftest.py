@@ -58,7 +58,7 @@ def one_thread():
 def no_report(monkeypatch, request):
     """Runs of a test leave no report.html unless it is marked `report`: of a run of milliseconds it is 95 %."""
     if request.node.get_closest_marker("report") is None:
-        monkeypatch.setattr("mmrl.training.loop.write_report", lambda folder: folder)
+        monkeypatch.setattr("mmrl.training.reports.write_report", lambda folder: folder)
 
 
 @pytest.fixture

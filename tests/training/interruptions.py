@@ -28,7 +28,7 @@ from able import Able
 from answers import AnswersConfig, make
 from safetensors.torch import load_file
 
-import mmrl.training.loop
+import mmrl.training.reports
 from mmrl.config import DataConfig
 from mmrl.data.records import Records
 from mmrl.training.stopping import Stopped
@@ -250,7 +250,7 @@ def main() -> int:
     total = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     beginning = sys.argv[2] if len(sys.argv) > 2 else ""
     torch.set_num_threads(1)
-    mmrl.training.loop.write_report = lambda folder: folder  # takes far longer than these trainings
+    mmrl.training.reports.write_report = lambda folder: folder  # takes far longer than these trainings
     rng, done, bad = random.Random(7), 0, 0
     began = time.monotonic()
     print(f"{'kind':28}{'stops':>8}{'kills':>8}  same as never stopped", flush=True)

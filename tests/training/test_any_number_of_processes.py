@@ -137,7 +137,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
 @pytest.fixture
 def values(tmp_path: Path, monkeypatch):
     """values(case, name) -> its config. Reports are left out: they read what is compared, and are slow to draw."""
-    monkeypatch.setattr("mmrl.training.loop.write_report", lambda folder: None)
+    monkeypatch.setattr("mmrl.training.reports.write_report", lambda folder: None)
     (tmp_path / "letters.py").write_text(REWARDS, encoding="utf-8")
     records = [{"id": str(i), "prompt": p, "chosen": c, "rejected": r} for i, (p, c, r) in enumerate(PAIRS)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")

@@ -213,7 +213,7 @@ def test_a_reward_that_hangs_without_a_time_out_needs_one_signal(base, monkeypat
 
 
 def test_a_signal_while_the_report_is_written_lets_it_end(base, monkeypatch):
-    monkeypatch.setattr("mmrl.training.loop.write_report", lambda folder: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("mmrl.training.reports.write_report", lambda folder: os.kill(os.getpid(), signal.SIGTERM))
     loop = make(base(), PROMPTS)
     assert loop.train()["steps"] == 4
     assert (loop.run.folder / "summary.json").is_file()

@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.sent: list[bytes] = []  # the weights of each sync
         self.models: set[str] = set()
         self.refuse = False
+        self.weights = "default"  # the weight version
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -38,9 +39,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        served = {"data": [{"id": "base", "max_model_len": 64}]}
+        served = {"data": [{"id": "base", "max_model_len": 64, "root": "tiny"}]}
         mode = {"vllm_config": {"model_config": {"logprobs_mode": "processed_logprobs"}, "lora_config": {}}}
-        self.reply(served if self.path == "/v1/models" else mode)
+        held = {"weight_version": self.server.weights}
+        self.reply({"/v1/models": served, "/weight_info": held}.get(self.path, mode))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -50,8 +52,11 @@ class Handler(BaseHTTPRequestHandler):
             seed = body["sampling_params"]["seed"]
             ids = [3 + seed % 200, 3 + seed % 199]
             logprobs = {"content": [{"token_id": i, "logprob": -5.0} for i in ids]}
-            choice = {"token_ids": ids, "logprobs": logprobs, "finish_reason": "length"}
+            spans = [{"version": self.server.weights, "start": 0, "end": 2}]
+            choice = {"token_ids": ids, "logprobs": logprobs, "finish_reason": "length", "weight_versions": spans}
             return self.reply({"choices": [choice], "prompt_token_ids": body["token_ids"]})
+        if self.path == "/update_weight_version":
+            self.server.weights = body["new_version"]
         if self.path in ("/collective_rpc", "/v1/load_lora_adapter"):
             if self.server.refuse:
                 return self.reply({"error": "out of blocks"}, 503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -61,6 +62,7 @@ class ImageAdapter(Adapter):
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
         self._schedule(config.sampling.steps, self.train_size)
         self._schedule(config.evaluation.steps, self.eval_size)
+        self._warned = False
         self.select(None)
         hollow.fill(self.modules().values())
 
@@ -135,6 +137,19 @@ class ImageAdapter(Adapter):
     def plan(self, step: int, seed: int) -> StepPlan:
         options = dict(self.config.sampling.plan)
         return make_plan(options.pop("name", "full"), self.config.sampling.steps, step, seed, **options)
+
+    def usable(self, prompt: Prompt) -> str | None:
+        """Every prompt is; warns, once, where the end of one is not read by any text encoder."""
+        read = None if self._warned else self.family.unread(prompt.text)
+        if read is not None:
+            self._warned = True
+            warnings.warn(
+                f"prompt {prompt.id!r:.60} is longer than the {read} tokens that the text encoders read; of it, and of "
+                "others as long, the end is not seen"
+                + ("" if self.family.long_tokenizer is None else " (model.max_sequence_length)"),
+                stacklevel=2,
+            )
+        return None
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
         """See Adapter.rollout. The plan of stochastic and trained steps is shared by all groups of a step."""

@@ -14,7 +14,7 @@ from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class, family_of
 from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.skeleton import INDEX, skeleton_pipeline, weighty_parts
-from mmrl.modalities.quiet import no_bars
+from mmrl.modalities.quiet import quiet
 from mmrl.share import resolve
 
 # Beside a saved pipeline: its parts that are float32, as what was trained is, and are read again so.
@@ -33,7 +33,7 @@ def load_family(config: ModelConfig) -> Family:
 
     Raises FileNotFoundError where a local folder holds no pipeline.
     """
-    no_bars("diffusers", "transformers")
+    quiet("diffusers", "transformers")
     if config.build is not None:
         return family_class(config.family)(_build(config), config.max_sequence_length)
     from diffusers import DiffusionPipeline

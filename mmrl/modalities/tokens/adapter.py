@@ -15,23 +15,25 @@ from torch import Tensor, nn
 
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row, decoder_of
+from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter
-from mmrl.modalities.quiet import no_bars
+from mmrl.modalities.quiet import quiet
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.conversation import Rules, converse
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
-from mmrl.modalities.tokens.outside import OutsideEngine
+from mmrl.modalities.tokens.outside import OutsideEngine, Shifts, prompt_room, section
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.reading import Reader
 from mmrl.modalities.tokens.replay import Replayed, cut_rows, recomputing, replayed, trained_length, trajectory_of
 from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
+from mmrl.modalities.tokens.truncation import kept_mass
 from mmrl.pictures import PictureError
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
@@ -54,7 +56,7 @@ class TokenAdapter(Adapter):
 
     def __init__(self, config: TokenModelConfig) -> None:
         super().__init__(config)
-        no_bars("transformers")
+        quiet("transformers")
         self.precision = getattr(torch, config.dtype)
         self.deterministic_evaluation = config.evaluation.temperature == 0
         self.model, self.tokenizer = self._load()
@@ -67,7 +69,9 @@ class TokenAdapter(Adapter):
             loading.check_head(self.model, self._head())
         if config.gradient_checkpointing and not self._hollow:
             loading.check_train_mode(self.model)
-        self.reader = self._reader(loading.prompt_limit(config, self.context))
+        self._longest = longest_row(section(config))
+        limit = loading.prompt_limit(config, self.context)
+        self.reader = self._reader(prompt_room(config, limit, self._longest))
         self.stop_ids = self.reader.prompts.stop_ids
         self._outside: OutsideEngine | None = None
         self._in_sync = False
@@ -192,15 +196,18 @@ class TokenAdapter(Adapter):
             yield
             return
         if self._outside is None:
+            longest = self._longest or self.context
             self._outside = OutsideEngine(
-                self.config, self.model, self.tokenizer, self._write_base, self._engine_options()
+                self.config, self.model, self.tokenizer, self._write_base, self._engine_options(), longest
             )
-        self._outside.sync(self.model, self.save, once)
+        engine = self._outside
+        engine.sync(self.model, self.save, once)
         self._in_sync = True
         try:
             yield
         finally:
             self._in_sync = False
+            engine.rest()
 
     def close(self) -> None:
         """Give back what an engine of its own holds; the next rollout makes it anew."""
@@ -256,16 +263,19 @@ class TokenAdapter(Adapter):
             with self._autocast():
                 return engine.generate(rows, count, sampling, own)
 
-        rules, budget, heat = self._rules(), sampling.max_tokens, sampling.annealing
+        room = engine.max_model_len if isinstance(engine, OutsideEngine) else None
+        rules, budget, heat = self._rules(room), sampling.max_tokens, sampling.annealing
         filled = converse(self.reader, groups, n, seeds, generate, rules, per_turn=budget, heat=heat, step=step)
         if isinstance(engine, OutsideEngine):
             samples = [s for g in filled for s in g.samples]
             self._replace_logprobs(samples)
-            engine.compare(samples, sampling)
+            cut = sampling.top_p < 1 or sampling.top_k > 0
+            engine.compare(samples, self._cut_shifts(samples, sampling, engine.tolerance) if cut else None)
         return filled
 
-    def _rules(self) -> Rules:
-        return Rules(self.config.conversation, self.context or 2**31, self.stop_ids)
+    def _rules(self, room: int | None = None) -> Rules:
+        """room: tokens of a row that the engine takes, where it is not the policy itself."""
+        return Rules(self.config.conversation, min(self.context or 2**31, room or 2**31), self.stop_ids)
 
     @torch.no_grad()
     def _replace_logprobs(self, samples: Sequence[Sample]) -> None:
@@ -276,6 +286,18 @@ class TokenAdapter(Adapter):
                 trajectory = trajectory_of(samples[row])
                 trajectory.tensors["logp_sampler"] = trajectory.logp
                 trajectory.logp = line[: len(trajectory.logp)] * trajectory.mask
+
+    @torch.no_grad()
+    def _cut_shifts(self, samples: Sequence[Sample], sampling: Sampling, slack: float) -> Shifts:
+        """How much higher log-probs are in what top-k and top-p leave; slack: see kept_mass."""
+        found = [(torch.zeros(0), torch.zeros(0)) for _ in samples]
+        for part in self.slices(samples, self.config.rollout_batch * 256):
+            tokens = self._replayed([samples[r] for r in part.rows], part.columns)
+            least, most = kept_mass(tokens.hidden, self._head(), tokens.temperature, sampling, slack)
+            ends = tokens.valid.sum(1).cumsum(0).tolist()
+            for row, start, end in zip(part.rows.tolist(), [0, *ends], ends):
+                found[row] = (-most[start:end].cpu(), -least[start:end].cpu())
+        return found
 
     # ---------------------------------------------------------------- replay
 

@@ -14,6 +14,15 @@ from mmrl.strict import Strict, When
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
 ANSWERS = When(lambda _, run: not _only_trees(run), "answers sampled whole, not a tree's steps")
 
+_SCORED = "what is sampled is scored by the policy's own distribution, which knows nothing of it"
+_ENDS = "a completion ends with the model's end tokens or its budget; an environment can cut what is behind a mark"
+# What other frameworks have here.
+ABSENT = {
+    "min_p": f"{_SCORED}; use top_p or top_k",
+    **dict.fromkeys(("repetition_penalty", "presence_penalty", "frequency_penalty"), f"{_SCORED}; use a reward"),
+    **dict.fromkeys(("stop", "stop_strings", "stop_sequences"), _ENDS),
+}
+
 
 class LoraConfig(Strict):
     """Low-rank adapters (peft) on the decoder's layers."""
@@ -40,8 +49,8 @@ class EngineConfig(Strict):
     tolerance: float | None = Field(
         None,
         gt=0,
-        description="vllm: largest difference from the trainer's log-probs, in nats. null: 1e-3 for float32, 1 for "
-        "16-bit types.",
+        description="vllm: how far 99 % of a rollout's log-probs may be from the trainer's, in nats, and four times "
+        "their mean. null: 1e-3 for float32, 0.1 for 16-bit types.",
     )
 
     effects: ClassVar[Mapping[str, When]] = {
@@ -79,6 +88,14 @@ class SamplingConfig(Strict):
     annealing: AnnealingConfig | None = Field(
         None, description="A temperature per token (EAD) in place of `temperature`; `{}` takes its defaults."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_here(cls, values: Any) -> Any:
+        for name in values if isinstance(values, Mapping) else ():
+            if name in ABSENT:
+                raise ValueError(f"{name} is not to be had: {ABSENT[name]}")
+        return values
 
     @model_validator(mode="after")
     def _one_temperature(self) -> SamplingConfig:
@@ -156,9 +173,6 @@ class TokenModelConfig(Strict):
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
         "fp32_head": When(lambda s, _: s.dtype != "float32", "a 16-bit `dtype`"),
         "engine": ANSWERS,
-        "engine.tolerance": When(
-            lambda s, _: (s.sampling.top_p, s.sampling.top_k) == (1, 0), "`top_p: 1` and `top_k: 0`, to compare"
-        ),
         "sampling.top_p": ANSWERS,
         "sampling.top_k": ANSWERS,
         "sampling.annealing": ANSWERS,

@@ -49,7 +49,7 @@ def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: st
     """The model in `place`, its weights read by `auto`, one of transformers' Auto classes; what: the kind it reads.
 
     Raises ValueError, before any weight is read, for another kind of model, or one that cannot do what is asked of it,
-    and FileNotFoundError for a folder whose weights are not whole.
+    and FileNotFoundError for a folder whose weights are not whole; ValueError for files that lack some of its weights.
     """
     from transformers import AutoConfig
 
@@ -73,7 +73,26 @@ def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: st
     if hollow.is_wanted():
         return skeleton(auto, numbers, place, options(config))
     with attention.explained(found or auto, config):
-        return auto.from_pretrained(**place, **options(config))
+        model, told = auto.from_pretrained(**place, **options(config), output_loading_info=True)
+    _check_names(model, told, config)
+    return model
+
+
+def _check_names(model: Any, told: Mapping[str, Any], config: TokenModelConfig) -> None:
+    """Raise ValueError where weights of the model were not in its files, and would be random; warn of those that are in
+    its files for nothing."""
+    missing, beside = (sorted(told[key]) for key in ("missing_keys", "unexpected_keys"))
+    if missing:
+        raise ValueError(
+            f"path {config.path!r}: its files lack {len(missing)} weights of {type(model).__name__}, such as "
+            f"{missing[0]}, which would be random numbers; give a whole checkpoint of this architecture"
+        )
+    if beside:
+        warnings.warn(
+            f"path {config.path!r}: its files hold {len(beside)} weights that {type(model).__name__} has no place for, "
+            f"such as {beside[0]}; they are not used",
+            stacklevel=2,
+        )
 
 
 def _check_class(model_class: Any, numbers: Any, config: TokenModelConfig) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
+from mmrl.engines.agreement import default_tolerance
 from mmrl.engines.base import Completion, Once, OwnWeights, Sampling
 from mmrl.engines.decoder import Row
+from mmrl.engines.folders import WeightsFolder
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.replay import trajectory_of
 from mmrl.share import resolve
 from mmrl.types import Sample
+
+# For each sample, what a range of log-probs is away from the trainer's: (least, most) [t] of its trained tokens.
+Shifts = Sequence[tuple[Tensor, Tensor]]
 
 
 class OutsideEngine:
     """The engine of config.engine. The first weights it loads are the base model's; `sync` sends the policy's.
 
     write_base: writes a base model that was built here, not loaded, into a folder. options: of the engine, from the
-    modality; those of the config come first.
+    modality; those of the config come first. longest: tokens of the longest row that will be asked for, None for any.
     """
 
     exact = False
@@ -33,16 +38,32 @@ class OutsideEngine:
         tokenizer: Any,
         write_base: Callable[[Path], None],
         options: Mapping[str, Any],
+        longest: int | None,
     ) -> None:
         from mmrl.engines.load import load_engine
 
-        section = {"name": config.engine.name, "dtype": config.dtype, **options, **config.engine.options}
-        self._place = tempfile.TemporaryDirectory()
-        base = _base_path(config, model, Path(self._place.name), write_base)
-        self._engine = cast(OwnWeights, load_engine(section, model, tokenizer, base))
+        self._folder = WeightsFolder()
         self._version = 0
         tolerance = config.engine.tolerance
-        self._tolerance = tolerance if tolerance is not None else 1e-3 if config.dtype == "float32" else 1.0
+        self.tolerance = tolerance if tolerance is not None else default_tolerance(config.dtype)
+        try:
+            base = _base_path(config, model, self._folder, write_base)
+            self._engine = cast(OwnWeights, load_engine({**options, **section(config)}, model, tokenizer, base))
+        except BaseException:
+            self._folder.close()
+            raise
+        if longest is not None and self.max_model_len < longest:
+            room = self.max_model_len
+            self.close()
+            raise ValueError(
+                f"engine {config.engine.name} takes rows of {room} tokens, and prompts were chosen for rows of "
+                f"{longest}; set model.engine.options.max_model_len to {room}, so that longer ones are dropped"
+            )
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of a row, prompt and completion."""
+        return self._engine.max_model_len
 
     def sync(self, model: Any, save: Callable[[Path], None], once: Once) -> None:
         """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes; once: see Engine."""
@@ -52,51 +73,112 @@ class OutsideEngine:
         else:
             self._engine.sync(merged_weights(model), self._version, once)
 
+    def rest(self) -> None:
+        """Nothing is sampled before the next sync."""
+        self._engine.rest()
+
     def close(self) -> None:
         self._engine.close()
-        self._place.cleanup()
+        self._folder.close()
 
     def generate(
         self, prompts: Sequence[Row], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
         return self._engine.generate(prompts, n, sampling, seeds)
 
-    def compare(self, samples: Sequence[Sample], sampling: Sampling) -> None:
-        """Hold the reported log-probs (`logp_sampler`) against the trainer's, where the engine asks for it.
+    def compare(self, samples: Sequence[Sample], shifts: Shifts | None = None) -> None:
+        """Hold the reported log-probs (`logp_sampler`) against the trainer's: of every chunk, as they are there anyway,
+        and weights may be exchanged at any time by what else uses the engine.
 
-        Not under top-k or top-p, where what an engine reports is of the distribution that was cut.
+        shifts: under top-k or top-p, how much higher the reported ones are.
         """
-        if self._engine.needs_verify and sampling.top_p == 1 and sampling.top_k == 0:
-            stored = [trajectory_of(s) for s in samples]
-            reported = [Completion(t.tensors["ids"][t.mask], t.tensors["logp_sampler"][t.mask], "") for t in stored]
-            self._engine.verify(reported, [t.logp[t.mask] for t in stored], self._tolerance)
+        stored = [t for s in samples if bool((t := trajectory_of(s)).mask.any())]
+        if not stored:
+            return
+        reported = [Completion(t.tensors["ids"][t.mask], t.tensors["logp_sampler"][t.mask], "") for t in stored]
+        own = [t.logp[t.mask] for t in stored]
+        if shifts is None:
+            self._engine.verify(reported, own, self.tolerance)
+            return
+        some = [shift for shift in shifts if len(shift[0])]
+        low = [logp + least for logp, (least, _) in zip(own, some, strict=True)]
+        high = [logp + most for logp, (_, most) in zip(own, some, strict=True)]
+        self._engine.verify(reported, low, self.tolerance, high)
+
+
+def section(config: TokenModelConfig) -> dict[str, Any]:
+    """The engine's section of the config, its options beside its name."""
+    return {"name": config.engine.name, "dtype": config.dtype, **config.engine.options}
+
+
+def prompt_room(config: TokenModelConfig, limit: int, longest: int | None) -> int:
+    """Tokens that a prompt may have where the policy allows `limit` and the engine rows of `longest` (None: any).
+
+    Raises ValueError where no prompt fits.
+    """
+    if longest is None:
+        return limit
+    if longest <= config.sampling.max_tokens:
+        raise ValueError(
+            f"completions of {config.sampling.max_tokens} tokens leave no prompt in engine {config.engine.name}, whose "
+            f"rows have {longest}; raise model.engine.options.max_model_len (or the server's), or lower "
+            "model.sampling.max_tokens"
+        )
+    return min(limit, longest - config.sampling.max_tokens)
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """A model's weights by a checkpoint's names, LoRA added in, and the head also where it is tied."""
+    """A model's weights by the names and in the shapes of its checkpoint, LoRA added in, and the head also where it is
+    tied. Layer by layer: merged ones never exist all at once.
+
+    transformers keeps some weights in another form than files have them (all experts of a layer in one tensor);
+    `save_pretrained` turns them back by the same function.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
     modules = dict(model.named_modules())
     head = next(name for name, module in modules.items() if module is model.get_output_embeddings())
-    sent = set()
-    for name, tensor in model.state_dict().items():
-        if ".lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".")
-        if plain != name and plain.endswith(".weight"):
-            layer = modules[plain.removesuffix(".weight")]
-            for adapter in layer.active_adapters:
-                tensor = tensor + layer.get_delta_weight(adapter).to(tensor)
-        sent.add(plain)
-        yield plain, tensor.detach()
+    deltas, sent = _deltas(modules), set()
+    for names in _by_layer(model.state_dict()):
+        layer = {}
+        for name, tensor in names.items():
+            if ".lora_" not in name:
+                plain = name.replace(".base_layer", "")
+                for adapted, adapter in deltas.get(plain, ()):
+                    tensor = tensor + adapted.get_delta_weight(adapter).to(tensor)
+                layer[plain] = tensor
+        for name, tensor in revert_weight_conversion(model, layer).items():
+            sent.add(name)
+            yield name, tensor.detach()
     if f"{head}.weight" not in sent:
         yield f"{head}.weight", modules[head].weight.detach()
 
 
-def _base_path(config: TokenModelConfig, model: Any, place: Path, write_base: Callable[[Path], None]) -> str:
+def _deltas(modules: Mapping[str, Any]) -> dict[str, list[tuple[Any, str]]]:
+    """What LoRA adds to each weight: (layer of peft, adapter) by the weight's name without LoRA."""
+    found: dict[str, list[tuple[Any, str]]] = {}
+    for name, module in modules.items():
+        if hasattr(module, "get_delta_weight"):
+            plain = f"{name.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}"
+            found.setdefault(plain, []).extend((module, adapter) for adapter in module.active_adapters)
+    return found
+
+
+def _by_layer(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """A state in parts: each numbered layer, and all that is outside of them."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        numbered = re.match(r".*?\.\d+\.", name)
+        parts.setdefault(numbered[0] if numbered else "", {})[name] = tensor
+    yield from parts.values()
+
+
+def _base_path(config: TokenModelConfig, model: Any, place: WeightsFolder, write_base: Callable[[Path], None]) -> str:
     """Where the engine finds the base model; one that was built here is written to `place`."""
     if config.build is None:
         local = resolve(config.path)
         return str(local) if local.exists() else config.path
-    folder = place / "base"
+    folder = place.empty("base")
     write_base(folder)
     if not (folder / "config.json").is_file():  # save_pretrained writes on the first process only, and all read this
         model.config.save_pretrained(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmrl.modalities.tokens.outside import merged_weights
 from mmrl.modalities.vision.adapter import VisionAdapter
@@ -79,16 +80,20 @@ def test_files_are_peft_s_own_and_load_into_the_plain_model(adapter, drawn, ask,
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
-def test_an_engine_would_get_merged_weights_under_the_plain_model_s_names(adapter, drawn, ask, roll):
+def test_an_engine_would_get_merged_weights_under_a_checkpoints_names(adapter, drawn, ask, roll, tmp_path):
     """T15, for engines that cannot serve adapters: what is sent has changed, and is the whole model."""
     policy = adapter(**LORA)
     prompt = ask("What?", drawn(1))
     trained(policy, roll(policy, [prompt]))
     plain = adapter()
+    plain.model.save_pretrained(tmp_path)
+    files = load_file(tmp_path / "model.safetensors")
     sent = dict(merged_weights(policy.model))
-    moved = {n for n, p in plain.model.named_parameters() if not torch.equal(sent[n], p)}
-    assert moved and all("language_model" in name and name.endswith("_proj.weight") for name in moved)
-    plain.model.load_state_dict(sent, strict=True)
+    assert set(sent) - {"lm_head.weight"} == set(files) - {"lm_head.weight"}
+    moved = {name for name, tensor in files.items() if not torch.equal(sent[name], tensor)}
+    assert moved and all("visual" not in name and name.endswith("_proj.weight") for name in moved)
+    save_file({name: tensor.contiguous().clone() for name, tensor in sent.items()}, tmp_path / "model.safetensors")
+    plain.model = type(plain.model).from_pretrained(tmp_path).eval()
     samples = roll(policy, [prompt])
     found = [p.logprobs(samples, torch.arange(10)).logp for p in (policy, plain)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)

@@ -38,6 +38,7 @@ class Family:
     noise_level: float
     guidance_embeds: bool = False
     lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+    long_tokenizer: ClassVar[str | None] = None  # the pipeline's name for that of T5, which reads more than CLIP
     part: ClassVar[str] = "transformer"  # the pipeline's name for its denoiser
 
     # Pipelines and their models are of diffusers, which this file does not import, and whose classes have no types.
@@ -85,6 +86,22 @@ class Family:
     def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
         """Everything the denoiser is told about the prompts, each tensor [len(texts), ...]."""
         raise NotImplementedError(f"{type(self).__name__}.encode")
+
+    def unread(self, text: str) -> int | None:
+        """Tokens of the text that are read by the encoder that reads most of it, where that is not all; else None."""
+        most = 0
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            tokenizer = getattr(self.pipeline, name, None)
+            if tokenizer is not None:
+                limit = self.text_length() if name == self.long_tokenizer else tokenizer.model_max_length
+                if len(tokenizer(text).input_ids) <= limit:
+                    return None
+                most = max(most, limit)
+        return most
+
+    def text_length(self) -> int:
+        """Tokens that the encoder behind `long_tokenizer` is given."""
+        raise NotImplementedError(f"{type(self).__name__}.text_length")
 
     def blank(self, size: tuple[int, int]) -> Condition:
         """What it is told where there is no prompt, each tensor [1, ...]. Left out: the empty text is encoded."""

@@ -23,6 +23,7 @@ class Flux(FlowFamily):
     """
 
     name = "flux"
+    long_tokenizer = "tokenizer_2"
     pipeline_classes = ("FluxPipeline",)
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
@@ -45,9 +46,13 @@ class Flux(FlowFamily):
         return math.prod(self.token_grid(size)), self.denoiser.config.in_channels
 
     def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        length = self.max_sequence_length or min(512, self.pipeline.tokenizer_2.model_max_length)
-        embeds, pooled, _ = self.pipeline.encode_prompt(list(texts), device=self.device, max_sequence_length=length)
+        embeds, pooled, _ = self.pipeline.encode_prompt(
+            list(texts), device=self.device, max_sequence_length=self.text_length()
+        )
         return {"embeds": embeds, "pooled": pooled}
+
+    def text_length(self) -> int:
+        return self.max_sequence_length or min(512, self.pipeline.tokenizer_2.model_max_length)
 
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         """Evenly spaced sigmas 1 ... 1/steps, shifted as the scheduler's config says."""

@@ -12,6 +12,7 @@ from mmrl.modalities.image.families.flow import FlowFamily
 
 class SD3(FlowFamily):
     name = "sd3"
+    long_tokenizer = "tokenizer_3"
     pipeline_classes = ("StableDiffusion3Pipeline",)
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
@@ -23,16 +24,18 @@ class SD3(FlowFamily):
         return self.denoiser.config.patch_size
 
     def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        length = self.max_sequence_length or min(256, getattr(self.pipeline.tokenizer_3, "model_max_length", 256))
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             list(texts),
             None,
             None,
             device=self.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=length,
+            max_sequence_length=self.text_length(),
         )
         return {"embeds": embeds, "pooled": pooled}
+
+    def text_length(self) -> int:
+        return self.max_sequence_length or min(256, getattr(self.pipeline.tokenizer_3, "model_max_length", 256))
 
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         return self.flow_schedule(steps, size)

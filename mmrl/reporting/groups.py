@@ -1,0 +1,72 @@
+"""Groups of samples as the report shows them: best first, equal ones once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmrl.reporting.cards import Card, CardMaker, by_advantage, folded
+from mmrl.reporting.filmstrip import MAX_PROMPT, shown_prompt, spread, tag_title
+from mmrl.reporting.reading import RunReader
+from mmrl.reporting.talks import TurnView, shared_opening
+from mmrl.reporting.words import clip
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """One group, best sample first. `scale` is the largest |advantage|, the length of a full bar.
+
+    opening: the turns that all its samples begin with, where they are conversations. shown: samples on the cards.
+    """
+
+    prompt: str
+    id: str
+    cards: tuple[Card, ...]
+    shown: int
+    total: int
+    scale: float
+    opening: tuple[TurnView, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepView:
+    """The groups shown of one stored tag, of `total` that it holds."""
+
+    title: str
+    groups: tuple[GroupView, ...]
+    total: int
+    why: str = ""
+
+
+def training_tags(reader: RunReader) -> list[str]:
+    """First, middle and last stored training step."""
+    return spread(reader.tags("step_"), 3)
+
+
+def step_view(maker: CardMaker, reader: RunReader, tag: str, max_groups: int, max_samples: int) -> StepView:
+    """The first groups of a tag; see write_report for the bounds."""
+    index = reader.index(tag)
+    groups = [_group_view(maker, tag, group, max_samples) for group in index["groups"][:max_groups]]
+    why = clip(str(index["extra"].get("why", "")), MAX_PROMPT)
+    return StepView(tag_title(tag), tuple(groups), len(index["groups"]), why)
+
+
+def _group_view(maker: CardMaker, tag: str, group: Mapping[str, Any], max_samples: int) -> GroupView:
+    ranked = by_advantage(group["samples"])
+    shown = ranked
+    if len(ranked) > max_samples:
+        worst = max_samples // 2
+        shown = ranked[: max_samples - worst] + ranked[len(ranked) - worst :]
+    advantages = [abs(sample["advantage"]) for sample in ranked if sample["advantage"] is not None]
+    count = shared_opening(shown)
+    cards = [maker.card(tag, sample, opening=count) for sample in shown]
+    return GroupView(
+        prompt=shown_prompt(group["prompt"]["text"]),
+        id=group["prompt"]["id"],
+        cards=tuple(folded(cards)),
+        shown=len(shown),
+        total=len(ranked),
+        scale=max(advantages, default=0.0),
+        opening=maker.opening(tag, shown[0], count) if count else (),
+    )
