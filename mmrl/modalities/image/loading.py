@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from mmrl.share import resolve
 
 # Beside a saved pipeline: its parts that are float32, as what was trained is, and are read again so.
 FLOAT32 = "float32_parts.json"
+# A file of weights; 1: its variant, None without.
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.([^.-]+))?(?:-\d+-of-\d+)?\.safetensors$")
 # What components are in pipelines.
 PARTS = {
     "denoiser": ("transformer", "unet"),
@@ -45,15 +49,19 @@ def load_family(config: ModelConfig) -> Family:
             f"model.path {config.path!r}: no model_index.json in {local}; give a folder written by "
             "save_pretrained, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
         )
-    if here:
-        for part in weighty_parts(local):
-            check_weights(local / part)
+    parts = weighty_parts(local) if here else []
+    for part in parts:
+        check_weights(local / part)
     dtype = _dtypes(config, local)
     if hollow.is_wanted():
         pipeline = skeleton_pipeline(local if here else cached(config.path, config.revision, INDEX), dtype)
     else:
         pipeline = DiffusionPipeline.from_pretrained(
-            str(local) if here else config.path, revision=config.revision, dtype=dtype, use_safetensors=True
+            str(local) if here else config.path,
+            revision=config.revision,
+            variant=_variant(local, parts),
+            dtype=dtype,
+            use_safetensors=True,
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
     return family_class(name)(pipeline, config.max_sequence_length)
@@ -74,6 +82,16 @@ def _dtypes(config: ModelConfig, folder: Path) -> dict[str, torch.dtype]:
         parts += json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []
         found |= dict.fromkeys(parts, torch.float32)
     return found
+
+
+def _variant(folder: Path, parts: Sequence[str]) -> str | None:
+    """What stands in the names of a pipeline's weights (diffusion_pytorch_model.fp16.safetensors), where a part has no
+    others; diffusers reads the other parts by their plain names."""
+    for part in parts:
+        found = [match[1] for p in sorted((folder / part).iterdir()) if (match := _WEIGHTS.match(p.name))]
+        if found and None not in found:
+            return str(found[0])
+    return None
 
 
 def _build(config: ModelConfig) -> Any:
