@@ -20,6 +20,7 @@ from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow
+from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
 from mmrl.training.plan_prompts import prompt_lines
 from mmrl.training.planned import PlannedProcesses
@@ -46,6 +47,8 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         yield from _without_model(config)
         return
     yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
+    if run.data.eval_prompts:
+        check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:
         yield _resumable(run)
     elif Checkpoints(run.folder, 1).latest:

@@ -161,6 +161,17 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
         lambda at: {"stages": [{"kind": written(at, "kinds.py", "class Mine:\n    pass\n") + ":Mine", "steps": 1}]},
         "is no stage",
     ),
+    "column of tasks missing": (
+        lambda at: {
+            "data": {"eval_prompts": written(at, "held.jsonl", '{"prompt": "other"}\n')},
+            "eval": {"by": "task"},
+        },
+        "eval.by: no held-out record has a column 'task'",
+    ),
+    "rewards that count for nothing": (
+        lambda at: {"rewards": [{"name": f"{at / 'own.py'}:shorter", "weight": 0}]},
+        "stage 'grpo': every reward has weight 0",
+    ),
     "ratio over sequences that a micro-batch cuts": (
         lambda at: {**painted(), "stages": stage(micro_batch=1, algorithm={"ratio": "sequence"})},
         "micro_batch is too small",

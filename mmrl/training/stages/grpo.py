@@ -55,6 +55,8 @@ class Grpo(Stage[GrpoStage]):
         self.algorithm = stage_algorithm(run, options)
         super().__init__(run, options, policy, cursor)
         self.prompts = prompts_of(run, options.data_from)
+        if not any(run.weights.values()):
+            raise ConfigError(f"stage {options.name!r}: every reward has weight 0: nothing would be learned")
         if options.hints:
             check_hints(self.prompts, options.hints.reward, list(run.weights))
         if options.tree:  # an adapter that makes no single steps says so
