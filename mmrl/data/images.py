@@ -22,6 +22,14 @@ def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int, t
         check_image(ref, root, max_pixels)
 
 
+def decode_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> None:
+    """Open all of a record's `images`, also what neither the head nor the end of a file tells of. Raises PictureError
+    for the first one that cannot be used."""
+    for ref in record.get("images") or ():
+        for one in ref["frames"] if is_video(ref) else [ref]:
+            open_image(one, root, max_pixels)
+
+
 def bound_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> dict[str, Any]:
     """The record with each name in `images` as a function that opens it, so that it stands without its folder."""
     refs = record.get("images") or ()

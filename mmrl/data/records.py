@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmrl.data.checks import Checker, good_records, identity, refused
 from mmrl.data.images import bound_images
 from mmrl.data.order import cyclic_indices
 from mmrl.data.rows import Row
-from mmrl.data.sources import Function, absolute, folder_of, function_of, function_row, read_rows
+from mmrl.data.sources import absolute, folder_of, function_of, function_row, read_rows
 from mmrl.pictures import open_image
 
 _WARNINGS = 10  # bad records of a function told one by one
@@ -42,29 +43,31 @@ class Records:
         function = function_of(self.source, config.options, "data.records")
         if function is not None:
             self.count = config.records_count
-            self.get = self._of_function(function)
+            row_of = partial(function_row, self.source, function)
+            self.get = self._good(row_of, lambda _, row: self._ready(row, self.checker.record(row)))
         else:
-            rows = read_rows(self.source, config.split, config.subset)
-            found, bad = good_records(rows, self.checker, self.on_bad)
+            found, bad = good_records(read_rows(self.source, config.split, config.subset), self.checker, self.on_bad)
             if not found:
                 raise ConfigError(f"data.records: {self.source} holds no usable record ({bad} bad)")
             self.count = len(found)
-            self.get = lambda index: self._ready(*found[index])
+            self.get = self._good(lambda index: found[index][0], lambda index, row: self._ready(row, found[index][1]))
 
     def batch(self, step: int, size: int, seed: int) -> list[dict[str, Any]]:
         """The `step`-th batch of a seeded, endlessly reshuffled pass over the records."""
         return [self.get(i) for i in cyclic_indices(step * size, size, self.count, seed)]
 
-    def _of_function(self, function: Function) -> Callable[[int], dict[str, Any]]:
+    def _good(
+        self, rows: Callable[[int], Row], made: Callable[[int, Row], dict[str, Any]]
+    ) -> Callable[[int], dict[str, Any]]:
         """Record number `index`; where it is skipped, the next good one, which depends on nothing but the index: so it
         is the same on every process, and after a resume."""
         told: set[int] = set()
 
         def get(index: int) -> dict[str, Any]:
             for number in (*range(index, self.count), *range(index)):
-                row = function_row(self.source, function, number)
+                row = rows(number)
                 try:
-                    return self._ready(row, self.checker.record(row))
+                    return made(number, row)
                 except ValueError as error:
                     message = refused(row, error, self.on_bad)
                     if number not in told and len(told) < _WARNINGS:
@@ -85,5 +88,5 @@ class Records:
 class KeptRecords(Records):
     """Supervised records that a filter stage wrote."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(DataConfig(records=str(path)))
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        super().__init__(DataConfig(records=str(path), max_pixels=max_pixels))

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from mmrl.config import Config, ConfigError, SftStage
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.artifacts import load_artifact, save_artifact
 from mmrl.training.assemble import load_adapter, load_prompts, load_records, set_threads
+from mmrl.training.check_company import in_company
 from mmrl.training.check_optional import optional_clauses
 from mmrl.training.check_tools import (
     CERTAIN,
@@ -97,7 +98,7 @@ def check_adapter(
         complete,
         clause("artifacts can be stored", lambda: _storable(samples)),
         clause("rollout repeats", lambda: _repeats(adapter, groups, prompts, n, seed)),
-        clause("rollout is independent of the batch", lambda: _alone(adapter, groups, prompts, n, seed)),
+        clause("rollout is independent of the batch", lambda: in_company(adapter, groups, prompts, n, seed)),
         clause("a prompt twice gives other samples", lambda: _twice(adapter, prompts, n, seed)),
         clause("replay equals rollout", lambda: _replay(adapter, samples)),
         clause("first ratio is 1", lambda: _first_ratio(adapter, samples)),
@@ -116,7 +117,9 @@ def start_checks(adapter: Adapter, prompts: Sequence[Prompt], budget: int, seed:
     """The clauses that are cheap enough to be asked before step 1 of every training, on two samples a prompt.
 
     budget: model evaluations that fit into a micro-batch; those with gradient are left out where it is too small.
+    Raises Unsupported, ConfigError where the config asks for what the adapter does not do.
     """
+    config = (Unsupported, ConfigError)
     groups = _rollout(adapter, prompts, 2, seed)
     complete = clause("groups are complete", lambda: _complete(groups, prompts, 2))
     if not complete.passed:
@@ -124,8 +127,8 @@ def start_checks(adapter: Adapter, prompts: Sequence[Prompt], budget: int, seed:
     samples = [sample for group in groups for sample in group.samples]
     found = [complete]  # that the replay equals the rollout is asked of the first real micro-batch
     if len(samples) * len(all_columns(samples)) <= budget:
-        found.append(clause("masked actions get no gradient", lambda: _masked(adapter, samples)))
-        found.append(clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples)))
+        found.append(clause("masked actions get no gradient", lambda: _masked(adapter, samples), config))
+        found.append(clause("micro-batches leave the gradient", lambda: _micro_batches(adapter, samples), config))
     return found
 
 
@@ -192,20 +195,6 @@ def _repeats(
         f"the same (seed, step) gave samples that differ by {gap:.1e}: a resumed run would not be the run that was "
         "stopped. Draw every number from a generator seeded by (seed, step, prompt id, sample index), and look "
         "for dropout (eval mode) and for the global generator"
-    )
-
-
-def _alone(adapter: Adapter, groups: Sequence[Group], prompts: Sequence[Prompt], n: int, seed: int) -> tuple[bool, str]:
-    gap = 0.0
-    for index, prompt in enumerate(prompts):
-        alone = adapter.rollout([Group(prompt, 0)], n, 0, seed)
-        gap = max(gap, _gap([groups[index]], alone))
-    if gap <= ROUNDING:
-        return True, f"a prompt alone gives the samples it gives in company (largest difference {gap:.1e})"
-    return False, (
-        f"a prompt rolled out alone gave samples that differ by {gap:.1e} from those it has in company: results "
-        "would depend on batch size and on the number of processes. Seed each sample's noise by itself, and look "
-        "for padding that is attended to and for statistics over the batch"
     )
 
 

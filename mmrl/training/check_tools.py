@@ -32,9 +32,12 @@ class CheckResult:
     detail: str
 
 
-def clause(name: str, run: Callable[[], tuple[bool, str]]) -> CheckResult:
+def clause(name: str, run: Callable[[], tuple[bool, str]], through: tuple[type[Exception], ...] = ()) -> CheckResult:
+    """through: errors that are no fault of the adapter's, and come through."""
     try:
         return CheckResult(name, *run())
+    except through:
+        raise
     except Exception as error:
         return CheckResult(name, False, raised(error))
 

@@ -9,17 +9,18 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrl.config import Config, FilterStage, GrpoStage
+from mmrl.config import Config, ConfigError, FilterStage, GrpoStage
 from mmrl.config import Stage as StageConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.files import NotDownloaded
 from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewards
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow
+from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
 from mmrl.training.plan_prompts import prompt_lines
 from mmrl.training.planned import PlannedProcesses
@@ -46,6 +47,8 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         yield from _without_model(config)
         return
     yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
+    if run.data.eval_prompts:
+        check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:
         yield _resumable(run)
     elif Checkpoints(run.folder, 1).latest:
@@ -165,5 +168,7 @@ def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> str:
         return f"memory of stage {name}: not estimated, its adapter is made with its weights"
     try:
         return estimate(stage, prompts).line(name)
+    except (ConfigError, Unsupported):  # a training would come to it, too
+        raise
     except Exception as error:  # whatever the code of a model raises where tensors hold no numbers
         return f"memory of stage {name}: not estimated: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

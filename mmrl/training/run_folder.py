@@ -101,4 +101,6 @@ def result_path(folder: Path, stage: str) -> Path:
 
 def prompts_of(run: Run, data_from: str | None) -> Sequence[Prompt]:
     """The run's prompts, or those that a filter stage kept."""
-    return load_prompts(str(result_path(run.folder, data_from)), {}, "stop") if data_from else run.data.prompts
+    if data_from is None:
+        return run.data.prompts
+    return load_prompts(str(result_path(run.folder, data_from)), {}, "stop", max_pixels=run.config.data.max_pixels)

@@ -343,3 +343,25 @@ def test_pictures_stand_beside_the_file_or_in_the_table(tmp_path):
         Records(DataConfig(records=str(tmp_path / "folder"), max_pixels=7), ("image",))
     with pytest.raises(ConfigError, match="expected a file name or a picture, got int"):
         Records(DataConfig(records=jsonl(tmp_path / "b.jsonl", [{"prompt": "red", "image": 3}])), ("image",))
+
+
+@pytest.fixture
+def pictured(tmp_path):
+    """A file of two records with a picture as their target, of which one breaks when it is decoded."""
+    Image.effect_noise((40, 30), 50).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    middle = whole.index(b"IDAT") + 12  # neither its head nor its end tells
+    broken = bytes(255 - b for b in whole[middle : middle + 20])
+    (tmp_path / "bad.png").write_bytes(whole[:middle] + broken + whole[middle + 20 :])
+    return jsonl(tmp_path / "rows.jsonl", [{"id": n, "prompt": n, "image": f"{n}.png"} for n in ("bad", "good")])
+
+
+def test_a_target_that_breaks_when_it_is_decoded_gives_way_to_the_next_record(pictured):
+    records = Records(DataConfig(records=pictured, on_bad_record="skip"), ("image",))
+    with pytest.warns(UserWarning, match=r"rows\.jsonl:1: picture 'bad\.png': cannot be read: .*; skipped"):
+        assert {r["id"] for r in records.batch(0, 2, 0)} == {"good"}
+
+
+def test_a_target_that_breaks_when_it_is_decoded_is_named(pictured):
+    with pytest.raises(ConfigError, match=r"rows\.jsonl:1: picture 'bad\.png': .*on_bad_record: skip"):
+        Records(DataConfig(records=pictured), ("image",)).batch(0, 2, 0)

@@ -56,6 +56,14 @@ def test_the_contract_holds_for_other_ways_to_sample(tiny_model, sampling):
     assert [r.detail for r in results if not r.passed] == []
 
 
+@pytest.mark.parametrize("case", ["sd3", "sdxl"])
+def test_the_contract_holds_in_sixteen_bits(tiny_model, case):
+    """Of what is saved every trained bit comes back, though frozen weights are read in 16 bits."""
+    values = tiny_model(case, guidance=2.0)
+    values["model"]["dtype"] = "bfloat16"
+    assert [(r.name, r.detail) for r in run_checks(load(values)) if not r.passed] == []
+
+
 def test_the_contract_holds_for_lora(tiny_model):
     values = tiny_model()
     values["model"] |= {"train": "lora", "lora": {"rank": 2, "alpha": 4}}

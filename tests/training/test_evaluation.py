@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import mmrl
-from mmrl.config import ConfigError, EvalConfig, load
+from mmrl.config import ConfigError, DataConfig, EvalConfig, load
 from mmrl.media import Media, View
 from mmrl.training.evaluation.scores import Table, check_tasks, evaluate, pass_at, questions, table
 from mmrl.training.run import Data
@@ -137,7 +137,7 @@ def test_visual_tokens_and_environment_beside_the_scores():
 
     reward = SimpleNamespace(name="r", at_once=1, group=False, source="", call=lambda s: [1.0] * len(s))
     run = SimpleNamespace(
-        config=SimpleNamespace(eval=EvalConfig(by="task"), report=SimpleNamespace(eval_prompts=0)),
+        config=SimpleNamespace(eval=EvalConfig(by="task"), report=SimpleNamespace(eval_prompts=0), data=DataConfig()),
         processes=SimpleNamespace(rank=0, world=1, is_main=True, gather=lambda value: [value]),
         adapter=SimpleNamespace(evaluate=answer),
         eval_rewards=[reward],

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from answers import Answers, AnswersConfig, make, ranks
 from answers import __file__ as modality
+from PIL import Image
 
-from mmrl.config import ConfigError, FilterStage, load
+from mmrl.config import ConfigError, DataConfig, FilterStage, load
 from mmrl.data.records import KeptRecords
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.rollouts.sampling import RewardFailure
+from mmrl.training.run_folder import prompts_of
 from mmrl.training.stages.filtering import NothingKept, keep, looked_at, set_rewards
+from mmrl.training.stages.preference import Preference
+from mmrl.training.stages.sft import Sft
 from mmrl.training.stopping import Stopped
 from mmrl.types import Group, Prompt, Sample, Score
 
@@ -302,10 +307,27 @@ def test_a_resume_in_a_later_stage_reads_what_the_filter_wrote(tmp_path, rewards
 def test_kept_records_are_read_in_a_seeded_order_every_one_once_a_pass(tmp_path):
     path = tmp_path / "kept.jsonl"
     path.write_text("".join(json.dumps({"id": f"r{i}", "prompt": "x"}) + "\n" for i in range(6)), encoding="utf-8")
-    data = KeptRecords(path)
+    data = KeptRecords(path, 100)
     first, second = data.batch(0, 3, seed=1), data.batch(1, 3, seed=1)
     assert sorted(r["id"] for r in first + second) == [f"r{i}" for i in range(6)]
-    assert KeptRecords(path).batch(1, 3, seed=1) == second
+    assert KeptRecords(path, 100).batch(1, 3, seed=1) == second
+
+
+@pytest.mark.parametrize("reader", ["records", "prompts", "pairs"])
+def test_what_a_filter_kept_is_read_with_the_run_s_own_bound_of_pictures(tmp_path, reader):
+    """A picture that the run's data.max_pixels lets in, and its default does not."""
+    (tmp_path / "data").mkdir()
+    Image.new("1", (8000, 6500)).save(tmp_path / "data/large.png")
+    row = {"id": "r", "prompt": "x", "images": ["large.png"], "completion": "a", "chosen": "a", "rejected": "b"}
+    (tmp_path / "data/first.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    run = SimpleNamespace(folder=tmp_path, config=SimpleNamespace(data=DataConfig(max_pixels=60_000_000)))
+    stage = SimpleNamespace(run=run, options=SimpleNamespace(data_from="first"))
+    found = {
+        "records": lambda: Sft._records(stage).batch(0, 1, 0),
+        "prompts": lambda: prompts_of(run, "first"),
+        "pairs": lambda: Preference._pairs(stage),
+    }[reader]()
+    assert len(found) == 1
 
 
 # -------------------------------------------------------------------- refusals

@@ -88,6 +88,19 @@ def pictures(folder: Path, picture: str) -> dict[str, Any]:
     return {"modality": "vision", "model": loaded("share://assets/vision-tiny"), "data": {"prompts": prompts}}
 
 
+def painted(**model: Any) -> dict[str, Any]:
+    """Of a run that draws."""
+    sampling = {"steps": 4, "size": 8} | model.pop("sampling", {})
+    build = {"corpus": ["say 1"]}
+    made = {"path": "built", "family": "sd3", "build": build, "sampling": sampling, "evaluation": {"steps": 2}}
+    return {"modality": "image", "model": {**made, **model}, "rewards": [{"name": "jpeg.compressible"}]}
+
+
+def paired(folder: Path) -> str:
+    """A file of pairs."""
+    return written(folder, "pairs.jsonl", json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+
+
 # What is wrong -> (changes of the config, made in a folder; words of the message).
 BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "unknown key": (lambda at: {"stages": stage(sample=4)}, "stages.0.sample: unknown key"),
@@ -147,6 +160,42 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "stage that does not import": (
         lambda at: {"stages": [{"kind": written(at, "kinds.py", "class Mine:\n    pass\n") + ":Mine", "steps": 1}]},
         "is no stage",
+    ),
+    "column of tasks missing": (
+        lambda at: {
+            "data": {"eval_prompts": written(at, "held.jsonl", '{"prompt": "other"}\n')},
+            "eval": {"by": "task"},
+        },
+        "eval.by: no held-out record has a column 'task'",
+    ),
+    "rewards that count for nothing": (
+        lambda at: {"rewards": [{"name": f"{at / 'own.py'}:shorter", "weight": 0}]},
+        "stage 'grpo': every reward has weight 0",
+    ),
+    "ratio over sequences that a micro-batch cuts": (
+        lambda at: {**painted(), "stages": stage(micro_batch=1, algorithm={"ratio": "sequence"})},
+        "micro_batch is too small",
+    ),
+    "ratios of the trainer's replay, and of its own": (
+        lambda at: {**painted(sampling={"ratio_norm": True}), "stages": stage(old_logp="replay", updates=2)},
+        "old_logp: replay goes with ratios of log-probs",
+    ),
+    "part without a log-probability": (lambda at: painted(components=["vae"]), "[vae] has no log-probability"),
+    "answers of an adapter that takes none": (
+        lambda at: {**painted(), "stages": [{"kind": "preference", "steps": 1, "pairs": paired(at)}], "rewards": []},
+        "cannot take given answers",
+    ),
+    "tree of an adapter that makes no single steps": (
+        lambda at: {**painted(), "stages": [{"kind": "grpo", "steps": 1, "groups": 2, "tree": {"step_end": "."}}]},
+        "makes no single steps",
+    ),
+    "reward of hints that is none": (
+        lambda at: {"stages": stage(hints={"reward": "nope"})},
+        "hints: no reward 'nope' (there is own.shorter)",
+    ),
+    "prompts of hints without a solution": (
+        lambda at: {"stages": stage(hints={"reward": "own.shorter"})},
+        "hints: prompt '0' has no `solution`",
     ),
     "more than one pass of a filter": (
         lambda at: {"stages": [{"kind": "filter", "steps": 9, "groups": 2, "samples": 2, "rule": "difficulty"}]},

@@ -20,7 +20,7 @@ from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import COMPONENTS, ModelConfig
 from mmrl.modalities.image.families.base import Condition, Schedule
 from mmrl.modalities.image.kernels import Transition, ratio_norm, sample
-from mmrl.modalities.image.loading import load_family
+from mmrl.modalities.image.loading import load_family, note_float32
 from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan, make_plan
 from mmrl.modalities.image.policy import StepPolicy
@@ -404,6 +404,7 @@ class ImageAdapter(Adapter):
         """A pipeline folder (full training), or LoRA weights that `load_lora_weights` takes."""
         if self.config.train == "full":
             self.family.pipeline.save_pretrained(folder, safe_serialization=True)
+            note_float32(folder, self.family.pipeline)
         else:
             lora.save(self.family, folder)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +19,21 @@ from mmrl.modalities.image.skeleton import INDEX, skeleton_pipeline, weighty_par
 from mmrl.modalities.quiet import quiet
 from mmrl.share import resolve
 
+# Beside a saved pipeline: its parts that are float32, as what was trained is, and are read again so.
+FLOAT32 = "float32_parts.json"
+# A file of weights; 1: its variant, None without.
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.([^.-]+))?(?:-\d+-of-\d+)?\.safetensors$")
+# What components are in pipelines.
+PARTS = {
+    "denoiser": ("transformer", "unet"),
+    "text_encoders": ("text_encoder", "text_encoder_2", "text_encoder_3"),
+    "vae": ("vae",),
+}
+
 
 def load_family(config: ModelConfig) -> Family:
-    """The Family of config.path (hub id, folder or share://), its weights in config.dtype.
+    """The Family of config.path (hub id, folder or share://), its weights in config.dtype but for what is trained, or
+    was: float32, as rounding would undo small updates.
 
     Raises FileNotFoundError where a local folder holds no pipeline.
     """
@@ -26,24 +42,56 @@ def load_family(config: ModelConfig) -> Family:
         return family_class(config.family)(_build(config), config.max_sequence_length)
     from diffusers import DiffusionPipeline
 
-    local, dtype = resolve(config.path), getattr(torch, config.dtype)
+    local = resolve(config.path)
     here = is_local(config.path)
     if here and not (local / "model_index.json").is_file():
         raise FileNotFoundError(
             f"model.path {config.path!r}: no model_index.json in {local}; give a folder written by "
             "save_pretrained, or a hub id such as stabilityai/stable-diffusion-3.5-medium"
         )
-    if here:
-        for part in weighty_parts(local):
-            check_weights(local / part)
+    parts = weighty_parts(local) if here else []
+    for part in parts:
+        check_weights(local / part)
+    dtype = _dtypes(config, local)
     if hollow.is_wanted():
         pipeline = skeleton_pipeline(local if here else cached(config.path, config.revision, INDEX), dtype)
     else:
         pipeline = DiffusionPipeline.from_pretrained(
-            str(local) if here else config.path, revision=config.revision, dtype=dtype, use_safetensors=True
+            str(local) if here else config.path,
+            revision=config.revision,
+            variant=_variant(local, parts),
+            dtype=dtype,
+            use_safetensors=True,
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
     return family_class(name)(pipeline, config.max_sequence_length)
+
+
+def note_float32(folder: Path, pipeline: Any) -> None:
+    """Note which parts of a pipeline in this folder are float32."""
+    wide = [n for n, part in pipeline.components.items() if getattr(part, "dtype", None) == torch.float32]
+    (folder / FLOAT32).write_text(json.dumps(wide), encoding="utf-8")
+
+
+def _dtypes(config: ModelConfig, folder: Path) -> dict[str, torch.dtype]:
+    """Part -> the type that its weights are read in."""
+    found = {"default": getattr(torch, config.dtype)}
+    if config.train == "full":
+        parts = [part for component in config.components for part in PARTS[component]]
+        note = folder / FLOAT32
+        parts += json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []
+        found |= dict.fromkeys(parts, torch.float32)
+    return found
+
+
+def _variant(folder: Path, parts: Sequence[str]) -> str | None:
+    """What stands in the names of a pipeline's weights (diffusion_pytorch_model.fp16.safetensors), where a part has no
+    others; diffusers reads the other parts by their plain names."""
+    for part in parts:
+        found = [match[1] for p in sorted((folder / part).iterdir()) if (match := _WEIGHTS.match(p.name))]
+        if found and None not in found:
+            return str(found[0])
+    return None
 
 
 def _build(config: ModelConfig) -> Any:

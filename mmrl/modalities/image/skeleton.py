@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,17 @@ def weighty_parts(folder: Path) -> list[str]:
     return list(_models(folder))
 
 
-def skeleton_pipeline(folder: Path, dtype: torch.dtype) -> Any:
-    """The pipeline in a folder; its models have shapes alone (see hollow), tokenizers and scheduler are whole."""
+def skeleton_pipeline(folder: Path, dtype: Mapping[str, torch.dtype]) -> Any:
+    """The pipeline in a folder; its models have shapes alone (see hollow), tokenizers and scheduler are whole.
+
+    dtype: of each part, or "default".
+    """
     from diffusers import DiffusionPipeline
 
-    made = {name: _skeleton(source, folder / name, dtype) for name, source in _models(folder).items()}
+    made = {
+        name: _skeleton(source, folder / name, dtype.get(name, dtype["default"]))
+        for name, source in _models(folder).items()
+    }
     return DiffusionPipeline.from_pretrained(str(folder), **made)
 
 

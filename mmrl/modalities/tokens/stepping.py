@@ -24,6 +24,8 @@ def next_steps(
 
     A step ends behind the first `end` in its text (stop "step"), with an end token ("eos") or with its budget.
     """
+    if not items:
+        return []
     rows = [reader.opened(prompt, reader.context(prompt)).row.then(_joined(path)) for prompt, path in items]
     made = engine.generate(rows, len(seeds[0]), sampling, seeds)
     return [[_cut(reader, step, end) for step in steps] for steps in made]

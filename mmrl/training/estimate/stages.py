@@ -19,6 +19,7 @@ from mmrl.reporting.summary import own_peak_rss_mb
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes
 from mmrl.training.estimate.tracing import peak_of
+from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference, given_samples
@@ -118,7 +119,8 @@ def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample])
     update = given_update(samples, advantage, chosen)
     slices = micro_batches(adapter, update, stage.options.micro_batch)
     fullest = max(slices, key=lambda part: len(part.rows) * len(part.columns))
-    for part in gradient(adapter, update, [fullest] * min(2, len(slices))):
+    on_replay = refuse_own_ratios(adapter) if isinstance(stage, Grpo) and stage.replays else None
+    for part in gradient(adapter, update, [fullest] * min(2, len(slices)), on_replay=on_replay):
         if not math.isfinite(part.loss):  # then there was no backward
             raise ValueError(f"the loss of tensors without numbers is {part.loss}")
 

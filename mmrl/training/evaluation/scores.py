@@ -88,9 +88,7 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
         return {}
     for learner in learners:
         learner.refuse_non_finite()
-    count = min(options.prompts or len(everything), len(everything))
-    order = cyclic_indices(0, count, len(everything), options.seed)
-    prompts = [everything[i] for i in order]
+    prompts = chosen(everything, options)
     check_tasks(prompts, options)
     places, asked = shared_out(questions(prompts, options), prompts, processes)
     with averaged(learners):
@@ -127,6 +125,12 @@ def _tell_unscored(run: Run, groups: Sequence[Group], must_score: bool) -> None:
         raise RewardFailure(f"{message}; mend the rewards of eval, or the held-out prompts")
     if run.processes.is_main:
         warnings.warn(message, stacklevel=3)
+
+
+def chosen(everything: Sequence[Prompt], options: EvalConfig) -> list[Prompt]:
+    """The held-out prompts of every evaluation, `prompts` of them in a seeded order."""
+    count = min(options.prompts or len(everything), len(everything))
+    return [everything[i] for i in cyclic_indices(0, count, len(everything), options.seed)]
 
 
 def check_tasks(prompts: Sequence[Prompt], options: EvalConfig) -> None:

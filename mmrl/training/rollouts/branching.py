@@ -11,6 +11,7 @@ from mmrl.environments import tree_search as tree
 from mmrl.rewarding.run import score_groups, total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
+from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
@@ -25,9 +26,21 @@ def branched(
 
     The run's rewards judge finished paths: those that the policy ends. On the steps themselves they do not apply. A
     group's index is (number of the branching) * options.groups + index of its question. They come in that order, as
-    from a checkpoint, so that sums are the same to the last bit.
+    from a checkpoint, so that sums are the same to the last bit. Questions whose pictures are broken have none.
     Raises RewardFailure where a finished path has no reward, for a value without it would be a guess.
     """
+    _, made = without_broken(
+        lambda some: _branched(run, options, some, step, seed, cursor),
+        questions,
+        lambda question: question.prompt.id,
+        run.config.data.on_bad_record,
+    )
+    return made
+
+
+def _branched(
+    run: Run, options: GrpoStage, questions: Sequence[Group], step: int, seed: int, cursor: Cursor
+) -> list[Group]:
     assert options.tree is not None
     section, adapter = options.tree, run.adapter
     prompts = [group.prompt for group in questions]

@@ -36,12 +36,30 @@ def hinted(prompt: Prompt, level: int, fractions: Sequence[float] = FRACTIONS, s
     origin = plain(prompt)
     if level == 0:
         return origin
-    solution = origin.record.get("solution")
-    if not isinstance(solution, str) or not solution.strip():
-        raise ConfigError(f"hints: prompt {origin.id!r} has no `solution` to take a hint from; add it to its record")
+    solution = _solution(origin)
     hint = solution[: max(1, _cut(fractions[level - 1], len(solution)))]
     record = {**origin.record, PLAIN: {"id": origin.id, "text": origin.text, "level": level}}
     return Prompt(f"{origin.id}{HINT}{level}", f"{origin.text}{sentence}{hint}", record, origin.root)
+
+
+def check_hints(prompts: Sequence[Prompt], reward: str, rewards: Sequence[str]) -> None:
+    """Raise ConfigError where a step would: for a reward that is not among `rewards`, and a prompt without solution."""
+    if reward not in rewards:
+        raise ConfigError(_no_reward(reward, rewards))
+    for prompt in prompts:
+        _solution(prompt)
+
+
+def _solution(prompt: Prompt) -> str:
+    solution = prompt.record.get("solution")
+    if not isinstance(solution, str) or not solution.strip():
+        raise ConfigError(f"hints: prompt {prompt.id!r} has no `solution` to take a hint from; add it to its record")
+    return solution
+
+
+def _no_reward(reward: str, rewards: Sequence[str]) -> str:
+    known = ", ".join(rewards) or "none"
+    return f"hints: no reward {reward!r} (there is {known}); name one of the configured rewards"
 
 
 def _cut(share: float, length: int) -> int:
@@ -71,8 +89,7 @@ def needs_hint(group: Group, reward: str, threshold: float = 1.0) -> bool:
     """
     for sample in group.samples:
         if reward not in sample.scores:
-            known = ", ".join(sample.scores) or "none"
-            raise ConfigError(f"hints: no reward {reward!r} (there is {known}); name one of the configured rewards")
+            raise ConfigError(_no_reward(reward, list(sample.scores)))
     values = [s.scores[reward].value for s in group.samples if s.scores[reward].ok]
     return bool(values) and all(value is not None and value < threshold for value in values)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from mmrl.config import ExpertConfig
 from mmrl.core.schedule import chord_mu
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter
 from mmrl.training.processes import Processes
+from mmrl.training.stages.readable import Readable
 from mmrl.training.stages.sft import supervised_gradient
 
 
@@ -23,6 +25,7 @@ def expert_gradient(
     adapter: Adapter,
     expert: ExpertConfig,
     records: Records,
+    readable: Readable[dict[str, Any]],
     update: int,
     seed: int,
     processes: Processes,
@@ -31,6 +34,6 @@ def expert_gradient(
 ) -> Iterator[tuple[int, float]]:
     """Accumulate the gradient of mu times the expert loss of the `update`-th optimizer step; see
     supervised_gradient."""
-    batch = records.batch(update, expert.batch, seed)
+    batch = readable.of(records.batch(update, expert.batch, seed))
     at = (seed, update)
     return supervised_gradient(adapter, batch, expert.objective, expert.micro_batch, at, processes, mu, start)

@@ -22,7 +22,9 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts.branching import REWARD as TREE
+from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.rollouts.collecting import Collector
+from mmrl.training.rollouts.hints import check_hints
 from mmrl.training.rollouts.queue import Rollouts
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of
@@ -30,7 +32,9 @@ from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.experience import Experience, adapter_features, annotate
 from mmrl.training.stages.expert import expert_gradient, share
+from mmrl.training.stages.readable import Readable
 from mmrl.training.stages.rows import LARGEST, OFF, grpo_row, monitor_row
+from mmrl.training.stages.sft import record_prompt
 from mmrl.training.stages.update import (
     MicroBatch,
     Update,
@@ -51,9 +55,16 @@ class Grpo(Stage[GrpoStage]):
         self.algorithm = stage_algorithm(run, options)
         super().__init__(run, options, policy, cursor)
         self.prompts = prompts_of(run, options.data_from)
+        if not any(run.weights.values()):
+            raise ConfigError(f"stage {options.name!r}: every reward has weight 0: nothing would be learned")
+        if options.hints:
+            check_hints(self.prompts, options.hints.reward, list(run.weights))
+        if options.tree:  # an adapter that makes no single steps says so
+            run.adapter.next_steps([], [], greedy=True, end=options.tree.step_end, max_tokens=1)
         self.features = adapter_features(run.adapter, options.micro_batch)
         self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
         self.replays = options.replays_old(run.adapter.precision != torch.float32)
+        self.readable = Readable(run.processes, run.config.data, record_prompt)  # of the expert's records
         self.check = SelfCheck(
             self.algorithm, run.adapter.precision, options.name, quiet=not run.processes.is_main, own=self.replays
         )
@@ -78,9 +89,15 @@ class Grpo(Stage[GrpoStage]):
         return f"all {len(self.prompts)} prompts have retired (curriculum.retire_at)"
 
     def begin(self) -> None:
-        """The contract's cheap clauses, on one prompt."""
-        with self.run.sampling():
-            refuse_broken_adapter(self.run.adapter, self.prompts[:1], self.options.micro_batch, self.run.seed)
+        """The contract's cheap clauses, on one prompt, whose pictures can be read."""
+        run = self.run
+
+        def check(prompts: list[Prompt]) -> list[Group]:
+            refuse_broken_adapter(run.adapter, prompts[:1], self.options.micro_batch, run.seed)
+            return []
+
+        with run.sampling():
+            without_broken(check, self.prompts, lambda prompt: prompt.id, run.config.data.on_bad_record)
 
     # ---------------------------------------------------------------- one step
 
@@ -162,7 +179,9 @@ class Grpo(Stage[GrpoStage]):
         assert records is not None  # the config has asked for them
         seed = seed_of(run.seed, self.options.name, "expert")
         start = max(0, cursor.micro - before)
-        for done, loss in expert_gradient(run.adapter, expert, records, number, seed, run.processes, mu, start):
+        for done, loss in expert_gradient(
+            run.adapter, expert, records, self.readable, number, seed, run.processes, mu, start
+        ):
             cursor.sums.add({"expert/loss": loss})
             cursor.micro = before + done + 1
             run.point("micro")

@@ -24,6 +24,7 @@ from mmrl.training.processes import Processes
 from mmrl.training.run import Run
 from mmrl.training.run_folder import result_path
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.readable import Readable
 from mmrl.types import Prompt, Sample, Slice
 
 
@@ -43,12 +44,15 @@ class Preference(Stage[PreferenceStage]):
     def __init__(self, run: Run, options: PreferenceStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.pairs = self._pairs()
+        given_samples(run.adapter, self.pairs[:1])  # an adapter that takes no answers says so
+        self.readable: Readable[Prompt] = Readable(run.processes, run.config.data, lambda pair: pair)
         self.shift = Shift()
 
     def _pairs(self) -> list[Prompt]:
         options, data = self.options, self.run.config.data
         if options.data_from:
-            return load_pairs(result_path(self.run.folder, options.data_from), data.on_bad_record)
+            kept = result_path(self.run.folder, options.data_from)
+            return load_pairs(kept, data.on_bad_record, max_pixels=data.max_pixels)
         return load_pairs(str(options.pairs), data.on_bad_record, **reading(data, str(options.pairs)))
 
     @property
@@ -67,12 +71,15 @@ class Preference(Stage[PreferenceStage]):
         options, cursor, run = self.options, self.cursor, self.run
         processes, adapter, learner = run.processes, run.adapter, self.learners["policy"]
         order = cyclic_indices(cursor.step * options.batch, options.batch, len(self.pairs), self.seed)
-        pairs = [self.pairs[i] for i in order[processes.rank :: processes.world]]
+        everyones = self.readable.of([self.pairs[i] for i in order])
+        pairs = everyones[processes.rank :: processes.world]
         samples = given_samples(adapter, pairs)
         masks = _masks(samples)
         slices = list(adapter.slices(samples, options.micro_batch)) if samples else []
         logp, reference = score(adapter, samples, masks, slices)
-        coefficients, row, shift = differentiate(options, processes, self.shift, logp, reference, masks.sum(1))
+        coefficients, row, shift = differentiate(
+            options, processes, self.shift, logp, reference, masks.sum(1), len(everyones)
+        )
         if not math.isfinite(row["loss"]):
             ids = ", ".join(p.id for p in pairs[:8])
             raise NonFiniteError(
@@ -92,7 +99,7 @@ class Preference(Stage[PreferenceStage]):
             run.point("micro")
         row["grad_norm"] = learner.step()
         self.shift = shift
-        cursor.samples += 2 * options.batch
+        cursor.samples += 2 * len(everyones)
         cursor.actions += int(processes.total(float(masks.sum())))
         return {**row, "lr": learner.rate, "time/step": time.monotonic() - began}
 
@@ -137,9 +144,17 @@ def score(adapter: Adapter, samples: Sequence[Sample], masks: Tensor, slices: Se
 
 
 def differentiate(
-    options: PreferenceStage, processes: Processes, shift: Shift, logp: Tensor, reference: Tensor, length: Tensor
+    options: PreferenceStage,
+    processes: Processes,
+    shift: Shift,
+    logp: Tensor,
+    reference: Tensor,
+    length: Tensor,
+    pairs: int,
 ) -> tuple[Tensor, dict[str, Any], Shift]:
-    """(gradient of the mean loss by each answer's log-prob [S], metrics over all processes, shift after the step)."""
+    """(gradient of the mean loss by each answer's log-prob [S], metrics over all processes, shift after the step).
+
+    pairs: of the step, on all processes."""
     leaf = logp.clone().requires_grad_(True)
     answers = (leaf[0::2], leaf[1::2], reference[0::2], reference[1::2])
     shifted = options.objective != "dpo"
@@ -148,7 +163,7 @@ def differentiate(
         total, n = processes.total(float(rewards.sum())), processes.total(len(rewards))
         shift = Shift(*objectives.shifted(shift.delta, shift.count, total, n))
     loss, metrics = _objective(options, answers, length[0::2], shift.delta)
-    share = 1 / options.batch
+    share = 1 / max(pairs, 1)
     (loss.sum() * share).backward()
     assert leaf.grad is not None
     row: dict[str, Any] = {"loss": processes.total(float(loss.detach().sum())) * share}

@@ -19,6 +19,8 @@ from mmrl.training.processes import Processes
 from mmrl.training.run import Run
 from mmrl.training.run_folder import result_path
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.readable import Readable
+from mmrl.types import Prompt
 
 SAMPLE = 512  # records that `Adapter.finish` sees
 
@@ -31,11 +33,12 @@ class Sft(Stage[SftStage]):
     def __init__(self, run: Run, options: SftStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.records = self._records()
+        self.readable = Readable(run.processes, run.config.data, record_prompt)
 
     def _records(self) -> Any:
         options, data = self.options, self.run.config.data
         if options.data_from:
-            return KeptRecords(result_path(self.run.folder, options.data_from))
+            return KeptRecords(result_path(self.run.folder, options.data_from), data.max_pixels)
         if options.options is not None:
             data = data.model_copy(update={"options": options.options})
             return Records(data, record_columns(self.run.adapter, [options.objective]))
@@ -45,7 +48,7 @@ class Sft(Stage[SftStage]):
         """Forward, backward and one optimizer step over `batch` records."""
         began = time.monotonic()
         options, cursor, run = self.options, self.cursor, self.run
-        records = self.records.batch(cursor.step, options.batch, self.seed)
+        records = self.readable.of(self.records.batch(cursor.step, options.batch, self.seed))
         cursor.phase = "update"
         parts = supervised_gradient(
             run.adapter,
@@ -72,6 +75,11 @@ class Sft(Stage[SftStage]):
 
     def end(self) -> None:
         self.run.adapter.finish(self.options.objective, self.records.batch(0, SAMPLE, self.run.seed))
+
+
+def record_prompt(record: dict[str, Any]) -> Prompt:
+    """A supervised record, whose pictures stand without their folder, as a prompt."""
+    return Prompt(str(record.get("id")), "", record)
 
 
 def supervised_gradient(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -455,6 +456,19 @@ def test_saved_lora_is_loaded_by_the_pipeline_it_was_trained_on(family, tmp_path
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("shard", ["10GB", "20KB"])
+def test_weights_of_a_variant_are_read_where_there_are_no_others(tmp_path, shard):
+    """As a download of *.fp16.safetensors alone has them; the autoencoder's came without."""
+    policy = adapter("sd")
+    policy.family.pipeline.save_pretrained(tmp_path, variant="fp16", max_shard_size=shard)
+    shutil.rmtree(tmp_path / "vae")
+    policy.family.vae.save_pretrained(tmp_path / "vae")
+    again = ImageAdapter(policy.config.at(tmp_path))
+    for name, module in policy.modules().items():
+        for key, tensor in again.modules()[name].state_dict().items():
+            assert torch.equal(tensor, module.state_dict()[key]), (name, key)
+
+
 def assert_same_output(policy: ImageAdapter, other) -> None:
     size = (SIZE, SIZE)
     latents = torch.randn((2, *policy.family.latent_shape(size)), generator=torch.Generator().manual_seed(2))

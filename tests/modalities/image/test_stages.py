@@ -46,6 +46,24 @@ def fresh(policy: ImageAdapter, image: Image.Image) -> torch.Tensor:
 # ---- embeddings, weights and the reference --------------------------------------------------------------------
 
 
+def test_what_any_stage_trained_is_read_again_to_the_last_bit(tmp_path):
+    """In 16 bits, also of parts that the last stage did not train; the others stay in 16 bits."""
+    adapter().family.pipeline.to(torch.bfloat16).save_pretrained(tmp_path / "start")
+    policy = ImageAdapter(adapter(dtype="bfloat16").config.at(tmp_path / "start"))
+    policy.select(["vae"])
+    nudge(policy)
+    policy.select(None)
+    nudge(policy)
+    policy.save(tmp_path / "end")
+    again = ImageAdapter(policy.config.at(tmp_path / "end"))
+    for name, module in policy.modules().items():
+        wanted = torch.bfloat16 if name.startswith("text_encoder") else torch.float32
+        read = dict(again.modules()[name].named_parameters())
+        for key, parameter in module.named_parameters():
+            assert read[key].dtype == parameter.dtype == wanted, (name, key)
+            assert torch.equal(read[key], parameter), (name, key)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sft_of_the_denoiser_then_grpo_on_the_text_encoders_then_the_denoiser_again(dtype):
     policy = adapter(dtype=dtype)

@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+from mmrl.api import train
 from mmrl.config import ConfigError, load
 from mmrl.modalities.vision.tiny import KINDS
 from mmrl.pictures import PictureError
@@ -221,6 +222,78 @@ def test_a_picture_that_breaks_in_a_step_ends_the_run_with_one_line(written, mai
     errors = [line for line in err.splitlines() if line.startswith("error:")]
     assert code == 1 and len(errors) == 1 and "Traceback" not in err
     assert re.match(r"error: prompt 'bad': picture 'damaged\.png': .*data\.on_bad_record: skip", errors[0])
+
+
+# Whatever decodes a picture first: what of a config is not as in `written`, and the record that is bad.
+ANSWERS = {"completion": "yes", "chosen": "yes", "rejected": "no"}
+TWO = {"id": "bad", "prompt": "What?", "images": ["good.png", "damaged.png"]}
+TREE = {"iterations": 1, "children": 2, "depth": 2, "step_end": "a", "step_tokens": 3}
+GRPO = {"kind": "grpo", "steps": 1, "groups": 3, "samples": 2, "optim": {"lr": 1e-3}}
+DECODERS = {
+    "the start checks": GRPO,
+    "a tree": {"kind": "grpo", "steps": 1, "groups": 3, "tree": TREE},
+    "records": {"kind": "sft", "steps": 1, "batch": 3, "micro_batch": 2},
+    "pairs": {"kind": "preference", "steps": 1, "batch": 3},
+    "an expert": {**GRPO, "expert": {"batch": 3}},
+    "a filter": {"kind": "filter", "rule": "difficulty", "steps": 1, "groups": 3, "samples": 2},
+}
+
+
+@pytest.fixture
+def decoding(written, folder, tmp_path):
+    """decoding(stage, rows, on_bad) -> a config whose one stage sees these records in this order."""
+
+    def make(stage, rows, on_bad="skip"):
+        source = folder / f"{tmp_path.name}_{len(rows)}.jsonl"
+        source.write_text("".join(json.dumps({**row, **ANSWERS}) + "\n" for row in rows), encoding="utf-8")
+        values = yaml.safe_load(written([]).read_text())
+        values["data"] |= {"prompts": str(source), "on_bad_record": on_bad}
+        values["name"] = f"run_{len(rows)}"
+        values["stages"] = [stage | ({"pairs": str(source)} if stage["kind"] == "preference" else {})]
+        if stage["kind"] == "sft" or "expert" in stage:
+            values["data"]["records"] = str(source)
+        if stage["kind"] in ("sft", "preference"):
+            values["rewards"] = []
+            del values["data"]["prompts"]
+        return values
+
+    return make
+
+
+GOOD = [{"id": f"good {i}", "prompt": f"What is {i}?", "images": ["good.png"]} for i in range(2)]
+
+
+@pytest.mark.parametrize("stage", DECODERS.values(), ids=DECODERS)
+def test_whatever_decodes_a_broken_picture_first_leaves_it_out_where_asked(decoding, stage):
+    with pytest.warns(UserWarning, match=r"(prompt|record) 'bad': picture 'damaged\.png': .*; it is left out"):
+        train(load(decoding(stage, [TWO, *GOOD])), quiet=True)
+
+
+@pytest.mark.parametrize("stage", DECODERS.values(), ids=DECODERS)
+def test_whatever_decodes_a_broken_picture_first_tells_what_to_do(decoding, stage):
+    with pytest.raises(ConfigError, match=r"(prompt|record) 'bad': picture 'damaged\.png': .*on_bad_record: skip"):
+        train(load(decoding(stage, [TWO, *GOOD], "stop")), quiet=True)
+
+
+@pytest.mark.parametrize("name", ["records", "pairs"])
+def test_a_step_without_a_broken_record_is_a_step_of_the_others(decoding, tmp_path, name):
+    """Denominators count what is there: loss and gradient are those of a file that never had the record."""
+    stage = DECODERS[name]
+    with pytest.warns(UserWarning, match="left out"):
+        train(load(decoding(stage, [TWO, *GOOD])), quiet=True)
+    train(load(decoding({**stage, "batch": 2}, GOOD)), quiet=True)
+    rows = [json.loads((tmp_path / f"runs/run_{n}/metrics.jsonl").read_text()) for n in (3, 2)]
+    for key in ("loss", "grad_norm", *(k for k in rows[0] if k.startswith("preference/"))):
+        assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-5), key
+    assert rows[0]["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("name", ["records", "pairs"])
+def test_a_step_of_which_nothing_can_be_read_trains_nothing(decoding, tmp_path, name):
+    with pytest.warns(UserWarning, match="left out"):
+        train(load(decoding({**DECODERS[name], "batch": 1, "steps": 3}, [TWO, *GOOD])), quiet=True)
+    norms = [json.loads(row)["grad_norm"] for row in (tmp_path / "runs/run_3/metrics.jsonl").read_text().splitlines()]
+    assert sorted(norm > 0 for norm in norms) == [False, True, True]
 
 
 def test_the_contract_from_the_command_line(written, main):

@@ -1,0 +1,52 @@
+"""Given data whose pictures turn out broken when they are first decoded: left out, or the end of the run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from mmrl.config import ConfigError, DataConfig
+from mmrl.data.images import decode_images
+from mmrl.pictures import PictureError
+from mmrl.training.processes import Processes
+from mmrl.types import Prompt
+
+T = TypeVar("T")
+
+
+class Readable(Generic[T]):
+    """Leaves out what cannot be read, alike on all processes, each of which decodes the pictures of its share, once.
+
+    Before a run only the heads of pictures are looked at.
+    prompt: of an item; its record and folder name the pictures.
+    """
+
+    def __init__(self, processes: Processes, data: DataConfig, prompt: Callable[[T], Prompt]) -> None:
+        self.processes, self.data, self.prompt = processes, data, prompt
+        self._read: dict[str, str] = {}  # id -> why it cannot be; "" for one that can
+
+    def of(self, items: Sequence[T]) -> list[T]:
+        """Those that can be read. Every process calls, with the same.
+
+        Raises ConfigError that names one which cannot, unless data.on_bad_record is skip.
+        """
+        prompts = [self.prompt(item) for item in items]
+        new = {p.id: p for p in prompts if p.id not in self._read and p.record.get("images")}
+        if new:
+            mine = list(new.values())[self.processes.rank :: self.processes.world]
+            for some in self.processes.gather([(p.id, self._flaw(p)) for p in mine]):
+                self._read.update(some)
+        for why in [self._read[id] for id in new if self._read[id]]:
+            if self.data.on_bad_record == "stop":
+                raise ConfigError(f"{why}; mend it, or set data.on_bad_record: skip")
+            if self.processes.is_main:
+                warnings.warn(f"{why}; it is left out", stacklevel=3)
+        return [item for item, p in zip(items, prompts) if not self._read.get(p.id)]
+
+    def _flaw(self, prompt: Prompt) -> str:
+        try:
+            decode_images(prompt.record, prompt.root, self.data.max_pixels)
+        except PictureError as error:
+            return f"record {prompt.id!r}: {error}"
+        return ""
