@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,7 @@ from mmrl.near import near, short
 
 Section = TypeVar("Section", bound=BaseModel)
 LONGEST = 600  # characters of a line
+CLOSE = 0.85  # difflib's likeness of a slip: a letter too many or too few
 
 
 def validate(section: type[Section], values: Mapping[str, Any], at: tuple[str | int, ...] = ()) -> Section:
@@ -51,8 +53,11 @@ def _explain(
 def _meant(
     section: type[BaseModel], values: Mapping[str, Any], loc: Iterable[str | int], word: str, at: tuple[str | int, ...]
 ) -> str:
-    """What an unknown key may be: the same word elsewhere, ours for what others call so, or a word like it here."""
+    """What an unknown key may be: a slip of a key here, the same word elsewhere, ours for what others call so, or a word
+    like it here."""
     here = _fields_at(section, loc)
+    if get_close_matches(word, here, 1, CLOSE):
+        return near(word, here)
     others, ours = elsewhere(section, values, word), OTHERS.get(word)
     if ours in here:
         return f"did you mean {ours!r}?"

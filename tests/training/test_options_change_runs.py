@@ -35,6 +35,7 @@ ELSEWHERE = {
     "kind": "another stage altogether",
     "components": "tests/training/test_references.py, on a model that has parts",
     "data_from": "tests/training/test_filtering.py",
+    "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
     "options": "tests/config/test_effects.py, with a function as records",
 }
 
