@@ -53,7 +53,7 @@ def _explain(
 def _meant(
     section: type[BaseModel], values: Mapping[str, Any], loc: Iterable[str | int], word: str, at: tuple[str | int, ...]
 ) -> str:
-    """What an unknown key may be: a slip of a key here, the same word elsewhere, ours for what others call so, or a word
+    """What an unknown key may be: a slip of one here, the same word elsewhere, ours for what others call so, or a word
     like it here."""
     here = _fields_at(section, loc)
     if get_close_matches(word, here, 1, CLOSE):

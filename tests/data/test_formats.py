@@ -516,7 +516,7 @@ def test_what_a_filter_keeps_stands_with_its_pictures(red, tmp_path_factory):
     prompt = load_prompts(str(path), {}, "stop")[0]
     sizes = [open_image(ref, prompt.root, BOUND).size for ref in prompt.record["images"]]
     assert sizes == [(4, 2), (3, 3), (5, 6), (4, 2)]
-    assert [ref().size for ref in KeptRecords(path).batch(0, 1, 0)[0]["images"]] == sizes
+    assert [ref().size for ref in KeptRecords(path, BOUND).batch(0, 1, 0)[0]["images"]] == sizes
     assert stored_images({"prompt": "a"}, None, run, BOUND) == {"prompt": "a"}
     with pytest.raises(PictureError):
         stored_images({"images": ["gone.png"]}, str(red), run, BOUND)
