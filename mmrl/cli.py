@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -350,6 +351,18 @@ def main() -> None:
         _run()
 
 
+def _is_meant(error: BaseException) -> bool:
+    """Whether the message was written for a user: an error of mmrl's own, or a ValueError that a line of mmrl raises.
+
+    Others have a traceback, which a bug report needs.
+    """
+    if type(error).__module__.startswith("mmrl"):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    return isinstance(error, ValueError) and ours and (frames[-1].line or "").startswith("raise ")
+
+
 def _run() -> None:
     try:
         cli(standalone_mode=False)
@@ -366,8 +379,7 @@ def _run() -> None:
 
         if is_told(error):
             sys.exit(1)
-        # torch raises RuntimeError for its own faults, whose traceback a bug report needs.
-        if not type(error).__module__.startswith("mmrl") and not isinstance(error, FileNotFoundError | ImportError):
+        if not (_is_meant(error) or isinstance(error, FileNotFoundError | ImportError)):
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -125,3 +125,18 @@ def test_the_first_ctrl_c_is_answered_at_once(capfd):
         os.kill(os.getpid(), signal.SIGINT)  # the launcher's own, at once: the same wish
     told = capfd.readouterr().err
     assert told.count("the run saves itself") == 1 and "Ctrl-C again" in told
+
+
+def test_a_value_error_that_mmrl_raises_is_a_line_and_one_that_happens_has_its_traceback(monkeypatch, capsys):
+    """The core's functions raise ValueError for what a config alone cannot know, such as a column that nobody gives."""
+    from mmrl import api
+    from mmrl.share import share
+
+    monkeypatch.setattr("sys.argv", ["mmrl", "train", "text/tiny", "--quiet"])
+    monkeypatch.setattr(api, "train", lambda *_, **__: share("..", ".."))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("error: '../..' leaves the share folder")
+    monkeypatch.setattr(api, "train", lambda *_, **__: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        main()

@@ -57,6 +57,8 @@ def test_a_second_stage_does_not_repeat_the_first(tmp_path, kind, given):
     loop = able(values(tmp_path, *stages, data=data), adapter=Watched(), records=records)
     loop.train()
     seen = loop.adapter.seen[given]
+    if given == "pairs":  # a stage looks at its first pair when it is made, and learns nothing from it
+        seen = [entry for n, entry in enumerate(seen) if n not in (0, 1 + len(seen) // 2 - 1)]
     one, two = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     ids = [[name for name, _ in part] for part in (one, two)]
     assert sorted(ids[0]) == sorted(ids[1]) == sorted(set(ids[0]), key=str)

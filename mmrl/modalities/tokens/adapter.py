@@ -377,12 +377,17 @@ class TokenAdapter(Adapter):
         return made
 
     def completion(self, sample: Sample) -> Any:
-        """The answer as its text, or as ids where that text would lose special tokens that stand before its end."""
+        """The answer as its text, or as ids where that text, given again, would be another: without the special tokens
+        that stand before its end, or behind what the chat template writes before an answer."""
+        if sum(turn.trained for turn in sample.turns) > 1:
+            return super().completion(sample)
         ids = trajectory_of(sample).tensors["ids"].tolist()
         inside = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
-        single = sum(turn.trained for turn in sample.turns) < 2
-        lost = single and not self.reader.prompts.turns.special.isdisjoint(inside)
-        return ids if lost else super().completion(sample)
+        if not self.reader.prompts.turns.special.isdisjoint(inside):
+            return ids
+        (again,) = given.ids_of(self.reader, sample.prompt.record, sample.artifact)
+        said, meant = (self.tokenizer.decode(i, skip_special_tokens=True) for i in (inside, again.tolist()))
+        return super().completion(sample) if meant.startswith(said) else ids
 
     def record_columns(self, objective: str) -> Sequence[str]:
         """Columns that a supervised record must have, besides `prompt` or `messages`."""

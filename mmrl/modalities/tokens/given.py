@@ -120,7 +120,7 @@ def _check_room(prompt: Prompt, index: int, count: int, rules: Rules) -> None:
 
 def _encoded(reader: Reader, prompt: Prompt, index: int, answer: Answer, banned: Sequence[int]) -> list[Tensor]:
     """The ids of each turn of an answer."""
-    turns = _ids(reader, prompt.record, answer)
+    turns = ids_of(reader, prompt.record, answer)
     for wrong in {i for ids in turns for i in ids.tolist()} & set(banned):
         word = repr(reader.word_of[wrong]) if wrong < len(reader.word_of) else "without a text"
         raise ValueError(
@@ -130,7 +130,8 @@ def _encoded(reader: Reader, prompt: Prompt, index: int, answer: Answer, banned:
     return turns
 
 
-def _ids(reader: Reader, record: Mapping[str, Any], answer: Answer) -> list[Tensor]:
+def ids_of(reader: Reader, record: Mapping[str, Any], answer: Answer) -> list[Tensor]:
+    """The ids of each of the policy's turns in an answer, with the ends that the template writes."""
     messages = record.get("messages") or ()
     begun = bool(messages) and continues(messages)
     return [
@@ -154,7 +155,7 @@ def token_count(reader: Reader, records: Sequence[Mapping[str, Any]]) -> int:
     for record in records:
         answer = answer_of(record)[1]
         trained = [is_trained(turn) for turn in turns_of(answer)]
-        count += sum(len(ids) for ids, counts in zip(_ids(reader, record, answer), trained) if counts)
+        count += sum(len(ids) for ids, counts in zip(ids_of(reader, record, answer), trained) if counts)
     return count
 
 
