@@ -124,6 +124,15 @@ def hanging(gate):
     return LoadedReward("hangs", lambda samples: gate.wait(60) and [1.0] * len(samples), source="hangs.py")
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as it is in a terminal: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("how", ["score_groups", "gather", "group of groups"])
 def test_ctrl_c_while_a_reward_hangs_stops_at_once(group, gate, how):
     reward = hanging(gate)
