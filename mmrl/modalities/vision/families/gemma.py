@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrl.media import Size
 from mmrl.modalities.vision.config import ModelConfig
-from mmrl.modalities.vision.families.base import Family, Features, split_features
+from mmrl.modalities.vision.families.base import Features
 from mmrl.modalities.vision.families.masks import masks
+from mmrl.modalities.vision.families.square import SquarePictures
 
 # What the processor's class takes where its files say null.
 SCAN = {
@@ -23,7 +24,7 @@ SCAN = {
 }
 
 
-class Gemma3(Family):
+class Gemma3(SquarePictures):
     """Coordinates are whatever the policy was taught; by default thousandths.
 
     Line ends around a picture may become one token with those of the text, so that its frame is read with the text.
@@ -31,7 +32,6 @@ class Gemma3(Family):
     """
 
     tiled = True
-    own_masks = True
     not_served = "has pictures whose tokens see one another both ways, which was not tried with vLLM"
 
     def __init__(self, model: Any, processor: Any, config: ModelConfig) -> None:
@@ -43,9 +43,6 @@ class Gemma3(Family):
         wanted = bool(pictures.do_pan_and_scan) if config.tiles is None else config.tiles > 1
         self.scan: dict[str, Any] = {"do_pan_and_scan": wanted, **scan}
         self._end = {model.config.boi_token_id, model.config.eoi_token_id}
-
-    def towers(self, model: Any) -> list[nn.Module]:
-        return [model.base_model.vision_tower, model.base_model.multi_modal_projector]
 
     def never_sampled(self, model: Any) -> set[int]:
         return super().never_sampled(model) | self._end
@@ -90,20 +87,7 @@ class Gemma3(Family):
     def processor_options(self) -> dict[str, Any]:
         return self.scan
 
-    def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
-        return len(inputs["pixel_values"]) * self.processor.image_seq_length
-
-    def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
-        pixels = torch.cat([i["pixel_values"] for i in inputs]).to(model.device)
-        found = model.base_model.get_image_features(pixels, return_dict=True)
-        return split_features(found, [self.feature_count(i) for i in inputs])
-
     # ---------------------------------------------------------------- the decoder
-
-    def new_cache(self, decoder: Any) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache()  # whole in every layer: `masks` cuts the windows
 
     def decode(
         self,

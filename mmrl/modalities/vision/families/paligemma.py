@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrl.media import Size
-from mmrl.modalities.vision.families.base import Family, Features, split_features
+from mmrl.modalities.vision.families.base import Features
 from mmrl.modalities.vision.families.masks import masks
+from mmrl.modalities.vision.families.square import SquarePictures
 
 
-class PaliGemma(Family):
+class PaliGemma(SquarePictures):
     """Positions begin at 1. A box is four tokens <loc0000> to <loc1023>."""
 
     space = "loc1024"
     boxes = "paligemma"
     prefix_attention = True
     first_position = 1
-    own_masks = True
     not_served = "has its pictures where vLLM wants them, not where the prompt does"
-
-    def towers(self, model: Any) -> list[nn.Module]:
-        return [model.base_model.vision_tower, model.base_model.multi_modal_projector]
 
     def written(self, size: Size) -> str:
         return self.processor.replace_image_token({}, 0)
@@ -36,19 +33,6 @@ class PaliGemma(Family):
     def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
         made = self.processor.image_processor(images=[image], return_tensors="pt")
         return {"pixel_values": made["pixel_values"]}, tuple(made["pixel_values"].shape[:1:-1])
-
-    def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
-        return len(inputs["pixel_values"]) * self.processor.image_seq_length
-
-    def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
-        pixels = torch.cat([i["pixel_values"] for i in inputs]).to(model.device)
-        found = model.base_model.get_image_features(pixels, return_dict=True)
-        return split_features(found, [self.feature_count(i) for i in inputs])
-
-    def new_cache(self, decoder: Any) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache()  # whole in every layer: `masks` cuts the windows
 
     def decode(
         self,
