@@ -1,4 +1,4 @@
-"""The nouns of mmrl: Prompt, Sample, Score, Group, Trajectory. Data only; no algorithm lives here."""
+"""The nouns of mmrl: Prompt, Pair, Sample, Score, Group, Trajectory. Data only; no algorithm lives here."""
 
 from __future__ import annotations
 
@@ -26,6 +26,48 @@ class Prompt:
     text: str
     record: Mapping[str, Any] = field(default_factory=dict)
     root: str | None = None  # folder that file names in the record are below; None: they are not from a file
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the answers (or pictures) of a pair.
+
+    answer: a text, or messages of {"role", "content"}; what an adapter's `given` takes. "" for a picture alone.
+    images: references to pictures that belong to it, as a record's `images` has them.
+    """
+
+    answer: Any = ""
+    images: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt with two or more candidates, and which of them is preferred.
+
+    shares: of the preference, one a candidate, summing to 1: (1, 0) is the first; (0.5, 0.5) a tie; (0.7, 0.3) a soft
+    label; (0.5, 0.5, 0, 0) two right answers out of four.
+    margin: how much better the preferred one is, on the data's own scale; None: not told. confidence: in the label, in
+    [0, 1]; None: not told. category: in the grouping of its benchmark. unit: what is scored together, such as all pairs
+    of one question; "" for the pair alone.
+    """
+
+    prompt: Prompt
+    candidates: tuple[Candidate, ...]
+    shares: tuple[float, ...]
+    margin: float | None = None
+    confidence: float | None = None
+    category: str = ""
+    unit: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.prompt.id
+
+    @property
+    def better(self) -> int | None:
+        """The candidate with the largest share; None where several have it."""
+        best = max(self.shares)
+        return self.shares.index(best) if self.shares.count(best) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Reward models and judges at work: they score, they compare, and they are measured."""
