@@ -117,6 +117,7 @@ CASES = [
     Case(FilterStage, "keep", "stages.0.keep=2", "stages.0.rule=rejection", "", "filter"),
     Case(FilterStage, "low", "stages.0.low=0.1", "stages.0.rule=difficulty", "", "filter"),
     Case(FilterStage, "high", "stages.0.high=0.9", "stages.0.rule=difficulty", "", "filter"),
+    Case(FilterStage, "min_attempts", "stages.0.min_attempts=2", "stages.0.rule=difficulty", "", "filter"),
     Case(OptimConfig, "final_lr", "stages.0.optim.final_lr=0.1", "stages.0.optim.schedule=cosine"),
     Case(OptimConfig, "spam_threshold", "stages.0.optim.spam_threshold=.inf", SPAM),
     Case(OptimConfig, "spam_reset_every", "stages.0.optim.spam_reset_every=0", SPAM),
