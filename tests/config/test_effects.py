@@ -202,6 +202,7 @@ CASES = [
     Case(tokens.TokenModelConfig, "revision", "model.revision=a", "", BUILT),
     Case(tokens.TokenModelConfig, "trust_remote_code", "model.trust_remote_code=true", "", BUILT),
     Case(tokens.TokenModelConfig, "lora", "model.lora.rank=9", LORA),
+    Case(tokens.TokenModelConfig, "first_share", "model.first_share=0.3", "stages.0.objective=sft_first", "", "sft"),
     Case(tokens.TokenModelConfig, "fp32_head", "model.fp32_head=true", "model.dtype=bfloat16"),
     Case(tokens.TokenModelConfig, "engine", "model.engine.name=vllm", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.top_p", "model.sampling.top_p=0.9", "", TREE),
