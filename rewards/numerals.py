@@ -51,11 +51,13 @@ _DASH = re.compile(r"\N{EN DASH}(?=\s*[\\{$€£¥.\d])")
 _SIGN = re.compile(r"(?<![\w)\]}?])-\s?(?:\\?[$€£¥]\s*|\{\s*)(?=[.\d])")
 _SIGN_APART = re.compile(r"(?:^|[=({:≈]|\b(?:is|equals)\b)\s*(?:\$\s*)?-\s+(?=[.\d][\d.,/]*%?[\W_]*$)")
 _SYMBOL = re.compile(r" {0,2}(?:√ ?(?:\([^()]{0,99}\)|\{[^{}]{0,99}\}|\d+)|[π√∞]|(?<![A-Za-z\\])pi(?![A-Za-z]))")
-# A whole number with ! is a factorial, but for money; 3.5! and 1,000! are exclamations.
-_FACTORIAL = (
-    r"(?<![\w.,^!)\]}{money}])(\d{1,3})(?:!(?![!\w(=])| factorial\b)"
-    r"|(?<![\d.,{money}])\d+!+(?![!=])|\(\s*\d+\s*\)!(?!=)|\bfactorial of \d+"
+# A whole number with ! is a factorial; 3.5! and 1,000! are exclamations. The second kind cannot be told or worked out.
+_FACTORIAL = re.compile(
+    r"(?<![\w.,^!)\]}/])(\d{1,3})(?:(?:\\[,;:])?!(?![!\w(=])| factorial\b)"
+    r"|(?<![\d.,])\d+!+(?![!=])|\(\s*\d+\s*(?:\\right\s*)?\)!(?!=)|\bfactorial of \d+",
+    re.ASCII,
 )
+_FACTORIAL_IS = re.compile(r"(?<![\w.,^!)\]}/])(\d{1,2})!=(?=\s*(\d+)(?![\d.,]))", re.ASCII)  # and not "is not"
 _LARGEST_FACTORIAL = 400
 # Calculations in words and brackets: 17 mod 5, 5C2, ⌊2.5⌋.
 _WORKED_OUT = re.compile(
@@ -132,13 +134,9 @@ def _without_factorials(text: str) -> str:
     """5! as 120; ? for one that is too large, or in which nobody can tell what is meant: 5!!, 3!2!."""
     if "!" not in text and "factorial" not in text:
         return text
-    # One dollar alone is money, two are LaTeX's.
-    pattern = _FACTORIAL.replace("{money}", "€£¥$" if text.count("$") == 1 else "€£¥")
-    return re.sub(
-        pattern,
-        lambda m: str(math.factorial(int(m[1]))) if m[1] and int(m[1]) <= _LARGEST_FACTORIAL else "?",
-        text,
-        flags=re.ASCII,
+    text = _FACTORIAL_IS.sub(lambda m: f"{m[2]} = " if math.factorial(int(m[1])) == int(m[2][:200]) else m[0], text)
+    return _FACTORIAL.sub(
+        lambda m: str(math.factorial(int(m[1]))) if m[1] and int(m[1]) <= _LARGEST_FACTORIAL else "?", text
     )
 
 

@@ -28,8 +28,10 @@ def ascii_signs(text: str) -> str:
 
 
 def without_exclamations(text: str) -> str:
-    """The text without marks that are no factorial: full-width ones, and Spanish ones, which are opened."""
-    return _EXCLAIMED.sub(lambda m: m[1] or "", text)
+    """The text without marks that are no factorial: full-width and Spanish ones (¡5!), and those behind money."""
+    text = _EXCLAIMED.sub(lambda m: m[1] or "", text)
+    money = "[$€£¥]" if text.count("$") == 1 else "[€£¥]"  # two dollars are LaTeX's
+    return re.sub(rf"(?<={money})(\d[\d.,]*)!", r"\1", text)
 
 
 def _fraction(found: re.Match[str]) -> str:
