@@ -79,6 +79,7 @@ if __name__ == "__main__":
 '''
 
 
+@pytest.mark.slow
 def test_objects_of_python_train_in_two_processes_as_in_one(helpers, tmp_path):
     (tmp_path / "job.py").write_text(JOB, encoding="utf-8")
     process = helpers.two_processes(str(tmp_path / "job.py"), str(tmp_path))
@@ -105,5 +106,5 @@ def left_by(run: Path):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
     kept = [{k: v for k, v in row.items() if isinstance(v, int | float)} for row in rows]
-    scores = json.loads((run / "summary.json").read_text())["after"]
+    scores = json.loads((run / "summary.json").read_text())["eval"]["after"]
     return {k: v for k, v in state.items() if "/param/" in k}, kept, scores
