@@ -38,7 +38,7 @@ _SIGNS += (("≤", "\\le "), ("≥", "\\ge "), ("∪", "\\cup "), ("∩", "\\cap
 # Functions and constants as a keyboard writes them; without their backslash they would be words around a number.
 _FUNCTION = re.compile(
     r"(?<![\\a-zA-Z])(?:(?:sqrt|sinh?|cosh?|tanh?|cot|csc|arc(?:sin|cos|tan)|ln|log|exp)"
-    r"(?=\s?(?:[\d(\\{^_πθ]|[a-zA-Z](?![a-zA-Z])))|sec(?=\s?[(\\^])|pi(?![a-zA-Z]))"
+    r"(?=\s?(?:[\d(\\{^_πθ]|[a-zA-Z](?![a-zA-Z])))|sec(?=[(\\^])|pi(?![a-zA-Z]))"
 )
 _DEGREE = r"(?:\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})|°|\\degree(?![a-zA-Z]))"
 _DEGREES_SAID = re.compile(

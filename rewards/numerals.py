@@ -59,9 +59,10 @@ _FACTORIAL = re.compile(
 )
 _FACTORIAL_IS = re.compile(r"(?<![\w.,^!)\]}/])(\d{1,2})!=(?=\s*(\d+)(?![\d.,]))", re.ASCII)  # and not "is not"
 _LARGEST_FACTORIAL = 400
-# Calculations in words and brackets: 17 mod 5, 5C2, ⌊2.5⌋.
+# Calculations in words and brackets: 17 mod 5, 5 choose 2, 5C2, ⌊2.5⌋.
+_SIZE = re.compile(r"([^|]*)\|\s*-\s*(\d+(?:\.\d+)?)\s*\|([^|]*)")  # of a negative number; more bars are a table
 _WORKED_OUT = re.compile(
-    r"(?<![\w.])\d+(?:\s*(?:\\bmod|mod)(?![A-Za-z])\s*\{?\d+\}?|[CP]\d+(?!\w))"
+    r"(?<![\w.])\d+(?:\s*(?:\\bmod|mod|choose)(?![A-Za-z])\s*\{?\d+\}?|[CP]\d+(?!\w))"
     r"|(?:\\left\s*)?(?:[⌊⌈]|\\l(?:floor|ceil)(?![A-Za-z])).{0,60}?(?:[⌋⌉]|\\r(?:floor|ceil)(?![A-Za-z]))"
 )
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,40}>|^\s*>\s")
@@ -92,6 +93,7 @@ _SCALES = [(re.compile(rf"(?<=\d) ?(?:{names})(?![A-Za-z])", re.IGNORECASE), pow
 def readable(text: str) -> str:
     """The text with its numbers as Python writes them; ? stands for any other expression, ¤ for a name with digits."""
     text = _WORKED_OUT.sub("?", _without_factorials(without_exclamations(text)))
+    text = f"{size[1]}{size[2]}{size[3]}" if (size := _SIZE.fullmatch(text)) else text
     text = _MARKUP.sub(" ", _DASH.sub("-", ascii_signs(text)))
     if any(sign in text for sign in ("\\", "^", "**", "{,}", "_", "~")):
         text = _without_latex(text)

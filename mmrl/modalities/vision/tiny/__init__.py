@@ -91,8 +91,12 @@ def build(
         "initializer_range": initializer_range,
         "bos_token_id": None,
     }
-    tower = {"hidden_size": vision_hidden, "layers": vision_layers, "heads": vision_heads}
-    tower |= {"initializer_range": initializer_range}
+    tower = {
+        "hidden_size": vision_hidden,
+        "layers": vision_layers,
+        "heads": vision_heads,
+        "initializer_range": initializer_range,
+    }
     pixels = (min_pixels or 4 * cell**2, max_pixels or 64 * cell**2)
     sizes = Sizes(decoder, tower, patch, merge, tile, tiles, pixels, tied)
     with torch.random.fork_rng(devices=[]):
