@@ -142,7 +142,7 @@ class ImageAdapter(Adapter):
     def usable(self, prompt: Prompt) -> str | None:
         """All are but those that show pictures or videos; warns, once, where no text encoder reads the end of one."""
         if prompt.record.get("images") and IMAGE in prompt.text:
-            return f"shows pictures or videos ({IMAGE}), and this modality reads texts alone"
+            return "shows pictures, which this modality does not read"
         read = None if self._warned else self.family.unread(prompt.text)
         if read is not None:
             self._warned = True

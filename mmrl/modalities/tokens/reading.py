@@ -81,8 +81,9 @@ class Reader:
         """A context as the policy reads it. Raises Unfit for one that cannot be used."""
         if reason := self.prompts.unfit(context, prompt.record):
             raise Unfit(prompt, reason)
-        if prompt.record.get("images") and any(IMAGE in message["content"] for message in context.messages):
-            raise Unfit(prompt, f"shows pictures or videos ({IMAGE}), and this modality reads texts alone")
+        marked = bool(prompt.record.get("images")) and any(IMAGE in message["content"] for message in context.messages)
+        if context.views or marked:  # a video's frames, too
+            raise Unfit(prompt, "shows pictures, which this modality does not read")
         ids = self.prompts.ids(context, prompt.record)
         self.prompts.check_length(prompt, len(ids))
         return Opened(Row(ids), [], [Turn(m["role"], m["content"]) for m in context.messages])
