@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmrl import objects
 from mmrl.config import ConfigError, DataConfig
-from mmrl.data.pairs import load_pairs
+from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import load_prompts
 from mmrl.data.records import Records
 
@@ -33,7 +33,7 @@ ANSWERS = {"completion": "a", "chosen": "a", "rejected": "b"}
 GOOD = [{"id": n, "prompt": f"what is {n}?", **ANSWERS} for n in ("first", "last")]
 READERS = {
     "prompts": lambda source, on_bad: [p.id for p in load_prompts(source, {}, on_bad)],
-    "pairs": lambda source, on_bad: [p.id for p in load_pairs(source, on_bad)],
+    "pairs": lambda source, on_bad: [p.id for p in load_preferences(source, on_bad)],
     "records": lambda source, on_bad: supervised(
         Records(DataConfig(records=source, on_bad_record=on_bad), ["completion"])
     ),

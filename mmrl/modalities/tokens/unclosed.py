@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mmrl.environments.base import Context, Environment, Episode, Reply
+from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
 from mmrl.types import Turn
 
 
@@ -17,7 +17,7 @@ class Unclosed:
 
     def __init__(self, environment: Environment, tag: str, close: str) -> None:
         self.environment, self.tag, self.close = environment, tag, close
-        self.answers_cut = environment.answers_cut
+        self.answers_cut, self.draws = environment.answers_cut, drawn_by(environment)
 
     def open(self, episode: Episode) -> Context:
         return self.environment.open(episode)

@@ -12,7 +12,7 @@ import torch
 from chat_templates import FAMILIES, PAD
 from test_conversation import Script, pieces
 
-from mmrl.environments.base import Context, Episode, Reply
+from mmrl.environments.base import Context, Episode, Reply, drawn_by
 from mmrl.environments.parsing import answered
 from mmrl.modalities.text import tiny
 from mmrl.modalities.text.config import ModelConfig
@@ -349,7 +349,7 @@ def test_an_environment_sees_a_thought_that_the_template_opened(policy):
     """What it reads begins with the tag; the turns themselves stay as they were said, and are cut where it says."""
 
     class Watching:
-        answers_cut = False
+        answers_cut, draws = True, ("order",)
 
         def open(self, episode):
             return Context([{"role": "user", "content": episode.prompt.text}])
@@ -365,7 +365,9 @@ def test_an_environment_sees_a_thought_that_the_template_opened(policy):
         prompt = Prompt("p", text)
         turns = [Turn("user", text), *(Turn("assistant", words, trained=True) for words in said)]
         episode = Episode(prompt, turns=turns)
-        reply = made.reader.environment_of(prompt).respond(episode)
+        seen = made.reader.environment_of(prompt)
+        assert seen.answers_cut and drawn_by(seen) == ("order",)
+        reply = seen.respond(episode)
         assert episode.turns == turns
         return world.heard, episode.info["answered"], reply.keep - len(said[-1])
 
