@@ -185,6 +185,38 @@ def test_parts_of_a_visual_preference_of_trl_are_read(pictured):
         assert (pair.prompt.text, pair.prompt.record["images"]) == ("<image>What?", ["img/1.png"])
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "said"),
+    [
+        ("The sky is blue.", "The sky is black.", ("The sky is", " blue.", " black.")),
+        ("The sky is blue.", "The sky is not.", ("The sky is", " blue.", " not.")),
+        (
+            "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: So?\n\nAssistant: I can",
+            "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: So?\n\nAssistant: I do",
+            ("\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: So?\n\nAssistant:", " I can", " I do"),
+        ),
+        ("Yes", "No", None),
+        ("Yesterday", "Yes", None),
+        ("  a", "  b", None),
+    ],
+)
+def test_a_prompt_may_be_what_two_texts_begin_with(pictured, chosen, rejected, said):
+    """TRL's implicit prompt as texts, and Anthropic's dialogues."""
+    record = {"chosen": chosen, "rejected": rejected, "margin": 1.0}
+    source = written([record], pictured / "alike.jsonl")
+    if said is None:
+        with pytest.raises(ConfigError, match="no `prompt`, and `chosen` and `rejected` do not begin with the same"):
+            read_pairs(source, "trl")
+        return
+    (pair,) = read_pairs(source, "trl").pairs
+    assert (pair.prompt.text, *(one.answer for one in pair.candidates)) == said
+    if "Assistant:" in chosen:
+        assert read_pairs(source).pairs == [pair]
+    else:  # where it ends is a guess, which has to be asked for
+        with pytest.raises(ConfigError, match="needs a non-empty string `prompt`"):
+            read_pairs(source)
+
+
 def test_answers_of_several_turns_stay_messages(pictured):
     turns = [
         {"role": "user", "content": "Hi"},
