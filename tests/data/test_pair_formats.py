@@ -15,6 +15,8 @@ from mmrl.data.pair_formats.kinds import PAIR_FORMATS
 from mmrl.data.pair_formats.vl_rewardbench import group_of
 from mmrl.data.pairs import Pairs, pair_of, read_pairs
 from mmrl.data.prompts import training_prompts
+from mmrl.environments.base import Episode
+from mmrl.environments.pairs import Pairs as Shown
 from mmrl.pictures import open_image
 
 BOUND = 1_000_000
@@ -59,6 +61,25 @@ def test_two_rows_say_what_their_schema_says(pictured, name):
         assert {"candidates", "shares"} <= set(prompt.record)
         assert format_of(prompt.record) == "plain"
         assert normalised(prompt.record) == normalised(prompt.record, "plain") == prompt.record
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_environment_of_pairs_shows_all_that_is_read(pictured, name):
+    """What the readers write is what a judge is shown: question, answers and pictures, in the order that is noted."""
+    form, suffix, rows, expected = CASES[name]
+    source = written(rows, pictured / f"shown_{name.replace('.', '_')}{suffix}")
+    for prompt, said in zip(training_prompts(DataConfig(prompts=source, format=form)), expected):
+        episode = Episode(prompt, [(1, 1)] * len(said.images), step=0)
+        context = Shown().open(episode)
+        text, order = context.messages[-1]["content"], episode.info["order"]
+        assert said.prompt in text
+        answers = [one for one in (said.candidates[k] for k in order) if isinstance(one, str)]
+        places = [text.index(f"### Response {k + 1}\n{answer}") for k, answer in enumerate(answers)]
+        assert places == sorted(places)
+        owns = [len(one) if isinstance(one, list) else 0 for one in said.candidates]
+        firsts = [len(said.images) + sum(owns[:k]) for k in range(len(owns))]
+        shown = [firsts[k] + n for k in order for n in range(owns[k])]
+        assert [view.picture for view in context.views] == [*range(len(said.images)), *shown]
 
 
 @pytest.mark.parametrize("name", CASES)
