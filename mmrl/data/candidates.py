@@ -31,7 +31,7 @@ def with_candidates(record: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a pair of a record that has them, or {"candidates", "shares"} of its `chosen` and `rejected`.
 
     {} for any other, for one whose `candidates` are something else, and for two answers that make no pair, such as two
-    that are the same: a record may be read for its question alone, and whoever needs the pair is told by `pair_columns`.
+    that are the same: a record may be read for its question alone; `pair_columns` tells whoever needs the pair.
     Raises ValueError for `candidates` and `shares` that are wrong.
     """
     if is_pair(record):
