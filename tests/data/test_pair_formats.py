@@ -192,6 +192,7 @@ def test_rejected_pictures_of_ms_swift_belong_to_their_candidate(pictured, colum
     assert pair.prompt.record.get("images", []) == images
     assert [(one.answer, list(one.images)) for one in pair.candidates] == candidates
     assert (pair.shares, pair.margin) == ((1.0, 0.0), 0.5)
+    assert normalised(pair.prompt.record) == pair.prompt.record
 
 
 def test_parts_of_a_visual_preference_of_trl_are_read(pictured):
