@@ -121,8 +121,9 @@ class Endpoint:
 
 
 class FirstToken(Endpoint):
-    """The same, asked for one token: `complete` gives what it could have been, as JSON of [[token, log-probability], ...].
+    """The same, asked for one token: `complete` gives what it could have been.
 
+    As JSON of [[token, log-probability], ...].
     top: how many of the likeliest tokens the server is to name; many allow 20. The other options are Endpoint's.
     """
 

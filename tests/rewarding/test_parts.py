@@ -27,7 +27,10 @@ def test_a_picture_travels_as_a_png_without_loss_and_as_a_jpeg_with_some():
     assert len(picture_bytes(picture_part(noise(), 10))) < len(picture_bytes(picture_part(noise(), 95)))
 
 
-@pytest.mark.parametrize("url", ["http://localhost/a.png", "file:///etc/passwd", "data:text/plain;base64,aGk=", "", "data:image/png;base64,?"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost/a.png", "file:///etc/passwd", "data:text/plain;base64,aGk=", "", "data:image/png;base64,?"],
+)
 def test_a_picture_that_is_elsewhere_is_not_fetched(url):
     with pytest.raises(ValueError):
         picture_bytes({"type": "image_url", "image_url": {"url": url}})
