@@ -93,11 +93,12 @@ def rgb(picture: Any) -> Image.Image:
 
 def score_pictures(
     samples: Sequence[Sample],
-    values: Callable[[list[Image.Image], list[str]], list[float]],
+    values: Callable[[list[Image.Image], list[str]], list[Any]],
     details: Callable[[str], Mapping[str, Any]] = lambda text: {},
 ) -> list[Score]:
     """A score for each sample: values(pictures, prompts) of those that have a picture; the others are invalid.
 
+    values: gives a number or a Score for each.
     details: of a prompt, which the scores carry.
     """
     failed: dict[int, Score] = {}

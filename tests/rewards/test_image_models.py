@@ -1,4 +1,4 @@
-"""PickScore, HPS and ImageReward on tiny models of their own architectures: each against its formula, worked out anew."""
+"""PickScore, HPS and ImageReward on tiny models of their architectures: each against its formula, worked out anew."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def published_imagereward() -> dict[str, torch.Tensor]:
 
 
 def imagereward_by_hand(w: dict, pixels: torch.Tensor, ids: torch.Tensor) -> float:
-    """The released forward pass, from the published names: pre-norm ViT, post-norm BERT that looks at it, and the head."""
+    """The released forward pass, by the published names: pre-norm ViT, post-norm BERT that looks at it, head."""
 
     def dense(name, x):
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
