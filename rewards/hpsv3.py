@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401, without which transformers' processor fails at length
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class score:
         path = weights_of(weights, "weights", "HPSv3.safetensors of the hub's MizzenAI/HPSv3")
         folder = folder_of(model, "model")
         self.words, self.batch, (self.device, self.dtype) = _words(prompt), batch, place_of(device, dtype)
-        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
         self.processor.tokenizer.padding_side = "right"
         self.processor.tokenizer.add_special_tokens(
             {"extra_special_tokens": [TOKEN]}, replace_extra_special_tokens=False
@@ -68,7 +69,8 @@ class score:
         return score_pictures(samples, self._scores)
 
     def check_prompt(self, prompt: Prompt) -> str | None:
-        marks = [mark for mark in self.processor.tokenizer.all_special_tokens if mark in prompt.text]
+        known = map(str, self.processor.tokenizer.added_tokens_decoder.values())
+        marks = [mark for mark in known if mark in prompt.text]
         return f"prompt {prompt.id!r} has the special token {marks[0]}, which HPSv3 reads" if marks else None
 
     def _scores(self, pictures: list[Image.Image], texts: list[str]) -> list[Score]:

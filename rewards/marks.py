@@ -24,7 +24,7 @@ _RANGE = r"(?![ \t]*(?:[-\N{EN DASH}~,;]|to\b|or\b|and\b)[ \t]*-?\d)"  # "3 or 4
 _OF = r"(?:\s*/\s*{most:g}(?:\.0+)?|\s+out\s+of\s+{most:g})?"  # "4/5"
 _END = r"(?![\w%/]|[.,]\d)"
 _BETTER = re.compile(r"\b(?:image|picture)\s*([12])\s+is\s+(?:the\s+)?better\b", re.IGNORECASE)
-_NAMED = re.compile(r"\b(?:image|picture)\s*([12])\b", re.IGNORECASE)
+_NAMED = re.compile(r"\b(?:image|picture)\s*([12])\b(?!\s*/\s*[12])", re.IGNORECASE)  # "Image 1/2" names neither
 _TOLERANCE = 0.02  # of the sum of two shares, which judges round
 
 
