@@ -15,6 +15,7 @@ from mmrl.config.markup import parse
 from mmrl.rewarding import available
 from mmrl.share import share
 
+NAMES = set(available())
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "image_rewards.md").read_text(encoding="utf-8")
 BLOCKS = {kind: re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL) for kind in ("yaml", "bash")}
 
@@ -29,7 +30,7 @@ def options_of(name: str) -> set[str]:
 
 
 def rewards_in(value: object) -> list[dict]:
-    return [reward for reward in value.get("rewards", []) if reward["name"] in available()]
+    return [reward for reward in value.get("rewards", []) if reward["name"] in NAMES]
 
 
 @pytest.mark.parametrize("block", BLOCKS["yaml"], ids=range(len(BLOCKS["yaml"])))
@@ -69,4 +70,4 @@ def test_the_page_s_commands_turn_the_pickles_into_safetensors(tmp_path, monkeyp
 def test_the_page_names_every_reward_that_sees_a_picture_by_a_model():
     named = set(re.findall(r"`(\w+\.\w+)`", PAGE))
     files = {"pickscore", "hps", "imagereward", "hpsv3", "unified_reward", "paco", "vqa"}
-    assert {name for name in available() if name.partition(".")[0] in files} <= named
+    assert {name for name in NAMES if name.partition(".")[0] in files} <= named

@@ -260,6 +260,14 @@ def test_imagereward_is_the_released_forward_pass(tiny, text):
     assert abs(found[1].value - expected) > 1e-3  # it looks at the picture
 
 
+def test_imagereward_and_pickscore_look_at_the_middle_square(tiny):
+    """Where it has half a pixel to spare, each as its own library rounds: 7.5 is 8 for torchvision and 7 for CLIP's."""
+    wide = noise((47, 32))
+    for name, left in {"imagereward.score": 8, "pickscore.score": 7}.items():
+        shown, cut = scores(name, tiny[name], "a red circle", [wide, wide.crop((left, 0, left + 32, 32))])
+        assert shown.value == pytest.approx(cut.value, abs=1e-4), name
+
+
 # -------------------------------------------------------------------- what all of them hold
 
 
