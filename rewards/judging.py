@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any
 
-from mmrl.rewarding.chat import Endpoint, FirstToken, Judge, Messages
+from mmrl.rewarding.chat import Endpoint, Judge, Messages
+from mmrl.rewarding.first_token import FirstToken
 from mmrl.rewarding.parts import text_part
 from mmrl.share import resolve
 
