@@ -20,7 +20,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class score:
-    """cosine(picture, prompt) * scale; about 0.2 to 0.35 as published, where a hundredth is a lot.
+    """cosine(picture, prompt) * scale; about 0.15 to 0.35 as published, where a hundredth is a lot.
 
     weights: .safetensors file of HPS_v2_compressed.pt or HPS_v2.1_compressed.pt, converted; the scores of the two
     versions are not comparable. model: the open_clip name or config of their architecture. A picture is made to fit a

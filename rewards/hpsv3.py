@@ -32,7 +32,7 @@ _RATIO = 200  # between the sides of a picture, above which Qwen's own rule refu
 
 
 class score:
-    """The head's first number, mu; about -5 to 15 as published. `details` has `log_sigma`, the second one.
+    """The head's first number, mu: 0 for Stable Diffusion 2, 10 for FLUX as published. `details` has the second, `log_sigma`.
 
     weights: HPSv3.safetensors. prompt: a .txt file with the model's own words, INSTRUCTION and then
     prompt_with_special_token of the package's hpsv3/dataset/data_collator_qwen.py: {text_prompt} stands for the

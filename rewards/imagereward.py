@@ -96,7 +96,7 @@ class Blip(nn.Module):
 
 
 class score:
-    """(head(BLIP of picture and prompt) - 0.16717) / 1.03334; about -2 to 2 as published.
+    """(head(BLIP of picture and prompt) - 0.16717) / 1.03334; mean 0 and deviation 1 over the authors' pictures.
 
     weights: .safetensors file of ImageReward.pt, converted. tokenizer: folder, or hub name in the local cache, of
     BERT's. batch: pictures a forward pass. dtype: of the weights but the head's. A prompt longer than 35 tokens is cut

@@ -63,7 +63,7 @@ class Pick(Towers):
 
 
 class score:
-    """exp(logit_scale) * cosine(picture, prompt) / divide; about 16 to 26 as published.
+    """exp(logit_scale) * cosine(picture, prompt) / divide; around 20 as published.
 
     model: folder, or hub name in the local cache, of the CLIPModel. processor: of its tokenizer and preprocessing
     where they are not beside it. divide: 26 gives Flow-GRPO's numbers. batch: pictures a forward pass. dtype: of the

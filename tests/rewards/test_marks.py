@@ -6,6 +6,8 @@ import importlib
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmrl.rewarding import load_reward
 
@@ -165,3 +167,63 @@ def table(winner, *categories) -> str:
 def test_winners_of_a_table(marks, reply, overall, categories):
     found = marks.said_winners(reply)
     assert (found and (found.overall, found.categories)) == (None if overall is None else (overall, categories))
+
+
+# Words that the readers look for, in any order, with anything between.
+PIECES = [
+    "Final Score",
+    "Alignment Score",
+    "Style Score",
+    "Image 1",
+    "Image 2",
+    " is better",
+    "<answer>",
+    "</answer>",
+    "<think>",
+]
+PIECES += [
+    "</think>",
+    "winner",
+    '"',
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    ".",
+    "-",
+    "/",
+    "%",
+    "\n",
+    " ",
+    "0",
+    "1",
+    "3",
+    "5",
+    "9" * 400,
+    "or",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=30).map("".join))
+@settings(max_examples=200, deadline=None)
+def test_no_words_give_anything_but_a_verdict_on_its_scale_or_none(marks, reply):
+    mark = marks.said_mark(reply, "final score", 1, 5)
+    assert mark is None or 1 <= mark <= 5
+    shares = marks.said_shares(reply, ["alignment score", "style score"])
+    assert shares is None or all(0 <= share <= 1 for share in shares)
+    assert marks.said_better(reply) in (None, 0.0, 1.0)
+    winners = marks.said_winners(reply)
+    assert winners is None or {winners.overall, *winners.categories} <= {0.0, 0.5, 1.0}
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_long_reply_is_read_at_once(marks, piece):
+    """No reader goes back over it again and again: that would never end."""
+    long = piece * (100_000 // len(piece))
+    for reply in (long, "Final Score: " + long, "Alignment Score:\n" + long):
+        marks.said_mark(reply, "final score", 1, 5)
+        marks.said_shares(reply, ["alignment score"])
+        marks.said_better(reply)
+        marks.said_winners(reply)
