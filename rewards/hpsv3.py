@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from mmrl.modalities.quiet import quiet
 from mmrl.share import resolve
 from mmrl.types import Prompt, Sample, Score
 
@@ -32,7 +33,7 @@ _RATIO = 200  # between the sides of a picture, above which Qwen's own rule refu
 
 
 class score:
-    """The head's first number, mu: 0 for Stable Diffusion 2, 10 for FLUX as published. `details` has the second, `log_sigma`.
+    """The head's first number, mu: about 0 for SD 2 and 10 for FLUX as published. `details` has `log_sigma`.
 
     weights: HPSv3.safetensors. prompt: a .txt file with the model's own words, INSTRUCTION and then
     prompt_with_special_token of the package's hpsv3/dataset/data_collator_qwen.py: {text_prompt} stands for the
@@ -152,6 +153,7 @@ def _words(prompt: str) -> str:
 def _load(folder: Path, path: Path, device: torch.device, dtype: torch.dtype) -> _Model:
     from transformers import AutoConfig, Qwen2VLModel
 
+    quiet("transformers")
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type != "qwen2_vl":
         raise ValueError(f"model: {folder.name} is {config.model_type}, HPSv3 is qwen2_vl")

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmrl.modalities.quiet import quiet
 from mmrl.types import Sample, Score
 
 from .towers import batches, cut_of, folder_of, load_once, place_of, score_pictures, weights_of
@@ -142,6 +143,7 @@ class score:
         return len(self.tokenizer(text, verbose=False).input_ids)
 
     def _load(self, path: Path) -> Blip:
+        quiet("transformers")
         weights = _renamed(load_file(path))
         try:
             with torch.device("meta"):

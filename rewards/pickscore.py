@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from mmrl.modalities.quiet import quiet
 from mmrl.types import Sample, Score
 
 from .towers import Towers, batches, folder_of, load_once, place_of
@@ -40,6 +41,7 @@ class Pick(Towers):
     def _load(self, folder: Path) -> Any:
         from transformers import CLIPModel
 
+        quiet("transformers")
         model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=self.dtype)
         return model.to(self.device).eval().requires_grad_(False)
 
