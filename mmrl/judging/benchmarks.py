@@ -103,8 +103,8 @@ def ties_score(judged: Sequence[Judged]) -> float:
     """RewardBench 2's score of the subset Ties, from scores of all answers; ids are `ref:N` and `tied:N`.
 
     `tied:N` has several right answers and `ref:N` asks nearly the same with one. A judge should put all right ones
-    above the wrong ones (0.3 each kind), and the gap between them should be larger than the spread among the right ones, at
-    `tied:N` (0.2) and at both (0.2), by as much as possible (0.01). A failed score loses what it is in.
+    above the wrong ones (0.3 each kind), and the gap between them should be larger than the spread among the right
+    ones, at `tied:N` (0.2) and at both (0.2), by as much as possible (0.01). A failed score loses what it is in.
     Raises ValueError for another id.
     """
     kinds: dict[str, dict[str, _Spread]] = {"ref": {}, "tied": {}}

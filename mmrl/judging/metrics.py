@@ -70,14 +70,16 @@ class Figures:
     def position_bias(self) -> str:
         """Which place it favours, in words; "" where none, or too little is known.
 
-        A place is favoured where P(first) is BIASED from chance, which its interval leaves out, on FEWEST units or more.
+        A place is favoured where P(first) is BIASED from chance, its interval leaves chance out, and there are FEWEST
+        units or more.
         """
         value, low, high = self.first.value, self.first.low, self.first.high
         if value is None or low is None or high is None or self.chance is None:
             return ""
         if self.first.count < FEWEST or abs(value - self.chance) < BIASED or low <= self.chance <= high:
             return ""
-        return f"{'prefers' if value > self.chance else 'avoids'} the first place: {value:.0%}, by chance {self.chance:.0%}"
+        word = "prefers" if value > self.chance else "avoids"
+        return f"{word} the first place: {value:.0%}, by chance {self.chance:.0%}"
 
 
 def figures(

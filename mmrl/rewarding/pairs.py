@@ -77,9 +77,8 @@ def win_rate(
 
 def _check(schedule: str, neighbours: int, anchors: Anchors | None, score: str, prior: float) -> None:
     if schedule not in SCHEDULES or score not in SCORES:
-        raise ValueError(
-            f"schedule={schedule!r}, score={score!r}: expected one of {', '.join(SCHEDULES)}, and of {', '.join(SCORES)}"
-        )
+        known = f"one of {', '.join(SCHEDULES)}, and of {', '.join(SCORES)}"
+        raise ValueError(f"schedule={schedule!r}, score={score!r}: expected {known}")
     if (schedule == "anchors") != (anchors is not None):
         raise ValueError("schedule=anchors and anchors go together: give both, or neither")
     if schedule == "regular" and neighbours < 2:

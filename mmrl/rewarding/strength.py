@@ -1,6 +1,6 @@
 """Bradley-Terry: from who won against whom, one strength for each, and how well it is known.
 
-P(i beats j) = sigmoid(s_i - s_j). A strength is in log-odds: 1 more is 73 % against 27 %. `elo` writes it on Elo's scale.
+P(i beats j) = sigmoid(s_i - s_j). A strength is in log-odds: 1 more is 73 % against 27 %. `elo` puts it on Elo's scale.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Strengths:
     component: tuple[int, ...]
 
 
-def bradley_terry(wins: Sequence[Sequence[float]], prior: float = 1.0, level: float = 0.95) -> Strengths:
+def bradley_terry(wins: Sequence[Sequence[float]] | np.ndarray, prior: float = 1.0, level: float = 0.95) -> Strengths:
     """Strengths of the most probable model, with intervals from the Fisher information.
 
     wins: [n, n], `wins[i][j]` is how often i beat j; a tie is half a win of each. The diagonal does not count.
