@@ -22,7 +22,7 @@ from mmrl.rewarding.post import Poster, PostError
 from mmrl.rewarding.threads import Threads
 
 V = TypeVar("V")
-Messages = Sequence[Mapping[str, str]]  # {"role", "content"} each
+Messages = Sequence[Mapping[str, Any]]  # {"role", "content"} each; a content is a text, or parts (see parts.py)
 
 _MOST_KNOWN = 100_000  # answers that are kept in memory
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet
@@ -95,25 +95,62 @@ class Endpoint:
         return self._content(body, headers.get("content-type", "application/json"))
 
     def _content(self, body: bytes, kind: str) -> str:
+        content = self._found(body, kind, lambda choice: choice["message"]["content"])
+        if not isinstance(content, str) or not content.strip():
+            raise ChatError(f"{self.url} gave an empty answer")
+        return content
+
+    def _found(self, body: bytes, kind: str, find: Callable[[Any], Any]) -> Any:
+        """What `find` takes out of the answer's first choice."""
         try:
             answer = json.loads(body)
             if isinstance(answer, dict) and answer.get("error"):  # some proxies send their errors as 200
                 error = answer["error"]
                 told = error.get("message", error) if isinstance(error, dict) else error
                 raise ChatError(f"{self.url} answered an error: {self._words(str(told))}")
-            content = answer["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            return find(answer["choices"][0])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             of = "" if "json" in kind else f", of the type {self._words(kind)}"
             words = self._words(f"{type(error).__name__}: {error}")
             raise ChatError(f"{self.url} answered no chat completion ({words}){of}") from None
-        if not isinstance(content, str) or not content.strip():
-            raise ChatError(f"{self.url} gave an empty answer")
-        return content
 
     def _words(self, told: str) -> str:
         """What the server told, on one line, cut short, without the key that it may have repeated."""
         told = told.replace(self._key, "(the key)") if self._key else told
         return " ".join(told.split())[:200]
+
+
+class FirstToken(Endpoint):
+    """The same, asked for one token: `complete` gives what it could have been.
+
+    As JSON of [[token, log-probability], ...].
+    top: how many of the likeliest tokens the server is to name; many allow 20. The other options are Endpoint's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        key_env: str = "OPENAI_API_KEY",
+        timeout: float = 60.0,
+        top: int = 20,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if top < 2:
+            raise ValueError(f"top={top} must be 2 or more, for two answers to be among them")
+        asked = {"logprobs": True, "top_logprobs": top, **(options or {})}
+        super().__init__(url, model, key_env, timeout, 1, asked)
+
+    def _content(self, body: bytes, kind: str) -> str:
+        named = self._found(body, kind, _first_tokens)
+        if not named:
+            raise ChatError(f"{self.url} named no first tokens; it must answer with logprobs and top_logprobs")
+        return json.dumps(named)
+
+
+def _first_tokens(choice: Any) -> list[tuple[str, float]]:
+    told = (choice.get("logprobs") or {}).get("content") or [{}]
+    return [(str(entry["token"]), float(entry["logprob"])) for entry in told[0].get("top_logprobs") or ()]
 
 
 def _seconds(retry_after: str) -> float:
