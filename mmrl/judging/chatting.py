@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +11,10 @@ from mmrl.judging.generative import verdict_of
 from mmrl.judging.words import pictures_of
 from mmrl.media import IMAGE
 from mmrl.pictures import PictureError, open_image
-from mmrl.rewarding.chat import Endpoint, Failure, Judge
+from mmrl.rewarding.chat import Endpoint, Failure, Judge, Messages
+from mmrl.rewarding.parts import JPEG, picture_part, text_part
 
-LOSSLESS = 512  # pixels a side up to which a picture travels as PNG; larger ones are JPEG of quality 95
+LOSSLESS = 512  # pixels a side up to which a picture travels as PNG; larger ones are JPEG
 
 
 class Chatting:
@@ -70,9 +69,9 @@ class Chatting:
             for number, piece in enumerate(pieces):
                 if number:
                     image = open_image(pictures[next(views).picture], pair.prompt.root, self.max_pixels)
-                    parts.append({"type": "image_url", "image_url": {"url": data_url(image)}})
+                    parts.append(picture_part(image, None if max(image.size) <= LOSSLESS else JPEG))
                 if piece:
-                    parts.append({"type": "text", "text": piece})
+                    parts.append(text_part(piece))
             made.append({"role": message["role"], "content": parts if len(pieces) > 1 else message["content"]})
         return made
 
@@ -89,13 +88,6 @@ class _Warm:
         self.endpoint, self.temperature, self.seed = endpoint, temperature, seed
         self.identity = f"{endpoint.identity} {temperature} {seed}"
 
-    def complete(self, messages: Any, temperature: float, seed: int) -> str:
+    def complete(self, messages: Messages, temperature: float, seed: int) -> str:
         return self.endpoint.complete(messages, self.temperature, (seed + self.seed) % 2**31)
 
-
-def data_url(image: Any) -> str:
-    """A picture as base64: PNG where it is small, JPEG where it is not."""
-    kind, options = ("PNG", {}) if max(image.size) <= LOSSLESS else ("JPEG", {"quality": 95})
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
