@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -15,7 +15,7 @@ from mmrl.near import near, short
 from mmrl.terminal import own_warnings, processes, say
 
 if TYPE_CHECKING:
-    from mmrl.config import Config
+    from mmrl.config import Config, RecordFormat
     from mmrl.config.reading import Override
 
 EXIT_STOPPED = 3
@@ -285,9 +285,15 @@ def judge() -> None:
     show_default=True,
     help="Show each pair in both orders, or in one that is drawn.",
 )
-@click.option("--votes", type=click.IntRange(min=1), default=1, show_default=True, help="Verdicts per order; the majority counts.")
+@click.option(
+    "--votes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Verdicts per order, of which most count.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of orders, votes and intervals.")
-@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Judges that know nothing, beside it.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Judges that know nothing, too.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results.json, verdicts.jsonl and index.html.")
 def judge_eval(
     bench: str,
@@ -317,7 +323,7 @@ def judge_eval(
     found = measure(
         bench,
         model,
-        form=form,
+        form=cast("RecordFormat", form),
         split=split,
         limit=limit,
         bench_options=told,

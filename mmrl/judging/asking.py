@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 from mmrl.judging.base import Comparer, Scorer, Showing, Verdict
 from mmrl.judging.judged import Judged, Shown, voted
@@ -34,9 +34,9 @@ def ask(
     """The pairs judged, in order, `together` at a time.
 
     orders: "both" shows a pair in an order and the reverse of it (of two candidates: in both), "random" in one that is
-    drawn. The better candidate stands first in half of them, whatever the data's own order. votes: how often each order
-    is asked, with seeds of their own; the majority is its verdict. Neither changes anything for a Scorer, which sees one
-    candidate at a time: votes above 1 are refused for it with a ValueError.
+    drawn. The better candidate stands first in half of them, whatever the data's own order. votes: how often each
+    order is asked, with seeds of their own; the majority is its verdict. Neither changes anything for a Scorer, which
+    sees one candidate at a time: votes above 1 are refused for it with a ValueError.
     """
     if orders not in ORDERS or votes < 1 or together < 1:
         raise ValueError(f"orders={orders!r}, votes={votes}: expected {' or '.join(ORDERS)}, and 1 or more")
@@ -44,7 +44,10 @@ def ask(
         raise ValueError(f"votes={votes}: a judge that scores candidates says the same each time; leave it at 1")
     left = iter(pairs)
     while some := list(islice(left, together)):
-        yield from _compared(judge, some, orders, votes, seed) if is_comparer(judge) else _scored(judge, some)
+        if is_comparer(judge):
+            yield from _compared(judge, some, orders, votes, seed)
+        else:
+            yield from _scored(cast(Scorer, judge), some)
 
 
 def shuffled(judged: Sequence[Judged], seed: int = 0) -> list[Judged]:
@@ -75,8 +78,8 @@ def _compared(judge: Comparer, pairs: Sequence[Pair], orders: str, votes: int, s
     for pair, some in plan:
         shown = []
         for order in some:
-            cast = tuple(islice(checked, votes))
-            shown.append(Shown(order, voted(cast), cast))
+            some_votes = tuple(islice(checked, votes))
+            shown.append(Shown(order, voted(some_votes), some_votes))
         yield Judged(pair, tuple(shown))
 
 
@@ -107,7 +110,8 @@ def _checked(verdict: Verdict, size: int) -> Verdict:
         return verdict if verdict.reason else replace(verdict, reason="no verdict, and no reason")
     sound = len(shares) == size and all(math.isfinite(s) and s >= 0 for s in shares)
     if not sound or abs(sum(shares) - 1) > 1e-3:
-        return Verdict(None, f"shares {shares!r:.60} of {size} candidates: expected as many, summing to 1", verdict.said)
+        why = f"shares {shares!r:.60} of {size} candidates: expected as many, summing to 1"
+        return Verdict(None, why, verdict.said)
     return verdict
 
 

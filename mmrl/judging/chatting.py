@@ -50,10 +50,10 @@ class Chatting:
         for seed, some in requests.items():
             answers = self._judge(seed).verdicts([messages for _, messages in some], lambda text: text)
             for (place, _), answer in zip(some, answers):
-                failed = isinstance(answer, Failure)
-                found[place] = (
-                    Verdict(None, answer.reason) if failed else verdict_of(answer, showings[place], self.form)
-                )
+                if isinstance(answer, Failure):
+                    found[place] = Verdict(None, answer.reason)
+                else:
+                    found[place] = verdict_of(answer, showings[place], self.form)
         return [found[place] for place in range(len(showings))]
 
     def messages(self, one: Showing) -> list[dict[str, Any]]:
@@ -90,4 +90,3 @@ class _Warm:
 
     def complete(self, messages: Messages, temperature: float, seed: int) -> str:
         return self.endpoint.complete(messages, self.temperature, (seed + self.seed) % 2**31)
-

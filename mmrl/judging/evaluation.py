@@ -27,7 +27,7 @@ def evaluate(
     bench: str,
     judge: str | Scorer | Comparer,
     *,
-    form: str = "auto",
+    form: RecordFormat = "auto",
     split: str = "test",
     limit: int | None = None,
     bench_options: Mapping[str, Any] | None = None,
@@ -53,7 +53,7 @@ def evaluate(
         raise ConfigError(f"format {short(form)}: {near(form, forms)}")
     pairs = read_pairs(
         bench, form, on_bad="keep", split=split, count=limit, options=dict(bench_options or {}), image_root=image_root
-    )  # type: ignore[arg-type]
+    )
     name = judge if isinstance(judge, str) else judge.identity
     opened = open_judge(judge, **(options or {})) if isinstance(judge, str) else judge
     if votes > 1 and not is_comparer(opened):

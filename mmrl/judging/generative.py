@@ -35,9 +35,7 @@ class Generative:
             asked = [prompt for prompt, reason in zip(prompts, reasons) if reason is None]
             groups = iter(self.adapter.evaluate(asked, 1, 0) if asked else ())
             samples = [next(groups).samples if reason is None else [] for reason in reasons]
-        return [
-            self._verdict(showing, some, reason) for showing, some, reason in zip(showings, samples, reasons)
-        ]
+        return [self._verdict(showing, some, reason) for showing, some, reason in zip(showings, samples, reasons)]
 
     def _refused(self, prompt: Prompt) -> str | None:
         try:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmrl.config import Config, ConfigError, is_run, load
+from mmrl.config import ConfigError, is_run, load
 from mmrl.environments.load import load_environment, parts_of
 from mmrl.judging.base import Comparer, Scorer
 from mmrl.judging.baselines import BASELINES
 from mmrl.judging.words import FORMS
+from mmrl.modalities.load import adapter_class, config_class, modality_of
 from mmrl.near import near, short
 from mmrl.rewarding.load import RewardError, available, load_reward
 from mmrl.share import resolve
+
+if TYPE_CHECKING:
+    from mmrl.modalities.adapter import Adapter
 
 MAX_PIXELS = 50_000_000  # of a picture that is opened
 ENVIRONMENT = "pairs"  # shows candidates side by side
@@ -33,7 +39,7 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
         _known(spec, lambda: None, options)
         return BASELINES[spec]()
     if spec.startswith(("http://", "https://")):
-        opened: Callable[..., Scorer | Comparer] = of_chat if "model" in options else of_server
+        opened: Callable[..., Scorer | Comparer] = of_chat
     elif (folder := resolve(spec)).is_dir():
         spec, opened = str(folder), of_model
     else:
@@ -65,28 +71,26 @@ def of_model(
     form: of its verdicts, see words.read_verdict. environment: {template: ..., system: ...} of the environment `pairs`;
     left out: the run's own where it has that. device, dtype: of a folder; a run has its own. batch: sampled together.
     """
-    from mmrl.training.assemble import load_adapter, with_checkpoint
-
     path = Path(folder)
     if is_run(path):
         if device is not None or dtype is not None:
             raise ValueError("device and dtype are those of the run; leave them out")
-        config = with_checkpoint(load(folder), path)
+        made = _of_run(path)
     else:
-        config = _config_of(path, device or "auto", dtype or "float32")
-    if _has_head(config):
+        made = _of_folder(path, device or "auto", dtype or "float32")
+    if getattr(made.model, "head", None) is not None:
         from mmrl.judging.scalar import ScalarJudge
 
         unused = {"temperature": temperature, "max_tokens": max_tokens, "environment": environment}
         if given := [name for name, value in unused.items() if value] + ["form"] * (form != "answer"):
             raise ValueError(f"{', '.join(given)}: a model with a scalar head says nothing; leave them out")
-        return ScalarJudge(load_adapter(config), _identity(path))
+        return ScalarJudge(_adapter(_sampled(made, batch=batch)), _identity(path))
     if form not in FORMS:
         raise ValueError(f"form {form!r}: {near(form, FORMS)}")
     from mmrl.judging.generative import Generative
 
-    config = _comparing(config, temperature, max_tokens, environment, batch)
-    return Generative(load_adapter(config), f"{_identity(path)} {temperature} {form}", form)
+    made = _comparing(_sampled(made, temperature, max_tokens, batch), environment)
+    return Generative(_adapter(made), f"{_identity(path)} {temperature} {form}", form)
 
 
 def of_chat(
@@ -127,19 +131,33 @@ def _of_reward(name: str, options: Mapping[str, Any]) -> Scorer:
     except RewardError as error:
         if name in available() or ":" in name:
             raise
-        known = near(name, [*BASELINES, *available()], "give a run's or a checkpoint's folder, a URL, or a reward's name")
+        otherwise = "give a run's or a checkpoint's folder, a URL, or a reward's name"
+        known = near(name, [*BASELINES, *available()], otherwise)
         raise ConfigError(f"no judge {short(name)}; {known}") from error
 
 
 # -------------------------------------------------------------------- models
 
 
-def _config_of(folder: Path, device: str, dtype: str) -> Config:
-    """A config of a checkpoint's folder alone; the base of LoRA weights is the one that they name."""
-    import json
+@dataclass(frozen=True)
+class _Model:
+    """What an adapter is made of: sections of a config."""
 
-    from mmrl.modalities.load import modality_of
+    modality: str
+    model: Any
+    environment: Any = None
+    device: str = "auto"
 
+
+def _of_run(folder: Path) -> _Model:
+    from mmrl.training.assemble import with_checkpoint
+
+    config = with_checkpoint(load(folder), folder)
+    return _Model(config.modality, config.model, config.environment, config.device)
+
+
+def _of_folder(folder: Path, device: str, dtype: str) -> _Model:
+    """A checkpoint's folder alone; the base of LoRA weights is the one that they name."""
     model: dict[str, Any] = {"path": str(folder), "dtype": dtype, "sampling": {"max_tokens": 1024}}
     modality = modality_of(folder)
     if (folder / "adapter_config.json").is_file():
@@ -151,26 +169,38 @@ def _config_of(folder: Path, device: str, dtype: str) -> Config:
         model |= {"path": base, "train": "lora", "lora": {"path": str(folder)}}
     if (folder / "head").is_dir():
         model["head"] = _head_options(folder)
-    return load({"modality": modality, "model": model, "device": device})
+    return _Model(modality, config_class(modality)(**model), None, device)
 
 
-def _comparing(
-    config: Config, temperature: float, max_tokens: int | None, environment: Mapping[str, Any] | None, batch: int | None
-) -> Config:
-    """The config of a model that compares: how it is shown pairs, and how it is sampled."""
-    shows = parts_of(config.environment)[0] == ENVIRONMENT
-    section = {"name": ENVIRONMENT, **environment} if environment is not None or not shows else config.environment
+def _sampled(made: _Model, temperature: float = 0.0, max_tokens: int | None = None, batch: int | None = None) -> _Model:
+    """The model as it is to be sampled."""
+    budget = {"max_tokens": max_tokens} if max_tokens else {}
+    changes = {
+        "evaluation": made.model.evaluation.model_copy(update={"temperature": temperature, **budget}),
+        "sampling": made.model.sampling.model_copy(update=budget),  # the prompt's room is what the longer one leaves
+    }
+    changes |= {"rollout_batch": batch} if batch is not None else {}
+    return replace(made, model=made.model.model_copy(update=changes))
+
+
+def _comparing(made: _Model, environment: Mapping[str, Any] | None) -> _Model:
+    """The model as it is shown pairs."""
+    own = environment is None and parts_of(made.environment)[0] == ENVIRONMENT
+    section = made.environment if own else {"name": ENVIRONMENT, **(environment or {})}
     load_environment(section)  # what is wrong with it is told before anything heavy is loaded
-    model: Any = config.model
-    evaluation = {"temperature": temperature, **({"max_tokens": max_tokens} if max_tokens else {})}
-    changes: dict[str, Any] = {"evaluation": model.evaluation.model_copy(update=evaluation)}
-    if batch is not None:
-        changes["rollout_batch"] = batch
-    return config.model_copy(update={"environment": section, "model": model.model_copy(update=changes)})
+    return replace(made, environment=section)
 
 
-def _has_head(config: Config) -> bool:
-    return getattr(config.model, "head", None) is not None
+def _adapter(made: _Model) -> Adapter:
+    import torch
+
+    adapter = adapter_class(made.modality)(made.model)
+    if made.environment is not None:
+        adapter.environment = load_environment(made.environment)
+    adapter.max_pixels = MAX_PIXELS
+    cuda = made.device == "auto" and torch.cuda.is_available()
+    adapter.to(torch.device("cuda" if cuda else "cpu" if made.device == "auto" else made.device))
+    return adapter
 
 
 def _head_options(folder: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The judge first, then the baselines. broken: records of the benchmark that are no pairs, and so were not asked."""
+    """The judge first, then the baselines. broken: records of the benchmark that are no pairs: they were not asked."""
 
     bench: str
     results: Sequence[Result]

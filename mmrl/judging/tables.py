@@ -19,7 +19,7 @@ _REASONS = 3  # told in a line
 
 
 def table(found: Evaluation) -> list[list[str]]:
-    """Rows of words: a name, then a cell for each judge; the first row has the judges' names. Empty rows are left out."""
+    """Rows of words: a name, then a cell for each judge; the first row has the judges' names. Empty rows go."""
     rows = [[label, *cells] for label, cells in _rows(found) if any(cells)]
     return [["", *(result.name for result in found.results)], *rows]
 
@@ -63,7 +63,8 @@ def notices(found: Evaluation) -> list[str]:
     if some.failed:
         told = "; ".join(f"{count} x {reason}" for reason, count in list(some.reasons.items())[:_REASONS])
         more = f"; and {len(some.reasons) - _REASONS} other reasons" if len(some.reasons) > _REASONS else ""
-        lines.append(f"{some.failed} of {some.showings} showings have no verdict ({some.failure_rate:.1%}): {told}{more}")
+        share = f"{some.failed} of {some.showings} showings have no verdict ({some.failure_rate:.1%})"
+        lines.append(f"{share}: {told}{more}")
     if found.broken:
         first, count = found.broken[0], len(found.broken)
         told = f"{count} records are no pairs, and count" if count > 1 else "1 record is no pair, and counts"
