@@ -60,7 +60,9 @@ def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("`chosen` and `rejected` are the same answer")
         record = {**record, **_of_two(record["chosen"], record["rejected"])}
     candidates = _candidates(record["candidates"])
-    made: dict[str, Any] = {"candidates": candidates, "shares": _shares(record.get("shares"), len(candidates))}
+    shares = _shares(record.get("shares"), len(candidates))
+    _refuse_same(candidates, shares)
+    made: dict[str, Any] = {"candidates": candidates, "shares": shares}
     for column, largest in (("margin", math.inf), ("confidence", 1.0)):
         if record.get(column) is not None:
             made[column] = _number(record[column], f"`{column}`", largest)
@@ -77,11 +79,18 @@ def _of_two(chosen: Any, rejected: Any) -> dict[str, Any]:
 def _candidates(given: Any) -> list[dict[str, Any]]:
     if not isinstance(given, list | tuple) or len(given) < _FEWEST:
         raise ValueError(f"`candidates` must be a list of two or more, got {given!r:.60}")
-    made = [_candidate(one, f"candidate {number}") for number, one in enumerate(given)]
-    for number, one in enumerate(made):
-        if one in made[:number]:
-            raise ValueError(f"candidates {made.index(one)} and {number} are the same")
-    return made
+    return [_candidate(one, f"candidate {number}") for number, one in enumerate(given)]
+
+
+def _refuse_same(candidates: list[dict[str, Any]], shares: list[float]) -> None:
+    """Raise ValueError for two candidates that are the same, and of which one is preferred, or there are no others.
+
+    Two equal ones among several, such as wrong answers of two models, say nothing that is wrong.
+    """
+    for number, one in enumerate(candidates):
+        first = candidates.index(one)
+        if first < number and (shares[first] != shares[number] or all(one == other for other in candidates)):
+            raise ValueError(f"candidates {first} and {number} are the same")
 
 
 def _candidate(given: Any, name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mmrl.config import ConfigError, DataConfig, RecordFormat
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
+from mmrl.data.pair_formats.kinds import WITH_VIDEO
 from mmrl.data.rows import Flaw, Row
 from mmrl.data.videos import with_frames
 
@@ -53,7 +54,8 @@ class Checker:
             raise ValueError(row.problem)
         refuse_unsound(row.record)
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
-        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos)
+        shown = self.form in WITH_VIDEO
+        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos, shown)
         record = normalised(raw, self.form, self.every_turn)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
