@@ -14,7 +14,7 @@ from mmrl.strict import When
 BY_SHARES = ("bradley_terry", "ties", "plackett_luce", "uncertainty")
 SHARES = When(lambda s, _: s.objective in BY_SHARES, "an objective of preferences")
 SHOW = "{prompt}\n{candidate}"
-METRIC = {"shares": "eval/pairs/accuracy", "values": "eval/pairs/error"}
+METRIC = {"shares": "eval/pairs/accuracy", "values": "eval/values/r2"}
 
 
 class RewardModelStage(Stage):
@@ -28,8 +28,8 @@ class RewardModelStage(Stage):
     )
     rows: Literal["candidates", "steps"] = Field(
         "candidates",
-        description="candidates: a row is a prompt with a candidate, scored at its end. steps: a row is a prompt with an "
-        "answer, scored behind each of its `steps`, whose `values` the record gives.",
+        description="candidates: a row is a prompt with a candidate, scored at its end. steps: a prompt with an answer "
+        "is scored behind each of its `steps`, whose `values` the record gives.",
     )
     objective: Literal["bradley_terry", "ties", "plackett_luce", "uncertainty", "mse", "bce"] = Field(
         "bradley_terry",
@@ -43,8 +43,8 @@ class RewardModelStage(Stage):
     )
     margin: float | Literal["given"] = Field(
         "given",
-        description="By how much the preferred score has to be above the other. given: the record's `margin`, 0 without "
-        "one; a number is that of all.",
+        description="By how much the preferred score has to be above the other. given: the record's `margin`, or 0; a "
+        "number is that of all.",
     )
     tie_edge: float = Field(
         5.0, gt=1, description="ties: k of Rao and Kupper; the larger, the likelier a tie of equal scores."
@@ -84,8 +84,8 @@ class RewardModelStage(Stage):
             raise ValueError(f"rows=steps has values of steps: take objective mse or bce, not {self.objective}")
         if self.rows == "candidates" and self.objective not in BY_SHARES and self.data_from is not None:
             raise ValueError(f"data_from keeps pairs, and objective={self.objective} needs `values`; take another")
-        if not {"{prompt}", "{candidate}"} <= set(_fields(self.show)):
-            raise ValueError("show needs {prompt} and {candidate}, where the words and the pictures go")
+        if any(self.show.count(place) != 1 for place in ("{prompt}", "{candidate}")):
+            raise ValueError("show needs {prompt} and {candidate}, each once, where the words and the pictures go")
         return self
 
     @property
@@ -106,7 +106,3 @@ class RewardModelStage(Stage):
         what = f"{self.batch} records a step from {source}, scored {self.rows}, objective {self.objective}"
         centred = f", centred with {self.centre:g}" if self.centre else ""
         return [f"{what}{centred}", self.optim.in_words()]
-
-
-def _fields(text: str) -> list[str]:
-    return [name for name in ("{prompt}", "{candidate}") if name in text]

@@ -13,7 +13,7 @@ from mmrl.strict import Strict
 class Stage(Strict):
     """What every stage of training has."""
 
-    kind: str = Field("", description="grpo, sft, preference, reward_model, filter, or `path/file.py:Class` of your own.")
+    kind: str = Field("", description="grpo, sft, preference, reward_model, filter, or your own, `path/file.py:Class`.")
     name: str = Field("", description="Name for overrides and metrics; the kind when empty.")
     steps: int = Field(ge=0, description="Steps of this stage.")
     micro_batch: int = Field(

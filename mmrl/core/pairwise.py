@@ -1,6 +1,6 @@
 """Losses on the scores of candidates: pairs and longer lists by preference, and single candidates by a given number.
 
-Shapes: P records of up to C candidates. `scores` [P, C] is differentiable; `shares` [P, C] is the preference, summing to
+Shapes: P records of up to C candidates. `scores` [P, C] is differentiable; `shares` [P, C] is the preference, with sum
 1 in each record; `present` [P, C] bool says which candidates there are (None: all). Every loss is [P], so that a mean
 over all processes is the caller's. Of more than two candidates every two that tell something are compared, and a
 record's loss is the mean over these; two candidates without a share tell nothing. `plackett_luce` takes them together.
@@ -41,7 +41,7 @@ def with_ties(
     margin: Tensor | float = 0.0,
     k: float = 5.0,
 ) -> Tensor:
-    """Bradley-Terry with ties (Rao and Kupper 1967): P(0 wins) = sigmoid(d - ln k), and equal shares are a third outcome,
+    """Bradley-Terry with ties (Rao and Kupper 1967): P(0 wins) = sigmoid(d - ln k); equal shares are a third outcome,
     P(tie) = (k^2 - 1) sigmoid(d - ln k) sigmoid(-d - ln k); the three sum to 1.
 
     Other shares weigh the two wins; the margin is that of a win. Raises ValueError unless k is above 1.

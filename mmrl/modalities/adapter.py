@@ -193,8 +193,8 @@ class Adapter:
     score_notes: Mapping[str, Any] = {}
 
     def scores(self, samples: Sequence[Sample], reference: bool = False) -> Tensor:
-        """[len(samples), outputs] float32, differentiable: the scores of samples (of `given`, say), or [k, outputs] of all
-        k steps of samples of `steps`, sample by sample. reference: those of `self.reference()`.
+        """[len(samples), outputs] float32, differentiable: the scores of samples (of `given`, say), or [k, outputs] of
+        all k steps of samples of `steps`, sample by sample. reference: those of `self.reference()`.
 
         Left out: a stage that trains on scores is refused.
         """

@@ -180,9 +180,7 @@ def test_without_uncertainty_it_is_bradley_terry():
 
 def test_uncertainty_of_either_candidate_makes_a_clear_pair_cost_more():
     shares = table([1, 0])
-    sure, unsure = (
-        float(pairwise.uncertain(table([3.0, 0.0]), table(s), shares)) for s in ([-2.0, -2.0], [-2.0, 1.0])
-    )
+    sure, unsure = (float(pairwise.uncertain(table([3.0, 0.0]), table(s), shares)) for s in ([-2.0, -2.0], [-2.0, 1.0]))
     assert unsure > sure
 
 

@@ -30,7 +30,15 @@ from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 from mmrl.modalities.tokens.outside import OutsideEngine, Shifts, prompt_room, section
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.reading import Reader
-from mmrl.modalities.tokens.replay import Replayed, cut_rows, end_states, recomputing, replayed, trained_length, trajectory_of
+from mmrl.modalities.tokens.replay import (
+    Replayed,
+    cut_rows,
+    end_states,
+    recomputing,
+    replayed,
+    trained_length,
+    trajectory_of,
+)
 from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.scoring import ScoreHead, scored_places
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
@@ -63,8 +71,8 @@ class TokenAdapter(Adapter):
         self.model, self.tokenizer = self._load()
         self._hollow = hollow.is_wanted()
         hollow.fill([self.model])
-        self.head = ScoreHead.of(config, self._head().weight.shape[1])
         self.banned = self._never_sampled()
+        self.head = ScoreHead.of(config, self._head().weight.shape[1])
         self.stop_ids = loading.stop_ids(self.model, self.tokenizer)
         self.context = fix_longrope(self.model, config) or loading.context(self.model)
         if not self._hollow:
@@ -118,8 +126,8 @@ class TokenAdapter(Adapter):
         return found | ({"head.weight": self.head.weight} if self.head is not None else {})
 
     def save(self, folder: Path) -> None:
-        """A folder that `from_pretrained` loads, with the tokenizer; for LoRA, peft's own files. A scalar head is in its
-        folder `head`."""
+        """A folder that `from_pretrained` loads, with the tokenizer; for LoRA, peft's own files. A scalar head is in
+        its folder `head`."""
         self.model.save_pretrained(folder, safe_serialization=True)
         if self.config.train == "full":
             self.tokenizer.save_pretrained(folder)
@@ -373,8 +381,8 @@ class TokenAdapter(Adapter):
     # ---------------------------------------------------------------- scores
 
     def scores(self, samples: Sequence[Sample], reference: bool = False) -> Tensor:
-        """See Adapter.scores: the scalar head on the state of the last trained token, once it is read, or of each in the
-        trajectory's `ends`."""
+        """See Adapter.scores: the scalar head on the state of the last trained token, once it is read, or of each in
+        the trajectory's `ends`."""
         if reference:
             with self.reference():
                 return self.scores(samples)
