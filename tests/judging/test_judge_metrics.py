@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmrl.judging.base import Verdict
-from mmrl.judging.benchmarks import SECTIONS, official, ranking, ties_score
+from mmrl.judging.benchmarks import WEIGHTS, official, ranking, ties_score
 from mmrl.judging.calibration import reliability
 from mmrl.judging.judged import Judged, Shown, credit, voted
 from mmrl.judging.metrics import by_category, figures, macro
@@ -200,13 +201,11 @@ def test_rewardbench_weighs_subsets_in_sections(pair, judged):
 
 
 def test_the_weights_of_rewardbench():
-    assert {name: sum(some.values()) for name, some in SECTIONS.items()} == {
-        "Chat": 358,
-        "Chat Hard": 456,
-        "Safety": 740,
-        "Reasoning": 1968,
-    }
-    assert SECTIONS["Reasoning"]["math-prm"] == sum(v for k, v in SECTIONS["Reasoning"].items() if k[:3] == "hep")
+    sums = {name: sum(some.values()) for name, some in WEIGHTS.items()}
+    assert sums == {"Chat": 358, "Chat Hard": 456, "Safety": 740, "Reasoning": 1968}
+    assert WEIGHTS["Reasoning"]["math-prm"] == sum(v for k, v in WEIGHTS["Reasoning"].items() if k[:3] == "hep")
+    # As released, though there are 154 records of the first and 250 of the second.
+    assert [WEIGHTS["Safety"][f"xstest-should-{name}"] for name in ("refuse", "respond")] == [250, 154]
 
 
 def test_the_ties_of_rewardbench_2_by_hand(pair):
@@ -256,6 +255,24 @@ def test_a_ranking_by_hand():
     assert (flat.kendall, flat.spearman, flat.top) == (None, None, pytest.approx(1 / 3))
     with pytest.raises(ValueError, match="two or more"):
         ranking([1], [2])
+
+
+def test_ranked_candidates_are_measured_by_their_order(pair):
+    four = (3 / 6, 2 / 6, 1 / 6, 0)  # the wins of a ranking
+    table = [
+        scored(pair("a", shares=four, answers="wxyz"), [4, 3, 1, 2]),
+        scored(pair("b", shares=four, answers="wxyz"), [1, 2, 3, 4]),
+        scored(pair("c", shares=four, answers="wxyz"), [1, None, 3, 4]),
+    ]
+    wanted = {"Kendall tau": (4 / 6 - 1) / 2, "Spearman rho": (0.8 - 1) / 2, "best on top": 0.5, "worst last": 0.0}
+    assert official(table) == pytest.approx(wanted)
+    assert figures(table).accuracy.value == pytest.approx(1 / 3)
+
+
+def test_a_subset_is_told_by_its_record_where_the_category_is_its_section(pair):
+    one = pair("a", category="Reasoning")
+    table = [scored(replace(one, prompt=replace(one.prompt, record={"subset": "math-prm"})), [2, 1])]
+    assert official(table) == {"Reasoning": 1.0, "overall": 1.0}
 
 
 # -------------------------------------------------------------------- calibration
