@@ -81,7 +81,7 @@ def write_page(found: Evaluation, path: Path, max_pairs: int = 40, max_bytes: in
     shown = [("Where it went wrong", amiss[: some[0]], len(amiss)), ("Where it was right", well[: some[1]], len(well))]
     html = render(
         "judge.html.j2",
-        [f"{one.where}: {one.why}" for one in found.broken],
+        [],
         name=found.judge.name,
         bench=found.bench,
         accuracy=found.judge.figures.accuracy,
@@ -92,6 +92,7 @@ def write_page(found: Evaluation, path: Path, max_pairs: int = 40, max_bytes: in
         reliability=_curve(found),
         parts=[(title, [_pair_view(one, shelf) for one in part], total) for title, part, total in shown if part],
         failures=failures(judged),
+        broken=found.broken,
     )
     write_atomic(path, html)
     return path

@@ -27,7 +27,9 @@ def table(found: Evaluation) -> list[list[str]]:
 def _rows(found: Evaluation) -> Iterator[tuple[str, list[str]]]:
     every = [result.figures for result in found.results]
     for label, name in _MEASURED.items():
-        yield label, [in_words(getattr(some, name), interval=k == 0) for k, some in enumerate(every)]
+        cells = [in_words(getattr(some, name), interval=k == 0) for k, some in enumerate(every)]
+        biased = [name == "first" and some.position_bias for some in every]
+        yield label, [f"{cell} BIAS" if flag else cell for cell, flag in zip(cells, biased)]
     yield "no verdict", [f"{some.failed} of {some.showings}" if some.showings else "" for some in every]
     yield "prefers none", [str(some.tied or "") for some in every]
     yield "votes even", [str(some.tied_votes or "") for some in every]
@@ -53,13 +55,9 @@ def in_words(figure: Figure, interval: bool = True) -> str:
 
 
 def notices(found: Evaluation) -> list[str]:
-    """What the table does not say by itself, a line each: flags, failures, records that are no pairs."""
-    lines = [
-        f"POSITION BIAS: {result.name} {result.figures.position_bias}"
-        for result in found.results
-        if result.figures.position_bias
-    ]
+    """What the table does not say of the judge by itself, a line each: bias, failures, records that are no pairs."""
     some = found.judge.figures
+    lines = [f"POSITION BIAS: it {some.position_bias}"] if some.position_bias else []
     if some.failed:
         told = "; ".join(f"{count} x {reason}" for reason, count in list(some.reasons.items())[:_REASONS])
         more = f"; and {len(some.reasons) - _REASONS} other reasons" if len(some.reasons) > _REASONS else ""

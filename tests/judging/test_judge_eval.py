@@ -92,12 +92,13 @@ def test_the_table_and_what_it_does_not_say_by_itself(bench):
     rows = {row[0]: row[1:] for row in table(found)}
     assert rows[""] == ["colour", "first", "longest", "random", "labels shuffled"]
     assert rows["accuracy, over all"][0].startswith("0.818 [")
-    assert rows["P(first)"][1] == "1.000" and rows["P(first)"][2] == ""
+    assert rows["P(first)"][1] == "1.000 BIAS" and rows["P(first)"][2] == ""
     assert rows["  cold (6)"][0] == "0.833"
     assert rows["no verdict"][0] == "0 of 20"
     assert "votes even" not in rows
     told = notices(found)
-    assert any(line.startswith("POSITION BIAS: first prefers the first place: 100%") for line in told)
+    assert notices(evaluate(str(bench), "first"))[0].startswith("POSITION BIAS: it prefers the first place: 100%")
+    assert not any("BIAS" in line for line in told)
     assert any("1 record is no pair" in line and "has no label" in line for line in told)
     assert list(printed(found))[-len(told) :] == told
 
