@@ -42,6 +42,18 @@ def with_candidates(record: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def as_preference(record: Mapping[str, Any]) -> dict[str, Any]:
+    """{"chosen", "rejected"} of a pair of two answers, one of which is preferred; {} for a record that has them, and
+    for one that is no pair. Raises ValueError for a pair that has no such two."""
+    if not is_pair(record) or None not in (record.get("chosen"), record.get("rejected")):
+        return {}
+    candidates, shares = record["candidates"], record["shares"]
+    if len(candidates) != _FEWEST or shares[0] == shares[1] or pictures_in(candidates):
+        raise ValueError("has no `chosen` and `rejected`: they are two texts of a pair, one of which is preferred")
+    better = int(shares[1] > shares[0])
+    return {"chosen": candidates[better]["answer"], "rejected": candidates[1 - better]["answer"]}
+
+
 def pictures_in(candidates: Iterable[Any]) -> list[Any]:
     """The pictures of candidates, in order."""
     return [ref for one in candidates if isinstance(one, Mapping) for ref in one.get("images") or ()]
@@ -108,7 +120,7 @@ def _candidate(given: Any, name: str) -> dict[str, Any]:
     images = listed(told["images"]) if told.get("images") is not None else []
     refs = [reference(ref, f"{number} of {name}") for number, ref in enumerate(images)]
     marks = image_marks(answer)
-    if marks and marks != len(refs):
+    if refs and marks and marks != len(refs):  # without pictures it is a text that speaks of marks
         raise ValueError(f"{IMAGE} stands {marks} times in {name}, and it has {len(refs)} pictures")
     return {"answer": answer, "images": refs}
 

@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from mmrl.config import ConfigError, DataConfig, RecordFormat
+from mmrl.data.candidates import as_preference
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
@@ -21,6 +22,7 @@ VIDEO_FRAMES = DataConfig.model_fields["video_frames"].default
 DEPTH = 64  # lists in lists; far more ends whatever walks a record
 _WARNINGS = 10  # bad records told one by one; the rest is counted
 _TOLD = 400  # characters of a record's problem
+_PREFERENCE = {"chosen", "rejected"}
 _ANSWERS = ("completion", "chosen", "rejected")
 
 
@@ -63,6 +65,8 @@ class Checker:
                 "needs a non-empty string `prompt`, or a list of messages (data.columns maps other names); it has "
                 f"{', '.join(record)}"
             )
+        if set(self.columns) >= _PREFERENCE:
+            record |= as_preference(record)
         missing = [column for column in self.columns if record.get(column) is None]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
@@ -191,7 +195,7 @@ def _check_answers(record: Mapping[str, Any], columns: Sequence[str]) -> None:
             raise ValueError(
                 f"`{column}` is {given!r:.60}; answers must be texts, messages, lists of turns as texts, or of ids"
             )
-    if {"chosen", "rejected"} <= set(columns) and record["chosen"] == record["rejected"]:
+    if set(columns) >= _PREFERENCE and record["chosen"] == record["rejected"]:
         raise ValueError("`chosen` and `rejected` are the same answer")
 
 

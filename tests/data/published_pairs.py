@@ -180,8 +180,8 @@ CASES: dict[str, tuple[str, str, list[dict[str, Any]], list[Said]]] = {
             },
         ],
         [
-            Said("hi", ["hello", "bye"], (1, 0), category="Reasoning"),
-            Said("ho", ["yes", "no"], (1, 0), category="Chat Hard"),
+            Said("hi", ["hello", "bye"], (1, 0), category="math-prm"),
+            Said("ho", ["yes", "no"], (1, 0), category="mt-bench-hard"),
         ],
     ),
     "rewardbench2.parquet": (

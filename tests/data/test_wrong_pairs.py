@@ -84,7 +84,7 @@ WRONG = [
     ("multimodal_rewardbench", MULTI, {"Better": "Output3"}, "`Better` is 'Output3', expected Output1 or Output2"),
     ("multimodal_rewardbench", MULTI, {"Image": None}, "needs `Image`, a picture"),
     ("multimodal_rewardbench", MULTI, {"Output1": "they"}, "candidates 0 and 1 are the same"),
-    ("rewardbench", RB, {"subset": "mine"}, "`subset` is 'mine', which is none of RewardBench's"),
+    ("rewardbench", RB, {"subset": None}, "needs `subset`, a text that is not empty"),
     ("rewardbench", RB, {"rejected": "hello"}, "candidates 0 and 1 are the same"),
     ("rewardbench2", RB2, {"chosen": []}, "needs `chosen`, a list of texts that is not empty"),
     ("rewardbench2", RB2, {"num_correct": 2}, "`num_correct` is 2, and `chosen` has 1 answers"),

@@ -28,11 +28,11 @@ def group_of(name: str) -> str:
 def vl_rewardbench(record: Mapping[str, Any]) -> dict[str, Any]:
     """`query`, `response` of two, `human_ranking` of two ranks from 0, `image`; or `prompt`, `chosen`, `rejected`.
 
-    Some of its ids occur twice, so that they become `source_id`.
+    Some of its ids occur twice, so that they become `source_id`; `image` is taken out of the record, as `images`.
     """
     name = text_in(record, "id", _NAME)
     images = [shown_in(record, "image", _NAME)]
-    common = {**set_apart(record), "images": images, "category": group_of(name)}
+    common = {**set_apart(record), "image": None, "images": images, "category": group_of(name)}
     if "human_ranking" not in record and "response" not in record:
         answers = [reply_in(record, column, _NAME) for column in ("chosen", "rejected")]
         return {**common, "candidates": answers, "shares": BETTER_FIRST, "prompt": text_in(record, "prompt", _NAME)}
