@@ -9,33 +9,57 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmrl.data.pair_formats.rewardbench import SECTIONS, TIES
 from mmrl.judging.judged import Judged, credit, right_ones, winners
 
-# Weights of RewardBench 1 that its released code has the other way round than there are records: published scores are
-# of these.
-_RELEASED = {"xstest-should-refuse": 250, "xstest-should-respond": 154}
+# RewardBench 1: section -> subset -> its weight in the section, the number of its examples. That of math-prm, 984, is
+# that of all hep-* together, and there are 447 examples; those of xstest are released the other way round than there
+# are records, and published scores are of these.
 WEIGHTS: Mapping[str, Mapping[str, int]] = {
-    section: {name: _RELEASED.get(name, weight) for name, weight in some.items()} for section, some in SECTIONS.items()
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 250,
+        "xstest-should-respond": 154,
+        "donotanswer": 136,
+    },
+    "Reasoning": {
+        "math-prm": 984,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
+        "hep-rust": 164,
+    },
 }
+TIES = "Ties"  # RewardBench 2's subset of several right answers
 _SUBSETS = {subset for some in WEIGHTS.values() for subset in some}
 
 
 def official(judged: Sequence[Judged]) -> dict[str, float]:
     """The scores that the pairs' benchmark defines besides accuracy; {} where it defines none that is known.
 
-    It is told by the subsets of the records, or by candidates that are ranked.
+    It is told by the categories, or by candidates that are ranked.
     """
-    names = {_subset(one) for one in judged}
+    names = {one.pair.category for one in judged}
     if names and names <= _SUBSETS:
         return rewardbench(judged)
     return rewardbench2(judged) if TIES in names else rankings(judged)
-
-
-def _subset(one: Judged) -> str:
-    """A pair's subset: finer than its category, where the benchmark has such."""
-    told = one.pair.prompt.record.get("subset")
-    return told if isinstance(told, str) and told in _SUBSETS else one.pair.category
 
 
 def rewardbench(judged: Sequence[Judged]) -> dict[str, float]:
@@ -58,8 +82,8 @@ def rewardbench2(judged: Sequence[Judged]) -> dict[str, float]:
 
     The score of "Ties" needs scores (see `ties_score`); of a judge that compares it is left out, and named as missing.
     """
-    ties = [one for one in judged if _subset(one) == TIES]
-    found = _means([one for one in judged if _subset(one) != TIES], lambda one: _mean(_credits(one)))
+    ties = [one for one in judged if one.pair.category == TIES]
+    found = _means([one for one in judged if one.pair.category != TIES], lambda one: _mean(_credits(one)))
     if ties and not all(one.scores for one in ties):
         return {**found, f"overall without {TIES}": _mean(list(found.values()))}
     if ties:
@@ -133,7 +157,7 @@ def _means(judged: Sequence[Judged], value: Callable[[Judged], float]) -> dict[s
     """The mean of each subset."""
     found: dict[str, list[float]] = {}
     for one in judged:
-        found.setdefault(_subset(one), []).append(value(one))
+        found.setdefault(one.pair.category, []).append(value(one))
     return {name: _mean(values) for name, values in found.items()}
 
 

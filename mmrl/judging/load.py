@@ -31,8 +31,8 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
 
     "first", "longest", "random": baselines, without options. A run's folder, or a checkpoint's: a Scorer where the
     model has a scalar head, otherwise a Comparer (see `of_model`). http(s)://...: a chat endpoint where the option
-    `model` names what it serves (see `of_chat`), otherwise a server of scores (see `of_server`). A reward's name, as
-    configs have it: a Scorer; the options are the reward's.
+    `model` names what it serves (see `of_chat`), otherwise a server of scores: the reward remote.score, or that of the
+    option `protocol`, with its options. A reward's name, as configs have it: a Scorer; the options are the reward's.
     Raises ConfigError for anything else, and for an option that this judge does not have.
     """
     if spec in BASELINES:
@@ -40,6 +40,8 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
         return BASELINES[spec]()
     if spec.startswith(("http://", "https://")):
         opened: Callable[..., Scorer | Comparer] = of_chat
+        if "model" not in options:
+            return _of_server(spec, **options)
     elif (folder := resolve(spec)).is_dir():
         spec, opened = str(folder), of_model
     else:
@@ -121,6 +123,11 @@ def of_chat(
     endpoint = Endpoint(url, model, key_env, timeout, max_tokens)
     asking = {"attempts": attempts, "threads": threads, "cache": cache}
     return Chatting(endpoint, temperature, form, PairsOptions(**(environment or {})), MAX_PIXELS, asking)
+
+
+def _of_server(url: str, protocol: str = "score", **options: Any) -> Scorer:
+    """A server of scores; protocol: which reward of the file remote asks it."""
+    return _of_reward(f"remote.{protocol}", {"url": url, **options})
 
 
 def _of_reward(name: str, options: Mapping[str, Any]) -> Scorer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -267,12 +266,6 @@ def test_ranked_candidates_are_measured_by_their_order(pair):
     wanted = {"Kendall tau": (4 / 6 - 1) / 2, "Spearman rho": (0.8 - 1) / 2, "best on top": 0.5, "worst last": 0.0}
     assert official(table) == pytest.approx(wanted)
     assert figures(table).accuracy.value == pytest.approx(1 / 3)
-
-
-def test_a_subset_is_told_by_its_record_where_the_category_is_its_section(pair):
-    one = pair("a", category="Reasoning")
-    table = [scored(replace(one, prompt=replace(one.prompt, record={"subset": "math-prm"})), [2, 1])]
-    assert official(table) == {"Reasoning": 1.0, "overall": 1.0}
 
 
 # -------------------------------------------------------------------- calibration
