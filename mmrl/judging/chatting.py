@@ -20,7 +20,7 @@ LOSSLESS = 512  # pixels a side up to which a picture travels as PNG; larger one
 class Chatting:
     """A Comparer that asks POST {url}/chat/completions.
 
-    form: see words.read_verdict. What cannot be read is not asked for again: it is what is measured. A server that is
+    form: see words.verdict_in. What cannot be read is not asked for again: it is what is measured. A server that is
     down, slow or busy is, see mmrl.rewarding.chat.Judge, of which `options` are more keywords. temperature: of the
     sampling; with 0 another seed may say the same.
     """

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mmrl.data.pairs import record_of
 from mmrl.judging.base import Showing, Verdict
-from mmrl.judging.words import read_verdict
+from mmrl.judging.words import verdict_in
 from mmrl.modalities.adapter import Adapter
 from mmrl.pictures import PictureError
 from mmrl.types import Prompt, Sample
@@ -20,7 +20,7 @@ _LEFT = ("environment", "answer", "order", "chosen", "rejected", "completion")
 class Generative:
     """A Comparer: the adapter's environment (`pairs`) shows the candidates, what it says is read as a verdict.
 
-    form: see words.read_verdict. What does not fit the model's context is refused, never cut. At temperature 0 another
+    form: see words.verdict_in. What does not fit the model's context is refused, never cut. At temperature 0 another
     seed of a showing says the same.
     """
 
@@ -62,7 +62,7 @@ def shown_prompt(showing: Showing) -> Prompt:
 
 def verdict_of(said: str, showing: Showing, form: str, cut: bool = False) -> Verdict:
     """The verdict of what a judge said of a showing. cut: its budget ended it."""
-    place = read_verdict(said, len(showing.order), form)
+    place = verdict_in(said, len(showing.order), form)
     if isinstance(place, str):
         return Verdict(None, f"{place}; cut off by its budget" if cut else place, said)
     winner = showing.order[place]

@@ -70,7 +70,7 @@ def of_model(
 
     A model with a scalar head scores; temperature, max_tokens, form and environment are then of no use and refused.
     Another one compares. temperature: 0 is greedy. max_tokens: of a verdict; left out: the run's, 1024 for a folder.
-    form: of its verdicts, see words.read_verdict. environment: {template: ..., system: ...} of the environment `pairs`;
+    form: of its verdicts, see words.verdict_in. environment: {template: ..., system: ...} of the environment `pairs`;
     left out: the run's own where it has that. device, dtype: of a folder; a run has its own. batch: sampled together.
     """
     path = Path(folder)

@@ -6,17 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmrl.rewarding.verdicts import read_verdict
 from mmrl.thoughts import outside
 from mmrl.types import Candidate, Pair
 
 _FORMS = {
-    "answer": re.compile(r"<answer>(.*?)</answer>", re.DOTALL),
     "sentence": re.compile(
         r"\b(?:answer|response|image|candidate|option)\s*#?\s*(\d+)\s+is\s+(?:the\s+)?(?:better|best)\b", re.IGNORECASE
     ),
     "letter": re.compile(r"\[\[([A-Z])\]\]"),
 }
-FORMS = tuple(_FORMS)
+FORMS = ("answer", *_FORMS)
 
 
 def words_of(candidate: Candidate) -> str:
@@ -33,31 +33,24 @@ def pictures_of(pair: Pair) -> list[Any]:
     return [*own, *(ref for candidate in pair.candidates for ref in candidate.images)]
 
 
-def read_verdict(text: str, count: int, form: str = "answer") -> int | str:
+def verdict_in(text: str, count: int, form: str = "answer") -> int | str:
     """The place, from 0, that a judge of `count` candidates names, or why there is none.
 
-    form: "answer", one whole <answer> with one number in it, R1-Reward's "1" and UnifiedReward-Think's "Image 1 is
-    better" alike; "sentence", "Answer 1 is better" (VL-RewardBench); "letter", [[A]] (RewardBench). Thoughts are left
+    form: "answer", the only <answer>, as in training (mmrl.rewarding.verdicts); "sentence", "Answer 1 is better"
+    (VL-RewardBench), also inside of an <answer> (UnifiedReward-Think); "letter", [[A]] (RewardBench). Thoughts are left
     out. Nothing is guessed: verdicts that are absent, out of range or of two minds are none. (Released code takes the
     last digit anywhere, or else the second candidate, which pays half of all failures.)
     """
+    if form == "answer":
+        return read_verdict(text, count)
     said = "".join(outside(text))
-    if not said.strip():
-        return "nothing is said outside of thoughts"
-    found = _FORMS[form].findall(said)
-    if not found:
-        return f"no verdict of the form {form!r}"
-    if form == "letter":
-        places = {ord(letter) - ord("A") for letter in found}
-    else:
-        numbers = [re.findall(r"\d+", piece) for piece in found]
-        if not all(numbers):
-            return f"a verdict without a number: {found[-1].strip()!r:.60}"
-        places = {int(digits[:9]) - 1 for piece in numbers for digits in piece}
+    places = {ord(name) - ord("A") if name.isalpha() else int(name[:9]) - 1 for name in _FORMS[form].findall(said)}
+    if not places:
+        return f"no verdict of the form {form!r}" if said.strip() else "no verdict: nothing is said outside of thoughts"
     if len(places) > 1:
-        return f"verdicts of two minds: {', '.join(str(p + 1) for p in sorted(places))}"
+        return "verdicts of two minds"
     place = places.pop()
-    return place if 0 <= place < count else f"the verdict {place + 1} is of none of {count} candidates"
+    return place if 0 <= place < count else f"verdict {place + 1} of {count} candidates"
 
 
 def _text(content: Any) -> str:

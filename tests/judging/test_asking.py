@@ -10,7 +10,7 @@ from mmrl.judging.asking import ask, orders_of, shuffled
 from mmrl.judging.base import Verdict
 from mmrl.judging.baselines import BASELINES
 from mmrl.judging.metrics import figures
-from mmrl.judging.words import pictures_of, read_verdict, words_of
+from mmrl.judging.words import pictures_of, verdict_in, words_of
 from mmrl.types import Candidate, Pair, Prompt, Score
 
 
@@ -174,32 +174,27 @@ def test_baselines(pair):
     ("text", "form", "count", "found"),
     [
         ("<think>1 is worse</think><answer>2</answer>", "answer", 2, 1),
-        ("<answer> 1 </answer>", "answer", 2, 0),
         ("<think>so <answer>2</answer></think><answer>1</answer>", "answer", 2, 0),
-        ("opened by the template</think><answer>2</answer>", "answer", 2, 1),
-        ("<answer>Image 2 is better</answer>", "answer", 2, 1),
-        ("<answer>1</answer> I say <answer>1</answer>", "answer", 2, 0),
-        ("<answer>4</answer>", "answer", 4, 3),
+        ("opened by the template</think><answer>Response 2</answer>", "answer", 2, 1),
         ("Answer 2 is better, I think", "sentence", 2, 1),
         ("I say: **Response 1 is the best**", "sentence", 2, 0),
+        ("<think>Image 1 is better, no</think><answer>Image 2 is better</answer>", "sentence", 2, 1),
+        ("Answer 1 is better. So: Answer 1 is better.", "sentence", 2, 0),
         ("My verdict: [[C]]", "letter", 4, 2),
-        ("<answer>1</answer><answer>2</answer>", "answer", 2, "two minds: 1, 2"),
-        ("<answer>1 or 2</answer>", "answer", 2, "two minds"),
-        ("<answer>3</answer>", "answer", 2, "of none of 2"),
-        ("<answer>0</answer>", "answer", 2, "of none of 2"),
-        ("<answer>99999999999999999999</answer>", "answer", 2, "of none of 2"),
-        ("<answer>the first</answer>", "answer", 2, "without a number"),
-        ("<answer>1", "answer", 2, "no verdict of the form 'answer'"),
+        ("<answer>3</answer>", "answer", 2, "verdict 3 of 2"),
         ("2", "answer", 2, "no verdict"),
-        ("<think>never ends <answer>1</answer>", "answer", 2, "nothing is said outside"),
-        ("", "answer", 2, "nothing is said outside"),
+        ("<think>never ends <answer>1</answer>", "answer", 2, "no verdict"),
+        ("", "sentence", 2, "nothing is said outside"),
+        ("<think>Answer 1 is better", "sentence", 2, "nothing is said outside"),
         ("Answer 1 is better. Answer 2 is better.", "sentence", 2, "two minds"),
-        ("Answer 1 is better", "answer", 2, "no verdict"),
-        ("[[E]]", "letter", 4, "of none of 4"),
+        ("Answer 0 is better", "sentence", 2, "verdict 0 of 2"),
+        ("Answer 99999999999999999999 is better", "sentence", 2, "of 2 candidates"),
+        ("<answer>1</answer>", "sentence", 2, "no verdict of the form 'sentence'"),
+        ("[[E]]", "letter", 4, "verdict 5 of 4"),
     ],
 )
 def test_a_verdict_is_read_or_said_to_be_none(text, form, count, found):
-    said = read_verdict(text, count, form)
+    said = verdict_in(text, count, form)
     assert said == found if isinstance(found, int) else found in said
 
 
