@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmrl.config import ConfigError, is_run, load
-from mmrl.environments.load import load_environment, parts_of
+from mmrl.config import ConfigError
 from mmrl.judging.base import Comparer, Scorer
 from mmrl.judging.baselines import BASELINES
+from mmrl.judging.models import of_model
+from mmrl.judging.scalar import ScalarModel, scalar_folder
 from mmrl.judging.words import FORMS
-from mmrl.modalities.load import adapter_class, config_class, modality_of
 from mmrl.near import near, short
 from mmrl.rewarding.load import RewardError, available, load_reward
 from mmrl.share import resolve
 
-if TYPE_CHECKING:
-    from mmrl.modalities.adapter import Adapter
-
 MAX_PIXELS = 50_000_000  # of a picture that is opened
-ENVIRONMENT = "pairs"  # shows candidates side by side
 
 
 def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
     """The judge that `spec` names.
 
     "first", "longest", "random": baselines, without options. A run's folder, or a checkpoint's: a Scorer where the
-    model has a scalar head, otherwise a Comparer (see `of_model`). http(s)://...: a chat endpoint where the option
-    `model` names what it serves (see `of_chat`), otherwise a server of scores: the reward remote.score, or that of the
-    option `protocol`, with its options. A reward's name, as configs have it: a Scorer; the options are the reward's.
+    model has a scalar head (`of_scalar`), otherwise a Comparer (models.of_model). http(s)://...: a chat endpoint where
+    the option `model` names what it serves (`of_chat`), otherwise a server of scores: the reward remote.score, or that
+    of the option `protocol`, with its options. A reward's name, as configs have it: a Scorer; options are the reward's.
     Raises ConfigError for anything else, and for an option that this judge does not have.
     """
     if spec in BASELINES:
@@ -43,7 +36,7 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
         if "model" not in options:
             return _of_server(spec, **options)
     elif (folder := resolve(spec)).is_dir():
-        spec, opened = str(folder), of_model
+        spec, opened = str(folder), of_scalar if scalar_folder(folder) else of_model
     else:
         return _of_reward(spec, options)
     _known(spec, opened, options)
@@ -55,44 +48,9 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
         raise ConfigError(f"judge {short(spec)}: {error}") from error
 
 
-def of_model(
-    folder: str,
-    *,
-    temperature: float = 0.0,
-    max_tokens: int | None = None,
-    form: str = "answer",
-    environment: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    batch: int | None = None,
-    dtype: str | None = None,
-) -> Scorer | Comparer:
-    """A model from disk: a run's folder, of which it is the last checkpoint, or a folder that `from_pretrained` loads.
-
-    A model with a scalar head scores; temperature, max_tokens, form and environment are then of no use and refused.
-    Another one compares. temperature: 0 is greedy. max_tokens: of a verdict; left out: the run's, 1024 for a folder.
-    form: of its verdicts, see words.verdict_in. environment: {template: ..., system: ...} of the environment `pairs`;
-    left out: the run's own where it has that. device, dtype: of a folder; a run has its own. batch: sampled together.
-    """
-    path = Path(folder)
-    if is_run(path):
-        if device is not None or dtype is not None:
-            raise ValueError("device and dtype are those of the run; leave them out")
-        made = _of_run(path)
-    else:
-        made = _of_folder(path, device or "auto", dtype or "float32")
-    if getattr(made.model, "head", None) is not None:
-        from mmrl.judging.scalar import ScalarJudge
-
-        unused = {"temperature": temperature, "max_tokens": max_tokens, "environment": environment}
-        if given := [name for name, value in unused.items() if value] + ["form"] * (form != "answer"):
-            raise ValueError(f"{', '.join(given)}: a model with a scalar head says nothing; leave them out")
-        return ScalarJudge(_adapter(_sampled(made, batch=batch)), _identity(path))
-    if form not in FORMS:
-        raise ValueError(f"form {form!r}: {near(form, FORMS)}")
-    from mmrl.judging.generative import Generative
-
-    made = _comparing(_sampled(made, temperature, max_tokens, batch), environment)
-    return Generative(_adapter(made), f"{_identity(path)} {temperature} {form}", form)
+def of_scalar(folder: str, *, normalise: bool = False, device: str = "auto", batch: int = 16_384) -> Scorer:
+    """A model with a scalar head: see mmrl.judging.scalar.ScalarModel for the options."""
+    return ScalarModel(folder, normalise, device, batch)
 
 
 def of_chat(
@@ -141,88 +99,6 @@ def _of_reward(name: str, options: Mapping[str, Any]) -> Scorer:
         otherwise = "give a run's or a checkpoint's folder, a URL, or a reward's name"
         known = near(name, [*BASELINES, *available()], otherwise)
         raise ConfigError(f"no judge {short(name)}; {known}") from error
-
-
-# -------------------------------------------------------------------- models
-
-
-@dataclass(frozen=True)
-class _Model:
-    """What an adapter is made of: sections of a config."""
-
-    modality: str
-    model: Any
-    environment: Any = None
-    device: str = "auto"
-
-
-def _of_run(folder: Path) -> _Model:
-    from mmrl.training.assemble import with_checkpoint
-
-    config = with_checkpoint(load(folder), folder)
-    return _Model(config.modality, config.model, config.environment, config.device)
-
-
-def _of_folder(folder: Path, device: str, dtype: str) -> _Model:
-    """A checkpoint's folder alone; the base of LoRA weights is the one that they name."""
-    model: dict[str, Any] = {"path": str(folder), "dtype": dtype, "sampling": {"max_tokens": 1024}}
-    modality = modality_of(folder)
-    if (folder / "adapter_config.json").is_file():
-        told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = told.get("base_model_name_or_path")
-        if not base or not Path(base).is_dir():
-            raise ValueError(f"its LoRA weights are on {short(base)}, which is no folder here; give the run's folder")
-        modality = modality_of(Path(base))
-        model |= {"path": base, "train": "lora", "lora": {"path": str(folder)}}
-    if (folder / "head").is_dir():
-        model["head"] = _head_options(folder)
-    return _Model(modality, config_class(modality)(**model), None, device)
-
-
-def _sampled(made: _Model, temperature: float = 0.0, max_tokens: int | None = None, batch: int | None = None) -> _Model:
-    """The model as it is to be sampled."""
-    budget = {"max_tokens": max_tokens} if max_tokens else {}
-    changes = {
-        "evaluation": made.model.evaluation.model_copy(update={"temperature": temperature, **budget}),
-        "sampling": made.model.sampling.model_copy(update=budget),  # the prompt's room is what the longer one leaves
-    }
-    changes |= {"rollout_batch": batch} if batch is not None else {}
-    return replace(made, model=made.model.model_copy(update=changes))
-
-
-def _comparing(made: _Model, environment: Mapping[str, Any] | None) -> _Model:
-    """The model as it is shown pairs."""
-    own = environment is None and parts_of(made.environment)[0] == ENVIRONMENT
-    section = made.environment if own else {"name": ENVIRONMENT, **(environment or {})}
-    load_environment(section)  # what is wrong with it is told before anything heavy is loaded
-    return replace(made, environment=section)
-
-
-def _adapter(made: _Model) -> Adapter:
-    import torch
-
-    adapter = adapter_class(made.modality)(made.model)
-    if made.environment is not None:
-        adapter.environment = load_environment(made.environment)
-    adapter.max_pixels = MAX_PIXELS
-    cuda = made.device == "auto" and torch.cuda.is_available()
-    adapter.to(torch.device("cuda" if cuda else "cpu" if made.device == "auto" else made.device))
-    return adapter
-
-
-def _head_options(folder: Path) -> dict[str, Any]:
-    """The shape of a stored head, as `model.head` has it."""
-    from safetensors import safe_open
-
-    with safe_open(folder / "head" / "head.safetensors", framework="pt") as file:
-        return {"outputs": int(file.get_slice("score.weight").get_shape()[0])}
-
-
-def _identity(folder: Path) -> str:
-    """The folder with what its weights were last written as."""
-    files = sorted(p for p in folder.rglob("*.safetensors"))
-    newest = max((p.stat().st_mtime_ns for p in files), default=0)
-    return f"{folder.resolve()} {sum(p.stat().st_size for p in files)} {newest}"
 
 
 def _known(spec: str, opened: Callable[..., Any], options: Mapping[str, Any]) -> None:
