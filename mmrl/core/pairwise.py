@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Nodes of the quadrature over a normal distribution (see expected_cost).
-NODES = 64
+# The quadrature over a normal distribution (see expected_cost): nodes, and how many standard deviations they reach.
+NODES, REACH = 129, 8.0
 
 
 def bradley_terry(
@@ -90,11 +90,12 @@ def uncertain(
 
 
 def expected_cost(mean: Tensor, std: Tensor) -> Tensor:
-    """E[-log sigmoid(z)] of z normal with `mean` and `std`, same shape: Gauss-Hermite quadrature with NODES nodes.
+    """E[-log sigmoid(z)] of z normal with `mean` and `std`, same shape, by the trapezoidal rule.
 
-    Off by less than 1e-6 for std up to 1, 1e-3 up to 5, and 1 % of the value for larger ones.
+    For a smooth function that ends as a normal density does its error falls exponentially with the nodes: it is below
+    1e-9 for std up to 5 and 1e-5 up to 10. (Gauss-Hermite puts half of as many nodes where nothing is: 1e-3 at 10.)
     """
-    nodes, weights = (x.to(mean) for x in _hermite(NODES))
+    nodes, weights = (x.to(mean) for x in _normal())
     return (-F.logsigmoid(mean[..., None] + std[..., None] * nodes) * weights).sum(-1)
 
 
@@ -155,11 +156,11 @@ def _column(margin: Tensor | float) -> Tensor | float:
 
 
 @cache
-def _hermite(count: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss-Hermite quadrature over the standard normal (Golub and Welsch 1969), float64."""
-    beside = torch.arange(1, count, dtype=torch.float64).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return nodes, vectors[0] ** 2
+def _normal() -> tuple[Tensor, Tensor]:
+    """Nodes and weights, with sum 1, of the standard normal distribution, float64."""
+    nodes = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
+    density = torch.exp(-nodes * nodes / 2)
+    return nodes, density / density.sum()
 
 
 __all__ = [

@@ -157,7 +157,7 @@ def test_the_expectation_is_that_of_a_fine_sum(mean, std):
     density = (-0.5 * ((z - mean) / std) ** 2).exp()
     expected = float((torch.nn.functional.softplus(-z) * density).sum() / density.sum())
     found = float(pairwise.expected_cost(table([mean]), table([std])))
-    assert found == pytest.approx(expected, rel=1e-6 if std <= 1 else 1e-3 if std <= 5 else 1e-2)
+    assert found == pytest.approx(expected, rel=1e-8 if std <= 3 else 1e-5)
 
 
 def test_the_released_draws_scatter_around_it():

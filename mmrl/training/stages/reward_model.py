@@ -128,10 +128,8 @@ class RewardModel(Stage[RewardModelStage]):
         if not options.calibrate:
             return
         held = heldout_records(run, options)
-        records = (held or self.records)[: options.calibrate]
-        processes = run.processes
-        mine = records[processes.rank :: processes.world]
-        rows = Rows.of([rows_of(run.adapter, record, options.show) for record in mine])
+        records = self.readable.of((held or self.records)[: options.calibrate])
+        rows, processes = Rows.of(self._shown(records)[1]), run.processes
         parts = micro_batches(run.adapter, rows.samples, options.micro_batch)
         own = scores_of(run.adapter, rows, parts, options.outputs)[:, 0].tolist()
         scores = torch.tensor([score for some in processes.gather(own) for score in some], dtype=torch.float64)
@@ -161,12 +159,11 @@ def differentiate(
     leaf = found.clone().requires_grad_(True)
     loss = losses(options, rows, records, leaf)
     share = 1 / max(everyone, 1)
-    (loss.sum() * share).backward()
-    assert leaf.grad is not None
+    (gradient,) = torch.autograd.grad(loss.sum() * share, leaf, allow_unused=True) if len(leaf) else (None,)
     row: dict[str, Any] = {"loss": processes.total(float(loss.detach().sum())) * share}
     sums = sums_of(options, rows, records, found)
     row |= metrics_of({name: processes.total(value) for name, value in sums.items()})
-    return leaf.grad, row | spread_of(found[:, 0], processes)
+    return torch.zeros_like(found) if gradient is None else gradient, row | spread_of(found[:, 0], processes)
 
 
 def losses(options: RewardModelStage, rows: Rows, records: Sequence[Scored], scores: Tensor) -> Tensor:
