@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 
 import pytest
+import yaml
 from PIL import Image
 
+import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
+from mmrl.config import ConfigError, load
 from mmrl.judging.asking import ask
 from mmrl.judging.base import Showing
 from mmrl.judging.generative import Generative, shown_prompt
@@ -120,6 +124,46 @@ def test_a_model_that_sees_is_shown_the_pictures_of_both(tmp_path):
     missing = Pair(one.prompt, (candidates[0], Candidate("", ("green.png",))), (1.0, 0.0))
     seen, gone = judge.compare([Showing(one, (1, 0)), Showing(missing, (0, 1))])
     assert seen.said and "green.png" in gone.reason
+
+
+def test_a_run_is_its_last_checkpoint_shown_pairs_as_it_was_trained(checkpoint, tmp_path, pair):
+    told = {
+        "modality": "text",
+        "model": {"path": checkpoint, "sampling": {"max_tokens": 4}},
+        "environment": {"name": "pairs", "template": "{question} so {responses}", "response": "{number} {answer}"},
+        "stages": [{"kind": "grpo", "steps": 1}],
+        "rewards": [{"name": "verdict.right"}],
+        "data": {"prompts": "share://datasets/judged_scenes/judged_scenes.py:pair"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(load(told).model_dump(mode="json")))
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        open_judge(str(tmp_path))
+    shutil.copytree(checkpoint, tmp_path / "checkpoints" / "latest" / "policy")
+    judge = open_judge(str(tmp_path))
+    assert judge.adapter.environment.options.template == "{question} so {responses}"
+    other = open_judge(str(tmp_path), environment=SHORT)
+    assert other.adapter.environment.options.template == SHORT["template"]
+    showing = Showing(pair("a"), (1, 0))
+    assert judge.compare([showing])[0].said != ""
+    assert str(tmp_path) in judge.identity
+    with pytest.raises(ConfigError, match="those of the run"):
+        open_judge(str(tmp_path), device="cpu")
+
+
+def test_a_model_with_a_scalar_head_scores(tmp_path, pair):
+    from mmrl.modalities.text.adapter import TextAdapter
+    from mmrl.modalities.text.config import ModelConfig
+
+    build = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "context": 128}
+    adapter = TextAdapter(ModelConfig(path="built", build=build, sampling={"max_tokens": 8}, head={"init": 0.1}))
+    adapter.score_notes = {"modality": "text", "model": adapter.config.model_dump(mode="json"), "mean": 1.0, "std": 2.0}
+    adapter.save(tmp_path)
+    raw, normal = open_judge(str(tmp_path)), open_judge(str(tmp_path), normalise=True)
+    [one], [other] = list(ask(raw, [pair("a")])), list(ask(normal, [pair("a")]))
+    assert [s.value for s in other.scores] == pytest.approx([(s.value - 1) / 2 for s in one.scores])
+    assert one.shown[0].order is None
+    with pytest.raises(ConfigError, match="no option 'temperature'"):
+        open_judge(str(tmp_path), temperature=1.0)
 
 
 @pytest.mark.parametrize(
