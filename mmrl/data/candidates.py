@@ -8,12 +8,13 @@ two.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmrl.data.messages import are_messages, one_answer
 from mmrl.data.shown import image_marks, listed, reference
 from mmrl.media import IMAGE
+from mmrl.pictures import candidate_refs
 
 COLUMNS = ("candidates", "shares", "margin", "confidence", "category", "unit")
 _ROUNDED = 1e-3  # how far from 1 the sum of shares may be that were written with few digits
@@ -48,15 +49,10 @@ def as_preference(record: Mapping[str, Any]) -> dict[str, Any]:
     if not is_pair(record) or None not in (record.get("chosen"), record.get("rejected")):
         return {}
     candidates, shares = record["candidates"], record["shares"]
-    if len(candidates) != _FEWEST or shares[0] == shares[1] or pictures_in(candidates):
+    if len(candidates) != _FEWEST or shares[0] == shares[1] or candidate_refs(record):
         raise ValueError("has no `chosen` and `rejected`: they are two texts of a pair, one of which is preferred")
     better = int(shares[1] > shares[0])
     return {"chosen": candidates[better]["answer"], "rejected": candidates[1 - better]["answer"]}
-
-
-def pictures_in(candidates: Iterable[Any]) -> list[Any]:
-    """The pictures of candidates, in order."""
-    return [ref for one in candidates if isinstance(one, Mapping) for ref in one.get("images") or ()]
 
 
 def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
