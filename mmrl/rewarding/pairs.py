@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from mmrl.rewarding.load import group_reward
 from mmrl.rewarding.schedule import Pairs, regular, round_robin
@@ -19,6 +20,15 @@ from mmrl.seeds import seed_of
 from mmrl.types import Group, Sample, Score
 
 PairJudge = Callable[[Sample, Sample], float]
+
+
+class PairsJudge(Protocol):
+    """A judge that is asked about many pairs at a time, as a model that computes in batches wants it."""
+
+    def judge_pairs(self, pairs: Sequence[tuple[Sample, Sample]]) -> Sequence[float | str]:
+        """For each pair, in order, the probability that the first beats the second, or why there is none."""
+
+
 Anchors = Callable[[Group], Sequence[Sample]]
 TIE = 1e-9  # the mean of two orders that cancel is 0.5 only up to rounding
 SCHEDULES = ("round_robin", "regular", "anchors")
@@ -26,7 +36,7 @@ SCORES = ("win_rate", "bradley_terry")
 
 
 def win_rate(
-    judge: PairJudge,
+    judge: PairJudge | PairsJudge,
     *,
     schedule: str = "round_robin",
     neighbours: int = 4,
@@ -38,7 +48,8 @@ def win_rate(
     workers: int = 1,
     seed: int = 0,
 ) -> Callable[[Group], list[Score]]:
-    """A group reward from `judge(a, b)`, the probability in [0, 1] that a beats b (a tie is 0.5).
+    """A group reward from `judge(a, b)`, the probability in [0, 1] that a beats b (a tie is 0.5), or from an object
+    with `judge_pairs`, which is asked about all pairs of a group at once.
 
     schedule: which pairs are judged: "round_robin", all of the group; "regular", each sample with `neighbours` others,
     drawn anew for every group by `seed`; "anchors", each sample with each of `anchors(group)`, samples of given
@@ -48,7 +59,7 @@ def win_rate(
     meet.
     both_orders: judge (a, b) and (b, a) and take the mean of the two.
     hard: a pair is won, lost or, at 0.5, tied; two orders that contradict each other make a tie.
-    workers: calls of the judge that may run at a time (it must then be safe to call from threads).
+    workers: calls of `judge(a, b)` that may run at a time (it must then be safe to call from threads).
     A call that raises or returns no probability masks its pair, in both orders. A sample without a judged pair is
     invalid, and so is one whose strength has nothing to be compared with; the only sample of a group is not applicable.
     Details of a score: `pairs` that were judged, `failed`; `won`, what it won of each other sample (null: not judged),
@@ -107,11 +118,15 @@ class _Table:
 
 
 def _judged(
-    judge: PairJudge, players: Sequence[Sample], pairs: Pairs, both_orders: bool, hard: bool, workers: int
+    judge: PairJudge | PairsJudge,
+    players: Sequence[Sample],
+    pairs: Pairs,
+    both_orders: bool,
+    hard: bool,
+    workers: int,
 ) -> _Table:
     calls = [order for i, j in pairs for order in ([(i, j), (j, i)] if both_orders else [(i, j)])]
-    threads = Threads(workers, "judge of pairs")
-    answers = dict(zip(calls, threads.map(lambda c: _ask(judge, players[c[0]], players[c[1]]), calls)))
+    answers = dict(zip(calls, _asked(judge, [(players[i], players[j]) for i, j in calls], workers)))
     table = _Table([[None] * len(players) for _ in players], 1 + both_orders, [0] * len(players), [[] for _ in players])
     for i, j in pairs:
         judged = [answers[i, j]] + ([_other_side(answers[j, i])] if both_orders else [])
@@ -134,12 +149,26 @@ def _side(p: float) -> int:
     return 0 if abs(p - 0.5) < TIE else 1 if p > 0.5 else -1
 
 
+def _asked(judge: PairJudge | PairsJudge, pairs: Sequence[tuple[Sample, Sample]], workers: int) -> list[float | str]:
+    """For each pair the judge's probability, or why there is none."""
+    if callable(together := getattr(judge, "judge_pairs", None)):
+        answers = list(together(pairs))
+        if len(answers) != len(pairs):
+            raise ValueError(f"the judge gave {len(answers)} answers for {len(pairs)} pairs")
+        return [answer if isinstance(answer, str) else _probability(answer) for answer in answers]
+    alone = cast(PairJudge, judge)
+    return Threads(workers, "judge of pairs").map(lambda pair: _ask(alone, *pair), pairs)
+
+
 def _ask(judge: PairJudge, a: Sample, b: Sample) -> float | str:
-    """The judge's probability, or why there is none."""
     try:
-        [score] = scores_in([judge(a, b)], 1)
+        return _probability(judge(a, b))
     except BaseException as error:  # in a thread of its own, where it can only be the judge's
         return one_line(f"{type(error).__name__}: {error}")
+
+
+def _probability(returned: Any) -> float | str:
+    [score] = scores_in([returned], 1)
     if score.value is None or not 0.0 <= score.value <= 1.0:
         said = score.value if score.ok else score.reason
         return f"the judge returned {said}, expected a probability in [0, 1]"

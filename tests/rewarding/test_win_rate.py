@@ -214,3 +214,25 @@ def test_a_sample_that_failed_pairs_cut_off_has_no_strength():
 def test_options_without_a_sense_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         win_rate(larger, **options)
+
+
+def test_a_judge_of_many_pairs_is_asked_once_a_group_and_its_reasons_mask_pairs():
+    class Together:
+        calls = 0
+
+        def judge_pairs(self, pairs):
+            self.calls += 1
+            return ["no idea" if {a.index, b.index} == {0, 1} else larger(a, b) for a, b in pairs]
+
+    judge = Together()
+    scores = win_rate(judge)(make([1, 2, 3]))
+    assert judge.calls == 1
+    assert [s.value for s in scores] == [0.0, 0.0, 1.0]
+    assert scores[0].details["first_failure"] == "no idea"
+    for wrong in ([], [2.0] * 6):
+        judge.judge_pairs = lambda pairs, wrong=wrong: wrong
+        if wrong:
+            assert {s.status for s in win_rate(judge)(make([1, 2, 3]))} == {"invalid"}
+        else:
+            with pytest.raises(ValueError, match="0 answers for 6 pairs"):
+                win_rate(judge)(make([1, 2, 3]))
