@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from mmrl.types import Sample, Score
 from .towers import batches, cut_of, folder_of, load_once, place_of, score_pictures, weights_of
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's outputs on the authors' pictures
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 TOKENS = 35
 HEAD_WIDTH = 64  # of an attention head, in both towers of every BLIP
 
@@ -109,7 +111,7 @@ class score:
         device: str | None = None,
         dtype: str = "float32",
     ) -> None:
-        from transformers import AutoTokenizer, CLIPImageProcessorPil
+        from transformers import AutoTokenizer
 
         batches((), batch)
         path = weights_of(weights, "weights", "ImageReward.pt of the hub's THUDM/ImageReward, to be converted")
@@ -117,8 +119,6 @@ class score:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder_of(tokenizer, "tokenizer"), local_files_only=True)
         self.tokenizer.add_special_tokens({"bos_token": "[DEC]", "extra_special_tokens": ["[ENC]"]})
         self.blip: Blip = load_once(("blip", str(path), str(self.device), self.dtype), lambda: self._load(path))
-        square = {"height": self.blip.side, "width": self.blip.side}
-        self.processor: Any = CLIPImageProcessorPil(size={"shortest_edge": self.blip.side}, crop_size=square)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         return score_pictures(samples, self._values, lambda text: cut_of(self._tokens(text), TOKENS))
@@ -132,8 +132,8 @@ class score:
         rows = torch.tensor([different.index(text) for text in texts], device=self.device)
         found = []
         for places in batches(range(len(pictures)), self.batch):
-            shown = self.processor(images=[pictures[place] for place in places], return_tensors="pt")["pixel_values"]
             these = rows[list(places)]
+            shown = torch.stack([preprocessed(pictures[place], self.blip.side) for place in places])
             pixels = shown.to(self.device, self.dtype)
             found.append(self.blip(pixels, tokens.input_ids[these], tokens.attention_mask[these]))
         return ((torch.cat(found) - MEAN) / STD).tolist()
@@ -158,6 +158,16 @@ class score:
         blip = blip.to(self.device, self.dtype).eval().requires_grad_(False)
         blip.head.float()
         return blip
+
+
+def preprocessed(picture: Image.Image, side: int) -> Tensor:
+    """[3, side, side]: the middle square of the picture, its short side resized to it, normalised as CLIP's are."""
+    width, height = picture.size
+    short = min(width, height)
+    picture = picture.resize((int(side * width / short), int(side * height / short)), Image.Resampling.BICUBIC)
+    left, top = round((picture.width - side) / 2), round((picture.height - side) / 2)
+    pixels = torch.from_numpy(np.array(picture.crop((left, top, left + side, top + side)))).permute(2, 0, 1) / 255
+    return (pixels - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

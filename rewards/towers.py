@@ -92,26 +92,27 @@ def rgb(picture: Any) -> Image.Image:
 
 
 def score_pictures(
-    samples: Sequence[Sample],
-    values: Callable[[list[Image.Image], list[str]], list[float]],
+    drawn: Sequence[Sample],
+    values: Callable[[list[Image.Image], list[str]], list[Any]],
     details: Callable[[str], Mapping[str, Any]] = lambda text: {},
 ) -> list[Score]:
-    """A score for each sample: values(pictures, prompts) of those that have a picture; the others are invalid.
+    """A score for each of the samples: values(pictures, prompts) of those that have a picture; the others are invalid.
 
+    values: gives a number or a Score for each.
     details: of a prompt, which the scores carry.
     """
     failed: dict[int, Score] = {}
     pictures: dict[int, Image.Image] = {}
-    for place, sample in enumerate(samples):
+    for place, sample in enumerate(drawn):
         try:
             pictures[place] = rgb(sample.artifact)
         except PictureError as error:
             failed[place] = Score.invalid(str(error))
-    texts = [samples[place].prompt.text for place in pictures]
+    texts = [drawn[place].prompt.text for place in pictures]
     found = values(list(pictures.values()), texts) if pictures else []
     about = {text: details(text) for text in dict.fromkeys(texts)}
     scored = {place: Score.of(value, **about[text]) for place, value, text in zip(pictures, found, texts)}
-    return [failed.get(place) or scored[place] for place in range(len(samples))]
+    return [failed.get(place) or scored[place] for place in range(len(drawn))]
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -22,7 +22,8 @@ from mmrl.rewarding.post import Poster, PostError
 from mmrl.rewarding.threads import Threads
 
 V = TypeVar("V")
-Messages = Sequence[Mapping[str, Any]]  # {"role", "content"} each; a content is a text, or parts (see parts.py)
+# {"role", "content"} each; content is a text, or a list of parts (mmrl.rewarding.parts)
+Messages = Sequence[Mapping[str, Any]]
 
 _MOST_KNOWN = 100_000  # answers that are kept in memory
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet
@@ -118,39 +119,6 @@ class Endpoint:
         """What the server told, on one line, cut short, without the key that it may have repeated."""
         told = told.replace(self._key, "(the key)") if self._key else told
         return " ".join(told.split())[:200]
-
-
-class FirstToken(Endpoint):
-    """The same, asked for one token: `complete` gives what it could have been.
-
-    As JSON of [[token, log-probability], ...].
-    top: how many of the likeliest tokens the server is to name; many allow 20. The other options are Endpoint's.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        key_env: str = "OPENAI_API_KEY",
-        timeout: float = 60.0,
-        top: int = 20,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        if top < 2:
-            raise ValueError(f"top={top} must be 2 or more, for two answers to be among them")
-        asked = {"logprobs": True, "top_logprobs": top, **(options or {})}
-        super().__init__(url, model, key_env, timeout, 1, asked)
-
-    def _content(self, body: bytes, kind: str) -> str:
-        named = self._found(body, kind, _first_tokens)
-        if not named:
-            raise ChatError(f"{self.url} named no first tokens; it must answer with logprobs and top_logprobs")
-        return json.dumps(named)
-
-
-def _first_tokens(choice: Any) -> list[tuple[str, float]]:
-    told = (choice.get("logprobs") or {}).get("content") or [{}]
-    return [(str(entry["token"]), float(entry["logprob"])) for entry in told[0].get("top_logprobs") or ()]
 
 
 def _seconds(retry_after: str) -> float:

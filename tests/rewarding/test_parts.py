@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrl.rewarding.chat import ChatError, Endpoint, Failure, FirstToken, Judge
-from mmrl.rewarding.parts import picture_bytes, picture_part, text_part
+from mmrl.rewarding.chat import ChatError, Endpoint, Failure, Judge
+from mmrl.rewarding.first_token import FirstToken
+from mmrl.rewarding.parts import content, picture_bytes, picture_part, png, text_part
 
 
 def noise() -> Image.Image:
@@ -24,6 +25,9 @@ def test_a_picture_travels_as_a_png_without_loss_and_as_a_jpeg_with_some():
         assert (opened.format, opened.size, opened.mode) == (kind, (7, 9), "RGB")
         assert (opened.tobytes() == noise().tobytes()) == (kind == "PNG")
     assert picture_bytes(text_part("a")) is None
+    assert content("a") == "a"
+    assert content("a", [png(noise())]) == [picture_part(noise(), None), text_part("a")]
+    assert content("", [png(noise())]) == [picture_part(noise(), None)]
     assert len(picture_bytes(picture_part(noise(), 10))) < len(picture_bytes(picture_part(noise(), 95)))
 
 

@@ -458,6 +458,9 @@ ELSEWHERE = {
     "compared.wins": "test_compared.py::test_saying_nothing_earns_nothing",
     "composition.follows": "test_composition.py::test_pictures_of_nothing_score_zero",
     "composition.strict": "test_composition.py::test_every_corruption_costs_the_claims_it_breaks",
+    "hps.score": "test_image_models.py::test_every_mode_of_a_picture_is_scored_and_transparency_is_white",
+    "hpsv3.score": "test_hpsv3.py::test_a_prompt_with_the_model_s_marks_is_told_and_scores_nothing",
+    "imagereward.score": "test_image_models.py::test_every_mode_of_a_picture_is_scored_and_transparency_is_white",
     "jpeg.compressible": "test_jpeg.py::test_no_metadata_no_mode_and_no_transparency_changes_the_size",
     "jpeg.incompressible": "test_jpeg.py::test_no_metadata_no_mode_and_no_transparency_changes_the_size",
     "judge.answer": "test_judge.py::test_an_answer_cannot_write_past_its_end",
@@ -466,6 +469,14 @@ ELSEWHERE = {
     "judge.rubric": "test_judge.py::test_boilerplate_is_capped",
     "verdict.r1_reward": "test_verdict.py::test_the_values_of_r1_reward",
     "ocr.quoted": "test_ocr.py::test_the_text_in_the_picture_is_compared_with_the_quotation",
+    "paco.consistency": "test_picture_judges.py::test_a_picture_smaller_than_its_grid_is_invalid_alone",
+    "pickscore.score": "test_image_models.py::test_every_mode_of_a_picture_is_scored_and_transparency_is_white",
+    "unified_reward.axes": "test_picture_judges.py::test_without_a_mark_the_sample_is_invalid_and_never_0",
+    "unified_reward.flex": "test_picture_judges.py::test_a_pair_without_a_verdict_is_left_out",
+    "unified_reward.point": "test_picture_judges.py::test_a_caption_cannot_answer_for_the_judge_and_may_be_empty",
+    "unified_reward.shares": "test_picture_judges.py::test_a_pair_without_a_verdict_is_left_out",
+    "unified_reward.think": "test_picture_judges.py::test_a_judge_with_a_favourite_place_favours_nobody_in_both_orders",
+    "vqa.score": "test_picture_judges.py::test_without_a_mark_the_sample_is_invalid_and_never_0",
 }
 
 

@@ -1,4 +1,4 @@
-"""PickScore, HPS and ImageReward on tiny models of their own architectures: each against its formula, worked out anew."""
+"""PickScore, HPS and ImageReward on tiny models of their architectures: each against its formula, worked out anew."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def published_imagereward() -> dict[str, torch.Tensor]:
 
 
 def imagereward_by_hand(w: dict, pixels: torch.Tensor, ids: torch.Tensor) -> float:
-    """The released forward pass, from the published names: pre-norm ViT, post-norm BERT that looks at it, and the head."""
+    """The released forward pass, by the published names: pre-norm ViT, post-norm BERT that looks at it, head."""
 
     def dense(name, x):
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
@@ -258,6 +258,14 @@ def test_imagereward_is_the_released_forward_pass(tiny, text):
     found = scores("imagereward.score", tiny["imagereward.score"], text, [noise(), noise(seed=1)])
     assert found[0].value == pytest.approx(expected, abs=2e-4)
     assert abs(found[1].value - expected) > 1e-3  # it looks at the picture
+
+
+def test_imagereward_and_pickscore_look_at_the_middle_square(tiny):
+    """Where it has half a pixel to spare, each as its own library rounds: 7.5 is 8 for torchvision and 7 for CLIP's."""
+    wide = noise((47, 32))
+    for name, left in {"imagereward.score": 8, "pickscore.score": 7}.items():
+        shown, cut = scores(name, tiny[name], "a red circle", [wide, wide.crop((left, 0, left + 32, 32))])
+        assert shown.value == pytest.approx(cut.value, abs=1e-4), name
 
 
 # -------------------------------------------------------------------- what all of them hold
