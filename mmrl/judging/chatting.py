@@ -22,7 +22,7 @@ class Chatting:
 
     form: see words.verdict_in. What cannot be read is not asked for again: it is what is measured. A server that is
     down, slow or busy is, see mmrl.rewarding.chat.Judge, of which `options` are more keywords. temperature: of the
-    sampling; with 0 another seed may say the same.
+    sampling; greedy: it is 0, and another seed says the same.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Chatting:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.endpoint, self.temperature, self.form = endpoint, temperature, form
+        self.greedy = temperature == 0
         self.show, self.max_pixels, self.options = show, max_pixels, dict(options or {})
         self.identity = f"{endpoint.identity} {temperature} {form}"
         self._judges: dict[int, Judge] = {}

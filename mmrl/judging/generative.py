@@ -20,12 +20,13 @@ _LEFT = ("environment", "answer", "order", "chosen", "rejected", "completion")
 class Generative:
     """A Comparer: the adapter's environment (`pairs`) shows the candidates, what it says is read as a verdict.
 
-    form: see words.verdict_in. What does not fit the model's context is refused, never cut. At temperature 0 another
-    seed of a showing says the same.
+    form: see words.verdict_in. What does not fit the model's context is refused, never cut. greedy: another seed of a
+    showing says the same.
     """
 
     def __init__(self, adapter: Adapter, identity: str, form: str = "answer") -> None:
         self.adapter, self.identity, self.form = adapter, identity, form
+        self.greedy = adapter.deterministic_evaluation
         self._lock = threading.Lock()
 
     def compare(self, showings: Sequence[Showing]) -> list[Verdict]:

@@ -16,6 +16,7 @@ from mmrl.judging.judged import Judged, Shown, credit, right_ones, winners
 
 BIASED = 0.1  # how far from chance P(first) has to be, besides more than its interval
 FEWEST = 6  # units below which nothing is said of a bias
+_AT_ONCE = 1_000_000  # units that are drawn together
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,10 @@ class _Bootstrap:
             return Figure(None, None, None, 0)
         random = np.random.default_rng(self.seed)
         found: list[float] = []
-        for start in range(0, self.draws, 100):  # few draws at a time: a benchmark may have a million units
-            many = min(100, self.draws - start)
-            drawn = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), many) @ sums if len(sums) else None
-            found += [0.0] * many if drawn is None else (drawn[:, 0] / (drawn[:, 1] + wrong)).tolist()
+        together = max(1, _AT_ONCE // max(1, len(sums)))  # draws: a benchmark may have a million units
+        for start in range(0, self.draws, together):
+            shape = (min(together, self.draws - start), len(sums))
+            drawn = sums[random.integers(0, max(1, len(sums)), shape)].sum(1)
+            found += (drawn[:, 0] / (drawn[:, 1] + wrong)).tolist()
         low, high = np.quantile(found, self.ends).tolist() if found else (None, None)
         return Figure(float(total / size), low, high, len(sums) if units else count + wrong)

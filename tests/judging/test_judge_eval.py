@@ -181,5 +181,10 @@ def test_options_without_a_sense_are_refused(tmp_path):
     path = texts(tmp_path / "t.jsonl", [("a", "yes", "no")])
     with pytest.raises(ConfigError, match="says the same each time"):
         evaluate(path, "longest", votes=3)
+    with pytest.raises(ConfigError, match="at temperature 0 each says the same"):
+        evaluate(path, "http://localhost:1/v1", options={"model": "m"}, votes=3)
+    (tmp_path / "none.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    with pytest.raises(ConfigError, match="holds 2 records, none of which is a pair; the first: "):
+        evaluate(str(tmp_path / "none.jsonl"), "first")
     with pytest.raises(ConfigError, match="format 'tlr': did you mean 'trl'"):
         evaluate(path, "first", form="tlr")

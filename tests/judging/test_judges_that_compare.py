@@ -26,6 +26,8 @@ SHORT = {"template": "{question} {responses}", "response": "{number}: {answer}"}
 class Reads:
     """An adapter that reads a prompt's candidates in their order and prefers the one that says "yes"."""
 
+    deterministic_evaluation = False
+
     def __init__(self, says=None, usable=None):
         self.says, self.unfit, self.prompts = says, usable or (lambda prompt: None), []
 
@@ -104,6 +106,7 @@ def test_a_checkpoint_compares_and_its_votes_differ(checkpoint, pair):
     assert [verdict.said for verdict in judge.compare(showings)] == said
     greedy = open_judge(checkpoint, max_tokens=4, environment=SHORT)
     assert len({verdict.said for verdict in greedy.compare(showings)}) == 1
+    assert greedy.greedy and not judge.greedy
     assert all(verdict.reason for verdict in greedy.compare(showings))
 
 
