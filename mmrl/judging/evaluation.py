@@ -45,7 +45,8 @@ def evaluate(
     bench: a file, folder, `hub:owner/name` or `file.py:function` of pairs; form, split, image_root: see
     mmrl.data.pairs.read_pairs; limit: records that are read; bench_options: of a function. Records that are no pairs
     count as wrong over all. judge: a word for `open_judge`, with `options`, or a judge. orders, votes, seed: see
-    asking.ask; several votes of a judge that says that it is `greedy` are refused. baselines: "first", "longest" and "random" beside it, and the judge's own verdicts with shuffled labels.
+    asking.ask; several votes of a judge that says that it is `greedy` are refused. baselines: "first", "longest" and
+    "random" beside it, and the judge's own verdicts with shuffled labels.
     out: a folder for results.json, verdicts.jsonl, which is written as verdicts come, and index.html. quiet: no bar.
     Raises ConfigError for what cannot be read or opened, before anything is asked.
     """
@@ -63,9 +64,7 @@ def evaluate(
     if votes > 1 and not is_comparer(opened):
         raise ConfigError(f"votes {votes}: {short(name)} scores candidates, and says the same each time; leave it out")
     if votes > 1 and getattr(opened, "greedy", False):
-        raise ConfigError(
-            f"votes {votes}: at temperature 0 each says the same; give the judge a temperature, or one vote"
-        )
+        raise ConfigError(f"votes {votes}: at temperature 0 each says the same; set the judge's temperature")
     items: Sequence[Pair] = pairs.pairs
     shown = items if quiet else counted(items, f"asking {short(name)}")
     judged = ask(opened, shown, orders=orders, votes=votes, seed=seed)
