@@ -160,6 +160,7 @@ def facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What the environment says of the sample, and what its pictures cost."""
     info = record.get("info", {})
     found = [("candidates as shown", order)] if (order := _order(record)) else []
+    found += [("verdict", f"prefers {chosen}")] if order and (chosen := _chosen(record, order)) else []
     found += [(name, _word(value)) for name, value in info.items() if not (order and name == "order")]
     tokens = sum(shown["tokens"] for shown in record.get("media", ()))
     return tuple([*found, ("visual tokens", str(tokens))] if tokens else found)
@@ -172,6 +173,13 @@ def _order(record: Mapping[str, Any]) -> str:
     if not numbers or not 1 < len(order) <= len(_NAMES) or sorted(order) != list(range(len(order))):
         return ""
     return " ".join(_NAMES[number] for number in order)
+
+
+def _chosen(record: Mapping[str, Any], order: str) -> str:
+    """The candidate that the sample's verdict chose, as a reward read it; "" where none did."""
+    told = (score["details"].get("chosen") for score in record["scores"].values())
+    found = next((number for number in told if type(number) is int and 0 <= number < len(order.split())), None)
+    return "" if found is None else _NAMES[found]
 
 
 # -------------------------------------------------------------------- turns

@@ -80,7 +80,7 @@ def test_a_pair_of_texts_is_shown_in_each_samples_own_order(folder):
             Turn("assistant", f"<think>look</think><answer>{1 + order.index(0)}</answer>", trained=True),
         )
         said = turns[1].text
-        score = Score.of(1.0, named=order[0])
+        score = Score.of(1.0, chosen=0, place=order.index(0))
         group.samples.append(
             Sample(prompt, index, said, scores={"right": score}, reward=1.0, turns=turns, info={"order": order})
         )
@@ -88,4 +88,4 @@ def test_a_pair_of_texts_is_shown_in_each_samples_own_order(folder):
     html = write_report(folder).read_text()
     assert "1: the sky is blue 2: the sky is green" in html and "1: the sky is green 2: the sky is blue" in html
     assert "A B</span>" in html and "B A</span>" in html
-    assert html.count("candidates as shown") == 2
+    assert html.count("candidates as shown") == html.count("prefers A") == 2
