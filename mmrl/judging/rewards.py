@@ -13,27 +13,29 @@ from mmrl.judging.words import words_of
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.call import call
 from mmrl.rewarding.load import LoadedReward
+from mmrl.rewarding.threads import Threads
 from mmrl.types import Candidate, Group, Prompt, Sample, Score
 
 
 class RewardScorer:
     """A reward as a Scorer. A candidate with pictures is its first picture to the reward, another one its words.
 
-    Candidates of a prompt that come one after the other are one group. max_pixels: of a picture that is opened.
+    Candidates of a prompt that come one after the other are one group; several groups are scored at a time where the
+    reward says that it may be. max_pixels: of a picture that is opened.
     """
 
     def __init__(self, reward: LoadedReward, options: Mapping[str, Any], max_pixels: int) -> None:
         self.reward, self.max_pixels = reward, max_pixels
+        # In threads, one too: Ctrl-C is then raised where it is waited for, and not inside the reward.
+        self._threads = Threads(max(1, reward.at_once), "judge")
         code = Path(reward.source).read_bytes() if reward.source and Path(reward.source).is_file() else b""
         told = json.dumps(options, sort_keys=True, default=str)
         self.identity = f"{reward.name} {hashlib.sha256(code + told.encode()).hexdigest()[:16]}"
 
     def scores(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Score]:
         """See Scorer.scores; a picture that cannot be opened makes its own candidate invalid."""
-        found: list[Score] = []
-        for _, some in groupby(items, key=lambda item: item[0].id):
-            found += self._group(list(some))
-        return found
+        groups = [list(some) for _, some in groupby(items, key=lambda item: item[0].id)]
+        return [score for scores in self._threads.map(self._group, groups) for score in scores]
 
     def _group(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Score]:
         prompt = items[0][0]

@@ -146,6 +146,22 @@ def test_a_reward_judges_by_its_name(tmp_path):
     assert found.judge.figures.accuracy.value == 1.0
 
 
+def test_a_reward_that_may_be_called_for_several_groups_is_and_its_scores_stay_in_place(tmp_path, bench):
+    (tmp_path / "mine.py").write_text(
+        "import threading\n"
+        "class red:\n"
+        "    groups_at_once = 4\n"
+        "    def __init__(self):\n"
+        "        self.met = threading.Barrier(2, timeout=20)\n"
+        "    def __call__(self, samples):\n"
+        "        self.met.wait()\n"  # two groups are here at a time, or it breaks
+        "        return [s.artifact.getpixel((0, 0))[0] / 255 for s in samples]\n"
+    )
+    found = evaluate(str(bench), f"{tmp_path / 'mine.py'}:red", baselines=False)
+    assert found.judge.figures.failed == 0
+    assert found.judge.figures.accuracy_parsed.value == pytest.approx(9 / 10)
+
+
 def test_the_command(bench, tmp_path):
     path = texts(tmp_path / "t.jsonl", [(f"p{i}", "yes" * (i + 1), "no") for i in range(6)])
     done = CliRunner().invoke(cli, ["judge", "eval", path, "longest", "--out", str(tmp_path / "out"), "--limit", "4"])
