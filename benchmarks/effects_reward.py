@@ -5,8 +5,8 @@
 
 `advantages` and `ratios` train assets/text-tiny, one answer a prompt as R1-Reward does: in the one, two verdicts of a
 hundred are +50 or -50; in the other, samples are eight steps old and the learning rate is high, so that ratios run
-away. `consistency` trains the tiny judge of pairs (configs/reward/tiny_r1_reward.yaml) with and without that part of its
-reward. A seed is that of prompts and sampling, and differences are taken seed by seed. Runs are kept under
+away. `consistency` trains the tiny judge of pairs (configs/reward/tiny_r1_reward.yaml) with that part of its reward and
+without. A seed is that of prompts and sampling, and differences are taken seed by seed. Runs are kept under
 runs/effects_reward and not repeated; a run that was cut off goes on. README.md says what each comparison is.
 """
 
@@ -27,7 +27,7 @@ RIGHT = {"name": "numeric.close", "options": {"extract": "after:#"}}
 
 
 def spiky(samples: list, rate: float = 0.02, size: float = 50.0) -> list[float]:
-    """Right or wrong, but a share `rate` of the verdicts is plus or minus `size`, the same ones for the same answers."""
+    """Right or wrong, but a share `rate` of the verdicts is plus or minus `size`, the same for the same answers."""
     verdicts = []
     for sample in samples:
         right = sample.artifact.rpartition("#")[2].strip() == str(sample.prompt.record["answer"])
