@@ -30,6 +30,7 @@ PACKAGES = (
         "mmrl/training/stages",
         "mmrl/training/rollouts",
         "mmrl/reporting",
+        "mmrl/judging",
     ),
     *("configs", "datasets", "assets", "tests", "benchmarks", "rewards"),
 )
