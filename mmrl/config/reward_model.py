@@ -44,8 +44,8 @@ class RewardModelStage(Stage):
     margin: float | None = Field(
         None,
         ge=0,
-        description="By how much the preferred score has to be above the other, for all records; null: by each record's "
-        "column `margin`, or 0.",
+        description="By how much the preferred score has to be above the other, for all records; null: by each "
+        "record's column `margin`, or 0.",
     )
     tie_edge: float = Field(
         5.0, gt=1, description="ties: k of Rao and Kupper; the larger, the likelier a tie of equal scores."

@@ -112,10 +112,8 @@ CASES = [
     Case(PreferenceStage, "weights", "stages.0.weights=[1,1,1]", MPO, "", "preference"),
     Case(PreferenceStage, "beta", "stages.0.beta=0.3", "", f"{MPO} stages.0.weights=[0,0,1]", "preference"),
     *(
-        Case(
-            RewardModelStage, entry, f"stages.0.{entry}={value}", f"{SCALAR} {more}", f"{SCALAR} {less}", "reward_model"
-        )
-        for entry, value, more, less in (
+        Case(RewardModelStage, name, f"stages.0.{name}={value}", f"{SCALAR} {more}", f"{SCALAR} {less}", "reward_model")
+        for name, value, more, less in (
             ("labels", "hard", "", "stages.0.objective=mse"),
             ("margin", "0.5", "", "stages.0.objective=bce"),
             ("centre", "0.1", "", "stages.0.objective=mse"),
