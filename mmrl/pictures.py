@@ -74,6 +74,15 @@ def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Imag
         return _read(lambda: _upright(image), name)
 
 
+def candidate_refs(record: Mapping[str, Any]) -> list[Any]:
+    """The pictures of a pair's candidates, candidate by candidate: the `images` of those in its list `candidates`."""
+    candidates = record.get("candidates")
+    if not isinstance(candidates, list | tuple):
+        return []
+    given = [each.get("images") or () for each in candidates if isinstance(each, Mapping)]
+    return [ref for refs in given for ref in (refs if isinstance(refs, list | tuple) else [refs])]
+
+
 def is_video(ref: Any) -> bool:
     """Whether a reference is a video as a whole: {"frames": [picture ...], ...}."""
     return isinstance(ref, Mapping) and isinstance(ref.get("frames"), list) and bool(ref["frames"])
