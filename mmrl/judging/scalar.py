@@ -86,7 +86,7 @@ def _adapter(policy: Path, notes: Mapping[str, Any], device: str) -> Adapter:
         )
     if "trust_remote_code" in section:
         section["trust_remote_code"] = False
-    config = validate(config_class(modality), section, ("head.json", "model"))
+    config: Any = validate(config_class(modality), section, ("head.json", "model"))
     try:
         adapter: Adapter = adapter_class(modality)(config.at(policy))
     except (ValueError, OSError) as error:

@@ -138,10 +138,6 @@ class HeadConfig(Strict):
         "pairs is ln 2 and the first step moves the head alone. transformers draws with 0.02.",
     )
 
-    effects: ClassVar[Mapping[str, When]] = {
-        "init": When(lambda _, run: head_folder(run.model) is None, "a new head: the checkpoint brings its own"),
-    }
-
 
 class TokenModelConfig(Strict):
     """A language model, how it is sampled and what of it is trained."""
@@ -227,6 +223,9 @@ class TokenModelConfig(Strict):
 
     def at(self, folder: Path) -> TokenModelConfig:
         """This model as a checkpoint's policy folder has it."""
+        if self.head is not None and self.head.init:  # the folder brings its own
+            head = self.head.model_copy(update={"init": 0.0})
+            return self.model_copy(update={"head": head}).at(folder)
         if self.train == "lora":
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})

@@ -186,7 +186,7 @@ def losses(options: RewardModelStage, rows: Rows, records: Sequence[Scored], sco
 
 
 def margin_of(record: Scored, options: RewardModelStage) -> float:
-    return (record.margin or 0.0) if options.margin == "given" else options.margin
+    return (record.margin or 0.0) if options.margin is None else options.margin
 
 
 def spread_of(scores: Tensor, processes: Processes) -> dict[str, float]:
