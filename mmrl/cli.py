@@ -280,7 +280,9 @@ def reward(name: str, files: tuple[Path, ...], prompts: Words, options: Words, c
 @click.option("--body-seconds", default=30.0, show_default=True, type=click.FloatRange(0.001), help="A body may take.")
 @click.option("--max-pixels", default=50_000_000, show_default=True, type=click.IntRange(1), help="Of a picture.")
 @click.option("--end", "ends", multiple=True, help="Text cut from the end of answers at /get_reward: '<|im_end|>'.")
-def serve_reward(name: str, options: Words, called: str | None, host: str, port: int, token_env: str, **limits: Any) -> None:
+def serve_reward(
+    name: str, options: Words, called: str | None, host: str, port: int, token_env: str, **limits: Any
+) -> None:
     """Serve a reward or a reward model over HTTP: `mmrl serve-reward composition.follows`.
 
     POST /get_reward as OpenRLHF's servers, POST /score with pictures and identities, GET /health.

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from mmrl.serving.wire import Refused
 
-_LINGER = 1.0  # seconds in which the rest of a refused body is thrown away, so that its sender reads the answer
+_LINGER = 0.5  # seconds in which the rest of a refused body is thrown away, so that its sender reads the answer
 
 
 @dataclass

@@ -22,9 +22,12 @@ Unit = Sequence[Row]
 
 
 class Served(Protocol):
-    """A model at work. name: of its results. kind: "reward", "scorer" or "comparer". version: of what its numbers depend
-    on besides the request. whole: whether a row's number depends on the other rows of its group. at_once: batches that
-    it takes at a time."""
+    """A model at work.
+
+    name: of its results. kind: "reward", "scorer" or "comparer". version: of what its numbers depend on besides the
+    request. whole: whether a row's number depends on the other rows of its group. at_once: batches that it takes at a
+    time.
+    """
 
     name: str
     kind: str
@@ -89,8 +92,11 @@ class ServedScorer:
 
 
 class ServedComparer:
-    """A comparer. A row with several candidates gets the share of each, by its number; rows of a group, with a candidate
-    each, get their win rate in it: the mean of their shares over all pairs, each judged in both orders."""
+    """A comparer.
+
+    A row with several candidates gets the share of each, by its number. Rows of a group, with a candidate each, get
+    their win rate in it: the mean of their shares over all pairs, each judged in both orders.
+    """
 
     kind, whole, at_once = "comparer", True, 1
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from mmrl.rewarding.threads import Threads
 from mmrl.rewarding.values import one_line
@@ -28,8 +29,8 @@ class _Waiting:
 class Line:
     """Rates units in batches, in threads, in the order in which they came.
 
-    max_batch: rows of a batch; a unit that is larger is a batch by itself. max_wait: seconds that a row waits for others
-    while the model is free. limit: rows that may wait or run. A unit whose future was cancelled is left out.
+    max_batch: rows of a batch; a unit that is larger is a batch by itself. max_wait: seconds that a row waits for
+    others while the model is free. limit: rows that may wait or run. A unit whose future was cancelled is left out.
     """
 
     def __init__(self, served: Served, max_batch: int, max_wait: float, limit: int) -> None:
@@ -56,7 +57,7 @@ class Line:
         waiting = [_Waiting(unit, loop.create_future()) for unit in units]
         for one in waiting:
             self.rows += len(one.unit)
-            one.answer.add_done_callback(lambda _, size=len(one.unit): self._leave(size))
+            one.answer.add_done_callback(partial(self._leave, len(one.unit)))
         self._line.extend(waiting)
         self._come.set()
         return [one.answer for one in waiting]
@@ -120,7 +121,7 @@ class Line:
             if not one.answer.done():
                 one.answer.set_result(of)
 
-    def _leave(self, size: int) -> None:
+    def _leave(self, size: int, _: object) -> None:
         self.rows -= size
 
     def _wait(self) -> int:

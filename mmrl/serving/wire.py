@@ -31,7 +31,7 @@ class Message(BaseModel):
 def read(kind: type[M], body: bytes) -> M:
     """The message in a body. Raises Refused (400: no JSON; 422: JSON of another shape)."""
     try:
-        value = json.loads(body, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise Refused(400, "the body is JSON that is nested too deep") from None
     except UnicodeDecodeError:
