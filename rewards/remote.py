@@ -23,7 +23,9 @@ from mmrl.pictures import PictureError, is_video, open_image
 from mmrl.rewarding import StopRun
 from mmrl.rewarding.known import Known
 from mmrl.rewarding.parts import png
-from mmrl.rewarding.remote import Asked, Classify, GetReward, Pooling, Relevance, Remote, ScoreV1, YesNo, fingerprint
+from mmrl.rewarding.remote import Asked, GetReward, Remote, ScoreV1
+from mmrl.rewarding.remote_vllm import Classify, Pooling, Relevance, YesNo
+from mmrl.rewarding.replies import fingerprint
 from mmrl.rewarding.servers import Servers, Unanswered
 from mmrl.types import Prompt, Sample, Score
 

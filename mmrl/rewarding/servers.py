@@ -47,9 +47,7 @@ class Servers:
     ) -> None:
         self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls or attempts < 1 or not timeout > 0 or min(patience, rest, pause) < 0:
-            raise ValueError(
-                "needs a url, attempts of 1 or more, timeout above 0, patience, rest and pause of 0 or more"
-            )
+            raise ValueError("url: one or more; attempts: 1 or more; timeout: above 0; patience and rest: 0 or more")
         if any("@" in url.partition("://")[2].partition("/")[0] for url in self.urls):
             raise ValueError("url holds a user name or a password; put the key into the environment, see key_env")
         self._key = os.environ.get(key_env, "").strip()
