@@ -223,10 +223,10 @@ def _check_options(name: str, target: Any, options: Mapping[str, Any]) -> None:
         parameters = list(inspect.signature(target).parameters.values())
         if not inspect.isclass(target):
             parameters = parameters[1:]  # the samples or the group
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         named = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
         known, needed = [p.name for p in named], [p.name for p in named if p.default is p.empty]
+        known += options if takes_all else []
     for option in options:
         if option not in known:
             raise RewardError(f"reward {name!r} has no option {option!r}; {near(option, known)}")

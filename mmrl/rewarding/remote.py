@@ -156,13 +156,10 @@ class ScoreV1:
             return f"the reply is none of protocol 1: {short(said)}"
         for name in ("results", "errors", "identities"):
             given = said.get(name)
-            if (
-                not isinstance(given, list)
-                or len(given) != len(sent)
-                or not all(isinstance(each, dict) for each in given)
-            ):
-                length = f"{len(given)} entries" if isinstance(given, list) else short(given)
-                return f"the reply has {length} of {name} for {len(sent)} samples"
+            if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+                return f"the reply's {name} are no list of objects: {short(given)}"
+            if len(given) != len(sent):
+                return f"the reply has {len(given)} {name} for {len(sent)} samples"
         for row, echo in zip(sent, said["identities"]):
             for key in ("request_id", "sample_id", "group_id", "source_rank", "policy_version", "idempotency_key"):
                 if echo.get(key) != row[key]:

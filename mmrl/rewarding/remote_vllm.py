@@ -55,8 +55,9 @@ class Pooling(Classify):
         if isinstance(entry, Score):
             return entry
         values = entry.get("data")
-        of_tokens = isinstance(values, list) and bool(values) and isinstance(values[-1], list)
-        return self._number(values[-1] if of_tokens else values)
+        if isinstance(values, list) and values and isinstance(values[-1], list):
+            values = values[-1]
+        return self._number(values)
 
 
 class Relevance:
