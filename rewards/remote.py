@@ -69,7 +69,7 @@ class _Remote:
         """Called for a reward of weight 0: it keeps nobody waiting, and stops nothing."""
         self.when_down, self.servers.patience = "invalid", 0.0
 
-    def __call__(self, samples: list[Sample]) -> list[Score]:
+    def _ask(self, samples: Sequence[Sample]) -> list[Score]:
         try:
             asked = self._asked(samples)
         except PictureError as error:
@@ -161,6 +161,9 @@ class score(_Remote):
     ) -> None:
         super().__init__(ScoreV1(reward, version, sub), url, "MMRL_SERVE_TOKEN", connection)
 
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
 
 class openrlhf(_Remote):
     """A reward of a server that speaks OpenRLHF's /get_reward: texts only. label: the column that is sent as label."""
@@ -172,6 +175,9 @@ class openrlhf(_Remote):
         **connection: Any,
     ) -> None:
         super().__init__(GetReward(label), url, "MMRL_SERVE_TOKEN", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
 
 
 class classify(_Remote):
@@ -188,6 +194,9 @@ class classify(_Remote):
     ) -> None:
         super().__init__(Classify(model, label, activation), url, "VLLM_API_KEY", connection)
 
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
 
 class pooling(_Remote):
     """A reward model behind vLLM's /pooling: the entry `label` of its vector, of the last token where each has one."""
@@ -202,6 +211,9 @@ class pooling(_Remote):
     ) -> None:
         super().__init__(Pooling(model, label, activation), url, "VLLM_API_KEY", connection)
 
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
 
 class relevance(_Remote):
     """A reranker behind vLLM's /score: the answer as a document, the prompt as the query."""
@@ -214,6 +226,9 @@ class relevance(_Remote):
         **connection: Any,
     ) -> None:
         super().__init__(Relevance(model, activation), url, "VLLM_API_KEY", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
 
 
 class yes_no(_Remote):
@@ -233,3 +248,6 @@ class yes_no(_Remote):
         **connection: Any,
     ) -> None:
         super().__init__(YesNo(model, question, yes, no, top), url, "VLLM_API_KEY", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)

@@ -145,7 +145,7 @@ def _json(value: Any, status: int = 200, **headers: str) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     headers = dict(error.headers)
-    if error.status != 422:  # the body may not have been read
+    if not getattr(request.state, "read", False):  # what is left of the body is not read: nothing can follow it
         headers["Connection"] = "close"
         await linger(request)
     return _json({"error": error.words}, error.status, **headers)

@@ -43,6 +43,7 @@ class Bodies:
                         body += part
             except TimeoutError:
                 raise Refused(408, f"the body took over {self.seconds:g} s") from None
+            request.state.read = True
             yield bytes(body)
         finally:
             self.held -= taken

@@ -421,13 +421,13 @@ ELSEWHERE = {
     "judge.consistent": "test_judge.py::test_r1_reward_s_consistency_and_sum",
     "judge.preferred": "test_judge.py::test_a_judge_with_a_favourite_place_favours_nobody",
     "judge.rubric": "test_judge.py::test_boilerplate_is_capped",
+    "ocr.quoted": "test_ocr.py::test_the_text_in_the_picture_is_compared_with_the_quotation",
     "remote.classify": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
     "remote.openrlhf": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
     "remote.pooling": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
     "remote.relevance": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
     "remote.score": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
     "remote.yes_no": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
-    "ocr.quoted": "test_ocr.py::test_the_text_in_the_picture_is_compared_with_the_quotation",
 }
 
 

@@ -23,16 +23,20 @@ from mmrl.types import Score
 
 
 class Lengths:
-    """Scores a text by its length, a picture by its width; "bad" raises. calls: items of each call."""
+    """Scores a text by its length, a picture by its width; "bad" raises. calls: items of each call.
+
+    gate: what a call waits for.
+    """
 
     identity = "lengths 1"
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds, self.calls = seconds, []
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        self.gate, self.calls = gate, []
 
     def scores(self, items) -> list[Score]:
         self.calls.append([candidate.answer for _, candidate in items])
-        time.sleep(self.seconds)
+        if self.gate is not None:
+            assert self.gate.wait(20)
         if any(candidate.answer == "bad" for _, candidate in items):
             raise RuntimeError("no such\nthing")
         made = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
 import time
 
+import httpx2
 import pytest
 from served_models import Lengths, reward, scorer, until
 
@@ -79,8 +81,6 @@ def test_bodies_together_are_bounded_and_count_until_they_are_answered(loopback)
 
 
 def readable(*sockets: socket.socket) -> socket.socket:
-    import select
-
     return select.select(sockets, [], [], 10)[0][0]
 
 
@@ -107,13 +107,13 @@ def to_the_end(link: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("length", [100, None], ids=["with its length", "in chunks"])
 def test_a_body_that_never_ends_is_given_up_and_holds_up_no_other(loopback, length):
-    at = loopback(scorer(), body_seconds=0.3)
+    at = loopback(scorer(), body_seconds=0.5)
     with socket.create_connection(at.address) as slow:
         slow.settimeout(10)
         slow.sendall(head(length) + (b"5\r\n{" if length is None else b"{"))
         assert posted(at, b'{"query": ["abc"]}')[0] == 200
         said = to_the_end(slow)  # where the connection is closed
-        assert said.startswith(b"HTTP/1.1 408") and b"the body took over 0.3 s" in said
+        assert said.startswith(b"HTTP/1.1 408") and b"the body took over 0.5 s" in said
 
 
 def test_a_head_that_never_ends_is_given_up(loopback, monkeypatch):
@@ -188,22 +188,20 @@ def test_other_routes(service, method, path, status):
 
 
 def test_more_rows_than_may_wait_are_told_to_come_again_and_none_is_lost(loopback):
-    model = scorer(seconds=0.2)
+    gate = threading.Event()
+    model = scorer(gate=gate)
     at = loopback(model, queue=4, max_batch=2)
     replies: list[tuple[int, bytes]] = []
-
-    def ask() -> None:
-        replies.append(posted(at, b'{"query": ["a", "b"]}'))
-
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: replies.append(posted(at, b'{"query": ["a", "b"]}'))) for _ in range(6)]
     for thread in threads:
         thread.start()
+    until(lambda: len(replies) == 4)  # two requests fill the line
+    assert all(status == 429 and b"retry-after: 1\r\n" in said.lower() for status, said in replies)
+    gate.set()
     for thread in threads:
         thread.join()
-    statuses = sorted(status for status, _ in replies)
-    assert statuses[0] == 200 and statuses[-1] == 429 and set(statuses) == {200, 429}
-    assert all(b"retry-after: " in said.lower() for status, said in replies if status == 429)
-    assert sum(map(len, model.scorer.calls)) == 2 * statuses.count(200)
+    assert sorted(status for status, _ in replies) == [200, 200, 429, 429, 429, 429]
+    assert [len(call) for call in model.scorer.calls] == [2, 2]
 
 
 def test_a_request_that_never_fits_is_told_so(service):
@@ -229,32 +227,48 @@ def test_a_batch_is_cut_at_its_size_and_goes_alone_when_nothing_follows(service)
 
 
 def test_what_a_sender_that_went_away_had_in_line_is_not_rated(loopback):
-    model = scorer(seconds=0.3)
+    gate = threading.Event()
+    model = scorer(gate=gate)
     at = loopback(model, max_batch=1)
+
+    def rows() -> int:
+        return httpx2.get(at.url + "/health").json()["queue"]["rows"]
+
     first = threading.Thread(target=posted, args=(at, b'{"query": ["first"]}'))
     first.start()
     until(lambda: model.scorer.calls)
     with socket.create_connection(at.address) as gone:
         body = b'{"query": ["gone"]}'
         gone.sendall(head(len(body)) + body)
-        time.sleep(0.1)
+        until(lambda: rows() == 2)
+    until(lambda: rows() == 1)
+    gate.set()
     first.join()
     assert posted(at, b'{"query": ["last"]}')[0] == 200
     assert model.scorer.calls == [["first"], ["last"]]
 
 
 def test_a_stop_finishes_what_is_under_way(loopback):
-    model = scorer(seconds=0.3)
+    gate = threading.Event()
+    model = scorer(gate=gate)
     at = loopback(model)
     found: list[tuple[int, bytes]] = []
     asking = threading.Thread(target=lambda: found.append(posted(at, b'{"query": ["abc"]}')))
     asking.start()
     until(lambda: model.scorer.calls)
-    at.close()
+    at.server.should_exit = True
+    until(lambda: refused(at))
+    gate.set()
     asking.join()
     assert found[0][0] == 200 and b'"rewards":[3.0]' in found[0][1]
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(at.address)
+
+
+def refused(at) -> bool:
+    try:
+        socket.create_connection(at.address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_a_model_is_called_by_as_many_threads_as_it_allows(service):
