@@ -74,6 +74,14 @@ def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Imag
         return _read(lambda: _upright(image), name)
 
 
+def candidate_refs(record: Mapping[str, Any]) -> list[Any]:
+    """The pictures of a pair's candidates, candidate by candidate: the `images` of those in its list `candidates`."""
+    candidates = record.get("candidates")
+    if not isinstance(candidates, list | tuple):
+        return []
+    return [ref for each in candidates if isinstance(each, Mapping) for ref in each.get("images") or ()]
+
+
 def is_video(ref: Any) -> bool:
     """Whether a reference is a video as a whole: {"frames": [picture ...], ...}."""
     return isinstance(ref, Mapping) and isinstance(ref.get("frames"), list) and bool(ref["frames"])

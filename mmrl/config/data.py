@@ -12,7 +12,9 @@ from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
 RecordFormat = Literal[
-    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "alpaca"
+    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "alpaca",
+    "r1_reward", "vl_rewardbench", "mm_rlhf", "multimodal_rewardbench", "rewardbench", "rewardbench2", "pickapic",
+    "hpdv3", "editreward_bench", "consistency_rank",
 ]  # fmt: skip
 
 
@@ -50,7 +52,8 @@ class DataConfig(Strict):
     format: RecordFormat = Field(
         "auto",
         description="Whose form the records have; auto tells by their columns (docs/data.md). They become ours: "
-        "`prompt` with an `<image>` for each of `images`, or `messages`; `answer`; other columns stay.",
+        "`prompt` with an `<image>` for each of `images`, or `messages`; `answer`; of pairs (docs/pairs.md) "
+        "`candidates` and `shares`; other columns stay.",
     )
     image_root: str | None = Field(
         None,

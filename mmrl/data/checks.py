@@ -9,9 +9,11 @@ from numbers import Integral
 from typing import Any
 
 from mmrl.config import ConfigError, DataConfig, RecordFormat
+from mmrl.data.candidates import as_preference
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
+from mmrl.data.pair_formats.kinds import WITH_VIDEO
 from mmrl.data.rows import Flaw, Row
 from mmrl.data.videos import with_frames
 
@@ -20,6 +22,7 @@ VIDEO_FRAMES = DataConfig.model_fields["video_frames"].default
 DEPTH = 64  # lists in lists; far more ends whatever walks a record
 _WARNINGS = 10  # bad records told one by one; the rest is counted
 _TOLD = 400  # characters of a record's problem
+_PREFERENCE = {"chosen", "rejected"}
 _ANSWERS = ("completion", "chosen", "rejected")
 
 
@@ -53,7 +56,8 @@ class Checker:
             raise ValueError(row.problem)
         refuse_unsound(row.record)
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
-        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos)
+        shown = self.form in WITH_VIDEO
+        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos, shown)
         record = normalised(raw, self.form, self.every_turn)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
@@ -61,6 +65,8 @@ class Checker:
                 "needs a non-empty string `prompt`, or a list of messages (data.columns maps other names); it has "
                 f"{', '.join(record)}"
             )
+        if set(self.columns) >= _PREFERENCE:
+            record |= as_preference(record)
         missing = [column for column in self.columns if record.get(column) is None]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
@@ -109,7 +115,7 @@ def refused(row: Row, error: ValueError, on_bad: str) -> str:
 
     Raises ConfigError with it unless `on_bad` is skip.
     """
-    message = f"{row.where}: {_line(str(error))}"
+    message = f"{row.where}: {line(str(error))}"
     if on_bad == "stop":
         raise ConfigError(f"{message}; mend the line or set data.on_bad_record: skip") from None
     return f"{message}; skipped"
@@ -189,7 +195,7 @@ def _check_answers(record: Mapping[str, Any], columns: Sequence[str]) -> None:
             raise ValueError(
                 f"`{column}` is {given!r:.60}; answers must be texts, messages, lists of turns as texts, or of ids"
             )
-    if {"chosen", "rejected"} <= set(columns) and record["chosen"] == record["rejected"]:
+    if set(columns) >= _PREFERENCE and record["chosen"] == record["rejected"]:
         raise ValueError("`chosen` and `rejected` are the same answer")
 
 
@@ -204,6 +210,7 @@ def _reach(record: Mapping[str, Any], ours: str, theirs: str) -> Any:
     return place
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """A record's problem as one line that is not too long."""
     text = " ".join(text.split())
     return text if len(text) <= _TOLD else f"{text[:_TOLD]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +13,17 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 ROOM = 64
 
 
-def repeat_rows(cache: Any, rows: int, n: int, device: torch.device) -> None:
-    """Each of a DynamicCache's `rows` n times, one after the other, its layers ready for one token after another.
+def repeat_rows(cache: Any, counts: Sequence[int], device: torch.device) -> None:
+    """Each of a DynamicCache's rows as often as its count says, one after the other, its layers ready for one token
+    after another.
 
     Layers of other kinds (sliding windows, states of linear attention) stay what they are.
     """
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and layer.get_seq_length():
-            cache.layers[index] = RoomyLayer(layer, n)
-        elif n > 1:
-            layer.reorder_cache(torch.arange(rows, device=device).repeat_interleave(n))
+            cache.layers[index] = RoomyLayer(layer, counts)
+        elif max(counts) > 1:
+            layer.reorder_cache(torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(device))
 
 
 def select_rows(cache: Any, rows: Tensor) -> None:
@@ -48,19 +50,19 @@ class RoomyLayer(DynamicLayer):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, layer: DynamicLayer, n: int = 1) -> None:
+    def __init__(self, layer: DynamicLayer, counts: Sequence[int]) -> None:
         super().__init__()
         keys, values = layer.keys, layer.values
         assert keys is not None and values is not None  # repeat_rows asks for none that is empty
         self.lazy_initialization(keys, values)
-        self._room = [_with_room(x, n) for x in (keys, values)]
-        self._show(n * keys.shape[0], keys.shape[2])
+        self._room = [_with_room(x, counts) for x in (keys, values)]
+        self._show(sum(counts), keys.shape[2])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         rows, seen = self.keys.shape[0], self.keys.shape[2]
         end = seen + key_states.shape[2]
         if end > self._room[0].shape[2]:
-            self._room = [_with_room(x, room=end - seen + ROOM) for x in (self.keys, self.values)]
+            self._room = [_with_room(x, [1] * rows, end - seen + ROOM) for x in (self.keys, self.values)]
         for room, states in zip(self._room, (key_states, value_states)):
             room[:rows, :, seen:end] = states
         self._show(rows, end)
@@ -79,9 +81,15 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[:rows, :, :seen] for room in self._room)
 
 
-def _with_room(states: Tensor, n: int = 1, room: int = ROOM) -> Tensor:
-    """[b, h, t, d] -> [b n, h, t + room, d], each row n times; what is in the room is not defined."""
+def _with_room(states: Tensor, counts: Sequence[int], room: int | None = None) -> Tensor:
+    """[b, h, t, d] -> [sum(counts), h, t + room, d], each row as often as its count says; what is in the room (None:
+    ROOM) is not defined."""
     b, h, t, d = states.shape
-    made = states.new_empty(b * n, h, t + room, d)
-    made.view(b, n, h, t + room, d)[:, :, :, :t] = states[:, None]
+    room = ROOM if room is None else room
+    made = states.new_empty(sum(counts), h, t + room, d)
+    if len(set(counts)) == 1:
+        made.view(b, counts[0], h, t + room, d)[:, :, :, :t] = states[:, None]
+        return made
+    for row, some in zip(states, made.split(list(counts))):
+        some[:, :, :t] = row
     return made

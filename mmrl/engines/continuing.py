@@ -25,24 +25,24 @@ class Continuing(Protocol):
 
 
 class Cached:
-    """n rows of each prompt on a cache that was filled by one forward of each. Shorter prompts are padded on the left.
+    """Rows of each prompt on a cache that was filled by one forward of each. Shorter prompts are padded on the left.
 
-    room: tokens that a row may still have.
+    counts: rows of each prompt. room: tokens that a row may still have.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Row], n: int, room: int) -> None:
+    def __init__(self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int) -> None:
         from mmrl.engines.cache import repeat_rows
 
         self.decoder, self.cache = decoder, decoder.new_cache()
         states = decoder.run(prompts, left=True, cache=self.cache)
-        repeat_rows(self.cache, len(prompts), n, decoder.device)
-        self.hidden = _repeated(states.hidden[:, -1], n)
-        self._position = _repeated(states.next, n)
+        repeat_rows(self.cache, counts, decoder.device)
+        self.hidden = _repeated(states.hidden[:, -1], counts)
+        self._position = _repeated(states.next, counts)
         self._seen = max(len(prompt) for prompt in prompts)
         self._attended = states.attended
         if self._attended is not None:  # without padding the attention needs no mask, and is faster
             ones = self._attended.new_ones(len(prompts), room)
-            self._attended = _repeated(torch.cat([self._attended, ones], 1), n)
+            self._attended = _repeated(torch.cat([self._attended, ones], 1), counts)
 
     def select(self, rows: Tensor) -> None:
         from mmrl.engines.cache import select_rows
@@ -64,12 +64,12 @@ class Cached:
 
 
 class Recomputed:
-    """n rows of each prompt, each computed whole for every token: for decoders whose cache is of no use here."""
+    """Rows of each prompt, each computed whole for every token: for decoders whose cache is of no use here."""
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Row], n: int, room: int) -> None:
+    def __init__(self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int) -> None:
         self.decoder = decoder
-        self._rows = [prompt for prompt in prompts for _ in range(n)]
-        self.hidden = _repeated(self._last(prompts), n)
+        self._rows = [prompt for prompt, count in zip(prompts, counts) for _ in range(count)]
+        self.hidden = _repeated(self._last(prompts), counts)
 
     def select(self, rows: Tensor) -> None:
         self._rows = [self._rows[row] for row in rows.tolist()]
@@ -85,5 +85,7 @@ class Recomputed:
         return hidden[torch.arange(len(rows), device=hidden.device), ends]
 
 
-def _repeated(values: Any, n: int) -> Any:
-    return values.repeat_interleave(n, dim=0) if n > 1 else values
+def _repeated(values: Any, counts: Sequence[int]) -> Any:
+    if len(set(counts)) == 1:
+        return values.repeat_interleave(counts[0], dim=0) if counts[0] > 1 else values
+    return values.repeat_interleave(torch.tensor(counts, device=values.device), dim=0, output_size=sum(counts))

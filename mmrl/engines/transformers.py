@@ -7,7 +7,8 @@ that cannot do so (ways.py) have prompts of one length in a batch, or compute ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,29 +56,24 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Row | Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """See Engine.generate. Prompts of similar length are decoded together."""
-        found: list[list[Completion]] = [[] for _ in prompts]
-        rows = [Row.of(prompt) for prompt in prompts]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for chosen in self._together([len(rows[i]) for i in order], max(1, self.rows // n)):
-            chosen = [order[place] for place in chosen]
-            for first in range(0, n, self.rows):
-                some = [seeds[i][first : first + self.rows] for i in chosen]
-                made = self._decode([rows[i] for i in chosen], some, sampling)
-                width = len(some[0])
-                for place, i in enumerate(chosen):
-                    found[i] += made[place * width : (place + 1) * width]
-        return found
+        """See Engine.generate. Equal prompts are computed once, those of similar length are decoded together."""
+        asked = _Asked.of([Row.of(prompt) for prompt in prompts], seeds, self.rows)
+        found: dict[tuple[int, int], Completion] = {}
+        for batch in self._together(sorted(asked, key=lambda one: len(one.row))):
+            made = self._decode([one.row for one in batch], [one.seeds for one in batch], sampling)
+            found |= dict(zip([place for one in batch for place in one.places], made))
+        return [[found[i, k] for k in range(n)] for i in range(len(prompts))]
 
-    def _together(self, lengths: Sequence[int], most: int) -> list[list[int]]:
-        """Places of prompts of these lengths, sorted, in batches of at most `most`."""
-        batches: list[list[int]] = []
-        for place, length in enumerate(lengths):
+    def _together(self, asked: Sequence[_Asked]) -> list[list[_Asked]]:
+        """Prompts, sorted by length, in batches of at most `rows` completions."""
+        batches: list[list[_Asked]] = []
+        for one in asked:
             last = batches[-1] if batches else []
-            padded = bool(last) and lengths[last[0]] != length
-            if not last or len(last) == most or (padded and self.ways.cached and not self.ways.padded):
+            padded = bool(last) and len(last[0].row) != len(one.row)
+            full = sum(len(other.seeds) for other in last) + len(one.seeds) > self.rows
+            if not last or full or (padded and self.ways.cached and not self.ways.padded):
                 batches.append([])
-            batches[-1].append(place)
+            batches[-1].append(one)
         return batches
 
     @torch.no_grad()
@@ -86,7 +82,7 @@ class TransformersEngine:
         completions each that have all their budget. What the tokens between have left in the cache is not computed."""
         from mmrl.engines.cache import RoomyLayer
 
-        growing = Cached(self.decoder, prompts, n, sampling.max_tokens)
+        growing = Cached(self.decoder, prompts, [n] * len(prompts), sampling.max_tokens)
         for layer in growing.cache.layers:
             if isinstance(layer, RoomyLayer):
                 rows, heads, _, size = layer.keys.shape
@@ -99,11 +95,11 @@ class TransformersEngine:
         draw(self.head(growing.hidden), uniform, 0)
 
     def _decode(self, prompts: Sequence[Row], seeds: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """Completions of every prompt, prompt by prompt; all prompts have equally many seeds."""
-        device, n = self.decoder.device, len(seeds[0])
+        """Completions of every prompt, prompt by prompt, one for each of its seeds."""
+        device = self.decoder.device
         streams = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
         kind: type[Cached] | type[Recomputed] = Cached if self.ways.cached else Recomputed
-        growing: Continuing = kind(self.decoder, prompts, n, sampling.max_tokens)
+        growing: Continuing = kind(self.decoder, prompts, [len(row) for row in seeds], sampling.max_tokens)
         ids = torch.zeros(len(streams), sampling.max_tokens, dtype=torch.int64, device=device)
         logp = torch.zeros(len(streams), sampling.max_tokens, dtype=torch.float32, device=device)
         length = torch.full((len(streams),), sampling.max_tokens, device=device)
@@ -131,6 +127,24 @@ class TransformersEngine:
             Completion(ids[row, :end].clone(), logp[row, :end].clone(), "eos" if ends[row] else "length")
             for row, end in enumerate(length.tolist())
         ]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Completions that are asked of one row. places: (prompt, sample) of each, in the order of their seeds."""
+
+    row: Row
+    seeds: Sequence[int]
+    places: Sequence[tuple[int, int]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], seeds: Sequence[Sequence[int]], most: int) -> list[_Asked]:
+        """Equal rows as one; of more than `most` completions several."""
+        places: dict[Hashable, list[tuple[int, int]]] = {}
+        for i, row in enumerate(rows):
+            places.setdefault(row.key, []).extend((i, k) for k in range(len(seeds[i])))
+        parts = [all_of[k : k + most] for all_of in places.values() for k in range(0, len(all_of), most)]
+        return [cls(rows[part[0][0]], [seeds[i][k] for i, k in part], part) for part in parts]
 
 
 def _closed_up(ended: Tensor) -> Tensor:

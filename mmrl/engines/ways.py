@@ -130,7 +130,7 @@ class _Trial:
     def sampled(self, chosen: Sequence[int]) -> Compared:
         """Two rows of each chosen prompt on one cache; the first ends after a token, and the last takes its place."""
         owners = [i for i in chosen for _ in range(2)]
-        growing = Cached(self.decoder, [self.prompts[i] for i in chosen], 2, COMPLETION)
+        growing = Cached(self.decoder, [self.prompts[i] for i in chosen], [2] * len(chosen), COMPLETION)
         found: list[Tensor] = []
         wanted: list[Tensor] = []
         for t in range(COMPLETION):

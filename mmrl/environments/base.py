@@ -43,7 +43,9 @@ class Episode:
 
     sizes: of the prompt's pictures. turns: all so far, the opening included; the last is the policy's.
     media: what was shown, in order. finished: whether the policy ended its last turn itself; otherwise a budget did.
-    step: the training step, None in evaluation. info: what becomes of Sample.info. memory: the environment's own.
+    step: the training step, None in evaluation. seed: of the conversation's sampling, index: its number among those of
+    its prompt; None where nothing is sampled (an answer that is given, a prompt that is looked at). info: what becomes
+    of Sample.info. memory: the environment's own.
     """
 
     prompt: Prompt
@@ -52,6 +54,8 @@ class Episode:
     media: list[Media] = field(default_factory=list)
     finished: bool = True
     step: int | None = None
+    seed: int | None = None
+    index: int | None = None
     info: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
 
@@ -76,3 +80,13 @@ class Environment(Protocol):
 
     # Whether `respond` is asked about turns that a token budget cut, too.
     answers_cut: bool = False
+
+    # Names in `info` of what `open` draws from the episode's seed and index, where it does: then each conversation of a
+    # prompt begins in a row of its own. `open` reads columns of these names first, so that a record with them opens as
+    # that sample did. An environment may leave it out.
+    draws: Sequence[str] = ()
+
+
+def drawn_by(environment: Environment | None) -> Sequence[str]:
+    """`environment.draws`; () where there is no environment, or it says nothing of that."""
+    return getattr(environment, "draws", ())

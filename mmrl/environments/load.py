@@ -19,6 +19,7 @@ BUILT_IN = {
     "zoom": "mmrl.environments.zoom:Zoom",
     "ui_s1": "mmrl.environments.ui_s1:UiS1",
     "rounds": "mmrl.environments.rounds:Rounds",
+    "pairs": "mmrl.environments.pairs:Pairs",
 }
 
 

@@ -44,7 +44,7 @@ def messages_of(prompt: Prompt) -> list[dict[str, str]]:
     given = prompt.record.get("messages")
     try:
         begun = bool(prompt.record.get("continue_final_message"))
-        return [{"role": "user", "content": prompt.text}] if given is None else _read(given, begun)
+        return [{"role": "user", "content": prompt.text}] if given is None else read_messages(given, begun)
     except ValueError as error:
         raise ValueError(f"prompt {prompt.id!r}: {error}") from None
 
@@ -57,8 +57,9 @@ def question_of(prompt: Prompt) -> str:
     return asked.replace(IMAGE, "").strip()
 
 
-def _read(messages: Any, begun: bool) -> list[dict[str, str]]:
-    """begun: the last message is the policy's own beginning, and stays."""
+def read_messages(messages: Any, begun: bool) -> list[dict[str, str]]:
+    """[{role, content}] with texts as content, without answers at the end. begun: the last message is the policy's own
+    beginning, and stays. Raises ValueError for what is no such list."""
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise ValueError("`messages` must be a list of {role, content}")
     read = []

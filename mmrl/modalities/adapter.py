@@ -277,6 +277,11 @@ class Adapter:
             "method completion(sample) -> JSON value, or use rule=difficulty"
         )
 
+    def shown_as(self, sample: Sample) -> dict[str, Any]:
+        """Columns, JSON values, with which a record of the sample's prompt shows what the sample was shown, where that
+        was drawn for it. Left out: none."""
+        return {}
+
     # ---------------------------------------------------------------- the report
 
     def picture(self, sample: Sample, media: Media) -> Image | None:

@@ -125,8 +125,9 @@ def load_prompts(
 
 def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     """Equal for prompts that ask the same."""
-    refs = prompt.record.get("images") or ()
-    return prompt.text, tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
+    refs, candidates = prompt.record.get("images") or (), prompt.record.get("candidates")
+    shown = tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
+    return prompt.text, (*shown, repr(candidates)) if candidates else shown
 
 
 def usable(

@@ -26,7 +26,7 @@ def filled(rows: int = 2, tokens: int = 5, layers: int = 2) -> DynamicCache:
 def test_as_a_cache_that_is_copied_for_every_token(room, monkeypatch):
     monkeypatch.setattr(cache_module, "ROOM", room)
     ours, theirs = filled(), filled()
-    repeat_rows(ours, 2, 3, CPU)
+    repeat_rows(ours, [3, 3], CPU)
     theirs.batch_repeat_interleave(3)
     assert all(type(layer) is RoomyLayer for layer in ours.layers)
     rows = 6
@@ -46,7 +46,7 @@ def test_as_a_cache_that_is_copied_for_every_token(room, monkeypatch):
 
 def test_rows_that_stay_are_not_copied_and_room_is_used():
     made = filled()
-    repeat_rows(made, 2, 4, CPU)
+    repeat_rows(made, [4, 4], CPU)
     layer = made.layers[0]
     place = layer.keys.data_ptr()
     for _ in range(cache_module.ROOM):
@@ -63,7 +63,7 @@ def test_layers_of_another_kind_stay():
     made = DynamicCache(config=config)
     for layer in range(2):
         made.update(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4), layer)
-    repeat_rows(made, 2, 3, CPU)
+    repeat_rows(made, [3, 3], CPU)
     assert [type(layer) for layer in made.layers] == [RoomyLayer, DynamicSlidingWindowLayer]
     assert [layer.keys.shape[0] for layer in made.layers] == [6, 6]
 
@@ -73,3 +73,13 @@ def test_gaps_are_filled_from_the_end():
     assert _closed_up(ended).tolist() == [0, 5, 2, 3, 6]
     assert _closed_up(torch.ones(3).bool()).tolist() == []
     assert _closed_up(torch.tensor([0, 0, 1]).bool()).tolist() == [0, 1]
+
+
+def test_rows_are_repeated_as_often_as_each_is_asked_for():
+    made, config = filled(), LlamaConfig(num_hidden_layers=1, sliding_window=8, layer_types=["sliding_attention"])
+    slid = DynamicCache(config=config)
+    slid.update(made.layers[0].keys, made.layers[0].values, 0)
+    keys = made.layers[0].keys.clone()
+    for cache in (made, slid):
+        repeat_rows(cache, [1, 3], CPU)
+        assert torch.equal(cache.layers[0].keys, keys[[0, 1, 1, 1]])

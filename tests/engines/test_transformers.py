@@ -96,6 +96,21 @@ def test_a_completion_is_the_same_alone_and_in_any_batch(qwen):
                 torch.testing.assert_close(other.logp, alone.logp, rtol=0, atol=1e-5)
 
 
+def test_equal_prompts_are_computed_once_and_give_what_each_gives_alone(qwen, monkeypatch):
+    sampling = Sampling(max_tokens=20, stop_ids=(3, 11))
+    twice = [PROMPTS[0], PROMPTS[1], PROMPTS[0].clone(), PROMPTS[0]]
+    own = [[1], [2], [3], [4]]
+    engine, read = TransformersEngine(qwen), []
+    run = engine.decoder.run
+    monkeypatch.setattr(engine.decoder, "run", lambda rows, **more: read.append(len(rows)) or run(rows, **more))
+    together = engine.generate(twice, 1, sampling, own)
+    assert read == [2]
+    for prompt, (made,), seed in zip(twice, together, own):
+        ((alone,),) = TransformersEngine(qwen).generate([prompt], 1, sampling, [seed])
+        assert made.ids.tolist() == alone.ids.tolist()
+        torch.testing.assert_close(made.logp, alone.logp, rtol=0, atol=1e-5)
+
+
 def test_a_larger_budget_goes_on_where_a_smaller_one_stopped(qwen):
     short, long = (
         TransformersEngine(qwen).generate(PROMPTS[:1], 2, Sampling(max_tokens=budget), [[7, 8]])[0]

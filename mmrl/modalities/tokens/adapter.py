@@ -18,7 +18,7 @@ from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
-from mmrl.environments.base import Environment
+from mmrl.environments.base import Environment, drawn_by
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.quiet import quiet
@@ -183,6 +183,8 @@ class TokenAdapter(Adapter):
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """See Adapter.trial: as many rows as are decoded together."""
         s = self.config.sampling
+        if any(drawn_by(self.reader.environment_of(sample.prompt)) for sample in samples):
+            samples, n = [sample for sample in samples for _ in range(n)], 1  # each sample has a prompt of its own
         together = max(1, self.config.rollout_batch // n)
         prompts = [self.reader.rows(sample)[0] for sample in samples[:together]]
         sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned)
@@ -388,6 +390,11 @@ class TokenAdapter(Adapter):
         (again,) = given.ids_of(self.reader, sample.prompt.record, sample.artifact)
         said, meant = (self.tokenizer.decode(i, skip_special_tokens=True) for i in (inside, again.tolist()))
         return super().completion(sample) if meant.startswith(said) else ids
+
+    def shown_as(self, sample: Sample) -> dict[str, Any]:
+        """See Adapter.shown_as: what the environment drew."""
+        drawn = drawn_by(self.reader.environment_of(sample.prompt))
+        return {name: sample.info[name] for name in drawn if name in sample.info}
 
     def record_columns(self, objective: str) -> Sequence[str]:
         """Columns that a supervised record must have, besides `prompt` or `messages`."""

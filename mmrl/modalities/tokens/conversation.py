@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmrl.engines.base import Completion
 from mmrl.engines.decoder import Row
-from mmrl.environments.base import Context, Environment, Episode, Reply
+from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
 from mmrl.media import Media, Size
 from mmrl.modalities.tokens.config import ConversationConfig
 from mmrl.modalities.tokens.prompts import TooLong
@@ -120,7 +120,7 @@ def converse(
     speaker: Speaker,
     groups: Sequence[Group],
     n: int,
-    seeds: Sequence[Sequence[int]],
+    seeds: Sequence[Sequence[int]] | None,
     generate: Generate,
     rules: Rules,
     *,
@@ -130,25 +130,18 @@ def converse(
 ) -> list[Group]:
     """Each group with the samples of n conversations; one that restarts makes a sample of every row.
 
-    per_turn: tokens that a turn may have. heat: temperatures by place in a turn, where they differ. step: the training
-    step, None in evaluation.
+    seeds: n of each group; None where nothing is sampled: `generate` reads out given answers. per_turn: tokens that a
+    turn may have. heat: temperatures by place in a turn, where they differ. step: the training step, None in
+    evaluation.
     """
     worlds = [speaker.environment_of(group.prompt) for group in groups]
-    opened = []
-    for group, world in zip(groups, worlds):
-        episode = Episode(group.prompt, speaker.sizes(group.prompt), step=step)
-        context = world.open(episode) if world else speaker.opening(group.prompt)
-        opened.append(speaker.opened(group.prompt, context))
-    made = generate([o.row for o in opened], n, seeds)
-    live: list[Conversation] = []
-    for place, (group, start, world) in enumerate(zip(groups, opened, worlds)):
-        for index in range(n):
-            episode = Episode(group.prompt, speaker.sizes(group.prompt), step=step)
-            if world:
-                world.open(episode)  # each conversation has a memory of its own
-            talk = _started(place, index, seeds[place][index], episode, start)
-            talk.add(made[place][index], heat, speaker.text(made[place][index].ids))
-            live.append(talk)
+    begun = [
+        _begun(speaker, place, group.prompt, world, [None] * n if seeds is None else seeds[place], step)
+        for place, (group, world) in enumerate(zip(groups, worlds))
+    ]
+    for talk, made in zip((talk for talks in begun for talk in talks), _first_turns(begun, worlds, generate)):
+        talk.add(made, heat, speaker.text(made.ids))
+    live = [talk for talks in begun for talk in talks]
     done: list[list[Sample]] = [[] for _ in groups]
     while live:
         going = []
@@ -169,6 +162,58 @@ def converse(
             sample.index = place
         filled.append(replace(group, samples=samples))
     return filled
+
+
+def _begun(
+    speaker: Speaker,
+    place: int,
+    prompt: Prompt,
+    environment: Environment | None,
+    seeds: Sequence[int | None],
+    step: int | None,
+) -> list[Conversation]:
+    """The conversations of one prompt; they begin in one row, but where the environment draws what it shows."""
+    sizes, talks = speaker.sizes(prompt), list[Conversation]()
+    start: Opened | None = None
+    for index, seed in enumerate(seeds):
+        episode = Episode(prompt, sizes, step=step, seed=seed, index=None if seed is None else index)
+        if environment is None:
+            start = start or speaker.opened(prompt, speaker.opening(prompt))
+        else:
+            context = environment.open(episode)  # each conversation has a memory of its own
+            if start is None or drawn_by(environment):
+                episode, start = _fitting(speaker, environment, episode, context)
+        talks.append(_started(place, index, seed or 0, episode, start))
+    return talks
+
+
+def _fitting(speaker: Speaker, environment: Environment, episode: Episode, context: Context) -> tuple[Episode, Opened]:
+    """The opening; where what was drawn is too long, by the tokens that meet in it, the one that nothing was drawn for:
+    by that one the prompt was found to fit."""
+    try:
+        return episode, speaker.opened(episode.prompt, context)
+    except TooLong:
+        if episode.seed is None or not drawn_by(environment):
+            raise
+    episode = Episode(episode.prompt, episode.sizes, step=episode.step)
+    return episode, speaker.opened(episode.prompt, environment.open(episode))
+
+
+def _first_turns(
+    begun: Sequence[Sequence[Conversation]], worlds: Sequence[Environment | None], generate: Generate
+) -> list[Completion]:
+    """The first turn of each conversation, prompt by prompt."""
+    made: dict[int, list[Completion]] = {}
+    shared = [place for place, world in enumerate(worlds) if not drawn_by(world)]
+    own = [place for place in range(len(worlds)) if drawn_by(worlds[place])]
+    if shared:
+        rows, seeds = [begun[p][0].prompt for p in shared], [[t.seed for t in begun[p]] for p in shared]
+        made |= dict(zip(shared, generate(rows, len(seeds[0]), seeds)))
+    if own:
+        talks = [talk for place in own for talk in begun[place]]
+        turns = iter(generate([talk.prompt for talk in talks], 1, [[talk.seed] for talk in talks]))
+        made |= {place: [next(turns)[0] for _ in begun[place]] for place in own}
+    return [turn for place in range(len(begun)) for turn in made[place]]
 
 
 def _started(place: int, index: int, seed: int, episode: Episode, start: Opened, turns: int = 0) -> Conversation:
@@ -206,7 +251,7 @@ def _advance(
             done[talk.group].append(_sample(talk, speaker))
             return None
         done[talk.group].append(_sample(talk, speaker))
-        fresh = Episode(episode.prompt, episode.sizes, step=episode.step, memory=episode.memory)
+        fresh = replace(episode, turns=[], media=[], finished=True, info={})  # the memory is the same
         return _started(talk.group, talk.index, talk.seed, fresh, start, talk.turns)
     last = int(talk.rest.ids[-1])
     row, media = speaker.replied(episode.prompt, reply, last if last in stop_ids else None)

@@ -42,7 +42,7 @@ def said(
         _check_room(prompt, index, len(rows[0]) + len(ids), rules)
         return [[Completion(ids, torch.zeros(len(ids)), "eos")]]
 
-    (group,) = converse(reader, [Group(prompt, 0)], 1, [[0]], read_out, rules, per_turn=0)
+    (group,) = converse(reader, [Group(prompt, 0)], 1, None, read_out, rules, per_turn=0)
     if left:
         raise ValueError(f"prompt {prompt.id!r}: answer {index} has {count} turns, its environment ended before")
     for sample in group.samples:

@@ -72,6 +72,8 @@ class Reader:
         """A context as the policy reads it. Raises Unfit for one that cannot be used."""
         if reason := self.prompts.unfit(context, prompt.record):
             raise Unfit(prompt, reason)
+        if context.views:
+            raise Unfit(prompt, "shows pictures, which this modality does not read")
         ids = self.prompts.ids(context, prompt.record)
         self.prompts.check_length(prompt, len(ids))
         return Opened(Row(ids), [], [Turn(m["role"], m["content"]) for m in context.messages])

@@ -16,7 +16,7 @@ from mmrl.engines.decoder import Row
 from mmrl.media import Box, Media, Size, View
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.vision.families.film import Film
-from mmrl.pictures import ORIENTATION, PictureError, image_size, is_video, open_image
+from mmrl.pictures import ORIENTATION, PictureError, candidate_refs, image_size, is_video, open_image
 from mmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -93,7 +93,12 @@ class Picture:
 
 
 def picture_refs(prompt: Prompt) -> list[Any]:
-    """A prompt's pictures as its record names them: `images`, or `image` alone or as a list."""
+    """All pictures that a prompt may show: its own, and behind them those of its candidates."""
+    return [*own_refs(prompt), *candidate_refs(prompt.record)]
+
+
+def own_refs(prompt: Prompt) -> list[Any]:
+    """A prompt's own pictures as its record names them: `images`, or `image` alone or as a list."""
     for column in ("images", "image"):
         given = prompt.record.get(column)
         if given is not None and not (isinstance(given, list | tuple) and not given):
@@ -117,8 +122,8 @@ class PictureShelf:
         self.processed = 0  # pictures that went through the processor so far
 
     def sizes(self, prompt: Prompt) -> list[Size]:
-        """(width, height) of a prompt's pictures. Raises ValueError for one that cannot be opened."""
-        return [self._size(ref, prompt) for ref in picture_refs(prompt)]
+        """(width, height) of a prompt's own pictures. Raises ValueError for one that cannot be opened."""
+        return [self._size(ref, prompt) for ref in own_refs(prompt)]
 
     def get(self, prompt: Prompt, view: View) -> Picture:
         """A view of one of the prompt's pictures, planned from the size of its file: no pixels are read, but for the

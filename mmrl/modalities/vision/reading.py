@@ -15,7 +15,7 @@ from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import Unfit
 from mmrl.modalities.tokens.reading import Reader
-from mmrl.modalities.vision.pictures import Picture, PictureShelf, cut, expand, picture_refs
+from mmrl.modalities.vision.pictures import Picture, PictureShelf, cut, expand, own_refs
 from mmrl.modalities.vision.prompts import VisionEncoder, with_codes
 from mmrl.types import Prompt, Sample, Turn
 
@@ -32,7 +32,7 @@ class VisionReader(Reader):
 
     def opening(self, prompt: Prompt) -> Context:
         """All pictures of the record at their places, or before the first user's text where it marks none."""
-        count = len(picture_refs(prompt))
+        count = len(own_refs(prompt))
         return Context(opening(prompt, count), [View(i) for i in range(count)])
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:

@@ -166,28 +166,38 @@ Scored = list[tuple[float, Sample]]  # best first; among equals by index
 
 
 def _pairs(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterator[dict[str, Any]]:
-    """The best and the worst answer, where they differ enough."""
-    (best, first), (worst, last) = scored[0], scored[-1]
+    """The best and the worst answer to one showing, where they differ enough: of the showings that were drawn for a
+    prompt the one where they differ most."""
+    some = max(_showings(adapter, scored), key=lambda some: some[0][0] - some[-1][0])
+    (best, first), (worst, last) = some[0], some[-1]
     told_apart = not options.require_correct or worst < options.correct_at <= best
     if best - worst <= options.margin or not told_apart:
         return
     chosen, rejected = adapter.completion(first), adapter.completion(last)
     if chosen != rejected:  # a reward that is not a function of the answer may say both of one
         scores = {"reward_chosen": best, "reward_rejected": worst}
-        yield {**_record(first), "chosen": chosen, "rejected": rejected, **scores}
+        yield {**_record(first), **adapter.shown_as(first), "chosen": chosen, "rejected": rejected, **scores}
+
+
+def _showings(adapter: Adapter, scored: Scored) -> list[Scored]:
+    """Samples apart by what they were shown; those of most prompts were all shown the same."""
+    found: dict[str, Scored] = {}
+    for reward, sample in scored:
+        found.setdefault(json.dumps(adapter.shown_as(sample), sort_keys=True), []).append((reward, sample))
+    return list(found.values())
 
 
 def _rejection(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterator[dict[str, Any]]:
     """Every correct answer that is not a repetition, the best first."""
     seen: list[Any] = []
     for reward, sample in scored:
-        answer = adapter.completion(sample)
+        answer, shown = adapter.completion(sample), adapter.shown_as(sample)
         if reward < options.correct_at or len(seen) == options.keep:
             return
-        if answer not in seen:
-            seen.append(answer)
+        if (answer, shown) not in seen:
+            seen.append((answer, shown))
             name = f"{sample.prompt.id}/{sample.index}"
-            yield {**_record(sample), "id": name, "completion": answer, "reward": reward}
+            yield {**_record(sample), **shown, "id": name, "completion": answer, "reward": reward}
 
 
 def _difficulty(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.images import decode_images
-from mmrl.pictures import PictureError
+from mmrl.pictures import PictureError, candidate_refs
 from mmrl.training.processes import Processes
 from mmrl.types import Prompt
 
@@ -32,7 +32,7 @@ class Readable(Generic[T]):
         Raises ConfigError that names one which cannot, unless data.on_bad_record is skip.
         """
         prompts = [self.prompt(item) for item in items]
-        new = {p.id: p for p in prompts if p.id not in self._read and p.record.get("images")}
+        new = {p.id: p for p in prompts if p.id not in self._read and _has_pictures(p)}
         if new:
             mine = list(new.values())[self.processes.rank :: self.processes.world]
             for some in self.processes.gather([(p.id, self._flaw(p)) for p in mine]):
@@ -50,3 +50,7 @@ class Readable(Generic[T]):
         except PictureError as error:
             return f"record {prompt.id!r}: {error}"
         return ""
+
+
+def _has_pictures(prompt: Prompt) -> bool:
+    return bool(prompt.record.get("images") or candidate_refs(prompt.record))

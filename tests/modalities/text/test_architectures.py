@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrl.engines.transformers import TransformersEngine
+from mmrl.engines.decoder import Row
+from mmrl.engines.transformers import TransformersEngine, _Asked
 from mmrl.types import Group, Prompt
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -132,9 +133,11 @@ def test_prompts_of_one_length_are_together_where_padding_is_not_right():
     from mmrl.engines.ways import Ways
 
     net = zoo.build("Qwen3")
+    asked = [_Asked(Row(torch.arange(length)), [0], [(i, 0)]) for i, length in enumerate([3, 5, 5, 7, 7, 7])]
     for ways, wanted in (
         (Ways(), [[0, 1, 2], [3, 4, 5]]),
         (Ways(padded=False, shared=False), [[0], [1, 2], [3, 4, 5]]),
         (Ways(False, False, False), [[0, 1, 2], [3, 4, 5]]),
     ):
-        assert TransformersEngine(net, ways=ways)._together([3, 5, 5, 7, 7, 7], 3) == wanted
+        batches = TransformersEngine(net, rows=3, ways=ways)._together(asked)
+        assert [[one.places[0][0] for one in batch] for batch in batches] == wanted
