@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from mmrl.serving.wire import Refused
 
@@ -41,6 +42,8 @@ class Bodies:
                         if self.held > self.together:
                             raise Refused(429, "too many bodies at once; try again", {"Retry-After": "1"})
                         body += part
+            except ClientDisconnect:
+                raise Refused(499, "the sender went away") from None
             except TimeoutError:
                 raise Refused(408, f"the body took over {self.seconds:g} s") from None
             request.state.read = True

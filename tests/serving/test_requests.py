@@ -116,6 +116,15 @@ def test_a_body_that_never_ends_is_given_up_and_holds_up_no_other(loopback, leng
         assert said.startswith(b"HTTP/1.1 408") and b"the body took over 0.5 s" in said
 
 
+def test_a_sender_that_goes_away_in_its_body_is_no_error_of_the_server(loopback, caplog):
+    at = loopback(scorer())
+    with socket.create_connection(at.address) as gone:
+        gone.sendall(head(100) + b"{")
+    until(lambda: len(at.server.server_state.tasks) == 0)
+    assert posted(at, b'{"query": ["abc"]}')[0] == 200
+    assert not caplog.records
+
+
 def test_a_head_that_never_ends_is_given_up(loopback, monkeypatch):
     monkeypatch.setattr("mmrl.serving.server._HEAD_SECONDS", 0.2)
     at = loopback(scorer())
