@@ -115,7 +115,7 @@ class Servers:
             if rests:
                 self._resting[url] = now + self.rest
             first, self._down_since = self._down_since is None, self._down_since or now
-        if first and self.patience:
+        if first and rests and self.patience:
             clock = time.strftime("%H:%M:%S")
             warnings.warn(f"{clock}: {reason}; trying again for up to {self.patience:g} s", stacklevel=2)
 

@@ -11,6 +11,7 @@ from mmrl.serving.queue import Line
 from mmrl.serving.rows import Outcome, Row
 
 Promise = asyncio.Future[Outcome]
+_USED = Outcome(reason="this idempotency_key was used for another request")
 
 
 class Answers:
@@ -38,7 +39,11 @@ class Answers:
         for unit, answer in zip(units, answers):
             for i, place in enumerate(unit):
                 found[place] = self._promise(answer, i, keys[place], rows[place])
-        found = [self._known(key, row) if promise is None else promise for key, row, promise in zip(keys, rows, found)]
+        for place, promise in enumerate(found):
+            if promise is None:  # its key stands before in this request
+                other = first[keys[place] or ""]
+                same = rows[other].fingerprint == rows[place].fingerprint
+                found[place] = found[other] if same else _settled(_USED)
         try:
             return [await asyncio.shield(promise) for promise in found if promise is not None]
         except asyncio.CancelledError:
@@ -74,7 +79,7 @@ class Answers:
             return None
         content, promise = self._kept[key]
         if content != row.fingerprint:
-            return _settled(Outcome(reason="this idempotency_key was used for another request"))
+            return _settled(_USED)
         self._kept.move_to_end(key)
         return promise
 

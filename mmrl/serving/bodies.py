@@ -47,7 +47,9 @@ class Bodies:
             except TimeoutError:
                 raise Refused(408, f"the body took over {self.seconds:g} s") from None
             request.state.read = True
-            yield bytes(body)
+            whole = [bytes(body)]
+            body.clear()
+            yield whole.pop()  # which the caller may let go before the block ends
         finally:
             self.held -= taken
 

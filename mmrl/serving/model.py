@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmrl.judging.base import Comparer, Scorer, Showing, Verdict
-from mmrl.pictures import open_image
+from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.call import call
 from mmrl.rewarding.load import LoadedReward
 from mmrl.rewarding.values import one_line, scores_in
 from mmrl.serving.rows import Outcome, Row
-from mmrl.types import Group, Pair, Sample, Score
+from mmrl.types import Group, Pair, Prompt, Sample, Score
 
 Unit = Sequence[Row]
 
@@ -65,12 +65,18 @@ class ServedReward:
         if fault := _not_alone(unit, self.whole, self.kind):
             return [Outcome(reason=fault)] * len(unit)
         prompt = unit[0].prompt
-        samples = [Sample(prompt, i, self._artifact(row)) for i, row in enumerate(unit)]
-        return [outcome_of(score) for score in call(self.reward, Group(prompt, 0, samples))]
+        made = [self._sample(prompt, i, row) for i, row in enumerate(unit)]
+        samples = [one for one in made if isinstance(one, Sample)]
+        scores = iter(call(self.reward, Group(prompt, 0, samples)))
+        return [outcome_of(next(scores)) if isinstance(one, Sample) else one for one in made]
 
-    def _artifact(self, row: Row) -> Any:
+    def _sample(self, prompt: Prompt, number: int, row: Row) -> Sample | Outcome:
         [candidate] = row.candidates
-        return open_image(candidate.images[0], None, self.max_pixels) if candidate.images else candidate.answer
+        try:
+            picture = open_image(candidate.images[0], None, self.max_pixels) if candidate.images else None
+        except PictureError as error:
+            return Outcome(reason=str(error))
+        return Sample(prompt, number, candidate.answer if picture is None else picture)
 
 
 class ServedScorer:

@@ -69,7 +69,7 @@ def picture(text: str, max_pixels: int) -> dict[str, Any]:
     try:
         check_image(reference, None, max_pixels)
     except PictureError as error:
-        raise BadRow(str(error).replace("data.max_pixels", "the server's bound of pixels,")) from None
+        raise BadRow(str(error).replace("data.max_pixels=", "the server's bound of pixels, ")) from None
     return reference
 
 

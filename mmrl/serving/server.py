@@ -63,6 +63,8 @@ def serve(
 
     say: gets the line that tells where, once requests are taken. Raises ServeError where the place is taken.
     """
+    if limits.bodies < limits.body:
+        raise ServeError(f"all bodies may have {limits.bodies} bytes, and one {limits.body}: no such one would fit")
     if not (limits.token or _is_loopback(host)):
         warnings.warn(
             f"{host} can be reached by others, and there is no token: whoever can reach it can use it; set a token, "
@@ -82,6 +84,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE,
     )

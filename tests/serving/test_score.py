@@ -114,11 +114,17 @@ def test_the_same_key_is_computed_once_also_within_a_request_and_for_a_part_of_o
 
 
 def test_a_key_that_comes_again_with_other_content_gets_no_number(service):
-    client = service(scorer())
+    client = service(scorer(), answers=1)
     ask(client, row("aaa", idempotency_key="1"))
     for rows in ([row("b", idempotency_key="1")], [row("c", idempotency_key="2"), row("d", idempotency_key="2")]):
         found = ask(client, *rows)
         assert found["results"][-1] == {} and "used for another request" in found["errors"][-1]["lengths"]
+
+
+def test_a_request_of_more_keys_than_are_kept_is_answered_whole(service):
+    rows = [row(text, idempotency_key=text) for text in ("a", "bb", "ccc", "a", "bb")]
+    found = ask(service(scorer(), answers=1), *rows)
+    assert [r["lengths"]["score"] for r in found["results"]] == [1.0, 2.0, 3.0, 1.0, 2.0]
 
 
 def test_failures_are_not_kept(service):
@@ -170,6 +176,20 @@ def test_what_does_not_apply_is_null_and_says_so(service):
     found = ask(service(scorer()), row("none"))
     assert found["results"] == [{"lengths": {"score": None}}]
     assert found["errors"] == [{"lengths": "not applicable: not applicable"}]
+
+
+def test_a_picture_whose_pixels_are_broken_fails_alone_in_its_group(service):
+    # Whole at its head and its end, which is as far as it is looked at before the reward opens it.
+    whole = base64.b64decode(png(64, 64, "JPEG"))
+    noise = base64.b64decode(png(60, 60))
+    place = noise.index(b"IDAT")
+    broken = noise[: place + 8] + b"\0" * 40 + noise[place + 48 :]
+    rows = [
+        row({"text": "red", "image_b64": base64.b64encode(data).decode()}, group_id="g") for data in (whole, broken)
+    ]
+    found = ask(service(reward("jpeg.compressible")), *rows)
+    assert found["results"][0]["jpeg.compressible"]["score"] < 0 and found["errors"][0] == {}
+    assert found["results"][1] == {} and "cannot be read" in found["errors"][1]["jpeg.compressible"]
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -91,6 +91,7 @@ def test_a_place_that_is_taken(started, main):
         (["vote.answer", "-o", "extrct=whole"], "extract"),
         (["no_such.py:f"], "there is no file"),
         (["vote.answer", "--port", "70000"], "cannot listen at"),
+        (["vote.answer", "--max-body-mb", "300"], "no such one would fit"),
     ],
 )
 def test_what_cannot_be_served_is_told_in_a_line(started, main, words, told):
