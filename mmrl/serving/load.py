@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from mmrl.rewarding.load import available, load_reward
+from mmrl.rewarding.load import load_reward
 from mmrl.serving.model import Served, ServedComparer, ServedReward, ServedScorer
+from mmrl.share import resolve
 
 
 def open_served(name: str, options: Mapping[str, Any], max_pixels: int, called: str | None = None) -> Served:
-    """A reward by its name, or a judge from disk (mmrl.judging.load).
+    """A judge by the folder of its run or checkpoint (mmrl.judging.load), or a reward by its name.
 
     called: its name in answers; None: its own. Raises a ValueError of one line where there is no such thing.
     """
-    if name in available() or name.rpartition(":")[0].endswith(".py"):
+    folder = resolve(name)
+    if not folder.is_dir():
         return ServedReward(load_reward(name, options), options, max_pixels, called)
     from mmrl.judging.load import open_judge
 
-    judge: Any = open_judge(name, **options)
-    own = called or Path(name).name or name
+    judge: Any = open_judge(str(folder), **options)
+    own = called or folder.resolve().name
     return ServedComparer(judge, own) if hasattr(judge, "compare") else ServedScorer(judge, own)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from served_models import Lengths, Longer
 from starlette.testclient import TestClient
 
 
@@ -87,7 +89,7 @@ def test_a_place_that_is_taken(started, main):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["vote.answre"], "vote.answer"),
+        (["vote.answre"], "did you mean 'answer'"),
         (["vote.answer", "-o", "extrct=whole"], "extract"),
         (["no_such.py:f"], "there is no file"),
         (["vote.answer", "--port", "70000"], "cannot listen at"),
@@ -112,3 +114,18 @@ def test_without_its_packages_it_says_how_to_install_them(main, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     code, _, err = main("serve-reward", "vote.answer")
     assert code == 1 and 'pip install "mmrl[serve]"' in err
+
+
+@pytest.mark.parametrize(("judge", "kind"), [(Lengths, "scorer"), (Longer, "comparer")])
+def test_a_folder_is_a_judge(started, main, monkeypatch, tmp_path, judge, kind):
+    opened: list[tuple] = []
+
+    def open_judge(spec: str, **options):
+        opened.append((spec, options))
+        return judge()
+
+    monkeypatch.setitem(sys.modules, "mmrl.judging.load", SimpleNamespace(open_judge=open_judge))
+    (tmp_path / "my judge").mkdir()
+    code, out, _ = main("serve-reward", tmp_path / "my judge", "--port", 0, "-o", "batch=8")
+    assert code == 0 and out.startswith(f"serving my judge ({kind}, version ")
+    assert opened == [(str(tmp_path / "my judge"), {"batch": 8})]
