@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -65,11 +64,15 @@ def test_scores_of_a_reward_model_are_those_of_transformers(serve, scorer):
 
 
 def test_a_chat_with_pictures_tells_its_first_token(serve):
+    from transformers import AutoTokenizer
+
     folder = share("assets", "vision-tiny")
-    url = serve(Path(folder), "--max-model-len", "256", "--max-logprobs", "20")
+    words = len(AutoTokenizer.from_pretrained(folder))
+    url = serve(folder, "--max-model-len", "256", "--max-logprobs", str(words))
     prompt = Prompt("p", "Which number?", {"prompt": "Which number?"})
     pictures = [Image.new("RGB", (56, 56), colour) for colour in ("red", "blue")]
-    asked = {"url": f"{url}/v1", "model": str(folder), "question": "$prompt", "yes": "3", "no": "7"}
+    asked = {"url": f"{url}/v1", "model": str(folder), "question": "$prompt", "yes": "3", "no": "7", "top": words}
     found = scored("yes_no", prompt, pictures, **asked)
-    for score in found:
-        assert (score.status == "ok" and 0 < score.value < 1) or "among the 20 likeliest" in score.reason, score.reason
+    assert [score.reason for score in found] == [""] * 2
+    assert all(0 < score.value < 1 and score.details["yes"] > 0 for score in found)
+    assert found[0].value != found[1].value  # it has seen them
