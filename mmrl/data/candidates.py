@@ -2,7 +2,7 @@
 
 A pair as a record: `prompt` or `messages` and `images` ask; `candidates` is a list of {"answer", "images"}, where a
 text stands for {"answer": text}; `shares` has a number for each, summing to 1. `chosen` and `rejected` say the same of
-two.
+two, whose shares are 1 and 0 unless there are others.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ def is_pair(record: Mapping[str, Any]) -> bool:
 def with_candidates(record: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a pair of a record that has them, or {"candidates", "shares"} of its `chosen` and `rejected`.
 
-    {} for any other, and for two answers that make no pair, such as two that are the same: a record may be read for its
-    question alone, and whoever needs the pair is told by `pair_columns`. Raises ValueError for `candidates` and
-    `shares` that are wrong.
+    {} for any other, for one whose `candidates` are something else, and for two answers that make no pair, such as two
+    that are the same: a record may be read for its question alone; `pair_columns` tells whoever needs the pair.
+    Raises ValueError for `candidates` and `shares` that are wrong.
     """
     if is_pair(record):
         return pair_columns(record)
+    if record.get("candidates") is not None:
+        return {}
     try:
-        made = pair_columns({key: record.get(key) for key in ("chosen", "rejected")})
+        return pair_columns({key: record.get(key) for key in ("chosen", "rejected", "shares")})
     except ValueError:
         return {}
-    return made
 
 
 def as_preference(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("is no pair: it needs `candidates` and `shares`, or `chosen` and `rejected`")
         if record["chosen"] == record["rejected"]:
             raise ValueError("`chosen` and `rejected` are the same answer")
-        record = {**record, **_of_two(record["chosen"], record["rejected"])}
+        shares = [1.0, 0.0] if record.get("shares") is None else record["shares"]
+        record = {**record, "candidates": [record["chosen"], record["rejected"]], "shares": shares}
     candidates = _candidates(record["candidates"])
     shares = _shares(record.get("shares"), len(candidates))
     _refuse_same(candidates, shares)
@@ -78,10 +80,6 @@ def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
         if record.get(column) is not None:
             made[column] = _word(record[column], column)
     return made
-
-
-def _of_two(chosen: Any, rejected: Any) -> dict[str, Any]:
-    return {"candidates": _candidates([{"answer": chosen}, {"answer": rejected}]), "shares": [1.0, 0.0]}
 
 
 def _candidates(given: Any) -> list[dict[str, Any]]:
@@ -107,6 +105,8 @@ def _candidate(given: Any, name: str) -> dict[str, Any]:
     if others:
         raise ValueError(f"{name} has {', '.join(sorted(map(str, others)))[:60]}; expected `answer` and `images`")
     answer = told.get("answer")
+    if answer is None and not told.get("images"):
+        raise ValueError(f"{name} has neither an answer nor a picture")
     if answer is None:
         answer = ""
     elif isinstance(answer, list) and answer and are_messages(answer):

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from mmrl.config import RecordFormat
 from mmrl.data.candidates import is_pair, with_candidates
-from mmrl.data.forms.chats import alpaca, answered, plain, satori, swift, trl, vlm_r1
+from mmrl.data.forms.chats import ASSISTANT, alpaca, answered, plain, satori, swift, trl, vlm_r1
 from mmrl.data.forms.questions import mgpo, mmpr, sat, ui_s1, visionthink
 from mmrl.data.messages import (
     are_messages,
@@ -94,6 +94,8 @@ def format_of(record: Mapping[str, Any]) -> str:
         return "trl"
     if {"question", "chosen", "rejected"} <= has:
         return "mmpr"
+    if all(isinstance(text := record.get(column), str) and ASSISTANT in text for column in ("chosen", "rejected")):
+        return "trl"
     if {"question", "answers", "correct_answer", "image_bytes"} <= has:
         return "sat"
     if "query" in has:

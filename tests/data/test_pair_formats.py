@@ -15,6 +15,8 @@ from mmrl.data.pair_formats.kinds import PAIR_FORMATS
 from mmrl.data.pair_formats.vl_rewardbench import group_of
 from mmrl.data.pairs import Pairs, pair_of, read_pairs
 from mmrl.data.prompts import training_prompts
+from mmrl.environments.base import Episode
+from mmrl.environments.pairs import Pairs as Shown
 from mmrl.pictures import open_image
 
 BOUND = 1_000_000
@@ -59,6 +61,25 @@ def test_two_rows_say_what_their_schema_says(pictured, name):
         assert {"candidates", "shares"} <= set(prompt.record)
         assert format_of(prompt.record) == "plain"
         assert normalised(prompt.record) == normalised(prompt.record, "plain") == prompt.record
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_environment_of_pairs_shows_all_that_is_read(pictured, name):
+    """What the readers write is what a judge is shown: question, answers and pictures, in the order that is noted."""
+    form, suffix, rows, expected = CASES[name]
+    source = written(rows, pictured / f"shown_{name.replace('.', '_')}{suffix}")
+    for prompt, said in zip(training_prompts(DataConfig(prompts=source, format=form)), expected):
+        episode = Episode(prompt, [(1, 1)] * len(said.images), step=0)
+        context = Shown().open(episode)
+        text, order = context.messages[-1]["content"], episode.info["order"]
+        assert said.prompt in text
+        answers = [one for one in (said.candidates[k] for k in order) if isinstance(one, str)]
+        places = [text.index(f"### Response {k + 1}\n{answer}") for k, answer in enumerate(answers)]
+        assert places == sorted(places)
+        owns = [len(one) if isinstance(one, list) else 0 for one in said.candidates]
+        firsts = [len(said.images) + sum(owns[:k]) for k in range(len(owns))]
+        shown = [firsts[k] + n for k in order for n in range(owns[k])]
+        assert [view.picture for view in context.views] == [*range(len(said.images)), *shown]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -171,6 +192,7 @@ def test_rejected_pictures_of_ms_swift_belong_to_their_candidate(pictured, colum
     assert pair.prompt.record.get("images", []) == images
     assert [(one.answer, list(one.images)) for one in pair.candidates] == candidates
     assert (pair.shares, pair.margin) == ((1.0, 0.0), 0.5)
+    assert normalised(pair.prompt.record) == pair.prompt.record
 
 
 def test_parts_of_a_visual_preference_of_trl_are_read(pictured):
@@ -183,6 +205,38 @@ def test_parts_of_a_visual_preference_of_trl_are_read(pictured):
         (pair,) = read_pairs(written([record], pictured / "trl.jsonl")).pairs
         assert [one.answer for one in pair.candidates] == ["a cat", "a dog"]
         assert (pair.prompt.text, pair.prompt.record["images"]) == ("<image>What?", ["img/1.png"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "said"),
+    [
+        ("The sky is blue.", "The sky is black.", ("The sky is", " blue.", " black.")),
+        ("The sky is blue.", "The sky is not.", ("The sky is", " blue.", " not.")),
+        (
+            "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: So?\n\nAssistant: I can",
+            "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: So?\n\nAssistant: I do",
+            ("\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: So?\n\nAssistant:", " I can", " I do"),
+        ),
+        ("Yes", "No", None),
+        ("Yesterday", "Yes", None),
+        ("  a", "  b", None),
+    ],
+)
+def test_a_prompt_may_be_what_two_texts_begin_with(pictured, chosen, rejected, said):
+    """TRL's implicit prompt as texts, and Anthropic's dialogues."""
+    record = {"chosen": chosen, "rejected": rejected, "margin": 1.0}
+    source = written([record], pictured / "alike.jsonl")
+    if said is None:
+        with pytest.raises(ConfigError, match="no `prompt`, and `chosen` and `rejected` do not begin with the same"):
+            read_pairs(source, "trl")
+        return
+    (pair,) = read_pairs(source, "trl").pairs
+    assert (pair.prompt.text, *(one.answer for one in pair.candidates)) == said
+    if "Assistant:" in chosen:
+        assert read_pairs(source).pairs == [pair]
+    else:  # where it ends is a guess, which has to be asked for
+        with pytest.raises(ConfigError, match="needs a non-empty string `prompt`"):
+            read_pairs(source)
 
 
 def test_answers_of_several_turns_stay_messages(pictured):

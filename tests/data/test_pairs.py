@@ -106,6 +106,11 @@ def test_every_column_of_a_pair_has_its_place(red):
     )
 
 
+def test_shares_beside_two_answers_are_theirs(tmp_path):
+    record = {"prompt": "x", "chosen": "a", "rejected": "b", "shares": [0.75, 0.25]}
+    assert read_pairs(jsonl(tmp_path / "a.jsonl", record)).pairs[0].shares == (0.75, 0.25)
+
+
 def test_rounded_shares_are_made_exact_and_a_wrong_sum_is_not(tmp_path):
     record = {"prompt": "x", "candidates": ["a", "b", "c"], "shares": [0.333, 0.333, 0.333]}
     assert read_pairs(jsonl(tmp_path / "a.jsonl", record)).pairs[0].shares == pytest.approx((1 / 3,) * 3, abs=1e-12)
@@ -144,6 +149,15 @@ GOOD = {"prompt": "x", "candidates": ["a", "b"], "shares": [1, 0]}
 BAD = {
     "no candidates": ({"prompt": "x"}, "is no pair: it needs `candidates` and `shares`, or `chosen` and `rejected`"),
     "one candidate": ({**GOOD, "candidates": ["a"]}, "`candidates` must be a list of two or more"),
+    "an empty candidate": (
+        {**GOOD, "candidates": ["a", {"images": []}]},
+        "candidate 1 has neither an answer nor a picture",
+    ),
+    "two labels": (
+        {"prompt": "x", "chosen": "a", "rejected": "b", "candidates": ["a", "b"]},
+        "has no label: `shares` says which of `candidates`",
+    ),
+    "soft shares of three": ({"prompt": "x", "chosen": "a", "rejected": "b", "shares": [1, 0, 0]}, "3 numbers for 2"),
     "candidates in a text": ({**GOOD, "candidates": "ab"}, "`candidates` must be a list of two or more"),
     "no label": ({**GOOD, "shares": None}, "has no label: `shares`"),
     "no rejected": ({"prompt": "x", "chosen": "a"}, "is no pair"),

@@ -18,6 +18,7 @@ _ROLES = {
     "observation": "tool", "tool": "tool", "function_call": "assistant",
 }  # fmt: skip
 _BOTH = ("images", "rejected_images")
+ASSISTANT = "\n\nAssistant:"  # how Anthropic's HH-RLHF begins an answer
 _GOLD = 64  # letters of a `solution` that is an answer, and not the way to one
 
 
@@ -35,9 +36,12 @@ def trl(record: Mapping[str, Any]) -> dict[str, Any]:
     """TRL, OpenRLHF: `prompt` (or `context_messages`) a list of messages, or a text, with `images` or `image`.
 
     Where the last message is the assistant's, the policy continues it. Preferences may have the prompt inside of
-    `chosen` and `rejected` alone.
+    `chosen` and `rejected` alone: as messages, or as the words with which both texts begin.
     """
     prompt = record.get("prompt", record.get("context_messages"))
+    chosen, rejected = record.get("chosen"), record.get("rejected")
+    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
+        return answer_in(record) | _begun_alike(chosen, rejected)
     inside = prompt is None and all(isinstance(record.get(column), list) for column in ("chosen", "rejected"))
     if not (inside or isinstance(prompt, str | list)):
         raise ValueError("format trl needs `prompt`, a text or a list of messages")
@@ -47,6 +51,28 @@ def trl(record: Mapping[str, Any]) -> dict[str, Any]:
         if answered(prompt):
             made["continue_final_message"] = record.get("continue_final_message", True)
     return made
+
+
+def _begun_alike(chosen: str, rejected: str) -> dict[str, Any]:
+    """{"prompt", "chosen", "rejected"} of two whole texts, which begin alike.
+
+    The prompt is what they have in common up to its last ASSISTANT, or else its whole words, as TRL's `extract_prompt`
+    has it to the letter. Raises ValueError where there is nothing.
+    """
+    alike = chosen[: next((n for n, (a, b) in enumerate(zip(chosen, rejected)) if a != b), len(chosen))]
+    marked = alike.rfind(ASSISTANT)
+    prompt = alike[: marked + len(ASSISTANT)] if marked >= 0 else _whole_words(alike)
+    if not prompt.strip():
+        raise ValueError("there is no `prompt`, and `chosen` and `rejected` do not begin with the same words")
+    return {"prompt": prompt, "chosen": chosen[len(prompt) :], "rejected": rejected[len(prompt) :]}
+
+
+def _whole_words(text: str) -> str:
+    """The text without the space, or the piece of a word, that it ends with."""
+    if text[-1:].isspace():
+        return text.rstrip()
+    pieces = text.rsplit(None, 1)
+    return pieces[0] if len(pieces) > 1 else ""
 
 
 def swift(record: Mapping[str, Any]) -> dict[str, Any]:
