@@ -477,6 +477,12 @@ ELSEWHERE = {
     "unified_reward.shares": "test_picture_judges.py::test_a_pair_without_a_verdict_is_left_out",
     "unified_reward.think": "test_picture_judges.py::test_a_judge_with_a_favourite_place_favours_nobody_in_both_orders",
     "vqa.score": "test_picture_judges.py::test_without_a_mark_the_sample_is_invalid_and_never_0",
+    "remote.classify": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
+    "remote.openrlhf": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
+    "remote.pooling": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
+    "remote.relevance": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
+    "remote.score": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
+    "remote.yes_no": "test_remote_scores.py::test_the_server_decides_and_a_failure_pays_nothing",
 }
 
 
