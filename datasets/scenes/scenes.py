@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,6 +21,15 @@ RELATIONS = ("above", "below", "left of", "right of")
 BACKGROUND = (246, 245, 240)
 SIZE = 40
 HELD_OUT_SHARE = 0.2
+
+# Relation -> the boxes (x0, y0, x1, y1) of its claims, of a picture of 40 x 40.
+HALVES = {
+    None: [(0, 0, 40, 40)],
+    "above": [(0, 0, 40, 20), (0, 20, 40, 40)],
+    "below": [(0, 20, 40, 40), (0, 0, 40, 20)],
+    "left of": [(0, 0, 20, 40), (20, 0, 40, 40)],
+    "right of": [(20, 0, 40, 40), (0, 0, 20, 40)],
+}
 
 Claim = dict  # {"count": int, "colour": str, "shape": str}
 
@@ -56,6 +66,14 @@ def all_scenes() -> Iterator[dict]:
         }
 
 
+def outline(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, fill: Any) -> None:
+    """Draw a shape of radius r around (x, y)."""
+    if shape == "circle":
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+    else:
+        pen.polygon(_polygon(shape, x, y, r), fill=fill)
+
+
 def _polygon(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
     if shape == "square":
         h = r * 0.88
@@ -63,7 +81,7 @@ def _polygon(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
     return [(x, y - r), (x + r * 1.05, y + r * 0.85), (x - r * 1.05, y + r * 0.85)]
 
 
-def _centres(count: int, box: tuple[float, float, float, float], r: float, rng: np.random.Generator):
+def centres(count: int, box: tuple[float, float, float, float], r: float, rng: np.random.Generator):
     """`count` centres inside box (x0, y0, x1, y1), at least 2 r + 2 apart; spaced along the longer side."""
     x0, y0, x1, y1 = box
     along_x = (x1 - x0) >= (y1 - y0)
@@ -79,24 +97,14 @@ def _centres(count: int, box: tuple[float, float, float, float], r: float, rng: 
 def draw(claims: list[Claim], relation: str | None, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
     """The scene as an RGB picture of `size` pixels a side, antialiased; layout drawn from `rng`."""
     s = size / 40
-    halves = {
-        None: [(0, 0, 40, 40)],
-        "above": [(0, 0, 40, 20), (0, 20, 40, 40)],
-        "below": [(0, 20, 40, 40), (0, 0, 40, 20)],
-        "left of": [(0, 0, 20, 40), (20, 0, 40, 40)],
-        "right of": [(20, 0, 40, 40), (0, 0, 20, 40)],
-    }[relation]
     scale = 8
     canvas = Image.new("RGB", (size * scale, size * scale), BACKGROUND)
     pen = ImageDraw.Draw(canvas)
-    for claim, box in zip(claims, halves):
+    for claim, box in zip(claims, HALVES[relation]):
         r = rng.uniform(4.6, 5.4)
-        for x, y in _centres(claim["count"], box, r, rng):
+        for x, y in centres(claim["count"], box, r, rng):
             x, y, rr = x * s * scale, y * s * scale, r * s * scale
-            if claim["shape"] == "circle":
-                pen.ellipse((x - rr, y - rr, x + rr, y + rr), fill=COLOURS[claim["colour"]])
-            else:
-                pen.polygon(_polygon(claim["shape"], x, y, rr), fill=COLOURS[claim["colour"]])
+            outline(pen, claim["shape"], x, y, rr, COLOURS[claim["colour"]])
     return canvas.resize((size, size), Image.Resampling.BOX)
 
 
