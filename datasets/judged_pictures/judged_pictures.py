@@ -313,9 +313,8 @@ def _colour(item: Drawn) -> tuple[int, int, int]:
 
 def main() -> None:
     """Write sample.jsonl beside this file, without pictures, which the generator draws from the index."""
-    lines = []
-    for made in [pair(i) for i in range(8)] + [pair(i, split="heldout") for i in range(8)]:
-        lines.append(json.dumps({key: value for key, value in made.items() if key != "candidates"}) + "\n")
+    made = [pair(i) for i in range(8)] + [pair(i, split="heldout") for i in range(8)]
+    lines = [json.dumps({key: value for key, value in each.items() if key != "candidates"}) + "\n" for each in made]
     Path(__file__).with_name("sample.jsonl").write_text("".join(lines), encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from mmrl.rewarding.call import call
 from mmrl.rewarding.load import LoadedReward
 from mmrl.rewarding.values import one_line, scores_in
 from mmrl.serving.rows import Outcome, Row
-from mmrl.types import Group, Pair, Prompt, Sample, Score
+from mmrl.types import Candidate, Group, Pair, Prompt, Sample, Score
 
 Unit = Sequence[Row]
 
@@ -101,7 +101,8 @@ class ServedComparer:
     """A comparer.
 
     A row with several candidates gets the share of each, by its number. Rows of a group, with a candidate each, get
-    their win rate in it: the mean of their shares over all pairs, each judged in both orders.
+    their win rate in it: the mean of their shares over all pairs, each judged in both orders. Equal candidates tie, and
+    nobody is asked about them; nor is anybody asked twice about the same two.
     """
 
     kind, whole, at_once = "comparer", True, 1
@@ -138,7 +139,7 @@ class ServedComparer:
             return [Showing(Pair(first.prompt, first.candidates, even), first.order, first.seed)]
         if fault := _not_alone(unit, True, self.kind):
             return fault
-        pairs = [Pair(first.prompt, (*a.candidates, *b.candidates), (0.5, 0.5)) for a, b in combinations(unit, 2)]
+        pairs = [Pair(first.prompt, two, (0.5, 0.5)) for two in combinations(_different(unit), 2)]
         return [Showing(pair, order, first.seed) for pair in pairs for order in ((0, 1), (1, 0))]
 
 
@@ -185,20 +186,33 @@ def _shares(verdict: Verdict) -> Outcome:
     return Outcome({str(number): float(share) for number, share in enumerate(verdict.shares)}, said=verdict.said)
 
 
+def _different(unit: Unit) -> list[Candidate]:
+    """The candidates of rows that hold one each, every one once, in the order of the first that has it."""
+    found: list[Candidate] = []
+    for row in unit:
+        found += [candidate for candidate in row.candidates if candidate not in found]
+    return found
+
+
 def _win_rates(unit: Unit, verdicts: Sequence[Verdict]) -> list[Outcome]:
-    """Each row's mean share over its pairs. verdicts: of the pairs in their order, two for each."""
-    won: list[list[float]] = [[] for _ in unit]
-    failed: list[list[str]] = [[] for _ in unit]
-    for number, (i, j) in enumerate(combinations(range(len(unit)), 2)):
+    """Each row's mean share over its pairs. verdicts: of the pairs of different candidates in their order, two each."""
+    different = _different(unit)
+    shares: dict[tuple[int, int], float | str] = {(k, k): 0.5 for k in range(len(different))}
+    for number, (i, j) in enumerate(combinations(range(len(different)), 2)):
         both = [_shares(verdict) for verdict in verdicts[2 * number : 2 * number + 2]]
         if bad := [outcome.reason for outcome in both if outcome.failed]:
-            failed[i].append(bad[0])
-            failed[j].append(bad[0])
+            shares[i, j] = shares[j, i] = bad[0]
             continue
-        share = sum(outcome.values["0"] or 0.0 for outcome in both) / 2
-        won[i].append(share)
-        won[j].append(1.0 - share)
-    return [
-        Outcome({"score": sum(of) / len(of)}) if of else Outcome(reason=f"every pair failed; the first: {bad[0]}")
-        for of, bad in zip(won, failed)
-    ]
+        shares[i, j] = sum(outcome.values["0"] or 0.0 for outcome in both) / 2
+        shares[j, i] = 1.0 - shares[i, j]
+    place = [different.index(row.candidates[0]) for row in unit]
+    made = []
+    for number, own in enumerate(place):
+        met = [shares[own, other] for at, other in enumerate(place) if at != number]
+        won = [share for share in met if not isinstance(share, str)]
+        made.append(
+            Outcome({"score": sum(won) / len(won)})
+            if won
+            else Outcome(reason=f"every pair failed; the first: {met[0]}")
+        )
+    return made

@@ -131,9 +131,7 @@ def test_held_out_captions_are_never_trained_on():
 
 def test_a_record_tells_what_is_in_each_cell():
     objects = drawn("red circle 5 5", "blue square 20 20", "green circle 35 20 pale", "yellow triangle 20 31")
-    assert judged.cells(objects) == (
-        "red circle, none, none, none, blue square, unclear, none, yellow triangle, none"
-    )
+    assert judged.cells(objects) == ("red circle, none, none, none, blue square, unclear, none, yellow triangle, none")
     made = judged.record(4, task="cells", lazy=False)
     assert made["prompt"] == "<image>cells" and made["completion"].count(",") == 8
     assert made["images"][0].tobytes() == judged.record(4, task="cells")["images"][0]().tobytes()
@@ -154,7 +152,7 @@ def test_a_record_tells_what_is_in_each_cell():
     ids=str,
 )
 def test_wrong_options_are_refused(options):
-    with pytest.raises(ValueError, match="expected|must be"):
+    with pytest.raises(ValueError, match=r"expected|must be"):
         judged.pair(0, **options)
 
 

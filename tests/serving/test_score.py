@@ -266,6 +266,31 @@ def test_rows_of_a_group_get_their_win_rate_both_orders_asked(service):
     assert len(model.comparer.showings) == 6
 
 
+def test_equal_answers_of_a_group_tie_and_the_same_two_are_asked_about_once(service):
+    model = comparer()
+    rows = [row("p", text, group_id="g") for text in ("a", "bbb", "a", "bbb", "bbb")]
+    found = ask(service(model), *rows)
+    # By hand: an "a" ties with the other and loses 0.2 : 0.8 to three; a "bbb" ties with two and wins twice.
+    rates = {"a": (0.5 + 3 * 0.2) / 4, "bbb": (2 * 0.5 + 2 * 0.8) / 4}
+    assert [r["longer"]["score"] for r in found["results"]] == pytest.approx(
+        [rates[r["history"][-1]["text"]] for r in rows]
+    )
+    assert len(model.comparer.showings) == 2
+
+
+def test_a_group_of_equal_answers_is_a_tie_that_nobody_is_asked_about(service):
+    model = comparer()
+    found = ask(service(model), *[row("p", "mute", group_id="g")] * 3)
+    assert [r["longer"]["score"] for r in found["results"]] == [0.5] * 3
+    assert model.comparer.showings == []
+
+
+def test_equal_answers_of_which_the_judge_says_nothing_still_tie(service):
+    found = ask(service(comparer()), *[row("p", text, group_id="g") for text in ("mute", "mute", "a")])
+    assert [r.get("longer", {}).get("score") for r in found["results"]] == [0.5, 0.5, None]
+    assert found["errors"][2]["longer"] == "every pair failed; the first: says nothing"
+
+
 def test_failed_pairs_are_masked_and_who_has_no_other_gets_no_number(service):
     rows = [row("p", text, group_id="g") for text in ("a", "bbb", "mute")]
     found = ask(service(comparer()), *rows)
