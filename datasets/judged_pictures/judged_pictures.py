@@ -28,7 +28,7 @@ UNCLEAR = "unclear"
 MISREAD = ("count", "colour", "shape", "place")
 DRAWN = ("extra", "missing", "recoloured", "reshaped", "muddy", "melted", "pale", "merged")
 FLAWS = (*MISREAD, *DRAWN)
-TASKS = ("cells", "caption")
+TASKS = ("one", "cells", "caption")
 APART = 0.1  # share of the side by which the centres of a relation must differ (rewards/composition.py)
 # Colours whose middle is neither. Red and yellow make an orange that passes as a pale red.
 _MUDDY = {"red": ("green", "blue"), "green": ("red", "blue"), "blue": ("red", "green"), "yellow": ("blue",)}
@@ -130,13 +130,14 @@ def record(
     index: int,
     seed: int = 0,
     split: str = "train",
-    task: str | Sequence[str] = TASKS,
+    task: str | Sequence[str] = ("cells", "caption"),
     flaws: Sequence[str] = FLAWS,
     most: int = 3,
     lazy: bool = True,
 ) -> dict:
     """A picture and, as `completion`, what is to be seen: in each of nine cells (task cells, with up to `most` of the
-    flaws), or the caption of a picture without a flaw (task caption). Several tasks are taken in turn."""
+    flaws), the caption of a picture without a flaw (task caption), or the only object, anywhere (task one). Several
+    tasks are taken in turn."""
     _check(flaws, most, 0.0, "true")
     task = task if isinstance(task, str) else task[index % len(task)]
     if task not in TASKS:
@@ -145,11 +146,14 @@ def record(
     scene = _scene(split, rng)
     wrong = rng.choices(flaws, k=rng.randint(0, most)) if task == "cells" else []
     objects, _ = _picture(scene, wrong, rng)
+    if task == "one":
+        x, y = rng.uniform(6.5, 33.5), rng.uniform(6.5, 33.5)
+        objects = (replace(objects[0], x=x, y=y),)
     picture = Picture(objects)
-    said = scene["prompt"] if task == "caption" else cells(objects)
+    said = {"one": " ".join(objects[0].seen), "cells": cells(objects), "caption": scene["prompt"]}[task]
     return {
         "id": f"{split}-{seed}-{index}",
-        "prompt": f"<image>{'' if task == 'caption' else task}",
+        "prompt": f"<image>{'cells' if task == 'cells' else ''}",
         "images": [picture if lazy else picture()],
         "completion": said,
         "task": task,

@@ -25,14 +25,28 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 
-def brightness(samples):
+def worth(sample):
+    if isinstance(sample.artifact, str):
+        return len(sample.artifact.encode()) / 16
+    return float(np.asarray(sample.artifact, dtype=np.float64).mean()) / 255
+
+def rated(samples):
+    return [worth(s) for s in samples]
+
+def deadly(samples):
     calls = HERE / "calls"
     count = len(calls.read_text()) if calls.exists() else 0
     calls.write_text("x" * (count + 1))
     if count == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-    return [float(np.asarray(s.artifact, dtype=np.float64).mean()) / 255 for s in samples]
+    return rated(samples)
 """
+TEXT = {
+    "modality": "text",
+    "model": {"path": "share://assets/text-tiny", "sampling": {"max_tokens": 6}},
+    "data": {"prompts": [{"id": str(n), "prompt": f"{n}+1="} for n in range(6)]},
+    "stages": [{"kind": "grpo", "steps": 2, "groups": 4, "samples": 4, "micro_batch": 256, "optim": {"lr": 1e-3}}],
+}
 
 
 class Service:
@@ -60,7 +74,7 @@ class Service:
 @pytest.fixture
 def service(tmp_path):
     (tmp_path / "deadly.py").write_text(DEADLY, encoding="utf-8")
-    running = Service(f"{tmp_path / 'deadly.py'}:brightness")
+    running = Service(f"{tmp_path / 'deadly.py'}:deadly")
     yield running
     running.process.kill()
     running.process.wait()
@@ -70,13 +84,26 @@ def served(service: Service, **options) -> list[dict]:
     return [{"name": "remote.score", "options": {"url": service.url, "attempts": 1, **options}}]
 
 
+@pytest.fixture(params=["image", "text"])
+def config_of(request, tiny, tmp_path):
+    """config_of(name, rewards) -> a short training of pictures, or of texts; without rewards by the local twin of what
+    is served."""
+
+    def make(name: str, rewards: list[dict] | None = None) -> dict:
+        own = rewards or [{"name": f"{tmp_path / 'deadly.py'}:rated"}]
+        made = tiny(name=name, rewards=own)
+        return made if request.param == "image" else {**made, **TEXT}
+
+    return make
+
+
 def weights(config: dict) -> bytes:
     folder = Path(config["out"]) / config["name"] / "checkpoints" / "latest" / "policy"
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*.safetensors")))
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_is_waited_for_and_the_weights_are_those_of_a_local_reward(service, tiny, helpers):
+def test_a_server_that_is_killed_is_waited_for_and_the_weights_are_those_of_a_local_reward(service, config_of, helpers):
     def bring_back() -> None:
         service.process.wait()
         time.sleep(0.3)
@@ -84,31 +111,31 @@ def test_a_server_that_is_killed_is_waited_for_and_the_weights_are_those_of_a_lo
 
     back = threading.Thread(target=bring_back, daemon=True)
     back.start()
-    config = tiny(name="served", rewards=served(service, patience=60))
+    config = config_of("served", served(service, patience=60))
     with pytest.warns(UserWarning, match="trying again for up to 60 s"):
         helpers.train(config)
     back.join(30)
     rows = [json.loads(line) for line in (Path(config["out"]) / "served" / "metrics.jsonl").read_text().splitlines()]
     assert [row["reward/invalid"] for row in rows if "reward/invalid" in row] == [0.0, 0.0]
-    local = tiny(name="local")
+    local = config_of("local")
     helpers.train(local)
     assert weights(config) == weights(local) != b""
     told = httpx2.get(service.url + "/health").json()
-    assert told["rewards"] == {"deadly.brightness": ["score"]} and told["queue"]["rated"] > 0
-    assert service.said.startswith("serving deadly.brightness (reward, version ")
+    assert told["rewards"] == {"deadly.deadly": ["score"]} and told["queue"]["rated"] > 0
+    assert service.said.startswith("serving deadly.deadly (reward, version ")
     assert service.stop() == 0
 
 
 @pytest.mark.slow
-def test_or_the_run_stops_with_one_message_and_goes_on_later(service, tiny, helpers):
-    config = tiny(name="served", rewards=served(service, patience=0, when_down="stop"))
+def test_or_the_run_stops_with_one_message_and_goes_on_later(service, config_of, helpers):
+    config = config_of("served", served(service, patience=0, when_down="stop"))
     with pytest.raises(RewardFailure, match=r"^remote.score: .*cannot be asked.*; go on with --resume$") as stopped:
         helpers.train(config)
     assert str(stopped.value).count("http://") == 1
     service.process.wait()
     service.start()
     helpers.train(config, resume=True)
-    local = tiny(name="local")
+    local = config_of("local")
     helpers.train(local)
     assert weights(config) == weights(local) != b""
 
