@@ -81,21 +81,25 @@ def pair(
     split: str = "train",
     flaws: Sequence[str] = FLAWS,
     most: int = 3,
+    claims: int = 2,
     close: float = 0.5,
     labels: str = "true",
     lazy: bool = True,
 ) -> dict:
     """Pair number `index`: the columns are in the README beside this file.
 
-    split: of the captions, as `scenes` has it. flaws: those that occur. most: flaws of a picture. close: share of the
+    split: of the captions, as `scenes` has it. flaws: those that occur. most: flaws of a picture. claims: of a caption, at
+    most; of one claim there are 36 captions, all of split train. close: share of the
     pairs whose second picture is the first one with one more flaw; the others have nothing but their caption in common.
     labels: true, or shuffled: `shares` prefer either picture. lazy: pictures as functions without arguments, which draw
     them; otherwise PIL.
     """
     _check(flaws, most, close, labels)
+    if claims not in (1, 2):
+        raise ValueError(f"claims={claims}: expected 1 or 2")
     rng = random.Random(seed_of("judged_pictures", seed, split, index))
     for _ in range(100):
-        scene = _scene(split, rng)
+        scene = _scene(split, claims, rng)
         near = rng.random() < close
         better, names = _picture(scene, rng.choices(flaws, k=rng.randint(0, most - 1)), rng)
         last = rng.choices(flaws, k=1 if near else rng.randint(1, most))
@@ -143,7 +147,7 @@ def record(
     if task not in TASKS:
         raise ValueError(f"task={task!r}: expected one of {', '.join(TASKS)}")
     rng = random.Random(seed_of("judged_pictures record", seed, split, index))
-    scene = _scene(split, rng)
+    scene = _scene(split, 2, rng)
     wrong = rng.choices(flaws, k=rng.randint(0, most)) if task == "cells" else []
     objects, _ = _picture(scene, wrong, rng)
     if task == "one":
@@ -199,18 +203,17 @@ def _check(flaws: Sequence[str], most: int, close: float, labels: str) -> None:
 
 
 @cache
-def _scenes(split: str) -> list[dict]:
-    found = [scene for scene in scenes.all_scenes() if scene["split"] == split]
+def _scenes(split: str, claims: int) -> list[dict]:
+    found = [scene for scene in scenes.all_scenes() if scene["split"] == split and len(scene["claims"]) <= claims]
     if not found:
-        raise ValueError(f"split={split!r}: expected train or heldout")
+        raise ValueError(f"split={split!r}, claims={claims}: expected train or heldout; single claims are all in train")
     return found
 
 
-def _scene(split: str, rng: random.Random) -> dict:
-    """One of the split; single phrases, of which there are few, are one in seven of the training's."""
-    every = _scenes(split)
-    single = [scene for scene in every[:36] if scene["relation"] is None]
-    return rng.choice(single if single and rng.random() < 0.15 else every)
+def _scene(split: str, claims: int, rng: random.Random) -> dict:
+    """One of the split; of train's every seventh is a single phrase, of which there are few."""
+    phrases = _scenes("train", 1)
+    return rng.choice(phrases if split == "train" and rng.random() < 0.15 else _scenes(split, claims))
 
 
 def _picture(scene: dict, flaws: Sequence[str], rng: random.Random) -> tuple[tuple[Drawn, ...], list[str]]:
