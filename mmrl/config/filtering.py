@@ -13,7 +13,13 @@ from mmrl.near import short
 from mmrl.strict import When
 
 # The rule of a filter stage whose result a stage of a kind can take.
-TAKES = {"grpo": "difficulty", "filter": "difficulty", "sft": "rejection", "preference": "pairs"}
+TAKES = {
+    "grpo": "difficulty",
+    "filter": "difficulty",
+    "sft": "rejection",
+    "preference": "pairs",
+    "reward_model": "pairs",
+}
 
 
 class FilterStage(Stage):

@@ -109,7 +109,7 @@ def refused(row: Row, error: ValueError, on_bad: str) -> str:
 
     Raises ConfigError with it unless `on_bad` is skip.
     """
-    message = f"{row.where}: {_line(str(error))}"
+    message = f"{row.where}: {line(str(error))}"
     if on_bad == "stop":
         raise ConfigError(f"{message}; mend the line or set data.on_bad_record: skip") from None
     return f"{message}; skipped"
@@ -204,6 +204,7 @@ def _reach(record: Mapping[str, Any], ours: str, theirs: str) -> Any:
     return place
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """A record's problem as one line that is not too long."""
     text = " ".join(text.split())
     return text if len(text) <= _TOLD else f"{text[:_TOLD]}..."

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from mmrl.config import RecordFormat
+from mmrl.data.candidates import is_pair, with_candidates
 from mmrl.data.messages import (
     are_messages,
     conversation,
@@ -71,7 +72,8 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_tur
     refuse_unknown_marks(made)
     made |= handed_to_template(made)
     made |= {key: one_answer(made[key], key) for key in ("completion", "chosen", "rejected") if key in made}
-    return made | pictures(made, asked=name != PLAIN)
+    paired = with_candidates(made)
+    return made | pictures(made, asked=name != PLAIN or bool(paired)) | paired
 
 
 def format_of(record: Mapping[str, Any]) -> str:
@@ -79,6 +81,8 @@ def format_of(record: Mapping[str, Any]) -> str:
     has = {column for column, value in _without_empty(record).items() if value is not None}
     whole = all(isinstance(record.get(column), list) for column in ("chosen", "rejected"))
     pictured = bool(has & {"image", "images", "image_path"})
+    if is_pair(record):
+        return PLAIN
     if {"goal", "steps"} <= has and "prompt" not in has:
         return "ui_s1"
     if "image_path" in has and "images" not in has and has & {"prompt", "question"}:

@@ -1,19 +1,138 @@
-"""Preference pairs: prompts whose records hold two answers, one of them better."""
+"""Pairs: candidates for a prompt with the preference among them, read from any source and written as records."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from mmrl.data.prompts import load_prompts
-from mmrl.types import Prompt
+from mmrl.config import ConfigError, RecordFormat
+from mmrl.data.candidates import COLUMNS, pair_columns
+from mmrl.data.checks import MAX_PIXELS, Checker, identity, line
+from mmrl.data.sources import absolute, folder_of, function_of, function_rows, read_rows
+from mmrl.types import Candidate, Pair, Prompt
+
+OnBad = Literal["stop", "skip", "keep"]
+FUNCTION_COUNT = 100  # records of a function, where nobody says how many
+VIDEO_FRAMES = 32  # most frames of a video, as MM-RLHF's benchmark shows it
+_WARNINGS = 10  # broken records told one by one
 
 
-def load_pairs(source: str | Path, on_bad: str, **reading: Any) -> list[Prompt]:
-    """Prompts of a source whose records also have `chosen` and `rejected`, two different answers.
+@dataclass(frozen=True)
+class Broken:
+    """A record that is no pair: where it stands, and why it is none."""
 
-    reading: keywords of `load_prompts`. An answer is a text, or a list of whatever the adapter's `given` takes; an
-    empty one is an answer, too: the end of the text, at once.
-    Raises ConfigError, or warns and skips, for a bad record as `on_bad` says.
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a source, and its records that are none. `len` counts both: it is the denominator."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pairs) + len(self.broken)
+
+
+def pair_of(prompt: Prompt) -> Pair:
+    """The pair that a prompt's record holds (columns: mmrl.data.candidates).
+
+    Raises ValueError that names the record and says what is wrong.
     """
-    return load_prompts(str(source), {}, on_bad, columns=("chosen", "rejected"), **reading)
+    try:
+        return _pair(prompt)
+    except ValueError as error:
+        raise ValueError(f"pair {prompt.id!r:.60}: {error}") from None
+
+
+def record_of(pair: Pair) -> dict[str, Any]:
+    """The pair as a record: its prompt's columns with those of the pair. `pair_of` makes the pair of it again."""
+    told: dict[str, Any] = {
+        "candidates": [{"answer": one.answer, "images": list(one.images)} for one in pair.candidates],
+        "shares": list(pair.shares),
+        "margin": pair.margin,
+        "confidence": pair.confidence,
+        "category": pair.category or None,
+        "unit": pair.unit or None,
+    }
+    others = {key: value for key, value in pair.prompt.record.items() if key not in (*COLUMNS, "chosen", "rejected")}
+    record = {"id": pair.id, "prompt": pair.prompt.text, **others}
+    return {**record, **{column: value for column, value in told.items() if value is not None}}
+
+
+def read_pairs(
+    source: str | Path,
+    form: RecordFormat = "auto",
+    *,
+    on_bad: OnBad = "stop",
+    split: str = "test",
+    count: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    image_root: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    video_frames: int = VIDEO_FRAMES,
+) -> Pairs:
+    """The pairs of a source (see DataConfig.prompts), in its order; no two have one id.
+
+    form: a key of formats.FORMATS. on_bad: the first record that is no pair stops with a ConfigError that says where
+    and why; or it is warned of and left out; or, "keep", for a measurement, which has to count it, it is only listed.
+    Either way `broken` has it. split, options, image_root: as in DataConfig. count: how many records are read, None for
+    all; of a function 100. video_frames: most frames of a video.
+    Raises ConfigError for a source that is missing or unreadable, or that holds no pairs.
+    """
+    name = str(source)
+    if on_bad not in get_args(OnBad):
+        raise ConfigError(f"on_bad is {on_bad!r:.60}, expected {', '.join(get_args(OnBad))}")
+    function = function_of(name, options or {}, "pairs")
+    if options and not function:
+        raise ConfigError(f"pairs: options are those of a function, `file.py:function`, and {name} is none")
+    root = absolute(image_root or folder_of(name))
+    checker = Checker((), None, form, root, max_pixels, video_frames=video_frames)
+    rows = function_rows(name, function, count or FUNCTION_COUNT) if function else read_rows(name, split)
+    found = Pairs()
+    seen: dict[str, str] = {}
+    for row in islice(rows, count):
+        try:
+            record = checker.record(row)
+            pair = _pair(Prompt(identity(record, row), record["prompt"], record, root))
+            if pair.id in seen:
+                raise ValueError(f"the id {pair.id!r:.60} occurs more than once, first at {seen[pair.id]}")
+        except ValueError as error:
+            found.broken.append(Broken(row.where, line(str(error))))
+            _tell(found.broken, on_bad)
+        else:
+            seen[pair.id] = row.where
+            found.pairs.append(pair)
+    if found.broken and on_bad == "skip":
+        warnings.warn(f"pairs: skipped {len(found.broken)} of {len(found)} records", stacklevel=2)
+    if not found.pairs and (on_bad != "keep" or not found.broken):
+        raise ConfigError(f"pairs: {name} holds no pairs ({len(found.broken)} broken)")
+    return found
+
+
+def _pair(prompt: Prompt) -> Pair:
+    columns = pair_columns(prompt.record)
+    return Pair(
+        prompt=prompt,
+        candidates=tuple(Candidate(one["answer"], tuple(one["images"])) for one in columns["candidates"]),
+        shares=tuple(columns["shares"]),
+        margin=columns.get("margin"),
+        confidence=columns.get("confidence"),
+        category=columns.get("category", ""),
+        unit=columns.get("unit", ""),
+    )
+
+
+def _tell(broken: list[Broken], on_bad: OnBad) -> None:
+    """Stop at the last broken record, or warn of it, as `on_bad` says."""
+    last = broken[-1]
+    if on_bad == "stop":
+        raise ConfigError(f"{last.where}: {last.why}; mend the record, or leave it out (on_bad: skip)")
+    if on_bad == "skip" and len(broken) <= _WARNINGS:
+        warnings.warn(f"{last.where}: {last.why}; skipped", stacklevel=3)

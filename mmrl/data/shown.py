@@ -26,7 +26,7 @@ def pictures(record: Mapping[str, Any], asked: bool) -> dict[str, Any]:
         if marks:
             raise ValueError(f"{IMAGE} stands {marks} times in the text, and there are no `images`")
         return {}
-    images = [_reference(picture, number) for number, picture in enumerate(listed(given))]
+    images = [reference(picture, f"{number} of `images`") for number, picture in enumerate(listed(given))]
     if marks and marks != len(images):
         raise ValueError(f"{IMAGE} stands {marks} times in the text, and there are {len(images)} pictures")
     return {"images": images}
@@ -47,6 +47,25 @@ def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def image_marks(answer: Any) -> int:
+    """How many pictures an answer, a text or messages, has places for."""
+    texts = [message.get("content") for message in answer] if isinstance(answer, list) else [answer]
+    return sum(text.count(IMAGE) for text in texts if isinstance(text, str))
+
+
+def reference(picture: Any, name: str) -> Any:
+    """What mmrl.pictures opens: a name, a PIL picture, {"bytes"}, a function. name: of the picture, for messages."""
+    if isinstance(picture, Mapping) and isinstance(picture.get("frames"), list):  # a video as a whole
+        return {**picture, "frames": [reference(frame, name) for frame in picture["frames"]]}
+    if isinstance(picture, Mapping) and picture.get("bytes") is None:
+        picture = picture.get("path") or picture.get("url")
+    held = isinstance(picture, Mapping) and isinstance(picture["bytes"], bytes)
+    drawn = callable(picture) or (hasattr(picture, "convert") and hasattr(picture, "size"))
+    if held or drawn or (isinstance(picture, str) and picture):
+        return picture
+    raise ValueError(f"picture {name}: expected a file name or a picture, got {type(picture).__name__}")
+
+
 def _marks(record: Mapping[str, Any], mark: str) -> int:
     messages = record.get("messages")
     texts = [message["content"] for message in messages] if are_messages(messages) else [record.get("prompt")]
@@ -56,16 +75,3 @@ def _marks(record: Mapping[str, Any], mark: str) -> int:
     )
     texts += [message.get("content") for message in behind if message["role"] != "assistant"]
     return sum(text.count(mark) for text in texts if isinstance(text, str))
-
-
-def _reference(picture: Any, number: int) -> Any:
-    """What mmrl.pictures opens: a name, a PIL picture, {"bytes"}, a function."""
-    if isinstance(picture, Mapping) and isinstance(picture.get("frames"), list):  # a video as a whole
-        return {**picture, "frames": [_reference(frame, number) for frame in picture["frames"]]}
-    if isinstance(picture, Mapping) and picture.get("bytes") is None:
-        picture = picture.get("path") or picture.get("url")
-    held = isinstance(picture, Mapping) and isinstance(picture["bytes"], bytes)
-    drawn = callable(picture) or (hasattr(picture, "convert") and hasattr(picture, "size"))
-    if held or drawn or (isinstance(picture, str) and picture):
-        return picture
-    raise ValueError(f"picture {number} of `images`: expected a file name or a picture, got {type(picture).__name__}")

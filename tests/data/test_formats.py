@@ -15,7 +15,7 @@ from PIL import Image
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import FORMATS, format_of, normalised, unseen
 from mmrl.data.images import stored_images
-from mmrl.data.pairs import load_pairs
+from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import load_prompts, training_prompts
 from mmrl.data.records import KeptRecords, Records
 from mmrl.importing import import_file
@@ -495,13 +495,13 @@ def test_supervised_records_carry_functions_that_open_their_pictures(red):
 
 def test_preference_pairs_of_mmpr(red):
     rows = [{"image": "red.png", "question": "<image>colour?", "chosen": "red", "rejected": "blue"}]
-    pair = load_pairs(jsonl(red / "pairs.jsonl", rows), "stop")[0]
+    pair = load_preferences(jsonl(red / "pairs.jsonl", rows), "stop")[0]
     assert (pair.text, pair.root) == ("<image>colour?", str(red))
     assert (pair.record["chosen"], pair.record["images"]) == ("red", ["red.png"])
     with pytest.raises(ConfigError, match="no such file"):
-        load_pairs(jsonl(red / "bad.jsonl", [{**rows[0], "image": "gone.png"}]), "stop")
+        load_preferences(jsonl(red / "bad.jsonl", [{**rows[0], "image": "gone.png"}]), "stop")
     with pytest.raises(ConfigError, match="format swift needs `messages`"):
-        load_pairs(red / "pairs.jsonl", "stop", form="swift")
+        load_preferences(red / "pairs.jsonl", "stop", form="swift")
 
 
 def test_what_a_filter_keeps_stands_with_its_pictures(red, tmp_path_factory):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import FORMATS
-from mmrl.data.pairs import load_pairs
+from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import load_prompts
 from mmrl.data.records import Records
 
@@ -193,7 +193,11 @@ RECORDS = st.dictionaries(st.sampled_from(COLUMNS), CELL, max_size=6)
 def test_no_record_raises_anything_but_a_config_error(tmp_path, records, form):
     path = tmp_path / "any.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
-    for load in (lambda bad: load_prompts(str(path), {}, bad, form=form), lambda bad: load_pairs(path, bad, form=form)):
+    loads = (
+        lambda bad: load_prompts(str(path), {}, bad, form=form),
+        lambda bad: load_preferences(path, bad, form=form),
+    )
+    for load in loads:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:

@@ -8,7 +8,7 @@ import pytest
 
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import format_of, normalised
-from mmrl.data.pairs import load_pairs
+from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import load_prompts
 from mmrl.data.records import Records
 
@@ -101,7 +101,7 @@ def test_texts_with_the_prompt_inside_are_refused(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"chosen": "Human: 1 Assistant: ab", "rejected": "Human: 1 Assistant: ac"}))
     with pytest.raises(ConfigError, match="needs a non-empty string `prompt`"):
-        load_pairs(source, "stop")
+        load_preferences(source, "stop")
 
 
 def test_conversations_that_part_late_are_answers_of_several_turns():

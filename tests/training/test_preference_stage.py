@@ -13,7 +13,7 @@ from answers import LETTERS, Answers, AnswersConfig, make, ranks
 from torch.nn.functional import logsigmoid
 
 from mmrl.config import ConfigError, load
-from mmrl.data.pairs import load_pairs
+from mmrl.data.preferences import load_preferences
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.learner import Learner
 from mmrl.training.stopping import Stopped
@@ -220,9 +220,9 @@ def write(path: Path, *records: dict[str, Any]) -> Path:
 def test_a_bad_pair_stops_the_run_or_is_skipped(tmp_path, answers, says):
     path = write(tmp_path / "p.jsonl", {"prompt": "x", "chosen": "a", "rejected": "b"}, {"prompt": "y", **answers})
     with pytest.raises(ConfigError, match=says):
-        load_pairs(path, "stop")
+        load_preferences(path, "stop")
     with pytest.warns(UserWarning, match=says):
-        assert [p.text for p in load_pairs(path, "skip")] == ["x"]
+        assert [p.text for p in load_preferences(path, "skip")] == ["x"]
 
 
 def test_ending_at_once_is_an_answer(tmp_path):
@@ -247,7 +247,7 @@ def test_a_pair_without_a_trained_action_is_named(pairs, tmp_path, monkeypatch):
 def test_a_file_without_one_good_pair_is_refused(tmp_path):
     path = write(tmp_path / "p.jsonl", {"prompt": "x", "chosen": "a", "rejected": "a"})
     with pytest.warns(UserWarning), pytest.raises(ConfigError, match=r"holds no prompts \(1 bad\)"):
-        load_pairs(path, "skip")
+        load_preferences(path, "skip")
 
 
 def test_an_adapter_that_takes_no_answers_is_named(pairs, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmrl.config import ConfigError, PreferenceStage
 from mmrl.core import pair_losses as objectives
 from mmrl.data.order import cyclic_indices
-from mmrl.data.pairs import load_pairs
+from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import reading
 from mmrl.modalities.adapter import Adapter
 from mmrl.training.cursor import Cursor
@@ -52,8 +52,8 @@ class Preference(Stage[PreferenceStage]):
         options, data = self.options, self.run.config.data
         if options.data_from:
             kept = result_path(self.run.folder, options.data_from)
-            return load_pairs(kept, data.on_bad_record, max_pixels=data.max_pixels)
-        return load_pairs(str(options.pairs), data.on_bad_record, **reading(data, str(options.pairs)))
+            return load_preferences(kept, data.on_bad_record, max_pixels=data.max_pixels)
+        return load_preferences(str(options.pairs), data.on_bad_record, **reading(data, str(options.pairs)))
 
     @property
     def needs_reference(self) -> bool:

@@ -1,0 +1,133 @@
+"""The columns of a pair, checked and in one shape: `candidates`, `shares`, `margin`, `confidence`, `category`, `unit`.
+
+A pair as a record: `prompt` or `messages` and `images` ask; `candidates` is a list of {"answer", "images"}, where a
+text stands for {"answer": text}; `shares` has a number for each, summing to 1. `chosen` and `rejected` say the same of
+two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmrl.data.messages import are_messages, one_answer
+from mmrl.data.shown import image_marks, listed, reference
+from mmrl.media import IMAGE
+
+COLUMNS = ("candidates", "shares", "margin", "confidence", "category", "unit")
+_ROUNDED = 1e-3  # how far from 1 the sum of shares may be that were written with few digits
+_EXACT = 1e-9
+_FEWEST = 2
+
+
+def is_pair(record: Mapping[str, Any]) -> bool:
+    """Whether a record says of `candidates` how they share the preference."""
+    return record.get("candidates") is not None and record.get("shares") is not None
+
+
+def with_candidates(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a pair of a record that has them, or {"candidates", "shares"} of its `chosen` and `rejected`.
+
+    {} for any other, and for two answers that make no pair, such as two that are the same: a record may be read for its
+    question alone, and whoever needs the pair is told by `pair_columns`. Raises ValueError for `candidates` and
+    `shares` that are wrong.
+    """
+    if is_pair(record):
+        return pair_columns(record)
+    try:
+        made = pair_columns({key: record.get(key) for key in ("chosen", "rejected")})
+    except ValueError:
+        return {}
+    return made
+
+
+def pictures_in(candidates: Iterable[Any]) -> list[Any]:
+    """The pictures of candidates, in order."""
+    return [ref for one in candidates if isinstance(one, Mapping) for ref in one.get("images") or ()]
+
+
+def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """{"candidates", "shares"} of a record in their one shape, and those of the other COLUMNS that it tells.
+
+    Raises ValueError that says what is wrong: no candidates, no label, the same answer twice, shares, a margin or a
+    confidence outside of their scale, a picture that is none.
+    """
+    if record.get("candidates") is None:
+        if record.get("chosen") is None or record.get("rejected") is None:
+            raise ValueError("is no pair: it needs `candidates` and `shares`, or `chosen` and `rejected`")
+        if record["chosen"] == record["rejected"]:
+            raise ValueError("`chosen` and `rejected` are the same answer")
+        record = {**record, **_of_two(record["chosen"], record["rejected"])}
+    candidates = _candidates(record["candidates"])
+    made: dict[str, Any] = {"candidates": candidates, "shares": _shares(record.get("shares"), len(candidates))}
+    for column, largest in (("margin", math.inf), ("confidence", 1.0)):
+        if record.get(column) is not None:
+            made[column] = _number(record[column], f"`{column}`", largest)
+    for column in ("category", "unit"):
+        if record.get(column) is not None:
+            made[column] = _word(record[column], column)
+    return made
+
+
+def _of_two(chosen: Any, rejected: Any) -> dict[str, Any]:
+    return {"candidates": _candidates([{"answer": chosen}, {"answer": rejected}]), "shares": [1.0, 0.0]}
+
+
+def _candidates(given: Any) -> list[dict[str, Any]]:
+    if not isinstance(given, list | tuple) or len(given) < _FEWEST:
+        raise ValueError(f"`candidates` must be a list of two or more, got {given!r:.60}")
+    made = [_candidate(one, f"candidate {number}") for number, one in enumerate(given)]
+    for number, one in enumerate(made):
+        if one in made[:number]:
+            raise ValueError(f"candidates {made.index(one)} and {number} are the same")
+    return made
+
+
+def _candidate(given: Any, name: str) -> dict[str, Any]:
+    told = given if isinstance(given, Mapping) else {"answer": given}
+    others = {key for key, value in told.items() if value is not None} - {"answer", "images"}
+    if others:
+        raise ValueError(f"{name} has {', '.join(sorted(map(str, others)))[:60]}; expected `answer` and `images`")
+    answer = told.get("answer")
+    if answer is None:
+        answer = ""
+    elif isinstance(answer, list) and answer and are_messages(answer):
+        answer = one_answer(answer, name)
+    elif not isinstance(answer, str):
+        raise ValueError(f"{name} is {answer!r:.60}, expected a text or messages")
+    images = listed(told["images"]) if told.get("images") is not None else []
+    refs = [reference(ref, f"{number} of {name}") for number, ref in enumerate(images)]
+    marks = image_marks(answer)
+    if marks and marks != len(refs):
+        raise ValueError(f"{IMAGE} stands {marks} times in {name}, and it has {len(refs)} pictures")
+    return {"answer": answer, "images": refs}
+
+
+def _shares(given: Any, count: int) -> list[float]:
+    if given is None:
+        raise ValueError("has no label: `shares` says which of `candidates` is preferred")
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"`shares` is {type(given).__name__}, expected a list of numbers")
+    if len(given) != count:
+        raise ValueError(f"`shares` has {len(given)} numbers for {count} candidates")
+    shares = [_number(share, f"share {number}", 1.0) for number, share in enumerate(given)]
+    total = math.fsum(shares)
+    if abs(total - 1) > _ROUNDED:
+        raise ValueError(f"`shares` sum to {total:g}, expected 1")
+    return shares if abs(total - 1) <= _EXACT else [share / total for share in shares]
+
+
+def _number(given: Any, name: str, largest: float) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ValueError(f"{name} is {given!r:.60}, expected a number")
+    if not 0 <= given <= largest:
+        scale = "no less than 0" if largest == math.inf else f"from 0 to {largest:g}"
+        raise ValueError(f"{name} is {given!r:.60}, expected {scale}")
+    return float(given)
+
+
+def _word(given: Any, column: str) -> str:
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise ValueError(f"`{column}` is {given!r:.60}, expected a text")
+    return str(given)
