@@ -41,8 +41,8 @@ class Config(Strict):
     environment: dict[str, Any] | None = Field(
         None,
         description="What the policy sees after each of its turns: `name` (single, mgpo, visionthink, zoom, ui_s1, "
-        "rounds, or path/file.py:Class) and its options (docs/environments.md); null ends after the first turn. A "
-        "record's own `environment` goes first.",
+        "rounds, pairs, or path/file.py:Class) and its options (docs/environments.md); null ends after the first turn. "
+        "A record's own `environment` goes first.",
     )
     data: DataConfig = Field(default_factory=DataConfig)
     rewards: list[RewardConfig] = Field(default_factory=list, description="What samples are scored by.")

@@ -27,6 +27,7 @@ RECORD = {
 }
 WORD = {"answer": "seven", "caption": "a cat beside a bus"}
 NUMBER = {"answer": "70"}
+PAIR = {"candidates": ["a dog", "a cat"], "shares": [0, 1], "info": {"order": [0, 1]}}
 LOADED: dict = {}
 GRID = [[x, y, x + 20, y + 20] for x in range(0, 100, 10) for y in range(0, 100, 10)]
 
@@ -103,6 +104,46 @@ CASES = [
         {
             "an answer per number": ("".join(tagged(str(n)) for n in range(60, 80)), 0),
             "empty": (tagged(""), 0),
+        },
+    ),
+    (
+        "verdict.right",
+        {},
+        PAIR,
+        tagged("2"),
+        {
+            "both": (tagged("1 or 2"), 0),
+            "both tags": (tagged("1") + tagged("2"), 0),
+            "the same twice": (tagged("2") * 2, 0),
+            "in the thought": ("<think><answer>2</answer></think>", 0),
+            "no such response": (tagged("3"), 0),
+            "empty": (tagged(""), 0),
+            "long": (tagged("2 " * 10_000), 0),
+        },
+    ),
+    (
+        "verdict.consistent",
+        {},
+        PAIR,
+        "<think>Response 2 is better.</think><answer>2</answer>",
+        {
+            "nothing said": (tagged("2"), 0),
+            "both praised": ("<think>Response 2 is better. Response 1 is better.</think><answer>2</answer>", -1),
+            "equal": ("<think>Response 2 is better. They are equally good.</think><answer>2</answer>", 0),
+            "behind the thought": ("<think>t</think>Response 2 is better.<answer>2</answer>", 0),
+            "no answer": ("<think>Response 2 is better.</think>", 0),
+        },
+    ),
+    (
+        "verdict.scored",
+        {},
+        {"score": 4},
+        "Final Score: 4",
+        {
+            "every score": ("\n".join(f"Final Score: {n}" for n in range(1, 6)), 0),
+            "a range": ("Final Score: 1-5", 0),
+            "off the scale": ("Final Score: 40", 0),
+            "in the thought": ("<think>Final Score: 4</think>", 0),
         },
     ),
     (
@@ -372,7 +413,8 @@ EXCEPT = {
     "vote.answer": {"huge numbers", "a tower", "exponents", "the prompt again", "braces", "tags without an end"},
     "math.verify": {"a tower"},  # takes all its time, and is invalid: test_math.py
 }
-WHOLE = {"regex.fullmatch", "regex.count"}  # their pattern is for the whole completion, thoughts included
+# They are about the whole completion, thoughts included.
+WHOLE = {"regex.fullmatch", "regex.count", "verdict.consistent"}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in CASES}))
@@ -421,6 +463,7 @@ ELSEWHERE = {
     "judge.consistent": "test_judge.py::test_r1_reward_s_consistency_and_sum",
     "judge.preferred": "test_judge.py::test_a_judge_with_a_favourite_place_favours_nobody",
     "judge.rubric": "test_judge.py::test_boilerplate_is_capped",
+    "verdict.r1_reward": "test_verdict.py::test_the_values_of_r1_reward",
     "ocr.quoted": "test_ocr.py::test_the_text_in_the_picture_is_compared_with_the_quotation",
 }
 

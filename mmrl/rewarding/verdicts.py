@@ -1,0 +1,158 @@
+"""Which of several candidates a judge names: in its <answer>, and in the words of its reasoning before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from mmrl.thoughts import outside
+
+_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_NAMES = r"response|answer|candidate|option|reply|image|picture|antwort|bild|r[ée]ponse|respuesta|imagen"
+_HAN = "回答|回复|答案|图片|图"
+_PLACE = re.compile(rf"(?:the\s+)?(?:{_NAMES}|{_HAN})?\s*[#(*\[]*\s*(\d{{1,3}})\s*[)*\].]*", re.IGNORECASE)
+
+
+def read_verdict(text: str, n: int) -> int | str:
+    """The place, from 0, of the one of `n` candidates that the text's only <answer> names; or why there is none.
+
+    "<answer>2</answer>" and "<answer>Response 2</answer>" are place 1. What stands in a thought is no answer. No
+    <answer>, two of them (of one verdict, too), anything else in it and a number that is not from 1 to n are reasons.
+    """
+    spoken = "".join(outside(text))
+    found = _ANSWER.findall(spoken)
+    if not found:
+        return "no verdict: no end of its thought" if not spoken.strip() and "<think>" in text else "no verdict"
+    if len(found) > 1:
+        return f"{len(found)} verdicts"
+    named = _PLACE.fullmatch(found[0].strip())
+    if named is None:
+        return f"a verdict that names no response: {found[0].strip()[:40]!r}"
+    if not 1 <= int(named[1]) <= n:
+        return f"verdict {named[1]} of {n} responses"
+    return int(named[1]) - 1
+
+
+# -------------------------------------------------------------------- the words of the reasoning
+
+_ORDINALS = {
+    "first": 1, "second": 2, "third": 3, "fourth": 4, "former": 1, "latter": 2,
+    "erste": 1, "zweite": 2, "première": 1, "premiere": 1, "deuxième": 2, "seconde": 2, "primera": 1, "segunda": 2,
+    "一": 1, "二": 2, "三": 3, "四": 4,
+}  # fmt: skip
+_WORD = "|".join(sorted(_ORDINALS, key=len, reverse=True))
+_MENTION = (
+    rf"(?:\b(?:{_NAMES})|{_HAN})\s*(?:no\.?\s*|number\s*)?[#(*\[]*\s*(?P<number>\d{{1,2}})(?!\d|\.\d)"
+    rf"|\b(?:the|die|das|la|el)\s+(?P<word>{_WORD})\b|第(?P<han>[一二三四])个?"
+)
+_NUMBERED = re.compile(_MENTION, re.IGNORECASE)
+# What a candidate is compared with is not what the comparison is about.
+_COMPARAND = re.compile(
+    r"(?:\b(?:than|over|unlike|against|versus|vs\.?|compared (?:to|with)|relative to|rather than|instead of|outperforms"
+    r"|outshines|beats|surpasses|als|que)|优于|胜过|好于|不如|比)\s*(?:that of\s+)?"
+    rf"(?:{_MENTION.replace('?P<', '?P<other_')})",
+    re.IGNORECASE,
+)
+# Of the candidate before it, or else of the one behind it: "the better one is response 2".
+_OF_ITS_SUBJECT = (
+    r"\b(?:better|best|superior|preferable|preferred|stronger|strongest|wins?|winner|outperforms|outshines|beats"
+    r"|surpasses|chosen|besser|beste|meilleure?|mejor)\b|更好|更优|最好|最佳|优于|胜过|好于|更胜"
+)
+_WORSE = r"\b(?:worse|worst|inferior|weaker|weakest|loses|schlechter|pire|peor)\b|更差|不如"
+# Of the candidate behind it, or else of the one before it: "response 2 gets my vote".
+_OF_ITS_OBJECT = (
+    r"\b(?:choose|pick|select|prefer|favou?r|vote|go with|opt for|side with|verdict|final answer|answer is|wähle"
+    r"|bevorzuge|choisis|préfère|elijo|prefiero)\b|选择|选|结论"
+)
+_CUE = re.compile(rf"(?P<subject>{_OF_ITS_SUBJECT})|(?P<worse>{_WORSE})|(?P<object>{_OF_ITS_OBJECT})", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"^\W*(?:and\s+)?(?:so|therefore|thus|hence|in conclusion|overall|finally|daher|also|donc|por tanto|因此|所以)\b",
+    re.IGNORECASE,
+)
+_BARE = re.compile(r"\s*(?:is|:|=|be|为|是)*\s*(?:the\s+)?[#(*\[]*\s*(\d{1,2})(?!\d|\.\d)")
+_DENIED = re.compile(
+    r"\b(?:not|never|neither|nor|cannot|hardly|nicht|kein|pas|no)\b|n['’]t\b|不(?!如)|没", re.IGNORECASE
+)
+_UNDECIDED = re.compile(
+    r"\b(?:neither|equally|tied?|on par|no clear winner|same quality|gleich|égales?|iguales)\b|不相上下|一样好",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(
+    r"(?<!\bvs)(?<!\bno)[.!?;\n](?!\d)|[。！？；]|(?:,\s*)?\b(?:but|however|although|though|while|whereas|yet|aber|mais|pero)\b"
+    r"|但是?|不过|然而|虽然",
+    re.IGNORECASE,
+)
+
+
+def leaning(text: str, n: int) -> int | None:
+    """The place, from 0, of the one of `n` candidates that the last verdict in a reasoning's words prefers; None where
+    there is none, or it is of none of them.
+
+    By rule, clause by clause from the end: "Response 2 is better than response 1", "I choose the first", "回答2更好",
+    "Antwort 1 ist besser". Praise for one side of an answer ("more detailed") is no verdict; one that is denied ("not
+    better"), or says that they are equal, is undecided. "Response 1 is worse" prefers the other of two.
+    """
+    for clause in reversed(list(_clauses(text))):
+        if _UNDECIDED.search(clause):
+            return None
+        masked = _COMPARAND.sub(_blanked, clause)
+        cues = list(_CUE.finditer(masked))
+        if not cues:
+            if _CONCLUDES.search(masked) and len(named := {place for place, _ in _mentions(masked)}) == 1:
+                return _within(named.pop(), n)
+            continue
+        found = _of_cue(masked, cues[-1])
+        if found is None:
+            continue
+        place, denied = found
+        if denied:
+            return None
+        if cues[-1]["worse"]:
+            return None if n != 2 or _within(place, n) is None else 1 - place
+        return _within(place, n)
+    return None
+
+
+def _clauses(text: str) -> Iterator[str]:
+    start = 0
+    for end in _CLAUSE.finditer(text):
+        yield text[start : end.start()]
+        start = end.end()
+    yield text[start:]
+
+
+def _blanked(comparand: re.Match[str]) -> str:
+    """The words without the candidate that they name; a cue among them stays."""
+    cue = _CUE.match(comparand[0])
+    kept = cue[0] if cue else ""
+    return kept + " " * (len(comparand[0]) - len(kept))
+
+
+def _mentions(clause: str) -> list[tuple[int, tuple[int, int]]]:
+    """(place from 0, where it stands) of each candidate that is named."""
+    return [(_place(found), found.span()) for found in _NUMBERED.finditer(clause)]
+
+
+def _place(found: re.Match[str]) -> int:
+    word = found["word"] or found["han"]
+    return (_ORDINALS[word.lower()] if word else int(found["number"])) - 1
+
+
+def _of_cue(clause: str, cue: re.Match[str]) -> tuple[int, bool] | None:
+    """(the place that a cue is about, whether it is denied); None where it is about none."""
+    before = [(place, span) for place, span in _mentions(clause) if span[1] <= cue.start()]
+    behind = [(place, span) for place, span in _mentions(clause) if span[0] >= cue.end()]
+    bare = _BARE.match(clause, cue.end())
+    if bare and not behind:
+        behind = [(int(bare[1]) - 1, bare.span())]
+    of_subject = cue["object"] is None
+    if before and (of_subject or not behind):
+        place, (_, end) = before[-1]
+        return place, bool(_DENIED.search(clause, end, cue.start()))
+    if behind:
+        return behind[0][0], bool(_DENIED.search(clause, max(0, cue.start() - 20), cue.start()))
+    return None
+
+
+def _within(place: int, n: int) -> int | None:
+    return place if 0 <= place < n else None

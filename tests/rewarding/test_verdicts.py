@@ -1,0 +1,112 @@
+"""Which candidate a judge names, in its answer and in the words before it: tables read by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmrl.rewarding.verdicts import leaning, read_verdict
+
+
+@pytest.mark.parametrize(
+    "text, n, said",
+    [
+        ("<think>so</think><answer>1</answer>", 2, 0),
+        ("<think>so</think><answer>2</answer>", 2, 1),
+        ("<answer> 2\n</answer>", 2, 1),
+        ("<answer>Response 2.</answer>", 2, 1),
+        ("<answer>**2**</answer>", 2, 1),
+        ("<answer>[3]</answer>", 4, 2),
+        ("thoughts</think>\n<answer>1</answer>", 2, 0),
+        ("<think>I gave <answer>2</answer> first</think><answer>1</answer>", 2, 0),
+        ("<answer>3</answer>", 2, "verdict 3 of 2 responses"),
+        ("<answer>0</answer>", 2, "verdict 0 of 2 responses"),
+        ("<answer>-1</answer>", 2, "a verdict that names no response: '-1'"),
+        ("<answer>1.5</answer>", 2, "a verdict that names no response: '1.5'"),
+        ("<answer>1 or 2</answer>", 2, "a verdict that names no response: '1 or 2'"),
+        ("<answer>not 1</answer>", 2, "a verdict that names no response: 'not 1'"),
+        ("<answer>tie</answer>", 2, "a verdict that names no response: 'tie'"),
+        ("<answer></answer>", 2, "a verdict that names no response: ''"),
+        ("<answer>1</answer><answer>1</answer>", 2, "2 verdicts"),
+        ("<answer>1</answer> or <answer>2</answer>", 2, "2 verdicts"),
+        ("Response 1 is better.", 2, "no verdict"),
+        ("<answer>1", 2, "no verdict"),
+        ("", 2, "no verdict"),
+        ("<think>on and on <answer>1</answer>", 2, "no verdict: no end of its thought"),
+    ],
+)
+def test_the_verdict_of_an_answer(text, n, said):
+    assert read_verdict(text, n) == said
+    assert type(read_verdict(text, n)) is type(said)
+
+
+FIRST, SECOND = 0, 1
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("Response 2 is better.", SECOND),
+        ("Response 2 is better than Response 1.", SECOND),
+        ("Compared with Response 1, Response 2 is clearly the better one.", SECOND),
+        ("Response 1 outperforms Response 2.", FIRST),
+        ("Response 1 is worse than Response 2.", SECOND),
+        ("Response 1 is worse.", SECOND),
+        ("I prefer Response 1 over Response 2.", FIRST),
+        ("I would choose the second response.", SECOND),
+        ("The better response is Response 1.", FIRST),
+        ("The first one wins.", FIRST),
+        ("Overall, the latter is preferable.", SECOND),
+        ("The winner is 2.", SECOND),
+        ("I choose 1.", FIRST),
+        ("Verdict: Response 2", SECOND),
+        ("**Response 1** is superior.", FIRST),
+        ("Response 2 gets my vote.", SECOND),
+        ("Response 2 should be chosen.", SECOND),
+        ("Answer 1 is right. So, answer 1.", FIRST),
+        ("Response 1 is better written, but Response 2 is right, so I choose Response 2.", SECOND),
+        ("Although Response 1 is the better read, Response 2 is the best answer.", SECOND),
+        ("Response 1 is better in style. Response 2 is better overall.", SECOND),
+        ("I prefer Response 2, as Response 1 is worse.", SECOND),
+        ("Image 1 is better.", FIRST),
+        ("Antwort 2 ist besser als Antwort 1.", SECOND),
+        ("La réponse 1 est meilleure que la réponse 2.", FIRST),
+        ("La respuesta 2 es mejor que la respuesta 1.", SECOND),
+        ("回答2比回答1更好。", SECOND),
+        ("回答 1 优于回答 2。", FIRST),
+        ("因此我选择第二个。", SECOND),
+        # undecided
+        ("", None),
+        ("Response 1 says a cat. Response 2 says a dog.", None),
+        ("Response 1 is more detailed.", None),
+        ("Response 1 is not better.", None),
+        ("I would not choose Response 1.", None),
+        ("Neither is better.", None),
+        ("Response 2 is better. In the end they are equally good.", None),
+        ("Both have their merits.", None),
+        ("So, Response 1 and Response 2.", None),
+        ("Response 3 is better.", None),
+        ("There are 2 cats, which is better.", None),
+    ],
+)
+def test_the_verdict_in_the_words_of_a_reasoning(words, said):
+    assert leaning(words, 2) == said
+    assert leaning(f"Response 1 is better at first sight.\n{words or 'They are equally good.'}", 2) in (said, FIRST)
+
+
+@pytest.mark.parametrize("word", ["better", "best", "worse", "superior", "preferable"])
+def test_exchanging_the_numbers_exchanges_the_verdict(word):
+    one, other = f"Response 1 is {word} than response 2.", f"Response 2 is {word} than response 1."
+    assert {leaning(one, 2), leaning(other, 2)} == {0, 1}
+
+
+def test_of_more_than_two_the_worse_one_says_nothing():
+    assert leaning("Response 3 is better.", 4) == 2
+    assert leaning("Response 3 is worse.", 4) is None
+
+
+@pytest.mark.parametrize(
+    "words", ["Response 1 is better. " * 5000, "response " * 50_000, "1 " * 50_000, "no " * 50_000]
+)
+def test_long_texts_take_no_long_time(words):
+    assert leaning(words, 2) in (0, None)
+    assert isinstance(read_verdict(f"<answer>{words}", 2), str)
