@@ -114,20 +114,25 @@ def test_held_out_scenes_are_no_training_scenes():
 # -------------------------------------------------------------------- supervised records
 
 
-def spoken(made: dict) -> tuple[int, int, str]:
-    """(the response that the reasoning ends in, the answer, what is said to be seen) of a completion."""
-    form = r"<think>(.+)\. response ([12]) is better</think><answer>([12])</answer>"
-    seen, reasoned, verdict = re.fullmatch(form, made["completion"]).groups()
-    return int(reasoned) - 1, int(verdict) - 1, seen
+def spoken(made: dict) -> tuple[int, int, list[tuple[str, str, str]]]:
+    """(the response that the reasoning ends in, the answer, (what it says, what is seen, whether these agree) of both) of
+    a completion."""
+    line = r"{} says (\w+), is (\w+): (yes|no)\. "
+    form = rf"<think>{line.format(1)}{line.format(2)}response ([12]) is better</think><answer>([12])</answer>"
+    *compared, reasoned, verdict = re.fullmatch(form, made["completion"]).groups()
+    return int(reasoned) - 1, int(verdict) - 1, [tuple(compared[:3]), tuple(compared[3:])]
 
 
 def test_an_honest_record_chooses_the_true_answer_whatever_the_order_and_says_what_it_sees():
     records = [judged.record(i, task=TASKS) for i in range(200)]
     assert {tuple(r["order"]) for r in records} == {(0, 1), (1, 0)}
     for made in records:
-        reasoned, verdict, seen = spoken(made)
+        reasoned, verdict, compared = spoken(made)
         assert made["order"][verdict] == made["order"][reasoned] == made["true"]
-        assert true_of(made, seen)
+        for number, (said, seen, agrees) in zip(made["order"], compared):
+            assert re.search(rf"\b{said}\b", answers(made)[number])
+            assert true_of(made, seen)
+            assert (agrees == "yes") == (number == made["true"])
         assert not made["habit"]
         assert not made["contradicts"]
 
@@ -163,6 +168,11 @@ def test_a_record_opens_with_its_answers_in_its_order():
         first, second = (answers(made)[number] for number in made["order"])
         assert text == f"{made['prompt']}\n1: {first}\n\n2: {second}"
         assert episode.info["order"] == made["order"]
+
+
+def test_a_blind_record_is_the_same_without_its_picture():
+    seen, blind = judged.record(5), judged.record(5, blind=True)
+    assert blind == {**seen, "images": [], "prompt": seen["prompt"].removeprefix("<image>")}
 
 
 # -------------------------------------------------------------------- the rest
