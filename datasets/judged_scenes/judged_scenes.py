@@ -102,8 +102,8 @@ def record(
 
     habit: share of the verdicts that follow a shortcut instead of the labels; whether one does is the column `habit`.
     shortcut: first or longer, or a list of them that is taken in turn. contradiction: share of the reasonings that end
-    in the other response than the one that is then given as the answer. blind: without the picture: what is seen is then
-    a guess, but a small model learns to quote and to compare in a third of the time.
+    in the other response than the one that is then given as the answer. blind: without the picture, so that what is
+    seen is a guess, but a small model learns to quote and to compare in a third of the time.
     """
     _check_shares(habit=habit, contradiction=contradiction)
     made = pair(index, seed, split, task, objects, rows, other, bias, labels, lazy)

@@ -115,8 +115,8 @@ def test_held_out_scenes_are_no_training_scenes():
 
 
 def spoken(made: dict) -> tuple[int, int, list[tuple[str, str, str]]]:
-    """(the response that the reasoning ends in, the answer, (what it says, what is seen, whether these agree) of both) of
-    a completion."""
+    """Of a completion: (the response that the reasoning ends in, the answer, (what it says, what is seen, whether these
+    agree) of both)."""
     line = r"{} says (\w+), is (\w+): (yes|no)\. "
     form = rf"<think>{line.format(1)}{line.format(2)}response ([12]) is better</think><answer>([12])</answer>"
     *compared, reasoned, verdict = re.fullmatch(form, made["completion"]).groups()
