@@ -27,6 +27,13 @@ LONG = (
     "at the {place} the answer is {value}, yes",
     "yes, it is not too small to read: {value}",
 )
+# Where a judge looks, and what it sees there.
+LOOKS = {
+    "number": "{place}: {value}",
+    "digit": "the {kind} says {value}",
+    "colour": "the {kind} says {value}",
+    "kind": "{place}: {value}",
+}
 SHORTCUTS = ("first", "longer")
 # With few words for a small model.
 ENVIRONMENT = {"name": "pairs", "template": "{question}\n{responses}", "response": "{number}: {answer}"}
@@ -79,6 +86,7 @@ def pair(
         "true": best,
         "longer": best if long else 1 - best,
         "says": [values[i] for i in places],
+        "looks": LOOKS[asked["task"]].format(place=target.place, kind=target.kind, value=asked["answer"]),
     }
 
 
@@ -96,14 +104,16 @@ def record(
     habit: float = 0.0,
     shortcut: str | Sequence[str] = "longer",
     contradiction: float = 0.0,
+    look: bool = True,
     blind: bool = False,
 ) -> dict:
     """`pair` shown in a drawn `order`, with what a judge says of it as `completion`: reasoning and verdict.
 
     habit: share of the verdicts that follow a shortcut instead of the labels; whether one does is the column `habit`.
     shortcut: first or longer, or a list of them that is taken in turn. contradiction: share of the reasonings that end
-    in the other response than the one that is then given as the answer. blind: without the picture, so that what is
-    seen is a guess, but a small model learns to quote and to compare in a third of the time.
+    in the other response than the one that is then given as the answer. look: the reasoning begins with
+    what is seen where. blind: without the picture, so that what is seen is a guess, but a small model learns to quote
+    and to compare in half of the time.
     """
     _check_shares(habit=habit, contradiction=contradiction)
     made = pair(index, seed, split, task, objects, rows, other, bias, labels, lazy)
@@ -116,8 +126,10 @@ def record(
         chosen = order[0] if shortcut == "first" else made["longer"]
     verdict = order.index(chosen) + 1
     reasoned = 3 - verdict if contradicts else verdict
-    compared = ". ".join(_compared(made, number, place) for place, number in enumerate(order, 1))
-    completion = f"<think>{compared}. response {reasoned} is better</think><answer>{verdict}</answer>"
+    told = [made["looks"]] if look else []
+    told += [_compared(made, number, place) for place, number in enumerate(order, 1)]
+    reasoning = ". ".join([*told, f"response {reasoned} is better"])
+    completion = f"<think>{reasoning}</think><answer>{verdict}</answer>"
     if blind:
         made |= {"prompt": made["prompt"].removeprefix("<image>"), "images": []}
     return {

@@ -114,21 +114,25 @@ def test_held_out_scenes_are_no_training_scenes():
 # -------------------------------------------------------------------- supervised records
 
 
-def spoken(made: dict) -> tuple[int, int, list[tuple[str, str, str]]]:
-    """Of a completion: (the response that the reasoning ends in, the answer, (what it says, what is seen, whether these
-    agree) of both)."""
+def spoken(made: dict) -> tuple[int, int, str | None, list[tuple[str, str, str]]]:
+    """Of a completion: (the response that the reasoning ends in, the answer, the look at the picture, (what it says, what
+    is seen, whether these agree) of both)."""
     line = r"{} says (\w+), is (\w+): (yes|no)\. "
-    form = rf"<think>{line.format(1)}{line.format(2)}response ([12]) is better</think><answer>([12])</answer>"
-    *compared, reasoned, verdict = re.fullmatch(form, made["completion"]).groups()
-    return int(reasoned) - 1, int(verdict) - 1, [tuple(compared[:3]), tuple(compared[3:])]
+    form = (
+        rf"<think>(?:([a-z ]+(?::| says) \w+)\. )?{line.format(1)}{line.format(2)}"
+        r"response ([12]) is better</think><answer>([12])</answer>"
+    )
+    look, *compared, reasoned, verdict = re.fullmatch(form, made["completion"]).groups()
+    return int(reasoned) - 1, int(verdict) - 1, look, [tuple(compared[:3]), tuple(compared[3:])]
 
 
 def test_an_honest_record_chooses_the_true_answer_whatever_the_order_and_says_what_it_sees():
     records = [judged.record(i, task=TASKS) for i in range(200)]
     assert {tuple(r["order"]) for r in records} == {(0, 1), (1, 0)}
     for made in records:
-        reasoned, verdict, compared = spoken(made)
+        reasoned, verdict, look, compared = spoken(made)
         assert made["order"][verdict] == made["order"][reasoned] == made["true"]
+        assert true_of(made, look)
         for number, (said, seen, agrees) in zip(made["order"], compared):
             assert re.search(rf"\b{said}\b", answers(made)[number])
             assert true_of(made, seen)
@@ -170,9 +174,12 @@ def test_a_record_opens_with_its_answers_in_its_order():
         assert episode.info["order"] == made["order"]
 
 
-def test_a_blind_record_is_the_same_without_its_picture():
-    seen, blind = judged.record(5), judged.record(5, blind=True)
-    assert blind == {**seen, "images": [], "prompt": seen["prompt"].removeprefix("<image>")}
+def test_a_record_may_do_without_its_picture_and_without_the_look_at_it():
+    seen = judged.record(5)
+    told = seen["completion"].replace(f"<think>{seen['looks']}. ", "<think>")
+    assert told != seen["completion"]
+    assert judged.record(5, look=False) == {**seen, "completion": told}
+    assert judged.record(5, blind=True) == {**seen, "images": [], "prompt": seen["prompt"].removeprefix("<image>")}
 
 
 # -------------------------------------------------------------------- the rest
