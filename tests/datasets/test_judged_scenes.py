@@ -115,8 +115,8 @@ def test_held_out_scenes_are_no_training_scenes():
 
 
 def spoken(made: dict) -> tuple[int, int, str | None, list[tuple[str, str, str]]]:
-    """Of a completion: (the response that the reasoning ends in, the answer, the look at the picture, (what it says, what
-    is seen, whether these agree) of both)."""
+    """Of a completion: (the response that the reasoning ends in, the answer, the look at the picture, (what it says,
+    what is seen, whether these agree) of both)."""
     line = r"{} says (\w+), is (\w+): (yes|no)\. "
     form = (
         rf"<think>(?:([a-z ]+(?::| says) \w+)\. )?{line.format(1)}{line.format(2)}"
