@@ -50,6 +50,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
     line = Line(served, limits.max_batch, limits.max_wait, limits.queue)
     answers = Answers(line, limits.answers)
     bodies = Bodies(limits.body, limits.bodies, limits.body_seconds)
+    one_at_a_time = asyncio.Lock()  # JSON takes many times the memory of its text
     started = time.monotonic()
 
     @asynccontextmanager
@@ -70,7 +71,8 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         """Read, rate, write; a sender that goes away is not waited for."""
         _authorise(request, limits.token)
         async with bodies.read(request) as body:
-            message, rows = await asyncio.to_thread(read_rows, body)
+            async with one_at_a_time:
+                message, rows = await asyncio.to_thread(read_rows, body)
             del body
             rating = asyncio.create_task(answers.outcomes(rows))
             gone = asyncio.create_task(_gone(request))
