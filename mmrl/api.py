@@ -115,7 +115,7 @@ def plan(
 def evaluate(config: Source, *, run: str | Path | None = None, **overrides: Any) -> dict[str, float]:
     """Held-out scores of a config's model, or of the last checkpoint of `run`; nothing is stored."""
     from mmrl.training.assemble import assemble, with_checkpoint
-    from mmrl.training.evaluation.scores import evaluate as scores
+    from mmrl.training.evaluation.heldout import heldout
 
     made = with_checkpoint(_config(config, overrides), run)
     made = made.model_copy(update={"report": made.report.model_copy(update={"eval_prompts": 0}), "trackers": []})
@@ -123,7 +123,7 @@ def evaluate(config: Source, *, run: str | Path | None = None, **overrides: Any)
     if not assembled.data.eval_prompts:
         raise ConfigError("eval needs `data.eval_prompts:`")
     try:
-        return scores(assembled, "now", must_score=True)
+        return heldout(assembled, "now", must_score=True)
     finally:
         assembled.adapter.close()
 

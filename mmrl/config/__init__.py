@@ -15,6 +15,7 @@ from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.preference import PreferenceStage
 from mmrl.config.reading import load
 from mmrl.config.reward import RewardConfig
+from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.run import Config
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
@@ -36,6 +37,7 @@ __all__ = [
     "RecordFormat",
     "ReportConfig",
     "RewardConfig",
+    "RewardModelStage",
     "SftStage",
     "Stage",
     "TreeConfig",

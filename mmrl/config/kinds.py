@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag, create
 from mmrl.config.filtering import FilterStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.preference import PreferenceStage
+from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
@@ -65,6 +66,7 @@ AnyStage = Annotated[
     Annotated[GrpoStage, Tag("grpo")]
     | Annotated[SftStage, Tag("sft")]
     | Annotated[PreferenceStage, Tag("preference")]
+    | Annotated[RewardModelStage, Tag("reward_model")]
     | Annotated[FilterStage, Tag("filter")]
     | Annotated[SerializeAsAny[Stage], BeforeValidator(_own_section), Tag(OWN)],
     Discriminator(_tag),

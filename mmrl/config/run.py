@@ -18,6 +18,7 @@ from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.reward import RewardConfig
+from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
 from mmrl.environments.load import load_environment
@@ -107,6 +108,8 @@ class Config(Strict):
                 self.model.actions_per_sample()  # a plan that cannot be made says so here
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
+            if isinstance(stage, RewardModelStage):
+                _check_reward_model(stage, self)
             if isinstance(stage, FilterStage):
                 filters[stage.name] = stage
         return self
@@ -150,6 +153,19 @@ class Config(Strict):
     def dump(self) -> str:
         """The resolved configuration as YAML; `load` reads it back to an equal Config."""
         return write(self.model_dump(mode="json"))
+
+
+def _check_reward_model(stage: RewardModelStage, run: Config) -> None:
+    """Its records, and a head of as many numbers as its objective takes; a modality of one's own has its own way."""
+    if not (stage.pairs or stage.data_from or run.data.prompts):
+        raise ValueError(f"stage {stage.name!r} needs `pairs:`, or `data.prompts:`: a file of pairs")
+    if run.environment is not None:
+        raise ValueError(f"stage {stage.name!r} scores answers as they are: leave `environment` out")
+    head = getattr(run.model, "head", None)
+    if "head" in type(run.model).model_fields and (head is None or head.outputs != stage.outputs):
+        raise ValueError(
+            f"stage {stage.name!r} with objective {stage.objective} needs model.head: {{outputs: {stage.outputs}}}"
+        )
 
 
 def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:

@@ -13,7 +13,7 @@ from mmrl.strict import Strict
 class Stage(Strict):
     """What every stage of training has."""
 
-    kind: str = Field("", description="grpo, sft, preference, filter, or `path/file.py:Class` of your own.")
+    kind: str = Field("", description="grpo, sft, preference, reward_model, filter, or your own, `path/file.py:Class`.")
     name: str = Field("", description="Name for overrides and metrics; the kind when empty.")
     steps: int = Field(ge=0, description="Steps of this stage.")
     micro_batch: int = Field(
@@ -34,6 +34,10 @@ class Stage(Strict):
     def record_objectives(self) -> list[str]:
         """Supervised objectives for which the stage reads the run's records (`data.records`); [] reads none."""
         return []
+
+    def heldout_metric(self) -> str | None:
+        """What the stage measures of the held-out records by itself, without rewards; None measures nothing."""
+        return None
 
     def plan_lines(self, config: Any, processes: int) -> list[str]:
         """What the stage of a run (a Config) does, a fact a line, for `mmrl plan`."""

@@ -187,6 +187,26 @@ class Adapter:
             "choose other hooks, or give the adapter that method"
         )
 
+    # ---------------------------------------------------------------- scores, of a model with a scalar head
+
+    # What is stored with the head, as JSON: how candidates are shown, the mean and standard deviation of scores.
+    score_notes: Mapping[str, Any] = {}
+
+    def scores(self, samples: Sequence[Sample], reference: bool = False) -> Tensor:
+        """[len(samples), outputs] float32, differentiable: the scores of samples (of `given`, say), or [k, outputs] of
+        all k steps of samples of `steps`, sample by sample. reference: those of `self.reference()`.
+
+        Left out: a stage that trains on scores is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} gives no scores: a reward_model stage needs its method `scores`")
+
+    def steps(self, prompt: Prompt, texts: Sequence[str]) -> Sample:
+        """An answer in steps as a sample whose `scores` are those behind each step, one a step.
+
+        Left out: a stage that trains on steps is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} reads no steps: `rows: steps` needs its method `steps`")
+
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
     def weights(self) -> Iterable[Tensor]:

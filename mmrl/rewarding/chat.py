@@ -92,20 +92,24 @@ class Endpoint:
         return self._content(body, headers.get("content-type", "application/json"))
 
     def _content(self, body: bytes, kind: str) -> str:
+        content = self._found(body, kind, lambda choice: choice["message"]["content"])
+        if not isinstance(content, str) or not content.strip():
+            raise ChatError(f"{self.url} gave an empty answer")
+        return content
+
+    def _found(self, body: bytes, kind: str, find: Callable[[Any], Any]) -> Any:
+        """What `find` takes out of the answer's first choice."""
         try:
             answer = json.loads(body)
             if isinstance(answer, dict) and answer.get("error"):  # some proxies send their errors as 200
                 error = answer["error"]
                 told = error.get("message", error) if isinstance(error, dict) else error
                 raise ChatError(f"{self.url} answered an error: {self._words(str(told))}")
-            content = answer["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            return find(answer["choices"][0])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             of = "" if "json" in kind else f", of the type {self._words(kind)}"
             words = self._words(f"{type(error).__name__}: {error}")
             raise ChatError(f"{self.url} answered no chat completion ({words}){of}") from None
-        if not isinstance(content, str) or not content.strip():
-            raise ChatError(f"{self.url} gave an empty answer")
-        return content
 
     def _words(self, told: str) -> str:
         """What the server told, on one line, cut short, without the key that it may have repeated."""

@@ -19,7 +19,7 @@ from mmrl.reporting.shown import shown_samples
 from mmrl.reporting.summary import write_summary
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
-from mmrl.training.evaluation.scores import evaluate
+from mmrl.training.evaluation.heldout import heldout
 from mmrl.training.learner import Learner, NonFiniteError, averaged
 from mmrl.training.policy import Policy
 from mmrl.training.processes import is_shared
@@ -207,7 +207,7 @@ class Loop:
 
     def _evaluation_due(self, stage: Stage[Any]) -> str | None:
         """The name of the evaluation behind the step that is done, if there is one."""
-        if not (self.run.eval_rewards and self.run.data.eval_prompts):
+        if not (self.run.heldout_metrics and self.run.data.eval_prompts):
             return None
         if stage.done and stage.options is self.run.config.stages[-1]:
             return "after"
@@ -216,9 +216,9 @@ class Loop:
 
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
-        asked = bool(self.run.eval_rewards and self.run.data.eval_prompts)
+        asked = bool(self.run.heldout_metrics and self.run.data.eval_prompts)
         with self.progress.doing("evaluating") if self.progress and asked else contextlib.nullcontext():
-            found = evaluate(self.run, tag, learners, must_score=tag == "before")
+            found = heldout(self.run, tag, learners, must_score=tag == "before")
         if found:
             self.cursor.evaluations[tag] = found
         return found
@@ -231,7 +231,7 @@ class Loop:
         if found:
             processes.log({"step": step, **found})
         if processes.trackers:
-            main = self.run.eval_rewards[0].name
+            main = self.run.heldout_metrics[0].removeprefix("eval/")
             send_samples(processes.trackers, shown_samples(self.run.folder, f"eval_{tag}", main), step)
         if self.reports and tag != "after":
             self.reports.going_on()
@@ -240,12 +240,12 @@ class Loop:
         """Whether those of the end are not known: the last stage had no step left, ended by itself, or was evaluated by
         other rewards before a resume."""
         found = self.cursor.evaluations.get("after", {})
-        return any(f"eval/{reward.name}" not in found for reward in self.run.eval_rewards)
+        return any(name not in found for name in self.run.heldout_metrics)
 
     def _finish(self) -> dict[str, Any]:
         run, cursor = self.run, self.cursor
         summary: dict[str, Any] = {
-            "main_metric": f"eval/{run.eval_rewards[0].name}" if run.eval_rewards else "loss",
+            "main_metric": next(iter(run.heldout_metrics), "loss"),
             "before": cursor.evaluations.get("before", {}),
             "after": cursor.evaluations.get("after", {}),
             "steps": cursor.total_steps,

@@ -54,6 +54,12 @@ class Run:
         """Name of a reward -> its weight; 0 is a monitor, which is counted and decides nothing."""
         return {reward.name: section.weight for reward, section in zip(self.rewards, self.config.rewards)}
 
+    @property
+    def heldout_metrics(self) -> list[str]:
+        """Names that every evaluation tells, the main one first: each reward, and what stages measure by themselves."""
+        own = [stage.heldout_metric() for stage in self.config.stages] if self.data.eval_prompts else []
+        return list(dict.fromkeys([*(f"eval/{r.name}" for r in self.eval_rewards), *(name for name in own if name)]))
+
     @cached_property
     def store(self) -> SampleStore:
         """Where all samples of the run are written, so that a checkpoint can have them on the disk before itself.

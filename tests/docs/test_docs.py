@@ -31,6 +31,7 @@ PACKAGES = (
         "mmrl/training/stages",
         "mmrl/training/rollouts",
         "mmrl/reporting",
+        "mmrl/judging",
     ),
     *("configs", "datasets", "assets", "tests", "benchmarks", "rewards"),
 )
@@ -147,7 +148,9 @@ def test_configs_rewards_and_commands_that_the_pages_name_exist():
     commands = set(re.findall(r"^(?:accelerate launch .* -m )?mmrl ([a-z-]+)\b", text, re.MULTILINE))
     assert commands <= set(cli.commands)
     families = "|".join(sorted({name.split(".")[0] for name in available()}))
-    named = set(re.findall(rf"`((?:{families})\.[a-z_]+)`", (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")))
+    named = set(
+        re.findall(rf"`((?:{families})\.[a-z0-9_]+)`", (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8"))
+    )
     assert named == set(available())
 
 

@@ -110,6 +110,24 @@ class Answers(Adapter):
         ]
         return torch.stack(losses).mean()
 
+    # Numbers of a score: the sum of the table's entries that an answer goes through, and twice its sine.
+    outputs = 1
+
+    def scores(self, samples: Sequence[Sample], reference: bool = False) -> Tensor:
+        return torch.cat([self._scores(sample) for sample in samples])
+
+    def _scores(self, sample: Sample) -> Tensor:
+        ids = sample.trajectory.tensors["ids"]
+        before = torch.cat([torch.tensor([4]), ids[:-1]])
+        sums = self.table[len(sample.prompt.text) % 3, before, ids].cumsum(0)
+        found = sums[sample.trajectory.tensors.get("ends", torch.tensor([len(ids) - 1]))]
+        return torch.stack([found, 2 * found.sin()], 1)[:, : self.outputs]
+
+    def steps(self, prompt: Prompt, texts: Sequence[str]) -> Sample:
+        sample = self._sample(prompt, 0, "".join(texts))
+        sample.trajectory.tensors["ends"] = torch.tensor([len(text) for text in texts]).cumsum(0) - 1
+        return sample
+
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {"table": self.table}
 

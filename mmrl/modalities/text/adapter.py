@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mmrl.modalities import hollow
+from mmrl.modalities.text.classifier import write_classifier
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
@@ -38,6 +39,12 @@ class TextAdapter(TokenAdapter):
         with hollow.skeleton():
             model, tokenizer = build(**(self.config.build or {}))
         return model.to(loading.frozen_dtype(self.config)), tokenizer
+
+    def save(self, folder: Path) -> None:
+        """See TokenAdapter.save; with a scalar head also as a model for sequence classification (classifier.py)."""
+        super().save(folder)
+        if self.head is not None and self.config.train == "full":
+            write_classifier(folder, self.model, self.tokenizer, self.head, self.stop_ids)
 
     def _write_base(self, folder: Path) -> None:
         model, tokenizer = self._built()

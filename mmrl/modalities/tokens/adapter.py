@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment, drawn_by
 from mmrl.modalities import hollow
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.quiet import quiet
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
@@ -30,8 +30,17 @@ from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 from mmrl.modalities.tokens.outside import OutsideEngine, Shifts, prompt_room, section
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.reading import Reader
-from mmrl.modalities.tokens.replay import Replayed, cut_rows, recomputing, replayed, trained_length, trajectory_of
+from mmrl.modalities.tokens.replay import (
+    Replayed,
+    cut_rows,
+    end_states,
+    recomputing,
+    replayed,
+    trained_length,
+    trajectory_of,
+)
 from mmrl.modalities.tokens.rope import fix_longrope
+from mmrl.modalities.tokens.scoring import ScoreHead, scored_places
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.modalities.tokens.truncation import kept_mass
 from mmrl.pictures import PictureError
@@ -63,6 +72,7 @@ class TokenAdapter(Adapter):
         self._hollow = hollow.is_wanted()
         hollow.fill([self.model])
         self.banned = self._never_sampled()
+        self.head = ScoreHead.of(config, self._head().weight.shape[1])
         self.stop_ids = loading.stop_ids(self.model, self.tokenizer)
         self.context = fix_longrope(self.model, config) or loading.context(self.model)
         if not self._hollow:
@@ -107,15 +117,38 @@ class TokenAdapter(Adapter):
 
     def to(self, device: torch.device) -> None:
         self.model.to(device)
+        if self.head is not None:
+            self.head.to(device)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        """Those of the model, and `head.weight` where there is a scalar head."""
+        found = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return found | ({"head.weight": self.head.weight} if self.head is not None else {})
 
     def save(self, folder: Path) -> None:
-        """A folder that `from_pretrained` loads, with the tokenizer; for LoRA, peft's own files."""
+        """A folder that `from_pretrained` loads, with the tokenizer; for LoRA, peft's own files. A scalar head is in
+        its folder `head`."""
         self.model.save_pretrained(folder, safe_serialization=True)
         if self.config.train == "full":
             self.tokenizer.save_pretrained(folder)
+        if self.head is not None:
+            self.head.save(folder / "head")
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.head is None else {"head": self.head.notes}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if self.head is not None:
+            self.head.notes = dict(state.get("head", {}))
+
+    @property
+    def score_notes(self) -> Mapping[str, Any]:
+        """See Adapter.score_notes."""
+        return {} if self.head is None else self.head.notes
+
+    @score_notes.setter
+    def score_notes(self, notes: Mapping[str, Any]) -> None:
+        self._scoring().notes = dict(notes)
 
     # ---------------------------------------------------------------- sampling
 
@@ -164,6 +197,8 @@ class TokenAdapter(Adapter):
     def weights(self) -> Iterator[Tensor]:
         yield from self.model.parameters()
         yield from self.model.buffers()
+        if self.head is not None:
+            yield self.head.weight
 
     def blank(self, prompt: Prompt) -> Sample:
         """See Adapter.blank: a completion (in a conversation, a first turn) that uses its whole budget."""
@@ -345,6 +380,29 @@ class TokenAdapter(Adapter):
             found |= {name: tokens.by_row(values) for name, values in flat.items()}
         return found
 
+    # ---------------------------------------------------------------- scores
+
+    def scores(self, samples: Sequence[Sample], reference: bool = False) -> Tensor:
+        """See Adapter.scores: the scalar head on the state of the last trained token, once it is read, or of each in
+        the trajectory's `ends`."""
+        if reference:
+            with self.reference():
+                return self.scores(samples)
+        head = self._scoring()
+        rows = [self.reader.rows(s) for s in samples]
+        with recomputing(self.model, self.config.gradient_checkpointing), self._autocast():
+            hidden = end_states(self._decoder(), rows, [scored_places(s) for s in samples], self._sharing)
+        return head(hidden)
+
+    def steps(self, prompt: Prompt, texts: Sequence[str]) -> Sample:
+        """See Adapter.steps: each step is encoded by itself, as a search samples it, and no end of a turn follows."""
+        return given.stepwise(self.reader, self._rules(), prompt, texts, self.banned)
+
+    def _scoring(self) -> ScoreHead:
+        if self.head is None:
+            raise Unsupported("the model has no scalar head: set model.head: {outputs: 1}")
+        return self.head
+
     @property
     def _sharing(self) -> bool:
         # Layers that are recomputed cannot fill a cache.
@@ -401,14 +459,15 @@ class TokenAdapter(Adapter):
         return ("completion",)
 
     def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
-        """Token mean over records {"prompt" or "messages", "completion"}: "sft", or "sft_phi" (see supervised)."""
+        """Loss of records {"prompt" or "messages", "completion"} by one of supervised.OBJECTIVES."""
         samples: list[Sample] = []
         for record in records:
             prompt, answer = given.answer_of(record)
             samples += self.given(prompt, [answer])
         columns = torch.arange(max(len(trajectory_of(s).mask) for s in samples))
         tokens = self._replayed(samples, columns)
-        return supervised_loss(token_logprobs(tokens.hidden, tokens.ids, self._head())[0], objective)
+        logp = token_logprobs(tokens.hidden, tokens.ids, self._head())[0]
+        return supervised_loss(logp, objective, tokens.valid.sum(1).tolist(), self.config.first_share)
 
     def supervised_weight(self, records: Sequence[dict[str, Any]]) -> float:
         """Tokens that the mean of `supervised_loss` is over."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mmrl.modalities.files import is_local, told
+from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
@@ -121,6 +122,23 @@ class ConversationConfig(Strict):
     )
 
 
+class HeadConfig(Strict):
+    """A scalar head on the decoder: a linear layer in float32, without a bias, on the state of a row's last token.
+
+    A checkpoint that was trained with one (a folder `head` in `path`, or in `lora.path`) brings its own.
+    """
+
+    outputs: Literal[1, 2] = Field(
+        1, description="1: a score. 2: a score and the logarithm of its standard deviation (`objective: uncertainty`)."
+    )
+    init: float = Field(
+        0.0,
+        ge=0,
+        description="Standard deviation of a new head's weights. 0: every score begins at 0, so that the first loss of "
+        "pairs is ln 2 and the first step moves the head alone. transformers draws with 0.02.",
+    )
+
+
 class TokenModelConfig(Strict):
     """A language model, how it is sampled and what of it is trained."""
 
@@ -141,6 +159,11 @@ class TokenModelConfig(Strict):
     )
     train: Literal["full", "lora"] = Field("full", description="All weights of the language model, or LoRA on it.")
     lora: LoraConfig = Field(default_factory=LoraConfig)
+    head: HeadConfig | None = Field(
+        None,
+        description="A scalar head, for a stage of kind reward_model (docs/reward_models.md); `{}` takes its defaults; "
+        "null: none.",
+    )
     gradient_checkpointing: bool = Field(
         False, description="Recompute the layers' activations in the backward pass: slower, far less memory."
     )
@@ -161,6 +184,12 @@ class TokenModelConfig(Strict):
         description="Leave special tokens out of the text that rewards see, but for those that tell thoughts from the "
         "answer (`[THINK]`, gpt-oss's channels).",
     )
+    first_share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of the first token in an answer's loss, for the objective sft_first: PaCo's.",
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     conversation: ConversationConfig = Field(default_factory=ConversationConfig)
@@ -175,6 +204,8 @@ class TokenModelConfig(Strict):
         "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "trust_remote_code": When(lambda s, _: s.build is None, "a model that is loaded, not built"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
+        "first_share": When(lambda _, run: _learns_first(run), "an objective sft_first"),
+        "head": When(lambda _, run: any(s.kind == "reward_model" for s in run.stages), "a stage of kind reward_model"),
         "fp32_head": When(lambda s, _: s.dtype != "float32", "a 16-bit `dtype`"),
         "engine": ANSWERS,
         "sampling.top_p": ANSWERS,
@@ -192,6 +223,9 @@ class TokenModelConfig(Strict):
 
     def at(self, folder: Path) -> TokenModelConfig:
         """This model as a checkpoint's policy folder has it."""
+        if self.head is not None and self.head.init:  # the folder brings its own
+            head = self.head.model_copy(update={"init": 0.0})
+            return self.model_copy(update={"head": head}).at(folder)
         if self.train == "lora":
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})
@@ -210,12 +244,26 @@ class TokenModelConfig(Strict):
         trained = f"LoRA rank {self.lora.rank}" if self.train == "lora" else "all weights"
         heat = "annealed along the completion" if s.annealing else f"{s.temperature:g}"
         cut = [f"{name} {value:g}" for name, value in (("top-p", s.top_p), ("top-k", s.top_k)) if value not in (0, 1)]
+        head = f"; scalar head: {self.head.outputs} numbers a row" if self.head else ""
         answer = "greedy" if e.temperature == 0 else f"temperature {e.temperature:g}"
         return [
-            f"model: {self.path}, {self.dtype}, trained: {trained}; engine {self.engine.name}",
+            f"model: {self.path}, {self.dtype}, trained: {trained}{head}; engine {self.engine.name}",
             f"sampling: temperature {', '.join([heat, *cut])}, up to {s.max_tokens} tokens; evaluation: {answer}, "
             f"up to {e.max_tokens or s.max_tokens} tokens",
         ]
+
+
+def _learns_first(run: Any) -> bool:
+    """Whether a stage weighs the first token of an answer by itself."""
+    kinds = [getattr(part, "objective", "") for s in run.stages for part in (s, getattr(s, "expert", None))]
+    return any(str(kind).startswith("sft_first") for kind in kinds)
+
+
+def head_folder(config: TokenModelConfig) -> Path | None:
+    """Where the checkpoint that a model is read from has a scalar head; None where it has none."""
+    place = config.lora.path if config.train == "lora" else config.path if config.build is None else None
+    folder = resolve(place) / "head" if place else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _only_trees(run: Any) -> bool:

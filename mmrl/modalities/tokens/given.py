@@ -50,6 +50,21 @@ def said(
     return group.samples
 
 
+def stepwise(reader: Reader, rules: Rules, prompt: Prompt, texts: Sequence[str], banned: Sequence[int]) -> Sample:
+    """The sample of an answer in steps, each encoded by itself; `ends` are the places of their last tokens.
+
+    Raises ValueError for a step without a token, and as `said` does.
+    """
+    pieces = [torch.tensor(reader.prompts.turns.encode(text), dtype=torch.int64) for text in texts]
+    empty = next((number for number, ids in enumerate(pieces) if not len(ids)), None)
+    if not pieces or empty is not None:
+        raise ValueError(f"prompt {prompt.id!r}: {'there are no steps' if not pieces else f'step {empty} is empty'}")
+    ids = torch.cat(pieces)
+    (sample,) = said(reader, rules, prompt, 0, ids.tolist(), banned)
+    sample.actions.tensors["ends"] = torch.tensor([len(piece) for piece in pieces]).cumsum(0) - 1
+    return sample
+
+
 def _told(
     reader: Reader, rules: Rules, prompt: Prompt, index: int, answer: Sequence[Mapping[str, Any]], banned: Sequence[int]
 ) -> Sample:

@@ -113,6 +113,18 @@ def action_states(
     return _plain(decoder, prompts, rows)(row, place), valid
 
 
+def end_states(
+    decoder: Decoder, rows: Sequence[tuple[Row, Row]], places: Sequence[Tensor], share: bool = True
+) -> Tensor:
+    """Hidden states [k, D] of tokens themselves, once they are read: of `places[i]` (rising) behind the prompt of row
+    i, row by row. rows, share: as for `replayed`, `action_states`."""
+    # The state of a token is the one before the next: where there is none, one that is never read stands in.
+    longer = [c.then(Row(torch.zeros(1, dtype=torch.int64))) for _, c in rows]
+    marked = [torch.zeros(len(c), dtype=torch.bool).index_fill(0, p + 1, True) for c, p in zip(longer, places)]
+    columns = torch.cat(list(places)).unique() + 1
+    return action_states(decoder, [p for p, _ in rows], longer, columns, share, marked)[0]
+
+
 def plain_tokens(prompts: Sequence[Row], completions: Sequence[Row]) -> int:
     """Tokens, with padding, of one right-padded batch."""
     return len(prompts) * max((len(p) + len(c) for p, c in zip(prompts, completions)), default=0)

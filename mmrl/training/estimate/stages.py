@@ -20,9 +20,12 @@ from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes
 from mmrl.training.estimate.tracing import peak_of
 from mmrl.training.rollouts.replaying import refuse_own_ratios
+from mmrl.training.scoring import micro_batches as scoring_parts
+from mmrl.training.scoring import rows_of
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference, given_samples
+from mmrl.training.stages.reward_model import RewardModel
 from mmrl.training.stages.sft import Sft
 from mmrl.training.stages.update import given_update, gradient, micro_batches
 from mmrl.types import Prompt, Sample
@@ -110,6 +113,13 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     elif isinstance(stage, Preference):
         pairs = stage.pairs[: max(1, stage.options.batch // stage.run.processes.world)]
         _replays(stage, Algorithm(), given_samples(stage.run.adapter, pairs))
+    elif isinstance(stage, RewardModel):
+        some = stage.records[: max(1, stage.options.batch // stage.run.processes.world)]
+        rows = [s for record in some for s in rows_of(stage.run.adapter, record, stage.options.show)]
+        parts = scoring_parts(stage.run.adapter, rows, stage.options.micro_batch)
+        fullest = max(parts, key=lambda part: sum(len(rows[r].actions.mask) for r in part))
+        for _ in parts[:2]:
+            stage.run.adapter.scores([rows[r] for r in fullest]).sum().backward()
 
 
 def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample]) -> None:

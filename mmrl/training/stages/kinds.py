@@ -13,9 +13,16 @@ from mmrl.training.stages.base import Stage
 from mmrl.training.stages.filtering import Filtering
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference
+from mmrl.training.stages.reward_model import RewardModel
 from mmrl.training.stages.sft import Sft
 
-KINDS: dict[str, type[Stage[Any]]] = {"grpo": Grpo, "sft": Sft, "preference": Preference, "filter": Filtering}
+KINDS: dict[str, type[Stage[Any]]] = {
+    "grpo": Grpo,
+    "sft": Sft,
+    "preference": Preference,
+    "reward_model": RewardModel,
+    "filter": Filtering,
+}
 
 
 def made_stage(run: Run, options: Any, policy: Policy, cursor: Cursor) -> Stage[Any]:

@@ -1,0 +1,415 @@
+"""A stage of scalar reward models: its gradient is that of the loss, however it is cut, spread, stopped or resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from answers import LETTERS, Answers, AnswersConfig, make, ranks
+from answers import __file__ as MODALITY
+from torch.nn.functional import logsigmoid, softplus
+
+from mmrl.config import ConfigError, load
+from mmrl.modalities.adapter import Unsupported
+from mmrl.reporting.reading import RunReader
+from mmrl.training.learner import Learner
+from mmrl.training.stopping import Stopped
+from mmrl.types import Prompt
+
+# (prompt, candidates, shares, margin)
+PAIRS = [
+    ("one", ["aab", "c"], [1.0, 0.0], 0.3),
+    ("four", ["b", "cc"], [0.2, 0.8], None),
+    ("seven", ["abca", "ab"], [0.5, 0.5], None),
+    ("nine!!", ["cab", "acb", "b"], [0.0, 0.7, 0.3], 0.1),
+    ("eleven", ["a", "bbbb"], [0.0, 1.0], None),
+]
+BY_SHARES = ["bradley_terry", "ties", "plackett_luce", "uncertainty"]
+
+
+def record(number: int) -> dict[str, Any]:
+    prompt, candidates, shares, margin = PAIRS[number]
+    made = {"id": str(number), "prompt": prompt, "candidates": candidates, "shares": shares, "level": number % 2}
+    return made | ({"margin": margin} if margin is not None else {})
+
+
+def valued(number: int) -> dict[str, Any]:
+    """The same candidates with numbers, which are steps as well."""
+    prompt, texts, shares, _ = PAIRS[number]
+    return {"id": str(number), "prompt": prompt, "candidates": texts, "steps": texts, "values": shares}
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write(tmp_path / "pairs.jsonl", [record(i) for i in range(5)])
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> Path:
+    return write(tmp_path / "values.jsonl", [valued(i) for i in range(5)])
+
+
+def held(*numbers: int) -> list[Prompt]:
+    return [Prompt(f"held{i}", PAIRS[i][0], record(i)) for i in numbers]
+
+
+def stage(source: Path, **options: Any) -> dict[str, Any]:
+    optim = {"lr": 0.05, "weight_decay": 0.0, "eps": 1e-3, "max_grad_norm": 1e9}
+    return {"kind": "reward_model", "steps": 3, "batch": 5, "pairs": str(source), "optim": optim, **options}
+
+
+def config(tmp_path: Path, *stages: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return {"out": str(tmp_path / "runs"), "stages": list(stages), **options}
+
+
+def adapter_for(objective: str) -> Answers:
+    adapter = Answers(AnswersConfig())
+    adapter.outputs = 2 if objective == "uncertainty" else 1
+    return adapter
+
+
+def rows(values: dict[str, Any]) -> list[dict[str, Any]]:
+    text = (Path(values["out"]) / "run" / "metrics.jsonl").read_text(encoding="utf-8")
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in text.splitlines()]
+
+
+def gradients(monkeypatch) -> list[torch.Tensor]:
+    """Filled with the gradient of the table before each optimizer step."""
+    seen: list[torch.Tensor] = []
+    original = Learner.step
+
+    def spy(self):
+        seen.append(self.parameters["table"].grad.clone())
+        return original(self)
+
+    monkeypatch.setattr(Learner, "step", spy)
+    return seen
+
+
+# -------------------------------------------------------------------- the loss, from the formulas
+
+
+def score(table: torch.Tensor, prompt: str, text: str, end: str = ".") -> torch.Tensor:
+    total, before = torch.zeros((), dtype=torch.float64), 4
+    for letter in text + end:
+        total = total + table[len(prompt) % 3, before, LETTERS.index(letter)]
+        before = LETTERS.index(letter)
+    return total
+
+
+def expected(x: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """E softplus(-z), by a fine sum."""
+    t = torch.linspace(-9, 9, 8001, dtype=torch.float64)
+    density = torch.exp(-t * t / 2)
+    return (softplus(-(x + std * t)) * density).sum() / density.sum()
+
+
+def of_pair(objective: str, a: torch.Tensor, b: torch.Tensor, p: float, m: float) -> torch.Tensor:
+    d, edge = a - b, math.log(5.0)
+    if objective == "ties" and p == 0.5:
+        return -logsigmoid(d - edge) - logsigmoid(-d - edge) - math.log(24)
+    if objective == "ties":
+        return -p * logsigmoid(d - edge - m) - (1 - p) * logsigmoid(-d - edge - m)
+    if objective == "uncertainty":
+        std = ((4 * a.sin()).exp() + (4 * b.sin()).exp()).sqrt()
+        return p * expected(d - m, std) + (1 - p) * expected(-d - m, std)
+    return -p * logsigmoid(d - m) - (1 - p) * logsigmoid(-d - m)
+
+
+def of_record(objective: str, s: list[torch.Tensor], shares: list[float], m: float) -> torch.Tensor:
+    n = len(s)
+    if objective == "plackett_luce":
+        lowered = [torch.stack([s[j] - (m if i == j else 0) for j in range(n)]) for i in range(n)]
+        return sum(-shares[i] * lowered[i].log_softmax(0)[i] for i in range(n))
+    two = [(i, j) for i in range(n) for j in range(i + 1, n) if shares[i] + shares[j] > 0]
+    terms = [of_pair(objective, s[i], s[j], shares[i] / (shares[i] + shares[j]), m) for i, j in two]
+    return torch.stack(terms).mean()
+
+
+def by_autograd(objective: str, rows_of: str = "candidates") -> tuple[float, torch.Tensor]:
+    table = adapter_for(objective).table
+    losses = []
+    for prompt, texts, shares, margin in PAIRS:
+        if rows_of == "steps":
+            s = [score(table, prompt, "".join(texts[: k + 1]), "") for k in range(len(texts))]
+        else:
+            s = [score(table, prompt, text) for text in texts]
+        if objective == "mse":
+            losses.append(torch.stack([(x - v) ** 2 for x, v in zip(s, shares)]).mean())
+        elif objective == "bce":
+            losses.append(torch.stack([softplus(x) - v * x for x, v in zip(s, shares)]).mean())
+        else:
+            centre = (2 * torch.stack(s).mean()) ** 2
+            losses.append(of_record(objective, s, shares, margin or 0.0) + 0.01 * centre)
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    return float(loss.detach()), table.grad
+
+
+@pytest.mark.parametrize("objective", BY_SHARES)
+@pytest.mark.parametrize("micro_batch", [1, 12, 1000])
+def test_the_gradient_is_that_of_the_formula_however_it_is_cut(pairs, tmp_path, monkeypatch, objective, micro_batch):
+    seen = gradients(monkeypatch)
+    made = config(tmp_path, stage(pairs, steps=1, objective=objective, centre=0.01, micro_batch=micro_batch))
+    make(made, adapter=adapter_for(objective)).train()
+    loss, wanted = by_autograd(objective)
+    torch.testing.assert_close(seen[0], wanted, rtol=1e-6, atol=1e-8)
+    assert rows(made)[0]["loss"] == pytest.approx(loss, rel=1e-8)
+
+
+@pytest.mark.parametrize("objective", ["mse", "bce"])
+@pytest.mark.parametrize("rows_of", ["candidates", "steps"])
+@pytest.mark.parametrize("micro_batch", [1, 1000])
+def test_numbers_of_candidates_and_of_steps_are_regressed(
+    values, tmp_path, monkeypatch, objective, rows_of, micro_batch
+):
+    seen = gradients(monkeypatch)
+    made = config(tmp_path, stage(values, steps=1, objective=objective, rows=rows_of, micro_batch=micro_batch))
+    make(made).train()
+    loss, wanted = by_autograd(objective, rows_of)
+    torch.testing.assert_close(seen[0], wanted, rtol=1e-9, atol=1e-12)
+    assert rows(made)[0]["loss"] == pytest.approx(loss)
+
+
+# -------------------------------------------------------------------- a run
+
+
+def test_training_orders_the_candidates_and_stores_what_their_scores_are_like(pairs, tmp_path):
+    made = config(
+        tmp_path,
+        stage(pairs, steps=60, micro_batch=12, optim={"lr": 0.1, "weight_decay": 0.0}),
+        data={"eval_prompts": "held"},
+        eval={"by": "level"},
+    )
+    loop = make(made, eval_prompts=held(0, 1, 3, 4))
+    summary = loop.train()
+    assert summary["main_metric"] == "eval/pairs/accuracy"
+    # Three candidates of shares 0, .7, .3 are three comparisons of one record.
+    assert 0 <= summary["before"]["eval/pairs/accuracy"] < 1 == summary["after"]["eval/pairs/accuracy"]
+    assert summary["after"]["eval/pairs/accuracy/0"] == summary["after"]["eval/pairs/accuracy/1"] == 1
+    assert rows(made)[-1]["pairs/accuracy"] == 1
+    table = loop.adapter.table.detach()
+    scores = torch.stack([score(table, PAIRS[i][0], text) for i in (0, 1, 3, 4) for text in PAIRS[i][1]])
+    assert loop.adapter.score_notes["mean"] == pytest.approx(float(scores.mean()), abs=1e-6)
+    assert loop.adapter.score_notes["std"] == pytest.approx(float(scores.std()), abs=1e-6)
+    assert summary["samples"] == summary["actions"] == 60 * 11
+    stored = RunReader(Path(made["out"]) / "run").index("eval_after")
+    assert stored
+
+
+def test_metrics_of_a_step_by_hand(pairs, tmp_path):
+    made = config(tmp_path, stage(pairs, steps=1, labels="hard"))
+    adapter = Answers(AnswersConfig())
+    make(made, adapter=Answers(AnswersConfig())).train()
+    s = [[float(score(adapter.table.detach(), p, t)) for t in texts] for p, texts, _, _ in PAIRS]
+    better = [(s[0][0], s[0][1]), (s[1][1], s[1][0]), (s[4][1], s[4][0])]
+    of_three = [s[3][1] - s[3][0], s[3][1] - s[3][2]]
+    accuracy = (sum(a > b for a, b in better) + sum(x > 0 for x in of_three) / 2) / 4
+    margin = (sum(a - b for a, b in better) + sum(of_three) / 2) / 4
+    row = rows(made)[0]
+    flat = [x for some in s for x in some]
+    assert row["pairs/accuracy"] == pytest.approx(accuracy)
+    assert row["pairs/margin"] == pytest.approx(margin)
+    assert (row["score/min"], row["score/max"]) == (pytest.approx(min(flat)), pytest.approx(max(flat)))
+    assert row["score/mean"] == pytest.approx(sum(flat) / len(flat))
+
+
+def test_held_out_numbers_have_an_error_and_a_share_of_their_variance(values, tmp_path):
+    made = config(tmp_path, stage(values, steps=80, objective="mse", optim={"lr": 0.1}), data={"eval_prompts": "held"})
+    prompts = [Prompt(f"h{i}", PAIRS[i][0], valued(i)) for i in range(5)]
+    loop = make(made, eval_prompts=prompts)
+    summary = loop.train()
+    table = loop.adapter.table.detach()
+    given = torch.stack([score(table, p, t) for p, texts, _, _ in PAIRS for t in texts])
+    wanted = torch.tensor([v for _, _, shares, _ in PAIRS for v in shares], dtype=torch.float64)
+    r2 = 1 - ((given - wanted) ** 2).sum() / ((wanted - wanted.mean()) ** 2).sum()
+    assert summary["main_metric"] == "eval/values/r2"
+    assert summary["after"]["eval/values/r2"] == pytest.approx(float(r2))
+    assert summary["after"]["eval/values/error"] == pytest.approx(float((given - wanted).abs().mean()))
+    assert summary["after"]["eval/values/r2"] > max(0.5, summary["before"]["eval/values/r2"])
+
+
+def outcome(values: dict[str, Any]) -> tuple[bytes, list[dict[str, Any]]]:
+    run = Path(values["out"]) / "run"
+    return (run / "checkpoints" / "latest" / "trainer.safetensors").read_bytes(), rows(values)
+
+
+@pytest.mark.parametrize("point", ["micro", "step"])
+@pytest.mark.parametrize("micro_batch", [10, 1000])
+def test_a_stopped_run_resumes_bit_for_bit(pairs, tmp_path, point, micro_batch):
+    options = stage(pairs, batch=3, micro_batch=micro_batch, optim={"lr": 0.05, "ema": 0.5})
+    straight = config(tmp_path / "straight", options)
+    make(straight).train()
+    cut = config(tmp_path / "cut", options)
+    stops = 0
+    while True:
+        passed: list[str] = []
+        limit = 1 if point == "micro" and micro_batch == 10 else 0
+
+        def at(place: str, passed=passed, limit=limit) -> bool:
+            passed.append(place)
+            return place == point and passed.count(point) > limit
+
+        try:
+            make(cut, should_stop=at).train(resume=stops > 0)
+            break
+        except Stopped:
+            stops += 1
+            assert stops < 50
+    assert stops >= 2
+    assert outcome(cut) == outcome(straight)
+
+
+@pytest.mark.parametrize("batch", [5, 1])
+def test_two_processes_give_the_numbers_of_one(pairs, tmp_path, batch):
+    """Also where a batch of one record leaves the second process without any; and in what is held out and stored."""
+    options = stage(pairs, objective="ties", batch=batch, micro_batch=10)
+    more = {"data": {"eval_prompts": "held"}, "eval": {"every": 2}}
+    one, two = config(tmp_path / "one", options, **more), config(tmp_path / "two", options, **more)
+    alone = make(one, eval_prompts=held(0, 1, 4))
+    alone.train()
+
+    def work(processes):
+        loop = make(two, processes=processes, eval_prompts=held(0, 1, 4))
+        loop.train()
+        return loop
+
+    loops = ranks(work)
+    assert torch.equal(loops[0].adapter.table, loops[1].adapter.table)
+    torch.testing.assert_close(loops[0].adapter.table, alone.adapter.table, rtol=1e-9, atol=1e-9)
+    assert float((alone.adapter.table - alone.adapter.start).detach().abs().max()) > 0.05
+    for key in ("mean", "std", "scores"):
+        assert loops[1].adapter.score_notes[key] == pytest.approx(alone.adapter.score_notes[key])
+    for left, right in zip(rows(one), rows(two), strict=True):
+        assert left == {
+            k: pytest.approx(v, rel=1e-9, abs=1e-12) if isinstance(v, float) else v for k, v in right.items()
+        }
+
+
+# -------------------------------------------------------------------- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"candidates": ["a"], "shares": [1.0]}, "candidates"),
+        ({"candidates": ["a", "a"], "shares": [1.0, 0.0]}, "the same"),
+        ({"candidates": ["a", "b"], "shares": [1.0, 0.5]}, "sum to 1.5"),
+        ({"candidates": ["a", "b"]}, "shares"),
+        ({"chosen": "a"}, "is no pair"),
+    ],
+)
+def test_a_bad_record_stops_the_run_or_is_skipped(tmp_path, bad, says):
+    path = write(tmp_path / "p.jsonl", [record(0), {"id": "bad", "prompt": "x", **bad}])
+    with pytest.raises(ConfigError, match=says):
+        make(config(tmp_path, stage(path))).train()
+    with pytest.warns(UserWarning, match=says):
+        make(config(tmp_path, stage(path, steps=1), data={"on_bad_record": "skip"})).train()
+
+
+@pytest.mark.parametrize(
+    ("objective", "bad", "says"),
+    [
+        ("mse", {"values": [1.0]}, "1 numbers for 2"),
+        ("mse", {"values": "high"}, "list of numbers"),
+        ("bce", {"values": [0.5, 1.5]}, "value 1 is 1.5"),
+        ("mse", {"values": [0.5, True]}, "value 1 is True"),
+    ],
+)
+@pytest.mark.parametrize("rows_of", ["candidates", "steps"])
+def test_a_bad_number_is_named(tmp_path, objective, bad, says, rows_of):
+    path = write(tmp_path / "p.jsonl", [{**valued(0), "id": "bad", **bad}])
+    with pytest.raises(ConfigError, match=f"'bad'.*{says}"):
+        make(config(tmp_path, stage(path, objective=objective, rows=rows_of))).train()
+
+
+class Short(Answers):
+    """Has room for answers of three letters."""
+
+    def given(self, prompt, completions):
+        for text in completions:
+            if len(text) > 3:
+                raise ValueError(f"prompt {prompt.id!r} with answer has {len(text)} tokens, the context has 3")
+        return super().given(prompt, completions)
+
+
+def test_a_record_that_is_too_long_is_never_cut(pairs, tmp_path):
+    made = config(tmp_path, stage(pairs, steps=1))
+    with pytest.raises(ConfigError, match="the context has 3"):
+        make(made, adapter=Short(AnswersConfig())).train()
+    made = config(tmp_path, stage(pairs, steps=1), data={"on_bad_record": "skip"}, name="skips")
+    with pytest.warns(UserWarning, match="2 records are left out"):
+        loop = make(made, adapter=Short(AnswersConfig()))
+        loop.train()
+    assert loop.cursor.samples == 7
+
+
+def test_a_held_out_record_that_cannot_be_scored_is_counted(pairs, tmp_path):
+    made = config(tmp_path, stage(pairs, steps=1, batch=1), data={"on_bad_record": "skip", "eval_prompts": "held"})
+    with pytest.warns(UserWarning, match="1 held-out records are not scored"):
+        summary = make(made, adapter=Short(AnswersConfig()), eval_prompts=held(0, 1, 2)).train()
+    assert summary["after"]["eval/invalid"] == 1
+    assert 0 <= summary["after"]["eval/pairs/accuracy"] <= 1
+
+
+def test_an_adapter_without_scores_is_named(pairs, tmp_path, monkeypatch):
+    monkeypatch.delattr(Answers, "scores")
+    with pytest.raises(Unsupported, match=r"Answers gives no scores.*`scores`"):
+        make(config(tmp_path, stage(pairs))).train()
+
+
+def test_scores_of_another_shape_are_named(pairs, tmp_path):
+    with pytest.raises(ConfigError, match="scores is 1 x 1 for 1 rows, expected 1 x 2"):
+        make(config(tmp_path, stage(pairs, objective="uncertainty"))).train()
+
+
+def test_low_confidence_is_left_out(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{**record(i), "confidence": 0.9 + 0.02 * i} for i in range(5)])
+    loop = make(config(tmp_path, stage(path, steps=1, batch=2, confidence=0.95)))
+    loop.train()
+    assert loop.cursor.samples == 3 + 2
+    with pytest.raises(ConfigError, match=r"no record is left of 5 \(0 bad, 5 below confidence 1\)"):
+        make(config(tmp_path, stage(path, confidence=1.0), name="none")).train()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pairs": None}, "needs `pairs:`"),
+        ({"rows": "steps"}, "rows=steps has values"),
+        ({"objective": "mse", "centre": 0.1}, "centre: has no effect here"),
+        ({"objective": "mse", "margin": 0.1}, "margin: has no effect here"),
+        ({"tie_edge": 2}, "tie_edge: has no effect here"),
+        ({"objective": "ties", "tie_edge": 1}, "greater than 1"),
+        ({"show": "{candidate}"}, "show needs"),
+    ],
+)
+def test_options_that_do_not_fit(pairs, tmp_path, options, says):
+    with pytest.raises(ConfigError, match=says):
+        load(config(tmp_path, stage(pairs, **options), modality=f"{MODALITY}:Answers"))
+
+
+@pytest.mark.parametrize(
+    ("head", "objective", "says"),
+    [(None, "bradley_terry", "outputs: 1"), ({}, "uncertainty", "outputs: 2"), ({"outputs": 2}, "mse", "outputs: 1")],
+)
+def test_the_head_and_the_objective_belong_together(pairs, tmp_path, head, objective, says):
+    model = {"path": "built", "build": {"hidden": 32}, "head": head}
+    with pytest.raises(ConfigError, match=says):
+        load(config(tmp_path, stage(pairs, objective=objective), modality="text", model=model))
+
+
+def test_a_head_for_nothing_is_refused(tmp_path):
+    model = {"path": "built", "build": {"hidden": 32}, "head": {}}
+    sft = {"kind": "sft", "steps": 1}
+    with pytest.raises(ConfigError, match=r"model\.head: has no effect here, it needs a stage of kind reward_model"):
+        load(config(tmp_path, sft, modality="text", model=model, data={"records": "a.jsonl"}))
