@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from mmrl.config import ConfigError, DataConfig, RecordFormat
+from mmrl.config.data import is_range
 from mmrl.data.candidates import as_preference
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
@@ -86,7 +87,7 @@ class Checker:
 def good_records(
     rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapping[str, Any] | None = None
 ) -> tuple[list[tuple[Row, dict[str, Any]]], int]:
-    """(rows with their checked records whose columns equal `where`, number of bad ones); no two have one id.
+    """(rows with their checked records whose columns are as `where` says, number of bad ones); no two have one id.
 
     Raises ConfigError at the first bad record when `on_bad` is "stop"; otherwise warns of it and skips it.
     """
@@ -97,7 +98,7 @@ def good_records(
         total += 1
         try:
             record = checker.record(row)
-            if all(record.get(key) == value for key, value in (where or {}).items()):
+            if all(_is_as(record.get(key), wanted) for key, wanted in (where or {}).items()):
                 _check_new(identity(record, row), row, seen)
                 good.append((row, record))
         except ValueError as error:
@@ -108,6 +109,14 @@ def good_records(
     if bad:
         warnings.warn(f"data: skipped {bad} of {total} records", stacklevel=3)
     return good, bad
+
+
+def _is_as(value: Any, wanted: Any) -> bool:
+    """Whether a column is a value, or a number in a range {min, max}."""
+    if not is_range(wanted):
+        return bool(value == wanted)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and wanted.get("min", -math.inf) <= value <= wanted.get("max", math.inf)
 
 
 def refused(row: Row, error: ValueError, on_bad: str) -> str:
