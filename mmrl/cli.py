@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -15,7 +15,7 @@ from mmrl.near import near, short
 from mmrl.terminal import own_warnings, processes, say
 
 if TYPE_CHECKING:
-    from mmrl.config import Config
+    from mmrl.config import Config, RecordFormat
     from mmrl.config.reading import Override
 
 EXIT_STOPPED = 3
@@ -262,6 +262,134 @@ def reward(name: str, files: tuple[Path, ...], prompts: Words, options: Words, c
     for group in groups:
         score = group.samples[0].scores[loaded.name]
         click.echo(f"{group.prompt.id}\t{f'{score.value:.4f}' if score.ok else f'{score.status}: {score.reason}'}")
+
+
+@cli.group(cls=Nearest)
+def judge() -> None:
+    """Judges and reward models: how good they are."""
+
+
+@judge.command(name="eval")
+@click.argument("bench")
+@click.argument("model")
+@click.option("--option", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Options of the judge.")
+@click.option("--format", "form", default="auto", show_default=True, help="Whose form the records have.")
+@click.option("--split", default="test", show_default=True, help="Of a benchmark that has splits.")
+@click.option("--limit", type=click.IntRange(min=1), help="Records that are read; left out: all, of a function 100.")
+@click.option("--bench-option", "bench_options", multiple=True, metavar="KEY=VALUE", help="Of a function of pairs.")
+@click.option("--image-root", help="Folder that picture names are below.")
+@click.option(
+    "--orders",
+    type=click.Choice(["both", "random"]),
+    default="both",
+    show_default=True,
+    help="Show each pair in both orders, or in one that is drawn.",
+)
+@click.option(
+    "--votes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Verdicts per order, of which most count.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of orders, votes and intervals.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Judges that know nothing, too.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.json, verdicts.jsonl and index.html.")
+def judge_eval(
+    bench: str,
+    model: str,
+    options: Words,
+    form: str,
+    split: str,
+    limit: int | None,
+    bench_options: Words,
+    image_root: str | None,
+    orders: str,
+    votes: int,
+    seed: int,
+    baselines: bool,
+    out: Path | None,
+) -> None:
+    """Measure a judge on pairs: `mmrl judge eval pairs.jsonl runs/my-judge`.
+
+    BENCH is a file, a folder, hub:owner/name or file.py:function of pairs. MODEL is a run's or a checkpoint's folder, a
+    reward's name, the URL of a server, or first, longest or random.
+    """
+    from mmrl.config.overrides import read
+    from mmrl.judging.evaluation import evaluate as measure
+    from mmrl.judging.tables import printed
+
+    given, told = (dict(read(word) for word in words) for words in (options, bench_options))
+    found = measure(
+        bench,
+        model,
+        form=cast("RecordFormat", form),
+        split=split,
+        limit=limit,
+        bench_options=told,
+        image_root=image_root,
+        options=given,
+        orders=orders,
+        votes=votes,
+        seed=seed,
+        baselines=baselines,
+        out=out,
+        quiet=False,
+    )
+    for line in printed(found):
+        click.echo(line)
+    if out is not None:
+        click.echo(f"page: {out / 'index.html'}")
+
+
+@cli.command(name="serve-reward")
+@click.argument("name", metavar="REWARD | MODEL")
+@click.option("--option", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Options of the reward or model.")
+@click.option("--as", "called", metavar="NAME", help="Its name in answers; by default its own.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
+@click.option("--port", default=5000, show_default=True, help="0 takes a free one, and tells it.")
+@click.option("--token-env", default="MMRL_SERVE_TOKEN", show_default=True, help="Variable with the bearer token.")
+@click.option("--closed-health", is_flag=True, help="/health wants the token, too.")
+@click.option("--max-batch", default=32, show_default=True, type=click.IntRange(1), help="Rows rated together.")
+@click.option("--max-wait-ms", default=5.0, show_default=True, type=click.FloatRange(0), help="Wait for a full batch.")
+@click.option("--queue", default=1024, show_default=True, type=click.IntRange(1), help="Rows that may wait; then 429.")
+@click.option("--max-body-mb", default=32.0, show_default=True, type=click.FloatRange(0.001), help="Of a request.")
+@click.option("--memory-mb", default=256.0, show_default=True, type=click.FloatRange(0.001), help="Of all requests.")
+@click.option("--body-seconds", default=30.0, show_default=True, type=click.FloatRange(0.001), help="A body may take.")
+@click.option("--max-pixels", default=50_000_000, show_default=True, type=click.IntRange(1), help="Of a picture.")
+@click.option("--end", "ends", multiple=True, help="Text cut from the end of answers at /get_reward: '<|im_end|>'.")
+def serve_reward(
+    name: str, options: Words, called: str | None, host: str, port: int, token_env: str, **limits: Any
+) -> None:
+    """Serve a reward or a reward model over HTTP: `mmrl serve-reward composition.follows`.
+
+    POST /get_reward as OpenRLHF's servers, POST /score with pictures and identities, GET /health.
+    """
+    from mmrl.config.overrides import read
+
+    try:
+        from mmrl.serving.app import Limits
+        from mmrl.serving.load import open_served, token_of
+        from mmrl.serving.server import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "starlette"):
+            raise
+        raise ImportError(f'serve-reward needs the package {error.name!r}: pip install "mmrl[serve]"') from None
+
+    given = dict(read(word) for word in options)
+    bounds = Limits(
+        max_batch=limits["max_batch"],
+        max_wait=limits["max_wait_ms"] / 1000,
+        queue=limits["queue"],
+        body=int(limits["max_body_mb"] * 2**20),
+        bodies=int(limits["memory_mb"] * 2**20),
+        body_seconds=limits["body_seconds"],
+        max_pixels=limits["max_pixels"],
+        token=token_of(token_env),
+        open_health=not limits["closed_health"],
+        ends=limits["ends"],
+    )
+    serve(open_served(name, given, bounds.max_pixels, called), bounds, host, port, say)
 
 
 @cli.command()

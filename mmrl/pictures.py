@@ -79,7 +79,8 @@ def candidate_refs(record: Mapping[str, Any]) -> list[Any]:
     candidates = record.get("candidates")
     if not isinstance(candidates, list | tuple):
         return []
-    return [ref for each in candidates if isinstance(each, Mapping) for ref in each.get("images") or ()]
+    given = [each.get("images") or () for each in candidates if isinstance(each, Mapping)]
+    return [ref for refs in given for ref in (refs if isinstance(refs, list | tuple) else [refs])]
 
 
 def is_video(ref: Any) -> bool:

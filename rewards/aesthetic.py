@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mmrl.rewarding import RewardError
 from mmrl.share import resolve
-from mmrl.types import Sample
+from mmrl.types import Sample, Score
 
 from .clip import Clip
+from .towers import score_pictures
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -50,8 +51,10 @@ class score:
         self.activation = ACTIVATIONS[activation]
         self.scale = scale
 
-    def __call__(self, samples: list[Sample]) -> list[float]:
-        return (self._head(self.clip.images([s.artifact for s in samples])) * self.scale).tolist()
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return score_pictures(
+            samples, lambda pictures, _: (self._head(self.clip.images(pictures)) * self.scale).tolist()
+        )
 
     @torch.inference_mode()
     def _head(self, x: Tensor) -> Tensor:

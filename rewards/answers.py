@@ -37,9 +37,17 @@ _BULLET = re.compile(r"^(?:>\s+|[-*•]\s+(?![\s\d.$-]))+")
 _REASON = re.compile(
     r"(?<=[\w)*$}%\"'])(?:,? (?:because|since|which is|due to|weil|porque|parce que)\b|,? i\.e\.|, as\b|;\s)"
 )
-_NEXT_SENTENCE = re.compile(r"(?:(?<=\w{3})|(?<=\d)|(?<=[)*$}%\"']))[.!](?=\s+[^\W\d_a-z])|[。！](?=.)")
+# The mark of a factorial stays with its number.
+_NEXT_SENTENCE = re.compile(
+    r"(?:(?:(?<=\w{3})|(?<=\d)|(?<=[)*$}%\"']))(?:\.|(?<!\d)!)|(?<=\d!))(?=\s+[^\W\d_a-z])|[。！](?=.)"
+)
 _CORRECTS = re.compile(
     r"\b(?:wait|actually|sorry|correction|mistake|wrong|instead|oops|hmm)\b|\bno[,:.]", re.IGNORECASE
+)
+# What heads the reason of an answer that stands above it.
+_EXPLAINS = re.compile(
+    r"\W*(?:explanation|rationale|justification|erklärung|begründung|explication|explicación|解释|解析|説明)(?![^\W_])",
+    re.IGNORECASE,
 )
 _EMPTY = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}|<(\w{1,20})>\s*</\1>")
 _MARK = "####"
@@ -95,9 +103,10 @@ def readings(text: str, extract: str = "auto") -> list[str]:
 
 
 def marked(text: str) -> list[str]:
-    """The pieces that are marked as the final answer, the best first: the last of box, <answer> and ####, then `said`.
+    """The pieces that are marked as the final answer, the best first: the last of box, <answer> and ####, then `said`,
+    then a first line with an explanation below.
 
-    What is said after these with a correction between ("wait", "no,") comes first.
+    What is said after the first three with a correction between ("wait", "no,") comes first.
     """
     said = without_thoughts(text)
     marks = sorted((boxed(said), in_tag(said, "answer"), _hashed(said)), key=lambda found: -found[0])
@@ -105,7 +114,7 @@ def marked(text: str) -> list[str]:
     start, words = _said(said)
     last = marks[0][0]
     corrected = 0 <= last < start and _CORRECTS.search(said, last, start)
-    return _all_bare([*words, *pieces] if corrected else [*pieces, *words])
+    return _all_bare([*(words if corrected else ()), *pieces, *words, _above_explanation(said)])
 
 
 def normalised(text: str, case: bool = False, punctuation: bool = True, articles: bool = True) -> str:
@@ -214,6 +223,11 @@ def _said(text: str) -> tuple[int, list[str]]:
     if cuts and not _CORRECTS.search(piece, min(cuts)):
         return found.start(), [piece[: min(cuts)], piece]
     return found.start(), [piece]
+
+
+def _above_explanation(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()][:2]
+    return _BULLET.sub("", lines[0]) if len(lines) > 1 and _EXPLAINS.match(lines[1]) else ""
 
 
 def _last_of(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import gold_of, lacks_answer, normalised, not_applicable, readings, text_of
+from .answers import gold_of, lacks_answer, marked, normalised, not_applicable, readings, text_of
 from .signs import ascii_signs
 
 _LETTERS = "ABCDEFGHIJ"
@@ -27,6 +28,15 @@ _WRONG = (
 )
 _GOES_ON = r"(?!(?:is|or|and|because|since|as|was|seems|looks|fits) )[a-z]"  # after "A" that is no article
 _WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese stand beside a letter without a space
+# A last line that decides, and words behind which an earlier letter no longer holds.
+_CONCLUDES = re.compile(
+    r"\b(?:so|thus|therefore|hence|choose|choosing|pick|select|go(?:ing)? with|correct|right|final)\b|[因所]此|所以|选",
+    re.IGNORECASE,
+)
+_CORRECTS = re.compile(
+    r"\b(?:wait|actually|sorry|correction|mistake|instead|oops|hmm|reconsider\w*|changed?|revis\w+)\b|\bno[,:.]",
+    re.IGNORECASE,
+)
 _LONGEST = 1000  # characters; a letter that stands before the last so many is no final answer
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -40,6 +50,8 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     A column `choices`, the options as the prompt shows them (a list, or an object of letters), lets `answer` be the
     text of one of them, whatever their order, and a completion that names no letter choose by giving the text of
     exactly one.
+    A letter alone on the first line, or one with its option, is the answer of a completion that goes on to explain it
+    and marks no other; so it is chosen over a letter that the last line only mentions.
     extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
     that exist; an `answer` that is none of them is invalid.
     """
@@ -97,12 +109,51 @@ def _score(sample: Sample, extract: str, letters: str) -> Score:
     accepted = _gold(sample.prompt, letters)
     if not accepted:
         return Score.invalid(_no_letter(sample.prompt, letters))
-    answer = ""
-    for said in readings(text_of(sample), extract):
-        answer = chosen(said, letters) or _of_choice(said, sample.prompt, letters) or ""
-        if answer or _named(said, letters):  # several letters are an answer that chooses none
-            break
+    answer = _answer(text_of(sample), sample.prompt, extract, letters)
     return Score.of(float(answer in accepted), chosen=answer)
+
+
+def _answer(text: str, prompt: Prompt, extract: str, letters: str) -> str:
+    """The letter that a completion chooses, "" for none."""
+    for said in marked(text) if extract == "auto" else readings(text, extract):
+        found = chosen(said, letters) or _of_choice(said, prompt, letters) or ""
+        if found or _named(said, letters):  # several letters are an answer that chooses none
+            return found
+    return _unmarked(text, prompt, letters) if extract == "auto" else ""
+
+
+def _unmarked(text: str, prompt: Prompt, letters: str) -> str:
+    """The letter of a completion that marks no answer: that of its last line, or of a first line that is explained."""
+    lines = [line for line in without_thoughts(text).splitlines() if line.strip()]
+    last = next(iter(readings(text, "line")), "")
+    closing = chosen(last, letters) or _of_choice(last, prompt, letters) or ""
+    opening = _opening(lines, letters)
+    if len(lines) < 2 or not opening or opening == closing:
+        return closing
+    if all(_alone(line, letters) for line in lines):  # one of every option, perhaps
+        return ""
+    concludes = bool(_alone(last, letters) or _CONCLUDES.search(last) or any(map(_CORRECTS.search, lines[1:])))
+    return closing if concludes and _named(last, letters) else opening
+
+
+def _opening(lines: list[str], letters: str) -> str:
+    """The letter that the first line is, or names with its option where no other line begins with one; "" for none."""
+    first, *others = [_begun(line, letters) for line in lines] or [""]
+    return first if all(other in ("", first) for other in others) else _alone(lines[0], letters)
+
+
+def _alone(line: str, letters: str) -> str:
+    """The letter that a line is, but for brackets and marks; "" for another line."""
+    marks = r"[\s*_`]*"
+    one = rf"{marks}(?:(?:option|choice)\b)?{marks}[(\[]?([{re.escape(letters)}])[)\]]?[.:)]?{marks}[.:]?"
+    found = re.fullmatch(one, line, re.IGNORECASE)
+    return found[1].upper() if found else ""
+
+
+def _begun(line: str, letters: str) -> str:
+    """The letter that a line is, or begins with as an option does: "B. Paris", "(B) Paris"; "" for none."""
+    found = re.match(rf"[\s*_`]*[(\[]?([{re.escape(letters)}])[)\].:]+[\s*_]", line)
+    return _alone(line, letters) or (found[1].upper() if found else "")
 
 
 def _gold(prompt: Prompt, letters: str) -> set[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
@@ -16,58 +17,53 @@ from mmrl.rewarding import RewardError
 from mmrl.share import resolve
 from mmrl.types import Sample, Score
 
+from .towers import Towers, batches, load_once, place_of
 
-class Clip:
+
+class Clip(Towers):
     """An open_clip model, frozen, with its preprocessing and tokenizer.
 
     model: an open_clip name ("ViT-B-32", "hf-hub:owner/name") or a model config (.json file).
     pretrained: a hub tag ("laion2b_s34b_b79k") or a weights file (.safetensors).
     device: "cpu", "cuda", ...; by default the accelerator where there is one.
+    preprocess: RGB picture -> [3, height, width], in the place of open_clip's.
     """
 
-    def __init__(self, model: str, pretrained: str | None, batch: int, device: str | None) -> None:
-        if batch < 1:
-            raise RewardError(f"clip: batch is {batch}; it must be at least 1")
+    def __init__(
+        self,
+        model: str,
+        pretrained: str | None,
+        batch: int,
+        device: str | None,
+        preprocess: Callable[[Image.Image], Tensor] | None = None,
+    ) -> None:
+        batches((), batch)
         name = _register(model)
         weights = _weights(name, pretrained)
         self.batch = batch
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=weights, device=self.device
+        self.device, _ = place_of(device, "float32")
+        self.model = load_once(("open_clip", model, weights, str(self.device)), lambda: self._load(name, weights))
+        self.preprocess = preprocess or image_transform_v2(
+            PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False
         )
-        self.model.eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(name)
+        self.context = int(self.tokenizer.context_length)
 
-    @torch.inference_mode()
-    def images(self, images: list[Image.Image]) -> Tensor:
-        """[N, D] float32 embeddings of unit length."""
-        rows = []
-        for start in range(0, len(images), self.batch):
-            pixels = [self.preprocess(i.convert("RGB")) for i in images[start : start + self.batch]]
-            rows.append(self.model.encode_image(torch.stack(pixels).to(self.device)).float())
-        return F.normalize(torch.cat(rows), dim=-1)
+    def _load(self, name: str, weights: str | None) -> Any:
+        model = open_clip.create_model(name, pretrained=weights, device=self.device)
+        return model.eval().requires_grad_(False)
 
-    @torch.inference_mode()
-    def texts(self, texts: list[str]) -> Tensor:
-        """[N, D] float32 embeddings of unit length; each different text is encoded once."""
-        different = list(dict.fromkeys(texts))
-        rows = []
-        for start in range(0, len(different), self.batch):
-            tokens = self.tokenizer(different[start : start + self.batch])
-            rows.append(self.model.encode_text(tokens.to(self.device)).float())
-        place = {text: row for row, text in enumerate(different)}
-        return F.normalize(torch.cat(rows), dim=-1)[[place[text] for text in texts]]
+    def embed_images(self, pictures: Sequence[Image.Image]) -> Tensor:
+        pixels = torch.stack([self.preprocess(picture) for picture in pictures])
+        return self.model.encode_image(pixels.to(self.device))
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
 
     def tokens(self, text: str) -> int:
-        """Tokens of `text` with its start and end marks, before truncation to the context of the model."""
         if hasattr(self.tokenizer, "encode"):
             return len(self.tokenizer.encode(text)) + 2
         return len(self.tokenizer.tokenizer(text).input_ids)
-
-    @property
-    def context(self) -> int:
-        """Tokens that the model reads; 77 for most."""
-        return int(self.tokenizer.context_length)
 
 
 class score:
@@ -88,13 +84,7 @@ class score:
         self.scale = scale
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        texts = [sample.prompt.text for sample in samples]
-        cosine = (self.clip.images([s.artifact for s in samples]) * self.clip.texts(texts)).sum(-1)
-        return [Score.of(value * self.scale, **self._cut(text)) for value, text in zip(cosine.tolist(), texts)]
-
-    def _cut(self, text: str) -> dict[str, Any]:
-        tokens = self.clip.tokens(text)
-        return {"truncated": True, "tokens": tokens} if tokens > self.clip.context else {}
+        return self.clip.scores(samples, self.scale)
 
 
 def _register(model: str) -> str:

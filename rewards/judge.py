@@ -162,6 +162,10 @@ class preferred(_Judged):
     Every pair is judged in both orders (mmrl.rewarding.win_rate), so that a judge with a favourite place favours
     nobody. Equal answers are a tie, and an empty or too long one loses, unasked. hard: a pair is won, lost or tied,
     not won by half. template: with $question, $answer (the first) and $other.
+    schedule: round_robin is every pair; regular, with `neighbours` others each; anchors, with the answers that the
+    record's column `anchors` holds, a text or several, read as completions are; numbers of different prompts can then
+    be compared.
+    score: win_rate, or bradley_terry, the strength in log-odds, which `prior` keeps finite.
     """
 
     def __init__(
@@ -171,11 +175,36 @@ class preferred(_Judged):
         hard: bool = False,
         longest: int = 4000,
         template: str | None = None,
+        schedule: str = "round_robin",
+        neighbours: int = 4,
+        anchors: str | None = None,
+        score: str = "win_rate",
+        prior: float = 1.0,
     ) -> None:
         super().__init__(judge, longest)
         final_answer("", extract)
         self.extract, self.template = extract, template_of(template, templates.BETTER, {"question", "answer", "other"})
-        self.rate = win_rate(self._beats, both_orders=True, hard=hard, workers=self.judge.threads)
+        self.anchors = anchors
+        self.rate = win_rate(
+            self._beats,
+            schedule=schedule,
+            neighbours=neighbours,
+            anchors=self._anchored if anchors is not None else None,
+            score=score,
+            prior=prior,
+            both_orders=True,
+            hard=hard,
+            workers=self.judge.threads,
+        )
+
+    def check_prompt(self, prompt: Prompt) -> str | None:
+        if self.anchors is not None and not _texts(prompt.record.get(self.anchors)):
+            return f"its column {self.anchors!r} holds no answers to compare with: a text, or a list of texts"
+        return None
+
+    def _anchored(self, group: Group) -> list[Sample]:
+        texts = _texts(group.prompt.record.get(self.anchors or ""))
+        return [Sample(group.prompt, -1 - k, text) for k, text in enumerate(texts)]
 
     def __call__(self, group: Group) -> list[Score]:
         return self.rate(group)
@@ -200,3 +229,10 @@ def _score(verdict: Any, value: Callable[[Any], float]) -> Score:
 
 def _question(sample: Sample) -> str:
     return sample.prompt.text.replace("<image>", "").strip()
+
+
+def _texts(value: Any) -> list[str]:
+    """A text, or the texts of a list; [] for anything else."""
+    values = [value] if isinstance(value, str) else value
+    whole = isinstance(values, Sequence) and all(isinstance(text, str) for text in values)
+    return list(values) if whole else []

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import Template
-from threading import Lock
 from typing import Any
 
-from mmrl.rewarding.chat import ChatError, Endpoint, Judge, Messages
+from mmrl.rewarding.chat import Endpoint, Judge, Messages
+from mmrl.rewarding.first_token import FirstToken
+from mmrl.rewarding.parts import text_part
 from mmrl.share import resolve
+
+from .local_judge import LocalFirstToken, LocalModel
 
 _REASONING = re.compile(r"<think>.*?</think>", re.DOTALL)
 _SCORE = re.compile(r"\bscore\b[^\w\n-]{0,8}([01])(?![\w/])(?!\.\d)(?!\W{0,3}or\b)", re.IGNORECASE)
 
 
-def open_judge(options: Mapping[str, Any]) -> Judge:
+def open_judge(options: Mapping[str, Any], sees: bool = False, first_token: bool = False) -> Judge:
     """The judge that the option describes: {url, model, ...} of an endpoint, or {path, ...} of a local checkpoint.
 
-    The other keys are those of mmrl.rewarding.chat.Endpoint (or LocalModel here) and Judge.
-    Raises ValueError for neither or both of url and path, and for an unknown or missing key.
+    The other keys are those of mmrl.rewarding.chat.Endpoint (or LocalModel of local_judge.py) and Judge.
+    sees: it will be shown pictures. first_token: it is asked for the probabilities of its first token.
+    Raises ValueError for neither or both of url and path, for an unknown or missing key, and for a local model that
+    sees no pictures where it should.
     """
-    kind: type[Endpoint] | type[LocalModel] = LocalModel if "path" in options else Endpoint
+    served, local = (FirstToken, LocalFirstToken) if first_token else (Endpoint, LocalModel)
+    kind: type[Endpoint] | type[LocalModel] = local if "path" in options else served
     if not isinstance(options, Mapping) or ("path" in options) == ("url" in options):
         raise ValueError("judge: give `url` and `model` of a served model, or the `path` of a local one")
     of_chat = set(inspect.signature(kind).parameters)
@@ -31,55 +37,12 @@ def open_judge(options: Mapping[str, Any]) -> Judge:
         raise ValueError(
             f"judge: unknown {', '.join(sorted(unknown))}; there are {', '.join(sorted(of_chat | of_judge))}"
         )
-    if kind is Endpoint and "model" not in options:
+    if kind is served and "model" not in options:
         raise ValueError("judge: `url` needs `model`, the name under which the server knows it")
     chat = kind(**{key: value for key, value in options.items() if key in of_chat})
+    if sees and not getattr(chat, "sees", True):
+        raise ValueError(f"judge: the model in {options['path']!r} sees no pictures; its folder has no processor")
     return Judge(chat, **{key: value for key, value in options.items() if key in of_judge})
-
-
-class LocalModel:
-    """A checkpoint of transformers that answers in this process, one request at a time.
-
-    path: a folder with .safetensors weights and a chat template. timeout: seconds after which an answer is cut off.
-    """
-
-    threads = 1
-
-    def __init__(self, path: str, device: str = "auto", max_tokens: int = 512, timeout: float = 300.0) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        folder = resolve(path)
-        if not folder.is_dir():
-            raise ValueError(f"judge: path={path!r} is no folder")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if self.tokenizer.chat_template is None:
-            raise ValueError(f"judge: the tokenizer in {path!r} has no chat template")
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype="auto"
-        )
-        self.model, self.max_tokens, self.timeout = model.to(device).eval(), max_tokens, timeout
-        self.identity = f"{folder.resolve()} {max_tokens}"
-        self._lock = Lock()
-
-    def complete(self, messages: Messages, temperature: float, seed: int) -> str:
-        import torch
-
-        with self._lock, torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(seed)
-            inputs = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
-            ).to(self.model.device)
-            sampling = (
-                {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-            )
-            made = self.model.generate(**inputs, max_new_tokens=self.max_tokens, max_time=self.timeout, **sampling)
-        answer: str = self.tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        if not answer.strip():
-            raise ChatError("the local judge gave an empty answer")
-        return answer
 
 
 # -------------------------------------------------------------------- words
@@ -90,20 +53,33 @@ def request(template: Template, **words: str) -> Messages:
 
     Runs of equals signs, which mark where a candidate's text begins and ends, are broken in what is filled in.
     """
-    filled = {name: re.sub("={4,}", "===", text) for name, text in words.items()}
-    return [{"role": "user", "content": template.substitute(filled)}]
+    return [{"role": "user", "content": _filled(template, words)}]
 
 
-def template_of(text: str | None, default: str, names: set[str]) -> Template:
-    """The template of an option: its text, or a .txt file. Raises ValueError unless it has just the names."""
+def shown(pictures: Sequence[Mapping[str, Any]], template: Template, **words: str) -> Messages:
+    """The same behind pictures, parts of mmrl.rewarding.parts."""
+    return [{"role": "user", "content": [*pictures, text_part(_filled(template, words))]}]
+
+
+def _filled(template: Template, words: Mapping[str, str]) -> str:
+    return template.substitute({name: re.sub("={4,}", "===", text) for name, text in words.items()})
+
+
+def template_of(text: str | None, default: str, names: set[str], needed: str | None = "answer") -> Template:
+    """The template of an option: its text, or a .txt file.
+
+    Raises ValueError unless it has the needed name, where there is one, and no others than `names`.
+    """
     if text is not None and text.endswith(".txt"):
-        text = resolve(text).read_text(encoding="utf-8")
+        try:
+            text = resolve(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"template: {text} cannot be read: {error.strerror}") from None
     template = Template(default if text is None else text)
     found = set(template.get_identifiers())
-    if not template.is_valid() or found - names or "answer" not in found:
-        raise ValueError(
-            f"template: needs $answer, and may have {', '.join('$' + n for n in sorted(names))}; has {found}"
-        )
+    if not template.is_valid() or found - names or needed not in {None, *found}:
+        named = ", ".join(f"${name}" for name in sorted(names))
+        raise ValueError(f"template: {f'needs ${needed}, and ' if needed else ''}may have {named}; has {found}")
     return template
 
 

@@ -24,7 +24,7 @@ from .answers import gold_of, lacks_answer, marked, not_applicable, readings, te
 from .number import number_in
 from .numerals import without_repeating
 from .places import joined_boxes
-from .signs import ascii_signs
+from .signs import ascii_signs, without_exclamations
 
 if find_spec("math_verify") is None:
     raise ModuleNotFoundError("No module named 'math_verify'", name="math_verify")
@@ -35,6 +35,20 @@ _HUGE = re.compile(r"(?:\d[eE]|\^\s?\{?|\*\*)\s?[-+]?\d{5}")  # the library woul
 _PLAIN_GOLD = re.compile(r"-?\d+(?:\.\d+)?(?:/[1-9]\d*)?|\\d?frac\{\d+\}\{[1-9]\d*\}")
 _SIGNS = (("√", "\\sqrt"), ("×", "\\times "), ("÷", "\\div "), ("·", "\\cdot "), ("π", "\\pi "), ("∞", "\\infty "))
 _SIGNS += (("≤", "\\le "), ("≥", "\\ge "), ("∪", "\\cup "), ("∩", "\\cap "), ("±", "\\pm "))
+# Functions and constants as a keyboard writes them; without their backslash they would be words around a number.
+_FUNCTION = re.compile(
+    r"(?<![\\a-zA-Z])(?:(?:sqrt|sinh?|cosh?|tanh?|cot|csc|arc(?:sin|cos|tan)|ln|log|exp)"
+    r"(?=\s?(?:[\d(\\{^_πθ]|[a-zA-Z](?![a-zA-Z])))|sec(?=[(\\^])|pi(?![a-zA-Z]))"
+)
+_DEGREE = r"(?:\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})|°|\\degree(?![a-zA-Z]))"
+_DEGREES_SAID = re.compile(
+    r"(?<=[\d)}])\s*(?:\\(?:text|textrm|mathrm)\s*\{\s*degrees?\s*\}|degrees?\b)(?!\s*(?:[CF]\b|Celsius|Fahrenheit|of\b))"
+)
+_IN_DEGREES = re.compile(
+    rf"(\d+(?:\.\d+)?|(?<![\\a-zA-Z])[a-zA-Z]|\\(?:theta|alpha|beta|gamma|phi)|\([^()]*\))\s*{_DEGREE}"
+)
+_MINUTES = re.compile(rf"{_DEGREE}\s*\d")
+_OF_ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _ROOT = re.compile(r"\\sqrt\s*(?:\(([^()]*)\)|(\d+|[a-zA-Zπ]))")
 _PER_CENT = re.compile(r"(?<![\w.,])(\d+(?:\.(\d+))?)\s*\\?%")
 # A word that is not set by a command, and does not join what it stands between.
@@ -54,6 +68,8 @@ class verify:
     cannot be read are invalid, with the reason.
     extract: how the final answer is found, see answers.readings; words around it are left out, and `whole` leaves all
     to math-verify. Boxes that are joined ("\\boxed{3} or \\boxed{5}") are a list.
+    A number in degrees is the number, and the angle: 90° is 90 and \\pi/2. In a formula with sines and their kin it is
+    the angle: \\sin 30° is 1/2. Minutes of degrees are not read.
     timeout: seconds for one comparison. strict: names of variables matter, and a set is not a tuple. digits: decimals
     that numbers are rounded to; two that differ by over a thousandth of the larger are never equal.
     """
@@ -76,14 +92,14 @@ class verify:
         strange = [gold for gold in gold_of(prompt) if not _PLAIN_GOLD.fullmatch(gold)]
         if not strange:  # and no process is asked
             return None
-        found = self._process.ask({"gold": strange, "answer": None, "options": self.options}, self.timeout)
+        found = self._process.ask({"gold": strange, "answer": [], "options": self.options}, self.timeout)
         return f"prompt {prompt.id!r}: {found['invalid']}" if "invalid" in found else None
 
     def _score(self, sample: Sample) -> Score:
         if skipped := not_applicable(sample):
             return skipped
         shown = _shown(text_of(sample), self.extract)
-        if shown is None:
+        if not shown:
             return Score.of(0.0, answer="")
         request = {"gold": gold_of(sample.prompt), "answer": shown, "options": self.options}
         found = self._process.ask(request, self.timeout)
@@ -92,25 +108,30 @@ class verify:
         return Score.of(found["score"], answer=found["read"])
 
 
-def _shown(text: str, extract: str) -> str | None:
-    """What the library is to read of a completion; None without an answer."""
+def _shown(text: str, extract: str) -> list[str]:
+    """What the library is to read of a completion, with angles as numbers and in radians; [] without an answer."""
+    forms = (_form(text, extract, radians) for radians in (False, True))
+    return list(dict.fromkeys(form for form in forms if form is not None))
+
+
+def _form(text: str, extract: str, radians: bool) -> str | None:
     if extract == "whole":
         return text if text.strip() else None
     said = without_thoughts(text)
     pieces = marked(text) if extract == "auto" else readings(text, extract)
     joined = joined_boxes(said) if extract in ("auto", "boxed") else []
     if len(joined) > 1 and pieces and pieces[0] == " or ".join(joined):
-        return " or ".join(_boxed(_readable(piece)) for piece in joined)
+        return " or ".join(_boxed(_readable(piece, radians)) for piece in joined)
     if pieces or extract != "auto":
-        return _mathematics(pieces[0]) if pieces else None
-    return next((_mathematics(line) for line in readings(text, "line")), None)
+        return _mathematics(pieces[0], radians) if pieces else None
+    return next((_mathematics(line, radians) for line in readings(text, "line")), None)
 
 
-def _mathematics(piece: str) -> str | None:
+def _mathematics(piece: str, radians: bool) -> str | None:
     """What the library is to read of a piece, without the words around it; None where it only denies something."""
-    if len(piece) > _LONGEST or _HUGE.search(piece):
+    if len(piece) > _LONGEST or _HUGE.search(piece) or _MINUTES.search(piece):
         return None
-    piece = _UNIT.sub(r" \1 ", _DENIED.sub(" ", _readable(piece)))
+    piece = _UNIT.sub(r" \1 ", _DENIED.sub(" ", _readable(piece, radians)))
     if any(mark in piece for mark in ("\\boxed", "$", "\\(")):
         return piece
     words = list(_WORD.finditer(piece))
@@ -126,9 +147,12 @@ def _mathematics(piece: str) -> str | None:
     return None if _DENIES.fullmatch(before) else _boxed(part)
 
 
-def _readable(text: str) -> str:
-    """In the signs that the library reads, without those of money and degrees and spaces within numbers."""
-    text = ascii_signs(text)
+def _readable(text: str, radians: bool) -> str:
+    """In the signs that the library reads, without those of money and degrees and spaces within numbers.
+
+    radians: angles in degrees become radians, as they do beside sines in any case.
+    """
+    text = _FUNCTION.sub(r"\\\g<0>", ascii_signs(without_exclamations(text)))
     for sign, command in _SIGNS:
         text = text.replace(sign, command)
     text = without_repeating(text)
@@ -136,7 +160,10 @@ def _readable(text: str) -> str:
     text = re.sub(r"(?<=\d)(?:\\[,! ]|~|\{,\})(?=\d{3}(?!\d))", "", text.replace("\\!", ""))
     text = re.sub(r"\\[,;:]|~", " ", text)
     text = _PER_CENT.sub(lambda m: rf"\frac{{{m[1]}}}{{{10 ** len(m[2] or '') * 100}}}".replace(".", ""), text)
-    text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|[°€£¥]|\\(?:\$|degree(?![a-zA-Z]))", "", text)
+    text = _DEGREES_SAID.sub("°", text)
+    if radians or _OF_ANGLES.search(text):
+        text = _IN_DEGREES.sub(r"\\frac{\1\\pi}{180}", text)
+    text = re.sub(rf"{_DEGREE}|[€£¥]|\\\$", "", text)
     return text.replace("$", "") if text.count("$") == 1 else text
 
 
@@ -224,17 +251,21 @@ def serve() -> None:
         answers.write(json.dumps(found) + "\n")
 
 
-def _compared(library: Any, golds: list[str], answer: str | None, options: dict[str, Any]) -> dict[str, Any]:
+def _compared(library: Any, golds: list[str], shown: list[str], options: dict[str, Any]) -> dict[str, Any]:
     readings = []
     for gold in golds:
-        gold = _readable(gold)
-        found = _parsed(library, gold if "\\boxed" in gold or "$" in gold else _boxed(gold))
+        forms = dict.fromkeys(_readable(gold, radians) for radians in (False, True))
+        found = [
+            one
+            for form in forms
+            for one in _parsed(library, form if "\\boxed" in form or "$" in form else _boxed(form))
+        ]
         if not any(not isinstance(reading, str) for reading in found):
             return {"invalid": f"`answer` {gold[:60]!r} is no mathematics that math-verify can read"}
         readings += found
-    if answer is None:  # asked of the golds only
+    if not shown:  # asked of the golds only
         return {"score": 0.0, "read": ""}
-    answers = _parsed(library, answer)
+    answers = [one for form in shown for one in _parsed(library, form)]
     read = next((reading for reading in answers if isinstance(reading, str)), "")
     equal = any(_equal(library, gold, reading, options) for gold in readings for reading in answers)
     return {"score": float(equal), "read": read}

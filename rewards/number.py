@@ -49,18 +49,16 @@ _WHEN = re.compile(r"\d[^.!?]* (?:in|after|within|during|since|until|for) $")
 _LABEL = re.compile(r"\b(?:step|question|problem|part|example|case|exercise|task) $", re.IGNORECASE)
 _TERM_BEFORE = re.compile(r"[-+*/^\d)] ?[(\[]\s*$|(?:[\d)\]}?%¤]|(?<![A-Za-z])[A-Za-z]) ?[-+*/^×·÷][\s{$]*$")
 _TERM_BEFORE_SIGN = re.compile(r"(?<![A-Za-z])[A-Za-z)?¤] +$")
-_TERM_AFTER = re.compile(
-    r"\s?(?:[-+*/×·÷]|\^)\s*(?:[\d(?]|(?![aAI] )[A-Za-z](?![A-Za-z]))|[abinpqrxyz](?![A-Za-z])|!(?=\s*[*/)+])"
-)
+_TERM_AFTER = re.compile(r"\s?(?:[-+*/×·÷]|\^)\s*(?:[\d(?]|(?![aAI] )[A-Za-z](?![A-Za-z]))|[abeinpqrxyz](?![A-Za-z])")
 
 
 def number_in(text: str | None) -> Fraction | None:
     """The last number in `text`, exactly: 1,234.5, -3, 3/4, 1e-3, 12% (as 12/100), 3 million; None where there is none.
 
-    Of LaTeX: \\frac{3}{4}, 2\\frac{1}{2}, 10^{5}, 1.6\\times 10^{-19}, 1{,}234. A part of another expression is none
-    (2\\sqrt{3}, x^2, 2x + 3, 10:30), nor is one of several (3 or 5, (3, 5), 5 ± 1), one that is compared (x > 5) or
-    denied (not 5). Of an equation it is the last side, or else one that is a number: 8 in "7 + 1 = 8" and "8 = 7 + 1".
-    Markdown's emphasis (**18**) is left out.
+    Of LaTeX: \\frac{3}{4}, 2\\frac{1}{2}, 10^{5}, 1.6\\times 10^{-19}, 1{,}234. 5! is 120. A part of another expression
+    is none (2\\sqrt{3}, x^2, 2x + 3, 10:30), nor is one of several (3 or 5, (3, 5), 5 ± 1), one that is compared
+    (x > 5) or denied (not 5). Of an equation it is the last side, or else one that is a number: 8 in "7 + 1 = 8" and
+    "8 = 7 + 1". Markdown's emphasis (**18**) is left out.
 
     A point or a comma is a decimal one, but for a comma before three digits: 1,234 is 1234, and 3,14 is 3.14. Where
     both occur the last is the decimal one (1.234,5). 1.234.567, 1 234 and 1'234 are thousands, 1,2,3 is a list.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
-from .signs import ascii_signs
+from .signs import ascii_signs, without_exclamations
 
 MOST = 1000  # digits and exponents: 1e999999999 would fill the memory
 
@@ -49,7 +50,21 @@ _DASH = re.compile(r"\N{EN DASH}(?=\s*[\\{$€£¥.\d])")
 # A sign's minus: nothing stands before that it could be taken from, only a currency or a brace before the number.
 _SIGN = re.compile(r"(?<![\w)\]}?])-\s?(?:\\?[$€£¥]\s*|\{\s*)(?=[.\d])")
 _SIGN_APART = re.compile(r"(?:^|[=({:≈]|\b(?:is|equals)\b)\s*(?:\$\s*)?-\s+(?=[.\d][\d.,/]*%?[\W_]*$)")
-_SYMBOL = re.compile(r" {0,2}(?:√ ?(?:\([^()]{0,99}\)|\{[^{}]{0,99}\}|\d+)|[π√∞])")
+_SYMBOL = re.compile(r" {0,2}(?:√ ?(?:\([^()]{0,99}\)|\{[^{}]{0,99}\}|\d+)|[π√∞]|(?<![A-Za-z\\])pi(?![A-Za-z]))")
+# A whole number with ! is a factorial; 3.5! and 1,000! are exclamations. The second kind cannot be told or worked out.
+_FACTORIAL = re.compile(
+    r"(?<![\w.,^!)\]}/])(\d{1,3})(?:(?:\\[,;:])?!(?![!\w(=])| factorial\b)"
+    r"|(?<![\d.,])\d+!+(?![!=])|\(\s*\d+\s*(?:\\right\s*)?\)!(?!=)|\bfactorial of \d+",
+    re.ASCII,
+)
+_FACTORIAL_IS = re.compile(r"(?<![\w.,^!)\]}/])(\d{1,2})!=(?=\s*(\d+)(?![\d.,]))", re.ASCII)  # and not "is not"
+_LARGEST_FACTORIAL = 400
+# Calculations in words and brackets: 17 mod 5, 5 choose 2, 5C2, ⌊2.5⌋.
+_SIZE = re.compile(r"([^|]*)\|\s*-\s*(\d+(?:\.\d+)?)\s*\|([^|]*)")  # of a negative number; more bars are a table
+_WORKED_OUT = re.compile(
+    r"(?<![\w.])\d+(?:\s*(?:\\bmod|mod|choose)(?![A-Za-z])\s*\{?\d+\}?|[CP]\d+(?!\w))"
+    r"|(?:\\left\s*)?(?:[⌊⌈]|\\l(?:floor|ceil)(?![A-Za-z])).{0,60}?(?:[⌋⌉]|\\r(?:floor|ceil)(?![A-Za-z]))"
+)
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,40}>|^\s*>\s")
 # Names, units and formulas with digits: x2, cm2, H2O; but 1e5.
 _NAME = re.compile(r"(?:(?<=\d)(?![eE][-+]?\d)|(?<![A-Za-z\d\\]))[A-Za-z]+\d\w*", re.ASCII)
@@ -77,6 +92,8 @@ _SCALES = [(re.compile(rf"(?<=\d) ?(?:{names})(?![A-Za-z])", re.IGNORECASE), pow
 
 def readable(text: str) -> str:
     """The text with its numbers as Python writes them; ? stands for any other expression, ¤ for a name with digits."""
+    text = _WORKED_OUT.sub("?", _without_factorials(without_exclamations(text)))
+    text = f"{size[1]}{size[2]}{size[3]}" if (size := _SIZE.fullmatch(text)) else text
     text = _MARKUP.sub(" ", _DASH.sub("-", ascii_signs(text)))
     if any(sign in text for sign in ("\\", "^", "**", "{,}", "_", "~")):
         text = _without_latex(text)
@@ -113,6 +130,16 @@ def _without_latex(text: str) -> str:
     while text != (text := _OF_OTHER.sub("?", text)):  # \frac{\sqrt{3}}{2}, from the inside
         pass
     return text
+
+
+def _without_factorials(text: str) -> str:
+    """5! as 120; ? for one that is too large, or in which nobody can tell what is meant: 5!!, 3!2!."""
+    if "!" not in text and "factorial" not in text:
+        return text
+    text = _FACTORIAL_IS.sub(lambda m: f"{m[2]} = " if math.factorial(int(m[1])) == int(m[2][:200]) else m[0], text)
+    return _FACTORIAL.sub(
+        lambda m: str(math.factorial(int(m[1]))) if m[1] and int(m[1]) <= _LARGEST_FACTORIAL else "?", text
+    )
 
 
 def _power(base: str, exponent: str) -> str:

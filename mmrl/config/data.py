@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mmrl import objects
+from mmrl.near import short
 from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
 RecordFormat = Literal[
-    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "alpaca"
+    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "alpaca",
+    "r1_reward", "vl_rewardbench", "mm_rlhf", "multimodal_rewardbench", "rewardbench", "rewardbench2", "pickapic",
+    "hpdv3", "editreward_bench", "consistency_rank",
 ]  # fmt: skip
 
 
@@ -29,7 +33,9 @@ class DataConfig(Strict):
     )
     eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
     where: dict[str, Any] = Field(
-        default_factory=dict, description="Keep training prompts whose columns equal these values."
+        default_factory=dict,
+        description="Keep training prompts whose columns equal these values, or are numbers in a range, such as "
+        "`attempts: {min: 2, max: 4}`, where one of both may be left out.",
     )
     eval_where: dict[str, Any] = Field(default_factory=dict, description="The same for held-out prompts.")
     prompts_count: int = Field(1000, ge=1, description="How many training prompts of a function are used.")
@@ -50,7 +56,8 @@ class DataConfig(Strict):
     format: RecordFormat = Field(
         "auto",
         description="Whose form the records have; auto tells by their columns (docs/data.md). They become ours: "
-        "`prompt` with an `<image>` for each of `images`, or `messages`; `answer`; other columns stay.",
+        "`prompt` with an `<image>` for each of `images`, or `messages`; `answer`; of pairs (docs/pairs.md) "
+        "`candidates` and `shares`; other columns stay.",
     )
     image_root: str | None = Field(
         None,
@@ -106,6 +113,17 @@ class DataConfig(Strict):
         """Where prompts and records come from."""
         return [source for source in (self.prompts, self.eval_prompts, self.records) if source]
 
+    @field_validator("where", "eval_where")
+    @classmethod
+    def _ranges_are_of_numbers(cls, where: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        for column, wanted in where.items():
+            if not is_range(wanted):
+                continue
+            numbers = [n for n in wanted.values() if isinstance(n, int | float) and not isinstance(n, bool)]
+            if len(numbers) < len(wanted) or wanted.get("min", -math.inf) > wanted.get("max", math.inf):
+                raise ValueError(f"{info.field_name}: {column} is {short(wanted)}; give numbers, min up to max")
+        return where
+
     @model_validator(mode="after")
     def _held_out_is_held_out(self) -> DataConfig:
         same = (self.prompts, self.prompts_options) == (self.eval_prompts, self.eval_prompts_options)
@@ -115,6 +133,11 @@ class DataConfig(Strict):
                 "the same prompts; give eval_prompts_options of its own, such as {split: heldout}"
             )
         return self
+
+
+def is_range(wanted: Any) -> bool:
+    """Whether what `where` wants of a column is a range of numbers."""
+    return isinstance(wanted, Mapping) and bool(wanted) and set(wanted) <= {"min", "max"}
 
 
 def is_function(source: str | None) -> bool:

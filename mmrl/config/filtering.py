@@ -28,7 +28,8 @@ class FilterStage(Stage):
     kind: Literal["filter"] = "filter"
     rule: Literal["pairs", "rejection", "difficulty"] = Field(
         description="pairs: the best and the worst answer of a prompt. rejection: correct answers, as supervised "
-        "records. difficulty: prompts whose share of correct answers is from `low` to `high`."
+        "records. difficulty: prompts whose share of correct answers is from `low` to `high`, with that share and the "
+        "number of the first correct one in the columns `pass_rate` and `attempts`."
     )
     groups: int = Field(8, ge=1, description="Prompts per step, over all processes; each prompt is sampled once.")
     samples: int = Field(8, ge=1, description="Samples per prompt.")
@@ -41,6 +42,12 @@ class FilterStage(Stage):
     keep: int | None = Field(None, ge=1, description="rejection: answers kept per prompt, the best first; null: all.")
     low: float = Field(0.2, ge=0, le=1, description="difficulty: smallest share of correct answers.")
     high: float = Field(0.8, ge=0, le=1, description="difficulty: largest share of correct answers.")
+    min_attempts: int = Field(
+        1,
+        ge=1,
+        description="difficulty: number of the first correct answer at least, among those that have a reward; without "
+        "any it is their number + 1. R1-Reward: 2 of 3 samples, with low 0 and high 1.",
+    )
     max_invalid: float = Field(
         0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
     )
@@ -54,6 +61,7 @@ class FilterStage(Stage):
         "keep": When(lambda s, _: s.rule == "rejection", "`rule: rejection`"),
         "low": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
         "high": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
+        "min_attempts": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
     }
 
     @model_validator(mode="after")
@@ -66,6 +74,10 @@ class FilterStage(Stage):
             raise ValueError("samples=1 makes no pairs; take samples=2 or more")
         if self.low > self.high:
             raise ValueError(f"low={self.low:g} is above high={self.high:g}: no prompt could be kept")
+        if self.min_attempts > self.samples + 1:
+            raise ValueError(
+                f"min_attempts={self.min_attempts} is more than samples + 1 = {self.samples + 1}: nothing could be kept"
+            )
         return self
 
     def plan_lines(self, config: Any, processes: int) -> list[str]:

@@ -74,7 +74,7 @@ class HintsConfig(Strict):
 class ExpertConfig(Strict):
     """CHORD: the loss is (1 - mu) of the policy's and mu of a supervised one on `data.records`."""
 
-    objective: str = Field("sft", description="sft, or sft_phi, which weighs each token by p (1 - p).")
+    objective: str = Field("sft", description="One of an sft stage's, such as sft_phi, which weighs by p (1 - p).")
     batch: int = Field(32, ge=1, description="Records per optimizer step.")
     micro_batch: int = Field(32, ge=1, description="Records per micro-batch.")
     peak: float = Field(0.1, ge=0, le=1, description="mu after the warm-up.")

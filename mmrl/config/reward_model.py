@@ -41,10 +41,11 @@ class RewardModelStage(Stage):
     labels: Literal["soft", "hard"] = Field(
         "soft", description="hard: the largest share is 1, or shared among the candidates that have it."
     )
-    margin: float | Literal["given"] = Field(
-        "given",
-        description="By how much the preferred score has to be above the other. given: the record's `margin`, or 0; a "
-        "number is that of all.",
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="By how much the preferred score has to be above the other, for all records; null: by each "
+        "record's column `margin`, or 0.",
     )
     tie_edge: float = Field(
         5.0, gt=1, description="ties: k of Rao and Kupper; the larger, the likelier a tie of equal scores."

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
-from mmrl.core.estimator import ESTIMATORS, agreed, centred, divisor, normalised, whitened, with_spread
+from mmrl.core.estimator import (
+    ESTIMATORS,
+    agreed,
+    centred,
+    divisor,
+    normalised,
+    whitened,
+    with_spread,
+    without_outliers,
+)
 from mmrl.core.groups import batch_std, group_count
 from mmrl.core.registry import above
 
@@ -89,16 +98,14 @@ def from_outlier_filter(
 ) -> Tensor:
     """z = (R - mean) / (std + eps) over all valid actions, and 0 where |z| > limit: StableReinforce (R1-Reward).
 
-    released: the condition of the published code instead, which keeps z within the *unnormalised* mean +- limit;
-    with a mean away from 0 it drops ordinary samples and may keep the outliers.
+    released: the condition of the published code instead, which keeps z within the *unnormalised* mean +- limit, and
+    within +-10; with a mean away from 0 it drops ordinary samples and may keep the outliers. With the KL of each token
+    in its return it is `outlier_filter_tokens`.
     """
-    z = whitened(rewards, valid, batch, algorithm)
-    if released:
-        count = torch.where(valid, batch.mask.sum(1), 0).double()
-        total = (count * torch.where(valid, rewards, 0.0)).sum()
-        n, total = batch.reduce(torch.stack([count.sum(), total]), "sum")
-        return torch.where((z - total / n.clamp(min=1)).abs() <= limit, z, 0.0)
-    return torch.where(z.abs() <= limit, z, 0.0)
+    count = torch.where(valid, batch.mask.sum(1), 0).double()
+    total = (count * torch.where(valid, rewards, 0.0)).sum()
+    n, total = batch.reduce(torch.stack([count.sum(), total]), "sum")
+    return without_outliers(whitened(rewards, valid, batch, algorithm), total / n.clamp(min=1), limit, released)
 
 
 @ESTIMATORS.add("rank", certainty="D")

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
-from mmrl.core.estimator import ESTIMATORS, agreed, divisor, normalised
+from mmrl.core.estimator import ESTIMATORS, agreed, divisor, normalised, without_outliers
 from mmrl.core.groups import batch_mean, batch_std, group_count, group_mean, group_sum
 from mmrl.core.reduce import local
-from mmrl.core.registry import PRESENT, at_least, between
+from mmrl.core.registry import PRESENT, above, at_least, between
 
 
 @ESTIMATORS.add("stratified", needs=("stratum",), certainty="C", alpha=between(0, 1))
@@ -181,15 +181,41 @@ def whiten_tokens(rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algor
 
     k1 = logp_old - logp_reference (feature). The discount is 1. beta is this option, apart from kl_coef.
     """
+    return _whitened_returns(rewards, valid, batch, algorithm, beta)[0]
+
+
+@ESTIMATORS.add("outlier_filter_tokens", needs=("logp_reference",), certainty="A", beta=at_least(0), limit=above(0))
+def outlier_filter_tokens(
+    rewards: Tensor,
+    valid: Tensor,
+    batch: Batch,
+    algorithm: Algorithm,
+    *,
+    beta: float = 1e-3,
+    limit: float = 3.0,
+    released: bool = False,
+) -> Tensor:
+    """`whiten_tokens`, and 0 where |z| > limit: StableReinforce (R1-Reward) with its KL, token by token.
+
+    beta is its script's. released: the published code's condition, see `outlier_filter`.
+    """
+    z, mean = _whitened_returns(rewards, valid, batch, algorithm, beta)
+    return without_outliers(z, mean, limit, released)
+
+
+def _whitened_returns(
+    rewards: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm, beta: float
+) -> tuple[Tensor, Tensor]:
+    """([N, T] z of each action's return, the mean of the returns)."""
     old = batch.needed("logp_old", batch.logp_old).double()
     k1 = torch.where(batch.mask, old - batch.feature("logp_reference").double(), 0.0)
     returns = rewards[:, None] - beta * k1.flip(1).cumsum(1).flip(1)
     ok = (batch.mask & valid[:, None]).flatten()
     flat = returns.flatten()
-    std = batch_std(flat, ok, batch.reduce, algorithm.ddof)
-    apart = torch.where(ok, flat - batch_mean(flat, ok, batch.reduce), 0.0)
+    mean, std = batch_mean(flat, ok, batch.reduce), batch_std(flat, ok, batch.reduce, algorithm.ddof)
+    apart = torch.where(ok, flat - mean, 0.0)
     white = apart * (std > algorithm.std_floor) / divisor(std + algorithm.std_eps)
-    return white.reshape(returns.shape)
+    return white.reshape(returns.shape), mean
 
 
 def _index(batch: Batch, name: str) -> Tensor:

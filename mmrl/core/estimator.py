@@ -15,6 +15,8 @@ from mmrl.core.registry import Registry
 # float64, 0 for invalid samples, whatever their reward holds.
 ESTIMATORS = Registry("advantage")
 
+RELEASED_BOUND = 10.0  # of StableReinforce's code, on |z|
+
 
 def with_spread(
     values: Tensor, valid: Tensor, key: Tensor, n_keys: int, reduce: Reduce, algorithm: Algorithm
@@ -53,6 +55,16 @@ def whitened(values: Tensor, valid: Tensor, batch: Batch, algorithm: Algorithm) 
     squares = batch.reduce((count * apart**2).sum(), "sum")
     std = (squares / (n - algorithm.ddof).clamp(min=1)).sqrt()
     return apart * (std > algorithm.std_floor) / divisor(std + algorithm.std_eps)
+
+
+def without_outliers(z: Tensor, mean: Tensor, limit: float, released: bool) -> Tensor:
+    """z, with 0 where |z| > limit: StableReinforce's filter. mean: of what z was made of, before it was normalised.
+
+    released: the condition of the published code instead, which keeps z inside of mean +- limit, and of +-10; with a
+    mean away from 0 it drops ordinary values and may keep the outliers.
+    """
+    kept = ((z - mean).abs() <= limit) & (z.abs() <= RELEASED_BOUND) if released else z.abs() <= limit
+    return torch.where(kept, z, 0.0)
 
 
 def divisor(x: Tensor) -> Tensor:

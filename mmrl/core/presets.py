@@ -72,9 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # BAPO, arXiv 2510.18927: bounds searched anew for every update, by shares of the loss; ranges and target of its
     # README, steps of its example script. The released loop is the gate's option `released`, and has other ranges.
     "bapo": {"gate": {"name": "bapo", "by": "size", "low_step": 0.05, "high_step": 0.1}, "aggregate": "token_mean"},
-    # R1-Reward: log-ratios limited before the exponential, outliers of the rewards whitened over tokens dropped, the
-    # KL (k1) in the reward. The release takes the KL of each token and those after it, and its filter compares with the
-    # wrong mean (the option `released`).
+    # R1-Reward, arXiv 2505.02835: log-ratios limited before the exponential, outliers of the rewards whitened over
+    # tokens dropped, the KL (k1) of the sample in its reward.
     "stable_reinforce": {
         "advantage": "outlier_filter",
         "ddof": 0,
@@ -83,6 +82,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip_high": 0.2,
         "kl_estimator": "k1",
         "kl_place": "reward",
+    },
+    # The same with the KL of each token and those after it, as released, by the coefficient of its script. The
+    # release's filter compares with the wrong mean: the estimator's option `released`.
+    "stable_reinforce_tokens": {
+        "advantage": {"name": "outlier_filter_tokens", "beta": 1e-3},
+        "ddof": 0,
+        "gate": "preclip",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
     },
     # Lp-Reg: wide bounds on the ratio itself, and a KL to the filtered policy at unlikely tokens.
     "lp_reg": {

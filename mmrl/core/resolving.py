@@ -33,12 +33,21 @@ BASE: dict[str, tuple[str, ...]] = {
 }
 
 # Estimators that do not compare inside a group; all others give a group of a single sample 0.
-ALONE = frozenset({"none", "zero", "whiten", "whiten_tokens", "outlier_filter"})
+ALONE = frozenset({"none", "zero", "whiten", "whiten_tokens", "outlier_filter", "outlier_filter_tokens"})
 
 # Estimators that do not change when all rewards are shifted; and those that do not when they are scaled either.
 SHIFT_FREE = frozenset(
     {"group_mean", "leave_one_out", "group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}
-    | {"stratified", "step_episode", "step_rows", "macro", "outlier_filter", "whiten_tokens", "zero"}
+    | {
+        "stratified",
+        "step_episode",
+        "step_rows",
+        "macro",
+        "outlier_filter",
+        "whiten_tokens",
+        "outlier_filter_tokens",
+        "zero",
+    }
 )
 SCALE_FREE = frozenset(
     {"group_std", "batch_std", "global_std", "whiten", "whiten_baseline", "rank"}

@@ -2,18 +2,19 @@
 
 A pair as a record: `prompt` or `messages` and `images` ask; `candidates` is a list of {"answer", "images"}, where a
 text stands for {"answer": text}; `shares` has a number for each, summing to 1. `chosen` and `rejected` say the same of
-two.
+two, whose shares are 1 and 0 unless there are others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmrl.data.messages import are_messages, one_answer
 from mmrl.data.shown import image_marks, listed, reference
 from mmrl.media import IMAGE
+from mmrl.pictures import candidate_refs
 
 COLUMNS = ("candidates", "shares", "margin", "confidence", "category", "unit")
 _ROUNDED = 1e-3  # how far from 1 the sum of shares may be that were written with few digits
@@ -29,22 +30,30 @@ def is_pair(record: Mapping[str, Any]) -> bool:
 def with_candidates(record: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a pair of a record that has them, or {"candidates", "shares"} of its `chosen` and `rejected`.
 
-    {} for any other, and for two answers that make no pair, such as two that are the same: a record may be read for its
-    question alone, and whoever needs the pair is told by `pair_columns`. Raises ValueError for `candidates` and
-    `shares` that are wrong.
+    {} for any other, for one whose `candidates` are something else, and for two answers that make no pair, such as two
+    that are the same: a record may be read for its question alone; `pair_columns` tells whoever needs the pair.
+    Raises ValueError for `candidates` and `shares` that are wrong.
     """
     if is_pair(record):
         return pair_columns(record)
+    if record.get("candidates") is not None:
+        return {}
     try:
-        made = pair_columns({key: record.get(key) for key in ("chosen", "rejected")})
+        return pair_columns({key: record.get(key) for key in ("chosen", "rejected", "shares")})
     except ValueError:
         return {}
-    return made
 
 
-def pictures_in(candidates: Iterable[Any]) -> list[Any]:
-    """The pictures of candidates, in order."""
-    return [ref for one in candidates if isinstance(one, Mapping) for ref in one.get("images") or ()]
+def as_preference(record: Mapping[str, Any]) -> dict[str, Any]:
+    """{"chosen", "rejected"} of a pair of two answers, one of which is preferred; {} for a record that has them, and
+    for one that is no pair. Raises ValueError for a pair that has no such two."""
+    if not is_pair(record) or None not in (record.get("chosen"), record.get("rejected")):
+        return {}
+    candidates, shares = record["candidates"], record["shares"]
+    if len(candidates) != _FEWEST or shares[0] == shares[1] or candidate_refs(record):
+        raise ValueError("has no `chosen` and `rejected`: they are two texts of a pair, one of which is preferred")
+    better = int(shares[1] > shares[0])
+    return {"chosen": candidates[better]["answer"], "rejected": candidates[1 - better]["answer"]}
 
 
 def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,9 +67,12 @@ def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("is no pair: it needs `candidates` and `shares`, or `chosen` and `rejected`")
         if record["chosen"] == record["rejected"]:
             raise ValueError("`chosen` and `rejected` are the same answer")
-        record = {**record, **_of_two(record["chosen"], record["rejected"])}
+        shares = [1.0, 0.0] if record.get("shares") is None else record["shares"]
+        record = {**record, "candidates": [record["chosen"], record["rejected"]], "shares": shares}
     candidates = _candidates(record["candidates"])
-    made: dict[str, Any] = {"candidates": candidates, "shares": _shares(record.get("shares"), len(candidates))}
+    shares = _shares(record.get("shares"), len(candidates))
+    _refuse_same(candidates, shares)
+    made: dict[str, Any] = {"candidates": candidates, "shares": shares}
     for column, largest in (("margin", math.inf), ("confidence", 1.0)):
         if record.get(column) is not None:
             made[column] = _number(record[column], f"`{column}`", largest)
@@ -70,18 +82,21 @@ def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _of_two(chosen: Any, rejected: Any) -> dict[str, Any]:
-    return {"candidates": _candidates([{"answer": chosen}, {"answer": rejected}]), "shares": [1.0, 0.0]}
-
-
 def _candidates(given: Any) -> list[dict[str, Any]]:
     if not isinstance(given, list | tuple) or len(given) < _FEWEST:
         raise ValueError(f"`candidates` must be a list of two or more, got {given!r:.60}")
-    made = [_candidate(one, f"candidate {number}") for number, one in enumerate(given)]
-    for number, one in enumerate(made):
-        if one in made[:number]:
-            raise ValueError(f"candidates {made.index(one)} and {number} are the same")
-    return made
+    return [_candidate(one, f"candidate {number}") for number, one in enumerate(given)]
+
+
+def _refuse_same(candidates: list[dict[str, Any]], shares: list[float]) -> None:
+    """Raise ValueError for two candidates that are the same, and of which one is preferred, or there are no others.
+
+    Two equal ones among several, such as wrong answers of two models, say nothing that is wrong.
+    """
+    for number, one in enumerate(candidates):
+        first = candidates.index(one)
+        if first < number and (shares[first] != shares[number] or all(one == other for other in candidates)):
+            raise ValueError(f"candidates {first} and {number} are the same")
 
 
 def _candidate(given: Any, name: str) -> dict[str, Any]:
@@ -90,6 +105,8 @@ def _candidate(given: Any, name: str) -> dict[str, Any]:
     if others:
         raise ValueError(f"{name} has {', '.join(sorted(map(str, others)))[:60]}; expected `answer` and `images`")
     answer = told.get("answer")
+    if answer is None and not told.get("images"):
+        raise ValueError(f"{name} has neither an answer nor a picture")
     if answer is None:
         answer = ""
     elif isinstance(answer, list) and answer and are_messages(answer):
@@ -99,7 +116,7 @@ def _candidate(given: Any, name: str) -> dict[str, Any]:
     images = listed(told["images"]) if told.get("images") is not None else []
     refs = [reference(ref, f"{number} of {name}") for number, ref in enumerate(images)]
     marks = image_marks(answer)
-    if marks and marks != len(refs):
+    if refs and marks and marks != len(refs):  # without pictures it is a text that speaks of marks
         raise ValueError(f"{IMAGE} stands {marks} times in {name}, and it has {len(refs)} pictures")
     return {"answer": answer, "images": refs}
 

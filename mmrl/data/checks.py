@@ -9,9 +9,12 @@ from numbers import Integral
 from typing import Any
 
 from mmrl.config import ConfigError, DataConfig, RecordFormat
+from mmrl.config.data import is_range
+from mmrl.data.candidates import as_preference
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
+from mmrl.data.pair_formats.kinds import WITH_VIDEO
 from mmrl.data.rows import Flaw, Row
 from mmrl.data.videos import with_frames
 
@@ -20,6 +23,7 @@ VIDEO_FRAMES = DataConfig.model_fields["video_frames"].default
 DEPTH = 64  # lists in lists; far more ends whatever walks a record
 _WARNINGS = 10  # bad records told one by one; the rest is counted
 _TOLD = 400  # characters of a record's problem
+_PREFERENCE = {"chosen", "rejected"}
 _ANSWERS = ("completion", "chosen", "rejected")
 
 
@@ -53,7 +57,8 @@ class Checker:
             raise ValueError(row.problem)
         refuse_unsound(row.record)
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
-        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos)
+        shown = self.form in WITH_VIDEO
+        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos, shown)
         record = normalised(raw, self.form, self.every_turn)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
@@ -61,6 +66,8 @@ class Checker:
                 "needs a non-empty string `prompt`, or a list of messages (data.columns maps other names); it has "
                 f"{', '.join(record)}"
             )
+        if set(self.columns) >= _PREFERENCE:
+            record |= as_preference(record)
         missing = [column for column in self.columns if record.get(column) is None]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
@@ -80,7 +87,7 @@ class Checker:
 def good_records(
     rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapping[str, Any] | None = None
 ) -> tuple[list[tuple[Row, dict[str, Any]]], int]:
-    """(rows with their checked records whose columns equal `where`, number of bad ones); no two have one id.
+    """(rows with their checked records whose columns are as `where` says, number of bad ones); no two have one id.
 
     Raises ConfigError at the first bad record when `on_bad` is "stop"; otherwise warns of it and skips it.
     """
@@ -91,7 +98,7 @@ def good_records(
         total += 1
         try:
             record = checker.record(row)
-            if all(record.get(key) == value for key, value in (where or {}).items()):
+            if all(_is_as(record.get(key), wanted) for key, wanted in (where or {}).items()):
                 _check_new(identity(record, row), row, seen)
                 good.append((row, record))
         except ValueError as error:
@@ -102,6 +109,14 @@ def good_records(
     if bad:
         warnings.warn(f"data: skipped {bad} of {total} records", stacklevel=3)
     return good, bad
+
+
+def _is_as(value: Any, wanted: Any) -> bool:
+    """Whether a column is a value, or a number in a range {min, max}."""
+    if not is_range(wanted):
+        return bool(value == wanted)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and wanted.get("min", -math.inf) <= value <= wanted.get("max", math.inf)
 
 
 def refused(row: Row, error: ValueError, on_bad: str) -> str:
@@ -189,7 +204,7 @@ def _check_answers(record: Mapping[str, Any], columns: Sequence[str]) -> None:
             raise ValueError(
                 f"`{column}` is {given!r:.60}; answers must be texts, messages, lists of turns as texts, or of ids"
             )
-    if {"chosen", "rejected"} <= set(columns) and record["chosen"] == record["rejected"]:
+    if set(columns) >= _PREFERENCE and record["chosen"] == record["rejected"]:
         raise ValueError("`chosen` and `rejected` are the same answer")
 
 

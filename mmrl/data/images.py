@@ -9,31 +9,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl.data.candidates import is_pair, pictures_in
-from mmrl.pictures import check_image, is_video, open_image
+from mmrl.pictures import candidate_refs, check_image, is_video, open_image
 
 
 def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int, target: bool = False) -> None:
-    """Look at a record's `images`, and at those of a pair's candidates, so that a run does not end at one that is
-    missing, too large or cut off.
+    """Look at a record's `images`, and its candidates', so that a run does not end at one that is missing, too large or
+    cut off.
 
     target: look at the column `image`, too. Functions are not called. Raises PictureError, a ValueError, for the first
     one that cannot be used.
     """
-    for ref in [*_shown(record), *([record["image"]] if target else ())]:
+    for ref in [*_refs(record), *([record["image"]] if target else ())]:
         check_image(ref, root, max_pixels)
 
 
 def decode_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> None:
     """Open all of a record's pictures, also what neither the head nor the end of a file tells of. Raises PictureError
     for the first one that cannot be used."""
-    for ref in _shown(record):
+    for ref in _refs(record):
         for one in ref["frames"] if is_video(ref) else [ref]:
             open_image(one, root, max_pixels)
 
 
 def bound_images(record: Mapping[str, Any], root: str | None, max_pixels: int) -> dict[str, Any]:
-    """The record with each name of a picture as a function that opens it, so that it stands without its folder."""
+    """The record with each name in `images` (its candidates' too) as a function that opens it, so that it stands
+    without its folder."""
     made = _changed(record, lambda one: _bound(one, root, max_pixels))
     return {**made, "images": made.get("images") or []}
 
@@ -43,19 +43,21 @@ def stored_images(record: Mapping[str, Any], root: str | None, folder: Path, max
     return _changed(record, lambda one: _stored(one, root, folder, max_pixels))
 
 
-def _shown(record: Mapping[str, Any]) -> list[Any]:
-    """The pictures of the question, and those of each candidate of a pair."""
-    return [*(record.get("images") or ()), *(pictures_in(record["candidates"]) if is_pair(record) else ())]
+def _refs(record: Mapping[str, Any]) -> list[Any]:
+    return [*(record.get("images") or ()), *candidate_refs(record)]
 
 
 def _changed(record: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    """The record with all of its pictures changed."""
+    """The record with each of its pictures changed, those of its candidates, too."""
     made = dict(record)
     if record.get("images"):
         made["images"] = [_each(ref, change) for ref in record["images"]]
-    if is_pair(record):
+    if candidate_refs(record):
         made["candidates"] = [
-            {**one, "images": [_each(ref, change) for ref in pictures_in([one])]} for one in record["candidates"]
+            {**each, "images": [_each(ref, change) for ref in each["images"]]}
+            if isinstance(each, Mapping) and each.get("images")
+            else each
+            for each in record["candidates"]
         ]
     return made
 

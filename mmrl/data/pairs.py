@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mmrl import objects
 from mmrl.config import ConfigError, RecordFormat
 from mmrl.data.candidates import COLUMNS, pair_columns
 from mmrl.data.checks import MAX_PIXELS, Checker, identity, line
@@ -67,7 +68,7 @@ def record_of(pair: Pair) -> dict[str, Any]:
 
 
 def read_pairs(
-    source: str | Path,
+    source: Any,
     form: RecordFormat = "auto",
     *,
     on_bad: OnBad = "stop",
@@ -78,7 +79,7 @@ def read_pairs(
     max_pixels: int = MAX_PIXELS,
     video_frames: int = VIDEO_FRAMES,
 ) -> Pairs:
-    """The pairs of a source (see DataConfig.prompts), in its order; no two have one id.
+    """The pairs of a source (see DataConfig.prompts; in Python also rows), in its order; no two have one id.
 
     form: a key of formats.FORMATS. on_bad: the first record that is no pair stops with a ConfigError that says where
     and why; or it is warned of and left out; or, "keep", for a measurement, which has to count it, it is only listed.
@@ -86,7 +87,7 @@ def read_pairs(
     all; of a function 100. video_frames: most frames of a video.
     Raises ConfigError for a source that is missing or unreadable, or that holds no pairs.
     """
-    name = str(source)
+    name = str(source) if isinstance(source, str | Path) else objects.replaced({"pairs": source})["pairs"]
     if on_bad not in get_args(OnBad):
         raise ConfigError(f"on_bad is {on_bad!r:.60}, expected {', '.join(get_args(OnBad))}")
     function = function_of(name, options or {}, "pairs")

@@ -65,7 +65,7 @@ def load_prompts(
     video_frames: int = VIDEO_FRAMES,
     whole_videos: bool = False,
 ) -> list[Prompt]:
-    """Prompts of a source (see DataConfig.prompts), in its order; those whose columns equal `where`.
+    """Prompts of a source (see DataConfig.prompts), in its order; those whose columns are as `where` says.
 
     A record needs `prompt` (or `messages`) and `columns`, after `mapping` (our name -> the source's) and after it was
     made ours from `form` (see formats.normalised); its id is `id`, or its number. Chat messages give the text of the

@@ -35,13 +35,13 @@ def candidate_row(prompt: Prompt, candidate: Candidate, show: str = SHOW) -> tup
     messages = _marked(record.get("messages") or [{"role": "user", "content": prompt.text}], len(pictures))
     last = max((n for n, m in enumerate(messages) if m["role"] == "user"), default=len(messages) - 1)
     text = candidate.answer
-    parts = {
-        "{prompt}": messages[last]["content"],
+    parts: dict[str, str] = {
+        "{prompt}": str(messages[last]["content"]),
         "{candidate}": text if IMAGE in text else IMAGE * len(candidate.images) + text,
     }
     if pictures and show.index("{candidate}") < show.index("{prompt}"):
         raise ValueError(f"prompt {prompt.id!r} has pictures of its own: `show` needs {{prompt}} before {{candidate}}")
-    messages[last]["content"] = "".join(parts.get(piece, piece) for piece in _PLACES.split(show))
+    messages[last]["content"] = "".join(parts.get(str(piece), str(piece)) for piece in _PLACES.split(show))
     made = {**record, "messages": messages, "images": [*pictures, *candidate.images]}
     return Prompt(prompt.id, messages[last]["content"], made, prompt.root), ""
 

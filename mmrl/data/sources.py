@@ -7,6 +7,7 @@ import inspect
 import re
 import stat
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +137,8 @@ def shards(folder: Path, split: str) -> list[Path]:
     datasets library saved, and for one without such files.
 
     Where their names have a split among their words, as in train-00000-of-00002.parquet or gsm8k_train.jsonl, those of
-    `split`. Raises ConfigError for files of several kinds, and where none is of the split.
+    `split`; it is warned of files beside them whose names have none. Raises ConfigError for files of several kinds, and
+    where none is of the split.
     """
     if any((folder / name).is_file() for name in _SAVED):
         return []
@@ -154,6 +156,14 @@ def shards(folder: Path, split: str) -> list[Path]:
         raise ConfigError(
             f"data: {folder} has no file of split {split!r}; it has {', '.join(sorted(splits))} (data.split, "
             "data.eval_split)"
+        )
+    left_out = [path.name for path in files if not names[path]]
+    if left_out:
+        told = f"{', '.join(left_out[:5])}{' ...' if len(left_out) > 5 else ''}"
+        warnings.warn(
+            f"data: {folder}: left out are {told}, whose names have no split ({', '.join(sorted(splits))}); give them "
+            f"one, or name the files that are meant: {folder}/*.x",
+            stacklevel=2,
         )
     return [path for path in files if names[path] == split]
 

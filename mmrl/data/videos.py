@@ -19,16 +19,19 @@ _PARTS = ("video", "video_url")  # types of a message's parts
 _STILL = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
 
 
-def with_frames(record: Mapping[str, Any], root: str | None, most: int, whole: bool = False) -> dict[str, Any]:
+def with_frames(
+    record: Mapping[str, Any], root: str | None, most: int, whole: bool = False, unmarked: bool = False
+) -> dict[str, Any]:
     """The record with the frames of its `videos` (or `video`, where a text marks it) among its `images`.
 
     Each `<video>`, or part of a message of that type, becomes as many `<image>` as the video has frames; where nothing
     marks them, frames come first. most: frames of each video. whole: a video is one of the `images`, {"frames",
-    "numbers", "total", "fps"}, for processors that take it. Raises ValueError that names the video.
+    "numbers", "total", "fps"}, for processors that take it. unmarked: `video` is one
+    also where no text marks it. Raises ValueError that names the video.
     """
     marks = sum(text.count(VIDEO) for text in _texts(record))
     given = record.get("videos")
-    given = record.get("video") if not given and marks else given
+    given = record.get("video") if not given and (marks or unmarked) else given
     if not given:
         return dict(record)
     films = _films(given, marks)

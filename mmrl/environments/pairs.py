@@ -160,9 +160,9 @@ def _candidate(prompt: Prompt, number: int, given: Any) -> Candidate:
     images = given.get("images")
     if not isinstance(images, list | tuple | None):
         raise ValueError(f"prompt {prompt.id!r}: `images` of candidate {number} is {images!r:.60}, expected a list")
-    if not given.get("answer") and not images:
+    if given.get("answer") is None and not images:
         raise ValueError(f"prompt {prompt.id!r}: candidate {number} has neither an answer nor a picture")
-    return Candidate(given.get("answer", ""), tuple(images or ()))
+    return Candidate(given.get("answer") or "", tuple(images or ()))
 
 
 def _answer(prompt: Prompt, candidates: Sequence[Candidate], number: int) -> str:

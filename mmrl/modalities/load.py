@@ -46,6 +46,17 @@ def adapter_class(modality: str) -> type[Adapter]:
     return found
 
 
+def modality_of(folder: Path) -> str:
+    """The built-in modality that reads the language model in a folder: one with a processor of pictures sees.
+
+    Raises ValueError for a folder without a model of transformers.
+    """
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ValueError(f"{folder} holds no model of transformers: it has neither config.json nor adapter_config.json")
+    sees = any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+    return "vision" if sees else "text"
+
+
 def config_class(modality: str) -> type:
     """The class of the `model:` section; for built-in modalities no model library is imported."""
     if modality in CONFIGS:

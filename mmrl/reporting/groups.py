@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrl.reporting.cards import Card, CardMaker, by_advantage, folded
 from mmrl.reporting.filmstrip import MAX_PROMPT, shown_prompt, spread, tag_title
+from mmrl.reporting.matrix import Matrix, matrices
 from mmrl.reporting.reading import RunReader
 from mmrl.reporting.talks import TurnView, shared_opening
 from mmrl.reporting.words import clip
@@ -18,6 +19,7 @@ class GroupView:
     """One group, best sample first. `scale` is the largest |advantage|, the length of a full bar.
 
     opening: the turns that all its samples begin with, where they are conversations. shown: samples on the cards.
+    matrices: who won against whom, of all samples, where a reward compares them.
     """
 
     prompt: str
@@ -27,6 +29,7 @@ class GroupView:
     total: int
     scale: float
     opening: tuple[TurnView, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,4 +72,5 @@ def _group_view(maker: CardMaker, tag: str, group: Mapping[str, Any], max_sample
         total=len(ranked),
         scale=max(advantages, default=0.0),
         opening=maker.opening(tag, shown[0], count) if count else (),
+        matrices=matrices(group["samples"]),
     )

@@ -17,6 +17,7 @@ from mmrl.reporting.tokens import Token
 PLACE = "<image>"  # where a turn's text shows a picture
 SIGN = "▣"
 MOST_TURN_TEXT = 2_000
+_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of candidates
 MOST_PIXELS = 1e9  # farthest from 0 that a coordinate may be
 MOST_BOXES = 40  # of what the policy wrote
 
@@ -100,8 +101,10 @@ class Gallery:
 
 
 def is_talk(record: Mapping[str, Any]) -> bool:
-    """Whether a sample is more than one answer to a text: it was shown pictures, or spoke several times."""
-    return bool(record.get("media")) or sum(turn["trained"] for turn in record.get("turns", ())) > 1
+    """Whether a sample is more than one answer to a text: it was shown pictures, spoke several times, or was shown
+    candidates in an order of its own."""
+    several = sum(turn["trained"] for turn in record.get("turns", ())) > 1
+    return bool(record.get("media")) or several or bool(record.get("turns") and _order(record))
 
 
 def shared_opening(records: Sequence[Mapping[str, Any]]) -> int:
@@ -155,9 +158,28 @@ def frame(
 
 def facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What the environment says of the sample, and what its pictures cost."""
-    found = [(name, _word(value)) for name, value in record.get("info", {}).items()]
+    info = record.get("info", {})
+    found = [("candidates as shown", order)] if (order := _order(record)) else []
+    found += [("verdict", f"prefers {chosen}")] if order and (chosen := _chosen(record, order)) else []
+    found += [(name, _word(value)) for name, value in info.items() if not (order and name == "order")]
     tokens = sum(shown["tokens"] for shown in record.get("media", ()))
     return tuple([*found, ("visual tokens", str(tokens))] if tokens else found)
+
+
+def _order(record: Mapping[str, Any]) -> str:
+    """The candidates of a pair, A being the record's first, as the sample was shown them; "" for another sample."""
+    order = record.get("info", {}).get("order")
+    numbers = isinstance(order, list) and all(type(number) is int for number in order)
+    if not numbers or not 1 < len(order) <= len(_NAMES) or sorted(order) != list(range(len(order))):
+        return ""
+    return " ".join(_NAMES[number] for number in order)
+
+
+def _chosen(record: Mapping[str, Any], order: str) -> str:
+    """The candidate that the sample's verdict chose, as a reward read it; "" where none did."""
+    told = (score["details"].get("chosen") for score in record["scores"].values())
+    found = next((number for number in told if type(number) is int and 0 <= number < len(order.split())), None)
+    return "" if found is None else _NAMES[found]
 
 
 # -------------------------------------------------------------------- turns

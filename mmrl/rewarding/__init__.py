@@ -1,5 +1,6 @@
 """Rewarding: loads reward plug-ins and turns groups of samples into scores. Knows no model class."""
 
+from mmrl.rewarding.call import StopRun
 from mmrl.rewarding.load import LoadedReward, RewardError, available, group_reward, load_reward
 from mmrl.rewarding.pairs import win_rate
 from mmrl.rewarding.run import (
@@ -9,6 +10,7 @@ from mmrl.rewarding.run import (
     known_share,
     monitor_invalid,
     score_groups,
+    stop_reasons,
     table,
     total,
 )
@@ -18,6 +20,7 @@ __all__ = [
     "LoadedReward",
     "RewardError",
     "RewardRunner",
+    "StopRun",
     "available",
     "group_reward",
     "invalid_share",
@@ -25,6 +28,7 @@ __all__ = [
     "load_reward",
     "monitor_invalid",
     "score_groups",
+    "stop_reasons",
     "table",
     "total",
     "win_rate",

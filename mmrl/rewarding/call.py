@@ -14,6 +14,10 @@ from mmrl.rewarding.values import one_line, scores_in
 from mmrl.types import Group, Score
 
 
+class StopRun(RuntimeError):
+    """Raised by a reward whose failure is to end the run, whatever `max_invalid` allows; a monitor's ends nothing."""
+
+
 def call(reward: LoadedReward, group: Group) -> list[Score]:
     """The reward's scores of the group's samples; what it raises or returns amiss is invalid, with the reason.
 
@@ -37,6 +41,8 @@ def call(reward: LoadedReward, group: Group) -> list[Score]:
             scores = read(reward.call(argument))
     except RewardTimeout as error:
         scores = [Score.invalid(str(error))] * count
+    except StopRun as error:
+        scores = [Score(None, one_line(str(error)), "invalid", {"stop": True})] * count
     except BaseException as error:
         reason = one_line(f"{type(error).__name__}: {_words(error)}")
         return [Score.invalid(f"{reward.name}: {reason} ({_where(error, reward.source)})")] * count

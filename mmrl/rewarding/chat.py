@@ -10,22 +10,19 @@ import hashlib
 import json
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mmrl.rewarding.post import Poster, PostError
+from mmrl.rewarding.known import Known
+from mmrl.rewarding.post import PASSING, Poster, PostError, seconds_of
 from mmrl.rewarding.threads import Threads
 
 V = TypeVar("V")
-Messages = Sequence[Mapping[str, str]]  # {"role", "content"} each
-
-_MOST_KNOWN = 100_000  # answers that are kept in memory
-_PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet
+# {"role", "content"} each; content is a text, or a list of parts (mmrl.rewarding.parts)
+Messages = Sequence[Mapping[str, Any]]
 
 
 class ChatError(RuntimeError):
@@ -90,42 +87,34 @@ class Endpoint:
             raise ChatError(str(error)) from None
         if status != 200:
             told = self._words(body.decode("utf-8", "replace"))
-            wait = min(_seconds(headers.get("retry-after", "")), self.timeout)
-            raise ChatError(f"{self.url} answered {status}: {told}", status not in _PASSING, wait)
+            wait = min(seconds_of(headers.get("retry-after", "")), self.timeout)
+            raise ChatError(f"{self.url} answered {status}: {told}", status not in PASSING, wait)
         return self._content(body, headers.get("content-type", "application/json"))
 
     def _content(self, body: bytes, kind: str) -> str:
+        content = self._found(body, kind, lambda choice: choice["message"]["content"])
+        if not isinstance(content, str) or not content.strip():
+            raise ChatError(f"{self.url} gave an empty answer")
+        return content
+
+    def _found(self, body: bytes, kind: str, find: Callable[[Any], Any]) -> Any:
+        """What `find` takes out of the answer's first choice."""
         try:
             answer = json.loads(body)
             if isinstance(answer, dict) and answer.get("error"):  # some proxies send their errors as 200
                 error = answer["error"]
                 told = error.get("message", error) if isinstance(error, dict) else error
                 raise ChatError(f"{self.url} answered an error: {self._words(str(told))}")
-            content = answer["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            return find(answer["choices"][0])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             of = "" if "json" in kind else f", of the type {self._words(kind)}"
             words = self._words(f"{type(error).__name__}: {error}")
             raise ChatError(f"{self.url} answered no chat completion ({words}){of}") from None
-        if not isinstance(content, str) or not content.strip():
-            raise ChatError(f"{self.url} gave an empty answer")
-        return content
 
     def _words(self, told: str) -> str:
         """What the server told, on one line, cut short, without the key that it may have repeated."""
         told = told.replace(self._key, "(the key)") if self._key else told
         return " ".join(told.split())[:200]
-
-
-def _seconds(retry_after: str) -> float:
-    """The header's seconds from now, 0 or more: a number of them, or a date."""
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return 0.0
-    return seconds if seconds > 0 else 0.0
 
 
 class Judge:
@@ -150,7 +139,7 @@ class Judge:
             raise ValueError(f"attempts={attempts}, threads={threads} need 1 or more, rise={rise}, pause={pause} 0")
         self.chat, self.attempts, self.rise, self.pause = chat, attempts, rise, pause
         self.threads = min(threads, getattr(chat, "threads", threads))
-        self._known = _Answers(Path(cache).expanduser() if cache else None)
+        self._known = Known(Path(cache).expanduser() if cache else None)
         self._pool = Threads(self.threads, "judge")
 
     def verdicts(self, requests: Sequence[Messages], read: Callable[[str], V | None]) -> list[V | Failure]:
@@ -181,45 +170,6 @@ class Judge:
                 return verdict
             reason = f"no verdict in the answer {answer.strip()[-200:]!r}"
         return Failure(f"{reason} ({self.attempts} attempts)")
-
-
-class _Answers:
-    """Answers by the hash of their request, in memory and, with a path, in a file of one JSON object a line."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._lock, self._path = threading.Lock(), path
-        self._answers: dict[str, str] = {}
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-                self._keep(str(entry["key"]), str(entry["answer"]))
-            except (ValueError, LookupError, TypeError):
-                continue  # a line that a killed run left half written
-        if text and not text.endswith("\n"):
-            self._write("\n")
-
-    def get(self, key: str) -> str | None:
-        return self._answers.get(key)
-
-    def put(self, key: str, answer: str) -> None:
-        with self._lock:
-            self._keep(key, answer)
-            if self._path is not None:
-                self._write(json.dumps({"key": key, "answer": answer}) + "\n")
-
-    def _keep(self, key: str, answer: str) -> None:
-        self._answers[key] = answer
-        if len(self._answers) > _MOST_KNOWN:
-            del self._answers[next(iter(self._answers))]
-
-    def _write(self, text: str) -> None:
-        assert self._path is not None
-        with self._path.open("a", encoding="utf-8") as file:  # one write per line: several processes may share the file
-            file.write(text)
 
 
 def _key(identity: str, messages: Messages) -> str:

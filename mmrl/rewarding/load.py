@@ -76,13 +76,16 @@ def group_reward(reward: T) -> T:
     return reward
 
 
-def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: float | None = None) -> LoadedReward:
+def load_reward(
+    name: str, options: Mapping[str, Any] | None = None, timeout: float | None = None, monitor: bool = False
+) -> LoadedReward:
     """The reward called `name`, with its keyword options.
 
     name: `file.function` from the share folder's rewards/, `path/to/file.py:function`, or that of a callable that
     was given in Python (mmrl.objects). A class is built once, with the options; a function gets them at every call. A
     function of `completions`, as TRL's are, is wrapped (see mmrl.rewarding.trl).
-    timeout: seconds that one call may take (see mmrl.rewarding.limit); null waits for ever.
+    timeout: seconds that one call may take (see mmrl.rewarding.limit); null waits for ever. monitor: whether its weight
+    is 0; a class with a method `as_monitor` is told so.
     Raises RewardError when the name, an option or a package is missing.
     """
     options = dict(options or {})
@@ -97,6 +100,8 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None, timeout: fl
         else:
             call = target(**options) if inspect.isclass(target) else partial(target, **options)
             check = getattr(call, "check_prompt", check)
+        if monitor and hasattr(call, "as_monitor"):
+            call.as_monitor()
     except ModuleNotFoundError as error:
         raise RewardError(_missing(name, error)) from error
     except ValueError as error:  # of the reward's own, about an option
@@ -218,10 +223,10 @@ def _check_options(name: str, target: Any, options: Mapping[str, Any]) -> None:
         parameters = list(inspect.signature(target).parameters.values())
         if not inspect.isclass(target):
             parameters = parameters[1:]  # the samples or the group
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         named = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
         known, needed = [p.name for p in named], [p.name for p in named if p.default is p.empty]
+        known += options if takes_all else []
     for option in options:
         if option not in known:
             raise RewardError(f"reward {name!r} has no option {option!r}; {near(option, known)}")

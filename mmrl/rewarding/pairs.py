@@ -1,70 +1,174 @@
 """Win rate: a judge of pairs turned into a reward of groups.
 
-Every pair of a group is judged, by default in both orders, so that a judge that favours a position favours
-nobody. The win rate of a sample is the mean of what it won. Over a group without failed pairs the rates sum
+Pairs of a group are judged, by default all of them and in both orders, so that a judge that favours a position favours
+nobody. The win rate of a sample is the mean of what it won. Over a group of which every pair was judged the rates sum
 to half the number of samples, and a judge that orders the samples without ties gives rank / (samples - 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import combinations
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from mmrl.rewarding.load import group_reward
+from mmrl.rewarding.schedule import Pairs, regular, round_robin
+from mmrl.rewarding.strength import bradley_terry
 from mmrl.rewarding.threads import Threads
 from mmrl.rewarding.values import one_line, scores_in
+from mmrl.seeds import seed_of
 from mmrl.types import Group, Sample, Score
 
 PairJudge = Callable[[Sample, Sample], float]
+
+
+class PairsJudge(Protocol):
+    """A judge that is asked about many pairs at a time, as a model that computes in batches wants it."""
+
+    def judge_pairs(self, pairs: Sequence[tuple[Sample, Sample]]) -> Sequence[float | str]:
+        """For each pair, in order, the probability that the first beats the second, or why there is none."""
+
+
+Anchors = Callable[[Group], Sequence[Sample]]
 TIE = 1e-9  # the mean of two orders that cancel is 0.5 only up to rounding
+SCHEDULES = ("round_robin", "regular", "anchors")
+SCORES = ("win_rate", "bradley_terry")
 
 
 def win_rate(
-    judge: PairJudge, *, both_orders: bool = True, hard: bool = False, workers: int = 1
+    judge: PairJudge | PairsJudge,
+    *,
+    schedule: str = "round_robin",
+    neighbours: int = 4,
+    anchors: Anchors | None = None,
+    score: str = "win_rate",
+    prior: float = 1.0,
+    both_orders: bool = True,
+    hard: bool = False,
+    workers: int = 1,
+    seed: int = 0,
 ) -> Callable[[Group], list[Score]]:
-    """A group reward from `judge(a, b)`, the probability in [0, 1] that a beats b (a tie is 0.5).
+    """A group reward from `judge(a, b)`, the probability in [0, 1] that a beats b (a tie is 0.5), or from an object
+    with `judge_pairs`, which is asked about all pairs of a group at once.
 
+    schedule: which pairs are judged: "round_robin", all of the group; "regular", each sample with `neighbours` others,
+    drawn anew for every group by `seed`; "anchors", each sample with each of `anchors(group)`, samples of given
+    answers, which get no score themselves. With anchors, numbers of different prompts can be compared.
+    score: "win_rate", the mean of what a sample won; "bradley_terry", its strength in log-odds, of mean 0 over the
+    group, or over the anchors (see strength.bradley_terry, also for `prior`). It allows for whom a sample happened to
+    meet.
     both_orders: judge (a, b) and (b, a) and take the mean of the two.
     hard: a pair is won, lost or, at 0.5, tied; two orders that contradict each other make a tie.
-    workers: calls of the judge that may run at a time (it must then be safe to call from threads).
-    A call that raises or returns no probability masks its pair, in both orders. A sample without
-    a judged pair is invalid; the only sample of a group is not applicable.
+    workers: calls of `judge(a, b)` that may run at a time (it must then be safe to call from threads).
+    A call that raises or returns no probability masks its pair, in both orders. A sample without a judged pair is
+    invalid, and so is one whose strength has nothing to be compared with; the only sample of a group is not applicable.
+    Details of a score: `pairs` that were judged, `failed`; `won`, what it won of each other sample (null: not judged),
+    with anchors of each anchor; with both orders `agreed`, in how many pairs these said the same.
+    Raises ValueError for options that are unknown or have no effect.
     """
+    _check(schedule, neighbours, anchors, score, prior)
 
     @group_reward
     def rate(group: Group) -> list[Score]:
         samples = group.samples
-        if len(samples) == 1:
+        count = len(samples)
+        if anchors is None and count == 1:
             return [Score(None, "a group of one has no pair to judge", "na")]
-        pairs = list(combinations(range(len(samples)), 2))
-        calls = [order for i, j in pairs for order in ([(i, j), (j, i)] if both_orders else [(i, j)])]
-        threads = Threads(workers, "judge of pairs")
-        answers = dict(zip(calls, threads.map(lambda c: _ask(judge, samples[c[0]], samples[c[1]]), calls)))
-        wins: list[list[float]] = [[] for _ in samples]
-        failures: list[list[str]] = [[] for _ in samples]
-        for i, j in pairs:
-            judged = [answers[i, j]] + ([_other_side(answers[j, i])] if both_orders else [])
-            failed = [answer for answer in judged if isinstance(answer, str)]
-            if failed:
-                failures[i].append(failed[0])
-                failures[j].append(failed[0])
-                continue
-            p = sum(map(float, judged)) / len(judged)
-            if hard:
-                p = 0.5 if abs(p - 0.5) < TIE else float(p > 0.5)
-            wins[i].append(p)
-            wins[j].append(1.0 - p)
-        return [_score(won, failed) for won, failed in zip(wins, failures)]
+        players = [*samples, *(anchors(group) if anchors is not None else ())]
+        if anchors is not None and len(players) == count:
+            return [Score.invalid("there is no anchor to compare with")] * count
+        pairs = _scheduled(schedule, count, len(players), neighbours, seed_of(seed, group.key))
+        table = _judged(judge, players, pairs, both_orders, hard, workers)
+        columns = range(count, len(players)) if anchors is not None else range(count)
+        scores = [_rate(table, i, columns, both_orders) for i in range(count)]
+        return scores if score == "win_rate" else _strengths(table, scores, columns, prior)
 
     return rate
 
 
+def _check(schedule: str, neighbours: int, anchors: Anchors | None, score: str, prior: float) -> None:
+    if schedule not in SCHEDULES or score not in SCORES:
+        known = f"one of {', '.join(SCHEDULES)}, and of {', '.join(SCORES)}"
+        raise ValueError(f"schedule={schedule!r}, score={score!r}: expected {known}")
+    if (schedule == "anchors") != (anchors is not None):
+        raise ValueError("schedule=anchors and anchors go together: give both, or neither")
+    if schedule == "regular" and neighbours < 2:
+        raise ValueError(f"neighbours={neighbours}: 2 or more are needed to connect the samples")
+    if score == "bradley_terry" and not prior > 0:
+        raise ValueError(f"prior={prior} must be above 0: without one an undefeated sample has no strength")
+
+
+def _scheduled(schedule: str, count: int, players: int, neighbours: int, seed: int) -> Pairs:
+    if schedule == "anchors":
+        return [(i, j) for i in range(count) for j in range(count, players)]
+    return round_robin(count) if schedule == "round_robin" else regular(count, neighbours, seed)
+
+
+# -------------------------------------------------------------------- judging
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What came of the pairs. won[i][j]: what i won of j, None where it was not judged; calls: behind each number."""
+
+    won: list[list[float | None]]
+    calls: int
+    agreed: list[int]
+    failures: list[list[str]]
+
+
+def _judged(
+    judge: PairJudge | PairsJudge,
+    players: Sequence[Sample],
+    pairs: Pairs,
+    both_orders: bool,
+    hard: bool,
+    workers: int,
+) -> _Table:
+    calls = [order for i, j in pairs for order in ([(i, j), (j, i)] if both_orders else [(i, j)])]
+    answers = dict(zip(calls, _asked(judge, [(players[i], players[j]) for i, j in calls], workers)))
+    table = _Table([[None] * len(players) for _ in players], 1 + both_orders, [0] * len(players), [[] for _ in players])
+    for i, j in pairs:
+        judged = [answers[i, j]] + ([_other_side(answers[j, i])] if both_orders else [])
+        failed = [answer for answer in judged if isinstance(answer, str)]
+        if failed:
+            table.failures[i].append(failed[0])
+            table.failures[j].append(failed[0])
+            continue
+        p = sum(map(float, judged)) / len(judged)
+        if len({_side(float(answer)) for answer in judged}) == 1:
+            table.agreed[i] += 1
+            table.agreed[j] += 1
+        p = (1 + _side(p)) / 2 if hard else p
+        table.won[i][j], table.won[j][i] = p, 1.0 - p
+    return table
+
+
+def _side(p: float) -> int:
+    """1 where the first wins, -1 where the second does, 0 for a tie."""
+    return 0 if abs(p - 0.5) < TIE else 1 if p > 0.5 else -1
+
+
+def _asked(judge: PairJudge | PairsJudge, pairs: Sequence[tuple[Sample, Sample]], workers: int) -> list[float | str]:
+    """For each pair the judge's probability, or why there is none."""
+    if callable(together := getattr(judge, "judge_pairs", None)):
+        answers = list(together(pairs))
+        if len(answers) != len(pairs):
+            raise ValueError(f"the judge gave {len(answers)} answers for {len(pairs)} pairs")
+        return [answer if isinstance(answer, str) else _probability(answer) for answer in answers]
+    alone = cast(PairJudge, judge)
+    return Threads(workers, "judge of pairs").map(lambda pair: _ask(alone, *pair), pairs)
+
+
 def _ask(judge: PairJudge, a: Sample, b: Sample) -> float | str:
-    """The judge's probability, or why there is none."""
     try:
-        [score] = scores_in([judge(a, b)], 1)
+        return _probability(judge(a, b))
     except BaseException as error:  # in a thread of its own, where it can only be the judge's
         return one_line(f"{type(error).__name__}: {error}")
+
+
+def _probability(returned: Any) -> float | str:
+    [score] = scores_in([returned], 1)
     if score.value is None or not 0.0 <= score.value <= 1.0:
         said = score.value if score.ok else score.reason
         return f"the judge returned {said}, expected a probability in [0, 1]"
@@ -75,10 +179,43 @@ def _other_side(answer: float | str) -> float | str:
     return answer if isinstance(answer, str) else 1.0 - answer
 
 
-def _score(won: list[float], failed: list[str]) -> Score:
+# -------------------------------------------------------------------- scores
+
+
+def _rate(table: _Table, player: int, columns: range, both_orders: bool) -> Score:
+    row = [table.won[player][j] for j in columns]
+    won, failed = [p for p in row if p is not None], table.failures[player]
     if not won:
         return Score.invalid(f"every pair of this sample failed; the first: {failed[0]}")
-    details: dict[str, object] = {"pairs": len(won), "failed": len(failed)}
+    details: dict[str, object] = {"pairs": len(won), "failed": len(failed), "won": row}
+    if both_orders:
+        details["agreed"] = table.agreed[player]
     if failed:
         details["first_failure"] = failed[0]
     return Score(sum(won) / len(won), details=details)
+
+
+def _strengths(table: _Table, rates: Sequence[Score], columns: range, prior: float) -> list[Score]:
+    """The strengths of the samples that have a rate."""
+    wins = [[table.calls * p if p is not None else 0.0 for p in row] for row in table.won]
+    fit = bradley_terry(wins, prior)
+    anchored = columns.start > 0
+    parts = [part for part, value in zip(fit.component, fit.values) if value is not None]
+    largest = max(parts, key=parts.count) if parts else None
+    scores = []
+    for i, rate in enumerate(rates):
+        value, low, high = fit.values[i], fit.low[i], fit.high[i]
+        if rate.value is None or value is None or low is None or high is None:
+            scores.append(rate)
+        elif fit.component[i] != largest:
+            scores.append(Score.invalid("failed pairs cut this sample off from most others: no common scale"))
+        else:
+            base = _mean([v for j in columns if (v := fit.values[j]) is not None and fit.component[j] == largest])
+            shift = base if anchored else 0.0
+            ends = {"low": low - shift, "high": high - shift, "win_rate": rate.value}
+            scores.append(Score(value - shift, details={**rate.details, **ends}))
+    return scores
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -73,6 +73,13 @@ def monitor_invalid(groups: Sequence[Group], weights: Mapping[str, float]) -> di
     return {name: sum(score_of(sample, name).status == "invalid" for sample in samples) for name in monitors}
 
 
+def stop_reasons(groups: Sequence[Group], weights: Mapping[str, float]) -> list[str]:
+    """Why rewards asked for the end of the run (StopRun), each reason once; a monitor is not asked."""
+    samples, weighted = _samples(groups), [name for name, weight in weights.items() if weight != 0]
+    scores = [score_of(sample, name) for sample in samples for name in weighted]
+    return list(dict.fromkeys(score.reason for score in scores if score.details.get("stop") is True))
+
+
 def score_of(sample: Sample, name: str) -> Score:
     """The sample's score of that name. Raises ValueError where there is none."""
     score = sample.scores.get(name)

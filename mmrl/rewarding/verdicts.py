@@ -55,7 +55,7 @@ _COMPARAND = re.compile(
 )
 # Of the candidate before it, or else of the one behind it: "the better one is response 2".
 _OF_ITS_SUBJECT = (
-    r"\b(?:better|best|superior|preferable|preferred|stronger|strongest|wins?|winner|outperforms|outshines|beats"
+    r"\b(?:better|best|superior|preferable|preferred|stronger|strongest|wins?|winner|edge|outperforms|outshines|beats"
     r"|surpasses|chosen|besser|beste|meilleure?|mejor)\b|更好|更优|最好|最佳|优于|胜过|好于|更胜"
 )
 _WORSE = r"\b(?:worse|worst|inferior|weaker|weakest|loses|schlechter|pire|peor)\b|更差|不如"
@@ -67,6 +67,12 @@ _OF_ITS_OBJECT = (
 _CUE = re.compile(rf"(?P<subject>{_OF_ITS_SUBJECT})|(?P<worse>{_WORSE})|(?P<object>{_OF_ITS_OBJECT})", re.IGNORECASE)
 _CONCLUDES = re.compile(
     r"^\W*(?:and\s+)?(?:so|therefore|thus|hence|in conclusion|overall|finally|daher|also|donc|por tanto|因此|所以)\b",
+    re.IGNORECASE,
+)
+# A conclusion about one candidate is for it, unless it finds fault with it.
+_BLAMED = re.compile(
+    r"\b(?:less|fail\w*|in(?:correct|accurate|complete)|wrong\w*|lacks?|miss\w*|poor\w*|errors?|mistake\w*|not|never)\b"
+    r"|n['’]t\b|错|不",
     re.IGNORECASE,
 )
 _BARE = re.compile(r"\s*(?:is|:|=|be|为|是)*\s*(?:the\s+)?[#(*\[]*\s*(\d{1,2})(?!\d|\.\d)")
@@ -99,7 +105,7 @@ def leaning(text: str, n: int) -> int | None:
         cues = list(_CUE.finditer(masked))
         if not cues:
             if _CONCLUDES.search(masked) and len(named := {place for place, _ in _mentions(masked)}) == 1:
-                return _within(named.pop(), n)
+                return None if _BLAMED.search(masked) else _within(named.pop(), n)
             continue
         found = _of_cue(masked, cues[-1])
         if found is None:
@@ -142,7 +148,8 @@ def _of_cue(clause: str, cue: re.Match[str]) -> tuple[int, bool] | None:
     """(the place that a cue is about, whether it is denied); None where it is about none."""
     before = [(place, span) for place, span in _mentions(clause) if span[1] <= cue.start()]
     behind = [(place, span) for place, span in _mentions(clause) if span[0] >= cue.end()]
-    bare = _BARE.match(clause, cue.end())
+    # "The answer is 2" may be the question's.
+    bare = None if "answer" in cue[0].lower() else _BARE.match(clause, cue.end())
     if bare and not behind:
         behind = [(int(bare[1]) - 1, bare.span())]
     of_subject = cue["object"] is None

@@ -86,9 +86,10 @@ def load_rewards(config: Config) -> tuple[list[LoadedReward], list[LoadedReward]
     made: dict[str, LoadedReward] = {}
 
     def get(section: RewardConfig) -> LoadedReward:
-        key = f"{section.name} {section.alias} {sorted(section.options.items())} {section.timeout}"
+        monitor = section.weight == 0
+        key = f"{section.name} {section.alias} {sorted(section.options.items())} {section.timeout} {monitor}"
         if key not in made:
-            loaded = load_reward(section.name, section.options, section.timeout)
+            loaded = load_reward(section.name, section.options, section.timeout, monitor)
             made[key] = replace(loaded, name=section.alias) if section.alias else loaded
         return made[key]
 

@@ -44,6 +44,7 @@ def optional_clauses(
         clause("features", lambda: _features(adapter, samples)),
         clause("given answers", lambda: _given(adapter, samples)),
         clause("supervised loss", lambda: _supervised(adapter, samples, records)),
+        clause("scores", lambda: _scores(adapter, samples)),
         clause("state", lambda: _state(adapter, samples)),
     ]
 
@@ -226,6 +227,25 @@ def _supervised_gradient(
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         sums = [g if s is None else s if g is None else s + g for s, g in zip(sums, found)]
     return value, [g for g in sums if g is not None]
+
+
+def _scores(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
+    """Of rows alone they are those of rows in company, and something is learned through them."""
+    try:
+        whole = adapter.scores(samples)
+    except Unsupported as error:
+        return True, f"left out ({error})"
+    if whole.ndim != 2 or len(whole) != len(samples) or not whole.requires_grad:
+        return False, f"scores of {len(samples)} samples are {tuple(whole.shape)}; expected a row each, differentiable"
+    if not torch.isfinite(whole).all():
+        return False, "a score is not finite"
+    with torch.no_grad():
+        alone = torch.cat([adapter.scores([sample]) for sample in samples])
+    size = max(1.0, float(whole.detach().abs().max()))
+    gap = float((whole.detach() - alone).abs().max()) / size
+    if gap > _rounding(adapter):
+        return False, f"scores of rows alone are off by {gap:.1e}: look for padding that is attended to"
+    return True, f"{whole.shape[1]} numbers a row, alone as in company (largest difference {gap:.1e})"
 
 
 def _state(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ from mmrl.config import ConfigError
 from mmrl.data.scored import Scored
 from mmrl.data.showing import candidate_row
 from mmrl.modalities.adapter import Adapter
-from mmrl.types import Sample
+from mmrl.types import Candidate, Prompt, Sample
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Rows:
         return torch.cat([torch.arange(self.spans[r].start, self.spans[r].stop) for r in rows])
 
     def padded(self, values: Sequence[Sequence[float]]) -> Tensor:
-        """A number for each score of each record -> [P, C] float64, 0 where none is."""
+        """A number for each score of each record -> [P, C] float64, 0 where no score is."""
         flat = torch.tensor([value for some in values for value in some], dtype=torch.float64)
         return torch.zeros(self.present.shape, dtype=torch.float64).masked_scatter(self.present, flat)
 
@@ -66,17 +66,25 @@ def rows_of(adapter: Adapter, record: Scored, show: str) -> list[Sample]:
     """
     if record.steps:
         return [adapter.steps(record.prompt, record.steps)]
-    made: list[Sample] = []
-    for number, candidate in enumerate(record.candidates):
-        prompt, answer = candidate_row(record.prompt, candidate, show)
-        found = adapter.given(prompt, [answer])
-        if len(found) != 1 or found[0].trajectory is None or not found[0].trajectory.mask.any():
-            raise ConfigError(
-                f"{type(adapter).__name__}.given, record {record.id!r}: expected one sample with a trained action"
-            )
-        found[0].index = number
-        made += found
+    made = [row_of(adapter, record.prompt, candidate, show) for candidate in record.candidates]
+    for number, sample in enumerate(made):
+        sample.index = number
     return made
+
+
+def row_of(adapter: Adapter, prompt: Prompt, candidate: Candidate, show: str) -> Sample:
+    """The sample of a candidate of a prompt. Raises ValueError as `rows_of`, and where the model does not see the
+    pictures."""
+    asked, answer = candidate_row(prompt, candidate, show)
+    found = adapter.given(asked, [answer])
+    if len(found) != 1 or found[0].trajectory is None or not found[0].trajectory.mask.any():
+        raise ConfigError(
+            f"{type(adapter).__name__}.given, record {prompt.id!r}: expected one sample with a trained action"
+        )
+    pictures = len(asked.record.get("images") or ())
+    if len(found[0].media) != pictures:
+        raise ValueError(f"prompt {prompt.id!r}: {pictures} pictures, of which the model sees {len(found[0].media)}")
+    return found[0]
 
 
 def micro_batches(adapter: Adapter, samples: Sequence[Sample], budget: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo", "steps": 2, "groups": 4, "samples": 4, "updates": 2},
     "sft": {"kind": "sft", "steps": 2},
     "preference": {"kind": "preference", "steps": 2, "pairs": "pairs.jsonl"},
+    "reward_model": {"kind": "reward_model", "steps": 2, "pairs": "pairs.jsonl"},
     "filter": {"kind": "filter", "steps": 2, "rule": "pairs"},
 }
 

@@ -24,6 +24,7 @@ from mmrl.config import (
     PreferenceStage,
     ReportConfig,
     RewardConfig,
+    RewardModelStage,
     SftStage,
     TreeConfig,
     load,
@@ -46,6 +47,7 @@ TREE, SPAM = "stages.0.tree={} stages.0.samples=8", "stages.0.optim.name=spam"
 STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
 EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
+SCALAR, SCALAR_STAGE = "model.head={}", "stages.0={kind:reward_model,steps:1,pairs:a.jsonl}"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 
 
@@ -109,6 +111,16 @@ CASES = [
     Case(PreferenceStage, "label_smoothing", "stages.0.label_smoothing=0.1", MPO, "stages.0.form=ipo", "preference"),
     Case(PreferenceStage, "weights", "stages.0.weights=[1,1,1]", MPO, "", "preference"),
     Case(PreferenceStage, "beta", "stages.0.beta=0.3", "", f"{MPO} stages.0.weights=[0,0,1]", "preference"),
+    *(
+        Case(RewardModelStage, name, f"stages.0.{name}={value}", f"{SCALAR} {more}", f"{SCALAR} {less}", "reward_model")
+        for name, value, more, less in (
+            ("labels", "hard", "", "stages.0.objective=mse"),
+            ("margin", "0.5", "", "stages.0.objective=bce"),
+            ("centre", "0.1", "", "stages.0.objective=mse"),
+            ("tie_edge", "2", "stages.0.objective=ties", ""),
+            ("show", '"{candidate}{prompt}"', "", "stages.0.rows=steps stages.0.objective=mse"),
+        )
+    ),
     Case(FilterStage, "optim", "stages.0.optim.lr=0.1", "", FILTER),
     Case(FilterStage, "components", "stages.0.components=[a]", "", FILTER),
     Case(FilterStage, "micro_batch", "stages.0.micro_batch=3", "", FILTER),
@@ -117,6 +129,7 @@ CASES = [
     Case(FilterStage, "keep", "stages.0.keep=2", "stages.0.rule=rejection", "", "filter"),
     Case(FilterStage, "low", "stages.0.low=0.1", "stages.0.rule=difficulty", "", "filter"),
     Case(FilterStage, "high", "stages.0.high=0.9", "stages.0.rule=difficulty", "", "filter"),
+    Case(FilterStage, "min_attempts", "stages.0.min_attempts=2", "stages.0.rule=difficulty", "", "filter"),
     Case(OptimConfig, "final_lr", "stages.0.optim.final_lr=0.1", "stages.0.optim.schedule=cosine"),
     Case(OptimConfig, "spam_threshold", "stages.0.optim.spam_threshold=.inf", SPAM),
     Case(OptimConfig, "spam_reset_every", "stages.0.optim.spam_reset_every=0", SPAM),
@@ -201,6 +214,8 @@ CASES = [
     Case(tokens.TokenModelConfig, "revision", "model.revision=a", "", BUILT),
     Case(tokens.TokenModelConfig, "trust_remote_code", "model.trust_remote_code=true", "", BUILT),
     Case(tokens.TokenModelConfig, "lora", "model.lora.rank=9", LORA),
+    Case(tokens.TokenModelConfig, "first_share", "model.first_share=0.3", "stages.0.objective=sft_first", "", "sft"),
+    Case(tokens.TokenModelConfig, "head", SCALAR, SCALAR_STAGE),
     Case(tokens.TokenModelConfig, "fp32_head", "model.fp32_head=true", "model.dtype=bfloat16"),
     Case(tokens.TokenModelConfig, "engine", "model.engine.name=vllm", "", TREE),
     Case(tokens.TokenModelConfig, "sampling.top_p", "model.sampling.top_p=0.9", "", TREE),
@@ -265,6 +280,7 @@ ALWAYS: dict[type, set[str]] = {
     | {"curriculum"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
+    RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},
     FilterStage: {"kind", "rule", "groups", "samples", "reward", "correct_at", "max_invalid"},
     OptimConfig: {"name", "lr", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "ema"},
     CurriculumConfig: {"order", "retire_at"},
@@ -283,6 +299,7 @@ ALWAYS: dict[type, set[str]] = {
     },
     tokens.LoraConfig: {"path"},
     tokens.EngineConfig: {"name"},
+    tokens.HeadConfig: {"outputs", "init"},
     tokens.AnnealingConfig: {"tau_max", "tau_min", "start", "d0", "d_growth"},
     tokens.SamplingConfig: {"temperature", "max_tokens"},
     tokens.EvaluationConfig: {"temperature", "max_tokens"},

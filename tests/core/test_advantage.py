@@ -70,7 +70,14 @@ def one_column(rewards, algorithm):
 
 
 def test_the_table_covers_every_estimator_of_one_number_per_sample():
-    inside = {"stratified", "step_episode", "step_rows", "macro", "whiten_tokens"}  # in test_advantage_steps.py
+    inside = {
+        "stratified",
+        "step_episode",
+        "step_rows",
+        "macro",
+        "whiten_tokens",
+        "outlier_filter_tokens",
+    }  # in test_advantage_steps.py
     assert set(TABLE) == set(ESTIMATORS) - inside
 
 
@@ -443,6 +450,13 @@ def test_the_released_filter_keeps_the_outlier_and_drops_the_rest():
     got = outliers(rewards, released=True)
     assert got[:-1].tolist() == [0.0] * 20
     assert got[-1].item() == pytest.approx((9.0 - statistics.fmean(rewards)) / statistics.stdev(rewards))
+
+
+def test_the_released_filter_drops_what_is_beyond_ten():
+    """n rewards of 8 but one of 8 + n have the mean 9, and that one z = (n - 1) / sqrt(n): 9.9 for 100, 10.05 for 103.
+    Both are inside of 9 +- 3."""
+    assert outliers([8.0] * 99 + [108.0], released=True).tolist() == pytest.approx([0.0] * 99 + [9.9])
+    assert outliers([8.0] * 102 + [111.0], released=True).tolist() == [0.0] * 103
 
 
 def test_shapers_run_in_order_on_the_sum_and_may_make_a_sample_invalid(monkeypatch):

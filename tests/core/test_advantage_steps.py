@@ -319,3 +319,37 @@ def test_token_returns_without_gaps_weigh_samples_by_their_length():
     got = run("whiten_tokens", [1, 0], batch)
     std = statistics.stdev([1, 1, 1, 0])
     assert got[mask].tolist() == pytest.approx([0.25 / std] * 3 + [-0.75 / std])
+
+
+def returns_of(*gaps):
+    """One action a sample with these gaps to the reference, old log-prob -1."""
+    n = len(gaps)
+    features = {"logp_reference": tensor([[-1 - gap] for gap in gaps])}
+    return Batch(
+        torch.arange(n), n, torch.ones(n, 1, dtype=torch.bool), logp_old=torch.full((n, 1), -1.0), features=features
+    )
+
+
+def test_outliers_among_the_returns_of_tokens_are_dropped():
+    """Twenty returns from 4 to 4.8 and one of 9, of which 1 is the KL's: gap -10 times beta 0.1."""
+    batch = returns_of(*[0.0] * 20, -10.0)
+    rewards = [4.0 + 0.2 * (i % 5) for i in range(20)] + [8.0]
+    returns = [*rewards[:-1], 9.0]
+    z = [(r - statistics.fmean(returns)) / statistics.stdev(returns) for r in returns]
+    assert z[-1] > 3 > max(map(abs, z[:-1]))
+    got = run("outlier_filter_tokens", rewards, batch, beta=0.1)
+    assert got[:, 0].tolist() == pytest.approx([*z[:-1], 0.0])
+    released = run("outlier_filter_tokens", rewards, batch, beta=0.1, released=True)  # inside of 4.62 +- 3
+    assert released[:, 0].tolist() == pytest.approx([*[0.0] * 20, z[-1]])
+
+
+def test_an_outlier_of_one_token_leaves_the_others_of_its_sample():
+    """The gap of the last token counts in all of its sample's returns, that of the first in its own alone."""
+    mask = torch.ones(11, 2, dtype=torch.bool)
+    reference = torch.full((11, 2), -1.0, dtype=torch.float64)
+    reference[10, 0] = -2.0
+    batch = Batch(
+        torch.arange(11), 11, mask, logp_old=torch.full((11, 2), -1.0), features={"logp_reference": reference}
+    )
+    got = run("outlier_filter_tokens", [float(i % 2) for i in range(10)] + [0.0], batch, beta=9.0)
+    assert got[10].tolist()[0] == 0 and got[10].tolist()[1] != 0

@@ -16,9 +16,9 @@ import mmrl  # noqa: F401  before trl, which imports transformers: it hooks the 
 
 pytest.importorskip("trl")
 
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RewardTrainer
 
-from mmrl.core import aggregate
+from mmrl.core import aggregate, pairwise
 from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
@@ -404,3 +404,32 @@ def test_several_rewards_are_combined_alike(theirs, ours):
     weights = torch.tensor([1.0, 0.5, 2.0])
     found = mmrl_advantages(rewards, 4, weights, combine=ours)
     torch.testing.assert_close(found, trl_advantages(rewards, 4, weights=weights, combine=theirs), **STD)
+
+
+# -------------------------------------------------------------------- reward models
+
+
+@pytest.mark.parametrize("margin", [None, [0.5, 0.0, 1.25]])
+@pytest.mark.parametrize("centre", [None, 0.01])
+def test_the_loss_of_reward_models_is_trls(margin, centre):
+    scores = torch.tensor([[1.5, -0.2], [0.3, 0.9], [-1.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    shares = torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64)
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(training=False),
+        args=SimpleNamespace(center_rewards_coefficient=centre),
+        accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x),
+        _metrics={"eval": defaultdict(list)},
+        _total_train_tokens=0,
+    )
+    inputs = {} if margin is None else {"margin": torch.tensor(margin, dtype=torch.float64)}
+    logits = scores.T.reshape(-1, 1)  # the chosen ones, then the rejected ones
+    wanted = RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=logits), dict(inputs))
+    loss = pairwise.bradley_terry(scores, shares, margin=inputs.get("margin", 0.0))
+    loss = (loss + (centre or 0.0) * pairwise.centring(scores)).mean()
+    torch.testing.assert_close(loss, wanted, **SAME)
+    torch.testing.assert_close(*(torch.autograd.grad(x, scores)[0] for x in (loss, wanted)), **SAME)
+    accuracy, ahead, _ = pairwise.outcome(scores, shares)
+    # Equal scores are half right here, and wrong in TRL.
+    assert trainer._metrics["eval"]["accuracy"] == [pytest.approx(1 / 3)]
+    assert float(accuracy.mean()) == pytest.approx(1.5 / 3)
+    assert trainer._metrics["eval"]["margin"] == [pytest.approx(float(ahead.mean()))]

@@ -27,6 +27,7 @@ GIVEN = {
     ("terms", "proxy_kl"): {"share": 0.1},
     ("terms", "entropy_band"): {"low": 0.5, "high": 1.5},
     ("advantage", "outlier_filter"): {"limit": 0.8},
+    ("advantage", "outlier_filter_tokens"): {"limit": 0.8, "beta": 0.1},
     ("advantage", "step_episode"): {"correct": 0.5},
     ("advantage", "macro"): {"reward_feature": "entropy"},
     ("filters", "spread"): {"above": 0.45},

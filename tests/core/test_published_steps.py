@@ -27,6 +27,7 @@ class Step:
         self.batch, self.kl = given.batch, kl
         self.now, self.entropy, self.old, self.mask = given.logp, given.entropy, self.batch.logp_old, self.batch.mask
         self.ratio, self.gap = (self.now - self.old).exp(), self.now - given.reference
+        self.reference = given.reference
         self.reward = given.reward.tolist()
         self.k1 = [float(row[m].sum()) for row, m in zip(self.old - given.reference, self.mask)]
 
@@ -162,6 +163,18 @@ def stable_reinforce(s: Step) -> Tensor:
     return -sequences(clipped(r, a), s.mask)
 
 
+def stable_reinforce_tokens(s: Step) -> Tensor:
+    """The KL of the script, 1e-3, of each token and those after it."""
+    gaps = torch.where(s.mask, s.old - s.reference, 0.0)
+    returns = [[r - 1e-3 * float(row[t:].sum()) for t in range(len(row))] for r, row in zip(s.reward, gaps)]
+    flat = [x for row, m in zip(returns, s.mask) for x, there in zip(row, m) if there]
+    mean, std = statistics.fmean(flat), statistics.pstdev(flat)
+    z = (torch.tensor(returns, dtype=torch.float64) - mean) / (std + EPS)
+    a = torch.where(z.abs() <= 3, z, 0.0)
+    r = (s.now - s.old).clamp(-math.log(1e3), math.log(1e3)).exp()
+    return -sequences(clipped(r, a), s.mask)
+
+
 def bapo(s: Step) -> Tensor:
     """From 1.2 to 3.0 by 0.1, then from 0.6 to 0.9 by 0.05, until positive actions have half of the loss."""
     a, r = column(s.by_group(s.reward, standard)).expand(s.mask.shape), s.ratio.detach()
@@ -240,7 +253,18 @@ def spine(s: Step) -> Tensor:
 
 
 FORMS = [grpo, dr_grpo, dapo, gspo, cispo, scalerl, flow_grpo, rloo, topr, topr_token, reinforce_pp]
-FORMS += [reinforce_pp_baseline, stable_reinforce, bapo, trpa, ui_s1, eapo, top_entropy, capo, spine]
+FORMS += [
+    reinforce_pp_baseline,
+    stable_reinforce,
+    stable_reinforce_tokens,
+    bapo,
+    trpa,
+    ui_s1,
+    eapo,
+    top_entropy,
+    capo,
+    spine,
+]
 WITH_KL = [grpo, dapo, flow_grpo, rloo, reinforce_pp, reinforce_pp_baseline, stable_reinforce]
 CASES = [(form, 0.0) for form in FORMS] + [(form, 0.1) for form in WITH_KL]
 

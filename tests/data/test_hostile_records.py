@@ -57,6 +57,7 @@ HOSTILE = {
     "an environment that is a list": (line(environment=["mgpo"]), "`environment` is list, expected a name"),
     "images that are a number": (line(images=7), "picture 0 of `images`: expected a file name or a picture, got int"),
     "images that are an object": (line(images={"a": 1}), "picture 0 of `images`: expected a file name"),
+    "pictures of candidates that are a number": (line(candidates=[{"images": 7}]), "expected a file name or a picture"),
     "messages that are a text": (line(messages="hi"), "`messages` must be a list"),
     "a role that is a list": (line(messages=[{"role": [], "content": "a"}]), "message 0 of `prompt` has no text"),
     "a content that is a number": (line(messages=[{"role": "user", "content": 5}]), "message 0 of `prompt` has no"),
@@ -181,7 +182,8 @@ TURN = st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt", "system"]
 COLUMNS = [
     "id", "prompt", "messages", "images", "image", "image_path", "answer", "solution", "completion", "chosen", "goal",
     "rejected", "rejected_response", "question", "choices", "problem", "conversations", "system", "system_prompt",
-    "tools", "steps", "possible_answers", "environment", "videos", "objects",
+    "tools", "steps", "possible_answers", "environment", "videos", "objects", "candidates", "shares", "margin",
+    "message", "query", "response", "human_ranking", "path1", "path2", "rejected_images", "rejected_messages", "subset",
 ]
 # fmt: on
 CELL = VALUES | st.text() | st.lists(MESSAGE, max_size=3) | st.lists(TURN, max_size=3)

@@ -16,6 +16,7 @@ from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import normalised
 from mmrl.data.images import bound_images, stored_images
 from mmrl.data.pairs import Broken, pair_of, read_pairs, record_of
+from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import load_prompts, training_prompts
 from mmrl.types import Candidate, Pair, Prompt
 
@@ -105,6 +106,11 @@ def test_every_column_of_a_pair_has_its_place(red):
     )
 
 
+def test_shares_beside_two_answers_are_theirs(tmp_path):
+    record = {"prompt": "x", "chosen": "a", "rejected": "b", "shares": [0.75, 0.25]}
+    assert read_pairs(jsonl(tmp_path / "a.jsonl", record)).pairs[0].shares == (0.75, 0.25)
+
+
 def test_rounded_shares_are_made_exact_and_a_wrong_sum_is_not(tmp_path):
     record = {"prompt": "x", "candidates": ["a", "b", "c"], "shares": [0.333, 0.333, 0.333]}
     assert read_pairs(jsonl(tmp_path / "a.jsonl", record)).pairs[0].shares == pytest.approx((1 / 3,) * 3, abs=1e-12)
@@ -143,6 +149,15 @@ GOOD = {"prompt": "x", "candidates": ["a", "b"], "shares": [1, 0]}
 BAD = {
     "no candidates": ({"prompt": "x"}, "is no pair: it needs `candidates` and `shares`, or `chosen` and `rejected`"),
     "one candidate": ({**GOOD, "candidates": ["a"]}, "`candidates` must be a list of two or more"),
+    "an empty candidate": (
+        {**GOOD, "candidates": ["a", {"images": []}]},
+        "candidate 1 has neither an answer nor a picture",
+    ),
+    "two labels": (
+        {"prompt": "x", "chosen": "a", "rejected": "b", "candidates": ["a", "b"]},
+        "has no label: `shares` says which of `candidates`",
+    ),
+    "soft shares of three": ({"prompt": "x", "chosen": "a", "rejected": "b", "shares": [1, 0, 0]}, "3 numbers for 2"),
     "candidates in a text": ({**GOOD, "candidates": "ab"}, "`candidates` must be a list of two or more"),
     "no label": ({**GOOD, "shares": None}, "has no label: `shares`"),
     "no rejected": ({"prompt": "x", "chosen": "a"}, "is no pair"),
@@ -176,8 +191,8 @@ BAD = {
         "picture 0 of `images`: expected a file name or a picture, got int",
     ),
     "more marks than pictures": (
-        {**GOOD, "candidates": ["<image>a", "b"]},
-        "<image> stands 1 times in candidate 0, and it has 0",
+        {**GOOD, "candidates": [{"answer": "<image>a<image>", "images": ["red.png"]}, "b"]},
+        "<image> stands 2 times in candidate 0, and it has 1",
     ),
     "shares that sum to less": ({**GOOD, "shares": [0.5, 0.4]}, "`shares` sum to 0.9, expected 1"),
     "a share below 0": ({**GOOD, "shares": [1.5, -0.5]}, "share 0 is 1.5, expected from 0 to 1"),
@@ -241,6 +256,24 @@ def test_a_question_may_be_rolled_out_though_its_answers_are_no_pair(tmp_path):
     first, second = load_prompts(source, {}, "stop")
     assert "candidates" not in first.record
     assert second.record["candidates"] == [1]  # someone else's column
+
+
+def test_an_answer_without_pictures_may_speak_of_marks(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", {"prompt": "How?", "chosen": "Write <image>.", "rejected": "No."})
+    assert read_pairs(source).pairs[0].candidates[0].answer == "Write <image>."
+
+
+PICTURED = {**GOOD, "candidates": [{"images": ["red.png"]}, {"images": ["blue.png"]}]}
+
+
+def test_pairs_of_two_texts_are_preferences_and_others_are_told(red):
+    rows = [{**GOOD, "shares": [0.25, 0.75]}, {**GOOD, "candidates": ["a", said("c")]}]
+    prompts = load_preferences(jsonl(red / "a.jsonl", *rows), "stop")
+    assert [(p.record["chosen"], p.record["rejected"]) for p in prompts] == [("b", "a"), ("a", "c")]
+    three = {**GOOD, "candidates": ["a", "b", "c"], "shares": [1, 0, 0]}
+    for record in ({**GOOD, "shares": [0.5, 0.5]}, three, PICTURED):
+        with pytest.raises(ConfigError, match="has no `chosen` and `rejected`: they are two texts of a pair"):
+            load_preferences(jsonl(red / "b.jsonl", record), "stop")
 
 
 # -------------------------------------------------------------------- sources

@@ -52,6 +52,31 @@ def test_every_source_gives_the_same_prompts(tmp_path, name):
     assert [p.text for p in some] == ["3 + 1 ="]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        ({"min": 2}, "23"),
+        ({"max": 2}, "12"),
+        ({"min": 2, "max": 2}, "2"),
+        (2, "2"),
+        ({"min": 2, "other": 1}, "4"),  # a value, and no range
+    ],
+)
+def test_prompts_are_chosen_by_a_value_or_a_range(tmp_path, wanted, ids):
+    """What is no number is in no range: a text, a truth, a null, a column that is not there."""
+    values = {"1": 1, "2": 2, "3": 3.5, "4": {"min": 2, "other": 1}, "5": "3", "6": True, "7": None}
+    rows = [{"prompt": "say", "id": id, "attempts": value} for id, value in values.items()] + [{"prompt": "say"}]
+    source = jsonl(tmp_path / "rows.jsonl", rows)
+    found = training_prompts(DataConfig(prompts=source, where={"attempts": wanted}))
+    assert "".join(prompt.id for prompt in found) == ids
+
+
+@pytest.mark.parametrize("wanted", [{"min": "2"}, {"min": 3, "max": 2}, {"max": True}])
+def test_a_range_that_is_none_is_refused(wanted):
+    with pytest.raises(ValueError, match=r"where: attempts"):
+        DataConfig(prompts="rows.jsonl", where={"attempts": wanted})
+
+
 def test_no_source_gives_no_prompts():
     assert training_prompts(DataConfig()) == heldout_prompts(DataConfig()) == []
 

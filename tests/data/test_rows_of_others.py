@@ -97,11 +97,13 @@ def test_a_preference_that_is_none_is_told(record, told):
 
 
 def test_texts_with_the_prompt_inside_are_refused(tmp_path):
-    """Where the prompt ends nobody can tell: TRL cuts at the first letter that differs."""
+    """Where the prompt ends nobody can tell unless the format is named: TRL cuts at the first letter that differs."""
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"chosen": "Human: 1 Assistant: ab", "rejected": "Human: 1 Assistant: ac"}))
     with pytest.raises(ConfigError, match="needs a non-empty string `prompt`"):
         load_preferences(source, "stop")
+    (named,) = load_preferences(source, "stop", form="trl")
+    assert (named.text, named.record["chosen"]) == ("Human: 1 Assistant:", " ab")
 
 
 def test_conversations_that_part_late_are_answers_of_several_turns():

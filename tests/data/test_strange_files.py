@@ -118,6 +118,14 @@ def test_names_of_files_tell_their_split(tmp_path):
         texts(tmp_path, split="dev")
 
 
+def test_a_file_without_a_split_beside_files_with_one_is_left_out_with_a_warning(tmp_path):
+    write_shards(tmp_path, "train", "test", "more", "extra")
+    told = r": left out are extra\.jsonl, more\.jsonl, whose names have no split \(test, train\); .*/\*\.x$"
+    with pytest.warns(UserWarning, match=told):
+        found = texts(tmp_path, split="train")
+    assert [text for _, text in found] == ["train 0"]
+
+
 def test_files_of_several_kinds_are_not_one_data_set(tmp_path):
     write_shards(tmp_path, "a")
     write_shards(tmp_path, "a", kind=".ndjson")

@@ -24,12 +24,14 @@ PACKAGES = (
         "mmrl/engines",
         "mmrl/environments",
         "mmrl/rewarding",
+        "mmrl/serving",
         "mmrl/data",
         "mmrl/modalities/tokens",
         "mmrl/training",
         "mmrl/training/stages",
         "mmrl/training/rollouts",
         "mmrl/reporting",
+        "mmrl/judging",
     ),
     *("configs", "datasets", "assets", "tests", "benchmarks", "rewards"),
 )
@@ -143,10 +145,12 @@ def test_configs_rewards_and_commands_that_the_pages_name_exist():
     from mmrl.rewarding.load import available
 
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    commands = set(re.findall(r"^(?:accelerate launch .* -m )?mmrl ([a-z]+)\b", text, re.MULTILINE))
+    commands = set(re.findall(r"^(?:accelerate launch .* -m )?mmrl ([a-z-]+)\b", text, re.MULTILINE))
     assert commands <= set(cli.commands)
     families = "|".join(sorted({name.split(".")[0] for name in available()}))
-    named = set(re.findall(rf"`((?:{families})\.[a-z_]+)`", (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")))
+    named = set(
+        re.findall(rf"`((?:{families})\.[a-z0-9_]+)`", (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8"))
+    )
     assert named == set(available())
 
 

@@ -31,7 +31,7 @@ def test_options_arrive():
     ("section", "told"),
     [
         ({"name": "mpgo"}, "did you mean 'mgpo'"),
-        ({"name": "xyz"}, "known: mgpo, rounds, single"),
+        ({"name": "xyz"}, "known: mgpo, pairs, rounds, single"),
         ({}, "needs a `name`"),
         ({"name": "mgpo", "min_sides": 3}, "no option 'min_sides'; did you mean 'min_side'"),
         ({"name": "mgpo", "min_side": -3}, "min_side: Input should be greater than or equal to 0"),

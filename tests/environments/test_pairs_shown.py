@@ -31,6 +31,11 @@ def test_the_question_and_the_candidates_stand_in_the_order_that_is_noted():
     assert views == [] and info == {"order": [1, 0]}
 
 
+def test_an_answer_may_be_empty():
+    text, _, _ = opened(pair("a cat", {"answer": ""}, order=[0, 1]))
+    assert text.split("|")[1] == "1:a cat\n\n2:"
+
+
 def test_more_than_two():
     text, _, _ = opened(pair("a", "b", "c", order=[2, 0, 1]))
     assert text.split("|")[1:] == [

@@ -1,8 +1,12 @@
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrl.rewarding import LoadedReward, score_groups, win_rate
+from mmrl.rewarding.strength import bradley_terry
 from mmrl.types import Group, Prompt, Sample
 
 
@@ -104,3 +108,131 @@ def test_it_runs_as_a_group_reward_and_a_group_of_one_is_not_applicable():
     score_groups(groups, [reward])
     assert [s.scores["duel"].value for s in groups[0].samples] == [0.0, 1.0]
     assert groups[1].samples[0].scores["duel"].status == "na"
+
+
+# -------------------------------------------------------------------- who meets whom, and strengths
+
+
+def test_the_rows_of_a_group_are_its_table_of_wins():
+    def judge(a, b):
+        if {a.index, b.index} == {0, 3}:
+            raise TimeoutError("no answer")
+        return 1.0 if (a.index, b.index) in ((1, 2), (2, 1)) else larger(a, b)  # of 1 and 2, the first that is shown
+
+    scores = win_rate(judge)(make([1, 2, 3, 4]))
+    assert [s.details["won"] for s in scores] == [
+        [None, 0.0, 0.0, None],
+        [1.0, None, 0.5, 0.0],
+        [1.0, 0.5, None, 0.0],
+        [None, 1.0, 1.0, None],
+    ]
+    assert [s.details["agreed"] for s in scores] == [2, 2, 2, 2]
+    assert [s.details["pairs"] for s in scores] == [2, 3, 3, 2]
+    assert "agreed" not in win_rate(judge, both_orders=False)(make([1, 2, 3, 4]))[0].details
+
+
+def test_a_regular_schedule_asks_each_as_often_and_differs_from_group_to_group():
+    asked = []
+
+    def judge(a, b):
+        asked.append((a.index, b.index))
+        return larger(a, b)
+
+    rate = win_rate(judge, schedule="regular", neighbours=2, both_orders=False)
+    rounds = []
+    for name in ("p", "q", "p"):
+        asked.clear()
+        prompt = Prompt(name, "text")
+        scores = rate(Group(prompt, 0, [Sample(prompt, i, i) for i in range(6)]))
+        assert [s.details["pairs"] for s in scores] == [2] * 6
+        rounds.append(sorted(asked))
+    assert len(rounds[0]) == 6
+    assert rounds[0] == rounds[2] != rounds[1]
+
+
+def test_anchors_are_met_by_all_and_get_no_score():
+    prompt = Prompt("p", "text", {"known": [10, 30]})
+    group = Group(prompt, 0, [Sample(prompt, i, a) for i, a in enumerate([5, 20, 30])])
+
+    def known(group):
+        return [Sample(group.prompt, -1 - k, a) for k, a in enumerate(group.prompt.record["known"])]
+
+    scores = win_rate(larger, schedule="anchors", anchors=known)(group)
+    assert [s.value for s in scores] == [0.0, 0.5, 0.75]
+    assert [s.details["won"] for s in scores] == [[0.0, 0.0], [1.0, 0.0], [1.0, 0.5]]
+    alone = Group(prompt, 0, group.samples[:1])
+    assert win_rate(larger, schedule="anchors", anchors=known)(alone)[0].value == 0.0
+    strengths = win_rate(larger, schedule="anchors", anchors=known, score="bradley_terry", prior=1e-3)(group)
+    assert strengths[0].value < 0 < strengths[2].value
+    assert strengths[1].value == pytest.approx(0.0, abs=0.01)  # one win, one loss: as strong as the mean of the two
+    none = win_rate(larger, schedule="anchors", anchors=lambda group: [])(group)
+    assert {s.status for s in none} == {"invalid"}
+
+
+def test_strengths_are_those_of_the_table_of_both_orders():
+    p = [[0.5, 0.9, 0.6], [0.2, 0.5, 0.8], [0.3, 0.1, 0.5]]
+    scores = win_rate(lambda a, b: p[a.index][b.index], score="bradley_terry")(make([0, 0, 0]))
+    wins = [[0, 0.9 + 0.8, 0.6 + 0.7], [0.2 + 0.1, 0, 0.8 + 0.9], [0.3 + 0.4, 0.1 + 0.2, 0]]
+    fit = bradley_terry(wins)
+    assert [s.value for s in scores] == pytest.approx(fit.values, abs=1e-6)
+    assert [s.details["low"] for s in scores] == pytest.approx(fit.low, abs=1e-6)
+    assert [s.details["win_rate"] for s in scores] == pytest.approx([(1.7 + 1.3) / 4, (0.3 + 1.7) / 4, (0.7 + 0.3) / 4])
+
+
+def test_strengths_allow_for_whom_a_sample_met():
+    # A ring of six: 5 and 0 meet neighbours that are far, the middle ones neighbours that are near.
+    def near(a, b):
+        return 1 / (1 + 2.0 ** (b.artifact - a.artifact))
+
+    scores = win_rate(near, schedule="regular", neighbours=2, score="bradley_terry", prior=1e-6)(make(list(range(6))))
+    assert [b.value - a.value for a, b in pairwise(scores)] == pytest.approx([math.log(2)] * 5, abs=1e-3)
+
+
+def test_a_sample_that_failed_pairs_cut_off_has_no_strength():
+    def judge(a, b):
+        if (a.index > 2) != (b.index > 2):
+            raise TimeoutError("no answer")
+        return larger(a, b)
+
+    scores = win_rate(judge, score="bradley_terry")(make([1, 2, 3, 4, 5]))
+    assert [s.status for s in scores] == ["ok", "ok", "ok", "invalid", "invalid"]
+    assert sum(s.value for s in scores[:3]) == pytest.approx(0.0, abs=1e-6)
+    assert "no common scale" in scores[3].reason
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"schedule": "all"}, "expected one of"),
+        ({"score": "elo"}, "expected one of"),
+        ({"schedule": "anchors"}, "go together"),
+        ({"anchors": lambda group: []}, "go together"),
+        ({"schedule": "regular", "neighbours": 1}, "2 or more"),
+        ({"score": "bradley_terry", "prior": 0.0}, "above 0"),
+    ],
+)
+def test_options_without_a_sense_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        win_rate(larger, **options)
+
+
+def test_a_judge_of_many_pairs_is_asked_once_a_group_and_its_reasons_mask_pairs():
+    class Together:
+        calls = 0
+
+        def judge_pairs(self, pairs):
+            self.calls += 1
+            return ["no idea" if {a.index, b.index} == {0, 1} else larger(a, b) for a, b in pairs]
+
+    judge = Together()
+    scores = win_rate(judge)(make([1, 2, 3]))
+    assert judge.calls == 1
+    assert [s.value for s in scores] == [0.0, 0.0, 1.0]
+    assert scores[0].details["first_failure"] == "no idea"
+    for wrong in ([], [2.0] * 6):
+        judge.judge_pairs = lambda pairs, wrong=wrong: wrong
+        if wrong:
+            assert {s.status for s in win_rate(judge)(make([1, 2, 3]))} == {"invalid"}
+        else:
+            with pytest.raises(ValueError, match="0 answers for 6 pairs"):
+                win_rate(judge)(make([1, 2, 3]))

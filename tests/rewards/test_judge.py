@@ -227,15 +227,48 @@ def test_a_judge_with_a_favourite_place_favours_nobody(chat_server):
 
 
 def test_win_rates_of_a_judge_that_knows(chat_server):
-    def longer(request: dict) -> str:
-        first, second = (part.split("\n==========")[0] for part in asked(request).split("==========\n")[1::2])
-        return f"Score: {int(len(first) > len(second))}"
-
     chat_server.answer = longer
     texts = ["aa", "a", "aaa", "", "aaa"]
     # aaa beats aa, a and nothing and ties with its equal: 3.5 of 4.
     assert [s.value for s in run("preferred", chat_server, texts)] == pytest.approx([0.5, 0.25, 0.875, 0.0, 0.875])
     assert not any(asked(r).count("==========") != 4 for r in chat_server.requests)
+
+
+def longer(request: dict) -> str:
+    first, second = (part.split("\n==========")[0] for part in asked(request).split("==========\n")[1::2])
+    return f"Score: {int(len(first) > len(second))}"
+
+
+def test_given_answers_are_what_each_meets(chat_server):
+    chat_server.answer = longer
+    options = {"schedule": "anchors", "anchors": "known"}
+    found = run("preferred", chat_server, ["a", "aaa", "aaaaa"], options=options, known=["aa", "aaaa"])
+    assert [s.value for s in found] == [0.0, 0.5, 1.0]
+    assert [s.details["won"] for s in found] == [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
+    reward = load_reward("judge.preferred", {"judge": {"url": chat_server.url, "model": "m"}, **options})
+    assert reward.check_prompt(Prompt("p", "?", {"known": "one"})) is None
+    for bad in ({}, {"known": []}, {"known": [3]}, {"known": 3}):
+        assert "'known' holds no answers" in reward.check_prompt(Prompt("p", "?", bad))
+
+
+def test_strengths_of_a_judge_that_knows_are_of_the_scale_of_log_odds(chat_server):
+    chat_server.answer = longer
+    options = {"schedule": "regular", "neighbours": 2, "score": "bradley_terry"}
+    scores = run("preferred", chat_server, ["a", "aa", "aaa", "aaaa", "aaaaa"], options=options)
+    assert all(s.details["pairs"] == 2 for s in scores)
+    assert len(chat_server.requests) == 10
+    assert sum(s.value for s in scores) == pytest.approx(0.0, abs=1e-6)
+    assert scores[4].value > 0.7 > -0.7 > scores[0].value
+    assert scores[4].details["win_rate"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"schedule": "anchors"}, "go together"), ({"score": "best"}, "expected one of"), ({"anchors": "x"}, "together")],
+)
+def test_a_schedule_without_a_sense_is_refused(options, said):
+    with pytest.raises(RewardError, match=said):
+        load_reward("judge.preferred", {"judge": {"url": "http://localhost/v1", "model": "m"}, **options})
 
 
 def test_a_pair_that_fails_is_left_out(chat_server):

@@ -177,7 +177,12 @@ def command(*words: str, **options: Any) -> subprocess.Popen:
 
 
 def two_processes(*words: str) -> subprocess.Popen:
-    """A script and its arguments, in two processes over gloo (`accelerate launch --cpu` starts more with MPI only)."""
+    """A script and its arguments, in two processes over gloo, forked from one (forked_pair.py)."""
+    return command(str(Path(__file__).with_name("forked_pair.py")), *words)
+
+
+def torchrun(*words: str) -> subprocess.Popen:
+    """The same, as `torchrun` starts them (`accelerate launch --cpu` starts more with MPI only)."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -197,5 +202,5 @@ def helpers():
     """The functions above, for tests in other files."""
     import types
 
-    names = (grpo, sft, merged, outcome, train, command, two_processes, written)
+    names = (grpo, sft, merged, outcome, train, command, two_processes, torchrun, written)
     return types.SimpleNamespace(**{f.__name__: f for f in names}, root=ROOT, prompts=PROMPTS)

@@ -86,6 +86,7 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "dpo": [{**pairs, "optim": EMA}],
         "mpo": [{**pairs, "objective": "mpo", "optim": SPAM}],
         "bco": [{**pairs, "objective": "bco"}],
+        "reward model": [{**pairs, "kind": "reward_model", "optim": EMA}],
         "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
         "sft, then filter": [
             {"kind": "sft", "batch": 6, "micro_batch": 2},

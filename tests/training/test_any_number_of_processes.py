@@ -110,6 +110,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "dpo": ([other("preference", batch=3, objective="dpo", **GIVEN)], "letters"),
     "bco": ([other("preference", batch=1, objective="bco", **GIVEN)], "letters"),
     "mpo": ([other("preference", batch=4, objective="mpo", **GIVEN)], "letters"),
+    "reward model": ([other("reward_model", batch=3, **GIVEN)], "letters"),
+    "reward model of few": ([other("reward_model", batch=1, centre=0.1, objective="ties", **GIVEN)], "letters"),
     "filter, then sft": (
         [
             other("filter", groups=3, samples=4, rule="rejection", correct_at=0.2),

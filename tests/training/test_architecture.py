@@ -52,7 +52,10 @@ ALLOWED = {
     "data": {"types", "config", "pictures"},
     "training": {"types", "core", "environments", "modalities", "rewarding", "reporting", "config", "data", "pictures"},
     "api": {"types", "config", "modalities", "training"},
-    "judging": {"types", "core", "config", "data", "modalities", "rewarding", "reporting", "training", "pictures"},
+    "judging": {
+        *("types", "core", "config", "data", "environments", "modalities", "rewarding", "reporting", "training"),
+        "pictures",
+    },
     "serving": {"types", "config", "rewarding", "judging", "pictures"},
     "terminal": set(),
     "versions": set(),

@@ -100,6 +100,7 @@ def test_bytes_are_shown_in_powers_of_ten(size, told):
 
 # -------------------------------------------------------------------- models without weights
 
+SLOW = pytest.mark.slow
 BUILT = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "text": ("text", {"path": "share://assets/text-tiny"}),
@@ -154,7 +155,10 @@ def test_a_model_without_weights_is_the_one_with_weights(name):
     assert hollow.precision == real.precision and hollow.default_clip == real.default_clip
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("text", "vision", "image") else pytest.mark.slow) for name in MODELS],
+)
 def test_every_family_is_estimated(name):
     ((stage, found),) = estimates(run_config(name, algorithm={"preset": "grpo", "kl_coef": 0.1}, optim={"ema": 0.9}))
     sizes = found.sizes
@@ -165,7 +169,9 @@ def test_every_family_is_estimated(name):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", ["text", "text, LoRA in bfloat16", "vision", "image", "image, sd"])
+@pytest.mark.parametrize(
+    "name", ["text, LoRA in bfloat16", "vision", "image", *(pytest.param(n, marks=SLOW) for n in ("text", "image, sd"))]
+)
 def test_what_is_traced_is_what_the_computation_holds(name, checkpointing):
     """The same replay on tensors that are there, every one of which is counted, indices too."""
     config = run_config(name)

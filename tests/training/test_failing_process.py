@@ -132,8 +132,29 @@ def write_inputs(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\n".join("x" * n for n in range(1, 9)), encoding="utf-8")
 
 
+# One of each kind; the others are `slow`.
+QUICK = (
+    "reward that leaves",
+    "nan on the main one",
+    "load",
+    "full disk",
+    "save",
+    "killed",
+    "stopped, others are asked",
+)
+
+
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory, helpers):
+def quick(tmp_path_factory, helpers):
+    return ended(QUICK, tmp_path_factory, helpers)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory, helpers):
+    return ended([case for case in CASES if case not in QUICK], tmp_path_factory, helpers)
+
+
+def ended(cases, tmp_path_factory, helpers):
     """{case: (exit codes, seconds, stderr of each)}, all in one start of Python."""
     tmp_path = tmp_path_factory.mktemp("failing")
     write_inputs(tmp_path)
@@ -141,7 +162,8 @@ def ended(tmp_path_factory, helpers):
     (tmp_path / "records.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "pairs.py").write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\n{PAIRS}", encoding="utf-8")
     jobs = {}
-    for name, (what, on, _, _) in CASES.items():
+    for name in cases:
+        what, on, _, _ = CASES[name]
         path = helpers.written(config(name, what, on, tmp_path), tmp_path)
         jobs[name] = (["train", str(path), "--quiet"], "asked" in name)
     (tmp_path / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
@@ -156,9 +178,19 @@ def ended(tmp_path_factory, helpers):
     return {name: (codes, took, [said(name, 0), said(name, 1)]) for name, codes, took in rows}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_all_end_and_one_message_says_why(ended, case):
-    codes, took, (main, other) = ended[case]
+@pytest.mark.parametrize("case", QUICK)
+def test_all_end_and_one_message_says_why(quick, case):
+    check(case, *quick[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in QUICK])
+def test_all_end_and_one_message_says_why_in_every_case(others, case):
+    check(case, *others[case])
+
+
+def check(case, codes, took, said):
+    main, other = said
     _, _, wanted, message = CASES[case]
     assert codes == wanted, main + other
     teller, silent = (main, other) if wanted[0] == 1 else (other, main)
@@ -177,7 +209,7 @@ def test_the_launcher_s_signal_leaves_time_to_tell(helpers, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom mmrl.cli import main\nmain()\n")
     began = time.monotonic()
-    process = helpers.two_processes(str(script), "train", str(path), "--quiet")
+    process = helpers.torchrun(str(script), "train", str(path), "--quiet")
     _, err = process.communicate(timeout=200)
     assert process.returncode != 0 and time.monotonic() - began < 55
     told = [line for line in err.splitlines() if line.startswith("error: ")]

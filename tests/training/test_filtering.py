@@ -133,6 +133,29 @@ def test_difficulty_keeps_prompts_of_medium_pass_rate(values, share):
     assert [r["pass_rate"] for r in found] == ([] if share is None else [pytest.approx(share)])
 
 
+@pytest.mark.parametrize(
+    ("values", "attempts"),
+    [
+        ((1, 0, 0), None),  # answered at once: too easy
+        ((0, 1, 1), 2),
+        ((0, 0, 1), 3),
+        ((0, 0, 0), 4),  # never
+        ((None, 1, 0), None),  # an answer whose reward failed is no attempt
+        ((0, None, 1), 2),
+        ((None, None, None), None),
+    ],
+)
+def test_prompts_are_kept_by_the_number_of_attempts(values, attempts):
+    found = kept(group(*values), "difficulty", samples=3, low=0, high=1, min_attempts=2)
+    assert [r["attempts"] for r in found] == ([] if attempts is None else [attempts])
+
+
+def test_more_attempts_than_could_be_are_refused():
+    FilterStage(steps=1, rule="difficulty", samples=3, min_attempts=4)
+    with pytest.raises(ValueError, match=r"min_attempts=5 is more than samples \+ 1 = 4"):
+        FilterStage(steps=1, rule="difficulty", samples=3, min_attempts=5)
+
+
 def test_an_answer_that_no_record_holds_is_refused():
     odd = group(1.0, 0.0)
     for sample in odd.samples:

@@ -77,6 +77,7 @@ def run(tmp_path):
         {"preset": "cad_rl", "action_masks": []},  # the model is random: every answer is cut off
         {"preset": "topr", "advantage": "group_mean"},
         {"preset": "stable_reinforce"},
+        {"preset": "stable_reinforce_tokens"},
         {"preset": "scalerl"},
         {"preset": "top_entropy"},
         {"preset": "reinforce_pp", "advantage": "whiten_tokens"},

@@ -9,7 +9,7 @@ import pytest
 from able import PROMPTS, Able, able, values
 from answers import AnswersConfig
 
-from mmrl.config import FilterStage, GrpoStage, PreferenceStage, SftStage
+from mmrl.config import FilterStage, GrpoStage, PreferenceStage, RewardModelStage, SftStage
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.training.rollouts.sampling import RewardFailure
@@ -35,6 +35,7 @@ ELSEWHERE = {
     "kind": "another stage altogether",
     "components": "tests/training/test_references.py, on a model that has parts",
     "data_from": "tests/training/test_filtering.py",
+    "show": "tests/judging/test_scalar_model.py, on a model that sees",
     "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
     "options": "tests/config/test_effects.py, with a function as records",
 }
@@ -140,6 +141,21 @@ PREFERENCE = {
     "weights": ({"objective": "mpo"}, (0.1, 0.9, 0.0)),
     "batch": ({}, 3),
 }
+SCALAR = {
+    "name": ({}, "other"),
+    "steps": ({}, 2),
+    "optim": ({}, {"lr": 0.01}),
+    "pairs": ({}, "pairs.jsonl"),
+    "rows": ({"objective": "mse"}, "steps"),
+    "objective": ({}, "plackett_luce"),
+    "labels": ({}, "hard"),
+    "margin": ({}, 0.5),
+    "tie_edge": ({"objective": "ties"}, 2.0),
+    "centre": ({}, 0.1),
+    "confidence": ({}, 0.9),
+    "batch": ({}, 3),
+    "calibrate": ({}, 0),
+}
 FILTERS = {
     "name": (FILTER, "other"),
     "steps": (FILTER, 1),
@@ -164,12 +180,14 @@ SECTIONS = {
     "optim": (OptimConfig, OPTIM, "optim"),
     "sft": (SftStage, SFT, None),
     "preference": (PreferenceStage, PREFERENCE, None),
+    "reward_model": (RewardModelStage, SCALAR, None),
     "filter": (FilterStage, FILTERS, None),
 }
 KINDS = {
     "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
     "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
     "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
+    "reward_model": {"kind": "reward_model", "steps": 3, "batch": 2, "pairs": "shares.jsonl", "optim": {"lr": 0.05}},
     "filter": {"kind": "filter", "groups": 4, "samples": 4},
 }
 
@@ -203,6 +221,14 @@ def result(tmp_path_factory):
         lines = [{"prompt": p[0], "chosen": p[way[0]], "rejected": p[way[1]]} for p in pairs]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
+    shares = [[0.7, 0.3, 0.0], [0.2, 0.0, 0.8], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]
+    lines = [
+        {"prompt": p, "candidates": [c, r, "b" * (i + 1) + "a"], "steps": [c, r, "a"], "shares": share, "values": share}
+        | ({"margin": 0.2, "confidence": 0.7 + 0.1 * i} if i else {})
+        for i, ((p, c, r), share) in enumerate(zip(pairs, shares))
+    ]
+    (folder / "shares.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
     @cache
     def run(text):
         stage = json.loads(text)
@@ -226,8 +252,9 @@ def result(tmp_path_factory):
         except (RewardFailure, NothingKept) as error:
             ended = type(error).__name__
         rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in loop.rows]
+        spread = loop.adapter.score_notes.get("std")
         kept = {p.name: p.read_text() for p in sorted((out / "run" / "data").glob("*.jsonl"))}
-        return str(loop.adapter.table.detach().flatten().tolist()), str(rows), str(kept), ended
+        return str(loop.adapter.table.detach().flatten().tolist()), str(rows), str(kept), ended, spread
 
     return run
 

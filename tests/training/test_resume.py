@@ -52,18 +52,15 @@ def kinds(helpers) -> dict[str, dict]:
     }
 
 
+SLOW = pytest.mark.slow
+# The others are beside them in interruptions.py, and `slow` here.
 KINDS = [
     "grpo",
-    "two_epochs_chunks",
     "stale",
-    "ema",
-    "kl",
-    "kl_reward",
     "lora",
-    "random_window",
-    "sft",
     "stages",
-    "two_references",
+    *(pytest.param(kind, marks=SLOW) for kind in ("two_epochs_chunks", "ema", "kl", "kl_reward", "random_window")),
+    *(pytest.param(kind, marks=SLOW) for kind in ("sft", "two_references")),
 ]
 
 
@@ -99,7 +96,9 @@ def test_stopping_at_every_point_changes_nothing(tiny, helpers, kind):
     assert_same_run(helpers, config, straight)
 
 
-@pytest.mark.parametrize("kind", ["ema", "stale", "lora", "stages", "two_references"])
+@pytest.mark.parametrize(
+    "kind", ["ema", "stages", *(pytest.param(kind, marks=SLOW) for kind in ("stale", "lora", "two_references"))]
+)
 def test_a_crash_goes_back_to_the_last_checkpoint(tiny, helpers, kind):
     overrides = {"checkpoint": {"every": 1}, **kinds(helpers)[kind]}
     straight, config = (tiny(name=name, **overrides) for name in ("straight", "crashed"))
@@ -244,9 +243,9 @@ print(json.dumps({"killed": killed, "broken": broken, "end": finished(child(conf
 
 def test_sigkill_at_random_moments_leaves_a_whole_checkpoint(tiny, helpers, tmp_path):
     """A checkpoint after every step: most of the time is spent writing, so most kills hit a write."""
-    options = {"stages": [helpers.grpo(steps=8, groups=2, samples=2, updates=1)], "checkpoint": {"every": 1}}
+    options = {"stages": [helpers.grpo(steps=6, groups=2, samples=2, updates=1)], "checkpoint": {"every": 1}}
     straight, config = (tiny(name=name, **options) for name in ("straight", "killed"))
-    (tmp_path / "job.json").write_text(json.dumps([straight, config, 5]), encoding="utf-8")
+    (tmp_path / "job.json").write_text(json.dumps([straight, config, 3]), encoding="utf-8")
     (tmp_path / "killer.py").write_text(KILLER, encoding="utf-8")
     process = helpers.command(str(tmp_path / "killer.py"), str(tmp_path / "job.json"), start_new_session=True)
     try:

@@ -126,7 +126,7 @@ def start(server, helpers, tmp_path):
     return go
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_weights_are_sent_once_per_rollout_and_no_process_samples_before_they_are_there(server, start, train):
     """Three prompts in chunks of one: the first process asks for two rollouts, the second for one."""
     process = start(train, steps=2, groups=3, rollout_chunk=1)

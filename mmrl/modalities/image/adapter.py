@@ -13,6 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora
@@ -139,7 +140,9 @@ class ImageAdapter(Adapter):
         return make_plan(options.pop("name", "full"), self.config.sampling.steps, step, seed, **options)
 
     def usable(self, prompt: Prompt) -> str | None:
-        """Every prompt is; warns, once, where the end of one is not read by any text encoder."""
+        """All are but those that show pictures or videos; warns, once, where no text encoder reads the end of one."""
+        if prompt.record.get("images") and IMAGE in prompt.text:
+            return "shows pictures, which this modality does not read"
         read = None if self._warned else self.family.unread(prompt.text)
         if read is not None:
             self._warned = True

@@ -15,7 +15,7 @@ from mmrl.modalities.files import cached, check_weights, is_local
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class, family_of
 from mmrl.modalities.image.families.base import Family
-from mmrl.modalities.image.skeleton import INDEX, skeleton_pipeline, weighty_parts
+from mmrl.modalities.image.skeleton import INDEX, left_out, skeleton_pipeline, weighty_parts
 from mmrl.modalities.quiet import quiet
 from mmrl.share import resolve
 
@@ -33,7 +33,7 @@ PARTS = {
 
 def load_family(config: ModelConfig) -> Family:
     """The Family of config.path (hub id, folder or share://), its weights in config.dtype but for what is trained, or
-    was: float32, as rounding would undo small updates.
+    was: float32, as rounding would undo small updates. A safety checker is not loaded, and so not saved either.
 
     Raises FileNotFoundError where a local folder holds no pipeline.
     """
@@ -56,12 +56,14 @@ def load_family(config: ModelConfig) -> Family:
     if hollow.is_wanted():
         pipeline = skeleton_pipeline(local if here else cached(config.path, config.revision, INDEX), dtype)
     else:
+        source = str(local) if here else config.path
         pipeline = DiffusionPipeline.from_pretrained(
-            str(local) if here else config.path,
+            source,
             revision=config.revision,
             variant=_variant(local, parts),
             dtype=dtype,
             use_safetensors=True,
+            **left_out(source, config.revision),
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
     return family_class(name)(pipeline, config.max_sequence_length)

@@ -51,7 +51,7 @@ def _class_of(model: Any, head: ScoreHead) -> str | None:
     """The name of transformers' class for this architecture, whose tensors are the model's and `score.weight`."""
     from transformers import AutoModelForSequenceClassification
 
-    kind = AutoModelForSequenceClassification._model_mapping.get(type(model.config), None)
+    kind: Any = AutoModelForSequenceClassification._model_mapping.get(type(model.config), None)
     if kind is None:
         return None
     numbers = copy.deepcopy(model.config)

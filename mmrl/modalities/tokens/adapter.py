@@ -459,14 +459,15 @@ class TokenAdapter(Adapter):
         return ("completion",)
 
     def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
-        """Token mean over records {"prompt" or "messages", "completion"}: "sft", or "sft_phi" (see supervised)."""
+        """Loss of records {"prompt" or "messages", "completion"} by one of supervised.OBJECTIVES."""
         samples: list[Sample] = []
         for record in records:
             prompt, answer = given.answer_of(record)
             samples += self.given(prompt, [answer])
         columns = torch.arange(max(len(trajectory_of(s).mask) for s in samples))
         tokens = self._replayed(samples, columns)
-        return supervised_loss(token_logprobs(tokens.hidden, tokens.ids, self._head())[0], objective)
+        logp = token_logprobs(tokens.hidden, tokens.ids, self._head())[0]
+        return supervised_loss(logp, objective, tokens.valid.sum(1).tolist(), self.config.first_share)
 
     def supervised_weight(self, records: Sequence[dict[str, Any]]) -> float:
         """Tokens that the mean of `supervised_loss` is over."""

@@ -138,10 +138,6 @@ class HeadConfig(Strict):
         "pairs is ln 2 and the first step moves the head alone. transformers draws with 0.02.",
     )
 
-    effects: ClassVar[Mapping[str, When]] = {
-        "init": When(lambda _, run: head_folder(run.model) is None, "a new head: the checkpoint brings its own"),
-    }
-
 
 class TokenModelConfig(Strict):
     """A language model, how it is sampled and what of it is trained."""
@@ -188,6 +184,12 @@ class TokenModelConfig(Strict):
         description="Leave special tokens out of the text that rewards see, but for those that tell thoughts from the "
         "answer (`[THINK]`, gpt-oss's channels).",
     )
+    first_share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of the first token in an answer's loss, for the objective sft_first: PaCo's.",
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     conversation: ConversationConfig = Field(default_factory=ConversationConfig)
@@ -202,6 +204,7 @@ class TokenModelConfig(Strict):
         "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "trust_remote_code": When(lambda s, _: s.build is None, "a model that is loaded, not built"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
+        "first_share": When(lambda _, run: _learns_first(run), "an objective sft_first"),
         "head": When(lambda _, run: any(s.kind == "reward_model" for s in run.stages), "a stage of kind reward_model"),
         "fp32_head": When(lambda s, _: s.dtype != "float32", "a 16-bit `dtype`"),
         "engine": ANSWERS,
@@ -220,6 +223,9 @@ class TokenModelConfig(Strict):
 
     def at(self, folder: Path) -> TokenModelConfig:
         """This model as a checkpoint's policy folder has it."""
+        if self.head is not None and self.head.init:  # the folder brings its own
+            head = self.head.model_copy(update={"init": 0.0})
+            return self.model_copy(update={"head": head}).at(folder)
         if self.train == "lora":
             return self.model_copy(update={"lora": self.lora.model_copy(update={"path": str(folder)})})
         return self.model_copy(update={"path": str(folder), "build": None})
@@ -245,6 +251,12 @@ class TokenModelConfig(Strict):
             f"sampling: temperature {', '.join([heat, *cut])}, up to {s.max_tokens} tokens; evaluation: {answer}, "
             f"up to {e.max_tokens or s.max_tokens} tokens",
         ]
+
+
+def _learns_first(run: Any) -> bool:
+    """Whether a stage weighs the first token of an answer by itself."""
+    kinds = [getattr(part, "objective", "") for s in run.stages for part in (s, getattr(s, "expert", None))]
+    return any(str(kind).startswith("sft_first") for kind in kinds)
 
 
 def head_folder(config: TokenModelConfig) -> Path | None:

@@ -286,25 +286,6 @@ class PromptEncoder:
             ids = self.turns.ended(self.turns.encode(completion), (self.turns.eos,))
         return torch.tensor(ids, dtype=torch.int64)
 
-    def rewritten(self, answer: str = "<think>\nso\n</think>\n\nYes.") -> str | None:
-        """Why a conversation cannot be continued by rendering it again, or None where it can.
-
-        A template that drops or changes earlier answers (their thoughts, white space) would put the policy before
-        words that it never sampled. Turns here are appended as ids, so that this is of interest to others only.
-        """
-        if not self.chat:
-            return None
-        messages = [{"role": "user", "content": "Sure?"}]
-        before = self.render(messages) + answer
-        after = self.render([*messages, {"role": "assistant", "content": answer}, *messages])
-        if after.startswith(before):
-            return None
-        kept = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
-        return (
-            f"the chat template rewrites earlier answers: {before[kept : kept + 30]!r} became "
-            f"{after[kept : kept + 30]!r}; append turns as ids instead of rendering the conversation again"
-        )
-
 
 def _last_word(text: str) -> str:
     """What a prompt ends in: a tag that is named before ("use <think> and </think>") opens nothing."""

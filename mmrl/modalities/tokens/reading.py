@@ -14,10 +14,11 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply
 from mmrl.environments.load import load_environment, parts_of
-from mmrl.media import Media, Size, View
+from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import trajectory_of
+from mmrl.modalities.tokens.unclosed import Unclosed
 from mmrl.types import Prompt, Sample, Turn
 
 # Of special tokens: <think>, [/THINK], <|END_THINKING|>; channels of gpt-oss and Gemma 4, and what follows their names.
@@ -41,10 +42,18 @@ class Reader:
     # ---------------------------------------------------------------- what the policy is shown
 
     def environment_of(self, prompt: Prompt) -> Environment | None:
-        """The record's own environment (a name, or a mapping of `name` and options), or the run's.
+        """The record's own environment (a name, or a mapping of `name` and options), or the run's; it sees thoughts
+        that the chat template opens.
 
         Raises ValueError for a record's that is none.
         """
+        environment = self._environment_of(prompt)
+        if environment is None:
+            return None
+        opened, close = self.prompts.thoughts(prompt)
+        return Unclosed(environment, opened, close) if opened else environment
+
+    def _environment_of(self, prompt: Prompt) -> Environment | None:
         section = prompt.record.get("environment")
         if section is None:
             return self.environment
@@ -72,7 +81,8 @@ class Reader:
         """A context as the policy reads it. Raises Unfit for one that cannot be used."""
         if reason := self.prompts.unfit(context, prompt.record):
             raise Unfit(prompt, reason)
-        if context.views:
+        marked = bool(prompt.record.get("images")) and any(IMAGE in message["content"] for message in context.messages)
+        if context.views or marked:  # a video's frames, too
             raise Unfit(prompt, "shows pictures, which this modality does not read")
         ids = self.prompts.ids(context, prompt.record)
         self.prompts.check_length(prompt, len(ids))

@@ -36,7 +36,7 @@ class ScoreHead(nn.Module):
     def of(cls, config: TokenModelConfig, width: int) -> ScoreHead | None:
         """The head that a config asks for: that of its checkpoint, or a new one. None for none.
 
-        Raises ValueError where the checkpoint has a head of another shape.
+        Raises ValueError where the checkpoint has a head of another shape, or one at all and `init` is given.
         """
         options, folder = config.head, head_folder(config)
         if options is None:
@@ -46,6 +46,8 @@ class ScoreHead(nn.Module):
                 made = cls(torch.zeros(options.outputs, width), {})
             hollow.fill([made])
             return made
+        if folder is not None and options.init:
+            raise ValueError(f"head.init: {folder} holds a trained head, which is taken; leave init out")
         if folder is None:
             return cls(options.init * torch.randn(options.outputs, width), {})
         return cls.read(folder, options, width)

@@ -18,7 +18,7 @@ from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
 from mmrl.training.processes import Processes
 from mmrl.training.rollouts.broken import without_broken
-from mmrl.training.rollouts.sampling import RewardFailure
+from mmrl.training.rollouts.sampling import RewardFailure, refuse_to_go_on
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
 from mmrl.types import Group, Prompt, Score
@@ -105,6 +105,7 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
         score_groups(groups, run.eval_rewards, run.stops.waited_long)
     except Abandoned as error:
         raise StopHere(str(error)) from None
+    refuse_to_go_on(run, groups, {r.name: run.weights.get(r.name, 1.0) for r in run.eval_rewards})
     mine = table(asked, groups, [r.name for r in run.eval_rewards], options)
     whole = Table.joined(processes.gather([mine.sums, mine.weights, mine.counts]))
     if not any(whole.weights[reward.name] for reward in run.eval_rewards):

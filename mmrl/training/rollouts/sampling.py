@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share, score_groups
+from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share, score_groups, stop_reasons
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.run import Run
@@ -60,15 +60,23 @@ def score_new(run: Run, groups: Sequence[Group]) -> None:
         score_groups(groups, new, run.stops.waited_long)
 
 
+def refuse_to_go_on(run: Run, groups: Sequence[Group], weights: Mapping[str, float]) -> None:
+    """Stop where a weighted reward asked for it. Every process calls. Raises RewardFailure on every process."""
+    reasons = sorted({reason for some in run.processes.gather(stop_reasons(groups, weights)) for reason in some})
+    if reasons:
+        raise RewardFailure(f"{'; '.join(reasons[:3])}; go on with --resume")
+
+
 def refuse_invalid(
     run: Run, cursor: Cursor, groups: Sequence[Group], max_invalid: float, weights: Mapping[str, float]
 ) -> None:
-    """Stop where more samples than `max_invalid` have an invalid reward, or none has a reward at all.
+    """Stop where more samples than `max_invalid` have an invalid reward, none has a reward at all, or a reward says so.
 
     weights: of the rewards by name; one of weight 0 does not count. Every process calls. The samples are stored; the
     loop saves the run, which goes on from before this step. Raises RewardFailure on every process.
     """
     processes = run.processes
+    refuse_to_go_on(run, groups, weights)
     of_mine, mine = known_share(groups, weights)
     bad, known, everyone = (processes.total(n) for n in (invalid_share(groups, weights) * mine, of_mine, mine))
     if not everyone or (bad <= max_invalid * everyone and known):

@@ -201,10 +201,11 @@ def _rejection(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterat
 
 
 def _difficulty(adapter: Adapter, options: FilterStage, scored: Scored) -> Iterator[dict[str, Any]]:
-    """The prompt, where the share of correct answers is inside the range."""
-    share = sum(reward >= options.correct_at for reward, _ in scored) / len(scored)
-    if options.low <= share <= options.high:
-        yield {**_record(scored[0][1]), "pass_rate": share}
+    """The prompt, where the share of correct answers and the number of the first one are inside their ranges."""
+    in_turn = [reward >= options.correct_at for reward, _ in sorted(scored, key=lambda pair: pair[1].index)]
+    share, attempts = sum(in_turn) / len(in_turn), (*in_turn, True).index(True) + 1
+    if options.low <= share <= options.high and attempts >= options.min_attempts:
+        yield {**_record(scored[0][1]), "pass_rate": share, "attempts": attempts}
 
 
 def _record(sample: Sample) -> dict[str, Any]:

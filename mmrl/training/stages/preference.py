@@ -25,6 +25,7 @@ from mmrl.training.run import Run
 from mmrl.training.run_folder import result_path
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.readable import Readable
+from mmrl.training.stages.rows import tell_empty
 from mmrl.types import Prompt, Sample, Slice
 
 
@@ -97,6 +98,9 @@ class Preference(Stage[PreferenceStage]):
                 loss.backward()
             cursor.micro = number + 1
             run.point("micro")
+        if not everyones:
+            row = dict.fromkeys(row)  # means over no pair
+            tell_empty(cursor.total_steps + 1, processes)
         row["grad_norm"] = learner.step()
         self.shift = shift
         cursor.samples += 2 * len(everyones)

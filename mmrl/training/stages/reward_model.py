@@ -171,7 +171,8 @@ def losses(options: RewardModelStage, rows: Rows, records: Sequence[Scored], sco
     made = scores[:, 0][rows.place] if len(scores) else scores.new_zeros(rows.place.shape)
     if options.reads == "values":
         cost = pairwise.squared_error if options.objective == "mse" else pairwise.cross_entropy
-        return cost(made, rows.padded([record.values for record in records]), rows.present)
+        values = rows.padded([record.values for record in records])
+        return cost(made, values.nan_to_num(), rows.present & ~values.isnan())
     margin: Tensor | float = torch.tensor([margin_of(record, options) for record in records], dtype=torch.float64)
     shares = rows.padded([shares_of(record, options) for record in records])
     if options.objective == "uncertainty":
@@ -186,7 +187,7 @@ def losses(options: RewardModelStage, rows: Rows, records: Sequence[Scored], sco
 
 
 def margin_of(record: Scored, options: RewardModelStage) -> float:
-    return (record.margin or 0.0) if options.margin == "given" else options.margin
+    return (record.margin or 0.0) if options.margin is None else options.margin
 
 
 def spread_of(scores: Tensor, processes: Processes) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,12 @@ from mmrl.types import Group
 
 LARGEST = "rollout/ratio_max"
 OFF = "rollout/actions"  # how many the sums of the other "rollout/..." are over
+
+
+def tell_empty(step: int, processes: Processes) -> None:
+    """Warn of a step of which nothing could be read, and whose row therefore has no loss."""
+    if processes.is_main:
+        warnings.warn(f"step {step}: none of its records can be read: nothing is learned in it", stacklevel=3)
 
 
 def reward_row(experience: Experience, processes: Processes) -> dict[str, Any]:
@@ -44,8 +51,8 @@ def monitor_row(groups: Sequence[Group], weights: Mapping[str, float], processes
 def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, processes: Processes) -> dict[str, Any]:
     """Rewards, conversations, the share of groups without signal, and what the updates were like.
 
-    `loss` is the mean over the step's updates; how far the sampler's log-probs are off is that over their actions, and
-    the largest ratio of all.
+    `loss` is the mean over the step's updates, null where nothing was sampled; how far the sampler's log-probs are off
+    is that over their actions, and the largest ratio of all.
     """
     row = reward_row(experience, processes)
     samples, batch = experience.samples, experience.batch
@@ -58,9 +65,9 @@ def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, process
     row["group/zero_variance"] = float(silent)
     parts, known = cursor.sums.combined(processes).parts, cursor.sums.known
     actions, updates = max(parts.get("actions", 0.0), 1.0), options.updates * options.epochs
-    row["loss"] = parts.get("policy_loss", 0.0) / updates
+    row["loss"] = parts.get("policy_loss", 0.0) / updates if processes.any(bool(samples)) else None
     if options.expert:
-        row["expert/loss"] = parts.get("expert/loss", 0.0) / updates
+        row["expert/loss"] = parts["expert/loss"] / updates if "expert/loss" in parts else None
     row |= {k: parts[k] / actions for k in ("kl", "entropy") if k in parts}
     row |= {k: value / updates for k, value in parts.items() if k.startswith("term/")}
     row |= {k: parts.get(k, 0.0) / actions for k in ("clip/low", "clip/high")}

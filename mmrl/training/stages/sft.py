@@ -20,6 +20,7 @@ from mmrl.training.run import Run
 from mmrl.training.run_folder import result_path
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.readable import Readable
+from mmrl.training.stages.rows import tell_empty
 from mmrl.types import Prompt
 
 SAMPLE = 512  # records that `Adapter.finish` sees
@@ -45,7 +46,7 @@ class Sft(Stage[SftStage]):
         return self.run.data.records
 
     def step(self) -> dict[str, Any]:
-        """Forward, backward and one optimizer step over `batch` records."""
+        """Forward, backward and one optimizer step over `batch` records; of none that can be read there is no loss."""
         began = time.monotonic()
         options, cursor, run = self.options, self.cursor, self.run
         records = self.readable.of(self.records.batch(cursor.step, options.batch, self.seed))
@@ -66,8 +67,10 @@ class Sft(Stage[SftStage]):
         learner = self.learners["policy"]
         norm = learner.step()
         cursor.samples += len(records)
+        if not records:
+            tell_empty(cursor.total_steps + 1, run.processes)
         return {
-            "loss": cursor.sums.combined(run.processes).parts.get("loss", 0.0),
+            "loss": cursor.sums.combined(run.processes).parts.get("loss"),
             "grad_norm": norm,
             "lr": learner.rate,
             "time/step": time.monotonic() - began,

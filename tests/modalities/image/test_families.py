@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
 import torch
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
+from mmrl.modalities import hollow
 from mmrl.modalities.image import lora
-from mmrl.modalities.image.config import LoraConfig
+from mmrl.modalities.image.config import LoraConfig, ModelConfig
 from mmrl.modalities.image.families import MODULES, family_class, family_of
+from mmrl.modalities.image.loading import load_family
 from mmrl.modalities.image.tiny import BUILDERS, word_tokenizers
 
 CORPUS = ["a red circle", "two blue squares above a green triangle"]
@@ -398,3 +401,30 @@ def test_a_consistency_distilled_unet_is_refused():
     pipeline.unet.register_to_config(time_cond_proj_dim=16)
     with pytest.raises(ValueError, match="time_cond_proj_dim"):
         family_class("sd")(pipeline)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_safety_checker_is_neither_read_nor_written(tmp_path, planned):
+    """Its weights are taken away: what would read them fails. The rest of the pipeline is whole."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+    eye = {**sizes, "image_size": 8, "patch_size": 4}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=eye, text_config=sizes, projection_dim=8))
+    pipeline = BUILDERS["sd"](CORPUS)
+    pipeline.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor())
+    pipeline.register_to_config(requires_safety_checker=True)
+    pipeline.save_pretrained(tmp_path / "whole", safe_serialization=True)
+    assert "StableDiffusionSafetyChecker" in (tmp_path / "whole" / "model_index.json").read_text()
+    (weights,) = (tmp_path / "whole" / "safety_checker").glob("*.safetensors")
+    weights.unlink()
+    with hollow.without_weights() if planned else contextlib.nullcontext():
+        loaded = load_family(ModelConfig(path=str(tmp_path / "whole"))).pipeline
+    assert loaded.safety_checker is None
+    assert sum(p.numel() for p in loaded.unet.parameters()) == sum(p.numel() for p in pipeline.unet.parameters())
+    if not planned:
+        loaded.save_pretrained(tmp_path / "saved", safe_serialization=True)
+        assert not (tmp_path / "saved" / "safety_checker").exists()
+        again = type(pipeline).from_pretrained(tmp_path / "saved")
+        assert again.safety_checker is None and not again.config.requires_safety_checker

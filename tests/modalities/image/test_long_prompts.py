@@ -45,3 +45,11 @@ def test_what_t5_reads_is_not_cut_though_clip_reads_less():
     count = len(adapter.family.pipeline.tokenizer_3(words).input_ids)
     assert clip < count <= t5
     assert adapter.family.unread(words) is None
+
+
+def test_a_prompt_that_shows_pictures_is_none():
+    adapter = made("sd")
+    assert "which this modality does not read" in str(
+        adapter.usable(Prompt("p", "<image> in blue", {"images": ["a.png"]}))
+    )
+    assert adapter.usable(Prompt("p", "a red dot", {"images": ["a.png"]})) is None

@@ -148,10 +148,11 @@ def test_saved_and_loaded_it_gives_the_same_numbers(adapter, tmp_path, train):
     again = TextAdapter(policy.config.at(tmp_path))
     assert torch.equal(again.scores(given(again)), policy.scores(given(policy)))
     assert again.score_notes == {"mean": 1.5, "std": 0.5}
+    with pytest.raises(ValueError, match="holds a trained head"):
+        TextAdapter(policy.config.at(tmp_path).model_copy(update={"head": policy.config.head}))
+    two = policy.config.head.model_copy(update={"outputs": 2, "init": 0.0})
     with pytest.raises(ValueError, match=r"1 x 32 .*expected 2 x 32"):
-        TextAdapter(
-            policy.config.at(tmp_path).model_copy(update={"head": policy.config.head.model_copy(update={"outputs": 2})})
-        )
+        TextAdapter(policy.config.at(tmp_path).model_copy(update={"head": two}))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])

@@ -221,7 +221,7 @@ def test_phi_weighs_each_token_by_p_times_1_minus_p(adapter):
 
 def test_supervised_errors_name_what_is_wrong(adapter):
     policy = adapter()
-    with pytest.raises(ValueError, match=r"objective 'dpo'.*sft, sft_phi"):
+    with pytest.raises(ValueError, match=r"objective 'dpo'.*sft, sft_phi, sft_first"):
         policy.supervised_loss(RECORDS, "dpo", 0)
     with pytest.raises(ValueError, match=r"record 'c'.*`completion`"):
         policy.supervised_loss([{"id": "c", "prompt": "x"}], "sft", 0)

@@ -12,13 +12,14 @@ import torch
 from chat_templates import FAMILIES, PAD
 from test_conversation import Script, pieces
 
-from mmrl.environments.base import Context, Reply
+from mmrl.environments.base import Context, Episode, Reply, drawn_by
+from mmrl.environments.parsing import answered
 from mmrl.modalities.text import tiny
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens.prompts import PromptEncoder
 from mmrl.rewarding import load_reward
 from mmrl.rewarding.run import score_groups
-from mmrl.types import Group, Prompt, Sample
+from mmrl.types import Group, Prompt, Sample, Turn
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 QWEN3, R1 = FAMILIES["qwen3"], FAMILIES["deepseek-r1"]
@@ -342,6 +343,41 @@ def test_a_thought_that_the_template_opens_and_nobody_closes_is_no_answer(policy
     off = policy(QWEN3, chat="off")
     assert off.reader.said(Prompt("p", "Q: 2+3? Think within <think>.\nA:"), ["5"]) == "5"
     assert off.reader.said(Prompt("p", "Q: 2+3?\nA: <think>"), ["5"]) == "<think>5"
+
+
+def test_an_environment_sees_a_thought_that_the_template_opened(policy):
+    """What it reads begins with the tag; the turns themselves stay as they were said, and are cut where it says."""
+
+    class Watching:
+        answers_cut, draws = True, ("order",)
+
+        def open(self, episode):
+            return Context([{"role": "user", "content": episode.prompt.text}])
+
+        def respond(self, episode):
+            self.heard = episode.said
+            episode.info["answered"] = answered(episode.said[-1])
+            return Reply("On.", keep=len(episode.said[-1]) - 2)
+
+    def asked(family, *said, text="Hi"):
+        made, world = policy(family), Watching()
+        made.environment = world
+        prompt = Prompt("p", text)
+        turns = [Turn("user", text), *(Turn("assistant", words, trained=True) for words in said)]
+        episode = Episode(prompt, turns=turns)
+        seen = made.reader.environment_of(prompt)
+        assert seen.answers_cut and drawn_by(seen) == ("order",)
+        reply = seen.respond(episode)
+        assert episode.turns == turns
+        return world.heard, episode.info["answered"], reply.keep - len(said[-1])
+
+    call = "<answer>5</answer>"
+    assert asked(R1, call) == (["<think>" + call], False, -2)
+    assert asked(R1, "so</think>" + call) == (["so</think>" + call], True, -2)
+    assert asked(R1, "so</think>" + call, call) == (["so</think>" + call, "<think>" + call], False, -2)
+    assert asked(QWEN3, call) == ([call], True, -2)
+    made = policy(R1)
+    assert made.reader.environment_of(Prompt("p", "Hi")) is None
 
 
 def paid(reward, text, answer):

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from mmrl.config import FilterStage
+from mmrl.engines.base import Completion
 from mmrl.environments.base import Context
 from mmrl.environments.pairs import Pairs, PairsOptions
+from mmrl.seeds import seed_of
 from mmrl.training.check import check_adapter
 from mmrl.training.stages.filtering import keep
 from mmrl.types import Group, Prompt
@@ -70,6 +72,23 @@ def test_prompts_of_other_environments_stand_beside_them(policy):
     ]
     ids = [[s.trajectory.tensors["ids"].tolist() for s in g.samples] for g in (groups[1], alone)]
     assert ids[0] == ids[1]
+
+
+def test_an_engine_is_asked_for_one_answer_to_each_row_and_for_all_of_a_shared_one(policy, monkeypatch):
+    """What an engine with its own copy of the weights gets, too: it shares the beginnings of rows itself."""
+    asked = []
+
+    class Engine:
+        def generate(self, rows, n, sampling, seeds):
+            asked.append((rows, n, seeds))
+            return [[Completion(torch.tensor([policy.stop_ids[0]]), torch.zeros(1), "eos")] * n for _ in rows]
+
+    monkeypatch.setattr(policy, "_own_engine", Engine)
+    plain = Prompt("q", "Hi", {"prompt": "Hi", "environment": "single"})
+    policy.rollout([Group(pair(), 0), Group(plain, 1)], 3, 0, 0)
+    seeds = [[seed_of(0, 0, id, i) for i in range(3)] for id in "qp"]
+    assert [(len(rows), n) for rows, n, _ in asked] == [(1, 3), (3, 1)]
+    assert [given for _, _, given in asked] == [[seeds[0]], [[seed] for seed in seeds[1]]]
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])

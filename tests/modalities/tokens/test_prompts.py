@@ -139,16 +139,6 @@ def test_given_answers_end_with_eos_and_ids_are_taken_as_they_are(encoder):
     assert made.answer_ids([7, 8, 9]).tolist() == [7, 8, 9]
 
 
-def test_a_template_that_strips_thoughts_is_found(encoder):
-    strips = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    assert encoder().rewritten() is None
-    assert encoder(chat="off").rewritten() is None
-    assert "rewrites earlier answers: '<think>" in encoder(template=strips).rewritten()
-
-
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
 def test_a_saved_tokenizer_is_the_same_tokenizer(adapter, tmp_path, kind):
     from transformers import AutoTokenizer
@@ -231,3 +221,17 @@ def test_a_template_that_writes_the_date_is_told_with_what_fixes_it(encoder):
         made = encoder(template=template, chat_template_kwargs={"date_string": "1 May 2025 "})
         encoder(template="{% for m in messages %}{{ m.content }}{% endfor %}")
     assert made.tokenizer.decode(made.ids(made.opening(Prompt("p", "Hi")))) == "1 May 2025 Hi"
+
+
+def test_a_prompt_that_shows_pictures_is_no_prompt_of_texts(adapter):
+    """S16: a mark of a picture or of a video's frames must not be trained as a word; a tag that means none is one."""
+    policy = adapter()
+    shown = {"images": ["a.png"], "completion": "a"}
+    messages = [{"role": "user", "content": "<image>What?"}]
+    for prompt in (Prompt("p", "<image>What?", shown), Prompt("p", "What?", {**shown, "messages": messages})):
+        told = "shows pictures, which this modality does not read"
+        assert policy.usable(prompt) == told
+        with pytest.raises(ValueError, match=told):
+            policy.given(prompt, ["a"])
+    assert policy.usable(Prompt("p", "What is <image> in HTML?")) is None
+    assert policy.usable(Prompt("p", "Draw it.", shown)) is None  # what a reward compares with

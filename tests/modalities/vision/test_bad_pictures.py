@@ -288,12 +288,29 @@ def test_a_step_without_a_broken_record_is_a_step_of_the_others(decoding, tmp_pa
     assert rows[0]["grad_norm"] > 0
 
 
-@pytest.mark.parametrize("name", ["records", "pairs"])
-def test_a_step_of_which_nothing_can_be_read_trains_nothing(decoding, tmp_path, name):
+@pytest.mark.parametrize("name", ["records", "pairs", "answers"])
+def test_a_step_of_which_nothing_can_be_read_trains_nothing_and_says_so(decoding, tmp_path, name):
+    """Three steps of a record each, one of which is broken: it has no loss, which 0 would be."""
+    alone = {"batch": 1} if name in ("records", "pairs") else {"groups": 1}
+    stage = {**(GRPO if name == "answers" else DECODERS[name]), **alone, "steps": 3}
+    with pytest.warns(UserWarning) as warned:
+        train(load(decoding(stage, [TWO, *GOOD])), quiet=True)
+    rows = [json.loads(row) for row in (tmp_path / "runs/run_3/metrics.jsonl").read_text().splitlines()]
+    (empty,) = [row for row in rows if row["loss"] is None]
+    told = [str(w.message) for w in warned if "nothing is learned in it" in str(w.message)]
+    assert told == [f"step {empty['step']}: none of its records can be read: nothing is learned in it"]
+    assert empty["grad_norm"] == 0 and [v for k, v in empty.items() if k.startswith("preference/") and v] == []
+    assert any(row["grad_norm"] > 0 for row in rows if row is not empty) or name == "answers"
+
+
+def test_an_expert_whose_records_are_all_broken_has_no_loss(decoding, tmp_path):
+    stage = {**GRPO, "groups": 2, "expert": {"batch": 1, "warmup": 0}}
+    values = decoding(stage, GOOD)
+    values["data"]["records"] = decoding(stage, [TWO])["data"]["records"]
     with pytest.warns(UserWarning, match="left out"):
-        train(load(decoding({**DECODERS[name], "batch": 1, "steps": 3}, [TWO, *GOOD])), quiet=True)
-    norms = [json.loads(row)["grad_norm"] for row in (tmp_path / "runs/run_3/metrics.jsonl").read_text().splitlines()]
-    assert sorted(norm > 0 for norm in norms) == [False, True, True]
+        train(load(values), quiet=True)
+    (row,) = map(json.loads, (tmp_path / "runs/run_2/metrics.jsonl").read_text().splitlines())
+    assert row["expert/loss"] is None and row["loss"] is not None
 
 
 def test_the_contract_from_the_command_line(written, main):

@@ -159,7 +159,7 @@ def test_every_family_has_a_twin_and_every_twin_a_family(shared):
 
 # -------------------------------------------------------------------- videos as an input of their own
 
-FILMS = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl"]
+FILMS = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "internvl"]
 
 
 def film(drawn, numbers, total, fps, size=(64, 48)):

@@ -73,47 +73,50 @@ def build(
         raise ValueError(f"model.build.kind={kind!r}: known are {', '.join(KINDS)}")
     cell = patch if kind in UNMERGED else patch * merge
     tile = image_size or 4 * cell
-    for name, whole, part in (
+    _refuse_parts(
         ("hidden, heads", hidden, 2 * heads),
         ("heads, kv_heads", heads, kv_heads),
         ("vision_hidden, vision_heads", vision_hidden, 4 * vision_heads),
         ("image_size", tile, cell),
-    ):
-        if whole % part:
-            raise ValueError(f"model.build: {name}: {whole} is no multiple of {part}")
+    )
     if not 1 <= tiles <= tiled.MOST_TILES:
         raise ValueError(f"model.build.tiles={tiles}: from 1 to {tiled.MOST_TILES}")
-    sizes = Sizes(
-        text={
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "max_position_embeddings": context,
-            "initializer_range": initializer_range,
-            "bos_token_id": None,
-        },
-        vision={
-            "hidden_size": vision_hidden,
-            "layers": vision_layers,
-            "heads": vision_heads,
-            "initializer_range": initializer_range,
-        },
-        patch=patch,
-        merge=merge,
-        tile=tile,
-        tiles=tiles,
-        pixels=(min_pixels or 4 * cell**2, max_pixels or 64 * cell**2),
-        tied=tied,
-    )
+    decoder = {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": context,
+        "initializer_range": initializer_range,
+        "bos_token_id": None,
+    }
+    tower = {
+        "hidden_size": vision_hidden,
+        "layers": vision_layers,
+        "heads": vision_heads,
+        "initializer_range": initializer_range,
+    }
+    pixels = (min_pixels or 4 * cell**2, max_pixels or 64 * cell**2)
+    sizes = Sizes(decoder, tower, patch, merge, tile, tiles, pixels, tied)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = KINDS[kind](sizes, partial(build_tokenizer, corpus, vocab, chat=False))
-    tokenizer = processor.tokenizer
+    _agree(model, processor.tokenizer)
+    return model, processor
+
+
+def _refuse_parts(*named: tuple[str, int, int]) -> None:
+    """Raise ValueError for (names, whole, part) where the whole is no multiple of the part."""
+    for name, whole, part in named:
+        if whole % part:
+            raise ValueError(f"model.build: {name}: {whole} is no multiple of {part}")
+
+
+def _agree(model: Any, tokenizer: Any) -> None:
+    """The model names the tokenizer's special ids, and prompts are padded before their words."""
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # the latter is what is saved
     for holder in (model.generation_config, model.config.get_text_config()):
         holder.bos_token_id = tokenizer.bos_token_id
         holder.eos_token_id = tokenizer.eos_token_id
         holder.pad_token_id = tokenizer.pad_token_id
-    return model, processor

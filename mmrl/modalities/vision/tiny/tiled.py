@@ -68,15 +68,8 @@ def idefics3(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
         Idefics3Processor,
     )
 
-    tokenizer = tokens(special=_tile_names(), named=IDEFICS)
-    tokenizer.eos_token = IDEFICS["end_of_utterance_token"]
-    processor = Idefics3Processor(
-        image_processor=Idefics3ImageProcessor(**_idefics_pictures(sizes)),
-        tokenizer=tokenizer,
-        image_seq_len=(sizes.tile // sizes.patch // sizes.merge) ** 2,
-        chat_template=speakers("<|im_start|>"),
-    )
-    return Idefics3ForConditionalGeneration(Idefics3Config(**_idefics_numbers(sizes, tokenizer))), processor
+    classes = (Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor, Idefics3ImageProcessor)
+    return _idefics(sizes, tokens, *classes)
 
 
 def smolvlm(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
@@ -88,18 +81,27 @@ def smolvlm(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
         SmolVLMVideoProcessor,
     )
 
-    tokenizer = tokens(special=_tile_names(), named=IDEFICS)
-    tokenizer.eos_token = IDEFICS["end_of_utterance_token"]
+    classes = (SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor, SmolVLMImageProcessor)
     square = {"longest_edge": sizes.tile}
     films: dict[str, Any] = {"video_sampling": {"fps": 1, "max_frames": 4, "video_size": square}}
-    processor = SmolVLMProcessor(
-        image_processor=SmolVLMImageProcessor(**_idefics_pictures(sizes)),
+    video = SmolVLMVideoProcessor(size=square, max_image_size=square, **films)
+    return _idefics(sizes, tokens, *classes, video_processor=video)
+
+
+def _idefics(
+    sizes: Sizes, tokens: Tokens, config: Any, model: Any, processor: Any, pictures: Any, **more: Any
+) -> tuple[Any, Any]:
+    """Of these classes; more: of the processor."""
+    tokenizer = tokens(special=_tile_names(), named=IDEFICS)
+    tokenizer.eos_token = IDEFICS["end_of_utterance_token"]
+    made = processor(
+        image_processor=pictures(**_idefics_pictures(sizes)),
         tokenizer=tokenizer,
-        video_processor=SmolVLMVideoProcessor(size=square, max_image_size=square, **films),
         image_seq_len=(sizes.tile // sizes.patch // sizes.merge) ** 2,
         chat_template=speakers("<|im_start|>"),
+        **more,
     )
-    return SmolVLMForConditionalGeneration(SmolVLMConfig(**_idefics_numbers(sizes, tokenizer))), processor
+    return model(config(**_idefics_numbers(sizes, tokenizer))), made
 
 
 def llava_onevision(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:

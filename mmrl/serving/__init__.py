@@ -1,0 +1,1 @@
+"""Serving: a reward, a scorer or a comparer over HTTP."""

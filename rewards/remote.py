@@ -1,0 +1,253 @@
+"""Rewards that a server gives: mmrl's own service (docs/serving.md), OpenRLHF's, UniRL's, and vLLM's scoring routes.
+
+Options that all have: url (one, or a list of servers of the same thing, asked in turn), key_env (the variable with the
+bearer token), timeout (seconds of a try, as a whole), attempts, patience (seconds that a server which does not answer
+is waited for; the run pauses), when_down (after that: `invalid` samples, or `stop` the run with one message), rest
+(seconds in which a server that failed is left alone), groups_at_once, cache (a .jsonl file that keeps scores between
+runs).
+Nothing is ever scored 0 because a server fails. As a monitor (weight 0) none of them waits or stops.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mmrl.near import near, short
+from mmrl.pictures import PictureError, is_video, open_image
+from mmrl.rewarding import StopRun
+from mmrl.rewarding.known import Known
+from mmrl.rewarding.parts import png
+from mmrl.rewarding.remote import Asked, GetReward, Remote, ScoreV1
+from mmrl.rewarding.remote_vllm import Classify, Pooling, Relevance, YesNo
+from mmrl.rewarding.replies import fingerprint
+from mmrl.rewarding.servers import Servers, Unanswered
+from mmrl.types import Prompt, Sample, Score
+
+# Columns of the record that are sent as what is shown, or are no business of the server.
+_SENT_APART = ("prompt", "messages", "images", "candidates", "shares")
+_MAX_PIXELS = 50_000_000
+_CONNECTION = MappingProxyType(
+    {
+        "key_env": "",
+        "timeout": 180.0,
+        "attempts": 3,
+        "patience": 600.0,
+        "when_down": "invalid",
+        "rest": 30.0,
+        "groups_at_once": 16,
+        "cache": None,
+    }
+)
+
+
+class _Remote:
+    """What these rewards share: what is sent of a sample, what is known already, and servers that fail."""
+
+    _all_or_none = False  # whether a score may depend on the other samples of the group
+
+    def __init__(self, remote: Remote, url: str | list[str], key_env: str, connection: Mapping[str, Any]) -> None:
+        if unknown := sorted(set(connection) - set(_CONNECTION)):
+            raise ValueError(f"no option {unknown[0]!r}; {near(unknown[0], _CONNECTION)}")
+        options = {**_CONNECTION, "key_env": key_env, **connection}
+        if options["when_down"] not in ("invalid", "stop"):
+            raise ValueError(f"when_down={short(options['when_down'])}: expected invalid or stop")
+        if options["groups_at_once"] < 1:
+            raise ValueError(f"groups_at_once={options['groups_at_once']} must be 1 or more")
+        of_servers = {name: options[name] for name in ("timeout", "attempts", "patience", "rest")}
+        self.remote, self.servers = remote, Servers(url, options["key_env"], **of_servers)
+        self.when_down, self.groups_at_once = options["when_down"], options["groups_at_once"]
+        self._known = Known(Path(options["cache"]).expanduser() if options["cache"] else None)
+        self._lock, self._left_out = threading.Lock(), set[str]()
+
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: it keeps nobody waiting, and stops nothing."""
+        self.when_down, self.servers.patience = "invalid", 0.0
+
+    def _ask(self, samples: Sequence[Sample]) -> list[Score]:
+        try:
+            asked = self._asked(samples)
+        except PictureError as error:
+            return [Score.invalid(str(error))] * len(samples)
+        try:
+            return self._scores(asked)
+        except Unanswered as error:
+            if self.when_down == "stop" and not error.lasting:
+                raise StopRun(str(error)) from None
+            return [Score.invalid(str(error))] * len(samples)
+
+    def _scores(self, asked: Sequence[Asked]) -> list[Score]:
+        """What is known, and what the server says of the others."""
+        identity = self.remote.identity(self.servers)
+        company = [one.fingerprint for one in asked] if self._all_or_none else []
+        keys = [fingerprint(identity, one.fingerprint, company) for one in asked]
+        known = [self._known.get(key) for key in keys]
+        wanted = [place for place, told in enumerate(known) if told is None]
+        if self._all_or_none and wanted:
+            wanted = list(range(len(asked)))
+        fresh = self.remote.scores(self.servers, [asked[place] for place in wanted]) if wanted else []
+        for place, score in zip(wanted, fresh, strict=True):
+            if score.ok:
+                self._known.put(keys[place], json.dumps(score.value))
+        found = dict(zip(wanted, fresh))
+        return [
+            found[place] if place in found else Score.of(json.loads(told or "null"), known=True)
+            for place, told in enumerate(known)
+        ]
+
+    def _asked(self, samples: Sequence[Sample]) -> list[Asked]:
+        prompt = samples[0].prompt
+        refs = prompt.record.get("images") or ()
+        if any(map(is_video, refs)):
+            raise PictureError("the prompt shows a video, which is not sent")
+        pictures = tuple(png(open_image(ref, prompt.root, _MAX_PIXELS)) for ref in refs)
+        columns = self._columns(prompt)
+        made = []
+        for sample in samples:
+            text = isinstance(sample.artifact, str)
+            made.append(
+                Asked(
+                    id=str(sample.index),
+                    group=prompt.id,
+                    text=prompt.text.replace("<image>", "").strip() if pictures else prompt.text,
+                    pictures=pictures,
+                    answer=sample.artifact if text else None,
+                    picture=None if text else png(open_image(sample.artifact, None, _MAX_PIXELS)),
+                    columns=columns,
+                )
+            )
+        return made
+
+    def _columns(self, prompt: Prompt) -> Mapping[str, Any]:
+        """The record's columns that JSON holds; others are told of once."""
+        sent: dict[str, Any] = {}
+        for name, value in prompt.record.items():
+            if name in _SENT_APART:
+                continue
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError):
+                with self._lock:
+                    new = name not in self._left_out
+                    self._left_out.add(name)
+                if new:
+                    warnings.warn(f"the column {name!r} is no JSON: the server does not get it", stacklevel=2)
+                continue
+            sent[name] = value
+        return sent
+
+
+class score(_Remote):
+    """A reward of a server that speaks /score: `mmrl serve-reward`, or UniRL's.
+
+    reward: which of the server's; null is the only one. version: of the scorer; null is the one that answers first, and
+    a reply of another one is invalid. sub: which of a reward's numbers.
+    """
+
+    _all_or_none = True  # a comparer's win rate in the group
+
+    def __init__(
+        self,
+        url: str | list[str],
+        reward: str | None = None,
+        version: str | None = None,
+        sub: str | None = None,
+        **connection: Any,
+    ) -> None:
+        super().__init__(ScoreV1(reward, version, sub), url, "MMRL_SERVE_TOKEN", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
+
+class openrlhf(_Remote):
+    """A reward of a server that speaks OpenRLHF's /get_reward: texts only. label: the column that is sent as label."""
+
+    def __init__(
+        self,
+        url: str | list[str],
+        label: str = "answer",
+        **connection: Any,
+    ) -> None:
+        super().__init__(GetReward(label), url, "MMRL_SERVE_TOKEN", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
+
+class classify(_Remote):
+    """A reward model behind vLLM's /classify. label: which class, from 0; -1 is the last. activation: whether what is
+    read is a probability, not a logit."""
+
+    def __init__(
+        self,
+        url: str | list[str],
+        model: str,
+        label: int = -1,
+        activation: bool = False,
+        **connection: Any,
+    ) -> None:
+        super().__init__(Classify(model, label, activation), url, "VLLM_API_KEY", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
+
+class pooling(_Remote):
+    """A reward model behind vLLM's /pooling: the entry `label` of its vector, of the last token where each has one."""
+
+    def __init__(
+        self,
+        url: str | list[str],
+        model: str,
+        label: int = -1,
+        activation: bool = False,
+        **connection: Any,
+    ) -> None:
+        super().__init__(Pooling(model, label, activation), url, "VLLM_API_KEY", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
+
+class relevance(_Remote):
+    """A reranker behind vLLM's /score: the answer as a document, the prompt as the query."""
+
+    def __init__(
+        self,
+        url: str | list[str],
+        model: str,
+        activation: bool = False,
+        **connection: Any,
+    ) -> None:
+        super().__init__(Relevance(model, activation), url, "VLLM_API_KEY", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)
+
+
+class yes_no(_Remote):
+    """p(yes) / (p(yes) + p(no)) of a chat model's first token, as PaCo-Reward scores: url is up to and with /v1.
+
+    question: `$prompt` and `$answer` stand for the words; the pictures stand before it. yes, no: the words that count.
+    """
+
+    def __init__(
+        self,
+        url: str | list[str],
+        model: str,
+        question: str,
+        yes: str = "yes",
+        no: str = "no",
+        top: int = 20,
+        **connection: Any,
+    ) -> None:
+        super().__init__(YesNo(model, question, yes, no, top), url, "VLLM_API_KEY", connection)
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return self._ask(samples)

@@ -1,0 +1,244 @@
+"""UnifiedReward (arXiv 2503.05236) and its kin: vision-language models that mark a picture, or compare two.
+
+They are served, or local: the option `judge` as in judge.py, of a model that sees pictures. Templates are ours; the
+models' own prompts are given by the option `template` (a text, or a .txt file, with $caption), which the published
+scale needs. jpeg: quality of the pictures as they are sent, 95 as in the published clients; null sends PNG.
+A judge that is down, refuses or gives no clear mark makes the sample invalid, where the published code has 0 or a tie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from mmrl.rewarding import group_reward, win_rate
+from mmrl.rewarding.chat import Failure
+from mmrl.rewarding.parts import JPEG, picture_part
+from mmrl.types import Group, Sample, Score
+
+from . import picture_templates as templates
+from .judging import open_judge, shown, template_of
+from .marks import Winners, said_better, said_mark, said_marks, said_shares, said_winners
+from .towers import rgb, score_pictures
+
+AXES = ("alignment", "coherence", "style")
+LOWEST, HIGHEST = 1.0, 5.0
+_EQUAL = dict.fromkeys(AXES, 1.0)
+
+
+class _Seen:
+    """What these rewards share: the judge, the words, and pictures as parts of a message."""
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        template: str | None,
+        default: str,
+        jpeg: int | None,
+        axes: Mapping[str, float] | None = None,
+    ) -> None:
+        if jpeg is not None and not 1 <= jpeg <= 100:
+            raise ValueError(f"jpeg={jpeg} must be from 1 to 100, or null for PNG")
+        if axes is not None and (not axes or not all(math.isfinite(w) and w > 0 for w in axes.values())):
+            raise ValueError(f"axes={dict(axes)}: name one or more, each with a weight above 0")
+        self.axes, self.jpeg = dict(axes or {}), jpeg
+        names = {"caption", "axes"} if axes is not None else {"caption"}
+        self.template = template_of(template, default, names, needed="caption")
+        self.judge = open_judge(judge, sees=True)
+        self.groups_at_once = self.judge.threads
+
+    def _request(self, parts: Sequence[Mapping[str, Any]], caption: str) -> Any:
+        words = {"axes": ", ".join(self.axes)} if self.axes else {}
+        return shown(parts, self.template, caption=caption, **words)
+
+    def _mean(self, values: Sequence[float]) -> float:
+        """By the weights of the axes."""
+        return sum(w * v for w, v in zip(self.axes.values(), values)) / sum(self.axes.values())
+
+
+class _Point(_Seen):
+    """A mark of each picture for itself."""
+
+    def _marked(self, samples: list[Sample], read: Callable[[str], Any], score: Callable[[Any], Score]) -> list[Score]:
+        def verdicts(pictures: list[Any], texts: list[str]) -> list[Any]:
+            asked = [self._request([picture_part(p, self.jpeg)], text) for p, text in zip(pictures, texts)]
+            found = self.judge.verdicts(asked, read)
+            return [_invalid(verdict) if isinstance(verdict, Failure) else score(verdict) for verdict in found]
+
+        return score_pictures(samples, verdicts)
+
+
+class point(_Point):
+    """UnifiedReward 1.x: the mark from 1 to 5 after "Final Score:", divided by `divide`.
+
+    divide: 5 gives Flow-GRPO's numbers. judge, template, jpeg: see the top of this file.
+    """
+
+    def __init__(
+        self, judge: Mapping[str, Any], divide: float = 1.0, template: str | None = None, jpeg: int | None = JPEG
+    ) -> None:
+        if not (math.isfinite(divide) and divide > 0):
+            raise ValueError(f"divide={divide} must be above 0")
+        super().__init__(judge, template, templates.POINT, jpeg)
+        self.divide = divide
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        read = partial(said_mark, name="final score", low=LOWEST, high=HIGHEST)
+        return self._marked(samples, read, lambda mark: Score.of(mark / self.divide, mark=mark))
+
+
+class axes(_Point):
+    """UnifiedReward 2.0 of one picture: the mean of its marks from 1 to 5 for alignment, coherence and style.
+
+    axes: axis -> weight in the mean; `details` has each mark. divide, judge, template, jpeg: as for `point`.
+    """
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        axes: Mapping[str, float] = _EQUAL,
+        divide: float = 1.0,
+        template: str | None = None,
+        jpeg: int | None = JPEG,
+    ) -> None:
+        if not (math.isfinite(divide) and divide > 0):
+            raise ValueError(f"divide={divide} must be above 0")
+        super().__init__(judge, template, templates.AXES, jpeg, axes)
+        self.divide = divide
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        names = [f"{axis} score" for axis in self.axes]
+        return self._marked(samples, lambda reply: said_marks(reply, names, LOWEST, HIGHEST), self._score)
+
+    def _score(self, marks: list[float]) -> Score:
+        return Score.of(self._mean(marks) / self.divide, **dict(zip(self.axes, marks)))
+
+
+class _Pairs(_Seen):
+    """A win rate in the group by a judge of two pictures, in both orders unless told otherwise.
+
+    The published code (Pref-GRPO) asks in one order and counts what it cannot read as a tie; here such a pair is left
+    out. Two pictures of the same pixels tie, unasked. hard: a pair is won, lost or tied, not won by half.
+    """
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        template: str | None,
+        default: str,
+        jpeg: int | None,
+        both_orders: bool,
+        hard: bool,
+        axes: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(judge, template, default, jpeg, axes)
+        self.both_orders, self.hard = both_orders, hard
+
+    def _rates(self, group: Group, read: Callable[[str], Any], share: Callable[[Any], float]) -> list[Score]:
+        """read: the judge's words -> a verdict; share: the verdict -> the first picture's part of 1."""
+        parts: dict[int, Mapping[str, Any]] = {}
+
+        def part(sample: Sample) -> Mapping[str, Any]:
+            found = parts.get(id(sample))
+            if found is None:
+                parts[id(sample)] = found = picture_part(rgb(sample.artifact), self.jpeg)
+            return found
+
+        def beats(a: Sample, b: Sample) -> float:
+            first, second = part(a), part(b)
+            if first == second:
+                return 0.5
+            verdict = self.judge.verdicts([self._request([first, second], group.prompt.text)], read)[0]
+            if isinstance(verdict, Failure):
+                raise RuntimeError(f"the judge gave no verdict: {verdict.reason}")
+            return share(verdict)
+
+        rate = win_rate(beats, both_orders=self.both_orders, hard=self.hard, workers=self.judge.threads)
+        return rate(group)
+
+
+@group_reward
+class think(_Pairs):
+    """UnifiedReward-Think, the reward of Pref-GRPO: wins by "<answer>Image 1 is better</answer>", 0 to 1.
+
+    judge, template, jpeg: see the top of this file.
+    """
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        both_orders: bool = True,
+        hard: bool = False,
+        template: str | None = None,
+        jpeg: int | None = JPEG,
+    ) -> None:
+        super().__init__(judge, template, templates.THINK, jpeg, both_orders, hard)
+
+    def __call__(self, group: Group) -> list[Score]:
+        return self._rates(group, said_better, float)
+
+
+@group_reward
+class shares(_Pairs):
+    """UnifiedReward 2.0 of two pictures, which share 1 on each axis: the mean of a picture's shares in its pairs.
+
+    axes: axis -> weight in the mean. judge, template, jpeg: see the top of this file.
+    """
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        axes: Mapping[str, float] = _EQUAL,
+        both_orders: bool = True,
+        hard: bool = False,
+        template: str | None = None,
+        jpeg: int | None = JPEG,
+    ) -> None:
+        super().__init__(judge, template, templates.SHARES, jpeg, both_orders, hard, axes)
+
+    def __call__(self, group: Group) -> list[Score]:
+        names = [f"{axis} score" for axis in self.axes]
+        return self._rates(group, lambda reply: said_shares(reply, names), self._mean)
+
+
+@group_reward
+class flex(_Pairs):
+    """UnifiedReward-Flex: wins overall and in the first three categories of its JSON, weighted.
+
+    overall, categories: weights of the win overall and of the categories' mean, as in Pref-GRPO. each: weights of the
+    categories in that mean, by their place. judge, template, jpeg: see the top of this file.
+    """
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        overall: float = 0.3,
+        categories: float = 0.7,
+        each: Sequence[float] = (1.0, 0.7, 0.7),
+        both_orders: bool = True,
+        hard: bool = False,
+        template: str | None = None,
+        jpeg: int | None = JPEG,
+    ) -> None:
+        if min(overall, categories) < 0 or not math.isfinite(overall + categories) or overall + categories <= 0:
+            raise ValueError(f"overall={overall}, categories={categories}: 0 or more each, and not both 0")
+        if not each or not all(math.isfinite(weight) and weight > 0 for weight in each):
+            raise ValueError(f"each={list(each)}: one or more weights above 0")
+        super().__init__(judge, template, templates.FLEX, jpeg, both_orders, hard)
+        self.overall, self.categories, self.each = overall, categories, list(each)
+
+    def __call__(self, group: Group) -> list[Score]:
+        return self._rates(group, said_winners, self._share)
+
+    def _share(self, told: Winners) -> float:
+        weighted = list(zip(self.each, told.categories))
+        if not weighted or not self.categories:
+            return told.overall
+        mean = sum(weight * won for weight, won in weighted) / sum(weight for weight, _ in weighted)
+        return (self.overall * told.overall + self.categories * mean) / (self.overall + self.categories)
+
+
+def _invalid(failure: Failure) -> Score:
+    return Score.invalid(f"the judge gave no verdict: {failure.reason}")

@@ -1,0 +1,116 @@
+"""A saved scalar model as a judge: its scores are those of the training's model, and a failure is a reason."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from PIL import Image
+
+import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
+from mmrl.config import ConfigError
+from mmrl.judging.scalar import ScalarModel, scalar_folder
+from mmrl.types import Candidate, Prompt
+
+HEAD = {"outputs": 2, "init": 0.1}
+ASKED = [Prompt("sum", "12+3="), Prompt("long", "word " * 30), Prompt("word", "What is 5 times 7?")]
+ANSWERS = [Candidate("15"), Candidate("no"), Candidate("35, and more")]
+
+
+def saved(adapter, folder, modality, **notes):
+    """A policy's folder as a checkpoint of a run has it."""
+    dump = adapter.config.model_dump(mode="json")
+    adapter.score_notes = {"modality": modality, "model": dump, "show": "{prompt} {candidate}", **notes}
+    policy = folder / "checkpoints" / "latest" / "policy"
+    adapter.save(policy)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    from mmrl.modalities.text.adapter import TextAdapter
+    from mmrl.modalities.text.config import ModelConfig
+
+    build = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "context": 256}
+    adapter = TextAdapter(ModelConfig(path="built", build=build, sampling={"max_tokens": 8}, head=HEAD))
+    folder = tmp_path_factory.mktemp("text")
+    saved(adapter, folder, "text", mean=0.5, std=0.25)
+    return adapter, folder
+
+
+def test_scores_are_the_models_in_the_order_of_the_items(text):
+    adapter, folder = text
+    judge = ScalarModel(folder, device="cpu", batch=100)
+    scores = judge.scores(list(zip(ASKED, ANSWERS)))
+    samples = [adapter.given(p, [c.answer])[0] for p, c in zip(ASKED, ANSWERS)]
+    wanted = torch.cat([adapter.scores([sample]) for sample in samples]).detach()
+    assert [s.value for s in scores] == pytest.approx(wanted[:, 0].tolist(), rel=1e-4, abs=1e-5)
+    assert [s.details["sigma"] for s in scores] == pytest.approx(wanted[:, 1].exp().tolist(), rel=1e-4)
+    assert len({s.value for s in scores}) == 3
+
+
+def test_normalised_they_have_the_stored_mean_and_spread(text):
+    _, folder = text
+    raw, normal = (ScalarModel(folder, normalise=n, device="cpu") for n in (False, True))
+    items = list(zip(ASKED, ANSWERS))
+    for one, other in zip(raw.scores(items), normal.scores(items)):
+        assert other.value == pytest.approx((one.value - 0.5) / 0.25)
+        assert other.details["sigma"] == pytest.approx(one.details["sigma"] / 0.25)
+    assert raw.identity != normal.identity
+
+
+def test_what_cannot_be_read_whole_is_invalid_and_says_why(text):
+    judge = ScalarModel(text[1], device="cpu")
+    long, good = Candidate("word " * 300), Candidate("15")
+    scores = judge.scores([(ASKED[0], long), (ASKED[0], good), (ASKED[0], Candidate("", ("missing.png",)))])
+    assert [s.status for s in scores] == ["invalid", "ok", "invalid"]
+    assert "context" in scores[0].reason
+    assert scores[1].value == pytest.approx(judge.scores([(ASKED[0], good)])[0].value, rel=1e-4)
+    assert judge.scores([]) == []
+
+
+def test_threads_get_their_own_scores(text):
+    judge = ScalarModel(text[1], device="cpu")
+    alone = [judge.scores([item])[0].value for item in zip(ASKED, ANSWERS)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda item: judge.scores([item])[0].value, list(zip(ASKED, ANSWERS)) * 3))
+    assert found == alone * 3
+
+
+def test_candidates_that_are_pictures_are_shown_behind_the_words(tmp_path):
+    from mmrl.modalities.vision.adapter import VisionAdapter
+    from mmrl.modalities.vision.config import ModelConfig
+
+    build = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "vision_hidden": 32, "vision_heads": 2, "patch": 8}
+    adapter = VisionAdapter(
+        ModelConfig(path="built", build={"kind": "qwen2_5_vl", **build}, sampling={"max_tokens": 8}, head=HEAD)
+    )
+    policy = saved(adapter, tmp_path, "vision")
+    red, blue = (Image.new("RGB", (64, 48), colour) for colour in ("red", "blue"))
+    judge = ScalarModel(policy, device="cpu")
+    prompt = Prompt("p", "a red square")
+    items = [(prompt, Candidate("", (picture,))) for picture in (red, blue)]
+    broken = (prompt, Candidate("", (str(tmp_path / "gone.png"),)))
+    first, second, third = judge.scores([*items, broken])
+    assert first.ok and second.ok and first.value != second.value
+    assert third.status == "invalid" and "gone.png" in third.reason
+    shown = Prompt("p", "", {"messages": [{"role": "user", "content": "a red square <image>"}], "images": [red]})
+    (wanted,) = adapter.scores(adapter.given(shown, [""])).detach().tolist()
+    assert first.value == pytest.approx(wanted[0], rel=1e-4, abs=1e-5)
+
+
+def test_folders_that_are_no_scalar_model_are_refused(text, tmp_path):
+    adapter, folder = text
+    assert scalar_folder(folder) == scalar_folder(folder / "checkpoints" / "latest" / "policy")
+    assert scalar_folder(tmp_path) is None
+    with pytest.raises(ConfigError, match="no model with a scalar head"):
+        ScalarModel(tmp_path)
+    policy = saved(adapter, tmp_path, "text")
+    with pytest.raises(ConfigError, match="normalise needs the mean"):
+        ScalarModel(policy, normalise=True)
+    notes = json.loads((policy / "head" / "head.json").read_text())
+    (policy / "head" / "head.json").write_text(json.dumps({**notes, "modality": "evil.py:Code"}))
+    with pytest.raises(ConfigError, match="its maker's own"):
+        ScalarModel(policy)
