@@ -88,9 +88,9 @@ def pair(
 ) -> dict:
     """Pair number `index`: the columns are in the README beside this file.
 
-    split: of the captions, as `scenes` has it. flaws: those that occur. most: flaws of a picture. claims: of a caption, at
-    most; of one claim there are 36 captions, all of split train. close: share of the
-    pairs whose second picture is the first one with one more flaw; the others have nothing but their caption in common.
+    split: of the captions, as `scenes` has it. flaws: those that occur. most: flaws of a picture. claims: of a caption,
+    at most; of one claim there are 36 captions, all of split train. close: share of the pairs whose second picture is
+    the first one with one more flaw; the others have nothing but their caption in common.
     labels: true, or shuffled: `shares` prefer either picture. lazy: pictures as functions without arguments, which draw
     them; otherwise PIL.
     """

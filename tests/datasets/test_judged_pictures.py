@@ -129,6 +129,16 @@ def test_held_out_captions_are_never_trained_on():
         assert {judged.record(index, split=split, task="caption")["completion"] for index in range(200)} <= captions
 
 
+def test_captions_of_one_claim():
+    assert {len(judged.pair(index, claims=1)["claims"]) for index in range(50)} == {1}
+    assert {len(judged.pair(index)["claims"]) for index in range(50)} == {1, 2}
+
+
+def test_a_record_tells_the_only_object_of_a_picture():
+    words = {judged.record(index, task="one")["completion"] for index in range(200)}
+    assert words == {f"{colour} {shape}" for colour in judged.scenes.COLOURS for shape in judged.scenes.SHAPES}
+
+
 def test_a_record_tells_what_is_in_each_cell():
     objects = drawn("red circle 5 5", "blue square 20 20", "green circle 35 20 pale", "yellow triangle 20 31")
     assert judged.cells(objects) == ("red circle, none, none, none, blue square, unclear, none, yellow triangle, none")
@@ -146,6 +156,8 @@ def test_a_record_tells_what_is_in_each_cell():
         {"flaws": []},
         {"most": 0},
         {"close": 1.5},
+        {"claims": 3},
+        {"claims": 1, "split": "heldout"},
         {"labels": "wrong"},
         {"split": "test"},
     ],
@@ -157,7 +169,7 @@ def test_wrong_options_are_refused(options):
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match="expected one of cells, caption"):
+    with pytest.raises(ValueError, match="expected one of one, cells, caption"):
         judged.record(0, task="cell")
 
 
