@@ -203,8 +203,8 @@ def _win_rates(unit: Unit, verdicts: Sequence[Verdict]) -> list[Outcome]:
         if bad := [outcome.reason for outcome in both if outcome.failed]:
             shares[i, j] = shares[j, i] = bad[0]
             continue
-        shares[i, j] = sum(outcome.values["0"] or 0.0 for outcome in both) / 2
-        shares[j, i] = 1.0 - shares[i, j]
+        share = sum(outcome.values["0"] or 0.0 for outcome in both) / 2
+        shares[i, j], shares[j, i] = share, 1.0 - share
     place = [different.index(row.candidates[0]) for row in unit]
     made = []
     for number, own in enumerate(place):
