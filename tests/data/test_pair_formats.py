@@ -63,6 +63,25 @@ def test_two_rows_say_what_their_schema_says(pictured, name):
         assert normalised(prompt.record) == normalised(prompt.record, "plain") == prompt.record
 
 
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("vl_rewardbench.jsonl", {1, 2, 3, 4}),
+        ("mm_rlhf.jsonl", {1, 2, 3, 4}),
+        ("multimodal_rewardbench.json", {1, 2, 3, 4}),
+        ("rewardbench2.parquet", {4}),  # which has no pictures to lose: its id of Ties is there twice
+    ],
+)
+def test_a_row_that_is_no_pair_still_says_where_it_is_counted(pictured, name, broken):
+    """So that it is missing from its category and its unit, not only from the whole."""
+    form, suffix, rows, expected = CASES[name]
+    source = written([*rows, *rows], pictured / f"broken{'.jsonl' if suffix == '.json' else suffix}")
+    found = read_pairs(source, form, on_bad="keep", image_root=str(pictured / "nowhere"))
+    places = {number: (said.category, said.unit) for number, said in enumerate([*expected, *expected], 1)}
+    by_row = {int(one.where.rpartition(":")[2]): (one.category, one.unit) for one in found.broken}
+    assert by_row == {number: places[number] for number in broken}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_environment_of_pairs_shows_all_that_is_read(pictured, name):
     """What the readers write is what a judge is shown: question, answers and pictures, in the order that is noted."""

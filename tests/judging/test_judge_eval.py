@@ -103,6 +103,39 @@ def test_the_table_and_what_it_does_not_say_by_itself(bench):
     assert list(printed(found))[-len(told) :] == told
 
 
+def test_what_means_of_categories_leave_out_is_told(tmp_path):
+    lines = [{"id": i, "prompt": "Say it", "chosen": "aa", "rejected": "b", "category": c} for i, c in enumerate("xyy")]
+    lines += [{**lines[0], "id": 3, "category": None}, {**lines[0], "id": 4, "rejected": "aa"}, {"prompt": "?"}]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = evaluate(str(tmp_path / "mixed.jsonl"), "longest")
+    assert {name: some.accuracy.value for name, some in found.judge.categories.items()} == {"x": 0.5, "y": 1.0}
+    assert found.judge.macro == pytest.approx(0.75)
+    said = "of no category, and in no mean of categories: 1 pairs, 1 records that are no pairs"
+    assert said in notices(found)
+    assert not any("of no category" in line for line in notices(evaluate(str(tmp_path / "mixed.jsonl"), "first", limit=3)))
+
+
+def test_a_vote_without_a_verdict_is_counted_though_others_decide(tmp_path):
+    class Once:
+        identity = "once"
+
+        def compare(self, showings):
+            return [Verdict((1.0, 0.0)) if one.seed % 3 == 0 else Verdict(None, "no verdict") for one in showings]
+
+    pairs = texts(tmp_path / "pairs.jsonl", [("a", "yes", "no"), ("b", "yes", "no")])
+    found = evaluate(pairs, Once(), votes=3)
+    some = found.judge.figures
+    assert (some.failed, some.votes_failed, some.votes) == (0, 8, 12)  # two of three, in two orders of two pairs
+    assert {row[0]: row[1] for row in table(found)}["votes without a verdict"] == "8 of 12"
+    assert any(line.startswith("8 of 12 votes have no verdict") for line in notices(found))
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**70])
+def test_any_seed_will_do(tmp_path, seed):
+    pairs = texts(tmp_path / "pairs.jsonl", [("a", "yes", "no"), ("b", "no", "yes")])
+    assert evaluate(pairs, "random", seed=seed, votes=2).judge.figures.accuracy.low is not None
+
+
 def test_the_page_shows_pairs_and_escapes_what_was_said(bench, tmp_path):
     evaluate(str(bench), Colour(), out=tmp_path)
     html = (tmp_path / "index.html").read_text()
