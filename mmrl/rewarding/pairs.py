@@ -57,7 +57,9 @@ def win_rate(
     score: "win_rate", the mean of what a sample won; "bradley_terry", its strength in log-odds, of mean 0 over the
     group, or over the anchors (see strength.bradley_terry, also for `prior`). It allows for whom a sample happened to
     meet.
-    both_orders: judge (a, b) and (b, a) and take the mean of the two.
+    both_orders: judge (a, b) and (b, a) and take the mean of the two. Otherwise a judge's favourite place adds noise:
+    which comes first is drawn by `seed`, and in all pairs of a group, and with anchors, each is first as often as
+    second, up to one.
     hard: a pair is won, lost or, at 0.5, tied; two orders that contradict each other make a tie.
     workers: calls of `judge(a, b)` that may run at a time (it must then be safe to call from threads).
     A call that raises or returns no probability masks its pair, in both orders. A sample without a judged pair is
@@ -77,7 +79,7 @@ def win_rate(
         players = [*samples, *(anchors(group) if anchors is not None else ())]
         if anchors is not None and len(players) == count:
             return [Score.invalid("there is no anchor to compare with")] * count
-        pairs = _scheduled(schedule, count, len(players), neighbours, seed_of(seed, group.key))
+        pairs = _scheduled(schedule, count, len(players), neighbours, both_orders, seed_of(seed, group.key))
         table = _judged(judge, players, pairs, both_orders, hard, workers)
         columns = range(count, len(players)) if anchors is not None else range(count)
         scores = [_rate(table, i, columns, both_orders) for i in range(count)]
@@ -98,10 +100,14 @@ def _check(schedule: str, neighbours: int, anchors: Anchors | None, score: str, 
         raise ValueError(f"prior={prior} must be above 0: without one an undefeated sample has no strength")
 
 
-def _scheduled(schedule: str, count: int, players: int, neighbours: int, seed: int) -> Pairs:
+def _scheduled(schedule: str, count: int, players: int, neighbours: int, both_orders: bool, seed: int) -> Pairs:
     if schedule == "anchors":
-        return [(i, j) for i in range(count) for j in range(count, players)]
-    return round_robin(count) if schedule == "round_robin" else regular(count, neighbours, seed)
+        ahead = seed % 2  # all samples have the same places against the same anchor
+        pairs = [(i, j) for i in range(count) for j in range(count, players)]
+        return pairs if both_orders else [(j, i) if (j + ahead) % 2 else (i, j) for i, j in pairs]
+    if schedule == "round_robin":
+        return round_robin(count) if both_orders else regular(count, max(count - 1, 2), seed)
+    return regular(count, neighbours, seed)
 
 
 # -------------------------------------------------------------------- judging

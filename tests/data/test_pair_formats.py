@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, get_args
@@ -137,6 +138,15 @@ COUNTS = {
     "mmmu_pro_test_Marketing_150": 151, "wildvision-3": 173, "jailbreak_1": 9, "LRVInstruction-9": 1,
 }  # fmt: skip
 SUMS = [(749, 318, 183), (448, 318, 484), (301, 318, 631)]
+
+
+def test_a_picture_may_stand_right_before_the_first_heading(pictured):
+    text = "###### [Question]:\nWhat?\n###### [Response 1]:\na cat\n###### [Response 2]:\na dog"
+    parts = [{"type": "image", "image": "img/1.png"}, {"type": "text", "text": text}]
+    row = {"message": json.dumps([{"role": "user", "content": parts}]), "question": "What?"}
+    [pair] = read_pairs([{**row, "answer": ["<answer>2</answer>"]}], "r1_reward", image_root=str(pictured)).pairs
+    assert ([one.answer for one in pair.candidates], pair.shares) == (["a cat", "a dog"], (0.0, 1.0))
+    assert (pair.prompt.text, pair.prompt.record["images"]) == ("What?", ["img/1.png"])
 
 
 def test_of_three_groupings_of_vl_rewardbench_the_official_one_is_used():

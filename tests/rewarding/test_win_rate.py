@@ -50,8 +50,31 @@ def test_the_rates_of_a_group_sum_to_half_its_size(p, both_orders, hard):
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.7, 1.0])
 def test_a_judge_of_positions_favours_nobody(p, hard):
     assert rates(lambda a, b: p, [1, 2, 3], hard=hard) == pytest.approx([0.5] * 3)
-    if p == 1.0:
-        assert rates(lambda a, b: p, [1, 2, 3], both_orders=False) == pytest.approx([1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "regular", "anchors"])
+@pytest.mark.parametrize("count", range(2, 10))
+def test_in_one_order_each_is_first_as_often_as_second(schedule, count):
+    """And whoever is first once more is drawn, so that it is not always the same sample."""
+    anchors = {"anchors": lambda group: [Sample(group.prompt, -1 - k, 0) for k in range(count)]}
+    options = anchors if schedule == "anchors" else {}
+    seen = []
+    for seed in range(8):
+        asked = []
+
+        def judge(a, b, asked=asked):
+            asked.append((a.index, b.index))
+            return 1.0  # always the first
+
+        win_rate(judge, schedule=schedule, both_orders=False, seed=seed, **options)(make([0] * count))
+        ahead = [sum(a == i for a, _ in asked) - sum(b == i for _, b in asked) for i in range(count)]
+        assert all(abs(lead) <= 1 for lead in ahead)
+        assert schedule == "regular" or len({frozenset(pair) for pair in asked}) == len(asked)
+        if schedule == "round_robin":
+            assert len(asked) == count * (count - 1) // 2
+        seen.append(tuple(ahead))
+    if schedule == "round_robin" and count % 2 == 0:
+        assert len(set(seen)) > 1
 
 
 def test_probabilities_are_kept_soft_or_made_hard():
