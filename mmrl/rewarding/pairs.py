@@ -204,8 +204,8 @@ def _rate(table: _Table, player: int, columns: range, both_orders: bool) -> Scor
 def _strengths(table: _Table, rates: Sequence[Score], columns: range, prior: float) -> list[Score]:
     """The strengths of the samples that have a rate."""
     wins = [[table.calls * p if p is not None else 0.0 for p in row] for row in table.won]
-    fit = bradley_terry(wins, prior)
     anchored = columns.start > 0
+    fit = bradley_terry(wins, prior, zero=columns if anchored else ())
     parts = [part for part, value in zip(fit.component, fit.values) if value is not None]
     largest = max(parts, key=parts.count) if parts else None
     scores = []
@@ -216,12 +216,5 @@ def _strengths(table: _Table, rates: Sequence[Score], columns: range, prior: flo
         elif fit.component[i] != largest:
             scores.append(Score.invalid("failed pairs cut this sample off from most others: no common scale"))
         else:
-            base = _mean([v for j in columns if (v := fit.values[j]) is not None and fit.component[j] == largest])
-            shift = base if anchored else 0.0
-            ends = {"low": low - shift, "high": high - shift, "win_rate": rate.value}
-            scores.append(Score(value - shift, details={**rate.details, **ends}))
+            scores.append(Score(value, details={**rate.details, "low": low, "high": high, "win_rate": rate.value}))
     return scores
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

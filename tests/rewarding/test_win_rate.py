@@ -188,6 +188,11 @@ def test_anchors_are_met_by_all_and_get_no_score():
     strengths = win_rate(larger, schedule="anchors", anchors=known, score="bradley_terry", prior=1e-3)(group)
     assert strengths[0].value < 0 < strengths[2].value
     assert strengths[1].value == pytest.approx(0.0, abs=0.01)  # one win, one loss: as strong as the mean of the two
+    fit = bradley_terry(
+        [[0, 0, 0, 0, 0], [0, 0, 0, 2, 0], [0, 0, 0, 2, 1], [2, 0, 0, 0, 0], [2, 2, 1, 0, 0]], prior=1e-3, zero=[3, 4]
+    )
+    assert [s.value for s in strengths] == pytest.approx(fit.values[:3], abs=1e-6)
+    assert [s.details["low"] for s in strengths] == pytest.approx(fit.low[:3], rel=1e-4)
     none = win_rate(larger, schedule="anchors", anchors=lambda group: [])(group)
     assert {s.status for s in none} == {"invalid"}
 
