@@ -167,9 +167,7 @@ def _credits(one: Judged) -> list[float]:
     return [credit(one.pair, shown.verdict) for shown in one.shown]
 
 
-def _means(
-    judged: Sequence[Judged], broken: Sequence[Broken], value: Callable[[Judged], float]
-) -> dict[str, float]:
+def _means(judged: Sequence[Judged], broken: Sequence[Broken], value: Callable[[Judged], float]) -> dict[str, float]:
     """The mean of each subset; a record that could not be read is 0 in the one that it says."""
     found: dict[str, list[float]] = {}
     for one in judged:

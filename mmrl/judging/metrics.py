@@ -108,7 +108,9 @@ def figures(
     failures = [s.verdict.reason for s in shown if not s.verdict.ok]
     votes = [vote for s in shown if len(s.votes) > 1 for vote in s.votes]
     return Figures(
-        accuracy=boot.ratio(decided, lambda j: [(credit(j.pair, s.verdict), 1.0) for s in j.shown], len(broken) * orders),
+        accuracy=boot.ratio(
+            decided, lambda j: [(credit(j.pair, s.verdict), 1.0) for s in j.shown], len(broken) * orders
+        ),
         accuracy_parsed=boot.ratio(
             decided, lambda j: [(credit(j.pair, s.verdict), 1.0) for s in j.shown if s.verdict.ok]
         ),

@@ -112,7 +112,9 @@ def test_what_means_of_categories_leave_out_is_told(tmp_path):
     assert found.judge.macro == pytest.approx(0.75)
     said = "of no category, and in no mean of categories: 1 pairs, 1 records that are no pairs"
     assert said in notices(found)
-    assert not any("of no category" in line for line in notices(evaluate(str(tmp_path / "mixed.jsonl"), "first", limit=3)))
+    assert not any(
+        "of no category" in line for line in notices(evaluate(str(tmp_path / "mixed.jsonl"), "first", limit=3))
+    )
 
 
 def test_a_vote_without_a_verdict_is_counted_though_others_decide(tmp_path):
