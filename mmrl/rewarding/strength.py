@@ -22,8 +22,9 @@ ELO = 400.0 / math.log(10.0)  # points of a strength of 1
 class Strengths:
     """One entry a player; None for one that was never compared.
 
-    values: strengths, of mean 0 in each component, or over its `zero` (see bradley_terry). low, high: the interval's ends. component: number of the set of
-    players that comparisons connect; strengths of two components cannot be compared.
+    values: strengths, of mean 0 in each component, or over its `zero` (see bradley_terry). low, high: the interval's
+    ends. component: number of the set of players that comparisons connect; strengths of two components cannot be
+    compared.
     """
 
     values: tuple[float | None, ...]
