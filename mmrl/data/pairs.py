@@ -99,6 +99,8 @@ def read_pairs(
     if on_bad not in get_args(OnBad):
         raise ConfigError(f"on_bad is {on_bad!r:.60}, expected {', '.join(get_args(OnBad))}")
     function = function_of(name, options or {}, "pairs")
+    if count is not None and count < 1:
+        raise ConfigError(f"pairs: count is {count}, expected 1 or more records; leave it out for all")
     if options and not function:
         raise ConfigError(f"pairs: options are those of a function, `file.py:function`, and {name} is none")
     root = absolute(image_root or folder_of(name))

@@ -41,7 +41,7 @@ def _rows(found: Evaluation) -> Iterator[tuple[str, list[str]]]:
         yield label, ["" if r.macro is None else f"{r.macro:.3f}" for r in found.results]
     for category, some in categories.items():
         cells = [in_words(r.categories[category].accuracy, interval=False) for r in found.results]
-        yield f"  {category} ({some.pairs})", cells
+        yield f"  {category} ({some.pairs + some.broken})", cells
     for name in found.judge.official:
         official = [r.official.get(name) for r in found.results]
         yield f"benchmark's own: {name}", ["" if value is None else f"{value:.3f}" for value in official]

@@ -109,6 +109,7 @@ def test_what_means_of_categories_leave_out_is_told(tmp_path):
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = evaluate(str(tmp_path / "mixed.jsonl"), "longest")
     assert {name: some.accuracy.value for name, some in found.judge.categories.items()} == {"x": 0.5, "y": 1.0}
+    assert {row[0] for row in table(found)} >= {"  x (2)", "  y (2)"}  # counts with what is wrong without being asked
     assert found.judge.macro == pytest.approx(0.75)
     said = "of no category, and in no mean of categories: 1 pairs, 1 records that are no pairs"
     assert said in notices(found)
