@@ -15,6 +15,7 @@ from mmrl.judging.base import Verdict
 from mmrl.judging.evaluation import evaluate
 from mmrl.judging.load import open_judge
 from mmrl.judging.tables import notices, printed, table
+from mmrl.rewarding import RewardError
 
 
 class Colour:
@@ -196,6 +197,15 @@ def test_a_reward_that_may_be_called_for_several_groups_is_and_its_scores_stay_i
     found = evaluate(str(bench), f"{tmp_path / 'mine.py'}:red", baselines=False)
     assert found.judge.figures.failed == 0
     assert found.judge.figures.accuracy_parsed.value == pytest.approx(9 / 10)
+
+
+def test_a_server_that_is_down_stops_where_it_is_told_to(tmp_path):
+    pairs = texts(tmp_path / "t.jsonl", [("a", "abc", "abcd"), ("b", "ab", "xyz")])
+    options = {"patience": 0, "attempts": 1, "timeout": 1}
+    found = evaluate(pairs, "http://127.0.0.1:9", options={**options, "when_down": "invalid"}, baselines=False)
+    assert (found.judge.figures.failed, found.judge.figures.accuracy_parsed.value) == (2, None)
+    with pytest.raises(RewardError, match=r"^remote\.score: .*127\.0\.0\.1:9.* cannot be asked"):
+        evaluate(pairs, "http://127.0.0.1:9", options={**options, "when_down": "stop"}, baselines=False)
 
 
 def test_the_command(bench, tmp_path):
