@@ -113,8 +113,8 @@ def record(
     habit: share of the verdicts that follow a shortcut instead of the labels; whether one does is the column `habit`.
     shortcut: first or longer, or a list of them that is taken in turn. contradiction: share of the reasonings that end
     in the other response than the one that is then given as the answer. ignores: the habit is the answer's alone, and
-    the reasoning before it ends in what the labels prefer. look: the reasoning begins with what is seen where. blind:
-    without the picture, so that what is seen is a guess, but a small model learns to quote and compare in half the time.
+    the reasoning before it ends in what the labels prefer. look: it begins with what is seen where. blind: without the
+    picture, so that what is seen is a guess, but a small model learns to quote and to compare in half of the time.
     """
     _check_shares(habit=habit, contradiction=contradiction)
     made = pair(index, seed, split, task, objects, rows, other, bias, labels, lazy)

@@ -167,7 +167,7 @@ def test_a_habit_may_be_the_answers_alone():
     for index in range(MANY):
         plain = judged.record(index, habit=0.9, shortcut=["first", "longer"])
         made = judged.record(index, habit=0.9, shortcut=["first", "longer"], ignores=True)
-        reasoned, answered = spoken(made)
+        reasoned, answered, *_ = spoken(made)
         assert answered == spoken(plain)[1], "the answer is the habit's, as before"
         assert reasoned == made["order"].index(made["true"]), "and the reasoning ends in the truth"
         assert made["contradicts"] == (reasoned != answered)
