@@ -64,6 +64,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
 
     # No pages of its own: they would load scripts from elsewhere.
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.line, app.state.bodies = line, bodies
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _unknown)
 
@@ -76,11 +77,14 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
             async with one_at_a_time if len(body) > _LARGE else nullcontext():
                 message, rows = await asyncio.to_thread(read_rows, body)
             del body
-            rating = asyncio.create_task(answers.outcomes(rows))
+            asked = answers.ask(rows)
+            rating = asyncio.create_task(asked.outcomes())
             gone = asyncio.create_task(_gone(request))
             try:
                 await asyncio.wait({rating, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not rating.done():
+                    asked.give_up()
+                    await rating  # what waits on counts as a body in memory until then
                     return Response(status_code=499)
                 return _json(write(message, rating.result()))
             finally:

@@ -19,6 +19,7 @@ from mmrl.serving.rows import Outcome, Row
 from mmrl.types import Group, Pair, Prompt, Sample, Score
 
 Unit = Sequence[Row]
+_MOST_COMPARED = 128  # rows of a group of which each two are compared, in both orders: 16,256 questions
 
 
 class Served(Protocol):
@@ -174,6 +175,8 @@ def _not_alone(unit: Unit, whole: bool, kind: str) -> str:
         return "it is compared with others of its group: send group_id"
     if any(row.prompt.text != first.prompt.text or row.prompt.record != first.prompt.record for row in unit):
         return f"the rows of group {first.group!r} have different prompts or metadata"
+    if kind == "comparer" and len(unit) > _MOST_COMPARED:
+        return f"group {first.group!r} has {len(unit)} rows, and each two are compared: {_MOST_COMPARED} are the most"
     if whole and kind == "comparer" and len(unit) < 2:
         return f"group {first.group!r} has one row: nothing to compare it with"
     return ""
