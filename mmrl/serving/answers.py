@@ -17,7 +17,7 @@ _USED = Outcome(reason="this idempotency_key was used for another request")
 
 @dataclass(frozen=True)
 class Asked:
-    """Rows that were put into the line. promises: of their outcomes, in order. lone: answers that nobody else may get."""
+    """Rows in the line. promises: of their outcomes, in order. lone: answers that nobody else may get."""
 
     promises: Sequence[Promise]
     lone: Sequence[asyncio.Future[list[Outcome]]]
