@@ -151,9 +151,7 @@ class _Remote:
         if prompt.record.get("image") is not None and "images" not in prompt.record:
             self._tell("image", "the column 'image' is a picture that no prompt shows: the server does not get it")
         if "candidates" in prompt.record:
-            self._tell(
-                "candidates", "the candidates of pairs and their shares are not sent"
-            )
+            self._tell("candidates", "the candidates of pairs and their shares are not sent")
         for name, value in prompt.record.items():
             if name in _SENT_APART:
                 continue
