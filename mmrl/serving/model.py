@@ -7,13 +7,13 @@ import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any, Protocol
 
 from mmrl.judging.base import Comparer, Scorer, Showing, Verdict
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.call import call
 from mmrl.rewarding.load import LoadedReward
+from mmrl.rewarding.made_of import made_of
 from mmrl.rewarding.values import one_line, scores_in
 from mmrl.serving.rows import Outcome, Row
 from mmrl.types import Group, Pair, Prompt, Sample, Score
@@ -53,8 +53,7 @@ class ServedReward:
     ) -> None:
         self.reward, self.max_pixels = reward, max_pixels
         self.name, self.whole, self.at_once = name or reward.name, reward.group, reward.at_once
-        source = Path(reward.source).read_bytes() if reward.source and Path(reward.source).is_file() else b""
-        self.version = version_of(reward.name, sorted(options.items()), hashlib.sha256(source).hexdigest())
+        self.version = version_of(made_of(reward, options))
 
     def units(self, rows: Sequence[Row]) -> list[list[int]]:
         return by_group(rows)
