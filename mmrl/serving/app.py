@@ -31,7 +31,8 @@ class Limits:
     max_batch: rows of a batch. max_wait: seconds a row waits for others. queue: rows that may wait or run. body: bytes
     of a request; bodies: of all that are in memory; body_seconds: that one may take. max_pixels: of a picture.
     answers: that are kept by idempotency key. token: that a request has to bring; "" for none. open_health: whether
-    /health tells without it. ends: texts that are cut from the end of answers at /get_reward.
+    /health tells without it. ends: texts that are cut from the end of answers at /get_reward. hosts: names by which a
+    request may call the server; () for any.
     """
 
     max_batch: int = 32
@@ -45,6 +46,7 @@ class Limits:
     token: str = ""
     open_health: bool = True
     ends: Sequence[str] = ()
+    hosts: Sequence[str] = ()
 
 
 def make_app(served: Served, limits: Limits) -> FastAPI:
@@ -72,6 +74,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         request: Request, read_rows: Callable[[bytes], tuple[Any, list[Row]]], write: Callable[..., Any]
     ) -> Response:
         """Read, rate, write; a sender that goes away is not waited for."""
+        _expect(request, limits.hosts)
         _authorise(request, limits.token)
         async with bodies.read(request) as body:
             async with one_at_a_time if len(body) > _LARGE else nullcontext():
@@ -116,6 +119,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
 
     @app.get("/health")
     async def health(request: Request) -> Response:
+        _expect(request, limits.hosts)
         if not limits.open_health:
             _authorise(request, limits.token)
         return _json(
@@ -131,6 +135,17 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         )
 
     return app
+
+
+def _expect(request: Request, hosts: Sequence[str]) -> None:
+    """Raises Refused (421) for a request that calls the server by another name: a page of the web whose name leads to
+    this machine can ask what no one else can."""
+    try:
+        host = request.url.hostname
+    except ValueError:
+        host = None
+    if hosts and host not in hosts:
+        raise Refused(421, f"without a token this server is asked as {', '.join(hosts)} only")
 
 
 def _authorise(request: Request, token: str) -> None:
