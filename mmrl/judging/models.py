@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from mmrl.config import is_run, load
+from mmrl.config import is_run, load, validate
 from mmrl.content import mark_of
 from mmrl.environments.load import load_environment, parts_of
 from mmrl.judging.base import Comparer
 from mmrl.judging.generative import Generative
+from mmrl.judging.options import Count, Device, Temperature
 from mmrl.judging.words import FORMS
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.load import adapter_class, config_class, modality_of
@@ -28,12 +29,12 @@ ENVIRONMENT = "pairs"  # shows candidates side by side
 def of_model(
     folder: str,
     *,
-    temperature: float = 0.0,
-    max_tokens: int | None = None,
+    temperature: Temperature = 0.0,
+    max_tokens: Count | None = None,
     form: str = "answer",
     environment: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    batch: int | None = None,
+    device: Device | None = None,
+    batch: Count | None = None,
     dtype: str | None = None,
 ) -> Comparer:
     """A model that compares: a run's folder, of which it is the last checkpoint, or one that `from_pretrained` loads.
@@ -83,7 +84,7 @@ def _of_folder(folder: Path, device: str, dtype: str) -> _Model:
             raise ValueError(f"its LoRA weights are on {short(base)}, which is no folder here; give the run's folder")
         modality = modality_of(Path(base))
         model |= {"path": base, "train": "lora", "lora": {"path": str(folder)}}
-    return _Model(modality, config_class(modality)(**model), None, device)
+    return _Model(modality, validate(config_class(modality), model), None, device)
 
 
 def _sampled(made: _Model, temperature: float = 0.0, max_tokens: int | None = None, batch: int | None = None) -> _Model:

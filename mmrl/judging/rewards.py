@@ -9,7 +9,7 @@ from typing import Any
 from mmrl.judging.words import words_of
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.call import call
-from mmrl.rewarding.load import LoadedReward
+from mmrl.rewarding.load import LoadedReward, RewardError
 from mmrl.rewarding.made_of import made_of
 from mmrl.rewarding.threads import Threads
 from mmrl.types import Candidate, Group, Prompt, Sample, Score
@@ -29,9 +29,15 @@ class RewardScorer:
         self.identity = f"{reward.name} {made_of(reward, options)}"
 
     def scores(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Score]:
-        """See Scorer.scores; a picture that cannot be opened makes its own candidate invalid."""
+        """See Scorer.scores; a picture that cannot be opened makes its own candidate invalid.
+
+        Raises RewardError where the reward asks for the end (StopRun), as one whose server is down may.
+        """
         groups = [list(some) for _, some in groupby(items, key=lambda item: item[0].id)]
-        return [score for scores in self._threads.map(self._group, groups) for score in scores]
+        found = [score for scores in self._threads.map(self._group, groups) for score in scores]
+        if ended := next((score for score in found if score.details.get("stop") is True), None):
+            raise RewardError(ended.reason)
+        return found
 
     def _group(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Score]:
         prompt = items[0][0]
