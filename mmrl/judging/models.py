@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mmrl.config import is_run, load, validate
+from mmrl.content import mark_of
 from mmrl.environments.load import load_environment, parts_of
 from mmrl.judging.base import Comparer
 from mmrl.judging.generative import Generative
@@ -52,7 +53,9 @@ def of_model(
     if form not in FORMS:
         raise ValueError(f"form {form!r}: {near(form, FORMS)}")
     made = _comparing(_sampled(made, temperature, max_tokens, batch), environment)
-    return Generative(_adapter(made), f"{_identity(path)} {temperature} {form}", form)
+    shown = {"temperature": temperature, "max_tokens": max_tokens, "environment": environment, "dtype": dtype}
+    told = json.dumps(shown, sort_keys=True, default=str)
+    return Generative(_adapter(made), f"{path.resolve().name} {mark_of(path)} {form} {told}", form)
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,3 @@ def _adapter(made: _Model) -> Adapter:
     cuda = made.device == "auto" and torch.cuda.is_available()
     adapter.to(torch.device("cuda" if cuda else "cpu" if made.device == "auto" else made.device))
     return adapter
-
-
-def _identity(folder: Path) -> str:
-    """The folder with what its weights were last written as."""
-    files = sorted(p for p in folder.rglob("*.safetensors"))
-    newest = max((p.stat().st_mtime_ns for p in files), default=0)
-    return f"{folder.resolve()} {sum(p.stat().st_size for p in files)} {newest}"

@@ -149,7 +149,10 @@ def test_a_run_is_its_last_checkpoint_shown_pairs_as_it_was_trained(checkpoint, 
     assert other.adapter.environment.options.template == SHORT["template"]
     showing = Showing(pair("a"), (1, 0))
     assert judge.compare([showing])[0].said != ""
-    assert str(tmp_path) in judge.identity
+    assert tmp_path.name in judge.identity and str(tmp_path) not in judge.identity
+    assert judge.identity != other.identity
+    shutil.copytree(tmp_path, tmp_path / "copy" / tmp_path.name)
+    assert open_judge(str(tmp_path / "copy" / tmp_path.name)).identity == judge.identity
     with pytest.raises(ConfigError, match="those of the run"):
         open_judge(str(tmp_path), device="cpu")
 
