@@ -7,21 +7,24 @@ from collections.abc import Iterator
 
 from mmrl.thoughts import outside
 
-_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)(</answer>)?", re.DOTALL)
 _NAMES = r"response|answer|candidate|option|reply|image|picture|antwort|bild|r[ée]ponse|respuesta|imagen"
 _HAN = "回答|回复|答案|图片|图"
 _PLACE = re.compile(rf"(?:the\s+)?(?:{_NAMES}|{_HAN})?\s*[#(*\[]*\s*(\d{{1,3}})\s*[)*\].]*", re.IGNORECASE)
+_BEGUN = re.compile(rf"\s*{_PLACE.pattern}(?!\w)", re.IGNORECASE)
 
 
 def read_verdict(text: str, n: int) -> int | str:
     """The place, from 0, of the one of `n` candidates that the text's only <answer> names; or why there is none.
 
-    "<answer>2</answer>" and "<answer>Response 2</answer>" are place 1. What stands in a thought is no answer. No
-    <answer>, two of them (of one verdict, too), anything else in it and a number that is not from 1 to n are reasons.
+    "<answer>2</answer>" and "<answer>Response 2</answer>" are place 1. What stands in a thought is no answer, and what
+    a thought parts stays apart. No <answer>, two of them (of one verdict, or where one that begins with a candidate
+    has no end, too), anything else in it and a number that is not from 1 to n are reasons.
     """
-    spoken = "".join(outside(text))
-    found = _ANSWER.findall(spoken)
-    if not found:
+    spoken = "\n".join(outside(text))
+    tags = _ANSWER.findall(spoken)
+    found = [inside for inside, end in tags if end or _BEGUN.match(inside)]
+    if not any(end for _, end in tags):
         return "no verdict: no end of its thought" if not spoken.strip() and "<think>" in text else "no verdict"
     if len(found) > 1:
         return f"{len(found)} verdicts"

@@ -32,6 +32,22 @@ from mmrl.rewarding.verdicts import leaning, read_verdict
         ("<answer>1", 2, "no verdict"),
         ("", 2, "no verdict"),
         ("<think>on and on <answer>1</answer>", 2, "no verdict: no end of its thought"),
+        # an answer that is begun and has no end is a second verdict; a tag that is only spoken of is none
+        ("<answer>1 <answer>2</answer>", 2, "2 verdicts"),
+        ("<answer>1</answer>, no: <answer>2", 2, "2 verdicts"),
+        ("<answer>1</answer><answer>Response 2 is", 2, "2 verdicts"),
+        ("In <answer> tags: <answer>1</answer>", 2, 0),
+        ("<answer>1</answer> is my <answer>.", 2, 0),
+        # what a thought parts is not joined
+        ("<answer>1<think>or</think>2</answer>", 12, "a verdict that names no response: '1\\n2'"),
+        ("<ans<think>so</think>wer>1</answer>", 2, "no verdict"),
+        ("<answer>1<think>so</think></answer>", 2, 0),
+        # numbers in other signs
+        ("<answer>２</answer>", 2, 1),
+        ("<answer>²</answer>", 2, "a verdict that names no response: '²'"),
+        ("<answer>Response 2 is not better</answer>", 2, "a verdict that names no response: 'Response 2 is not better'"),
+        ("<answer>1</answer>0", 12, 0),
+        ("<answer>10</answer>", 12, 9),
     ],
 )
 def test_the_verdict_of_an_answer(text, n, said):
