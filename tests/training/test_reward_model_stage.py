@@ -432,6 +432,15 @@ def test_low_confidence_is_left_out(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "says"),
+    [({"show": "{candidate}{prompt}"}, "show: no candidate"), ({"confidence": 0.5}, "confidence: no")],
+)
+def test_options_of_what_no_record_has_are_refused(pairs, tmp_path, options, says):
+    with pytest.raises(ConfigError, match=says):
+        make(config(tmp_path, stage(pairs, **options))).train()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
     [
         ({"pairs": None}, "needs `pairs:`"),
         ({"rows": "steps"}, "rows=steps has values"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmrl.config import ConfigError, RewardModelStage
 from mmrl.core import pairwise
 from mmrl.data.scored import Scored, hard, scored
+from mmrl.data.showing import SHOW
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.evaluation.scores import chosen
 from mmrl.training.learner import Learner, averaged
@@ -131,6 +132,8 @@ def kept_records(prompts: Sequence[Prompt], options: RewardModelStage, on_bad: s
         )
     if options.confidence and not unsure and all(record.confidence is None for record in found):
         raise ConfigError(f"stage {options.name!r}: confidence: no record has a column `confidence`; leave it out")
+    if options.show != SHOW and not any(one.images for record in found for one in record.candidates):
+        raise ConfigError(f"stage {options.name!r}: show: no candidate has pictures; leave it out")
     return found
 
 

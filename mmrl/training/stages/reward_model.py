@@ -135,7 +135,7 @@ class RewardModel(Stage[RewardModelStage]):
         scores = torch.tensor([score for some in processes.gather(own) for score in some], dtype=torch.float64)
         if len(scores) < 2:
             warnings.warn(
-                f"stage {options.name!r}: calibrate: {len(scores)} scores have no standard deviation, and none is stored",
+                f"stage {options.name!r}: calibrate: {len(scores)} scores have no standard deviation, none is stored",
                 stacklevel=2,
             )
             return

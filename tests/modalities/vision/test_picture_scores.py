@@ -90,7 +90,8 @@ def test_a_conversation_is_scored_at_its_end_whatever_it_says_of_being_learned(a
 
     def row(last, **says):
         talk = [{"role": "assistant", "content": "Red."}, {"role": "user", "content": "Sure?"}]
-        return row_of(policy, ask("a red square"), Candidate([*talk, {"role": "assistant", "content": last, **says}]), SHOW)
+        end = {"role": "assistant", "content": last, **says}
+        return row_of(policy, ask("a red square"), Candidate([*talk, end]), SHOW)
 
     made = [row("Yes.", **learned), row("No, it is blue.", **learned), row("Yes."), row("No, it is blue.")]
     scores = policy.scores(made)[:, 0]
