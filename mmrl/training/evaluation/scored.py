@@ -143,7 +143,7 @@ def heldout_records(run: Run) -> list[Scored]:
     options = run.measured_stage
     if options is None or not run.data.eval_prompts:
         return []
-    everything = options.model_copy(update={"confidence": 0.0})
+    everything = options.model_copy(update={"confidence": 0.0, "show": SHOW})
     return kept_records(run.data.eval_prompts, everything, run.config.data.on_bad_record)
 
 
