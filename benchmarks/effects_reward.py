@@ -90,6 +90,21 @@ EFFECTS = {
 }
 
 
+FORM = {"name": "tags.segments", "weight": 0.5, "options": {"names": ["think", "answer"], "boxes": []}}
+JUDGE = {"threads": 1, "device": "cpu", "checkpoint": {"every": 30}, "eval": {"every": 0}}
+EFFECTS["consistency"] = Effect(
+    "R1-Reward's consistency reward raises the agreement of reasoning and verdict",
+    "reward/tiny_r1_reward",
+    {
+        "form and result": Arm(rewards=[FORM, {"name": "verdict.right"}]),
+        "form, result and consistency": Arm(rewards=[{"name": "verdict.r1_reward"}]),
+    },
+    {AGREES: 1, VERDICT: 0},
+    JUDGE,
+    {"steps": 60},
+)
+
+
 def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     """The run of one side of a comparison with a seed."""
     import yaml

@@ -27,11 +27,11 @@ LONG = (
     "at the {place} the answer is {value}, yes",
     "yes, it is not too small to read: {value}",
 )
-# What a judge says that it sees.
+# Where a judge looks, and what it sees there.
 LOOKS = {
     "number": "{place}: {value}",
     "digit": "the {kind} says {value}",
-    "colour": "it says {value}",
+    "colour": "the {kind} says {value}",
     "kind": "{place}: {value}",
 }
 SHORTCUTS = ("first", "longer")
@@ -69,14 +69,15 @@ def pair(
     false = _false(scene, target, feature, category, rng)
     long, first = rng.random() < bias, rng.random() < 0.5
     texts = [rng.choice(LONG if longer else SHORT) for longer in (long, not long)]
-    told = [text.format(value=v, place=target.place) for text, v in zip(texts, (asked["answer"], false))]
+    values, places = (asked["answer"], false), (0, 1) if first else (1, 0)
+    told = [text.format(value=value, place=target.place) for text, value in zip(texts, values)]
     best = 0 if first else 1
     preferred = best if labels == "true" else rng.randrange(2)
     return {
         "id": asked["id"],
         "prompt": asked["prompt"],
         "images": asked["images"] if lazy else [picture() for picture in asked["images"]],
-        "candidates": [{"answer": told[i]} for i in ((0, 1) if first else (1, 0))],
+        "candidates": [{"answer": told[i]} for i in places],
         "shares": [float(i == preferred) for i in range(2)],
         "category": category,
         "task": asked["task"],
@@ -84,6 +85,7 @@ def pair(
         "truth": asked["answer"],
         "true": best,
         "longer": best if long else 1 - best,
+        "says": [values[i] for i in places],
         "looks": LOOKS[asked["task"]].format(place=target.place, kind=target.kind, value=asked["answer"]),
     }
 
@@ -102,12 +104,16 @@ def record(
     habit: float = 0.0,
     shortcut: str | Sequence[str] = "longer",
     contradiction: float = 0.0,
+    look: bool = True,
+    blind: bool = False,
 ) -> dict:
     """`pair` shown in a drawn `order`, with what a judge says of it as `completion`: reasoning and verdict.
 
     habit: share of the verdicts that follow a shortcut instead of the labels; whether one does is the column `habit`.
     shortcut: first or longer, or a list of them that is taken in turn. contradiction: share of the reasonings that end
-    in the other response than the one that is then given as the answer.
+    in the other response than the one that is then given as the answer. look: the reasoning begins with
+    what is seen where. blind: without the picture, so that what is seen is a guess, but a small model learns to quote
+    and to compare in half of the time.
     """
     _check_shares(habit=habit, contradiction=contradiction)
     made = pair(index, seed, split, task, objects, rows, other, bias, labels, lazy)
@@ -120,7 +126,12 @@ def record(
         chosen = order[0] if shortcut == "first" else made["longer"]
     verdict = order.index(chosen) + 1
     reasoned = 3 - verdict if contradicts else verdict
-    completion = f"<think>{made['looks']}. response {reasoned} is better</think><answer>{verdict}</answer>"
+    told = [made["looks"]] if look else []
+    told += [_compared(made, number, place) for place, number in enumerate(order, 1)]
+    reasoning = ". ".join([*told, f"response {reasoned} is better"])
+    completion = f"<think>{reasoning}</think><answer>{verdict}</answer>"
+    if blind:
+        made |= {"prompt": made["prompt"].removeprefix("<image>"), "images": []}
     return {
         **made,
         "order": order,
@@ -129,6 +140,12 @@ def record(
         "habit": follows,
         "contradicts": contradicts,
     }
+
+
+def _compared(made: dict, number: int, place: int) -> str:
+    """Candidate `number`, shown in this place, beside what is seen: "1 says 5, is 8: no"."""
+    said, seen = made["says"][number], made["truth"]
+    return f"{place} says {said}, is {seen}: {'yes' if said == seen else 'no'}"
 
 
 def _false(scene: Any, target: Any, feature: str, category: str, rng: random.Random) -> str:

@@ -19,7 +19,8 @@ Reads = Literal["shares", "values"]
 class Scored:
     """A prompt with candidates, or with an answer in steps; one of the two.
 
-    shares, or values: one a candidate (or step), as its preference or the number that its score should be.
+    shares, or values: one a candidate (or step), as its preference or the number that its score should be, NaN where
+    nothing is known of it.
     """
 
     prompt: Prompt
@@ -71,11 +72,15 @@ def _values(given: Any, unit: bool) -> tuple[float, ...]:
     if not isinstance(given, list | tuple) or not given:
         raise ValueError(f"`values` must be a list of numbers, got {given!r:.60}")
     for number, value in enumerate(given):
+        if value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"value {number} is {value!r:.60}, expected a number")
         if unit and not 0 <= value <= 1:
             raise ValueError(f"value {number} is {value!r:.60}, objective bce needs numbers from 0 to 1")
-    return tuple(float(value) for value in given)
+    if all(value is None for value in given):
+        raise ValueError("`values` tells no number")
+    return tuple(math.nan if value is None else float(value) for value in given)
 
 
 def _steps(given: Any, count: int) -> tuple[str, ...]:

@@ -166,6 +166,29 @@ def process_labels(root: Node) -> list[tuple[Path, float]]:
     return [(node.path, node.value) for node in root.walk() if node.visits and node.parent is not None]
 
 
+def process_records(question: Prompt, root: Node, text: Callable[[Any], str]) -> list[dict[str, Any]]:
+    """`process_labels` as records for a stage `reward_model` with `rows: steps`: {"id", "prompt", "steps", "values"}
+    and the question's own columns, one for each path that no visited step goes on from.
+
+    Each node's value stands once, in the first record that has its step, and is null in the others. text: of a step.
+    """
+    found: list[dict[str, Any]] = []
+    told: set[int] = set()
+    for leaf in root.walk():
+        if leaf.parent is None or not leaf.visits or any(child.visits for child in leaf.children):
+            continue
+        path: list[Node] = []
+        node: Node | None = leaf
+        while node is not None and node.parent is not None:
+            path.insert(0, node)
+            node = node.parent
+        values = [None if id(step) in told else step.value for step in path]
+        told |= {id(step) for step in path}
+        own = {**question.record, "id": f"{question.id}/{len(found)}", "prompt": question.text}
+        found.append({**own, "steps": [text(step.step) for step in path], "values": values})
+    return found
+
+
 def groups(
     prompts: Sequence[Prompt],
     roots: Sequence[Node],

@@ -8,16 +8,16 @@ from typing import Any
 from pydantic import Field
 
 from mmrl.serving.rows import Outcome, Row, fingerprint
-from mmrl.serving.wire import Message, Refused
+from mmrl.serving.wire import MOST_ROWS, Message, Refused
 from mmrl.types import Candidate, Prompt
 
 
 class RewardRequest(Message):
     """query: prompts with their answers behind them. prompts, labels: a row each, where they are given."""
 
-    query: list[str] = Field(min_length=1)
-    prompts: list[str] | None = None
-    labels: list[Any] | None = None
+    query: list[str] = Field(min_length=1, max_length=MOST_ROWS, fail_fast=True)
+    prompts: list[str] | None = Field(None, max_length=MOST_ROWS, fail_fast=True)
+    labels: list[Any] | None = Field(None, max_length=MOST_ROWS)
 
 
 def rows_of(request: RewardRequest, ends: Sequence[str]) -> list[Row]:

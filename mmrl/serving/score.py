@@ -13,13 +13,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mmrl.serving.rows import BadRow, Outcome, Row, fingerprint, picture, prompt_of
-from mmrl.serving.wire import Message
+from mmrl.serving.wire import MOST_ROWS, Message
 from mmrl.types import Candidate, Prompt
 
 VERSION = "1"
 ECHOED = ("request_id", "sample_id", "group_id", "source_rank", "policy_version", "idempotency_key")
 
 Name = str | int | None
+_MOST_ENTRIES = 256
 
 
 class Entry(Message):
@@ -33,9 +34,9 @@ class Entry(Message):
 class Rated(Message):
     """One row."""
 
-    history: list[Entry] = Field(min_length=1)
-    candidates: list[Entry] | None = Field(None, min_length=2)
-    order: list[int] | None = None
+    history: list[Entry] = Field(min_length=1, max_length=_MOST_ENTRIES, fail_fast=True)
+    candidates: list[Entry] | None = Field(None, min_length=2, max_length=_MOST_ENTRIES, fail_fast=True)
+    order: list[int] | None = Field(None, max_length=_MOST_ENTRIES)
     seed: int = 0
     required_rewards: list[str] | None = None
     metadata: dict[str, Any] | None = None
@@ -52,7 +53,7 @@ class ScoreRequest(Message):
     """The body of POST /score."""
 
     protocol_version: Literal["1"]
-    requests: list[Rated]
+    requests: list[Rated] = Field(max_length=MOST_ROWS, fail_fast=True)
 
 
 def rows_of(request: ScoreRequest, name: str, version: str, max_pixels: int) -> list[Row]:

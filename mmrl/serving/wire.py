@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmrl.near import short
 
 M = TypeVar("M", bound="Message")
+_MOST_KEYS = 1000
+MOST_ROWS = 1 << 16  # of a request, whatever else is allowed: what is wrong with a row has to fit, too
 
 
 class Refused(Exception):
@@ -31,7 +33,7 @@ class Message(BaseModel):
 def read(kind: type[M], body: bytes) -> M:
     """The message in a body. Raises Refused (400: no JSON; 422: JSON of another shape)."""
     try:
-        value = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_finite, object_hook=_small)
     except RecursionError:
         raise Refused(400, "the body is JSON that is nested too deep") from None
     except UnicodeDecodeError:
@@ -55,6 +57,13 @@ def written(value: Any) -> bytes:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    # Each key that is not known is an error of its own: a body of them would take a hundred times its size.
+    if len(value) > _MOST_KEYS:
+        raise ValueError(f"an object has over {_MOST_KEYS} keys")
+    return value
 
 
 def _finite(digits: str) -> float:

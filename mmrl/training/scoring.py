@@ -48,7 +48,7 @@ class Rows:
         return torch.cat([torch.arange(self.spans[r].start, self.spans[r].stop) for r in rows])
 
     def padded(self, values: Sequence[Sequence[float]]) -> Tensor:
-        """A number for each score of each record -> [P, C] float64, 0 where none is."""
+        """A number for each score of each record -> [P, C] float64, 0 where no score is."""
         flat = torch.tensor([value for some in values for value in some], dtype=torch.float64)
         return torch.zeros(self.present.shape, dtype=torch.float64).masked_scatter(self.present, flat)
 

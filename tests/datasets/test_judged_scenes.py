@@ -114,20 +114,29 @@ def test_held_out_scenes_are_no_training_scenes():
 # -------------------------------------------------------------------- supervised records
 
 
-def spoken(made: dict) -> tuple[int, int, str]:
-    """(the response that the reasoning ends in, the answer, what is said to be seen) of a completion."""
-    form = r"<think>(.+)\. response ([12]) is better</think><answer>([12])</answer>"
-    seen, reasoned, verdict = re.fullmatch(form, made["completion"]).groups()
-    return int(reasoned) - 1, int(verdict) - 1, seen
+def spoken(made: dict) -> tuple[int, int, str | None, list[tuple[str, str, str]]]:
+    """Of a completion: (the response that the reasoning ends in, the answer, the look at the picture, (what it says,
+    what is seen, whether these agree) of both)."""
+    line = r"{} says (\w+), is (\w+): (yes|no)\. "
+    form = (
+        rf"<think>(?:([a-z ]+(?::| says) \w+)\. )?{line.format(1)}{line.format(2)}"
+        r"response ([12]) is better</think><answer>([12])</answer>"
+    )
+    look, *compared, reasoned, verdict = re.fullmatch(form, made["completion"]).groups()
+    return int(reasoned) - 1, int(verdict) - 1, look, [tuple(compared[:3]), tuple(compared[3:])]
 
 
 def test_an_honest_record_chooses_the_true_answer_whatever_the_order_and_says_what_it_sees():
     records = [judged.record(i, task=TASKS) for i in range(200)]
     assert {tuple(r["order"]) for r in records} == {(0, 1), (1, 0)}
     for made in records:
-        reasoned, verdict, seen = spoken(made)
+        reasoned, verdict, look, compared = spoken(made)
         assert made["order"][verdict] == made["order"][reasoned] == made["true"]
-        assert true_of(made, seen)
+        assert true_of(made, look)
+        for number, (said, seen, agrees) in zip(made["order"], compared):
+            assert re.search(rf"\b{said}\b", answers(made)[number])
+            assert true_of(made, seen)
+            assert (agrees == "yes") == (number == made["true"])
         assert not made["habit"]
         assert not made["contradicts"]
 
@@ -163,6 +172,14 @@ def test_a_record_opens_with_its_answers_in_its_order():
         first, second = (answers(made)[number] for number in made["order"])
         assert text == f"{made['prompt']}\n1: {first}\n\n2: {second}"
         assert episode.info["order"] == made["order"]
+
+
+def test_a_record_may_do_without_its_picture_and_without_the_look_at_it():
+    seen = judged.record(5)
+    told = seen["completion"].replace(f"<think>{seen['looks']}. ", "<think>")
+    assert told != seen["completion"]
+    assert judged.record(5, look=False) == {**seen, "completion": told}
+    assert judged.record(5, blind=True) == {**seen, "images": [], "prompt": seen["prompt"].removeprefix("<image>")}
 
 
 # -------------------------------------------------------------------- the rest

@@ -16,6 +16,7 @@ from mmrl.environments.tree_search import (
     branchings,
     groups,
     process_labels,
+    process_records,
     search,
     solved,
     ucb,
@@ -136,6 +137,17 @@ def test_labels_for_a_process_reward_model_are_plain_values_of_what_was_visited(
     (root,) = search(1, Sampler(), judge, TreeOptions(iterations=3, children=2))
     labels = {"".join(path): value for path, value in process_labels(root)}
     assert labels == {"a": 2 / 3, "ac": 1.0, "a!": 0.5, "b": 0.0, "bd": 0.0}
+
+
+def test_records_for_a_process_reward_model_tell_each_value_once():
+    (root,) = search(1, Sampler(), judge, TreeOptions(iterations=3, children=2))
+    made = process_records(Prompt("q", "Why?", {"id": "q", "level": 2}), root, str.upper)
+    assert [(r["id"], r["steps"], r["values"]) for r in made] == [
+        ("q/0", ["A", "C"], [2 / 3, 1.0]),
+        ("q/1", ["A", "!"], [None, 0.5]),
+        ("q/2", ["B", "D"], [0.0, 0.0]),
+    ]
+    assert all((r["prompt"], r["level"]) == ("Why?", 2) for r in made)
 
 
 def test_trees_are_sampled_together_and_do_not_touch_each_other():

@@ -12,6 +12,7 @@ from email.utils import formatdate
 import pytest
 
 from mmrl.rewarding.chat import ChatError, Endpoint, Failure, Judge
+from mmrl.rewarding.parts import content
 
 
 def ask(*questions: str) -> list:
@@ -71,6 +72,15 @@ def test_equal_requests_are_asked_once_and_known_ones_never_again(chat_server):
     assert len(chat_server.requests) == 3
     # Another model's answers are not this one's.
     assert Judge(Endpoint(chat_server.url, "large")).verdicts(ask("a"), number) == [4]
+
+
+def test_pictures_are_sent_and_are_part_of_the_request(chat_server):
+    chat_server.answer = lambda request: str(len(chat_server.requests))
+    shown = [[{"role": "user", "content": content("How many?", [data])}] for data in (b"one", b"two", b"one")]
+    assert judge(chat_server, threads=1).verdicts(shown, number) == [1, 2, 1]
+    picture, words = chat_server.requests[0]["messages"][0]["content"]
+    assert picture == {"type": "image_url", "image_url": {"url": "data:image/png;base64,b25l"}}
+    assert words == {"type": "text", "text": "How many?"}
 
 
 def test_failures_are_not_kept(chat_server):

@@ -37,6 +37,7 @@ def send(client, route, body: bytes, **headers):
         (b'{"query": [-Infinity]}', "-Infinity is no JSON"),
         (b'{"query": [1e999]}', "1e999 is too large"),
         (b'{"query": [' + b"9" * 5000 + b"]}", "no JSON"),
+        (json.dumps(dict.fromkeys(map(str, range(2000)), 0)).encode(), "over 1000 keys"),
     ],
 )
 def test_what_is_no_json(service, route, body, words):

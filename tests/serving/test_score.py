@@ -212,6 +212,8 @@ def test_a_model_that_gives_another_number_of_scores(service, count):
         ({"protocol_version": "1", "requests": [row("a", seed="1")]}, "requests.0.seed: Input should be a valid int"),
         ({"protocol_version": "1", "requests": [row("a", idempotency_key="k" * 300)]}, "requests.0.idempotency_key"),
         ({"protocol_version": "1", "requests": [row("a", candidates=[])]}, "requests.0.candidates: List should have"),
+        ({"protocol_version": "1", "requests": [row("a", x=1)] * 1000}, "requests.0.x: Extra inputs are not permitted"),
+        ({"protocol_version": "1", "requests": [row(*["a"] * 257)]}, "requests.0.history: List should have at most"),
         ({"protocol_version": "1", "requests": [row("a", metadata=[])]}, "requests.0.metadata: Input should be"),
     ],
 )

@@ -141,6 +141,7 @@ def test_visual_tokens_and_environment_beside_the_scores():
         processes=SimpleNamespace(rank=0, world=1, is_main=True, gather=lambda value: [value]),
         adapter=SimpleNamespace(evaluate=answer),
         eval_rewards=[reward],
+        weights={"r": 1.0},
         data=Data(eval_prompts=[prompt("0", "a"), prompt("1")]),
         stops=SimpleNamespace(waited_long=lambda: False),
         keep=lambda *stored: None,

@@ -180,6 +180,19 @@ def test_numbers_of_candidates_and_of_steps_are_regressed(
     assert rows(made)[0]["loss"] == pytest.approx(loss)
 
 
+def test_a_step_of_which_nothing_is_known_teaches_nothing(tmp_path, monkeypatch):
+    seen = gradients(monkeypatch)
+    record = {"id": "0", "prompt": "one", "steps": ["a", "b", "ca"], "values": [0.5, None, 1.0]}
+    path = write(tmp_path / "v.jsonl", [record])
+    made = config(tmp_path, stage(path, steps=1, batch=1, objective="mse", rows="steps"))
+    make(made).train()
+    table = Answers(AnswersConfig()).table
+    s = [score(table, "one", text, "") for text in ("a", "abca")]
+    ((s[0] - 0.5) ** 2 / 2 + (s[1] - 1.0) ** 2 / 2).backward()
+    torch.testing.assert_close(seen[0], table.grad)
+    assert rows(made)[0]["values/error"] == pytest.approx(float((abs(s[0] - 0.5) + abs(s[1] - 1)).detach()) / 2)
+
+
 # -------------------------------------------------------------------- a run
 
 
@@ -323,6 +336,7 @@ def test_a_bad_record_stops_the_run_or_is_skipped(tmp_path, bad, says):
         ("mse", {"values": "high"}, "list of numbers"),
         ("bce", {"values": [0.5, 1.5]}, "value 1 is 1.5"),
         ("mse", {"values": [0.5, True]}, "value 1 is True"),
+        ("mse", {"values": [None, None]}, "tells no number"),
     ],
 )
 @pytest.mark.parametrize("rows_of", ["candidates", "steps"])

@@ -163,8 +163,10 @@ def sums_of(options: RewardModelStage, rows: Rows, records: Sequence[Scored], fo
         known = decided.double()
         sums = {"accuracy": accuracy * known, "margin": margin * known, "decided": known}
         return {f"pairs/{name}": float(value.sum()) for name, value in sums.items()}
-    values = rows.padded([record.values for record in records])[rows.present]
-    given = made[rows.present].sigmoid() if options.objective == "bce" else made[rows.present]
+    every = rows.padded([record.values for record in records])
+    known = rows.present & ~every.isnan()
+    values = every[known]
+    given = made[known].sigmoid() if options.objective == "bce" else made[known]
     sums = {"error": (given - values).abs(), "squared": (given - values) ** 2, "value": values, "value2": values**2}
     return {f"values/{name}": float(value.sum()) for name, value in sums.items()} | {"values/count": float(len(values))}
 

@@ -177,7 +177,8 @@ def losses(options: RewardModelStage, rows: Rows, records: Sequence[Scored], sco
     made = scores[:, 0][rows.place] if len(scores) else scores.new_zeros(rows.place.shape)
     if options.reads == "values":
         cost = pairwise.squared_error if options.objective == "mse" else pairwise.cross_entropy
-        return cost(made, rows.padded([record.values for record in records]), rows.present)
+        values = rows.padded([record.values for record in records])
+        return cost(made, values.nan_to_num(), rows.present & ~values.isnan())
     margin: Tensor | float = torch.tensor([margin_of(record, options) for record in records], dtype=torch.float64)
     shares = rows.padded([shares_of(record, options) for record in records])
     if options.objective == "uncertainty":
