@@ -80,7 +80,8 @@ _BLAMED = re.compile(
 )
 _BARE = re.compile(r"\s*(?:is|:|=|be|为|是)*\s*(?:the\s+)?[#(*\[]*\s*(\d{1,2})(?!\d|\.\d)")
 _DENIED = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|hardly|nicht|kein|pas|no|fail\w* to|far from|anything but)\b|n['’]t\b|不(?!如)|没",
+    r"\b(?:not|never|neither|nor|cannot|hardly|nicht|kein|pas|no|fail\w* to|far from|anything but)\b|n['’]t\b"
+    r"|不(?!如)|没",
     re.IGNORECASE,
 )
 # Right before a cue they turn it round: "the least preferred", "the second best".
