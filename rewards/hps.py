@@ -50,6 +50,7 @@ class score:
         if scale != 1.0:
             height, width = (max(1, round(length * scale)) for length in (picture.height, picture.width))
             pixels = F.resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)
-            left, top = (side - width) // 2, (side - height) // 2
-            pixels = F.pad(pixels, [left, top, side - width - left, side - height - top], fill=0.0)
+        height, width = pixels.shape[1:]
+        left, top = (side - width) // 2, (side - height) // 2
+        pixels = F.pad(pixels, [left, top, side - width - left, side - height - top], fill=0.0)
         return F.normalize(pixels, MEAN, STD)

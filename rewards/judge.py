@@ -20,7 +20,7 @@ from mmrl.types import Group, Prompt, Sample, Score
 from . import judge_templates as templates
 from .answers import accepted_of, final_answer, lacks_answer, not_applicable, text_of
 from .judging import open_judge, request, said_numbers, said_score, template_of
-from .places import said_in_tag
+from .places import reasoning, said_in_tag
 
 _CHOICES = MappingProxyType({"1": "The first response is better.", "2": "The second response is better."})
 
@@ -147,7 +147,7 @@ class consistent(_Judged):
         return self._scores([self._put(sample) for sample in samples], said_score, lambda agreed: 2.0 * agreed - 1.0)
 
     def _put(self, sample: Sample) -> Score | Messages:
-        lines = [line for line in (said_in_tag(text_of(sample), "think") or "").splitlines() if line.strip()]
+        lines = [line for line in (reasoning(text_of(sample)) or "").splitlines() if line.strip()]
         analysis, choice = "\n".join(lines[-self.lines :]), (said_in_tag(text_of(sample), "answer") or "").strip()
         if self._refused(analysis) or self._refused(choice):
             return Score.of(-1.0, why="no analysis or no choice, or too long")

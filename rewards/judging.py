@@ -12,11 +12,13 @@ from mmrl.rewarding.chat import Endpoint, Judge, Messages
 from mmrl.rewarding.first_token import FirstToken
 from mmrl.rewarding.parts import text_part
 from mmrl.share import resolve
+from mmrl.thoughts import behind_thoughts
 
 from .local_judge import LocalFirstToken, LocalModel
 
-_REASONING = re.compile(r"<think>.*?</think>", re.DOTALL)
-_SCORE = re.compile(r"\bscore\b[^\w\n-]{0,8}([01])(?![\w/])(?!\.\d)(?!\W{0,3}or\b)", re.IGNORECASE)
+# Behind a number: no more digits, and no other scale than the one that was asked for ("1 / 10").
+_ENDS = r"(?!\w|[.,]\d|[*_]{0,3}(?:\s*[/%]|\s+(?:(?:out\s+)?of|percent)\b))"
+_SCORE = re.compile(rf"\bscore\b[^\w\n-]{{0,8}}([01]){_ENDS}(?!\W{{0,3}}or\b)", re.IGNORECASE)
 
 
 def open_judge(options: Mapping[str, Any], sees: bool = False, first_token: bool = False) -> Judge:
@@ -85,18 +87,16 @@ def template_of(text: str | None, default: str, names: set[str], needed: str | N
 
 def said_score(answer: str) -> int | None:
     """0 or 1 of the line "Score: 0" or "Score: 1"; None without one, or where several disagree."""
-    answer = _REASONING.sub("", answer)
-    found = set(_SCORE.findall(answer))
+    found = set(_SCORE.findall(behind_thoughts(answer)))
     return int(found.pop()) if len(found) == 1 else None
 
 
 def said_numbers(answer: str, names: list[str]) -> list[float] | None:
     """The numbers of lines "name: 0.5", each from 0 to 1, in the order of names; None unless each has just one."""
-    answer, numbers = _REASONING.sub("", answer), []
+    answer, numbers = behind_thoughts(answer), []
     for name in names:
-        found = set(
-            re.findall(rf"\b{re.escape(name)}\b[^\w\n.-]{{0,8}}(\d+(?:\.\d+)?)(?![\w/%])", answer, re.IGNORECASE)
-        )
+        pattern = rf"\b{re.escape(name)}\b[^\w\n.-]{{0,8}}(\d+(?:\.\d+)?){_ENDS}"
+        found = set(re.findall(pattern, answer, re.IGNORECASE))
         number = float(found.pop()) if len(found) == 1 else -1.0
         if not 0 <= number <= 1:
             return None

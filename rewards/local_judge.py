@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from mmrl.content import mark_of
 from mmrl.rewarding.chat import ChatError, Messages
 from mmrl.rewarding.parts import picture_bytes
 from mmrl.share import resolve
@@ -43,7 +44,7 @@ class LocalModel:
             raise ValueError(f"judge: the tokenizer in {path!r} has no chat template")
         model: Any = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="auto")
         self.model, self.max_tokens, self.timeout = model.to(device).eval(), max_tokens, timeout
-        self.identity = f"{folder.resolve()} {max_tokens}"
+        self.identity = f"{mark_of(folder)} {max_tokens}"
         self._lock = Lock()
 
     def complete(self, messages: Messages, temperature: float, seed: int) -> str:

@@ -15,16 +15,22 @@ from typing import Any
 
 from mmrl.thoughts import behind_thoughts
 
-from .places import said_in_tag
-
 _SCALE = r"(?:\s*[(\[]\s*\d+\s*(?:-|\N{EN DASH}|to)\s*\d+\s*[)\]])?"  # "(1-5)" after the name of a mark
 _GAP = r"[^\w.,\-\N{MINUS SIGN}]{0,8}"  # a colon, spaces, emphasis, a bracket
 _NUMBER = r"(-?\d+(?:[.,]\d+)?)"
 _RANGE = r"(?![ \t]*(?:[-\N{EN DASH}~,;]|to\b|or\b|and\b)[ \t]*-?\d)"  # "3 or 4" is no mark
-_OF = r"(?:\s*/\s*{most:g}(?:\.0+)?|\s+out\s+of\s+{most:g})?"  # "4/5"
-_END = r"(?![\w%/]|[.,]\d)"
+_OF = r"(?:[*_]{{0,3}}(?:\s*/\s*|\s+(?:out\s+)?of\s+){most:g}(?:\.0+)?)?"  # "4/5"
+_END = r"(?!\w|[.,]\d|[*_]{0,3}(?:\s*[/%]|\s+(?:(?:out\s+)?of|percent)\b))"  # "4 / 10" is a mark on another scale
 _BETTER = re.compile(r"\b(?:image|picture)\s*([12])\s+is\s+(?:the\s+)?better\b", re.IGNORECASE)
 _NAMED = re.compile(r"\b(?:image|picture)\s*([12])\b(?!\s*/\s*[12])", re.IGNORECASE)  # "Image 1/2" names neither
+# What denies a verdict, or leaves it open, in the words before it.
+_DOUBT = re.compile(
+    r"\b(?:not|no|nor|neither|never|cannot|unable|unclear|unsure|if|whether|refuse|decline|doubt|hard|difficult)\b"
+    r"|n['\u2019]t\b",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r"[.!?;,:\n]")
+_BEFORE = 200  # characters in which a clause begins
 _TOLERANCE = 0.02  # of the sum of two shares, which judges round
 
 
@@ -60,11 +66,26 @@ def said_shares(reply: str, names: Sequence[str]) -> list[float] | None:
 
 
 def said_better(reply: str) -> float | None:
-    """1 for "Image 1 is better", 0 for "Image 2 is better", inside <answer> where there is one."""
+    """1 for "Image 1 is better", 0 for "Image 2 is better": in every <answer>, or without one anywhere.
+
+    A clause that denies or doubts it ("I cannot say that ...") is no verdict.
+    """
     text = behind_thoughts(reply)
-    tagged = said_in_tag(text, "answer")
-    found = set(_BETTER.findall(text if tagged is None else tagged))
-    return float(found == {"1"}) if len(found) == 1 else None
+    answers = [piece.partition("</answer>")[0] for piece in text.split("<answer>")[1:] if "</answer>" in piece]
+    found = {_better(piece) for piece in answers or [text]}
+    return found.pop() if len(found) == 1 else None
+
+
+def _better(text: str) -> float | None:
+    found = list(_BETTER.finditer(text))
+    if len({name[1] for name in found}) != 1 or any(_doubted(text, name) for name in found):
+        return None
+    return float(found[0][1] == "1")
+
+
+def _doubted(text: str, name: re.Match[str]) -> bool:
+    before = _CLAUSE.split(text[max(0, name.start() - _BEFORE) : name.start()])[-1]
+    return bool(_DOUBT.search(before)) or text[name.end() : name.end() + 3].lstrip(" *").startswith("?")
 
 
 @dataclass(frozen=True)
@@ -97,8 +118,15 @@ def _numbers(text: str, name: str, most: float) -> set[float]:
 
 
 def _winner(said: Any) -> float | None:
-    found = set(_NAMED.findall(str(said)))
+    found = set(_NAMED.findall(said)) if isinstance(said, str) and not _DOUBT.search(said) else set()
     return float(found == {"1"}) if len(found) == 1 else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if any(found[name] != value for name, value in pairs):
+        raise ValueError("a name has two values")
+    return found
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -107,7 +135,7 @@ def _object(text: str) -> dict[str, Any] | None:
     if start < 0 or end < start:
         return None
     try:
-        found = json.loads(text[start : end + 1])
+        found = json.loads(text[start : end + 1], object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -14,7 +14,14 @@ _JOINS = re.compile(r"[\s$*.]*(?:(?:,\s*)?(?:or|and|oder|und|ou|o)|[,;]|或|和)
 
 def said_in_tag(text: str, name: str) -> str | None:
     """The inside of the last <name>...</name> outside of thoughts, or of a thought's own tag; None without one."""
-    return tagged(text if is_thought(name) else "".join(outside(text)), name)
+    return tagged(text if is_thought(name) else "\n".join(outside(text)), name)
+
+
+def reasoning(text: str) -> str | None:
+    """The inside of the last whole <think>, which the model's template may have opened; None without one."""
+    begun, ended = text.find("<think>"), text.find("</think>")
+    opened = ended >= 0 and not 0 <= begun < ended
+    return said_in_tag(f"<think>{text}" if opened else text, "think")
 
 
 def boxes(text: str) -> list[slice]:

@@ -14,6 +14,7 @@ import json
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +31,7 @@ from mmrl.rewarding.servers import Servers, Unanswered
 from mmrl.types import Prompt, Sample, Score
 
 # Columns of the record that are sent as what is shown, or are no business of the server.
-_SENT_APART = ("prompt", "messages", "images", "candidates", "shares")
+_SENT_APART = ("prompt", "messages", "image", "images", "candidates", "shares")
 _MAX_PIXELS = 50_000_000
 _CONNECTION = MappingProxyType(
     {
@@ -70,27 +71,25 @@ class _Remote:
         self.when_down, self.servers.patience = "invalid", 0.0
 
     def _ask(self, samples: Sequence[Sample]) -> list[Score]:
+        made = self._asked(samples)
+        asked = [one for one in made if isinstance(one, Asked)]
         try:
-            asked = self._asked(samples)
-        except PictureError as error:
-            return [Score.invalid(str(error))] * len(samples)
-        try:
-            return self._scores(asked)
+            scores = iter(self._scores(asked) if asked else ())
         except Unanswered as error:
             if self.when_down == "stop" and not error.lasting:
                 raise StopRun(str(error)) from None
-            return [Score.invalid(str(error))] * len(samples)
+            scores = iter([Score.invalid(str(error))] * len(asked))
+        return [next(scores) if isinstance(one, Asked) else one for one in made]
 
     def _scores(self, asked: Sequence[Asked]) -> list[Score]:
         """What is known, and what the server says of the others."""
-        identity = self.remote.identity(self.servers)
-        company = [one.fingerprint for one in asked] if self._all_or_none else []
-        keys = [fingerprint(identity, one.fingerprint, company) for one in asked]
+        keys = self._keys(asked)
         known = [self._known.get(key) for key in keys]
         wanted = [place for place, told in enumerate(known) if told is None]
         if self._all_or_none and wanted:
             wanted = list(range(len(asked)))
         fresh = self.remote.scores(self.servers, [asked[place] for place in wanted]) if wanted else []
+        keys = self._keys(asked) if wanted else keys  # some servers tell their version with the first answer only
         for place, score in zip(wanted, fresh, strict=True):
             if score.ok:
                 self._known.put(keys[place], json.dumps(score.value))
@@ -100,43 +99,66 @@ class _Remote:
             for place, told in enumerate(known)
         ]
 
-    def _asked(self, samples: Sequence[Sample]) -> list[Asked]:
+    def _keys(self, asked: Sequence[Asked]) -> list[str]:
+        """What the samples' scores are kept under."""
+        identity = self.remote.identity(self.servers)
+        company = [one.fingerprint for one in asked] if self._all_or_none else []
+        return [fingerprint(identity, one.fingerprint, company) for one in asked]
+
+    def _asked(self, samples: Sequence[Sample]) -> list[Asked | Score]:
+        """What is sent of each sample, or why nothing is."""
         prompt = samples[0].prompt
         refs = prompt.record.get("images") or ()
         if any(map(is_video, refs)):
-            raise PictureError("the prompt shows a video, which is not sent")
-        pictures = tuple(png(open_image(ref, prompt.root, _MAX_PIXELS)) for ref in refs)
-        columns = self._columns(prompt)
-        made = []
-        for sample in samples:
-            text = isinstance(sample.artifact, str)
-            made.append(
-                Asked(
-                    id=str(sample.index),
-                    group=prompt.id,
-                    text=prompt.text.replace("<image>", "").strip() if pictures else prompt.text,
-                    pictures=pictures,
-                    answer=sample.artifact if text else None,
-                    picture=None if text else png(open_image(sample.artifact, None, _MAX_PIXELS)),
-                    columns=columns,
-                )
-            )
-        return made
+            return [Score.invalid("the prompt shows a video, which is not sent")] * len(samples)
+        try:
+            pictures = tuple(png(open_image(ref, prompt.root, _MAX_PIXELS)) for ref in refs)
+        except PictureError as error:
+            return [Score.invalid(str(error))] * len(samples)
+        shown = Asked("", prompt.id, prompt.text, pictures, columns=self._columns(prompt), messages=self._talk(prompt))
+        return [self._with_answer(shown, sample) for sample in samples]
+
+    def _with_answer(self, shown: Asked, sample: Sample) -> Asked | Score:
+        if isinstance(sample.artifact, str):
+            return replace(shown, id=str(sample.index), answer=sample.artifact)
+        try:
+            return replace(shown, id=str(sample.index), picture=png(open_image(sample.artifact, None, _MAX_PIXELS)))
+        except PictureError as error:
+            return Score.invalid(str(error))
+
+    def _talk(self, prompt: Prompt) -> tuple[tuple[str, str], ...]:
+        """The prompt's messages where they are more than its text; () where the protocol has no place for them."""
+        messages = prompt.record.get("messages") or ()
+        talk = [(message.get("role"), message.get("content")) for message in messages if isinstance(message, Mapping)]
+        if talk in ([], [("user", prompt.text)]):
+            return ()
+        if self.remote.talks and all(isinstance(part, str) for said in talk for part in said):
+            return tuple((str(role), str(words)) for role, words in talk)
+        self._tell("messages", "prompts are conversations: the server gets what the user says last, and nothing else")
+        return ()
+
+    def _tell(self, name: str, words: str) -> None:
+        """Warn of what the server does not get, once."""
+        with self._lock:
+            new = name not in self._left_out
+            self._left_out.add(name)
+        if new:
+            warnings.warn(words, stacklevel=2)
 
     def _columns(self, prompt: Prompt) -> Mapping[str, Any]:
         """The record's columns that JSON holds; others are told of once."""
         sent: dict[str, Any] = {}
+        if prompt.record.get("image") is not None and "images" not in prompt.record:
+            self._tell("image", "the column 'image' is a picture that no prompt shows: the server does not get it")
+        if "candidates" in prompt.record:
+            self._tell("candidates", "the candidates of pairs and their shares are not sent")
         for name, value in prompt.record.items():
             if name in _SENT_APART:
                 continue
             try:
-                json.dumps(value, allow_nan=False)
+                json.dumps(value, allow_nan=False, sort_keys=True)
             except (TypeError, ValueError, RecursionError):
-                with self._lock:
-                    new = name not in self._left_out
-                    self._left_out.add(name)
-                if new:
-                    warnings.warn(f"the column {name!r} is no JSON: the server does not get it", stacklevel=2)
+                self._tell(name, f"the column {name!r} is no JSON: the server does not get it")
                 continue
             sent[name] = value
         return sent
@@ -175,6 +197,12 @@ class openrlhf(_Remote):
         **connection: Any,
     ) -> None:
         super().__init__(GetReward(label), url, "MMRL_SERVE_TOKEN", connection)
+        self.label = label
+
+    def check_prompt(self, prompt: Prompt) -> str | None:
+        if self.label == "answer" or self.label in prompt.record:
+            return None
+        return f"prompt {prompt.id!r} has no column {self.label!r}, which is to be sent as its label"
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         return self._ask(samples)

@@ -17,7 +17,7 @@ from mmrl.types import Prompt, Sample, Score
 
 from . import judge as judged
 from .answers import text_of
-from .places import said_in_tag
+from .places import reasoning
 
 _FORM = re.compile(r"<think>((?:(?!</?think>).)*)</think><answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _TAGS = re.compile(r"</?(?:think|answer)>")
@@ -193,7 +193,7 @@ def _consistent(sample: Sample) -> Score:
     place = read_verdict(text, len(order))
     if isinstance(place, str):
         return Score.of(0.0, why=place)
-    leans = leaning(said_in_tag(text, "think") or "", len(order))
+    leans = leaning(reasoning(text) or "", len(order))
     if leans is None:
         return Score.of(0.0, why="no verdict in the reasoning")
     return Score.of(1.0 if leans == place else -1.0, reasoning=leans, place=place)

@@ -104,6 +104,7 @@ def record(
     habit: float = 0.0,
     shortcut: str | Sequence[str] = "longer",
     contradiction: float = 0.0,
+    ignores: bool = False,
     look: bool = True,
     blind: bool = False,
 ) -> dict:
@@ -111,9 +112,9 @@ def record(
 
     habit: share of the verdicts that follow a shortcut instead of the labels; whether one does is the column `habit`.
     shortcut: first or longer, or a list of them that is taken in turn. contradiction: share of the reasonings that end
-    in the other response than the one that is then given as the answer. look: the reasoning begins with
-    what is seen where. blind: without the picture, so that what is seen is a guess, but a small model learns to quote
-    and to compare in half of the time.
+    in the other response than the one that is then given as the answer. ignores: the habit is the answer's alone, and
+    the reasoning before it ends in what the labels prefer. look: it begins with what is seen where. blind: without the
+    picture, so that what is seen is a guess, but a small model learns to quote and to compare in half of the time.
     """
     _check_shares(habit=habit, contradiction=contradiction)
     made = pair(index, seed, split, task, objects, rows, other, bias, labels, lazy)
@@ -124,8 +125,9 @@ def record(
     chosen = made["shares"].index(1.0)
     if follows:
         chosen = order[0] if shortcut == "first" else made["longer"]
-    verdict = order.index(chosen) + 1
-    reasoned = 3 - verdict if contradicts else verdict
+    verdict, found = order.index(chosen) + 1, order.index(made["shares"].index(1.0)) + 1
+    reasoned = found if ignores else verdict
+    reasoned = 3 - reasoned if contradicts else reasoned
     told = [made["looks"]] if look else []
     told += [_compared(made, number, place) for place, number in enumerate(order, 1)]
     reasoning = ". ".join([*told, f"response {reasoned} is better"])
@@ -138,7 +140,7 @@ def record(
         "environment": ENVIRONMENT,
         "completion": completion,
         "habit": follows,
-        "contradicts": contradicts,
+        "contradicts": reasoned != verdict,
     }
 
 

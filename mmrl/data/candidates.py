@@ -73,19 +73,26 @@ def pair_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     shares = _shares(record.get("shares"), len(candidates))
     _refuse_same(candidates, shares)
     made: dict[str, Any] = {"candidates": candidates, "shares": shares}
-    for column, largest in (("margin", math.inf), ("confidence", 1.0)):
-        if record.get(column) is not None:
-            made[column] = _number(record[column], f"`{column}`", largest)
+    if record.get("margin") is not None:
+        made["margin"] = _number(record["margin"], "`margin`", math.inf)
+    if (sure := confidence_of(record)) is not None:
+        made["confidence"] = sure
     for column in ("category", "unit"):
         if record.get(column) is not None:
             made[column] = _word(record[column], column)
     return made
 
 
+def confidence_of(record: Mapping[str, Any]) -> float | None:
+    """The column `confidence`, None without one. Raises ValueError for one that is no number from 0 to 1."""
+    given = record.get("confidence")
+    return None if given is None else _number(given, "`confidence`", 1.0)
+
+
 def _candidates(given: Any) -> list[dict[str, Any]]:
     if not isinstance(given, list | tuple) or len(given) < _FEWEST:
         raise ValueError(f"`candidates` must be a list of two or more, got {given!r:.60}")
-    return [_candidate(one, f"candidate {number}") for number, one in enumerate(given)]
+    return [candidate(one, f"candidate {number}") for number, one in enumerate(given)]
 
 
 def _refuse_same(candidates: list[dict[str, Any]], shares: list[float]) -> None:
@@ -99,7 +106,8 @@ def _refuse_same(candidates: list[dict[str, Any]], shares: list[float]) -> None:
             raise ValueError(f"candidates {first} and {number} are the same")
 
 
-def _candidate(given: Any, name: str) -> dict[str, Any]:
+def candidate(given: Any, name: str) -> dict[str, Any]:
+    """{"answer", "images"} of a candidate. Raises ValueError, which names it by `name`, for what is none."""
     told = given if isinstance(given, Mapping) else {"answer": given}
     others = {key for key, value in told.items() if value is not None} - {"answer", "images"}
     if others:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,11 @@ from typing import Any, Literal, get_args
 from mmrl import objects
 from mmrl.config import ConfigError, RecordFormat
 from mmrl.data.candidates import COLUMNS, pair_columns
-from mmrl.data.checks import MAX_PIXELS, Checker, identity, line
+from mmrl.data.checks import MAX_PIXELS, Checker, identity, line, refuse_unsound
+from mmrl.data.formats import normalised
+from mmrl.data.pair_formats.kinds import WITH_VIDEO
+from mmrl.data.rows import Row
+from mmrl.data.shown import listed
 from mmrl.data.sources import absolute, folder_of, function_of, function_rows, read_rows
 from mmrl.types import Candidate, Pair, Prompt
 
@@ -24,10 +29,13 @@ _WARNINGS = 10  # broken records told one by one
 
 @dataclass(frozen=True)
 class Broken:
-    """A record that is no pair: where it stands, and why it is none."""
+    """A record that is no pair: where it stands, and why it is none. category, unit: as of a Pair, "" where it does not
+    say them."""
 
     where: str
     why: str
+    category: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,8 @@ def read_pairs(
     if on_bad not in get_args(OnBad):
         raise ConfigError(f"on_bad is {on_bad!r:.60}, expected {', '.join(get_args(OnBad))}")
     function = function_of(name, options or {}, "pairs")
+    if count is not None and count < 1:
+        raise ConfigError(f"pairs: count is {count}, expected 1 or more records; leave it out for all")
     if options and not function:
         raise ConfigError(f"pairs: options are those of a function, `file.py:function`, and {name} is none")
     root = absolute(image_root or folder_of(name))
@@ -105,7 +115,7 @@ def read_pairs(
             if pair.id in seen:
                 raise ValueError(f"the id {pair.id!r:.60} occurs more than once, first at {seen[pair.id]}")
         except ValueError as error:
-            found.broken.append(Broken(row.where, line(str(error))))
+            found.broken.append(Broken(row.where, line(str(error)), *_counted_with(row, form)))
             _tell(found.broken, on_bad)
         else:
             seen[pair.id] = row.where
@@ -128,6 +138,21 @@ def _pair(prompt: Prompt) -> Pair:
         category=columns.get("category", ""),
         unit=columns.get("unit", ""),
     )
+
+
+def _counted_with(row: Row, form: RecordFormat) -> tuple[str, str]:
+    """(category, unit) of a record that is no pair, as far as it says them: what it is missing from is to be told."""
+    record = row.record
+    try:
+        refuse_unsound(record)
+    except ValueError:
+        return "", ""
+    with suppress(ValueError):  # the columns as they stand
+        film = record.get("video") if form in WITH_VIDEO else None  # its frames may be what is missing
+        record = normalised({**record, "images": listed(film)} if film else record, form)
+    told = [record.get(column) for column in ("category", "unit")]
+    category, unit = (str(word) if isinstance(word, str | int) and not isinstance(word, bool) else "" for word in told)
+    return category, unit
 
 
 def _tell(broken: list[Broken], on_bad: OnBad) -> None:

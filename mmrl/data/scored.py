@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mmrl.data.candidates import candidate, confidence_of
 from mmrl.data.pairs import pair_of
 from mmrl.types import Candidate, Prompt
 
@@ -51,7 +52,7 @@ def scored(prompt: Prompt, rows: Rows = "candidates", reads: Reads = "shares", u
         return Scored(prompt, pair.candidates, shares=pair.shares, margin=pair.margin, confidence=pair.confidence)
     try:
         values = _values(prompt.record.get("values"), unit)
-        confidence = prompt.record.get("confidence")
+        confidence = confidence_of(prompt.record)
         if rows == "steps":
             steps = _steps(prompt.record.get("steps"), len(values))
             return Scored(prompt, steps=steps, values=values, confidence=confidence)
@@ -91,11 +92,11 @@ def _steps(given: Any, count: int) -> tuple[str, ...]:
 def _candidates(record: Mapping[str, Any], count: int) -> tuple[Candidate, ...]:
     given = record.get("candidates")
     if given is None and record.get("completion") is not None:
-        given = [record["completion"]]
+        return tuple(Candidate(one) for one in _as_many("candidates", [record["completion"]], count))
     if not isinstance(given, list | tuple):
         raise ValueError("has `values` of nothing: it needs `candidates`, or one `completion`")
-    told = [one if isinstance(one, Mapping) else {"answer": one} for one in _as_many("candidates", given, count)]
-    return tuple(Candidate(one.get("answer") or "", tuple(one.get("images") or ())) for one in told)
+    told = [candidate(one, f"candidate {number}") for number, one in enumerate(_as_many("candidates", given, count))]
+    return tuple(Candidate(one["answer"], tuple(one["images"])) for one in told)
 
 
 def _as_many(name: str, given: Sequence[Any], count: int) -> Sequence[Any]:

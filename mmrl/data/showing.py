@@ -21,14 +21,15 @@ _LEFT = (
 def candidate_row(prompt: Prompt, candidate: Candidate, show: str = SHOW) -> tuple[Prompt, Any]:
     """(prompt, answer) of what a scalar model reads of a candidate, for `Adapter.given`.
 
-    A candidate that is a text, or messages, is the answer to its prompt. One with pictures is shown behind the words:
+    A candidate that is a text, or messages, is the answer to its prompt; of messages the last is scored, whatever they
+    say of being learned. One with pictures is shown behind the words:
     they take the place of `{candidate}` in `show`, with its text where it has one, the last user's words that of
     `{prompt}`, and the answer is empty, so that the score is that of the turn's end.
     Raises ValueError for messages with pictures.
     """
     record = {key: value for key, value in prompt.record.items() if key not in _LEFT}
     if not candidate.images:
-        return Prompt(prompt.id, prompt.text, record, prompt.root), candidate.answer
+        return Prompt(prompt.id, prompt.text, record, prompt.root), _whole(candidate.answer)
     if not isinstance(candidate.answer, str):
         raise ValueError(f"prompt {prompt.id!r}: a candidate with pictures is messages; give its words as one text")
     pictures = list(record.get("images") or ())
@@ -44,6 +45,13 @@ def candidate_row(prompt: Prompt, candidate: Candidate, show: str = SHOW) -> tup
     messages[last]["content"] = "".join(parts.get(str(piece), str(piece)) for piece in _PLACES.split(show))
     made = {**record, "messages": messages, "images": [*pictures, *candidate.images]}
     return Prompt(prompt.id, messages[last]["content"], made, prompt.root), ""
+
+
+def _whole(answer: Any) -> Any:
+    """An answer whose messages all count."""
+    if not isinstance(answer, list | tuple):
+        return answer
+    return [{k: v for k, v in one.items() if k != "loss"} if isinstance(one, Mapping) else one for one in answer]
 
 
 def _marked(messages: Any, pictures: int) -> list[dict[str, Any]]:

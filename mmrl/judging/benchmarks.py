@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mmrl.data.pairs import Broken
 from mmrl.judging.judged import Judged, credit, right_ones, winners
 
 # RewardBench 1: section -> subset -> its weight in the section, the number of its examples. That of math-prm, 984, is
@@ -51,24 +52,29 @@ TIES = "Ties"  # RewardBench 2's subset of several right answers
 _SUBSETS = {subset for some in WEIGHTS.values() for subset in some}
 
 
-def official(judged: Sequence[Judged]) -> dict[str, float]:
+def official(judged: Sequence[Judged], broken: Sequence[Broken] = ()) -> dict[str, float]:
     """The scores that the pairs' benchmark defines besides accuracy; {} where it defines none that is known.
 
-    It is told by the categories, or by candidates that are ranked.
+    It is told by the categories, with the ids of RewardBench 2 in its "Ties", or by candidates that are ranked.
+    broken: records that could not be read: those of RewardBench 1 and 2 that say their subset, other than Ties, are
+    lost in it.
     """
     names = {one.pair.category for one in judged}
     if names and names <= _SUBSETS:
-        return rewardbench(judged)
-    return rewardbench2(judged) if TIES in names else rankings(judged)
+        return rewardbench(judged, broken)
+    ties = [one for one in judged if one.pair.category == TIES]
+    if ties and all(_tied(one) for one in ties):
+        return rewardbench2(judged, broken)
+    return rankings(judged)
 
 
-def rewardbench(judged: Sequence[Judged]) -> dict[str, float]:
+def rewardbench(judged: Sequence[Judged], broken: Sequence[Broken] = ()) -> dict[str, float]:
     """RewardBench 1: each section the weighted mean of its subsets that there are, `overall` the mean of the sections.
 
     A pair is won where the right answer's score is the larger one; equal scores are lost. Of a judge that compares, a
     tie is half a win. More than one order is averaged.
     """
-    means = _means(judged, lambda one: _won(one) if one.scores else _mean(_credits(one)))
+    means = _means(judged, broken, lambda one: _won(one) if one.scores else _mean(_credits(one)))
     found = {}
     for section, weights in WEIGHTS.items():
         there = {subset: weight for subset, weight in weights.items() if subset in means}
@@ -77,13 +83,14 @@ def rewardbench(judged: Sequence[Judged]) -> dict[str, float]:
     return {**found, "overall": _mean(list(found.values()))}
 
 
-def rewardbench2(judged: Sequence[Judged]) -> dict[str, float]:
+def rewardbench2(judged: Sequence[Judged], broken: Sequence[Broken] = ()) -> dict[str, float]:
     """RewardBench 2: the mean of each subset and of the subsets, `overall`.
 
     The score of "Ties" needs scores (see `ties_score`); of a judge that compares it is left out, and named as missing.
     """
     ties = [one for one in judged if one.pair.category == TIES]
-    found = _means([one for one in judged if one.pair.category != TIES], lambda one: _mean(_credits(one)))
+    others = [one for one in judged if one.pair.category != TIES]
+    found = _means(others, [one for one in broken if one.category != TIES], lambda one: _mean(_credits(one)))
     if ties and not all(one.scores for one in ties):
         return {**found, f"overall without {TIES}": _mean(list(found.values()))}
     if ties:
@@ -111,9 +118,10 @@ def ties_score(judged: Sequence[Judged]) -> float:
     """
     kinds: dict[str, dict[str, _Spread]] = {"ref": {}, "tied": {}}
     for one in judged:
-        kind, _, number = one.pair.id.rpartition("/")[2].partition(":")
-        if kind not in kinds or not number:
+        found = _tied(one)
+        if found is None:
             raise ValueError(f"the id {one.pair.id[:80]!r} of a pair of Ties is neither ref:N nor tied:N")
+        kind, number = found
         kinds[kind][number] = _spread(one)
     both = [(kinds["ref"][n], tied) for n, tied in kinds["tied"].items() if n in kinds["ref"]]
     return (
@@ -123,6 +131,12 @@ def ties_score(judged: Sequence[Judged]) -> float:
         + 0.20 * _mean([min(ref.gap, tied.gap) > tied.spread for ref, tied in both])
         + 0.01 * _mean([_by_how_much(min(ref.gap, tied.gap), tied.spread) for ref, tied in both])
     )
+
+
+def _tied(one: Judged) -> tuple[str, str] | None:
+    """("ref" or "tied", N) of a pair of Ties; None for another id."""
+    kind, _, number = one.pair.id.rpartition("/")[2].partition(":")
+    return (kind, number) if kind in ("ref", "tied") and number else None
 
 
 def _spread(one: Judged) -> _Spread:
@@ -153,11 +167,14 @@ def _credits(one: Judged) -> list[float]:
     return [credit(one.pair, shown.verdict) for shown in one.shown]
 
 
-def _means(judged: Sequence[Judged], value: Callable[[Judged], float]) -> dict[str, float]:
-    """The mean of each subset."""
+def _means(judged: Sequence[Judged], broken: Sequence[Broken], value: Callable[[Judged], float]) -> dict[str, float]:
+    """The mean of each subset; a record that could not be read is 0 in the one that it says."""
     found: dict[str, list[float]] = {}
     for one in judged:
         found.setdefault(one.pair.category, []).append(value(one))
+    for lost in broken:
+        if lost.category:
+            found.setdefault(lost.category, []).append(0.0)
     return {name: _mean(values) for name, values in found.items()}
 
 
@@ -170,13 +187,14 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How near a judge's order of several candidates is to the right one; None where scores do not order anything.
+    """How near a judge's order of several candidates is to the right one.
 
-    kendall: tau-b, spearman: rho, over the candidates' ranks, -1 to 1; top, bottom: whether the best (worst) one is.
+    kendall: tau-b, spearman: rho, over the candidates' ranks, -1 to 1, 0 where scores order nothing; top, bottom:
+    whether the best (worst) one is.
     """
 
-    kendall: float | None
-    spearman: float | None
+    kendall: float
+    spearman: float
     top: float
     bottom: float
 
@@ -184,20 +202,20 @@ class Ranking:
 def rankings(judged: Sequence[Judged]) -> dict[str, float]:
     """Means of `ranking` over pairs of three or more candidates whose shares rank all of them, of a judge that scores.
 
-    A pair of which a score failed is in none of these means; it is counted with the failures. {} without such pairs.
+    A pair of which a score failed is ranked as by equal scores, with nothing on top: 0 in each of these means. {}
+    without such pairs.
     """
-    found = [
-        ranking([-share for share in one.pair.shares], [s.value for s in one.scores if s.value is not None])
-        for one in judged
-        if len(set(one.pair.shares)) == len(one.pair.shares) > 2
-        if one.scores and all(score.value is not None for score in one.scores)
-    ]
+    found = []
+    for one in judged:
+        if one.scores and len(set(one.pair.shares)) == len(one.pair.shares) > 2:
+            values = [score.value for score in one.scores if score.value is not None]
+            whole = len(values) == len(one.scores)
+            found.append(ranking([-s for s in one.pair.shares], values) if whole else Ranking(0.0, 0.0, 0.0, 0.0))
     if not found:
         return {}
-    ordered = [(r.kendall, r.spearman) for r in found if r.kendall is not None and r.spearman is not None]
     return {
-        "Kendall tau": _mean([kendall for kendall, _ in ordered]),
-        "Spearman rho": _mean([spearman for _, spearman in ordered]),
+        "Kendall tau": _mean([r.kendall for r in found]),
+        "Spearman rho": _mean([r.spearman for r in found]),
         "best on top": _mean([r.top for r in found]),
         "worst last": _mean([r.bottom for r in found]),
     }
@@ -215,8 +233,8 @@ def ranking(ranks: Sequence[float], scores: Sequence[float]) -> Ranking:
         raise ValueError(f"{len(ranks)} ranks and {len(scores)} scores: expected two or more, as many of both")
     good = [-rank for rank in ranks]
     flat = len(set(scores)) == 1 or len(set(ranks)) == 1
-    kendall = None if flat else float(kendalltau(good, scores).statistic)
-    spearman = None if flat else float(spearmanr(good, scores).statistic)
+    kendall = 0.0 if flat else float(kendalltau(good, scores).statistic)
+    spearman = 0.0 if flat else float(spearmanr(good, scores).statistic)
     return Ranking(kendall, spearman, _share(good, scores), _share(ranks, [-s for s in scores]))
 
 

@@ -74,7 +74,7 @@ def evaluate(
         others = {other: kind for other, kind in BASELINES.items() if other != name}
         found |= {other: list(ask(kind(), items, orders=orders, seed=seed)) for other, kind in others.items()}
         found[SHUFFLED] = shuffled(asked, seed)
-    results = [Result.of(called, some, len(pairs.broken), seed) for called, some in found.items()]
+    results = [Result.of(called, some, pairs.broken, seed) for called, some in found.items()]
     evaluation = Evaluation(bench, results, pairs.broken, orders, votes, seed)
     if out is not None:
         write_atomic(Path(out) / RESULTS, dumps(as_json(evaluation), indent=1) + "\n")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmrl.config import ConfigError
 from mmrl.judging.base import Comparer, Scorer
 from mmrl.judging.baselines import BASELINES
-from mmrl.judging.models import of_model
+from mmrl.judging.models import ENVIRONMENT, of_model
+from mmrl.judging.options import Count, Device, Seconds, Temperature, check_options
 from mmrl.judging.scalar import ScalarModel, scalar_folder
 from mmrl.judging.words import FORMS
 from mmrl.near import near, short
@@ -29,7 +29,7 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
     Raises ConfigError for anything else, and for an option that this judge does not have.
     """
     if spec in BASELINES:
-        _known(spec, lambda: None, options)
+        check_options(spec, lambda: None, options)
         return BASELINES[spec]()
     if spec.startswith(("http://", "https://")):
         opened: Callable[..., Scorer | Comparer] = of_chat
@@ -39,7 +39,7 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
         spec, opened = str(folder), of_scalar if scalar_folder(folder) else of_model
     else:
         return _of_reward(spec, options)
-    _known(spec, opened, options)
+    check_options(spec, opened, options)
     try:
         return opened(spec, **options)
     except (ValueError, TypeError) as error:
@@ -48,7 +48,7 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
         raise ConfigError(f"judge {short(spec)}: {error}") from error
 
 
-def of_scalar(folder: str, *, normalise: bool = False, device: str = "auto", batch: int = 16_384) -> Scorer:
+def of_scalar(folder: str, *, normalise: bool = False, device: Device = "auto", batch: Count = 16_384) -> Scorer:
     """A model with a scalar head: see mmrl.judging.scalar.ScalarModel for the options."""
     return ScalarModel(folder, normalise, device, batch)
 
@@ -57,14 +57,14 @@ def of_chat(
     url: str,
     *,
     model: str,
-    temperature: float = 0.0,
-    max_tokens: int = 1024,
+    temperature: Temperature = 0.0,
+    max_tokens: Count = 1024,
     form: str = "answer",
     environment: Mapping[str, Any] | None = None,
     key_env: str = "OPENAI_API_KEY",
-    timeout: float = 60.0,
-    attempts: int = 3,
-    threads: int = 16,
+    timeout: Seconds = 60.0,
+    attempts: Count = 3,
+    threads: Count = 16,
     cache: str | None = None,
 ) -> Comparer:
     """A model behind an OpenAI-compatible endpoint that compares; pictures travel in the request.
@@ -72,7 +72,7 @@ def of_chat(
     url: up to and with /v1. environment: {template: ..., system: ...} of the environment `pairs`. The rest: see
     mmrl.rewarding.chat.Endpoint and Judge.
     """
-    from mmrl.environments.pairs import PairsOptions
+    from mmrl.environments.load import load_environment
     from mmrl.judging.chatting import Chatting
     from mmrl.rewarding.chat import Endpoint
 
@@ -80,7 +80,8 @@ def of_chat(
         raise ValueError(f"form {form!r}: {near(form, FORMS)}")
     endpoint = Endpoint(url, model, key_env, timeout, max_tokens)
     asking = {"attempts": attempts, "threads": threads, "cache": cache}
-    return Chatting(endpoint, temperature, form, PairsOptions(**(environment or {})), MAX_PIXELS, asking)
+    shown: Any = load_environment({**(environment or {}), "name": ENVIRONMENT})
+    return Chatting(endpoint, temperature, form, shown.options, MAX_PIXELS, asking)
 
 
 def _of_server(url: str, protocol: str = "score", **options: Any) -> Scorer:
@@ -99,11 +100,3 @@ def _of_reward(name: str, options: Mapping[str, Any]) -> Scorer:
         otherwise = "give a run's or a checkpoint's folder, a URL, or a reward's name"
         known = near(name, [*BASELINES, *available()], otherwise)
         raise ConfigError(f"no judge {short(name)}; {known}") from error
-
-
-def _known(spec: str, opened: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an option that is none of the function's."""
-    known = [p.name for p in inspect.signature(opened).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    if wrong := next((name for name in options if name not in known), None):
-        hint = near(wrong, known) if known else "it has no options"
-        raise ConfigError(f"judge {short(spec)} has no option {short(wrong)}; {hint}")

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmrl.data.pairs import Broken
 from mmrl.judging.judged import Judged, Shown, credit, right_ones, winners
+from mmrl.seeds import seed_of
 
 BIASED = 0.1  # how far from chance P(first) has to be, besides more than its interval
 FEWEST = 6  # units below which nothing is said of a bias
@@ -41,9 +43,11 @@ class Figures:
     verdict. every_order: pairs that are right in each of their orders, over all pairs. consistency: pairs of which all
     orders say the same, over those with a verdict in each. first: P(first), how often the first place is preferred,
     beside `chance`, where a judge does not look at places. failed: showings without a verdict, by reason in `reasons`.
-    acc_plus: units of several pairs that are right as a whole (Acc+ of MM-RLHF), over all such units.
+    acc_plus: units that are right as a whole (Acc+ of MM-RLHF), over all units, where one has several pairs; a broken
+    record makes its unit wrong.
     undecided: pairs whose data prefer none. tied: showings in which the judge prefers none. tied_votes: showings in
-    which votes are even.
+    which votes are even. votes: how many were asked for where a showing has several; votes_failed: those without a
+    verdict, which did not count in the showing's.
     """
 
     accuracy: Figure
@@ -60,6 +64,8 @@ class Figures:
     undecided: int
     tied: int
     tied_votes: int
+    votes: int
+    votes_failed: int
     reasons: dict[str, int]
 
     @property
@@ -84,43 +90,66 @@ class Figures:
 
 
 def figures(
-    judged: Sequence[Judged], broken: int = 0, draws: int = 1000, seed: int = 0, level: float = 0.95
+    judged: Sequence[Judged],
+    broken: Sequence[Broken] = (),
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Figures:
     """Figures of a judge, with intervals from `draws` samples of the units, with replacement.
 
     broken: records that could not be read and so not be judged; each counts as a pair that is wrong in `accuracy`,
-    `every_order`. The intervals leave them as they are.
+    `every_order`, and in `acc_plus` where it says its unit. The intervals leave them as they are.
     """
     boot = _Bootstrap(judged, draws, seed, level)
     decided = [one for one in judged if right_ones(one.pair)]
     orders = max((len(one.shown) for one in judged), default=1)
     shown = [s for one in judged for s in one.shown]
     failures = [s.verdict.reason for s in shown if not s.verdict.ok]
+    votes = [vote for s in shown if len(s.votes) > 1 for vote in s.votes]
     return Figures(
-        accuracy=boot.ratio(decided, lambda j: [(credit(j.pair, s.verdict), 1.0) for s in j.shown], broken * orders),
+        accuracy=boot.ratio(
+            decided, lambda j: [(credit(j.pair, s.verdict), 1.0) for s in j.shown], len(broken) * orders
+        ),
         accuracy_parsed=boot.ratio(
             decided, lambda j: [(credit(j.pair, s.verdict), 1.0) for s in j.shown if s.verdict.ok]
         ),
-        every_order=boot.ratio(decided, lambda j: [(float(_right(j)), 1.0)], broken),
+        every_order=boot.ratio(decided, lambda j: [(float(_right(j)), 1.0)], len(broken)),
         consistency=boot.ratio(judged, _agreement),
         first=boot.ratio(judged, lambda j: [(_first(s), 1.0) for s in j.shown if s.order and s.verdict.ok], units=True),
         chance=_chance(judged),
-        acc_plus=_acc_plus(decided, boot),
+        acc_plus=_acc_plus(decided, [one.unit for one in broken if one.unit], boot),
         pairs=len(judged),
         showings=len(shown),
         failed=len(failures),
-        broken=broken,
+        broken=len(broken),
         undecided=len(judged) - len(decided),
         tied=sum(s.verdict.shares is not None and len(winners(s.verdict.shares)) > 1 for s in shown),
         tied_votes=sum(_even(s) for s in shown),
+        votes=len(votes),
+        votes_failed=sum(not vote.ok for vote in votes),
         reasons=dict(Counter(failures).most_common()),
     )
 
 
-def by_category(judged: Sequence[Judged], **options: int | float) -> dict[str, Figures]:
-    """Figures of each category, in the order in which they come; {} where no pair has one. options: of `figures`."""
-    names = dict.fromkeys(one.pair.category for one in judged if one.pair.category)
-    return {name: figures([one for one in judged if one.pair.category == name], **options) for name in names}  # type: ignore[arg-type]
+def by_category(
+    judged: Sequence[Judged], broken: Sequence[Broken] = (), draws: int = 1000, seed: int = 0
+) -> dict[str, Figures]:
+    """Figures of each category, in the order in which they come; {} where no pair has one.
+
+    broken: records that could not be read; those that say their category are wrong in it.
+    """
+    named = [one.pair.category for one in judged] + [one.category for one in broken]
+    return {
+        name: figures(
+            [one for one in judged if one.pair.category == name],
+            [one for one in broken if one.category == name],
+            draws,
+            seed,
+        )
+        for name in dict.fromkeys(named)
+        if name
+    }
 
 
 def macro(categories: dict[str, Figures]) -> float | None:
@@ -171,15 +200,18 @@ def _unit(one: Judged) -> str:
     return f"unit {one.pair.unit}" if one.pair.unit else f"pair {one.pair.id}"
 
 
-def _acc_plus(decided: Sequence[Judged], boot: _Bootstrap) -> Figure:
+def _acc_plus(decided: Sequence[Judged], broken: Sequence[str], boot: _Bootstrap) -> Figure:
+    """broken: the unit of each record that could not be read."""
     units: dict[str, list[Judged]] = {}
     for one in decided:
         if one.pair.unit:
             units.setdefault(one.pair.unit, []).append(one)
-    if all(len(some) == 1 for some in units.values()):
+    sizes = Counter(broken) + Counter({unit: len(some) for unit, some in units.items()})
+    if max(sizes.values(), default=0) < 2:
         return Figure(None, None, None, 0)
     firsts = [some[0] for some in units.values()]
-    return boot.ratio(firsts, lambda j: [(float(all(map(_right, units[j.pair.unit]))), 1.0)])
+    whole = {unit: unit not in broken and all(map(_right, some)) for unit, some in units.items()}
+    return boot.ratio(firsts, lambda j: [(float(whole[j.pair.unit]), 1.0)], len(set(broken) - set(units)))
 
 
 class _Bootstrap:
@@ -211,7 +243,7 @@ class _Bootstrap:
         size += wrong
         if not size:
             return Figure(None, None, None, 0)
-        random = np.random.default_rng(self.seed)
+        random = np.random.default_rng(seed_of(self.seed, "units"))  # a seed may be below 0
         found: list[float] = []
         together = max(1, _AT_ONCE // max(1, len(sums)))  # draws: a benchmark may have a million units
         for start in range(0, self.draws, together):

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from mmrl.config import is_run, load
+from mmrl.config import is_run, load, validate
+from mmrl.content import mark_of
 from mmrl.environments.load import load_environment, parts_of
 from mmrl.judging.base import Comparer
 from mmrl.judging.generative import Generative
+from mmrl.judging.options import Count, Device, Temperature
 from mmrl.judging.words import FORMS
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.load import adapter_class, config_class, modality_of
@@ -27,12 +29,12 @@ ENVIRONMENT = "pairs"  # shows candidates side by side
 def of_model(
     folder: str,
     *,
-    temperature: float = 0.0,
-    max_tokens: int | None = None,
+    temperature: Temperature = 0.0,
+    max_tokens: Count | None = None,
     form: str = "answer",
     environment: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    batch: int | None = None,
+    device: Device | None = None,
+    batch: Count | None = None,
     dtype: str | None = None,
 ) -> Comparer:
     """A model that compares: a run's folder, of which it is the last checkpoint, or one that `from_pretrained` loads.
@@ -51,7 +53,9 @@ def of_model(
     if form not in FORMS:
         raise ValueError(f"form {form!r}: {near(form, FORMS)}")
     made = _comparing(_sampled(made, temperature, max_tokens, batch), environment)
-    return Generative(_adapter(made), f"{_identity(path)} {temperature} {form}", form)
+    shown = {"temperature": temperature, "max_tokens": max_tokens, "environment": environment, "dtype": dtype}
+    told = json.dumps(shown, sort_keys=True, default=str)
+    return Generative(_adapter(made), f"{path.resolve().name} {mark_of(path)} {form} {told}", form)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def _of_folder(folder: Path, device: str, dtype: str) -> _Model:
             raise ValueError(f"its LoRA weights are on {short(base)}, which is no folder here; give the run's folder")
         modality = modality_of(Path(base))
         model |= {"path": base, "train": "lora", "lora": {"path": str(folder)}}
-    return _Model(modality, config_class(modality)(**model), None, device)
+    return _Model(modality, validate(config_class(modality), model), None, device)
 
 
 def _sampled(made: _Model, temperature: float = 0.0, max_tokens: int | None = None, batch: int | None = None) -> _Model:
@@ -110,10 +114,3 @@ def _adapter(made: _Model) -> Adapter:
     cuda = made.device == "auto" and torch.cuda.is_available()
     adapter.to(torch.device("cuda" if cuda else "cpu" if made.device == "auto" else made.device))
     return adapter
-
-
-def _identity(folder: Path) -> str:
-    """The folder with what its weights were last written as."""
-    files = sorted(p for p in folder.rglob("*.safetensors"))
-    newest = max((p.stat().st_mtime_ns for p in files), default=0)
-    return f"{folder.resolve()} {sum(p.stat().st_size for p in files)} {newest}"

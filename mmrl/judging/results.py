@@ -32,11 +32,11 @@ class Result:
     judged: Sequence[Judged] = field(repr=False, default=())
 
     @classmethod
-    def of(cls, name: str, judged: Sequence[Judged], broken: int, seed: int) -> Result:
+    def of(cls, name: str, judged: Sequence[Judged], broken: Sequence[Broken], seed: int) -> Result:
         """broken: records that could not be read, see metrics.figures. seed: of the intervals."""
-        categories = by_category(judged, seed=seed)
-        whole = figures(judged, broken=broken, seed=seed)
-        return cls(name, whole, categories, macro(categories), official(judged), reliability(judged), judged)
+        categories = by_category(judged, broken, seed=seed)
+        whole = figures(judged, broken, seed=seed)
+        return cls(name, whole, categories, macro(categories), official(judged, broken), reliability(judged), judged)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from mmrl.judging.words import words_of
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.call import call
-from mmrl.rewarding.load import LoadedReward
+from mmrl.rewarding.load import LoadedReward, RewardError
+from mmrl.rewarding.made_of import made_of
 from mmrl.rewarding.threads import Threads
 from mmrl.types import Candidate, Group, Prompt, Sample, Score
 
@@ -28,14 +26,18 @@ class RewardScorer:
         self.reward, self.max_pixels = reward, max_pixels
         # In threads, one too: Ctrl-C is then raised where it is waited for, and not inside the reward.
         self._threads = Threads(max(1, reward.at_once), "judge")
-        code = Path(reward.source).read_bytes() if reward.source and Path(reward.source).is_file() else b""
-        told = json.dumps(options, sort_keys=True, default=str)
-        self.identity = f"{reward.name} {hashlib.sha256(code + told.encode()).hexdigest()[:16]}"
+        self.identity = f"{reward.name} {made_of(reward, options)}"
 
     def scores(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Score]:
-        """See Scorer.scores; a picture that cannot be opened makes its own candidate invalid."""
+        """See Scorer.scores; a picture that cannot be opened makes its own candidate invalid.
+
+        Raises RewardError where the reward asks for the end (StopRun), as one whose server is down may.
+        """
         groups = [list(some) for _, some in groupby(items, key=lambda item: item[0].id)]
-        return [score for scores in self._threads.map(self._group, groups) for score in scores]
+        found = [score for scores in self._threads.map(self._group, groups) for score in scores]
+        if ended := next((score for score in found if score.details.get("stop") is True), None):
+            raise RewardError(ended.reason)
+        return found
 
     def _group(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Score]:
         prompt = items[0][0]

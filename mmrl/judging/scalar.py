@@ -101,7 +101,7 @@ def _spread(notes: Mapping[str, Any], folder: str | Path) -> tuple[float, float]
     if mean is None or not std:
         raise ConfigError(
             f"{folder}: normalise needs the mean and the standard deviation of its scores, which its training did not "
-            "store (calibrate: 0), or which is 0"
+            "store (calibrate: 0, or a merged model), or which is 0"
         )
     return float(mean), float(std)
 

@@ -32,6 +32,7 @@ def _rows(found: Evaluation) -> Iterator[tuple[str, list[str]]]:
         yield label, [f"{cell} BIAS" if flag else cell for cell, flag in zip(cells, biased)]
     yield "no verdict", [f"{some.failed} of {some.showings}" if some.showings else "" for some in every]
     yield "prefers none", [str(some.tied or "") for some in every]
+    yield "votes without a verdict", [f"{s.votes_failed} of {s.votes}" if s.votes_failed else "" for s in every]
     yield "votes even", [str(some.tied_votes or "") for some in every]
     yield "calibration error", [f"{r.reliability.error:.3f}" if r.reliability else "" for r in found.results]
     categories = found.judge.categories
@@ -40,7 +41,7 @@ def _rows(found: Evaluation) -> Iterator[tuple[str, list[str]]]:
         yield label, ["" if r.macro is None else f"{r.macro:.3f}" for r in found.results]
     for category, some in categories.items():
         cells = [in_words(r.categories[category].accuracy, interval=False) for r in found.results]
-        yield f"  {category} ({some.pairs})", cells
+        yield f"  {category} ({some.pairs + some.broken})", cells
     for name in found.judge.official:
         official = [r.official.get(name) for r in found.results]
         yield f"benchmark's own: {name}", ["" if value is None else f"{value:.3f}" for value in official]
@@ -67,11 +68,25 @@ def notices(found: Evaluation) -> list[str]:
         first, count = found.broken[0], len(found.broken)
         told = f"{count} records are no pairs, and count" if count > 1 else "1 record is no pair, and counts"
         lines.append(f"{told} as wrong over all; the first: {first.where}: {first.why}")
+    lines += _in_no_category(found)
     if some.undecided:
         lines.append(f"pairs that prefer no candidate, and are in no accuracy: {some.undecided}")
+    if some.votes_failed:
+        lines.append(f"{some.votes_failed} of {some.votes} votes have no verdict; the others of their showing decide")
     if found.votes > 1 and found.votes % 2 == 0:
         lines.append(f"{found.votes} votes can be even: {some.tied_votes} were, which is no preference")
     return lines
+
+
+def _in_no_category(found: Evaluation) -> Iterator[str]:
+    """What the means over categories leave out, where there are any."""
+    if not found.judge.categories:
+        return
+    pairs = sum(not one.pair.category for one in found.judge.judged)
+    broken = sum(not one.category for one in found.broken)
+    parts = [f"{count} {what}" for count, what in ((pairs, "pairs"), (broken, "records that are no pairs")) if count]
+    if parts:
+        yield f"of no category, and in no mean of categories: {', '.join(parts)}"
 
 
 def printed(found: Evaluation) -> Iterator[str]:

@@ -43,7 +43,7 @@ def verdict_in(text: str, count: int, form: str = "answer") -> int | str:
     """
     if form == "answer":
         return read_verdict(text, count)
-    said = "".join(outside(text))
+    said = "\n".join(outside(text))
     places = {ord(name) - ord("A") if name.isalpha() else int(name[:9]) - 1 for name in _FORMS[form].findall(said)}
     if not places:
         return f"no verdict of the form {form!r}" if said.strip() else "no verdict: nothing is said outside of thoughts"

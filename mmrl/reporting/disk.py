@@ -11,6 +11,7 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM)
+_RESUME = " (a run: with --resume)"
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what some file systems answer for folders
 
 
@@ -50,13 +51,13 @@ def _explained(error: OSError, path: Path) -> str:
     free = _free(path)
     room = f" ({free / 1e6:,.0f} MB are free)" if free is not None else ""
     if error.errno in FULL:
-        return f"cannot write {path}: the disk or its quota is full{room}; free some space and go on with --resume"
+        return f"cannot write {path}: the disk or its quota is full{room}; free some space and go on{_RESUME}"
     if error.errno == errno.EROFS:
         return f"cannot write {path}: its file system is read-only{room}; mount it writable, or choose another folder"
     if error.errno in FORBIDDEN:
         return f"cannot write {path}: no permission{room}; allow it to this user, or choose another folder"
     said = error.strerror or str(error) or type(error).__name__
-    return f"cannot write {path}: {said[:200]}{room}; mend it and go on with --resume"
+    return f"cannot write {path}: {said[:200]}{room}; mend it and go on{_RESUME}"
 
 
 def _free(path: Path) -> int | None:

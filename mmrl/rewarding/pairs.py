@@ -57,7 +57,9 @@ def win_rate(
     score: "win_rate", the mean of what a sample won; "bradley_terry", its strength in log-odds, of mean 0 over the
     group, or over the anchors (see strength.bradley_terry, also for `prior`). It allows for whom a sample happened to
     meet.
-    both_orders: judge (a, b) and (b, a) and take the mean of the two.
+    both_orders: judge (a, b) and (b, a) and take the mean of the two. Otherwise a judge's favourite place adds noise:
+    which comes first is drawn by `seed`, and in all pairs of a group, and with anchors, each is first as often as
+    second, up to one.
     hard: a pair is won, lost or, at 0.5, tied; two orders that contradict each other make a tie.
     workers: calls of `judge(a, b)` that may run at a time (it must then be safe to call from threads).
     A call that raises or returns no probability masks its pair, in both orders. A sample without a judged pair is
@@ -77,7 +79,7 @@ def win_rate(
         players = [*samples, *(anchors(group) if anchors is not None else ())]
         if anchors is not None and len(players) == count:
             return [Score.invalid("there is no anchor to compare with")] * count
-        pairs = _scheduled(schedule, count, len(players), neighbours, seed_of(seed, group.key))
+        pairs = _scheduled(schedule, count, len(players), neighbours, both_orders, seed_of(seed, group.key))
         table = _judged(judge, players, pairs, both_orders, hard, workers)
         columns = range(count, len(players)) if anchors is not None else range(count)
         scores = [_rate(table, i, columns, both_orders) for i in range(count)]
@@ -98,10 +100,14 @@ def _check(schedule: str, neighbours: int, anchors: Anchors | None, score: str, 
         raise ValueError(f"prior={prior} must be above 0: without one an undefeated sample has no strength")
 
 
-def _scheduled(schedule: str, count: int, players: int, neighbours: int, seed: int) -> Pairs:
+def _scheduled(schedule: str, count: int, players: int, neighbours: int, both_orders: bool, seed: int) -> Pairs:
     if schedule == "anchors":
-        return [(i, j) for i in range(count) for j in range(count, players)]
-    return round_robin(count) if schedule == "round_robin" else regular(count, neighbours, seed)
+        ahead = seed % 2  # all samples have the same places against the same anchor
+        pairs = [(i, j) for i in range(count) for j in range(count, players)]
+        return pairs if both_orders else [(j, i) if (j + ahead) % 2 else (i, j) for i, j in pairs]
+    if schedule == "round_robin":
+        return round_robin(count) if both_orders else regular(count, max(count - 1, 2), seed)
+    return regular(count, neighbours, seed)
 
 
 # -------------------------------------------------------------------- judging
@@ -198,8 +204,8 @@ def _rate(table: _Table, player: int, columns: range, both_orders: bool) -> Scor
 def _strengths(table: _Table, rates: Sequence[Score], columns: range, prior: float) -> list[Score]:
     """The strengths of the samples that have a rate."""
     wins = [[table.calls * p if p is not None else 0.0 for p in row] for row in table.won]
-    fit = bradley_terry(wins, prior)
     anchored = columns.start > 0
+    fit = bradley_terry(wins, prior, zero=columns if anchored else ())
     parts = [part for part, value in zip(fit.component, fit.values) if value is not None]
     largest = max(parts, key=parts.count) if parts else None
     scores = []
@@ -210,12 +216,5 @@ def _strengths(table: _Table, rates: Sequence[Score], columns: range, prior: flo
         elif fit.component[i] != largest:
             scores.append(Score.invalid("failed pairs cut this sample off from most others: no common scale"))
         else:
-            base = _mean([v for j in columns if (v := fit.values[j]) is not None and fit.component[j] == largest])
-            shift = base if anchored else 0.0
-            ends = {"low": low - shift, "high": high - shift, "win_rate": rate.value}
-            scores.append(Score(value - shift, details={**rate.details, **ends}))
+            scores.append(Score(value, details={**rate.details, "low": low, "high": high, "win_rate": rate.value}))
     return scores
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

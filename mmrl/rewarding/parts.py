@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmrl.media import IMAGE
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -41,10 +43,18 @@ def picture_part(picture: Image.Image, quality: int | None = JPEG) -> dict[str, 
 
 
 def content(text: str, pictures: Sequence[bytes] = ()) -> str | list[dict[str, Any]]:
-    """The content of a message: a text, or a list of parts, pictures (PNG) first."""
+    """The content of a message: a text, or a list of parts. Pictures (PNG) stand where the text has `<image>` for each,
+    otherwise first."""
     if not pictures:
         return text
-    return [*(_part("png", data) for data in pictures), *([text_part(text)] if text else [])]
+    pieces = text.split(IMAGE)
+    if len(pieces) != len(pictures) + 1:
+        pieces = [*[""] * len(pictures), text]
+    parts: list[dict[str, Any]] = []
+    for place, piece in enumerate(pieces):
+        parts += [text_part(piece)] if piece else []
+        parts += [_part("png", pictures[place])] if place < len(pictures) else []
+    return parts
 
 
 def picture_bytes(part: Mapping[str, Any]) -> bytes | None:

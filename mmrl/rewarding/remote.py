@@ -24,8 +24,9 @@ from mmrl.types import Score
 class Asked:
     """One sample as it is sent.
 
-    text: the prompt's words. pictures: those of the prompt, as PNG. answer: the sample's words, or None; picture: what
-    it drew, as PNG, or None. columns: those of the record that JSON holds.
+    text: the prompt's words, in which `<image>` may mark where a picture stands. pictures: those of the prompt, as PNG.
+    answer: the sample's words, or None; picture: what it drew, as PNG, or None. columns: those of the record that JSON
+    holds. messages: (role, content) of the prompt where it is a conversation; the text is then its last question.
     """
 
     id: str
@@ -35,19 +36,22 @@ class Asked:
     answer: str | None = None
     picture: bytes | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """Equal for what has to get the same score; the ids are no part of it."""
-        digest = hashlib.sha256()
-        for part in (*self.pictures, b"", self.picture or b"", json.dumps([self.text, self.answer]).encode()):
+        digest, words = hashlib.sha256(), [self.text, self.answer, self.messages]
+        for part in (*self.pictures, b"", self.picture or b"", json.dumps(words).encode()):
             digest.update(hashlib.sha256(part).digest())
         digest.update(json.dumps(self.columns, sort_keys=True).encode())
         return digest.hexdigest()
 
 
 class Remote(Protocol):
-    """A protocol."""
+    """A protocol. talks: whether it sends a conversation as one."""
+
+    talks: bool
 
     def identity(self, servers: Servers) -> str:
         """What scores depend on besides the samples. Raises Unanswered where a server has to tell it."""
@@ -58,6 +62,8 @@ class Remote(Protocol):
 
 class GetReward:
     """OpenRLHF's /get_reward; a query is the prompt's words with the answer behind them."""
+
+    talks = False
 
     def __init__(self, label: str = "answer") -> None:
         self.label = label
@@ -91,6 +97,8 @@ class ScoreV1:
     reward: which of the server's; None: the only one. version: of the scorer, which another one may not replace; None:
     the one that is there first. sub: which number of a reward's; None: the only one.
     """
+
+    talks = False
 
     def __init__(self, reward: str | None, version: str | None, sub: str | None) -> None:
         self.reward, self.version, self.sub = reward, version, sub
@@ -172,7 +180,7 @@ class ScoreV1:
         if self.version is None:
             self.version = version
         if version != self.version:
-            return f"the scorer's version is {short(version)}, and was {short(self.version)}"
+            return f"the scorer's version is {short(version)}, and was {short(self.version)} (see the option `version`)"
         return ""
 
     def _read(self, result: Mapping[str, Any], error: Mapping[str, Any]) -> Score:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmrl.media import IMAGE
 from mmrl.near import short
 from mmrl.rewarding.parts import content
 from mmrl.rewarding.remote import Asked
 from mmrl.rewarding.replies import entries, fingerprint, number
-from mmrl.rewarding.servers import Servers
+from mmrl.rewarding.servers import Servers, Unanswered
 from mmrl.types import Score
 
 
@@ -21,7 +23,7 @@ class Classify:
     trained; True for what softmax or sigmoid makes of them.
     """
 
-    route = "/classify"
+    route, talks = "/classify", True
 
     def __init__(self, model: str, label: int, activation: bool) -> None:
         self.model, self.label, self.activation = model, label, activation
@@ -30,7 +32,7 @@ class Classify:
         return fingerprint(self.route, servers.urls, self.model, self.label, self.activation)
 
     def scores(self, servers: Servers, group: Sequence[Asked]) -> list[Score]:
-        return [self._score(servers.ask(self.route, self._body(asked))) for asked in group]
+        return _each(group, lambda asked: self._score(servers.ask(self.route, self._body(asked))))
 
     def _body(self, asked: Asked) -> dict[str, Any]:
         return {"model": self.model, "messages": messages(asked), "use_activation": self.activation}
@@ -63,6 +65,8 @@ class Pooling(Classify):
 class Relevance:
     """vLLM's /score: of an answer (a document) to a prompt (a query), as rerankers give it."""
 
+    talks = False
+
     def __init__(self, model: str, activation: bool) -> None:
         self.model, self.activation = model, activation
 
@@ -87,19 +91,34 @@ class YesNo:
 
     question: put behind the prompt's pictures and the drawn one; "$prompt" and "$answer" stand for the words. yes, no:
     words that count, white space and case aside; their tokens have to be among the `top` that the server tells.
+    Raises ValueError for words that are the same, and a top below 2.
     """
 
+    talks = False
+
     def __init__(self, model: str, question: str, yes: str = "yes", no: str = "no", top: int = 20) -> None:
-        self.model, self.question, self.yes, self.no, self.top = model, question, yes.casefold(), no.casefold(), top
+        self.model, self.question, self.top = model, question, top
+        self.yes, self.no = (word.strip().casefold() for word in (yes, no))
+        if self.yes == self.no or not (self.yes and self.no):
+            raise ValueError(f"yes={yes!r} and no={no!r} must differ, case and white space aside")
+        if top < 2:
+            raise ValueError(f"top={top} must be 2 or more, for two answers to be among them")
 
     def identity(self, servers: Servers) -> str:
         return fingerprint("yes_no", servers.urls, self.model, self.question, self.yes, self.no, self.top)
 
     def scores(self, servers: Servers, group: Sequence[Asked]) -> list[Score]:
-        return [self._score(servers.ask("/chat/completions", self._body(asked))) for asked in group]
+        return _each(group, lambda asked: self._asked(servers, asked))
+
+    def _asked(self, servers: Servers, asked: Asked) -> Score:
+        if asked.answer is not None and "$answer" not in self.question:
+            return Score.invalid("`question` has no $answer: all texts would get the same score")
+        return self._score(servers.ask("/chat/completions", self._body(asked)))
 
     def _body(self, asked: Asked) -> dict[str, Any]:
-        words = self.question.replace("$prompt", asked.text).replace("$answer", asked.answer or "")
+        text = asked.text.replace(IMAGE, "").strip() if asked.pictures else asked.text
+        filled = {"$prompt": text, "$answer": asked.answer or ""}
+        words = re.sub(r"\$(?:prompt|answer)", lambda name: filled[name[0]], self.question)
         shown = [*asked.pictures, *([asked.picture] if asked.picture is not None else [])]
         return {
             "model": self.model,
@@ -128,11 +147,32 @@ class YesNo:
 
 def messages(asked: Asked) -> list[dict[str, Any]]:
     """The prompt and what answers it, as a chat; a drawn picture is the answer's."""
-    drawn = [asked.picture] if asked.picture is not None else []
-    return [
-        {"role": "user", "content": content(asked.text, asked.pictures)},
-        {"role": "assistant", "content": content(asked.answer or "", drawn)},
+    told = asked.messages or (("user", asked.text),)
+    marks = [words.count(IMAGE) for _, words in told]
+    if sum(marks) != len(asked.pictures):  # nothing marks them: they stand before what the user says first
+        first = next((place for place, (role, _) in enumerate(told) if role == "user"), 0)
+        marks = [len(asked.pictures) if place == first else 0 for place in range(len(told))]
+    left = iter(asked.pictures)
+    made = [
+        {"role": role, "content": content(words, [next(left) for _ in range(count)])}
+        for (role, words), count in zip(told, marks)
     ]
+    drawn = [asked.picture] if asked.picture is not None else []
+    return [*made, {"role": "assistant", "content": content(asked.answer or "", drawn)}]
+
+
+def _each(group: Sequence[Asked], score: Callable[[Asked], Score]) -> list[Score]:
+    """The score of each sample, which is asked about alone: one that the server refuses fails by itself. Raises
+    Unanswered where there is no answer."""
+    found = []
+    for asked in group:
+        try:
+            found.append(score(asked))
+        except Unanswered as error:
+            if not error.lasting:
+                raise
+            found.append(Score.invalid(str(error)))
+    return found
 
 
 def _side(text: str, pictures: Sequence[bytes]) -> Any:

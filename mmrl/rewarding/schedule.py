@@ -17,7 +17,7 @@ def regular(count: int, neighbours: int, seed: int) -> Pairs:
     """Each sample with `neighbours` others, drawn by the seed, so that all are connected.
 
     Where count * neighbours is odd, one sample has one more; from count - 1 neighbours on, it is every pair. The number
-    of times that a sample comes first and second differs by at most one where `neighbours` is even.
+    of times that a sample comes first and second differs by at most one where `neighbours` is even, or is every pair.
     Raises ValueError for fewer than 2 neighbours, which connect no more than two samples.
 
     The samples are put on a circle in random order, and each is paired with those at some distances along it, 1 among

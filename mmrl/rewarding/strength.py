@@ -22,8 +22,9 @@ ELO = 400.0 / math.log(10.0)  # points of a strength of 1
 class Strengths:
     """One entry a player; None for one that was never compared.
 
-    values: strengths, of mean 0 in each component. low, high: the interval's ends. component: number of the set of
-    players that comparisons connect; strengths of two components cannot be compared.
+    values: strengths, of mean 0 in each component, or over its `zero` (see bradley_terry). low, high: the interval's
+    ends. component: number of the set of players that comparisons connect; strengths of two components cannot be
+    compared.
     """
 
     values: tuple[float | None, ...]
@@ -32,12 +33,19 @@ class Strengths:
     component: tuple[int, ...]
 
 
-def bradley_terry(wins: Sequence[Sequence[float]] | np.ndarray, prior: float = 1.0, level: float = 0.95) -> Strengths:
+def bradley_terry(
+    wins: Sequence[Sequence[float]] | np.ndarray,
+    prior: float = 1.0,
+    level: float = 0.95,
+    zero: Sequence[int] = (),
+) -> Strengths:
     """Strengths of the most probable model, with intervals from the Fisher information.
 
     wins: [n, n], `wins[i][j]` is how often i beat j; a tie is half a win of each. The diagonal does not count.
     prior: ties of each player against one of strength 0. Above 0 it keeps the strength of an undefeated player finite;
-    with 0 there may be no maximum (Ford 1957), which raises ValueError. level: of the intervals.
+    with 0 there may be no maximum (Ford 1957), which raises ValueError. level: of the intervals. zero: players whose
+    mean is 0 in their component, such as anchors: the others' intervals are those of the distance from it. Where a
+    component has none of them, the mean of all of it is 0.
     Hunter, "MM algorithms for generalized Bradley-Terry models" (2004), has the likelihood; it is concave, and the
     maximum is found by Newton's method in a trust region.
     """
@@ -56,7 +64,8 @@ def bradley_terry(wins: Sequence[Sequence[float]] | np.ndarray, prior: float = 1
         members = [i for i in range(count) if component[i] == number]
         if len(members) == 1:
             continue
-        strengths, variances = _fit(won[np.ix_(members, members)], prior)
+        anchors = [k for k, i in enumerate(members) if i in zero] or list(range(len(members)))
+        strengths, variances = _fit(won[np.ix_(members, members)], prior, anchors)
         for i, strength, variance in zip(members, strengths, variances):
             values[i] = float(strength)
             low[i], high[i] = float(strength - width * variance**0.5), float(strength + width * variance**0.5)
@@ -124,8 +133,8 @@ def _members(component: Sequence[int], player: int) -> set[int]:
     return {i for i, number in enumerate(component) if number == component[player]}
 
 
-def _fit(won: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    """(strengths of mean 0, their variances) of players that are all connected."""
+def _fit(won: np.ndarray, prior: float, zero: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(strengths, their variances) of players that are all connected; the mean of those in `zero` is 0."""
     import numpy as np
     from scipy.optimize import minimize
     from scipy.sparse.csgraph import connected_components
@@ -152,9 +161,10 @@ def _fit(won: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
 
     start = np.zeros(size)
     s = minimize(loss, start, method="trust-exact", jac=slope, hess=information, options={"gtol": 1e-9}).x
-    centring = np.eye(size) - 1.0 / size
-    variances = np.diag(centring @ np.linalg.pinv(information(s), hermitian=True) @ centring)
-    return s - s.mean(), np.maximum(variances, 0.0)
+    centring = np.eye(size)
+    centring[:, zero] -= 1.0 / len(zero)
+    variances = np.diag(centring @ np.linalg.pinv(information(s), hermitian=True) @ centring.T)
+    return centring @ s, np.maximum(variances, 0.0)
 
 
 __all__ = ["Outcome", "Strengths", "bootstrapped", "bradley_terry", "components", "elo", "wins_of"]

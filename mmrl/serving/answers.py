@@ -6,12 +6,30 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mmrl.serving.queue import Line
 from mmrl.serving.rows import Outcome, Row
 
 Promise = asyncio.Future[Outcome]
 _USED = Outcome(reason="this idempotency_key was used for another request")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows in the line. promises: of their outcomes, in order. lone: answers that nobody else may get."""
+
+    promises: Sequence[Promise]
+    lone: Sequence[asyncio.Future[list[Outcome]]]
+
+    async def outcomes(self) -> list[Outcome]:
+        """An outcome for each row, in order."""
+        return [await asyncio.shield(promise) for promise in self.promises]
+
+    def give_up(self) -> None:
+        """Take the rows without a key out of the line; those with one are rated for the next time."""
+        for answer in self.lone:
+            answer.cancel()
 
 
 class Answers:
@@ -21,11 +39,8 @@ class Answers:
         self.line, self.served, self.most = line, line.served, most
         self._kept: OrderedDict[str, tuple[str, Promise]] = OrderedDict()  # key -> (fingerprint of the row, answer)
 
-    async def outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
-        """An outcome for each row, in order. Raises Refused where the line is full; then no row is rated.
-
-        Where it is cancelled, rows without a key that wait are given up; those with one are rated for the next time.
-        """
+    def ask(self, rows: Sequence[Row]) -> Asked:
+        """Put what is not known into the line. Raises Refused where it is full; then no row is rated."""
         keys = self._keys(rows)
         found = [self._known(key, row) for key, row in zip(keys, rows)]
         new = [place for place, promise in enumerate(found) if promise is None]
@@ -44,13 +59,8 @@ class Answers:
                 other = first[keys[place] or ""]
                 same = rows[other].fingerprint == rows[place].fingerprint
                 found[place] = found[other] if same else _settled(_USED)
-        try:
-            return [await asyncio.shield(promise) for promise in found if promise is not None]
-        except asyncio.CancelledError:
-            for unit, answer in zip(units, answers):
-                if all(keys[place] is None for place in unit):
-                    answer.cancel()
-            raise
+        lone = [answer for unit, answer in zip(units, answers) if all(keys[place] is None for place in unit)]
+        return Asked([promise for promise in found if promise is not None], lone)
 
     def _keys(self, rows: Sequence[Row]) -> list[str | None]:
         """What each row's answer is kept under; where rows depend on their group, they have all a key or none."""

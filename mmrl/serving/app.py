@@ -31,7 +31,8 @@ class Limits:
     max_batch: rows of a batch. max_wait: seconds a row waits for others. queue: rows that may wait or run. body: bytes
     of a request; bodies: of all that are in memory; body_seconds: that one may take. max_pixels: of a picture.
     answers: that are kept by idempotency key. token: that a request has to bring; "" for none. open_health: whether
-    /health tells without it. ends: texts that are cut from the end of answers at /get_reward.
+    /health tells without it. ends: texts that are cut from the end of answers at /get_reward. hosts: names by which a
+    request may call the server; () for any.
     """
 
     max_batch: int = 32
@@ -45,6 +46,7 @@ class Limits:
     token: str = ""
     open_health: bool = True
     ends: Sequence[str] = ()
+    hosts: Sequence[str] = ()
 
 
 def make_app(served: Served, limits: Limits) -> FastAPI:
@@ -64,6 +66,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
 
     # No pages of its own: they would load scripts from elsewhere.
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.line, app.state.bodies = line, bodies
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _unknown)
 
@@ -71,16 +74,20 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         request: Request, read_rows: Callable[[bytes], tuple[Any, list[Row]]], write: Callable[..., Any]
     ) -> Response:
         """Read, rate, write; a sender that goes away is not waited for."""
+        _expect(request, limits.hosts)
         _authorise(request, limits.token)
         async with bodies.read(request) as body:
             async with one_at_a_time if len(body) > _LARGE else nullcontext():
                 message, rows = await asyncio.to_thread(read_rows, body)
             del body
-            rating = asyncio.create_task(answers.outcomes(rows))
+            asked = answers.ask(rows)
+            rating = asyncio.create_task(asked.outcomes())
             gone = asyncio.create_task(_gone(request))
             try:
                 await asyncio.wait({rating, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not rating.done():
+                    asked.give_up()
+                    await rating  # what waits on counts as a body in memory until then
                     return Response(status_code=499)
                 return _json(write(message, rating.result()))
             finally:
@@ -112,6 +119,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
 
     @app.get("/health")
     async def health(request: Request) -> Response:
+        _expect(request, limits.hosts)
         if not limits.open_health:
             _authorise(request, limits.token)
         return _json(
@@ -127,6 +135,17 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         )
 
     return app
+
+
+def _expect(request: Request, hosts: Sequence[str]) -> None:
+    """Raises Refused (421) for a request that calls the server by another name: a page of the web whose name leads to
+    this machine can ask what no one else can."""
+    try:
+        host = request.url.hostname
+    except ValueError:
+        host = None
+    if hosts and host not in hosts:
+        raise Refused(421, f"without a token this server is asked as {', '.join(hosts)} only")
 
 
 def _authorise(request: Request, token: str) -> None:

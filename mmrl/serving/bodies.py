@@ -12,13 +12,14 @@ from starlette.requests import ClientDisconnect
 
 from mmrl.serving.wire import Refused
 
+_SIZES = {b",": 100, b"[": 100, b"{": 300}  # of a value, a list, a dict, and of what else is made of them
 _LINGER = 0.5  # seconds in which the rest of a refused body is thrown away, so that its sender reads the answer
 
 
 @dataclass
 class Bodies:
-    """most: bytes of one body. together: bytes of all bodies that are in memory, from their first byte to their answer.
-    seconds: that a body may take."""
+    """most: bytes of one body. together: bytes of all bodies that are in memory, from their first byte to their answer,
+    and of what they become when they are read. seconds: that a body may take."""
 
     most: int
     together: int
@@ -49,6 +50,13 @@ class Bodies:
             request.state.read = True
             whole = [bytes(body)]
             body.clear()
+            values = _unpacked(whole[0])
+            if taken + values > self.together:
+                raise Refused(413, f"the body takes up to {taken + values} bytes in memory, as JSON; send fewer rows")
+            self.held += values
+            taken += values
+            if self.held > self.together:
+                raise Refused(429, "too many bodies at once; try again", {"Retry-After": "1"})
             yield whole.pop()  # which the caller may let go before the block ends
         finally:
             self.held -= taken
@@ -62,6 +70,11 @@ class Bodies:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self.most:
             raise Refused(413, f"the body is over {self.most} bytes")
+
+
+def _unpacked(body: bytes) -> int:
+    """Bytes that the values of a body of JSON take beside their own, at most: some are thirty times what is written."""
+    return sum(size * body.count(mark) for mark, size in _SIZES.items())
 
 
 async def linger(request: Request) -> None:

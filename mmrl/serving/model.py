@@ -7,18 +7,19 @@ import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any, Protocol
 
 from mmrl.judging.base import Comparer, Scorer, Showing, Verdict
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.call import call
 from mmrl.rewarding.load import LoadedReward
+from mmrl.rewarding.made_of import made_of
 from mmrl.rewarding.values import one_line, scores_in
 from mmrl.serving.rows import Outcome, Row
 from mmrl.types import Candidate, Group, Pair, Prompt, Sample, Score
 
 Unit = Sequence[Row]
+_MOST_COMPARED = 128  # rows of a group of which each two are compared, in both orders: 16,256 questions
 
 
 class Served(Protocol):
@@ -52,8 +53,7 @@ class ServedReward:
     ) -> None:
         self.reward, self.max_pixels = reward, max_pixels
         self.name, self.whole, self.at_once = name or reward.name, reward.group, reward.at_once
-        source = Path(reward.source).read_bytes() if reward.source and Path(reward.source).is_file() else b""
-        self.version = version_of(reward.name, sorted(options.items()), hashlib.sha256(source).hexdigest())
+        self.version = version_of(made_of(reward, options))
 
     def units(self, rows: Sequence[Row]) -> list[list[int]]:
         return by_group(rows)
@@ -175,6 +175,8 @@ def _not_alone(unit: Unit, whole: bool, kind: str) -> str:
         return "it is compared with others of its group: send group_id"
     if any(row.prompt.text != first.prompt.text or row.prompt.record != first.prompt.record for row in unit):
         return f"the rows of group {first.group!r} have different prompts or metadata"
+    if kind == "comparer" and len(unit) > _MOST_COMPARED:
+        return f"group {first.group!r} has {len(unit)} rows, and each two are compared: {_MOST_COMPARED} are the most"
     if whole and kind == "comparer" and len(unit) < 2:
         return f"group {first.group!r} has one row: nothing to compare it with"
     return ""

@@ -17,7 +17,7 @@ class RewardRequest(Message):
 
     query: list[str] = Field(min_length=1, max_length=MOST_ROWS, fail_fast=True)
     prompts: list[str] | None = Field(None, max_length=MOST_ROWS, fail_fast=True)
-    labels: list[Any] | None = Field(None, max_length=MOST_ROWS)
+    labels: list[Any] | None = Field(None, max_length=MOST_ROWS, fail_fast=True)
 
 
 def rows_of(request: RewardRequest, ends: Sequence[str]) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +38,7 @@ class Line:
         self.rows = 0  # that wait or run
         self.batches = 0
         self.rated = 0
-        self._line: deque[_Waiting] = deque()
+        self._line: OrderedDict[int, _Waiting] = OrderedDict()  # by id: one that is given up leaves at once
         self._come = asyncio.Event()
         self._free = asyncio.Semaphore(served.at_once)
         self._threads = Threads(served.at_once, "serving")
@@ -57,8 +57,8 @@ class Line:
         waiting = [_Waiting(unit, loop.create_future()) for unit in units]
         for one in waiting:
             self.rows += len(one.unit)
-            one.answer.add_done_callback(partial(self._leave, len(one.unit)))
-        self._line.extend(waiting)
+            one.answer.add_done_callback(partial(self._leave, id(one), len(one.unit)))
+            self._line[id(one)] = one
         self._come.set()
         return [one.answer for one in waiting]
 
@@ -70,7 +70,7 @@ class Line:
                 await self._come.wait()
             await self._free.acquire()
             while self._line and self._waiting_rows() < self.max_batch:
-                rest = self._line[0].since + self.max_wait - time.monotonic()
+                rest = self._first().since + self.max_wait - time.monotonic()
                 if rest <= 0:
                     break
                 self._come.clear()
@@ -91,14 +91,17 @@ class Line:
         """Leave the model to itself: what has not started is not rated."""
         self._threads.close()
 
+    def _first(self) -> _Waiting:
+        return next(iter(self._line.values()))
+
     def _waiting_rows(self) -> int:
-        return sum(len(one.unit) for one in self._line)
+        return sum(len(one.unit) for one in self._line.values())
 
     def _cut(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         rows = 0
-        while self._line and (not batch or rows + len(self._line[0].unit) <= self.max_batch):
-            one = self._line.popleft()
+        while self._line and (not batch or rows + len(self._first().unit) <= self.max_batch):
+            _, one = self._line.popitem(last=False)
             if not one.answer.done():
                 batch.append(one)
                 rows += len(one.unit)
@@ -121,8 +124,9 @@ class Line:
             if not one.answer.done():
                 one.answer.set_result(of)
 
-    def _leave(self, size: int, _: object) -> None:
+    def _leave(self, place: int, size: int, _: object) -> None:
         self.rows -= size
+        self._line.pop(place, None)  # where it was given up
 
     def _wait(self) -> int:
         """Seconds until there may be room again."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmrl.pictures import PictureError, check_image
+from mmrl.pictures import PictureError, check_image, image_size
 from mmrl.types import Candidate, Prompt
 
 # Pillow's readers of these are the ones that everybody's pictures go through.
@@ -56,7 +56,22 @@ class Outcome:
         return not self.values
 
 
-def picture(text: str, max_pixels: int) -> dict[str, Any]:
+@dataclass
+class Pixels:
+    """How many the pictures of a request may have: each of them, and all that are taken together, which a reward may
+    hold in memory at once."""
+
+    each: int
+    together: int
+    taken: int = 0
+
+    def take(self, width: int, height: int) -> None:
+        if self.taken + width * height > self.together:
+            raise BadRow(f"the pictures of this request have over {self.together} pixels; send fewer rows at once")
+        self.taken += width * height
+
+
+def picture(text: str, pixels: Pixels) -> dict[str, Any]:
     """A reference to a picture that came as base64. Raises BadRow for what is no PNG, JPEG or WEBP, too large or cut
     off."""
     try:
@@ -67,7 +82,8 @@ def picture(text: str, max_pixels: int) -> dict[str, Any]:
         raise BadRow(f"a picture is none of {', '.join(_BEGINNINGS)}")
     reference = {"bytes": data}
     try:
-        check_image(reference, None, max_pixels)
+        check_image(reference, None, pixels.each)
+        pixels.take(*image_size(reference, None, pixels.each))
     except PictureError as error:
         raise BadRow(str(error).replace("data.max_pixels=", "the server's bound of pixels, ")) from None
     return reference
@@ -75,7 +91,7 @@ def picture(text: str, max_pixels: int) -> dict[str, Any]:
 
 def prompt_of(name: str, text: str, images: Sequence[Any], columns: Mapping[str, Any]) -> Prompt:
     """A prompt with the columns that came beside it. Raises BadRow for columns that stand in the place of others."""
-    if twice := sorted({"prompt", "images", "messages", "candidates"} & set(columns)):
+    if twice := sorted({"prompt", "image", "images", "messages", "candidates"} & set(columns)):
         raise BadRow(f"metadata has {', '.join(twice)}, which come from history")
     record = {**columns, "prompt": text, **({"images": list(images)} if images else {})}
     return Prompt(name, text, record)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mmrl.serving.rows import BadRow, Outcome, Row, fingerprint, picture, prompt_of
+from mmrl.serving.rows import BadRow, Outcome, Pixels, Row, fingerprint, picture, prompt_of
 from mmrl.serving.wire import MOST_ROWS, Message
 from mmrl.types import Candidate, Prompt
 
@@ -21,6 +21,8 @@ ECHOED = ("request_id", "sample_id", "group_id", "source_rank", "policy_version"
 
 Name = str | int | None
 _MOST_ENTRIES = 256
+_MOST_REWARDS = 64  # that a row may want
+_PIXELS_TOGETHER = 200_000_000  # of the pictures of a request: 600 MB
 
 
 class Entry(Message):
@@ -36,9 +38,9 @@ class Rated(Message):
 
     history: list[Entry] = Field(min_length=1, max_length=_MOST_ENTRIES, fail_fast=True)
     candidates: list[Entry] | None = Field(None, min_length=2, max_length=_MOST_ENTRIES, fail_fast=True)
-    order: list[int] | None = Field(None, max_length=_MOST_ENTRIES)
+    order: list[int] | None = Field(None, max_length=_MOST_ENTRIES, fail_fast=True)
     seed: int = 0
-    required_rewards: list[str] | None = None
+    required_rewards: list[str] | None = Field(None, max_length=_MOST_REWARDS, fail_fast=True)
     metadata: dict[str, Any] | None = None
     request_id: Name = None
     sample_id: Name = None
@@ -61,7 +63,8 @@ def rows_of(request: ScoreRequest, name: str, version: str, max_pixels: int) -> 
 
     name, version: of what is served; a row that wants others has a fault.
     """
-    return [_row(rated, place, name, version, max_pixels) for place, rated in enumerate(request.requests)]
+    pixels = Pixels(max_pixels, max(max_pixels, _PIXELS_TOGETHER))
+    return [_row(rated, place, name, version, pixels) for place, rated in enumerate(request.requests)]
 
 
 def reply(request: ScoreRequest, outcomes: Sequence[Outcome], name: str, version: str) -> dict[str, Any]:
@@ -80,14 +83,14 @@ def reply(request: ScoreRequest, outcomes: Sequence[Outcome], name: str, version
     }
 
 
-def _row(rated: Rated, place: int, name: str, version: str, max_pixels: int) -> Row:
+def _row(rated: Rated, place: int, name: str, version: str, pixels: Pixels) -> Row:
     own = str(rated.sample_id if rated.sample_id is not None else place)
     try:
         if unknown := [other for other in rated.required_rewards or () if other != name]:
             raise BadRow(f"the reward {unknown[0][:80]!r} is not served here, {name!r} is")
         if rated.scorer_version not in (None, version):
             raise BadRow(f"the scorer's version is {version}, not {rated.scorer_version[:80]!r}")
-        prompt, candidates = _shown(rated, own, max_pixels)
+        prompt, candidates = _shown(rated, own, pixels)
         order = _order(rated.order, len(candidates))
     except BadRow as error:
         return Row(Prompt(own, ""), (), fault=str(error))
@@ -96,19 +99,19 @@ def _row(rated: Rated, place: int, name: str, version: str, max_pixels: int) -> 
     return Row(prompt, candidates, group, order, rated.seed, rated.idempotency_key, fingerprint(content))
 
 
-def _shown(rated: Rated, name: str, max_pixels: int) -> tuple[Prompt, tuple[Candidate, ...]]:
+def _shown(rated: Rated, name: str, pixels: Pixels) -> tuple[Prompt, tuple[Candidate, ...]]:
     """The prompt, and what is rated."""
     if any(entry.video_b64 is not None for entry in (*rated.history, *(rated.candidates or ()))):
         raise BadRow("videos are not taken")
     metadata = rated.metadata or {}
     if rated.candidates is not None:
         text = _words(rated.history)
-        prompt = prompt_of(name, text, _pictures(rated.history, max_pixels), metadata)
+        prompt = prompt_of(name, text, _pictures(rated.history, pixels), metadata)
         return prompt, tuple(
-            Candidate(entry.text or "", tuple(_pictures([entry], max_pixels))) for entry in rated.candidates
+            Candidate(entry.text or "", tuple(_pictures([entry], pixels))) for entry in rated.candidates
         )
     *before, last = rated.history
-    images = _pictures(before, max_pixels)
+    images = _pictures(before, pixels)
     if last.image_b64 is None:
         if last.text is None:
             raise BadRow("the last entry of history has neither text nor image_b64")
@@ -119,15 +122,15 @@ def _shown(rated: Rated, name: str, max_pixels: int) -> tuple[Prompt, tuple[Cand
             f"history ends with a picture made for {(last.text or '')[:40]!r}, but has the text {other[0][:40]!r}"
         )
     prompt = prompt_of(name, last.text or "", images, metadata)
-    return prompt, (Candidate("", tuple(_pictures([last], max_pixels))),)
+    return prompt, (Candidate("", tuple(_pictures([last], pixels))),)
 
 
 def _words(entries: Sequence[Entry]) -> str:
     return "\n".join(entry.text for entry in entries if entry.text)
 
 
-def _pictures(entries: Sequence[Entry], max_pixels: int) -> list[Any]:
-    return [picture(entry.image_b64, max_pixels) for entry in entries if entry.image_b64 is not None]
+def _pictures(entries: Sequence[Entry], pixels: Pixels) -> list[Any]:
+    return [picture(entry.image_b64, pixels) for entry in entries if entry.image_b64 is not None]
 
 
 def _order(order: list[int] | None, count: int) -> tuple[int, ...]:

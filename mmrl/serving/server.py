@@ -8,6 +8,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,6 +18,7 @@ from mmrl.serving.model import Served
 
 _HEAD_SECONDS = 10.0  # that the head of a request may take
 _MOST_CONNECTIONS = 1000
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GRACE = 30  # seconds in which requests under way are finished after a SIGTERM
 
 
@@ -71,6 +73,8 @@ def serve(
             "or serve on 127.0.0.1",
             stacklevel=2,
         )
+    if _is_loopback(host) and not limits.token:
+        limits = replace(limits, hosts=tuple(dict.fromkeys((host, *_LOOPBACK))))
     try:
         at = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
     except (OSError, OverflowError) as error:

@@ -20,6 +20,9 @@ from mmrl.training.merge_lora import MergeError
 # Weights in formats that are not read here; a copy of the first checkpoint's would contradict the merged ones.
 OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf"}
 
+# A scalar head's notes, and what they say of its scores.
+HEAD_NOTES, OF_SCORES = Path("head", "head.json"), ("mean", "std", "scores")
+
 
 class _File:
     """An open .safetensors file that knows its place."""
@@ -63,9 +66,10 @@ def merge(out: Path, checkpoints: Sequence[Path], weights: Sequence[float] | Non
     weights: one for each, with sum 1; by default `bai_weights`.
     Floating tensors are summed in float32 (float64 where they are float64) and written in the first checkpoint's dtype;
     integer and boolean ones must be equal. Of LoRA it is the updates B·A that are summed (mmrl.training.merge_lora), so
-    that the rank of the result is the sum of the ranks. Every other file is the first checkpoint's, and merge.json says
-    what was merged. Raises MergeError for checkpoints that do not fit, bad weights, and an `out` that exists; `out`
-    then stays as it was.
+    that the rank of the result is the sum of the ranks. Every other file is the first checkpoint's, but for the mean
+    and the deviation of a scalar head's scores, which are not the result's, and merge.json says what was merged.
+    Raises MergeError for checkpoints that do not fit, bad weights, and an `out` that exists; `out` then stays as it
+    was.
     """
     places = [_policy(Path(c)) for c in checkpoints]
     if len(places) < 2:
@@ -102,8 +106,17 @@ def _write(target: Path, places: Sequence[Path], opened: Sequence[Opened], facto
             }
             save_file(tensors, target / file, metadata=lora.header(opened[0][folder, names[0]].metadata()))
         lora.write_config(target / folder)
+    _forget_spread(target / HEAD_NOTES)
     record = {"checkpoints": [str(p) for p in places], "weights": list(factors)}
     (target / "merge.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _forget_spread(notes: Path) -> None:
+    """Of a scalar head: the mean and deviation of scores were those of the first checkpoint's, not of what is made."""
+    if notes.is_file():
+        kept = json.loads(notes.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in kept.items() if key not in OF_SCORES}
+        notes.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class _Lora:

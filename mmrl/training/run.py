@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmrl.config import Config
+from mmrl.config import Config, RewardModelStage
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.disk import WriteError
@@ -55,9 +55,15 @@ class Run:
         return {reward.name: section.weight for reward, section in zip(self.rewards, self.config.rewards)}
 
     @property
+    def measured_stage(self) -> RewardModelStage | None:
+        """The stage as whose model a scalar head is measured: of several the last, whose model the run makes."""
+        return next((s for s in reversed(self.config.stages) if isinstance(s, RewardModelStage)), None)
+
+    @property
     def heldout_metrics(self) -> list[str]:
         """Names that every evaluation tells, the main one first: each reward, and what stages measure by themselves."""
-        own = [stage.heldout_metric() for stage in self.config.stages] if self.data.eval_prompts else []
+        stages = self.config.stages if self.data.eval_prompts else []
+        own = [s.heldout_metric() for s in stages if not isinstance(s, RewardModelStage) or s is self.measured_stage]
         return list(dict.fromkeys([*(f"eval/{r.name}" for r in self.eval_rewards), *(name for name in own if name)]))
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, get_args
@@ -63,6 +64,25 @@ def test_two_rows_say_what_their_schema_says(pictured, name):
         assert normalised(prompt.record) == normalised(prompt.record, "plain") == prompt.record
 
 
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("vl_rewardbench.jsonl", {1, 2, 3, 4}),
+        ("mm_rlhf.jsonl", {1, 2, 3, 4}),
+        ("multimodal_rewardbench.json", {1, 2, 3, 4}),
+        ("rewardbench2.parquet", {4}),  # which has no pictures to lose: its id of Ties is there twice
+    ],
+)
+def test_a_row_that_is_no_pair_still_says_where_it_is_counted(pictured, name, broken):
+    """So that it is missing from its category and its unit, not only from the whole."""
+    form, suffix, rows, expected = CASES[name]
+    source = written([*rows, *rows], pictured / f"broken{'.jsonl' if suffix == '.json' else suffix}")
+    found = read_pairs(source, form, on_bad="keep", image_root=str(pictured / "nowhere"))
+    places = {number: (said.category, said.unit) for number, said in enumerate([*expected, *expected], 1)}
+    by_row = {int(one.where.rpartition(":")[2]): (one.category, one.unit) for one in found.broken}
+    assert by_row == {number: places[number] for number in broken}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_environment_of_pairs_shows_all_that_is_read(pictured, name):
     """What the readers write is what a judge is shown: question, answers and pictures, in the order that is noted."""
@@ -118,6 +138,15 @@ COUNTS = {
     "mmmu_pro_test_Marketing_150": 151, "wildvision-3": 173, "jailbreak_1": 9, "LRVInstruction-9": 1,
 }  # fmt: skip
 SUMS = [(749, 318, 183), (448, 318, 484), (301, 318, 631)]
+
+
+def test_a_picture_may_stand_right_before_the_first_heading(pictured):
+    text = "###### [Question]:\nWhat?\n###### [Response 1]:\na cat\n###### [Response 2]:\na dog"
+    parts = [{"type": "image", "image": "img/1.png"}, {"type": "text", "text": text}]
+    row = {"message": json.dumps([{"role": "user", "content": parts}]), "question": "What?"}
+    [pair] = read_pairs([{**row, "answer": ["<answer>2</answer>"]}], "r1_reward", image_root=str(pictured)).pairs
+    assert ([one.answer for one in pair.candidates], pair.shares) == (["a cat", "a dog"], (0.0, 1.0))
+    assert (pair.prompt.text, pair.prompt.record["images"]) == ("What?", ["img/1.png"])
 
 
 def test_of_three_groupings_of_vl_rewardbench_the_official_one_is_used():

@@ -248,6 +248,12 @@ def test_nothing_usable_is_an_error_unless_it_is_to_be_counted(tmp_path):
         read_pairs(source, on_bad="drop")
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_of_no_records_is_told(tmp_path, count):
+    with pytest.raises(ConfigError, match=f"count is {count}, expected 1 or more records"):
+        read_pairs(jsonl(tmp_path / "one.jsonl", GOOD), count=count)
+
+
 def test_a_question_may_be_rolled_out_though_its_answers_are_no_pair(tmp_path):
     """A training on prompts does not need the pair; equal answers do not cost it the question."""
     source = jsonl(

@@ -77,6 +77,7 @@ WRONG = [
     ("vl_rewardbench", VL, {"image": 7}, "picture 0 of `images`: expected a file name or a picture, got int"),
     ("vl_rewardbench", VL, {"rejected": None}, "needs `rejected`, a text; it is missing"),
     ("mm_rlhf", MM, {"image": None}, "needs `image` or `video`; both are missing"),
+    ("mm_rlhf", MM, {"image": []}, "needs `image` or `video`; both are missing"),
     ("mm_rlhf", MM, {"image": None, "video": "video/gone"}, "video 'video/gone': is no folder and no file"),
     ("mm_rlhf", MM, {"chosen": "a dog"}, "candidates 0 and 1 are the same"),
     ("mm_rlhf", MM, {"chosen": ["a"]}, "needs `chosen`, a text; it is list"),

@@ -163,6 +163,16 @@ def test_reasonings_contradict_the_answer_as_often_as_told_and_leave_the_answers
         assert (spoken(after)[0] != spoken(after)[1]) == after["contradicts"]
 
 
+def test_a_habit_may_be_the_answers_alone():
+    for index in range(MANY):
+        plain = judged.record(index, habit=0.9, shortcut=["first", "longer"])
+        made = judged.record(index, habit=0.9, shortcut=["first", "longer"], ignores=True)
+        reasoned, answered, *_ = spoken(made)
+        assert answered == spoken(plain)[1], "the answer is the habit's, as before"
+        assert reasoned == made["order"].index(made["true"]), "and the reasoning ends in the truth"
+        assert made["contradicts"] == (reasoned != answered)
+
+
 def test_a_record_opens_with_its_answers_in_its_order():
     for index in range(8):
         made = judged.record(index)

@@ -15,6 +15,7 @@ from mmrl.judging.base import Verdict
 from mmrl.judging.evaluation import evaluate
 from mmrl.judging.load import open_judge
 from mmrl.judging.tables import notices, printed, table
+from mmrl.rewarding import RewardError
 
 
 class Colour:
@@ -103,6 +104,42 @@ def test_the_table_and_what_it_does_not_say_by_itself(bench):
     assert list(printed(found))[-len(told) :] == told
 
 
+def test_what_means_of_categories_leave_out_is_told(tmp_path):
+    lines = [{"id": i, "prompt": "Say it", "chosen": "aa", "rejected": "b", "category": c} for i, c in enumerate("xyy")]
+    lines += [{**lines[0], "id": 3, "category": None}, {**lines[0], "id": 4, "rejected": "aa"}, {"prompt": "?"}]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = evaluate(str(tmp_path / "mixed.jsonl"), "longest")
+    assert {name: some.accuracy.value for name, some in found.judge.categories.items()} == {"x": 0.5, "y": 1.0}
+    assert {row[0] for row in table(found)} >= {"  x (2)", "  y (2)"}  # counts with what is wrong without being asked
+    assert found.judge.macro == pytest.approx(0.75)
+    said = "of no category, and in no mean of categories: 1 pairs, 1 records that are no pairs"
+    assert said in notices(found)
+    assert not any(
+        "of no category" in line for line in notices(evaluate(str(tmp_path / "mixed.jsonl"), "first", limit=3))
+    )
+
+
+def test_a_vote_without_a_verdict_is_counted_though_others_decide(tmp_path):
+    class Once:
+        identity = "once"
+
+        def compare(self, showings):
+            return [Verdict((1.0, 0.0)) if one.seed % 3 == 0 else Verdict(None, "no verdict") for one in showings]
+
+    pairs = texts(tmp_path / "pairs.jsonl", [("a", "yes", "no"), ("b", "yes", "no")])
+    found = evaluate(pairs, Once(), votes=3)
+    some = found.judge.figures
+    assert (some.failed, some.votes_failed, some.votes) == (0, 8, 12)  # two of three, in two orders of two pairs
+    assert {row[0]: row[1] for row in table(found)}["votes without a verdict"] == "8 of 12"
+    assert any(line.startswith("8 of 12 votes have no verdict") for line in notices(found))
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**70])
+def test_any_seed_will_do(tmp_path, seed):
+    pairs = texts(tmp_path / "pairs.jsonl", [("a", "yes", "no"), ("b", "no", "yes")])
+    assert evaluate(pairs, "random", seed=seed, votes=2).judge.figures.accuracy.low is not None
+
+
 def test_the_page_shows_pairs_and_escapes_what_was_said(bench, tmp_path):
     evaluate(str(bench), Colour(), out=tmp_path)
     html = (tmp_path / "index.html").read_text()
@@ -160,6 +197,15 @@ def test_a_reward_that_may_be_called_for_several_groups_is_and_its_scores_stay_i
     found = evaluate(str(bench), f"{tmp_path / 'mine.py'}:red", baselines=False)
     assert found.judge.figures.failed == 0
     assert found.judge.figures.accuracy_parsed.value == pytest.approx(9 / 10)
+
+
+def test_a_server_that_is_down_stops_where_it_is_told_to(tmp_path):
+    pairs = texts(tmp_path / "t.jsonl", [("a", "abc", "abcd"), ("b", "ab", "xyz")])
+    options = {"patience": 0, "attempts": 1, "timeout": 1}
+    found = evaluate(pairs, "http://127.0.0.1:9", options={**options, "when_down": "invalid"}, baselines=False)
+    assert (found.judge.figures.failed, found.judge.figures.accuracy_parsed.value) == (2, None)
+    with pytest.raises(RewardError, match=r"^remote\.score: .*127\.0\.0\.1:9.* cannot be asked"):
+        evaluate(pairs, "http://127.0.0.1:9", options={**options, "when_down": "stop"}, baselines=False)
 
 
 def test_the_command(bench, tmp_path):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from mmrl.data.pairs import Broken
 from mmrl.judging.base import Verdict
 from mmrl.judging.benchmarks import WEIGHTS, official, ranking, ties_score
 from mmrl.judging.calibration import reliability
@@ -90,7 +91,7 @@ def test_a_table_by_hand(pair, judged):
     assert found.reasons == {"said nothing": 1}
     assert found.acc_plus.value is None
     # Two records that could not be read are two pairs more, of two showings each, that are not right.
-    worse = figures(table, broken=2)
+    worse = figures(table, [Broken("x:1", "no label"), Broken("x:2", "no label")])
     assert worse.accuracy.value == pytest.approx(5.5 / 14)
     assert worse.every_order.value == pytest.approx(1 / 7)
     assert values(worse, "accuracy_parsed", "consistency") == values(found, "accuracy_parsed", "consistency")
@@ -147,6 +148,29 @@ def test_categories_count_each_once_in_the_macro_mean(pair, judged):
     assert macro({}) is None
 
 
+def test_records_that_are_no_pairs_count_in_their_category_and_spoil_their_unit(pair, judged):
+    table = [
+        judged(pair("a", category="hep-cpp", unit="1"), [0, 1]),
+        judged(pair("b", category="hep-go", unit="2"), [0, 1]),
+        judged(pair("c", category="hep-go", unit="2"), [0, 1]),
+    ]
+    broken = [
+        Broken("x:1", "no such file", "hep-cpp", "1"),
+        Broken("x:2", "no such file", "hep-js", "3"),  # nothing of its category or unit is left
+        Broken("x:3", "no label"),  # which says neither
+    ]
+    parts = by_category(table, broken)
+    assert {name: part.accuracy.value for name, part in parts.items()} == {"hep-cpp": 0.5, "hep-go": 1.0, "hep-js": 0.0}
+    assert macro(parts) == pytest.approx(0.5)
+    assert figures(table, broken).acc_plus.value == pytest.approx(1 / 3)  # of 1, 2 and 3
+    # One pair of unit 1 is left: that it had two shows in what is broken.
+    assert figures(table[:1], broken[:1]).acc_plus.value == 0.0
+    assert official(table, broken)["Reasoning"] == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    four = [judged(pair("d", category="Math"), [0, 1]), judged(pair("tied:1", category="Ties"), [0, 1])]
+    spoilt = official(four, [Broken("x:1", "no such file", "Math"), Broken("x:2", "?", "Focus")])
+    assert spoilt == {"Math": 0.5, "Focus": 0.0, "overall without Ties": 0.25}
+
+
 def test_intervals_are_those_of_a_share_and_know_that_pairs_of_a_unit_are_alike(pair, judged):
     alone = figures([judged(pair(str(i)), [int(i % 4 == 0)]) for i in range(400)], draws=2000).accuracy
     half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
@@ -159,7 +183,7 @@ def test_nothing_at_all_has_no_figures():
     found = figures([])
     assert values(found, "accuracy", "accuracy_parsed", "first", "acc_plus") == [None] * 4
     assert (found.pairs, found.failure_rate, found.position_bias) == (0, 0.0, "")
-    assert figures([], broken=3).accuracy.value == 0.0
+    assert figures([], [Broken("x:1", "no label")]).accuracy.value == 0.0
 
 
 def test_all_failed_is_wrong_over_all_and_nothing_over_parsed(pair, judged):
@@ -239,6 +263,10 @@ def test_ties_without_scores_are_said_to_be_missing(pair, judged):
         ties_score([scored(pair("7"), [1, 2])])
 
 
+def test_a_category_of_somebody_else_that_is_called_ties_is_no_rewardbench_2(pair):
+    assert official([scored(pair("7", category="Ties"), [1, 2]), scored(pair("8", category="Math"), [1, 2])]) == {}
+
+
 def test_other_categories_have_no_scores_of_their_own(pair, judged):
     assert official([judged(pair("a", category="safety"), [0])]) == {}
     assert official([judged(pair("a"), [0])]) == {}
@@ -251,7 +279,7 @@ def test_a_ranking_by_hand():
     assert (found.top, found.bottom) == (1.0, 0.0)
     assert ranking([3, 1, 2], [0.1, 0.9, 0.4]).kendall == pytest.approx(1.0)
     flat = ranking([1, 2, 3], [5, 5, 5])
-    assert (flat.kendall, flat.spearman, flat.top) == (None, None, pytest.approx(1 / 3))
+    assert (flat.kendall, flat.spearman, flat.top) == (0.0, 0.0, pytest.approx(1 / 3))
     with pytest.raises(ValueError, match="two or more"):
         ranking([1], [2])
 
@@ -263,9 +291,17 @@ def test_ranked_candidates_are_measured_by_their_order(pair):
         scored(pair("b", shares=four, answers="wxyz"), [1, 2, 3, 4]),
         scored(pair("c", shares=four, answers="wxyz"), [1, None, 3, 4]),
     ]
-    wanted = {"Kendall tau": (4 / 6 - 1) / 2, "Spearman rho": (0.8 - 1) / 2, "best on top": 0.5, "worst last": 0.0}
+    # What failed ranks nothing: it is no reason to leave it out of a mean.
+    wanted = {"Kendall tau": (4 / 6 - 1) / 3, "Spearman rho": (0.8 - 1) / 3, "best on top": 1 / 3, "worst last": 0.0}
     assert official(table) == pytest.approx(wanted)
     assert figures(table).accuracy.value == pytest.approx(1 / 3)
+
+
+def test_equal_scores_rank_nothing_and_stay_in_the_mean(pair):
+    four = (3 / 6, 2 / 6, 1 / 6, 0)
+    table = [scored(pair(name, shares=four, answers="wxyz"), s) for name, s in (("a", [4, 3, 2, 1]), ("b", [5] * 4))]
+    wanted = {"Kendall tau": 0.5, "Spearman rho": 0.5, "best on top": (1 + 1 / 4) / 2, "worst last": (1 + 1 / 4) / 2}
+    assert official(table) == pytest.approx(wanted)
 
 
 # -------------------------------------------------------------------- calibration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import json
 import shutil
@@ -148,7 +149,10 @@ def test_a_run_is_its_last_checkpoint_shown_pairs_as_it_was_trained(checkpoint, 
     assert other.adapter.environment.options.template == SHORT["template"]
     showing = Showing(pair("a"), (1, 0))
     assert judge.compare([showing])[0].said != ""
-    assert str(tmp_path) in judge.identity
+    assert tmp_path.name in judge.identity and str(tmp_path) not in judge.identity
+    assert judge.identity != other.identity
+    shutil.copytree(tmp_path, tmp_path / "copy" / tmp_path.name)
+    assert open_judge(str(tmp_path / "copy" / tmp_path.name)).identity == judge.identity
     with pytest.raises(ConfigError, match="those of the run"):
         open_judge(str(tmp_path), device="cpu")
 
@@ -180,6 +184,39 @@ def test_a_model_with_a_scalar_head_scores(tmp_path, pair):
 def test_options_of_a_model_are_checked(checkpoint, options, said):
     with pytest.raises(ValueError, match=said):
         open_judge(checkpoint, **options)
+
+
+WRONG = {
+    "temperature": ("hot", -1, float("nan"), True),
+    "max_tokens": (0, -3, "many", 1.5),
+    "batch": (0, "all"),
+    "form": (["answer"], 3),
+    "environment": ("pairs", {"a": 1}, {"template": "no marks"}),
+    "device": ("qpu", 3),
+    "dtype": ("int3", 3),
+    "timeout": (0, "long"),
+    "attempts": (0, 1.5),
+    "threads": (0, "all"),
+    "cache": (3,),
+    "key_env": (3,),
+    "model": (None, ["a"]),
+    "normalise": ("yes", 1),
+}
+
+
+@pytest.mark.parametrize("kind", ["of_model", "of_chat", "of_scalar"])
+def test_no_option_of_a_judge_takes_what_it_cannot_use(checkpoint, monkeypatch, kind):
+    """Every option, whatever its kind of judge, is refused in one line before anything is loaded or asked."""
+    from mmrl.judging import load
+
+    names = [p.name for p in inspect.signature(getattr(load, kind)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if kind == "of_scalar":
+        monkeypatch.setattr(load, "scalar_folder", lambda folder: folder)
+    needed = {"model": "small"} if kind == "of_chat" else {}
+    for name in names:
+        for value in WRONG[name]:
+            with pytest.raises(ConfigError, match=rf"^[^\n]*({name}|environment)[^\n]*$"):
+                open_judge("http://127.0.0.1:9/v1" if needed else checkpoint, **{**needed, name: value})
 
 
 # -------------------------------------------------------------------- over HTTP

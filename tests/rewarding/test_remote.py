@@ -306,10 +306,10 @@ def test_what_is_sent_of_texts_and_pictures(server, tmp_path):
     assert values(scored("score", group(red(5), prompt="a cat"), url=at.url)) == [5.0]
     assert values(scored("score", group(red(5), **shown), url=at.url)) == [5.0]
     text, made, edited = (request["requests"][0] for route, request in at.requests if route == "/score")
-    assert [entry.get("text") for entry in text["history"]] == ["how many?", "abc"]
+    assert [entry.get("text") for entry in text["history"]] == ["<image> how many?", "abc"]
     assert width_of(text["history"][0]["image_b64"]) == 7 and text["metadata"] == {"answer": "two"}
     assert [entry["text"] for entry in made["history"]] == ["a cat"] and made["metadata"] is None
-    assert [entry["text"] for entry in edited["history"]] == ["how many?"] * 2
+    assert [entry["text"] for entry in edited["history"]] == ["<image> how many?"] * 2
     assert [width_of(entry["image_b64"]) for entry in edited["history"]] == [7, 5]
 
 

@@ -28,6 +28,17 @@ def test_two_players_without_a_prior_have_the_log_odds_and_its_variance(won, los
     assert fit.values[1] - fit.low[1] == pytest.approx(half, rel=1e-6)
 
 
+@pytest.mark.parametrize(("won", "lost"), [(3, 1), (0.5, 7.5)])
+def test_against_a_player_of_strength_0_the_interval_is_that_of_the_difference(won, lost):
+    fit = bradley_terry([[0, won], [lost, 0]], prior=0.0, zero=[1])
+    assert fit.values == pytest.approx([math.log(won / lost), 0.0], abs=1e-8)
+    assert fit.high[0] - fit.values[0] == pytest.approx(1.959963985 * math.sqrt(1 / won + 1 / lost), rel=1e-6)
+    assert (fit.low[1], fit.high[1]) == pytest.approx((0.0, 0.0), abs=1e-6)
+    # Where none of them is among the connected ones, the mean of all is 0.
+    apart = bradley_terry([[0, won, 0], [lost, 0, 0], [0, 0, 0]], prior=0.0, zero=[2])
+    assert apart == bradley_terry([[0, won, 0], [lost, 0, 0], [0, 0, 0]], prior=0.0)
+
+
 def test_a_win_in_one_game_against_a_tie_of_each_with_nobody():
     # With x = e^s: 1 - sigmoid(2 s) = sigmoid(s) - 1/2 is x^3 - x^2 - x - 3 = 0.
     [x] = [r.real for r in np.roots([1, -1, -1, -3]) if abs(r.imag) < 1e-9]
@@ -107,6 +118,19 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         fit = bradley_terry(wins_of(simulated(random, true, 12), 5), prior=0.1)
         held += [low <= t <= high for low, t, high in zip(fit.low, true, fit.high)]
     assert 0.92 <= np.mean(held) <= 0.98  # 1000 intervals: two sided 4 sigma of 0.95, if they were independent
+
+
+def test_intervals_of_a_distance_from_anchors_hold_the_truth_as_often_as_they_say():
+    random = np.random.default_rng(1)
+    true, games, held = np.array([0.8, -0.3, 0.2, -0.7]), 40, 0
+    for _ in range(200):
+        wins = np.zeros((4, 4))
+        for i, j in ((0, 2), (0, 3), (1, 2), (1, 3)):  # two samples, two anchors
+            wins[i, j] = random.binomial(games, expit(true[i] - true[j]))
+            wins[j, i] = games - wins[i, j]
+        fit = bradley_terry(wins, prior=1e-6, zero=[2, 3])
+        held += fit.low[0] <= true[0] - true[2:].mean() <= fit.high[0]
+    assert 0.90 <= held / 200 <= 0.99
 
 
 def test_the_bootstrap_says_about_the_same_as_the_information():

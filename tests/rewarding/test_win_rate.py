@@ -50,8 +50,31 @@ def test_the_rates_of_a_group_sum_to_half_its_size(p, both_orders, hard):
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.7, 1.0])
 def test_a_judge_of_positions_favours_nobody(p, hard):
     assert rates(lambda a, b: p, [1, 2, 3], hard=hard) == pytest.approx([0.5] * 3)
-    if p == 1.0:
-        assert rates(lambda a, b: p, [1, 2, 3], both_orders=False) == pytest.approx([1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "regular", "anchors"])
+@pytest.mark.parametrize("count", range(2, 10))
+def test_in_one_order_each_is_first_as_often_as_second(schedule, count):
+    """And whoever is first once more is drawn, so that it is not always the same sample."""
+    anchors = {"anchors": lambda group: [Sample(group.prompt, -1 - k, 0) for k in range(count)]}
+    options = anchors if schedule == "anchors" else {}
+    seen = []
+    for seed in range(8):
+        asked = []
+
+        def judge(a, b, asked=asked):
+            asked.append((a.index, b.index))
+            return 1.0  # always the first
+
+        win_rate(judge, schedule=schedule, both_orders=False, seed=seed, **options)(make([0] * count))
+        ahead = [sum(a == i for a, _ in asked) - sum(b == i for _, b in asked) for i in range(count)]
+        assert all(abs(lead) <= 1 for lead in ahead)
+        assert schedule == "regular" or len({frozenset(pair) for pair in asked}) == len(asked)
+        if schedule == "round_robin":
+            assert len(asked) == count * (count - 1) // 2
+        seen.append(tuple(ahead))
+    if schedule == "round_robin" and count % 2 == 0:
+        assert len(set(seen)) > 1
 
 
 def test_probabilities_are_kept_soft_or_made_hard():
@@ -165,6 +188,11 @@ def test_anchors_are_met_by_all_and_get_no_score():
     strengths = win_rate(larger, schedule="anchors", anchors=known, score="bradley_terry", prior=1e-3)(group)
     assert strengths[0].value < 0 < strengths[2].value
     assert strengths[1].value == pytest.approx(0.0, abs=0.01)  # one win, one loss: as strong as the mean of the two
+    fit = bradley_terry(
+        [[0, 0, 0, 0, 0], [0, 0, 0, 2, 0], [0, 0, 0, 2, 1], [2, 0, 0, 0, 0], [2, 2, 1, 0, 0]], prior=1e-3, zero=[3, 4]
+    )
+    assert [s.value for s in strengths] == pytest.approx(fit.values[:3], abs=1e-6)
+    assert [s.details["low"] for s in strengths] == pytest.approx(fit.low[:3], rel=1e-4)
     none = win_rate(larger, schedule="anchors", anchors=lambda group: [])(group)
     assert {s.status for s in none} == {"invalid"}
 

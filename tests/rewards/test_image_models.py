@@ -413,3 +413,14 @@ def test_pictures_without_a_preprocessing_are_told_what_it_is(tiny, tmp_path):
         load_reward("pickscore.score", {"model": str(folder)})
     given = {"model": str(folder), "processor": tiny["pickscore.score"]["model"]}
     assert scores("pickscore.score", given, "a", [noise()])[0].status == "ok"
+
+
+def test_a_picture_of_any_shape_has_the_score_that_it_has_alone(model):
+    # Among them those with one side that the model's has, which need no resizing, but are no square.
+    shapes = [(32, 32), (32, 16), (16, 32), (64, 32), (32, 7), (100, 33), (1, 40), (5, 5)]
+    pictures = [noise(size, seed) for seed, size in enumerate(shapes)]
+    name, options = model
+    together = scores(name, options, PROMPTS[0], pictures)
+    assert [score.status for score in together] == ["ok"] * len(shapes), together[0].reason
+    alone = [scores(name, {**options, "batch": 1}, PROMPTS[0], [one])[0] for one in pictures]
+    assert [score.value for score in together] == pytest.approx([score.value for score in alone], abs=1e-5)

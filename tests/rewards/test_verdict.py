@@ -56,6 +56,14 @@ def test_a_thought_that_the_template_opened():
     assert scored("verdict.r1_reward", "Hm.</think><answer>2</answer>", opened=True).value == 1.5
 
 
+@pytest.mark.parametrize("words, value", [(TWO, 2.0), (ONE, 1.0), ("Hm.", 1.5)])
+@pytest.mark.parametrize("opening", ["<think>", ""])
+def test_a_thought_is_read_for_its_verdict_whoever_opened_it(opening, words, value):
+    text = f"{opening}{words}</think><answer>2</answer>"
+    assert scored("verdict.r1_reward", text, opened=True).value == value
+    assert scored("verdict.consistent", text).value == 2 * value - 3
+
+
 @pytest.mark.parametrize("reply, value", [("Score: 1", 2.0), ("Score: 0", 1.0), ("well", None)])
 def test_a_judge_says_whether_it_is_consistent(reply, value, monkeypatch):
     from mmrl.rewarding.chat import Endpoint
@@ -68,6 +76,8 @@ def test_a_judge_says_whether_it_is_consistent(reply, value, monkeypatch):
     assert len(asked) == 1
     assert scored("verdict.r1_reward", said(1, "I see."), judge=judge).value == 0.5
     assert len(asked) == 1  # what is wrong cannot earn anything by it
+    scored("verdict.r1_reward", "I look.</think><answer>2</answer>", judge=judge, opened=True)
+    assert "I look." in str(asked[-1]) and len(asked) == 2  # of a thought that the template opened, too
 
 
 # -------------------------------------------------------------------- right

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 
 import uvicorn
@@ -104,15 +106,25 @@ class Loopback:
         self.address = self.socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         app = make_app(served, Limits(**{"max_wait": 0.0, **limits}))
+        self.line, self.bodies = app.state.line, app.state.bodies
         config = uvicorn.Config(app, http=Patient, ws="none", log_level="error", timeout_graceful_shutdown=5)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
         self.thread.start()
         until(lambda: self.server.started)
 
+    def health(self) -> dict:
+        with urllib.request.urlopen(f"{self.url}/health", timeout=10) as reply:
+            return json.load(reply)
+
     def close(self) -> None:
         self.server.should_exit = True
         self.thread.join(10)
+
+
+def posted_head(body: bytes, route: str = "/score") -> bytes:
+    lines = [f"POST {route} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
 def until(true: Callable[[], object], seconds: float = 10.0) -> None:

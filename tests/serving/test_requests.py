@@ -144,6 +144,22 @@ def test_a_head_that_never_ends_is_given_up(loopback, monkeypatch):
         assert said.startswith(b"HTTP/1.1 200") and b"HTTP" not in to_the_end(kept)
 
 
+@pytest.mark.parametrize("route", [*ROUTES, "/health"])
+@pytest.mark.parametrize(
+    ("host", "taken"),
+    [
+        *(("localhost:5000", True), ("127.0.0.1", True), ("[::1]:5000", True), ("LOCALHOST", True)),
+        *(("evil.example:5000", False), ("localhost.evil.example", False), ("127.0.0.1.nip.io", False), ("[", False)),
+    ],
+)
+def test_who_calls_the_server_by_another_name_is_refused_where_there_is_no_token(service, route, host, taken):
+    client = service(scorer(), hosts=("127.0.0.1", "localhost", "::1"))
+    body = json.dumps(GOOD.get(route, {})).encode()
+    headers = {"Host": host, "Content-Type": "application/json"}
+    reply = client.request("GET" if route == "/health" else "POST", route, content=body, headers=headers)
+    assert reply.status_code == (200 if taken else 421)
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
     "key",

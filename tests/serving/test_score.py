@@ -328,7 +328,23 @@ def test_a_version_is_that_of_what_the_numbers_depend_on(tmp_path):
     versions = {reward(f"{path}:one").version, reward(f"{path}:one", by=2).version}
     path.write_text("def one(samples, by=1):\n    return [by + 1] * len(samples)\n")
     versions |= {reward(f"{path}:one").version}
+    assert len(versions) == 3
+    beside = tmp_path / "beside.py"
+    beside.write_text("BY = 1\n")
+    path.write_text("from .beside import BY\ndef one(samples, by=1):\n    return [BY] * len(samples)\n")
+    versions |= {reward(f"{path}:one").version}
+    beside.write_text("BY = 2\n")
+    versions |= {reward(f"{path}:one").version}
+    assert len(versions) == 5
+    for name in ("here", "there"):  # two machines, on which one thing is in two places
+        (tmp_path / name).mkdir()
+        for text in ("one", "two"):
+            words = tmp_path / name / "words.txt"
+            words.write_text(text)
+            versions |= {reward(f"{path}:one", by=[{"path": str(words)}]).version}
+            (tmp_path / name / "a.safetensors").write_text(text)
+            versions |= {reward(f"{path}:one", by=str(tmp_path / name)).version}
+    assert len(versions) == 9
     other = scorer()
     other.scorer.identity = "lengths 2"
-    assert len(versions) == 3
     assert type(other)(other.scorer, "lengths").version != type(other)(Lengths(), "lengths").version

@@ -24,6 +24,7 @@ MODALITIES = sorted({p.parent.name for p in (PACKAGE / "modalities").glob("*/__i
 HELPERS = {
     *(
         "boxes",
+        "content",
         "films",
         "thoughts",
         "importing",

@@ -59,6 +59,16 @@ def test_all_of_one_checkpoint_is_that_checkpoint(three, tmp_path):
     assert merged(merge(tmp_path / "out", three, [0.0, 1.0, 0.0])) == {"w": [8.0, 4.0]}
 
 
+def test_what_a_scalar_heads_scores_were_like_is_not_said_of_others(three, tmp_path):
+    for number, root in enumerate(three):
+        (root / "head").mkdir()
+        notes = {"mean": number, "std": 2.0, "scores": 8, "show": "{prompt}{candidate}", "model": {"path": "x"}}
+        (root / "head" / "head.json").write_text(json.dumps(notes))
+    out = merge(tmp_path / "out", three)
+    kept = json.loads((out / "head" / "head.json").read_text())
+    assert kept == {"show": "{prompt}{candidate}", "model": {"path": "x"}}
+
+
 def test_files_metadata_and_dtype_are_those_of_the_first(three, tmp_path):
     half = checkpoint(tmp_path / "half", {"w": [1.0, 3.0]}, dtype=torch.bfloat16)
     out = merge(tmp_path / "out", [half, three[0]])

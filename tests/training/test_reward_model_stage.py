@@ -346,6 +346,55 @@ def test_a_bad_number_is_named(tmp_path, objective, bad, says, rows_of):
         make(config(tmp_path, stage(path, objective=objective, rows=rows_of))).train()
 
 
+@pytest.mark.parametrize("rows_of", ["candidates", "steps"])
+@pytest.mark.parametrize("confidence", ["high", 2, True, -0.1])
+def test_a_confidence_that_is_none_is_named(tmp_path, rows_of, confidence):
+    path = write(tmp_path / "p.jsonl", [{**valued(0), "id": "bad", "confidence": confidence}, valued(1)])
+    options = {"objective": "mse", "rows": rows_of, "steps": 1, "batch": 1}
+    with pytest.raises(ConfigError, match=r"'bad'.*`confidence`"):
+        make(config(tmp_path, stage(path, **options))).train()
+    with pytest.warns(UserWarning, match=r"'bad'.*`confidence`"):
+        make(config(tmp_path, stage(path, **options), data={"on_bad_record": "skip"}, name="skips")).train()
+
+
+@pytest.mark.parametrize(
+    ("candidates", "says"),
+    [
+        (["a", 3], "candidate 1 is 3"),
+        (["a", {"answr": "b"}], "candidate 1 has answr"),
+        (["a", {}], "candidate 1 has neither"),
+    ],
+)
+def test_a_candidate_with_a_number_is_checked_as_one_with_a_share(tmp_path, candidates, says):
+    path = write(tmp_path / "p.jsonl", [{**valued(0), "id": "bad", "candidates": candidates}])
+    with pytest.raises(ConfigError, match=says):
+        make(config(tmp_path, stage(path, objective="mse"))).train()
+
+
+def test_one_score_has_no_deviation_and_none_is_stored(tmp_path):
+    one = {"id": "0", "prompt": "one", "completion": "a", "values": [1.0]}
+    path = write(tmp_path / "p.jsonl", [one, {**one, "id": "1", "values": [0.0]}])
+    with pytest.warns(UserWarning, match="calibrate: 1 scores have no standard deviation"):
+        loop = make(config(tmp_path, stage(path, objective="mse", steps=1, calibrate=1)))
+        loop.train()
+    assert "mean" not in loop.adapter.score_notes and "std" not in loop.adapter.score_notes
+
+
+def test_of_several_stages_the_last_one_says_what_is_measured(pairs, values, tmp_path):
+    """The model that the run makes is the last one's."""
+    stages = [
+        stage(values, name="first", objective="mse", steps=2),
+        stage(pairs, name="second", steps=40, optim={"lr": 0.1}),
+    ]
+    made = config(tmp_path, *stages, data={"eval_prompts": "held"})
+    loop = make(made, eval_prompts=held(0, 1, 4))  # they have no numbers
+    summary = loop.train()
+    assert summary["main_metric"] == "eval/pairs/accuracy"
+    assert set(summary["after"]) == {"eval/pairs/accuracy", "eval/pairs/margin"}
+    assert summary["after"]["eval/pairs/accuracy"] == 1
+    assert loop.adapter.score_notes["scores"] == 6
+
+
 class Short(Answers):
     """Has room for answers of three letters."""
 
@@ -393,6 +442,15 @@ def test_low_confidence_is_left_out(tmp_path):
     assert loop.cursor.samples == 3 + 2
     with pytest.raises(ConfigError, match=r"no record is left of 5 \(0 bad, 5 below confidence 1\)"):
         make(config(tmp_path, stage(path, confidence=1.0), name="none")).train()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"show": "{candidate}{prompt}"}, "show: no candidate"), ({"confidence": 0.5}, "confidence: no")],
+)
+def test_options_of_what_no_record_has_are_refused(pairs, tmp_path, options, says):
+    with pytest.raises(ConfigError, match=says):
+        make(config(tmp_path, stage(pairs, **options))).train()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def mm_rlhf(record: Mapping[str, Any]) -> dict[str, Any]:
     (Acc+).
     """
     shown = listed(record["images"]) if record.get("images") else listed(record.get("image"))
-    if shown == [None]:
+    if shown in ([None], []):
         raise ValueError(f"format {_NAME} needs `image` or `video`; both are missing")
     answers = [reply_in(record, column, _NAME) for column in ("chosen", "rejected")]
     return {

@@ -17,7 +17,7 @@ _PARTS = ("question", "response 1", "response 2")
 # have no brackets. The instructions behind the responses have a heading in bold.
 _HEADING = re.compile(r"^[ \t]*#{2,}[ \t]*\[(question|response 1|response 2)\][ \t]*:?", re.IGNORECASE | re.MULTILINE)
 _BEHIND = re.compile(r"^[ \t]*#{2,}[ \t]*\*{0,2}[ \t]*output format", re.IGNORECASE | re.MULTILINE)
-_LAST_PICTURES = re.compile(r"(?:\s*<image>)+\s*\Z")
+_PICTURES_AROUND = re.compile(r"\A(?:\s*<image>)+\s*|(?:\s*<image>)+\s*\Z")
 _VERDICT = re.compile(r"\s*<answer>\s*([12])\s*</answer>\s*")
 
 
@@ -56,7 +56,7 @@ def _turn(message: Any) -> tuple[str, list[Any]]:
         raise ValueError("`message` must be a chat of one message of role user, as a text of JSON")
     turn = conversation(chat, {})
     # A picture stands before or behind the whole prompt of the judge, where nothing of what is compared is.
-    return _LAST_PICTURES.sub("", turn["messages"][0]["content"]), turn.get("images", [])
+    return _PICTURES_AROUND.sub("", turn["messages"][0]["content"]), turn.get("images", [])
 
 
 def _parts(text: str) -> list[str]:

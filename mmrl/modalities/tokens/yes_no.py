@@ -27,9 +27,14 @@ def yes_no_scores(
 
     variants: each probability is the sum over spellings of the word in lower, upper and title case, with and without a
     blank before, that are one token. budget: tokens, with prompts, of a forward.
-    Raises ValueError for a model to which one of both words is not one token, and for a prompt that does not fit.
+    Raises ValueError for a model to which one of both words is not one token, for words that share one, and for a
+    prompt that does not fit.
     """
     sides = [_single_tokens(adapter, word, variants) for word in (yes, no)]
+    if set(sides[0]) & set(sides[1]):
+        raise ValueError(
+            f"yes={yes!r} and no={no!r} have a token in common, and no score tells them apart; name others"
+        )
     samples = []
     for prompt in prompts:
         for sample in adapter.given(prompt, [[token] for side in sides for token in side]):

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmrl.config import ConfigError, RewardModelStage
 from mmrl.core import pairwise
 from mmrl.data.scored import Scored, hard, scored
+from mmrl.data.showing import SHOW
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.evaluation.scores import chosen
 from mmrl.training.learner import Learner, averaged
@@ -23,14 +24,14 @@ SCORE = "score"  # of a stored sample
 
 
 def scored_metrics(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict[str, float]:
-    """What a stage that trains a scalar head measures of the held-out records, {} for a run without one.
+    """What the last stage that trains a scalar head measures of the held-out records, {} for a run without one.
 
     eval/pairs/accuracy, eval/pairs/margin, or eval/values/r2, eval/values/error (see metrics_of), and each for every
     value of the column `eval.by`, with /<value> behind it. eval/invalid: records that could not be scored, where there
     are any (data.on_bad_record: skip); they are in no mean. Candidates are stored as samples with their scores.
     Raises ConfigError for a record that cannot be scored, unless it is to be skipped.
     """
-    options = next((stage for stage in run.config.stages if isinstance(stage, RewardModelStage)), None)
+    options = run.measured_stage
     if options is None or not run.data.eval_prompts:
         return {}
     prompts, processes = chosen(run.data.eval_prompts, run.config.eval), run.processes
@@ -131,14 +132,18 @@ def kept_records(prompts: Sequence[Prompt], options: RewardModelStage, on_bad: s
         )
     if options.confidence and not unsure and all(record.confidence is None for record in found):
         raise ConfigError(f"stage {options.name!r}: confidence: no record has a column `confidence`; leave it out")
+    if options.show != SHOW and not any(one.images for record in found for one in record.candidates):
+        raise ConfigError(f"stage {options.name!r}: show: no candidate has pictures; leave it out")
     return found
 
 
-def heldout_records(run: Run, options: RewardModelStage) -> list[Scored]:
-    """The run's held-out records, those of low confidence too: a measurement leaves nothing out."""
-    if not run.data.eval_prompts:
+def heldout_records(run: Run) -> list[Scored]:
+    """The run's held-out records, as they are measured, those of low confidence too: a measurement leaves nothing
+    out."""
+    options = run.measured_stage
+    if options is None or not run.data.eval_prompts:
         return []
-    everything = options.model_copy(update={"confidence": 0.0})
+    everything = options.model_copy(update={"confidence": 0.0, "show": SHOW})
     return kept_records(run.data.eval_prompts, everything, run.config.data.on_bad_record)
 
 

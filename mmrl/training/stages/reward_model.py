@@ -127,12 +127,18 @@ class RewardModel(Stage[RewardModelStage]):
         run, options = self.run, self.options
         if not options.calibrate:
             return
-        held = heldout_records(run, options)
+        held = heldout_records(run)
         records = self.readable.of((held or self.records)[: options.calibrate])
         rows, processes = Rows.of(self._shown(records)[1]), run.processes
         parts = micro_batches(run.adapter, rows.samples, options.micro_batch)
         own = scores_of(run.adapter, rows, parts, options.outputs)[:, 0].tolist()
         scores = torch.tensor([score for some in processes.gather(own) for score in some], dtype=torch.float64)
+        if len(scores) < 2:
+            warnings.warn(
+                f"stage {options.name!r}: calibrate: {len(scores)} scores have no standard deviation, none is stored",
+                stacklevel=2,
+            )
+            return
         spread = {"mean": float(scores.mean()), "std": float(scores.std()), "scores": len(scores)}
         run.adapter.score_notes = {**run.adapter.score_notes, **spread}
 

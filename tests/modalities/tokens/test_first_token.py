@@ -72,3 +72,9 @@ def test_spellings_are_summed(adapter):
 def test_a_word_of_several_tokens_is_refused(adapter, variants):
     with pytest.raises(ValueError, match=r"'Qzxj' is \d+ tokens of this model"):
         yes_no_scores(adapter(), [Prompt("p", "Same?")], "Qzxj", "n", variants=variants)
+
+
+@pytest.mark.parametrize(("no", "variants"), [("y", False), ("Y", True)])
+def test_words_that_share_a_token_are_refused(adapter, no, variants):
+    with pytest.raises(ValueError, match="have a token in common"):
+        yes_no_scores(adapter(), [Prompt("p", "Same?")], "y", no, variants=variants)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrl.data.showing import candidate_row
+from mmrl.data.showing import SHOW, candidate_row
 from mmrl.modalities.vision.adapter import VisionAdapter
 from mmrl.modalities.vision.tiny import KINDS
+from mmrl.training.scoring import row_of
 from mmrl.types import Candidate
 
 HEAD = {"outputs": 1, "init": 0.1}
@@ -81,3 +82,18 @@ def test_a_row_that_does_not_fit_is_refused_and_no_picture_is_cut(adapter, ask, 
     prompt, answer = candidate_row(ask("a red square"), Candidate("", (drawn(2, (256, 256)),)))
     with pytest.raises(ValueError, match=r"has \d+ tokens"):
         policy.given(prompt, [answer])
+
+
+@pytest.mark.parametrize("learned", [{}, {"loss": False}])
+def test_a_conversation_is_scored_at_its_end_whatever_it_says_of_being_learned(adapter, ask, learned):
+    policy = adapter(head=HEAD)
+
+    def row(last, **says):
+        talk = [{"role": "assistant", "content": "Red."}, {"role": "user", "content": "Sure?"}]
+        end = {"role": "assistant", "content": last, **says}
+        return row_of(policy, ask("a red square"), Candidate([*talk, end]), SHOW)
+
+    made = [row("Yes.", **learned), row("No, it is blue.", **learned), row("Yes."), row("No, it is blue.")]
+    scores = policy.scores(made)[:, 0]
+    assert scores[0] != scores[1]
+    torch.testing.assert_close(scores[:2], scores[2:])
