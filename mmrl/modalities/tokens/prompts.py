@@ -292,9 +292,10 @@ def _last_word(text: str) -> str:
     return text.split()[-1] if text.split() else ""
 
 
-def continues(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last message is the beginning of the policy's own turn."""
-    return messages[-1]["role"] == "assistant"
+def continues(messages: Any) -> bool:
+    """Whether the last message is the beginning of the policy's own turn; False for what are no messages."""
+    last = messages[-1] if isinstance(messages, list | tuple) and messages else None
+    return isinstance(last, Mapping) and last.get("role") == "assistant"
 
 
 def _refusals() -> tuple[type[Exception], ...]:
