@@ -92,7 +92,7 @@ def test_candidates_that_are_pictures_are_shown_behind_the_words(tmp_path):
     judge = ScalarModel(policy, device="cpu")
     prompt = Prompt("p", "a red square")
     items = [(prompt, Candidate("", (picture,))) for picture in (red, blue)]
-    broken = (prompt, Candidate("", (str(tmp_path / "gone.png"),)))
+    broken = (prompt, Candidate("", ("gone.png",)))
     first, second, third = judge.scores([*items, broken])
     assert first.ok and second.ok and first.value != second.value
     assert third.status == "invalid" and "gone.png" in third.reason

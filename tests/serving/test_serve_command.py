@@ -12,6 +12,8 @@ import uvicorn
 from served_models import Lengths, Longer
 from starlette.testclient import TestClient
 
+HERE = "http://127.0.0.1"  # what a server on this machine without a token is asked as
+
 
 @pytest.fixture
 def started(monkeypatch):
@@ -35,8 +37,10 @@ def test_it_says_where_and_serves_what_it_is_told(started, main, tmp_path):
     [(app, (host, port))] = started
     assert (code, host, err) == (0, "127.0.0.1", "") and port > 0
     assert out.startswith("serving twice (reward, version ") and out.endswith(f" at http://127.0.0.1:{port}\n")
-    with TestClient(app) as client:
+    with TestClient(app, base_url=HERE) as client:
         assert client.post("/get_reward", json={"query": ["abc"]}).json()["rewards"] == [6.0]
+        stranger = {"Host": "rebound.example"}  # a page of somebody else whose name now means this machine
+        assert client.post("/get_reward", json={"query": ["abc"]}, headers=stranger).status_code == 421
         assert list(client.get("/health").json()["rewards"]) == ["twice"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -52,7 +56,7 @@ OPTIONS = {
 def test_options_come_to_the_service(started, main, words):
     query, status = OPTIONS[words]
     assert main("serve-reward", "vote.answer", "--port", 0, *words)[0] == 0
-    with TestClient(started[0][0]) as client:
+    with TestClient(started[0][0], base_url=HERE) as client:
         assert client.post("/get_reward", json={"query": query}).status_code == status
 
 

@@ -169,6 +169,7 @@ FILTERS = {
     "keep": (ANSWERS, 1),
     "low": (FILTER, 0.6),
     "high": (FILTER, 0.5),
+    "min_attempts": (FILTER, 2),
     "max_invalid": ({**FILTER, "rewards": "some"}, 0.5),
 }
 SECTIONS = {
