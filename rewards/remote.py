@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from mmrl.near import near, short
 from mmrl.pictures import PictureError, is_video, open_image
@@ -212,6 +212,8 @@ class classify(_Remote):
     """A reward model behind vLLM's /classify. label: which class, from 0; -1 is the last. activation: whether what is
     read is a probability, not a logit."""
 
+    protocol: ClassVar[type[Classify]] = Classify
+
     def __init__(
         self,
         url: str | list[str],
@@ -220,24 +222,16 @@ class classify(_Remote):
         activation: bool = False,
         **connection: Any,
     ) -> None:
-        super().__init__(Classify(model, label, activation), url, "VLLM_API_KEY", connection)
+        super().__init__(self.protocol(model, label, activation), url, "VLLM_API_KEY", connection)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         return self._ask(samples)
 
 
-class pooling(_Remote):
+class pooling(classify):
     """A reward model behind vLLM's /pooling: the entry `label` of its vector, of the last token where each has one."""
 
-    def __init__(
-        self,
-        url: str | list[str],
-        model: str,
-        label: int = -1,
-        activation: bool = False,
-        **connection: Any,
-    ) -> None:
-        super().__init__(Pooling(model, label, activation), url, "VLLM_API_KEY", connection)
+    protocol = Pooling
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         return self._ask(samples)
