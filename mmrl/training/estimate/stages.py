@@ -50,7 +50,11 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
     """
     adapter = stage.run.adapter
     held: Sizes = held_sizes(adapter, [learner.parameters for learner in stage.learners.values()])
-    held = dataclasses.replace(held, average=held.trained if stage.options.optim.ema and stage.learners else 0)
+    held = dataclasses.replace(
+        held,
+        average=_bytes(t for lr in stage.learners.values() if lr.average for t in lr.average.weights.values()),
+        roles=_bytes(p for name, role in stage.roles.items() if name != "policy" for p in role.weights.values()),
+    )
     if stage.needs_reference:
         adapter.prepare_reference()
         held = dataclasses.replace(held, reference=_bytes(adapter.reference_parameters().values()))
@@ -64,13 +68,12 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
 
 def held_sizes(adapter: Adapter, learned: Sequence[Mapping[str, nn.Parameter]]) -> Sizes:
     """Weights, and what the optimizers of these parameters keep."""
-    trained = [p for parameters in learned for p in parameters.values()]
-    sizes = [_bytes([p]) for p in trained]
+    sizes = [[_bytes([p]) for p in parameters.values()] for parameters in learned]
     return Sizes(
         weights=_bytes(adapter.weights()),
-        trained=sum(sizes),
-        largest=max(sizes, default=0),
-        moments=MOMENTS * sum(sizes),
+        trained=max(map(sum, sizes), default=0),
+        largest=max((size for some in sizes for size in some), default=0),
+        moments=MOMENTS * sum(map(sum, sizes)),
     )
 
 
