@@ -17,8 +17,8 @@ class FollowConfig(Strict):
     decay: float = Field(0.0, ge=0, lt=1, description="d, the share that stays; 0 takes the others as they are.")
     rise: Literal["none", "linear", "average"] = Field(
         "none",
-        description="How d comes to `decay` over the times n = 1, 2, ... that they follow: at once; as start + slope n; "
-        "as (1 + n) / (10 + n), which forgets the beginning of an average.",
+        description="How d comes to `decay` over the times n = 1, 2, ... that they follow: at once; as start + slope "
+        "n; as (1 + n) / (10 + n), which forgets the beginning of an average.",
     )
     start: float = Field(0.0, ge=0, lt=1, description="linear: d before the first time.")
     slope: float = Field(0.001, gt=0, description="linear: what d rises by each time.")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 MIXED = (
-    "a backward goes through weights that do not act now: differentiate a loss inside of the `acting` block in which it "
-    "was made, and detach what comes from outside of it"
+    "a backward goes through weights that do not act now: differentiate a loss inside of the `acting` block in which "
+    "it was made, and detach what comes from outside of it"
 )
 
 

@@ -16,6 +16,7 @@ SHORT = [
     "mpo",
     "sft, then filter",
     "own kind, two learners",
+    "own kind, three roles",
 ]
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 import three_roles
+import torch
 from answers import Answers, AnswersConfig, make, ranks
 from safetensors.torch import load_file
 from torch import nn
 
 from mmrl.config import ConfigError, FollowConfig, OptimConfig, RoleConfig, load
+from mmrl.training.assemble import assemble
+from mmrl.training.cursor import Cursor
+from mmrl.training.estimate.stages import held_sizes
+from mmrl.training.estimate.tracing import Tracer
 from mmrl.training.following import Follower
 from mmrl.training.plan import plan_text
+from mmrl.training.policy import Policy
+from mmrl.training.processes import Processes
 from mmrl.training.roles import Role
+from mmrl.training.stages.kinds import made_stage
 from mmrl.training.tensors import CheckpointError
 from mmrl.types import Prompt
 
@@ -186,6 +193,33 @@ def test_a_trained_role_may_follow_too(values):
     policy, fake = (pulled.stage.roles[name].weights["table"] for name in ("policy", "fake"))
     assert torch.equal(policy, fake)  # a decay of 0, behind the last update
     assert not torch.equal(*(kept.stage.roles[name].weights["table"] for name in ("policy", "fake")))
+
+
+# ---------------------------------------------------------------- what they hold
+
+
+class Counting(Tracer):
+    counted = torch.Tensor
+
+
+def test_a_role_made_of_lora_adds_little_to_the_base(tiny):
+    """Counted by storages: a role holds the adapter's matrices once, and acting copies nothing."""
+    build = {**tiny()["model"]["build"], "heads": 4, "head_dim": 32, "layers": 2}
+    kind = {"kind": f"{three_roles.__file__}:Novelty", "name": "own", "steps": 1}
+    config = load(tiny(model={"build": build, "train": "lora", "lora": {"rank": 1}}, stages=[kind], rewards=[]))
+    run = assemble(config, Processes("cpu"))
+    policy = Policy(run.adapter)
+    policy.select(None, "own")
+    base = sum(t.numel() * t.element_size() for t in {id(t): t for t in run.adapter.weights()}.values())
+    trained = sum(p.numel() * p.element_size() for p in policy.parameters.values())
+    with Counting() as counted:
+        stage = made_stage(run, config.stages[0], policy, Cursor())
+        held = counted.now
+        with stage.acting("fake", gradient=True), stage.acting("ema"):
+            assert counted.now == held
+    assert held == 2 * trained and trained < 0.05 * base
+    sizes = held_sizes(stage)
+    assert (sizes.roles, sizes.moments, sizes.trained) == (2 * trained, 4 * trained, trained)
 
 
 # ---------------------------------------------------------------- how they move, what they are planned to be
