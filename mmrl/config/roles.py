@@ -17,27 +17,29 @@ class FollowConfig(Strict):
     decay: float = Field(0.0, ge=0, lt=1, description="d, the share that stays; 0 takes the others as they are.")
     rise: Literal["none", "linear", "average"] = Field(
         "none",
-        description="How d comes to `decay` over the times n = 1, 2, ... that they follow: at once; as start + slope "
-        "n; as (1 + n) / (10 + n), which forgets the beginning of an average.",
+        description="How d comes to `decay`. none: at once. linear: d is `start` at first, and rises by `slope` with "
+        "each time that they follow. average: (1 + n) / (10 + n) the n-th time, which forgets the beginning.",
     )
-    start: float = Field(0.0, ge=0, lt=1, description="linear: d before the first time.")
-    slope: float = Field(0.001, gt=0, description="linear: what d rises by each time.")
+    start: float = Field(0.0, ge=0, lt=1, description="linear: d at first.")
+    slope: float = Field(0.001, gt=0, description="linear: what d rises by.")
+    flat: int = Field(0, ge=0, description="linear: times before d rises.")
     every: int = Field(1, ge=1, description="They follow behind so many updates of the others.")
 
     effects: ClassVar[Mapping[str, When]] = {
         "rise": When(lambda s, _: s.decay > 0, "`decay` above 0"),
         "start": When(lambda s, _: s.rise == "linear", "`rise: linear`"),
         "slope": When(lambda s, _: s.rise == "linear", "`rise: linear`"),
+        "flat": When(lambda s, _: s.rise == "linear", "`rise: linear`"),
     }
 
     def kept(self, n: int) -> float:
         """d of the n-th time, from 1."""
-        rising = {"none": self.decay, "linear": self.start + self.slope * n, "average": (1 + n) / (10 + n)}
-        return min(self.decay, rising[self.rise])
+        linear = self.start + self.slope * max(0, n - 1 - self.flat)
+        return min(self.decay, {"none": 1.0, "linear": linear, "average": (1 + n) / (10 + n)}[self.rise])
 
     def in_words(self) -> str:
         """On one line, for `mmrl plan`."""
-        rising = {"none": "", "linear": f" after {self.start:g} + {self.slope:g} n", "average": " after a warm-up"}
+        rising = {"none": "", "linear": f", from {self.start:g} by {self.slope:g}", "average": " after a warm-up"}
         every = f" every {self.every} updates" if self.every > 1 else ""
         return f"follows the policy{every} with decay {self.decay:g}{rising[self.rise]}"
 

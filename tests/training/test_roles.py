@@ -91,7 +91,7 @@ def test_three_roles_from_a_file_on_a_toy_adapter(values):
     assert {name: learner.steps for name, learner in loop.stage.learners.items()} == {"policy": 6, "fake": 12}
     assert entropy(loop.adapter) > entropy(Answers(AnswersConfig())) + 0.01
     average = loop.adapter.start
-    for kept, table in zip([0.2, 0.4, 0.5, 0.5, 0.5, 0.5], loop.stage.seen, strict=True):
+    for kept, table in zip([0.0, 0.2, 0.4, 0.5, 0.5, 0.5], loop.stage.seen, strict=True):
         average = kept * average + (1 - kept) * table
     torch.testing.assert_close(roles["ema"].weights["table"].detach(), average, rtol=0, atol=1e-12)
     assert not torch.equal(roles["fake"].weights["table"], loop.adapter.table)
@@ -231,9 +231,10 @@ FOLLOWED = {
     "constant": ({"decay": 0.9}, [0.9, 0.9, 0.9, 0.9]),
     "average": ({"decay": 0.4, "rise": "average"}, [2 / 11, 3 / 12, 4 / 13, 5 / 14]),
     "average, full": ({"decay": 0.2, "rise": "average"}, [2 / 11, 0.2, 0.2, 0.2]),
-    "linear": ({"decay": 0.3, "rise": "linear", "start": 0.1, "slope": 0.1}, [0.2, 0.3, 0.3, 0.3]),
+    "linear": ({"decay": 0.3, "rise": "linear", "start": 0.1, "slope": 0.1}, [0.1, 0.2, 0.3, 0.3]),
+    "linear behind a flat": ({"decay": 0.9, "rise": "linear", "slope": 0.4, "flat": 1}, [0.0, 0.0, 0.4, 0.8]),
     "every": ({"every": 2}, [1.0, 0.0, 1.0, 0.0]),
-    "every, rising": ({"decay": 0.5, "rise": "linear", "slope": 0.25, "every": 2}, [1.0, 0.25, 1.0, 0.5]),
+    "every, rising": ({"decay": 0.5, "rise": "linear", "slope": 0.25, "every": 2}, [1.0, 0.0, 1.0, 0.25]),
 }
 
 
@@ -275,4 +276,4 @@ def test_a_plan_says_what_roles_do(values):
     config = load({**values(), "modality": f"{Path(__file__).parent / 'answers.py'}:Answers"})
     lines = plan_text(config)
     assert "role fake: 2 updates every step: AdamW, lr 0.05 constant, gradient norm clipped at 1\n" in lines
-    assert "role ema: follows the policy with decay 0.5 after 0 + 0.2 n\n" in lines
+    assert "role ema: follows the policy with decay 0.5, from 0 by 0.2\n" in lines
