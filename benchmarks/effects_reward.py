@@ -84,10 +84,10 @@ def wrong_engine(least: float, most: float) -> dict[str, Any]:
     """Right or wrong, sampled by an engine whose log-probs are that much too low at one token of a hundred."""
     model = {"wrong_share": 0.01, "wrong_nats": [least, most]}
     # Kept at the end alone: such a run cannot go on.
-    return merged(merged(TEXT, PLAIN), {"modality": WRONG_ENGINE, "model": model, "checkpoint": {"every": 40}})
+    return merged(merged(TEXT, PLAIN), {"modality": WRONG_ENGINE, "model": model, "checkpoint": {"every": 20}})
 
 
-RATIOS = {**ONE_EACH, "steps": 40, "old_logp": "sampler", "optim": {"lr": 2e-4, **OPTIM}}
+RATIOS = {**ONE_EACH, "steps": 20, "old_logp": "sampler", "optim": {"lr": 2e-4, **OPTIM}}
 EFFECTS = {
     "advantages": Effect(
         "StableReinforce stands batches with extreme advantages, Reinforce++ does not",
