@@ -5,7 +5,7 @@
 
 `advantages`, `ratios`, `near_ratios` and `stale` train assets/text-tiny, one answer a prompt as R1-Reward does. In
 `advantages` two verdicts of a hundred are +50 or -50. In `ratios` the sampler tells the trainer a log-prob that is 8 to
-15 too low at one token of a hundred (wrong_engine.py), in `near_ratios` 3 to 6 too low, which is inside of the pre-clip. In
+15 too low at one token of a hundred (wrong_engine.py), in `near_ratios` 3 to 6 too low, inside of the pre-clip. In
 `stale` samples are eight steps old. `consistency` and `contradiction` train the tiny judge of pairs
 (configs/reward/tiny_r1_reward.yaml) with that part of its reward and without: from the cold start that ships, and from
 one whose verdicts are right and whose reasonings end in the other response half of the time. A seed is that of prompts

@@ -1,4 +1,4 @@
-"""A sampler that is wrong about its own tokens, as an engine that is quantised or broken may be: for effects_reward.py."""
+"""A sampler that is wrong about its own tokens, as a quantised or broken engine may be: for effects_reward.py."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ class WrongEngine(TextAdapter):
         filled = super().rollout(groups, n, step, seed)
         if step < self.config.wrong_from:
             return filled
+        share, nats = self.config.wrong_share, self.config.wrong_nats
         for group in filled:
             for sample in group.samples:
                 drawn = seed_of("wrong engine", seed, step, group.key, sample.index)
                 actions = sample.actions
-                actions.logp = too_low(actions.logp, actions.mask, self.config.wrong_share, self.config.wrong_nats, drawn)
+                actions.logp = too_low(actions.logp, actions.mask, share, nats, drawn)
         return filled
 
 
