@@ -193,7 +193,8 @@ def config(*words: str) -> dict[str, Any]:
 
 def bases(effects: Sequence[str]) -> list[str]:
     """The cold starts of these comparisons, one for each seed."""
-    return [f"{base}-{seed}" for base in sorted({EFFECTS[e].base for e in effects} - {None}) for seed in SEEDS]
+    starts = sorted({base for effect in effects if (base := EFFECTS[effect].base)})
+    return [f"{base}-{seed}" for base in starts for seed in SEEDS]
 
 
 def run_name(effect: str, arm: str, seed: str) -> str:
