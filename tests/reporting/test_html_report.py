@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -214,7 +215,7 @@ def test_moving_mean_by_hand():
     assert moving_mean(points, 2) == [(1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, 9.0)]
 
 
-@pytest.mark.parametrize(
+@every(
     "value, plain, with_sign",
     [
         (None, "–", "–"),
@@ -235,7 +236,7 @@ def test_names_break_behind_their_marks_and_stay_text():
     assert breakable("a_b.<c>/d__e") == "a_<wbr>b.<wbr>&lt;c&gt;/<wbr>d__<wbr>e"
 
 
-@pytest.mark.parametrize(("values", "floor"), [([0.0, 1.0], 0.0), ([0.5, 0.75], None)])
+@every(("values", "floor"), [([0.0, 1.0], 0.0), ([0.5, 0.75], None)])
 def test_no_axis_of_numbers_from_0_on_goes_below_it(values, floor):
     (chart,) = reward_charts([{"step": step, "reward/invalid": value} for step, value in enumerate(values)])
     assert "−" not in re.sub(r"<[^>]*>", "", chart.svg)
@@ -255,8 +256,8 @@ def test_a_reward_that_is_its_only_component_is_drawn_once():
     assert [chart.title for chart in reward_charts(rows)] == ["reward", "r"]
 
 
-@pytest.mark.parametrize("charts", [reward_charts, health_charts, conversation_charts])
-@pytest.mark.parametrize("values", [[0.0, 0.0], [3.0], [1e-3, None, 1e-3]])
+@every("charts", [reward_charts, health_charts, conversation_charts])
+@every("values", [[0.0, 0.0], [3.0], [1e-3, None, 1e-3]])
 def test_what_never_moves_is_a_number_without_an_axis(charts, values):
     names = ("reward/mean", "reward/invalid", "lr", "clip/low", "clip/high", "my/own", "env/turns", "env/crop/ok")
     rows = [{"step": step} | dict.fromkeys(names, value) for step, value in enumerate(values)]
@@ -325,7 +326,7 @@ def test_the_first_screen_says_what_was_trained(run):
         assert pair in hero
 
 
-@pytest.mark.parametrize(
+@every(
     ("said", "shown"),
     [
         ("One. Two.", "One. Two."),

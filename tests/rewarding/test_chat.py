@@ -10,6 +10,7 @@ import time
 from email.utils import formatdate
 
 import pytest
+from every import every
 
 from mmrl.rewarding.chat import ChatError, Endpoint, Failure, Judge
 from mmrl.rewarding.parts import content
@@ -162,7 +163,7 @@ def test_a_time_out_is_for_the_whole_answer_however_it_comes(chat_server, answer
     assert time.monotonic() - start < 2
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@every("scheme", ["http", "https"])
 def test_a_server_that_takes_the_connection_and_nothing_else(scheme):
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         endpoint = Endpoint(f"{scheme}://127.0.0.1:{deaf.getsockname()[1]}/v1", "small", timeout=0.3)
@@ -267,7 +268,7 @@ def test_requests_go_out_together(chat_server):
     assert judge(chat_server, threads=10).verdicts(ask(*"abcdefghij"), number) == [1] * 10
 
 
-@pytest.mark.parametrize(
+@every(
     ("options", "told"),
     [
         ({"url": "ftp://host/v1"}, "expected http"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,18 +199,18 @@ def check(case, codes, took, said):
     assert took < 20
 
 
-def test_the_launcher_s_signal_leaves_time_to_tell(helpers, tmp_path):
-    """torchrun ends the others with SIGTERM where one has failed; the main process is in a long rollout then."""
+@pytest.mark.parametrize("launcher", ["two_processes", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_the_launcher_s_signal_leaves_time_to_tell(helpers, tmp_path, launcher):
+    """A launcher ends the others with SIGTERM where one has failed; the main process is in a long rollout then."""
     write_inputs(tmp_path)
     made = config("launched", "rollout_bug", 1, tmp_path)
-    made["model"]["others_sleep"] = 60
+    made["model"]["others_sleep"] = 280
     path = helpers.written(made, tmp_path)
     script = tmp_path / "train.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom mmrl.cli import main\nmain()\n")
-    began = time.monotonic()
-    process = helpers.torchrun(str(script), "train", str(path), "--quiet")
+    process = getattr(helpers, launcher)(str(script), "train", str(path), "--quiet")
     _, err = process.communicate(timeout=200)
-    assert process.returncode != 0 and time.monotonic() - began < 55
+    assert process.returncode != 0
     told = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and "process 1 failed: KeyError: 'boom' (failing.py:" in told[0], err[-3000:]
     note = tmp_path / "runs" / "launched" / ".failed_1"
