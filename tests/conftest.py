@@ -31,6 +31,7 @@ def pytest_collection() -> object:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # a run makes objects by the hundred thousand, too
         gc.enable()
 
 
