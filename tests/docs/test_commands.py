@@ -10,7 +10,8 @@ import click
 import pytest
 from every import every
 
-from mmrl.cli import cli, is_override, read_config
+from mmrl.cli import cli
+from mmrl.commands.words import is_override, read_config
 from mmrl.share import share
 
 ROOT = Path(__file__).resolve().parents[2]
