@@ -93,6 +93,10 @@ class DataConfig(Strict):
     )
 
     effects: ClassVar[Mapping[str, When]] = {
+        "prompts": When(
+            lambda _, run: not run.only_scores or any(stage.reads_prompts for stage in run.stages),
+            "a stage without `pairs:` of its own",
+        ),
         "where": When(lambda s, _: s.prompts, "`prompts`"),
         "eval_where": When(lambda s, _: s.eval_prompts, "`eval_prompts`"),
         "prompts_count": When(lambda s, _: is_function(s.prompts), "a function as `prompts`"),
