@@ -274,7 +274,9 @@ def judge() -> None:
 @click.argument("model")
 @click.option("--option", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Options of the judge.")
 @click.option("--format", "form", default="auto", show_default=True, help="Whose form the records have.")
-@click.option("--split", default="test", show_default=True, help="Of a benchmark that has splits.")
+@click.option("--split", help="Of a benchmark that has splits; left out: test.")
+@click.option("--subset", help="Configuration of a hub: benchmark that has several.")
+@click.option("--column", "columns", multiple=True, metavar="OURS=THEIRS", help="A column by another name.")
 @click.option("--limit", type=click.IntRange(min=1), help="Records that are read; left out: all, of a function 100.")
 @click.option("--bench-option", "bench_options", multiple=True, metavar="KEY=VALUE", help="Of a function of pairs.")
 @click.option("--image-root", help="Folder that picture names are below.")
@@ -300,7 +302,9 @@ def judge_eval(
     model: str,
     options: Words,
     form: str,
-    split: str,
+    split: str | None,
+    subset: str | None,
+    columns: Words,
     limit: int | None,
     bench_options: Words,
     image_root: str | None,
@@ -319,12 +323,14 @@ def judge_eval(
     from mmrl.judging.evaluation import evaluate as measure
     from mmrl.judging.tables import printed
 
-    given, told = (dict(read(word) for word in words) for words in (options, bench_options))
+    given, told, named = (dict(read(word) for word in words) for words in (options, bench_options, columns))
     found = measure(
         bench,
         model,
         form=cast("RecordFormat", form),
         split=split,
+        subset=subset,
+        columns={ours: str(theirs) for ours, theirs in named.items()},
         limit=limit,
         bench_options=told,
         image_root=image_root,
@@ -336,6 +342,7 @@ def judge_eval(
         out=out,
         quiet=False,
     )
+    found.refuse_silence()
     for line in printed(found):
         click.echo(line)
     if out is not None:

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from mmrl.config.reward import RewardConfig
 from mmrl.strict import Strict, When
 
-
 ANSWERS = When(
     lambda _, run: run.samples_answers,
     "held-out prompts that are answered and rewarded: a stage reward_model scores given answers",

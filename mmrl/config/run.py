@@ -67,7 +67,8 @@ class Config(Strict):
         "eval": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
         "report.eval_prompts": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
         "rewards": When(
-            lambda c, _: not c.only_scores or c.data.eval_prompts, "a stage that samples answers, or `data.eval_prompts`"
+            lambda c, _: not c.only_scores or c.data.eval_prompts,
+            "a stage that samples answers, or `data.eval_prompts`",
         ),
     }
 

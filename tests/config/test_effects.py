@@ -40,7 +40,7 @@ from mmrl.modalities.tokens import config as tokens
 from mmrl.modalities.vision import config as vision
 
 HELD, FUNCTION, HELD_FUNCTION = "data.eval_prompts=a.jsonl", "data.prompts=a.py:f", "data.eval_prompts=b.py:f"
-RECORDS, NO_SOURCE = "data.records=a.py:f", "data.prompts=null data.records=null"
+RECORDS = "data.records=a.py:f"
 LORA, LOADED = "model.train=lora", "model.train=lora model.lora.path=a"
 BUILT, VLLM = "model.build={kind:qwen2}", "model.engine.name=vllm"
 TREE, SPAM = "stages.0.tree={} stages.0.samples=8", "stages.0.optim.name=spam"
@@ -110,8 +110,16 @@ CASES = [
     Case(DataConfig, "records_count", "data.records_count=9", RECORDS),
     Case(DataConfig, "train_turns", "data.train_turns=last", RECORDS, "data.records=null"),
     Case(DataConfig, "options", "data.options={a:1}", RECORDS),
-    Case(DataConfig, "columns", "data.columns={prompt:a}", "", NO_SOURCE, "preference"),
     Case(DataConfig, "subset", "data.subset=a", "data.prompts=hub:a/b"),
+    Case(DataConfig, "subset", "data.subset=a", "stages.0.pairs=hub:a/b", "", "preference"),
+    Case(
+        DataConfig,
+        "split",
+        "data.split=a",
+        "stages.0.pairs=hub:a/b",
+        f"data.prompts={__file__} {RECORDS} stages.0.pairs={__file__}",
+        "preference",
+    ),
     Case(DataConfig, "split", "data.split=a", "data.records=hub:a/b", f"data.prompts={__file__} {RECORDS}"),
     Case(DataConfig, "eval_split", "data.eval_split=a", "data.eval_prompts=hub:a/b", HELD_FUNCTION),
     Case(EvalConfig, "correct_at", "eval.correct_at=0.9", f"{HELD} eval.pass_at=[1]", HELD),
@@ -276,6 +284,7 @@ ALWAYS: dict[type, set[str]] = {
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {
+        "columns",
         "eval_prompts",
         "records",
         "format",

@@ -40,9 +40,12 @@ def run(tmp_path: Path) -> Config:
     build = {"hidden": 16, "layers": 1, "heads": 1, "kv_heads": 1}
     stage = {"kind": "reward_model", "steps": 2, "batch": 2, "pairs": str(tmp_path / "pairs.jsonl")}
     values: dict[str, Any] = {
-        **{"modality": "text", "device": "cpu", "out": str(tmp_path / "runs")},
+        "modality": "text",
+        "device": "cpu",
+        "out": str(tmp_path / "runs"),
         "model": {"path": "built", "build": build, "head": {}},
-        **{"data": {"eval_prompts": str(tmp_path / "held.jsonl")}, "stages": [stage]},
+        "data": {"eval_prompts": str(tmp_path / "held.jsonl")},
+        "stages": [stage],
     }
     return load(values)
 
