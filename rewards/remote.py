@@ -4,8 +4,9 @@ Options that all have: url (one, or a list of servers of the same thing, asked i
 bearer token), timeout (seconds of a try, as a whole), attempts, patience (seconds that a server which does not answer
 is waited for; the run pauses), when_down (after that: `invalid` samples, or `stop` the run with one message), rest
 (seconds in which a server that failed is left alone), groups_at_once, cache (a .jsonl file that keeps scores between
-runs).
-Nothing is ever scored 0 because a server fails. As a monitor (weight 0) none of them waits or stops.
+runs), version (a word of your own for what is served: but for `score`, a `cache` needs it).
+Nothing is ever scored 0 because a server fails. As a monitor (weight 0) none of them waits or stops; after a request
+that failed the server is left alone for `rest` seconds, and longer each time, up to 10 minutes.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _CONNECTION = MappingProxyType(
         "rest": 30.0,
         "groups_at_once": 16,
         "cache": None,
+        "version": "",
     }
 )
 
@@ -50,6 +52,7 @@ _CONNECTION = MappingProxyType(
 class _Remote:
     """What these rewards share: what is sent of a sample, what is known already, and servers that fail."""
 
+    _tells_version = False  # always, and before it scores
     _all_or_none = False  # whether a score may depend on the other samples of the group
 
     def __init__(self, remote: Remote, url: str | list[str], key_env: str, connection: Mapping[str, Any]) -> None:
@@ -63,12 +66,19 @@ class _Remote:
         of_servers = {name: options[name] for name in ("timeout", "attempts", "patience", "rest")}
         self.remote, self.servers = remote, Servers(url, options["key_env"], **of_servers)
         self.when_down, self.groups_at_once = options["when_down"], options["groups_at_once"]
+        if options["cache"] and not (options["version"] or self._tells_version):
+            raise ValueError(
+                "cache: this server tells no version, and a file would give the scores of a model that was replaced; "
+                "set `version`, a word of your own that is another for another model"
+            )
+        self._version = str(options["version"])
         self._known = Known(Path(options["cache"]).expanduser() if options["cache"] else None)
         self._lock, self._left_out = threading.Lock(), set[str]()
 
     def as_monitor(self) -> None:
         """Called for a reward of weight 0: it keeps nobody waiting, and stops nothing."""
-        self.when_down, self.servers.patience = "invalid", 0.0
+        self.when_down = "invalid"
+        self.servers.as_monitor()
 
     def _ask(self, samples: Sequence[Sample]) -> list[Score]:
         made = self._asked(samples)
@@ -103,7 +113,7 @@ class _Remote:
         """What the samples' scores are kept under."""
         identity = self.remote.identity(self.servers)
         company = [one.fingerprint for one in asked] if self._all_or_none else []
-        return [fingerprint(identity, one.fingerprint, company) for one in asked]
+        return [fingerprint(identity, self._version, one.fingerprint, company) for one in asked]
 
     def _asked(self, samples: Sequence[Sample]) -> list[Asked | Score]:
         """What is sent of each sample, or why nothing is."""
@@ -171,6 +181,7 @@ class score(_Remote):
     a reply of another one is invalid. sub: which of a reward's numbers.
     """
 
+    _tells_version = True
     _all_or_none = True  # a comparer's win rate in the group
 
     def __init__(

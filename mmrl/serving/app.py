@@ -29,7 +29,8 @@ class Limits:
     """What a service takes, and how it batches.
 
     max_batch: rows of a batch. max_wait: seconds a row waits for others. queue: rows that may wait or run. body: bytes
-    of a request; bodies: of all that are in memory; body_seconds: that one may take. max_pixels: of a picture.
+    of a request; bodies: of all that are in memory; body_seconds: that one may take. batch_seconds: that the model may take for a batch.
+    max_pixels: of a picture.
     answers: that are kept by idempotency key. token: that a request has to bring; "" for none. open_health: whether
     /health tells without it. ends: texts that are cut from the end of answers at /get_reward. hosts: names by which a
     request may call the server; () for any.
@@ -41,6 +42,7 @@ class Limits:
     body: int = 32 << 20
     bodies: int = 256 << 20
     body_seconds: float = 30.0
+    batch_seconds: float = 600.0
     max_pixels: int = 50_000_000
     answers: int = 10_000
     token: str = ""
@@ -51,7 +53,7 @@ class Limits:
 
 def make_app(served: Served, limits: Limits) -> FastAPI:
     """The service around a model."""
-    line = Line(served, limits.max_batch, limits.max_wait, limits.queue)
+    line = Line(served, limits.max_batch, limits.max_wait, limits.queue, limits.batch_seconds)
     answers = Answers(line, limits.answers)
     bodies = Bodies(limits.body, limits.bodies, limits.body_seconds)
     one_at_a_time = asyncio.Lock()
@@ -89,7 +91,10 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
                     asked.give_up()
                     await rating  # what waits on counts as a body in memory until then
                     return Response(status_code=499)
-                return _json(write(message, rating.result()))
+                outcomes = rating.result()
+                if late := next((outcome for outcome in outcomes if outcome.status), None):
+                    raise Refused(late.status, late.reason, {"Retry-After": "60"})
+                return _json(write(message, outcomes))
             finally:
                 rating.cancel()
                 gone.cancel()
@@ -105,7 +110,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
             message = read(openrlhf.RewardRequest, body)
             return message, openrlhf.rows_of(message, limits.ends)
 
-        return await answer(request, rows, lambda _, outcomes: openrlhf.reply(outcomes))
+        return await answer(request, rows, lambda _, outcomes: openrlhf.reply(outcomes, served.version))
 
     @app.post("/score")
     async def score_(request: Request) -> Response:
@@ -124,7 +129,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
             _authorise(request, limits.token)
         return _json(
             {
-                "status": "ok",
+                "status": line.stuck or "ok",
                 "protocol_version": score.VERSION,
                 "rewards": {served.name: ["score"]},
                 "kind": served.kind,
