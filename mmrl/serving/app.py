@@ -29,8 +29,8 @@ class Limits:
     """What a service takes, and how it batches.
 
     max_batch: rows of a batch. max_wait: seconds a row waits for others. queue: rows that may wait or run. body: bytes
-    of a request; bodies: of all that are in memory; body_seconds: that one may take. batch_seconds: that the model may take for a batch.
-    max_pixels: of a picture.
+    of a request; bodies: of all that are in memory; body_seconds: that one may take. batch_seconds: that the model may
+    take for a batch. max_pixels: of a picture.
     answers: that are kept by idempotency key. token: that a request has to bring; "" for none. open_health: whether
     /health tells without it. ends: texts that are cut from the end of answers at /get_reward. hosts: names by which a
     request may call the server; () for any.
