@@ -114,7 +114,7 @@ def _mark_of_weights(adapter: Adapter) -> str:
     digest = hashlib.sha256()
     for tensor in adapter.weights():
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -54,12 +54,12 @@ class ServedComparison(ScoreV1):
             return Verdict(None, str(error))
         if fault := self._fault(said, [row]):
             return Verdict(None, fault)
-        [result], [error] = said["results"], said["errors"]
+        [result], [errors] = said["results"], said["errors"]
         words = said.get("said")
         spoken = str(words[0]) if isinstance(words, list) and len(words) == 1 else ""
         shares = self._shares(result.get(str(self.reward)), len(one.order))
         if isinstance(shares, str):
-            reason = error.get(str(self.reward))
+            reason = errors.get(str(self.reward))
             return Verdict(None, told(reason) if reason else shares, spoken)
         return Verdict(shares, said=spoken)
 
