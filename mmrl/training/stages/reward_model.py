@@ -14,7 +14,7 @@ from torch import Tensor
 from mmrl.config import ConfigError, RewardModelStage
 from mmrl.core import pairwise
 from mmrl.data.order import cyclic_indices
-from mmrl.data.prompts import load_prompts, reading
+from mmrl.data.prompts import load_prompts, reading, training_prompts
 from mmrl.data.scored import Scored
 from mmrl.modalities.adapter import Unsupported
 from mmrl.pictures import PictureError
@@ -51,6 +51,8 @@ class RewardModel(Stage[RewardModelStage]):
             return load_prompts(kept, {}, data.on_bad_record, max_pixels=data.max_pixels)
         if options.pairs:
             return load_prompts(options.pairs, {}, data.on_bad_record, **reading(data, options.pairs))
+        if options.options is not None:
+            return training_prompts(data.model_copy(update={"prompts_options": options.options}))
         return self.run.data.prompts
 
     def step(self) -> dict[str, Any]:
