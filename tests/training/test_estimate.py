@@ -208,13 +208,13 @@ def test_of_records_those_count_that_take_most_with_their_prompts_wherever_they_
         path = tmp_path / "pairs.jsonl"
         lines = [{"prompt": f"{p} {i}", "chosen": c, "rejected": r} for i, (p, c, r) in enumerate(records)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        stage = {"kind": kind, "steps": 1, "batch": 4, "micro_batch": 150, "pairs": str(path)}
+        stage = {"kind": kind, "steps": 1, "batch": 4, "micro_batch": 60, "pairs": str(path)}
         head = {"head": {}} if kind == "reward_model" else {}
-        model = {"path": "b", "build": BUILT, "sampling": {"max_tokens": 8}, **head}
+        model = {"path": "b", "build": {**BUILT, "context": 256}, "sampling": {"max_tokens": 8}, **head}
         ((_, found),) = estimates(load({"modality": "text", "device": "cpu", "model": model, "stages": [stage]}))
         return found.sizes.update
 
-    long_prompt, long_answer = ("why? " * 12, "a", "b"), ("?", "a" * 20, "b" * 20)
+    long_prompt, long_answer = ("why? " * 24, "a", "b"), ("?", "a" * 20, "b" * 20)
     most = update(*[long_prompt] * 4)
     assert most > update(*[long_answer] * 4)
     for records in ([long_prompt] * 4 + [long_answer] * 4, [long_answer] * 4 + [long_prompt] * 4):
