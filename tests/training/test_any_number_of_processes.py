@@ -150,6 +150,7 @@ def values(tmp_path: Path, monkeypatch):
         stages, reward = json.loads(json.dumps(CASES[case]).replace("PAIRS", str(tmp_path / "pairs.jsonl")))
         kinds = {stage["kind"] for stage in stages}
         rewarded = bool(kinds & {"grpo", "filter"})
+        scored = kinds == {"reward_model"}
         supervised = any(s["kind"] == "sft" and "data_from" not in s for s in stages) or "expert" in stages[0]
         return {
             "name": name,
@@ -161,7 +162,7 @@ def values(tmp_path: Path, monkeypatch):
             },
             "rewards": [{"name": f"{tmp_path / 'letters.py'}:{reward}", "alias": reward}] if rewarded else [],
             "stages": stages,
-            "report": {"samples_every": 1, "groups": 3, **({"eval_prompts": 4} if rewarded else {})},
+            "report": {} if scored else {"samples_every": 1, "groups": 3, **({"eval_prompts": 4} if rewarded else {})},
             **({"eval": {"every": 2}} if rewarded else {}),
         }
 
