@@ -1,0 +1,63 @@
+"""From pictures to verdicts: each picture once, whatever stopped in between."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmrl.bench.items import Gallery, Item
+from mmrl.bench.ledger import Ledger
+from mmrl.config import ConfigError
+from mmrl.reporting.progress import counted
+from mmrl.rewarding.threads import Threads
+
+I = TypeVar("I", bound=Item)  # noqa: E741
+Line = dict[str, Any]
+REASON = "reason"  # of a line: why there is no verdict
+
+
+def judged(
+    items: Sequence[I],
+    gallery: Gallery,
+    ledger: Ledger,
+    ask: Callable[[I, Path], Line],
+    *,
+    threads: int = 1,
+    again: bool = False,
+    quiet: bool = True,
+    told: str = "asking",
+) -> list[Line]:
+    """A line for each picture, in order: those of the ledger, and what `ask` says of the others, kept as it comes.
+
+    again: pictures without a verdict are asked about once more. Raises ConfigError where a picture is another one than
+    the one that was judged.
+    """
+    wanted = list(gallery.places(items))
+    marks = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for _, _, path in wanted}
+    left = []
+    for item, k, path in wanted:
+        line = ledger.get(item.id, k)
+        if line is not None and line["mark"] != marks[path]:
+            raise ConfigError(f"{path} is not the picture that was judged in {ledger.path}; take another --out")
+        if line is None or (again and REASON in line):
+            left.append((item, k, path))
+
+    def put(place: tuple[I, int, Path]) -> Line:
+        item, k, path = place
+        return {"id": item.id, "picture": k, "file": path.name, "mark": marks[path], **ask(item, path)}
+
+    found = map(put, left) if threads == 1 else _as_they_come(put, left, threads)
+    for _ in range(len(left)) if quiet else counted(range(len(left)), told):
+        ledger.add(next(found))
+    return [line for item, k, _ in wanted if (line := ledger.get(item.id, k)) is not None]
+
+
+def _as_they_come(put: Callable[[Any], Line], left: Sequence[Any], threads: int) -> Iterator[Line]:
+    pool = Threads(threads, "bench")
+    try:
+        yield from (future.result() for future in as_completed([pool.submit(put, place) for place in left]))
+    finally:
+        pool.close()
