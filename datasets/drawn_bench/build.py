@@ -36,7 +36,10 @@ GENEVAL: list[Task] = [
     },
     {
         "tag": "color_attr",
-        "include": [{"class": "triangle", "count": 1, "color": "green"}, {"class": "circle", "count": 1, "color": "blue"}],
+        "include": [
+            {"class": "triangle", "count": 1, "color": "green"},
+            {"class": "circle", "count": 1, "color": "blue"},
+        ],
         "prompt": "a green triangle and a blue circle",
     },
 ]
@@ -48,7 +51,10 @@ UNIGENBENCH = [
     ("a red circle above a blue square", [("Entity Layout - Two-Dimensional Space", "the circle above the square")]),
     (
         "a green triangle and a blue circle",
-        [("Compound - Feature Matching", "the triangle is green, the circle is blue"), ("Attribute - Shape", "both shapes")],
+        [
+            ("Compound - Feature Matching", "the triangle is green, the circle is blue"),
+            ("Attribute - Shape", "both shapes"),
+        ],
     ),
     ("three yellow squares", [("Attribute - Quantity", "three squares"), ("Grammar - Consistency", "all are yellow")]),
     ("a yellow square left of two red circles", [("Relationship - Comparison", "one square, two circles")]),

@@ -19,7 +19,9 @@ from mmrl.share import resolve
 from mmrl.training.assemble import load_adapter, set_threads, with_checkpoint
 from mmrl.types import Prompt
 
-TOGETHER = 4  # prompts that are drawn together; drawn anew together too, so that a resumed picture is the same to the bit
+TOGETHER = (
+    4  # prompts that are drawn together; drawn anew together too, so that a resumed picture is the same to the bit
+)
 
 
 def model_of(config: Config, run: str | Path | None, seed: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mmrl.config import ConfigError
 from mmrl.pictures import check_image
 
 MAX_PIXELS = 50_000_000  # of a picture that is opened
+PICTURES = "pictures"  # the folder below an evaluation's that drawn ones go to
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmrl.bench.items import PICTURES
 from mmrl.config import ConfigError
 from mmrl.near import near, short
 from mmrl.reporting.disk import writing
@@ -19,8 +20,8 @@ Key = tuple[str, int]
 class Ledger:
     """settings.json and verdicts.jsonl of an evaluation that may be stopped at any time.
 
-    settings: what the verdicts depend on. A folder that was begun with others is refused with a ConfigError that has
-    each key that differs; allow: keys, with dots, that may. A line that a killed process left half written is left
+    settings: what pictures and verdicts depend on. A folder that has some of others is refused with a ConfigError that
+    has each key that differs; allow: keys, with dots, that may. A line that a killed process left half written is left
     out, and of two lines of one picture the later one counts.
     """
 
@@ -29,10 +30,11 @@ class Ledger:
         now = _flat(strict(settings))
         if wrong := next((key for key in allow if key not in now), None):
             raise ConfigError(f"--allow {short(wrong)}: no setting of this evaluation; {near(wrong, now)}")
-        if (folder / SETTINGS).is_file():
+        begun = [path for path in (self.path, folder / PICTURES) if path.exists()]
+        if begun and not (folder / SETTINGS).is_file():
+            raise ConfigError(f"{begun[0]} is there without {SETTINGS}: nobody knows whose; take another --out")
+        if begun:
             _check(folder, now, allow)
-        elif self.path.is_file():
-            raise ConfigError(f"{self.path} is there without {SETTINGS}: nobody knows whose; take another --out")
         else:
             write_atomic(folder / SETTINGS, dumps(settings, indent=1) + "\n")
         self._lines = dict(_read(self.path))

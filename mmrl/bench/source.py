@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.bench.drawing import draw, model_of
-from mmrl.bench.items import Gallery, Item
+from mmrl.bench.items import PICTURES, Gallery, Item
 from mmrl.config import Config, ConfigError
-
-PICTURES = "pictures"  # the folder below --out that drawn ones go to
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
             "--pictures", default=4, show_default=True, type=click.IntRange(min=1), help="Pictures of each prompt."
         ),
         click.option("--from", "pictures_from", type=_FOLDER, help="Pictures that are there, in place of a config."),
-        click.option("--run", type=click.Path(exists=True, path_type=Path), help="Draw with this run's last checkpoint."),
+        click.option(
+            "--run", type=click.Path(exists=True, path_type=Path), help="Draw with this run's last checkpoint."
+        ),
     ):
         command = option(command)
     return click.argument("file")(with_config(command))

@@ -86,7 +86,9 @@ def test_one_object(found, well):
     assert judge(task(("cat", 1)), found) is well
 
 
-@pytest.mark.parametrize(("number", "score", "well"), [(1, 0.95, False), (2, 0.95, True), (3, 0.95, False), (2, 0.9, False)])
+@pytest.mark.parametrize(
+    ("number", "score", "well"), [(1, 0.95, False), (2, 0.95, True), (3, 0.95, False), (2, 0.9, False)]
+)
 def test_counting_wants_the_number_and_a_sure_detector(number, score, well):
     found = [at(30 * k, 10, score=score) for k in range(number)]
     assert judge(task(("cat", 2), exclude=[("cat", 3)], tag="counting"), found) is well
@@ -157,7 +159,11 @@ def test_of_a_class_the_surest_stay():
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [({"treshold": 0.1}, "did you mean 'threshold'"), ({"most": 2.5}, "no number of objects"), ({"margin": 2}, "0 to 1")],
+    [
+        ({"treshold": 0.1}, "did you mean 'threshold'"),
+        ({"most": 2.5}, "no number of objects"),
+        ({"margin": 2}, "0 to 1"),
+    ],
 )
 def test_a_rule_that_is_none_is_refused(given, told):
     with pytest.raises(ConfigError, match=told):
@@ -228,7 +234,12 @@ def boxes_model(folder):
 
 
 def masks_model(folder):
-    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
+    from transformers import (
+        Mask2FormerConfig,
+        Mask2FormerForUniversalSegmentation,
+        Mask2FormerImageProcessor,
+        SwinConfig,
+    )
 
     swin = SwinConfig(image_size=32, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=2, out_features=STAGES)
     size = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 16}
@@ -258,7 +269,9 @@ def queried_model(folder):
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     text = {**size, **marks, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
-    config = OwlViTConfig(text_config=text, vision_config={**size, "image_size": 32, "patch_size": 16}, projection_dim=16)
+    config = OwlViTConfig(
+        text_config=text, vision_config={**size, "image_size": 32, "patch_size": 16}, projection_dim=16
+    )
     OwlViTForObjectDetection(config).save_pretrained(folder)
     tokenizer.model_max_length = 77
     OwlViTProcessor(OwlViTImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)

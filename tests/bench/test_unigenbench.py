@@ -73,7 +73,9 @@ def test_a_row_that_is_not_as_published_is_refused(tmp_path, row, told):
         read(write(tmp_path / "p.csv", [(0, "a", cell([STYLE])), row]))
 
 
-@pytest.mark.parametrize("text", ["", "index,prompt\n0,a\n", "index,prompt_en,sub_dims_en\n"], ids=["empty", "x", "no rows"])
+@pytest.mark.parametrize(
+    "text", ["", "index,prompt\n0,a\n", "index,prompt_en,sub_dims_en\n"], ids=["empty", "x", "no rows"]
+)
 def test_another_file_is_refused(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(ConfigError, match="has no columns|holds no prompts"):

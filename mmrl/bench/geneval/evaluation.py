@@ -94,7 +94,9 @@ def _colours(clip: str | Path | Colours | None, detector: Detector, items: Seque
     asked = next((task for task in items if any(clause.colour for clause in task.include)), None)
     if clip is None:
         if asked is not None and not detector.names_colours:
-            raise ConfigError(f"prompt {short(asked.text)} asks for a colour, which the detector does not name: --clip FOLDER")
+            raise ConfigError(
+                f"prompt {short(asked.text)} asks for a colour, which the detector does not name: --clip FOLDER"
+            )
         return None
     if asked is None or detector.names_colours:
         why = "the detector names colours itself" if detector.names_colours else "no prompt asks for a colour"

@@ -74,7 +74,9 @@ class OfFile:
         except (KeyError, TypeError, ValueError, AttributeError):
             wanted = "{box: [left, top, right, bottom], label: text, score: 0 to 1"
             wanted += ", colour: text}" if self.names_colours else "}"
-            raise ConfigError(f"the detector {self.identity.split()[0]} gave {short(told)}; expected {wanted}") from None
+            raise ConfigError(
+                f"the detector {self.identity.split()[0]} gave {short(told)}; expected {wanted}"
+            ) from None
         return Found((left, top, right, bottom), told["label"], score, colour)
 
 

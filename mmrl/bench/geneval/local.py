@@ -137,5 +137,7 @@ def _classes(config: Any, labels: Sequence[str], folder: Path) -> dict[int, str]
             missing.append(label)
     if missing:
         told = f"{len(missing)} of {len(labels)} classes, the first {short(missing[0])}"
-        raise ConfigError(f"detector {folder}: it does not know {told}; {near(missing[0], numbers, 'take another one')}")
+        raise ConfigError(
+            f"detector {folder}: it does not know {told}; {near(missing[0], numbers, 'take another one')}"
+        )
     return found
