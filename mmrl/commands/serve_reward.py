@@ -34,7 +34,7 @@ def serve_reward(
     POST /get_reward as OpenRLHF's servers, POST /score with pictures and identities, GET /health.
     """
     try:
-        from mmrl.serving.app import Limits
+        from mmrl.serving.limits import Limits
         from mmrl.serving.load import open_served, token_of
         from mmrl.serving.server import serve
     except ModuleNotFoundError as error:

@@ -44,7 +44,7 @@ ALLOWED = {
     "types": set(),
     "pictures": set(),
     "core": {"types"},
-    "rewarding": {"types"},
+    "rewarding": {"types", "pictures"},
     "reporting": {"types"},
     "environments": {"types", "core"},
     "engines": {"types", "core"},
