@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from mmrl.config import ConfigError
 from mmrl.pictures import check_image
@@ -19,6 +20,9 @@ class Item:
 
     id: str
     text: str
+
+
+P = TypeVar("P", bound=Item)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Gallery:
         paths = [self.folder / name for name in self.names(item, k)]
         return next((path for path in paths if path.is_file()), paths[0])
 
-    def places(self, items: Sequence[Item]) -> Iterator[tuple[Item, int, Path]]:
+    def places(self, items: Sequence[P]) -> Iterator[tuple[P, int, Path]]:
         for item in items:
             for k in range(self.count):
                 yield item, k, self.path(item, k)

@@ -6,24 +6,23 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from mmrl.bench.items import Gallery, Item
+from mmrl.bench.items import Gallery, P
 from mmrl.bench.ledger import Ledger
 from mmrl.config import ConfigError
 from mmrl.reporting.progress import counted
 from mmrl.rewarding.threads import Threads
 
-I = TypeVar("I", bound=Item)  # noqa: E741
 Line = dict[str, Any]
 REASON = "reason"  # of a line: why there is no verdict
 
 
 def judged(
-    items: Sequence[I],
+    items: Sequence[P],
     gallery: Gallery,
     ledger: Ledger,
-    ask: Callable[[I, Path], Line],
+    ask: Callable[[P, Path], Line],
     *,
     threads: int = 1,
     again: bool = False,
@@ -45,7 +44,7 @@ def judged(
         if line is None or (again and REASON in line):
             left.append((item, k, path))
 
-    def put(place: tuple[I, int, Path]) -> Line:
+    def put(place: tuple[P, int, Path]) -> Line:
         item, k, path = place
         return {"id": item.id, "picture": k, "file": path.name, "mark": marks[path], **ask(item, path)}
 

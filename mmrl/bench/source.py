@@ -14,8 +14,8 @@ from mmrl.config import Config, ConfigError
 
 @dataclass(frozen=True)
 class Source:
-    """folder: of pictures that are there. Or config: of the model that draws them, run: whose last checkpoint it is, and
-    seed: of its noise, 0 by default. Raises ConfigError for both, for neither, and for a seed beside a folder."""
+    """folder: of pictures that are there. Or config: of the model that draws them, run: whose last checkpoint it is,
+    and seed: of its noise, 0 by default. Raises ConfigError for both, for neither, and for a seed beside a folder."""
 
     folder: Path | None = None
     config: Config | None = None

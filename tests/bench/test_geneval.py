@@ -212,7 +212,7 @@ def test_a_detector_of_a_file_has_options_and_its_own_words(tmp_path):
     detector = open_detector(f"{tmp_path}/d.py:Sees", ["cat"], 0.3, {"score": 0.7})
     assert detector.detect(Image.new("RGB", (4, 3))) == [Found((0.0, 0.0, 4.0, 3.0), "cat", 0.7)]
     assert detector.identity != open_detector(f"{tmp_path}/d.py:Sees", ["cat"], 0.3, {}).identity
-    with pytest.raises(ConfigError, match="expected {box"):
+    with pytest.raises(ConfigError, match=r"expected \{box"):
         open_detector(f"{tmp_path}/d.py:odd", ["cat"], 0.3, {}).detect(Image.new("RGB", (4, 3)))
     with pytest.raises(ConfigError, match="no option 'scor'; did you mean 'score'"):
         open_detector(f"{tmp_path}/d.py:Sees", ["cat"], 0.3, {"scor": 1})

@@ -27,7 +27,7 @@ def cell(points, language="en", descriptions=None):
 def write(path, rows, language="en"):
     """A CSV of (index, prompt, cell)."""
     columns = LANGUAGES[language]
-    quoted = ["index,{},{}".format(columns.prompt, columns.told)]
+    quoted = [f"index,{columns.prompt},{columns.told}"]
     quoted += [",".join('"{}"'.format(str(part).replace('"', '""')) for part in row) for row in rows]
     path.write_text("\n".join(quoted) + "\n", encoding="utf-8")
     return path
@@ -54,11 +54,18 @@ def test_a_comma_that_lacks_is_put_in_and_told(tmp_path):
     assert len(found.notices) == 1 and "row 2: 1 comma lacked" in found.notices[0]
 
 
+def test_a_description_that_is_empty_is_told(tmp_path):
+    """As in row 384 of the published English file."""
+    found = read(write(tmp_path / "p.csv", [(0, "a", cell([STYLE, COLOUR], descriptions=["ink", " "]))]))
+    assert found.items[0].descriptions == ("ink", "") and "row 1: a test point without a desc" in found.notices[0]
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [
         ((1, "b", cell([STYLE, COLOUR], descriptions=["one"])), "2 Testpoints and 1 Testpoint Description"),
         ((1, "b", cell([])), "0 Testpoints"),
+        ((1, "b", cell([STYLE, " "])), "a name in Testpoints is empty"),
         ((1, "", cell([STYLE])), "no prompt"),
         ((1, "b", '{"Testpoints": "Style", "Testpoint Description": ["x"]}'), "not a list of texts"),
         ((1, "b", "{oops"), "no JSON"),
@@ -66,7 +73,7 @@ def test_a_comma_that_lacks_is_put_in_and_told(tmp_path):
         (("one", "b", cell([STYLE])), "not a number"),
         ((0, "b", cell([STYLE])), "two prompts have the index 0"),
     ],
-    ids=["lengths", "no points", "no prompt", "text", "no json", "list", "index", "twice"],
+    ids=["lengths", "no points", "no name", "no prompt", "text", "no json", "list", "index", "twice"],
 )
 def test_a_row_that_is_not_as_published_is_refused(tmp_path, row, told):
     with pytest.raises(ConfigError, match=told):
@@ -78,7 +85,7 @@ def test_a_row_that_is_not_as_published_is_refused(tmp_path, row, told):
 )
 def test_another_file_is_refused(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
-    with pytest.raises(ConfigError, match="has no columns|holds no prompts"):
+    with pytest.raises(ConfigError, match=r"has no columns|holds no prompts"):
         read(tmp_path / "p.csv")
 
 

@@ -47,8 +47,8 @@ def evaluate(
     """Measure pictures on GenEval.
 
     file: the benchmark's evaluation_metadata.jsonl; limit: its first prompts alone. detector: a word for
-    load.open_detector, with `options`, or a Detector. clip: the folder of a CLIP model, or a Colours, for files that ask
-    for colours and a detector that does not name them. pictures: a prompt, 4 in the benchmark.
+    load.open_detector, with `options`, or a Detector. clip: the folder of a CLIP model, or a Colours, for files that
+    ask for colours and a detector that does not name them. pictures: a prompt, 4 in the benchmark.
     out: as in unigenbench.evaluation.evaluate. Raises ConfigError before anything is drawn.
     """
     tasks = read(file)

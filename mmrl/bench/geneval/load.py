@@ -23,8 +23,8 @@ def open_detector(spec: str, labels: Sequence[str], floor: float, options: Mappi
 
     A folder: a model of transformers (local.Local, with its options), which is to find `labels`, with scores of `floor`
     or more. `file.py:name`: a function of a picture, or a class that is made with the options and then called with one;
-    it returns {"box", "label", "score"} each, with or without "colour"; its attribute `names_colours` says that all have
-    one. Raises ConfigError for another word, and for options that it does not have.
+    it returns {"box", "label", "score"} each, with or without "colour"; its attribute `names_colours` says that all
+    have one. Raises ConfigError for another word, and for options that it does not have.
     """
     file, colon, name = spec.removeprefix("share://").rpartition(":")
     if colon and file.endswith(".py"):
@@ -46,19 +46,15 @@ class OfFile:
             module = import_file(file)
         except ValueError as error:
             raise ConfigError(f"detector: {error}") from None
-        made = getattr(module, name, None)
+        made: Any = getattr(module, name, None)
         if not callable(made):
             names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
             raise ConfigError(f"detector: {file} has no function {short(name)}; {near(name, names)}")
         self.names_colours = bool(getattr(made, "names_colours", False))
         self.identity = f"{file.name}:{name} {mark_of(file)} {dict(sorted(options.items()))}"
-        self.call: Callable[[Image.Image], Any]
-        if inspect.isclass(made):
-            _check(name, list(inspect.signature(made).parameters), options)
-            self.call = made(**options)
-        else:
-            _check(name, list(inspect.signature(made).parameters)[1:], options)
-            self.call = partial(made, **options)
+        made_first = inspect.isclass(made)  # with the options, and then called
+        _check(name, list(inspect.signature(made).parameters)[0 if made_first else 1 :], options)
+        self.call: Callable[[Image.Image], Any] = made(**options) if made_first else partial(made, **options)
 
     def detect(self, picture: Image.Image) -> list[Found]:
         return [self._found(one) for one in self.call(picture)]

@@ -1,4 +1,4 @@
-"""A detector from a local folder: any model of transformers that detects objects, segments them, or is told their names.
+"""A detector from a local folder: a model of transformers that detects objects, segments them, or is told their names.
 
 The benchmark's own is Mask2Former with a Swin-S on COCO, from mmdet; its weights in transformers' form are a model that
 segments here, scores as there: of the class times the mean over the mask.

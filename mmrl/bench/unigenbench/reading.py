@@ -44,7 +44,7 @@ class Asked(Item):
 
 @dataclass(frozen=True)
 class Read:
-    """notices: what was mended."""
+    """notices: what was mended, or is odd."""
 
     language: str
     items: list[Asked]
@@ -54,8 +54,8 @@ class Read:
 def read(file: str | Path, language: str | None = None) -> Read:
     """The prompts of a file. language: of a file that holds both.
 
-    A comma that lacks between two texts of a cell's JSON is put in, and told: one row of the published long English file
-    lacks one. Raises ConfigError for anything else that is not as published, with the row.
+    A comma that lacks between two texts of a cell's JSON is put in, and told, and so is a description that is empty: one
+    row of the published long English file lacks the one, and one of the short English file the other. Raises ConfigError for anything else that is not as published, with the row.
     """
     path = resolve(str(file))
     csv.field_size_limit(_LARGEST)
@@ -93,6 +93,10 @@ def _asked(row: Mapping[str, Any], columns: Columns, where: str, notices: list[s
         raise ConfigError(f"{where}: the index is {short(number)}, not a number") from None
     told = _json(row[columns.told] or "", where, notices)
     points, descriptions = (_texts(told, key, where) for key in (columns.points, columns.descriptions))
+    if not all(points):
+        raise ConfigError(f"{where}: a name in {columns.points} is empty")
+    if not all(descriptions):
+        notices.append(f"{where}: a test point without a description, asked about as it is")
     if not text or not points or len(points) != len(descriptions):
         raise ConfigError(
             f"{where}: {'a prompt' if text else 'no prompt'}, {len(points)} {columns.points} and {len(descriptions)} "
@@ -120,7 +124,7 @@ def _json(text: str, where: str, notices: list[str]) -> Mapping[str, Any]:
 
 def _texts(told: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = told.get(key)
-    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ConfigError(f"{where}: {key} is {short(value)}, not a list of texts")
     return tuple(text.strip() for text in value)
 

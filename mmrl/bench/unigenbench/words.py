@@ -1,4 +1,4 @@
-"""What the judge is told, in our own words; the form of the answer is the benchmark's, which its judges were trained on.
+"""What the judge is told, in our own words; the form of the answer is the benchmark's, which its judges learned.
 
 The benchmark's own wording is in its authors' repository (eval/src/eval_common.py): for published scores give that, as
 a template and as definitions.
@@ -32,7 +32,8 @@ What each of them asks of this picture:
 {test_explanation}
 
 Write for each test point, in that order, what the picture shows of it, and then its mark: 1 where the picture meets it
-and 0 where it does not. Both lists have exactly one entry for each test point. Answer in this form and with nothing else:
+and 0 where it does not. Both lists have exactly one entry for each test point. Answer in this form and with nothing
+else:
 
 <description>
 <checkpoint>{testpoint}</checkpoint>
@@ -42,7 +43,8 @@ and 0 where it does not. Both lists have exactly one entry for each test point. 
 """
 
 ZH = """\
-下面这张图片是根据一段文字画出来的。请逐一检查各个考点，每个考点单独判断。只以图片中看得到的内容为准：看不到的，或者无法确定的，一律算不满足。
+下面这张图片是根据一段文字画出来的。请逐一检查各个考点，每个考点单独判断。
+只以图片中看得到的内容为准：看不到的，或者无法确定的，一律算不满足。
 
 文字：{prompt}
 
@@ -54,7 +56,9 @@ ZH = """\
 每个考点对这张图片的具体要求：
 {test_explanation}
 
-请按上面的顺序，先写出图片中与每个考点有关的内容，再给出分数：满足为1，不满足为0。两个列表都必须与考点一一对应。只按下面的格式回答，不要写其他内容：
+请按上面的顺序，先写出图片中与每个考点有关的内容，再给出分数：满足为1，不满足为0。
+两个列表都必须与考点一一对应。
+只按下面的格式回答，不要写其他内容：
 
 <description>
 <checkpoint>{testpoint}</checkpoint>
@@ -76,7 +80,7 @@ DEFINITIONS: Mapping[str, Mapping[str, str]] = {
         "Attribute - Shape": "the form of something",
         "Attribute - Color": "the colour of something",
         "Action - Hand (Character/Anthropomorphic)": "what hands do, with whole hands and the right number of fingers",
-        "Action - Full-body (Character/Anthropomorphic)": "what a person, or a thing like one, does with the whole body",
+        "Action - Full-body (Character/Anthropomorphic)": "what a person or a thing like one does with the whole body",
         "Action - Animal": "what an animal does",
         "Action - Contact Interaction": "things or beings that touch one another in what they do",
         "Action - Non-contact Interaction": "things or beings that act on one another from afar, as by a look",
