@@ -54,8 +54,9 @@ class Read:
 def read(file: str | Path, language: str | None = None) -> Read:
     """The prompts of a file. language: of a file that holds both.
 
-    A comma that lacks between two texts of a cell's JSON is put in, and told, and so is a description that is empty: one
-    row of the published long English file lacks the one, and one of the short English file the other. Raises ConfigError for anything else that is not as published, with the row.
+    A comma that lacks between two texts of a cell's JSON is put in, and told, and so is a description that is empty:
+    the published long English file has one of the first, the short one of the second. Raises ConfigError for anything else
+    that is not as published, with the row.
     """
     path = resolve(str(file))
     csv.field_size_limit(_LARGEST)
