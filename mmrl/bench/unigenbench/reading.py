@@ -55,8 +55,8 @@ def read(file: str | Path, language: str | None = None) -> Read:
     """The prompts of a file. language: of a file that holds both.
 
     A comma that lacks between two texts of a cell's JSON is put in, and told, and so is a description that is empty:
-    the published long English file has one of the first, the short one of the second. Raises ConfigError for anything else
-    that is not as published, with the row.
+    the published long English file has one of the first, the short one of the second. Raises ConfigError for anything
+    else that is not as published, with the row.
     """
     path = resolve(str(file))
     csv.field_size_limit(_LARGEST)
