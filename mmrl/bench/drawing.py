@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,17 @@ TOGETHER = (
 def model_of(config: Config, run: str | Path | None, seed: int) -> dict[str, Any]:
     """What the pictures of a config's model, or of the last checkpoint of `run`, depend on, as JSON."""
     model = with_checkpoint(config, run).model_dump(mode="json")["model"]
-    folder = resolve(str(model.get("path", "")))
-    weights = mark_of(folder) if folder.is_dir() else None
+    weights = {name: mark_of(folder) for name, folder in _folders(model)}
     return {"modality": config.modality, "model": model, "weights": weights, "made_by": config.seed, "seed": seed}
+
+
+def _folders(section: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Path]]:
+    """The folders that a model is read from, its adapter's too, by the key that names each."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _folders(value, f"{head}{key}.")
+        elif key == "path" and isinstance(value, str) and (folder := resolve(value)).is_dir():
+            yield f"{head}{key}", folder
 
 
 def draw(

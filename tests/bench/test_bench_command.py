@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 import mmrl.bench.drawing as drawing
@@ -108,6 +109,69 @@ def test_a_stopped_evaluation_goes_on_where_it_was(command, chat_server, picture
     assert len(path.read_text().splitlines()) == 12 + 1  # the broken one stays, alone on its line
     chat_server.requests.clear()
     assert command("--from", pictures, "--pictures", 2) == whole and not chat_server.requests
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(lora) -> the folder of a run as a training leaves it, with a checkpoint of the whole model or of LoRA."""
+    import yaml
+    from safetensors.torch import save_file
+
+    def make(lora):
+        config = load(MODEL[0], [*MODEL[1:], *(["model.train=lora"] if lora else [])]).model_dump(mode="json")
+        folder = tmp_path / "run"
+        policy = folder / "checkpoints" / "latest" / "policy"
+        if lora:
+            policy.mkdir(parents=True)
+            save_file({"w": torch.zeros(2)}, policy / "adapter_model.safetensors")
+        else:
+            shutil.copytree(share("assets", "image-tiny"), policy)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_pictures_depend_on_changes_with_a_runs_checkpoint(run, lora):
+    """A run that trained on has the same config and the same path."""
+    from safetensors.torch import load_file, save_file
+
+    folder = run(lora)
+    before = drawing.model_of(load(folder), folder, 0)
+    assert drawing.model_of(load(folder), folder, 0) == before
+    file = next(folder.rglob("*.safetensors"))
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+    after = drawing.model_of(load(folder), folder, 0)
+    assert {key for key in after if after[key] != before[key]} == {"weights"}
+    assert drawing.model_of(load(folder), folder, 1)["seed"] == 1
+
+
+def test_a_runs_checkpoint_draws(command, run, drawn, tmp_path):
+    folder = run(False)
+    assert command(folder, "--pictures", 2, "--limit", 4)[0] == 0
+    for name in ("0_0.png", "3_1.png"):  # its weights are those of the model that ships
+        assert (tmp_path / "out" / "pictures" / name).read_bytes() == (drawn / "u" / "pictures" / name).read_bytes()
+
+
+def test_a_ledger_that_was_cut_anywhere_has_every_whole_line(tmp_path):
+    from mmrl.bench.ledger import Ledger
+
+    lines = [{"id": str(k), "picture": k % 2, "said": "words\u2028 " * k} for k in range(4)]
+    for line in lines:
+        Ledger(tmp_path, {"a": 1}).add(line)
+    whole = (tmp_path / "verdicts.jsonl").read_bytes()
+    ends = [k for k, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        (tmp_path / "verdicts.jsonl").write_bytes(whole[:cut])
+        ledger = Ledger(tmp_path, {"a": 1})
+        there = [line for line in lines if ledger.get(line["id"], line["picture"]) is not None]
+        assert there == lines[: sum(end <= cut for end in ends)]
+        for line in lines:
+            if line not in there:
+                ledger.add(line)
+        again = Ledger(tmp_path, {"a": 1})
+        assert [again.get(line["id"], line["picture"]) for line in lines] == lines
 
 
 def test_a_picture_that_is_missing_is_drawn_again_to_the_bit(drawn, tmp_path):
