@@ -16,6 +16,14 @@ from mmrl.rewarding.threads import Threads
 
 Line = dict[str, Any]
 REASON = "reason"  # of a line: why there is no verdict
+ANSWERED = (
+    "answered"  # of a line without one: whether there was an answer, which said nothing; otherwise there was none
+)
+_PATIENCE = 8  # requests in a row without an answer, at least, after which nobody is asked any more
+
+
+class Unanswered(RuntimeError):
+    """Nobody answers; what was judged until then is kept."""
 
 
 def judged(
@@ -31,8 +39,9 @@ def judged(
 ) -> list[Line]:
     """A line for each picture, in order: those of the ledger, and what `ask` says of the others, kept as it comes.
 
-    again: pictures without a verdict are asked about once more. Raises ConfigError where a picture is another one than
-    the one that was judged.
+    A request without an answer is no verdict and not kept: it is made again when the evaluation goes on. Many of them
+    in a row raise Unanswered. again: pictures whose answer said nothing are asked about once more, too.
+    Raises ConfigError where a picture is another one than the one that was judged.
     """
     wanted = list(gallery.places(items))
     marks = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for _, _, path in wanted}
@@ -49,9 +58,20 @@ def judged(
         return {"id": item.id, "picture": k, "file": path.name, "mark": marks[path], **ask(item, path)}
 
     found = map(put, left) if threads == 1 else _as_they_come(put, left, threads)
+    lost: dict[tuple[str, int], Line] = {}
+    in_a_row = 0
     for _ in range(len(left)) if quiet else counted(range(len(left)), told):
-        ledger.add(next(found))
-    return [line for item, k, _ in wanted if (line := ledger.get(item.id, k)) is not None]
+        line = next(found)
+        if line.get(ANSWERED, True):
+            ledger.add(line)
+            in_a_row = 0
+            continue
+        lost[line["id"], line["picture"]] = line
+        in_a_row += 1
+        if in_a_row >= max(_PATIENCE, 2 * threads):
+            why = f"{in_a_row} requests in a row were not answered, the last: {line[REASON]}"
+            raise Unanswered(f"{why}; what was judged is in {ledger.path}, and the same command goes on")
+    return [ledger.get(item.id, k) or lost[item.id, k] for item, k, _ in wanted]
 
 
 def _as_they_come(put: Callable[[Any], Line], left: Sequence[Any], threads: int) -> Iterator[Line]:

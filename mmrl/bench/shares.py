@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -31,12 +31,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a share, or two means of shares."""
+    """A line of a table: a share, or the means of `count` shares."""
 
     name: str
     score: float | None
     over_all: float | None
     share: Share | None = None
+    count: int = 1
 
     @classmethod
     def of(cls, name: str, share: Share) -> Row:
@@ -46,7 +47,7 @@ class Row:
     def mean(cls, name: str, shares: Iterable[Share]) -> Row:
         """The mean of shares, each once."""
         some = list(shares)
-        return cls(name, _mean([s.score for s in some]), _mean([s.over_all for s in some]))
+        return cls(name, _mean([s.score for s in some]), _mean([s.over_all for s in some]), count=len(some))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -60,7 +61,7 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
         row.name.strip(): {
             "score": row.score,
             "over_all": row.over_all,
-            **({"right": row.share.right, "judged": row.share.judged, "asked": row.share.asked} if row.share else {}),
+            **(asdict(row.share) if row.share else {"mean_of": row.count}),
         }
         for row in rows
     }
@@ -72,7 +73,7 @@ def printed(rows: Sequence[Row]) -> Iterator[str]:
     cells = [["", "score", *(["over all"] if lost else []), "right"]]
     for row in rows:
         share = row.share
-        right = f"{share.right} of {share.judged}" if share else ""
+        right = f"{share.right} of {share.judged}" if share else f"mean of {row.count}"
         cells.append([row.name, _number(row.score), *([_number(row.over_all)] if lost else []), right])
     widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
     for line in cells:

@@ -54,7 +54,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--language", help="en or zh, of a file that holds both.")
 @click.option("--template", type=click.Path(path_type=Path), help="Wording of your own, or the benchmark's.")
 @click.option("--definitions", type=click.Path(path_type=Path), help="JSON of what each kind of test point is about.")
-@click.option("--again", is_flag=True, help="Ask once more about pictures that have no verdict.")
+@click.option("--again", is_flag=True, help="Ask once more where an answer could not be read.")
 def unigenbench(
     file: str, judge: str, judge_model: str | None, options: Words, limit: int | None, **given: Any
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_model_is_drawn_judged_and_scored(command, chat_server, drawn, tmp_pat
     assert scores["Attribute"] == {"score": 0.5, "over_all": 0.5, "right": 6, "judged": 12, "asked": 12}
     wanted = {"Attribute": 6 / 12, "Entity Layout": 1, "Compound": 0, "Grammar": 1, "Relationship": 1}
     assert scores["overall"]["score"] == pytest.approx(sum(wanted.values()) / 5)
-    assert out.splitlines()[1].split() == ["overall", "0.7000"]
+    assert out.splitlines()[1].split() == ["overall", "0.7000", "mean", "of", "5"]
     # The pictures are those of the same seed, wherever they are drawn, in the benchmark's names.
     there = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
     assert there == sorted(f"{i}_{k}.png" for i in range(6) for k in range(2))
@@ -252,10 +252,25 @@ def test_what_has_no_verdict_is_counted_and_asked_again(command, chat_server, pi
     assert told["scores"]["overall"]["over_all"] == pytest.approx((6 / 12 + 0 + 1 + 0 + 0) / 5)
     assert "4 of 12 pictures have no verdict: 2 answers could not be read and 2 requests were not answered" in out
     chat_server.answer = marks
+    # What was not answered is asked about as a matter of course, what could not be read where that is wanted.
     chat_server.requests.clear()
-    assert command("--from", pictures, "--pictures", 2)[1] == out and not chat_server.requests
+    code, out, _ = command("--from", pictures, "--pictures", 2)
+    assert len(chat_server.requests) == 2 and "2 of 12 pictures have no verdict: 2 answers could not be read" in out
     code, out, _ = command("--from", pictures, "--pictures", 2, "--again")
     assert len(chat_server.requests) == 4 and "no verdict" not in out and out.splitlines()[1].split()[1] == "0.7000"
+
+
+def test_a_judge_that_is_gone_ends_the_evaluation_and_what_was_judged_stays(command, chat_server, pictures, tmp_path):
+    def leaves(request):
+        return marks(request) if len(chat_server.requests) <= 3 else (400, b"gone")
+
+    chat_server.answer = leaves
+    code, out, err = command("--from", pictures, "--pictures", 2, "-o", "threads=1")
+    assert code == 1 and "8 requests in a row were not answered" in err and "gone" in err and not out
+    assert len(verdicts(tmp_path)) == 3 and len(chat_server.requests) >= 3 + 8
+    chat_server.answer = marks
+    chat_server.requests.clear()
+    assert command("--from", pictures, "--pictures", 2)[0] == 0 and len(chat_server.requests) == 9
 
 
 def test_an_answer_in_another_order_counts_in_its_own(command, chat_server, pictures, tmp_path):

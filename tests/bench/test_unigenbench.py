@@ -232,7 +232,7 @@ def test_the_overall_score_is_that_of_the_published_table():
     """SDXL's line of the English leaderboard: ten primary dimensions, and 40.22 overall."""
     line = [87.45, 72.28, 44.66, 35.10, 46.37, 10.34, 48.48, 26.68, 30.80, 0.00]
     row = Row.mean("overall", [Share(round(value * 100), 10_000, 10_000) for value in line])
-    assert row.score is not None and math.isclose(100 * row.score, 40.22, abs_tol=0.005)
+    assert row.count == 10 and row.score is not None and math.isclose(100 * row.score, 40.22, abs_tol=0.005)
 
 
 def test_without_a_verdict_in_a_dimension_there_is_no_mean_of_the_others():

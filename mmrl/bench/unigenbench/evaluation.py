@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.bench.items import MAX_PIXELS, Item
-from mmrl.bench.judged import REASON, Line, judged
+from mmrl.bench.judged import ANSWERED, REASON, Line, judged
 from mmrl.bench.ledger import Ledger
 from mmrl.bench.outcome import Outcome
 from mmrl.bench.source import Source
@@ -24,7 +24,7 @@ from mmrl.rewarding.chat import Chat, Endpoint, Failure, Judge
 from mmrl.rewarding.parts import picture_part, text_part
 
 NAME = "unigenbench"
-ATTEMPTS = 11  # the released scripts ask once and up to ten times more
+ATTEMPTS = 5  # the released scripts ask eleven times; here pauses double, and later tries are warmer
 _SAID = 8000  # characters of an answer that are kept
 
 
@@ -51,8 +51,8 @@ def evaluate(
     pictures: a prompt, 4 in the benchmark. template, definitions: the user's wording, see words.wording_of.
     out: the folder of settings.json, verdicts.jsonl and results.json, and of pictures that are drawn. An evaluation
     that was stopped goes on there; one with other settings is refused, but for those that `allow` names.
-    again: ask once more about pictures without a verdict.
-    Raises ConfigError before anything is drawn or asked.
+    again: ask once more about pictures whose answer could not be read.
+    Raises ConfigError before anything is drawn or asked, and Unanswered where the judge answers no more.
     """
     found = read(file, language)
     wording = wording_of(found.language, template, definitions)
@@ -141,7 +141,7 @@ def _verdict(judge: Judge, wording: Wording, item: Asked, path: Path) -> Line:
     (marks,) = judge.verdicts([[{"role": "user", "content": content}]], read_marks)
     said = {"said": heard[-1][-_SAID:]} if heard else {}
     if isinstance(marks, Failure):
-        return {REASON: marks.reason, "answered": bool(heard), **said}
+        return {REASON: marks.reason, ANSWERED: bool(heard), **said}
     return {"points": item.points, "marks": marks, **said}
 
 
@@ -149,8 +149,8 @@ def _counts(lines: Sequence[Line]) -> dict[str, int]:
     """unread: pictures of which no answer could be read; unanswered: of which none came."""
     lost = [line for line in lines if REASON in line]
     return {
-        "unread": sum(line["answered"] for line in lost),
-        "unanswered": sum(not line["answered"] for line in lost),
+        "unread": sum(line[ANSWERED] for line in lost),
+        "unanswered": sum(not line[ANSWERED] for line in lost),
     }
 
 
@@ -162,4 +162,7 @@ def _lost(lines: Sequence[Line]) -> Iterator[str]:
     told = " and ".join(part for part in parts if not part.startswith("0 "))
     yield f"{len(lost)} of {len(lines)} pictures have no verdict: {told}; the first: {short(lost[0][REASON])}"
     yield "`score` leaves them out, as the benchmark's scripts do; `over all` counts their test points as not met"
-    yield "ask once more about them: --again"
+    if counts["unanswered"]:
+        yield "the same command makes the requests that were not answered once more"
+    if counts["unread"]:
+        yield "--again asks once more where an answer could not be read"
