@@ -12,6 +12,7 @@ SHORT = [
     "staleness, retiring",
     "sft, then trees",
     "sft, then filter",
+    "filter of steps, then reward model",
     "own kind, two learners",
     # Stopped and resumed at every point in test_any_number_of_processes.py, too.
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("hints", "expert", "mpo")),
