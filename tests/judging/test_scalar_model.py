@@ -197,6 +197,6 @@ def test_what_cannot_be_a_classifier_says_why(text, tmp_path, monkeypatch):
         judge.export(tmp_path / "out")
     monkeypatch.setattr(judge, "adapter", object())
     monkeypatch.setattr(judge, "notes", {"modality": "vision"})
-    with pytest.raises(ConfigError, match="modality vision has no class .*serve-reward"):
+    with pytest.raises(ConfigError, match=r"modality vision has no class .*serve-reward"):
         judge.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from able import Able, able
+from able import __file__ as ABLE
 from answers import LETTERS, Answers, AnswersConfig, make
 
+from mmrl.api import train
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.types import Prompt
@@ -42,7 +44,7 @@ def config(tmp_path: Path, *stages: dict[str, Any], reward: str = "first", **tre
 
 
 def ending() -> Able:
-    """An adapter whose answers have a letter, and behind it the likeliest one is the end: a greedy answer ends at once."""
+    """An adapter whose answers have a letter; behind it the likeliest one is the end, so that a greedy answer ends."""
     adapter = Able(AnswersConfig())
     with torch.no_grad():
         adapter.table.copy_(torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1)).clamp(-0.5, 0.5))
@@ -51,8 +53,8 @@ def ending() -> Able:
     return adapter
 
 
-def records(tmp_path: Path) -> list[dict[str, Any]]:
-    text = (tmp_path / "run" / "data" / "filter.jsonl").read_text(encoding="utf-8")
+def records(tmp_path: Path, stage: str = "filter") -> list[dict[str, Any]]:
+    text = (tmp_path / "run" / "data" / f"{stage}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -82,7 +84,14 @@ def test_a_step_is_worth_what_its_answers_come_to(tmp_path):
 
 
 def test_a_reward_model_learns_the_values_that_the_file_has(tmp_path):
-    tune = {"kind": "reward_model", "rows": "steps", "objective": "mse", "steps": 30, "batch": 16, "data_from": "filter"}
+    tune = {
+        "kind": "reward_model",
+        "rows": "steps",
+        "objective": "mse",
+        "steps": 30,
+        "batch": 16,
+        "data_from": "filter",
+    }
     loop = able(config(tmp_path, {**tune, "optim": {"lr": 0.05, "weight_decay": 0.0}}), PROMPTS, adapter=ending())
     loop.train()
     learned = [(r.id, r.steps, tuple(None if math.isnan(v) else v for v in r.values)) for r in loop.stage.records]
@@ -112,3 +121,31 @@ def test_a_value_is_never_guessed(tmp_path, reward):
 def test_an_adapter_without_single_steps_says_so(tmp_path):
     with pytest.raises(Unsupported, match="next_steps"):
         make(config(tmp_path), PROMPTS, adapter=Answers(AnswersConfig())).train()
+
+
+def test_rounds_of_searching_and_scoring_alternate_in_a_whole_run(tmp_path):
+    """The second round's trees are of the policy that the first round's scores have changed."""
+    lines = [json.dumps({"id": p.id, "prompt": p.text}) + "\n" for p in PROMPTS]
+    (tmp_path / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+    values = config(tmp_path)
+    (search,) = values["stages"]
+    scored = {"kind": "reward_model", "rows": "steps", "objective": "mse", "steps": 4, "batch": 8, "optim": {"lr": 0.1}}
+    rounds = [
+        stage
+        for number in "12"
+        for stage in (
+            {**search, "name": f"trees-{number}"},
+            {**scored, "name": f"score-{number}", "data_from": f"trees-{number}"},
+        )
+    ]
+    values |= {"stages": rounds, "modality": f"{ABLE}:Able", "device": "cpu", "name": "run"}
+    values["data"]["prompts"] = str(tmp_path / "prompts.jsonl")
+    summary = train(values, quiet=True)
+    assert summary["steps"] == 2 * (2 + 4)
+    one, two = (records(tmp_path, f"trees-{number}") for number in "12")
+    assert {r["prompt"] for r in one + two} <= {p.text for p in PROMPTS}
+    assert [(r["steps"], r["values"]) for r in one] != [(r["steps"], r["values"]) for r in two]
+    text = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
+    rows = [row for row in map(json.loads, text.splitlines()) if "stage" in row]
+    assert [row["stage"] for row in rows] == [s["name"] for s in rounds for _ in range(s["steps"])]
+    assert all(math.isfinite(row["values/error"]) for row in rows if row["stage"].startswith("score"))

@@ -76,7 +76,7 @@ def _described(model: Any, tokenizer: Any, head: ScoreHead, stops: tuple[int, ..
 
 
 def _class_of(model: Any, head: ScoreHead) -> Any | None:
-    """transformers' class for this architecture, where its tensors are the model's (without LoRA) and `score.weight`."""
+    """transformers' class for this architecture, whose tensors are the model's (without LoRA) and `score.weight`."""
     from transformers import AutoModelForSequenceClassification
 
     kind: Any = AutoModelForSequenceClassification._model_mapping.get(type(model.config), None)

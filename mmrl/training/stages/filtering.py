@@ -87,7 +87,7 @@ class Filtering(Stage[FilterStage]):
         row = self._row(groups, kept)
         if options.tree and not row["filter/finished"] and run.processes.is_main:
             warnings.warn(
-                f"stage {options.name!r}: no path of step {cursor.step + 1} is finished, so that every step is worth 0; "
+                f"stage {options.name!r}: no path of step {cursor.step + 1} is finished, so that each step is worth 0; "
                 "the policy has to end its answers, or raise tree.depth and tree.step_tokens",
                 stacklevel=2,
             )
