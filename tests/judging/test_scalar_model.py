@@ -184,7 +184,9 @@ def test_an_exported_model_is_a_classifier_with_the_same_scores(tmp_path, train)
         with torch.no_grad():
             logits = classifier(input_ids=row[None]).logits[0]
         (score,) = judge.scores([(prompt, answer)])
-        assert [score.value, score.details["sigma"]] == pytest.approx([float(logits[0]), math.exp(logits[1])], rel=1e-4, abs=1e-5)
+        assert [score.value, score.details["sigma"]] == pytest.approx(
+            [float(logits[0]), math.exp(logits[1])], rel=1e-4, abs=1e-5
+        )
     with pytest.raises(ConfigError, match="out exists"):
         judge.export(tmp_path / "out")
 
