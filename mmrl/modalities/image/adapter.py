@@ -116,29 +116,36 @@ class ImageAdapter(Adapter):
     def usable(self, prompt: Prompt) -> str | None:
         """Why its pictures do not fit the family, or None; warns, once, where no text encoder reads the end of a
         text."""
+        return self._unfit(prompt) or self._warn(prompt)
+
+    def _unfit(self, prompt: Prompt) -> str | None:
         least, most = self.family.pictures
-        shown = len(refs(prompt))
+        shown, name = len(refs(prompt)), self.family.name
         if most == 0:
-            if shown and IMAGE in prompt.text:
-                return f"shows pictures, which family {self.family.name} does not read"
-        elif not least <= shown <= most:
-            return f"shows {shown} pictures (column images); family {self.family.name} takes {least} to {most}"
-        else:
-            self._sources.bound = self.max_pixels or MAX_PIXELS
-            self._sources(prompt)
+            named = shown > 0 and IMAGE in prompt.text
+            return f"shows pictures, which family {name} does not read" if named else None
+        if not least <= shown <= most:
+            return f"shows {shown} pictures (column images); family {name} takes {least} to {most}"
+        self._sources.bound = self.max_pixels or MAX_PIXELS
+        found = [self.family.picture_problem(size) for size in self._sources.sizes(prompt)]
+        return next((problem for problem in found if problem is not None), None)
+
+    def _warn(self, prompt: Prompt) -> None:
         read = None if self._warned else self.family.unread(prompt.text)
         if read is not None:
             self._warned = True
+            hint = " (model.max_sequence_length)" if self.family.takes_length else ""
             warnings.warn(
                 f"prompt {prompt.id!r:.60} is longer than the {read} tokens that the text encoders read; of it, and of "
-                "others as long, the end is not seen"
-                + (" (model.max_sequence_length)" if self.family.takes_length else ""),
-                stacklevel=2,
+                f"others as long, the end is not seen{hint}",
+                stacklevel=3,
             )
-        return None
 
     def _asked(self, prompt: Prompt) -> Asked:
-        return Asked(prompt.text, self._sources(prompt) if self.family.pictures[1] else ())
+        if not self.family.pictures[1]:
+            return Asked(prompt.text)
+        # These pipelines say themselves where a picture stands.
+        return Asked(prompt.text.replace(IMAGE, "").strip(), self._sources(prompt))
 
     # ---------------------------------------------------------------- sampling
 

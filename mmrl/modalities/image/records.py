@@ -76,7 +76,7 @@ class RecordLosses:
     def standardise(self, records: Sequence[dict[str, Any]]) -> None:
         """Set the autoencoder's scale and shift from these records: the denoiser expects latents of unit variance."""
         parts = [records[i : i + self.config.decode_batch] for i in range(0, len(records), self.config.decode_batch)]
-        latents = torch.cat([self.family.posterior(self._pixels(part)).mean for part in parts])
+        latents = torch.cat([self.family.vae_latents(self._pixels(part)) for part in parts])
         self.family.standardise(latents)
         self.clear()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from mmrl.modalities.image.families.source import Source
 from mmrl.modalities.image.pixels import digest
 from mmrl.modalities.kept import Kept
-from mmrl.pictures import PictureError, open_image
+from mmrl.pictures import PictureError, check_image, image_size, open_image
 from mmrl.types import Prompt
 
 # Bytes of opened pictures that are kept: 80 of 1024 x 1024.
@@ -40,15 +41,30 @@ class Sources:
         """Raises PictureError, which names the prompt, for one that cannot be opened."""
         return tuple(self._one(ref, prompt) for ref in refs(prompt))
 
+    def sizes(self, prompt: Prompt) -> list[tuple[int, int]]:
+        """(width, height) of each. Raises PictureError for one that cannot be opened, as far as its head and its end
+        tell."""
+        with _named(prompt):
+            for ref in refs(prompt):
+                check_image(ref, prompt.root, self.bound)
+            return [image_size(ref, prompt.root, self.bound) for ref in refs(prompt)]
+
     def _one(self, ref: Any, prompt: Prompt) -> Source:
         key: Hashable | None = (prompt.root, ref) if isinstance(ref, str) else None
         known = self._kept.get(key) if key is not None else None
         if known is None:
-            try:
+            with _named(prompt):
                 image = open_image(ref, prompt.root, self.bound)
-            except PictureError as error:
-                raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
             known = _Opened(Source(digest(image), image))
             if key is not None:
                 self._kept.put(key, known)
         return known.source
+
+
+@contextmanager
+def _named(prompt: Prompt) -> Iterator[None]:
+    """Errors of pictures name their prompt."""
+    try:
+        yield
+    except PictureError as error:
+        raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None

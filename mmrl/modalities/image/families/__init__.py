@@ -19,6 +19,10 @@ FAMILIES = {
     "sd": ("stable_diffusion", "StableDiffusion"),
     "sdxl": ("stable_diffusion", "StableDiffusionXL"),
     "z_image": ("z_image", "ZImage"),
+    "qwen_image": ("qwen_image", "QwenImage"),
+    "flux2": ("flux2", "Flux2"),
+    "flux2_klein": ("flux2", "Flux2Klein"),
+    "sana": ("sana", "Sana"),
 }
 
 

@@ -8,7 +8,7 @@ family by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -161,6 +161,10 @@ class Family:
 
     # ---------------------------------------------------------------- conditions
 
+    def picture_problem(self, size: tuple[int, int]) -> str | None:
+        """Why a picture of (width, height) pixels cannot be shown, or None."""
+        return None
+
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         """What the denoiser is told for each prompt, whose texts are all there and none is `against`."""
         raise NotImplementedError(f"{type(self).__name__}.encode")
@@ -242,6 +246,10 @@ class Family:
         """The distribution of the VAE's latents (mean, std, var, logvar) of pictures [b, 3, H, W] in [-1, 1]."""
         return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
 
+    def vae_latents(self, pixels: Tensor) -> Tensor:
+        """The VAE's latents of pictures without its noise, float32."""
+        return self.posterior(pixels).mean.float()
+
     def reconstruct(self, latents: Tensor) -> Tensor:
         """The VAE's latents -> pictures [b, 3, H, W]."""
         return self.vae.decode(latents.to(self.vae.dtype)).sample
@@ -274,7 +282,7 @@ class Family:
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pictures [b, 3, H, W] in [-1, 1] -> latents in the denoiser's layout (the posterior's mean)."""
         shift, scale = self.latent_scale()
-        return self.pack((self.posterior(pixels).mean.float() - shift) * scale)
+        return self.pack((self.vae_latents(pixels) - shift) * scale)
 
     def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """Latents in the denoiser's layout -> pictures [b, 3, H, W], about [-1, 1], float32."""
@@ -289,6 +297,21 @@ def rows_of(tensors: Mapping[str, Tensor]) -> list[Row]:
     """Tensors [n, ...] by name as n rows."""
     parts = {key: value.unbind(0) for key, value in tensors.items()}
     return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+
+
+def grouped(keys: Sequence[Hashable], predict: Callable[[list[int]], Tensor]) -> Tensor:
+    """predict(rows) for the rows of each key, put together in the order of the rows: [len(keys), ...].
+
+    For denoisers that take one geometry a call, where the pictures that rows show differ in size.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    if len(groups) == 1:
+        return predict(list(range(len(keys))))
+    order = torch.tensor([row for rows in groups.values() for row in rows])
+    together = torch.cat([predict(rows) for rows in groups.values()])
+    return together[order.argsort().to(together.device)]
 
 
 def padded(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

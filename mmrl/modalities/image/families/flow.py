@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,11 +20,12 @@ class FlowFamily(Family):
 
     is_flow = True
     kernel = "flow_sde"
+    solvers: ClassVar[tuple[str, ...]] = ("FlowMatchEulerDiscreteScheduler",)  # schedulers that a pipeline may have
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
         scheduler = pipeline.scheduler
-        if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+        if type(scheduler).__name__ not in self.solvers:
             raise ValueError(
                 f"scheduler {type(scheduler).__name__}: family {self.name!r} samples with Euler steps; name "
                 "FlowMatchEulerDiscreteScheduler in the model's scheduler/scheduler_config.json"
