@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
+import numpy as np
 
 from mmrl.modalities.image.tiny.chat import chat_tokenizer, qwen25_vl
 
@@ -27,8 +27,8 @@ def video_autoencoder(latent_channels: int, width: int) -> Any:
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
-        latents_mean=torch.linspace(-0.2, 0.2, latent_channels).tolist(),
-        latents_std=torch.linspace(0.6, 1.4, latent_channels).tolist(),
+        latents_mean=np.linspace(-0.2, 0.2, latent_channels).tolist(),
+        latents_std=np.linspace(0.6, 1.4, latent_channels).tolist(),
     )
     return vae.eval()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from mmrl.modalities.image.tiny.chat import chat_tokenizer, gemma2
 
 
@@ -69,7 +71,8 @@ def build_sana(
         sample_size=grid,
         timestep_scale=timestep_scale,
     )
-    solver = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    with torch.device("cpu"):  # its tables are wanted where weights are not, too
+        solver = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
     return SanaPipeline(
         transformer=transformer.eval(),
         scheduler=solver if own_solver else FlowMatchEulerDiscreteScheduler(shift=shift),
