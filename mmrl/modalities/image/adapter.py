@@ -116,7 +116,10 @@ class ImageAdapter(Adapter):
     def usable(self, prompt: Prompt) -> str | None:
         """Why its pictures do not fit the family, or None; warns, once, where no text encoder reads the end of a
         text."""
-        return self._unfit(prompt) or self._warn(prompt)
+        problem = self._unfit(prompt)
+        if problem is None:
+            self._warn(prompt)
+        return problem
 
     def _unfit(self, prompt: Prompt) -> str | None:
         least, most = self.family.pictures

@@ -18,6 +18,7 @@ LIMIT = 256 << 20
 
 class _Opened(NamedTuple):
     source: Source
+    ref: Any  # held, so that no other reference comes to its place in memory
 
     @property
     def bytes(self) -> int:
@@ -50,14 +51,13 @@ class Sources:
             return [image_size(ref, prompt.root, self.bound) for ref in refs(prompt)]
 
     def _one(self, ref: Any, prompt: Prompt) -> Source:
-        key: Hashable | None = (prompt.root, ref) if isinstance(ref, str) else None
-        known = self._kept.get(key) if key is not None else None
+        key: Hashable = (prompt.root, ref if isinstance(ref, str) else id(ref))
+        known = self._kept.get(key)
         if known is None:
             with _named(prompt):
                 image = open_image(ref, prompt.root, self.bound)
-            known = _Opened(Source(digest(image), image))
-            if key is not None:
-                self._kept.put(key, known)
+            known = _Opened(Source(digest(image), image), ref)
+            self._kept.put(key, known)
         return known.source
 
 

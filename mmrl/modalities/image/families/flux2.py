@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row, grouped, rows_of
-from mmrl.modalities.image.families.packed import PackedFamily
+from mmrl.modalities.image.families.base import Asked, Condition, Guidance, Row, rows_of
+from mmrl.modalities.image.families.packed import Rows, ShowingFamily
 from mmrl.modalities.image.families.source import Source
 
 # (slope, start) of mu in the number of tokens: above 4300 tokens, and below it for 200 and for 10 steps.
@@ -24,13 +24,13 @@ SMALLEST, FLATTEST = 64, 8  # pixels of its shorter side, and how many times as 
 LARGEST = 1024 * 1024  # pixels of a picture that a prompt shows; larger ones are shrunk
 
 
-class Flux2(PackedFamily):
+class Flux2(ShowingFamily):
     """dev: the scale of guidance goes into the denoiser."""
 
     name = "flux2"
     pipeline_classes = ("Flux2Pipeline",)
-    guidance = "embedded"
-    guidances = ("embedded",)
+    guidance: Guidance = "embedded"
+    guidances: ClassVar[tuple[Guidance, ...]] = ("embedded",)
     pictures = (0, 10)
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
@@ -81,12 +81,6 @@ class Flux2(PackedFamily):
         width, height = (side // step * step for side in image.size)
         return processor.preprocess(image, height=height, width=width, resize_mode="crop")
 
-    def collate(self, rows: Sequence[Row]) -> Condition:
-        if not any("source" in row for row in rows):
-            return super().collate(rows)
-        shown = {key: [row.get(key) for row in rows] for key in ("source", "places")}
-        return {"embeds": torch.stack([row["embeds"] for row in rows]), **shown}
-
     def text_length(self) -> int:
         return self.max_sequence_length or min(512, _tokenizer(self.pipeline).model_max_length)
 
@@ -127,29 +121,21 @@ class Flux2(PackedFamily):
     ) -> Tensor:
         embeds = condition["embeds"]
         value = self.guidance_off if guidance is None else guidance
-        source, places = condition.get("source"), condition.get("places")
-        own = self._places(self.token_grid(size)).to(latents.device)
+        words = self._text_places(embeds.shape[1]).to(latents.device)
 
-        def predict(rows: list[int]) -> Tensor:
-            some, at = (latents, own) if len(rows) == len(latents) else (latents[rows], own)
-            if source is not None and source[rows[0]] is not None:
-                some = torch.cat([some, torch.stack([source[row] for row in rows])], dim=1)
-                at = torch.cat([own, places[rows[0]]])
-            told = embeds if len(rows) == len(embeds) else embeds[rows]
-            found = self.denoiser(
-                hidden_states=some,
+        def denoise(rows: Rows, tokens: Tensor, places: Tensor) -> Tensor:
+            return self.denoiser(
+                hidden_states=tokens,
                 timestep=time[rows] / 1000,
                 guidance=torch.full_like(time[rows], value) if self.guidance == "embedded" else None,
-                encoder_hidden_states=told,
-                txt_ids=self._text_places(embeds.shape[1]).to(latents.device),
-                img_ids=at,
+                encoder_hidden_states=embeds[rows],
+                txt_ids=words,
+                img_ids=places,
                 return_dict=False,
             )[0]
-            return found[:, : len(own)]
 
-        if source is None:
-            return predict(list(range(len(latents))))
-        return grouped([None if at is None else tuple(at.flatten().tolist()) for at in places], predict)
+        own = self._places(self.token_grid(size)).to(latents.device)
+        return self.beside(latents, own, condition, denoise)
 
     @staticmethod
     def _text_places(length: int) -> Tensor:
@@ -202,7 +188,7 @@ class Flux2Klein(Flux2):
 
     name = "flux2_klein"
     pipeline_classes = ("Flux2KleinPipeline",)
-    guidances = ("passes", "none")
+    guidances: ClassVar[tuple[Guidance, ...]] = ("passes", "none")
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
