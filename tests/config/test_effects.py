@@ -161,7 +161,7 @@ CASES = [
         "sampling.guidance_gradient",
         "model.sampling.guidance_gradient=both",
         "model.sampling.guidance=3",
-        "model.sampling.guidance=3 model.family=flux",
+        "model.sampling.guidance=3 model.family=flux2",
         modality="image",
     ),
     Case(

@@ -63,6 +63,11 @@ class UNetFamily(Family):
                 "has no such option; change it in the model's scheduler/scheduler_config.json"
             )
 
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        unet = self.denoiser
+        return tuple(sorted({type(block).__name__ for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)}))
+
     def native_size(self) -> tuple[int, int]:
         side, factor = self.denoiser.config.sample_size, self.pipeline.vae_scale_factor
         height, width = (side, side) if isinstance(side, int) else side
