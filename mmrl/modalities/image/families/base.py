@@ -83,6 +83,7 @@ class Family:
     lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
     # How many pictures a prompt may show, the fewest and the most.
     pictures: ClassVar[tuple[int, int]] = (0, 0)
+    source_pixels: int | None = None  # model.source_pixels: their area at most; None: as the pipeline has it
     takes_length: ClassVar[bool] = True  # whether model.max_sequence_length is a choice
     long_tokenizer: ClassVar[str | None] = None  # the pipeline's name for the tokenizer that `text_length` is of
 

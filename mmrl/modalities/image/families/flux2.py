@@ -76,7 +76,7 @@ class Flux2(ShowingFamily):
     def _prepared(self, image: Image.Image) -> Tensor:
         """[1, 3, H, W] in [-1, 1]: shrunk to the largest area, cut to whole tokens, as the pipeline does it."""
         processor = self.pipeline.image_processor
-        image = processor._resize_if_exceeds_area(image, LARGEST)
+        image = processor._resize_if_exceeds_area(image, self.source_pixels or LARGEST)
         step = self.pipeline.vae_scale_factor * self.patch
         width, height = (side // step * step for side in image.size)
         return processor.preprocess(image, height=height, width=width, resize_mode="crop")

@@ -69,6 +69,6 @@ class ShowingFamily(PackedFamily):
             if source[rows[0]] is None:
                 return denoise(rows, latents[rows], places)
             tokens = torch.cat([latents[rows], torch.stack([source[row] for row in rows])], dim=1)
-            return denoise(rows, tokens, torch.cat([places, theirs[rows[0]]]))[:, : len(places)]
+            return denoise(rows, tokens, torch.cat([places, theirs[rows[0]].to(places)]))[:, : len(places)]
 
         return grouped([None if at is None else tuple(at.flatten().tolist()) for at in theirs], some)
