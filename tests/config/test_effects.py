@@ -164,6 +164,7 @@ CASES = [
         "model.family=sdxl",
         modality="image",
     ),
+    Case(image.ModelConfig, "source_pixels", "model.source_pixels=9", "", "model.family=sd3", modality="image"),
     Case(
         image.ModelConfig,
         "sampling.guidance_gradient",
