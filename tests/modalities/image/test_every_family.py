@@ -141,6 +141,15 @@ def test_pictures_change_what_is_drawn(family):
     assert len(set(drawn)) == 2
 
 
+@pytest.mark.parametrize("family", SHOWING)
+def test_records_are_learnt_with_the_pictures_that_they_show(family):
+    policy = made(family, caption_dropout=0.5)  # of which seed 1 drops one of the two captions
+    records = [{"prompt": text, "image": picture(32, 32, 0), "images": [picture(64, 64, 1)]} for text in CORPUS]
+    other = [{**record, "images": [picture(64, 64, 2)]} for record in records]
+    losses = [float(policy.supervised_loss(some, "sft", seed=1).detach()) for some in (records, records, other)]
+    assert losses[0] == losses[1] != losses[2]
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Guidance, Row, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of, scaled
+from mmrl.modalities.image.families.base import Guidance
 from mmrl.modalities.image.families.packed import Rows, ShowingFamily
-from mmrl.modalities.image.families.source import Source, scaled
 
 
 class Flux(ShowingFamily):

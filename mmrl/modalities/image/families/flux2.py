@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Asked, Condition, Guidance, Row, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of
+from mmrl.modalities.image.families.base import Guidance
 from mmrl.modalities.image.families.packed import Rows, ShowingFamily
-from mmrl.modalities.image.families.source import Source
 
 # (slope, start) of mu in the number of tokens: above 4300 tokens, and below it for 200 and for 10 steps.
 LARGE = STEPS_200 = (0.00016927, 0.45666666)

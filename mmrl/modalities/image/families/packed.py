@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Condition, Row, grouped
 from mmrl.modalities.image.families.flow import FlowFamily
 
 # Rows of a batch: some, or all without a copy.

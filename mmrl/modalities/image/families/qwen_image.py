@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row, padded
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
 from mmrl.modalities.image.families.packed import PackedFamily
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
 from mmrl.modalities.image.families.qwen_image import VideoAutoencoder
 
 AREA = 1024 * 1024  # pixels of a shown picture

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
 from mmrl.modalities.image.families.qwen_image import QwenImage
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Family, Row, Schedule, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
+from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.supervised import denoising_loss
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
