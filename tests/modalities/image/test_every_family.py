@@ -172,10 +172,10 @@ def test_pictures_that_do_not_fit_are_named(record, reason):
 NEW = [name for name in FAMILIES if name not in FIRST]
 
 
-def in_halves(family: str, folder) -> ImageAdapter:
+def in_halves(family: str, folder, guidance: float | None = None) -> ImageAdapter:
     made(family).family.pipeline.save_pretrained(folder)
     options = {"dtype": "bfloat16", "max_sequence_length": 48, **LORA}
-    return ImageAdapter(ModelConfig(path=str(folder), **(numbers(family) | options)))
+    return ImageAdapter(ModelConfig(path=str(folder), **(numbers(family, guidance) | options)))
 
 
 @pytest.mark.parametrize("family", NEW)
@@ -195,7 +195,8 @@ def test_in_half_precision_the_picture_is_about_the_same(family, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", NEW)
 def test_the_contract_of_adapters_holds_in_half_precision(family, tmp_path):
-    policy = in_halves(family, tmp_path)
+    """Without guidance: it multiplies what 8 bits leave of a gradient of random weights, which is little."""
+    policy = in_halves(family, tmp_path, guidance=family_class(family).guidance_off)
     nudge(policy)
     assert [r for r in check_adapter(policy, prompts(family)) if not r.passed] == []
 
