@@ -230,6 +230,8 @@ class ActionLogProbs:
     kl: exact KL of the current policy to the reference, per action (differentiable), where one exists.
     logp_reference: log-probability under the reference, for the sampled KL estimators.
     entropy: entropy of the policy at each action (differentiable).
+    divergence: from the policy that sampled to the current one, at each action: for gates that look at it. Without
+        gradient; of Gaussians the KL, a mean over elements.
     """
 
     logp: Tensor
@@ -238,6 +240,7 @@ class ActionLogProbs:
     kl: Tensor | None = None
     logp_reference: Tensor | None = None
     entropy: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 @dataclass(frozen=True)
