@@ -108,11 +108,10 @@ def noise_level(advantage: Tensor, batch: Batch, *, scale: float | None = None) 
     scale: times it; TempFlow-GRPO (arXiv 2508.04324) has 2.25 for SD 3.5. null keeps the mean weight at 1, over the
     trained actions of the update.
     """
-    std = batch.feature("std").to(advantage.dtype)
+    std = torch.where(batch.mask, batch.feature("std").to(advantage.dtype), 0.0)
     if scale is not None:
         return scale * std
-    trained = torch.where(batch.mask, std, 0.0).double()
-    count, total = batch.reduce(torch.stack([batch.mask.sum().double(), trained.sum()]), "sum")
+    count, total = batch.reduce(torch.stack([batch.mask.sum().double(), std.double().sum()]), "sum")
     return std if total == 0 else std * (count / total).to(std.dtype)
 
 

@@ -47,8 +47,8 @@ class Adapter:
     # Objectives that `supervised_loss` knows.
     objectives: Sequence[str] = ("sft",)
 
-    # What `logprobs` can be asked for besides log-probs: "reference", "entropy"; "divergence" says that each replay tells
-    # how far the policy is from the one that sampled. An algorithm that wants what is not in it is refused.
+    # What `logprobs` can be asked for besides log-probs: "reference", "entropy"; "divergence" says that replays tell how
+    # far the policy is from the one that sampled. An algorithm that wants what is not in it is refused.
     provides: frozenset[str] = frozenset({"reference"})
 
     # Distances of the lower and upper bound of the ratio from 1, where the algorithm gives none. They belong to the
