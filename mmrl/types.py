@@ -243,6 +243,20 @@ class ActionLogProbs:
     divergence: Tensor | None = None
 
 
+@dataclass
+class Noised:
+    """Samples on their way to noise, and where the policy would go from there; every tensor [b, ...].
+
+    clean: what was sampled, as the policy's own space holds it. noise: standard normal. x: (1 - t) clean + t noise.
+    velocity: the policy's at x and t (differentiable), whose target is noise - clean.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    x: Tensor
+    velocity: Tensor
+
+
 @dataclass(frozen=True)
 class Slice:
     """A micro-batch: which samples (rows) and which of their actions (columns) are replayed together."""

@@ -8,6 +8,7 @@ from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
+from mmrl.config.forward_process import ForwardProcessStage, OldConfig, TimesConfig
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
@@ -17,6 +18,7 @@ from mmrl.config.reading import load
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.run import Config
+from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
@@ -30,16 +32,20 @@ __all__ = [
     "EvalConfig",
     "ExpertConfig",
     "FilterStage",
+    "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
+    "OldConfig",
     "OptimConfig",
     "PreferenceStage",
     "RecordFormat",
     "ReportConfig",
     "RewardConfig",
     "RewardModelStage",
+    "SampledStage",
     "SftStage",
     "Stage",
+    "TimesConfig",
     "TreeConfig",
     "is_run",
     "load",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag, create_model
 
 from mmrl.config.filtering import FilterStage
+from mmrl.config.forward_process import ForwardProcessStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.preference import PreferenceStage
 from mmrl.config.reward_model import RewardModelStage
@@ -68,6 +69,7 @@ AnyStage = Annotated[
     | Annotated[PreferenceStage, Tag("preference")]
     | Annotated[RewardModelStage, Tag("reward_model")]
     | Annotated[FilterStage, Tag("filter")]
+    | Annotated[ForwardProcessStage, Tag("forward_process")]
     | Annotated[SerializeAsAny[Stage], BeforeValidator(_own_section), Tag(OWN)],
     Discriminator(_tag),
 ]

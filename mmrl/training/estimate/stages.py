@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mmrl.config import FilterStage, GrpoStage
+from mmrl.config import FilterStage, SampledStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
@@ -77,9 +77,9 @@ def held_sizes(adapter: Adapter, learned: Sequence[Mapping[str, nn.Parameter]]) 
 def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sample], int]:
     """(samples as long as they get, prompt by prompt; how many of a prompt) of one process's share of an update."""
     options, run = stage.options, stage.run
-    if not isinstance(options, GrpoStage | FilterStage):
+    if not isinstance(options, SampledStage | FilterStage):
         return [], 1
-    n, updates = options.samples, options.updates if isinstance(options, GrpoStage) else 1
+    n, updates = options.samples, options.updates if isinstance(options, SampledStage) else 1
     groups = -(-options.groups // run.processes.world)
     found: list[Sample] = []
     for number in range(groups):
@@ -91,7 +91,7 @@ def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sa
 
 
 def _samples(stage: Stage[Any]) -> bool:
-    return isinstance(stage.options, GrpoStage | FilterStage)
+    return isinstance(stage.options, SampledStage | FilterStage)
 
 
 # -------------------------------------------------------------------- the work of an update
