@@ -65,11 +65,11 @@ def _tag(stage: Any) -> str | None:
 
 AnyStage = Annotated[
     Annotated[GrpoStage, Tag("grpo")]
+    | Annotated[ForwardProcessStage, Tag("forward_process")]
     | Annotated[SftStage, Tag("sft")]
     | Annotated[PreferenceStage, Tag("preference")]
     | Annotated[RewardModelStage, Tag("reward_model")]
     | Annotated[FilterStage, Tag("filter")]
-    | Annotated[ForwardProcessStage, Tag("forward_process")]
     | Annotated[SerializeAsAny[Stage], BeforeValidator(_own_section), Tag(OWN)],
     Discriminator(_tag),
 ]
