@@ -52,6 +52,7 @@ STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
 EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
 SCALAR, SCALAR_STAGE = "model.head={}", "stages.0={kind:reward_model,steps:1,pairs:a.jsonl}"
+DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 
@@ -218,6 +219,15 @@ CASES = [
         "model.sampling.guidance_rescale=0.7",
         "model.sampling.guidance=3",
         "model.sampling.guidance=3 model.family=sd3",
+        modality="image",
+    ),
+    Case(image.ModelConfig, "sampling.keep_mean", "model.sampling.keep_mean=true", DPPO, modality="image"),
+    Case(
+        image.ModelConfig,
+        "sampling.keep_mean",
+        "model.sampling.keep_mean=true",
+        DPPO,
+        f"{DPPO} model.sampling.ratio_norm=true",
         modality="image",
     ),
     Case(image.ModelConfig, "sampling.kl_published", "model.sampling.kl_published=true", EXACT, modality="image"),
