@@ -59,7 +59,21 @@ class _Seen:
 
 
 class _Point(_Seen):
-    """A mark of each picture for itself."""
+    """A mark of each picture for itself, divided by `divide`."""
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        divide: float,
+        template: str | None,
+        default: str,
+        jpeg: int | None,
+        axes: Mapping[str, float] | None = None,
+    ) -> None:
+        if not (math.isfinite(divide) and divide > 0):
+            raise ValueError(f"divide={divide} must be above 0")
+        super().__init__(judge, template, default, jpeg, axes)
+        self.divide = divide
 
     def _marked(self, samples: list[Sample], read: Callable[[str], Any], score: Callable[[Any], Score]) -> list[Score]:
         def verdicts(pictures: list[Any], texts: list[str]) -> list[Any]:
@@ -79,10 +93,7 @@ class point(_Point):
     def __init__(
         self, judge: Mapping[str, Any], divide: float = 1.0, template: str | None = None, jpeg: int | None = JPEG
     ) -> None:
-        if not (math.isfinite(divide) and divide > 0):
-            raise ValueError(f"divide={divide} must be above 0")
-        super().__init__(judge, template, templates.POINT, jpeg)
-        self.divide = divide
+        super().__init__(judge, divide, template, templates.POINT, jpeg)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         read = partial(said_mark, name="final score", low=LOWEST, high=HIGHEST)
@@ -103,10 +114,7 @@ class axes(_Point):
         template: str | None = None,
         jpeg: int | None = JPEG,
     ) -> None:
-        if not (math.isfinite(divide) and divide > 0):
-            raise ValueError(f"divide={divide} must be above 0")
-        super().__init__(judge, template, templates.AXES, jpeg, axes)
-        self.divide = divide
+        super().__init__(judge, divide, template, templates.AXES, jpeg, axes)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         names = [f"{axis} score" for axis in self.axes]

@@ -146,6 +146,14 @@ CASES = [
             ("show", '"{candidate}{prompt}"', "", "stages.0.rows=steps stages.0.objective=mse"),
         )
     ),
+    Case(
+        RewardModelStage,
+        "options",
+        "stages.0.options={a:1}",
+        f"{SCALAR} {FUNCTION} stages.0.pairs=null",
+        f"{SCALAR} data.prompts=a.jsonl stages.0.pairs=null",
+        "reward_model",
+    ),
     Case(FilterStage, "optim", "stages.0.optim.lr=0.1", "", FILTER),
     Case(FilterStage, "components", "stages.0.components=[a]", "", FILTER),
     Case(FilterStage, "micro_batch", "stages.0.micro_batch=3", "", FILTER),

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from mmrl.cli import cli, is_override, read_config
+from mmrl.cli import cli
+from mmrl.commands.words import is_override, read_config
 from mmrl.share import share
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,11 +2,11 @@ import base64
 import io
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from html_page import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,25 +21,6 @@ from mmrl.reporting.samples import write_offending, write_step
 from mmrl.reporting.settings import about
 from mmrl.reporting.words import breakable, number, signed
 from mmrl.types import Group, Prompt, Sample, Score, Trajectory
-
-
-class Page(HTMLParser):
-    """Every tag with its attributes, and the visible text."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data.strip())
-
-    @property
-    def text(self):
-        return " ".join(word for word in self.words if word)
 
 
 def page(path):
