@@ -110,8 +110,8 @@ def refuse_other_path(adapter: Adapter, found: Noised, times: Tensor) -> None:
     gap = float((found.x.detach().to(wanted) - wanted).abs().max())
     if not gap <= ON_THE_PATH * float(wanted.abs().max()):
         raise ConfigError(
-            f"{type(adapter).__name__}.velocities: x is off (1 - t) clean + t noise by {gap:.1e}; t is 0 at the data and "
-            "1 at the noise, and the velocity noise - clean"
+            f"{type(adapter).__name__}.velocities: x is off (1 - t) clean + t noise by {gap:.1e}; t is 0 at the data, "
+            "1 at the noise, and the velocity is noise - clean"
         )
 
 
