@@ -286,7 +286,8 @@ def result(tmp_path_factory):
         prompts = [Prompt(p.id, p.text, {**p.record, "other": -p.record["hard"]}) for p in PROMPTS]
         out = folder / str(abs(hash(text + " ")))
         out.mkdir(exist_ok=True)
-        config = values(out, stage, rewards=rewards, data=data)
+        given = {} if stage["kind"] == "reward_model" else {"rewards": rewards, "data": data}
+        config = values(out, stage, **given)
         made = Flowing if stage["kind"] == "forward_process" else Able
         loop = able(config, prompts, adapter=made(AnswersConfig()), records=Records())
         ended = "done"
