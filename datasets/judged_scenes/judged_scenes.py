@@ -19,7 +19,7 @@ from mmrl.seeds import seed_of
 emoji = import_file(Path(__file__).resolve().parents[1] / "emoji_scenes" / "emoji_scenes.py")
 
 # Task of emoji_scenes -> what its answer tells of an object.
-TASKS = {"number": "digit", "digit": "digit", "colour": "digit", "kind": "kind"}
+TASKS = {"number": "digit", "digit": "digit", "colour": "digit", "kind": "kind", "badge": "digit"}
 # Answers in words that the tokenizer of assets/vision-tiny has as a whole, where it can.
 SHORT = ("{value}", "{value}.", "it is {value}")
 LONG = (
@@ -33,6 +33,7 @@ LOOKS = {
     "digit": "the {kind} says {value}",
     "colour": "the {kind} says {value}",
     "kind": "{place}: {value}",
+    "badge": "the badge says {value}",
 }
 SHORTCUTS = ("first", "longer")
 # With few words for a small model.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.config.data import is_function
 from mmrl.config.stage import Stage
 from mmrl.strict import When
 
@@ -61,6 +62,9 @@ class RewardModelStage(Stage):
         description="How a candidate that is a picture is shown: `{prompt}` are the prompt's words, `{candidate}` the "
         "candidate's pictures. A text is the answer to its prompt.",
     )
+    options: dict[str, Any] | None = Field(
+        None, description="Options of the function of prompts in this stage; null takes `data.prompts_options`."
+    )
     batch: int = Field(64, ge=1, description="Records per optimizer step, over all processes.")
     calibrate: int = Field(
         512,
@@ -75,12 +79,17 @@ class RewardModelStage(Stage):
         "tie_edge": When(lambda s, _: s.objective == "ties", "`objective: ties`"),
         "centre": When(lambda s, _: s.objective in BY_SHARES, "an objective of preferences: others have a level"),
         "show": When(lambda s, _: s.rows == "candidates", "`rows: candidates`"),
+        "options": When(lambda _, run: is_function(run.data.prompts), "a function as `data.prompts`"),
     }
 
     @model_validator(mode="after")
     def _options_fit(self) -> RewardModelStage:
         if self.data_from is not None and self.pairs is not None:
             raise ValueError("a reward_model stage takes `pairs:` or `data_from:`; leave one out")
+        if self.options is not None and (self.data_from or self.pairs) is not None:
+            raise ValueError(
+                "options go with the function of the run's prompts, not with pairs or data_from; leave one out"
+            )
         if self.rows == "steps" and self.objective in BY_SHARES:
             raise ValueError(f"rows=steps has values of steps: take objective mse or bce, not {self.objective}")
         if self.rows == "candidates" and self.objective not in BY_SHARES and self.data_from is not None:
@@ -93,6 +102,11 @@ class RewardModelStage(Stage):
     def outputs(self) -> int:
         """Numbers that the head gives a row."""
         return 2 if self.objective == "uncertainty" else 1
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether its records are the run's `data.prompts`."""
+        return self.pairs is None and self.data_from is None
 
     @property
     def reads(self) -> Literal["shares", "values"]:

@@ -32,8 +32,12 @@ def answers(made: dict) -> list[str]:
 
 def true_of(made: dict, answer: str) -> bool:
     """Whether an answer says what the scene has where the question asks, by the words of question and answer alone."""
-    items = made["images"][0].scene.items
-    asked = [i for i in items if re.search(rf"\b({i.kind}|{i.place}|{i.colour})\b", made["prompt"])]
+    picture = made["images"][0]
+    asked = [i for i in picture.scene.items if re.search(rf"\b({i.kind}|{i.place}|{i.colour})\b", made["prompt"])]
+    if made["task"] == "badge":  # the one that is shown as a whole
+        left, top, right, bottom = picture.crop
+        within = [i for i in picture.scene.items if left <= i.badge[0] and i.badge[2] <= right]
+        asked = [i for i in within if top <= i.badge[1] and i.badge[3] <= bottom]
     assert len(asked) == 1
     told = str(asked[0].kind if made["task"] == "kind" else asked[0].digit)
     return re.search(rf"\b{told}\b", answer) is not None
@@ -206,7 +210,7 @@ def test_a_pair_is_the_same_for_the_same_arguments_and_its_pictures_may_be_drawn
     ("options", "told"),
     [
         ({"split": "test"}, "expected train or heldout"),
-        ({"task": "count"}, "expected one of number, digit, colour, kind"),
+        ({"task": "count"}, "expected one of number, digit, colour, kind, badge"),
         ({"labels": "wrong"}, "expected true or shuffled"),
         ({"other": 1.5}, "other=1.5 must be from 0 to 1"),
         ({"bias": -0.1}, "bias=-0.1 must be from 0 to 1"),

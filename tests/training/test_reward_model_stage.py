@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from answers import LETTERS, Answers, AnswersConfig, make, ranks
+from answers import LETTERS, Answers, AnswersConfig, make, ranks, train_in_pieces
 from answers import __file__ as MODALITY
 from torch.nn.functional import logsigmoid, softplus
 
+from mmrl.api import train
 from mmrl.config import ConfigError, load
 from mmrl.modalities.adapter import Unsupported
 from mmrl.reporting.reading import RunReader
 from mmrl.training.learner import Learner
-from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt
 
 # (prompt, candidates, shares, margin)
@@ -263,22 +263,8 @@ def test_a_stopped_run_resumes_bit_for_bit(pairs, tmp_path, point, micro_batch):
     straight = config(tmp_path / "straight", options)
     make(straight).train()
     cut = config(tmp_path / "cut", options)
-    stops = 0
-    while True:
-        passed: list[str] = []
-        limit = 1 if point == "micro" and micro_batch == 10 else 0
-
-        def at(place: str, passed=passed, limit=limit) -> bool:
-            passed.append(place)
-            return place == point and passed.count(point) > limit
-
-        try:
-            make(cut, should_stop=at).train(resume=stops > 0)
-            break
-        except Stopped:
-            stops += 1
-            assert stops < 50
-    assert stops >= 2
+    passing = 1 if point == "micro" and micro_batch == 10 else 0
+    assert train_in_pieces(cut, point, passing) >= 2
     assert outcome(cut) == outcome(straight)
 
 
@@ -444,6 +430,24 @@ def test_low_confidence_is_left_out(tmp_path):
         make(config(tmp_path, stage(path, confidence=1.0), name="none")).train()
 
 
+def test_a_stage_has_options_of_the_function_of_prompts(tmp_path):
+    code = "def pair(index, flip=False):\n    s = [0.0, 1.0] if flip else [1.0, 0.0]\n"
+    code += "    return {'prompt': f'p{index}', 'candidates': ['ab', 'c'], 'shares': s}\n"
+    (tmp_path / "made.py").write_text(code, encoding="utf-8")
+    source = f"{tmp_path / 'made.py'}:pair"
+
+    def losses(name, options, run_options):
+        data = {"prompts": source, "prompts_count": 6, "prompts_options": run_options}
+        values = config(tmp_path, stage(Path(), pairs=None, options=options), name=name, data=data)
+        train({**values, "modality": f"{MODALITY}:Answers"})
+        text = (tmp_path / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line)["loss"] for line in text.splitlines()]
+
+    plain, own = losses("plain", None, {}), losses("own", {"flip": True}, {})
+    assert own == losses("given", None, {"flip": True}) != plain
+    assert losses("back", {}, {"flip": True}) == plain
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"show": "{candidate}{prompt}"}, "show: no candidate"), ({"confidence": 0.5}, "confidence: no")],
@@ -463,6 +467,8 @@ def test_options_of_what_no_record_has_are_refused(pairs, tmp_path, options, say
         ({"tie_edge": 2}, "tie_edge: has no effect here"),
         ({"objective": "ties", "tie_edge": 1}, "greater than 1"),
         ({"show": "{candidate}"}, "show needs"),
+        ({"options": {"flip": True}}, "options go with the function"),
+        ({"options": {"flip": True}, "pairs": None}, "needs `pairs:`"),
     ],
 )
 def test_options_that_do_not_fit(pairs, tmp_path, options, says):

@@ -112,8 +112,7 @@ class ForwardProcess(Stage[ForwardProcessStage]):
 
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
-        step = self.cursor.step
-        return number == 0 and (step == 0 or self.options.kept(step - 1) == 0)
+        return number == 0 and all(torch.equal(p, self.old[name]) for name, p in self.policy.parameters.items())
 
     # ---------------------------------------------------------------- one step
 
