@@ -226,12 +226,13 @@ CASES = [
         "model.family=sdxl",
         modality="image",
     ),
+    Case(image.ModelConfig, "source_pixels", "model.source_pixels=9", "", "model.family=sd3", modality="image"),
     Case(
         image.ModelConfig,
         "sampling.guidance_gradient",
         "model.sampling.guidance_gradient=both",
         "model.sampling.guidance=3",
-        "model.sampling.guidance=3 model.family=flux",
+        "model.sampling.guidance=3 model.family=flux2",
         modality="image",
     ),
     Case(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Condition, Row, grouped
 from mmrl.modalities.image.families.flow import FlowFamily
 
 # Rows of a batch: some, or all without a copy.
@@ -69,6 +69,6 @@ class ShowingFamily(PackedFamily):
             if source[rows[0]] is None:
                 return denoise(rows, latents[rows], places)
             tokens = torch.cat([latents[rows], torch.stack([source[row] for row in rows])], dim=1)
-            return denoise(rows, tokens, torch.cat([places, theirs[rows[0]]]))[:, : len(places)]
+            return denoise(rows, tokens, torch.cat([places, theirs[rows[0]].to(places)]))[:, : len(places)]
 
         return grouped([None if at is None else tuple(at.flatten().tolist()) for at in theirs], some)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row
+from mmrl.modalities.image.families.asked import Asked, Condition, Row
 from mmrl.modalities.image.families.flow import FlowFamily
 
 NATIVE = 1024  # pixels a side that the pipeline draws when none are named
