@@ -34,6 +34,11 @@ def is_wanted() -> bool:
     return _MODE.get() is not None
 
 
+def is_hollow(module: nn.Module) -> bool:
+    """Whether a module has been filled with tensors that take no memory."""
+    return hasattr(next(module.parameters()), "fake_mode")
+
+
 def skeleton() -> AbstractContextManager[Any]:
     """Around the making of a model: its tensors take no memory where weights are not wanted."""
     return torch.device("meta") if is_wanted() else nullcontext()

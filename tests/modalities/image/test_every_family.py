@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 from small_pipelines import CORPUS, LORA, gradients, nudge, roll
 
+from mmrl import api
+from mmrl.config import load
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import FAMILIES, family_class
@@ -214,3 +217,30 @@ def test_no_row_of_qwen_image_21_feels_the_length_of_another():
     )
     pictures = [np.asarray(policy.evaluate(some, 1, 3)[0].samples[0].artifact, dtype=int) for some in (alone, both)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_step_on_records_of_a_file_that_show_pictures(tmp_path, marked):
+    picture(64, 64, 0).save(tmp_path / "a.png")
+    picture(80, 64, 1).save(tmp_path / "b.png")
+    said = "<image>in blue" if marked else "in blue"
+    rows = [{"id": name, "prompt": said, "images": [f"{name}.png"]} for name in "ab"]
+    (tmp_path / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build = {"corpus": CORPUS}
+    sampling = {"steps": STEPS, "size": SIZE, "guidance": 2.0, "noise_level": 0.7}
+    model = {"path": "built", "family": "flux_kontext", "build": build, "source_pixels": 4096, "sampling": sampling}
+    stage = {"kind": "grpo", "steps": 1, "groups": 2, "samples": 2, "micro_batch": 8}
+    config = load(
+        {
+            "modality": "image",
+            "model": {**model, **LORA},
+            "data": {"prompts": str(tmp_path / "edits.jsonl")},
+            "rewards": [{"name": "jpeg.incompressible"}],
+            "stages": [stage],
+            "out": str(tmp_path / "run"),
+            "device": "cpu",
+            "threads": 1,
+        }
+    )
+    summary = api.trainer(config, quiet=True).train()
+    assert summary["steps"] == 1 and summary["samples"] == 4 and summary["actions"] == 8

@@ -34,6 +34,12 @@ GEMMA_2B = {
     "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216, "vocab_size": 256000,
 }  # fmt: skip
 
+FLUX_VAE = {
+    "latent_channels": 16, "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False,
+}  # fmt: skip
+
 # Family -> billions of weights that its model card tells of denoiser and text encoder; config of the denoiser where it
 # is not that of the class's defaults; the text encoder's.
 MODELS: dict[str, tuple[float, float, dict[str, Any], dict[str, Any]]] = {
@@ -65,7 +71,8 @@ def write(family: str, folder: Path) -> Path:
     _, _, denoiser, encoder = MODELS[family]
     pipeline = family_class(family).build(["a red circle"])
     pipeline.save_pretrained(folder)
-    for part, config in (("transformer", denoiser), ("vae", {})):
+    vae = FLUX_VAE if family == "z_image" else {}
+    for part, config in (("transformer", denoiser), ("vae", vae)):
         name = type(getattr(pipeline, part)).__name__
         (folder / part / "config.json").write_text(json.dumps({"_class_name": name, **config}))
     told = {"architectures": [type(pipeline.text_encoder).__name__], **encoder}

@@ -191,7 +191,7 @@ def picture_processor(of: Any, tokenizer: Any, patch: int) -> Any:
     )
 
 
-def _marks(tokenizer: Any) -> dict[str, int]:
+def _marks(tokenizer: Any) -> dict[str, Any]:
     names = {
         "image_token_id": "<|image_pad|>",
         "video_token_id": "<|video_pad|>",
