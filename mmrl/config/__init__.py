@@ -17,6 +17,7 @@ from mmrl.config.preference import PreferenceStage
 from mmrl.config.reading import load
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
+from mmrl.config.roles import FollowConfig, RoleConfig
 from mmrl.config.run import Config
 from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
@@ -32,6 +33,7 @@ __all__ = [
     "EvalConfig",
     "ExpertConfig",
     "FilterStage",
+    "FollowConfig",
     "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
@@ -42,6 +44,7 @@ __all__ = [
     "ReportConfig",
     "RewardConfig",
     "RewardModelStage",
+    "RoleConfig",
     "SampledStage",
     "SftStage",
     "Stage",

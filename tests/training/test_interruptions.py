@@ -15,6 +15,7 @@ SHORT = [
     "nft, ema",
     "dgpo, then nft",
     "own kind, two learners",
+    "own kind, three roles",
     # Stopped and resumed at every point in test_any_number_of_processes.py, too.
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("hints", "expert", "mpo")),
 ]
