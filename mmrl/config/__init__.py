@@ -8,7 +8,7 @@ from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
-from mmrl.config.forward_process import ForwardProcessStage, OldConfig, TimesConfig
+from mmrl.config.forward_process import ForwardProcessStage, TimesConfig
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
@@ -37,7 +37,6 @@ __all__ = [
     "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
-    "OldConfig",
     "OptimConfig",
     "PreferenceStage",
     "RecordFormat",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mmrl.config.grpo import resolve_algorithm
+from mmrl.config.roles import FollowConfig, RoleConfig
 from mmrl.config.sampled import SampledStage
 from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words
 from mmrl.core.resolving import ALONE
@@ -51,19 +52,6 @@ class TimesConfig(Strict):
         return {name: getattr(self, name) for name in (*own, "shift")}
 
 
-class OldConfig(Strict):
-    """How slowly the policy that samples follows: after step n it keeps min(rate (n - flat), most) of itself."""
-
-    most: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="The largest share that is kept; 0 samples from the policy as it is. null: 0.5 with nft, else 0.",
-    )
-    rate: float = Field(1e-3, gt=0, description="The share grows by it each step.")
-    flat: int = Field(0, ge=0, description="Steps before it grows.")
-
-
 class ForwardProcessStage(SampledStage):
     """Reinforcement learning on samples that are noised anew: NFT, AWM, DGPO; any sampler draws them."""
 
@@ -92,7 +80,11 @@ class ForwardProcessStage(SampledStage):
     same_noise: bool | None = Field(
         None, description="All samples of a group are noised alike, at the same times; null: with dgpo."
     )
-    old: OldConfig = Field(default_factory=OldConfig, description="The policy that samples, a slow copy.")
+    old: FollowConfig | None = Field(
+        None,
+        description="How the policy that samples follows the trained one, once a step: its `every` counts steps. null: "
+        "with nft `{decay: 0.5, rise: linear}`, else it is the trained one.",
+    )
     algorithm: dict[str, Any] = Field(
         default_factory=lambda: {"preset": "flow_grpo"},
         description="How rewards become advantages, `preset` and fields as in a grpo stage; with awm its `gate` and "
@@ -104,8 +96,6 @@ class ForwardProcessStage(SampledStage):
         "saturation": NFT,
         "weighting": When(lambda s, _: s.objective == "awm", "`objective: awm`"),
         "power": When(lambda s, _: s.objective == "awm" and s.weighting == "ghuber", "`weighting: ghuber`"),
-        "old.rate": When(lambda s, _: s.keeps > 0, "`old.most` above 0"),
-        "old.flat": When(lambda s, _: s.keeps > 0, "`old.most` above 0"),
     }
 
     @property
@@ -119,13 +109,13 @@ class ForwardProcessStage(SampledStage):
         return self.beta if self.beta is not None else {"nft": 1.0, "dgpo": 100.0}.get(self.objective, 1.0)
 
     @property
-    def keeps(self) -> float:
-        """The largest share that the policy that samples keeps of itself."""
-        return self.old.most if self.old.most is not None else 0.5 if self.objective == "nft" else 0.0
+    def following(self) -> FollowConfig:
+        """How the policy that samples follows."""
+        slow = FollowConfig(decay=0.5, rise="linear") if self.objective == "nft" else FollowConfig()
+        return self.old or slow
 
-    def kept(self, step: int) -> float:
-        """The share that it keeps behind step `step`, from 0."""
-        return min(self.old.rate * max(0, step - self.old.flat), self.keeps)
+    def named_roles(self) -> dict[str, RoleConfig]:
+        return {**super().named_roles(), "old": RoleConfig(follow=self.following)}
 
     @property
     def noises_alike(self) -> bool:
@@ -170,7 +160,7 @@ class ForwardProcessStage(SampledStage):
             f"{self.updates * self.epochs} optimizer steps per rollout, each on {each} samples x {self.draws} times: "
             f"{evaluations} evaluations in {-(-evaluations // self.micro_batch)} micro-batches",
             f"objective {self.objective}, {about[self.objective]}; times {self.times.name}",
-            f"advantage {in_words(self.resolved.advantage)}; the policy that samples keeps {self.keeps:g} of itself",
+            f"advantage {in_words(self.resolved.advantage)}; the policy that samples {self.following.in_words()}",
             f"rewards: {weights}{' (SHUFFLED: a control run)' if self.shuffle_rewards else ''}",
             self.optim.in_words(),
         ]

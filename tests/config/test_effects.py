@@ -18,10 +18,10 @@ from mmrl.config import (
     EvalConfig,
     ExpertConfig,
     FilterStage,
+    FollowConfig,
     ForwardProcessStage,
     GrpoStage,
     HintsConfig,
-    OldConfig,
     OptimConfig,
     PreferenceStage,
     ReportConfig,
@@ -55,6 +55,7 @@ SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
+RISING = "stages.0.old.decay=0.5 stages.0.old.rise=linear"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 REWARDED = f"{SCALAR} {HELD} rewards=[{{name:a.b}}]"
 
@@ -154,8 +155,15 @@ CASES = [
             ("saturation", "2", "", AWM),
             ("weighting", "t", AWM, ""),
             ("power", "0.5", f"{AWM} stages.0.weighting=ghuber", AWM),
-            ("old.rate", "0.1", "", AWM),
-            ("old.flat", "7", f"{AWM} stages.0.old.most=0.9", "stages.0.old.most=0"),
+        )
+    ),
+    *(
+        Case(FollowConfig, name, f"stages.0.old.{name}={value}", more, less, "forward_process")
+        for name, value, more, less in (
+            ("rise", "linear", "stages.0.old.decay=0.5", "stages.0.old.decay=0"),
+            ("start", "0.1", RISING, "stages.0.old.decay=0.5"),
+            ("slope", "0.1", RISING, "stages.0.old.decay=0.5"),
+            ("flat", "7", RISING, "stages.0.old.decay=0.5"),
         )
     ),
     *(
@@ -350,7 +358,7 @@ ALWAYS: dict[type, set[str]] = {
         *("same_noise", "old", "algorithm"),
     },
     TimesConfig: {"name", "shift"},
-    OldConfig: {"most"},
+    FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
     RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},

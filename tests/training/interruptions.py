@@ -96,7 +96,7 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
             {"kind": "sft", "batch": 6, "micro_batch": 2},
             {**kept, "rule": "rejection", "correct_at": 0.2},
         ],
-        "nft, ema": [{**FORWARD, "optim": EMA, "steps": 4, "old": {"rate": 0.3}}],
+        "nft, ema": [{**FORWARD, "optim": EMA, "steps": 4, "old": {"decay": 0.5, "rise": "linear", "slope": 0.3}}],
         "awm, reference": [{**FORWARD, "objective": "awm", "reference_coef": 0.1, "epochs": 2}],
         "dgpo, then nft": [{**FORWARD, "objective": "dgpo"}, {**FORWARD, "name": "two", "steps": 2}],
         "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],

@@ -26,14 +26,14 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_that_was_not(tiny, objecti
         return loop
 
     straight = run("straight")
-    assert set(straight.stage.old) == set(straight.adapter.trainable_parameters())
-    assert all("lora" in name for name in straight.stage.old) == (train == "lora")
+    assert set(straight.stage.roles["old"].weights) == set(straight.adapter.trainable_parameters())
+    assert all("lora" in name for name in straight.stage.roles["old"].weights) == (train == "lora")
     seen = []
     with pytest.raises(Stopped):
         run("cut", lambda point: point == "micro" and (seen.append(point) or len(seen) == 8))
     again = run("cut", resume=True)
-    weights = straight.adapter.trainable_parameters()
+    weights, old = straight.adapter.trainable_parameters(), straight.stage.roles["old"].weights
     for name, parameter in again.adapter.trainable_parameters().items():
         assert torch.equal(parameter, weights[name]), name
-    assert all(torch.equal(again.stage.old[name], old) for name, old in straight.stage.old.items())
-    assert any(not torch.equal(old, weights[name]) for name, old in straight.stage.old.items()) == (objective == "nft")
+        assert torch.equal(again.stage.roles["old"].weights[name], old[name]), name
+    assert any(not torch.equal(old[name], weights[name]) for name in old) == (objective == "nft")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from answers import Answers, AnswersConfig, make, ranks
@@ -55,7 +57,9 @@ def update_of(folder, moved=0.2, **stage):
         for parameter in loop.adapter.trainable_parameters().values():
             parameter.add_(moved * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     draws = Draws.of(groups, made.options, 5)
-    others = Others(made.as_old if moved else None, made.run.adapter.reference if made.needs_reference else None)
+    others = Others(
+        partial(made.acting, "old") if moved else None, made.run.adapter.reference if made.needs_reference else None
+    )
     return made, plan_update(made.experience(groups), made.algorithm), draws, others
 
 
@@ -85,7 +89,7 @@ def everything(made, update, draws):
     n, k = draws.times.shape
     asked = [s for s in samples for _ in range(k)], draws.times.flatten(), [s for row in draws.seeds for s in row]
     now = adapter.velocities(*asked)
-    with made.as_old():
+    with made.acting("old"):
         old = adapter.velocities(*asked).velocity.detach()
     with adapter.reference():
         reference = adapter.velocities(*asked).velocity.detach()
@@ -127,7 +131,7 @@ def test_on_the_policy_that_sampled_the_old_one_is_not_asked(tmp_path):
     """And the gradient is that of asking it."""
     given = made, update, draws, others = update_of(tmp_path, moved=0.0)
     assert others.old is None
-    found, asked = gradient_of(*given), gradient_of(made, update, draws, Others(made.as_old, None))
+    found, asked = gradient_of(*given), gradient_of(made, update, draws, Others(partial(made.acting, "old"), None))
     assert all(torch.equal(found[name], asked[name]) for name in found)
 
 
@@ -161,12 +165,13 @@ def test_the_reward_rises(tmp_path, objective):
 
 
 def test_the_share_that_is_kept():
-    """NFT's two forms: rate 0.001 up to 0.5, and 75 steps flat, then 0.0075 up to 0.999."""
-    slow = ForwardProcessStage(steps=1)
-    assert [slow.kept(n) for n in (0, 100, 500, 9000)] == pytest.approx([0, 0.1, 0.5, 0.5])
-    late = ForwardProcessStage(steps=1, old={"most": 0.999, "rate": 0.0075, "flat": 75})
-    assert [late.kept(n) for n in (0, 75, 77, 9000)] == pytest.approx([0, 0, 0.015, 0.999])
-    assert ForwardProcessStage(steps=1, objective="awm").kept(500) == 0
+    """NFT's two forms: 0.001 a step up to 0.5, and 75 steps flat, then 0.0075 up to 0.999."""
+    slow = ForwardProcessStage(steps=1).following
+    assert [slow.kept(n + 1) for n in (0, 100, 500, 9000)] == pytest.approx([0, 0.1, 0.5, 0.5])
+    late = {"decay": 0.999, "rise": "linear", "slope": 0.0075, "flat": 75}
+    kept = ForwardProcessStage(steps=1, old=late).following.kept
+    assert [kept(n + 1) for n in (0, 75, 77, 9000)] == pytest.approx([0, 0, 0.015, 0.999])
+    assert ForwardProcessStage(steps=1, objective="awm").following.kept(500) == 0
 
 
 def test_the_old_policy_follows_and_samples(tmp_path, monkeypatch):
@@ -183,12 +188,15 @@ def test_the_old_policy_follows_and_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Flowing, "rollout", lambda self, *a: (sampled_by.append(self.shift.detach().clone()), rollout(self, *a))[1]
     )
-    loop = loop_of(tmp_path, steps=3, old={"rate": 0.3, "most": 0.9})
+    loop = loop_of(tmp_path, steps=3, old={"decay": 0.9, "rise": "linear", "slope": 0.3})
     start = loop.adapter.shift.detach().clone()
     loop.train()
     first, second, third = after
     mixed = 0.3 * first + 0.7 * second
-    for found, wanted in zip((*sampled_by, loop.stage.old["shift"]), (start, first, mixed, 0.6 * mixed + 0.4 * third)):
+    for found, wanted in zip(
+        (*sampled_by, loop.stage.roles["old"].weights["shift"].detach()),
+        (start, first, mixed, 0.6 * mixed + 0.4 * third),
+    ):
         torch.testing.assert_close(found, wanted)
     assert torch.equal(loop.adapter.shift, third)
 

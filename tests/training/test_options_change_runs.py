@@ -14,7 +14,6 @@ from mmrl.config import (
     FilterStage,
     ForwardProcessStage,
     GrpoStage,
-    OldConfig,
     PreferenceStage,
     RewardModelStage,
     SftStage,
@@ -100,7 +99,7 @@ FORWARD = {
     "draws": ({}, 2),
     "times": ({}, {"shift": 3.0}),
     "same_noise": ({}, True),
-    "old": ({}, {"rate": 0.3}),
+    "old": ({}, {"decay": 0.9}),
 }
 TIMES = {
     "name": ({}, "logit_normal"),
@@ -110,7 +109,6 @@ TIMES = {
     "std": ({"name": "logit_normal"}, 0.5),
     "shift": ({}, 3.0),
 }
-OLD = {"most": ({"rate": 0.5}, 0.1), "rate": ({"rate": 0.5}, 0.1), "flat": ({"rate": 0.5}, 1)}
 CURRICULUM = {
     "order": ({"order": "sorted", "column": "hard"}, "mixed"),
     "column": ({"order": "sorted", "column": "hard"}, "other"),
@@ -217,7 +215,6 @@ SECTIONS = {
     "optim": (OptimConfig, OPTIM, "optim"),
     "forward_process": (ForwardProcessStage, FORWARD, None),
     "times": (TimesConfig, TIMES, "times"),
-    "old": (OldConfig, OLD, "old"),
     "sft": (SftStage, SFT, None),
     "preference": (PreferenceStage, PREFERENCE, None),
     "reward_model": (RewardModelStage, SCALAR, None),
@@ -225,7 +222,7 @@ SECTIONS = {
 }
 NOISED = {"kind": "forward_process", "steps": 3, "groups": 4, "samples": 4, "optim": {"lr": 0.05}}
 KINDS = {
-    **dict.fromkeys(("forward_process", "times", "old"), NOISED),
+    **dict.fromkeys(("forward_process", "times"), NOISED),
     "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
     "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
     "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},

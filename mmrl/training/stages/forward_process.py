@@ -1,25 +1,22 @@
 """The stage that learns on the forward process: rollout, rewards, advantages, then samples noised anew.
 
 Groups, rewards and advantages are those of every stage that samples; the objective is one of mmrl.core's that needs no
-log-probability. The policy that samples is a slow copy of the one that is trained, `old`, whose tensors are kept and
-swapped in as the reference's are.
+log-probability. The policy that samples is a slow copy of the one that is trained: the role `old`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mmrl.config import ConfigError, ForwardProcessStage
 from mmrl.core.filter import zero_variance_share
-from mmrl.modalities.adapter import exchange
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.learner import NonFiniteError
@@ -30,15 +27,11 @@ from mmrl.training.stages.forward_update import Draws, Others, forward_gradient
 from mmrl.training.stages.rows import monitor_row, reward_row, tell_empty
 from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.update import groups_of_update, plan_update
-from mmrl.training.tensors import copy_into, under
 from mmrl.types import Group
 
 
 class ForwardProcess(Sampled[ForwardProcessStage]):
-    """Reinforcement learning on samples that are noised anew.
-
-    old: the policy that samples, by the names of the trained parameters.
-    """
+    """Reinforcement learning on samples that are noised anew; the role `old` samples."""
 
     Options = ForwardProcessStage
 
@@ -52,7 +45,6 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
                 f"stage {options.name!r}: objective {options.objective} with reference_coef={options.reference_coef:g} "
                 f"compares with the reference, which {type(run.adapter).__name__} does not provide (Adapter.provides)"
             )
-        self.old: dict[str, Tensor] = {name: p.detach().clone() for name, p in policy.parameters.items()}
 
     @property
     def needs_reference(self) -> bool:
@@ -62,31 +54,10 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         """An adapter that noises no samples says so before anything is sampled."""
         self.run.adapter.velocities([], torch.zeros(0), [])
 
-    # ---------------------------------------------------------------- the policy that samples
-
-    @contextmanager
-    def as_old(self) -> Iterator[None]:
-        """Inside, the trained parameters hold the old policy's tensors."""
-        parameters = self.policy.parameters
-        exchange(parameters, self.old)
-        try:
-            yield
-        finally:
-            exchange(parameters, self.old)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Behind a step: old <- kept old + (1 - kept) policy."""
-        kept = self.options.kept(self.cursor.step)
-        for name, parameter in self.policy.parameters.items():
-            if kept == 0:
-                self.old[name].copy_(parameter)
-            else:
-                self.old[name].lerp_(parameter.detach(), 1 - kept)
-
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
-        return number == 0 and all(torch.equal(p, self.old[name]) for name, p in self.policy.parameters.items())
+        old = self.roles["old"].weights
+        return number == 0 and all(torch.equal(p, old[name]) for name, p in self.policy.parameters.items())
 
     # ---------------------------------------------------------------- one step
 
@@ -94,7 +65,7 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         """Everything between two prompts."""
         began = time.monotonic()
         options, cursor, run = self.options, self.cursor, self.run
-        with self.as_old():
+        with self.acting("old"):
             groups = self.rollouts.next()
         rolled = time.monotonic()
         experience = self.experience(groups)
@@ -105,7 +76,7 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
             run.point("update")
         row = self._row(experience, groups)
         self.keep_samples(groups)
-        self._follow()  # behind the last point: a resume comes here once
+        self.roles["old"].follow()  # behind the last point: a resume comes here once
         if row["loss"] is None:
             tell_empty(cursor.total_steps + 1, run.processes)
         cursor.samples += int(run.processes.total(len(experience.samples)))
@@ -144,7 +115,7 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         update = plan_update(experience, self.algorithm, chosen)
         draws = Draws.of(groups, options, seed_of(self.seed, "draws", cursor.step, epoch))
         others = Others(
-            None if self._sampled_by_policy(number) else self.as_old,
+            None if self._sampled_by_policy(number) else partial(self.acting, "old"),
             run.adapter.reference if self.needs_reference else None,
         )
         for micro in forward_gradient(run.adapter, update, draws, options, others, start=cursor.micro):
@@ -170,15 +141,6 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         row["loss"] = parts.get("loss", 0.0) / updates if processes.any(bool(groups)) else None
         count = max(parts.get("draws", 0.0), 1.0)
         row |= {f"forward/{k}": value / count for k, value in parts.items() if k not in ("loss", "draws")}
-        row["old/kept"] = options.kept(cursor.step)
+        row["old/kept"] = options.following.kept(self.roles["old"].seen + 1)
         row["grad_norm"], row["lr"] = known.get("grad_norm", 0.0), self.learners["policy"].rate
         return row | {k: v for k, v in known.items() if k.startswith("time/")}
-
-    # ---------------------------------------------------------------- a part of a checkpoint
-
-    def tensors(self) -> dict[str, Any]:
-        return {f"old/{name}": value for name, value in self.old.items()}
-
-    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        super().load(state, tensors)
-        copy_into(self.old, under(tensors, "old/"), "the policy that samples")
