@@ -28,6 +28,12 @@ class Flowing(Adapter):
             return nn.Parameter(0.3 * torch.randn(shape, generator=generator, dtype=torch.float64))
 
         self.gain, self.slope, self.shift = drawn(), drawn(SIZE), drawn(3, SIZE)
+        self.start = self.table  # for tests to compare with
+
+    @property
+    def table(self) -> Tensor:
+        """All its numbers, [n]."""
+        return torch.cat([p.detach().flatten() for p in self.trainable_parameters().values()])
 
     def velocity(self, x: Tensor, times: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         kinds = torch.tensor([len(prompt.text) % 3 for prompt in prompts])
