@@ -25,6 +25,7 @@ from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
+from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
@@ -134,6 +135,8 @@ class ImageAdapter(Adapter):
             return f"shows pictures, which family {name} does not read" if named else None
         if not least <= shown <= most:
             return f"shows {shown} pictures (column images); family {name} takes {least} to {most}"
+        if any(is_video(ref) for ref in refs(prompt)):
+            return f"shows a video, which family {name} does not read"
         self._sources.bound = self.max_pixels or MAX_PIXELS
         found = [self.family.picture_problem(size) for size in self._sources.sizes(prompt)]
         return next((problem for problem in found if problem is not None), None)

@@ -158,6 +158,7 @@ def test_records_are_learnt_with_the_pictures_that_they_show(family):
     [
         ({"images": [picture(64, 56, 0)]}, "64 x 56 pixels; family flux2 takes sides of 64"),
         ({"images": [picture(64, 64, 0)] * 11}, "shows 11 pictures .* takes 0 to 10"),
+        ({"images": [{"frames": [picture(64, 64, 0)]}]}, "shows a video"),
         ({"images": [picture(64, 64, 0)]}, None),
     ],
 )

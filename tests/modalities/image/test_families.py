@@ -105,7 +105,7 @@ def pipeline_draw(family, texts, latents, guidance: float) -> torch.Tensor:
     if family.name == "flux_kontext":
         options |= {"max_area": SIZE[0] * SIZE[1]}
     if family.name == "sana":
-        options |= {"use_resolution_binning": False}
+        options |= {"use_resolution_binning": False, "sigmas": family.sigmas(STEPS)}
         pipeline.scheduler = family.scheduler  # instead of a multistep solver, whose steps have no log-probability
         pipeline.check_inputs = lambda *_: None  # that sizes fit the published autoencoder's 32 pixels a latent
     return pipeline(
@@ -259,6 +259,29 @@ def test_flux_shift_is_linear_in_the_number_of_tokens():
     shifted = [e / (e + 1 / s - 1) for s in (1, 0.75, 0.5, 0.25)]
     assert family.schedule(4, (1024, 1024)).level.tolist() == pytest.approx([*shifted, 0.0], abs=1e-6)
     assert family.shift() == pytest.approx(e)
+
+
+def test_flux2_shifts_by_the_number_of_tokens_and_of_steps():
+    family = build("flux2_klein", text_layers=1)
+    # 1024 x 1024 is 4096 tokens: 4096 x 0.0000873809524 + 1.89833333 for 10 steps, 4096 x 0.00016927 + 0.45666666 for
+    # 200, and on the line between the two for 105. More than 4300 tokens, and steps do not matter.
+    few, many = 2.25624571, 1.14999658
+    for steps, mu in ((10, few), (200, many), (105, (few + many) / 2)):
+        assert family.log_shift((1024, 1024), steps) == pytest.approx(mu)
+    assert family.log_shift((1152, 1152), 10) == family.log_shift((1152, 1152), 200) == pytest.approx(1.33416234)
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+def test_sana_steps_between_the_noise_levels_of_its_own_solver(steps):
+    from diffusers import DPMSolverMultistepScheduler
+
+    family = family_class("sana")(family_class("sana").build(CORPUS, shift=3.0))
+    own = DPMSolverMultistepScheduler.from_config(family.pipeline.scheduler.config)
+    own.set_timesteps(steps)
+    assert family.schedule(steps, SIZE).level.tolist() == pytest.approx(own.sigmas.tolist(), abs=1e-6)
+    family.pipeline.scheduler.register_to_config(use_flow_sigmas=False)
+    with pytest.raises(ValueError, match="without use_flow_sigmas"):
+        family_class("sana")(family.pipeline)
 
 
 def test_flux_schnell_has_evenly_spaced_sigmas():

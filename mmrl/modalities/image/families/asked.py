@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 # What the denoiser is told for one picture, without a batch axis; lengths may differ from row to row.
 Row = dict[str, Tensor]
-# What `collate` makes of rows: tensors [b, ...], or whatever else the family's `predict` takes.
+# What `collate` makes of rows: tensors [b, ...], or whatever else, lists and None, the family's `predict` takes.
 Condition = dict[str, Any]
 
 

@@ -157,8 +157,6 @@ class Family:
 
     def collate(self, rows: Sequence[Row]) -> Condition:
         """Rows side by side. Left out: all are of one shape and are stacked."""
-        if all(row is rows[0] for row in rows):  # one prompt for all: nothing is copied
-            return {key: value.expand(len(rows), *value.shape) for key, value in rows[0].items()}
         return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
     def unread(self, text: str) -> int | None:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
@@ -21,6 +22,15 @@ class Sana(FlowFamily):
     long_tokenizer = "tokenizer"
     solvers = ("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler")
 
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
+        super().__init__(pipeline, max_sequence_length)
+        own = pipeline.scheduler
+        if self._is_multistep and not (own.config.use_flow_sigmas and own.config.prediction_type == "flow_prediction"):
+            raise ValueError(
+                f"scheduler {type(own).__name__} without use_flow_sigmas and prediction_type flow_prediction: family "
+                f"{self.name!r} is a flow; set both in the model's scheduler/scheduler_config.json"
+            )
+
     @classmethod
     def build(cls, corpus: Sequence[str], **options: Any) -> Any:
         from mmrl.modalities.image.tiny.sana import build_sana
@@ -28,14 +38,25 @@ class Sana(FlowFamily):
         return build_sana(corpus, **options)
 
     @property
+    def _is_multistep(self) -> bool:
+        return type(self.pipeline.scheduler).__name__ == self.solvers[1]
+
+    @property
     def scheduler(self) -> Any:
         """The pipeline's own, or Euler steps with the shift of its multistep solver."""
         own = self.pipeline.scheduler
-        if type(own).__name__ == self.solvers[0]:
+        if not self._is_multistep:
             return own
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         return FlowMatchEulerDiscreteScheduler(shift=own.config.flow_shift)
+
+    def sigmas(self, steps: int) -> Any:
+        """Those between which the multistep solver steps."""
+        if not self._is_multistep:
+            return None
+        last = 1 / self.pipeline.scheduler.config.num_train_timesteps
+        return 1 - np.linspace(last, 1.0, steps + 1)[:-1]
 
     # ---------------------------------------------------------------- prompts
 

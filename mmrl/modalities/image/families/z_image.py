@@ -84,10 +84,16 @@ class ZImage(FlowFamily):
 def _light_padding() -> Iterator[None]:
     """For a model without weights: torch's own padding of sequences makes tensors that take memory out of those that
     take none."""
-    from diffusers.models.transformers import transformer_z_image as theirs
+    from diffusers.models.transformers import transformer_z_image
 
+    theirs: Any = transformer_z_image
     own = theirs.pad_sequence
-    theirs.pad_sequence = lambda values, batch_first, padding_value: padded(values)[0]
+
+    def pad_sequence(values: Sequence[Tensor], batch_first: bool, padding_value: float) -> Tensor:
+        assert batch_first and padding_value == 0
+        return padded(values)[0]
+
+    theirs.pad_sequence = pad_sequence
     try:
         yield
     finally:

@@ -79,6 +79,8 @@ def qwen25_vl(tokenizer: Any, width: int) -> Any:
                 "mrope_section": [width // heads // 2 - 4, 2, 2],
             },
             "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
         },
         vision_config={
             "depth": 1,
@@ -160,6 +162,8 @@ def qwen3_vl(tokenizer: Any, width: int) -> Any:
                 "mrope_interleaved": True,
             },
             "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
         },
         vision_config={
             "depth": 2,
