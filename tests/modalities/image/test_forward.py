@@ -13,8 +13,10 @@ from mmrl.modalities.image.families import FAMILIES, family_class
 from mmrl.seeds import seed_of
 
 FLOWS = ["sd3", "flux"]
-# Qwen's scheduler stretches its sigmas to their last one, which is also the first of one step: 0 / 0.
-ONE_STEP = [name for name in FAMILIES if family_class(name).is_flow and not name.startswith("qwen")]
+# Qwen's scheduler stretches its sigmas to their last one, which is also the first of one step: 0 / 0. SANA's own solver
+# begins a little below 1.
+ODD = ("qwen_image", "qwen_image_edit_plus", "qwen_image_21", "sana")
+ONE_STEP = [name for name in FAMILIES if family_class(name).is_flow and name not in ODD]
 UNTRAINED = {"plan": {"name": "untrained"}}
 FREE = {"guidance": 0.0}
 
