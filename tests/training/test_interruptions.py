@@ -13,6 +13,8 @@ SHORT = [
     "sft, then trees",
     "sft, then filter",
     "filter of steps, then reward model",
+    "nft, ema",
+    "dgpo, then nft",
     "own kind, two learners",
     "own kind, three roles",
     # Stopped and resumed at every point in test_any_number_of_processes.py, too.

@@ -17,6 +17,7 @@ from mmrl.modalities.image import lora, replay
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Asked
+from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.loading import load_family, note_float32
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
@@ -26,7 +27,7 @@ from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
 from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice
+from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
 # Pixels of a picture that a prompt shows, where the run names no bound.
 MAX_PIXELS = 50_000_000
@@ -35,8 +36,9 @@ MAX_PIXELS = 50_000_000
 class ImageAdapter(Adapter):
     """A diffusers pipeline as a policy over denoising steps.
 
-    Trajectories store, per trained step, the latents before and after it (float32) and the step's index; under
-    guidance also the unconditional output, which a replay with the same weights need not compute again.
+    Trajectories store, per trained step, the latents before and after it (float32), the step's index and the standard
+    deviation of its noise; under guidance also the unconditional output, which a replay with the same weights need not
+    compute again. Those of a plan that trains no step store the picture's latent.
     Prompt embeddings are made once per prompt and kept; the schedule is recomputed from the config.
     """
 
@@ -59,6 +61,9 @@ class ImageAdapter(Adapter):
         self._sources = Sources(MAX_PIXELS)
         self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
         self._replay = replay.Replay(self._sampler, self.reference)
+        self._forward = Forward(self._sampler)
+        if self._sampler.keeps_mean:
+            self.provides = self.provides | {"divergence"}
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
@@ -200,6 +205,12 @@ class ImageAdapter(Adapter):
         if not self._parts.act:
             raise Unsupported("components: [vae] has no log-probability; train the denoiser or the text_encoders")
         return self._replay(samples, columns, self._training(None), reference)
+
+    def velocities(self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int]) -> Noised:
+        """See Adapter.velocities, and Forward."""
+        if not self._parts.act:
+            raise Unsupported("components: [vae] has no velocity; train the denoiser or the text_encoders")
+        return self._forward(samples, times, seeds, self._training(self.plan(0, 0)))
 
     # ---------------------------------------------------------------- supervised
 

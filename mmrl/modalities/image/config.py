@@ -84,6 +84,11 @@ class SamplingConfig(Strict):
         description="Over latent elements; null takes the kernel's default, mean. Clip ranges depend on it.",
     )
     ratio_norm: bool = Field(False, description="GRPO-Guard: centred and rescaled log-ratio, loss divided by |dt|.")
+    keep_mean: bool = Field(
+        False,
+        description="Store the mean of each trained step, so that a replay tells how far the policy has moved from it "
+        "(the gate dppo).",
+    )
     kl_published: bool = Field(
         False, description="The KL as Flow-GRPO released it (without |dt|) instead of the exact Gaussian one."
     )
@@ -164,6 +169,10 @@ class ModelConfig(Strict):
             "a `guidance` above 1, and a UNet: sd, sdxl",
         ),
         "sampling.negative_prompt": When(lambda s, _: s.is_guided, "a `guidance` above 1, in training or evaluation"),
+        "sampling.keep_mean": When(
+            lambda s, run: not s.sampling.ratio_norm and any(_looks_at_means(stage) for stage in run.stages),
+            "a grpo stage with the gate dppo, and no `ratio_norm`, which keeps it anyway",
+        ),
         "sampling.kl_published": When(
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
@@ -245,6 +254,12 @@ def _supervises(run: Any) -> bool:
     """Whether a stage trains the denoiser on records."""
     parts = [getattr(stage, "expert", None) or stage for stage in run.stages]
     return any(getattr(part, "objective", None) == "sft" for part in parts)
+
+
+def _looks_at_means(stage: Any) -> bool:
+    """Whether the stage's gate asks how far the policy has moved."""
+    algorithm = getattr(stage, "resolved", None)
+    return algorithm is not None and algorithm.gate.name == "dppo"
 
 
 def _in_loss(stage: Any) -> bool:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.kernels import Transition, ratio_norm
+from mmrl.modalities.image.kernels import Transition, gaussian_kl, ratio_norm
 from mmrl.modalities.image.sampling import Run, Sampler
 from mmrl.types import ActionLogProbs, Sample, Slice, Trajectory
 
@@ -48,6 +48,9 @@ class Replay:
         step = transition()
         logp = policy.log_prob(after, step)
         found = ActionLogProbs(logp=logp.view(b, t))
+        if sampler.keeps_mean:
+            with torch.no_grad():
+                found.divergence = gaussian_kl(step.mean, gather("mean"), step.std).view(b, t)
         if policy.sampling.ratio_norm:
             old = torch.stack([kept.logp[columns] for kept in trajectories]).flatten().to(device)
             log_ratio, weight = ratio_norm(logp, old, step.mean, gather("mean"), step.std, step.dt)
@@ -72,6 +75,8 @@ def slices(samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
     if not samples:
         return
     columns = torch.arange(len(_trajectories(samples)[0].logp))
+    if not len(columns):  # of a plan that trains no step
+        return
     rows = torch.arange(len(samples))
     for part in rows.split(max(1, budget // len(columns))):
         for some in columns.split(min(len(columns), budget)):

@@ -63,6 +63,11 @@ class Sampler:
         self.tag = tag
         self.asked = asked
 
+    @property
+    def keeps_mean(self) -> bool:
+        """Whether the mean of each trained step is stored, from which a replay tells how far it has moved."""
+        return self.config.sampling.ratio_norm or self.config.sampling.keep_mean
+
     @lru_cache(maxsize=8)  # noqa: B019  one adapter lives as long as the process
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         return self.family.schedule(steps, size)
@@ -117,7 +122,9 @@ class Sampler:
             if plan is not None and i in plan.trained:
                 kept.append(self._keep(latents, after, transition, index, empty, tag))
             latents = after
-        return latents, _trajectories(kept, len(prompts)) if plan else [None] * len(prompts)
+        if plan is None:
+            return latents, [None] * len(prompts)
+        return latents, _trajectories(kept, len(prompts)) if plan.trained else _untrained(latents)
 
     def _keep(
         self,
@@ -132,9 +139,10 @@ class Sampler:
             "x": latents,
             "x_next": after,
             "step": index,
+            "std": transition.std.flatten(),
             "logp": self.policy.log_prob(after, transition),
         }
-        if self.config.sampling.ratio_norm:
+        if self.keeps_mean:
             stored["mean"] = transition.mean
         if tag is not None and empty is not None:
             stored["unconditional"] = empty
@@ -154,8 +162,10 @@ class Sampler:
         """A sample as long as a rollout makes them; see Adapter.blank."""
         assert run.plan is not None
         trained = run.plan.trained
-        names = ("x", "x_next", *(("mean",) if self.config.sampling.ratio_norm else ()))
         latents = torch.zeros(len(trained), *self.family.latent_shape(run.size))
+        if not trained:
+            return Sample(prompt, 0, None, _untrained(torch.zeros(1, *self.family.latent_shape(run.size)))[0])
+        names = ("x", "x_next", *(("mean",) if self.keeps_mean else ()))
         tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
         mask = torch.ones(len(trained), dtype=torch.bool)
         return Sample(prompt, 0, None, Trajectory(torch.zeros(len(trained)), mask, tensors))
@@ -171,6 +181,12 @@ class Sampler:
         time = self.schedule(run.steps, run.size).time[:1].float().expand(len(asked))
         output, _ = self.policy.predict(torch.zeros(shape), time, condition, run.guidance, run.size, unconditional)
         self.family.decode(output[: self.config.decode_batch], run.size)
+
+
+def _untrained(latents: Tensor) -> list[Trajectory]:
+    """Of pictures of whose making nothing is trained: their latents, and no action."""
+    none = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+    return [Trajectory(*none, {"clean": latent.clone()}) for latent in latents.cpu()]
 
 
 def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrl.core.flow_match import shifted
+
 
 class Denoiser(Protocol):
     """What the loss of discrete-time diffusion asks of a model."""
@@ -50,8 +52,7 @@ def logit_normal_times(normal: Tensor, shift: float = 1.0) -> Tensor:
 
     t = s u / (1 + (s - 1) u), u = sigmoid(normal). Source: Esser et al. 2024, eq. 19 and 23.
     """
-    u = torch.sigmoid(normal)
-    return shift * u / (1 + (shift - 1) * u)
+    return shifted(torch.sigmoid(normal), shift)
 
 
 def denoising_loss(
