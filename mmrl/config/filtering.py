@@ -15,6 +15,7 @@ from mmrl.strict import When
 # The rule of a filter stage whose result a stage of a kind can take.
 TAKES = {
     "grpo": "difficulty",
+    "forward_process": "difficulty",
     "filter": "difficulty",
     "sft": "rejection",
     "preference": "pairs",

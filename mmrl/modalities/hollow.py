@@ -58,3 +58,6 @@ def fill(modules: Iterable[nn.Module]) -> None:
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for held in tables:
             held.update({name: fake(tensor) for name, tensor in held.items() if tensor is not None})
+        # Tables that a module keeps as they are, so that a change of type does not reach them.
+        bare = {name: kept for name, kept in vars(module).items() if isinstance(kept, Tensor) and kept.is_meta}
+        vars(module).update({name: fake(tensor) for name, tensor in bare.items()})

@@ -18,14 +18,18 @@ from mmrl.config import (
     EvalConfig,
     ExpertConfig,
     FilterStage,
+    ForwardProcessStage,
     GrpoStage,
     HintsConfig,
+    OldConfig,
     OptimConfig,
     PreferenceStage,
     ReportConfig,
     RewardConfig,
     RewardModelStage,
+    SampledStage,
     SftStage,
+    TimesConfig,
     TreeConfig,
     load,
 )
@@ -48,6 +52,8 @@ STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
 EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
 SCALAR, SCALAR_STAGE = "model.head={}", "stages.0={kind:reward_model,steps:1,pairs:a.jsonl}"
+DPPO = "stages.0.algorithm={preset:flow_dppo}"
+AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 
 
@@ -105,6 +111,26 @@ CASES = [
     Case(CurriculumConfig, "correct_at", "stages.0.curriculum.correct_at=0.9", "stages.0.curriculum.retire_at=0.5"),
     Case(ExpertConfig, "warmup", "stages.0.expert.warmup=5", "", "stages.0.expert.peak=0"),
     Case(ExpertConfig, "decay", "stages.0.expert.decay=5", "stages.0.expert.peak=0.5"),
+    *(
+        Case(ForwardProcessStage, name, f"stages.0.{name}={value}", more, less, "forward_process")
+        for name, value, more, less in (
+            ("beta", "2", "", AWM),
+            ("saturation", "2", "", AWM),
+            ("weighting", "t", AWM, ""),
+            ("power", "0.5", f"{AWM} stages.0.weighting=ghuber", AWM),
+            ("old.rate", "0.1", "", AWM),
+            ("old.flat", "7", f"{AWM} stages.0.old.most=0.9", "stages.0.old.most=0"),
+        )
+    ),
+    *(
+        Case(TimesConfig, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        for name, more, less in (
+            ("low", "", NORMAL),
+            ("high", "", NORMAL),
+            ("mean", NORMAL, ""),
+            ("std", NORMAL, ""),
+        )
+    ),
     Case(SftStage, "options", "stages.0.options={a:1}", RECORDS, "", "sft"),
     Case(PreferenceStage, "form", "stages.0.form=ipo", "", BCO, "preference"),
     Case(PreferenceStage, "label_smoothing", "stages.0.label_smoothing=0.1", "", BCO, "preference"),
@@ -203,6 +229,15 @@ CASES = [
         "model.sampling.guidance=3 model.family=sd3",
         modality="image",
     ),
+    Case(image.ModelConfig, "sampling.keep_mean", "model.sampling.keep_mean=true", DPPO, modality="image"),
+    Case(
+        image.ModelConfig,
+        "sampling.keep_mean",
+        "model.sampling.keep_mean=true",
+        DPPO,
+        f"{DPPO} model.sampling.ratio_norm=true",
+        modality="image",
+    ),
     Case(image.ModelConfig, "sampling.kl_published", "model.sampling.kl_published=true", EXACT, modality="image"),
     Case(
         image.ModelConfig,
@@ -271,21 +306,14 @@ ALWAYS: dict[type, set[str]] = {
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
-    GrpoStage: {
-        "kind",
-        "refill",
-        "old_logp",
-        "hints",
-        "groups",
-        "updates",
-        "epochs",
-        "staleness",
-        "algorithm",
-        "tree",
-        "expert",
-        "shuffle_rewards",
-    }
-    | {"curriculum"},
+    SampledStage: {"groups", "updates", "epochs", "curriculum", "refill", "hints", "shuffle_rewards"},
+    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "expert"},
+    ForwardProcessStage: {
+        *("kind", "samples", "rollout_chunk", "max_invalid", "objective", "reference_coef", "draws", "times"),
+        *("same_noise", "old", "algorithm"),
+    },
+    TimesConfig: {"name", "shift"},
+    OldConfig: {"most"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
     RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},
@@ -421,7 +449,8 @@ def test_a_clip_range_is_taken_by_the_gates_that_change_with_it(config, gate, fi
     ratio = torch.linspace(0.05, 3, 60)[None].repeat(2, 1)
     advantage = torch.ones_like(ratio) * torch.tensor([[1.0], [-1.0]])
     bounds = {"gate_low": torch.tensor([0.5, 0.5]), "gate_high": torch.tensor([2.0, 2.0])}
-    batch = Batch(torch.arange(2), 2, torch.ones_like(ratio, dtype=torch.bool), columns=bounds)
+    far = {"divergence": torch.ones_like(ratio)}
+    batch = Batch(torch.arange(2), 2, torch.ones_like(ratio, dtype=torch.bool), columns=bounds, features=far)
     level = GATE_RATIO.get(gate, "token")
     made = [
         GATES[gate].function(

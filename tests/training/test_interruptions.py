@@ -15,6 +15,8 @@ SHORT = [
     "expert",
     "mpo",
     "sft, then filter",
+    "nft, ema",
+    "dgpo, then nft",
     "own kind, two learners",
     "own kind, three roles",
 ]

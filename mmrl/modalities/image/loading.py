@@ -13,7 +13,7 @@ import torch
 from mmrl.modalities import hollow
 from mmrl.modalities.files import cached, check_weights, is_local
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families import family_class, family_of
+from mmrl.modalities.image.families import FAMILIES, family_class, family_of
 from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.skeleton import INDEX, left_out, skeleton_pipeline, weighty_parts
 from mmrl.modalities.quiet import quiet
@@ -97,10 +97,8 @@ def _variant(folder: Path, parts: Sequence[str]) -> str | None:
 
 
 def _build(config: ModelConfig) -> Any:
-    from mmrl.modalities.image.tiny import BUILDERS
-
-    if config.family not in BUILDERS:
-        raise ValueError(f"model.build needs model.family, one of {', '.join(BUILDERS)}; got {config.family!r}")
+    if config.family == "auto":
+        raise ValueError(f"model.build needs model.family, one of {', '.join(FAMILIES)}, or your own")
     options = dict(config.build or {})
     seed = options.pop("seed", 0)
     corpus = options.pop("corpus", ["a picture of a thing"])
@@ -108,4 +106,4 @@ def _build(config: ModelConfig) -> Any:
         corpus = resolve(corpus).read_text(encoding="utf-8").splitlines()
     with torch.random.fork_rng(devices=[]), hollow.skeleton():
         torch.manual_seed(seed)
-        return BUILDERS[config.family](corpus, **options)
+        return family_class(config.family).build(corpus, **options)

@@ -15,7 +15,7 @@ import torch
 
 from mmrl.config import ConfigError, ExpertConfig, GrpoStage, resolve_algorithm
 from mmrl.core.algorithm import Algorithm
-from mmrl.core.resolving import needs_reference
+from mmrl.core.resolving import needs, needs_reference
 from mmrl.core.terms import NEED_ENTROPY
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
@@ -235,6 +235,12 @@ def stage_algorithm(run: Run, options: GrpoStage) -> Algorithm:
     algorithm = resolve_algorithm(options.algorithm).with_defaults(*adapter.default_clip)
     wanted = {"reference"} if needs_reference(algorithm) else set()
     wanted |= {"entropy"} if {hook.name for hook in algorithm.terms} & NEED_ENTROPY else set()
+    if "divergence" in needs(algorithm) - adapter.provides:
+        raise ConfigError(
+            f"stage {options.name!r}: gate={algorithm.gate.name!r} asks how far the policy has moved at each action; "
+            f"{type(adapter).__name__} does not provide the divergence (Adapter.provides): turn on what keeps it in "
+            "model.sampling (keep_mean), or choose another gate"
+        )
     for what in sorted(wanted - adapter.provides):
         raise ConfigError(
             f"stage {options.name!r}: the algorithm (kl_coef={algorithm.kl_coef:g}) asks for the {what}, which "
