@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mmrl.config.grpo import resolve_algorithm
+from mmrl.config.roles import FollowConfig
 from mmrl.config.sampled import SampledStage
 from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words
 from mmrl.core.resolving import ALONE
@@ -57,7 +58,7 @@ class OldConfig(Strict):
     most: float | None = Field(
         None,
         ge=0,
-        le=1,
+        lt=1,
         description="The largest share that is kept; 0 samples from the policy as it is. null: 0.5 with nft, else 0.",
     )
     rate: float = Field(1e-3, gt=0, description="The share grows by it each step.")
@@ -125,7 +126,14 @@ class ForwardProcessStage(SampledStage):
 
     def kept(self, step: int) -> float:
         """The share that it keeps behind step `step`, from 0."""
-        return min(self.old.rate * max(0, step - self.old.flat), self.keeps)
+        return self.follow.kept(step + 1)
+
+    @property
+    def follow(self) -> FollowConfig:
+        """How the policy that samples follows."""
+        if self.keeps == 0:
+            return FollowConfig()
+        return FollowConfig(decay=self.keeps, rise="linear", slope=self.old.rate, flat=self.old.flat)
 
     @property
     def noises_alike(self) -> bool:

@@ -188,7 +188,9 @@ def test_the_old_policy_follows_and_samples(tmp_path, monkeypatch):
     loop.train()
     first, second, third = after
     mixed = 0.3 * first + 0.7 * second
-    for found, wanted in zip((*sampled_by, loop.stage.old["shift"]), (start, first, mixed, 0.6 * mixed + 0.4 * third)):
+    for found, wanted in zip(
+        (*sampled_by, loop.stage.roles["old"].weights["shift"]), (start, first, mixed, 0.6 * mixed + 0.4 * third)
+    ):
         torch.testing.assert_close(found, wanted)
     assert torch.equal(loop.adapter.shift, third)
 

@@ -1,30 +1,28 @@
 """The stage that learns on the forward process: rollout, rewards, advantages, then samples noised anew.
 
 Groups, rewards and advantages are those of every stage that samples; the objective is one of mmrl.core's that needs no
-log-probability. The policy that samples is a slow copy of the one that is trained, `old`, whose tensors are kept and
-swapped in as the reference's are.
+log-probability. The policy that samples is a slow copy of the one that is trained, the role `old`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mmrl.config import ConfigError, ForwardProcessStage
+from mmrl.config import ConfigError, ForwardProcessStage, RoleConfig
 from mmrl.core.filter import zero_variance_share
-from mmrl.modalities.adapter import exchange
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.policy import Policy
+from mmrl.training.roles import Role
 from mmrl.training.rollouts.collecting import Collector
 from mmrl.training.rollouts.hints import check_hints
 from mmrl.training.rollouts.queue import Rollouts
@@ -35,15 +33,11 @@ from mmrl.training.stages.experience import Experience, annotate
 from mmrl.training.stages.forward_update import Draws, Others, forward_gradient
 from mmrl.training.stages.rows import monitor_row, reward_row, tell_empty
 from mmrl.training.stages.update import MicroBatch, groups_of_update, plan_update
-from mmrl.training.tensors import copy_into, under
 from mmrl.types import Group, Prompt
 
 
 class ForwardProcess(Stage[ForwardProcessStage]):
-    """Reinforcement learning on samples that are noised anew.
-
-    old: the policy that samples, by the names of the trained parameters.
-    """
+    """Reinforcement learning on samples that are noised anew."""
 
     Options = ForwardProcessStage
 
@@ -63,7 +57,9 @@ class ForwardProcess(Stage[ForwardProcessStage]):
                 f"compares with the reference, which {type(run.adapter).__name__} does not provide (Adapter.provides)"
             )
         self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
-        self.old: dict[str, Tensor] = {name: p.detach().clone() for name, p in policy.parameters.items()}
+
+    def make_roles(self) -> list[Role]:
+        return [*super().make_roles(), self.role("old", RoleConfig(follow=self.options.follow))]
 
     @property
     def needs_reference(self) -> bool:
@@ -90,25 +86,9 @@ class ForwardProcess(Stage[ForwardProcessStage]):
 
     # ---------------------------------------------------------------- the policy that samples
 
-    @contextmanager
-    def as_old(self) -> Iterator[None]:
-        """Inside, the trained parameters hold the old policy's tensors."""
-        parameters = self.policy.parameters
-        exchange(parameters, self.old)
-        try:
-            yield
-        finally:
-            exchange(parameters, self.old)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Behind a step: old <- kept old + (1 - kept) policy."""
-        kept = self.options.kept(self.cursor.step)
-        for name, parameter in self.policy.parameters.items():
-            if kept == 0:
-                self.old[name].copy_(parameter)
-            else:
-                self.old[name].lerp_(parameter.detach(), 1 - kept)
+    def as_old(self) -> AbstractContextManager[None]:
+        """Inside, the adapter is the old policy."""
+        return self.acting("old")
 
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
@@ -132,7 +112,7 @@ class ForwardProcess(Stage[ForwardProcessStage]):
             run.point("update")
         row = self._row(experience, groups)
         self._keep_samples(groups)
-        self._follow()  # behind the last point: a resume comes here once
+        self.follow()  # behind the last point: a resume comes here once
         if row["loss"] is None:
             tell_empty(cursor.total_steps + 1, run.processes)
         cursor.samples += int(run.processes.total(len(experience.samples)))
@@ -223,11 +203,7 @@ class ForwardProcess(Stage[ForwardProcessStage]):
     def state(self) -> dict[str, Any]:
         return {"rollouts": self.rollouts.state()}
 
-    def tensors(self) -> dict[str, Any]:
-        return {f"old/{name}": value for name, value in self.old.items()}
-
     def load(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        copy_into(self.old, under(tensors, "old/"), "the policy that samples")
         self.rollouts.load(state["rollouts"])
 
     def save_own(self, folder: Path) -> None:
