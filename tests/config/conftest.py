@@ -10,6 +10,7 @@ import pytest
 STAGES: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo", "steps": 2, "groups": 4, "samples": 4, "updates": 2},
     "forward_process": {"kind": "forward_process", "steps": 2, "groups": 4, "samples": 4},
+    "distill": {"kind": "distill", "steps": 2, "groups": 4},
     "sft": {"kind": "sft", "steps": 2},
     "preference": {"kind": "preference", "steps": 2, "pairs": "pairs.jsonl"},
     "reward_model": {"kind": "reward_model", "steps": 2, "pairs": "pairs.jsonl"},

@@ -19,6 +19,7 @@ SHORT = [
     "dgpo, then nft",
     "own kind, two learners",
     "own kind, three roles",
+    "distill, then nft",
 ]
 
 
