@@ -104,9 +104,8 @@ class Config(Strict):
             _check_data_from(stage, filters)
             if isinstance(stage, SampledStage | FilterStage) and not self.rewards:
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
-            if isinstance(stage, SampledStage | FilterStage | DistillStage) and not (
-                self.data.prompts or stage.data_from
-            ):
+            samples = isinstance(stage, SampledStage | FilterStage | DistillStage)
+            if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 actions = self.model.actions_per_sample()  # a plan that cannot be made says so here

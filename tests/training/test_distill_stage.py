@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from answers import Answers, AnswersConfig, make, ranks
@@ -163,3 +166,14 @@ def test_an_adapter_that_makes_nothing_anew_is_refused(tmp_path):
 def test_a_fake_score_that_is_not_trained_in_every_step_is_refused(fake):
     with pytest.raises(ValidationError, match="the fake score is trained in every step"):
         DistillStage(steps=1, fake=fake)
+
+
+@pytest.mark.parametrize("model", [{}, {"train": "lora", "lora": {"rank": 2, "alpha": 4}}], ids=["full", "lora"])
+def test_a_picture_model_is_distilled(tiny, helpers, model):
+    """Two steps: the first of the policy finds teacher and fake nearly alike, and moves it all the same."""
+    stage = {"kind": "distill", "steps": 2, "groups": 2, "micro_batch": 2, "guidance": 2.0, "fake": FAKE}
+    config = tiny(model=model, stages=[stage | {"optim": {"lr": 1e-3}}], rewards=[])
+    config["data"].pop("records"), config["data"].pop("records_count")
+    helpers.train(config)
+    rows = (Path(config["out"]) / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["loss"] > 0 and json.loads(row)["grad_norm"] > 0 for row in rows] == [True, True]
