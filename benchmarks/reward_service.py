@@ -42,7 +42,7 @@ class Model:
 
 def serve(max_batch: int, queue: int) -> None:
     """The server's process."""
-    from mmrl.serving.app import Limits
+    from mmrl.serving.limits import Limits
     from mmrl.serving.model import ServedScorer
     from mmrl.serving.server import serve as run
 

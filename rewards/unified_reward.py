@@ -59,7 +59,21 @@ class _Seen:
 
 
 class _Point(_Seen):
-    """A mark of each picture for itself."""
+    """A mark of each picture for itself, divided by `divide`."""
+
+    def __init__(
+        self,
+        judge: Mapping[str, Any],
+        divide: float,
+        template: str | None,
+        default: str,
+        jpeg: int | None,
+        axes: Mapping[str, float] | None = None,
+    ) -> None:
+        if not (math.isfinite(divide) and divide > 0):
+            raise ValueError(f"divide={divide} must be above 0")
+        super().__init__(judge, template, default, jpeg, axes)
+        self.divide = divide
 
     def _marked(self, samples: list[Sample], read: Callable[[str], Any], score: Callable[[Any], Score]) -> list[Score]:
         def verdicts(pictures: list[Any], texts: list[str]) -> list[Any]:
@@ -79,10 +93,7 @@ class point(_Point):
     def __init__(
         self, judge: Mapping[str, Any], divide: float = 1.0, template: str | None = None, jpeg: int | None = JPEG
     ) -> None:
-        if not (math.isfinite(divide) and divide > 0):
-            raise ValueError(f"divide={divide} must be above 0")
-        super().__init__(judge, template, templates.POINT, jpeg)
-        self.divide = divide
+        super().__init__(judge, divide, template, templates.POINT, jpeg)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         read = partial(said_mark, name="final score", low=LOWEST, high=HIGHEST)
@@ -103,10 +114,7 @@ class axes(_Point):
         template: str | None = None,
         jpeg: int | None = JPEG,
     ) -> None:
-        if not (math.isfinite(divide) and divide > 0):
-            raise ValueError(f"divide={divide} must be above 0")
-        super().__init__(judge, template, templates.AXES, jpeg, axes)
-        self.divide = divide
+        super().__init__(judge, divide, template, templates.AXES, jpeg, axes)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         names = [f"{axis} score" for axis in self.axes]
@@ -120,7 +128,8 @@ class _Pairs(_Seen):
     """A win rate in the group by a judge of two pictures, in both orders unless told otherwise.
 
     The published code (Pref-GRPO) asks in one order and counts what it cannot read as a tie; here such a pair is left
-    out. Two pictures of the same pixels tie, unasked. hard: a pair is won, lost or tied, not won by half.
+    out. Two pictures of the same pixels tie, unasked. rate: options of win_rate: both_orders, hard, schedule with
+    neighbours (regular: each picture meets that many others), score with prior (bradley_terry: log-odds).
     """
 
     def __init__(
@@ -129,12 +138,12 @@ class _Pairs(_Seen):
         template: str | None,
         default: str,
         jpeg: int | None,
-        both_orders: bool,
-        hard: bool,
+        rate: Mapping[str, Any],
         axes: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(judge, template, default, jpeg, axes)
-        self.both_orders, self.hard = both_orders, hard
+        self.rate = dict(rate)
+        win_rate(_never, **self.rate)  # what is wrong with the options is told here
 
     def _rates(self, group: Group, read: Callable[[str], Any], share: Callable[[Any], float]) -> list[Score]:
         """read: the judge's words -> a verdict; share: the verdict -> the first picture's part of 1."""
@@ -155,8 +164,7 @@ class _Pairs(_Seen):
                 raise RuntimeError(f"the judge gave no verdict: {verdict.reason}")
             return share(verdict)
 
-        rate = win_rate(beats, both_orders=self.both_orders, hard=self.hard, workers=self.judge.threads)
-        return rate(group)
+        return win_rate(beats, workers=self.judge.threads, **self.rate)(group)
 
 
 @group_reward
@@ -173,8 +181,14 @@ class think(_Pairs):
         hard: bool = False,
         template: str | None = None,
         jpeg: int | None = JPEG,
+        schedule: str = "round_robin",
+        neighbours: int = 4,
+        score: str = "win_rate",
+        prior: float = 1.0,
     ) -> None:
-        super().__init__(judge, template, templates.THINK, jpeg, both_orders, hard)
+        rate = {"both_orders": both_orders, "hard": hard, "schedule": schedule}
+        rate |= {"neighbours": neighbours, "score": score, "prior": prior}
+        super().__init__(judge, template, templates.THINK, jpeg, rate)
 
     def __call__(self, group: Group) -> list[Score]:
         return self._rates(group, said_better, float)
@@ -195,8 +209,14 @@ class shares(_Pairs):
         hard: bool = False,
         template: str | None = None,
         jpeg: int | None = JPEG,
+        schedule: str = "round_robin",
+        neighbours: int = 4,
+        score: str = "win_rate",
+        prior: float = 1.0,
     ) -> None:
-        super().__init__(judge, template, templates.SHARES, jpeg, both_orders, hard, axes)
+        rate = {"both_orders": both_orders, "hard": hard, "schedule": schedule}
+        rate |= {"neighbours": neighbours, "score": score, "prior": prior}
+        super().__init__(judge, template, templates.SHARES, jpeg, rate, axes)
 
     def __call__(self, group: Group) -> list[Score]:
         names = [f"{axis} score" for axis in self.axes]
@@ -221,12 +241,18 @@ class flex(_Pairs):
         hard: bool = False,
         template: str | None = None,
         jpeg: int | None = JPEG,
+        schedule: str = "round_robin",
+        neighbours: int = 4,
+        score: str = "win_rate",
+        prior: float = 1.0,
     ) -> None:
         if min(overall, categories) < 0 or not math.isfinite(overall + categories) or overall + categories <= 0:
             raise ValueError(f"overall={overall}, categories={categories}: 0 or more each, and not both 0")
         if not each or not all(math.isfinite(weight) and weight > 0 for weight in each):
             raise ValueError(f"each={list(each)}: one or more weights above 0")
-        super().__init__(judge, template, templates.FLEX, jpeg, both_orders, hard)
+        rate = {"both_orders": both_orders, "hard": hard, "schedule": schedule}
+        rate |= {"neighbours": neighbours, "score": score, "prior": prior}
+        super().__init__(judge, template, templates.FLEX, jpeg, rate)
         self.overall, self.categories, self.each = overall, categories, list(each)
 
     def __call__(self, group: Group) -> list[Score]:
@@ -238,6 +264,10 @@ class flex(_Pairs):
             return told.overall
         mean = sum(weight * won for weight, won in weighted) / sum(weight for weight, _ in weighted)
         return (self.overall * told.overall + self.categories * mean) / (self.overall + self.categories)
+
+
+def _never(a: Sample, b: Sample) -> float:
+    raise AssertionError("nobody is asked")
 
 
 def _invalid(failure: Failure) -> Score:

@@ -93,14 +93,10 @@ class OwnWeights(Engine, Protocol):
         """Take over the adapter that `save` writes into a folder, as `save_pretrained` of a PEFT model."""
 
     def verify(
-        self,
-        completions: Sequence[Completion],
-        trainer_logp: Sequence[Tensor],
-        tolerance: float,
-        upper: Sequence[Tensor] | None = None,
+        self, completions: Sequence[Completion], low: Sequence[Tensor], high: Sequence[Tensor], tolerance: float
     ) -> float:
         """Largest difference from the trainer's log-probs, in nats; raises where they are not within the tolerance.
-        upper: where the trainer knows a range only, its other end."""
+        low, high: [t] for each completion, equal where the trainer knows more than a range."""
 
     def rest(self) -> None:
         """Nothing will be sampled before the next sync: memory can be given back until then."""

@@ -138,21 +138,16 @@ class VllmEngine:
         self._update(lambda: self._backend.load_lora(save, version), version, once)
 
     def verify(
-        self,
-        completions: Sequence[Completion],
-        trainer_logp: Sequence[Tensor],
-        tolerance: float,
-        upper: Sequence[Tensor] | None = None,
+        self, completions: Sequence[Completion], low: Sequence[Tensor], high: Sequence[Tensor], tolerance: float
     ) -> float:
         """Largest |engine log-prob - trainer log-prob| over all tokens, in nats.
 
-        trainer_logp: [t] for each completion, from the trainer's forward at the same temperature and bans. upper: where
-        it knows a range only, the range's other end.
+        low, high: [t] for each completion, from the trainer's forward at the same temperature and bans; equal where it
+        knows more than a range.
         Raises EngineMismatch where the differences are not within the tolerance (see agreement), ValueError where
         shapes differ.
         """
-        low = list(trainer_logp)
-        found = measure([c.logp for c in completions], low, low if upper is None else list(upper))
+        found = measure([c.logp for c in completions], low, high)
         if not found.within(tolerance):
             raise EngineMismatch(
                 f"vLLM's log-probs differ from the trainer's by up to {found.largest:.3g} nats (99 % of the tokens by "

@@ -13,7 +13,8 @@ from dataclasses import replace
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mmrl.serving.app import Limits, make_app
+from mmrl.serving.app import make_app
+from mmrl.serving.limits import Limits
 from mmrl.serving.model import Served
 
 _HEAD_SECONDS = 10.0  # that the head of a request may take

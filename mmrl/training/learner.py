@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,13 @@ from mmrl.training.tensors import copy_into, refuse_misfit, under
 
 class NonFiniteError(RuntimeError):
     """A loss, a gradient or weights that are not numbers; says whether they reached the weights."""
+
+
+def refuse_non_finite(what: str, loss: float, step: int, ids: Iterable[str]) -> None:
+    """Raises NonFiniteError for a loss that is no number. step: of the stage, from 1. ids: of the records behind it."""
+    if not math.isfinite(loss):
+        where = f"at step {step}, records {', '.join(list(ids)[:8])}"
+        raise NonFiniteError(f"{what} is {loss} {where}; lower optim.lr or look at these records")
 
 
 class Learner:

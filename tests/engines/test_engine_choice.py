@@ -231,21 +231,22 @@ def completion(*logp: float) -> Completion:
 def test_verify_says_how_far_where_and_why(folder, server):
     engine = connect(folder, server)
     made, trainer = [completion(-1.0), completion(-1.0, -2.0)], [torch.tensor([-1.0]), torch.tensor([-1.0, -2.5])]
-    assert engine.verify(made, trainer, 0.7) == 0.5  # their mean is 1/6
+    assert engine.verify(made, trainer, trainer, 0.7) == 0.5  # their mean is 1/6
     place = r"up to 0\.5 nats .*up to 0\.5, tolerated are 0\.01; their mean is 0\.167, .* at token 1 of completion 1"
     with pytest.raises(EngineMismatch, match=place) as tied:
-        engine.verify(made, trainer, 0.01)
+        engine.verify(made, trainer, trainer, 0.01)
     assert "Likely causes: the output head is tied" in str(tied.value)
-    half = connect(folder, server, dtype="bfloat16")
+    half, off = connect(folder, server, dtype="bfloat16"), [torch.tensor([-1.05])]
     with pytest.raises(EngineMismatch, match="Likely causes: the engine computes in bfloat16"):
-        half.verify(made[:1], [torch.tensor([-1.05])], 0.01)
+        half.verify(made[:1], off, off, 0.01)
 
 
 def test_verify_never_passes_what_it_cannot_compare(folder, server):
     engine = connect(folder, server)
+    unknown, short = [torch.tensor([float("nan")])], [torch.tensor([-1.0])]
     with pytest.raises(EngineMismatch, match="up to inf nats"):
-        engine.verify([completion(-1.0)], [torch.tensor([float("nan")])], 1e9)
+        engine.verify([completion(-1.0)], unknown, unknown, 1e9)
     with pytest.raises(ValueError, match="0 completions"):
-        engine.verify([], [], 1.0)
+        engine.verify([], [], [], 1.0)
     with pytest.raises(ValueError, match="completion 0 has"):
-        engine.verify([completion(-1.0, -1.0)], [torch.tensor([-1.0])], 1.0)
+        engine.verify([completion(-1.0, -1.0)], short, short, 1.0)

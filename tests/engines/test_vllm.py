@@ -89,7 +89,7 @@ def compare(engine, model, sampling, n=2, tolerance=TOLERANCE, first_seed=0):
         for prompt, row in zip(PROMPTS, rows)
         for c in row
     ]
-    return engine.verify(completions, logp, tolerance)
+    return engine.verify(completions, logp, logp, tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_temperature_and_bans_are_in_the_log_probs(pair):
         seeds = [[1], [2], [3]]
         rows = engine.generate(PROMPTS, 1, Sampling(temperature=0.5, max_tokens=12), seeds)
         wrong = [trainer_logp(model, p, row[0].ids, 1.0) for p, row in zip(PROMPTS, rows)]
-        engine.verify([row[0] for row in rows], wrong, 1e-3)
+        engine.verify([row[0] for row in rows], wrong, wrong, 1e-3)
 
 
 def test_draws_have_the_distribution_of_the_log_probs(pair):
@@ -308,7 +308,7 @@ def test_mixed_precision_of_the_caller_stays_outside(pair):
     with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=torch.bfloat16):
         rows = engine.generate(PROMPTS, 1, Sampling(max_tokens=12), [[1], [2], [3]])
     logp = [trainer_logp(model, prompt, row[0].ids) for prompt, row in zip(PROMPTS, rows)]
-    assert engine.verify([row[0] for row in rows], logp, TOLERANCE) < TOLERANCE
+    assert engine.verify([row[0] for row in rows], logp, logp, TOLERANCE) < TOLERANCE
 
 
 def test_seeds_decide(pair):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
 import pytest
 from click.testing import CliRunner
+from html_page import Page
 
 from mmrl.cli import cli
 from mmrl.reporting.compare import MOST_RUNS, write_comparison
@@ -29,25 +29,9 @@ def drawn():
     """With real charts, which are slow."""
 
 
-class Page(HTMLParser):
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(re.sub("<wbr>", "", path.read_text(encoding="utf-8")))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data.strip())
-
-    @property
-    def text(self):
-        return " ".join(word for word in self.words if word)
-
-
 def compared(tmp_path, *folders):
-    return Page(write_comparison(folders, tmp_path / "compare.html"))
+    page = write_comparison(folders, tmp_path / "compare.html")
+    return Page(page.read_text(encoding="utf-8").replace("<wbr>", ""))
 
 
 def part(page, start, end):

@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 
 from mmrl.judging.base import Showing, Verdict
 from mmrl.rewarding.load import load_reward
-from mmrl.serving.app import Limits, make_app
+from mmrl.serving.app import make_app
+from mmrl.serving.limits import Limits
 from mmrl.serving.model import Served, ServedComparer, ServedReward, ServedScorer
 from mmrl.serving.server import Patient
 from mmrl.types import Score
@@ -106,7 +107,7 @@ class Loopback:
         self.address = self.socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         app = make_app(served, Limits(**{"max_wait": 0.0, **limits}))
-        self.line, self.bodies = app.state.line, app.state.bodies
+        self.line, self.bodies = app.state.service.line, app.state.service.bodies
         config = uvicorn.Config(app, http=Patient, ws="none", log_level="error", timeout_graceful_shutdown=5)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)

@@ -20,7 +20,7 @@ from mmrl.training.assemble import load_rewards
 from mmrl.training.loop import Loop
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
-from mmrl.training.stopping import Stops
+from mmrl.training.stopping import Stopped, Stops
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
 LETTERS = "abc."  # the dot ends an answer
@@ -149,6 +149,24 @@ def make(values: dict[str, Any], prompts: Sequence[Prompt] = (), **options: Any)
     stops = Stops(processes, options.pop("should_stop", None))
     data = Data(prompts, options.pop("eval_prompts", ()), options.pop("records", None))
     return Loop(Run(config, adapter, rewards, eval_rewards, data, processes, stops), quiet=True, **options)
+
+
+def train_in_pieces(values: dict[str, Any], point: str, passing: int) -> int:
+    """Train a config, stopping at the first `point` behind `passing` of them, and go on until it is done; the stops."""
+    stops = 0
+    while True:
+        passed: list[str] = []
+
+        def at(place: str, passed: list[str] = passed) -> bool:
+            passed.append(place)
+            return place == point and passed.count(point) > passing
+
+        try:
+            make(values, should_stop=at).train(resume=stops > 0)
+            return stops
+        except Stopped:
+            stops += 1
+            assert stops < 50
 
 
 class Rank(Processes):

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from answers import LETTERS, Answers, AnswersConfig, make, ranks
+from answers import LETTERS, Answers, AnswersConfig, make, ranks, train_in_pieces
 from torch.nn.functional import logsigmoid
 
 from mmrl.config import ConfigError, load
 from mmrl.data.preferences import load_preferences
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.learner import Learner
-from mmrl.training.stopping import Stopped
 
 PAIRS = [
     ("one", "aab", "c"),
@@ -161,22 +160,7 @@ def test_a_stopped_run_resumes_bit_for_bit(pairs, tmp_path, point, name):
     straight = config(tmp_path / "straight", options)
     make(straight).train()
     cut = config(tmp_path / "cut", options)
-    stops = 0
-    while True:
-        passed: list[str] = []
-        limit = 1 if point == "micro" else 0
-
-        def at(place: str, passed=passed, limit=limit) -> bool:
-            passed.append(place)
-            return place == point and passed.count(point) > limit
-
-        try:
-            make(cut, should_stop=at).train(resume=stops > 0)
-            break
-        except Stopped:
-            stops += 1
-            assert stops < 50
-    assert stops >= 3
+    assert train_in_pieces(cut, point, passing=1 if point == "micro" else 0) >= 3
     assert outcome(cut) == outcome(straight)
 
 

@@ -96,14 +96,12 @@ class OutsideEngine:
         if not stored:
             return
         reported = [Completion(t.tensors["ids"][t.mask], t.tensors["logp_sampler"][t.mask], "") for t in stored]
-        own = [t.logp[t.mask] for t in stored]
-        if shifts is None:
-            self._engine.verify(reported, own, self.tolerance)
-            return
-        some = [shift for shift in shifts if len(shift[0])]
-        low = [logp + least for logp, (least, _) in zip(own, some, strict=True)]
-        high = [logp + most for logp, (_, most) in zip(own, some, strict=True)]
-        self._engine.verify(reported, low, self.tolerance, high)
+        low = high = own = [t.logp[t.mask] for t in stored]
+        if shifts is not None:
+            some = [shift for shift in shifts if len(shift[0])]
+            low = [logp + least for logp, (least, _) in zip(own, some, strict=True)]
+            high = [logp + most for logp, (_, most) in zip(own, some, strict=True)]
+        self._engine.verify(reported, low, high, self.tolerance)
 
 
 def section(config: TokenModelConfig) -> dict[str, Any]:

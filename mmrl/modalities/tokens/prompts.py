@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor
 
 from mmrl.environments.base import Context
 from mmrl.modalities.tokens.config import TokenModelConfig
-from mmrl.modalities.tokens.templates import PROBE, advice, dated, names, refuse_unsaid, unknown_argument
+from mmrl.modalities.tokens.rendering import Renderer
+from mmrl.modalities.tokens.templates import dated, names, refuse_unsaid, unknown_argument
 from mmrl.modalities.tokens.turns import Turns, open_thoughts
 from mmrl.types import Prompt
 
@@ -35,7 +34,7 @@ class TooLong(Unfit):
     """A prompt that is empty, or has no room for an answer."""
 
 
-class PromptEncoder:
+class PromptEncoder(Renderer):
     """Token ids of prompts, made once for each and kept, and of what an environment adds to a conversation.
 
     limit: tokens that a prompt may have. stops: ids that the model and the tokenizer say end a completion.
@@ -44,8 +43,7 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: Any, config: TokenModelConfig, limit: int, stops: Sequence[int] = ()) -> None:
-        self.tokenizer = tokenizer
-        self.system, self.arguments = config.system, config.chat_template_kwargs
+        super().__init__(tokenizer, config)
         self.limit = limit
         self.chat = config.chat == "auto" and bool(self.template)
         self.turns = Turns(tokenizer, self.render, stops)
@@ -60,11 +58,6 @@ class PromptEncoder:
             raise ValueError(f"model.{KWARGS} {reason}")
         if self.chat and (told := dated(self.template or "", self.arguments)):
             warnings.warn(told, stacklevel=2)
-
-    @property
-    def template(self) -> str | None:
-        """The chat template, where there is one."""
-        return self.tokenizer.chat_template
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -182,57 +175,6 @@ class PromptEncoder:
             most = f"{self.limit} is the most (model.max_prompt_tokens, or what the context leaves)"
             raise TooLong(prompt, f"has {count} tokens, {most}")
 
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], answer: bool = True, arguments: Mapping[str, Any] | None = None
-    ) -> str:
-        """The chat as the template writes it; `answer`: with the opening of the assistant's turn.
-
-        Raises ValueError, in one line that says what to do, for messages that the template refuses.
-        """
-        arguments = self.arguments if arguments is None else {**self.arguments, **arguments}
-        told = list(messages)
-        if self.system is not None and told[0]["role"] != "system":
-            told = [{"role": "system", "content": self.system}, *told]
-        try:
-            return self._applied(told, answer, arguments)
-        except _refusals() as error:
-            said = " ".join(str(error).split())[:200]
-        hint = advice(told, self._takes)
-        if len(told) > len(messages) and "role system" in hint:
-            hint = "it has no place for role system: leave model.system out, and put its text into the prompts"
-        raise ValueError(f"the chat template does not take these messages: {said}; {hint}")
-
-    def _applied(self, messages: Sequence[Mapping[str, Any]], answer: bool, arguments: Mapping[str, Any]) -> str:
-        return self.apply([{**m, "content": self.content(m["content"])} for m in messages], answer, arguments)
-
-    def _takes(self, messages: Sequence[Mapping[str, Any]]) -> bool:
-        try:
-            self._applied(messages, False, self.arguments)
-        except _refusals():
-            return False
-        return True
-
-    def apply(self, chat: Sequence[Mapping[str, Any]], answer: bool, arguments: Mapping[str, Any]) -> str:
-        """The template's text of messages with rendered content."""
-        return self.tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=answer, **arguments)
-
-    def content(self, text: str) -> Any:
-        """A message's text as the template wants it."""
-        return [{"type": "text", "text": text}] if self._in_parts else text
-
-    @cached_property
-    def _in_parts(self) -> bool:
-        """Whether the template writes texts as parts of a message only, as those of models with pictures do."""
-        for content in (PROBE, [{"type": "text", "text": PROBE}]):
-            with suppress(*_refusals()):
-                if PROBE in self.apply([{"role": "user", "content": content}], True, self.arguments):
-                    return content != PROBE
-        return False
-
-    def alone(self, text: str) -> str:
-        """A prompt's text where there is no template."""
-        return text
-
     # ---------------------------------------------------------------- what an environment says
 
     def reply_ids(
@@ -250,10 +192,6 @@ class PromptEncoder:
         ids = self.turns.reply(told, end, arguments)
         refuse_unsaid(told, lambda others: self.turns.behind(others, answer=True, arguments=arguments), self._heard)
         return torch.tensor(ids, dtype=torch.int64)
-
-    def harmless(self, text: str) -> str:
-        """An environment's text, which may repeat the policy's, without what would stand for something shown."""
-        return text
 
     # ---------------------------------------------------------------- given answers
 
@@ -296,12 +234,6 @@ def continues(messages: Any) -> bool:
     """Whether the last message is the beginning of the policy's own turn; False for what are no messages."""
     last = messages[-1] if isinstance(messages, list | tuple) and messages else None
     return isinstance(last, Mapping) and last.get("role") == "assistant"
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    from jinja2 import TemplateError
-
-    return TemplateError, TypeError, ValueError  # the last two: of the template's own code, and of transformers
 
 
 def _tools(record: Mapping[str, Any]) -> list[Any] | None:

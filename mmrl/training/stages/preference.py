@@ -1,8 +1,7 @@
-"""The preference stage: pairs of given answers, scored under policy and reference, and an exact gradient."""
+"""The preference stage: pairs of given answers, scored under policy and reference."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import reading
 from mmrl.modalities.adapter import Adapter
 from mmrl.training.cursor import Cursor
-from mmrl.training.learner import NonFiniteError
 from mmrl.training.policy import Policy
 from mmrl.training.processes import Processes
 from mmrl.training.run import Run
@@ -26,6 +24,7 @@ from mmrl.training.run_folder import result_path
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.readable import Readable
 from mmrl.training.stages.rows import tell_empty
+from mmrl.training.stages.two_passes import two_passes
 from mmrl.types import Prompt, Sample, Slice
 
 
@@ -61,13 +60,7 @@ class Preference(Stage[PreferenceStage]):
         return True
 
     def step(self) -> dict[str, Any]:
-        """One optimizer step over `batch` pairs.
-
-        The loss depends on whole answers' log-probabilities only. So these are computed without gradient first, the
-        loss is differentiated by them, and the second pass, micro-batch by micro-batch, is a weighted sum of
-        log-probabilities: the gradient is the same however answers are cut, and the two answers of a pair need not be
-        in memory together.
-        """
+        """One optimizer step over `batch` pairs; the scores of the two passes are log-probs of whole answers."""
         began = time.monotonic()
         options, cursor, run = self.options, self.cursor, self.run
         processes, adapter, learner = run.processes, run.adapter, self.learners["policy"]
@@ -78,26 +71,19 @@ class Preference(Stage[PreferenceStage]):
         masks = _masks(samples)
         slices = list(adapter.slices(samples, options.micro_batch)) if samples else []
         logp, reference = score(adapter, samples, masks, slices)
-        coefficients, row, shift = differentiate(
-            options, processes, self.shift, logp, reference, masks.sum(1), len(everyones)
-        )
-        if not math.isfinite(row["loss"]):
-            ids = ", ".join(p.id for p in pairs[:8])
-            raise NonFiniteError(
-                f"preference loss is {row['loss']} at step {cursor.step + 1}, pairs {ids}; lower optim.lr or look at "
-                "these pairs"
-            )
-        cursor.phase = "update"
-        for number, part in enumerate(slices):
-            if number < cursor.micro:
-                continue
+        shift = shifted(self.shift, options, processes, logp, reference)
+
+        def losses(logp: Tensor) -> objectives.Outcome:
+            return _objective(options, logp, reference, masks.sum(1), shift.delta)
+
+        def again(part: Slice) -> tuple[Tensor, Tensor]:
             replay = adapter.logprobs([samples[r] for r in part.rows], part.columns)
-            weight = coefficients[part.rows][:, None].to(replay.logp)
-            loss = torch.where(_cut(masks, part).to(replay.logp.device), replay.logp * weight, 0.0).sum()
-            if loss.requires_grad:
-                loss.backward()
-            cursor.micro = number + 1
-            run.point("micro")
+            inside = _cut(masks, part).to(replay.logp.device)
+            return part.rows, torch.where(inside, replay.logp, 0.0).sum(1)
+
+        ids = (pair.id for pair in pairs)
+        loss = two_passes(self, logp, lambda leaf: losses(leaf)[0], slices, again, len(everyones), ids)
+        row: dict[str, Any] = {"loss": loss, **_row(options, processes, losses(logp)[1], len(everyones), shift)}
         if not everyones:
             row = dict.fromkeys(row)  # means over no pair
             tell_empty(cursor.total_steps + 1, processes)
@@ -147,43 +133,33 @@ def score(adapter: Adapter, samples: Sequence[Sample], masks: Tensor, slices: Se
     return sums[0], sums[1]
 
 
-def differentiate(
-    options: PreferenceStage,
-    processes: Processes,
-    shift: Shift,
-    logp: Tensor,
-    reference: Tensor,
-    length: Tensor,
-    pairs: int,
-) -> tuple[Tensor, dict[str, Any], Shift]:
-    """(gradient of the mean loss by each answer's log-prob [S], metrics over all processes, shift after the step).
+def shifted(shift: Shift, options: PreferenceStage, processes: Processes, logp: Tensor, reference: Tensor) -> Shift:
+    """The shift after a step over answers [S] of this process; that of dpo stays as it is."""
+    if options.objective == "dpo":
+        return shift
+    rewards = objectives.implicit_reward(logp, reference, options.beta)
+    total, n = processes.total(float(rewards.sum())), processes.total(len(rewards))
+    return Shift(*objectives.shifted(shift.delta, shift.count, total, n))
 
-    pairs: of the step, on all processes."""
-    leaf = logp.clone().requires_grad_(True)
-    answers = (leaf[0::2], leaf[1::2], reference[0::2], reference[1::2])
-    shifted = options.objective != "dpo"
-    if shifted:
-        rewards = objectives.implicit_reward(logp, reference, options.beta)
-        total, n = processes.total(float(rewards.sum())), processes.total(len(rewards))
-        shift = Shift(*objectives.shifted(shift.delta, shift.count, total, n))
-    loss, metrics = _objective(options, answers, length[0::2], shift.delta)
+
+def _row(
+    options: PreferenceStage, processes: Processes, metrics: Mapping[str, Tensor], pairs: int, shift: Shift
+) -> dict[str, Any]:
+    """Means over the `pairs` of all processes."""
     share = 1 / max(pairs, 1)
-    (loss.sum() * share).backward()
-    assert leaf.grad is not None
-    row: dict[str, Any] = {"loss": processes.total(float(loss.detach().sum())) * share}
-    row |= {f"preference/{k}": processes.total(float(v.sum())) * share for k, v in metrics.items()}
-    if shifted:
-        row["preference/delta"] = shift.delta
-    return leaf.grad, row, shift
+    row = {f"preference/{k}": processes.total(float(v.sum())) * share for k, v in metrics.items()}
+    return row if options.objective == "dpo" else {**row, "preference/delta": shift.delta}
 
 
 def _objective(
-    options: PreferenceStage, answers: tuple[Tensor, Tensor, Tensor, Tensor], length: Tensor, delta: float
+    options: PreferenceStage, logp: Tensor, reference: Tensor, length: Tensor, delta: float
 ) -> objectives.Outcome:
+    """The losses of pairs, whose answers [S] take turns: chosen, rejected, chosen ..."""
+    answers = (logp[0::2], logp[1::2], reference[0::2], reference[1::2])
     if options.objective == "mpo":
         return objectives.mpo(
             *answers,
-            length_chosen=length,
+            length_chosen=length[0::2],
             delta=delta,
             beta=options.beta,
             label_smoothing=options.label_smoothing,

@@ -1,4 +1,4 @@
-"""The stage of scalar reward models: rows of records, scored, and an exact gradient however they are cut."""
+"""The stage of scalar reward models: rows of records, scored, and losses of their scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from mmrl.modalities.adapter import Unsupported
 from mmrl.pictures import PictureError
 from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.scored import heldout_records, kept_records, metrics_of, shares_of, sums_of
-from mmrl.training.learner import NonFiniteError
 from mmrl.training.policy import Policy
 from mmrl.training.processes import Processes
 from mmrl.training.run import Run
@@ -28,6 +27,7 @@ from mmrl.training.run_folder import result_path
 from mmrl.training.scoring import Rows, checked, micro_batches, rows_of, scores_of
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.readable import Readable
+from mmrl.training.stages.two_passes import two_passes
 from mmrl.types import Prompt, Sample
 
 
@@ -56,13 +56,7 @@ class RewardModel(Stage[RewardModelStage]):
         return self.run.data.prompts
 
     def step(self) -> dict[str, Any]:
-        """One optimizer step over `batch` records.
-
-        The loss is of all scores of a record, and its gradient is a number for each score. So where a step takes
-        several micro-batches, scores are computed without gradient first, the loss is differentiated by them, and the
-        second pass, micro-batch by micro-batch, is a weighted sum of scores: the gradient is the same however rows are
-        cut, and the rows of a record need not be in memory together.
-        """
+        """One optimizer step over `batch` records; a step of one micro-batch scores once, for both passes."""
         began = time.monotonic()
         options, cursor, run = self.options, self.cursor, self.run
         adapter, processes, learner = run.adapter, run.processes, self.learners["policy"]
@@ -70,32 +64,23 @@ class RewardModel(Stage[RewardModelStage]):
         records, made, everyone = self._shown(self.readable.of([self.records[i] for i in order]))
         rows = Rows.of(made)
         parts = micro_batches(adapter, rows.samples, options.micro_batch)
-        graph: Tensor | None = None
-        if len(parts) == 1 and cursor.micro == 0:
-            graph = checked(adapter, [rows.samples[r] for r in parts[0]], rows.count, options.outputs)
-            found = torch.zeros(graph.shape, dtype=torch.float64)
-            found[rows.at(parts[0])] = graph.detach().cpu().double()
-        else:
-            found = scores_of(adapter, rows, parts, options.outputs)
-        weights, row = differentiate(options, processes, rows, records, found, everyone)
-        if not math.isfinite(row["loss"]):
-            ids = ", ".join(record.id for record in records[:8])
-            raise NonFiniteError(
-                f"reward model's loss is {row['loss']} at step {cursor.step + 1}, records {ids}; lower optim.lr or "
-                "look at these records"
-            )
-        cursor.phase = "update"
-        for number, part in enumerate(parts):
-            if number < cursor.micro:
-                continue
+
+        def scored(part: list[int]) -> tuple[Tensor, Tensor]:
             places = rows.at(part)
-            if graph is None:
-                graph = checked(adapter, [rows.samples[r] for r in part], len(places), options.outputs)
-            if graph.requires_grad:
-                graph.backward(weights[places].to(graph))
-            graph = None
-            cursor.micro = number + 1
-            run.point("micro")
+            return places, checked(adapter, [rows.samples[r] for r in part], len(places), options.outputs)
+
+        once = scored(parts[0]) if len(parts) == 1 and cursor.micro == 0 else None
+        found = scores_of(adapter, rows, parts, options.outputs) if once is None else _put(once)
+        loss = two_passes(
+            self,
+            found,
+            lambda leaf: losses(options, rows, records, leaf),
+            parts,
+            scored if once is None else lambda _: once,
+            everyone,
+            (record.id for record in records),
+        )
+        row = {"loss": loss, **_row(options, processes, rows, records, found)}
         row["grad_norm"] = learner.step()
         cursor.samples += int(processes.total(len(rows.samples)))
         cursor.actions += int(processes.total(rows.count))
@@ -152,26 +137,21 @@ def _about(run: Run, options: RewardModelStage) -> dict[str, Any]:
     return {"modality": run.config.modality, "model": model, "show": options.show, "rows": options.rows}
 
 
-def differentiate(
-    options: RewardModelStage,
-    processes: Processes,
-    rows: Rows,
-    records: Sequence[Scored],
-    found: Tensor,
-    everyone: int,
-) -> tuple[Tensor, dict[str, Any]]:
-    """(gradient [K, outputs] of the mean loss by each score, metrics over all processes).
+def _put(scored: tuple[Tensor, Tensor]) -> Tensor:
+    """Scores [K, outputs] at their places: float64 on the CPU, without gradient."""
+    places, scores = scored
+    found = torch.zeros(scores.shape, dtype=torch.float64)
+    found[places] = scores.detach().cpu().double()
+    return found
 
-    found: [K, outputs] scores. everyone: records of the step, on all processes.
-    """
-    leaf = found.clone().requires_grad_(True)
-    loss = losses(options, rows, records, leaf)
-    share = 1 / max(everyone, 1)
-    (gradient,) = torch.autograd.grad(loss.sum() * share, leaf, allow_unused=True) if len(leaf) else (None,)
-    row: dict[str, Any] = {"loss": processes.total(float(loss.detach().sum())) * share}
+
+def _row(
+    options: RewardModelStage, processes: Processes, rows: Rows, records: Sequence[Scored], found: Tensor
+) -> dict[str, Any]:
+    """Metrics over all processes of scores [K, outputs]."""
     sums = sums_of(options, rows, records, found)
-    row |= metrics_of({name: processes.total(value) for name, value in sums.items()})
-    return torch.zeros_like(found) if gradient is None else gradient, row | spread_of(found[:, 0], processes)
+    means = metrics_of({name: processes.total(value) for name, value in sums.items()})
+    return {**means, **spread_of(found[:, 0], processes)}
 
 
 def losses(options: RewardModelStage, rows: Rows, records: Sequence[Scored], scores: Tensor) -> Tensor:

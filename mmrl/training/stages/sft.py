@@ -6,14 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from mmrl.config import SftStage
 from mmrl.data.records import KeptRecords, Records, record_columns
 from mmrl.modalities.adapter import Adapter
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
-from mmrl.training.learner import NonFiniteError
+from mmrl.training.learner import refuse_non_finite
 from mmrl.training.policy import Policy
 from mmrl.training.processes import Processes
 from mmrl.training.run import Run
@@ -108,12 +106,7 @@ def supervised_gradient(
         if number < start or number % processes.world != processes.rank:
             continue
         loss = adapter.supervised_loss(part, objective, seed_of(*at, number))
-        if not torch.isfinite(loss):
-            ids = ", ".join(str(r.get("id", "?")) for r in part[:8])
-            raise NonFiniteError(
-                f"supervised loss is {float(loss)} at step {at[1] + 1}, records {ids}; lower optim.lr or look at these "
-                "records"
-            )
+        refuse_non_finite("supervised loss", float(loss.detach()), at[1] + 1, (str(r.get("id", "?")) for r in part))
         share = adapter.supervised_weight(part) / total
         (loss * (scale * share)).backward()
         yield number, float(loss.detach()) * share

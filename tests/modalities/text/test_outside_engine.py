@@ -69,8 +69,8 @@ class Elsewhere:
         model.load_state_dict(now)
         return made
 
-    def verify(self, completions, trainer, tolerance, upper=None):
-        found = measure([c.logp for c in completions], trainer, upper or trainer)
+    def verify(self, completions, low, high, tolerance):
+        found = measure([c.logp for c in completions], low, high)
         if not found.within(tolerance):
             raise EngineMismatch(f"{found}")
         return found.largest
@@ -135,7 +135,7 @@ def test_the_tolerance_is_the_precisions(outside, roll, dtype, tolerance):
     policy, engine = outside(dtype=dtype)
     asked = []
     engine.generate = policy._own_engine().generate
-    engine.verify = lambda completions, trainer, tolerance, upper=None: asked.append(tolerance)
+    engine.verify = lambda completions, low, high, tolerance: asked.append(tolerance)
     with policy.synced(lambda action: action()):
         roll(policy), roll(policy)
     assert asked == [tolerance] * 2

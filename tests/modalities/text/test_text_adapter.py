@@ -280,9 +280,9 @@ class Other:
     def rest(self):
         self.rests += 1
 
-    def verify(self, completions, trainer, tolerance, upper=None):
+    def verify(self, completions, lows, highs, tolerance):
         self.tolerances.append(tolerance)
-        for completion, low, high in zip(completions, trainer, upper or trainer, strict=True):
+        for completion, low, high in zip(completions, lows, highs, strict=True):
             assert bool((completion.logp >= low - tolerance).all() and (completion.logp <= high + tolerance).all())
 
 

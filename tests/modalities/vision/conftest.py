@@ -15,14 +15,6 @@ QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 SIZES = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vision_hidden": 32, "vision_heads": 2, "patch": 8}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def picture(number: int = 0, size: tuple[int, int] = (64, 48)) -> Image.Image:
     """A drawing; other numbers are other drawings."""
     made = Image.new("RGB", size, (40 * number % 256, 200, 90))

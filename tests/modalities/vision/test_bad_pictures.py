@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import pytest
 import torch
@@ -139,23 +138,6 @@ def written(folder, tmp_path):
         return path
 
     return make
-
-
-@pytest.fixture
-def main(monkeypatch, capsys):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-    from mmrl.cli import main as run
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmrl", *map(str, words)])
-        code = 0
-        try:
-            run()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 RECORDS = [

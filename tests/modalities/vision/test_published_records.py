@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from one_layer import ONE_LAYER
 
 from mmrl.cli import cli
 from mmrl.config import load
@@ -18,19 +19,7 @@ from mmrl.training.assemble import load_adapter, load_prompts
 
 FORMATS = share("datasets", "emoji_scenes", "formats")
 # Cells of 16 pixels, 4 x 4 of them at most: a picture costs 16 tokens.
-BUILD = {
-    "kind": "qwen2_5_vl",
-    "hidden": 32,
-    "layers": 1,
-    "heads": 2,
-    "kv_heads": 1,
-    "vision_hidden": 32,
-    "vision_layers": 1,
-    "vision_heads": 2,
-    "patch": 8,
-    "max_pixels": 4096,
-    "context": 6000,
-}
+BUILD = {"kind": "qwen2_5_vl", **ONE_LAYER, "max_pixels": 4096, "context": 6000}
 LETTERS = "def letters(samples):\n    return [float(sum(map(ord, s.artifact)) % 97) for s in samples]\n"
 GRPO = {"kind": "grpo", "steps": 1, "groups": 2, "samples": 3, "micro_batch": 4096}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_layer import ONE_LAYER
 
 from mmrl import api
 from mmrl.config import load
@@ -16,18 +17,7 @@ TINY = {
     "path": "built",
     "dtype": "float32",
     "gradient_checkpointing": False,
-    "build": {
-        "kind": "qwen2_5_vl",
-        "hidden": 32,
-        "layers": 1,
-        "heads": 2,
-        "kv_heads": 1,
-        "vision_hidden": 32,
-        "vision_layers": 1,
-        "vision_heads": 2,
-        "patch": 8,
-        "context": 4000,
-    },
+    "build": {"kind": "qwen2_5_vl", **ONE_LAYER, "context": 4000},
 }
 
 

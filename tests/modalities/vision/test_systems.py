@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from one_layer import ONE_LAYER
 from PIL import Image
 
 from mmrl import api
@@ -28,17 +29,7 @@ from mmrl.training.run_folder import released
 from mmrl.types import Group
 
 REAL = sorted(p.stem for p in share("configs", "vision").glob("*.yaml") if "tiny" not in p.stem)
-SIZES = {
-    "hidden": 32,
-    "layers": 1,
-    "heads": 2,
-    "kv_heads": 1,
-    "vision_hidden": 32,
-    "vision_layers": 1,
-    "vision_heads": 2,
-    "patch": 8,
-    "context": 6000,
-}
+SIZES = {**ONE_LAYER, "context": 6000}
 QWEN = {"kind": "qwen2_5_vl", **SIZES}
 
 # What the policy is said to say, in turn.

@@ -1,0 +1,1 @@
+"""The commands of `mmrl`, one file a family; `mmrl.cli` puts them together."""
