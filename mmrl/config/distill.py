@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,7 +10,6 @@ from mmrl.config.forward_process import TimesConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.roles import RoleConfig
 from mmrl.config.stage import Stage
-from mmrl.strict import When
 
 
 class DistillStage(Stage):
@@ -40,8 +38,6 @@ class DistillStage(Stage):
         description="The fake score: a copy that is trained on what the policy samples, with an optimizer and updates "
         "of its own; `follow` pulls it to the policy.",
     )
-
-    effects: ClassVar[Mapping[str, When]] = {}
 
     @model_validator(mode="after")
     def _fake_is_trained(self) -> DistillStage:

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrl.config import Config, ConfigError, DistillStage, FilterStage, SampledStage
+from mmrl.config import Config, ConfigError, DistillStage, FilterStage, ForwardProcessStage, SampledStage
 from mmrl.config import Stage as StageConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
@@ -153,6 +153,10 @@ def _lengths(adapter: Adapter, prompts: Sequence[Prompt]) -> tuple[list[Prompt],
 
 
 def _micro_batches(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
+    if isinstance(
+        stage.options, ForwardProcessStage | DistillStage
+    ):  # of draws, not of actions: its plan lines have counted them
+        return
     samples, _ = blank_samples(stage, prompts)
     if samples and stage.learners:
         slices = list(stage.run.adapter.slices(samples, stage.options.micro_batch))

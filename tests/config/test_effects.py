@@ -15,9 +15,11 @@ from mmrl.config import (
     ConfigError,
     CurriculumConfig,
     DataConfig,
+    DistillStage,
     EvalConfig,
     ExpertConfig,
     FilterStage,
+    FollowConfig,
     ForwardProcessStage,
     GrpoStage,
     HintsConfig,
@@ -27,6 +29,7 @@ from mmrl.config import (
     ReportConfig,
     RewardConfig,
     RewardModelStage,
+    RoleConfig,
     SampledStage,
     SftStage,
     TimesConfig,
@@ -51,10 +54,12 @@ TREE, SPAM = "stages.0.tree={} stages.0.samples=8", "stages.0.optim.name=spam"
 STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
 EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
-DPPO = "stages.0.algorithm={preset:flow_dppo}"
-AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
+FOLLOW = "stages.0.ema.follow"
+PLAIN = f"{FOLLOW}={{decay:0.5}}"
+DPPO = "stages.0.algorithm={preset:flow_dppo}"
+AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 REWARDED = f"{SCALAR} {HELD} rewards=[{{name:a.b}}]"
 
@@ -167,6 +172,17 @@ CASES = [
             ("std", NORMAL, ""),
         )
     ),
+    *(
+        Case(RoleConfig, name, f"stages.0.ema.{name}=2", "stages.0.ema={optim:{}}", "stages.0.ema={}", "roles")
+        for name in ("every", "updates")
+    ),
+    Case(
+        FollowConfig, "rise", "stages.0.ema.follow.rise=average", f"{FOLLOW}={{decay:0.5}}", f"{FOLLOW}={{}}", "roles"
+    ),
+    *(
+        Case(FollowConfig, name, f"{FOLLOW}.{name}={value}", f"{FOLLOW}={{decay:0.5,rise:linear}}", PLAIN, "roles")
+        for name, value in (("start", "0.1"), ("slope", "0.5"), ("flat", "3"))
+    ),
     Case(SftStage, "options", "stages.0.options={a:1}", RECORDS, "", "sft"),
     Case(PreferenceStage, "form", "stages.0.form=ipo", "", BCO, "preference"),
     Case(PreferenceStage, "label_smoothing", "stages.0.label_smoothing=0.1", "", BCO, "preference"),
@@ -226,12 +242,13 @@ CASES = [
         "model.family=sdxl",
         modality="image",
     ),
+    Case(image.ModelConfig, "source_pixels", "model.source_pixels=9", "", "model.family=sd3", modality="image"),
     Case(
         image.ModelConfig,
         "sampling.guidance_gradient",
         "model.sampling.guidance_gradient=both",
         "model.sampling.guidance=3",
-        "model.sampling.guidance=3 model.family=flux",
+        "model.sampling.guidance=3 model.family=flux2",
         modality="image",
     ),
     Case(
@@ -350,6 +367,9 @@ ALWAYS: dict[type, set[str]] = {
     },
     TimesConfig: {"name", "shift"},
     OldConfig: {"most"},
+    DistillStage: {"kind", "groups", "samples", "every", "early", "guidance", "times", "fake"},
+    RoleConfig: {"optim", "follow"},
+    FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
     RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},

@@ -8,7 +8,7 @@ from answers import Answers, AnswersConfig, make, ranks
 from flowing import Flowing
 from pydantic import ValidationError
 
-from mmrl.config import ForwardProcessStage
+from mmrl.config import ConfigError, ForwardProcessStage
 from mmrl.core import flow_match
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.learner import Learner
@@ -232,6 +232,18 @@ def test_an_adapter_that_noises_no_samples_is_refused(tmp_path):
     loop = make(values(tmp_path), PROMPTS, adapter=Answers(AnswersConfig()))
     with pytest.raises(Unsupported, match=r"Answers noises no samples.*velocities"):
         loop.train()
+
+
+class Backwards(Flowing):
+    """0 is its noise."""
+
+    def velocities(self, samples, times, seeds):
+        return super().velocities(samples, 1 - times, seeds)
+
+
+def test_an_adapter_whose_time_runs_the_other_way_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"Backwards.velocities: x is off \(1 - t\) clean"):
+        make(values(tmp_path), PROMPTS, adapter=Backwards(AnswersConfig())).train()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora, replay
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.base import Asked
+from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.loading import load_family, note_float32
 from mmrl.modalities.image.parts import Parts
@@ -55,7 +55,7 @@ class ImageAdapter(Adapter):
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size)
+        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked)
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
         self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
@@ -226,7 +226,7 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- supervised
 
     def record_columns(self, objective: str) -> Sequence[str]:
-        return ("image",)
+        return ("image", "images") if self.family.pictures[0] else ("image",)
 
     def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
         """Mean loss over records {"prompt", "image"}: "sft" (flow matching or denoising), "autoencoder"."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmrl.modalities.image.families.base import Asked, Condition, Family, Row
+from mmrl.modalities.image.families.asked import Asked, Condition, Row
+from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.kept import Kept, Tensors
 

@@ -132,6 +132,12 @@ class ModelConfig(Strict):
     max_sequence_length: int | None = Field(
         None, ge=1, description="Tokens of a prompt that the longest text encoder reads; null: the family's own number."
     )
+    source_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="Area, in pixels, to which pictures that prompts show are shrunk; null: as the family's pipeline "
+        "does it, to about a megapixel.",
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     rollout_batch: int = Field(64, ge=1, description="Pictures denoised together.")
@@ -151,6 +157,9 @@ class ModelConfig(Strict):
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
         "max_sequence_length": When(
             lambda s, _: s.asks(lambda family: family.takes_length), "a family whose prompts have no fixed length"
+        ),
+        "source_pixels": When(
+            lambda s, _: s.asks(lambda family: family.pictures[1] > 0), "a family whose prompts show pictures"
         ),
         "sampling.guidance_gradient": When(
             lambda s, _: s.guides(s.sampling.guidance), "a `guidance` with two branches, above 1"

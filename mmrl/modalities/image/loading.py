@@ -39,7 +39,7 @@ def load_family(config: ModelConfig) -> Family:
     """
     quiet("diffusers", "transformers")
     if config.build is not None:
-        return family_class(config.family)(_build(config), config.max_sequence_length)
+        return _made(config.family, _build(config), config)
     from diffusers import DiffusionPipeline
 
     local = resolve(config.path)
@@ -66,7 +66,13 @@ def load_family(config: ModelConfig) -> Family:
             **left_out(source, config.revision),
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
-    return family_class(name)(pipeline, config.max_sequence_length)
+    return _made(name, pipeline, config)
+
+
+def _made(name: str, pipeline: Any, config: ModelConfig) -> Family:
+    family = family_class(name)(pipeline, config.max_sequence_length)
+    family.source_pixels = config.source_pixels
+    return family
 
 
 def note_float32(folder: Path, pipeline: Any) -> None:

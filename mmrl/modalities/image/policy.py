@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.base import Condition, Family, Schedule
+from mmrl.modalities.image.families.asked import Condition
+from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.kernels import Transition
 
 DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.base import Asked
+from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.pixels import digest, to_pixels
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.supervised import autoencoder_loss
 from mmrl.modalities.kept import Kept, Tensors
+from mmrl.types import Prompt
 
 OBJECTIVES = ("sft", "autoencoder")
 
@@ -26,12 +27,20 @@ LIMIT = 1 << 30
 class RecordLosses:
     """Losses of records {"prompt", "image"} at one size; latents of pictures are made once and kept on the CPU."""
 
-    def __init__(self, policy: StepPolicy, conditions: Conditions, config: ModelConfig, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        policy: StepPolicy,
+        conditions: Conditions,
+        config: ModelConfig,
+        size: tuple[int, int],
+        asked: Callable[[Prompt], Asked],
+    ) -> None:
         self.family = policy.family
         self.policy = policy
         self.conditions = conditions
         self.config = config
         self.size = size
+        self.asked = asked
         self._latents: Kept[Tensors] = Kept(LIMIT)
 
     def clear(self) -> None:
@@ -52,9 +61,9 @@ class RecordLosses:
         clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
+        wanted = [self.asked(Prompt(str(record.get("id", "")), record["prompt"], record)) for record in records]
         asked = [
-            Asked(None, against=True) if drop else Asked(record["prompt"])
-            for record, drop in zip(records, dropped.tolist())
+            Asked(None, one.pictures, against=True) if drop else one for one, drop in zip(wanted, dropped.tolist())
         ]
         draws = torch.randn(len(records), generator=generator)
         with self.policy.autocast():

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.base import Asked, Condition, Schedule
+from mmrl.modalities.image.families.asked import Asked, Condition
+from mmrl.modalities.image.families.base import Schedule
 from mmrl.modalities.image.kernels import Transition, sample
 from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan

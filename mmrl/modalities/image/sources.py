@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from mmrl.modalities.image.families.source import Source
+from mmrl.modalities.image.families.asked import Source
 from mmrl.modalities.image.pixels import digest
 from mmrl.modalities.kept import Kept
 from mmrl.pictures import PictureError, check_image, image_size, open_image

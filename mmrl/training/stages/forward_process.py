@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,40 +22,30 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.policy import Policy
 from mmrl.training.roles import Role
-from mmrl.training.rollouts.collecting import Collector
-from mmrl.training.rollouts.hints import check_hints
-from mmrl.training.rollouts.queue import Rollouts
 from mmrl.training.run import Run
-from mmrl.training.run_folder import prompts_of
-from mmrl.training.stages.base import Stage
 from mmrl.training.stages.experience import Experience, annotate
 from mmrl.training.stages.forward_update import Draws, Others, forward_gradient
 from mmrl.training.stages.rows import monitor_row, reward_row, tell_empty
-from mmrl.training.stages.update import MicroBatch, groups_of_update, plan_update
-from mmrl.types import Group, Prompt
+from mmrl.training.stages.sampled import Sampled
+from mmrl.training.stages.update import groups_of_update, plan_update
+from mmrl.types import Group
 
 
-class ForwardProcess(Stage[ForwardProcessStage]):
+class ForwardProcess(Sampled[ForwardProcessStage]):
     """Reinforcement learning on samples that are noised anew."""
 
     Options = ForwardProcessStage
 
     def __init__(self, run: Run, options: ForwardProcessStage, policy: Policy, cursor: Cursor) -> None:
-        self.algorithm = options.resolved.with_defaults(*run.adapter.default_clip)
+        algorithm = options.resolved.with_defaults(*run.adapter.default_clip)
         if options.objective == "dgpo":  # a group counts once, as its logit does
-            self.algorithm = replace(self.algorithm, aggregate="prompt_mean")
-        super().__init__(run, options, policy, cursor)
-        self.prompts = prompts_of(run, options.data_from)
-        if not any(run.weights.values()):
-            raise ConfigError(f"stage {options.name!r}: every reward has weight 0: nothing would be learned")
-        if options.hints:
-            check_hints(self.prompts, options.hints.reward, list(run.weights))
+            algorithm = replace(algorithm, aggregate="prompt_mean")
+        super().__init__(run, options, policy, cursor, algorithm)
         if self.needs_reference and "reference" not in run.adapter.provides:
             raise ConfigError(
                 f"stage {options.name!r}: objective {options.objective} with reference_coef={options.reference_coef:g} "
                 f"compares with the reference, which {type(run.adapter).__name__} does not provide (Adapter.provides)"
             )
-        self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
 
     def make_roles(self) -> list[Role]:
         return [*super().make_roles(), self.role("old", RoleConfig(follow=self.options.follow))]
@@ -64,21 +53,6 @@ class ForwardProcess(Stage[ForwardProcessStage]):
     @property
     def needs_reference(self) -> bool:
         return self.options.objective == "dgpo" or self.options.reference_coef > 0
-
-    @property
-    def rolled_out(self) -> Sequence[Prompt]:
-        return self.prompts
-
-    def updates(self) -> int:
-        return self.options.steps * self.options.updates * self.options.epochs
-
-    @property
-    def done(self) -> bool:
-        return super().done or self.rollouts.exhausted
-
-    @property
-    def why_done(self) -> str:
-        return f"all {len(self.prompts)} prompts have retired (curriculum.retire_at)"
 
     def begin(self) -> None:
         """An adapter that noises no samples says so before anything is sampled."""
@@ -92,8 +66,8 @@ class ForwardProcess(Stage[ForwardProcessStage]):
 
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
-        step = self.cursor.step
-        return number == 0 and (step == 0 or self.options.kept(step - 1) == 0)
+        old = self.roles["old"].weights
+        return number == 0 and all(torch.equal(p, old[name]) for name, p in self.policy.parameters.items())
 
     # ---------------------------------------------------------------- one step
 
@@ -111,7 +85,7 @@ class ForwardProcess(Stage[ForwardProcessStage]):
             cursor.end_update()
             run.point("update")
         row = self._row(experience, groups)
-        self._keep_samples(groups)
+        self.keep_samples(groups)
         self.follow()  # behind the last point: a resume comes here once
         if row["loss"] is None:
             tell_empty(cursor.total_steps + 1, run.processes)
@@ -155,7 +129,8 @@ class ForwardProcess(Stage[ForwardProcessStage]):
             run.adapter.reference if self.needs_reference else None,
         )
         for micro in forward_gradient(run.adapter, update, draws, options, others, start=cursor.micro):
-            self._refuse_non_finite(micro)
+            if not math.isfinite(micro.loss):
+                raise NonFiniteError(self.non_finite(f"loss is {micro.loss}", micro.samples))
             cursor.sums.add({**micro.metrics, "loss": micro.loss})
             cursor.micro = micro.number + 1
             run.point("micro")
@@ -179,35 +154,3 @@ class ForwardProcess(Stage[ForwardProcessStage]):
         row["old/kept"] = options.kept(cursor.step)
         row["grad_norm"], row["lr"] = known.get("grad_norm", 0.0), self.learners["policy"].rate
         return row | {k: v for k, v in known.items() if k.startswith("time/")}
-
-    def _keep_samples(self, groups: list[Group]) -> None:
-        run, report, step = self.run, self.run.config.report, self.cursor.total_steps + 1
-        if report.samples_every and (step % report.samples_every == 0 or step == 1):
-            run.keep(f"step_{step:06d}", groups, report.groups)
-
-    def _refuse_non_finite(self, part: MicroBatch) -> None:
-        if not math.isfinite(part.loss):
-            groups = [Group(sample.prompt, i, [sample]) for i, sample in enumerate(part.samples)]
-            where = self.run.keep_offending(groups, f"loss is {part.loss}")
-            raise NonFiniteError(
-                f"loss is {part.loss} at step {self.cursor.total_steps + 1}: stopped before it reached the weights. "
-                f"The samples behind it are {where}; lower optim.lr, and go on with --resume --allow "
-                f"stages.{self.options.name}"
-            )
-
-    # ---------------------------------------------------------------- a part of a checkpoint
-
-    def close_step(self) -> None:
-        self.rollouts.drop()
-
-    def state(self) -> dict[str, Any]:
-        return {"rollouts": self.rollouts.state()}
-
-    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        self.rollouts.load(state["rollouts"])
-
-    def save_own(self, folder: Path) -> None:
-        self.rollouts.save(folder)
-
-    def load_own(self, folder: Path) -> None:
-        self.rollouts.load_groups(folder)

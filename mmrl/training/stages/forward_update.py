@@ -23,6 +23,9 @@ from mmrl.seeds import seed_of
 from mmrl.training.stages.update import MicroBatch, Update
 from mmrl.types import Group, Noised, Sample
 
+# How far x may be off the path, of its largest number: as 16-bit latents round.
+ON_THE_PATH = 0.02
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -84,6 +87,8 @@ def forward_gradient(
             continue
         asked = _Asked.of(update, draws, part)
         now = asked.of_policy(adapter)
+        if number == start:
+            refuse_other_path(adapter, now, asked.times)
         loss, metrics = _objective(adapter, update, asked, now, logits, options, others)
         weights = update.weights[part[:, 0], part[:, 1]].to(loss)
         total = (weights * loss).sum()
@@ -97,6 +102,17 @@ def forward_gradient(
         error = flow_match.matching_error(now.velocity.detach(), now.clean, now.noise)
         sums = {name: value.double().sum() for name, value in {**metrics, "error": error}.items()}
         yield MicroBatch(number, float(total.detach()), {**sums, "draws": torch.tensor(len(part))}, asked.samples)
+
+
+def refuse_other_path(adapter: Adapter, found: Noised, times: Tensor) -> None:
+    """Raise ConfigError where `x` is not where a straight path is at these times: time may run the other way."""
+    wanted = flow_match.noised(found.clean, found.noise, times)
+    gap = float((found.x.detach().to(wanted) - wanted).abs().max())
+    if not gap <= ON_THE_PATH * float(wanted.abs().max()):
+        raise ConfigError(
+            f"{type(adapter).__name__}.velocities: x is off (1 - t) clean + t noise by {gap:.1e}; t is 0 at the data, "
+            "1 at the noise, and the velocity is noise - clean"
+        )
 
 
 def _objective(

@@ -8,7 +8,7 @@ from torch import Tensor
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.base import Asked
+from mmrl.modalities.image.families.asked import Asked
 from mmrl.types import Group, Prompt, Sample
 
 CORPUS = ["a red circle", "two blue squares above a green triangle"]

@@ -36,10 +36,11 @@ CASES = {
     "qwen_image": ("qwen_image", {}),
     "flux2": ("flux2", {}),
     "flux2_klein": ("flux2_klein", {}),
+    "flux_kontext": ("flux_kontext", {}),
     "sana": ("sana", {"timestep_scale": 0.5, "learned_variance": True}),
 }
 GUIDANCE = {"sd3": 3.0, "flux_dev": 3.5, "sd": 5.0, "sd_v": 5.0, "sdxl": 5.0, "sdxl_v": 5.0}
-GUIDANCE |= {"z_image": 2.0, "qwen_image": 4.0, "flux2": 4.0, "flux2_klein": 4.0, "sana": 4.5}
+GUIDANCE |= {"z_image": 2.0, "qwen_image": 4.0, "flux2": 4.0, "flux2_klein": 4.0, "sana": 4.5, "flux_kontext": 3.5}
 FAMILY_CASES = ["sd3", "flux_dev", "sd", "sdxl", "z_image", "qwen_image", "flux2", "flux2_klein", "sana"]
 
 
@@ -101,6 +102,8 @@ def pipeline_draw(family, texts, latents, guidance: float) -> torch.Tensor:
         options |= {"negative_prompt": [" "] * len(texts)} if guidance > 1 else {}
     if family.name.startswith("flux2"):  # it packs what it is given
         latents = latents.transpose(1, 2).unflatten(2, family.token_grid(SIZE))
+    if family.name == "flux_kontext":
+        options |= {"max_area": SIZE[0] * SIZE[1]}
     if family.name == "sana":
         options |= {"use_resolution_binning": False}
         pipeline.scheduler = family.scheduler  # instead of a multistep solver, whose steps have no log-probability
@@ -353,7 +356,7 @@ def test_every_stated_pipeline_class_exists_and_has_one_family():
     classes = [c for name in FAMILIES for c in family_class(name).pipeline_classes]
     assert len(set(classes)) == len(classes)
     assert all(issubclass(getattr(diffusers, c), diffusers.DiffusionPipeline) for c in classes)
-    with pytest.raises(ValueError, match="sd3, flux, sd, sdxl"):
+    with pytest.raises(ValueError, match="sd3, flux, sd, sdxl, z_image"):
         family_of("AudioLDMPipeline")
 
 

@@ -7,12 +7,16 @@ from itertools import pairwise
 import pytest
 import torch
 from small_pipelines import adapter, all_columns, gradients, nudge, roll, stored, transitions
+from test_every_family import made, prompts
 
 from mmrl.core.flow_match import noised
 from mmrl.modalities.adapter import Unsupported
+from mmrl.modalities.image.families import FAMILIES, family_class
 from mmrl.seeds import seed_of
 
 FLOWS = ["sd3", "flux"]
+# Qwen's scheduler stretches its sigmas to their last one, which is also the first of one step: 0 / 0.
+ONE_STEP = [name for name in FAMILIES if family_class(name).is_flow and not name.startswith("qwen")]
 UNTRAINED = {"plan": {"name": "untrained"}}
 FREE = {"guidance": 0.0}
 
@@ -49,13 +53,15 @@ def test_velocities_are_the_denoisers_at_the_noised_latents(family):
     assert torch.equal(moved.x, found.x) and not torch.equal(moved.velocity, before)
 
 
-def test_from_pure_noise_the_velocity_leads_where_the_sampler_went():
-    """One ODE step from t = 1 to 0: the picture's latent is the noise it began with, less the velocity there."""
-    policy = untrained(steps=1)
-    samples = roll(policy, n=1)
+@pytest.mark.parametrize("family", ONE_STEP)
+def test_from_pure_noise_the_velocity_leads_where_the_sampler_went(family):
+    """One ODE step from t = 1 to 0: the picture's latent is the noise it began with, less the velocity there; whatever
+    the family's sign, time and layout."""
+    policy = made(family, sampling={**UNTRAINED, "steps": 1, "size": 32})
+    samples = roll(policy, n=1, prompts=prompts(family)[:2])
     found = policy.velocities(samples, torch.ones(2), [seed_of(7, 0, s.prompt.id, 0, "start") for s in samples])
     assert torch.equal(found.x, found.noise)
-    torch.testing.assert_close(found.noise - found.velocity, found.clean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.noise - found.velocity, found.clean, rtol=1e-3, atol=1e-4)
 
 
 def test_what_cannot_be_noised_anew_says_what_to_do():

@@ -8,14 +8,14 @@ family by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmrl.modalities.image.families.source import Source
+from mmrl.modalities.image.families.asked import Asked, Condition, Row
 from mmrl.modalities.image.guidance import guided
 
 if TYPE_CHECKING:
@@ -25,28 +25,6 @@ if TYPE_CHECKING:
 LATENTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 Guidance = Literal["passes", "embedded", "none"]
-# What the denoiser is told for one picture, without a batch axis; lengths may differ from row to row.
-Row = dict[str, Tensor]
-# What `collate` makes of rows: tensors [b, ...], or whatever else the family's `predict` takes.
-Condition = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one picture is asked for with.
-
-    text: None is no prompt at all. pictures: those that the prompt shows, in order. against: whether it is the branch
-    that guidance leads away from (the negative prompt), which some pipelines encode otherwise.
-    """
-
-    text: str | None
-    pictures: tuple[Source, ...] = ()
-    against: bool = False
-
-    @property
-    def key(self) -> tuple[str | None, tuple[str, ...], bool]:
-        """A name for it that holds no picture."""
-        return self.text, tuple(picture.digest for picture in self.pictures), self.against
 
 
 @dataclass(frozen=True)
@@ -83,6 +61,7 @@ class Family:
     lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
     # How many pictures a prompt may show, the fewest and the most.
     pictures: ClassVar[tuple[int, int]] = (0, 0)
+    source_pixels: int | None = None  # model.source_pixels: their area at most; None: as the pipeline has it
     takes_length: ClassVar[bool] = True  # whether model.max_sequence_length is a choice
     long_tokenizer: ClassVar[str | None] = None  # the pipeline's name for the tokenizer that `text_length` is of
 
@@ -291,31 +270,3 @@ class Family:
 
 
 REQUIRED = ("name", "is_flow", "kernel", "encode", "schedule", "predict", "denoising_loss")
-
-
-def rows_of(tensors: Mapping[str, Tensor]) -> list[Row]:
-    """Tensors [n, ...] by name as n rows."""
-    parts = {key: value.unbind(0) for key, value in tensors.items()}
-    return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
-
-
-def grouped(keys: Sequence[Hashable], predict: Callable[[list[int]], Tensor]) -> Tensor:
-    """predict(rows) for the rows of each key, put together in the order of the rows: [len(keys), ...].
-
-    For denoisers that take one geometry a call, where the pictures that rows show differ in size.
-    """
-    groups: dict[Hashable, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    if len(groups) == 1:
-        return predict(list(range(len(keys))))
-    order = torch.tensor([row for rows in groups.values() for row in rows])
-    together = torch.cat([predict(rows) for rows in groups.values()])
-    return together[order.argsort().to(together.device)]
-
-
-def padded(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Tensors [L_i, d] of several lengths -> ([b, L, d] with zeros behind, [b, L] bool: which are theirs)."""
-    lengths = torch.tensor([len(value) for value in values], device=values[0].device)
-    stacked = nn.utils.rnn.pad_sequence(list(values), batch_first=True)
-    return stacked, torch.arange(stacked.shape[1], device=stacked.device) < lengths[:, None]

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Condition, Family, Schedule
+from mmrl.modalities.image.families.asked import Condition
+from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.supervised import flow_matching_loss, logit_normal_times
 
 # Options of the scheduler under which a step of the pipeline is no Euler step of the ODE towards 0.

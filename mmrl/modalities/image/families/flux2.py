@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Asked, Condition, Guidance, Row, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of
+from mmrl.modalities.image.families.base import Guidance
 from mmrl.modalities.image.families.packed import Rows, ShowingFamily
-from mmrl.modalities.image.families.source import Source
 
 # (slope, start) of mu in the number of tokens: above 4300 tokens, and below it for 200 and for 10 steps.
 LARGE = STEPS_200 = (0.00016927, 0.45666666)
@@ -76,7 +76,7 @@ class Flux2(ShowingFamily):
     def _prepared(self, image: Image.Image) -> Tensor:
         """[1, 3, H, W] in [-1, 1]: shrunk to the largest area, cut to whole tokens, as the pipeline does it."""
         processor = self.pipeline.image_processor
-        image = processor._resize_if_exceeds_area(image, LARGEST)
+        image = processor._resize_if_exceeds_area(image, self.source_pixels or LARGEST)
         step = self.pipeline.vae_scale_factor * self.patch
         width, height = (side // step * step for side in image.size)
         return processor.preprocess(image, height=height, width=width, resize_mode="crop")

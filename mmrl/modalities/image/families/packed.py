@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Condition, Row, grouped
 from mmrl.modalities.image.families.flow import FlowFamily
 
 # Rows of a batch: some, or all without a copy.
@@ -48,7 +48,8 @@ class ShowingFamily(PackedFamily):
         if not any("source" in row for row in rows):
             return super().collate(rows)
         stacked = {key: torch.stack([row[key] for row in rows]) for key in rows[0] if key not in SHOWN}
-        return {**stacked, **{key: [row.get(key) for row in rows] for key in SHOWN}}
+        alike = [row["places"].cpu().numpy().tobytes() if "places" in row else None for row in rows]
+        return {**stacked, **{key: [row.get(key) for row in rows] for key in SHOWN}, "alike": alike}
 
     def beside(
         self,
@@ -69,6 +70,6 @@ class ShowingFamily(PackedFamily):
             if source[rows[0]] is None:
                 return denoise(rows, latents[rows], places)
             tokens = torch.cat([latents[rows], torch.stack([source[row] for row in rows])], dim=1)
-            return denoise(rows, tokens, torch.cat([places, theirs[rows[0]]]))[:, : len(places)]
+            return denoise(rows, tokens, torch.cat([places, theirs[rows[0]].to(places)]))[:, : len(places)]
 
-        return grouped([None if at is None else tuple(at.flatten().tolist()) for at in theirs], some)
+        return grouped(condition["alike"], some)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row, padded
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
 from mmrl.modalities.image.families.packed import PackedFamily
 
 
@@ -86,12 +86,18 @@ class QwenImage(VideoAutoencoder):
         size: tuple[int, int],
         guidance: float | None = None,
     ) -> Tensor:
+        return self._denoise(latents, time, condition["embeds"], condition["mask"], [self.token_grid(size)])
+
+    def _denoise(
+        self, tokens: Tensor, time: Tensor, embeds: Tensor, mask: Tensor | None, grids: Sequence[tuple[int, ...]]
+    ) -> Tensor:
+        """Of tokens [b, of all grids, 4 C], the one that is drawn first."""
         return self.denoiser(
-            hidden_states=latents,
+            hidden_states=tokens,
             timestep=time / 1000,
-            encoder_hidden_states=condition["embeds"],
-            encoder_hidden_states_mask=condition["mask"],
-            img_shapes=[[(1, *self.token_grid(size))]] * len(latents),
+            encoder_hidden_states=embeds,
+            encoder_hidden_states_mask=mask,
+            img_shapes=[[(1, *grid) for grid in grids]] * len(tokens),
             return_dict=False,
         )[0]
 

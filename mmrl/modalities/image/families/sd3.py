@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
 from mmrl.modalities.image.families.flow import FlowFamily
 
 

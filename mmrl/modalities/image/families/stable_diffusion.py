@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Family, Row, Schedule, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
+from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.supervised import denoising_loss
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -62,6 +63,11 @@ class UNetFamily(Family):
                 f"{type(scheduler).__name__} with {', '.join(found)}: family {self.name!r} samples with DDIM, which "
                 "has no such option; change it in the model's scheduler/scheduler_config.json"
             )
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        unet = self.denoiser
+        return tuple(sorted({type(block).__name__ for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)}))
 
     def native_size(self) -> tuple[int, int]:
         side, factor = self.denoiser.config.sample_size, self.pipeline.vae_scale_factor

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Asked, Condition, Row
+from mmrl.modalities import hollow
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
 from mmrl.modalities.image.families.flow import FlowFamily
 
 NATIVE = 1024  # pixels a side that the pipeline draws when none are named
@@ -67,11 +69,26 @@ class ZImage(FlowFamily):
         size: tuple[int, int],
         guidance: float | None = None,
     ) -> Tensor:
-        found = self.denoiser(
-            list(latents.unsqueeze(2).unbind(0)), (1000 - time) / 1000, condition["embeds"], return_dict=False
-        )[0]
+        with _light_padding() if hollow.is_hollow(self.denoiser) else nullcontext():
+            found = self.denoiser(
+                list(latents.unsqueeze(2).unbind(0)), (1000 - time) / 1000, condition["embeds"], return_dict=False
+            )[0]
         return -torch.stack(list(found)).squeeze(2)
 
     def guide(self, conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
         """conditional + scale (conditional - unconditional): a scale of 5 is one of 6 elsewhere."""
         return conditional + scale * (conditional - unconditional)
+
+
+@contextmanager
+def _light_padding() -> Iterator[None]:
+    """For a model without weights: torch's own padding of sequences makes tensors that take memory out of those that
+    take none."""
+    from diffusers.models.transformers import transformer_z_image as theirs
+
+    own = theirs.pad_sequence
+    theirs.pad_sequence = lambda values, batch_first, padding_value: padded(values)[0]
+    try:
+        yield
+    finally:
+        theirs.pad_sequence = own

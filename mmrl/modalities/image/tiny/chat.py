@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+SPECIAL = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+)
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}"
@@ -61,7 +64,6 @@ def qwen25_vl(tokenizer: Any, width: int) -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     heads = 2
-    special = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -86,9 +88,7 @@ def qwen25_vl(tokenizer: Any, width: int) -> Any:
             "out_hidden_size": width,
             "fullatt_block_indexes": [0],
         },
-        image_token_id=special["<|image_pad|>"],
-        vision_start_token_id=special["<|vision_start|>"],
-        vision_end_token_id=special["<|vision_end|>"],
+        **_marks(tokenizer),
     )
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
@@ -137,3 +137,65 @@ def gemma2(tokenizer: Any, width: int) -> Any:
         pad_token_id=tokenizer.pad_token_id,
     )
     return Gemma2Model(config).eval()
+
+
+def qwen3_vl(tokenizer: Any, width: int) -> Any:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    head = 16
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": head,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [head // 2 - 4, 2, 2],
+                "mrope_interleaved": True,
+            },
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": width,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+        },
+        **_marks(tokenizer),
+    )
+    return Qwen3VLForConditionalGeneration(config).eval()
+
+
+def picture_processor(of: Any, tokenizer: Any, patch: int) -> Any:
+    """A processor of class `of`, which leaves pictures of 32 pixels a side and more as large as they are."""
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    cells: dict[str, Any] = {"patch_size": patch, "merge_size": 2}
+    videos = Qwen3VLVideoProcessor if of is Qwen3VLProcessor else Qwen2VLVideoProcessor
+    return of(
+        image_processor=Qwen2VLImageProcessor(
+            **cells, temporal_patch_size=2, size={"shortest_edge": 32 * 32, "longest_edge": 1 << 24}
+        ),
+        tokenizer=tokenizer,
+        video_processor=videos(**cells),
+        chat_template=TEMPLATE,
+    )
+
+
+def _marks(tokenizer: Any) -> dict[str, Any]:
+    names = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}

@@ -52,3 +52,10 @@ def build_flux(
         text_encoder_2=t5_encoder(t5_tokenizer, 2 * text_width),
         tokenizer_2=t5_tokenizer,
     )
+
+
+def build_flux_kontext(corpus: Iterable[str], **options: Any) -> Any:
+    """A FluxKontextPipeline of the same parts."""
+    from diffusers import FluxKontextPipeline
+
+    return FluxKontextPipeline(**build_flux(corpus, **options).components)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrl.modalities.image.tiny.chat import chat_tokenizer, qwen25_vl
+from mmrl.modalities.image.tiny.chat import chat_tokenizer, picture_processor, qwen25_vl
 
 # Of a system prompt and a user's turn, so that they are words to the tokenizer and not letters.
 TEMPLATE = (
@@ -15,6 +15,9 @@ TEMPLATE = (
     "the objects and background:",
     "user\n",
     "assistant\n",
+    "Describe the key features of the input image (color, shape, size, texture, objects, background), then explain how "
+    "the user's text instruction should alter or modify the image.",
+    "Comprehend and analyze the provided prompt.",
 )
 
 
@@ -64,3 +67,12 @@ def build_qwen_image(
         text_encoder=qwen25_vl(tokenizer, text_width),
         tokenizer=tokenizer,
     )
+
+
+def build_qwen_image_edit_plus(corpus: Iterable[str], **options: Any) -> Any:
+    """A QwenImageEditPlusPipeline of the same parts, with a processor of pictures."""
+    from diffusers import QwenImageEditPlusPipeline
+    from transformers import Qwen2_5_VLProcessor
+
+    parts = build_qwen_image(corpus, **options).components
+    return QwenImageEditPlusPipeline(**parts, processor=picture_processor(Qwen2_5_VLProcessor, parts["tokenizer"], 14))
