@@ -153,9 +153,8 @@ def _lengths(adapter: Adapter, prompts: Sequence[Prompt]) -> tuple[list[Prompt],
 
 
 def _micro_batches(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
-    if isinstance(
-        stage.options, ForwardProcessStage | DistillStage
-    ):  # of draws, not of actions: its plan lines have counted them
+    # Of draws, not of actions: their plan lines have counted them.
+    if isinstance(stage.options, ForwardProcessStage | DistillStage):
         return
     samples, _ = blank_samples(stage, prompts)
     if samples and stage.learners:
