@@ -4,6 +4,7 @@ Nothing here imports torch: reading a config, planning and `--help` stay quick.
 """
 
 from mmrl.config.data import DataConfig, RecordFormat
+from mmrl.config.distill import DistillStage
 from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
@@ -30,6 +31,7 @@ __all__ = [
     "ConfigError",
     "CurriculumConfig",
     "DataConfig",
+    "DistillStage",
     "EvalConfig",
     "ExpertConfig",
     "FilterStage",

@@ -17,6 +17,7 @@ from mmrl.strict import When
 TAKES = {
     "grpo": "difficulty",
     "forward_process": "difficulty",
+    "distill": "difficulty",
     "filter": "difficulty",
     "sft": "rejection",
     "preference": "pairs",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmrl.config.data import DataConfig
+from mmrl.config.distill import DistillStage
 from mmrl.config.effect import without_effect
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage, rule_for
@@ -107,7 +108,8 @@ class Config(Strict):
             _check_data_from(stage, filters)
             if isinstance(stage, SampledStage | FilterStage) and not self.rewards:
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
-            if isinstance(stage, SampledStage | FilterStage) and not (self.data.prompts or stage.data_from):
+            samples = isinstance(stage, SampledStage | FilterStage | DistillStage)
+            if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 actions = self.model.actions_per_sample()  # a plan that cannot be made says so here

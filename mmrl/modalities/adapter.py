@@ -191,16 +191,34 @@ class Adapter:
 
     # ---------------------------------------------------------------- the forward process, of a flow or diffusion model
 
-    def velocities(self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int]) -> Noised:
+    def velocities(
+        self,
+        samples: Sequence[Sample],
+        times: Tensor,
+        seeds: Sequence[int],
+        clean: Tensor | None = None,
+        guidance: float | None = None,
+    ) -> Noised:
         """Samples of a rollout noised anew, and the policy's velocity there, differentiable; see Noised.
 
         times: [len(samples)] float32, from 0 (data) to 1 (noise). seeds: of the noise of each, which depends on nothing
-        else: the old policy and the reference are asked at the same places.
+        else: the old policy and the reference are asked at the same places. clean: [len(samples), ...], noised in place
+        of what was stored. guidance: of the velocity, where the model has one; None: as it is trained.
         Left out: a stage that learns on the forward process is refused.
         """
         raise Unsupported(
             f"{type(self).__name__} noises no samples: a forward_process stage needs its method "
             "velocities(samples, times, seeds)"
+        )
+
+    def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
+        """What the policy takes for the end of each sample at one of the steps that its sampler went: [len(samples),
+        ...] as `velocities` holds it, differentiable. places: [len(samples)] in [0, 1), from the noisiest step on.
+
+        Left out: a stage that distils is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} makes no samples anew: a distill stage needs its method generated(samples, places)"
         )
 
     # ---------------------------------------------------------------- scores, of a model with a scalar head

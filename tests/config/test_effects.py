@@ -15,6 +15,7 @@ from mmrl.config import (
     ConfigError,
     CurriculumConfig,
     DataConfig,
+    DistillStage,
     EvalConfig,
     ExpertConfig,
     FilterStage,
@@ -27,6 +28,7 @@ from mmrl.config import (
     ReportConfig,
     RewardConfig,
     RewardModelStage,
+    RoleConfig,
     SampledStage,
     SftStage,
     TimesConfig,
@@ -53,6 +55,8 @@ EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
 SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
+FOLLOW = "stages.0.ema.follow"
+PLAIN = f"{FOLLOW}={{decay:0.5}}"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 RISING = "stages.0.old.decay=0.5 stages.0.old.rise=linear"
@@ -175,6 +179,17 @@ CASES = [
             ("mean", NORMAL, ""),
             ("std", NORMAL, ""),
         )
+    ),
+    *(
+        Case(RoleConfig, name, f"stages.0.ema.{name}=2", "stages.0.ema={optim:{}}", "stages.0.ema={}", "roles")
+        for name in ("every", "updates")
+    ),
+    Case(
+        FollowConfig, "rise", "stages.0.ema.follow.rise=average", f"{FOLLOW}={{decay:0.5}}", f"{FOLLOW}={{}}", "roles"
+    ),
+    *(
+        Case(FollowConfig, name, f"{FOLLOW}.{name}={value}", f"{FOLLOW}={{decay:0.5,rise:linear}}", PLAIN, "roles")
+        for name, value in (("start", "0.1"), ("slope", "0.5"), ("flat", "3"))
     ),
     Case(SftStage, "options", "stages.0.options={a:1}", RECORDS, "", "sft"),
     Case(PreferenceStage, "form", "stages.0.form=ipo", "", BCO, "preference"),
@@ -363,6 +378,8 @@ ALWAYS: dict[type, set[str]] = {
         *("same_noise", "old", "algorithm"),
     },
     TimesConfig: {"name", "shift"},
+    DistillStage: {"kind", "groups", "samples", "every", "early", "guidance", "times", "fake"},
+    RoleConfig: {"optim", "follow"},
     FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},

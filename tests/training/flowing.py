@@ -48,23 +48,42 @@ class Flowing(Adapter):
 
     def _flow(self, prompt: Prompt, index: int, seed: int) -> Sample:
         x = torch.randn(1, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        way = [x[0]]
         for time in torch.linspace(1, 0, STEPS + 1)[:-1]:
             x = x - self.velocity(x, time[None], [prompt]) / STEPS
-        nothing = Trajectory(torch.zeros(0), torch.zeros(0, dtype=torch.bool), {"clean": x[0]})
+            way.append(x[0])
+        nothing = Trajectory(torch.zeros(0), torch.zeros(0, dtype=torch.bool), {"clean": x[0], "way": torch.stack(way)})
         return Sample(prompt, index, "".join("a" if v > 0 else "b" for v in x[0]), nothing)
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         return self.rollout([Group(p, i) for i, p in enumerate(prompts)], n, 0, seed)
 
-    def velocities(self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int]) -> Noised:
+    def velocities(
+        self,
+        samples: Sequence[Sample],
+        times: Tensor,
+        seeds: Sequence[int],
+        clean: Tensor | None = None,
+        guidance: float | None = None,
+    ) -> Noised:
         if not samples:
             return Noised(*(torch.zeros(0, SIZE) for _ in range(4)))
-        clean = torch.stack([s.actions.tensors["clean"] for s in samples])
+        if clean is None:
+            clean = torch.stack([s.actions.tensors["clean"] for s in samples])
         noise = torch.stack(
             [torch.randn(SIZE, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
         )
         x = flow_match.noised(clean, noise, times)
-        return Noised(clean, noise, x, self.velocity(x, times, [s.prompt for s in samples]))
+        velocity = self.velocity(x, times, [s.prompt for s in samples])
+        return Noised(clean, noise, x, velocity if guidance is None else guidance * velocity)
+
+    def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
+        if not samples:
+            return torch.zeros(0, SIZE)
+        step = (places * STEPS).long()
+        x = torch.stack([s.actions.tensors["way"][i] for s, i in zip(samples, step.tolist())])
+        times = 1 - step / STEPS
+        return flow_match.clean_of(x, self.velocity(x, times, [s.prompt for s in samples]), times)
 
     def logprobs(self, samples, columns, reference=False, entropy=False):
         raise AssertionError("no log-probability is asked for")

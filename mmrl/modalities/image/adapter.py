@@ -206,11 +206,25 @@ class ImageAdapter(Adapter):
             raise Unsupported("components: [vae] has no log-probability; train the denoiser or the text_encoders")
         return self._replay(samples, columns, self._training(None), reference)
 
-    def velocities(self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int]) -> Noised:
+    def velocities(
+        self,
+        samples: Sequence[Sample],
+        times: Tensor,
+        seeds: Sequence[int],
+        clean: Tensor | None = None,
+        guidance: float | None = None,
+    ) -> Noised:
         """See Adapter.velocities, and Forward."""
+        return self._forward(samples, times, seeds, self._acting_run(), clean, guidance)
+
+    def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
+        """See Adapter.generated, and Forward."""
+        return self._forward.generated(samples, places, self._acting_run())
+
+    def _acting_run(self) -> Run:
         if not self._parts.act:
             raise Unsupported("components: [vae] has no velocity; train the denoiser or the text_encoders")
-        return self._forward(samples, times, seeds, self._training(self.plan(0, 0)))
+        return self._training(self.plan(0, 0))
 
     # ---------------------------------------------------------------- supervised
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mmrl.config import FilterStage, SampledStage
+from mmrl.config import DistillStage, FilterStage, SampledStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
@@ -23,6 +23,7 @@ from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
 from mmrl.training.scoring import rows_of
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.distill import Distill
 from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference, given_samples
@@ -79,7 +80,7 @@ def held_sizes(stage: Stage[Any]) -> Sizes:
 def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sample], int]:
     """(samples as long as they get, prompt by prompt; how many of a prompt) of one process's share of an update."""
     options, run = stage.options, stage.run
-    if not isinstance(options, SampledStage | FilterStage):
+    if not isinstance(options, SampledStage | FilterStage | DistillStage):
         return [], 1
     n, updates = options.samples, options.updates if isinstance(options, SampledStage) else 1
     groups = -(-options.groups // run.processes.world)
@@ -93,7 +94,7 @@ def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sa
 
 
 def _samples(stage: Stage[Any]) -> bool:
-    return isinstance(stage.options, SampledStage | FilterStage)
+    return isinstance(stage.options, SampledStage | FilterStage | DistillStage)
 
 
 # -------------------------------------------------------------------- the work of an update
@@ -111,6 +112,9 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     elif isinstance(stage, ForwardProcess):
         if samples:
             _noised(stage, samples)
+    elif isinstance(stage, Distill):
+        if samples:
+            _distilled(stage, samples)
     elif isinstance(stage, Sft):
         options = stage.options
         records = stage.records.batch(0, options.batch, 0)
@@ -165,6 +169,17 @@ def _noised(stage: ForwardProcess, samples: Sequence[Sample]) -> None:
         with torch.no_grad():
             stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
         found.velocity.square().mean().backward()
+
+
+def _distilled(stage: Distill, samples: Sequence[Sample]) -> None:
+    """The fullest micro-batch of the policy's update: the teacher's forward stands beside the graph of its samples."""
+    some, adapter = samples[: stage.options.micro_batch], stage.run.adapter
+    times, seeds = torch.full((len(some),), 0.5), [0] * len(some)
+    for _ in range(min(2, -(-len(samples) // len(some)))):
+        clean = adapter.generated(some, torch.zeros(len(some)))
+        with torch.no_grad():
+            adapter.velocities(some, times, seeds, clean=clean.detach(), guidance=stage.options.guidance)
+        clean.square().mean().backward()
 
 
 def _cut(adapter: Adapter, samples: Sequence[Sample], part: Slice) -> int:

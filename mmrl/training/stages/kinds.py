@@ -10,6 +10,7 @@ from mmrl.training.learner import refuse_shared_averages
 from mmrl.training.policy import Policy
 from mmrl.training.run import Run
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.distill import Distill
 from mmrl.training.stages.filtering import Filtering
 from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
@@ -20,6 +21,7 @@ from mmrl.training.stages.sft import Sft
 KINDS: dict[str, type[Stage[Any]]] = {
     "grpo": Grpo,
     "forward_process": ForwardProcess,
+    "distill": Distill,
     "sft": Sft,
     "preference": Preference,
     "reward_model": RewardModel,

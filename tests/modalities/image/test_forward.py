@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from small_pipelines import adapter, all_columns, gradients, nudge, roll, stored, transitions
@@ -106,3 +108,43 @@ def test_branches_at_one_step_share_everything_before_it():
     assert torch.equal(before[0], before[1]) and torch.equal(before[0], before[2])
     assert not torch.equal(after[0], after[1])
     assert not torch.equal(before[0], before[3])
+
+
+# ------------------------------------------------------------------ pictures made anew, as distillation asks
+
+
+@pytest.mark.parametrize("family", FLOWS)
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_what_the_last_step_makes_is_the_picture(family, guidance):
+    """And each step before it makes another one, all of them with a gradient."""
+    policy = adapter(family, sampling={"guidance": guidance, "kernel": "cps"})  # without noise in the last step
+    samples = roll(policy)
+    made = [policy.generated(samples, torch.full((len(samples),), place)) for place in (0.0, 0.3, 0.6, 0.99)]
+    pictures = policy._sampler._decode(made[-1].detach(), policy.train_size)
+    for picture, sample in zip(pictures, samples):
+        ours, theirs = (torch.tensor(list(p.tobytes()), dtype=torch.int16) for p in (picture, sample.artifact))
+        assert int((ours - theirs).abs().max()) <= 1
+    assert all(float((one - other).detach().abs().max()) > 1e-3 for one, other in pairwise(made))
+    assert any(g.any() for g in gradients(policy, made[0].square().sum()).values())
+    assert policy.generated([], torch.zeros(0)).shape == (0, *made[0].shape[1:])
+
+
+def test_a_picture_may_be_given_and_the_teacher_guided():
+    """v(g) = u + g (c - u) at the same place, whatever was stored."""
+    policy = adapter()
+    samples = roll(policy)
+    times, seeds = torch.tensor([0.2, 0.4, 0.6, 0.8]), [1, 2, 3, 4]
+    clean = policy.generated(samples, torch.zeros(4)).detach()
+    plain, three, five = (
+        policy.velocities(samples, times, seeds, clean=clean, guidance=g).velocity for g in (None, 3.0, 5.0)
+    )
+    assert torch.equal(policy.velocities(samples, times, seeds, clean=clean).clean, clean)
+    torch.testing.assert_close(five - plain, 2 * (three - plain), rtol=1e-3, atol=1e-4)
+    assert float((three - plain).detach().abs().max()) > 1e-3
+
+
+def test_what_cannot_be_made_anew_says_what_to_do():
+    with pytest.raises(Unsupported, match="name: full"):
+        untrained().generated([], torch.zeros(0))
+    with pytest.raises(Unsupported, match="distill stages train flow models"):
+        adapter("sd").generated([], torch.zeros(0))
