@@ -53,10 +53,11 @@ class ImageAdapter(Adapter):
         self.policy = StepPolicy(self.family, config)
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
+        self.sampling_guidance = self.policy.guidance
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked)
+        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
         self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
@@ -157,6 +158,13 @@ class ImageAdapter(Adapter):
             return Asked(prompt.text)
         # These pipelines say themselves where a picture stands.
         return Asked(prompt.text.replace(IMAGE, "").strip(), self._sources(prompt))
+
+    def _asked_of_record(self, prompt: Prompt) -> Asked:
+        """Raises ValueError for pictures that do not fit the family."""
+        problem = self._unfit(prompt)
+        if problem is not None:
+            raise ValueError(f"record {prompt.id!r:.60} {problem}")
+        return self._asked(prompt)
 
     # ---------------------------------------------------------------- sampling
 
