@@ -76,6 +76,20 @@ def test_the_policys_gradient_is_dmds_over_the_whole_batch(tmp_path):
     assert not any(gradients(made.roles["fake"].weights).values())
 
 
+@pytest.mark.parametrize(("said", "sampled", "teachers"), [(None, 1.5, 1.5), (1.2, 1.5, 1.2), (0.0, 1.5, 0.0)])
+def test_a_teacher_is_guided_as_the_policy_samples_unless_told(tmp_path, said, sampled, teachers):
+    made = stage_of(tmp_path, guidance=said)
+    adapter, seen = made.run.adapter, []
+    adapter.sampling_guidance = sampled
+    velocities = adapter.velocities
+    adapter.velocities = lambda *given, **named: seen.append(named.get("guidance")) or velocities(*given, **named)
+    made.begin()
+    samples, look = asked(made, "policy")
+    made._policy_loss(samples, look, 12)
+    made._fake_loss(*asked(made, "fake"), 12)
+    assert seen == [teachers, teachers, None, None]  # begin, the teacher, the fake score as it is trained, and trained
+
+
 def test_the_fakes_gradient_is_flow_matching_on_what_the_policy_makes(tmp_path):
     made = stage_of(tmp_path)
     adapter, (samples, look) = made.run.adapter, asked(made, "fake")
