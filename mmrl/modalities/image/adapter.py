@@ -73,7 +73,7 @@ class ImageAdapter(Adapter):
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
         for run in (self._training(None), self._evaluation):
             self._sampler.schedule(run.steps, run.size)
-        self._warned = False
+        self._warned = self._warned_of_pictures = False
         self.select(None)
         hollow.fill(self.modules().values())
 
@@ -121,12 +121,22 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- prompts
 
     def usable(self, prompt: Prompt) -> str | None:
-        """Why its pictures do not fit the family, or None; warns, once, where no text encoder reads the end of a
-        text."""
+        """Why its pictures do not fit the family, or None; warns, once each, where no text encoder reads the end of a
+        text, and where the family reads no pictures."""
         problem = self._unfit(prompt)
         if problem is None:
             self._warn(prompt)
+            self._warn_of_pictures(prompt)
         return problem
+
+    def _warn_of_pictures(self, prompt: Prompt) -> None:
+        if self.family.pictures[1] == 0 and refs(prompt) and not self._warned_of_pictures:
+            self._warned_of_pictures = True
+            warnings.warn(
+                f"prompt {prompt.id!r:.60}, and maybe others, has pictures (column images), which family "
+                f"{self.family.name} does not read: only rewards see them",
+                stacklevel=3,
+            )
 
     def _unfit(self, prompt: Prompt) -> str | None:
         least, most = self.family.pictures

@@ -109,7 +109,7 @@ def test_one_step_of_stretched_noise_levels_is_refused(family, part):
     given[part] = {**given[part], "steps": 1}
     if part == "sampling":
         given[part] |= {"plan": {"name": "untrained"}}
-    with pytest.raises(ValueError, match="shift_terminal 0.02.*sample in 2 steps or more"):
+    with pytest.raises(ValueError, match=r"shift_terminal 0.02.*sample in 2 steps or more"):
         made(family, **given)
 
 
@@ -207,6 +207,15 @@ def test_a_record_that_shows_pictures_to_a_family_that_reads_none_is_named():
     record = {"id": "r1", "prompt": "<image> in red", "image": picture(32, 32, 0), "images": [picture(64, 64, 1)]}
     with pytest.raises(ValueError, match="record 'r1' shows pictures, which family sd3 does not read"):
         made("sd3").supervised_loss([record], "sft", seed=1)
+
+
+def test_pictures_of_prompts_that_a_family_does_not_read_are_told_of_once(recwarn):
+    policy = made("sd3")
+    plain, shown = Prompt("p", "in red"), Prompt("q", "in red", {"images": [picture(64, 64, 1)]})
+    assert [policy.usable(prompt) for prompt in (plain, shown, shown)] == [None] * 3
+    assert [str(one.message)[:47] for one in recwarn if "images" in str(one.message)] == [
+        "prompt 'q', and maybe others, has pictures (col"
+    ]
 
 
 @pytest.mark.parametrize(

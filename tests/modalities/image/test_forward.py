@@ -187,5 +187,5 @@ def test_what_cannot_be_made_anew_says_what_to_do():
         adapter("sd").generated([], torch.zeros(0))
     without = adapter(sampling=FREE)
     without.family.guidance = "none"
-    with pytest.raises(Unsupported, match="guidance 4 of a teacher.*distilled to sample without it"):
+    with pytest.raises(Unsupported, match=r"guidance 4 of a teacher.*distilled to sample without it"):
         without.velocities([], torch.zeros(0), [], clean=torch.zeros(0), guidance=4.0)
