@@ -47,7 +47,7 @@ class wins:
         opened = open_judge(judge, **(judge_options or {}))
         if not is_comparer(opened):
             raise ValueError(f"judge={judge!r:.80} scores candidates and compares none; it is a reward by itself")
-        self.anchors = anchors
+        self.judge, self.anchors = opened, anchors
         self.rate = win_rate(
             _Judge(opened, extract),
             schedule=schedule,
@@ -58,6 +58,10 @@ class wins:
             both_orders=both_orders,
             hard=hard,
         )
+
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: a judge that is down is left alone for a while."""
+        getattr(self.judge, "as_monitor", lambda: None)()
 
     def __call__(self, group: Group) -> list[Score]:
         return self.rate(group)

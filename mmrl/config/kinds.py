@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag, create_model
 
+from mmrl.config.distill import DistillStage
 from mmrl.config.filtering import FilterStage
+from mmrl.config.forward_process import ForwardProcessStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.preference import PreferenceStage
 from mmrl.config.reward_model import RewardModelStage
@@ -31,7 +33,7 @@ def own_class(kind: str) -> Any:
     file, _, name = kind.rpartition(":")
     found = getattr(import_file(Path(resolve(file))), name, None)
     section = getattr(found, "Options", None)
-    stage = isinstance(found, type) and all(hasattr(found, name) for name in ("step", "make_learners", "done"))
+    stage = isinstance(found, type) and all(hasattr(found, name) for name in ("step", "make_roles", "done"))
     if not (stage and isinstance(section, type) and issubclass(section, Stage)):
         raise ValueError(
             f"kind {short(kind)}: {name} in that file is no stage; write a subclass of mmrl.training.stages.base.Stage "
@@ -64,6 +66,8 @@ def _tag(stage: Any) -> str | None:
 
 AnyStage = Annotated[
     Annotated[GrpoStage, Tag("grpo")]
+    | Annotated[ForwardProcessStage, Tag("forward_process")]
+    | Annotated[DistillStage, Tag("distill")]
     | Annotated[SftStage, Tag("sft")]
     | Annotated[PreferenceStage, Tag("preference")]
     | Annotated[RewardModelStage, Tag("reward_model")]

@@ -39,6 +39,11 @@ class Chatting:
         self.show, self.max_pixels, self.options = show, max_pixels, dict(options or {})
         self.identity = f"{endpoint.identity} {temperature} {form}"
         self._judges: dict[int, Judge] = {}
+        self._monitors = False
+
+    def as_monitor(self) -> None:
+        """See mmrl.rewarding.chat.Judge.as_monitor; before anything is asked."""
+        self._monitors = True
 
     def compare(self, showings: Sequence[Showing]) -> list[Verdict]:
         found: dict[int, Verdict] = {}
@@ -79,6 +84,8 @@ class Chatting:
     def _judge(self, seed: int) -> Judge:
         if seed not in self._judges:
             self._judges[seed] = Judge(_Warm(self.endpoint, self.temperature, seed), rise=0.0, **self.options)
+            if self._monitors:
+                self._judges[seed].as_monitor()
         return self._judges[seed]
 
 

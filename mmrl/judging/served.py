@@ -109,7 +109,7 @@ class Served:
     """The Comparer of `open_served_judge`."""
 
     def __init__(self, asked: ServedComparison) -> None:
-        self.identity, self.compare = asked.name, asked.compare
+        self.identity, self.compare, self.as_monitor = asked.name, asked.compare, asked.servers.as_monitor
 
 
 def open_served_judge(

@@ -16,28 +16,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from mmrl.rewarding.breaker import Breaker
 from mmrl.rewarding.known import Known
 from mmrl.rewarding.post import PASSING, Poster, PostError, seconds_of
 from mmrl.rewarding.threads import Threads
 
+_REST = 30.0  # seconds in which a monitor's server that is down is left alone first
 V = TypeVar("V")
 # {"role", "content"} each; content is a text, or a list of parts (mmrl.rewarding.parts)
 Messages = Sequence[Mapping[str, Any]]
 
 
 class ChatError(RuntimeError):
-    """A try failed. lasting: another one would fail in the same way. wait: seconds that the server asks for."""
+    """A try failed. lasting: another one would fail in the same way. wait: seconds that the server asks for. down: the
+    server could not be asked, or did not serve; elsewhere it answered something that is of no use."""
 
-    def __init__(self, reason: str, lasting: bool = False, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, lasting: bool = False, wait: float = 0.0, down: bool = False) -> None:
         super().__init__(reason)
-        self.lasting, self.wait = lasting, wait
+        self.lasting, self.wait, self.down = lasting, wait, down
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no verdict."""
+    """Why there is no verdict. down: see ChatError."""
 
     reason: str
+    down: bool = False
 
 
 class Chat(Protocol):
@@ -84,11 +88,12 @@ class Endpoint:
         try:
             status, headers, body = self._poster.post(json.dumps(request).encode())
         except PostError as error:
-            raise ChatError(str(error)) from None
+            raise ChatError(str(error), down=True) from None
         if status != 200:
             told = self._words(body.decode("utf-8", "replace"))
             wait = min(seconds_of(headers.get("retry-after", "")), self.timeout)
-            raise ChatError(f"{self.url} answered {status}: {told}", status not in PASSING, wait)
+            passing = status in PASSING
+            raise ChatError(f"{self.url} answered {status}: {told}", not passing, wait, down=passing)
         return self._content(body, headers.get("content-type", "application/json"))
 
     def _content(self, body: bytes, kind: str) -> str:
@@ -123,7 +128,7 @@ class Judge:
     attempts: tries per request, the k-th (from 0) at a temperature of rise * k, so that the same nonsense does not come
     again; seeds follow from the request. threads: requests at a time. pause: seconds before the second try, doubled
     for each later one. cache: a .jsonl file that keeps the answers between runs.
-    May be called from several threads.
+    May be called from several threads. After `as_monitor` a server that is down is left alone for a while.
     """
 
     def __init__(
@@ -141,6 +146,12 @@ class Judge:
         self.threads = min(threads, getattr(chat, "threads", threads))
         self._known = Known(Path(cache).expanduser() if cache else None)
         self._pool = Threads(self.threads, "judge")
+        self._breaker: Breaker | None = None
+
+    def as_monitor(self) -> None:
+        """After a request that had all its attempts at a server that is down no other is sent for 30 seconds (longer
+        each time), and then one with a single attempt. Told once in each such time."""
+        self._breaker = Breaker(_REST)
 
     def verdicts(self, requests: Sequence[Messages], read: Callable[[str], V | None]) -> list[V | Failure]:
         """What `read` makes of each answer, in order; an answer that it makes None of is asked for again."""
@@ -153,23 +164,40 @@ class Judge:
         known = self._known.get(key)
         if known is not None and (verdict := read(known)) is not None:
             return verdict
-        reason = ""
-        for attempt in range(self.attempts):
+        if self._breaker is None:
+            return self._asked(key, messages, read, self.attempts)
+        if why := self._breaker.why():
+            return Failure(why)
+        before = self._breaker.trying
+        try:
+            found = self._asked(key, messages, read, 1 if before else self.attempts)
+        except BaseException as error:
+            self._breaker.failed(type(error).__name__)
+            raise
+        if isinstance(found, Failure) and found.down:
+            self._breaker.tell(found.reason, before)
+        else:
+            self._breaker.answered()
+        return found
+
+    def _asked(self, key: str, messages: Messages, read: Callable[[str], V | None], attempts: int) -> V | Failure:
+        reason, down = "", False
+        for attempt in range(attempts):
             try:
                 answer = self.chat.complete(messages, round(self.rise * attempt, 6), int(key[:7], 16) + attempt)
             except ChatError as error:
-                reason = str(error)
+                reason, down = str(error), error.down
                 if error.lasting:
                     return Failure(reason)
-                if attempt + 1 < self.attempts:
+                if attempt + 1 < attempts:
                     # Up to twice as long, so that threads which failed together do not come back together.
                     time.sleep(max(error.wait, self.pause * 2**attempt * random.uniform(1, 2)))
                 continue
             if (verdict := read(answer)) is not None:
                 self._known.put(key, answer)
                 return verdict
-            reason = f"no verdict in the answer {answer.strip()[-200:]!r}"
-        return Failure(f"{reason} ({self.attempts} attempts)")
+            reason, down = f"no verdict in the answer {answer.strip()[-200:]!r}", False
+        return Failure(f"{reason} ({attempts} attempts)", down)
 
 
 def _key(identity: str, messages: Messages) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from able import Able
 from answers import AnswersConfig, make
+from flowing import Flowing
 from safetensors.torch import load_file
 
 import mmrl.training.reports
@@ -50,6 +51,10 @@ KL = {"preset": "grpo", "kl_coef": 0.1}
 TREES = {k: v for k, v in GRPO.items() if k != "samples"} | {  # a tree has children
     "tree": {"iterations": 4, "children": 3, "depth": 3, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}
 }
+NOVELTY = f"{HERE / 'three_roles.py'}:Novelty"
+FAKE = {"optim": SPAM, "updates": 2, "follow": {"decay": 0.9}}  # trained, and pulled to the policy
+FORWARD = {"kind": "forward_process", "groups": 4, "samples": 4, "updates": 2, "micro_batch": 7, "draws": 2}
+DISTILL = {"kind": "distill", "groups": 4, "samples": 2, "micro_batch": 3, "fake": {"optim": ADAMW, "updates": 2}}
 LOADING_S = 0.02  # what a child takes until it trains, and a little more
 STOPPED = 3  # exit code of a child that saved itself
 
@@ -59,6 +64,9 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
     pairs = {"kind": "preference", "batch": 4, "micro_batch": 10, "pairs": given}
     expert = {"batch": 4, "micro_batch": 2, "peak": 0.5, "valley": 0.5}
     kept = {"kind": "filter", "name": "keep", "groups": 4, "samples": 4, "steps": 3}
+    search = {k: v for k, v in TREES["tree"].items() if k != "least_spread"}
+    searched = {"kind": "filter", "rule": "steps", "groups": 4, "steps": 2, "tree": search}
+    of_steps = {"kind": "reward_model", "rows": "steps", "objective": "mse", "batch": 3, "micro_batch": 10, "steps": 2}
     return {
         "grpo": [{**GRPO, "epochs": 2}],
         "grpo, ema": [{**GRPO, "optim": EMA}],
@@ -88,11 +96,24 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "bco": [{**pairs, "objective": "bco"}],
         "reward model": [{**pairs, "kind": "reward_model", "optim": EMA}],
         "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
+        "filter of steps, then reward model": [
+            {**searched, "name": "one"},
+            {**of_steps, "data_from": "one", "optim": EMA},
+            {**searched, "name": "two"},
+            {**of_steps, "data_from": "two"},
+        ],
         "sft, then filter": [
             {"kind": "sft", "batch": 6, "micro_batch": 2},
             {**kept, "rule": "rejection", "correct_at": 0.2},
         ],
+        "nft, ema": [{**FORWARD, "optim": EMA, "steps": 4, "old": {"decay": 0.5, "rise": "linear", "slope": 0.3}}],
+        "awm, reference": [{**FORWARD, "objective": "awm", "reference_coef": 0.1, "epochs": 2}],
+        "dgpo, then nft": [{**FORWARD, "objective": "dgpo"}, {**FORWARD, "name": "two", "steps": 2}],
+        "distill": [{**DISTILL, "optim": EMA}],
+        "distill, then nft": [{**DISTILL, "fake": FAKE, "every": 2}, {**FORWARD, "name": "two", "steps": 2}],
         "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],
+        "own kind, three roles": [{"kind": NOVELTY, "steps": 3, "optim": EMA, "fake": FAKE}],
+        "roles behind a reference": [{**GRPO, "algorithm": KL, "steps": 2}, {"kind": NOVELTY, "steps": 2}],
         "five stages": [
             {"kind": "sft", "batch": 6, "micro_batch": 2, "steps": 2},
             {**kept, "rule": "difficulty", "low": 0.0, "high": 1.0},
@@ -117,10 +138,13 @@ class Case:
             for i, s in enumerate(self.stages)
         ]
         kinds = {s["kind"] for s in stages}
-        samples = bool(kinds & {"grpo", "filter"})
+        samples = bool(kinds & {"grpo", "forward_process", "distill", "filter", NOVELTY})
         supervised = "sft" in kinds or any("expert" in s for s in stages)
         given = str(self.folder / "given.jsonl")
-        data = {"prompts": "unused.txt", "eval_prompts": "held.txt"} if samples else {}
+        # A reward model measures the numbers of held-out records, of which there are none.
+        measured = samples and "reward_model" not in kinds
+        data = {"prompts": "unused.txt"} if samples else {}
+        data |= {"eval_prompts": "held.txt"} if measured else {}
         values = {
             "name": run,
             "out": str(self.folder),
@@ -129,12 +153,14 @@ class Case:
             "stages": stages,
             "report": {"samples_every": 1} if samples else {},
             "checkpoint": {"every": 1},
-            **({"eval": {"every": 2}} if samples else {}),
+            **({"eval": {"every": 2}} if measured else {}),
         }
         records = Records(DataConfig(records=given), ("completion",)) if supervised else None
-        held = PROMPTS[:3] if samples else ()
+        held = PROMPTS[:3] if measured else ()
         prompts = PROMPTS if samples else ()
         own = {"adapter": Able(AnswersConfig())} if any("tree" in s for s in stages) else {}
+        if kinds & {"forward_process", "distill"}:
+            own = {"adapter": Flowing(AnswersConfig())}
         return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop, **own)
 
     def left(self, run: str) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import three_roles
 import torch
 from able import Able
 from answers import AnswersConfig, make, ranks
 from answers import __file__ as MODALITY
+from flowing import Flowing
 
 from mmrl.config import load
 from mmrl.core.aggregate import AGGREGATIONS
@@ -63,8 +65,11 @@ def grpo(**options: Any) -> dict[str, Any]:
 
 def tree(**options: Any) -> dict[str, Any]:
     """Trees have children instead of `samples`."""
-    search = {"iterations": 4, "children": 3, "depth": 4, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}
+    search = {**SEARCH, "least_spread": 0.0}
     return {k: v for k, v in grpo(tree=search, **options).items() if k != "samples"}
+
+
+SEARCH = {"iterations": 4, "children": 3, "depth": 4, "step_end": "b", "step_tokens": 3}
 
 
 def other(kind: str, **options: Any) -> dict[str, Any]:
@@ -72,11 +77,18 @@ def other(kind: str, **options: Any) -> dict[str, Any]:
     return made if kind == "filter" else {**made, "optim": {"lr": 0.05, "eps": 1e-3}}
 
 
+def noised(**options: Any) -> dict[str, Any]:
+    """On Flowing; every stage of a run is."""
+    return other("forward_process", **{"groups": 4, "samples": 4, "micro_batch": 7, "draws": 2, **options})
+
+
 KL = {"preset": "grpo", "kl_coef": 0.05}
 KL_IN_REWARD = {**KL, "kl_place": "reward", "kl_estimator": "k1"}
 SECOND = {"name": "second"}
 LENGTH = {"constant": {"constant_length": 5}}
 GIVEN = {"pairs": "PAIRS", "micro_batch": 12}
+NOVELTY = f"{three_roles.__file__}:Novelty"
+FAKE = {"optim": {"lr": 0.05, "eps": 1e-3}, "updates": 2, "follow": {"decay": 0.9}}
 # Name -> (stages, reward).
 CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "grpo": ([grpo()], "letters"),
@@ -112,6 +124,9 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "mpo": ([other("preference", batch=4, objective="mpo", **GIVEN)], "letters"),
     "reward model": ([other("reward_model", batch=3, **GIVEN)], "letters"),
     "reward model of few": ([other("reward_model", batch=1, centre=0.1, objective="ties", **GIVEN)], "letters"),
+    "three roles": ([other(NOVELTY, fake=FAKE, name="roles")], "letters"),
+    "nft": ([noised(objective="nft", updates=2), noised(objective="nft", **SECOND)], "letters"),
+    "dgpo of few groups": ([noised(objective="dgpo", groups=2, reference_coef=0.1)], "letters"),
     "filter, then sft": (
         [
             other("filter", groups=3, samples=4, rule="rejection", correct_at=0.2),
@@ -133,6 +148,13 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
         ],
         "letters",
     ),
+    "filter of steps, then reward model": (
+        [
+            other("filter", groups=3, rule="steps", tree=SEARCH),
+            other("reward_model", batch=3, micro_batch=12, rows="steps", objective="mse", data_from="filter"),
+        ],
+        "letters",
+    ),
 }
 
 
@@ -149,8 +171,9 @@ def values(tmp_path: Path, monkeypatch):
     def config(case: str, name: str) -> dict[str, Any]:
         stages, reward = json.loads(json.dumps(CASES[case]).replace("PAIRS", str(tmp_path / "pairs.jsonl")))
         kinds = {stage["kind"] for stage in stages}
-        rewarded = bool(kinds & {"grpo", "filter"})
+        rewarded = bool(kinds & {"grpo", "forward_process", "filter", NOVELTY})
         scored = kinds == {"reward_model"}
+        measured = rewarded and "reward_model" not in kinds  # which measures numbers of held-out records
         supervised = any(s["kind"] == "sft" and "data_from" not in s for s in stages) or "expert" in stages[0]
         return {
             "name": name,
@@ -158,12 +181,12 @@ def values(tmp_path: Path, monkeypatch):
             "data": {
                 **({"prompts": "given"} if rewarded else {}),
                 **({"records": str(tmp_path / "records.jsonl")} if supervised else {}),
-                **({"eval_prompts": "given"} if rewarded else {}),
+                **({"eval_prompts": "given"} if measured else {}),
             },
             "rewards": [{"name": f"{tmp_path / 'letters.py'}:{reward}", "alias": reward}] if rewarded else [],
             "stages": stages,
-            "report": {} if scored else {"samples_every": 1, "groups": 3, **({"eval_prompts": 4} if rewarded else {})},
-            **({"eval": {"every": 2}} if rewarded else {}),
+            "report": {} if scored else {"samples_every": 1, "groups": 3, **({"eval_prompts": 4} if measured else {})},
+            **({"eval": {"every": 2}} if measured else {}),
         }
 
     return config
@@ -172,12 +195,16 @@ def values(tmp_path: Path, monkeypatch):
 def run(config: dict[str, Any], world: int = 1, resume: bool = False, stop: bool = False) -> list[Any]:
     """The loops of the ranks of a run, or None for those that were stopped: at the first point that they came to."""
 
+    kind = (
+        Flowing if config["stages"][0]["kind"] == "forward_process" else Able if "tree" in config["stages"][0] else None
+    )
+
     def work(processes: Processes | None) -> Any:
         loop = make(
             config,
             PROMPTS,
-            adapter=Able(AnswersConfig()) if "tree" in config["stages"][0] else None,
-            eval_prompts=HELD_OUT if config["rewards"] else (),
+            adapter=kind(AnswersConfig()) if kind else None,
+            eval_prompts=HELD_OUT if "eval_prompts" in config["data"] else (),
             records=records(config),
             should_stop=lambda point: stop and (world == 1 or point != "micro"),
             processes=processes,
