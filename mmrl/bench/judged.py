@@ -60,7 +60,14 @@ def judged(
 
     def put(place: tuple[P, int, Path]) -> Line:
         item, k, path = place
-        return {"id": item.id, "picture": k, "file": path.name, "mark": marks[path], "asked": _digest(item), **ask(item, path)}
+        return {
+            "id": item.id,
+            "picture": k,
+            "file": path.name,
+            "mark": marks[path],
+            "asked": _digest(item),
+            **ask(item, path),
+        }
 
     found = map(put, left) if threads == 1 else _as_they_come(put, left, threads)
     lost: dict[tuple[str, int], Line] = {}

@@ -222,9 +222,7 @@ def test_other_settings_are_refused_with_what_differs(
         assert "did you mean 'judge.model'" in command("--from", pictures, "--allow", "judge.modl")[2]
 
 
-def test_verdicts_of_other_test_points_are_told_though_the_file_may_differ(
-    command, chat_server, pictures, tmp_path
-):
+def test_verdicts_of_other_test_points_are_told_though_the_file_may_differ(command, chat_server, pictures, tmp_path):
     """Marks are kept by their places: those of one point would be counted as another's."""
     words = ("--from", pictures, "--pictures", 2)
     assert command(*words)[0] == 0
