@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from mmrl.near import near, short
 from mmrl.rewarding import StopRun
-from mmrl.rewarding.known import Known
+from mmrl.rewarding.known import known
 from mmrl.rewarding.remote import Asked, Remote
 from mmrl.rewarding.remote_samples import Sending
 from mmrl.rewarding.replies import fingerprint
@@ -52,12 +51,12 @@ class RemoteReward:
         of_servers = {name: options[name] for name in ("timeout", "attempts", "patience", "rest")}
         self.remote, self.servers = remote, Servers(url, options["key_env"], **of_servers)
         self.when_down, self.groups_at_once = options["when_down"], options["groups_at_once"]
-        self._known = Known(Path(options["cache"]).expanduser() if options["cache"] else None)
+        self._known = known(options["cache"] or None)
         self._sending = Sending(remote.talks)
 
     def as_monitor(self) -> None:
         """Called for a reward of weight 0: it keeps nobody waiting, and stops nothing."""
-        self.when_down, self.servers.patience = "invalid", 0.0
+        self.when_down, self.servers.patience.seconds = "invalid", 0.0
 
     def ask(self, samples: Sequence[Sample]) -> list[Score]:
         """The scores of a group's samples; invalid where there is none. Raises StopRun, as `when_down` says."""
@@ -74,8 +73,8 @@ class RemoteReward:
     def _scores(self, asked: Sequence[Asked]) -> list[Score]:
         """What is known, and what the server says of the others."""
         keys = self._keys(asked)
-        known = [self._known.get(key) for key in keys]
-        wanted = [place for place, told in enumerate(known) if told is None]
+        before = [self._known.get(key) for key in keys]
+        wanted = [place for place, told in enumerate(before) if told is None]
         if self.all_or_none and wanted:
             wanted = list(range(len(asked)))
         fresh = self.remote.scores(self.servers, [asked[place] for place in wanted]) if wanted else []
@@ -86,7 +85,7 @@ class RemoteReward:
         found = dict(zip(wanted, fresh))
         return [
             found[place] if place in found else Score.of(json.loads(told or "null"), known=True)
-            for place, told in enumerate(known)
+            for place, told in enumerate(before)
         ]
 
     def _keys(self, asked: Sequence[Asked]) -> list[str]:

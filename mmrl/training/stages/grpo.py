@@ -33,7 +33,7 @@ from mmrl.training.stages.base import Stage
 from mmrl.training.stages.experience import Experience, adapter_features, annotate
 from mmrl.training.stages.expert import expert_gradient, share
 from mmrl.training.stages.readable import Readable
-from mmrl.training.stages.rows import LARGEST, OFF, grpo_row, monitor_row, tell_empty
+from mmrl.training.stages.rows import LARGEST, OFF, grpo_row, monitor_row, pair_row, tell_empty
 from mmrl.training.stages.sft import record_prompt
 from mmrl.training.stages.update import (
     MicroBatch,
@@ -115,6 +115,7 @@ class Grpo(Stage[GrpoStage]):
             run.point("update")
         row = grpo_row(experience, options, cursor, run.processes)
         row |= monitor_row(groups, run.weights, run.processes)
+        row |= pair_row(groups, list(run.weights), run.processes)
         row["lr"] = self.learners["policy"].rate
         self._keep_samples(groups)  # a disk may be full: what is counted behind it is counted once
         if row["loss"] is None and not options.tree:  # a tree without a branching has none, either
