@@ -4,8 +4,9 @@ Options that all have: url (one, or a list of servers of the same thing, asked i
 bearer token), timeout (seconds of a try, as a whole), attempts, patience (seconds that a server which does not answer
 is waited for; the run pauses), when_down (after that: `invalid` samples, or `stop` the run with one message), rest
 (seconds in which a server that failed is left alone), groups_at_once, cache (a .jsonl file that keeps scores between
-runs).
-Nothing is ever scored 0 because a server fails. As a monitor (weight 0) none of them waits or stops.
+runs), version (a word of your own for what is served: but for `score`, a `cache` needs it).
+Nothing is ever scored 0 because a server fails. As a monitor (weight 0) none of them waits or stops; after a request
+that failed the server is left alone for `rest` seconds, and longer each time, up to 10 minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class score(RemoteReward):
     a reply of another one is invalid. sub: which of a reward's numbers.
     """
 
+    tells_version = True
     all_or_none = True  # a comparer's win rate in the group
 
     def __init__(

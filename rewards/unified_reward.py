@@ -130,7 +130,8 @@ class _Pairs(_Seen):
 
     The published code (Pref-GRPO) asks in one order and counts what it cannot read as a tie; here such a pair is left
     out. Two pictures of the same pixels tie, unasked. All pairs of a group are asked side by side, as many at a time as
-    the judge's `threads`. hard, margin, min_spread: see mmrl.rewarding.win_rate.
+    the judge's `threads`. rate: options of win_rate: both_orders, hard, margin, min_spread, schedule with neighbours
+    (regular: each picture meets that many others), score with prior (bradley_terry: log-odds).
     """
 
     def __init__(
@@ -139,11 +140,11 @@ class _Pairs(_Seen):
         template: str | None,
         default: str,
         jpeg: int | None,
+        rate: Mapping[str, Any],
         axes: Mapping[str, float] | None = None,
-        **rating: Any,
     ) -> None:
         super().__init__(judge, template, default, jpeg, axes)
-        self._rate = win_rate(_Asked(self), **rating)
+        self._rate = win_rate(_Asked(self), **rate)
 
     def __call__(self, group: Group) -> list[Score]:
         return self._rate(group)
@@ -211,9 +212,14 @@ class think(_Pairs):
         min_spread: float = 0.0,
         template: str | None = None,
         jpeg: int | None = JPEG,
+        schedule: str = "round_robin",
+        neighbours: int = 4,
+        score: str = "win_rate",
+        prior: float = 1.0,
     ) -> None:
-        rating = {"both_orders": both_orders, "hard": hard, "min_spread": min_spread}
-        super().__init__(judge, template, templates.THINK, jpeg, **rating)
+        rate = {"both_orders": both_orders, "hard": hard, "min_spread": min_spread, "schedule": schedule}
+        rate |= {"neighbours": neighbours, "score": score, "prior": prior}
+        super().__init__(judge, template, templates.THINK, jpeg, rate)
 
     def __call__(self, group: Group) -> list[Score]:
         return super().__call__(group)
@@ -240,9 +246,14 @@ class shares(_Pairs):
         min_spread: float = 0.0,
         template: str | None = None,
         jpeg: int | None = JPEG,
+        schedule: str = "round_robin",
+        neighbours: int = 4,
+        score: str = "win_rate",
+        prior: float = 1.0,
     ) -> None:
-        rating = {"both_orders": both_orders, "hard": hard, "margin": margin, "min_spread": min_spread}
-        super().__init__(judge, template, templates.SHARES, jpeg, axes, **rating)
+        rate = {"both_orders": both_orders, "hard": hard, "margin": margin, "min_spread": min_spread}
+        rate |= {"schedule": schedule, "neighbours": neighbours, "score": score, "prior": prior}
+        super().__init__(judge, template, templates.SHARES, jpeg, rate, axes)
 
     def __call__(self, group: Group) -> list[Score]:
         return super().__call__(group)
@@ -279,13 +290,18 @@ class flex(_Pairs):
         min_spread: float = 0.0,
         template: str | None = None,
         jpeg: int | None = JPEG,
+        schedule: str = "round_robin",
+        neighbours: int = 4,
+        score: str = "win_rate",
+        prior: float = 1.0,
     ) -> None:
         if min(overall, categories) < 0 or not math.isfinite(overall + categories) or overall + categories <= 0:
             raise ValueError(f"overall={overall}, categories={categories}: 0 or more each, and not both 0")
         if not each or not all(math.isfinite(weight) and weight > 0 for weight in each):
             raise ValueError(f"each={list(each)}: one or more weights above 0")
-        rating = {"both_orders": both_orders, "hard": hard, "margin": margin, "min_spread": min_spread}
-        super().__init__(judge, template, templates.FLEX, jpeg, **rating)
+        rate = {"both_orders": both_orders, "hard": hard, "margin": margin, "min_spread": min_spread}
+        rate |= {"schedule": schedule, "neighbours": neighbours, "score": score, "prior": prior}
+        super().__init__(judge, template, templates.FLEX, jpeg, rate)
         self.overall, self.categories, self.each = overall, categories, list(each)
 
     def __call__(self, group: Group) -> list[Score]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -15,6 +16,23 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks the hub; what names it fails at once, and not after its clients have tried again and again.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Hundreds of files are compiled once, and not in each worker and in every process that a test starts.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Thousands of small files are made to last milliseconds each; what a test writes need not outlive a power cut.
+os.fsync = lambda descriptor: None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> object:
+    """Collecting makes objects by the million that live to the end: nothing looks for garbage among them, ever."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # a run makes objects by the hundred thousand, too
+        gc.enable()
 
 
 class ChatServer:

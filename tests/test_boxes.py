@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.boxes import SYNTAXES, Labelled, marked_boxes, read_boxes, write_boxes
 from mmrl.media import Media, View, from_original
@@ -44,7 +45,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@every("family", BY_HAND)
 def test_boxes_are_written_and_read_as_the_family_does(family):
     media, text = BY_HAND[family]
     assert write_boxes([CAT, DOG], media) == text
@@ -54,7 +55,7 @@ def test_boxes_are_written_and_read_as_the_family_does(family):
     assert found[1].box == pytest.approx(DOG.box, abs=0.8 if family == "paligemma" else 0.5)
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@every("family", BY_HAND)
 def test_a_box_without_a_label_is_one(family):
     media, _ = BY_HAND[family]
     (found,) = read_boxes(write_boxes([Labelled(CAT.box)], media), media)
@@ -62,7 +63,7 @@ def test_a_box_without_a_label_is_one(family):
     assert read_boxes("there is none", media) == []
 
 
-@pytest.mark.parametrize(
+@every(
     ("syntax", "space", "text"),
     [
         ("qwen2_vl", "norm1000", "<|box_start|>(250,250),(750,500)<|box_end|>"),  # of the half: x 400 + 400 * 0.25
@@ -85,7 +86,7 @@ def test_numbers_that_lie_outside_are_brought_to_the_edge_and_pixels_are_whole()
     assert '"bbox_2d": [1, 1, 2, 2]' in write_boxes([Labelled((1.0, 1.0, 2.0, 2.0))], pixels)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "boxes"),
     [
         ("(100,200),(300,400)", [(100, 200, 300, 400)]),  # special tokens left out of the text
@@ -96,7 +97,7 @@ def test_qwen2_vl_without_labels(text, boxes):
     assert [item.box for item in SYNTAXES["qwen2_vl"].read(text)] == boxes
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "found"),
     [
         (
@@ -121,7 +122,7 @@ def test_boxes_between_marks_are_known_by_them(text, found):
     assert marked_boxes(text) == found
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "internvl", "paligemma", "qwen2_5_vl"])
+@every("family", ["qwen2_vl", "internvl", "paligemma", "qwen2_5_vl"])
 def test_rewards_read_what_a_family_writes_labels_included(family):
     from mmrl.rewarding import load_reward
     from mmrl.types import Prompt, Sample

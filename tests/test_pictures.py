@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from every import every
 from PIL import Image
 
 from mmrl.pictures import PictureError, check_image, image_size, open_image
@@ -175,7 +176,7 @@ def test_the_bound_holds_exactly(flag):
         image_size(flag, None, 5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+@every("size", [(1, 1), (1, 300), (300, 1)])
 def test_one_pixel_is_a_picture(size):
     assert pixels({"bytes": encoded(Image.new("L", size, 7))}).shape == (size[1], size[0], 3)
 
@@ -183,7 +184,7 @@ def test_one_pixel_is_a_picture(size):
 # -------------------------------------------------------------------- modes
 
 
-@pytest.mark.parametrize(
+@every(
     ("mode", "colour", "expected"),
     [
         ("1", 1, (255, 255, 255)),
@@ -205,7 +206,7 @@ def test_every_mode_becomes_rgb(mode, colour, expected):
     assert np.abs(pixels(Image.new(mode, (2, 3), colour)).astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+@every("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_every_format_is_read(form):
     picture = Image.new("RGB", (8, 6), RED)
     assert np.abs(pixels({"bytes": encoded(picture, form)}).astype(int) - RED).max() <= 8

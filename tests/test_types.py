@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from every import every
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,7 +22,7 @@ def test_mypy_is_asked_of_every_room():
     assert "python -m mypy\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "mmrl").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@every("path", sorted((ROOT / "mmrl").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_function_has_types(path):
     text = path.read_text(encoding="utf-8")
     assert "# mypy: ignore-errors" not in text

@@ -24,7 +24,9 @@ def judge() -> None:
 @click.argument("model")
 @click.option("--option", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Options of the judge.")
 @click.option("--format", "form", default="auto", show_default=True, help="Whose form the records have.")
-@click.option("--split", default="test", show_default=True, help="Of a benchmark that has splits.")
+@click.option("--split", help="Of a benchmark that has splits; left out: test.")
+@click.option("--subset", help="Configuration of a hub: benchmark that has several.")
+@click.option("--column", "columns", multiple=True, metavar="OURS=THEIRS", help="A column by another name.")
 @click.option("--limit", type=click.IntRange(min=1), help="Records that are read; left out: all, of a function 100.")
 @click.option("--bench-option", "bench_options", multiple=True, metavar="KEY=VALUE", help="Of a function of pairs.")
 @click.option("--image-root", help="Folder that picture names are below.")
@@ -50,7 +52,9 @@ def judge_eval(
     model: str,
     options: Words,
     form: str,
-    split: str,
+    split: str | None,
+    subset: str | None,
+    columns: Words,
     limit: int | None,
     bench_options: Words,
     image_root: str | None,
@@ -74,6 +78,8 @@ def judge_eval(
         options=key_values(options),
         form=cast("RecordFormat", form),
         split=split,
+        subset=subset,
+        columns={ours: str(theirs) for ours, theirs in key_values(columns).items()},
         limit=limit,
         bench_options=key_values(bench_options),
         image_root=image_root,
@@ -84,6 +90,7 @@ def judge_eval(
         out=out,
         quiet=False,
     )
+    found.refuse_silence()
     for line in printed(found):
         click.echo(line)
     if out is not None:

@@ -24,6 +24,9 @@ from mmrl.terminal import say
 @click.option("--max-body-mb", default=32.0, show_default=True, type=click.FloatRange(0.001), help="Of a request.")
 @click.option("--memory-mb", default=256.0, show_default=True, type=click.FloatRange(0.001), help="Of all requests.")
 @click.option("--body-seconds", default=30.0, show_default=True, type=click.FloatRange(0.001), help="A body may take.")
+@click.option(
+    "--batch-seconds", default=600.0, show_default=True, type=click.FloatRange(0.001), help="A batch may take."
+)
 @click.option("--max-pixels", default=50_000_000, show_default=True, type=click.IntRange(1), help="Of a picture.")
 @click.option("--end", "ends", multiple=True, help="Text cut from the end of answers at /get_reward: '<|im_end|>'.")
 def serve_reward(
@@ -50,6 +53,7 @@ def serve_reward(
         body=int(limits["max_body_mb"] * 2**20),
         bodies=int(limits["memory_mb"] * 2**20),
         body_seconds=limits["body_seconds"],
+        batch_seconds=limits["batch_seconds"],
         max_pixels=limits["max_pixels"],
         token=token_of(token_env),
         open_health=not limits["closed_health"],

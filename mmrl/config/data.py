@@ -93,6 +93,10 @@ class DataConfig(Strict):
     )
 
     effects: ClassVar[Mapping[str, When]] = {
+        "prompts": When(
+            lambda _, run: not run.only_scores or any(stage.reads_prompts for stage in run.stages),
+            "a stage without `pairs:` of its own",
+        ),
         "where": When(lambda s, _: s.prompts, "`prompts`"),
         "eval_where": When(lambda s, _: s.eval_prompts, "`eval_prompts`"),
         "prompts_count": When(lambda s, _: is_function(s.prompts), "a function as `prompts`"),
@@ -102,10 +106,14 @@ class DataConfig(Strict):
         "train_turns": When(lambda s, _: s.records, "`records`"),
         "records_count": When(lambda s, _: is_function(s.records), "a function as `records`"),
         "options": When(lambda s, _: is_function(s.records), "a function as `records`"),
-        "columns": When(lambda s, _: s.prompts or s.eval_prompts or s.records, "a source of prompts or records"),
-        "subset": When(lambda s, _: any(source.startswith("hub:") for source in s.sources), "a `hub:` source"),
-        "split": When(lambda s, _: _splits(s.prompts) or _splits(s.records), "prompts or records that have splits"),
-        "eval_split": When(lambda s, _: _splits(s.eval_prompts), "`eval_prompts` that have splits"),
+        "subset": When(
+            lambda s, run: any(source.startswith("hub:") for source in (*s.sources, *_pairs(run))), "a `hub:` source"
+        ),
+        "split": When(
+            lambda s, run: any(map(has_splits, (s.prompts, s.records, *_pairs(run)))),
+            "prompts, records or pairs that have splits",
+        ),
+        "eval_split": When(lambda s, _: has_splits(s.eval_prompts), "`eval_prompts` that have splits"),
     }
 
     @property
@@ -135,6 +143,11 @@ class DataConfig(Strict):
         return self
 
 
+def _pairs(run: Any) -> list[str]:
+    """Where the stages of a run have pairs of their own."""
+    return [str(stage.pairs) for stage in run.stages if getattr(stage, "pairs", None)]
+
+
 def is_range(wanted: Any) -> bool:
     """Whether what `where` wants of a column is a range of numbers."""
     return isinstance(wanted, Mapping) and bool(wanted) and set(wanted) <= {"min", "max"}
@@ -145,7 +158,7 @@ def is_function(source: str | None) -> bool:
     return objects.is_function(source) or (bool(source) and str(source).rpartition(":")[0].endswith(".py"))
 
 
-def _splits(source: str | None) -> bool:
+def has_splits(source: str | None) -> bool:
     """Whether a source may have splits: one of the hub, or a folder."""
     return (
         bool(source)

@@ -10,6 +10,11 @@ from pydantic import Field, model_validator
 from mmrl.config.reward import RewardConfig
 from mmrl.strict import Strict, When
 
+ANSWERS = When(
+    lambda _, run: run.samples_answers,
+    "held-out prompts that are answered and rewarded: a stage reward_model scores given answers",
+)
+
 
 class EvalConfig(Strict):
     """Evaluation on held-out prompts, sampled as a user of the model would sample."""
@@ -38,6 +43,9 @@ class EvalConfig(Strict):
     )
 
     effects: ClassVar[Mapping[str, When]] = {
+        "samples": ANSWERS,
+        "pass_at": ANSWERS,
+        "choices": ANSWERS,
         "correct_at": When(lambda s, _: s.pass_at or s.choices == "rotated", "`pass_at` or `choices: rotated`"),
         "rewards.weight": When(lambda s, _: False, "a sum: each reward is reported by itself"),
     }

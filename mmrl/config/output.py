@@ -25,5 +25,9 @@ class ReportConfig(Strict):
     eval_prompts: int = Field(12, ge=0, description="Held-out prompts whose samples are stored at evaluations.")
 
     effects: ClassVar[Mapping[str, When]] = {
-        "groups": When(lambda s, _: s.samples_every > 0, "a `samples_every` above 0"),
+        "samples_every": When(lambda _, run: not run.only_scores, "a stage that samples answers"),
+        "groups": When(
+            lambda s, run: s.samples_every > 0 and not run.only_scores,
+            "a `samples_every` above 0, and a stage that samples answers",
+        ),
     }

@@ -104,6 +104,11 @@ class RewardModelStage(Stage):
         return 2 if self.objective == "uncertainty" else 1
 
     @property
+    def reads_prompts(self) -> bool:
+        """Whether its records are the run's `data.prompts`."""
+        return self.pairs is None and self.data_from is None
+
+    @property
     def reads(self) -> Literal["shares", "values"]:
         """What a record says of its rows."""
         return "shares" if self.objective in BY_SHARES else "values"

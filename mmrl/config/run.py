@@ -66,6 +66,10 @@ class Config(Strict):
     effects: ClassVar[Mapping[str, When]] = {
         "eval": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
         "report.eval_prompts": When(lambda c, _: c.data.eval_prompts, "`data.eval_prompts`"),
+        "rewards": When(
+            lambda c, _: not c.only_scores or c.data.eval_prompts,
+            "a stage that samples answers, or `data.eval_prompts`",
+        ),
     }
 
     @model_validator(mode="after")
@@ -145,6 +149,17 @@ class Config(Strict):
         if useless:
             raise ValueError("\n".join(useless))
         return self
+
+    @property
+    def only_scores(self) -> bool:
+        """Whether all stages train a scalar head: they score given answers, and sample none."""
+        return all(isinstance(stage, RewardModelStage) for stage in self.stages)
+
+    @property
+    def samples_answers(self) -> bool:
+        """Whether the policy may have to answer: not where all stages score, unless rewards evaluate it besides."""
+        rewards = self.rewards if self.eval.rewards is None else self.eval.rewards
+        return not self.only_scores or bool(self.data.eval_prompts and rewards)
 
     @property
     def run_dir(self) -> Path:

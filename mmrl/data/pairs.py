@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args
 
 from mmrl import objects
 from mmrl.config import ConfigError, RecordFormat
+from mmrl.config.data import has_splits
 from mmrl.data.candidates import COLUMNS, pair_columns
 from mmrl.data.checks import MAX_PIXELS, Checker, identity, line, refuse_unsound
 from mmrl.data.formats import normalised
 from mmrl.data.pair_formats.kinds import WITH_VIDEO
 from mmrl.data.rows import Row
 from mmrl.data.shown import listed
-from mmrl.data.sources import absolute, folder_of, function_of, function_rows, read_rows
+from mmrl.data.sources import HUB, absolute, folder_of, function_of, function_rows, read_rows
 from mmrl.types import Candidate, Pair, Prompt
 
 OnBad = Literal["stop", "skip", "keep"]
@@ -80,7 +81,9 @@ def read_pairs(
     form: RecordFormat = "auto",
     *,
     on_bad: OnBad = "stop",
-    split: str = "test",
+    split: str | None = None,
+    subset: str | None = None,
+    columns: Mapping[str, str] | None = None,
     count: int | None = None,
     options: Mapping[str, Any] | None = None,
     image_root: str | None = None,
@@ -91,7 +94,8 @@ def read_pairs(
 
     form: a key of formats.FORMATS. on_bad: the first record that is no pair stops with a ConfigError that says where
     and why; or it is warned of and left out; or, "keep", for a measurement, which has to count it, it is only listed.
-    Either way `broken` has it. split, options, image_root: as in DataConfig. count: how many records are read, None for
+    Either way `broken` has it. columns, subset, options, image_root: as in DataConfig. split: of a source that has
+    splits; None: "test". count: how many records are read, None for
     all; of a function 100. video_frames: most frames of a video.
     Raises ConfigError for a source that is missing or unreadable, or that holds no pairs.
     """
@@ -103,9 +107,16 @@ def read_pairs(
         raise ConfigError(f"pairs: count is {count}, expected 1 or more records; leave it out for all")
     if options and not function:
         raise ConfigError(f"pairs: options are those of a function, `file.py:function`, and {name} is none")
+    if split is not None and not has_splits(name):
+        raise ConfigError(f"pairs: split {split!r:.60} is of a folder or `hub:`, and {name} has none; leave it out")
+    if subset is not None and not name.startswith(HUB):
+        raise ConfigError(f"pairs: subset {subset!r:.60} is of a `hub:` source, and {name} is none; leave it out")
     root = absolute(image_root or folder_of(name))
-    checker = Checker((), None, form, root, max_pixels, video_frames=video_frames)
-    rows = function_rows(name, function, count or FUNCTION_COUNT) if function else read_rows(name, split)
+    checker = Checker((), columns, form, root, max_pixels, video_frames=video_frames)
+    if function:
+        rows = function_rows(name, function, count or FUNCTION_COUNT)
+    else:
+        rows = read_rows(name, split or "test", subset)
     found = Pairs()
     seen: dict[str, str] = {}
     for row in islice(rows, count):

@@ -28,7 +28,9 @@ def evaluate(
     judge: str | Scorer | Comparer,
     *,
     form: RecordFormat = "auto",
-    split: str = "test",
+    split: str | None = None,
+    subset: str | None = None,
+    columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     bench_options: Mapping[str, Any] | None = None,
     image_root: str | None = None,
@@ -42,9 +44,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure a judge on a benchmark.
 
-    bench: a file, folder, `hub:owner/name` or `file.py:function` of pairs; form, split, image_root: see
-    mmrl.data.pairs.read_pairs; limit: records that are read; bench_options: of a function. Records that are no pairs
-    count as wrong over all. judge: a word for `open_judge`, with `options`, or a judge. orders, votes, seed: see
+    bench: a file, folder, `hub:owner/name` or `file.py:function` of pairs; form, split, subset, columns, image_root:
+    see mmrl.data.pairs.read_pairs; limit: records that are read; bench_options: of a function. Records that are no
+    pairs count as wrong over all. judge: a word for `open_judge`, with `options`, or a judge. orders, votes, seed: see
     asking.ask; several votes of a judge that says that it is `greedy` are refused. baselines: "first", "longest" and
     "random" beside it, and the judge's own verdicts with shuffled labels.
     out: a folder for results.json, verdicts.jsonl, which is written as verdicts come, and index.html. quiet: no bar.
@@ -53,7 +55,15 @@ def evaluate(
     if form not in (forms := get_args(RecordFormat)):
         raise ConfigError(f"format {short(form)}: {near(form, forms)}")
     pairs = read_pairs(
-        bench, form, on_bad="keep", split=split, count=limit, options=dict(bench_options or {}), image_root=image_root
+        bench,
+        form,
+        on_bad="keep",
+        split=split,
+        subset=subset,
+        columns=columns,
+        count=limit,
+        options=dict(bench_options or {}),
+        image_root=image_root,
     )
     if not pairs.pairs:
         first = pairs.broken[0]
@@ -61,6 +71,8 @@ def evaluate(
         raise ConfigError(f"{bench} holds {told}; the first: {first.where}: {first.why}")
     name = judge if isinstance(judge, str) else judge.identity
     opened = open_judge(judge, **(options or {})) if isinstance(judge, str) else judge
+    if orders != "both" and not is_comparer(opened):
+        raise ConfigError(f"orders {orders}: {short(name)} scores each candidate alone, in no order; leave it out")
     if votes > 1 and not is_comparer(opened):
         raise ConfigError(f"votes {votes}: {short(name)} scores candidates, and says the same each time; leave it out")
     if votes > 1 and getattr(opened, "greedy", False):

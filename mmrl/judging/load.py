@@ -24,8 +24,9 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
 
     "first", "longest", "random": baselines, without options. A run's folder, or a checkpoint's: a Scorer where the
     model has a scalar head (`of_scalar`), otherwise a Comparer (models.of_model). http(s)://...: a chat endpoint where
-    the option `model` names what it serves (`of_chat`), otherwise a server of scores: the reward remote.score, or that
-    of the option `protocol`, with its options. A reward's name, as configs have it: a Scorer; options are the reward's.
+    the option `model` names what it serves (`of_chat`); otherwise `mmrl serve-reward` of a judge that compares, as its
+    /health says (`served.open_served_judge`); otherwise a server of scores: the reward remote.score, or that of the
+    option `protocol`, with its options. A reward's name, as configs have it: a Scorer; options are the reward's.
     Raises ConfigError for anything else, and for an option that this judge does not have.
     """
     if spec in BASELINES:
@@ -34,7 +35,11 @@ def open_judge(spec: str, **options: Any) -> Scorer | Comparer:
     if spec.startswith(("http://", "https://")):
         opened: Callable[..., Scorer | Comparer] = of_chat
         if "model" not in options:
-            return _of_server(spec, **options)
+            from mmrl.judging.served import TOKEN, compares, open_served_judge
+
+            if "protocol" in options or not compares(spec, str(options.get("key_env", TOKEN))):
+                return _of_server(spec, **options)
+            opened = open_served_judge
     elif (folder := resolve(spec)).is_dir():
         spec, opened = str(folder), of_scalar if scalar_folder(folder) else of_model
     else:

@@ -39,6 +39,10 @@ class Result:
         return cls(name, whole, categories, macro(categories), official(judged, broken), reliability(judged), judged)
 
 
+class NotJudged(RuntimeError):
+    """A judge gave no answer at all, so that nothing was measured of it."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The judge first, then the baselines. broken: records of the benchmark that are no pairs: they were not asked."""
@@ -53,6 +57,15 @@ class Evaluation:
     @property
     def judge(self) -> Result:
         return self.results[0]
+
+    def refuse_silence(self) -> None:
+        """Raises NotJudged where the judge answered nothing: no verdict, and no words that are none. Words that hold no
+        verdict are an answer, and are measured as such."""
+        shown = [one for each in self.judge.judged for one in each.shown]
+        if any(one.verdict.ok or one.verdict.said for one in shown):
+            return
+        why = "; ".join(f"{count} x {reason}" for reason, count in list(self.judge.figures.reasons.items())[:3])
+        raise NotJudged(f"{self.judge.name} judged none of {len(self.judge.judged)} pairs: {why}")
 
 
 @dataclass(frozen=True)

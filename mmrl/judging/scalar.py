@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmrl.config import ConfigError, validate
+from mmrl.content import mark_of
 from mmrl.data.showing import SHOW
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.load import BUILT_IN, adapter_class, config_class
@@ -43,7 +44,9 @@ class ScalarModel:
         self.mean, self.std = _spread(self.notes, folder) if normalise else (0.0, 1.0)
         self.adapter, self.batch = _adapter(policy, self.notes, device), batch
         self.show = str(self.notes.get("show", SHOW))
-        self.identity = f"scalar:{_mark(policy)}:{'normalised' if normalise else 'raw'}"
+        # Of LoRA the folder holds the smaller part, and of large files not every byte is read: so the weights as well.
+        mark = f"{mark_of(policy)}:{_mark_of_weights(self.adapter)}"
+        self.identity = f"scalar:{mark}:{'normalised' if normalise else 'raw'}"
         self._one = threading.Lock()  # a model computes for one caller at a time
 
     def scores(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Score]:
@@ -106,11 +109,12 @@ def _spread(notes: Mapping[str, Any], folder: str | Path) -> tuple[float, float]
     return float(mean), float(std)
 
 
-def _mark(policy: Path) -> str:
-    """Of the head, which was trained with all the rest, and of what is stored with it."""
+def _mark_of_weights(adapter: Adapter) -> str:
+    """Another one where a number of the model is another: every weight is read, a second for a gigabyte or two."""
     digest = hashlib.sha256()
-    for name in ("head.safetensors", "head.json"):
-        digest.update((policy / "head" / name).read_bytes())
+    for tensor in adapter.weights():
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

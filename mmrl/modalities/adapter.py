@@ -302,6 +302,11 @@ class Adapter:
         was drawn for it. Left out: none."""
         return {}
 
+    def drawn(self, prompt: Prompt, seed: int, step: int) -> Prompt:
+        """The prompt with such columns, as a sample of that seed in that training step is shown it. Left out: the
+        prompt."""
+        return prompt
+
     # ---------------------------------------------------------------- the report
 
     def picture(self, sample: Sample, media: Media) -> Image | None:

@@ -60,16 +60,24 @@ class Remote(Protocol):
         """Ask, and read. Raises Unanswered."""
 
 
+def other_version(version: Any, before: str | None) -> str:
+    return f"the scorer's version is {short(version)}, and was {short(before)}"
+
+
 class GetReward:
-    """OpenRLHF's /get_reward; a query is the prompt's words with the answer behind them."""
+    """OpenRLHF's /get_reward; a query is the prompt's words with the answer behind them.
+
+    version: of the scorer, where the server tells it (mmrl's does, OpenRLHF's does not): that of the first answer.
+    """
 
     talks = False
 
     def __init__(self, label: str = "answer") -> None:
         self.label = label
+        self.version: str | None = None
 
     def identity(self, servers: Servers) -> str:
-        return fingerprint("get_reward", servers.urls, self.label)
+        return fingerprint("get_reward", servers.urls, self.label, self.version)
 
     def scores(self, servers: Servers, group: Sequence[Asked]) -> list[Score]:
         if any(asked.answer is None or asked.pictures for asked in group):
@@ -85,6 +93,10 @@ class GetReward:
         values = rows(said, "rewards", len(group))
         if isinstance(values, str):
             return [Score.invalid(values)] * len(group)
+        version = said.get("scorer_version")
+        self.version = version if self.version is None else self.version
+        if version != self.version:
+            return [Score.invalid(other_version(version, self.version))] * len(group)
         reasons = said.get("errors")
         if not isinstance(reasons, list) or len(reasons) != len(group):
             reasons = [None] * len(group)
@@ -180,7 +192,7 @@ class ScoreV1:
         if self.version is None:
             self.version = version
         if version != self.version:
-            return f"the scorer's version is {short(version)}, and was {short(self.version)} (see the option `version`)"
+            return f"{other_version(version, self.version)} (see the option `version`)"
         return ""
 
     def _read(self, result: Mapping[str, Any], error: Mapping[str, Any]) -> Score:

@@ -26,6 +26,7 @@ _CONNECTION = MappingProxyType(
         "rest": 30.0,
         "groups_at_once": 16,
         "cache": None,
+        "version": "",
     }
 )
 
@@ -34,10 +35,12 @@ class RemoteReward:
     """The base of rewards that a server gives, over the protocol `remote`.
 
     key_env: the variable with the bearer token, unless `connection` names another. connection: the options of
-    rewards/remote.py. all_or_none: whether a score may depend on the other samples of the group. Raises ValueError for
+    rewards/remote.py. all_or_none: whether a score may depend on the other samples of the group. tells_version: whether
+    the server tells it, always and before it scores; elsewhere a file needs the option `version`. Raises ValueError for
     an option that there is not, or a value that it cannot have.
     """
 
+    tells_version = False
     all_or_none = False
 
     def __init__(self, remote: Remote, url: str | list[str], key_env: str, connection: Mapping[str, Any]) -> None:
@@ -51,12 +54,19 @@ class RemoteReward:
         of_servers = {name: options[name] for name in ("timeout", "attempts", "patience", "rest")}
         self.remote, self.servers = remote, Servers(url, options["key_env"], **of_servers)
         self.when_down, self.groups_at_once = options["when_down"], options["groups_at_once"]
+        if options["cache"] and not (options["version"] or self.tells_version):
+            raise ValueError(
+                "cache: this server tells no version, and a file would give the scores of a model that was replaced; "
+                "set `version`, a word of your own that is another for another model"
+            )
+        self._version = str(options["version"])
         self._known = known(options["cache"] or None)
         self._sending = Sending(remote.talks)
 
     def as_monitor(self) -> None:
         """Called for a reward of weight 0: it keeps nobody waiting, and stops nothing."""
-        self.when_down, self.servers.patience.seconds = "invalid", 0.0
+        self.when_down = "invalid"
+        self.servers.as_monitor()
 
     def ask(self, samples: Sequence[Sample]) -> list[Score]:
         """The scores of a group's samples; invalid where there is none. Raises StopRun, as `when_down` says."""
@@ -92,4 +102,4 @@ class RemoteReward:
         """What the samples' scores are kept under."""
         identity = self.remote.identity(self.servers)
         company = [one.fingerprint for one in asked] if self.all_or_none else []
-        return [fingerprint(identity, one.fingerprint, company) for one in asked]
+        return [fingerprint(identity, self._version, one.fingerprint, company) for one in asked]

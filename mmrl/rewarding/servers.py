@@ -7,9 +7,11 @@ import os
 import random
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmrl.rewarding.breaker import Breaker
 from mmrl.rewarding.patience import Patience
 from mmrl.rewarding.post import PASSING, Poster, PostError, seconds_of
 
@@ -31,7 +33,8 @@ class Servers:
     timeout: seconds of one try, all in all. attempts: tries of a request, at least. patience: seconds from the first
     failure after the last answer, of whatever request, during which it is tried again; after them a request has its
     `attempts` tries and no more. rest: seconds in which a server that failed is left alone where others are there.
-    pause: seconds before the second try, doubled for each later one.
+    pause: seconds before the second try, doubled for each later one. After `as_monitor` nothing is waited for, and what
+    failed is left alone.
     Raises ValueError for a URL or a key that cannot be used.
     """
 
@@ -60,10 +63,38 @@ class Servers:
         self._lock = threading.Lock()
         self._turn = 0
         self._resting: dict[str, float] = {}  # url -> until when
+        self._breaker: Breaker | None = None
+
+    def as_monitor(self) -> None:
+        """Nobody waits: a request has its tries at once, and after one that had them all in vain no other is sent for
+        `rest` seconds (longer each time), and then one with a single try. Told once in each such time."""
+        self.patience, self._breaker = Patience(0.0), Breaker(self.rest)
 
     def ask(self, route: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON that a server answers; body: None asks by GET. Raises Unanswered."""
         content = None if body is None else json.dumps(body, allow_nan=False).encode()
+        if self._breaker is None:
+            return self._asked(route, content, self.attempts)
+        if why := self._breaker.why():
+            raise Unanswered(why)
+        known = self._breaker.trying
+        try:
+            answer = self._asked(route, content, 1 if known else self.attempts)
+        except Unanswered as error:
+            if error.lasting:  # an answer, of a server that is there
+                self._breaker.answered()
+            elif (pause := self._breaker.failed(str(error))) is not None and not known:
+                clock = time.strftime("%H:%M:%S")
+                warnings.warn(f"{clock}: {error}; left alone for {pause:g} s, then tried again", stacklevel=2)
+            raise
+        except BaseException as error:
+            self._breaker.failed(type(error).__name__)
+            raise
+        self._breaker.answered()
+        return answer
+
+    def _asked(self, route: str, content: bytes | None, attempts: int) -> Any:
+        """The answer after at least so many attempts."""
         tries = 0
         while True:
             url = self._next()
@@ -74,7 +105,7 @@ class Servers:
                     raise
                 tries += 1
                 self._failed(url, rests=not isinstance(error, _Busy), reason=str(error))
-                if tries >= self.attempts and not self.patience.lasts:
+                if tries >= attempts and not self.patience.lasts:
                     raise Unanswered(f"{error} ({tries} attempts)") from None
                 self._pause(tries, error.wait if isinstance(error, _Busy) else 0.0)
                 continue

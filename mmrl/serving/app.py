@@ -47,7 +47,7 @@ async def _get_reward(request: Request) -> Response:
         message = read(openrlhf.RewardRequest, body)
         return message, openrlhf.rows_of(message, service.limits.ends)
 
-    return _reply(await service.answer(request, rows, lambda _, outcomes: openrlhf.reply(outcomes)))
+    return _reply(await service.answer(request, rows, lambda _, found: openrlhf.reply(found, service.served.version)))
 
 
 async def _score(request: Request) -> Response:

@@ -35,13 +35,17 @@ def rows_of(request: RewardRequest, ends: Sequence[str]) -> list[Row]:
     return [_row(i, *row, ends) for i, row in enumerate(zip(request.query, prompts, labels))]
 
 
-def reply(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The answer's body; a row that failed, or that the reward does not apply to, is null and has its reason."""
+def reply(outcomes: Sequence[Outcome], version: str) -> dict[str, Any]:
+    """The answer's body, with the scorer's version, which OpenRLHF does not ask for.
+
+    A row that failed, or that the reward does not apply to, is null and has its reason.
+    """
     values = [next(iter(outcome.values.values()), None) for outcome in outcomes]
     return {
         "rewards": values,
         "scores": values,
         "extra_logs": {"invalid": [float(outcome.failed) for outcome in outcomes]},
+        "scorer_version": version,
         "errors": [outcome.reason or None for outcome in outcomes],
     }
 

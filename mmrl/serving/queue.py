@@ -30,11 +30,14 @@ class Line:
     """Rates units in batches, in threads, in the order in which they came.
 
     max_batch: rows of a batch; a unit that is larger is a batch by itself. max_wait: seconds that a row waits for
-    others while the model is free. limit: rows that may wait or run. A unit whose future was cancelled is left out.
+    others while the model is free. limit: rows that may wait or run. seconds: that a batch may take; Python cannot stop
+    a thread, so one that takes longer is answered (504), and keeps its place until it ends. While every place is kept
+    so, all that waits, and all that comes, is told why (503). A unit whose future was cancelled is left out.
     """
 
-    def __init__(self, served: Served, max_batch: int, max_wait: float, limit: int) -> None:
+    def __init__(self, served: Served, max_batch: int, max_wait: float, limit: int, seconds: float = 600.0) -> None:
         self.served, self.max_batch, self.max_wait, self.limit = served, max_batch, max_wait, limit
+        self.seconds, self.hung = seconds, 0  # batches that run longer
         self.rows = 0  # that wait or run
         self.batches = 0
         self.rated = 0
@@ -46,8 +49,11 @@ class Line:
         self._pace = 0.0  # seconds a row, a moving mean
 
     def put(self, units: Sequence[Unit]) -> list[asyncio.Future[list[Outcome]]]:
-        """A future for each unit: all of them, or Refused (413: more than ever fit; 429: more than fit now)."""
+        """A future for each unit: all of them, or Refused (413: more than ever fit; 429: more than fit now; 503: the
+        model hangs)."""
         count = sum(map(len, units))
+        if self.stuck:
+            raise Refused(503, self.stuck, {"Retry-After": str(_LONGEST_WAIT)})
         if count > self.limit:
             raise Refused(413, f"{count} rows are over the {self.limit} that may wait; send fewer at once")
         if self.rows + count > self.limit:
@@ -87,6 +93,13 @@ class Line:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
+    @property
+    def stuck(self) -> str:
+        """Why nothing is rated now; "" where something may be."""
+        if self.hung < self.served.at_once:
+            return ""
+        return f"{self.served.name} is stuck: a call has run for over {self.seconds:g} s and has to end before the next"
+
     def close(self) -> None:
         """Leave the model to itself: what has not started is not rated."""
         self._threads.close()
@@ -110,11 +123,17 @@ class Line:
     async def _rate(self, batch: list[_Waiting]) -> None:
         start = time.monotonic()
         try:
-            outcomes = await asyncio.wrap_future(self._threads.submit(_rated, self.served, [o.unit for o in batch]))
+            rating = asyncio.wrap_future(self._threads.submit(_rated, self.served, [o.unit for o in batch]))
         except RuntimeError as error:  # the threads were closed
-            outcomes = [[Outcome(reason=str(error))] * len(one.unit) for one in batch]
-        finally:
             self._free.release()
+            _settle(batch, Outcome(reason=str(error)))
+            return
+        await asyncio.wait({rating}, timeout=self.seconds)
+        if not rating.done():
+            self._hangs(batch, rating)
+            return
+        self._free.release()
+        outcomes = rating.result()
         rows = sum(len(one.unit) for one in batch)
         pace = (time.monotonic() - start) / rows / self.served.at_once
         self._pace = pace if not self.batches else 0.8 * self._pace + 0.2 * pace
@@ -124,6 +143,22 @@ class Line:
             if not one.answer.done():
                 one.answer.set_result(of)
 
+    def _hangs(self, batch: list[_Waiting], rating: asyncio.Future[list[list[Outcome]]]) -> None:
+        """Answer a batch that takes too long, and, where no other can run, all that wait."""
+        self.hung += 1
+        rating.add_done_callback(self._ended)
+        reason = f"{self.served.name} gave nothing in {self.seconds:g} s, and its call still runs"
+        _settle(batch, Outcome(reason=reason, status=504))
+        if self.stuck:
+            _settle(list(self._line.values()), Outcome(reason=self.stuck, status=503))
+
+    def _ended(self, rating: asyncio.Future[list[list[Outcome]]]) -> None:
+        """A batch that hung is done: its place is free."""
+        self.hung -= 1
+        self._free.release()
+        if not rating.cancelled():
+            rating.exception()  # looked at
+
     def _leave(self, place: int, size: int, _: object) -> None:
         self.rows -= size
         self._line.pop(place, None)  # where it was given up
@@ -131,6 +166,13 @@ class Line:
     def _wait(self) -> int:
         """Seconds until there may be room again."""
         return max(1, min(_LONGEST_WAIT, math.ceil(self.rows * self._pace)))
+
+
+def _settle(batch: Sequence[_Waiting], outcome: Outcome) -> None:
+    """The same outcome for all rows."""
+    for one in batch:
+        if not one.answer.done():
+            one.answer.set_result([outcome] * len(one.unit))
 
 
 def _rated(served: Served, units: Sequence[Unit]) -> list[list[Outcome]]:

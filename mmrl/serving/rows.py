@@ -44,12 +44,13 @@ class Row:
 class Outcome:
     """What a row got: named finite numbers; or none, and why. A None among them does not apply.
 
-    said: the judge's words. lasting: whether the same row would get it again.
+    said: the judge's words. status: of HTTP, where the request as a whole has no answer for now; 0 elsewhere.
     """
 
     values: Mapping[str, float | None] = field(default_factory=dict)
     reason: str = ""
     said: str = ""
+    status: int = 0
 
     @property
     def failed(self) -> bool:

@@ -28,7 +28,7 @@ class Service:
 
     def __init__(self, served: Served, limits: Limits) -> None:
         self.served, self.limits = served, limits
-        self.line = Line(served, limits.max_batch, limits.max_wait, limits.queue)
+        self.line = Line(served, limits.max_batch, limits.max_wait, limits.queue, limits.batch_seconds)
         self.answers = Answers(self.line, limits.answers)
         self.bodies = Bodies(limits.body, limits.bodies, limits.body_seconds)
         self._one_at_a_time = asyncio.Lock()
@@ -67,7 +67,7 @@ class Service:
             authorise(request, self.limits.token)
         served, line = self.served, self.line
         told = {
-            "status": "ok",
+            "status": line.stuck or "ok",
             "protocol_version": VERSION,
             "rewards": {served.name: ["score"]},
             "kind": served.kind,
@@ -79,7 +79,8 @@ class Service:
 
 
 async def _outcomes(request: Request, asked: Asked) -> list[Outcome]:
-    """The rows' outcomes. Raises Refused (499) where the sender does not wait for them."""
+    """The rows' outcomes. Raises Refused: 499 where the sender does not wait for them, 503 and 504 where the
+    model hangs."""
     rating = asyncio.create_task(asked.outcomes())
     gone = asyncio.create_task(_gone(request))
     try:
@@ -88,7 +89,10 @@ async def _outcomes(request: Request, asked: Asked) -> list[Outcome]:
             asked.give_up()
             await rating  # what waits on counts as a body in memory until then
             raise Refused(499, "the sender went away")
-        return rating.result()
+        outcomes = rating.result()
+        if late := next((outcome for outcome in outcomes if outcome.status), None):
+            raise Refused(late.status, late.reason, {"Retry-After": "60"})
+        return outcomes
     finally:
         rating.cancel()
         gone.cancel()

@@ -18,14 +18,16 @@ STAGES: dict[str, dict[str, Any]] = {
 
 def made(modality: str = "text", stages: tuple[str, ...] = ("grpo",), **keys: Any) -> dict[str, Any]:
     """A config that loads. keys: what to put in place of its own at the top."""
-    return {
+    config: dict[str, Any] = {
         "modality": modality,
         "model": {"path": "somebody/model"},
         "data": {"prompts": "prompts.jsonl", "records": "records.jsonl"},
         "rewards": [{"name": "length.short"}],
         "stages": [dict(STAGES[kind]) for kind in stages],
-        **keys,
     }
+    if set(stages) == {"reward_model"}:  # which scores the answers of its pairs, and has no use for these
+        del config["data"]["prompts"], config["rewards"]
+    return config | keys
 
 
 @pytest.fixture

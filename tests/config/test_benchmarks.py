@@ -8,8 +8,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from mmrl.config import load
+from mmrl.core.gate import GATES
+from mmrl.core.ratio import ratio
+from mmrl.importing import import_file
+from mmrl.share import share
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -28,7 +33,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-STUDIES = {name: script(name).STUDY for name in ("effects_text", "effects_vision", "effects_image")}
+STUDIES = {name: script(name).STUDY for name in ("effects_text", "effects_vision", "effects_reward", "effects_image")}
 EFFECTS = [(name, effect) for name, study in STUDIES.items() for effect in study.effects]
 
 
@@ -56,3 +61,37 @@ def test_topr_is_compared_as_its_paper_has_it():
     assert (algorithm.ratio, algorithm.aggregate) == ("product", "sequence_mean")
     right, one = (reward.weight for reward in run.rewards if reward.weight)
     assert [right * answer + one for answer in (1, 0)] == [1, -1]
+
+
+@pytest.mark.parametrize(("effect", "cut"), [("ratios", True), ("near_ratios", False)])
+def test_what_a_wrong_engine_makes_is_beyond_the_pre_clip_or_inside_of_it(effect, cut):
+    """Of a token whose log-prob the engine gives so much too low, where the advantage is negative: PPO's clip cuts none
+    of them, StableReinforce's pre-clip all or none."""
+    study = STUDIES["effects_reward"]
+    for nats in load(study.config(effect, "StableReinforce", "0")).model.wrong_nats:
+        for arm, gone in (("Reinforce++", False), ("StableReinforce", cut)):
+            stage = load(study.config(effect, arm, "0")).stages[-1]
+            algorithm = stage.resolved.with_defaults(0.2, 0.2)
+            assert not stage.replays_old(sixteen_bit=False)  # or the trainer's log-probs would hide the engine's
+            far = ratio(torch.tensor([[nats]]))
+            kept = GATES.bind(algorithm.gate)(far, torch.tensor([[-1.0]]), algorithm, None)
+            assert kept.item() == (0.0 if gone else far.item())
+
+
+def test_the_cold_start_that_contradicts_itself_is_never_wrong():
+    study = STUDIES["effects_reward"]
+    (stage,) = load(study.config("contradicts-0")).stages
+    record = import_file(share("datasets") / "judged_scenes" / "judged_scenes.py").record
+    made = [record(i, **stage.options) for i in range(200)]
+    verdicts = [one["order"][int(one["completion"].split("<answer>")[1][0]) - 1] for one in made]
+    assert verdicts == [one["true"] for one in made]
+    assert 80 < sum(one["contradicts"] for one in made) < 120  # half; 100 +- 2.8 standard deviations
+
+
+def test_both_sides_of_the_contradiction_start_from_the_same_policy_of_their_seed():
+    study = STUDIES["effects_reward"]
+    bases = set(study.bases(["contradiction"]))
+    for seed in "012":
+        paths = {load(study.config("contradiction", a, seed)).model.path for a in study.effects["contradiction"].arms}
+        (path,) = paths
+        assert [base for base in bases if base in Path(path).parts] == [f"contradicts-{seed}"]

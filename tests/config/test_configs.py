@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from every import every
 
 from mmrl.config import ConfigError, load
 from mmrl.training.plan import plan_text
@@ -18,7 +19,7 @@ def test_there_are_configs():
     assert "image/tiny" in SHIPPED
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@every("name", SHIPPED)
 def test_a_shipped_config_plans(name):
     config = load(name)
     plan = plan_text(config, processes=2)
@@ -56,8 +57,8 @@ def test_a_plan_tells_of_conversations_and_trees():
     assert "1 optimizer steps per rollout, together on at most 400 groups of 4 steps" in plan
 
 
-@pytest.mark.parametrize("preset", ["grpo", "dapo"])
-@pytest.mark.parametrize("value", [True, False])
+@every("preset", ["grpo", "dapo"])
+@every("value", [True, False])
 def test_a_plan_tells_where_groups_without_signal_leave_the_denominators(config, preset, value):
     algorithm = {"preset": preset, "drop_zero_variance": value}
     plan = plan_text(load(config(), [("stages.grpo.algorithm", algorithm)]))

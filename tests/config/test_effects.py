@@ -40,15 +40,17 @@ from mmrl.modalities.tokens import config as tokens
 from mmrl.modalities.vision import config as vision
 
 HELD, FUNCTION, HELD_FUNCTION = "data.eval_prompts=a.jsonl", "data.prompts=a.py:f", "data.eval_prompts=b.py:f"
-RECORDS, NO_SOURCE = "data.records=a.py:f", "data.prompts=null data.records=null"
+RECORDS = "data.records=a.py:f"
 LORA, LOADED = "model.train=lora", "model.train=lora model.lora.path=a"
 BUILT, VLLM = "model.build={kind:qwen2}", "model.engine.name=vllm"
 TREE, SPAM = "stages.0.tree={} stages.0.samples=8", "stages.0.optim.name=spam"
 STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
 EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
-SCALAR, SCALAR_STAGE = "model.head={}", "stages.0={kind:reward_model,steps:1,pairs:a.jsonl}"
+SCALAR = "model.head={}"
+SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
+REWARDED = f"{SCALAR} {HELD} rewards=[{{name:a.b}}]"
 
 
 class Case(NamedTuple):
@@ -66,13 +68,39 @@ class Case(NamedTuple):
 ROOT = Path(__file__).parents[2]
 
 CASES = [
-    *(
-        Case(Config, "eval", f"eval.{given}", HELD)
-        for given in ("every=5", "prompts=9", "samples=2", "by=kind", "seed=1")
-    ),
+    *(Case(Config, "eval", f"eval.{given}", HELD) for given in ("every=5", "prompts=9", "by=kind", "seed=1")),
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    # Scores of given answers, and what becomes of an option where nothing is sampled.
+    *(
+        Case(section, entry, given, having, f"{SCALAR} {HELD}", "reward_model")
+        for section, entry, given, having in (
+            (EvalConfig, "samples", "eval.samples=2", REWARDED),
+            (EvalConfig, "pass_at", "eval.pass_at=[1]", REWARDED),
+            (EvalConfig, "choices", "eval.choices=shuffled", REWARDED),
+            (ReportConfig, "samples_every", "report.samples_every=3", None),
+            (ReportConfig, "groups", "report.groups=3", None),
+            (DataConfig, "prompts", "data.prompts=a.jsonl", f"{SCALAR} stages.0.pairs=null"),
+            (tokens.TokenModelConfig, "engine", "model.engine.name=vllm", None),
+            (tokens.TokenModelConfig, "sampling.temperature", "model.sampling.temperature=0.7", None),
+            (tokens.TokenModelConfig, "sampling.top_p", "model.sampling.top_p=0.9", None),
+            (tokens.TokenModelConfig, "sampling.top_k", "model.sampling.top_k=9", None),
+            (tokens.TokenModelConfig, "sampling.annealing", "model.sampling.annealing={}", None),
+            (tokens.TokenModelConfig, "evaluation.temperature", "model.evaluation.temperature=0", REWARDED),
+            (tokens.TokenModelConfig, "rollout_batch", "model.rollout_batch=9", REWARDED),
+            (tokens.TokenModelConfig, "logits_chunk", "model.logits_chunk=9", REWARDED),
+        )
+    ),
+    Case(
+        tokens.TokenModelConfig,
+        "fp32_head",
+        "model.fp32_head=true",
+        f"{REWARDED} model.dtype=bfloat16",
+        f"{SCALAR} model.dtype=bfloat16",
+        "reward_model",
+    ),
+    Case(Config, "rewards", "rewards=[{name:a.b}]", f"{SCALAR} {HELD}", SCALAR, "reward_model"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
@@ -82,8 +110,16 @@ CASES = [
     Case(DataConfig, "records_count", "data.records_count=9", RECORDS),
     Case(DataConfig, "train_turns", "data.train_turns=last", RECORDS, "data.records=null"),
     Case(DataConfig, "options", "data.options={a:1}", RECORDS),
-    Case(DataConfig, "columns", "data.columns={prompt:a}", "", NO_SOURCE, "preference"),
     Case(DataConfig, "subset", "data.subset=a", "data.prompts=hub:a/b"),
+    Case(DataConfig, "subset", "data.subset=a", "stages.0.pairs=hub:a/b", "", "preference"),
+    Case(
+        DataConfig,
+        "split",
+        "data.split=a",
+        "stages.0.pairs=hub:a/b",
+        f"data.prompts={__file__} {RECORDS} stages.0.pairs={__file__}",
+        "preference",
+    ),
     Case(DataConfig, "split", "data.split=a", "data.records=hub:a/b", f"data.prompts={__file__} {RECORDS}"),
     Case(DataConfig, "eval_split", "data.eval_split=a", "data.eval_prompts=hub:a/b", HELD_FUNCTION),
     Case(EvalConfig, "correct_at", "eval.correct_at=0.9", f"{HELD} eval.pass_at=[1]", HELD),
@@ -251,12 +287,12 @@ CASES = [
 # Options that change something in every run that has their section.
 ALWAYS: dict[type, set[str]] = {
     Config: {
-        *("name", "about", "modality", "seed", "out", "model", "environment", "data", "rewards", "stages"),
+        *("name", "about", "modality", "seed", "out", "model", "environment", "data", "stages"),
         *("checkpoint", "report", "trackers", "device", "threads", "timeout"),
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {
-        "prompts",
+        "columns",
         "eval_prompts",
         "records",
         "format",
@@ -266,8 +302,8 @@ ALWAYS: dict[type, set[str]] = {
         "video_frames",
         "videos",
     },
-    EvalConfig: {"every", "prompts", "samples", "seed", "by", "pass_at", "choices", "rewards"},
-    ReportConfig: {"samples_every"},
+    EvalConfig: {"every", "prompts", "seed", "by", "rewards"},
+    ReportConfig: set(),
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
@@ -309,14 +345,13 @@ ALWAYS: dict[type, set[str]] = {
     tokens.EngineConfig: {"name"},
     tokens.HeadConfig: {"outputs", "init"},
     tokens.AnnealingConfig: {"tau_max", "tau_min", "start", "d0", "d_growth"},
-    tokens.SamplingConfig: {"temperature", "max_tokens"},
-    tokens.EvaluationConfig: {"temperature", "max_tokens"},
+    tokens.SamplingConfig: {"max_tokens"},
+    tokens.EvaluationConfig: {"max_tokens"},
     tokens.ConversationConfig: {"max_turns", "max_pictures", "max_tokens"},  # records may bring environments
     tokens.TokenModelConfig: {
         *("path", "build", "dtype", "attention", "train", "gradient_checkpointing", "chat", "system"),
         "chat_template_kwargs",
-        *("max_prompt_tokens", "skip_special_tokens", "sampling", "evaluation", "conversation", "rollout_batch"),
-        "logits_chunk",
+        *("max_prompt_tokens", "skip_special_tokens", "sampling", "evaluation", "conversation"),
     },
     text.ModelConfig: set(),
     vision.ModelConfig: {"vision", "space", "picture_cache"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.config import ConfigError, load
 
@@ -13,7 +14,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize(("place", "key"), [(place, key) for place, keys in KEYS.items() for key in keys])
+@every(("place", "key"), [(place, key) for place, keys in KEYS.items() for key in keys])
 def test_an_empty_key_takes_the_default(config, place, key):
     empty, absent = config(), config()
     for made in (empty, absent):
@@ -24,18 +25,18 @@ def test_an_empty_key_takes_the_default(config, place, key):
     assert load(empty) == load(absent)
 
 
-@pytest.mark.parametrize("key", ["threads", "environment"])
+@every("key", ["threads", "environment"])
 def test_null_stays_where_it_means_something(config, key):
     assert getattr(load(config(**{key: None})), key) is None
 
 
-@pytest.mark.parametrize("key", ["modality", "stages"])
+@every("key", ["modality", "stages"])
 def test_an_empty_key_that_is_required_is_missing(config, key):
     with pytest.raises(ConfigError, match=f"{key}: missing"):
         load(config() | {key: None})
 
 
-@pytest.mark.parametrize("key", ["seed", "eval"])
+@every("key", ["seed", "eval"])
 def test_null_is_not_assigned_where_it_cannot_be(config, key):
     loaded = load(config())
     with pytest.raises(ValueError, match=key):

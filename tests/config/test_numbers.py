@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
+from every import every
 
 from mmrl.config import ConfigError, OptimConfig, load, validate
 from mmrl.environments.load import BUILT_IN as ENVIRONMENTS
@@ -64,7 +65,7 @@ def test_there_are_numbers_in_all_rooms():
     assert {section.__module__.split(".")[1] for section, _ in FIELDS} == {"config", "modalities", "environments"}
 
 
-@pytest.mark.parametrize(("section", "name"), FIELDS, ids=lambda part: getattr(part, "__qualname__", part))
+@every(("section", "name"), FIELDS, ids=lambda part: getattr(part, "__qualname__", part))
 def test_what_is_no_number_is_refused_with_the_key(section, name):
     for wrong in WRONG:
         for value in values(section.model_fields[name].annotation, wrong):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from every import every
 
 from mmrl import api
 from mmrl.config import Config, ConfigError, load
@@ -48,7 +49,7 @@ def test_a_name_is_taken_as_it_is(config, calls, main, name, tmp_path):
     assert calls[-1][1].run_dir == folder
 
 
-@pytest.mark.parametrize("name", NO_NAMES)
+@every("name", NO_NAMES)
 def test_a_name_that_leaves_the_folder_is_refused(config, name):
     for make in (lambda: load(config(name=name)), lambda: load(config(), [("name", name)])):
         with pytest.raises(ConfigError, match=r"^name: .* is not the name of a folder"):
@@ -70,7 +71,7 @@ def test_the_root_of_the_disk_is_no_run():
         located(Path("/"))
 
 
-@pytest.mark.parametrize("value", [None, True, 3, 0.5, "1e5", "null", [1, "a"], {"a": [None]}])
+@every("value", [None, True, 3, 0.5, "1e5", "null", [1, "a"], {"a": [None]}])
 def test_a_value_from_python_is_taken_as_it_is(config, value):
     made = api._config(config(), {"data__where": {"column": value}})
     found = made.data.where["column"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
+from every import every
 
 from mmrl.config import load
 from mmrl.share import share
@@ -30,7 +30,7 @@ def test_there_are_systems_and_twins_to_look_at():
     assert len(SYSTEMS) >= 20 and len(TWINS) >= 12
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@every("name", SYSTEMS)
 def test_a_system_names_its_paper_and_says_what_is_released_and_what_is_ours(name):
     text = about(name)
     # "Flow-GRPO (Liu et al. 2025, arXiv 2505.05470)"
@@ -39,17 +39,17 @@ def test_a_system_names_its_paper_and_says_what_is_released_and_what_is_ours(nam
     assert re.search(r"(^|[.;] |Also )[Oo]urs: ", text)
 
 
-@pytest.mark.parametrize("name", TINY)
+@every("name", TINY)
 def test_a_config_of_a_tiny_model_says_that_its_numbers_are_ours(name):
     assert re.search(r"\b[Oo]urs\b|[Mm]akes assets", about(name))
 
 
-@pytest.mark.parametrize("name", TWINS)
+@every("name", TWINS)
 def test_a_twin_names_the_paper_of_its_system(name):
     assert numbers(name) and numbers(name) <= numbers(name.removesuffix("_tiny"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@every("name", CONFIGS)
 def test_a_paper_has_a_number_that_is_one(name):
     """No "arXiv" without a number, and none of a month that there is not."""
     text = about(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from every import every
 
 from mmrl.config import ConfigError, load
 from mmrl.core.advantage import estimate
@@ -12,7 +13,7 @@ from mmrl.core.batch import Batch
 from mmrl.core.library import registries
 
 
-@pytest.mark.parametrize(
+@every(
     ("overrides", "told"),
     [
         (["stages.grpo.sample=4"], ["stages.0.sample", "unknown key", "'samples'"]),
@@ -50,7 +51,7 @@ def test_a_wrong_value_is_named_with_what_is_near(config, overrides, told):
 ESTIMATORS = registries()["advantage"]
 
 
-@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "zero" and not ESTIMATORS[name].needs])
+@every("name", [name for name in ESTIMATORS if name != "zero" and not ESTIMATORS[name].needs])
 def test_one_sample_a_group_is_refused_where_an_estimator_would_make_zeros_of_it(config, name):
     groups = Batch(torch.arange(4), 4, torch.ones(4, 2, dtype=torch.bool), logp_old=torch.zeros(4, 2))
     rewards = torch.tensor([[0.0], [1.0], [3.0], [7.0]])

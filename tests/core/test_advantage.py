@@ -9,6 +9,7 @@ import statistics
 
 import pytest
 import torch
+from every import every
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -81,14 +82,14 @@ def test_the_table_covers_every_estimator_of_one_number_per_sample():
     assert set(TABLE) == set(ESTIMATORS) - inside
 
 
-@pytest.mark.parametrize("name", TABLE)
+@every("name", TABLE)
 def test_hand_table(name):
     got = advantages(name)
     assert got.dtype == torch.float64
     assert got.tolist() == pytest.approx(TABLE[name], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@every("name", TABLE)
 def test_population_std_and_eps(name):
     """ddof=0 and eps=0.5: divisors worked out again from their definitions."""
     divisors = {
@@ -107,8 +108,8 @@ def test_population_std_and_eps(name):
     assert advantages(name, ddof=0, std_eps=0.5).tolist() == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("garbage", [NAN, math.inf, 1e300, -7.0])
+@every("name", TABLE)
+@every("garbage", [NAN, math.inf, 1e300, -7.0])
 def test_an_invalid_sample_changes_nothing(name, garbage):
     rewards = torch.where(VALID, REWARDS, garbage)
     got = advantages(name, rewards)
@@ -117,8 +118,8 @@ def test_an_invalid_sample_changes_nothing(name, garbage):
     assert torch.equal(got[VALID], without)
 
 
-@pytest.mark.parametrize("name", IN_GROUP)
-@pytest.mark.parametrize("rewards", [[0.1] * 3, [7.0], [NAN, NAN], [NAN, 7.0], [1.0, 1.0 + 1e-9]])
+@every("name", IN_GROUP)
+@every("rewards", [[0.1] * 3, [7.0], [NAN, NAN], [NAN, 7.0], [1.0, 1.0 + 1e-9]])
 def test_groups_without_spread_get_exactly_zero(name, rewards):
     """0.1 three times has a mean that is not 0.1 in floating point; a group of one has nothing to compare."""
     rewards = torch.tensor(rewards, dtype=torch.float64)
@@ -126,7 +127,7 @@ def test_groups_without_spread_get_exactly_zero(name, rewards):
     assert got.tolist() == [0.0] * len(rewards)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@every("name", TABLE)
 def test_a_whole_batch_of_equal_rewards_is_finite(name):
     rewards = torch.full((6,), 0.1, dtype=torch.float64)
     valid, group = torch.ones(6, dtype=torch.bool), torch.arange(6) // 3
@@ -134,7 +135,7 @@ def test_a_whole_batch_of_equal_rewards_is_finite(name):
     assert got.tolist() == ([0.1] * 6 if name == "none" else [0.0] * 6)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@every("name", TABLE)
 def test_permutation_of_samples_permutes_advantages(name):
     order = torch.randperm(9)
     got = advantages(name, REWARDS[order], VALID[order], GROUP[order])
@@ -201,7 +202,7 @@ def test_leave_one_out_is_the_reward_minus_the_mean_of_the_others(rewards):
     assert advantages("leave_one_out", x, ones, group, 1).tolist() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["whiten", "whiten_baseline", "outlier_filter"])
+@every("name", ["whiten", "whiten_baseline", "outlier_filter"])
 def test_whitening_is_over_valid_actions(name):
     """As verl whitens: every reward repeated at each of its sample's actions, mean and std over all of those."""
     lengths = [1, 4, 2, 3, 5, 1, 2, 7, 3]
@@ -214,7 +215,7 @@ def test_whitening_is_over_valid_actions(name):
     assert got.tolist() == pytest.approx([0 if i == 3 else (start[i] - mean) / std for i in range(9)], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@every("name", TABLE)
 def test_only_estimators_that_stand_alone_tell_single_samples_apart(name):
     got = advantages(name, torch.tensor([0.0, 1.0, 5.0]), torch.ones(3, dtype=torch.bool), torch.arange(3), 3)
     assert bool((got != 0).any()) == (name in ALONE - {"zero"})
@@ -277,7 +278,7 @@ def test_gdpo_and_sums_on_two_ranks_equal_one(combine, ranks):
     assert whole.abs().max() > 0
 
 
-@pytest.mark.parametrize("combine", CHOICES["combine"])
+@every("combine", CHOICES["combine"])
 def test_a_failed_reward_leaves_the_sample_out(combine):
     """Row 1 has one failed reward of two: no reward, no advantage, and the others' numbers without it."""
     scores = torch.tensor([[0.0, 1.0], [5.0, NAN], [2.0, 4.0], [7.0, 3.0]], dtype=torch.float64)
@@ -310,7 +311,7 @@ def test_a_row_of_failures_gives_zero_advantages():
     assert not valid.any()
 
 
-@pytest.mark.parametrize("combine", ["reward_sum", "advantage_sum"])
+@every("combine", ["reward_sum", "advantage_sum"])
 def test_a_reward_that_does_not_apply_contributes_nothing(combine):
     """The second reward applies to the last two samples only: it compares them with each other alone."""
     scores = torch.tensor([[0.0, NAN], [2.0, NAN], [4.0, 1.0], [6.0, 3.0]], dtype=torch.float64)
@@ -346,8 +347,8 @@ MONITORS = {
 }
 
 
-@pytest.mark.parametrize("combine", CHOICES["combine"])
-@pytest.mark.parametrize("what", MONITORS)
+@every("combine", CHOICES["combine"])
+@every("what", MONITORS)
 def test_a_monitor_touches_nothing(combine, what):
     """A reward of weight 0 beside SCORES, with anything in its column at sample 1."""
     score, fine, applies = MONITORS[what]
@@ -360,7 +361,7 @@ def test_a_monitor_touches_nothing(combine, what):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@pytest.mark.parametrize("penalised", [False, True])
+@every("penalised", [False, True])
 def test_a_sample_to_which_only_a_monitor_applies_has_no_reward(penalised):
     """Neither the monitor's number nor the KL makes a reward out of nothing."""
     scores = torch.tensor([[1.0, 7.0], [3.0, 7.0], [NAN, 7.0]], dtype=torch.float64)

@@ -13,11 +13,6 @@ import pytest
 import torch
 
 import mmrl  # noqa: F401  before trl, which imports transformers: it hooks the import of torchvision
-
-pytest.importorskip("trl")
-
-from trl import GRPOTrainer, RewardTrainer
-
 from mmrl.core import aggregate, pairwise
 from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
@@ -29,6 +24,12 @@ from mmrl.core.resolving import resolve
 from mmrl.core.step import policy_loss
 from mmrl.core.update import prepare_update
 from mmrl.types import ActionLogProbs
+
+
+def trl():
+    """The library, which takes seconds to import: where a test asks for it, not where tests are collected."""
+    return pytest.importorskip("trl")
+
 
 B, T = 6, 5
 GROUP = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -90,14 +91,14 @@ def trl_loss(now, old, advantage=A, mask=MASK, reference=None, entropy=None, mic
         aux_loss_enabled=False,
         _entropy_bonus_enabled=False,
         _metrics={"train": defaultdict(list)},
-        get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
+        get_off_policy_mask=trl().GRPOTrainer.get_off_policy_mask,
         _get_per_token_logps_and_entropies=lambda *_, **__: (
             now,
             torch.zeros_like(now) if entropy is None else entropy,
             None,
         ),
     )
-    trainer.get_high_entropy_mask = lambda *inputs: GRPOTrainer.get_high_entropy_mask(trainer, *inputs)
+    trainer.get_high_entropy_mask = lambda *inputs: trl().GRPOTrainer.get_high_entropy_mask(trainer, *inputs)
     empty = torch.zeros(len(now), 0, dtype=torch.long)
     inputs = {
         "prompt_ids": empty,
@@ -109,7 +110,7 @@ def trl_loss(now, old, advantage=A, mask=MASK, reference=None, entropy=None, mic
         "num_items_in_batch": mask.sum() if items is None else items,
         "ref_per_token_logps": reference,
     }
-    return GRPOTrainer._compute_loss(trainer, None, inputs)
+    return trl().GRPOTrainer._compute_loss(trainer, None, inputs)
 
 
 def mmrl_loss(now, old, algorithm, advantage=A, mask=MASK, reference=None, features=None):
@@ -355,7 +356,7 @@ def trl_advantages(rewards, generations, scale="group", weights=None, combine="s
         _pending_metrics={},
     )
     inputs = [{"prompt": "p"} for _ in range(n)]
-    return GRPOTrainer._generate_and_score_completions(trainer, inputs)["advantages"]
+    return trl().GRPOTrainer._generate_and_score_completions(trainer, inputs)["advantages"]
 
 
 def mmrl_advantages(rewards, generations, weights=None, **choices):
@@ -423,7 +424,7 @@ def test_the_loss_of_reward_models_is_trls(margin, centre):
     )
     inputs = {} if margin is None else {"margin": torch.tensor(margin, dtype=torch.float64)}
     logits = scores.T.reshape(-1, 1)  # the chosen ones, then the rejected ones
-    wanted = RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=logits), dict(inputs))
+    wanted = trl().RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=logits), dict(inputs))
     loss = pairwise.bradley_terry(scores, shares, margin=inputs.get("margin", 0.0))
     loss = (loss + (centre or 0.0) * pairwise.centring(scores)).mean()
     torch.testing.assert_close(loss, wanted, **SAME)

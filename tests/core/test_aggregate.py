@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ def test_the_table_covers_every_mode():
     assert set(TABLE) == set(AGGREGATIONS)
 
 
-@pytest.mark.parametrize("mode", TABLE)
+@every("mode", TABLE)
 def test_hand_table(mode):
     expected = torch.zeros(5, 4, dtype=torch.float64)
     for row, value in enumerate(TABLE[mode]):
@@ -49,19 +50,19 @@ def test_means_have_weights_that_add_up_to_one(mode, rows):
     assert total == pytest.approx(1.0 if mask.any() else 0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("mode", TABLE)
+@every("mode", TABLE)
 def test_a_batch_in_which_everything_is_masked_gives_zeros(mode):
     assert of(mode, torch.zeros_like(MASK)).tolist() == torch.zeros(5, 4).tolist()
     assert of(mode, torch.zeros(0, 4, dtype=torch.bool), GROUP[:0]).shape == (0, 4)
 
 
-@pytest.mark.parametrize("mode", TABLE)
+@every("mode", TABLE)
 def test_order_of_samples_does_not_matter(mode):
     order = torch.tensor([3, 0, 4, 2, 1])
     assert torch.equal(of(mode, MASK[order], GROUP[order]), of(mode)[order])
 
 
-@pytest.mark.parametrize("mode", TABLE)
+@every("mode", TABLE)
 def test_padding_and_the_place_of_masked_actions_do_not_matter(mode):
     """A prompt in front and padding behind: the same weights at the trained actions."""
     wide = torch.cat([torch.zeros(5, 2, dtype=torch.bool), MASK, torch.zeros(5, 3, dtype=torch.bool)], 1)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from every import every
 
 from mmrl.core import aggregate, kl, library, ratio
 from mmrl.core.algorithm import CHOICES, MANY, Algorithm, in_words
@@ -75,7 +76,7 @@ def test_the_reference_is_needed_by_the_kl_or_by_a_hook():
     assert needs_reference(Algorithm(advantage="whiten_tokens"))
 
 
-@pytest.mark.parametrize(
+@every(
     "name",
     sorted(SHIFT_FREE - {"step_episode", "step_rows", "macro", "whiten_tokens", "outlier_filter_tokens", "stratified"}),
 )
@@ -102,7 +103,7 @@ def test_defaults_fill_only_what_is_open():
     assert (filled.clip_low, filled.clip_high) == (1e-4, 0.28)
 
 
-@pytest.mark.parametrize(
+@every(
     ("preset", "overrides", "message"),
     [
         ("grop", {}, "'grpo'"),
@@ -158,14 +159,14 @@ BACKWARD = {"name": "noise_backward", "rho0": 0.1, "rho1": 0.2}
 FORWARD = {"name": "noise_forward", "rho1": 0.2}
 
 
-@pytest.mark.parametrize("advantage", ["group_std", "batch_std", "whiten", "rank"])
+@every("advantage", ["group_std", "batch_std", "whiten", "rank"])
 def test_a_constant_backward_correction_is_undone_by_normalising(advantage):
     with pytest.raises(ValueError, match="'noise_backward' with constant rates has no effect") as caught:
         checked(Algorithm(advantage=advantage, shape=[BACKWARD]))
     assert "set advantage='group_mean'" in str(caught.value)
 
 
-@pytest.mark.parametrize("advantage", ["group_mean", "leave_one_out", "group_std"])
+@every("advantage", ["group_mean", "leave_one_out", "group_std"])
 def test_a_constant_forward_correction_is_undone_by_a_mean(advantage):
     with pytest.raises(ValueError, match="'noise_forward' with constant rates has no effect") as caught:
         checked(Algorithm(advantage=advantage, shape=[FORWARD]))
@@ -182,6 +183,6 @@ def test_corrections_that_do_something_are_accepted():
     assert len(checked(Algorithm(shape=[BACKWARD, {"name": "soft_overlong", "limit": 8, "buffer": 4}])).shape) == 2
 
 
-@pytest.mark.parametrize("field", MANY)
+@every("field", MANY)
 def test_lists_of_hooks_are_empty_by_default(field):
     assert getattr(Algorithm(), field) == ()

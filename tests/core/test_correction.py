@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +60,7 @@ HAND = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "expected"), HAND)
+@every(("name", "options", "expected"), HAND)
 def test_hand_table(name, options, expected):
     got = effect(name, **options)
     for row, wanted in zip(got, expected, strict=True):
@@ -75,7 +76,7 @@ def test_opsm_spares_good_answers():
     assert torch.equal(weight[MASK], torch.ones(6))  # The first sample has A < 0 now, but moved the other way.
 
 
-@pytest.mark.parametrize(("drift", "rejected"), [(-0.6, [0, 1, 1]), (-0.4, [0, 1, 0]), (0.3, [0, 0, 0])])
+@every(("drift", "rejected"), [(-0.6, [0, 1, 1]), (-0.4, [0, 1, 0]), (0.3, [0, 0, 0])])
 def test_opsm_follows_the_policy_that_is_updated(drift, rejected):
     """Sampled by logp_old but for sample 1, of which its engine was surer by log 2 = 0.69; samples 1 and 2 are bad."""
     gap = torch.where(MASK, torch.tensor([[0.0], [-math.log(2)], [0.0]]), 0.0).double()
@@ -83,8 +84,8 @@ def test_opsm_follows_the_policy_that_is_updated(drift, rejected):
     assert [float(row[0]) for row in weight] == [1 - r for r in rejected]
 
 
-@pytest.mark.parametrize("name", CORRECTIONS)
-@pytest.mark.parametrize("level", LEVELS)
+@every("name", CORRECTIONS)
+@every("level", LEVELS)
 def test_no_gap_is_no_correction(name, level):
     options = {"level": level} if "level" in CORRECTIONS[name].options else {}
     weight, keep = corrected(name, gap=torch.zeros(3, 3), **options)
@@ -92,8 +93,8 @@ def test_no_gap_is_no_correction(name, level):
     assert torch.equal(keep, MASK)
 
 
-@pytest.mark.parametrize("name", CORRECTIONS)
-@pytest.mark.parametrize("garbage", [math.nan, math.inf, -900.0])
+@every("name", CORRECTIONS)
+@every("garbage", [math.nan, math.inf, -900.0])
 def test_padding_changes_nothing_and_stays_finite(name, garbage):
     weight, keep = corrected(name)
     again, keep_again = corrected(name, gap=torch.where(MASK, GAP, garbage))
@@ -103,7 +104,7 @@ def test_padding_changes_nothing_and_stays_finite(name, garbage):
     assert not keep[~MASK].any()
 
 
-@pytest.mark.parametrize("name", CORRECTIONS)
+@every("name", CORRECTIONS)
 def test_nothing_is_differentiable_and_nothing_overflows(name):
     gap = torch.where(MASK, 500.0, 0.0).requires_grad_()
     weight, _ = corrected(name, gap=gap)
@@ -142,7 +143,7 @@ def test_a_sample_without_a_trained_action_is_left_alone():
         assert not keep.any()
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "options", "said"),
     [
         ("truncate", {"cap": 1.0, "floor": 2.0}, "floor=2 is above cap=1"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,7 +86,7 @@ BAND = [0, 1, 0, NAN, 1, 1, 0, 0, NAN]
 BANDS = [0, 0, 0, 0, 1, 1, 2, 2, 3]
 
 
-@pytest.mark.parametrize(
+@every(
     "low, high, expected",
     [
         (0.2, 0.8, [0, 1, 2]),
@@ -119,7 +120,7 @@ def test_spread_is_strictly_above():
     assert kept("spread", reward, batch_of([0, 0, 1, 1, 2, 2], {"x": [1, 1, 0, 9, 0, 1]}), score="x") == [2, 3]
 
 
-@pytest.mark.parametrize("most, expected", [(0, [3]), (1, [2, 3]), (2, [1, 2, 3])])
+@every("most, expected", [(0, [3]), (1, [2, 3]), (2, [1, 2, 3])])
 def test_staleness_keeps_an_age_of_exactly_the_limit(most, expected):
     """At step 5, versions 2, 3, 4, 5 have ages 3, 2, 1, 0; the last sample is invalid."""
     batch = batch_of([0] * 5, columns={"version": [2, 3, 4, 5, 5]}, step=5)
@@ -155,7 +156,7 @@ EIGHT = [1, 1, 1, 1, 0, 0, 0, 0]
 PROCESS = [0.1, 0.9, 0.2, 0.8, 0.7, 0.3, 0.4, 0.6]
 
 
-@pytest.mark.parametrize(
+@every(
     "reward, keep, expected",
     [
         (EIGHT, 4, [1, 3, 5, 6]),
@@ -206,7 +207,7 @@ def test_prof_keeps_as_many_as_it_can_and_balances(right, keep, correct_only):
 # ------------------------------------------------------------------ multiple
 
 
-@pytest.mark.parametrize("of, sizes", [(1, [5, 3, 1]), (4, [4, 3, 1]), (5, [2, 2, 1]), (7, [3, 3, 1]), (9, [5, 3, 1])])
+@every("of, sizes", [(1, [5, 3, 1]), (4, [4, 3, 1]), (5, [2, 2, 1]), (7, [3, 3, 1]), (9, [5, 3, 1])])
 def test_multiple_takes_from_the_largest_group(of, sizes):
     """Nine samples in groups of 5, 3 and 1; taking 4 away goes 5, 4, 3 (the first of two with 3), 3."""
     group = [0] * 5 + [1] * 3 + [2]
@@ -263,7 +264,7 @@ def test_filters_on_two_ranks_equal_one(name, cut, ranks):
     assert 0 < whole.sum() < reward.isfinite().sum()
 
 
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_invalid_samples_are_never_kept_and_change_nothing(name):
     """Their reward may hold anything, and the others are chosen as if they were not there."""
     reward, batch = anything()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
 import torch
 from core_steps import N, gradient, numbers
+from every import every
 
 from mmrl.core.advantage import estimate
 from mmrl.core.algorithm import Algorithm
@@ -43,14 +43,14 @@ def _advantage(name, **fields):
     return estimate(scores[:, None], torch.ones(N, 1, dtype=torch.bool), torch.ones(1), numbers().batch, made)[0]
 
 
-@pytest.mark.parametrize("changed", [{"std_eps": 0.7}, {"std_floor": 0.55}, {"ddof": 0}], ids=str)
-@pytest.mark.parametrize("name", sorted(registry("advantage")))
+@every("changed", [{"std_eps": 0.7}, {"std_floor": 0.55}, {"ddof": 0}], ids=str)
+@every("name", sorted(registry("advantage")))
 def test_what_an_estimator_reads(name, changed):
     idle = torch.equal(_advantage(name), _advantage(name, **changed))
     assert _refused("grpo", {"advantage": name, **changed}) == idle
 
 
-@pytest.mark.parametrize("name", sorted(registry("advantage")))
+@every("name", sorted(registry("advantage")))
 def test_ddof_is_read_beside_a_floor_of_ones_own(name):
     """A floor between the two standard deviations of some group tells them apart."""
     floors = torch.linspace(0.02, 0.4, 39).tolist()
@@ -58,7 +58,7 @@ def test_ddof_is_read_beside_a_floor_of_ones_own(name):
     assert _refused("grpo", {"advantage": name, "std_floor": 0.1, "ddof": 0}) == idle
 
 
-@pytest.mark.parametrize("changed", POLICY, ids=str)
+@every("changed", POLICY, ids=str)
 def test_advantages_of_zero_take_the_policy_term_out(changed):
     plain = resolve("trpa", {"kl_coef": 0.1}).with_defaults(0.2, 0.2)
     assert torch.equal(gradient(plain, numbers()), gradient(dataclasses.replace(plain, **changed), numbers()))

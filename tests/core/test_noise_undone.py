@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from core_steps import N, numbers
+from every import every
 from torch import Tensor
 
 from mmrl.core.advantage import estimate
@@ -40,9 +41,9 @@ def _advantage(algorithm: Algorithm) -> Tensor:
     return estimate(passed, torch.ones(N, 1, dtype=torch.bool), torch.ones(1), given.batch, algorithm)[0]
 
 
-@pytest.mark.parametrize("noise", [BACKWARD, FORWARD], ids=["backward", "forward"])
-@pytest.mark.parametrize("later", LATER)
-@pytest.mark.parametrize("advantage", ADVANTAGES)
+@every("noise", [BACKWARD, FORWARD], ids=["backward", "forward"])
+@every("later", LATER)
+@every("advantage", ADVANTAGES)
 def test_a_correction_is_refused_where_it_changes_no_advantage(noise, later, advantage):
     plain, corrected = (Algorithm(advantage=advantage, std_eps=0.0, shape=shape) for shape in (later, [noise, *later]))
     if torch.allclose(_advantage(plain), _advantage(corrected), atol=1e-9):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from core_steps import N, T, numbers
+from every import every
 
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.library import registries
@@ -49,7 +50,7 @@ def options():
 
 
 HUGE = pytest.param(10**400, id="huge")
-EACH = pytest.mark.parametrize(("field", "name", "option"), list(options()))
+EACH = every(("field", "name", "option"), list(options()))
 
 
 def binding(field, name, option):
@@ -128,7 +129,7 @@ def test_every_option_changes_something(field, name, option):
 
 
 @EACH
-@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan, "much", [1.0], HUGE])
+@every("wrong", [math.inf, -math.inf, math.nan, "much", [1.0], HUGE])
 def test_no_option_takes_what_is_no_finite_number(field, name, option, wrong):
     entry = registries()[field][name]
     if wrong == "much" and ("str" in str(entry.options[option].annotation) and option not in entry.bounds):
@@ -163,7 +164,7 @@ def test_no_option_is_negative_where_that_has_no_meaning(field, name, option):
         registries()[field].check(Hook(name, {**binding(field, name, option), option: wrong}))
 
 
-@pytest.mark.parametrize(
+@every(
     ("field", "hook", "option"),
     [
         ("gate", {"name": "bapo", "released": True, "by": "count"}, "by has no effect with released=True"),
@@ -180,7 +181,7 @@ def test_options_without_effect_are_refused(field, hook, option):
         resolve("grpo", {field: value})
 
 
-@pytest.mark.parametrize(
+@every(
     ("preset", "overrides", "said"),
     [
         ("cispo", {"clip_high": 0.3}, "clip_high has no effect with gate='cispo'"),
@@ -195,10 +196,8 @@ def test_fields_without_effect_are_refused(preset, overrides, said):
         resolve(preset, overrides)
 
 
-@pytest.mark.parametrize(
-    "field", ["std_eps", "std_floor", "clamp", "clip_low", "clip_high", "kl_coef", "ddof", "constant_length"]
-)
-@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan, True, "1", [1], -1, HUGE])
+@every("field", ["std_eps", "std_floor", "clamp", "clip_low", "clip_high", "kl_coef", "ddof", "constant_length"])
+@every("wrong", [math.inf, -math.inf, math.nan, True, "1", [1], -1, HUGE])
 def test_no_field_takes_what_is_no_number_of_its_range(field, wrong):
     with pytest.raises(ValueError, match=field) as caught:
         Algorithm(**{field: wrong})

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ BY_SHARES = {
 finite = st.floats(-8, 8)
 
 
-@pytest.mark.parametrize(
+@every(
     ("scores", "shares", "margin", "expected"),
     [
         ([2.0, 0.5], [1.0, 0.0], 0.0, cost(1.5)),
@@ -48,7 +49,7 @@ finite = st.floats(-8, 8)
         ([2.0, 0.5], [0.7, 0.3], 0.2, 0.7 * cost(1.3) + 0.3 * cost(-1.7)),
     ],
 )
-@pytest.mark.parametrize("name", ["bradley_terry", "plackett_luce"])
+@every("name", ["bradley_terry", "plackett_luce"])
 def test_bradley_terry_by_hand(name, scores, shares, margin, expected):
     loss = BY_SHARES[name](table(scores), table(shares), margin=margin)
     assert loss.tolist() == pytest.approx([expected])
@@ -88,7 +89,7 @@ def test_swapping_the_pair_changes_nothing_and_negates_the_gradient(name, pair, 
     assert float(gradient[0].sum()) == pytest.approx(0, abs=1e-12)  # of a difference only
 
 
-@pytest.mark.parametrize("name", sorted(BY_SHARES))
+@every("name", sorted(BY_SHARES))
 def test_a_common_shift_of_the_scores_changes_nothing(name):
     scores, shares = table([1.0, -0.5, 2.0], [0.2, 0.1, 0.0]), table([0.5, 0.5, 0], [0, 0.2, 0.8])
     spread = table([0.1, 0.2, -0.3], [0.0, 0.4, 0.2])
@@ -116,7 +117,7 @@ def test_plackett_luce_is_the_chance_to_be_chosen_first():
     assert margin.tolist() == pytest.approx([math.log(lowered) - 0.5])
 
 
-@pytest.mark.parametrize("name", [*sorted(BY_SHARES), "squared_error", "cross_entropy", "centring"])
+@every("name", [*sorted(BY_SHARES), "squared_error", "cross_entropy", "centring"])
 def test_candidates_that_are_not_there_change_nothing(name):
     """Padded records of two candidates are what they are alone, in value and in gradient."""
     scores = table([1.0, -0.5, 7.0, -7.0], [0.2, 0.4, 0.0, 3.0]).requires_grad_(True)
@@ -150,8 +151,8 @@ def test_gradients_are_those_of_the_function(name):
 # -------------------------------------------------------------------- uncertainty
 
 
-@pytest.mark.parametrize("std", [0.01, 0.3, 1.0, 3.0, 10.0])
-@pytest.mark.parametrize("mean", [-4.0, 0.0, 1.5])
+@every("std", [0.01, 0.3, 1.0, 3.0, 10.0])
+@every("mean", [-4.0, 0.0, 1.5])
 def test_the_expectation_is_that_of_a_fine_sum(mean, std):
     z = torch.linspace(mean - 10 * std, mean + 10 * std, 200_001, dtype=torch.float64)
     density = (-0.5 * ((z - mean) / std) ** 2).exp()
@@ -192,7 +193,7 @@ def test_centring_by_hand():
     assert pairwise.centring(table([3.0, 0.0, -3.0])).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("coefficient", [1e-3, 1e-6])
+@every("coefficient", [1e-3, 1e-6])
 def test_a_coefficient_that_vanishes_leaves_bradley_terry(coefficient):
     scores, shares = table([2.0, 0.5]), table([1, 0])
     plain = float(pairwise.bradley_terry(scores, shares))

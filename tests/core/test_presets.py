@@ -5,6 +5,7 @@ import random
 
 import pytest
 from core_steps import GROUPS, PRESETS, N, gradient, made, numbers
+from every import every
 
 from mmrl.core import library
 from mmrl.core.registry import Hook
@@ -33,7 +34,7 @@ def test_a_kl_can_be_added_to_every_preset(preset):
 
 
 @each
-@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+@every("kl_coef", [0.0, 0.1])
 def test_the_cut_into_micro_batches_does_not_change_the_gradient(preset, kl_coef):
     given, algorithm = numbers(), made(preset, kl_coef=kl_coef)
     whole = gradient(algorithm, given)
@@ -50,7 +51,7 @@ def test_a_kl_of_almost_no_weight_changes_almost_nothing(preset):
 
 
 @each
-@pytest.mark.parametrize("term", TERMS)
+@every("term", TERMS)
 def test_a_term_of_almost_no_weight_changes_almost_nothing(preset, term):
     """Beside 0, and beside an algorithm without the term."""
     given, algorithm = numbers(), made(preset)

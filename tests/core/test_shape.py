@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def same(got, expected):
 # ------------------------------------------------------------------ length
 
 
-@pytest.mark.parametrize("floor, beyond", [(-1.0, -1.0), (None, -1.5)])
+@every("floor, beyond", [(-1.0, -1.0), (None, -1.5)])
 def test_soft_overlong(floor, beyond):
     """Limit 100, buffer 20: nothing up to 80, half way at 90, -1 at 100, and at 110 as the floor says."""
     batch = batch_of([0] * 6, [10, 80, 90, 100, 110, 90])
@@ -64,7 +65,7 @@ RIGHT = [1, 1, 0, NAN, 1, 1, 0, 0]
 SHORT, LONG = (1 - 0.2 / (1 + math.exp(-z)) for z in (-1, 1))  # lengths 10 and 30: mean 20, population std 10
 
 
-@pytest.mark.parametrize(
+@every(
     "options, expected",
     [
         # ceil(.2 * 3) = 1 group, the one with all correct; equal lengths have z = 0.
@@ -79,7 +80,7 @@ def test_length_lambda(options, expected):
     same(shape("length_lambda", RIGHT, LAMBDA, **options), expected)
 
 
-@pytest.mark.parametrize(("rewards", "expected"), [([NAN, 1, 1], [NAN, 0.9, 0.9]), ([NAN, 1, 0], [NAN, 0.9, 0])])
+@every(("rewards", "expected"), [([NAN, 1, 1], [NAN, 0.9, 0.9]), ([NAN, 1, 0], [NAN, 0.9, 0])])
 def test_length_lambda_takes_all_of_equal_groups_and_counts_only_groups_with_a_reward(rewards, expected):
     """Group 0 has no reward and group 3 no samples, so half of two groups is one, or both where they are equal."""
     batch = batch_of([0, 1, 2], [5, 5, 5], n_groups=4)
@@ -118,15 +119,13 @@ def test_gated_takes_one_branch():
     same(shape("gated", [3, 3, 3, 3], batch, condition="runs", otherwise=-2.0), [3, -2, 3, NAN])
 
 
-@pytest.mark.parametrize(
-    "name, options", [("gated_sum", {"components": []}), ("gated", {"condition": "x", "then": []})]
-)
+@every("name, options", [("gated_sum", {"components": []}), ("gated", {"condition": "x", "then": []})])
 def test_a_branch_without_rewards_is_refused(name, options):
     with pytest.raises(ValueError, match="name at least one"):
         shape(name, [1], batch_of([0], scores={"x": [1]}), **options)
 
 
-@pytest.mark.parametrize("step, expected", [(0, 0.2), (9, 0.2), (10, 0.6), (500, 0.6)])
+@every("step, expected", [(0, 0.2), (9, 0.2), (10, 0.6), (500, 0.6)])
 def test_staged_composition_by_step(step, expected):
     batch = batch_of([0, 0], scores={"form": [0.2, 1], "math": [0.5, 1]}, step=step)
     options = {"boundaries": [10], "weights": [{"form": 1.0}, {"form": 0.5, "math": 1.0}]}
@@ -152,7 +151,7 @@ def test_round_discount_leaves_the_last_round_alone():
     same(shape("round_discount", [8, 8, 8, -1], batch_of([0] * 4, columns=columns), gamma=0.5), [2, 4, 8, -1])
 
 
-@pytest.mark.parametrize("now", [0.0, 4.0, NAN])
+@every("now", [0.0, 4.0, NAN])
 def test_a_round_outside_its_episode_is_refused(now):
     with pytest.raises(ValueError, match="from 1 to `rounds`"):
         shape("round_discount", [1], batch_of([0], columns={"round": [now], "rounds": [3.0]}))
@@ -185,9 +184,7 @@ def test_rates_may_be_columns():
     same(shape("noise_forward", [1, 0, 1], batch, rho1="fn"), [0.4, -0.7, 0])
 
 
-@pytest.mark.parametrize(
-    "name, options", [("noise_backward", {"rho0": 0.1, "rho1": 0.3}), ("noise_forward", {"rho1": 0.3})]
-)
+@every("name, options", [("noise_backward", {"rho0": 0.1, "rho1": 0.3}), ("noise_forward", {"rho1": 0.3})])
 def test_constant_rates_change_nothing_under_group_normalisation(name, options):
     scores, ok = f64(0, 1, 1, 0, 1, 0)[:, None], torch.ones(6, 1, dtype=torch.bool)
     batch = batch_of([0, 0, 0, 1, 1, 1])
@@ -237,7 +234,7 @@ def test_without_any_answer_there_is_no_label_and_no_reward():
     same(got, [NAN, NAN, 0, 0])
 
 
-@pytest.mark.parametrize("pair", [1, 0, -1, NAN])
+@every("pair", [1, 0, -1, NAN])
 def test_a_pair_outside_the_step_is_refused(pair):
     """Record 7 alone is in the step, as its group 0: 0 and 1 are places, and no ids."""
     with pytest.raises(ValueError, match="the id of a record in the same step"):
@@ -277,7 +274,7 @@ def test_bmas_by_hand():
     assert bmas(y, -y).item() == pytest.approx(-1)
 
 
-@pytest.mark.parametrize("x, y", [((0, 2), (3, 2)), ((2, 2), (2, 3)), ((2,), (2, 2))])
+@every("x, y", [((0, 2), (3, 2)), ((2, 2), (2, 3)), ((2,), (2, 2))])
 def test_bmas_refuses_what_has_no_tokens_or_other_widths(x, y):
     with pytest.raises(ValueError, match="bmas: needs"):
         bmas(torch.ones(x), torch.ones(y))
@@ -334,7 +331,7 @@ def test_the_table_is_complete():
     assert set(ALL) == set(SHAPERS)
 
 
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_samples_without_a_reward_keep_none_and_change_nothing(name):
     """Without the invalid rows the others get the same; and the incoming reward is left as it is."""
     reward, batch = anything()

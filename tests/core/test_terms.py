@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from every import every
 
 from mmrl.core.aggregate import weights
 from mmrl.core.batch import Batch
@@ -205,7 +206,7 @@ def test_entropy_band_by_hand():
     assert now.grad.flatten().tolist() == pytest.approx([0.2, 0, 0, -0.2, 0, 0])
 
 
-@pytest.mark.parametrize(
+@every(
     ("options", "band"),
     [({}, (0.5, 1.5)), ({"width": 3.0}, (0.0, 2.5)), ({"low": 0.2, "high": 4.0}, (0.2, 4.0))],
 )
@@ -219,7 +220,7 @@ def test_the_band_is_median_and_mad_of_the_trained_actions(options, band):
     assert found.column("band_high").tolist() == pytest.approx([band[1]] * 2)
 
 
-@pytest.mark.parametrize("name", ["entropy", "entropy_band"])
+@every("name", ["entropy", "entropy_band"])
 def test_a_replay_without_entropy_is_refused(name):
     update = Update().prepare(Hook(name))
     replay = ActionLogProbs(update.logp)
@@ -227,7 +228,7 @@ def test_a_replay_without_entropy_is_refused(name):
         TERMS.bind(Hook(name))(replay, update.shares, update.mask, torch.ones(N), update.batch)
 
 
-@pytest.mark.parametrize("ends", [{"low": 3.0, "high": 1.0}, {"low": 1.0}, {"high": 1.0}])
+@every("ends", [{"low": 3.0, "high": 1.0}, {"low": 1.0}, {"high": 1.0}])
 def test_half_a_band_and_one_upside_down_are_refused(ends):
     hook = Hook("entropy_band", ends)
     with pytest.raises(ValueError, match="must be a band"):
@@ -237,7 +238,7 @@ def test_half_a_band_and_one_upside_down_are_refused(ends):
 # ------------------------------------------------------------------ divergences
 
 
-@pytest.mark.parametrize(
+@every(
     ("estimator", "divergence"),
     [
         ("k1", lambda gap: gap),
@@ -302,9 +303,7 @@ def pairwise_loss(update, beta=0.1, boost=2.5, old_coef=1e-3):
     return pairs + old_coef * (gap.exp() - 1 - gap).mean(), len(losses)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"beta": 2.0, "boost": 1.0}, {"beta": 0.5, "boost": 4.0, "old_coef": 0.1}, {"old_coef": 0.0}]
-)
+@every("options", [{}, {"beta": 2.0, "boost": 1.0}, {"beta": 0.5, "boost": 4.0, "old_coef": 0.1}, {"old_coef": 0.0}])
 def test_pairwise_is_autograd_of_the_full_loss(options):
     """Levels 1 2 4 | 2 2 | 3 NaN 1: three pairs, none, one."""
     update = Update()

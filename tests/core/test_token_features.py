@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,8 +44,8 @@ DENSE = {
 }
 
 
-@pytest.mark.parametrize("name", FEATURES)
-@pytest.mark.parametrize("scale", [0.3, 2.0, 5.0])
+@every("name", FEATURES)
+@every("scale", [0.3, 2.0, 5.0])
 def test_equals_the_dense_definition(name, scale):
     logits, ids = batch_of_logits(scale)
     got = FEATURES[name](logits, ids)
@@ -58,8 +59,8 @@ def test_the_filter_is_at_work_in_that_test():
     assert filtered.any() and not filtered.all()
 
 
-@pytest.mark.parametrize("name", FEATURES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@every("name", FEATURES)
+@every("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_give_the_same_numbers(name, dtype):
     logits, ids = batch_of_logits()
     logits = logits.to(dtype)
@@ -69,7 +70,7 @@ def test_chunks_give_the_same_numbers(name, dtype):
     assert torch.equal(FEATURES[name](logits.float(), ids), whole)
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@every("name", FEATURES)
 def test_permuting_the_vocabulary_and_shifting_logits_change_nothing(name):
     logits, ids = batch_of_logits()
     order = torch.randperm(V)
@@ -78,14 +79,14 @@ def test_permuting_the_vocabulary_and_shifting_logits_change_nothing(name):
     assert torch.allclose(FEATURES[name](moved, places), FEATURES[name](logits, ids), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@every("name", FEATURES)
 def test_a_forbidden_token_is_as_if_it_were_not_in_the_vocabulary(name):
     logits, ids = batch_of_logits()
     wider = torch.cat([logits, torch.full((3, 5, 1), -torch.inf)], -1)
     assert torch.allclose(FEATURES[name](wider, ids), FEATURES[name](logits, ids), atol=1e-6)
 
 
-@pytest.mark.parametrize("function", [log_prob, entropy])
+@every("function", [log_prob, entropy])
 def test_gradients_of_log_prob_and_entropy(function):
     """d log p_i / dz = e - p; d H / dz_j = -p_j (log p_j + H). A forbidden token gets exactly 0."""
     logits, ids = batch_of_logits()
@@ -103,7 +104,7 @@ def test_gradients_of_log_prob_and_entropy(function):
     assert logits.grad[..., 0].abs().max() == 0
 
 
-@pytest.mark.parametrize("name", ["proxy_logp", "prob_gap2", "fisher"])
+@every("name", ["proxy_logp", "prob_gap2", "fisher"])
 def test_the_others_are_detached(name):
     logits, ids = batch_of_logits()
     assert not FEATURES[name](logits.requires_grad_(), ids).requires_grad
@@ -137,7 +138,7 @@ def test_proxy_by_hand():
     )
 
 
-@pytest.mark.parametrize("kappa", [0.0, -1.0, 1.5, math.nan])
+@every("kappa", [0.0, -1.0, 1.5, math.nan])
 def test_proxy_refuses_a_share_outside_0_to_1(kappa):
     with pytest.raises(ValueError, match="kappa"):
         proxy_log_prob(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), kappa=kappa)

@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 import torch
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,14 +92,14 @@ def test_a_rank_may_have_nothing(hook, ranks):
     assert torch.equal(torch.cat(ranks(lambda rank, reduce: call(hook, cuts[rank], reduce))), call(hook))
 
 
-@pytest.mark.parametrize("hook", HOOKS, ids=ids)
+@every("hook", HOOKS, ids=ids)
 def test_permuting_samples_permutes_the_result(hook):
     order = torch.randperm(N)
     assert torch.equal(call(hook, order), call(hook)[order])
 
 
-@pytest.mark.parametrize("hook", HOOKS, ids=ids)
-@pytest.mark.parametrize("garbage", [math.nan, math.inf, 50.0])
+@every("hook", HOOKS, ids=ids)
+@every("garbage", [math.nan, math.inf, 50.0])
 def test_padding_changes_nothing(hook, garbage):
     registry, name = hook
     advantage, batch = random_batch()
@@ -112,7 +113,7 @@ def test_padding_changes_nothing(hook, garbage):
         assert again.dtype == advantage.dtype
 
 
-@pytest.mark.parametrize("hook", HOOKS, ids=ids)
+@every("hook", HOOKS, ids=ids)
 def test_a_batch_in_which_nothing_is_trained(hook):
     registry, name = hook
     advantage, batch = random_batch()
@@ -139,7 +140,7 @@ def test_a_feature_that_is_not_finite_is_an_error_on_every_rank(name, ranks):
     assert ranks(work) == [True, True]
 
 
-@pytest.mark.parametrize("hook", HOOKS, ids=ids)
+@every("hook", HOOKS, ids=ids)
 def test_a_missing_input_is_named(hook):
     registry, name = hook
     bare = make(mask=torch.ones(2, 3))
@@ -169,8 +170,8 @@ def test_ties_at_the_threshold_all_stay():
     assert mask_of("top_entropy", batch, share=0.4).tolist() == [[False, True, True, True, True]]
 
 
-@pytest.mark.parametrize("count", [50, 100])
-@pytest.mark.parametrize("share", [0.14, 0.2, 0.28, 0.56])
+@every("count", [50, 100])
+@every("share", [0.14, 0.2, 0.28, 0.56])
 def test_shares_that_divide_evenly_are_exact(count, share):
     """0.14 * 50 is a little above 7 in floating point; the share is 7 actions nevertheless."""
     batch = make({"entropy": torch.randperm(count)[None].float()})

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from every import every
 from PIL import Image
 
 from mmrl.config import ConfigError, DataConfig
@@ -48,7 +49,7 @@ def red(tmp_path) -> Path:
 # -------------------------------------------------------------------- boxes in words
 
 
-@pytest.mark.parametrize(
+@every(
     ("said", "boxes", "objects"),
     [
         ("[1, 2, 30, 40]", [[1, 2, 30, 40]], None),
@@ -82,7 +83,7 @@ def test_columns_of_boxes_that_are_there_stay():
 # -------------------------------------------------------------------- the samples that ship
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every("name", PUBLISHED)
 def test_a_published_record_is_told_by_its_columns_and_ours_stays_as_it_is(name):
     for record in sample(name):
         assert format_of(record) == name
@@ -98,7 +99,7 @@ def test_a_published_record_is_told_by_its_columns_and_ours_stays_as_it_is(name)
         assert all(isinstance(m["content"], str) for m in made.get("messages", []))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every("name", PUBLISHED)
 def test_a_sample_is_read_as_prompts_whose_pictures_open(name):
     prompts = load_prompts(f"share://datasets/emoji_scenes/formats/{name}.jsonl", {}, "stop")
     assert 5 <= len(prompts) <= 10
@@ -229,7 +230,7 @@ def test_llava_conversations_keep_their_turns():
     assert "images" not in spoken
 
 
-@pytest.mark.parametrize(
+@every(
     ("choices", "lines"),
     [
         (["red", "blue"], ["A. red", "B. blue"]),
@@ -277,8 +278,8 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("empty", EMPTY)
-@pytest.mark.parametrize("name", ASKED)
+@every("empty", EMPTY)
+@every("name", ASKED)
 def test_an_empty_list_of_pictures_hides_none(empty, name):
     """Whatever the format, `images` that hold nothing beside `image` are as good as no column."""
     made = normalised({**ASKED[name], **empty, "image": "a.png"})
@@ -292,8 +293,8 @@ def test_an_empty_list_of_pictures_hides_none(empty, name):
     assert "messages" not in normalised({"prompt": "what?", "messages": [], **empty})
 
 
-@pytest.mark.parametrize("column", ["system", "system_prompt"])
-@pytest.mark.parametrize("name", ASKED)
+@every("column", ["system", "system_prompt"])
+@every("name", ASKED)
 def test_a_system_text_comes_first_in_every_format(name, column):
     made = normalised({**ASKED[name], "image": "a.png", column: "Be brief."})
     said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what?"}]
@@ -304,7 +305,7 @@ def test_a_system_text_comes_first_in_every_format(name, column):
     assert blank.get("messages", said[1:]) == said[1:]
 
 
-@pytest.mark.parametrize(
+@every(
     ("columns", "told"),
     [
         ({"system": "other"}, "`system` and the first message, of role system, say different things"),
@@ -342,7 +343,7 @@ def test_columns_that_nobody_sees_are_told_once(red, record, columns):
     assert sorted(str(w.message) for w in warned) == sorted(told)
 
 
-@pytest.mark.parametrize(
+@every(
     ("record", "told"),
     [
         (
@@ -379,7 +380,7 @@ def test_the_same_picture_may_stand_in_the_message_and_in_the_column():
 # -------------------------------------------------------------------- records that are none
 
 
-@pytest.mark.parametrize(
+@every(
     ("record", "form", "told"),
     [
         ({"prompt": "<image>a<image>", "images": ["a.png"]}, "auto", "<image> stands 2 times.* there are 1 pictures"),
@@ -537,7 +538,7 @@ def test_the_same_question_about_another_picture_is_another_prompt(red):
 SHOWN = ("messages", "images", "image", "image_path", "conversations", "system", "system_prompt")
 
 
-@pytest.mark.parametrize("column", [*SHOWN, "completion", "chosen", "rejected"])
+@every("column", [*SHOWN, "completion", "chosen", "rejected"])
 def test_a_known_column_that_holds_null_is_as_absent(column):
     """A table with rows of several forms has null for the columns that a row lacks; no reward may meet it."""
     assert normalised({"prompt": "q", column: None}) == normalised({"prompt": "q"})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from every import every
 from published_pairs import CASES, Said, jpeg, mm_line, written
 
 from mmrl.config import ConfigError, DataConfig, RecordFormat
@@ -169,7 +170,7 @@ def test_acc_plus_has_its_units_though_ids_occur_several_times(pictured):
     assert [pair.prompt.record["source_id"] for pair in pairs] == ["q_1", "q_1", "q_2", "q_1"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("place", "category"),
     [("mcq/1.png", "mcq"), ("short/long_tail.png", "long"), ("safety/1.png", "safety"), ("other/1.png", "")],
 )

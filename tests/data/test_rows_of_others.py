@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from every import every
 
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import format_of, normalised
@@ -42,7 +43,7 @@ A, B = [user("1"), said("a")], [user("1"), said("b")]
 # -------------------------------------------------------------------- preferences
 
 
-@pytest.mark.parametrize(
+@every(
     ("record", "wanted"),
     [
         # TRL: the prompt inside of both, alone, beside a text, or beside messages
@@ -79,7 +80,7 @@ def test_a_preference_is_a_question_and_two_answers(record, wanted):
     assert normalised(made)["chosen"] == "a" and normalised(made).get("messages") == made.get("messages")
 
 
-@pytest.mark.parametrize(
+@every(
     ("record", "told"),
     [
         ({"chosen": [user("1"), said("a")], "rejected": [user("2"), said("b")]}, "do not begin with the same question"),
@@ -141,7 +142,7 @@ def test_every_answer_of_a_conversation_is_learned_or_the_last(tmp_path, record,
     assert prompt.record["messages"] == whole[:4]
 
 
-@pytest.mark.parametrize(("key", "value"), [("loss", False), ("weight", 0), ("loss", 0.0)])
+@every(("key", "value"), [("loss", False), ("weight", 0), ("loss", 0.0)])
 def test_an_answer_that_is_not_to_be_learned_is_marked(key, value):
     talk = [user("1"), said("2", **{key: value}), user("3"), said("4", **{key: True})]
     made = normalised({"messages": talk}, every_turn=True)
@@ -156,7 +157,7 @@ def test_an_instruction_and_its_input_are_two_lines():
     assert normalised({"instruction": "Add."})["prompt"] == "Add."
 
 
-@pytest.mark.parametrize("every", [False, True])
+@every("every", [False, True])
 def test_two_answers_in_a_row_are_refused(every):
     with pytest.raises(ValueError, match="two messages of role assistant one behind the other"):
         normalised({"messages": [user("1"), said("2"), said("3")]}, every_turn=every)
@@ -165,7 +166,7 @@ def test_two_answers_in_a_row_are_refused(every):
 # -------------------------------------------------------------------- prompts that begin the answer
 
 
-@pytest.mark.parametrize(
+@every(
     "record",
     [
         {"prompt": [user("1"), said("So")]},
@@ -195,7 +196,7 @@ ADD = {"name": "add", "arguments": {"a": 1}}
 CALL, HEARD = {"type": "function", "function": ADD}, {"role": "tool", "content": "3"}
 
 
-@pytest.mark.parametrize(
+@every(
     "record",
     [
         {"messages": [user("1"), said(None, tool_calls=[CALL]), HEARD, said("4")], "tools": TOOLS},
@@ -230,7 +231,7 @@ def test_calls_of_tools_stay_in_the_messages(record):
     assert call["completion"] == [said("", tool_calls=[CALL])]
 
 
-@pytest.mark.parametrize(
+@every(
     ("column", "value", "told"),
     [
         ("tools", "add(a, b)", "`tools` is a text that is no JSON"),
@@ -255,7 +256,7 @@ def test_arguments_of_the_template_may_be_json_and_null_is_none():
 # -------------------------------------------------------------------- golds
 
 
-@pytest.mark.parametrize(
+@every(
     ("solution", "answer"),
     [
         ("42", "42"),
@@ -271,7 +272,7 @@ def test_a_short_solution_is_the_answer(solution, answer):
     assert normalised({"prompt": "1", "solution": solution, "answer": "7"})["answer"] == "7"
 
 
-@pytest.mark.parametrize(
+@every(
     ("record", "form"),
     [
         ({"query": "1"}, "swift"),

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published_pairs import CASES, jpeg, mm_line, vl_line
@@ -147,7 +148,7 @@ def test_a_row_that_is_wrong_stays_in_the_count_with_its_reason(pictured, form, 
         training_prompts(DataConfig(prompts=source, format=form, image_root=str(pictured)))
 
 
-@pytest.mark.parametrize(
+@every(
     "changes",
     [
         {"images": [{"type": "image"}]},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -227,8 +228,8 @@ def final_answer(record: dict) -> str:
     return next(g for g in found.groups() if g is not None) if found else last
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("task", TASKS)
+@every("style", STYLES)
+@every("task", TASKS)
 def test_completions_without_a_habit_are_right_and_short(task, style):
     for i in range(20):
         record = emoji.record(i, task=task, style=style)
@@ -317,8 +318,8 @@ def test_boxes_in_the_spaces_of_the_model():
         assert np.abs(np.subtract(a, np.multiply(b, 2))).max() <= 1
 
 
-@pytest.mark.parametrize("style", ["plain", "satori", "mgpo", "think"])
-@pytest.mark.parametrize("task", [*LOOKS, "choice"])
+@every("style", ["plain", "satori", "mgpo", "think"])
+@every("task", [*LOOKS, "choice"])
 def test_the_habit_looks_at_another_object_with_box_and_answer(task, style):
     for i in range(30):
         record = emoji.record(i, task=task, style=style, habit=1.0)
@@ -390,7 +391,7 @@ def test_the_share_of_the_habit_and_the_size_of_the_jitter():
     assert not any(emoji.record(i, task=t, habit=1.0)["habit"] for i in range(5) for t in ("count", "yesno", "caption"))
 
 
-@pytest.mark.parametrize(
+@every(
     ("options", "told"),
     [
         ({"split": "test"}, "expected train or heldout"),

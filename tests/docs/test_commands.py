@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from every import every
 
 from mmrl.cli import cli
 from mmrl.commands.words import is_override, read_config
@@ -40,7 +41,7 @@ def test_the_page_of_commands_has_all_of_them():
     assert set(re.findall(r"`mmrl ([a-z-]+)", table)) == set(cli.commands)
 
 
-@pytest.mark.parametrize("words", _lines())
+@every("words", _lines())
 def test_the_command_line_takes_it(words):
     command: click.Command = cli
     while isinstance(command, click.Group):
@@ -65,7 +66,7 @@ def test_the_command_line_takes_it(words):
         assert options.get("modality") or options.get("run")
 
 
-@pytest.mark.parametrize("words", [p for p in _lines() if p.values[0][0] == "reward"])
+@every("words", [p for p in _lines() if p.values[0][0] == "reward"])
 def test_rewards_that_are_asked_by_hand_exist(words):
     from mmrl.rewarding.load import available
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from every import every
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = {".venv", ".venv-vllm", "runs", ".git", ".hypothesis", ".pytest_cache", "node_modules"}
@@ -52,7 +53,7 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@every("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page):
     broken = []
     for link in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
@@ -105,7 +106,7 @@ def test_the_configuration_page_has_the_sections_of_every_modality_and_environme
     assert keys["`model`, text"] == ["build"]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@every("package", PACKAGES)
 def test_every_package_says_what_it_is(package):
     assert (ROOT / package / "README.md").is_file()
 
@@ -154,7 +155,7 @@ def test_configs_rewards_and_commands_that_the_pages_name_exist():
     assert named == set(available())
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-vllm", "lint", "docs", "models", "site", "bench"])
+@every("target", ["demo", "test", "test-vllm", "lint", "docs", "models", "site", "bench"])
 def test_the_makefile_has_the_targets_that_the_readme_names(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

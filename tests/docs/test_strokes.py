@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -145,22 +143,21 @@ def test_the_page_lists_what_an_adapter_is_asked_for_and_the_length_of_the_examp
     assert f"in {lines} lines" in page
 
 
-def train(tmp_path, name, *overrides):
+def train(main, folder, *overrides):
     """Train through the command line; (before, after) of the held-out figures."""
-    folder = tmp_path / name
-    command = [sys.executable, "-m", "mmrl", "train", "--modality", EXAMPLE, "--out", str(folder), "--quiet"]
-    done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    code, _, err = main("train", "--modality", EXAMPLE, "--out", folder, "--quiet", "threads=1", *overrides)
+    assert code == 0, err
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert (folder / "report.html").stat().st_size > 1000
     before, after = summary["eval"]["before"], summary["eval"]["after"]
     return before[summary["main_metric"]], after[summary["main_metric"]]
 
 
-def test_it_learns_and_learns_nothing_from_shuffled_rewards(tmp_path):
+def test_it_learns_and_learns_nothing_from_shuffled_rewards(main, monkeypatch, tmp_path):
     """60 steps: held-out overlap rises from about 0.02 to 0.4 or more; a control with shuffled rewards does not."""
-    before, after = train(tmp_path, "real", "stages.grpo.steps=60", "seed=1")
+    monkeypatch.chdir(ROOT)
+    before, after = train(main, tmp_path / "real", "stages.grpo.steps=60", "seed=1")
     assert before < 0.1
     assert after > before + 0.2
-    _, control = train(tmp_path, "control", "stages.grpo.steps=60", "seed=1", "stages.grpo.shuffle_rewards=true")
+    _, control = train(main, tmp_path / "control", "stages.grpo.steps=60", "seed=1", "stages.grpo.shuffle_rewards=true")
     assert control < before + 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from every import every
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -79,7 +79,7 @@ def test_the_published_bug_of_recomputed_sizes_is_not_ours():
     assert cropped((56, 42, 112, 84), small)[0].crop == (55.0, 40.0, 110.0, 80.0)
 
 
-@pytest.mark.parametrize(
+@every(
     ("box", "problem"),
     [
         ((10, 10, 10, 60), "reversed"),

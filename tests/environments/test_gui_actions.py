@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ DOWN = {"action": "swipe", "coordinate": [500, 600], "coordinate2": [500, 1800]}
 WAIT = '<action>{"action": "wait"}</action>'
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "thought", "action"),
     [
         (f"<think> so </think>{WAIT}", "so", {"action": "wait"}),
@@ -37,7 +37,7 @@ def test_reading(text, thought, action):
     assert read(text) == (thought, action)
 
 
-@pytest.mark.parametrize(
+@every(
     ("said", "expert", "same"),
     [
         # Targets: the box is 300 x 300 about (550, 1050), enlarged to 360 x 360: from 370 to 730 and 870 to 1230.

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from every import every
 
 from mmrl.environments.load import BUILT_IN, load_environment
 from mmrl.environments.single import SingleTurn
@@ -27,7 +28,7 @@ def test_options_arrive():
     assert (environment.options.patches, environment.options.match.distance) == (-1, 0.1)
 
 
-@pytest.mark.parametrize(
+@every(
     ("section", "told"),
     [
         ({"name": "mpgo"}, "did you mean 'mgpo'"),
@@ -69,7 +70,7 @@ SECTIONS = {
 }
 
 
-@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+@every("section", SECTIONS.values(), ids=SECTIONS)
 def test_whatever_stands_in_its_place_is_one_line_that_names_it(section):
     """A record may hold anything."""
     with pytest.raises(ValueError, match=r"environment|feedback") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from every import every
 
 from mmrl.environments.base import Episode
 from mmrl.environments.load import load_environment
@@ -63,7 +64,7 @@ def test_in_training_each_sample_draws_its_own_and_each_order_comes_as_often():
     assert [order_of(prompt, 3, seed, 5, training=True) for seed in range(20)] == drawn[:20]  # by the seed alone
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
+@every("count", [2, 3, 4])
 def test_in_evaluation_each_candidate_stands_in_each_place_equally_often(count):
     for name in "pqrst":
         orders = [order_of(pair(id=name), count, seed, seed, training=False) for seed in range(2 * count)]
@@ -80,13 +81,13 @@ def test_where_nothing_is_sampled_it_is_the_records():
     assert order_of(pair("a", "b"), 2, None, None, training=False) == (0, 1)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@every("training", [True, False])
 def test_the_records_order_stands_above_all(training):
     for seed in range(8):
         assert order_of(pair("a", "b", order=[1, 0]), 2, seed, seed, training=training) == (1, 0)
 
 
-@pytest.mark.parametrize("order", [[0], [0, 0], [1, 2], [True, False], "01", [0.0, 1.0], {}])
+@every("order", [[0], [0, 0], [1, 2], [True, False], "01", [0.0, 1.0], {}])
 def test_an_order_that_is_none_is_refused(order):
     with pytest.raises(ValueError, match=r"'p' has `order` .* must have each of 0 to 1 once"):
         opened(pair("a", "b", order=order))
@@ -137,7 +138,7 @@ def test_answers_and_questions_may_be_messages():
     ]
 
 
-@pytest.mark.parametrize(
+@every(
     "candidates, said",
     [
         (None, "two or more; it is NoneType"),
@@ -155,7 +156,7 @@ def test_what_is_no_pair_is_refused_by_name(candidates, said):
         opened(Prompt("p", "Which?", {"candidates": candidates}))
 
 
-@pytest.mark.parametrize(
+@every(
     "options, said",
     [
         ({"template": "{question}"}, "has {responses} 0 times"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import pytest
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from mmrl.media import IMAGE
 GOOD = '<tool_call>\n{"name": "look", "arguments": {"n": 1}}\n</tool_call>'
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "contents"),
     [
         ("<a>1</a> and <a>2</a>", ["1", "2"]),
@@ -47,7 +47,7 @@ def test_an_answer_must_hold_something():
     assert not answered("<answer>B")
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "problem"),
     [
         ("<tool_call>{}", "unclosed"),
@@ -71,7 +71,7 @@ def test_the_last_whole_call_counts():
     assert call_in('<tool_call>{"name": "look", "arguments": "{\\"n\\": 1}"}</tool_call>') == Call("look", {"n": 1})
 
 
-@pytest.mark.parametrize(
+@every(
     ("value", "read"),
     [
         ([1, 2.5], (1.0, 2.5)),
@@ -96,7 +96,7 @@ def fence(body, label="json"):
 BOX = '[{"bbox_2d": [1, 2, 3, 4], "label": "cup"}]'
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "problem"),
     [
         ("I see nothing.", "no_json"),
@@ -128,7 +128,7 @@ def test_the_first_box_of_the_first_fence_that_has_one():
     assert pointed(fence(two)).box == (5.0, 6.0, 7.0, 8.0)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "number"),
     [
         ("12", 12),

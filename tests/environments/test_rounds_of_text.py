@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.environments.load import load_environment
 from mmrl.environments.rounds import Rounds, RoundsOptions
@@ -60,7 +61,7 @@ def test_a_feedback_function_of_your_own(play, tmp_path):
     assert [game.say("x").text, game.say("x").text, game.say("x")] == ["1: more", "2: more", None]
 
 
-@pytest.mark.parametrize("rounds", [[], [3, 0]])
+@every("rounds", [[], [3, 0]])
 def test_rounds_that_are_no_turns(rounds):
     with pytest.raises(ValueError, match="at least one number"):
         guessing(rounds=rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.environments.opening import opening, question_of
 from mmrl.environments.single import SingleTurn, SingleTurnOptions
@@ -32,7 +33,7 @@ def test_pictures_come_first_where_nothing_marks_them():
     assert [m["content"] for m in read] == ["Be brief.", f"{IMAGE}{IMAGE}Which?"]
 
 
-@pytest.mark.parametrize(
+@every(
     "content",
     [
         [{"type": "image"}, {"type": "text", "text": "Which?"}],
@@ -51,7 +52,7 @@ def test_an_answer_at_the_end_of_a_record_is_not_shown():
     assert opening(prompt(messages=messages), 0) == [{"role": "user", "content": "Which?"}]
 
 
-@pytest.mark.parametrize(
+@every(
     ("record", "text", "pictures", "told"),
     [
         ({}, f"{IMAGE}{IMAGE}?", 1, "2 <image> marks and 1 pictures"),

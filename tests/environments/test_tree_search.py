@@ -6,6 +6,7 @@ import itertools
 import math
 
 import pytest
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,7 +108,7 @@ def family(*values):
 
 
 # Published: skipped where all are 0, all are 1, or they differ by less than 0.1; g(0.1) = 0.289, g(0.9) = 0.960.
-@pytest.mark.parametrize(
+@every(
     ("values", "kept"),
     [
         ((0, 0, 0, 0), False),
@@ -128,7 +129,7 @@ def test_equal_rewards_are_no_group_whatever_the_spread():
     assert branchings(family(0.5, 0.5), least_spread=0) == []
 
 
-@pytest.mark.parametrize(("value", "reward"), [(0, 0), (0.1, 0.2891), (0.25, 0.5224), (1, 1), (-1, 0), (2, 1)])
+@every(("value", "reward"), [(0, 0), (0.1, 0.2891), (0.25, 0.5224), (1, 1), (-1, 0), (2, 1)])
 def test_the_boost(value, reward):
     assert boosted(value) == pytest.approx(reward, abs=5e-5)
 

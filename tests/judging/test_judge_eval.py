@@ -250,3 +250,37 @@ def test_options_without_a_sense_are_refused(tmp_path):
         evaluate(str(tmp_path / "none.jsonl"), "first")
     with pytest.raises(ConfigError, match="format 'tlr': did you mean 'trl'"):
         evaluate(path, "first", form="tlr")
+    with pytest.raises(ConfigError, match="orders random: 'longest' scores each candidate alone"):
+        evaluate(path, "longest", orders="random")
+    with pytest.raises(ConfigError, match=r"split 'train' is of a folder or `hub:`, and .* has none; leave it out"):
+        evaluate(path, "first", split="train")
+    with pytest.raises(ConfigError, match="subset 'b' is of a `hub:` source"):
+        evaluate(path, "first", subset="b")
+
+
+def test_a_judge_that_answers_nothing_ends_the_command_with_one_message(main, tmp_path):
+    path = texts(tmp_path / "t.jsonl", [("a", "yes", "no"), ("b", "no", "yes")])
+    asked = ["judge", "eval", path, "http://127.0.0.1:9/v1", "-o", "model=m", "-o", "attempts=1", "--no-baselines"]
+    code, out, err = main(*asked)
+    assert code == 1 and "accuracy" not in out
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == err.strip().splitlines()[-1:]
+    assert "judged none of 2 pairs: " in err and "127.0.0.1:9" in err
+
+
+def test_words_that_hold_no_verdict_are_an_answer(tmp_path):
+    class Vague:
+        identity = "vague"
+
+        def compare(self, showings):
+            return [Verdict(None, "no verdict", said="Hm.") for _ in showings]
+
+    path = texts(tmp_path / "t.jsonl", [("a", "yes", "no")])
+    evaluate(path, Vague()).refuse_silence()
+
+
+def test_columns_of_a_benchmark_have_their_own_names(main, tmp_path):
+    path = tmp_path / "named.jsonl"
+    path.write_text(json.dumps({"question": "?", "better": "yes!", "worse": "no"}) + "\n")
+    named = [word for each in ("prompt=question", "chosen=better", "rejected=worse") for word in ("--column", each)]
+    code, out, _ = main("judge", "eval", path, "longest", "--no-baselines", *named)
+    assert code == 0 and "1.000" in out

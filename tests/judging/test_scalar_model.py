@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -59,6 +61,41 @@ def test_normalised_they_have_the_stored_mean_and_spread(text):
         assert other.value == pytest.approx((one.value - 0.5) / 0.25)
         assert other.details["sigma"] == pytest.approx(one.details["sigma"] / 0.25)
     assert raw.identity != normal.identity
+
+
+def _body(adapter):
+    next(adapter.model.parameters()).data[0, 0] += 1e-3
+
+
+def _head(adapter):
+    adapter.head.weight.data[0, 0] += 1e-3
+
+
+@pytest.mark.parametrize("change", [_body, _head])
+def test_each_weight_is_part_of_the_identity_and_the_place_is_not(text, tmp_path, change):
+    adapter, folder = text
+    shutil.copytree(folder, tmp_path / "copy")
+    assert ScalarModel(tmp_path / "copy", device="cpu").identity == ScalarModel(folder, device="cpu").identity
+    other = copy.deepcopy(adapter)
+    with torch.no_grad():
+        change(other)
+    saved(other, tmp_path / "other", "text", mean=0.5, std=0.25)
+    assert ScalarModel(tmp_path / "other", device="cpu").identity != ScalarModel(folder, device="cpu").identity
+
+
+def test_the_base_that_lora_stands_on_is_part_of_the_identity(tmp_path):
+    from mmrl.modalities.text.adapter import TextAdapter
+    from mmrl.modalities.text.config import ModelConfig
+
+    build = {"hidden": 16, "layers": 1, "heads": 1, "kv_heads": 1}
+    base = TextAdapter(ModelConfig(path="built", build=build))
+    base.save(tmp_path / "base")
+    tuned = TextAdapter(ModelConfig(path=str(tmp_path / "base"), train="lora", head=HEAD))
+    saved(tuned, tmp_path / "tuned", "text")
+    before = ScalarModel(tmp_path / "tuned", device="cpu").identity
+    _body(base)
+    base.save(tmp_path / "base")
+    assert ScalarModel(tmp_path / "tuned", device="cpu").identity != before
 
 
 def test_what_cannot_be_read_whole_is_invalid_and_says_why(text):

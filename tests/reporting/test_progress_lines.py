@@ -1,7 +1,7 @@
 import io
 import re
 
-import pytest
+from every import every
 
 from mmrl.reporting.progress import Progress, duration
 
@@ -65,7 +65,7 @@ def test_a_terminal_gets_a_bar_that_keeps_the_last_evaluation(monkeypatch):
     assert "eval/reward 0.750" in last
 
 
-@pytest.mark.parametrize(
+@every(
     "seconds, words",
     [(0.42, "0.4 s"), (12.4, "12 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")],
 )

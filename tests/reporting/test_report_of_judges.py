@@ -8,6 +8,7 @@ import re
 from html import unescape
 
 import pytest
+from every import every
 from PIL import Image
 
 from mmrl.reporting.matrix import matrices
@@ -42,7 +43,7 @@ def test_a_sample_without_a_row_stays_a_column():
     assert table.columns == ("0", "1", "2") and [row for row, _ in table.rows] == ["0", "2"]
 
 
-@pytest.mark.parametrize(
+@every(
     "won", [None, 3, "no", [], ["a", 1.0], [True, None], [1.5, None], [float("nan"), None], [None, -0.1], [[1.0], None]]
 )
 def test_what_is_no_table_is_left_out(won):

@@ -130,6 +130,10 @@ def test_the_key_is_sent_and_never_told(server, name, monkeypatch):
 def test_what_is_known_is_not_asked_again_and_a_file_keeps_it(server, name, tmp_path):
     at = server(lengths)
     options = {"url": at.url, "cache": str(tmp_path / "known.jsonl"), **PROTOCOLS[name]}
+    if name != "score":  # which is told the version
+        with pytest.raises(RewardError, match="cache: this server tells no version"):
+            load_reward(f"remote.{name}", {**FAST, **options})
+        options["version"] = "first"
     reward = load_reward(f"remote.{name}", {**FAST, **options})
     first, again = group("abc", "d"), group("abc", "d")
     score_groups([first], [reward])
@@ -141,6 +145,23 @@ def test_what_is_known_is_not_asked_again_and_a_file_keeps_it(server, name, tmp_
     assert known == [next(iter(sample.scores.values())).value for sample in again.samples] == values(kept)
     scored(name, group("abc", "e"), **options)
     assert len(at.requests) > len(asked) + 2 * (name == "score")
+    if name != "score":
+        before = len(at.requests)
+        scored(name, group("abc", "d"), **{**options, "version": "second"})
+        assert len(at.requests) > before
+
+
+def test_get_reward_of_another_version_than_the_first_gives_no_number(server):
+    told = iter(["one", "one", "two", None])
+    at = server(lambda route, request: {"rewards": [1.0] * len(request["query"]), "scorer_version": next(told)})
+    reward = load_reward("remote.openrlhf", {**FAST, "url": at.url})
+    found = []
+    for word in "abcd":
+        asked = group(word)
+        score_groups([asked], [reward])
+        found.append(next(iter(asked.samples[0].scores.values())))
+    assert values(found) == [1.0, 1.0, None, None]
+    assert "the scorer's version is 'two', and was 'one'" in found[2].reason
 
 
 # -------------------------------------------------------------------- replies that are none

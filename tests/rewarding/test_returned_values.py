@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,13 +113,13 @@ def names(values) -> list[str]:
     return [f"{i}-{type(value).__name__}" for i, value in enumerate(values)]
 
 
-@pytest.mark.parametrize(("value", "number"), NUMBERS, ids=names(v for v, _ in NUMBERS))
+@every(("value", "number"), NUMBERS, ids=names(v for v, _ in NUMBERS))
 def test_real_finite_numbers_are_scores(value, number):
     for score in (scored([value, None])[0], scored([Score(value), None])[0]):
         assert (score.status, score.value, type(score.value)) == ("ok", number, float)
 
 
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=names(NOT_NUMBERS))
+@every("value", NOT_NUMBERS, ids=names(NOT_NUMBERS))
 def test_everything_else_is_invalid_with_a_short_reason_and_touches_no_other_sample(value):
     bad, good = scored([value, 1.0])
     assert (bad.status, bad.value) == ("invalid", None)
@@ -127,7 +128,7 @@ def test_everything_else_is_invalid_with_a_short_reason_and_touches_no_other_sam
     assert good == Score(1.0)
 
 
-@pytest.mark.parametrize(
+@every(
     "make",
     [
         lambda: [1.0, 2.0],
@@ -148,7 +149,7 @@ def test_whatever_has_an_order_may_hold_the_scores(make):
     assert [score.value for score in scored(make())] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("returned", "told"),
     [
         ({"a": 1.0, "b": 2.0}, "returned dict with the keys 'a', 'b'"),

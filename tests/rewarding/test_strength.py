@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ def expit(x):
     return 1 / (1 + np.exp(-x))
 
 
-@pytest.mark.parametrize(("won", "lost"), [(3, 1), (1, 1), (0.5, 7.5), (40, 10)])
+@every(("won", "lost"), [(3, 1), (1, 1), (0.5, 7.5), (40, 10)])
 def test_two_players_without_a_prior_have_the_log_odds_and_its_variance(won, lost):
     fit = bradley_terry([[0, won], [lost, 0]], prior=0.0)
     assert fit.values == pytest.approx([0.5 * math.log(won / lost), -0.5 * math.log(won / lost)], abs=1e-8)
@@ -28,7 +29,7 @@ def test_two_players_without_a_prior_have_the_log_odds_and_its_variance(won, los
     assert fit.values[1] - fit.low[1] == pytest.approx(half, rel=1e-6)
 
 
-@pytest.mark.parametrize(("won", "lost"), [(3, 1), (0.5, 7.5)])
+@every(("won", "lost"), [(3, 1), (0.5, 7.5)])
 def test_against_a_player_of_strength_0_the_interval_is_that_of_the_difference(won, lost):
     fit = bradley_terry([[0, won], [lost, 0]], prior=0.0, zero=[1])
     assert fit.values == pytest.approx([math.log(won / lost), 0.0], abs=1e-8)
@@ -99,7 +100,7 @@ def test_elo_is_400_points_for_odds_of_ten():
     assert elo(math.log(10), base=1500) == pytest.approx(1900)
 
 
-@pytest.mark.parametrize("wins", [[[0, 1]], [[0, float("nan")], [1, 0]], [[0, -1], [1, 0]]])
+@every("wins", [[[0, 1]], [[0, float("nan")], [1, 0]], [[0, -1], [1, 0]]])
 def test_what_is_no_table_of_wins_is_refused(wins):
     with pytest.raises(ValueError, match="expected a square"):
         bradley_terry(wins)
@@ -146,8 +147,8 @@ def test_the_bootstrap_says_about_the_same_as_the_information():
 # -------------------------------------------------------------------- schedules
 
 
-@pytest.mark.parametrize("count", range(2, 13))
-@pytest.mark.parametrize("neighbours", range(2, 8))
+@every("count", range(2, 13))
+@every("neighbours", range(2, 8))
 def test_a_regular_schedule_is_connected_and_asks_each_as_often(count, neighbours):
     for seed in range(5):
         pairs = regular(count, neighbours, seed)

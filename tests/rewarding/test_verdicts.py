@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from every import every
 
 from mmrl.rewarding.verdicts import leaning, read_verdict
 
 
-@pytest.mark.parametrize(
+@every(
     "text, n, said",
     [
         ("<think>so</think><answer>1</answer>", 2, 0),
@@ -62,7 +62,7 @@ def test_the_verdict_of_an_answer(text, n, said):
 FIRST, SECOND = 0, 1
 
 
-@pytest.mark.parametrize(
+@every(
     "words, said",
     [
         ("Response 2 is better.", SECOND),
@@ -162,7 +162,7 @@ def test_the_verdict_in_the_words_of_a_reasoning(words, said):
     assert leaning(f"Response 1 is better at first sight.\n{words or 'They are equally good.'}", 2) in (said, FIRST)
 
 
-@pytest.mark.parametrize("word", ["better", "best", "worse", "superior", "preferable"])
+@every("word", ["better", "best", "worse", "superior", "preferable"])
 def test_exchanging_the_numbers_exchanges_the_verdict(word):
     one, other = f"Response 1 is {word} than response 2.", f"Response 2 is {word} than response 1."
     assert {leaning(one, 2), leaning(other, 2)} == {0, 1}
@@ -173,9 +173,7 @@ def test_of_more_than_two_the_worse_one_says_nothing():
     assert leaning("Response 3 is worse.", 4) is None
 
 
-@pytest.mark.parametrize(
-    "words", ["Response 1 is better. " * 5000, "response " * 50_000, "1 " * 50_000, "no " * 50_000]
-)
+@every("words", ["Response 1 is better. " * 5000, "response " * 50_000, "1 " * 50_000, "no " * 50_000])
 def test_long_texts_take_no_long_time(words):
     assert leaning(words, 2) in (0, None)
     assert isinstance(read_verdict(f"<answer>{words}", 2), str)

@@ -3,6 +3,7 @@ import warnings
 from itertools import pairwise
 
 import pytest
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ def larger(a, b):
     return 0.5 if a.artifact == b.artifact else float(a.artifact > b.artifact)
 
 
-@pytest.mark.parametrize("both_orders", [True, False])
+@every("both_orders", [True, False])
 def test_a_transitive_judge_gives_the_rank(both_orders):
     assert rates(larger, [30, 10, 40, 20], both_orders=both_orders) == pytest.approx([2 / 3, 0, 1, 1 / 3])
 
@@ -48,14 +49,14 @@ def test_the_rates_of_a_group_sum_to_half_its_size(p, both_orders, hard):
     assert all(0 <= rate <= 1 for rate in got)
 
 
-@pytest.mark.parametrize("hard", [True, False])
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.7, 1.0])
+@every("hard", [True, False])
+@every("p", [0.0, 0.1, 0.7, 1.0])
 def test_a_judge_of_positions_favours_nobody(p, hard):
     assert rates(lambda a, b: p, [1, 2, 3], hard=hard) == pytest.approx([0.5] * 3)
 
 
-@pytest.mark.parametrize("schedule", ["round_robin", "regular", "anchors"])
-@pytest.mark.parametrize("count", range(2, 10))
+@every("schedule", ["round_robin", "regular", "anchors"])
+@every("count", range(2, 10))
 def test_in_one_order_each_is_first_as_often_as_second(schedule, count):
     """And whoever is first once more is drawn, so that it is not always the same sample."""
     anchors = {"anchors": lambda group: [Sample(group.prompt, -1 - k, 0) for k in range(count)]}
@@ -86,8 +87,8 @@ def test_probabilities_are_kept_soft_or_made_hard():
     assert rates(lambda a, b: judge[a.index, b.index], [0, 0], hard=True) == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("failure", ["raises", float("nan"), 1.5, None])
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@every("failure", ["raises", float("nan"), 1.5, None])
+@every("order", [(0, 1), (1, 0)])
 def test_a_failed_call_masks_its_pair_in_both_orders(failure, order):
     def judge(a, b):
         if (a.index, b.index) == order:
@@ -230,7 +231,7 @@ def test_a_sample_that_failed_pairs_cut_off_has_no_strength():
     assert "no common scale" in scores[3].reason
 
 
-@pytest.mark.parametrize(
+@every(
     ("options", "said"),
     [
         ({"schedule": "all"}, "expected one of"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from every import every
 
 from mmrl.rewarding import load_reward
 from mmrl.types import Prompt, Sample
@@ -12,7 +12,7 @@ def score(text: str, answer: object, **options):
     return load_reward("choice.letter", options).call([Sample(Prompt("p", "q", {"answer": answer}), 0, text)])[0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "chosen"),
     [
         ("B", "B"),
@@ -67,9 +67,7 @@ def test_the_letter_that_is_chosen(text, chosen):
     assert (found.status, found.value) == ("ok", float(chosen == "B"))
 
 
-@pytest.mark.parametrize(
-    "answer", ["B", "b", "(B)", "B. Paris", ["C", "B"], r"B. \frac{1}{2}", r"(B) $\sqrt{2}$", "选B"]
-)
+@every("answer", ["B", "b", "(B)", "B. Paris", ["C", "B"], r"B. \frac{1}{2}", r"(B) $\sqrt{2}$", "选B"])
 def test_ways_to_write_the_answer(answer):
     assert score("B", answer).value == 1.0
     assert score("A", answer).value == 0.0
@@ -97,7 +95,7 @@ def with_choices(text: str, answer: object, choices: object):
     return load_reward("choice.letter").call([Sample(Prompt("p", "q", record), 0, text)])[0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "answer", "choices", "value"),
     [
         (r"\boxed{C}", "Paris", ["Rome", "Oslo", "Paris"], 1.0),  # the answer as a text, wherever it was shuffled to

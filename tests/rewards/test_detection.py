@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from every import every
 
 from mmrl.media import Media, View
 from mmrl.rewarding import load_reward
@@ -31,7 +32,7 @@ def said(*found: tuple[str, list]) -> str:
     return f"<think>t</think><answer>```json\n{json.dumps(objects(*found))}\n```</answer>"
 
 
-@pytest.mark.parametrize(
+@every(
     ("truth", "found", "precision", "penalised"),
     [
         ([("a", HERE)], [("a", HERE)], 1.0, 1.0),
@@ -71,7 +72,7 @@ def test_one_threshold():
     assert "must be one or more numbers" in wrong.reason
 
 
-@pytest.mark.parametrize(
+@every(
     ("truth", "found", "value"),
     [
         ([("a", HERE)], [("a", HERE)], 1.0),
@@ -97,8 +98,8 @@ def test_weights_of_greedy_matching():
     assert "need (0, 1] and a sum above 0" in score("matched", text, truth, location=0.0, completeness=0.0).reason
 
 
-@pytest.mark.parametrize("name", ["average_precision", "matched"])
-@pytest.mark.parametrize(
+@every("name", ["average_precision", "matched"])
+@every(
     ("text", "truth", "value"),
     [
         ("```json\n[]\n```", [], 1.0),
@@ -123,7 +124,7 @@ def test_empty_lists_and_answers_that_are_none(name, text, truth, value):
     assert (found.status, found.value) == ("ok", value)
 
 
-@pytest.mark.parametrize("name", ["average_precision", "matched"])
+@every("name", ["average_precision", "matched"])
 def test_boxes_of_a_pixel_or_less_have_areas(name):
     # VLM-R1 counted a pixel more or less per side: two equal unit boxes had an IoU of 0, and empty ones divided by 0.
     for box in ([10, 10, 11, 11], [0.25, 0.25, 0.5, 0.75]):
@@ -133,7 +134,7 @@ def test_boxes_of_a_pixel_or_less_have_areas(name):
     assert score(name, text, objects(("a", [10, 20, 11, 21])), shares).value == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["average_precision", "matched"])
+@every("name", ["average_precision", "matched"])
 def test_boxes_come_from_the_space_of_the_picture_that_was_shown(name):
     seen = Media(View(), (200, 100), (100, 50), "seen")
     assert score(name, said(("a", [10, 10, 30, 40])), objects(("a", [20, 20, 60, 80])), seen).value == 1.0

@@ -6,6 +6,7 @@ import sys
 from fractions import Fraction
 
 import pytest
+from every import every
 
 from mmrl.rewarding import RewardError, available, load_reward
 from mmrl.rewarding.run import score_groups
@@ -22,7 +23,7 @@ def score(name: str, text: object, answer: object = "x", options: dict | None = 
     return next(iter(group.samples[0].scores.values()))
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "extract", "found"),
     [
         (r"so \boxed{1}, no, \boxed{\frac{1}{2}}.", "boxed", r"\frac{1}{2}"),
@@ -56,13 +57,13 @@ def test_the_final_answer_is_found(text, extract, found):
     assert answers.final_answer(text, extract) == found
 
 
-@pytest.mark.parametrize("extract", ["box", "after:", "tag", ""])
+@every("extract", ["box", "after:", "tag", ""])
 def test_an_unknown_way_to_find_it_is_told(extract):
     with pytest.raises(ValueError, match="expected auto, boxed, after:MARK"):
         answers.final_answer("text", extract)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "number"),
     [
         ("about 1,234.5 m", Fraction(2469, 2)),
@@ -88,7 +89,7 @@ def test_the_last_number_is_read_exactly(text, number):
     assert number_module.number_in(text) == number
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "answer", "options", "value"),
     [
         ("The answer is  new   york.", "New York", {}, 1.0),
@@ -143,7 +144,7 @@ def test_satori_s_column_of_possible_answers():
     assert [s.value for s in reward.call([Sample(both, 0, text) for text in ("2", "two", "three")])] == [1, 1, 0]
 
 
-@pytest.mark.parametrize("answer", [None, "", " ", [], "####"])
+@every("answer", [None, "", " ", [], "####"])
 def test_a_record_without_an_answer_is_told_before_training_and_is_never_a_0(answer):
     reward = load_reward("exact.match")
     assert "'p' lacks a non-empty `answer`" in reward.check_prompt(Prompt("p", "q", {"answer": answer}))
@@ -158,7 +159,7 @@ def test_what_is_no_text_is_invalid():
     assert "the sample's artifact is a int" in found.reason
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "options", "text", "value"),
     [
         ("regex.fullmatch", {"pattern": r"<think>.*</think>\s*\d+"}, "\n<think>a\nb</think>\n12\n", 1.0),
@@ -174,7 +175,7 @@ def test_the_form_of_a_completion(name, options, text, value):
     assert score(name, text, options=options).value == value
 
 
-@pytest.mark.parametrize(
+@every(
     ("options", "told"),
     [({"pattern": "("}, "is no regular expression"), ({"pattern": "a", "most": 0}, "most=0"), ({}, "needs the option")],
 )

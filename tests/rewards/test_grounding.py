@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from every import every
 
 from mmrl.media import Media, View, from_original
 from mmrl.rewarding import RewardError, load_reward
@@ -27,7 +28,7 @@ def said(boxes: object) -> str:
     return f"<caption>c</caption><bbox>{json.dumps(boxes)}</bbox><answer>a</answer>"
 
 
-@pytest.mark.parametrize(
+@every(
     ("boxes", "truth", "value"),
     [
         ([[0, 0, 10, 10]], [[0, 0, 10, 10]], 1.0),
@@ -60,7 +61,7 @@ def test_union_iou(boxes, truth, value):
     assert found.value == pytest.approx(value, abs=1e-12)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "value"),
     [
         ("<bbox>((0, 0, 10, 10),)</bbox>", 1.0),  # a Python literal
@@ -90,8 +91,8 @@ VIEWS = [
 ]
 
 
-@pytest.mark.parametrize("media", VIEWS, ids=lambda m: f"{m.space}-{bool(m.view.crop)}")
-@pytest.mark.parametrize("name", ["union_iou", "box_iou", "iou_at"])
+@every("media", VIEWS, ids=lambda m: f"{m.space}-{bool(m.view.crop)}")
+@every("name", ["union_iou", "box_iou", "iou_at"])
 def test_a_right_box_scores_1_in_every_space_and_view(media, name):
     truth = [130, 90, 275, 201]
     written = from_original(truth, media)
@@ -122,7 +123,7 @@ def test_the_picture_that_the_boxes_are_of_can_be_chosen():
     assert score("box_iou", text, truth, [whole, crop], picture=-1).value == 1.0
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "value"),
     [
         ('<think>t</think><answer>{"bbox": [0, 0, 10, 10]}</answer>', 1.0),
@@ -169,7 +170,7 @@ def test_a_very_long_answer_takes_no_time():
     assert time.perf_counter() - start < 10
 
 
-@pytest.mark.parametrize("column", ["boxes", "bboxs", "bbox"])
+@every("column", ["boxes", "bboxs", "bbox"])
 def test_names_of_the_record_s_column(column):
     assert score("union_iou", said([[0, 0, 10, 10]]), [[0, 0, 10, 10]], column=column).value == 1.0
 

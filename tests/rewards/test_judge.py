@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from every import every
 
 from mmrl.rewarding import RewardError, load_reward
 from mmrl.rewarding.run import score_groups
@@ -275,7 +276,7 @@ def test_strengths_of_a_judge_that_knows_are_of_the_scale_of_log_odds(chat_serve
     assert scores[4].details["win_rate"] == 1.0
 
 
-@pytest.mark.parametrize(
+@every(
     ("options", "said"),
     [({"schedule": "anchors"}, "go together"), ({"score": "best"}, "expected one of"), ({"anchors": "x"}, "together")],
 )
@@ -311,7 +312,7 @@ def test_a_local_model_judges(tmp_path):
     assert "(2 attempts)" in scores[0].reason
 
 
-@pytest.mark.parametrize(
+@every(
     ("judge", "told"),
     [
         ({}, "give `url` and `model` of a served model, or the `path`"),
@@ -328,7 +329,7 @@ def test_wrong_judges_are_told_at_loading(judge, told):
         load_reward("judge.answer", {"judge": judge})
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "options", "told"),
     [
         ("answer", {"template": "Is it right?"}, r"needs \$answer"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.rewarding import load_reward
 from mmrl.types import Prompt, Sample
@@ -12,7 +13,7 @@ def score(text: str, answer: object, **options):
     return load_reward("numeric.close", options).call([Sample(Prompt("p", "q", {"answer": answer}), 0, text)])[0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "answer", "options", "value"),
     [
         ("The answer is 1,234.50 m", "1234.5", {}, 1.0),
@@ -36,8 +37,8 @@ def test_close(text, answer, options, value):
     assert (found.status, found.value) == ("ok", value)
 
 
-@pytest.mark.parametrize("mark", ["**", "__", "***", "_", "*"])
-@pytest.mark.parametrize(
+@every("mark", ["**", "__", "***", "_", "*"])
+@every(
     "text",
     [
         "The answer is {}18{} apples.",
@@ -51,12 +52,12 @@ def test_emphasis_is_no_power(text, mark):
     assert score(text.format(mark, mark), 18).value == 1.0
 
 
-@pytest.mark.parametrize(("text", "number"), [("2**3", 8), ("2 ** 3", 8), ("x**3 = **5**", 5)])
+@every(("text", "number"), [("2**3", 8), ("2 ** 3", 8), ("x**3 = **5**", 5)])
 def test_a_power_has_its_base_before_it(text, number):
     assert score(text, number).value == 1.0
 
 
-@pytest.mark.parametrize("text", ["x**3", "(x)**3", "a_1", "x ** 3"])
+@every("text", ["x**3", "(x)**3", "a_1", "x ** 3"])
 def test_a_power_of_a_name_is_no_number(text):
     assert score(text, 3).details["number"] == ""
 
@@ -64,8 +65,8 @@ def test_a_power_of_a_name_is_no_number(text):
 SIGNS = ["-", "\N{MINUS SIGN}", "\N{EN DASH}"]
 
 
-@pytest.mark.parametrize("sign", SIGNS)
-@pytest.mark.parametrize(
+@every("sign", SIGNS)
+@every(
     "text",
     [
         "{}3",
@@ -88,18 +89,18 @@ def test_a_sign_stays(text, sign):
     assert [score(text, gold).value for gold in (-3, 3)] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("sign", SIGNS)
-@pytest.mark.parametrize("text", ["2 {} 3", "1{}3", "$1{}$3", r"\boxed{{1{}{{3}}}}", "x {} 3", "(1) {} 3"])
+@every("sign", SIGNS)
+@every("text", ["2 {} 3", "1{}3", "$1{}$3", r"\boxed{{1{}{{3}}}}", "x {} 3", "(1) {} 3"])
 def test_a_difference_and_a_range_are_neither_of_their_numbers(text, sign):
     assert [score(text.format(sign), gold).value for gold in (-3, 3)] == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("sign", SIGNS)
+@every("sign", SIGNS)
 def test_a_list_has_no_sign(sign):
     assert score(f"{sign} 3 apples", 3).value == 1.0
 
 
-@pytest.mark.parametrize("text", ["5%", r"\boxed{5\%}", r"$5\%$", "**5%**", r"\boxed{\text{5\%}}"])
+@every("text", ["5%", r"\boxed{5\%}", r"$5\%$", "**5%**", r"\boxed{\text{5\%}}"])
 def test_a_percentage_is_one_however_it_is_written(text):
     assert [score(text, gold).value for gold in ("5%", r"5\%", "0.05", "5")] == [1.0, 1.0, 1.0, 0.0]
 
@@ -121,7 +122,7 @@ def test_a_negative_tolerance_is_refused():
         score("5", 5, atol=-1)
 
 
-@pytest.mark.parametrize(
+@every(
     ("written", "number"),
     [
         *((text, "0.75") for text in (r"\frac{3}{4}", "3/4", "¾", "3 / 4", r"\frac34")),
@@ -144,7 +145,7 @@ def test_what_is_read_as_a_number(written, number):
     assert score("77", written, atol=0.0).value == 0.0  # as a gold it is read, too
 
 
-@pytest.mark.parametrize(
+@every(
     "written",
     [
         *("3 or 5", "(3, 5)", "1,2,3", "5 ± 1", "3-5", "x > 5", "not 5", "2x + 3", r"2\sqrt{3}", "10:30", "f(3)"),
@@ -157,7 +158,7 @@ def test_what_is_no_number_is_worth_nothing_and_named_as_a_gold(written):
     assert "holds no number" in load_reward("numeric.close").check_prompt(Prompt("p", "q", {"answer": written}))
 
 
-@pytest.mark.parametrize("before", ["9", "9 ", "or ", "(", "=", "\\frac{", "**"])
+@every("before", ["9", "9 ", "or ", "(", "=", "\\frac{", "**"])
 def test_only_the_end_of_a_long_answer_is_read(before):
     """The work is bounded by characters, 4000, whatever stands before them."""
     assert score(f"<answer>{before * 50_000}{' ' * 4000}= 5</answer>", 5).value == 1.0

@@ -141,6 +141,23 @@ def test_win_rates_of_a_judge_that_knows(chat_server, name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
+def test_pairs_are_scheduled_and_become_strengths_as_those_of_every_win_rate(chat_server, name):
+    chat_server.answer = lambda request: verdict(request, name)
+    pictures = [grey(10 * i) for i in (3, 1, 5, 2, 4)]
+    options = {"schedule": "regular", "neighbours": 2, "score": "bradley_terry", "prior": 0.5}
+    found = [s.value for s in run(f"unified_reward.{name}", chat_server, pictures, options)]
+    assert len(chat_server.requests) == 2 * 5  # a ring of five, each two in both orders, and not all ten pairs
+    assert sum(found) == pytest.approx(0, abs=1e-6) and found.index(max(found)) == 2 and found.index(min(found)) == 1
+    for wrong, said in (
+        ({"schedule": "rond"}, "rond"),
+        ({"score": "bradley_terry", "prior": 0.0}, "prior"),
+        ({"score": "elo"}, "elo"),
+    ):
+        with pytest.raises(RewardError, match=said):
+            run(f"unified_reward.{name}", chat_server, pictures, wrong)
+
+
+@pytest.mark.parametrize("name", PAIRS)
 def test_a_judge_with_a_favourite_place_favours_nobody_in_both_orders(chat_server, name):
     chat_server.answer = lambda request: verdict({"messages": [{"content": [png(2), png(1), {}]}]}, name)
     assert [s.value for s in run(f"unified_reward.{name}", chat_server, [grey(1), grey(2), grey(3)])] == pytest.approx(

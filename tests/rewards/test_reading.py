@@ -7,6 +7,7 @@ import time
 from fractions import Fraction
 
 import pytest
+from every import every
 
 from mmrl.media import Media, View
 from mmrl.rewarding import load_reward
@@ -108,7 +109,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "text", "golds", "value"),
     [
         pytest.param(name, text, golds, value, id=f"{name}-{number}-{value:.0f}")
@@ -124,7 +125,7 @@ def test_what_a_completion_is_worth(name, text, golds, value):
     assert {(status, number) for status, number, _ in told.values()} == {("ok", value)}, told
 
 
-@pytest.mark.parametrize("name", ALL)
+@every("name", ALL)
 def test_the_column_solution_gives_a_gold_where_it_marks_one(name):
     record = {"solution": "<answer> 3 </answer>"}
     right, wrong = scores(name, [(f"<think>t</think><answer>{n}</answer>", record) for n in (3, 4)])
@@ -133,12 +134,12 @@ def test_the_column_solution_gives_a_gold_where_it_marks_one(name):
     assert scores(name, [("3", {"solution": "<answer>4</answer>", "answer": "3"})])[0].value == 1.0
 
 
-@pytest.mark.parametrize("gold", [r"\sqrt{8}", r"\pi", r"x^2", r"2\pi"])
+@every("gold", [r"\sqrt{8}", r"\pi", r"x^2", r"2\pi"])
 def test_a_gold_that_is_no_plain_number_is_named_before_training(gold):
     assert "holds no number" in load_reward("numeric.close").check_prompt(Prompt("p", "q", {"answer": gold}))
 
 
-@pytest.mark.parametrize(
+@every(
     "text",
     [
         "(100,200),(300,400)",
@@ -165,7 +166,7 @@ def test_a_box_in_a_thought_is_none():
     assert load_reward("grounding.box_iou").call([sample])[0].value == 0.0
 
 
-@pytest.mark.parametrize(("opened", "value"), [(None, 0.0), ("think", 1.0), ("answer", 0.0)])
+@every(("opened", "value"), [(None, 0.0), ("think", 1.0), ("answer", 0.0)])
 def test_a_section_that_the_template_opens(opened, value):
     options = {"names": ["think", "answer"], "opened": opened}
     sample = Sample(Prompt("p", "q"), 0, "I count.</think><answer>9</answer>")
@@ -174,7 +175,7 @@ def test_a_section_that_the_template_opens(opened, value):
     assert load_reward("tags.turns", turns).call([sample])[0].value == value
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "number"),
     [
         (r"\frac{3}{4}", Fraction(3, 4)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from every import every
 
 from mmrl.importing import import_file
 from mmrl.rewarding import load_reward
@@ -19,8 +20,8 @@ def score(text: str, clauses=CLAUSES, variables=3, **options):
     return load_reward("sat.satisfies", options).call([Sample(prompt, 0, text)])[0]
 
 
-@pytest.mark.parametrize("partial", [False, True])
-@pytest.mark.parametrize(
+@every("partial", [False, True])
+@every(
     ("bits", "held"), [("000", 2), ("001", 3), ("010", 2), ("011", 2), ("100", 2), ("101", 2), ("110", 3), ("111", 2)]
 )
 def test_every_assignment_by_hand(bits, held, partial):
@@ -29,12 +30,12 @@ def test_every_assignment_by_hand(bits, held, partial):
     assert found.details["held"] == held
 
 
-@pytest.mark.parametrize("text", ["110", "1 1 0", "1,1,0", r"so \boxed{110}", "<answer>1, 1, 0</answer>"])
+@every("text", ["110", "1 1 0", "1,1,0", r"so \boxed{110}", "<answer>1, 1, 0</answer>"])
 def test_ways_to_write_an_assignment(text):
     assert score(text).value == 1.0
 
 
-@pytest.mark.parametrize("text", ["", "11", "1100", "x1=1", "12 0", "TTF"])
+@every("text", ["", "11", "1100", "x1=1", "12 0", "TTF"])
 def test_what_is_no_assignment_scores_0(text):
     found = score(text, partial=True)
     assert (found.status, found.value) == ("ok", 0.0)
@@ -52,7 +53,7 @@ def test_planted_solutions_satisfy_and_their_opposite_scores_as_counted():
         assert score(opposite, record["clauses"], 5, partial=True).value == pytest.approx(1 - all_true / 5)
 
 
-@pytest.mark.parametrize(
+@every(
     ("record", "told"),
     [
         ({}, "needs `variables`"),

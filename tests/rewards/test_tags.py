@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.rewarding import load_reward
 from mmrl.types import Prompt, Sample, Turn
@@ -21,7 +22,7 @@ CAPTION, BBOX, THINK, ANSWER = (
 )
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "why"),
     [
         (CAPTION + BBOX + ANSWER, None),
@@ -51,7 +52,7 @@ def test_satori_s_sections(text, why):
     assert (why or "") in found.details.get("why", "")
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "value"),
     [
         (THINK + ANSWER, 1.0),
@@ -82,7 +83,7 @@ def test_options_of_sections():
 CALL = '<tool_call>{"name": "resize_image", "arguments": {"action": "resize"}}</tool_call>'
 
 
-@pytest.mark.parametrize(
+@every(
     ("said", "value", "strict"),
     [
         ([THINK + ANSWER], 1.0, 1.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.rewarding import load_reward
 from mmrl.types import Group, Prompt, Sample
@@ -45,14 +46,14 @@ def test_the_order_of_rows_does_not_matter():
     assert values("ui_s1.future", group(ROWS[::-1])) == values("ui_s1.future", group())[::-1]
 
 
-@pytest.mark.parametrize("name", ["ui_s1.step", "ui_s1.match", "ui_s1.progress", "ui_s1.future", "guess.found"])
+@every("name", ["ui_s1.step", "ui_s1.match", "ui_s1.progress", "ui_s1.future", "guess.found"])
 def test_samples_of_no_such_environment_are_not_scored(name):
     reward, alone = load_reward(name), [Sample(Prompt("q", "q"), 0, "")]
     (score,) = reward.call(Group(alone[0].prompt, 0, alone) if reward.group else alone)
     assert (score.status, "comes from the environment" in score.reason) == ("na", True)
 
 
-@pytest.mark.parametrize("name", ["ui_s1.progress", "ui_s1.future"])
+@every("name", ["ui_s1.progress", "ui_s1.future"])
 def test_steps_of_no_known_episode_are_invalid(name):
     unknown = group()
     del unknown.samples[4].info["episode"]
@@ -61,13 +62,13 @@ def test_steps_of_no_known_episode_are_invalid(name):
     assert [score.value for score in scores[:3]] == values(name, group())[:3]
 
 
-@pytest.mark.parametrize(("found", "rounds", "value"), [(1, 1, 1.0), (1, 3, 0.81), (0, 8, 0.0)])
+@every(("found", "rounds", "value"), [(1, 1, 1.0), (1, 3, 0.81), (0, 8, 0.0)])
 def test_an_early_guess_is_worth_more(found, rounds, value):
     sample = Sample(Prompt("q", "q"), 0, "", info={"found": found, "rounds": rounds})
     assert values("guess.found", [sample]) == [pytest.approx(value)]
 
 
-@pytest.mark.parametrize(("secret", "fits"), [(5, True), (10, True), (11, False), ("5", False), (None, False)])
+@every(("secret", "fits"), [(5, True), (10, True), (11, False), ("5", False), (None, False)])
 def test_games_are_checked_before_training(secret, fits):
     check = load_reward("guess.found").check_prompt
     assert (check(Prompt("q", "q", {"low": 1, "high": 10, "secret": secret})) is None) == fits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from every import every
 
 from mmrl.rewarding import load_reward
 from mmrl.rewarding.run import score_groups
@@ -28,7 +29,7 @@ def said(verdict, reasoning="Hm.", between=""):
 # -------------------------------------------------------------------- R1-Reward
 
 
-@pytest.mark.parametrize(
+@every(
     "text, value",
     [
         (said(2, TWO), 2.0),
@@ -56,8 +57,8 @@ def test_a_thought_that_the_template_opened():
     assert scored("verdict.r1_reward", "Hm.</think><answer>2</answer>", opened=True).value == 1.5
 
 
-@pytest.mark.parametrize("words, value", [(TWO, 2.0), (ONE, 1.0), ("Hm.", 1.5)])
-@pytest.mark.parametrize("opening", ["<think>", ""])
+@every("words, value", [(TWO, 2.0), (ONE, 1.0), ("Hm.", 1.5)])
+@every("opening", ["<think>", ""])
 def test_a_thought_is_read_for_its_verdict_whoever_opened_it(opening, words, value):
     text = f"{opening}{words}</think><answer>2</answer>"
     assert scored("verdict.r1_reward", text, opened=True).value == value
@@ -83,7 +84,7 @@ def test_a_judge_says_whether_it_is_consistent(reply, value, monkeypatch):
 # -------------------------------------------------------------------- right
 
 
-@pytest.mark.parametrize("n", [2, 3, 4])
+@every("n", [2, 3, 4])
 def test_the_verdict_is_read_through_the_order_that_was_shown(n):
     for order in itertools.permutations(range(n)):
         for place in range(n):
@@ -91,7 +92,7 @@ def test_the_verdict_is_read_through_the_order_that_was_shown(n):
             assert score.value == float(order[place] == 0)
 
 
-@pytest.mark.parametrize(
+@every(
     "shares, verdict, hard, soft",
     [
         ((0.7, 0.3), 1, 1, 0.7),
@@ -109,13 +110,13 @@ def test_soft_labels_several_right_answers_and_ties(shares, verdict, hard, soft)
     assert score.value == soft and score.status == ("na" if soft is None else "ok")
 
 
-@pytest.mark.parametrize("verdict", ["3", "1 or 2", "", "tie", "1</answer><answer>2"])
+@every("verdict", ["3", "1 or 2", "", "tie", "1</answer><answer>2"])
 def test_what_a_policy_writes_amiss_is_wrong_with_the_reason(verdict):
     score = scored("verdict.right", said(verdict))
     assert score.value == 0 and score.details["why"]
 
 
-@pytest.mark.parametrize(
+@every(
     "given",
     [
         {"order": None},
@@ -127,7 +128,7 @@ def test_what_a_policy_writes_amiss_is_wrong_with_the_reason(verdict):
         {"record": {"shares": [1, 0], "candidates": ["a", "b", "c"]}},
     ],
 )
-@pytest.mark.parametrize("name", ["verdict.right", "verdict.r1_reward"])
+@every("name", ["verdict.right", "verdict.r1_reward"])
 def test_what_the_record_or_the_run_lacks_is_invalid(name, given):
     assert scored(name, said(2), **given).status == "invalid"
 
@@ -135,14 +136,12 @@ def test_what_the_record_or_the_run_lacks_is_invalid(name, given):
 # -------------------------------------------------------------------- consistent, scored
 
 
-@pytest.mark.parametrize(
-    "text, value", [(said(2, TWO), 1), (said(2, ONE), -1), (said(2), 0), ("", 0), (said(7, ONE), 0)]
-)
+@every("text, value", [(said(2, TWO), 1), (said(2, ONE), -1), (said(2), 0), ("", 0), (said(7, ONE), 0)])
 def test_reasoning_and_answer_agree(text, value):
     assert scored("verdict.consistent", text).value == value
 
 
-@pytest.mark.parametrize(
+@every(
     "text, options, value",
     [
         ("Final Score: 4", {}, 1),
@@ -167,13 +166,13 @@ def test_a_score_against_the_records(text, options, value):
     assert scored("verdict.scored", text, record={"score": 4}, **options).value == pytest.approx(value)
 
 
-@pytest.mark.parametrize("gold", [None, "4", 6, True])
+@every("gold", [None, "4", 6, True])
 def test_a_record_without_a_score_on_the_scale_is_invalid(gold):
     assert scored("verdict.scored", "Final Score: 4", record={"score": gold}).status == "invalid"
     assert load_reward("verdict.scored").check_prompt(Prompt("p", "", {"score": gold}))
 
 
-@pytest.mark.parametrize(
+@every(
     "name, options",
     [
         ("scored", {"low": 5, "high": 5}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from mmrl.rewarding import RewardError, load_reward
 from mmrl.rewarding.run import score_groups
@@ -27,7 +28,7 @@ def run(group: Group, **options):
     return [s.scores["visionthink.controlled"] for s in group.samples]
 
 
-@pytest.mark.parametrize(
+@every(
     ("direct", "called", "paper", "code"),
     [
         (1, 9, (0.9, 1.0), (0.9, 0.9)),  # the code's tie
@@ -87,7 +88,7 @@ def test_unknown_calls_and_records_without_an_answer():
     assert "lacks a non-empty `answer`" in load_reward("visionthink.controlled").check_prompt(bare)
 
 
-@pytest.mark.parametrize(
+@every(
     ("options", "told"),
     [
         ({"mode": "both"}, "expected one of paper, code"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from every import every
 
 from mmrl.core.batch import Batch
 from mmrl.core.shape import co_reward, majority_vote
@@ -28,7 +28,7 @@ OPERATORS = [
 ]
 
 
-@pytest.mark.parametrize(
+@every(
     "same",
     [
         ["0.5", "1/2", "50%", r"\boxed{0.50}", "The answer is 0.5."],
@@ -47,7 +47,7 @@ def test_answers_that_are_one(same):
     assert len(set(answers(*same))) == 1
 
 
-@pytest.mark.parametrize("other", [["3", "-3"], ["3.5", "35"], ["B", "C"], ["3 cats", "3"], ["1, 2", "12"], *OPERATORS])
+@every("other", [["3", "-3"], ["3.5", "35"], ["B", "C"], ["3 cats", "3"], ["1, 2", "12"], *OPERATORS])
 def test_answers_that_are_not(other):
     assert len(set(answers(*other))) == len(other)
 

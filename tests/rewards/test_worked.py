@@ -6,6 +6,7 @@ import importlib.util
 import sys
 
 import pytest
+from every import every
 
 from mmrl.rewarding import load_reward
 from mmrl.share import share
@@ -19,7 +20,7 @@ def score(text: str, problem: str = "37+58="):
     return REWARD.call([Sample(Prompt("p", problem), 0, text)])[0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("problem", "text", "right", "pieces"),
     [
         ("37+58=", "37+58 7+8=15 3+5+1=9 =95\n#95", 3, 3),
@@ -56,13 +57,13 @@ def test_pieces_by_hand(problem, text, right, pieces):
     assert found.value == pytest.approx(right / pieces if pieces else 0.0)
 
 
-@pytest.mark.parametrize("text", ["", "What is it?", "37", "37+", "(37+58", "2026-"])
+@every("text", ["", "What is it?", "37", "37+", "(37+58", "2026-"])
 def test_a_prompt_without_a_problem_is_told_and_not_scored(text):
     assert "holds no problem" in REWARD.check_prompt(Prompt("p", text))
     assert score("37+58 7+8=15 3+5+1=9 =95", text).status == "na"
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "problem"),
     [
         ("What is 1+2*3?", ("+", [1, ("*", [2, 3])])),

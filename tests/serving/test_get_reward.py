@@ -18,8 +18,10 @@ def test_the_answer_is_what_follows_the_prompt_and_is_scored(service):
         "rewards": [3.0, 0.0],
         "scores": [3.0, 0.0],
         "extra_logs": {"invalid": [0.0, 0.0]},
+        "scorer_version": reply.json()["scorer_version"],
         "errors": [None, None],
     }
+    assert reply.json()["scorer_version"]
 
 
 def test_without_prompts_a_query_is_the_answer(service):

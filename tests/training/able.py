@@ -144,8 +144,11 @@ def values(folder: Path, *stages: Mapping[str, Any], name: str = "run", **option
     made = [{**(grpo if stage.get("kind", "grpo") == "grpo" else {}), **stage} for stage in stages]
     for stage in made:  # a tree has children
         stage.pop("samples" if stage.get("tree") else "", None)
-    base = {"name": name, "out": str(folder), "data": {"prompts": "unused.txt"}, "report": {"samples_every": 0}}
-    return {**base, "rewards": rewards(folder, "right", "process"), "stages": made, **options}
+    base: dict[str, Any] = {"name": name, "out": str(folder), "stages": made}
+    sampled = {"data": {"prompts": "unused.txt"}, "report": {"samples_every": 0}}
+    if any(stage.get("kind", "grpo") != "reward_model" for stage in made):
+        base |= {**sampled, "rewards": rewards(folder, "right", "process")}
+    return base | options
 
 
 def able(config: Mapping[str, Any], prompts: Sequence[Prompt] = PROMPTS, **options: Any) -> Any:

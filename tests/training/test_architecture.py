@@ -9,7 +9,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
+from every import every
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mmrl"
@@ -107,7 +107,7 @@ def test_the_reader_of_imports_sees_every_form(tmp_path):
     assert imports(path, "p.q.m") == {"a.b", "c", "c.d", "p.q.e", "p.q.e.f", "p", "p.g", "i"}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if room(m) == "core"])
+@every("module", [m for m in MODULES if room(m) == "core"])
 def test_the_core_imports_torch_and_the_nouns_only(module):
     own = {"mmrl", "mmrl.core", "mmrl.types", "mmrl.near"}
     for name in imports(MODULES[module], module):
@@ -118,7 +118,7 @@ def test_the_core_imports_torch_and_the_nouns_only(module):
             assert top == "torch" or top in sys.stdlib_module_names, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if room(m)])
+@every("module", [m for m in MODULES if room(m)])
 def test_imports_run_one_way(module):
     here = room(module)
     allowed = HELPERS if here in HELPERS else ALLOWED[here] | HELPERS
@@ -204,13 +204,13 @@ def test_nobody_asks_an_adapter_what_it_has():
             assert not (asks and ast.unparse(node.args[0]).endswith("adapter")), f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("module", MODULES)
+@every("module", MODULES)
 def test_nothing_imports_the_rewards(module):
     tops = {name.partition(".")[0] for name in imports(MODULES[module], module)}
     assert not tops & {"rewards", "tests", "benchmarks"}
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@every("modality", MODALITIES)
 def test_a_modality_imports_no_other(modality):
     others = {f"mmrl.modalities.{name}" for name in MODALITIES if name != modality}
     built_on = {"audio": {"mmrl.modalities.text"}, "cad": {"mmrl.modalities.text", "mmrl.modalities.vision"}}
@@ -222,7 +222,7 @@ def test_a_modality_imports_no_other(modality):
             assert other is None or other in built_on.get(modality, set()), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if room(m) != "modalities"])
+@every("module", [m for m in MODULES if room(m) != "modalities"])
 def test_no_code_outside_the_modalities_asks_which_one_it_is(module):
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Compare):
@@ -245,7 +245,7 @@ def test_content_folders_are_no_packages():
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "matplotlib", "PIL")
 
 
-@pytest.mark.parametrize(
+@every(
     "code",
     [
         "import mmrl",

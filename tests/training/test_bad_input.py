@@ -416,9 +416,20 @@ def test_the_command_line_says_one_thing_and_exits_with_1(tiny, helpers, tmp_pat
         assert told in one_message(err), words
 
 
-def test_a_process_of_its_own_prints_no_traceback(tiny, helpers, tmp_path):
+def test_a_process_of_its_own_prints_no_traceback(helpers, tmp_path):
     (tmp_path / "nan.py").write_text("def nan(samples):\n    return [float('nan')] * len(samples)\n")
-    path = helpers.written(tiny(rewards=[{"name": f"{tmp_path / 'nan.py'}:nan"}]), tmp_path)
+    (tmp_path / "prompts.txt").write_text("x\nxx\n")
+    config = {
+        "name": "run",
+        "out": str(tmp_path / "runs"),
+        "device": "cpu",
+        "threads": 1,
+        "modality": f"{Path(__file__).with_name('answers.py')}:Answers",
+        "data": {"prompts": str(tmp_path / "prompts.txt")},
+        "rewards": [{"name": f"{tmp_path / 'nan.py'}:nan"}],
+        "stages": [{"kind": "grpo", "steps": 1, "groups": 2, "samples": 4}],
+    }
+    path = helpers.written(config, tmp_path)
     process = helpers.command("-m", "mmrl", "train", str(path), "--quiet")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -199,6 +200,25 @@ def test_checkpointing_and_smaller_micro_batches_take_less():
     whole = update({})
     assert update({"gradient_checkpointing": True}) < 0.8 * whole
     assert update({}, micro_batch=128) < 0.6 * whole
+
+
+@pytest.mark.parametrize("kind", ["reward_model", "preference"])
+def test_of_records_those_count_that_take_most_with_their_prompts_wherever_they_stand(kind, tmp_path):
+    def update(*records: tuple[str, str, str]) -> int:
+        path = tmp_path / "pairs.jsonl"
+        lines = [{"prompt": f"{p} {i}", "chosen": c, "rejected": r} for i, (p, c, r) in enumerate(records)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        stage = {"kind": kind, "steps": 1, "batch": 4, "micro_batch": 60, "pairs": str(path)}
+        head = {"head": {}} if kind == "reward_model" else {}
+        model = {"path": "b", "build": {**BUILT, "context": 256}, "sampling": {"max_tokens": 8}, **head}
+        ((_, found),) = estimates(load({"modality": "text", "device": "cpu", "model": model, "stages": [stage]}))
+        return found.sizes.update
+
+    long_prompt, long_answer = ("why? " * 24, "a", "b"), ("?", "a" * 20, "b" * 20)
+    most = update(*[long_prompt] * 4)
+    assert most > update(*[long_answer] * 4)
+    for records in ([long_prompt] * 4 + [long_answer] * 4, [long_answer] * 4 + [long_prompt] * 4):
+        assert update(*records) == pytest.approx(most, rel=0.05)
 
 
 def test_nothing_is_made_without_weights_outside_of_the_block():

@@ -9,12 +9,11 @@ import os, socket, sys
 import torch
 from mmrl.training.processes import Processes
 
-codes = []
+children = []
 for pair in range(5):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    children = []
     for rank in range(2):
         child = os.fork()
         if child == 0:
@@ -25,8 +24,7 @@ for pair in range(5):
             assert all(processes.total(1.0) == 2 for _ in range(5))
             sys.exit()
         children.append(child)
-    codes += [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-print("CODES", codes)
+print("CODES", [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
 """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,24 +47,23 @@ for name, (words, ask) in jobs.items():
             child(name, rank, port, words)
             sys.exit(0)
         pids.append(pid)
-    codes, began, asked = {}, time.monotonic(), None
+    codes, began = {}, time.monotonic()
     while len(codes) < 2 and time.monotonic() - began < 60:
         for rank, pid in enumerate(pids):
             if rank not in codes:
                 done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
                 if done and os.WIFSTOPPED(status):
-                    codes[rank], asked = "stopped", time.monotonic()
+                    codes[rank] = "stopped"
                     if ask:
                         os.kill(pids[1 - rank], signal.SIGTERM)
                 elif done:
                     codes[rank] = os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
-    took = time.monotonic() - (asked or began)
     for rank, pid in enumerate(pids):
         if codes.get(rank, "stopped") == "stopped":
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    print("RESULT", json.dumps([name, [codes.get(0), codes.get(1)], took]), flush=True)
+    print("RESULT", json.dumps([name, [codes.get(0), codes.get(1)]]), flush=True)
 """
 
 REWARDS = """
@@ -155,7 +153,7 @@ def others(tmp_path_factory, helpers):
 
 
 def ended(cases, tmp_path_factory, helpers):
-    """{case: (exit codes, seconds, stderr of each)}, all in one start of Python."""
+    """{case: (exit codes, stderr of each)}, all in one start of Python."""
     tmp_path = tmp_path_factory.mktemp("failing")
     write_inputs(tmp_path)
     lines = [json.dumps({"id": str(i), "prompt": "x" * i, "completion": "ab"}) for i in range(1, 9)]
@@ -175,7 +173,7 @@ def ended(cases, tmp_path_factory, helpers):
     def said(name: str, rank: int) -> str:
         return (tmp_path / f"{name}.{rank}.err").read_text(encoding="utf-8")
 
-    return {name: (codes, took, [said(name, 0), said(name, 1)]) for name, codes, took in rows}
+    return {name: (codes, [said(name, 0), said(name, 1)]) for name, codes in rows}
 
 
 @pytest.mark.parametrize("case", QUICK)
@@ -189,7 +187,8 @@ def test_all_end_and_one_message_says_why_in_every_case(others, case):
     check(case, *others[case])
 
 
-def check(case, codes, took, said):
+def check(case, codes, said):
+    """A process that has not ended within 60 seconds has no code."""
     main, other = said
     _, _, wanted, message = CASES[case]
     assert codes == wanted, main + other
@@ -197,21 +196,20 @@ def check(case, codes, took, said):
     assert message in teller, teller
     assert (main + other).count("error: ") == 1, main + other
     assert "error: " not in silent and "Traceback" not in main + other
-    assert took < 20
 
 
-def test_the_launcher_s_signal_leaves_time_to_tell(helpers, tmp_path):
-    """torchrun ends the others with SIGTERM where one has failed; the main process is in a long rollout then."""
+@pytest.mark.parametrize("launcher", ["two_processes", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_the_launcher_s_signal_leaves_time_to_tell(helpers, tmp_path, launcher):
+    """A launcher ends the others with SIGTERM where one has failed; the main process is in a long rollout then."""
     write_inputs(tmp_path)
     made = config("launched", "rollout_bug", 1, tmp_path)
-    made["model"]["others_sleep"] = 60
+    made["model"]["others_sleep"] = 280
     path = helpers.written(made, tmp_path)
     script = tmp_path / "train.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom mmrl.cli import main\nmain()\n")
-    began = time.monotonic()
-    process = helpers.torchrun(str(script), "train", str(path), "--quiet")
+    process = getattr(helpers, launcher)(str(script), "train", str(path), "--quiet")
     _, err = process.communicate(timeout=200)
-    assert process.returncode != 0 and time.monotonic() - began < 55
+    assert process.returncode != 0
     told = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and "process 1 failed: KeyError: 'boom' (failing.py:" in told[0], err[-3000:]
     note = tmp_path / "runs" / "launched" / ".failed_1"

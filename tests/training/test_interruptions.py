@@ -10,12 +10,11 @@ from interruptions import cases, interrupt
 SHORT = [
     "grpo, reference",
     "staleness, retiring",
-    "hints",
     "sft, then trees",
-    "expert",
-    "mpo",
     "sft, then filter",
     "own kind, two learners",
+    # Stopped and resumed at every point in test_any_number_of_processes.py, too.
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("hints", "expert", "mpo")),
 ]
 
 

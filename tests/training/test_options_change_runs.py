@@ -245,7 +245,8 @@ def result(tmp_path_factory):
         prompts = [Prompt(p.id, p.text, {**p.record, "other": -p.record["hard"]}) for p in PROMPTS]
         out = folder / str(abs(hash(text + " ")))
         out.mkdir(exist_ok=True)
-        config = values(out, stage, rewards=rewards, data=data)
+        given = {} if stage["kind"] == "reward_model" else {"rewards": rewards, "data": data}
+        config = values(out, stage, **given)
         loop = able(config, prompts, adapter=Able(AnswersConfig()), records=Records())
         ended = "done"
         try:

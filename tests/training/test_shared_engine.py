@@ -10,23 +10,30 @@ from pathlib import Path
 
 import pytest
 
+# All trainings in one start of the two processes; the server is told where one begins.
 TRAIN = """
-import sys, torch, mmrl
+import os, sys, urllib.request
+from pathlib import Path
+import torch, mmrl
 torch.set_num_threads(1)
-mmrl.train(sys.argv[1], quiet=True)
+url, *configs = sys.argv[1:]
+for path in configs:
+    if os.environ["RANK"] == "0":
+        urllib.request.urlopen(f"{url}/begin/{Path(path).stem}").read()
+    mmrl.train(path, quiet=True)
 """
 PROMPTS = ["one", "two", "three", "four", "five", "six"]
 
 
 class Server(ThreadingHTTPServer):
-    """Stands in for vLLM. `events` is what was asked, in order: "sync" and "ready" around a slow reload, and for each
-    completion the ids of its prompt."""
+    """Stands in for vLLM. `events` is what was asked in each run, in order: "sync" and "ready" around a slow reload,
+    and for each completion the ids of its prompt. The run `refused` gets no weights."""
 
     def __init__(self) -> None:
-        self.events: list[str] = []
-        self.sent: list[bytes] = []  # the weights of each sync
+        self.run = ""
+        self.events: dict[str, list[str]] = {}
+        self.sent: dict[str, list[bytes]] = {}  # the weights of each sync
         self.models: set[str] = set()
-        self.refuse = False
         self.weights = "default"  # the weight version
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -42,13 +49,16 @@ class Handler(BaseHTTPRequestHandler):
         served = {"data": [{"id": "base", "max_model_len": 64, "root": "tiny"}]}
         mode = {"vllm_config": {"model_config": {"logprobs_mode": "processed_logprobs"}, "lora_config": {}}}
         held = {"weight_version": self.server.weights}
+        if self.path.startswith("/begin/"):
+            self.server.run = self.path.removeprefix("/begin/")
+            self.server.events[self.server.run], self.server.sent[self.server.run] = [], []
         self.reply({"/v1/models": served, "/weight_info": held}.get(self.path, mode))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/inference/v1/generate":
             self.server.models.add(body["model"])
-            self.server.events.append("-".join(map(str, body["token_ids"])))
+            self.server.events[self.server.run].append("-".join(map(str, body["token_ids"])))
             seed = body["sampling_params"]["seed"]
             ids = [3 + seed % 200, 3 + seed % 199]
             logprobs = {"content": [{"token_id": i, "logprob": -5.0} for i in ids]}
@@ -58,13 +68,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/update_weight_version":
             self.server.weights = body["new_version"]
         if self.path in ("/collective_rpc", "/v1/load_lora_adapter"):
-            if self.server.refuse:
+            if self.server.run == "refused":
                 return self.reply({"error": "out of blocks"}, 503)
-            self.server.events.append("sync")
+            self.server.events[self.server.run].append("sync")
             folder = Path(body["lora_path"] if "lora_path" in body else body["kwargs"]["weights_path"])
-            self.server.sent.append(next(folder.glob("*.safetensors")).read_bytes())
-            time.sleep(0.5)  # a process that does not wait has its requests in between
-            self.server.events.append("ready")
+            self.server.sent[self.server.run].append(next(folder.glob("*.safetensors")).read_bytes())
+            time.sleep(0.3)  # a process that does not wait has its requests in between
+            self.server.events[self.server.run].append("ready")
         return self.reply({"success": True})
 
     def reply(self, body: dict, status: int = 200) -> None:
@@ -78,83 +88,97 @@ class Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-def server():
-    fake = Server()
-    thread = threading.Thread(target=fake.serve_forever)
-    thread.start()
-    yield fake
-    fake.shutdown()
-    thread.join()
-    fake.server_close()
+# Three prompts in chunks of one: the first process asks for two rollouts, the second for one.
+CHUNKS = {"steps": 2, "groups": 3, "rollout_chunk": 1}
+RUNS = {"chunks": CHUNKS, "one_prompt": {"steps": 1, "groups": 1}, "refused": {"steps": 1, "groups": 2}}
 
 
-@pytest.fixture
-def start(server, helpers, tmp_path):
-    """start(train, **stage options) -> the two processes of a training that samples from the server."""
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
-    (tmp_path / "mine.py").write_text(
-        "def odd(samples):\n    return [float(s.trajectory.tensors['ids'][0] % 2) for s in samples]\n", encoding="utf-8"
-    )
-    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+@pytest.fixture(scope="module")
+def start(helpers, tmp_path_factory):
+    """start(runs, train) -> (what the server saw, exit code, stderr) of two processes that train these, in turn."""
 
-    def go(train="full", **stage):
-        lora = {"lora": True} if train == "lora" else {}
-        engine = {"mode": "server", "options": {"url": server.url, "folder": str(tmp_path / "weights")}, **lora}
-        model = {
-            "path": "built",
-            "build": {"kind": "qwen2", "hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "context": 64},
-            "train": train,
-            "chat": "off",
-            "sampling": {"max_tokens": 2},
-            "engine": {"name": "vllm", "options": engine, "tolerance": 1e3},  # its log-probs are made up
-        }
-        stages = [{"kind": "grpo", "samples": 4, "micro_batch": 64, "optim": {"lr": 0.01}, **stage}]
-        config = {
-            "name": "shared",
-            "out": str(tmp_path / "runs"),
-            "modality": "text",
-            "model": model,
-            "data": {"prompts": str(tmp_path / "prompts.txt")},
-            "rewards": [{"name": f"{tmp_path / 'mine.py'}:odd"}],
-            "stages": stages,
-            "threads": 1,
-            "device": "cpu",
-        }
-        return helpers.two_processes(str(tmp_path / "train.py"), str(helpers.written(config, tmp_path)))
+    def go(runs, train="full"):
+        folder = tmp_path_factory.mktemp("shared")
+        (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+        (folder / "mine.py").write_text(
+            "def odd(samples):\n    return [float(s.trajectory.tensors['ids'][0] % 2) for s in samples]\n",
+            encoding="utf-8",
+        )
+        (folder / "train.py").write_text(TRAIN, encoding="utf-8")
+        server = Server()
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        paths = [helpers.written(config(name, stage, train, server, folder), folder) for name, stage in runs.items()]
+        process = helpers.two_processes(str(folder / "train.py"), server.url, *map(str, paths))
+        _, err = process.communicate(timeout=200)
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        return server, process.returncode, err
 
     return go
 
 
-@pytest.mark.parametrize("train", ["full", pytest.param("lora", marks=pytest.mark.slow)])
-def test_weights_are_sent_once_per_rollout_and_no_process_samples_before_they_are_there(server, start, train):
-    """Three prompts in chunks of one: the first process asks for two rollouts, the second for one."""
-    process = start(train, steps=2, groups=3, rollout_chunk=1)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
+def config(name, stage, train, server, folder):
+    lora = {"lora": True} if train == "lora" else {}
+    engine = {"mode": "server", "options": {"url": server.url, "folder": str(folder / "weights")}, **lora}
+    model = {
+        "path": "built",
+        "build": {"kind": "qwen2", "hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "context": 64},
+        "train": train,
+        "chat": "off",
+        "sampling": {"max_tokens": 2},
+        "engine": {"name": "vllm", "options": engine, "tolerance": 1e3},  # its log-probs are made up
+    }
+    return {
+        "name": name,
+        "out": str(folder / "runs"),
+        "modality": "text",
+        "model": model,
+        "data": {"prompts": str(folder / "prompts.txt")},
+        "rewards": [{"name": f"{folder / 'mine.py'}:odd"}],
+        "stages": [{"kind": "grpo", "samples": 4, "micro_batch": 64, "optim": {"lr": 0.01}, **stage}],
+        "threads": 1,
+        "device": "cpu",
+    }
 
-    phases = " ".join(server.events).split("sync ready ")
+
+@pytest.fixture(scope="module")
+def trained(start):
+    return start(RUNS)
+
+
+def test_weights_are_sent_once_per_rollout_and_no_process_samples_before_they_are_there(trained):
+    check_phases(trained[0], "base")
+
+
+@pytest.mark.slow
+def test_so_are_those_of_lora(start):
+    server, code, err = start({"chunks": CHUNKS}, "lora")
+    assert code == 0, err
+    check_phases(server, "policy")
+
+
+def check_phases(server, model):
+    phases = " ".join(server.events["chunks"]).split("sync ready ")
     assert phases[0] == "" and len(phases) == 1 + 1 + 2  # one phase for the check before step 1
     assert not any(word in phase.split() for phase in phases for word in ("sync", "ready"))
     assert len(phases[1].split()) == 4 and len(set(phases[1].split())) == 1  # two samples for each of the processes
     for phase in phases[2:]:
         prompts = phase.split()
         assert len(prompts) == 12 and sorted(prompts.count(p) for p in set(prompts)) == [4, 4, 4]
-    first, second, third = server.sent
+    first, second, third = server.sent["chunks"]
     assert first == second != third  # there is an update after each step
-    assert server.models == {"policy" if train == "lora" else "base"}
+    assert server.models == {model}
 
 
-def test_a_process_without_prompts_waits_too(server, start):
-    process = start(steps=1, groups=1)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert server.events.count("sync") == 2
+def test_a_process_without_prompts_waits_too(trained):
+    server, _, err = trained
+    assert "one_prompt" in server.events and "refused" in server.events, err
+    assert server.events["one_prompt"].count("sync") == 2
 
 
-def test_where_the_sync_fails_no_process_goes_on(server, start):
-    server.refuse = True
-    process = start(steps=1, groups=2)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode != 0 and "out of blocks" in err
-    assert not server.events
+def test_where_the_sync_fails_no_process_goes_on(trained):
+    server, code, err = trained
+    assert code != 0 and "out of blocks" in err
+    assert not server.events["refused"]

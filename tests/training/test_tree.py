@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -52,6 +53,24 @@ def branchings(loop, step):
     run = loop.run
     questions = [Group(p, i) for i, p in enumerate(run.data.prompts)]
     return branched(run, run.config.stages[0], questions, step, seed=0, cursor=Cursor())
+
+
+def test_a_tree_of_candidates_is_searched_in_an_order_that_is_drawn_for_it(config, tmp_path):
+    rows = [{"id": i, "prompt": "Which?", "candidates": ["cat", "a dog"], "shares": [1, 0]} for i in "abcdefgh"]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    values = config().model_dump(mode="json")
+    values["data"]["prompts"], values["environment"] = str(tmp_path / "pairs.jsonl"), {"name": "pairs"}
+    values["stages"][0]["tree"]["least_spread"] = 0.0
+    made = make_trainer(load(values), quiet=True)
+    made.adapter.stop_ids = tuple(range(100))
+    with released(made.run.folder):
+        orders = {}
+        for group in branchings(made, step=0):
+            told = {tuple(sample.info["order"]) for sample in group.samples}
+            assert told == {tuple(group.prompt.record["order"])}
+            orders.setdefault(group.prompt.id.partition("/")[0], set()).update(told)
+    assert len(orders) > 3 and all(len(of_tree) == 1 for of_tree in orders.values())
+    assert set().union(*orders.values()) == {(0, 1), (1, 0)}
 
 
 def test_samples_are_the_steps_behind_a_path_and_replay_as_they_were_sampled(trainer):

@@ -454,6 +454,10 @@ class TokenAdapter(Adapter):
         drawn = drawn_by(self.reader.environment_of(sample.prompt))
         return {name: sample.info[name] for name in drawn if name in sample.info}
 
+    def drawn(self, prompt: Prompt, seed: int, step: int) -> Prompt:
+        """See Adapter.drawn: what the environment draws, as columns of the record."""
+        return self.reader.drawn(prompt, seed, step)
+
     def record_columns(self, objective: str) -> Sequence[str]:
         """Columns that a supervised record must have, besides `prompt` or `messages`."""
         return ("completion",)

@@ -13,7 +13,12 @@ from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
-ANSWERS = When(lambda _, run: not _only_trees(run), "answers sampled whole, not a tree's steps")
+ANSWERED = When(lambda _, run: run.samples_answers, "a stage or a rewarded evaluation that samples answers")
+SAMPLED = When(lambda _, run: not run.only_scores, "a stage that samples or replays answers")
+WHOLE = When(
+    lambda _, run: not run.only_scores and not _only_trees(run),
+    "a stage with answers that are sampled whole, not a tree's steps",
+)
 
 _SCORED = "what is sampled is scored by the policy's own distribution, which knows nothing of it"
 _ENDS = "a completion ends with the model's end tokens or its budget; an environment can cut what is behind a mark"
@@ -206,11 +211,16 @@ class TokenModelConfig(Strict):
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
         "first_share": When(lambda _, run: _learns_first(run), "an objective sft_first"),
         "head": When(lambda _, run: any(s.kind == "reward_model" for s in run.stages), "a stage of kind reward_model"),
-        "fp32_head": When(lambda s, _: s.dtype != "float32", "a 16-bit `dtype`"),
-        "engine": ANSWERS,
-        "sampling.top_p": ANSWERS,
-        "sampling.top_k": ANSWERS,
-        "sampling.annealing": ANSWERS,
+        "fp32_head": When(
+            lambda s, run: s.dtype != "float32" and run.samples_answers,
+            "a 16-bit `dtype`, and a stage or a rewarded evaluation that samples answers",
+        ),
+        "engine": WHOLE,
+        "sampling.temperature": SAMPLED,
+        "sampling.top_p": WHOLE,
+        "sampling.top_k": WHOLE,
+        "sampling.annealing": WHOLE,
+        **dict.fromkeys(("evaluation.temperature", "rollout_batch", "logits_chunk"), ANSWERED),
     }
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
-from mmrl.environments.base import Context, Environment, Episode, Reply
+from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
 from mmrl.environments.load import load_environment, parts_of
 from mmrl.media import IMAGE, Media, Size, View
 from mmrl.modalities.tokens.conversation import Opened
@@ -74,6 +75,23 @@ class Reader:
         """What the policy is shown first."""
         environment = self.environment_of(prompt)
         return environment.open(Episode(prompt, self.sizes(prompt))) if environment else self.opening(prompt)
+
+    def drawn(self, prompt: Prompt, seed: int, step: int) -> Prompt:
+        """The prompt with what its environment draws for a sample of that seed in that step, as columns."""
+        environment = self.environment_of(prompt)
+        names = drawn_by(environment)
+        if environment is None or not names:
+            return prompt
+        episode = Episode(prompt, self.sizes(prompt), step=step, seed=seed, index=0)
+        environment.open(episode)
+        return replace(prompt, record={**prompt.record, **{name: episode.info[name] for name in names}})
+
+    def info(self, prompt: Prompt) -> dict[str, Any]:
+        """What the environment tells of the opening, for Sample.info."""
+        environment, episode = self.environment_of(prompt), Episode(prompt, self.sizes(prompt))
+        if environment is not None:
+            environment.open(episode)
+        return episode.info
 
     # ---------------------------------------------------------------- rows of ids
 

@@ -41,7 +41,17 @@ def stepped(reader: Reader, prompt: Prompt, path: Sequence[Completion], steps: S
     before = [Turn("assistant", reader.text(_joined(path).ids))] if path else []
     turns = (*opened.turns, *before, Turn("assistant", said, trained=True))
     stop, words = steps[-1].stop, reader.words(rest.ids)
-    return Sample(prompt, 0, said, trajectory, stop, words=words, turns=turns, media=tuple(opened.media))
+    return Sample(
+        prompt,
+        0,
+        said,
+        trajectory,
+        stop,
+        words=words,
+        turns=turns,
+        media=tuple(opened.media),
+        info=reader.info(prompt),
+    )
 
 
 def _cut(reader: Reader, step: Completion, end: str) -> Completion:

@@ -16,6 +16,7 @@ from mmrl.config import FilterStage, GrpoStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
+from mmrl.training.assemble import LOOKED_AT
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes
 from mmrl.training.estimate.tracing import peak_of
@@ -28,7 +29,7 @@ from mmrl.training.stages.preference import Preference, given_samples
 from mmrl.training.stages.reward_model import RewardModel
 from mmrl.training.stages.sft import Sft
 from mmrl.training.stages.update import given_update, gradient, micro_batches
-from mmrl.types import Prompt, Sample
+from mmrl.types import Prompt, Sample, Slice
 
 
 def is_hollow(adapter: Adapter) -> bool:
@@ -111,15 +112,30 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
         records = stage.records.batch(0, options.batch, 0)
         _supervised(stage.run.adapter, records, options.objective, options.micro_batch)
     elif isinstance(stage, Preference):
-        pairs = stage.pairs[: max(1, stage.options.batch // stage.run.processes.world)]
-        _replays(stage, Algorithm(), given_samples(stage.run.adapter, pairs))
+        made = [given_samples(stage.run.adapter, [pair]) for pair in stage.pairs[:LOOKED_AT]]
+        _replays(stage, Algorithm(), _longest(stage, made, stage.options.batch))
     elif isinstance(stage, RewardModel):
-        some = stage.records[: max(1, stage.options.batch // stage.run.processes.world)]
-        rows = [s for record in some for s in rows_of(stage.run.adapter, record, stage.options.show)]
-        parts = scoring_parts(stage.run.adapter, rows, stage.options.micro_batch)
-        fullest = max(parts, key=lambda part: sum(len(rows[r].actions.mask) for r in part))
+        adapter = stage.run.adapter
+        made = [rows_of(adapter, record, stage.options.show) for record in stage.records[:LOOKED_AT]]
+        rows = _longest(stage, made, stage.options.batch)
+        parts = scoring_parts(adapter, rows, stage.options.micro_batch)
+        fullest = max(parts, key=lambda part: _length(adapter, [rows[r] for r in part]))
         for _ in parts[:2]:
-            stage.run.adapter.scores([rows[r] for r in fullest]).sum().backward()
+            adapter.scores([rows[r] for r in fullest]).sum().backward()
+
+
+def _longest(stage: Stage[Any], made: Sequence[Sequence[Sample]], batch: int) -> list[Sample]:
+    """The samples of the records that take most, as many as one process's share of a batch."""
+    order = sorted(range(len(made)), key=lambda i: -_length(stage.run.adapter, made[i]))
+    count = max(1, batch // stage.run.processes.world)
+    return [sample for i in order[:count] for sample in made[i]]
+
+
+def _length(adapter: Adapter, samples: Sequence[Sample]) -> int:
+    """What samples take of a micro-batch: their actions, and each prompt once, as equal ones are computed together."""
+    prompts = {id(sample.prompt): sample.prompt for sample in samples}.values()
+    asked = sum(max(adapter.cost(prompt).values(), default=0) for prompt in prompts)
+    return asked + sum(len(sample.actions.mask) for sample in samples)
 
 
 def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample]) -> None:
@@ -128,11 +144,18 @@ def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample])
     advantage = 1.0 - 2.0 * (torch.arange(len(samples)) % 2)
     update = given_update(samples, advantage, chosen)
     slices = micro_batches(adapter, update, stage.options.micro_batch)
-    fullest = max(slices, key=lambda part: len(part.rows) * len(part.columns))
+    several = len(slices) > 1
+    fullest = max(slices, key=lambda part: _cut(adapter, samples, part)) if several else slices[0]
     on_replay = refuse_own_ratios(adapter) if isinstance(stage, Grpo) and stage.replays else None
     for part in gradient(adapter, update, [fullest] * min(2, len(slices)), on_replay=on_replay):
         if not math.isfinite(part.loss):  # then there was no backward
             raise ValueError(f"the loss of tensors without numbers is {part.loss}")
+
+
+def _cut(adapter: Adapter, samples: Sequence[Sample], part: Slice) -> int:
+    """As `_length`, of a part that may have some of the actions."""
+    rows = [samples[row] for row in part.rows.tolist()]
+    return _length(adapter, rows) - sum(len(s.actions.mask) for s in rows) + len(rows) * len(part.columns)
 
 
 def _supervised(adapter: Adapter, records: Sequence[dict[str, Any]], objective: str, micro_batch: int) -> None:

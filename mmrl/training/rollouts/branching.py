@@ -43,7 +43,8 @@ def _branched(
 ) -> list[Group]:
     assert options.tree is not None
     section, adapter = options.tree, run.adapter
-    prompts = [group.prompt for group in questions]
+    # One draw for a tree: its steps are compared, so they stand behind one opening.
+    prompts = [adapter.drawn(q.prompt, seed_of(seed, step, q.key, "tree"), cursor.step) for q in questions]
     grown: Counter[int] = Counter()  # branchings of each tree: what others do does not change its noise
 
     def grow(items: Sequence[tuple[int, tree.Path]], n: int, greedy: bool) -> Sequence[Sequence[Any]]:
@@ -62,8 +63,8 @@ def _branched(
 
     roots = tree.search(len(prompts), grow, judge, section)
     make, found = _sample(run, cursor.step), []
-    for question, root in zip(questions, roots):
-        for number, group in enumerate(tree.groups([question.prompt], [root], make, section.least_spread)):
+    for question, prompt, root in zip(questions, prompts, roots):
+        for number, group in enumerate(tree.groups([prompt], [root], make, section.least_spread)):
             group.index = number * options.groups + question.index
             found.append(group)
     return sorted(found, key=lambda group: group.index)

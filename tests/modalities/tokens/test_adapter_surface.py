@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-import pytest
+from every import every
 
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.text.adapter import TextAdapter
@@ -18,13 +18,13 @@ def public(kind):
     return {name for name in vars(kind) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@every("kind", CLASSES)
 def test_nothing_public_is_there_that_the_base_class_lacks(kind):
     assert public(kind) - {"model_config"} <= public(Adapter) | set(Adapter.__annotations__)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("name", sorted(name for name in public(Adapter) if inspect.isfunction(getattr(Adapter, name))))
+@every("kind", CLASSES)
+@every("name", sorted(name for name in public(Adapter) if inspect.isfunction(getattr(Adapter, name))))
 def test_every_method_is_called_as_the_base_class_says(kind, name):
     def words(method):
         return [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()][1:]

@@ -105,6 +105,22 @@ def test_a_given_answer_without_an_order_is_to_the_candidates_as_they_stand(poli
     assert made.info["order"] == [0, 1]
 
 
+def test_a_prompt_has_what_is_drawn_for_a_seed_and_a_step_as_columns(policy):
+    drawn = [policy.drawn(pair(), seed, step) for seed in range(12) for step in (0, 1)]
+    assert {tuple(prompt.record["order"]) for prompt in drawn} == {(0, 1), (1, 0)}
+    assert policy.drawn(pair(order=[1, 0]), 3, 0).record["order"] == [1, 0]
+    plain = Prompt("q", "Hi", {"prompt": "Hi", "environment": "single"})
+    assert policy.drawn(plain, 3, 0) == plain
+
+
+def test_steps_of_a_search_tell_the_order_that_they_stand_behind(policy):
+    steps = [Completion(torch.tensor([5, 6]), torch.zeros(2), "eos")]
+    for order, text in (([0, 1], "Which? 1cat\n\n2a dog"), ([1, 0], "Which? 1a dog\n\n2cat")):
+        made = policy.stepped(pair(order=order), (), steps)
+        assert (made.info["order"], shown(made)) == (order, text)
+    assert policy.stepped(pair(), (), steps).info["order"] == [0, 1]
+
+
 def scored(policy, n=8):
     (group,) = policy.rollout([Group(pair(), 0)], n, 0, 0)
     for place, sample in enumerate(group.samples):
