@@ -60,7 +60,7 @@ def test_a_group_is_judged_beside_the_next_rollout(chat_server):
 
 
 def advantages(columns: list[list[float]], weights: list[float], **options) -> list[float]:
-    scores = torch.tensor(columns).T
+    scores = torch.tensor(columns, dtype=torch.float64).T
     n = len(scores)
     batch = Batch(group=torch.zeros(n, dtype=torch.int64), n_groups=1, mask=torch.ones(n, 1, dtype=torch.bool))
     algorithm = resolve("grpo", {"clamp": 5.0, **options})
