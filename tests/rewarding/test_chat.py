@@ -15,6 +15,7 @@ from every import every
 
 from mmrl.rewarding.chat import ChatError, Endpoint, Failure, Judge
 from mmrl.rewarding.parts import content
+from mmrl.rewarding.threads import Threads
 
 
 def ask(*questions: str) -> list:
@@ -348,3 +349,19 @@ def test_a_key_never_shows_in_a_reason(chat_server, monkeypatch):
             Endpoint(chat_server.url, "small").complete(ask("a")[0], 0.0, 0)
         assert "secret-key" not in str(error.value)
     assert "secret-key" not in json.dumps(Endpoint(chat_server.url, "small").identity)
+
+
+def test_threads_are_started_as_they_are_needed_and_used_again():
+    """Four jobs at a time need four threads, however often; only who waits for nobody gets another."""
+    threads, used = Threads(100, "test"), []
+
+    def together(barrier):
+        used.append(threading.get_ident())
+        barrier.wait(60)
+
+    for _ in range(3):
+        threads.map(together, [threading.Barrier(4)] * 4)
+        while threads._idle._value < 4:  # a thread is free a moment after its result is there
+            time.sleep(0.001)
+    assert len(used) == 12 and len(set(used)) == 4
+    threads.close()
