@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mmrl.commands.bench import bench
 from mmrl.commands.installed import completion, env, list_
 from mmrl.commands.judge import judge
 from mmrl.commands.nearest import Nearest
@@ -22,7 +23,7 @@ COMMANDS = (
     *(train, plan, check),
     *(evaluate, sample),
     *(report, compare, merge),
-    *(reward, judge, serve_reward),
+    *(reward, judge, bench, serve_reward),
     *(list_, env, completion),
 )
 

@@ -33,6 +33,7 @@ PACKAGES = (
         "mmrl/training/rollouts",
         "mmrl/reporting",
         "mmrl/judging",
+        "mmrl/bench",
     ),
     *("configs", "datasets", "assets", "tests", "benchmarks", "rewards"),
 )
