@@ -16,6 +16,7 @@ from mmrl.config.preference import PreferenceStage
 from mmrl.config.reading import load
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
+from mmrl.config.roles import FollowConfig, RoleConfig
 from mmrl.config.run import Config
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
@@ -30,6 +31,7 @@ __all__ = [
     "EvalConfig",
     "ExpertConfig",
     "FilterStage",
+    "FollowConfig",
     "GrpoStage",
     "HintsConfig",
     "OptimConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "ReportConfig",
     "RewardConfig",
     "RewardModelStage",
+    "RoleConfig",
     "SftStage",
     "Stage",
     "TreeConfig",

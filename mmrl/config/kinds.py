@@ -31,7 +31,7 @@ def own_class(kind: str) -> Any:
     file, _, name = kind.rpartition(":")
     found = getattr(import_file(Path(resolve(file))), name, None)
     section = getattr(found, "Options", None)
-    stage = isinstance(found, type) and all(hasattr(found, name) for name in ("step", "make_learners", "done"))
+    stage = isinstance(found, type) and all(hasattr(found, name) for name in ("step", "make_roles", "done"))
     if not (stage and isinstance(section, type) and issubclass(section, Stage)):
         raise ValueError(
             f"kind {short(kind)}: {name} in that file is no stage; write a subclass of mmrl.training.stages.base.Stage "

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from mmrl.config.optim import OptimConfig
+from mmrl.config.roles import RoleConfig
 from mmrl.strict import Strict
 
 
@@ -39,6 +40,12 @@ class Stage(Strict):
         """What the stage measures of the held-out records by itself, without rewards; None measures nothing."""
         return None
 
+    def named_roles(self) -> dict[str, RoleConfig]:
+        """The roles that the stage has beside its policy: every option that is a RoleConfig, by its name."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, RoleConfig)}
+
     def plan_lines(self, config: Any, processes: int) -> list[str]:
         """What the stage of a run (a Config) does, a fact a line, for `mmrl plan`."""
-        return [self.optim.in_words()]
+        roles = [f"role {name}: {options.in_words()}" for name, options in self.named_roles().items()]
+        return [self.optim.in_words(), *roles]

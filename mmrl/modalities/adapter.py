@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from mmrl.modalities.acting import copies, exchange, guard, no_backward
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -226,45 +228,76 @@ class Adapter:
         """The part of a rollout of these blank samples, n of a prompt, that takes most memory. Left out: rollouts
         count as nothing in the estimate."""
 
-    # ---------------------------------------------------------------- the reference: the policy where a stage begins
+    # ---------------------------------------------------------------- other weights: roles, the reference
+
+    # What acts in place of the policy's own weights; None: these do.
+    _in_place: Mapping[str, Tensor] | None = None
+
+    @property
+    def policy_acts(self) -> bool:
+        """Whether the trained parameters hold the policy's own weights, as they do outside of `acting`."""
+        return self._in_place is None
+
+    @contextmanager
+    def acting(self, weights: Mapping[str, Tensor] | None, gradient: bool = False) -> Iterator[None]:
+        """Inside, the policy's trained parameters hold these weights: whatever is sampled or computed is theirs.
+
+        weights: by names of `trainable_parameters`, and of the same shapes and types; None are the policy's own.
+        gradient: losses may be made inside, and have to be differentiated inside: their gradient is in the weights'
+        `.grad` behind the block. Left out, everything inside is without gradient. A backward that would mix weights
+        raises RuntimeError, and a name without a parameter KeyError.
+        What is cached of frozen parts stays right; an adapter that caches what trained parts computed writes its own.
+        """
+        before = self._in_place
+        if weights is before:
+            with torch.set_grad_enabled(gradient):
+                yield
+            return
+        parameters = self.trainable_parameters()
+        for name in weights or ():
+            parameters[name]  # before anything is exchanged
+        self._put_in_place(weights, parameters, gradient)
+        try:
+            with torch.set_grad_enabled(gradient), nullcontext() if gradient else no_backward(parameters.values()):
+                yield
+        finally:
+            self._put_in_place(before, parameters, gradient)
+
+    def _put_in_place(
+        self, weights: Mapping[str, Tensor] | None, parameters: Mapping[str, torch.nn.Parameter], gradient: bool
+    ) -> None:
+        """gradient: graphs that are built before and after it may not be mixed."""
+        before = self._in_place
+        if gradient:
+            guard(parameters.values(), lambda: self._in_place is before)
+        for some in (before, weights):  # back to the policy's own first
+            if some is not None:
+                exchange(parameters, some, apart=gradient)
+        self._in_place = weights
 
     # Tensors of the reference by the names of `trainable_parameters`; None before `prepare_reference`.
-    _reference: dict[str, Tensor] | None = None
-    _is_reference = False  # inside of `reference`
+    _reference: Mapping[str, Tensor] | None = None
 
     def prepare_reference(self) -> None:
         """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
-        self._reference = {name: p.detach().clone() for name, p in self.trainable_parameters().items()}
+        self._reference = copies(self.trainable_parameters())
 
     def forget_reference(self) -> None:
         """A stage begins that compares with none: what is kept of an earlier one may go."""
         self._reference = None
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Inside this context the policy is the frozen reference, without gradient; it may be entered again inside.
+    def reference(self) -> AbstractContextManager[None]:
+        """A context inside which the policy is the frozen reference, without gradient; it may be entered again inside.
 
-        Left out: the trained parameters hold the tensors that `prepare_reference` kept. What is cached of frozen parts
-        stays right; an adapter that caches what trained parts computed writes its own.
+        Left out: what `prepare_reference` kept is `acting`.
         """
         if self._reference is None:
             raise RuntimeError("no reference: call prepare_reference() before training starts")
-        with torch.no_grad():
-            if self._is_reference:
-                yield
-                return
-            parameters = self.trainable_parameters()
-            exchange(parameters, self._reference)
-            self._is_reference = True
-            try:
-                yield
-            finally:
-                exchange(parameters, self._reference)
-                self._is_reference = False
+        return self.acting(self._reference)
 
-    def reference_parameters(self) -> dict[str, Tensor]:
+    def reference_parameters(self) -> Mapping[str, Tensor]:
         """Tensors of the reference, for the checkpoint; {} before there is one. What is copied into them counts."""
-        return self._reference or {}
+        return {} if self._reference is None else self._reference
 
     # ---------------------------------------------------------------- given answers and records
 
@@ -319,19 +352,6 @@ class Adapter:
 
 # Methods that a subclass has to write, besides the class `Config`.
 REQUIRED = ("rollout", "evaluate", "logprobs", "slices", "trainable_parameters", "save")
-
-
-def exchange(parameters: Mapping[str, torch.nn.Parameter], tensors: dict[str, Tensor]) -> None:
-    """The data of the parameters of these names and the tensors change places; nothing is copied.
-
-    The parameters stay the same objects, so that a graph which was built before goes back through what they held then,
-    once a second exchange has put it back. Raises KeyError, before any is exchanged, for a name without a parameter.
-    """
-    pairs = [(name, parameters[name], tensor) for name, tensor in tensors.items()]
-    for name, parameter, tensor in pairs:
-        tensors[name], parameter.data = parameter.data, tensor
-    # An autocast around both keeps 16-bit copies by parameter, which are of what the parameter held before.
-    torch.clear_autocast_cache()
 
 
 __all__ = ["REQUIRED", "Adapter", "Unsupported"]

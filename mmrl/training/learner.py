@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmrl.config import ConfigError, OptimConfig
+from mmrl.config import ConfigError, FollowConfig, OptimConfig
+from mmrl.modalities.acting import copies, exchange
+from mmrl.modalities.adapter import Adapter
 from mmrl.training import optim
+from mmrl.training.following import Follower
 from mmrl.training.processes import Processes
 from mmrl.training.tensors import copy_into, refuse_misfit, under
 
@@ -28,10 +31,11 @@ def refuse_non_finite(what: str, loss: float, step: int, ids: Iterable[str]) -> 
 
 
 class Learner:
-    """Parameters, their optimizer, learning rate and average. A stage holds one, or several by name.
+    """Parameters, their optimizer, learning rate and average; what trains a role.
 
-    name: what a checkpoint and error messages call it.
+    name: what error messages call it.
     updates: optimizer steps that its schedule is over.
+    adapter: whose weights, or a role's in their place, the parameters are.
     """
 
     def __init__(
@@ -41,19 +45,24 @@ class Learner:
         options: OptimConfig,
         updates: int,
         processes: Processes,
+        adapter: Adapter | None = None,
     ) -> None:
+        self.adapter = adapter
         self.name, self.options, self.updates, self.processes = name, options, updates, processes
         self.parameters = dict(parameters)
         self.optimizer = optim.build(options, self.parameters)
-        self.average = optim.Average(options.ema, self.parameters) if options.ema else None
+        self.average = self._averaging(options.ema) if options.ema else None
         self.steps = 0  # that are done
         self.rate = 0.0  # of the last one
 
     def step(self) -> float:
         """Sum gradients over processes, clip, step, average; returns the norm before clipping.
 
-        Raises NonFiniteError, before the weights are touched, for a norm that is not finite.
+        Raises NonFiniteError, before the weights are touched, for a norm that is not finite; RuntimeError while others
+        than the policy act, as parameters hold each other's weights then.
         """
+        if self.adapter and not self.adapter.policy_acts:
+            raise RuntimeError(f"a step of {self.name} inside of a block `acting`: take it behind the block")
         self.processes.sum_gradients(self.parameters.values())
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.options.max_grad_norm)
         if not torch.isfinite(norm):
@@ -65,8 +74,16 @@ class Learner:
         self.forget_gradient()
         self.steps += 1
         if self.average:
-            self.average.update(self.steps)
+            self.average.follow(self.steps)
         return float(norm)
+
+    def _averaging(self, decay: float) -> Follower:
+        return Follower(FollowConfig(decay=decay, rise="average"), copies(self.parameters), self.parameters)
+
+    def swap_average(self) -> None:
+        """The parameters become their averages, where there are any; a second call puts them back."""
+        if self.average:
+            exchange(self.parameters, self.average.weights)
 
     def forget_gradient(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -103,7 +120,7 @@ class Learner:
             for what, value in self.optimizer.state.get(parameter, {}).items()
         }
         if self.average:
-            found |= {f"ema/{k}": v for k, v in self.average.values.items()}
+            found |= {f"ema/{k}": v for k, v in self.average.weights.items()}
         return found
 
     @torch.no_grad()
@@ -120,7 +137,7 @@ class Learner:
         remembered = self._fitting(state, tensors, where) if state["optimizer"] == self.options.name else {}
         averages = under(tensors, "ema/") if state["averaged"] else weights
         if self.average:
-            copy_into(self.average.values, averages, f"{where}, averages")
+            copy_into(self.average.weights, averages, f"{where}, averages")
         copy_into(self.parameters, weights, where)
         self.steps, self.rate = state["steps"], state["rate"]
         for key, parameter in self.parameters.items():
@@ -167,11 +184,11 @@ def refuse_shared_averages(learners: Iterable[Learner]) -> None:
 @contextmanager
 def averaged(learners: Iterable[Learner]) -> Iterator[None]:
     """Inside, the parameters are their averages, where there are any: what is evaluated, saved and handed on."""
-    averages: Sequence[optim.Average] = [learner.average for learner in learners if learner.average]
-    for average in averages:
-        average.swap()
+    learners = list(learners)
+    for learner in learners:
+        learner.swap_average()
     try:
         yield
     finally:
-        for average in averages:
-            average.swap()
+        for learner in learners:
+            learner.swap_average()

@@ -198,9 +198,8 @@ class Loop:
         """What was evaluated is what the next stage starts from."""
         self.policy.hand_on()
         for learner in stage.learners.values():
-            if learner.average:
-                learner.average.swap()
-                learner.average = None
+            learner.swap_average()
+            learner.average = None
         stage.clean()
 
     # ---------------------------------------------------------------- evaluation
@@ -287,7 +286,7 @@ class Loop:
             self.metrics.sync()
 
     def _parts(self, stage: Stage[Any]) -> Mapping[str, Part]:
-        return {"policy": self.policy, "stage": stage, **{f"learner.{k}": v for k, v in stage.learners.items()}}
+        return {"policy": self.policy, "stage": stage, **{f"role.{k}": v for k, v in stage.roles.items()}}
 
     def _save_policy(self, folder: Path) -> None:
         with averaged(self.stage.learners.values() if self.stage else ()):

@@ -1,11 +1,11 @@
-"""The optimizer with its schedule, and averaged weights."""
+"""The optimizer with its schedule."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmrl.config import OptimConfig
 from mmrl.training.spam import Spam
@@ -41,26 +41,3 @@ def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.opt
     return torch.optim.AdamW(
         trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
     )
-
-
-class Average:
-    """Exponential moving average of parameters; the decay warms up as (1 + n) / (10 + n)."""
-
-    def __init__(self, decay: float, parameters: dict[str, nn.Parameter]) -> None:
-        self.decay = decay
-        self.parameters = parameters
-        self.values: dict[str, Tensor] = {k: p.detach().clone() for k, p in parameters.items()}
-
-    @torch.no_grad()
-    def update(self, n: int) -> None:
-        """After the n-th optimizer step (from 1)."""
-        decay = min(self.decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the averaged and the current weights; a second call exchanges them back."""
-        for key, parameter in self.parameters.items():
-            current = parameter.detach().clone()
-            parameter.copy_(self.values[key])
-            self.values[key] = current

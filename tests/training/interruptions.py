@@ -50,6 +50,8 @@ KL = {"preset": "grpo", "kl_coef": 0.1}
 TREES = {k: v for k, v in GRPO.items() if k != "samples"} | {  # a tree has children
     "tree": {"iterations": 4, "children": 3, "depth": 3, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}
 }
+NOVELTY = f"{HERE / 'three_roles.py'}:Novelty"
+FAKE = {"optim": SPAM, "updates": 2, "follow": {"decay": 0.9}}  # trained, and pulled to the policy
 LOADING_S = 0.02  # what a child takes until it trains, and a little more
 STOPPED = 3  # exit code of a child that saved itself
 
@@ -93,6 +95,8 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
             {**kept, "rule": "rejection", "correct_at": 0.2},
         ],
         "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],
+        "own kind, three roles": [{"kind": NOVELTY, "steps": 3, "optim": EMA, "fake": FAKE}],
+        "roles behind a reference": [{**GRPO, "algorithm": KL, "steps": 2}, {"kind": NOVELTY, "steps": 2}],
         "five stages": [
             {"kind": "sft", "batch": 6, "micro_batch": 2, "steps": 2},
             {**kept, "rule": "difficulty", "low": 0.0, "high": 1.0},
@@ -117,7 +121,7 @@ class Case:
             for i, s in enumerate(self.stages)
         ]
         kinds = {s["kind"] for s in stages}
-        samples = bool(kinds & {"grpo", "filter"})
+        samples = bool(kinds & {"grpo", "filter", NOVELTY})
         supervised = "sft" in kinds or any("expert" in s for s in stages)
         given = str(self.folder / "given.jsonl")
         data = {"prompts": "unused.txt", "eval_prompts": "held.txt"} if samples else {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import three_roles
 import torch
 from able import Able
 from answers import AnswersConfig, make, ranks
@@ -77,6 +78,8 @@ KL_IN_REWARD = {**KL, "kl_place": "reward", "kl_estimator": "k1"}
 SECOND = {"name": "second"}
 LENGTH = {"constant": {"constant_length": 5}}
 GIVEN = {"pairs": "PAIRS", "micro_batch": 12}
+NOVELTY = f"{three_roles.__file__}:Novelty"
+FAKE = {"optim": {"lr": 0.05, "eps": 1e-3}, "updates": 2, "follow": {"decay": 0.9}}
 # Name -> (stages, reward).
 CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "grpo": ([grpo()], "letters"),
@@ -112,6 +115,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "mpo": ([other("preference", batch=4, objective="mpo", **GIVEN)], "letters"),
     "reward model": ([other("reward_model", batch=3, **GIVEN)], "letters"),
     "reward model of few": ([other("reward_model", batch=1, centre=0.1, objective="ties", **GIVEN)], "letters"),
+    "three roles": ([other(NOVELTY, fake=FAKE, name="roles")], "letters"),
     "filter, then sft": (
         [
             other("filter", groups=3, samples=4, rule="rejection", correct_at=0.2),
@@ -149,7 +153,7 @@ def values(tmp_path: Path, monkeypatch):
     def config(case: str, name: str) -> dict[str, Any]:
         stages, reward = json.loads(json.dumps(CASES[case]).replace("PAIRS", str(tmp_path / "pairs.jsonl")))
         kinds = {stage["kind"] for stage in stages}
-        rewarded = bool(kinds & {"grpo", "filter"})
+        rewarded = bool(kinds & {"grpo", "filter", NOVELTY})
         scored = kinds == {"reward_model"}
         supervised = any(s["kind"] == "sft" and "data_from" not in s for s in stages) or "expert" in stages[0]
         return {

@@ -13,6 +13,7 @@ SHORT = [
     "sft, then trees",
     "sft, then filter",
     "own kind, two learners",
+    "own kind, three roles",
     # Stopped and resumed at every point in test_any_number_of_processes.py, too.
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("hints", "expert", "mpo")),
 ]

@@ -7,7 +7,7 @@ import torch
 from answers import make, ranks
 from torch import nn
 
-from mmrl.config import ConfigError, Stage
+from mmrl.config import ConfigError, RoleConfig, Stage
 from mmrl.training.stages.base import Stage as TrainingStage
 from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt
@@ -22,9 +22,10 @@ class Baseline(TrainingStage[BaselineStage]):
 
     Options = BaselineStage
 
-    def make_learners(self):
+    def make_roles(self):
         self.baseline = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        return {**super().make_learners(), "baseline": self.learner("baseline", {"value": self.baseline})}
+        options = RoleConfig(optim=self.options.optim)
+        return [*super().make_roles(), self.role("baseline", options, {"value": self.baseline})]
 
     def step(self):
         prompt, adapter, (a, b) = Prompt("p", "x"), self.run.adapter, self.learners.values()

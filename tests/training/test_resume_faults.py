@@ -223,14 +223,14 @@ def test_a_signal_while_the_report_is_written_lets_it_end(base, monkeypatch):
 
 
 DAMAGES = {
-    "missing weight": ("learner.policy/param/table", None),
-    "broadcast weight": ("learner.policy/param/table", lambda t: t[:1]),
-    "missing state": ("learner.policy/optim/table/exp_avg", None),
-    "broadcast state": ("learner.policy/optim/table/exp_avg", lambda t: t[:1]),
-    "missing average": ("learner.policy/ema/table", None),
-    "broadcast gradient": ("learner.policy/grad/table", lambda t: t[:1]),
+    "missing weight": ("role.policy/param/table", None),
+    "broadcast weight": ("role.policy/param/table", lambda t: t[:1]),
+    "missing state": ("role.policy/optim/table/exp_avg", None),
+    "broadcast state": ("role.policy/optim/table/exp_avg", lambda t: t[:1]),
+    "missing average": ("role.policy/ema/table", None),
+    "broadcast gradient": ("role.policy/grad/table", lambda t: t[:1]),
     "broadcast reference": ("policy/reference/table", lambda t: t[:1]),
-    "foreign weight": ("learner.policy/param/other", lambda t: torch.zeros(2)),
+    "foreign weight": ("role.policy/param/other", lambda t: torch.zeros(2)),
 }
 
 
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_written(ba
     loop = make({**values, "about": "a word that would be recorded"}, PROMPTS)
     file = loop.checkpoints.latest / "trainer.safetensors"
     tensors = load_file(file)
-    assert "learner.policy/grad/table" in tensors
+    assert "role.policy/grad/table" in tensors
     tensors[name] = change(tensors.get(name)) if change else None
     save_file({k: v.contiguous().clone() for k, v in tensors.items() if v is not None}, file)
     before = {p: p.read_bytes() for p in loop.run.folder.rglob("*") if p.is_file()}

@@ -10,7 +10,7 @@ import torch
 from answers import Answers, AnswersConfig, make
 from torch import nn
 
-from mmrl.config import ConfigError, DataConfig, Stage, load
+from mmrl.config import ConfigError, DataConfig, RoleConfig, Stage, load
 from mmrl.data.records import Records
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.rollouts.sampling import RewardFailure
@@ -85,10 +85,10 @@ class Twice(TrainingStage[TwiceStage]):
     Options = TwiceStage
     shared = False
 
-    def make_learners(self):
+    def make_roles(self):
         own = nn.Parameter(torch.zeros(2, dtype=torch.float64))
         other = self.policy.parameters if self.shared else {"own": own}
-        return {**super().make_learners(), "other": self.learner("other", other)}
+        return [*super().make_roles(), self.role("other", RoleConfig(optim=self.options.optim), other)]
 
     def step(self):
         first, second = self.learners.values()

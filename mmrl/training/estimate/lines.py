@@ -63,6 +63,7 @@ class Estimate:
             "weights": sizes.weights,
             "optimizer": sizes.moments,
             "average": sizes.average,
+            "roles": sizes.roles,
             "reference": sizes.reference,
             "rollout": sizes.sampling,
             "update with gradients": sizes.update,

@@ -12,8 +12,9 @@ MOMENTS = 2
 class Sizes:
     """What a stage holds, in bytes.
 
-    weights: of all parameters and buffers. trained: of the trained parameters (float32). largest: of the largest of
-    these. moments: of what the optimizer keeps. average: of averaged weights. reference: of what is kept of it.
+    weights: of all parameters and buffers. trained: of the parameters that one optimizer steps (float32). largest: of
+    the largest of these. moments: of what the optimizers keep. average: of averaged weights. roles: of all roles but
+    the policy. reference: of what is kept of it.
     sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included.
     """
 
@@ -22,6 +23,7 @@ class Sizes:
     largest: int = 0
     moments: int = 0
     average: int = 0
+    roles: int = 0
     reference: int = 0
     sampling: int = 0
     update: int = 0
@@ -29,12 +31,12 @@ class Sizes:
     @property
     def resident(self) -> int:
         """What is there all the time, once the optimizer has made its first step."""
-        return self.weights + self.moments + self.average + self.reference
+        return self.weights + self.moments + self.average + self.roles + self.reference
 
     @property
     def saved(self) -> int:
         """What a checkpoint copies before it writes it; the policy itself is written from where it is."""
-        return self.trained + self.moments + self.average + self.reference
+        return self.trained + self.moments + self.average + self.roles + self.reference
 
 
 def phases(sizes: Sizes, together: bool = False) -> dict[str, int]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from mmrl.config import FilterStage, GrpoStage
@@ -50,8 +49,7 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
     prompts: those whose samples are traced, the longest first.
     """
     adapter = stage.run.adapter
-    held: Sizes = held_sizes(adapter, [learner.parameters for learner in stage.learners.values()])
-    held = dataclasses.replace(held, average=held.trained if stage.options.optim.ema and stage.learners else 0)
+    held = held_sizes(stage)
     if stage.needs_reference:
         adapter.prepare_reference()
         held = dataclasses.replace(held, reference=_bytes(adapter.reference_parameters().values()))
@@ -63,15 +61,17 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
     return dataclasses.replace(held, sampling=sampling, update=update)
 
 
-def held_sizes(adapter: Adapter, learned: Sequence[Mapping[str, nn.Parameter]]) -> Sizes:
-    """Weights, and what the optimizers of these parameters keep."""
-    trained = [p for parameters in learned for p in parameters.values()]
-    sizes = [_bytes([p]) for p in trained]
+def held_sizes(stage: Stage[Any]) -> Sizes:
+    """Weights, what the optimizers and averages of the stage keep, and its roles beside the policy."""
+    learners = stage.learners.values()
+    trained = [_bytes(learner.parameters.values()) for learner in learners]
     return Sizes(
-        weights=_bytes(adapter.weights()),
-        trained=sum(sizes),
-        largest=max(sizes, default=0),
-        moments=MOMENTS * sum(sizes),
+        weights=_bytes(stage.run.adapter.weights()),
+        trained=max(trained, default=0),
+        largest=max((_bytes([p]) for learner in learners for p in learner.parameters.values()), default=0),
+        moments=MOMENTS * sum(trained),
+        average=sum(_bytes(learner.average.weights.values()) for learner in learners if learner.average),
+        roles=sum(_bytes(role.weights.values()) for name, role in stage.roles.items() if name != "policy"),
     )
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from torch import nn
+
+from mmrl.config import ConfigError, OptimConfig, RoleConfig
 from mmrl.config import Stage as StageConfig
+from mmrl.modalities.acting import copies
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
+from mmrl.training.following import Follower
 from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
+from mmrl.training.roles import Role
 from mmrl.training.run import Run
 from mmrl.types import Prompt
 
@@ -18,17 +25,23 @@ Section = TypeVar("Section", bound=StageConfig)
 
 
 class Stage(Generic[Section]):
-    """One stage of a run, from its data to its learners; the loop calls `begin`, `step` until `done`, then `end`.
+    """One stage of a run, from its data to its roles; the loop calls `begin`, `step` until `done`, then `end`.
 
     Options: the section of the config; its method `plan_lines` says what the stage would do, for `mmrl plan`.
-    options, run, policy, cursor: what it is made with. learners: what it trains, by name; {} trains nothing.
+    options, run, policy, cursor: what it is made with. roles: what it holds by name, the policy among them; {} trains
+    nothing.
     """
 
     Options: ClassVar[type[StageConfig]]
 
     def __init__(self, run: Run, options: Section, policy: Policy, cursor: Cursor) -> None:
         self.run, self.options, self.policy, self.cursor = run, options, policy, cursor
-        self.learners: dict[str, Learner] = self.make_learners()
+        self.roles: dict[str, Role] = {role.name: role for role in self.make_roles()}
+
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """What it trains, by the roles' names."""
+        return {name: role.learner for name, role in self.roles.items() if role.learner}
 
     @property
     def seed(self) -> int:
@@ -51,9 +64,11 @@ class Stage(Generic[Section]):
         """Optimizer steps that the stage takes altogether; the learning rate's schedule is over them."""
         return self.options.steps
 
-    def make_learners(self) -> dict[str, Learner]:
-        """What is trained, each with its own optimizer and schedule: here the policy, as `optim` says."""
-        return {"policy": self.learner("policy", self.policy.parameters)}
+    def make_roles(self) -> list[Role]:
+        """What the stage holds by name: here the policy, trained as `optim` says, and each role of its options."""
+        weights = self.policy.parameters
+        policy = Role("policy", weights, self.learner("policy", weights, self.options.optim, self.updates()))
+        return [policy, *(self.role(name, options) for name, options in self.options.named_roles().items())]
 
     def begin(self) -> None:
         """Before the first step, not on a resume: what must hold. Raises what stops the run."""
@@ -106,6 +121,47 @@ class Stage(Generic[Section]):
 
     # ---------------------------------------------------------------- helpers of kinds
 
-    def learner(self, name: str, parameters: Mapping[str, Any]) -> Learner:
-        """A learner with the stage's `optim`."""
-        return Learner(name, parameters, self.options.optim, self.updates(), self.run.processes)
+    def role(self, name: str, options: RoleConfig, modules: Mapping[str, nn.Parameter] | None = None) -> Role:
+        """Weights that begin as the policy is now, and act in its place; or the parameters of modules of its own.
+
+        Raises ConfigError for modules that nothing trains, or that should follow the policy.
+        """
+        if modules is not None and (options.optim is None or options.follow is not None):
+            raise ConfigError(f"role {name}: modules of its own are trained, by `optim`, and have nothing to `follow`")
+        followed = self.policy.parameters
+        weights = copies(followed, options.optim is not None) if modules is None else modules
+        learner = follower = None
+        if options.optim is not None:
+            learner = self.learner(name, weights, options.optim, options.all_updates(self.options.steps))
+        if options.follow is not None:
+            follower = Follower(options.follow, weights, followed)
+        return Role(name, weights, learner, follower, acts=modules is None)
+
+    def learner(self, name: str, parameters: Mapping[str, nn.Parameter], optim: OptimConfig, updates: int) -> Learner:
+        """updates: optimizer steps that its schedule is over."""
+        return Learner(name, parameters, optim, updates, self.run.processes, self.run.adapter)
+
+    def acting(self, name: str, gradient: bool = False) -> AbstractContextManager[None]:
+        """Inside, the adapter is this role: what it samples and computes is of its weights; see Adapter.acting.
+
+        name: of `roles`, or "reference". gradient: its losses are made and differentiated inside; the learner steps
+        behind the block. Raises KeyError for a role that is not there, ValueError for one that cannot act, or gets a
+        gradient and is not trained.
+        """
+        adapter = self.run.adapter
+        if name == "reference" and not gradient:
+            return adapter.reference()
+        role = self.roles[name]
+        if name == "policy":
+            return adapter.acting(None, gradient)
+        if not role.acts:
+            raise ValueError(f"role {name} has modules of its own, which do not act in the policy's place: call them")
+        if gradient and role.learner is None:
+            raise ValueError(f"role {name} is not trained: leave `gradient` out, or give it `optim`")
+        return adapter.acting(role.weights, gradient)
+
+    def follow(self) -> None:
+        """Behind an update of the policy: the roles that follow it do."""
+        for role in self.roles.values():
+            if role.follower:
+                role.follow()

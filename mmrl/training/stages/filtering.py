@@ -18,9 +18,9 @@ from mmrl.reporting.files import dumps, write_atomic
 from mmrl.rewarding.run import total
 from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.conversations import conversation_metrics
-from mmrl.training.learner import Learner
 from mmrl.training.policy import Policy
 from mmrl.training.processes import Processes
+from mmrl.training.roles import Role
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled, score_new
 from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
@@ -58,8 +58,8 @@ class Filtering(Stage[FilterStage]):
     def rolled_out(self) -> Sequence[Prompt]:
         return self.prompts
 
-    def make_learners(self) -> dict[str, Learner]:
-        return {}
+    def make_roles(self) -> list[Role]:
+        return []
 
     def step(self) -> dict[str, Any]:
         began = time.monotonic()
