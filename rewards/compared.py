@@ -53,7 +53,7 @@ class wins:
         opened = open_judge(judge, **(judge_options or {}))
         if not both_orders and not is_comparer(opened):
             raise ValueError(f"judge={judge!r:.80} sees one candidate at a time: leave out both_orders")
-        self.anchors, self.groups_at_once = anchors, getattr(opened, "at_once", 1)
+        self.judge, self.anchors, self.groups_at_once = opened, anchors, getattr(opened, "at_once", 1)
         self._check = getattr(getattr(opened, "reward", None), "check_prompt", None)
         self.rate = win_rate(
             _Comparing(opened, extract) if is_comparer(opened) else _Scoring(opened, extract),
@@ -67,6 +67,10 @@ class wins:
             margin=margin,
             min_spread=min_spread,
         )
+
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: a judge that is down is left alone for a while."""
+        getattr(self.judge, "as_monitor", lambda: None)()
 
     def __call__(self, group: Group) -> list[Score]:
         return self.rate(group)

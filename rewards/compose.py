@@ -33,7 +33,12 @@ class dispatch:
         self.by = by
         self.rewards = {str(task): Part(spec) for task, spec in rewards.items()}
         self.default = None if default is None else Part(default)
-        self.groups_at_once = at_once([*self.rewards.values(), *([self.default] if self.default else [])])
+        self._parts = [*self.rewards.values(), *([self.default] if self.default else [])]
+        self.groups_at_once = at_once(self._parts)
+
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: so are those inside."""
+        as_monitors(self._parts)
 
     def __call__(self, group: Group) -> list[Score]:
         part = self._of(group.prompt)
@@ -69,6 +74,10 @@ class gated:
         self.condition, self.then = [Part(spec) for spec in specs], Part(then)
         self.threshold, self.otherwise = threshold, otherwise
         self.groups_at_once = at_once([*self.condition, self.then])
+
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: so are those inside."""
+        as_monitors([*self.condition, self.then])
 
     def __call__(self, group: Group) -> list[Score]:
         scores: dict[int, Score] = {}
@@ -112,6 +121,10 @@ class staged:
                 f"{count} stages, {len(self.thresholds)} thresholds and {len(self.weights)} weights: need one of each"
             )
         self.groups_at_once = at_once(self.stages)
+
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: so are those inside."""
+        as_monitors(self.stages)
 
     def __call__(self, group: Group) -> list[Score]:
         everybody = range(len(group.samples))
@@ -168,6 +181,12 @@ class Part:
 def at_once(parts: Iterable[Part]) -> int:
     """How many groups a reward of these parts may be called with at a time: a part that allows one waits its turn."""
     return max(part.reward.at_once for part in parts)
+
+
+def as_monitors(parts: Iterable[Part]) -> None:
+    """Tell these parts that they are of a monitor."""
+    for part in parts:
+        part.reward.as_monitor()
 
 
 def _first_problem(parts: Iterable[Part], prompt: Prompt) -> str | None:

@@ -34,6 +34,10 @@ class _Judged:
         self.judge, self.longest = open_judge(judge), longest
         self.groups_at_once = self.judge.threads
 
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: a judge that is down is left alone for a while."""
+        self.judge.as_monitor()
+
     def _refused(self, answer: str | None) -> Score | None:
         """The score of an answer that no judge needs to see; None where it does."""
         if not (answer or "").strip():

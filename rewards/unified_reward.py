@@ -50,6 +50,10 @@ class _Seen:
         self.judge = open_judge(judge, sees=True)
         self.groups_at_once = self.judge.threads
 
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: a judge that is down is left alone for a while."""
+        self.judge.as_monitor()
+
     def _request(self, parts: Sequence[Mapping[str, Any]], caption: str) -> Any:
         words = {"axes": ", ".join(self.axes)} if self.axes else {}
         return shown(parts, self.template, caption=caption, **words)

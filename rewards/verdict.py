@@ -63,6 +63,11 @@ class r1_reward:
         self.asked = None if judge is None else judged.consistent(judge, **(options or {}))
         self.groups_at_once = 1 if self.asked is None else self.asked.groups_at_once
 
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: a judge that is down is left alone for a while."""
+        if self.asked is not None:
+            self.asked.as_monitor()
+
     def __call__(self, samples: list[Sample]) -> list[Score]:
         rights = [_right(sample, self.soft) for sample in samples]
         agreed = self._agreed(samples, rights)

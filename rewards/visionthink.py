@@ -48,6 +48,10 @@ class controlled:
         self.only_correct, self.correct_at = only_correct, correct_at
         self.groups_at_once = at_once([self.accuracy])
 
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: so is the one inside."""
+        self.accuracy.reward.as_monitor()
+
     def __call__(self, group: Group) -> list[Score]:
         scores = self.accuracy.scores(group)
         if failure := _failure(group.samples, scores):

@@ -51,6 +51,10 @@ class score:
         self.yes_no = YesNo(judge, spellings)
         self.groups_at_once = self.yes_no.judge.threads
 
+    def as_monitor(self) -> None:
+        """Called for a reward of weight 0: a judge that is down is left alone for a while."""
+        self.yes_no.judge.as_monitor()
+
     def __call__(self, samples: list[Sample]) -> list[Score]:
         return score_pictures(samples, self._values)
 

@@ -95,3 +95,17 @@ def judge_eval(
         click.echo(line)
     if out is not None:
         click.echo(f"page: {out / 'index.html'}")
+
+
+@judge.command(name="export")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def judge_export(model: Path, out: Path) -> None:
+    """Write a scalar reward model for transformers and vLLM: `mmrl judge export runs/my-judge classifier`.
+
+    MODEL is a run's or a checkpoint's folder, of the modality text. OUT, a new folder, is what
+    `AutoModelForSequenceClassification.from_pretrained` loads, LoRA merged in.
+    """
+    from mmrl.judging.scalar import ScalarModel
+
+    click.echo(f"classifier: {ScalarModel(model, device='cpu').export(out)}")

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.config.grpo_sections import TreeConfig
 from mmrl.config.stage import Stage
 from mmrl.near import short
 from mmrl.strict import When
 
-# The rule of a filter stage whose result a stage of a kind can take.
+# The rule of a filter stage whose result a stage of a kind can take; `rule_for` knows of more.
 TAKES = {
     "grpo": "difficulty",
     "filter": "difficulty",
@@ -22,14 +23,21 @@ TAKES = {
 }
 
 
+def rule_for(stage: Stage) -> str | None:
+    """The rule of a filter stage whose result this stage can take: a reward model of steps takes steps."""
+    steps = stage.kind == "reward_model" and getattr(stage, "rows", None) == "steps"
+    return "steps" if steps else TAKES.get(stage.kind)
+
+
 class FilterStage(Stage):
     """Sampling and scoring without training: what is kept is the data of later stages (data/NAME.jsonl)."""
 
     kind: Literal["filter"] = "filter"
-    rule: Literal["pairs", "rejection", "difficulty"] = Field(
+    rule: Literal["pairs", "rejection", "difficulty", "steps"] = Field(
         description="pairs: the best and the worst answer of a prompt. rejection: correct answers, as supervised "
         "records. difficulty: prompts whose share of correct answers is from `low` to `high`, with that share and the "
-        "number of the first correct one in the columns `pass_rate` and `attempts`."
+        "number of the first correct one in the columns `pass_rate` and `attempts`. steps: the paths of a searched "
+        "`tree` in the columns `steps` and `values`, what each step came to, for a process reward model (PROPA)."
     )
     groups: int = Field(8, ge=1, description="Prompts per step, over all processes; each prompt is sampled once.")
     samples: int = Field(8, ge=1, description="Samples per prompt.")
@@ -51,11 +59,16 @@ class FilterStage(Stage):
     max_invalid: float = Field(
         0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
     )
+    tree: TreeConfig | None = Field(None, description="steps: the search, of one tree for every prompt.")
 
     effects: ClassVar[Mapping[str, When]] = {
         "optim": When(lambda s, _: False, "a stage that trains"),
         "components": When(lambda s, _: False, "a stage that trains"),
         "micro_batch": When(lambda s, _: False, "a stage that trains"),
+        "samples": When(lambda s, _: s.rule != "steps", "another rule than steps; a tree has `children`"),
+        "max_invalid": When(lambda s, _: s.rule != "steps", "another rule than steps: no value of a tree is guessed"),
+        "tree": When(lambda s, _: s.rule == "steps", "`rule: steps`"),
+        "tree.least_spread": When(lambda s, _: False, "a stage that trains on the branchings"),
         "margin": When(lambda s, _: s.rule == "pairs", "`rule: pairs`"),
         "require_correct": When(lambda s, _: s.rule == "pairs", "`rule: pairs`"),
         "keep": When(lambda s, _: s.rule == "rejection", "`rule: rejection`"),
@@ -72,6 +85,8 @@ class FilterStage(Stage):
             raise ValueError("steps=0 filters nothing; take as many steps of `groups` prompts as there are prompts")
         if self.rule == "pairs" and self.samples < 2:
             raise ValueError("samples=1 makes no pairs; take samples=2 or more")
+        if self.rule == "steps" and self.tree is None:
+            raise ValueError("rule=steps needs `tree: {}`, how the trees are searched")
         if self.low > self.high:
             raise ValueError(f"low={self.low:g} is above high={self.high:g}: no prompt could be kept")
         if self.min_attempts > self.samples + 1:
@@ -81,7 +96,13 @@ class FilterStage(Stage):
         return self
 
     def plan_lines(self, config: Any, processes: int) -> list[str]:
+        tree, each = self.tree, f"{self.groups} prompts x {self.samples} samples a step"
+        if tree is not None:
+            each = (
+                f"{self.groups} prompts a step, each a tree of {tree.iterations} iterations x {tree.children} steps of "
+                f"at most {tree.step_tokens} tokens, {tree.depth} deep,"
+            )
         return [
-            f"{self.groups} prompts x {self.samples} samples a step over {processes} process(es); nothing is trained",
+            f"{each} over {processes} process(es); nothing is trained",
             f"keeps by rule {self.rule}, in {config.run_dir / 'data' / (self.name + '.jsonl')}",
         ]

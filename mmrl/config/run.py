@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from mmrl.config.data import DataConfig
 from mmrl.config.effect import without_effect
 from mmrl.config.evaluation import EvalConfig
-from mmrl.config.filtering import TAKES, FilterStage
+from mmrl.config.filtering import TAKES, FilterStage, rule_for
 from mmrl.config.folder import check_name
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.kinds import AnyStage
@@ -195,8 +195,10 @@ def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:
     kind: str = getattr(stage, "kind", "")
     if kind not in TAKES:
         raise ValueError(f"stage {stage.name!r}: data_from is read by the kinds {', '.join(TAKES)}; leave it out")
-    if filters[stage.data_from].rule != TAKES[kind]:
+    rule = rule_for(stage)
+    if filters[stage.data_from].rule != rule:
+        rows = " with rows=steps" if rule == "steps" else ""
         raise ValueError(
-            f"stage {stage.name!r}: a {kind} stage takes data from a filter with rule={TAKES[kind]}, but "
+            f"stage {stage.name!r}: a {kind} stage{rows} takes data from a filter with rule={rule}, but "
             f"{stage.data_from!r} has rule={filters[stage.data_from].rule}"
         )

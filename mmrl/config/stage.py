@@ -29,7 +29,7 @@ class Stage(Strict):
     data_from: str | None = Field(
         None,
         description="Name of an earlier filter stage whose result is used: difficulty gives prompts, rejection "
-        "supervised records, pairs preference pairs. null takes the run's data.",
+        "supervised records, pairs preference pairs, steps numbers of steps. null takes the run's data.",
     )
 
     def record_objectives(self) -> list[str]:

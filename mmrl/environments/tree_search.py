@@ -51,7 +51,12 @@ class Node:
     @property
     def path(self) -> Path:
         """Steps from the question to this one."""
-        return () if self.parent is None else (*self.parent.path, self.step)
+        return tuple(node.step for node in self.way)
+
+    @property
+    def way(self) -> tuple[Node, ...]:
+        """The nodes from the root, which is left out, to this one."""
+        return () if self.parent is None else (*self.parent.way, self)
 
     def walk(self) -> list[Node]:
         """This node and all below, parents first, in order of being made."""
@@ -166,26 +171,33 @@ def process_labels(root: Node) -> list[tuple[Path, float]]:
     return [(node.path, node.value) for node in root.walk() if node.visits and node.parent is not None]
 
 
-def process_records(question: Prompt, root: Node, text: Callable[[Any], str]) -> list[dict[str, Any]]:
-    """`process_labels` as records for a stage `reward_model` with `rows: steps`: {"id", "prompt", "steps", "values"}
-    and the question's own columns, one for each path that no visited step goes on from.
+@dataclass(frozen=True)
+class Labelled:
+    """A path that no visited step goes on from, for a stage `reward_model` with `rows: steps`.
 
-    Each node's value stands once, in the first record that has its step, and is null in the others. text: of a step.
+    path: its steps; reward: as it is the node's. steps, values: the words of its steps and the values of their nodes,
+    one each; a step without words, the mere end of an answer, is in neither. A node's value stands once in a tree, in
+    the first path that has it, and is None in the others.
     """
-    found: list[dict[str, Any]] = []
+
+    path: Path
+    reward: float | None
+    steps: tuple[str, ...]
+    values: tuple[float | None, ...]
+
+
+def labelled_paths(root: Node, text: Callable[[Any], str]) -> list[Labelled]:
+    """`process_labels` by paths, those that tell no value left out. text: the words of a step."""
+    found: list[Labelled] = []
     told: set[int] = set()
     for leaf in root.walk():
         if leaf.parent is None or not leaf.visits or any(child.visits for child in leaf.children):
             continue
-        path: list[Node] = []
-        node: Node | None = leaf
-        while node is not None and node.parent is not None:
-            path.insert(0, node)
-            node = node.parent
-        values = [None if id(step) in told else step.value for step in path]
-        told |= {id(step) for step in path}
-        own = {**question.record, "id": f"{question.id}/{len(found)}", "prompt": question.text}
-        found.append({**own, "steps": [text(step.step) for step in path], "values": values})
+        said = [(node, words) for node in leaf.way if (words := text(node.step))]
+        values = tuple(None if id(node) in told else node.value for node, _ in said)
+        told |= {id(node) for node, _ in said}
+        if any(value is not None for value in values):
+            found.append(Labelled(leaf.path, leaf.reward, tuple(words for _, words in said), values))
     return found
 
 

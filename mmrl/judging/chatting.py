@@ -44,6 +44,11 @@ class Chatting:
         self.identity = f"{endpoint.identity} {temperature} {form}"
         self._judges: dict[int, Judge] = {}
         self._lock = threading.Lock()
+        self._monitors = False
+
+    def as_monitor(self) -> None:
+        """See mmrl.rewarding.chat.Judge.as_monitor; before anything is asked."""
+        self._monitors = True
 
     def compare(self, showings: Sequence[Showing]) -> list[Verdict]:
         found: dict[int, Verdict] = {}
@@ -98,12 +103,14 @@ class Chatting:
         with self._lock:
             if seed not in self._judges:
                 self._judges[seed] = Judge(_Warm(self.endpoint, self.temperature, seed), rise=0.0, **self.options)
+                if self._monitors:
+                    self._judges[seed].as_monitor()
             return self._judges[seed]
 
     @property
     def at_once(self) -> int:
         """How many requests it has out at a time: so many groups of showings may be put to it side by side."""
-        return self._judge(0).threads
+        return int(self.options.get("threads", 16))
 
 
 class _Warm:

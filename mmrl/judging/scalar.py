@@ -66,6 +66,27 @@ class ScalarModel:
                     found[places[row]] = score
         return [score if score is not None else Score.invalid("was not scored") for score in found]
 
+    def export(self, folder: str | Path) -> Path:
+        """Write the model, LoRA merged in, as a new `folder` of transformers' model for sequence classification, whose
+        logits are the raw scores; vLLM serves it with `--runner pooling`.
+
+        Raises ConfigError for a folder that exists, a model that sees, and one of which transformers has no such class.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise ConfigError(f"{folder} exists; take another name or remove it")
+        save = getattr(self.adapter, "save_classifier", None)
+        if save is None:
+            raise ConfigError(
+                f"a model of the modality {self.notes['modality']} has no class of transformers for sequence "
+                "classification; ask it through `mmrl serve-reward`"
+            )
+        try:
+            save(folder)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return folder
+
     def _scored(self, samples: Sequence[Sample]) -> list[Score]:
         """Those of a micro-batch; where one sample breaks it, one by one."""
         try:

@@ -110,6 +110,7 @@ class Served:
 
     def __init__(self, asked: ServedComparison) -> None:
         self.identity, self.compare, self.at_once = asked.name, asked.compare, asked.threads
+        self.as_monitor = asked.servers.as_monitor
 
 
 def open_served_judge(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from time import monotonic
+import warnings
+from time import monotonic, strftime
 
 _LONGEST_REST = 600.0
 
@@ -45,6 +46,13 @@ class Breaker:
             self._failures, self._trying, self._reason = self._failures + 1, False, reason
             self._until = monotonic() + pause
             return pause
+
+    def tell(self, reason: str, known: bool) -> None:
+        """`failed`, and a warning, once until it is `answered`. known: whether it was `trying` when it was asked."""
+        pause = self.failed(reason)
+        if pause is not None and not known:
+            clock = strftime("%H:%M:%S")
+            warnings.warn(f"{clock}: {reason}; left alone for {pause:g} s, then tried again", stacklevel=3)
 
     def answered(self) -> None:
         with self._lock:

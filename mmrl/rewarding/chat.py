@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from mmrl.rewarding.breaker import Breaker
 from mmrl.rewarding.known import known
 from mmrl.rewarding.patience import Patience
 from mmrl.rewarding.post import AWAY, PASSING, Poster, PostError, seconds_of
 from mmrl.rewarding.threads import Threads
 
+_REST = 30.0  # seconds in which a monitor's server that is down is left alone first
 V = TypeVar("V")
 _LONGEST_PAUSE = 10.0  # seconds between two tries
 # {"role", "content"} each; content is a text, or a list of parts (mmrl.rewarding.parts)
@@ -28,19 +30,23 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class ChatError(RuntimeError):
-    """A try failed. lasting: another one would fail in the same way. wait: seconds that the server asks for. away: no
-    server was met, or one that says that it is not there yet."""
+    """A try failed. lasting: another one would fail in the same way. wait: seconds that the server asks for. down: the
+    server could not be asked, or did not serve; elsewhere it answered something that is of no use. away: no server was
+    met, or one that says that it is not there yet: it may be worth waiting for."""
 
-    def __init__(self, reason: str, lasting: bool = False, wait: float = 0.0, away: bool = False) -> None:
+    def __init__(
+        self, reason: str, lasting: bool = False, wait: float = 0.0, down: bool = False, away: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.lasting, self.wait, self.away = lasting, wait, away
+        self.lasting, self.wait, self.down, self.away = lasting, wait, down, away
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no verdict."""
+    """Why there is no verdict. down: see ChatError."""
 
     reason: str
+    down: bool = False
 
 
 class Chat(Protocol):
@@ -87,11 +93,13 @@ class Endpoint:
         try:
             status, headers, body = self._poster.post(json.dumps(request).encode())
         except PostError as error:
-            raise ChatError(str(error), away=True) from None
+            raise ChatError(str(error), down=True, away=True) from None
         if status != 200:
             told = self._words(body.decode("utf-8", "replace"))
             wait = min(seconds_of(headers.get("retry-after", "")), self.timeout)
-            raise ChatError(f"{self.url} answered {status}: {told}", status not in PASSING, wait, status in AWAY)
+            passing = status in PASSING
+            reason = f"{self.url} answered {status}: {told}"
+            raise ChatError(reason, not passing, wait, down=passing, away=status in AWAY)
         return self._content(body, headers.get("content-type", "application/json"))
 
     def _content(self, body: bytes, kind: str) -> str:
@@ -128,7 +136,7 @@ class Judge:
     second try, doubled for each later one, up to ten. patience: seconds from the first failure after the last answer,
     of whatever request, during which a server that is away is tried again without using up attempts. cache: a .jsonl
     file that keeps the answers between runs.
-    May be called from several threads.
+    May be called from several threads. After `as_monitor` a server that is down is left alone for a while.
     """
 
     def __init__(
@@ -148,6 +156,12 @@ class Judge:
         self.threads = min(threads, getattr(chat, "threads", threads))
         self._known = known(cache or None)
         self._pool = Threads(self.threads, "judge")
+        self._breaker: Breaker | None = None
+
+    def as_monitor(self) -> None:
+        """After a request that had all its attempts at a server that is down no other is sent for 30 seconds (longer
+        each time), and then one with a single attempt. Told once in each such time."""
+        self._breaker, self.patience = Breaker(_REST), Patience(0.0)
 
     def verdicts(self, requests: Sequence[Messages], read: Callable[[str], V | None]) -> list[V | Failure]:
         """What `read` makes of each answer, in order; an answer that it makes None of is asked for again."""
@@ -160,6 +174,23 @@ class Judge:
         told = self._known.get(key)
         if told is not None and (verdict := read(told)) is not None:
             return verdict
+        if self._breaker is None:
+            return self._asked(key, messages, read, self.attempts)
+        if why := self._breaker.why():
+            return Failure(why)
+        before = self._breaker.trying
+        try:
+            found = self._asked(key, messages, read, 1 if before else self.attempts)
+        except BaseException as error:
+            self._breaker.failed(type(error).__name__)
+            raise
+        if isinstance(found, Failure) and found.down:
+            self._breaker.tell(found.reason, before)
+        else:
+            self._breaker.answered()
+        return found
+
+    def _asked(self, key: str, messages: Messages, read: Callable[[str], V | None], attempts: int) -> V | Failure:
         tries = unread = errors = 0
         while True:
             try:
@@ -167,7 +198,7 @@ class Judge:
             except ChatError as error:
                 if error.lasting:
                     return Failure(str(error))
-                reason, wait = str(error), self._wait(error, errors)
+                reason, wait, down = str(error), self._wait(error, errors), error.down
                 waited_for = error.away and self._is_waited_for(reason)
                 errors += 1
             else:
@@ -175,11 +206,12 @@ class Judge:
                 if (verdict := read(answer)) is not None:
                     self._known.put(key, answer)
                     return verdict
-                reason, wait, waited_for = f"no verdict in the answer {answer.strip()[-200:]!r}", 0.0, False
+                reason, wait, down = f"no verdict in the answer {answer.strip()[-200:]!r}", 0.0, False
+                waited_for = False
                 unread += 1
             tries += not waited_for
-            if tries >= self.attempts:
-                return Failure(f"{reason} ({tries} attempts)")
+            if tries >= attempts:
+                return Failure(f"{reason} ({tries} attempts)", down)
             time.sleep(wait)
 
     def _is_waited_for(self, reason: str) -> bool:

@@ -59,6 +59,7 @@ class LoadedReward:
     or else a function of its file. check_all: says it of all prompts of a set together, or None.
     source: the file it came from.
     at_once: how many groups it may be called with at a time; a class says so as `groups_at_once`.
+    as_monitor: tells a class with a method of this name that its weight is 0, so that it keeps nobody waiting.
     """
 
     name: str
@@ -68,6 +69,7 @@ class LoadedReward:
     check_all: Callable[[Sequence[Prompt]], str | None] | None = None
     source: str = ""
     at_once: int = 1
+    as_monitor: Callable[[], None] = lambda: None
 
 
 def group_reward(reward: T) -> T:
@@ -100,14 +102,12 @@ def load_reward(
         else:
             call = target(**options) if inspect.isclass(target) else partial(target, **options)
             check = getattr(call, "check_prompt", check)
-        if monitor and hasattr(call, "as_monitor"):
-            call.as_monitor()
     except ModuleNotFoundError as error:
         raise RewardError(_missing(name, error)) from error
     except ValueError as error:  # of the reward's own, about an option
         raise RewardError(f"reward {name!r}: {error}") from error
     at_once = int(getattr(call, "groups_at_once", 1))
-    return LoadedReward(
+    loaded = LoadedReward(
         name=own,
         call=call if timeout is None else Limited(call, timeout, at_once),
         group=bool(getattr(target, "scores_groups", False)),
@@ -115,7 +115,11 @@ def load_reward(
         check_all=check_all,
         source=source,
         at_once=at_once,
+        as_monitor=getattr(call, "as_monitor", lambda: None),
     )
+    if monitor:
+        loaded.as_monitor()
+    return loaded
 
 
 # (what is called, its file's check_prompt, its source, its name)

@@ -7,7 +7,6 @@ import os
 import random
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,9 +82,8 @@ class Servers:
         except Unanswered as error:
             if error.lasting:  # an answer, of a server that is there
                 self._breaker.answered()
-            elif (pause := self._breaker.failed(str(error))) is not None and not known:
-                clock = time.strftime("%H:%M:%S")
-                warnings.warn(f"{clock}: {error}; left alone for {pause:g} s, then tried again", stacklevel=2)
+            else:
+                self._breaker.tell(str(error), known)
             raise
         except BaseException as error:
             self._breaker.failed(type(error).__name__)

@@ -50,6 +50,7 @@ MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
 SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
+STEPS = "stages.0.rule=steps stages.0.tree={}"
 REWARDED = f"{SCALAR} {HELD} rewards=[{{name:a.b}}]"
 
 
@@ -168,6 +169,10 @@ CASES = [
     Case(FilterStage, "optim", "stages.0.optim.lr=0.1", "", FILTER),
     Case(FilterStage, "components", "stages.0.components=[a]", "", FILTER),
     Case(FilterStage, "micro_batch", "stages.0.micro_batch=3", "", FILTER),
+    Case(FilterStage, "samples", "stages.0.samples=9", "", STEPS, "filter"),
+    Case(FilterStage, "max_invalid", "stages.0.max_invalid=0.3", "", STEPS, "filter"),
+    Case(FilterStage, "tree", "stages.0.tree={depth:9}", "stages.0.rule=steps", "", "filter"),
+    Case(FilterStage, "tree.least_spread", "stages.0.tree.least_spread=0.3", None, STEPS, "filter"),
     Case(FilterStage, "margin", "stages.0.margin=0.1", "", "stages.0.rule=rejection", "filter"),
     Case(FilterStage, "require_correct", "stages.0.require_correct=false", "", "stages.0.rule=rejection", "filter"),
     Case(FilterStage, "keep", "stages.0.keep=2", "stages.0.rule=rejection", "", "filter"),

@@ -16,8 +16,8 @@ from mmrl.environments.tree_search import (
     boosted,
     branchings,
     groups,
+    labelled_paths,
     process_labels,
-    process_records,
     search,
     solved,
     ucb,
@@ -140,15 +140,22 @@ def test_labels_for_a_process_reward_model_are_plain_values_of_what_was_visited(
     assert labels == {"a": 2 / 3, "ac": 1.0, "a!": 0.5, "b": 0.0, "bd": 0.0}
 
 
-def test_records_for_a_process_reward_model_tell_each_value_once():
+def test_paths_for_a_process_reward_model_tell_each_value_once():
     (root,) = search(1, Sampler(), judge, TreeOptions(iterations=3, children=2))
-    made = process_records(Prompt("q", "Why?", {"id": "q", "level": 2}), root, str.upper)
-    assert [(r["id"], r["steps"], r["values"]) for r in made] == [
-        ("q/0", ["A", "C"], [2 / 3, 1.0]),
-        ("q/1", ["A", "!"], [None, 0.5]),
-        ("q/2", ["B", "D"], [0.0, 0.0]),
+    made = labelled_paths(root, str.upper)
+    assert [(p.path, p.steps, p.values, p.reward) for p in made] == [
+        (("a", "c"), ("A", "C"), (2 / 3, 1.0), None),
+        (("a", "!"), ("A", "!"), (None, 0.5), 0.5),
+        (("b", "d"), ("B", "D"), (0.0, 0.0), None),
     ]
-    assert all((r["prompt"], r["level"]) == ("Why?", 2) for r in made)
+
+
+def test_a_step_without_words_is_in_no_path_and_loses_no_value():
+    """The mere end of an answer: what comes before it is told once all the same, and a path of nothing is none."""
+    (root,) = search(1, Sampler(), judge, TreeOptions(iterations=3, children=2))
+    made = labelled_paths(root, lambda step: "" if step in "!c" else step)
+    assert [(p.steps, p.values) for p in made] == [(("a",), (2 / 3,)), (("b", "d"), (0.0, 0.0))]
+    assert labelled_paths(root, lambda step: "") == []
 
 
 def test_trees_are_sampled_together_and_do_not_touch_each_other():

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
+from mmrl.cli import cli
 from mmrl.config import ConfigError
 from mmrl.judging.scalar import ScalarModel, scalar_folder
 from mmrl.types import Candidate, Prompt
@@ -151,3 +154,52 @@ def test_folders_that_are_no_scalar_model_are_refused(text, tmp_path):
     (policy / "head" / "head.json").write_text(json.dumps({**notes, "modality": "evil.py:Code"}))
     with pytest.raises(ConfigError, match="its maker's own"):
         ScalarModel(policy)
+
+
+# -------------------------------------------------------------------- as a classifier
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_an_exported_model_is_a_classifier_with_the_same_scores(tmp_path, train):
+    from transformers import AutoModelForSequenceClassification
+
+    from mmrl.modalities.text.adapter import TextAdapter
+    from mmrl.modalities.text.config import ModelConfig
+
+    build = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "context": 256}
+    lora = {"train": "lora", "lora": {"rank": 2}} if train == "lora" else {}
+    adapter = TextAdapter(ModelConfig(path="built", build=build, sampling={"max_tokens": 8}, head=HEAD, **lora))
+    with torch.no_grad():
+        for parameter in adapter.trainable_parameters().values():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    saved(adapter, tmp_path / "run", "text")
+    ran = CliRunner().invoke(cli, ["judge", "export", str(tmp_path / "run"), str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "out" / "model.safetensors").is_file() and str(tmp_path / "out") in ran.output
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    judge = ScalarModel(tmp_path / "run", device="cpu")
+    for prompt, answer in zip(ASKED, ANSWERS):
+        (sample,) = adapter.given(prompt, [answer.answer])
+        row = torch.cat([sample.actions.tensors["prompt"], sample.actions.tensors["ids"]])
+        with torch.no_grad():
+            logits = classifier(input_ids=row[None]).logits[0]
+        (score,) = judge.scores([(prompt, answer)])
+        assert [score.value, score.details["sigma"]] == pytest.approx(
+            [float(logits[0]), math.exp(logits[1])], rel=1e-4, abs=1e-5
+        )
+    with pytest.raises(ConfigError, match="out exists"):
+        judge.export(tmp_path / "out")
+
+
+def test_what_cannot_be_a_classifier_says_why(text, tmp_path, monkeypatch):
+    import mmrl.modalities.text.classifier as classifier
+
+    judge = ScalarModel(text[1], device="cpu")
+    monkeypatch.setattr(classifier, "_class_of", lambda *_: None)
+    with pytest.raises(ConfigError, match="no class of Qwen3Config for sequence classification"):
+        judge.export(tmp_path / "out")
+    monkeypatch.setattr(judge, "adapter", object())
+    monkeypatch.setattr(judge, "notes", {"modality": "vision"})
+    with pytest.raises(ConfigError, match=r"modality vision has no class .*serve-reward"):
+        judge.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -61,6 +61,9 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
     pairs = {"kind": "preference", "batch": 4, "micro_batch": 10, "pairs": given}
     expert = {"batch": 4, "micro_batch": 2, "peak": 0.5, "valley": 0.5}
     kept = {"kind": "filter", "name": "keep", "groups": 4, "samples": 4, "steps": 3}
+    search = {k: v for k, v in TREES["tree"].items() if k != "least_spread"}
+    searched = {"kind": "filter", "rule": "steps", "groups": 4, "steps": 2, "tree": search}
+    of_steps = {"kind": "reward_model", "rows": "steps", "objective": "mse", "batch": 3, "micro_batch": 10, "steps": 2}
     return {
         "grpo": [{**GRPO, "epochs": 2}],
         "grpo, ema": [{**GRPO, "optim": EMA}],
@@ -90,6 +93,12 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "bco": [{**pairs, "objective": "bco"}],
         "reward model": [{**pairs, "kind": "reward_model", "optim": EMA}],
         "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
+        "filter of steps, then reward model": [
+            {**searched, "name": "one"},
+            {**of_steps, "data_from": "one", "optim": EMA},
+            {**searched, "name": "two"},
+            {**of_steps, "data_from": "two"},
+        ],
         "sft, then filter": [
             {"kind": "sft", "batch": 6, "micro_batch": 2},
             {**kept, "rule": "rejection", "correct_at": 0.2},
@@ -124,7 +133,10 @@ class Case:
         samples = bool(kinds & {"grpo", "filter", NOVELTY})
         supervised = "sft" in kinds or any("expert" in s for s in stages)
         given = str(self.folder / "given.jsonl")
-        data = {"prompts": "unused.txt", "eval_prompts": "held.txt"} if samples else {}
+        # A reward model measures the numbers of held-out records, of which there are none.
+        measured = samples and "reward_model" not in kinds
+        data = {"prompts": "unused.txt"} if samples else {}
+        data |= {"eval_prompts": "held.txt"} if measured else {}
         values = {
             "name": run,
             "out": str(self.folder),
@@ -133,10 +145,10 @@ class Case:
             "stages": stages,
             "report": {"samples_every": 1} if samples else {},
             "checkpoint": {"every": 1},
-            **({"eval": {"every": 2}} if samples else {}),
+            **({"eval": {"every": 2}} if measured else {}),
         }
         records = Records(DataConfig(records=given), ("completion",)) if supervised else None
-        held = PROMPTS[:3] if samples else ()
+        held = PROMPTS[:3] if measured else ()
         prompts = PROMPTS if samples else ()
         own = {"adapter": Able(AnswersConfig())} if any("tree" in s for s in stages) else {}
         return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop, **own)

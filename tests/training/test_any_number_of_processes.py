@@ -64,8 +64,11 @@ def grpo(**options: Any) -> dict[str, Any]:
 
 def tree(**options: Any) -> dict[str, Any]:
     """Trees have children instead of `samples`."""
-    search = {"iterations": 4, "children": 3, "depth": 4, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}
+    search = {**SEARCH, "least_spread": 0.0}
     return {k: v for k, v in grpo(tree=search, **options).items() if k != "samples"}
+
+
+SEARCH = {"iterations": 4, "children": 3, "depth": 4, "step_end": "b", "step_tokens": 3}
 
 
 def other(kind: str, **options: Any) -> dict[str, Any]:
@@ -137,6 +140,13 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
         ],
         "letters",
     ),
+    "filter of steps, then reward model": (
+        [
+            other("filter", groups=3, rule="steps", tree=SEARCH),
+            other("reward_model", batch=3, micro_batch=12, rows="steps", objective="mse", data_from="filter"),
+        ],
+        "letters",
+    ),
 }
 
 
@@ -155,6 +165,7 @@ def values(tmp_path: Path, monkeypatch):
         kinds = {stage["kind"] for stage in stages}
         rewarded = bool(kinds & {"grpo", "filter", NOVELTY})
         scored = kinds == {"reward_model"}
+        measured = rewarded and "reward_model" not in kinds  # which measures numbers of held-out records
         supervised = any(s["kind"] == "sft" and "data_from" not in s for s in stages) or "expert" in stages[0]
         return {
             "name": name,
@@ -162,12 +173,12 @@ def values(tmp_path: Path, monkeypatch):
             "data": {
                 **({"prompts": "given"} if rewarded else {}),
                 **({"records": str(tmp_path / "records.jsonl")} if supervised else {}),
-                **({"eval_prompts": "given"} if rewarded else {}),
+                **({"eval_prompts": "given"} if measured else {}),
             },
             "rewards": [{"name": f"{tmp_path / 'letters.py'}:{reward}", "alias": reward}] if rewarded else [],
             "stages": stages,
-            "report": {} if scored else {"samples_every": 1, "groups": 3, **({"eval_prompts": 4} if rewarded else {})},
-            **({"eval": {"every": 2}} if rewarded else {}),
+            "report": {} if scored else {"samples_every": 1, "groups": 3, **({"eval_prompts": 4} if measured else {})},
+            **({"eval": {"every": 2}} if measured else {}),
         }
 
     return config
@@ -181,7 +192,7 @@ def run(config: dict[str, Any], world: int = 1, resume: bool = False, stop: bool
             config,
             PROMPTS,
             adapter=Able(AnswersConfig()) if "tree" in config["stages"][0] else None,
-            eval_prompts=HELD_OUT if config["rewards"] else (),
+            eval_prompts=HELD_OUT if "eval_prompts" in config["data"] else (),
             records=records(config),
             should_stop=lambda point: stop and (world == 1 or point != "micro"),
             processes=processes,

@@ -44,6 +44,10 @@ def rewards(tmp_path: Path) -> Path:
     return tmp_path / "score.py"
 
 
+STEPS = {"kind": "filter", "steps": 1, "groups": 3, "rule": "steps", "tree": {"step_end": "b", "step_tokens": 3}}
+OF_STEPS = {"kind": "reward_model", "steps": 1, "rows": "steps", "objective": "mse", "data_from": "filter"}
+
+
 def stage(**options: Any) -> dict[str, Any]:
     return {"kind": "filter", "steps": 3, "groups": 3, "samples": 6, "rule": "difficulty", **options}
 
@@ -387,6 +391,12 @@ def test_broken_rewards_stop_the_run(tmp_path, rewards):
         ),
         ([stage(rule="pairs"), {"kind": "sft", "steps": 1, "data_from": "filter"}], "rule=rejection"),
         ([stage(data_from="filter")], "no filter stage before it"),
+        ([{**STEPS, "tree": None}], "rule=steps needs `tree: {}`"),
+        ([stage(tree={})], "stages.0.tree: has no effect here"),
+        ([STEPS, {**OF_STEPS, "rows": "candidates"}], "data_from keeps pairs"),
+        ([STEPS, {**OF_STEPS, "rows": "candidates", "objective": "ties"}], "rule=pairs, but 'filter' has rule=steps"),
+        ([stage(rule="pairs"), OF_STEPS], "rows=steps takes data from a filter with rule=steps, but 'filter' has"),
+        ([STEPS, {"kind": "grpo", "steps": 1, "data_from": "filter"}], "rule=difficulty, but 'filter' has rule=steps"),
     ],
 )
 def test_stages_that_do_not_fit(tmp_path, rewards, stages, says):

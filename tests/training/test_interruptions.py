@@ -12,6 +12,7 @@ SHORT = [
     "staleness, retiring",
     "sft, then trees",
     "sft, then filter",
+    "filter of steps, then reward model",
     "own kind, two learners",
     "own kind, three roles",
     # Stopped and resumed at every point in test_any_number_of_processes.py, too.

@@ -52,6 +52,8 @@ SPAM = {
     "spam_warmup": 2,
     "spam_clip_after": 1,
 }
+SEARCH = {k: v for k, v in TREE.items() if k != "least_spread"}
+STEPS = {"steps": 2, "rule": "steps", "tree": SEARCH}
 FILTER = {"steps": 2, "rule": "difficulty", "low": 0.0, "high": 1.0}
 ANSWERS = {"steps": 2, "rule": "rejection"}
 BEST = {"steps": 2, "rule": "pairs"}
@@ -171,6 +173,7 @@ FILTERS = {
     "high": (FILTER, 0.5),
     "min_attempts": (FILTER, 2),
     "max_invalid": ({**FILTER, "rewards": "some"}, 0.5),
+    "tree": (STEPS, {**SEARCH, "iterations": 2}),
 }
 SECTIONS = {
     "grpo": (GrpoStage, GRPO, None),
@@ -271,7 +274,8 @@ def test_an_option_changes_something(result, section, option, base, other):
     changed = {**base, option: other}
     one, two = ({**kind, **x} if inside is None else {**kind, inside: x} for x in (base, changed))
     if section == "tree" or option == "tree":
-        one, two = ({k: v for k, v in x.items() if not (x.get("tree") and k == "max_invalid")} for x in (one, two))
+        whole = ("max_invalid", *(("samples",) if section == "filter" else ()))
+        one, two = ({k: v for k, v in x.items() if not (x.get("tree") and k in whole)} for x in (one, two))
     assert result(json.dumps(one)) != result(json.dumps(two))
 
 

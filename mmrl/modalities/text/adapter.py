@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmrl.modalities import hollow
-from mmrl.modalities.text.classifier import write_classifier
+from mmrl.modalities.text.classifier import export_classifier, write_classifier
 from mmrl.modalities.text.config import ModelConfig
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
@@ -45,6 +45,13 @@ class TextAdapter(TokenAdapter):
         super().save(folder)
         if self.head is not None and self.config.train == "full":
             write_classifier(folder, self.model, self.tokenizer, self.head, self.stop_ids)
+
+    def save_classifier(self, folder: Path) -> None:
+        """The model with its scalar head, LoRA merged in, as one for sequence classification in a new folder.
+
+        Raises ValueError where transformers has none for the architecture.
+        """
+        export_classifier(folder, self.model, self.tokenizer, self._scoring(), self.stop_ids)
 
     def _write_base(self, folder: Path) -> None:
         model, tokenizer = self._built()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmrl.modalities.files import INDEX
+from mmrl.modalities.tokens.outside import merged_layers
 from mmrl.modalities.tokens.scoring import NAME, ScoreHead
 
 WEIGHTS, SCORE = "policy.safetensors", "score.safetensors"
@@ -27,8 +28,8 @@ def write_classifier(policy: Path, model: Any, tokenizer: Any, head: ScoreHead, 
     hard links). stops: ids that end a row, none of which may be the padding: the score is that of the last token that
     is none.
     """
-    found = _class_of(model, head)
-    if found is None:
+    kind = _class_of(model, head)
+    if kind is None:
         return
     folder = policy / "classifier"
     shutil.rmtree(folder, ignore_errors=True)
@@ -38,17 +39,44 @@ def write_classifier(policy: Path, model: Any, tokenizer: Any, head: ScoreHead, 
     save_file({NAME: head.weight.detach().cpu().contiguous()}, folder / SCORE, {"format": "pt"})
     index = {"metadata": {}, "weight_map": {**names, NAME: SCORE}}
     (folder / f"model{INDEX}").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    numbers, words = copy.deepcopy(model.config), copy.deepcopy(tokenizer)
-    numbers.num_labels, numbers.architectures = len(head.weight), [found]
-    pad = _padding(tokenizer, stops)
-    if pad is not None:
-        numbers.pad_token_id, words.pad_token = pad, tokenizer.convert_ids_to_tokens(pad)
+    numbers, words = _described(model, tokenizer, head, stops)
+    numbers.architectures = [kind.__name__]
     numbers.save_pretrained(folder)
     words.save_pretrained(folder)
 
 
-def _class_of(model: Any, head: ScoreHead) -> str | None:
-    """The name of transformers' class for this architecture, whose tensors are the model's and `score.weight`."""
+def export_classifier(folder: Path, model: Any, tokenizer: Any, head: ScoreHead, stops: tuple[int, ...]) -> None:
+    """The same as a new folder that stands alone, LoRA merged into its weights. stops: see `write_classifier`.
+
+    Raises ValueError where transformers has no such class for the architecture, or one whose head is another.
+    """
+    kind = _class_of(model, head)
+    if kind is None:
+        raise ValueError(
+            f"transformers has no class of {type(model.config).__name__} for sequence classification with a head like "
+            "ours, a linear layer without a bias on the last token's state"
+        )
+    numbers, words = _described(model, tokenizer, head, stops)
+    with torch.device("meta"):
+        made = kind(numbers)
+    state = {name: tensor for layer in merged_layers(model) for name, tensor in layer.items()} | {NAME: head.weight}
+    made.load_state_dict({name: state[name] for name in made.state_dict()}, assign=True)
+    made.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def _described(model: Any, tokenizer: Any, head: ScoreHead, stops: tuple[int, ...]) -> tuple[Any, Any]:
+    """(the model's config, its tokenizer) as those of a classifier."""
+    numbers, words = copy.deepcopy(model.config), copy.deepcopy(tokenizer)
+    numbers.num_labels = len(head.weight)
+    pad = _padding(tokenizer, stops)
+    if pad is not None:
+        numbers.pad_token_id, words.pad_token = pad, tokenizer.convert_ids_to_tokens(pad)
+    return numbers, words
+
+
+def _class_of(model: Any, head: ScoreHead) -> Any | None:
+    """transformers' class for this architecture, whose tensors are the model's (without LoRA) and `score.weight`."""
     from transformers import AutoModelForSequenceClassification
 
     kind: Any = AutoModelForSequenceClassification._model_mapping.get(type(model.config), None)
@@ -58,9 +86,9 @@ def _class_of(model: Any, head: ScoreHead) -> str | None:
     numbers.num_labels = len(head.weight)
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in kind(numbers).state_dict().items()}
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()} | {NAME: head.weight.shape}
-    fits = all(own.get(name) == shape for name, shape in wanted.items())
-    return str(kind.__name__) if fits else None
+    own = {name.replace(".base_layer", ""): tensor.shape for name, tensor in model.state_dict().items()}
+    own[NAME] = head.weight.shape
+    return kind if all(own.get(name) == shape for name, shape in wanted.items()) else None
 
 
 def _weights(policy: Path) -> dict[str, str]:

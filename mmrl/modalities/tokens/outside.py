@@ -136,7 +136,18 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
     modules = dict(model.named_modules())
     head = next(name for name, module in modules.items() if module is model.get_output_embeddings())
-    deltas, sent = _deltas(modules), set()
+    sent = set()
+    for layer in merged_layers(model):
+        for name, tensor in revert_weight_conversion(model, layer).items():
+            sent.add(name)
+            yield name, tensor.detach()
+    if f"{head}.weight" not in sent:
+        yield f"{head}.weight", modules[head].weight.detach()
+
+
+def merged_layers(model: Any) -> Iterator[dict[str, Tensor]]:
+    """A model's state, LoRA added in, a layer at a time, by the names and in the shapes of the model without LoRA."""
+    deltas = _deltas(dict(model.named_modules()))
     for names in _by_layer(model.state_dict()):
         layer = {}
         for name, tensor in names.items():
@@ -144,12 +155,8 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
                 plain = name.replace(".base_layer", "")
                 for adapted, adapter in deltas.get(plain, ()):
                     tensor = tensor + adapted.get_delta_weight(adapter).to(tensor)
-                layer[plain] = tensor
-        for name, tensor in revert_weight_conversion(model, layer).items():
-            sent.add(name)
-            yield name, tensor.detach()
-    if f"{head}.weight" not in sent:
-        yield f"{head}.weight", modules[head].weight.detach()
+                layer[plain] = tensor.detach()
+        yield layer
 
 
 def _deltas(modules: Mapping[str, Any]) -> dict[str, list[tuple[Any, str]]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from mmrl.config import GrpoStage
+from mmrl.config import GrpoStage, TreeConfig
 from mmrl.environments import tree_search as tree
 from mmrl.rewarding.run import score_groups, total
 from mmrl.seeds import seed_of
@@ -17,6 +18,19 @@ from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
 
 REWARD = "tree"
+
+
+@contextmanager
+def failing_alike(run: Run) -> Iterator[None]:
+    """Around trees that are searched by all processes: a RewardFailure of one is one on all, as all of them save."""
+    failed = ""
+    try:
+        yield
+    except RewardFailure as error:
+        failed = str(error)
+    reasons = [reason for reason in run.processes.gather(failed) if reason]
+    if reasons:
+        raise RewardFailure(reasons[0]) from None
 
 
 def branched(
@@ -42,7 +56,29 @@ def _branched(
     run: Run, options: GrpoStage, questions: Sequence[Group], step: int, seed: int, cursor: Cursor
 ) -> list[Group]:
     assert options.tree is not None
-    section, adapter = options.tree, run.adapter
+    prompts, roots = searched(run, options.tree, run.weights, questions, step, seed, cursor)
+    make, found = _sample(run, cursor.step), []
+    for question, prompt, root in zip(questions, prompts, roots):
+        for number, group in enumerate(tree.groups([prompt], [root], make, options.tree.least_spread)):
+            group.index = number * options.groups + question.index
+            found.append(group)
+    return sorted(found, key=lambda group: group.index)
+
+
+def searched(
+    run: Run,
+    section: TreeConfig,
+    weights: Mapping[str, float],
+    questions: Sequence[Group],
+    step: int,
+    seed: int,
+    cursor: Cursor,
+) -> tuple[list[Prompt], list[tree.Node]]:
+    """(the questions as they were shown, a searched tree for each). weights: of the rewards that judge finished paths.
+
+    Raises RewardFailure, see `branched`.
+    """
+    adapter = run.adapter
     # One draw for a tree: its steps are compared, so they stand behind one opening.
     prompts = [adapter.drawn(q.prompt, seed_of(seed, step, q.key, "tree"), cursor.step) for q in questions]
     grown: Counter[int] = Counter()  # branchings of each tree: what others do does not change its noise
@@ -59,18 +95,12 @@ def _branched(
             return None
         sample = adapter.stepped(prompts[place], (), path)
         score_groups([Group(prompts[place], 0, [sample])], run.rewards)
-        return _value(sample, run.weights)
+        return _value(sample, weights)
 
-    roots = tree.search(len(prompts), grow, judge, section)
-    make, found = _sample(run, cursor.step), []
-    for question, prompt, root in zip(questions, prompts, roots):
-        for number, group in enumerate(tree.groups([prompt], [root], make, section.least_spread)):
-            group.index = number * options.groups + question.index
-            found.append(group)
-    return sorted(found, key=lambda group: group.index)
+    return prompts, tree.search(len(prompts), grow, judge, section)
 
 
-def _value(sample: Sample, weights: dict[str, float]) -> float:
+def _value(sample: Sample, weights: Mapping[str, float]) -> float:
     """The reward of a finished path."""
     value = total(sample, weights)
     if value is None:
@@ -79,10 +109,15 @@ def _value(sample: Sample, weights: dict[str, float]) -> float:
     return value
 
 
+def unasked(run: Run) -> dict[str, Score]:
+    """The scores of steps by the run's rewards, which judge finished paths."""
+    return {reward.name: Score(None, "judges finished paths", "na") for reward in run.rewards}
+
+
 def _sample(run: Run, version: int) -> Callable[[Prompt, tree.Path, Any], Sample]:
     def make(prompt: Prompt, path: tree.Path, step: Any) -> Sample:
         sample = run.adapter.stepped(prompt, path, (step,))
-        sample.scores = {r.name: Score(None, "judges finished paths", "na") for r in run.rewards}
+        sample.scores = unasked(run)
         sample.version = version
         return sample
 

@@ -14,11 +14,11 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
-from mmrl.training.rollouts.branching import branched
+from mmrl.training.rollouts.branching import branched, failing_alike
 from mmrl.training.rollouts.curriculum import Curriculum, difficulties, refill
 from mmrl.training.rollouts.hints import climb, plain
 from mmrl.training.rollouts.replaying import replay_old
-from mmrl.training.rollouts.sampling import RewardFailure, refuse_invalid, sampled
+from mmrl.training.rollouts.sampling import refuse_invalid, sampled
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
 
@@ -65,14 +65,9 @@ class Collector:
 
     def _trees(self, step: int) -> list[Group]:
         questions = self._next(step, range(self.options.groups), Counter())
-        groups, failed = [], ""
-        try:
+        groups: list[Group] = []
+        with failing_alike(self.run):
             groups = branched(self.run, self.options, self._mine(questions), step, self.seed, self.cursor)
-        except RewardFailure as error:
-            failed = str(error)
-        reasons = [reason for reason in self.run.processes.gather(failed) if reason]
-        if reasons:  # on every process, as all of them save
-            raise RewardFailure(reasons[0])
         return groups
 
     def _answers(self, step: int) -> list[Group]:

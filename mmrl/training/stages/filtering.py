@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.policy import Policy
 from mmrl.training.processes import Processes
 from mmrl.training.roles import Role
+from mmrl.training.rollouts.branching import REWARD as TREE
+from mmrl.training.rollouts.branching import failing_alike
+from mmrl.training.rollouts.labelling import labelled, record_of
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled, score_new
 from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
@@ -53,6 +57,8 @@ class Filtering(Stage[FilterStage]):
                 f"over the {len(self.prompts)} prompts; take steps={-(-len(self.prompts) // options.groups)}"
             )
         self.waiting: list[list[Group]] = []  # the step's groups, where they are sampled
+        if options.tree:  # an adapter that makes no single steps says so
+            run.adapter.next_steps([], [], greedy=True, end=options.tree.step_end, max_tokens=1)
 
     @property
     def rolled_out(self) -> Sequence[Prompt]:
@@ -69,7 +75,7 @@ class Filtering(Stage[FilterStage]):
             cursor.phase = "update"
             run.point("rollout")
         groups = self.waiting[0]
-        set_rewards(looked_at(options, run.weights), groups)
+        set_rewards({TREE: 1.0} if options.tree else looked_at(options, run.weights), groups)
         folder, bound = run.folder / "data", run.config.data.max_pixels
         with run.processes.failing_alike(WriteError), writing(folder):
             kept = [
@@ -78,7 +84,14 @@ class Filtering(Stage[FilterStage]):
                 for record in keep(run.adapter, options, group)
             ]
         write_part(run, options.name, cursor.step, kept)
-        return self._row(groups, kept) | {"time/step": time.monotonic() - began}
+        row = self._row(groups, kept)
+        if options.tree and not row["filter/finished"] and run.processes.is_main:
+            warnings.warn(
+                f"stage {options.name!r}: no path of step {cursor.step + 1} is finished, so that each step is worth 0; "
+                "the policy has to end its answers, or raise tree.depth and tree.step_tokens",
+                stacklevel=2,
+            )
+        return row | {"time/step": time.monotonic() - began}
 
     def _collected(self) -> list[Group]:
         """This process's groups of the step, sampled and scored."""
@@ -87,10 +100,15 @@ class Filtering(Stage[FilterStage]):
         first = cursor.step * options.groups
         order = cyclic_indices(0, size, size, self.seed)[first : first + options.groups]
         groups = [Group(self.prompts[p], i) for i, p in enumerate(order)]
+        mine, weights = groups[processes.rank :: processes.world], looked_at(options, run.weights)
+        done: list[Group] = []
+        if options.tree:
+            with failing_alike(run), run.sampling():
+                done = labelled(run, options, weights, mine, cursor.step, self.seed, cursor)
+            return done
         with run.sampling():
-            mine = groups[processes.rank :: processes.world]
             done = sampled(run, cursor, mine, options.samples, cursor.step, self.seed)
-        refuse_invalid(run, cursor, done, options.max_invalid, looked_at(options, run.weights))
+        refuse_invalid(run, cursor, done, options.max_invalid, weights)
         return done
 
     def _row(self, groups: Sequence[Group], kept: Sequence[Any]) -> dict[str, Any]:
@@ -98,11 +116,12 @@ class Filtering(Stage[FilterStage]):
         samples = [s for g in groups for s in g.samples]
         valid = [s.reward for s in samples if s.reward is not None]
         count, everyone = processes.total(len(valid)), processes.total(len(samples))
+        share = count / max(everyone, 1)
         self.cursor.samples += int(everyone)
         correct = processes.total(sum(r >= options.correct_at for r in valid))
         return {
             "reward/mean": processes.total(sum(valid)) / count if count else None,
-            "reward/invalid": 1 - count / max(everyone, 1),
+            **({"filter/finished": share} if options.tree else {"reward/invalid": 1 - share}),
             "filter/correct": correct / count if count else None,
             "filter/prompts": processes.total(len(groups)),
             "filter/kept": processes.total(len(kept)),
@@ -134,7 +153,8 @@ class Filtering(Stage[FilterStage]):
 
     def load_own(self, folder: Path) -> None:
         self.waiting = load_queue(folder, self.run.processes.rank, self.run.processes.world, self.prompts)
-        score_new(self.run, [group for groups in self.waiting for group in groups])
+        if not self.options.tree:  # the paths of a tree have scores of their own
+            score_new(self.run, [group for groups in self.waiting for group in groups])
 
 
 # -------------------------------------------------------------------- rules
@@ -152,7 +172,9 @@ def set_rewards(weights: Mapping[str, float], groups: Sequence[Group]) -> None:
 
 
 def keep(adapter: Adapter, options: FilterStage, group: Group) -> list[dict[str, Any]]:
-    """The records of one group; samples without a reward are left out of every rule."""
+    """The records of one group; samples without a reward are left out of every rule but `steps`."""
+    if options.rule == "steps":
+        return list(_steps(adapter, group.samples))
     scored = [(s.reward, s) for s in group.samples if s.reward is not None]
     scored.sort(key=lambda pair: (-pair[0], pair[1].index))
     if not scored:
@@ -206,6 +228,13 @@ def _difficulty(adapter: Adapter, options: FilterStage, scored: Scored) -> Itera
     share, attempts = sum(in_turn) / len(in_turn), (*in_turn, True).index(True) + 1
     if options.low <= share <= options.high and attempts >= options.min_attempts:
         yield {**_record(scored[0][1]), "pass_rate": share, "attempts": attempts}
+
+
+def _steps(adapter: Adapter, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+    """The paths of a tree, with the values of their steps."""
+    for sample in samples:
+        name = f"{sample.prompt.id}/{sample.index}"
+        yield {**_record(sample), **adapter.shown_as(sample), "id": name, **record_of(sample)}
 
 
 def _record(sample: Sample) -> dict[str, Any]:

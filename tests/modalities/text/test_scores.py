@@ -157,15 +157,25 @@ def test_saved_and_loaded_it_gives_the_same_numbers(adapter, tmp_path, train):
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_transformers_reads_the_classifier_and_gives_the_same_numbers(adapter, tmp_path, kind, tied):
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_transformers_reads_the_classifier_and_gives_the_same_numbers(adapter, tmp_path, kind, tied, train):
     """One row alone, and several that are padded: the row's last token is a turn's end, and no padding."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    policy = adapter(build={"kind": kind, "tied": tied}, head=HEAD)
-    policy.save(tmp_path)
-    folder = tmp_path / "classifier"
+    lora = {"train": "lora", "lora": {"rank": 2}} if train == "lora" else {}
+    policy, folder = adapter(build={"kind": kind, "tied": tied}, head=HEAD, **lora), tmp_path / "classifier"
+    if lora:  # which begins as no change
+        base = policy.scores(given(policy)).detach()
+        with torch.no_grad():
+            for name, parameter in policy.trainable_parameters().items():
+                parameter += 0.1 * torch.randn(parameter.shape) * ("lora_" in name)
+        assert not torch.allclose(policy.scores(given(policy)), base, rtol=1e-2)
+        policy.save_classifier(folder)
+    else:
+        policy.save(tmp_path)
     model, told = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-    assert not told["missing_keys"] and model.config.num_labels == 1
+    assert not (told["missing_keys"] or told["unexpected_keys"] - {"lm_head.weight"})
+    assert model.config.num_labels == 1 and model.config.architectures == [type(model).__name__]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.pad_token_id == tokenizer.pad_token_id not in policy.stop_ids
     samples = given(policy)
@@ -185,7 +195,7 @@ def test_the_classifier_takes_no_room_for_weights_twice(adapter, tmp_path):
     assert (tmp_path / "classifier" / "policy.safetensors").samefile(tmp_path / "model.safetensors")
 
 
-def test_a_head_of_lora_has_no_classifier(adapter, tmp_path):
+def test_a_checkpoint_of_lora_is_small_and_has_no_classifier(adapter, tmp_path):
     adapter(head=HEAD, train="lora", lora={"rank": 2}).save(tmp_path)
     assert not (tmp_path / "classifier").exists()
     assert math.isfinite((tmp_path / "head" / "head.safetensors").stat().st_size)
