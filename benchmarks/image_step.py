@@ -35,7 +35,7 @@ from mmrl.config import OptimConfig
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.tiny import build_sd3
+from mmrl.modalities.image.tiny.sd3 import build_sd3
 from mmrl.seeds import seed_of
 from mmrl.training import optim
 from mmrl.training.learner import Learner

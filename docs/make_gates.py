@@ -29,7 +29,11 @@ def coefficients(name: str, ratio: torch.Tensor, sign: float) -> torch.Tensor:
     bounds = {"gate_low": torch.full((len(ratio),), 0.75), "gate_high": torch.full((len(ratio),), 2.0)}
     batch = Batch(torch.zeros(len(ratio), dtype=torch.int64), 1, torch.ones(len(ratio), 1, dtype=torch.bool))
     advantage = torch.full_like(ratio, sign)[:, None]
-    return GATES.bind(Hook(name))(ratio[:, None], advantage, algorithm, batch.having(columns=bounds))[:, 0]
+    # And as if every action were far from the policy that sampled, which dppo asks.
+    far = {"divergence": torch.ones(len(ratio), 1)}
+    return GATES.bind(Hook(name))(ratio[:, None], advantage, algorithm, batch.having(columns=bounds, features=far))[
+        :, 0
+    ]
 
 
 def main() -> None:

@@ -230,6 +230,8 @@ class ActionLogProbs:
     kl: exact KL of the current policy to the reference, per action (differentiable), where one exists.
     logp_reference: log-probability under the reference, for the sampled KL estimators.
     entropy: entropy of the policy at each action (differentiable).
+    divergence: from the policy that sampled to the current one, at each action: for gates that look at it. Without
+        gradient; of Gaussians the KL, a mean over elements.
     """
 
     logp: Tensor
@@ -238,6 +240,21 @@ class ActionLogProbs:
     kl: Tensor | None = None
     logp_reference: Tensor | None = None
     entropy: Tensor | None = None
+    divergence: Tensor | None = None
+
+
+@dataclass
+class Noised:
+    """Samples on their way to noise, and where the policy would go from there; every tensor [b, ...].
+
+    clean: what was sampled, as the policy's own space holds it. noise: standard normal. x: (1 - t) clean + t noise.
+    velocity: the policy's at x and t (differentiable), whose target is noise - clean.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    x: Tensor
+    velocity: Tensor
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ Nothing here imports torch: reading a config, planning and `--help` stay quick.
 """
 
 from mmrl.config.data import DataConfig, RecordFormat
+from mmrl.config.distill import DistillStage
 from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
+from mmrl.config.forward_process import ForwardProcessStage, TimesConfig
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
@@ -18,6 +20,7 @@ from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.roles import FollowConfig, RoleConfig
 from mmrl.config.run import Config
+from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
@@ -28,10 +31,12 @@ __all__ = [
     "ConfigError",
     "CurriculumConfig",
     "DataConfig",
+    "DistillStage",
     "EvalConfig",
     "ExpertConfig",
     "FilterStage",
     "FollowConfig",
+    "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
     "OptimConfig",
@@ -41,8 +46,10 @@ __all__ = [
     "RewardConfig",
     "RewardModelStage",
     "RoleConfig",
+    "SampledStage",
     "SftStage",
     "Stage",
+    "TimesConfig",
     "TreeConfig",
     "is_run",
     "load",

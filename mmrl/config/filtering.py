@@ -16,6 +16,8 @@ from mmrl.strict import When
 # The rule of a filter stage whose result a stage of a kind can take; `rule_for` knows of more.
 TAKES = {
     "grpo": "difficulty",
+    "forward_process": "difficulty",
+    "distill": "difficulty",
     "filter": "difficulty",
     "sft": "rejection",
     "preference": "pairs",

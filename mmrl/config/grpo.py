@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
-from mmrl.config.stage import Stage
+from mmrl.config.grpo_sections import ExpertConfig, TreeConfig
+from mmrl.config.sampled import SampledStage
 from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words
 from mmrl.core.resolving import ALONE, resolve
 from mmrl.strict import When
@@ -22,14 +22,10 @@ def resolve_algorithm(section: Mapping[str, Any]) -> Algorithm:
     return resolve(options.pop("preset", "grpo"), options)
 
 
-class GrpoStage(Stage):
+class GrpoStage(SampledStage):
     """Reinforcement learning with groups of samples per prompt."""
 
     kind: Literal["grpo"] = "grpo"
-    groups: int = Field(8, ge=1, description="Prompts (groups) per step, over all processes.")
-    samples: int = Field(8, ge=1, description="Samples per prompt.")
-    updates: int = Field(1, ge=1, description="Optimizer steps per rollout: groups are split evenly over them.")
-    epochs: int = Field(1, ge=1, description="Passes over the rollout.")
     staleness: int = Field(
         0,
         ge=0,
@@ -43,36 +39,15 @@ class GrpoStage(Stage):
         "auto: replay where the forward is 16-bit and ratios are of whole sequences, whose clip range is often below "
         "what 16 bits round; else sampler.",
     )
-    rollout_chunk: int | None = Field(
-        None,
-        ge=1,
-        description="Groups rolled out together; their rewards run beside the next. null: all at once.",
-    )
     algorithm: dict[str, Any] = Field(
         default_factory=lambda: {"preset": "grpo"},
         description="`preset`, a published algorithm, and any field to change in it (`stages.*.algorithm`, below).",
-    )
-    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig, description="Which prompts come next.")
-    refill: int = Field(
-        1,
-        ge=1,
-        description="Dynamic sampling (DAPO): times that a step is sampled at most, groups whose rewards are all equal "
-        "being replaced by new prompts; 1 never replaces.",
     )
     tree: TreeConfig | None = Field(
         None,
         description="Search a tree for every prompt, whose branchings are the groups (PROPA); null: whole answers.",
     )
-    hints: HintsConfig | None = Field(None, description="Hints for groups that are all wrong (GHPO); null: none.")
     expert: ExpertConfig | None = Field(None, description="Expert mixing (CHORD); null: none.")
-    max_invalid: float = Field(
-        0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
-    )
-    shuffle_rewards: bool = Field(
-        False,
-        description="Control run: rewards are shuffled over the samples, so that nothing can be learned.",
-    )
-
     effects: ClassVar[Mapping[str, When]] = {
         "samples": When(lambda s, _: s.tree is None, "whole answers (`tree: null`); a tree has `children`"),
         "rollout_chunk": WHOLE,
@@ -82,6 +57,14 @@ class GrpoStage(Stage):
         "curriculum.advance_at": WHOLE,
         "curriculum.window": WHOLE,
     }
+
+    @property
+    def searched(self) -> TreeConfig | None:
+        return self.tree
+
+    @property
+    def ahead(self) -> int:
+        return self.staleness
 
     @property
     def resolved(self) -> Algorithm:
@@ -103,15 +86,6 @@ class GrpoStage(Stage):
         others = {"hints": self.hints is not None, "refill": self.refill > 1, "staleness": self.staleness > 0}
         if self.tree and any(others.values()):
             raise ValueError(f"tree goes without {', '.join(name for name, on in others.items() if on)}; leave one out")
-        return self
-
-    @model_validator(mode="after")
-    def _updates_divide_groups(self) -> GrpoStage:
-        if self.groups % self.updates:
-            raise ValueError(
-                f"groups={self.groups} cannot be split evenly over updates={self.updates}; "
-                f"take groups={self.groups // self.updates * self.updates + self.updates} or updates=1"
-            )
         return self
 
     @model_validator(mode="after")

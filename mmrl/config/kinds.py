@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag, create_model
 
+from mmrl.config.distill import DistillStage
 from mmrl.config.filtering import FilterStage
+from mmrl.config.forward_process import ForwardProcessStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.preference import PreferenceStage
 from mmrl.config.reward_model import RewardModelStage
@@ -64,6 +66,8 @@ def _tag(stage: Any) -> str | None:
 
 AnyStage = Annotated[
     Annotated[GrpoStage, Tag("grpo")]
+    | Annotated[ForwardProcessStage, Tag("forward_process")]
+    | Annotated[DistillStage, Tag("distill")]
     | Annotated[SftStage, Tag("sft")]
     | Annotated[PreferenceStage, Tag("preference")]
     | Annotated[RewardModelStage, Tag("reward_model")]

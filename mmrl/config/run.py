@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmrl.config.data import DataConfig
+from mmrl.config.distill import DistillStage
 from mmrl.config.effect import without_effect
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage, rule_for
@@ -19,6 +20,7 @@ from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
+from mmrl.config.sampled import SampledStage
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
 from mmrl.environments.load import load_environment
@@ -104,12 +106,18 @@ class Config(Strict):
         filters: dict[str, FilterStage] = {}
         for stage in self.stages:
             _check_data_from(stage, filters)
-            if isinstance(stage, GrpoStage | FilterStage) and not self.rewards:
+            if isinstance(stage, SampledStage | FilterStage) and not self.rewards:
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
-            if isinstance(stage, GrpoStage | FilterStage) and not (self.data.prompts or stage.data_from):
+            samples = isinstance(stage, SampledStage | FilterStage | DistillStage)
+            if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
-            if isinstance(stage, GrpoStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
-                self.model.actions_per_sample()  # a plan that cannot be made says so here
+            if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
+                actions = self.model.actions_per_sample()  # a plan that cannot be made says so here
+                if actions == 0 and isinstance(stage, GrpoStage):
+                    raise ValueError(
+                        f"stage {stage.name!r} learns from actions, and samples have none that is trained; change "
+                        "model.sampling, or take kind: forward_process"
+                    )
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
             if isinstance(stage, RewardModelStage):

@@ -14,7 +14,11 @@ from mmrl.strict import Strict
 class Stage(Strict):
     """What every stage of training has."""
 
-    kind: str = Field("", description="grpo, sft, preference, reward_model, filter, or your own, `path/file.py:Class`.")
+    kind: str = Field(
+        "",
+        description="grpo, forward_process, distill, sft, preference, reward_model, filter, or your own, "
+        "`path/file.py:Class`.",
+    )
     name: str = Field("", description="Name for overrides and metrics; the kind when empty.")
     steps: int = Field(ge=0, description="Steps of this stage.")
     micro_batch: int = Field(

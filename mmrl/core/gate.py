@@ -196,6 +196,22 @@ def bapo(
     return torch.where(over, 0.0, _clipped(ratio, advantage, low.to(ratio), high.to(ratio)))
 
 
+@GATES.add("dppo", needs=("divergence",), limit=above(0))
+def dppo(
+    ratio: Tensor, advantage: Tensor, algorithm: Algorithm, batch: Batch | None = None, *, limit: float = 1e-5
+) -> Tensor:
+    """The ratio, and 0 where the policy has left the sampler's by a divergence of `limit` and moves on: Flow-DPPO.
+
+    Moving on is r > 1 with A > 0, or r < 1 with A < 0 (arXiv 2606.11025). The bound is on the KL of an action and not
+    on its ratio, whose spread depends on the size of a latent. Reads the feature "divergence", which the replay of an
+    adapter that `provides` it gives. 1e-5 is UniRL's for the mean over elements; Flow-Factory has 1e-6.
+    """
+    if batch is None:
+        raise ValueError("gate 'dppo' reads the batch's feature 'divergence'; give policy_loss the part of Batch.at")
+    onwards = ((advantage > 0) & (ratio > 1)) | ((advantage < 0) & (ratio < 1))
+    return torch.where(onwards & (batch.feature("divergence") >= limit), 0.0, ratio)
+
+
 @GATES.add("none")
 def none(ratio: Tensor, advantage: Tensor, algorithm: Algorithm, batch: Batch | None = None) -> Tensor:
     """The ratio itself: the unclipped importance-weighted surrogate r A."""

@@ -14,6 +14,18 @@ from __future__ import annotations
 
 from typing import Any
 
+# arXiv 2505.05470. The release trains on the samples whose advantage is not 0 (train_sd3.py), and puts some of the
+# others back at random so that its batches come out even, which is not done here.
+FLOW_GRPO: dict[str, Any] = {
+    "advantage": "global_std",
+    "ddof": 0,
+    "std_eps": 1e-4,
+    "clamp": 5.0,
+    "kl_estimator": "exact",
+    "combine": "reward_sum",
+    "drop_zero_variance": True,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # DeepSeekMath, arXiv 2402.03300. std_eps 1e-6 is verl's, TRL and ms-swift have 1e-4.
     "grpo": {},
@@ -53,17 +65,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "aggregate": "prompt_mean",
         "drop_zero_variance": True,
     },
-    # arXiv 2505.05470. The release trains on the samples whose advantage is not 0 (train_sd3.py), and puts some of the
-    # others back at random so that its batches come out even, which is not done here.
-    "flow_grpo": {
-        "advantage": "global_std",
-        "ddof": 0,
-        "std_eps": 1e-4,
-        "clamp": 5.0,
-        "kl_estimator": "exact",
-        "combine": "reward_sum",
-        "drop_zero_variance": True,
-    },
+    "flow_grpo": FLOW_GRPO,
+    # Flow-DPPO, arXiv 2606.11025: the same with a bound on the divergence of each step in the place of the clip.
+    "flow_dppo": {**FLOW_GRPO, "gate": {"name": "dppo", "limit": 1e-5}},
+    # TempFlow-GRPO, arXiv 2508.04324: Flow-GRPO whose steps weigh by their noise. Its scale of 2.25 belongs to SD 3.5;
+    # the other half of it, branches at one step, is how samples are drawn (docs/image.md).
+    "temp_flow": {**FLOW_GRPO, "action_weights": ["noise_level"]},
     # TOPR, arXiv 2503.14286: rewards of +1 and -1 as they are, sum over the actions of a sequence, mean over sequences.
     "topr": {"advantage": "none", "ratio": "product", "gate": {"name": "topr", "cap": 1.0}},
     # TOPR in ROLL's form, per token: mean over a sequence's tokens, then over sequences, its default. It takes its

@@ -51,6 +51,8 @@ def policy_loss(
     term's part of the loss is "term/<name>".
     Raises ValueError where the algorithm needs something that the replay lacks.
     """
+    if batch is not None and replay.divergence is not None:
+        batch = batch.having(features={"divergence": replay.divergence.detach()})
     log_r = _log_ratio(replay, logp_old, mask, algorithm)
     r = ratio(log_r)
     advantages = _inside(advantage[:, None] if advantage.ndim == 1 else advantage, mask)

@@ -101,6 +101,20 @@ def precision_tokens(advantage: Tensor, batch: Batch, *, weight: float = 3.0) ->
     return raw if count == 0 else raw * (count / total).to(raw.dtype)
 
 
+@WEIGHTS.add("noise_level", needs=("std",), scale=above(0))
+def noise_level(advantage: Tensor, batch: Batch, *, scale: float | None = None) -> Tensor:
+    """Actions weigh by the standard deviation of their noise (feature "std"), early steps more: TempFlow-GRPO.
+
+    scale: times it; TempFlow-GRPO (arXiv 2508.04324) has 2.25 for SD 3.5. null keeps the mean weight at 1, over the
+    trained actions of the update.
+    """
+    std = torch.where(batch.mask, batch.feature("std").to(advantage.dtype), 0.0)
+    if scale is not None:
+        return scale * std
+    count, total = batch.reduce(torch.stack([batch.mask.sum().double(), std.double().sum()]), "sum")
+    return std if total == 0 else std * (count / total).to(std.dtype)
+
+
 @MASKS.add("selective_loss", needs=("decision",), certainty="C")
 def selective_loss(advantage: Tensor, batch: Batch) -> Tensor:
     """Drop the action at which the policy decides whether to think (feature "decision" other than 0).

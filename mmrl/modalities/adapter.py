@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmrl.engines.base import Completion
     from mmrl.environments.base import Environment
     from mmrl.media import Media
-    from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice
+    from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
 
 class Unsupported(ValueError):
@@ -49,8 +49,8 @@ class Adapter:
     # Objectives that `supervised_loss` knows.
     objectives: Sequence[str] = ("sft",)
 
-    # What `logprobs` can be asked for besides log-probs: "reference", "entropy". An algorithm that wants what is not in
-    # it is refused.
+    # What `logprobs` can be asked for besides log-probs: "reference", "entropy"; "divergence" says that replays tell
+    # how far the policy is from the one that sampled. An algorithm that wants what is not in it is refused.
     provides: frozenset[str] = frozenset({"reference"})
 
     # Distances of the lower and upper bound of the ratio from 1, where the algorithm gives none. They belong to the
@@ -187,6 +187,38 @@ class Adapter:
         raise Unsupported(
             f"the algorithm needs {', '.join(names)} of every action, and {type(self).__name__} has no `features`; "
             "choose other hooks, or give the adapter that method"
+        )
+
+    # ---------------------------------------------------------------- the forward process, of a flow or diffusion model
+
+    def velocities(
+        self,
+        samples: Sequence[Sample],
+        times: Tensor,
+        seeds: Sequence[int],
+        clean: Tensor | None = None,
+        guidance: float | None = None,
+    ) -> Noised:
+        """Samples of a rollout noised anew, and the policy's velocity there, differentiable; see Noised.
+
+        times: [len(samples)] float32, from 0 (data) to 1 (noise). seeds: of the noise of each, which depends on nothing
+        else: the old policy and the reference are asked at the same places. clean: [len(samples), ...], noised in place
+        of what was stored. guidance: of the velocity, where the model has one; None: as it is trained.
+        Left out: a stage that learns on the forward process is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} noises no samples: a forward_process stage needs its method "
+            "velocities(samples, times, seeds)"
+        )
+
+    def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
+        """What the policy takes for the end of each sample at one of the steps that its sampler went: [len(samples),
+        ...] as `velocities` holds it, differentiable. places: [len(samples)] in [0, 1), from the noisiest step on.
+
+        Left out: a stage that distils is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} makes no samples anew: a distill stage needs its method generated(samples, places)"
         )
 
     # ---------------------------------------------------------------- scores, of a model with a scalar head

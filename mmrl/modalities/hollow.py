@@ -34,6 +34,11 @@ def is_wanted() -> bool:
     return _MODE.get() is not None
 
 
+def is_hollow(module: nn.Module) -> bool:
+    """Whether a module has been filled with tensors that take no memory."""
+    return hasattr(next(module.parameters()), "fake_mode")
+
+
 def skeleton() -> AbstractContextManager[Any]:
     """Around the making of a model: its tensors take no memory where weights are not wanted."""
     return torch.device("meta") if is_wanted() else nullcontext()
@@ -58,3 +63,9 @@ def fill(modules: Iterable[nn.Module]) -> None:
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for held in tables:
             held.update({name: fake(tensor) for name, tensor in held.items() if tensor is not None})
+        # Tables that a module keeps as they are, so that a change of type does not reach them.
+        for name, kept in list(vars(module).items()):
+            if isinstance(kept, Tensor) and kept.is_meta:
+                vars(module)[name] = fake(kept)
+            elif isinstance(kept, list) and kept and all(isinstance(one, Tensor) and one.is_meta for one in kept):
+                vars(module)[name] = [fake(one) for one in kept]

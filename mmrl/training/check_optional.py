@@ -41,6 +41,7 @@ def optional_clauses(
         clause("columns in any order", lambda: _any_order(adapter, samples)),
         clause("the reference stays where it was", lambda: _reference_stays(adapter, samples)),
         clause("entropy", lambda: _entropy(adapter, samples)),
+        clause("divergence", lambda: _divergence(adapter, samples)),
         clause("features", lambda: _features(adapter, samples)),
         clause("given answers", lambda: _given(adapter, samples)),
         clause("supervised loss", lambda: _supervised(adapter, samples, records)),
@@ -106,6 +107,22 @@ def _reference_stays(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool,
     if _largest(away.cpu(), mask) == 0:
         return False, "the policy moved, and its distance to the reference is still 0: look for what is cached"
     return True, "the policy moves, its reference does not"
+
+
+def _divergence(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:
+    if "divergence" not in adapter.provides:
+        return True, "the adapter provides none: a gate that asks for it is refused"
+    columns = all_columns(samples)
+    stored, mask = stored_logp(samples, columns)
+    with torch.no_grad():
+        found = adapter.logprobs(samples, columns).divergence
+    if found is None or found.shape != stored.shape:
+        shape = None if found is None else tuple(found.shape)
+        return False, f"logprobs gives divergence {shape}, expected {tuple(stored.shape)} like `logp`"
+    largest = _largest(found.cpu(), mask)
+    if not 0 <= largest <= _rounding(adapter):
+        return False, f"the divergence is {largest:.1e} before anything was trained: it is from the policy that sampled"
+    return True, f"before anything is trained the divergence is 0 (largest {largest:.1e})"
 
 
 def _entropy(adapter: Adapter, samples: Sequence[Sample]) -> tuple[bool, str]:

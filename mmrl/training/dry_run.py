@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrl.config import Config, ConfigError, FilterStage, GrpoStage
+from mmrl.config import Config, ConfigError, DistillStage, FilterStage, ForwardProcessStage, SampledStage
 from mmrl.config import Stage as StageConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
@@ -125,12 +125,12 @@ def steps_done(config: Config) -> int:
 
 
 def _processes(options: StageConfig, processes: int) -> Iterator[str]:
-    if isinstance(options, GrpoStage | FilterStage) and options.groups < processes:
+    if isinstance(options, SampledStage | FilterStage | DistillStage) and options.groups < processes:
         yield (
             f"warning: stage {options.name}: {options.groups} prompts on {processes} processes: "
             f"{processes - options.groups} of them have nothing to sample; take groups={processes} or more"
         )
-    elif isinstance(options, GrpoStage | FilterStage) and options.groups % processes:
+    elif isinstance(options, SampledStage | FilterStage | DistillStage) and options.groups % processes:
         yield (
             f"stage {options.name}: {options.groups} prompts on {processes} processes: some have "
             f"{-(-options.groups // processes)}, some {options.groups // processes}, and wait for the others"
@@ -153,6 +153,9 @@ def _lengths(adapter: Adapter, prompts: Sequence[Prompt]) -> tuple[list[Prompt],
 
 
 def _micro_batches(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
+    # Of draws, not of actions: their plan lines have counted them.
+    if isinstance(stage.options, ForwardProcessStage | DistillStage):
+        return
     samples, _ = blank_samples(stage, prompts)
     if samples and stage.learners:
         slices = list(stage.run.adapter.slices(samples, stage.options.micro_batch))

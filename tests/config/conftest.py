@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 STAGES: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo", "steps": 2, "groups": 4, "samples": 4, "updates": 2},
+    "forward_process": {"kind": "forward_process", "steps": 2, "groups": 4, "samples": 4},
+    "distill": {"kind": "distill", "steps": 2, "groups": 4},
+    "roles": {"kind": f"{Path(__file__).parents[1] / 'training' / 'three_roles.py'}:Novelty", "steps": 2},
     "sft": {"kind": "sft", "steps": 2},
     "preference": {"kind": "preference", "steps": 2, "pairs": "pairs.jsonl"},
     "reward_model": {"kind": "reward_model", "steps": 2, "pairs": "pairs.jsonl"},

@@ -15,9 +15,12 @@ from mmrl.config import (
     ConfigError,
     CurriculumConfig,
     DataConfig,
+    DistillStage,
     EvalConfig,
     ExpertConfig,
     FilterStage,
+    FollowConfig,
+    ForwardProcessStage,
     GrpoStage,
     HintsConfig,
     OptimConfig,
@@ -25,7 +28,10 @@ from mmrl.config import (
     ReportConfig,
     RewardConfig,
     RewardModelStage,
+    RoleConfig,
+    SampledStage,
     SftStage,
+    TimesConfig,
     TreeConfig,
     load,
 )
@@ -49,6 +55,11 @@ EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
 SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
+FOLLOW = "stages.0.ema.follow"
+PLAIN = f"{FOLLOW}={{decay:0.5}}"
+DPPO = "stages.0.algorithm={preset:flow_dppo}"
+AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
+RISING = "stages.0.old.decay=0.5 stages.0.old.rise=linear"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 STEPS = "stages.0.rule=steps stages.0.tree={}"
 REWARDED = f"{SCALAR} {HELD} rewards=[{{name:a.b}}]"
@@ -142,6 +153,44 @@ CASES = [
     Case(CurriculumConfig, "correct_at", "stages.0.curriculum.correct_at=0.9", "stages.0.curriculum.retire_at=0.5"),
     Case(ExpertConfig, "warmup", "stages.0.expert.warmup=5", "", "stages.0.expert.peak=0"),
     Case(ExpertConfig, "decay", "stages.0.expert.decay=5", "stages.0.expert.peak=0.5"),
+    *(
+        Case(ForwardProcessStage, name, f"stages.0.{name}={value}", more, less, "forward_process")
+        for name, value, more, less in (
+            ("beta", "2", "", AWM),
+            ("saturation", "2", "", AWM),
+            ("weighting", "t", AWM, ""),
+            ("power", "0.5", f"{AWM} stages.0.weighting=ghuber", AWM),
+        )
+    ),
+    *(
+        Case(FollowConfig, name, f"stages.0.old.{name}={value}", more, less, "forward_process")
+        for name, value, more, less in (
+            ("rise", "linear", "stages.0.old.decay=0.5", "stages.0.old.decay=0"),
+            ("start", "0.1", RISING, "stages.0.old.decay=0.5"),
+            ("slope", "0.1", RISING, "stages.0.old.decay=0.5"),
+            ("flat", "7", RISING, "stages.0.old.decay=0.5"),
+        )
+    ),
+    *(
+        Case(TimesConfig, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        for name, more, less in (
+            ("low", "", NORMAL),
+            ("high", "", NORMAL),
+            ("mean", NORMAL, ""),
+            ("std", NORMAL, ""),
+        )
+    ),
+    *(
+        Case(RoleConfig, name, f"stages.0.ema.{name}=2", "stages.0.ema={optim:{}}", "stages.0.ema={}", "roles")
+        for name in ("every", "updates")
+    ),
+    Case(
+        FollowConfig, "rise", "stages.0.ema.follow.rise=average", f"{FOLLOW}={{decay:0.5}}", f"{FOLLOW}={{}}", "roles"
+    ),
+    *(
+        Case(FollowConfig, name, f"{FOLLOW}.{name}={value}", f"{FOLLOW}={{decay:0.5,rise:linear}}", PLAIN, "roles")
+        for name, value in (("start", "0.1"), ("slope", "0.5"), ("flat", "3"))
+    ),
     Case(SftStage, "options", "stages.0.options={a:1}", RECORDS, "", "sft"),
     Case(PreferenceStage, "form", "stages.0.form=ipo", "", BCO, "preference"),
     Case(PreferenceStage, "label_smoothing", "stages.0.label_smoothing=0.1", "", BCO, "preference"),
@@ -205,12 +254,13 @@ CASES = [
         "model.family=sdxl",
         modality="image",
     ),
+    Case(image.ModelConfig, "source_pixels", "model.source_pixels=9", "", "model.family=sd3", modality="image"),
     Case(
         image.ModelConfig,
         "sampling.guidance_gradient",
         "model.sampling.guidance_gradient=both",
         "model.sampling.guidance=3",
-        "model.sampling.guidance=3 model.family=flux",
+        "model.sampling.guidance=3 model.family=flux2",
         modality="image",
     ),
     Case(
@@ -242,6 +292,15 @@ CASES = [
         "model.sampling.guidance_rescale=0.7",
         "model.sampling.guidance=3",
         "model.sampling.guidance=3 model.family=sd3",
+        modality="image",
+    ),
+    Case(image.ModelConfig, "sampling.keep_mean", "model.sampling.keep_mean=true", DPPO, modality="image"),
+    Case(
+        image.ModelConfig,
+        "sampling.keep_mean",
+        "model.sampling.keep_mean=true",
+        DPPO,
+        f"{DPPO} model.sampling.ratio_norm=true",
         modality="image",
     ),
     Case(image.ModelConfig, "sampling.kl_published", "model.sampling.kl_published=true", EXACT, modality="image"),
@@ -312,21 +371,16 @@ ALWAYS: dict[type, set[str]] = {
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
-    GrpoStage: {
-        "kind",
-        "refill",
-        "old_logp",
-        "hints",
-        "groups",
-        "updates",
-        "epochs",
-        "staleness",
-        "algorithm",
-        "tree",
-        "expert",
-        "shuffle_rewards",
-    }
-    | {"curriculum"},
+    SampledStage: {"groups", "updates", "epochs", "curriculum", "refill", "hints", "shuffle_rewards"},
+    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "expert"},
+    ForwardProcessStage: {
+        *("kind", "samples", "rollout_chunk", "max_invalid", "objective", "reference_coef", "draws", "times"),
+        *("same_noise", "old", "algorithm"),
+    },
+    TimesConfig: {"name", "shift"},
+    DistillStage: {"kind", "groups", "samples", "every", "early", "guidance", "times", "fake"},
+    RoleConfig: {"optim", "follow"},
+    FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
     RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},
@@ -461,7 +515,8 @@ def test_a_clip_range_is_taken_by_the_gates_that_change_with_it(config, gate, fi
     ratio = torch.linspace(0.05, 3, 60)[None].repeat(2, 1)
     advantage = torch.ones_like(ratio) * torch.tensor([[1.0], [-1.0]])
     bounds = {"gate_low": torch.tensor([0.5, 0.5]), "gate_high": torch.tensor([2.0, 2.0])}
-    batch = Batch(torch.arange(2), 2, torch.ones_like(ratio, dtype=torch.bool), columns=bounds)
+    far = {"divergence": torch.ones_like(ratio)}
+    batch = Batch(torch.arange(2), 2, torch.ones_like(ratio, dtype=torch.bool), columns=bounds, features=far)
     level = GATE_RATIO.get(gate, "token")
     made = [
         GATES[gate].function(

@@ -101,6 +101,8 @@ def numbers(seed: int = 0) -> Numbers:
             "fisher": gap2 * uniform(N, T),
             "token_class": (uniform(N, T) < 0.3).long(),
             "decision": (uniform(N, T) < 0.2).long(),
+            "std": 0.2 + uniform(N, T),
+            "divergence": 3e-5 * uniform(N, T),
             "segment": torch.where(uniform(N, T) < 0.9, step, -1),
             "step": step.expand(N, T),
             "step_reward": uniform(N, 3).repeat_interleave(3, 1),

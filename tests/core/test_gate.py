@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import full
-from mmrl.core.gate import GATES, clip_flags
+from mmrl.core.gate import GATES, clip_flags, dppo
 from mmrl.core.registry import Hook
 from mmrl.core.resolving import GATE_RATIO
 
@@ -30,11 +30,12 @@ def algorithm(name, **options):
     return Algorithm(gate=hook, ratio=GATE_RATIO.get(name, "token"), clip_low=0.2, clip_high=0.28)
 
 
-def searched(rows, low=0.7, high=1.6):
-    """A micro-batch that carries the bounds that `bapo` looks for."""
+def searched(rows, low=0.7, high=1.6, divergence=1.0):
+    """A micro-batch that carries the bounds that `bapo` looks for, far from the policy that sampled (`dppo`)."""
     column = torch.ones(rows, dtype=torch.float64)
     batch = full(torch.zeros(rows, dtype=torch.int64))
-    return batch.having(columns={"gate_low": low * column, "gate_high": high * column})
+    far = torch.full((rows, 1), divergence, dtype=torch.float64)
+    return batch.having(columns={"gate_low": low * column, "gate_high": high * column}, features={"divergence": far})
 
 
 def c(name, ratio, advantage, **options):
@@ -71,6 +72,7 @@ SURROGATES = {
     "topr": tapered,
     "topr_token": tapered,
     "bapo": lambda r, a: dual(r, a, clipped(r, a, 0.7, 1.6)),
+    "dppo": lambda r, a: clipped(r, a, 1.0, 1.0),  # far away no step further is allowed
     "none": lambda r, a: r * a,
 }
 LOG_RATIOS = torch.linspace(-3, 3, 61, dtype=torch.float64)[:, None]  # no grid point lies on a bound
@@ -128,11 +130,31 @@ def test_hand_values():
         "cispo": ([0.5, 0.9, 1.2, 1.4, 1.5, 1.5], [0.5, 0.9, 1.2, 1.4, 1.5, 1.5]),
         "topr": ([1, 1, 1, 1, 1, 1], [0.5, 0.9, 1.2, 1.2, 1.2, 1.2]),
         "bapo": ([0.5, 0.9, 1.2, 1.4, 0, 0], [0, 0.9, 1.2, 1.4, 0, 0]),
+        "dppo": ([0.5, 0.9, 0, 0, 0, 0], [0, 0, 1.2, 1.4, 4.0, 20.0]),
         "none": ([0.5, 0.9, 1.2, 1.4, 4.0, 20.0], [0.5, 0.9, 1.2, 1.4, 4.0, 20.0]),
     }
     for gate, (positive, negative) in expected.items():
         assert c(gate, r, plus).tolist() == [positive], gate
         assert c(gate, r, minus).tolist() == [negative], gate
+
+
+@pytest.mark.parametrize("divergence", [0.0, 0.9e-5, 1e-5, 1.0])
+def test_dppo_near_the_sampler_lets_every_ratio_through(divergence):
+    """And from its limit on only those that come back; never by their size."""
+    r = torch.tensor([[0.01, 0.999, 1.0, 1.001, 50.0]], dtype=torch.float64)
+    batch = searched(1, divergence=divergence)
+    plus, minus = (dppo(r, sign * torch.ones_like(r), Algorithm(), batch)[0].tolist() for sign in (1.0, -1.0))
+    far = divergence >= 1e-5
+    assert plus == ([0.01, 0.999, 1.0, 0, 0] if far else r[0].tolist())
+    assert minus == ([0, 0, 1.0, 1.001, 50.0] if far else r[0].tolist())
+
+
+def test_dppo_without_a_divergence_says_who_has_to_give_it():
+    r = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="divergence"):
+        dppo(r, r, Algorithm(), full(torch.zeros(1, dtype=torch.int64)))
+    with pytest.raises(ValueError, match=r"Batch\.at"):
+        dppo(r, r, Algorithm())
 
 
 def test_sapo_by_hand():

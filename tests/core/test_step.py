@@ -465,3 +465,19 @@ def test_metrics_by_hand():
     assert all(value.dtype == torch.float64 and not value.requires_grad for value in metrics.values())
     assert expected.keys() >= MAXIMA
     assert expected.keys() | {"kl"} >= PER_ACTION
+
+
+# ------------------------------------------------------------------ how far the policy has moved
+
+
+def test_a_replays_divergence_holds_back_what_moves_on(old, now):
+    """dppo: only actions beyond the limit that move the way A pushes them lose their gradient."""
+    algorithm = Algorithm(gate={"name": "dppo", "limit": 0.5}).with_defaults(0.2, 0.2)
+    far = torch.arange(T) % 2 == 0
+    replay = ActionLogProbs(now, divergence=far.double().expand(B, T))
+    loss, metrics = policy_loss(replay, old, MASK, A, shares(algorithm), algorithm, batch=Batch(GROUP, 2, MASK))
+    onwards = (now > old) == (A[:, None] > 0)
+    held = far & onwards & (A[:, None] != 0) & MASK
+    free = -shares(algorithm) * (now - old).exp() * A[:, None]
+    assert torch.allclose(gradient(loss, now), torch.where(held, 0.0, free).detach())
+    assert metrics["clip/low"] + metrics["clip/high"] == held.sum()

@@ -49,6 +49,7 @@ def random_batch(reduce=local, rows=slice(None)):
         "fisher": fisher(logits, ids),
         "logp": -3 * torch.rand(N, T, generator=g),
         "proxy_logp": -3 * torch.rand(N, T, generator=g),
+        "std": 0.1 + torch.rand(N, T, generator=g),
     }
     mask = torch.rand(N, T, generator=g) > 0.25
     truncated = torch.rand(N, generator=g) > 0.6
@@ -208,6 +209,13 @@ def test_precision_tokens_keep_the_mean_weight(classes, weight):
     got = weight_of("precision_tokens", make({"token_class": [classes]}), weight=weight)
     assert got.sum().item() == pytest.approx(len(classes))
     assert statistics.fmean(got.flatten().tolist()) == pytest.approx(1)
+
+
+def test_noise_level_by_hand():
+    """0.1, 0.3 and 0.2 are trained, mean 0.2; with a scale it is that times the deviation."""
+    batch = make({"std": [[0.1, 0.3], [0.2, 9.0]]}, mask=[[1, 1], [1, 0]])
+    assert weight_of("noise_level", batch)[batch.mask].tolist() == pytest.approx([0.5, 1.5, 1.0])
+    assert weight_of("noise_level", batch, scale=2.25)[batch.mask].tolist() == pytest.approx([0.225, 0.675, 0.45])
 
 
 def test_selective_loss_drops_the_decision_alone():

@@ -43,7 +43,7 @@ def vowels(samples):
 
 
 class Able(Answers):
-    provides = frozenset({"reference", "entropy"})
+    provides = frozenset({"reference", "entropy", "divergence"})
     objectives = ("sft", "sft_phi")
 
     def _logits(self, sample: Sample) -> Tensor:
@@ -55,6 +55,7 @@ class Able(Answers):
         sample = super()._sample(prompt, index, text)
         kept, place = sample.actions.tensors, torch.arange(len(text))
         kept["segment"], kept["decision"] = place // 2, (place == 1).long()
+        kept["std"] = 0.5 / (1 + place)
         kept["logp_sampler"] = sample.actions.logp + 0.3 * (kept["ids"] - 1)
         sample.stop = "done" if text.endswith(".") else "length"
         return sample
@@ -63,6 +64,7 @@ class Able(Answers):
         self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
     ) -> ActionLogProbs:
         found = super().logprobs(samples, columns, reference)
+        found.divergence = (found.logp.detach() - self._by_column("sampled", samples, columns)) ** 2 / 2
         if entropy:
             found.entropy = self._by_column("entropy", samples, columns)
         return found
@@ -74,7 +76,9 @@ class Able(Answers):
     def _by_column(self, name: str, samples: Sequence[Sample], columns: Tensor) -> Tensor:
         def row(sample: Sample) -> Tensor:
             ids = sample.actions.tensors["ids"]
-            if name == "token_class":
+            if name == "sampled":
+                every = sample.actions.logp.double()
+            elif name == "token_class":
                 every = (ids == 0).double()
             elif name == "logp_reference":
                 with self.reference():

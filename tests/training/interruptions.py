@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from able import Able
 from answers import AnswersConfig, make
+from flowing import Flowing
 from safetensors.torch import load_file
 
 import mmrl.training.reports
@@ -52,6 +53,8 @@ TREES = {k: v for k, v in GRPO.items() if k != "samples"} | {  # a tree has chil
 }
 NOVELTY = f"{HERE / 'three_roles.py'}:Novelty"
 FAKE = {"optim": SPAM, "updates": 2, "follow": {"decay": 0.9}}  # trained, and pulled to the policy
+FORWARD = {"kind": "forward_process", "groups": 4, "samples": 4, "updates": 2, "micro_batch": 7, "draws": 2}
+DISTILL = {"kind": "distill", "groups": 4, "samples": 2, "micro_batch": 3, "fake": {"optim": ADAMW, "updates": 2}}
 LOADING_S = 0.02  # what a child takes until it trains, and a little more
 STOPPED = 3  # exit code of a child that saved itself
 
@@ -103,6 +106,11 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
             {"kind": "sft", "batch": 6, "micro_batch": 2},
             {**kept, "rule": "rejection", "correct_at": 0.2},
         ],
+        "nft, ema": [{**FORWARD, "optim": EMA, "steps": 4, "old": {"decay": 0.5, "rise": "linear", "slope": 0.3}}],
+        "awm, reference": [{**FORWARD, "objective": "awm", "reference_coef": 0.1, "epochs": 2}],
+        "dgpo, then nft": [{**FORWARD, "objective": "dgpo"}, {**FORWARD, "name": "two", "steps": 2}],
+        "distill": [{**DISTILL, "optim": EMA}],
+        "distill, then nft": [{**DISTILL, "fake": FAKE, "every": 2}, {**FORWARD, "name": "two", "steps": 2}],
         "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],
         "own kind, three roles": [{"kind": NOVELTY, "steps": 3, "optim": EMA, "fake": FAKE}],
         "roles behind a reference": [{**GRPO, "algorithm": KL, "steps": 2}, {"kind": NOVELTY, "steps": 2}],
@@ -130,7 +138,7 @@ class Case:
             for i, s in enumerate(self.stages)
         ]
         kinds = {s["kind"] for s in stages}
-        samples = bool(kinds & {"grpo", "filter", NOVELTY})
+        samples = bool(kinds & {"grpo", "forward_process", "distill", "filter", NOVELTY})
         supervised = "sft" in kinds or any("expert" in s for s in stages)
         given = str(self.folder / "given.jsonl")
         # A reward model measures the numbers of held-out records, of which there are none.
@@ -151,6 +159,8 @@ class Case:
         held = PROMPTS[:3] if measured else ()
         prompts = PROMPTS if samples else ()
         own = {"adapter": Able(AnswersConfig())} if any("tree" in s for s in stages) else {}
+        if kinds & {"forward_process", "distill"}:
+            own = {"adapter": Flowing(AnswersConfig())}
         return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop, **own)
 
     def left(self, run: str) -> dict[str, Any]:

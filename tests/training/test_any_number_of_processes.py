@@ -17,6 +17,7 @@ import torch
 from able import Able
 from answers import AnswersConfig, make, ranks
 from answers import __file__ as MODALITY
+from flowing import Flowing
 
 from mmrl.config import load
 from mmrl.core.aggregate import AGGREGATIONS
@@ -76,6 +77,11 @@ def other(kind: str, **options: Any) -> dict[str, Any]:
     return made if kind == "filter" else {**made, "optim": {"lr": 0.05, "eps": 1e-3}}
 
 
+def noised(**options: Any) -> dict[str, Any]:
+    """On Flowing; every stage of a run is."""
+    return other("forward_process", **{"groups": 4, "samples": 4, "micro_batch": 7, "draws": 2, **options})
+
+
 KL = {"preset": "grpo", "kl_coef": 0.05}
 KL_IN_REWARD = {**KL, "kl_place": "reward", "kl_estimator": "k1"}
 SECOND = {"name": "second"}
@@ -119,6 +125,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "reward model": ([other("reward_model", batch=3, **GIVEN)], "letters"),
     "reward model of few": ([other("reward_model", batch=1, centre=0.1, objective="ties", **GIVEN)], "letters"),
     "three roles": ([other(NOVELTY, fake=FAKE, name="roles")], "letters"),
+    "nft": ([noised(objective="nft", updates=2), noised(objective="nft", **SECOND)], "letters"),
+    "dgpo of few groups": ([noised(objective="dgpo", groups=2, reference_coef=0.1)], "letters"),
     "filter, then sft": (
         [
             other("filter", groups=3, samples=4, rule="rejection", correct_at=0.2),
@@ -163,7 +171,7 @@ def values(tmp_path: Path, monkeypatch):
     def config(case: str, name: str) -> dict[str, Any]:
         stages, reward = json.loads(json.dumps(CASES[case]).replace("PAIRS", str(tmp_path / "pairs.jsonl")))
         kinds = {stage["kind"] for stage in stages}
-        rewarded = bool(kinds & {"grpo", "filter", NOVELTY})
+        rewarded = bool(kinds & {"grpo", "forward_process", "filter", NOVELTY})
         scored = kinds == {"reward_model"}
         measured = rewarded and "reward_model" not in kinds  # which measures numbers of held-out records
         supervised = any(s["kind"] == "sft" and "data_from" not in s for s in stages) or "expert" in stages[0]
@@ -187,11 +195,15 @@ def values(tmp_path: Path, monkeypatch):
 def run(config: dict[str, Any], world: int = 1, resume: bool = False, stop: bool = False) -> list[Any]:
     """The loops of the ranks of a run, or None for those that were stopped: at the first point that they came to."""
 
+    kind = (
+        Flowing if config["stages"][0]["kind"] == "forward_process" else Able if "tree" in config["stages"][0] else None
+    )
+
     def work(processes: Processes | None) -> Any:
         loop = make(
             config,
             PROMPTS,
-            adapter=Able(AnswersConfig()) if "tree" in config["stages"][0] else None,
+            adapter=kind(AnswersConfig()) if kind else None,
             eval_prompts=HELD_OUT if "eval_prompts" in config["data"] else (),
             records=records(config),
             should_stop=lambda point: stop and (world == 1 or point != "micro"),

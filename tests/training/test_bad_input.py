@@ -471,3 +471,20 @@ def test_a_kl_without_a_reference_is_refused(tmp_path, takes, place, told):
     trainer = make(config, [Prompt(str(i), "x" * (1 + i)) for i in range(4)], adapter=Alone(AnswersConfig()))
     with pytest.raises(ValueError, match=told):
         trainer.train()
+
+
+def test_a_gate_that_looks_at_a_divergence_wants_an_adapter_that_tells_it(tmp_path):
+    from answers import Answers, AnswersConfig, make
+
+    from mmrl.types import Prompt
+
+    (tmp_path / "letters.py").write_text("def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n")
+    config = {
+        "out": str(tmp_path),
+        "data": {"prompts": "unused.txt"},
+        "rewards": [{"name": f"{tmp_path / 'letters.py'}:a"}],
+        "stages": [{"kind": "grpo", "steps": 1, "algorithm": {"preset": "flow_dppo"}}],
+    }
+    trainer = make(config, [Prompt("p", "x")], adapter=Answers(AnswersConfig()))
+    with pytest.raises(ConfigError, match=r"gate='dppo' asks how far .* Answers does not provide the divergence"):
+        trainer.train()

@@ -143,6 +143,22 @@ class Objects(Able):
         return {"table": self.table}
 
 
+class FromTheReference(Able):
+    """Says how far it is from somewhere else."""
+
+    def logprobs(self, samples, columns, **options):
+        found = super().logprobs(samples, columns, **options)
+        found.divergence = found.divergence + 0.5
+        return found
+
+
+class NoDivergence(Able):
+    def logprobs(self, samples, columns, **options):
+        found = super().logprobs(samples, columns, **options)
+        found.divergence = None
+        return found
+
+
 BROKEN = [
     (Unstorable, "artifacts can be stored", "SimpleNamespace"),
     (SlicesNothing, "no samples make no micro-batch", "1 micro-batches"),
@@ -155,6 +171,8 @@ BROKEN = [
     (StuckReference, "the reference stays where it was", "the reference moved by"),
     (DetachedEntropy, "entropy", "differentiable"),
     (NoEntropy, "entropy", "gives entropy None"),
+    (FromTheReference, "divergence", "is 5.0e-01 before anything was trained"),
+    (NoDivergence, "divergence", "gives divergence None, expected (12, 5) like `logp`"),
     (OldFeatures, "features", "feature logp is off by 1.0e+00"),
     (SummedFeatures, "features", "feature entropy is (12,), expected (12, 5)"),
     (Shouting, "given answers", "completion(given("),

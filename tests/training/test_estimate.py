@@ -118,7 +118,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "image, LoRA": ("image", {"path": "share://assets/image-tiny", "train": "lora", "dtype": "bfloat16"}),
     **{
         f"image, {family}": ("image", {"path": "b", "family": family, "build": {"corpus": ["a dot"]}})
-        for family in ("flux", "sd", "sdxl")
+        for family in ("flux", "sd", "sdxl", "z_image", "qwen_image", "flux2", "flux2_klein", "sana")
     },
 }
 

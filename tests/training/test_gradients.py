@@ -21,7 +21,7 @@ OVER_SEQUENCES = {"gspo", "gspo_token", "topr", "rloo", "eapo", "trpa"}
 
 
 def section(preset, **fields):
-    if preset == "flow_grpo" and fields.get("kl_coef"):
+    if PRESETS[preset].get("kl_estimator") == "exact" and fields.get("kl_coef"):
         fields["kl_estimator"] = "k3"  # a table of letters has no exact KL to give
     return {"preset": preset, **NEEDED.get(preset, {}), **fields}
 
@@ -115,7 +115,7 @@ def test_groups_that_are_dropped_leave_denominators_and_kl_and_only_where_it_is_
 
 # Where the published form leaves groups without signal out: DAPO samples others instead, and what is built on it too;
 # ScaleRL, UI-S1 and the release of Flow-GRPO filter.
-WITHOUT_SILENT = {"dapo", "top_entropy", "scalerl", "ui_s1", "flow_grpo"}
+WITHOUT_SILENT = {"dapo", "top_entropy", "scalerl", "ui_s1", "flow_grpo", "flow_dppo", "temp_flow"}
 
 
 @each

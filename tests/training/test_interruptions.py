@@ -13,8 +13,11 @@ SHORT = [
     "sft, then trees",
     "sft, then filter",
     "filter of steps, then reward model",
+    "nft, ema",
+    "dgpo, then nft",
     "own kind, two learners",
     "own kind, three roles",
+    "distill, then nft",
     # Stopped and resumed at every point in test_any_number_of_processes.py, too.
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("hints", "expert", "mpo")),
 ]

@@ -8,8 +8,17 @@ from functools import cache
 import pytest
 from able import PROMPTS, Able, able, values
 from answers import AnswersConfig
+from flowing import Flowing
 
-from mmrl.config import FilterStage, GrpoStage, PreferenceStage, RewardModelStage, SftStage
+from mmrl.config import (
+    FilterStage,
+    ForwardProcessStage,
+    GrpoStage,
+    PreferenceStage,
+    RewardModelStage,
+    SftStage,
+    TimesConfig,
+)
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.training.rollouts.sampling import RewardFailure
@@ -76,6 +85,31 @@ GRPO = {
     "expert": ({}, EXPERT),
     "max_invalid": ({"rewards": "some"}, 0.5),
     "shuffle_rewards": ({}, True),
+}
+AWM = {"objective": "awm"}
+FORWARD = {
+    **{name: GRPO[name] for name in ("name", "steps", "optim", "groups", "samples", "updates", "epochs", "curriculum")},
+    **{name: GRPO[name] for name in ("hints", "max_invalid", "shuffle_rewards")},
+    "refill": ({"samples": 2}, 3),
+    "algorithm": ({}, {"preset": "grpo"}),
+    "objective": ({}, "dgpo"),
+    "beta": ({"updates": 2}, 0.5),
+    "saturation": ({}, 0.5),
+    "weighting": (AWM, "t"),
+    "power": ({**AWM, "weighting": "ghuber"}, 0.5),
+    "reference_coef": ({}, 0.5),
+    "draws": ({}, 2),
+    "times": ({}, {"shift": 3.0}),
+    "same_noise": ({}, True),
+    "old": ({}, {"decay": 0.9}),
+}
+TIMES = {
+    "name": ({}, "logit_normal"),
+    "low": ({}, 0.5),
+    "high": ({}, 0.5),
+    "mean": ({"name": "logit_normal"}, 1.0),
+    "std": ({"name": "logit_normal"}, 0.5),
+    "shift": ({}, 3.0),
 }
 CURRICULUM = {
     "order": ({"order": "sorted", "column": "hard"}, "mixed"),
@@ -182,12 +216,16 @@ SECTIONS = {
     "expert": (ExpertConfig, EXPERTS, "expert"),
     "tree": (TreeConfig, TREES, "tree"),
     "optim": (OptimConfig, OPTIM, "optim"),
+    "forward_process": (ForwardProcessStage, FORWARD, None),
+    "times": (TimesConfig, TIMES, "times"),
     "sft": (SftStage, SFT, None),
     "preference": (PreferenceStage, PREFERENCE, None),
     "reward_model": (RewardModelStage, SCALAR, None),
     "filter": (FilterStage, FILTERS, None),
 }
+NOISED = {"kind": "forward_process", "steps": 3, "groups": 4, "samples": 4, "optim": {"lr": 0.05}}
 KINDS = {
+    **dict.fromkeys(("forward_process", "times"), NOISED),
     "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
     "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
     "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
@@ -250,7 +288,8 @@ def result(tmp_path_factory):
         out.mkdir(exist_ok=True)
         given = {} if stage["kind"] == "reward_model" else {"rewards": rewards, "data": data}
         config = values(out, stage, **given)
-        loop = able(config, prompts, adapter=Able(AnswersConfig()), records=Records())
+        made = Flowing if stage["kind"] == "forward_process" else Able
+        loop = able(config, prompts, adapter=made(AnswersConfig()), records=Records())
         ended = "done"
         try:
             loop.train()
@@ -259,7 +298,8 @@ def result(tmp_path_factory):
         rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in loop.rows]
         spread = loop.adapter.score_notes.get("std")
         kept = {p.name: p.read_text() for p in sorted((out / "run" / "data").glob("*.jsonl"))}
-        return str(loop.adapter.table.detach().flatten().tolist()), str(rows), str(kept), ended, spread
+        weights = [p.detach().flatten().tolist() for p in loop.adapter.trainable_parameters().values()]
+        return str(weights), str(rows), str(kept), ended, spread
 
     return run
 

@@ -1,43 +1,44 @@
-"""The image adapter: text-to-image diffusion and flow models. An action is one trained denoising step."""
+"""The image adapter: diffusion and flow models that draw. An action is one trained denoising step."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
-from mmrl.modalities.image import lora
+from mmrl.modalities.image import lora, replay
 from mmrl.modalities.image.conditions import Conditions
-from mmrl.modalities.image.config import COMPONENTS, ModelConfig
-from mmrl.modalities.image.families.base import Condition, Schedule
-from mmrl.modalities.image.kernels import Transition, ratio_norm, sample
+from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.families.asked import Asked
+from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.loading import load_family, note_float32
-from mmrl.modalities.image.pixels import to_pictures
+from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
+from mmrl.modalities.image.sampling import Noise, Run, Sampler
+from mmrl.modalities.image.sources import Sources, refs
+from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
-from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
+from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
-# What the VAE's config says of its latents, which a stage that trains it sets anew.
-LATENTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+# Pixels of a picture that a prompt shows, where the run names no bound.
+MAX_PIXELS = 50_000_000
 
 
 class ImageAdapter(Adapter):
     """A diffusers pipeline as a policy over denoising steps.
 
-    Trajectories store, per trained step, the latents before and after it (float32) and the step's index; under
-    guidance also the unconditional output, which a replay with the same weights need not compute again.
+    Trajectories store, per trained step, the latents before and after it (float32), the step's index and the standard
+    deviation of its noise; under guidance also the unconditional output, which a replay with the same weights need not
+    compute again. Those of a plan that trains no step store the picture's latent.
     Prompt embeddings are made once per prompt and kept; the schedule is recomputed from the config.
     """
 
@@ -55,14 +56,22 @@ class ImageAdapter(Adapter):
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size)
+        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked)
+        self._parts = Parts(self.family, config)
+        self._sources = Sources(MAX_PIXELS)
+        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
+        self._replay = replay.Replay(self._sampler, self.reference)
+        self._forward = Forward(self._sampler)
+        if self._sampler.keeps_mean:
+            self.provides = self.provides | {"divergence"}
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
-            self.family.denoiser.enable_gradient_checkpointing()
+            for module in self.family.denoisers.values():
+                module.enable_gradient_checkpointing()
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
-        self._schedule(config.sampling.steps, self.train_size)
-        self._schedule(config.evaluation.steps, self.eval_size)
+        for run in (self._training(None), self._evaluation):
+            self._sampler.schedule(run.steps, run.size)
         self._warned = False
         self.select(None)
         hollow.fill(self.modules().values())
@@ -70,31 +79,13 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- what is trained
 
     def modules(self) -> dict[str, nn.Module]:
-        return {"denoiser": self.family.denoiser, "vae": self.family.vae, **self.family.text_encoders}
+        return self._parts.modules()
 
     def select(self, components: Sequence[str] | None) -> None:
-        """Choose the trained parts: denoiser, text_encoders, vae. The rest is frozen, everything in eval mode.
-
-        Trained weights are float32 and stay so when they are frozen again: rounding them would undo small updates.
-        """
-        chosen = set(self.config.components if components is None else components)
-        if unknown := chosen - set(COMPONENTS):
-            raise Unsupported(f"components: unknown {sorted(unknown)}; known: {', '.join(COMPONENTS)}")
-        if self.config.train == "lora" and chosen != {"denoiser"}:
-            raise Unsupported(f"components: {sorted(chosen)} with model.train lora, which trains the denoiser only")
-        self._chosen = chosen
-        for name, module in self.modules().items():
-            module.eval()  # no dropout: rollout and replay must be the same function
-            part = "text_encoders" if name in self.family.text_encoders else name
-            for key, parameter in module.named_parameters():
-                trained = part in chosen and (self.config.train == "full" or lora.is_lora(key))
-                parameter.requires_grad_(trained)
-                if trained and parameter.dtype != torch.float32:
-                    parameter.data = parameter.data.float()
-        # The weights that a log-probability depends on.
-        self._acting = [p for name, p in self.trainable_parameters().items() if not name.startswith("vae.")]
+        """Choose the trained parts: denoiser, text_encoders, vae. See Parts.select."""
+        self._parts.select(components)
         self._reference = None
-        self._conditions.trained = "text_encoders" in chosen
+        self._conditions.trained = "text_encoders" in self._parts.chosen
         self._forget()
 
     def _forget(self) -> None:
@@ -103,177 +94,87 @@ class ImageAdapter(Adapter):
         self._records.clear()
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{name}.{key}": parameter
-            for name, module in self.modules().items()
-            for key, parameter in module.named_parameters()
-            if parameter.requires_grad
-        }
+        return self._parts.trainable()
 
     def to(self, device: torch.device) -> None:
         self.family.pipeline.to(device)
 
-    # ---------------------------------------------------------------- sizes and schedules
+    # ---------------------------------------------------------------- how it samples
 
     def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         pair = self.family.native_size() if size is None else (size, size) if isinstance(size, int) else size
         self.family.check_size(pair)
         return pair
 
-    def _unconditional(self, n: int, guidance: float, size: tuple[int, int]) -> Condition | None:
-        """Embeddings of the negative prompt, or None where the output is the conditional one: at 1 and below, as in
-        diffusers, and where guidance is an input of the denoiser."""
-        if guidance <= 1.0 or self.family.guidance_embeds:
-            return None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.policy.both_branches):
-            empty = self._conditions([self.config.sampling.negative_prompt], size)
-        return {key: value.expand(n, *value.shape[1:]) for key, value in empty.items()}
-
-    @lru_cache(maxsize=8)  # noqa: B019  one adapter lives as long as the process
-    def _schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
-        return self.family.schedule(steps, size)
-
-    # ---------------------------------------------------------------- sampling
-
     def plan(self, step: int, seed: int) -> StepPlan:
         options = dict(self.config.sampling.plan)
         return make_plan(options.pop("name", "full"), self.config.sampling.steps, step, seed, **options)
 
+    def _training(self, plan: StepPlan | None) -> Run:
+        return Run(self.config.sampling.steps, self.policy.guidance, self.train_size, plan)
+
+    @property
+    def _evaluation(self) -> Run:
+        return Run(self.config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
+
+    # ---------------------------------------------------------------- prompts
+
     def usable(self, prompt: Prompt) -> str | None:
-        """All are but those that show pictures or videos; warns, once, where no text encoder reads the end of one."""
-        if prompt.record.get("images") and IMAGE in prompt.text:
-            return "shows pictures, which this modality does not read"
+        """Why its pictures do not fit the family, or None; warns, once, where no text encoder reads the end of a
+        text."""
+        problem = self._unfit(prompt)
+        if problem is None:
+            self._warn(prompt)
+        return problem
+
+    def _unfit(self, prompt: Prompt) -> str | None:
+        least, most = self.family.pictures
+        shown, name = len(refs(prompt)), self.family.name
+        if most == 0:
+            named = shown > 0 and IMAGE in prompt.text
+            return f"shows pictures, which family {name} does not read" if named else None
+        if not least <= shown <= most:
+            return f"shows {shown} pictures (column images); family {name} takes {least} to {most}"
+        if any(is_video(ref) for ref in refs(prompt)):
+            return f"shows a video, which family {name} does not read"
+        self._sources.bound = self.max_pixels or MAX_PIXELS
+        found = [self.family.picture_problem(size) for size in self._sources.sizes(prompt)]
+        return next((problem for problem in found if problem is not None), None)
+
+    def _warn(self, prompt: Prompt) -> None:
         read = None if self._warned else self.family.unread(prompt.text)
         if read is not None:
             self._warned = True
+            hint = " (model.max_sequence_length)" if self.family.takes_length else ""
             warnings.warn(
                 f"prompt {prompt.id!r:.60} is longer than the {read} tokens that the text encoders read; of it, and of "
-                "others as long, the end is not seen"
-                + ("" if self.family.long_tokenizer is None else " (model.max_sequence_length)"),
-                stacklevel=2,
+                f"others as long, the end is not seen{hint}",
+                stacklevel=3,
             )
-        return None
+
+    def _asked(self, prompt: Prompt) -> Asked:
+        if not self.family.pictures[1]:
+            return Asked(prompt.text)
+        # These pipelines say themselves where a picture stands.
+        return Asked(prompt.text.replace(IMAGE, "").strip(), self._sources(prompt))
+
+    # ---------------------------------------------------------------- sampling
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
         """See Adapter.rollout. The plan of stochastic and trained steps is shared by all groups of a step."""
-        plan = self.plan(step, seed)
-        sampling = self.config.sampling
+        same = self.config.sampling.same_noise
         noise = [
-            _Noise(
-                seed_of(seed, step, g.key, "start" if sampling.same_noise else i, "start"),
-                seed_of(seed, step, g.key, i, "steps"),
-            )
+            Noise(seed_of(seed, step, g.key, "start" if same else i, "start"), seed_of(seed, step, g.key, i, "steps"))
             for g in groups
             for i in range(n)
         ]
-        return self._fill(groups, n, noise, plan, sampling.steps, sampling.guidance, self.train_size)
+        return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """The ODE (or DDIM with eta 0) with the evaluation's steps, guidance and size; no trajectories."""
-        evaluation = self.config.evaluation
-        guidance = self.config.sampling.guidance if evaluation.guidance is None else evaluation.guidance
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
-        noise = [_Noise(seed_of(seed, "eval", g.prompt.id, i), 0) for g in groups for i in range(n)]
-        return self._fill(groups, n, noise, None, evaluation.steps, guidance, self.eval_size)
-
-    @torch.no_grad()
-    def _fill(
-        self,
-        groups: Sequence[Group],
-        n: int,
-        noise: Sequence[_Noise],
-        plan: StepPlan | None,
-        steps: int,
-        guidance: float,
-        size: tuple[int, int],
-    ) -> list[Group]:
-        prompts = [group.prompt for group in groups for _ in range(n)]
-        samples: list[Sample] = []
-        for start in range(0, len(prompts), self.config.rollout_batch):
-            rows = slice(start, start + self.config.rollout_batch)
-            latents, trajectories = self._denoise(prompts[rows], noise[rows], plan, steps, guidance, size)
-            pictures = self._decode(latents, size)
-            samples += [
-                Sample(prompt, (start + i) % n, picture, trajectory)
-                for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
-            ]
-        return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
-
-    def _denoise(
-        self,
-        prompts: Sequence[Prompt],
-        noise: Sequence[_Noise],
-        plan: StepPlan | None,
-        steps: int,
-        guidance: float,
-        size: tuple[int, int],
-    ) -> tuple[Tensor, Sequence[Trajectory | None]]:
-        policy, device = self.policy, self.family.device
-        schedule = self._schedule(steps, size)
-        condition = self._conditions([p.text for p in prompts], size)
-        unconditional = self._unconditional(len(prompts), guidance, size)
-        shape = self.family.latent_shape(size)
-        latents = torch.stack([source.start(shape) for source in noise]).to(device)
-        storing = plan is not None and unconditional is not None and not policy.both_branches
-        tag = self._weights_tag() if storing else None
-        kept: list[dict[str, Tensor]] = []
-        for i in range(steps):
-            index = torch.full((len(prompts),), i, device=device)
-            time = schedule.time[i].float().to(device).expand(len(prompts))
-            output, empty = policy.predict(latents, time, condition, guidance, size, unconditional)
-            stochastic = plan is not None and i in plan.stochastic
-            transition = policy.transition(latents, output, schedule, index, stochastic)
-            if not stochastic:
-                latents = transition.mean.to(policy.storage).float()
-                continue
-            draw = torch.stack([source.next(shape) for source in noise]).to(device)
-            after = sample(transition, draw, policy.storage)
-            if plan is not None and i in plan.trained:
-                kept.append(self._keep(latents, after, transition, index, empty, tag))
-            latents = after
-        return latents, self._trajectories(kept, len(prompts)) if plan else [None] * len(prompts)
-
-    def _keep(
-        self,
-        latents: Tensor,
-        after: Tensor,
-        transition: Transition,
-        index: Tensor,
-        empty: Tensor | None,
-        tag: int | None,
-    ) -> dict[str, Tensor]:
-        stored = {
-            "x": latents,
-            "x_next": after,
-            "step": index,
-            "logp": self.policy.log_prob(after, transition),
-        }
-        if self.config.sampling.ratio_norm:
-            stored["mean"] = transition.mean
-        if tag is not None and empty is not None:
-            stored["unconditional"] = empty
-            stored["weights"] = torch.full_like(index, tag)
-        return {key: value.cpu() for key, value in stored.items()}
-
-    @staticmethod
-    def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
-        columns = {key: torch.stack([step[key] for step in kept], dim=1) for key in kept[0]}
-        logp = columns.pop("logp")
-        return [
-            Trajectory(
-                logp=logp[i].clone(),
-                mask=torch.ones(len(kept), dtype=torch.bool),
-                tensors={key: value[i].clone() for key, value in columns.items()},
-            )
-            for i in range(rows)
-        ]
-
-    @torch.no_grad()
-    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
-        pictures: list[Image] = []
-        for part in latents.split(self.config.decode_batch):
-            pictures += to_pictures(self.family.decode(part, size))
-        return pictures
+        noise = [Noise(seed_of(seed, "eval", g.prompt.id, i), 0) for g in groups for i in range(n)]
+        return self._sampler.fill(groups, n, noise, self._evaluation)
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
@@ -284,106 +185,61 @@ class ImageAdapter(Adapter):
 
     def blank(self, prompt: Prompt) -> Sample:
         """See Adapter.blank: the trained steps of a plan."""
-        trained = self.plan(0, 0).trained
-        names = ("x", "x_next", *(("mean",) if self.config.sampling.ratio_norm else ()))
-        latents = torch.zeros(len(trained), *self.family.latent_shape(self.train_size))
-        tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
-        mask = torch.ones(len(trained), dtype=torch.bool)
-        return Sample(prompt, 0, None, Trajectory(torch.zeros(len(trained)), mask, tensors))
+        return self._sampler.blank(prompt, self._training(self.plan(0, 0)))
 
-    @torch.no_grad()
     def trial(self, samples: Sequence[Sample], n: int) -> None:
-        """See Adapter.trial: a denoising step of the pictures that are denoised together, then those decoded together.
-        Prompts are encoded one by one."""
-        texts = [s.prompt.text for s in samples for _ in range(n)][: self.config.rollout_batch]
-        size, guidance = self.train_size, self.config.sampling.guidance
-        shape = (len(texts), *self.family.latent_shape(size))
-        condition, unconditional = self._conditions(texts, size), self._unconditional(len(texts), guidance, size)
-        time = self._schedule(self.config.sampling.steps, size).time[:1].float().expand(len(texts))
-        output, _ = self.policy.predict(torch.zeros(shape), time, condition, guidance, size, unconditional)
-        self.family.decode(output[: self.config.decode_batch], size)
+        """See Adapter.trial."""
+        self._sampler.trial([s.prompt for s in samples for _ in range(n)], self._training(None))
 
     # ---------------------------------------------------------------- replay
 
     def slices(self, samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
-        """Rows first: all trained steps of a sample stay together unless they alone are over the budget."""
-        if not samples:
-            return
-        columns = torch.arange(len(_trajectories(samples)[0].logp))
-        rows = torch.arange(len(samples))
-        for part in rows.split(max(1, budget // len(columns))):
-            for some in columns.split(min(len(columns), budget)):
-                yield Slice(part, some)
+        """See replay.slices."""
+        return replay.slices(samples, budget)
 
     def logprobs(
         self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
     ) -> ActionLogProbs:
         if entropy:
             raise Unsupported("entropy: that of a denoising step depends on its noise only, not on the policy")
-        if not self._acting:
+        if not self._parts.act:
             raise Unsupported("components: [vae] has no log-probability; train the denoiser or the text_encoders")
-        policy, device, size = self.policy, self.family.device, self.train_size
-        trajectories = _trajectories(samples)
-        b, t = len(samples), len(columns)
+        return self._replay(samples, columns, self._training(None), reference)
 
-        def gather(key: str) -> Tensor:
-            return torch.stack([kept.tensors[key][columns] for kept in trajectories]).flatten(0, 1).to(device)
+    def velocities(
+        self,
+        samples: Sequence[Sample],
+        times: Tensor,
+        seeds: Sequence[int],
+        clean: Tensor | None = None,
+        guidance: float | None = None,
+    ) -> Noised:
+        """See Adapter.velocities, and Forward."""
+        return self._forward(samples, times, seeds, self._acting_run(), clean, guidance)
 
-        schedule = self._schedule(self.config.sampling.steps, size)
-        index, latents, after = gather("step"), gather("x"), gather("x_next")
-        time = schedule.time.to(device)[index].float()
-        texts = [s.prompt.text for s in samples for _ in range(t)]
-        guidance = self.config.sampling.guidance
+    def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
+        """See Adapter.generated, and Forward."""
+        return self._forward.generated(samples, places, self._acting_run())
 
-        def transition() -> Transition:
-            """Of the weights as they are now, text encoders included: the policy's, or the reference's."""
-            empty = gather("unconditional") if self._unconditional_holds(trajectories) else None
-            unconditional = self._unconditional(b * t, guidance, size) if empty is None else None
-            condition = self._conditions(texts, size)
-            output, _ = policy.predict(latents, time, condition, guidance, size, unconditional, empty)
-            return policy.transition(latents, output, schedule, index)
-
-        step = transition()
-        logp = policy.log_prob(after, step)
-        found = ActionLogProbs(logp=logp.view(b, t))
-        if self.config.sampling.ratio_norm:
-            old = torch.stack([kept.logp[columns] for kept in trajectories]).flatten().to(device)
-            log_ratio, weight = ratio_norm(logp, old, step.mean, gather("mean"), step.std, step.dt)
-            found.log_ratio, found.weight = log_ratio.view(b, t), weight.view(b, t)
-        if reference:
-            with torch.no_grad(), self.reference():
-                frozen = transition()
-            found.kl = policy.kl(step, frozen).view(b, t)
-            found.logp_reference = policy.log_prob(after, frozen).view(b, t)
-        return found
-
-    def _unconditional_holds(self, trajectories: Sequence[Trajectory]) -> bool:
-        """Whether all have stored unconditional outputs, and those are of the weights as they are now."""
-        if any("unconditional" not in kept.tensors for kept in trajectories):
-            return False
-        tag = self._weights_tag()
-        return all(bool((kept.tensors["weights"] == tag).all()) for kept in trajectories)
-
-    def _weights_tag(self) -> int:
-        """A number made of the bits of the trained weights that act: an update changes it, as do the reference's;
-        saving and resuming do not."""
-        sums = [p.detach().view(torch.int32).sum() for p in self._acting]
-        return seed_of(*(torch.stack(sums).tolist() if sums else ()))
+    def _acting_run(self) -> Run:
+        if not self._parts.act:
+            raise Unsupported("components: [vae] has no velocity; train the denoiser or the text_encoders")
+        return self._training(self.plan(0, 0))
 
     # ---------------------------------------------------------------- supervised
 
     def record_columns(self, objective: str) -> Sequence[str]:
-        return ("image",)
+        return ("image", "images") if self.family.pictures[0] else ("image",)
 
     def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
         """Mean loss over records {"prompt", "image"}: "sft" (flow matching or denoising), "autoencoder"."""
         if objective not in self.objectives:
             raise ValueError(f"objective {objective!r}: the image adapter knows {', '.join(self.objectives)}")
-        parts = {"vae"} if objective == "autoencoder" else {"denoiser", "text_encoders"}
-        if not parts & self._chosen:
+        trained = {"vae"} if objective == "autoencoder" else {"denoiser", "text_encoders"}
+        if not trained & self._parts.chosen:
             raise Unsupported(
-                f"components: {sorted(self._chosen)} get no gradient from objective {objective}, which trains "
-                f"{' and '.join(sorted(parts))}"
+                f"components: {sorted(self._parts.chosen)} get no gradient from objective {objective}, which trains "
+                f"{' and '.join(sorted(trained))}"
             )
         return getattr(self._records, objective)(records, seed)
 
@@ -396,11 +252,10 @@ class ImageAdapter(Adapter):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights: the latents' scale and shift."""
-        config = self.family.vae.config
-        return {key: config[key] for key in LATENTS if key in config}
+        return self.family.latent_state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.family.vae.register_to_config(**state)
+        self.family.load_latent_state(state)
         self._forget()
 
     def save(self, folder: Path) -> None:
@@ -410,25 +265,3 @@ class ImageAdapter(Adapter):
             note_float32(folder, self.family.pipeline)
         else:
             lora.save(self.family, folder)
-
-
-def _trajectories(samples: Sequence[Sample]) -> list[Trajectory]:
-    """Those of rolled-out samples; evaluation's have none."""
-    kept = [sample.trajectory for sample in samples if sample.trajectory is not None]
-    if len(kept) < len(samples):
-        raise ValueError("a sample has no trajectory: only rollouts can be replayed, not evaluations")
-    return kept
-
-
-class _Noise:
-    """The random numbers of one sample: its first latent, then one draw per stochastic step."""
-
-    def __init__(self, start_seed: int, step_seed: int) -> None:
-        self._start = torch.Generator().manual_seed(start_seed)
-        self._steps = torch.Generator().manual_seed(step_seed)
-
-    def start(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=self._start)
-
-    def next(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=self._steps)

@@ -1,4 +1,4 @@
-"""What the denoiser is told about prompts: embeddings of texts, made once while the text encoders are frozen."""
+"""What the denoiser is told about prompts: rows of each, made once while the text encoders are frozen."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmrl.modalities.image.families.base import Condition, Family
+from mmrl.modalities.image.families.asked import Asked, Condition, Row
+from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.kept import Kept, Tensors
 
 
 class Conditions:
-    """texts, size -> stacked embeddings [len(texts), ...] of the weights as they are now; None is no text at all.
+    """asked, size -> the family's condition of these rows, of the weights as they are now.
 
-    limit: bytes of embeddings of frozen text encoders that are kept on the CPU, in the type that the denoiser computes
-    in; the longest unused are thrown away first, and 0 keeps none. What comes out is the same for every limit.
+    limit: bytes of rows of frozen text encoders that are kept on the CPU, in the type that the denoiser computes in;
+    the longest unused are thrown away first, and 0 keeps none. What comes out is the same for every limit.
     trained: whether the text encoders are; then nothing is kept, and there is a graph where gradients are enabled.
     """
 
@@ -27,44 +28,45 @@ class Conditions:
         self.trained = False
         self._kept: Kept[Tensors] | None = Kept(limit) if limit else None
 
-    def __call__(self, texts: Sequence[str | None], size: tuple[int, int]) -> Condition:
-        unique = sorted(dict.fromkeys(texts), key=lambda text: text is None)
+    def __call__(self, asked: Sequence[Asked], size: tuple[int, int]) -> Condition:
+        unique = sorted(dict.fromkeys(asked), key=lambda one: one.against)
         with self.policy.autocast():
-            found = self._now(unique, size) if self.trained else self._once(unique, size)
-        if unique == list(texts):
-            return found
-        row = {text: i for i, text in enumerate(unique)}
-        rows = torch.tensor([row[text] for text in texts], device=self.family.device)
-        return {key: value.index_select(0, rows) for key, value in found.items()}
+            rows = self._now(unique, size) if self.trained else self._once(unique, size)
+        if len(unique) == 1 and unique[0].against:
+            one = self.family.collate(rows)
+            if all(isinstance(value, Tensor) for value in one.values()):  # it is the same for all: nothing is copied
+                return {key: value.expand(len(asked), *value.shape[1:]) for key, value in one.items()}
+        found = dict(zip(unique, rows, strict=True))
+        return self.family.collate([found[one] for one in asked])
 
     def clear(self) -> None:
         if self._kept is not None:
             self._kept.clear()
 
-    def _now(self, texts: Sequence[str | None], size: tuple[int, int]) -> Condition:
-        """Different texts, None last."""
-        said = [text for text in texts if text is not None]
+    def _now(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        """Of different ones, those that guidance leads away from last."""
+        towards = [one for one in asked if not one.against]
+        against = list(asked[len(towards) :])
         # Which attention kernel runs depends on whether T5's position bias needs a gradient, and kernels round
         # differently: with one of them rollout, replay and reference are the same function.
         with sdpa_kernel(SDPBackend.MATH):
-            parts = [self.family.encode(said, size)] if said else []
-            if len(said) < len(texts):
-                parts.append(self.family.blank(size))
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            rows = self.family.encode(towards, size) if towards else []
+            return rows + (self.family.encode_against(against, size) if against else [])
 
     @torch.no_grad()
-    def _once(self, texts: Sequence[str | None], size: tuple[int, int]) -> Condition:
-        """Each text is encoded alone, so that its embedding does not depend on its neighbours."""
-        rows = [self._one(text, size) for text in texts]
-        return {key: torch.cat([row[key] for row in rows]).to(self.family.device) for key in rows[0]}
+    def _once(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        """Each is encoded alone, so that its row does not depend on its neighbours."""
+        device = self.family.device
+        return [{key: value.to(device) for key, value in self._one(one, size).items()} for one in asked]
 
-    def _one(self, text: str | None, size: tuple[int, int]) -> Tensors:
-        known = self._kept.get((text, size)) if self._kept is not None else None
+    def _one(self, one: Asked, size: tuple[int, int]) -> Row:
+        key = (one.key, size)
+        known = self._kept.get(key) if self._kept is not None else None
         if known is None:
-            made = self.family.blank(size) if text is None else self.family.encode([text], size)
-            known = Tensors({key: self._stored(value) for key, value in made.items()})
+            encode = self.family.encode_against if one.against else self.family.encode
+            known = Tensors({key: self._stored(value) for key, value in encode([one], size)[0].items()})
             if self._kept is not None:
-                self._kept.put((text, size), known)
+                self._kept.put(key, known)
         return known
 
     def _stored(self, value: Tensor) -> Tensor:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmrl.modalities.files import is_local, told
+from mmrl.modalities.image.families import family_class, is_named, unknown
 from mmrl.strict import Strict, When
 
+if TYPE_CHECKING:
+    from mmrl.modalities.image.families.base import Family
+
 Pixels = Annotated[int, Field(ge=1)]
-OF_DIFFUSION = ("sd", "sdxl")  # families that are trained with ddim, not with flows
-OF_FLOWS = ("sd3", "flux")
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
 
 COMPONENTS = ("denoiser", "text_encoders", "vae")
@@ -51,11 +53,11 @@ class SamplingConfig(Strict):
         default_factory=lambda: {"name": "full"},
         description="Which steps are stochastic and trained: `name` and its options (docs/image.md).",
     )
-    guidance: float = Field(
-        1.0,
+    guidance: float | None = Field(
+        None,
         ge=0,
-        description="Classifier-free guidance scale; 1 or less is off, as in diffusers. FLUX dev: its distilled "
-        "guidance value, of which 0 is one.",
+        description="Classifier-free guidance scale in the numbers of the family's pipeline: 1 or less is off, of "
+        "Z-Image 0. FLUX dev: its distilled value, of which 0 is one. null: none, the plain conditional model.",
     )
     guidance_rescale: float = Field(
         0.0,
@@ -82,6 +84,11 @@ class SamplingConfig(Strict):
         description="Over latent elements; null takes the kernel's default, mean. Clip ranges depend on it.",
     )
     ratio_norm: bool = Field(False, description="GRPO-Guard: centred and rescaled log-ratio, loss divided by |dt|.")
+    keep_mean: bool = Field(
+        False,
+        description="Store the mean of each trained step, so that a replay tells how far the policy has moved from it "
+        "(the gate dppo).",
+    )
     kl_published: bool = Field(
         False, description="The KL as Flow-GRPO released it (without |dt|) instead of the exact Gaussian one."
     )
@@ -103,7 +110,10 @@ class ModelConfig(Strict):
 
     path: str = Field(description="A hub id or a folder that diffusers' `from_pretrained` loads; share:// for shipped.")
     revision: str | None = Field(None, description="Hub revision.")
-    family: Literal["auto", "sd3", "flux", "sd", "sdxl"] = Field("auto", description="auto reads the pipeline class.")
+    family: str = Field(
+        "auto",
+        description="auto reads the pipeline class; else a name (docs/image.md), or your own as path/file.py:Class.",
+    )
     build: dict[str, Any] | None = Field(
         None,
         description="Build a tiny untrained pipeline of the family from these numbers instead of loading `path`.",
@@ -119,7 +129,15 @@ class ModelConfig(Strict):
     gradient_checkpointing: bool = Field(
         False, description="Recompute the denoiser's activations in the backward pass: slower, far less memory."
     )
-    max_sequence_length: int | None = Field(None, ge=1, description="T5 tokens of SD3 and FLUX; null: the tokenizer's.")
+    max_sequence_length: int | None = Field(
+        None, ge=1, description="Tokens of a prompt that the longest text encoder reads; null: the family's own number."
+    )
+    source_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="Area, in pixels, to which pictures that prompts show are shrunk; null: as the family's pipeline "
+        "does it, to about a megapixel.",
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     rollout_batch: int = Field(64, ge=1, description="Pictures denoised together.")
@@ -137,33 +155,63 @@ class ModelConfig(Strict):
     effects: ClassVar[Mapping[str, When]] = {
         "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
-        "max_sequence_length": When(lambda s, _: s.family not in OF_DIFFUSION, "a family with T5: sd3, flux"),
+        "max_sequence_length": When(
+            lambda s, _: s.asks(lambda family: family.takes_length), "a family whose prompts have no fixed length"
+        ),
+        "source_pixels": When(
+            lambda s, _: s.asks(lambda family: family.pictures[1] > 0), "a family whose prompts show pictures"
+        ),
         "sampling.guidance_gradient": When(
-            lambda s, _: s.sampling.guidance > 1 and s.family != "flux", "a `guidance` with two branches, above 1"
+            lambda s, _: s.guides(s.sampling.guidance), "a `guidance` with two branches, above 1"
         ),
         "sampling.guidance_rescale": When(
-            lambda s, _: s.is_guided and s.family not in OF_FLOWS, "a `guidance` above 1, and a UNet: sd, sdxl"
+            lambda s, _: s.is_guided and s.asks(lambda family: family.rescales),
+            "a `guidance` above 1, and a UNet: sd, sdxl",
         ),
         "sampling.negative_prompt": When(lambda s, _: s.is_guided, "a `guidance` above 1, in training or evaluation"),
+        "sampling.keep_mean": When(
+            lambda s, run: not s.sampling.ratio_norm and any(_looks_at_means(stage) for stage in run.stages),
+            "a grpo stage with the gate dppo, and no `ratio_norm`, which keeps it anyway",
+        ),
         "sampling.kl_published": When(
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
         ),
         "caption_dropout": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "time_shift": When(
-            lambda s, run: s.family not in OF_DIFFUSION and _supervises(run), "supervised flow matching"
+            lambda s, run: s.asks(lambda family: family.is_flow) and _supervises(run), "supervised flow matching"
         ),
     }
+
+    def asks(self, question: Callable[[type[Family]], bool]) -> bool:
+        """What the class of the family answers; yes where the config does not say which it is."""
+        return self.family == "auto" or question(family_class(self.family))
 
     @property
     def is_ddim(self) -> bool:
         """Whether the transitions are DDIM's, as far as the config says."""
-        return self.sampling.kernel == "ddim" or (self.sampling.kernel is None and self.family in OF_DIFFUSION)
+        if self.sampling.kernel is not None or self.family == "auto":
+            return self.sampling.kernel == "ddim"
+        return family_class(self.family).kernel == "ddim"
+
+    def guides(self, scale: float | None) -> bool:
+        """Whether a forward with this scale has an unconditional branch, as far as the config says."""
+        if scale is None or self.family == "auto":
+            return (scale or 0.0) > 1
+        family = family_class(self.family)
+        return "passes" in family.guidances and scale > family.guidance_off
 
     @property
     def is_guided(self) -> bool:
         """Whether training or evaluation runs an unconditional branch, as far as the config says."""
-        return max(self.sampling.guidance, self.evaluation.guidance or 0.0) > 1
+        return self.guides(self.sampling.guidance) or self.guides(self.evaluation.guidance)
+
+    @field_validator("family")
+    @classmethod
+    def _family(cls, value: str) -> str:
+        if value != "auto" and not is_named(value):
+            raise ValueError(unknown(value))
+        return value
 
     @model_validator(mode="after")
     def _components(self) -> ModelConfig:
@@ -198,7 +246,7 @@ class ModelConfig(Strict):
         return [
             f"model: {self.path}, {self.dtype}, trained: {trained} of {', '.join(self.components)}",
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
-            f"guidance {s.guidance:g}; evaluation: ODE, {e.steps} steps",
+            f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}; evaluation: ODE, {e.steps} steps",
         ]
 
 
@@ -206,6 +254,12 @@ def _supervises(run: Any) -> bool:
     """Whether a stage trains the denoiser on records."""
     parts = [getattr(stage, "expert", None) or stage for stage in run.stages]
     return any(getattr(part, "objective", None) == "sft" for part in parts)
+
+
+def _looks_at_means(stage: Any) -> bool:
+    """Whether the stage's gate asks how far the policy has moved."""
+    algorithm = getattr(stage, "resolved", None)
+    return algorithm is not None and algorithm.gate.name == "dppo"
 
 
 def _in_loss(stage: Any) -> bool:

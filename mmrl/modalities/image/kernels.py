@@ -17,7 +17,7 @@ from torch import Tensor
 from mmrl.near import near, short
 
 Reduction = Literal["mean", "sum"]
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+Prediction = Literal["velocity", "epsilon", "v_prediction", "sample"]  # what a denoiser's output means
 
 # A shifted schedule's first sigma, s / (1 + (s - 1)), may miss 1 by a float32 rounding in either direction.
 _ROUNDING = 1e-6

@@ -13,7 +13,7 @@ import torch
 from mmrl.modalities import hollow
 from mmrl.modalities.files import cached, check_weights, is_local
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families import family_class, family_of
+from mmrl.modalities.image.families import FAMILIES, family_class, family_of
 from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.skeleton import INDEX, left_out, skeleton_pipeline, weighty_parts
 from mmrl.modalities.quiet import quiet
@@ -39,7 +39,7 @@ def load_family(config: ModelConfig) -> Family:
     """
     quiet("diffusers", "transformers")
     if config.build is not None:
-        return family_class(config.family)(_build(config), config.max_sequence_length)
+        return _made(config.family, _build(config), config)
     from diffusers import DiffusionPipeline
 
     local = resolve(config.path)
@@ -66,7 +66,13 @@ def load_family(config: ModelConfig) -> Family:
             **left_out(source, config.revision),
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
-    return family_class(name)(pipeline, config.max_sequence_length)
+    return _made(name, pipeline, config)
+
+
+def _made(name: str, pipeline: Any, config: ModelConfig) -> Family:
+    family = family_class(name)(pipeline, config.max_sequence_length)
+    family.source_pixels = config.source_pixels
+    return family
 
 
 def note_float32(folder: Path, pipeline: Any) -> None:
@@ -97,10 +103,8 @@ def _variant(folder: Path, parts: Sequence[str]) -> str | None:
 
 
 def _build(config: ModelConfig) -> Any:
-    from mmrl.modalities.image.tiny import BUILDERS
-
-    if config.family not in BUILDERS:
-        raise ValueError(f"model.build needs model.family, one of {', '.join(BUILDERS)}; got {config.family!r}")
+    if config.family == "auto":
+        raise ValueError(f"model.build needs model.family, one of {', '.join(FAMILIES)}, or your own")
     options = dict(config.build or {})
     seed = options.pop("seed", 0)
     corpus = options.pop("corpus", ["a picture of a thing"])
@@ -108,4 +112,4 @@ def _build(config: ModelConfig) -> Any:
         corpus = resolve(corpus).read_text(encoding="utf-8").splitlines()
     with torch.random.fork_rng(devices=[]), hollow.skeleton():
         torch.manual_seed(seed)
-        return BUILDERS[config.family](corpus, **options)
+        return family_class(config.family).build(corpus, **options)

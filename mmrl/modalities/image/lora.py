@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmrl.modalities.files import is_local
 from mmrl.modalities.image.config import LoraConfig
@@ -29,7 +30,7 @@ def add(family: Family, config: LoraConfig) -> None:
             source = str(resolve(source))
         family.pipeline.load_lora_weights(source, adapter_name=NAME, use_safetensors=True)
         beside = [name for name, encoder in family.text_encoders.items() if getattr(encoder, "peft_config", None)]
-        if beside or not getattr(family.denoiser, "peft_config", None):
+        if beside or not all(getattr(module, "peft_config", None) for module in family.denoisers.values()):
             found = f"LoRA of {', '.join(beside)}" if beside else "no LoRA of the denoiser"
             raise ValueError(f"model.lora.path {config.path!r} holds {found}; only LoRA of the denoiser is trained")
         return
@@ -39,7 +40,8 @@ def add(family: Family, config: LoraConfig) -> None:
     matrices = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, init_lora_weights="gaussian", target_modules=targets
     )
-    family.denoiser.add_adapter(matrices, adapter_name=NAME)
+    for module in family.denoisers.values():
+        module.add_adapter(matrices, adapter_name=NAME)
 
 
 def is_lora(parameter: str) -> bool:
@@ -51,10 +53,11 @@ def save(family: Family, folder: Path) -> None:
     """Write the matrices so that the pipeline's own `load_lora_weights(folder)` takes them."""
     from peft import get_peft_model_state_dict
 
-    # Without the metadata a reader takes alpha = rank, and with it another scale. Sets have no order of their own.
-    about = family.denoiser.peft_config[NAME].to_dict()
-    written = {
-        f"{family.part}_lora_layers": get_peft_model_state_dict(family.denoiser, adapter_name=NAME),
-        f"{family.part}_lora_adapter_metadata": {k: sorted(v) if isinstance(v, set) else v for k, v in about.items()},
-    }
+    written: dict[str, Any] = {}
+    for name, part in family.policies.items():
+        module = family.denoisers[name]
+        # Without the metadata a reader takes alpha = rank, and with it another scale. Sets have no order of their own.
+        about = {k: sorted(v) if isinstance(v, set) else v for k, v in module.peft_config[NAME].to_dict().items()}
+        written[f"{part}_lora_layers"] = get_peft_model_state_dict(module, adapter_name=NAME)
+        written[f"{part}_lora_adapter_metadata"] = about
     family.pipeline.save_lora_weights(folder, safe_serialization=True, **written)

@@ -120,6 +120,14 @@ def explicit(
     return StepPlan(n_steps, chosen, chosen, allow_last)
 
 
+def random_steps(n_steps: int, step: int, rng: random.Random, *, count: int, allow_last: bool = False) -> StepPlan:
+    """Every step is stochastic; `count` random ones are trained, the last one excepted. Source: UniRL."""
+    candidates = range(_end(n_steps, allow_last))
+    if not 1 <= count <= len(candidates):
+        raise ValueError(f"plan random_steps: cannot train count={count} of the {len(candidates)} trainable steps")
+    return StepPlan(n_steps, tuple(range(n_steps)), tuple(sorted(rng.sample(candidates, count))), allow_last)
+
+
 def sliding(
     n_steps: int,
     step: int,
@@ -135,25 +143,80 @@ def sliding(
     The window is stochastic and trained, the rest ODE. Source: MixGRPO (25 steps, its defaults). There the
     window may shrink against the end; here it returns before, so that every update trains `size` steps.
     """
-    positions = _end(n_steps, allow_last) - size + 1
-    if size < 1 or stride < 1 or every < 1 or positions < 1:
-        raise ValueError(
-            f"plan sliding: size={size}, stride={stride}, every={every} must be at least 1, and the window "
-            f"must fit in the {_end(n_steps, allow_last)} trainable steps of {n_steps}"
-        )
-    starts = range(0, positions, stride)
-    start = starts[(step // every) % len(starts)]
-    window = tuple(range(start, start + size))
-    return StepPlan(n_steps, window, window, allow_last)
+    return _window("sliding", n_steps, step, size, stride, every, lambda start: every, allow_last)
+
+
+def sliding_linear(
+    n_steps: int,
+    step: int,
+    rng: random.Random,
+    *,
+    size: int = 4,
+    stride: int = 1,
+    every: int = 25,
+    least: int | None = None,
+    allow_last: bool = False,
+) -> StepPlan:
+    """`sliding`, whose window stays for fewer updates the later it is: from `every` at step 0 in a line to `least`.
+
+    `least` is of the last trainable step; None takes a quarter of `every`. Source: MixGRPO's decay.
+    """
+    end, lowest = _end(n_steps, allow_last), max(1, every // 4) if least is None else least
+    if not 1 <= lowest <= every:
+        raise ValueError(f"plan sliding_linear: least={lowest} must be from 1 to every={every}")
+
+    def updates(start: int) -> int:
+        return max(lowest, int(every * (1 - start / end) + lowest * start / end))
+
+    return _window("sliding_linear", n_steps, step, size, stride, every, updates, allow_last)
+
+
+def sliding_exponential(
+    n_steps: int,
+    step: int,
+    rng: random.Random,
+    *,
+    size: int = 4,
+    stride: int = 1,
+    every: int = 25,
+    after: int = 13,
+    rate: float = 0.1,
+    allow_last: bool = False,
+) -> StepPlan:
+    """`sliding`, whose window stays for every exp(-rate (start - after)) updates, rounded up, once it is past `after`.
+
+    Source: MixGRPO's exponential decay.
+    """
+    if after < 0 or rate <= 0:
+        raise ValueError(f"plan sliding_exponential: after={after} must be 0 or more and rate={rate} above 0")
+
+    def updates(start: int) -> int:
+        return math.ceil(every * math.exp(-rate * max(0, start - after)))
+
+    return _window("sliding_exponential", n_steps, step, size, stride, every, updates, allow_last)
+
+
+def untrained(n_steps: int, step: int, rng: random.Random, *, stochastic: int = 0) -> StepPlan:
+    """No step is trained: what is stored is the picture's latent, for stages on the forward process.
+
+    The first `stochastic` steps are drawn with noise, the rest are ODE.
+    """
+    if not 0 <= stochastic <= n_steps:
+        raise ValueError(f"plan untrained: stochastic={stochastic} is outside 0..{n_steps}")
+    return StepPlan(n_steps, tuple(range(stochastic)), ())
 
 
 PLANS: dict[str, Callable[..., StepPlan]] = {
     "full": full,
     "first_fraction": first_fraction,
     "random_fraction": random_fraction,
+    "random_steps": random_steps,
     "random_window": random_window,
     "explicit": explicit,
     "sliding": sliding,
+    "sliding_linear": sliding_linear,
+    "sliding_exponential": sliding_exponential,
+    "untrained": untrained,
 }
 
 
@@ -183,6 +246,33 @@ def make_plan(name: str, n_steps: int, step: int, seed: int, **options: Any) -> 
 def _end(n_steps: int, allow_last: bool) -> int:
     """One past the last step that may be trained."""
     return n_steps if allow_last else n_steps - 1
+
+
+def _window(
+    plan: str,
+    n_steps: int,
+    step: int,
+    size: int,
+    stride: int,
+    every: int,
+    updates: Callable[[int], int],
+    allow_last: bool,
+) -> StepPlan:
+    """The window of update `step`, which stays for updates(start) of them; a function of the step alone."""
+    positions = _end(n_steps, allow_last) - size + 1
+    if size < 1 or stride < 1 or every < 1 or positions < 1:
+        raise ValueError(
+            f"plan {plan}: size={size}, stride={stride}, every={every} must be at least 1, and the window "
+            f"must fit in the {_end(n_steps, allow_last)} trainable steps of {n_steps}"
+        )
+    starts = range(0, positions, stride)
+    left = step % sum(updates(start) for start in starts)
+    for start in starts:
+        if left < updates(start):
+            break
+        left -= updates(start)
+    window = tuple(range(start, start + size))
+    return StepPlan(n_steps, window, window, allow_last)
 
 
 def _portion(plan: str, count: int, fraction: float) -> int:

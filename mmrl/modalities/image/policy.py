@@ -9,9 +9,8 @@ from torch import Tensor
 
 from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.base import Condition, Family, Schedule
-from mmrl.modalities.image.families.stable_diffusion import UNetFamily
-from mmrl.modalities.image.guidance import guided
+from mmrl.modalities.image.families.asked import Condition
+from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.kernels import Transition
 
 DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}
@@ -33,6 +32,9 @@ class StepPolicy:
         self.reduction = sampling.logp_reduction or self.spec.reduction
         self.storage: torch.dtype = getattr(torch, sampling.storage)
         self.dtype: torch.dtype = getattr(torch, config.dtype)  # what the forward computes in
+        self.guidance = family.guidance_off if sampling.guidance is None else sampling.guidance
+        evaluation = config.evaluation.guidance
+        self.eval_guidance = self.guidance if evaluation is None else evaluation
         self.both_branches = sampling.guidance_gradient == "both"  # whether the unconditional one gets gradient too
         self._check_options()
 
@@ -49,19 +51,24 @@ class StepPolicy:
                 f"{where}kl_published leaves |dt| out of std = g sqrt(|dt|), which kernel {self.kernel} does not have; "
                 "leave it out"
             )
-        if self.both_branches and (self.sampling.guidance <= 1 or self.family.guidance_embeds):
+        family, scale = self.family, self.guidance
+        if family.guidance == "none" and max(scale, self.eval_guidance) > family.guidance_off:
             raise ValueError(
-                f"{where}guidance_gradient both: guidance {self.sampling.guidance:g} of family {self.family.name} runs "
-                "no unconditional branch; leave it out"
+                f"{where}guidance: this model of family {family.name} is distilled to sample without it; leave it out"
             )
-        if self.sampling.guidance_rescale and self.family.is_flow:
+        if self.both_branches and not family.is_guided(scale):
             raise ValueError(
-                f"{where}guidance_rescale is of the pipelines of sd and sdxl, that of {self.family.name} has none; "
+                f"{where}guidance_gradient both: guidance {scale:g} of family {family.name} runs no unconditional "
+                "branch; leave it out"
+            )
+        if self.sampling.guidance_rescale and not family.rescales:
+            raise ValueError(
+                f"{where}guidance_rescale is of the pipelines of sd and sdxl, that of {family.name} has none; "
                 "leave it out"
             )
-        if self.sampling.negative_prompt is not None and self.family.guidance_embeds:
+        if self.sampling.negative_prompt is not None and family.guidance == "embedded":
             raise ValueError(
-                f"{where}negative_prompt: this model of family {self.family.name} takes its guidance as an input and "
+                f"{where}negative_prompt: this model of family {family.name} takes its guidance as an input and "
                 "runs no unconditional branch; leave it out"
             )
 
@@ -92,16 +99,15 @@ class StepPolicy:
         is left out where its output under these weights is known (`empty`).
         """
         family = self.family
-        if family.guidance_embeds:
-            condition = {**condition, "guidance": torch.full_like(time, guidance)}
+        value = guidance if family.guidance == "embedded" else None
         with self.autocast():
-            output = family.predict(latents, time, condition, size).float()
+            output = family.predict(latents, time, condition, size, value).float()
             if empty is None:
                 if unconditional is None:
                     return output, None
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.both_branches):
                     empty = family.predict(latents, time, unconditional, size).float()
-        return guided(output, empty, guidance, self.sampling.guidance_rescale), empty
+        return family.guide(output, empty, guidance, self.sampling.guidance_rescale), empty
 
     def transition(
         self, latents: Tensor, output: Tensor, schedule: Schedule, steps: Tensor, stochastic: bool = True
@@ -110,7 +116,6 @@ class StepPolicy:
         level = schedule.level.to(latents.device)
         now, after = level[steps].float(), level[steps + 1].float()
         if self.kernel == "ddim":
-            assert isinstance(self.family, UNetFamily)
             eta = self.level if stochastic else 0.0
             return kernels.ddim(latents, output, now, after, eta, self.family.prediction)
         if not stochastic:

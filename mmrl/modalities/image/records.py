@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,17 +11,12 @@ from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.flow import FlowFamily
-from mmrl.modalities.image.families.stable_diffusion import UNetFamily
+from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.pixels import digest, to_pixels
 from mmrl.modalities.image.policy import StepPolicy
-from mmrl.modalities.image.supervised import (
-    autoencoder_loss,
-    denoising_loss,
-    flow_matching_loss,
-    logit_normal_times,
-)
+from mmrl.modalities.image.supervised import autoencoder_loss
 from mmrl.modalities.kept import Kept, Tensors
+from mmrl.types import Prompt
 
 OBJECTIVES = ("sft", "autoencoder")
 
@@ -32,12 +27,20 @@ LIMIT = 1 << 30
 class RecordLosses:
     """Losses of records {"prompt", "image"} at one size; latents of pictures are made once and kept on the CPU."""
 
-    def __init__(self, policy: StepPolicy, conditions: Conditions, config: ModelConfig, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        policy: StepPolicy,
+        conditions: Conditions,
+        config: ModelConfig,
+        size: tuple[int, int],
+        asked: Callable[[Prompt], Asked],
+    ) -> None:
         self.family = policy.family
         self.policy = policy
         self.conditions = conditions
         self.config = config
         self.size = size
+        self.asked = asked
         self._latents: Kept[Tensors] = Kept(LIMIT)
 
     def clear(self) -> None:
@@ -47,29 +50,25 @@ class RecordLosses:
     def autoencoder(self, records: Sequence[dict[str, Any]], seed: int) -> Tensor:
         """Mean loss of reconstruction; the posterior's noise is of `seed`."""
         pixels = self._pixels(records)
-        factor = self.family.pipeline.vae_scale_factor
-        shape = (self.family.vae.config.latent_channels, self.size[0] // factor, self.size[1] // factor)
-        noise = torch.randn((len(records), *shape), generator=torch.Generator().manual_seed(seed))
-        return autoencoder_loss(self.family.vae, pixels, noise.to(pixels))
+        posterior = self.family.posterior(pixels)
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed))
+        return autoencoder_loss(self.family, pixels, posterior, noise.to(pixels))
 
     def sft(self, records: Sequence[dict[str, Any]], seed: int) -> Tensor:
-        """Mean flow-matching loss, or denoising loss of a UNet; noise, times and dropped captions are of `seed`."""
+        """The family's mean supervised loss; noise, times and dropped captions are of `seed`."""
         generator = torch.Generator().manual_seed(seed)
         device = self.family.device
         clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
-        texts = [None if drop else record["prompt"] for record, drop in zip(records, dropped.tolist())]
+        wanted = [self.asked(Prompt(str(record.get("id", "")), record["prompt"], record)) for record in records]
+        asked = [
+            Asked(None, one.pictures, against=True) if drop else one for one, drop in zip(wanted, dropped.tolist())
+        ]
         draws = torch.randn(len(records), generator=generator)
         with self.policy.autocast():
-            condition = self.conditions(texts, self.size)
-            if isinstance(self.family, UNetFamily):
-                return denoising_loss(self.family, clean, noise, torch.special.ndtr(draws), condition, self.size)
-            assert isinstance(self.family, FlowFamily)
-            times = logit_normal_times(draws, self.config.time_shift or self.family.shift()).to(device)
-            t = times.view(-1, *[1] * (clean.ndim - 1))
-            velocity = self.family.predict((1 - t) * clean + t * noise, times * 1000, condition, self.size)
-            return flow_matching_loss(velocity, clean, noise)
+            condition = self.conditions(asked, self.size)
+            return self.family.denoising_loss(clean, noise, draws, condition, self.size, self.config.time_shift)
 
     @torch.no_grad()
     def latent(self, image: Image) -> Tensor:
@@ -86,7 +85,7 @@ class RecordLosses:
     def standardise(self, records: Sequence[dict[str, Any]]) -> None:
         """Set the autoencoder's scale and shift from these records: the denoiser expects latents of unit variance."""
         parts = [records[i : i + self.config.decode_batch] for i in range(0, len(records), self.config.decode_batch)]
-        latents = torch.cat([self.family.vae.encode(self._pixels(part)).latent_dist.mean for part in parts])
+        latents = torch.cat([self.family.vae_latents(self._pixels(part)) for part in parts])
         self.family.standardise(latents)
         self.clear()
 

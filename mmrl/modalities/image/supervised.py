@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mmrl.modalities.image.families.base import Condition
-    from mmrl.modalities.image.families.stable_diffusion import UNetFamily
+from mmrl.core.flow_match import shifted
 
 
-def autoencoder_loss(vae: Any, pixels: Tensor, noise: Tensor, kl_weight: float = 1e-3) -> Tensor:
+class Denoiser(Protocol):
+    """What the loss of discrete-time diffusion asks of a model."""
+
+    prediction: Any
+
+    def alphas_cumprod(self) -> Tensor: ...
+
+    def predict(self, latents: Tensor, time: Tensor, condition: Any, size: tuple[int, int]) -> Tensor: ...
+
+
+class Autoencoder(Protocol):
+    def reconstruct(self, latents: Tensor) -> Tensor: ...
+
+
+def autoencoder_loss(
+    vae: Autoencoder, pixels: Tensor, posterior: Any, noise: Tensor, kl_weight: float = 1e-3
+) -> Tensor:
     """Reconstruction of `pixels` [B, 3, H, W] in [-1, 1] plus a weak KL of the latents to N(0, 1).
 
-    `noise` [B, C, h, w] is the standard normal draw of the reparametrised posterior. L1 keeps edges crisp, L2
-    keeps colours right; both are means over elements. Source: Kingma & Welling 2013, weights ours.
+    posterior: of these pixels, with mean, std, var and logvar. `noise`, of the mean's shape, is the standard normal
+    draw of the reparametrised posterior. L1 keeps edges crisp, L2 keeps colours right; both are means over elements.
+    Source: Kingma & Welling 2013, weights ours.
     """
-    posterior = vae.encode(pixels).latent_dist
-    decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+    decoded = vae.reconstruct(posterior.mean + posterior.std * noise)
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
     return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + kl_weight * kl
 
@@ -38,16 +52,15 @@ def logit_normal_times(normal: Tensor, shift: float = 1.0) -> Tensor:
 
     t = s u / (1 + (s - 1) u), u = sigmoid(normal). Source: Esser et al. 2024, eq. 19 and 23.
     """
-    u = torch.sigmoid(normal)
-    return shift * u / (1 + (shift - 1) * u)
+    return shifted(torch.sigmoid(normal), shift)
 
 
 def denoising_loss(
-    family: UNetFamily,
+    family: Denoiser,
     clean: Tensor,
     noise: Tensor,
     uniform: Tensor,
-    condition: Condition,
+    condition: Any,
     size: tuple[int, int],
 ) -> Tensor:
     """The denoising loss of SD 1.5 and SDXL: epsilon, v or sample prediction at uniform timesteps.

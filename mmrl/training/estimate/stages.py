@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mmrl.config import FilterStage, GrpoStage
+from mmrl.config import DistillStage, FilterStage, SampledStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
@@ -23,6 +23,8 @@ from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
 from mmrl.training.scoring import rows_of
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.distill import Distill
+from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference, given_samples
 from mmrl.training.stages.reward_model import RewardModel
@@ -78,9 +80,9 @@ def held_sizes(stage: Stage[Any]) -> Sizes:
 def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sample], int]:
     """(samples as long as they get, prompt by prompt; how many of a prompt) of one process's share of an update."""
     options, run = stage.options, stage.run
-    if not isinstance(options, GrpoStage | FilterStage):
+    if not isinstance(options, SampledStage | FilterStage | DistillStage):
         return [], 1
-    n, updates = options.samples, options.updates if isinstance(options, GrpoStage) else 1
+    n, updates = options.samples, options.updates if isinstance(options, SampledStage) else 1
     groups = -(-options.groups // run.processes.world)
     found: list[Sample] = []
     for number in range(groups):
@@ -92,7 +94,7 @@ def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sa
 
 
 def _samples(stage: Stage[Any]) -> bool:
-    return isinstance(stage.options, GrpoStage | FilterStage)
+    return isinstance(stage.options, SampledStage | FilterStage | DistillStage)
 
 
 # -------------------------------------------------------------------- the work of an update
@@ -107,6 +109,12 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
             expert = stage.options.expert
             records = stage.run.data.records.batch(0, expert.batch, 0)
             _supervised(stage.run.adapter, records, expert.objective, expert.micro_batch)
+    elif isinstance(stage, ForwardProcess):
+        if samples:
+            _noised(stage, samples)
+    elif isinstance(stage, Distill):
+        if samples:
+            _distilled(stage, samples)
     elif isinstance(stage, Sft):
         options = stage.options
         records = stage.records.batch(0, options.batch, 0)
@@ -150,6 +158,28 @@ def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample])
     for part in gradient(adapter, update, [fullest] * min(2, len(slices)), on_replay=on_replay):
         if not math.isfinite(part.loss):  # then there was no backward
             raise ValueError(f"the loss of tensors without numbers is {part.loss}")
+
+
+def _noised(stage: ForwardProcess, samples: Sequence[Sample]) -> None:
+    """The fullest micro-batch, beside the old policy's and the reference's forward of it, which have no graph."""
+    evaluations = len(samples) * stage.options.draws
+    some = [samples[i % len(samples)] for i in range(min(stage.options.micro_batch, evaluations))]
+    for _ in range(min(2, -(-evaluations // len(some)))):
+        found = stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
+        with torch.no_grad():
+            stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
+        found.velocity.square().mean().backward()
+
+
+def _distilled(stage: Distill, samples: Sequence[Sample]) -> None:
+    """The fullest micro-batch of the policy's update: the teacher's forward stands beside the graph of its samples."""
+    some, adapter = samples[: stage.options.micro_batch], stage.run.adapter
+    times, seeds = torch.full((len(some),), 0.5), [0] * len(some)
+    for _ in range(min(2, -(-len(samples) // len(some)))):
+        clean = adapter.generated(some, torch.zeros(len(some)))
+        with torch.no_grad():
+            adapter.velocities(some, times, seeds, clean=clean.detach(), guidance=stage.options.guidance)
+        clean.square().mean().backward()
 
 
 def _cut(adapter: Adapter, samples: Sequence[Sample], part: Slice) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmrl.config import ConfigError, GrpoStage, HintsConfig
+from mmrl.config import ConfigError, GrpoStage, HintsConfig, SampledStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
@@ -29,14 +29,14 @@ class Collector:
     """Makes the rollouts of a stage, one step at a time, and tells the curriculum how they were answered."""
 
     def __init__(
-        self, run: Run, options: GrpoStage, algorithm: Algorithm, prompts: Sequence[Prompt], cursor: Cursor
+        self, run: Run, options: SampledStage, algorithm: Algorithm, prompts: Sequence[Prompt], cursor: Cursor
     ) -> None:
         self.run, self.options, self.algorithm, self.cursor = run, options, algorithm, cursor
         self.prompts = list(prompts)
         self.seed = seed_of(run.seed, options.name)
         self.curriculum = made_curriculum(self.prompts, options)
         # One update right behind its rollout has the replay for nothing: it is what it differentiates.
-        once = options.updates * options.epochs == 1 and options.staleness == 0 and algorithm.correction is None
+        once = options.updates * options.epochs == 1 and options.ahead == 0 and algorithm.correction is None
         self._replays = options.replays_old(run.adapter.precision != torch.float32) and not once
 
     def collect(self, step: int) -> list[Group]:
@@ -49,7 +49,7 @@ class Collector:
         """
         before = self.curriculum.state()
         try:
-            groups = self._trees(step) if self.options.tree else self._answers(step)
+            groups = self._trees(step) if self.options.searched else self._answers(step)
         except BaseException:
             self.curriculum.load(before)
             raise
@@ -66,6 +66,7 @@ class Collector:
     def _trees(self, step: int) -> list[Group]:
         questions = self._next(step, range(self.options.groups), Counter())
         groups: list[Group] = []
+        assert isinstance(self.options, GrpoStage)  # no other searches
         with failing_alike(self.run):
             groups = branched(self.run, self.options, self._mine(questions), step, self.seed, self.cursor)
         return groups
@@ -140,7 +141,7 @@ class Collector:
         return [int(i) for i in torch.nonzero(self.run.processes.reduce(flags, "max")).flatten()]
 
 
-def made_curriculum(prompts: Sequence[Prompt], options: GrpoStage) -> Curriculum:
+def made_curriculum(prompts: Sequence[Prompt], options: SampledStage) -> Curriculum:
     """The stage's order of prompts, at its beginning."""
     section = options.curriculum
     return Curriculum(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl.config import GrpoStage
+from mmrl.config import SampledStage
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.collecting import KL, Collector
 from mmrl.training.rollouts.curriculum import AllRetired
@@ -22,7 +22,7 @@ class Rollouts:
     exhausted: whether every prompt has retired, so that no step can follow.
     """
 
-    def __init__(self, run: Run, options: GrpoStage, cursor: Cursor, collector: Collector) -> None:
+    def __init__(self, run: Run, options: SampledStage, cursor: Cursor, collector: Collector) -> None:
         self.run, self.options, self.cursor, self.collector = run, options, cursor, collector
         self.queue: list[list[Group]] = []
         self.exhausted = False
@@ -30,7 +30,7 @@ class Rollouts:
     @property
     def n_groups(self) -> int:
         """Groups that a step can have, over all processes: every iteration of a tree branches once at most."""
-        tree = self.options.tree
+        tree = self.options.searched
         return self.options.groups * (tree.iterations if tree else 1)
 
     def next(self) -> list[Group]:
@@ -47,13 +47,13 @@ class Rollouts:
         self.exhausted = not self.queue and self.collector.curriculum.exhausted
 
     def _fill(self) -> bool:
-        """Sample until the step's rollout, and those of the next `staleness` steps, wait; returns whether any was.
+        """Sample until the step's rollout, and those of the next `ahead` steps, wait; returns whether any was.
 
         The first step fills the queue with the weights that it starts from, every later one adds the rollout for
-        `staleness` steps later, and nothing is sampled that no step would use.
+        `ahead` steps later, and nothing is sampled that no step would use.
         """
         step, options = self.cursor.step, self.options
-        wanted = min(options.staleness + 1, options.steps - step)
+        wanted = min(options.ahead + 1, options.steps - step)
         missing = range(step + len(self.queue), step + wanted)
         if not missing:
             return False
@@ -87,6 +87,6 @@ class Rollouts:
         self.queue = load_queue(folder, processes.rank, processes.world, self.collector.prompts)
         self.exhausted = self.exhausted and not self.queue
         groups = [group for groups in self.queue for group in groups]
-        if not self.options.tree:  # the branchings of a tree have scores of their own
+        if not self.options.searched:  # the branchings of a tree have scores of their own
             score_new(self.run, groups)
         self.collector.score_kl([group for group in groups if any(KL not in s.scores for s in group.samples)])

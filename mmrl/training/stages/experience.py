@@ -66,6 +66,8 @@ class Experience:
         step: int = 0,
         features: Features | None = None,
         shuffle: int | None = None,
+        draws: int | None = None,
+        everyone: bool = False,
     ) -> Experience:
         """Advantages over the whole step: all processes, which must all call.
 
@@ -73,6 +75,9 @@ class Experience:
         weights: of the rewards by name; a KL that comes off them is the score "kl". step: the training step.
         features: computes what hooks need of the policy.
         shuffle: a seed by which rewards are shuffled over the samples, for a control run.
+        draws: each sample is trained at so many times of the forward process, its actions in the place of those of its
+            trajectory, of which nothing is read.
+        everyone: samples without advantage have a gradient, too.
         """
         samples = [s for g in groups for s in g.samples]
         group = torch.tensor([g.index for g in groups for _ in g.samples], dtype=torch.int64)
@@ -81,7 +86,7 @@ class Experience:
             three = torch.stack([scores.double(), valid.double(), applicable.double()])
             three = shuffled(three, group, n_groups, shuffle, reduce)
             scores, valid, applicable = three[0].to(scores), three[1].to(valid), three[2].to(applicable)
-        logp_old, mask = padded(samples)
+        logp_old, mask = padded(samples) if draws is None else undrawn(len(samples), draws)
         fresh = all(sample.version == step for sample in samples)
         known = valid.bool() & applicable.bool()
         early = early_needs(algorithm) & COMPUTED
@@ -94,9 +99,9 @@ class Experience:
             truncated=torch.tensor([s.stop == "length" for s in samples], dtype=torch.bool),
             length=torch.tensor([sampled_actions(s) for s in samples], dtype=torch.int64),
             logp_old=logp_old,
-            logp_sampler=stored(samples, "logp_sampler", mask, reduce),
+            logp_sampler=stored(samples, "logp_sampler", mask, reduce) if draws is None else None,
             columns=columns(samples, needs(algorithm) - COMPUTED, reduce),
-            features=kept_features(samples, needs(algorithm) - COMPUTED, mask, reduce)
+            features=(kept_features(samples, needs(algorithm) - COMPUTED, mask, reduce) if draws is None else {})
             | policy_features(samples, logp_old, early, features, fresh),
             step=step,
         )
@@ -116,7 +121,7 @@ class Experience:
         if algorithm.drop_zero_variance:
             counted = zero_variance(largest, counted, group, n_groups, reduce)
         # With a KL in the loss, or another term, samples without advantage have a gradient, too.
-        silent = largest == 0 if not _beside_advantages(algorithm) else torch.zeros_like(counted)
+        silent = largest == 0 if not (everyone or _beside_advantages(algorithm)) else torch.zeros_like(counted)
         return cls(
             samples,
             batch,
@@ -190,6 +195,11 @@ def padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         length = len(sample.actions.logp)
         logp[row, :length], mask[row, :length] = sample.actions.logp, sample.actions.mask
     return logp, mask
+
+
+def undrawn(n: int, draws: int) -> tuple[Tensor, Tensor]:
+    """(logp [N, draws] of nothing, mask [N, draws]) of samples that are trained at so many draws each."""
+    return torch.zeros(n, draws), torch.ones(n, draws, dtype=torch.bool)
 
 
 def stored(samples: Sequence[Sample], name: str, mask: Tensor, reduce: Reduce) -> Tensor | None:

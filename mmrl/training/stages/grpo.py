@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmrl.config import ConfigError, ExpertConfig, GrpoStage, resolve_algorithm
 from mmrl.core.algorithm import Algorithm
-from mmrl.core.resolving import needs_reference
+from mmrl.core.resolving import needs, needs_reference
 from mmrl.core.terms import NEED_ENTROPY
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
@@ -23,17 +21,13 @@ from mmrl.training.learner import NonFiniteError
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts.branching import REWARD as TREE
 from mmrl.training.rollouts.broken import without_broken
-from mmrl.training.rollouts.collecting import Collector
-from mmrl.training.rollouts.hints import check_hints
-from mmrl.training.rollouts.queue import Rollouts
 from mmrl.training.run import Run
-from mmrl.training.run_folder import prompts_of
 from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
-from mmrl.training.stages.base import Stage
 from mmrl.training.stages.experience import Experience, adapter_features, annotate
 from mmrl.training.stages.expert import expert_gradient, share
 from mmrl.training.stages.readable import Readable
 from mmrl.training.stages.rows import LARGEST, OFF, grpo_row, monitor_row, pair_row, tell_empty
+from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.sft import record_prompt
 from mmrl.training.stages.update import (
     MicroBatch,
@@ -43,26 +37,19 @@ from mmrl.training.stages.update import (
     micro_batches,
     plan_update,
 )
-from mmrl.types import Group, Prompt, Sample
+from mmrl.types import Group, Prompt
 
 
-class Grpo(Stage[GrpoStage]):
+class Grpo(Sampled[GrpoStage]):
     """Reinforcement learning with groups of samples per prompt."""
 
     Options = GrpoStage
 
     def __init__(self, run: Run, options: GrpoStage, policy: Policy, cursor: Cursor) -> None:
-        self.algorithm = stage_algorithm(run, options)
-        super().__init__(run, options, policy, cursor)
-        self.prompts = prompts_of(run, options.data_from)
-        if not any(run.weights.values()):
-            raise ConfigError(f"stage {options.name!r}: every reward has weight 0: nothing would be learned")
-        if options.hints:
-            check_hints(self.prompts, options.hints.reward, list(run.weights))
+        super().__init__(run, options, policy, cursor, stage_algorithm(run, options))
         if options.tree:  # an adapter that makes no single steps says so
             run.adapter.next_steps([], [], greedy=True, end=options.tree.step_end, max_tokens=1)
         self.features = adapter_features(run.adapter, options.micro_batch)
-        self.rollouts = Rollouts(run, options, cursor, Collector(run, options, self.algorithm, self.prompts, cursor))
         self.replays = options.replays_old(run.adapter.precision != torch.float32)
         self.readable = Readable(run.processes, run.config.data, record_prompt)  # of the expert's records
         self.check = SelfCheck(
@@ -72,21 +59,6 @@ class Grpo(Stage[GrpoStage]):
     @property
     def needs_reference(self) -> bool:
         return needs_reference(self.algorithm)
-
-    @property
-    def rolled_out(self) -> Sequence[Prompt]:
-        return self.prompts
-
-    def updates(self) -> int:
-        return self.options.steps * self.options.updates * self.options.epochs
-
-    @property
-    def done(self) -> bool:
-        return super().done or self.rollouts.exhausted
-
-    @property
-    def why_done(self) -> str:
-        return f"all {len(self.prompts)} prompts have retired (curriculum.retire_at)"
 
     def begin(self) -> None:
         """The contract's cheap clauses, on one prompt, whose pictures can be read."""
@@ -117,7 +89,7 @@ class Grpo(Stage[GrpoStage]):
         row |= monitor_row(groups, run.weights, run.processes)
         row |= pair_row(groups, list(run.weights), run.processes)
         row["lr"] = self.learners["policy"].rate
-        self._keep_samples(groups)  # a disk may be full: what is counted behind it is counted once
+        self.keep_samples(groups)  # a disk may be full: what is counted behind it is counted once
         if row["loss"] is None and not options.tree:  # a tree without a branching has none, either
             tell_empty(cursor.total_steps + 1, run.processes)
         cursor.samples += int(run.processes.total(len(experience.samples)))
@@ -159,7 +131,7 @@ class Grpo(Stage[GrpoStage]):
         try:
             norm = learner.step()
         except NonFiniteError as error:
-            raise NonFiniteError(self._non_finite(str(error), experience.samples)) from None
+            raise NonFiniteError(self.non_finite(str(error), experience.samples)) from None
         cursor.sums.note("grad_norm", max(norm, cursor.sums.known.get("grad_norm", 0.0)))
 
     def _planned(self, experience: Experience, number: int) -> Update:
@@ -189,42 +161,9 @@ class Grpo(Stage[GrpoStage]):
             cursor.micro = before + done + 1
             run.point("micro")
 
-    # ---------------------------------------------------------------- samples
-
-    def _keep_samples(self, groups: list[Group]) -> None:
-        run, report, step = self.run, self.run.config.report, self.cursor.total_steps + 1
-        if report.samples_every and (step % report.samples_every == 0 or step == 1):
-            run.keep(f"step_{step:06d}", groups, report.groups)
-
     def _refuse_non_finite(self, part: MicroBatch) -> None:
         if not math.isfinite(part.loss):
-            raise NonFiniteError(self._non_finite(f"loss is {part.loss}", part.samples))
-
-    def _non_finite(self, what: str, samples: Sequence[Sample]) -> str:
-        groups = [Group(s.prompt, i, [s]) for i, s in enumerate(samples)]
-        where = self.run.keep_offending(groups, what)
-        return (
-            f"{what} at step {self.cursor.total_steps + 1}: stopped before it reached the weights. The samples behind "
-            f"it are {where}; lower optim.lr, or clip tighter, and go on with --resume --allow "
-            f"stages.{self.options.name}"
-        )
-
-    # ---------------------------------------------------------------- a part of a checkpoint
-
-    def close_step(self) -> None:
-        self.rollouts.drop()
-
-    def state(self) -> dict[str, Any]:
-        return {"rollouts": self.rollouts.state()}
-
-    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        self.rollouts.load(state["rollouts"])
-
-    def save_own(self, folder: Path) -> None:
-        self.rollouts.save(folder)
-
-    def load_own(self, folder: Path) -> None:
-        self.rollouts.load_groups(folder)
+            raise NonFiniteError(self.non_finite(f"loss is {part.loss}", part.samples))
 
 
 def stage_algorithm(run: Run, options: GrpoStage) -> Algorithm:
@@ -236,6 +175,12 @@ def stage_algorithm(run: Run, options: GrpoStage) -> Algorithm:
     algorithm = resolve_algorithm(options.algorithm).with_defaults(*adapter.default_clip)
     wanted = {"reference"} if needs_reference(algorithm) else set()
     wanted |= {"entropy"} if {hook.name for hook in algorithm.terms} & NEED_ENTROPY else set()
+    if "divergence" in needs(algorithm) - adapter.provides:
+        raise ConfigError(
+            f"stage {options.name!r}: gate={algorithm.gate.name!r} asks how far the policy has moved at each action; "
+            f"{type(adapter).__name__} does not provide the divergence (Adapter.provides): turn on what keeps it in "
+            "model.sampling (keep_mean), or choose another gate"
+        )
     for what in sorted(wanted - adapter.provides):
         raise ConfigError(
             f"stage {options.name!r}: the algorithm (kl_coef={algorithm.kl_coef:g}) asks for the {what}, which "

@@ -10,7 +10,9 @@ from mmrl.training.learner import refuse_shared_averages
 from mmrl.training.policy import Policy
 from mmrl.training.run import Run
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.distill import Distill
 from mmrl.training.stages.filtering import Filtering
+from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference
 from mmrl.training.stages.reward_model import RewardModel
@@ -18,6 +20,8 @@ from mmrl.training.stages.sft import Sft
 
 KINDS: dict[str, type[Stage[Any]]] = {
     "grpo": Grpo,
+    "forward_process": ForwardProcess,
+    "distill": Distill,
     "sft": Sft,
     "preference": Preference,
     "reward_model": RewardModel,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from small_pipelines import CORPUS
 
-from mmrl.modalities.image.tiny import BUILDERS
+from mmrl.modalities.image.families import family_class
 
 SD = {
     "beta_end": 0.012,
@@ -94,7 +94,7 @@ def write(name: str, folder: Path, layers: int | None = None) -> Path:
     """A folder for `model.path`."""
     model = MODELS[name]
     torch.manual_seed(0)
-    pipeline = BUILDERS[model.family](CORPUS, **{**model.build, **({"layers": layers} if layers else {})})
+    pipeline = family_class(model.family).build(CORPUS, **{**model.build, **({"layers": layers} if layers else {})})
     pipeline.vae.register_to_config(shift_factor=None)
     pipeline.vae.register_to_config(**model.vae)
     pipeline.save_pretrained(folder, safe_serialization=True)

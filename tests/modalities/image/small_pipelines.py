@@ -8,6 +8,7 @@ from torch import Tensor
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.families.asked import Asked
 from mmrl.types import Group, Prompt, Sample
 
 CORPUS = ["a red circle", "two blue squares above a green triangle"]
@@ -31,6 +32,20 @@ def adapter(family: str = "sd3", build: dict | None = None, sampling: dict | Non
         drawn.setdefault("noise_level", LEVEL)
     parts = {"corpus": CORPUS, **BUILD[family], **(build or {})}
     return ImageAdapter(ModelConfig(path="built", family=family, build=parts, sampling=drawn, **model))
+
+
+def asked(texts) -> list[Asked]:
+    return [Asked(text) for text in texts]
+
+
+def encoded(family, texts, size) -> dict:
+    """The condition of these texts, as `predict` takes it."""
+    return family.collate(family.encode(asked(texts), size))
+
+
+def blank(family, n, size) -> dict:
+    """The condition of n times no prompt at all."""
+    return family.collate(family.encode_against([Asked(None, against=True)], size) * n)
 
 
 def roll(policy: ImageAdapter, n: int = 2, step: int = 0, seed: int = 7, prompts=PROMPTS) -> list[Sample]:

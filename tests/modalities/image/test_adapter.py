@@ -20,6 +20,7 @@ from small_pipelines import (
     STEPS,
     adapter,
     all_columns,
+    encoded,
     gradients,
     nudge,
     old_logp,
@@ -28,7 +29,7 @@ from small_pipelines import (
 )
 from torch import Tensor
 
-from mmrl.modalities.image import adapter as image_adapter
+from mmrl.modalities.image import sampling as image_sampling
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.supervised import denoising_loss, flow_matching_loss, logit_normal_times
@@ -148,8 +149,8 @@ def test_same_noise_starts_a_group_from_one_latent_and_goes_apart():
 
 @pytest.mark.parametrize("same_noise", [False, True])
 def test_the_same_prompt_twice_in_a_step_gives_other_pictures(same_noise, monkeypatch):
-    policy, draws, move = adapter(sampling={"same_noise": same_noise}), [], image_adapter.sample
-    monkeypatch.setattr(image_adapter, "sample", lambda step, draw, to: (draws.append(draw), move(step, draw, to))[1])
+    policy, draws, move = adapter(sampling={"same_noise": same_noise}), [], image_sampling.sample
+    monkeypatch.setattr(image_sampling, "sample", lambda step, draw, to: (draws.append(draw), move(step, draw, to))[1])
     groups = [Group(PROMPTS[0], 0), Group(PROMPTS[0], 1, draw=1), Group(PROMPTS[1], 2)]
     filled = policy.rollout(groups, 2, 0, 7)
     assert [g.draw for g in filled] == [0, 1, 0]
@@ -208,8 +209,8 @@ def test_a_window_stores_and_draws_noise_for_its_own_steps_only():
     assert old_logp(samples).shape == (len(samples), 2)
     # Step 0 is ODE: x1 = x0 + v dt, from the same start as with the full plan.
     start = stored(roll(adapter(), n=2), "x")[:, 0]
-    condition = policy.family.encode([s.prompt.text for s in samples], (SIZE, SIZE))
-    empty = policy.family.encode([""] * len(samples), (SIZE, SIZE))
+    condition = encoded(policy.family, [s.prompt.text for s in samples], (SIZE, SIZE))
+    empty = encoded(policy.family, [""] * len(samples), (SIZE, SIZE))
     schedule = policy.family.schedule(STEPS, (SIZE, SIZE))
     time = schedule.time[0].float().expand(len(samples))
     with torch.no_grad():
@@ -473,7 +474,7 @@ def assert_same_output(policy: ImageAdapter, other) -> None:
     size = (SIZE, SIZE)
     latents = torch.randn((2, *policy.family.latent_shape(size)), generator=torch.Generator().manual_seed(2))
     times = torch.tensor([700.0, 300.0])
-    outputs = [f.predict(latents, times, f.encode(CORPUS, size), size) for f in (policy.family, other)]
+    outputs = [f.predict(latents, times, encoded(f, CORPUS, size), size) for f in (policy.family, other)]
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
 
 

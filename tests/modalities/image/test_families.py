@@ -7,17 +7,18 @@ import math
 
 import pytest
 import torch
+from small_pipelines import blank, encoded
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.modalities import hollow
 from mmrl.modalities.image import lora
 from mmrl.modalities.image.config import LoraConfig, ModelConfig
-from mmrl.modalities.image.families import MODULES, family_class, family_of
+from mmrl.modalities.image.families import FAMILIES, family_class, family_of
 from mmrl.modalities.image.loading import load_family
-from mmrl.modalities.image.tiny import BUILDERS, word_tokenizers
+from mmrl.modalities.image.tiny.parts import word_tokenizers
 
 CORPUS = ["a red circle", "two blue squares above a green triangle"]
-TEXTS = ["a red circle", "two blue squares"]
+TEXTS = ["a red circle", "two blue squares above a green triangle"]  # not of one length
 SIZE = (32, 48)  # not square: rows and columns must not be swapped
 STEPS = 4
 
@@ -31,15 +32,22 @@ CASES = {
     "sd_v": ("sd", {"prediction": "v_prediction"}),
     "sdxl": ("sdxl", {}),
     "sdxl_v": ("sdxl", {"prediction": "v_prediction"}),
+    "z_image": ("z_image", {}),
+    "qwen_image": ("qwen_image", {}),
+    "flux2": ("flux2", {}),
+    "flux2_klein": ("flux2_klein", {}),
+    "flux_kontext": ("flux_kontext", {}),
+    "sana": ("sana", {"timestep_scale": 0.5, "learned_variance": True}),
 }
 GUIDANCE = {"sd3": 3.0, "flux_dev": 3.5, "sd": 5.0, "sd_v": 5.0, "sdxl": 5.0, "sdxl_v": 5.0}
-FAMILY_CASES = ["sd3", "flux_dev", "sd", "sdxl"]
+GUIDANCE |= {"z_image": 2.0, "qwen_image": 4.0, "flux2": 4.0, "flux2_klein": 4.0, "sana": 4.5, "flux_kontext": 3.5}
+FAMILY_CASES = ["sd3", "flux_dev", "sd", "sdxl", "z_image", "qwen_image", "flux2", "flux2_klein", "sana"]
 
 
 def build(case: str, **more):
     name, options = CASES[case]
     torch.manual_seed(0)
-    return family_class(name)(BUILDERS[name](CORPUS, **{**options, **more}), max_sequence_length=None)
+    return family_class(name)(family_class(name).build(CORPUS, **{**options, **more}), max_sequence_length=None)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -56,20 +64,19 @@ def noise(family, n: int, seed: int = 1) -> torch.Tensor:
 
 
 @torch.no_grad()
-def draw(family, texts, latents, steps: int = STEPS, guidance: float = 1.0) -> torch.Tensor:
+def draw(family, texts, latents, steps: int = STEPS, guidance: float | None = None) -> torch.Tensor:
     """Pictures [b, 3, H, W] in [0, 1] by Euler steps of the ODE or DDIM with eta 0, written out."""
-    condition = family.encode(texts, SIZE)
-    unguided = guidance == 1.0 or family.guidance_embeds
-    empty = None if unguided else {key: torch.cat([value] * len(texts)) for key, value in family.blank(SIZE).items()}
-    if family.guidance_embeds:
-        condition["guidance"] = torch.full((len(texts),), guidance)
+    condition = encoded(family, texts, SIZE)
+    guidance = family.guidance_off if guidance is None else guidance
+    empty = blank(family, len(texts), SIZE) if family.is_guided(guidance) else None
+    value = guidance if family.guidance == "embedded" else None
     schedule = family.schedule(steps, SIZE)
     for i, time in enumerate(schedule.time.float()):
         times = time.expand(len(texts))
-        output = family.predict(latents, times, condition, SIZE)
+        output = family.predict(latents, times, condition, SIZE, value)
         if empty is not None:
             without = family.predict(latents, times, empty, SIZE)
-            output = without + guidance * (output - without)
+            output = family.guide(output, without, guidance)
         now, after = schedule.level[i].float(), schedule.level[i + 1].float()
         if family.is_flow:
             latents = latents + (after - now) * output
@@ -83,16 +90,29 @@ def draw(family, texts, latents, steps: int = STEPS, guidance: float = 1.0) -> t
     return (family.decode(latents, SIZE) / 2 + 0.5).clamp(0, 1)
 
 
-def pipeline_draw(pipeline, texts, latents, guidance: float) -> torch.Tensor:
-    # Without a length T5 is padded to 256 or 512; the tiny tokenizers stop at 12, which ours respects.
-    has_t5 = hasattr(pipeline, "transformer")
-    options = {"max_sequence_length": pipeline.tokenizer.model_max_length} if has_t5 else {}
+@torch.no_grad()
+def pipeline_draw(family, texts, latents, guidance: float) -> torch.Tensor:
+    """Pictures by the pipeline's own call, with what its users write for this guidance."""
+    pipeline, options = family.pipeline, {}
+    # Without a length prompts are padded to 256 or more; the tiny tokenizers stop before, which ours respects.
+    options |= {"max_sequence_length": family.text_length()} if family.takes_length else {}
+    options |= {"guidance_scale": guidance}
+    if family.name == "qwen_image":
+        options = {**options, "true_cfg_scale": options.pop("guidance_scale")}
+        options |= {"negative_prompt": [" "] * len(texts)} if guidance > 1 else {}
+    if family.name.startswith("flux2"):  # it packs what it is given
+        latents = latents.transpose(1, 2).unflatten(2, family.token_grid(SIZE))
+    if family.name == "flux_kontext":
+        options |= {"max_area": SIZE[0] * SIZE[1]}
+    if family.name == "sana":
+        options |= {"use_resolution_binning": False, "sigmas": family.sigmas(STEPS)}
+        pipeline.scheduler = family.scheduler  # instead of a multistep solver, whose steps have no log-probability
+        pipeline.check_inputs = lambda *_: None  # that sizes fit the published autoencoder's 32 pixels a latent
     return pipeline(
-        prompt=texts,
+        prompt=list(texts),
         height=SIZE[0],
         width=SIZE[1],
         num_inference_steps=STEPS,
-        guidance_scale=guidance,
         latents=latents.clone(),
         output_type="pt",
         **options,
@@ -106,7 +126,7 @@ def test_without_guidance_the_picture_is_the_pipelines(case):
     _, family = case
     start = noise(family, len(TEXTS))
     ours = draw(family, TEXTS, start)
-    theirs = pipeline_draw(family.pipeline, TEXTS, start, guidance=1.0)
+    theirs = pipeline_draw(family, TEXTS, start, guidance=family.guidance_off)
     assert ours.shape == (2, 3, *SIZE)
     assert ours.std() > 0.01, "a flat picture would prove nothing"
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
@@ -117,7 +137,7 @@ def test_with_guidance_the_picture_is_the_pipelines(case):
     name, family = case
     start = noise(family, len(TEXTS))
     ours = draw(family, TEXTS, start, guidance=GUIDANCE[name])
-    theirs = pipeline_draw(family.pipeline, TEXTS, start, guidance=GUIDANCE[name])
+    theirs = pipeline_draw(family, TEXTS, start, guidance=GUIDANCE[name])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     unguided = draw(family, TEXTS, start)
     assert (ours - unguided).abs().max() > 1e-3, "guidance must matter for the comparison to mean anything"
@@ -125,23 +145,24 @@ def test_with_guidance_the_picture_is_the_pipelines(case):
 
 def test_sdxl_without_forced_zeros_encodes_the_empty_prompt_as_the_pipeline_does():
     family = build("sdxl")
-    assert family.blank(SIZE)["embeds"].abs().max() == 0 and family.blank(SIZE)["pooled"].abs().max() == 0
-    assert family.encode([""], SIZE)["embeds"].abs().max() > 0  # a prompt that is empty is a prompt
+    none = blank(family, 1, SIZE)
+    assert none["embeds"].abs().max() == 0 and none["pooled"].abs().max() == 0
+    assert encoded(family, [""], SIZE)["embeds"].abs().max() > 0  # a prompt that is empty is a prompt
     family.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
-    assert torch.equal(family.blank(SIZE)["embeds"], family.encode([""], SIZE)["embeds"])
+    assert torch.equal(blank(family, 1, SIZE)["embeds"], encoded(family, [""], SIZE)["embeds"])
     start = noise(family, 2)
     ours = draw(family, TEXTS, start, guidance=5.0)
-    torch.testing.assert_close(ours, pipeline_draw(family.pipeline, TEXTS, start, 5.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, pipeline_draw(family, TEXTS, start, 5.0), atol=1e-4, rtol=0)
 
 
 def test_flux_without_a_guidance_value_uses_one():
     family = build("flux_dev")
-    condition = family.encode(TEXTS, SIZE)
+    condition = encoded(family, TEXTS, SIZE)
     latents, time = noise(family, 2), torch.tensor([500.0, 900.0])
     with torch.no_grad():
         left_out = family.predict(latents, time, condition, SIZE)
-        one = family.predict(latents, time, {**condition, "guidance": torch.ones(2)}, SIZE)
-        four = family.predict(latents, time, {**condition, "guidance": torch.full((2,), 4.0)}, SIZE)
+        one = family.predict(latents, time, condition, SIZE, 1.0)
+        four = family.predict(latents, time, condition, SIZE, 4.0)
     assert torch.equal(left_out, one)
     assert (four - one).abs().max() > 1e-4
 
@@ -165,14 +186,15 @@ def test_one_corpus_always_gives_one_tokenizer():
 
 def test_a_row_does_not_depend_on_its_batch(case):
     _, family = case
-    together, alone = family.encode(TEXTS, SIZE), family.encode(TEXTS[1:], SIZE)
+    together, alone = encoded(family, TEXTS, SIZE), encoded(family, TEXTS[1:], SIZE)
     latents, time = noise(family, 2), torch.tensor([800.0, 300.0])
     with torch.no_grad():
         both = family.predict(latents, time, together, SIZE)
         second = family.predict(latents[1:], time[1:], alone, SIZE)
+        other = family.predict(latents, time, encoded(family, TEXTS[::-1], SIZE), SIZE)
     assert both.shape == latents.shape
-    assert all(len(value) == 2 for value in together.values())
     torch.testing.assert_close(both[1:], second, atol=1e-5, rtol=1e-4)
+    assert (other - both).flatten(1).abs().amax(1).min() > 1e-4, "each row is to hear its prompt"
 
 
 # ---- schedules ------------------------------------------------------------------------------------------
@@ -239,6 +261,29 @@ def test_flux_shift_is_linear_in_the_number_of_tokens():
     assert family.shift() == pytest.approx(e)
 
 
+def test_flux2_shifts_by_the_number_of_tokens_and_of_steps():
+    family = build("flux2_klein", text_layers=1)
+    # 1024 x 1024 is 4096 tokens: 4096 x 0.0000873809524 + 1.89833333 for 10 steps, 4096 x 0.00016927 + 0.45666666 for
+    # 200, and on the line between the two for 105. More than 4300 tokens, and steps do not matter.
+    few, many = 2.25624571, 1.14999658
+    for steps, mu in ((10, few), (200, many), (105, (few + many) / 2)):
+        assert family.log_shift((1024, 1024), steps) == pytest.approx(mu)
+    assert family.log_shift((1152, 1152), 10) == family.log_shift((1152, 1152), 200) == pytest.approx(1.33416234)
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+def test_sana_steps_between_the_noise_levels_of_its_own_solver(steps):
+    from diffusers import DPMSolverMultistepScheduler
+
+    family = family_class("sana")(family_class("sana").build(CORPUS, shift=3.0))
+    own = DPMSolverMultistepScheduler.from_config(family.pipeline.scheduler.config)
+    own.set_timesteps(steps)
+    assert family.schedule(steps, SIZE).level.tolist() == pytest.approx(own.sigmas.tolist(), abs=1e-6)
+    family.pipeline.scheduler.register_to_config(use_flow_sigmas=False)
+    with pytest.raises(ValueError, match="without use_flow_sigmas"):
+        family_class("sana")(family.pipeline)
+
+
 def test_flux_schnell_has_evenly_spaced_sigmas():
     family = build("flux_schnell")
     schedule = family.schedule(4, SIZE)
@@ -266,7 +311,7 @@ def test_scaling_and_shift_of_latents_cancel(case):
     pixels = torch.rand((1, 3, *SIZE), generator=torch.Generator().manual_seed(3)) * 2 - 1
     family.vae.register_to_config(scaling_factor=0.36, shift_factor=0.11)
     with torch.no_grad():
-        plain = family.vae.decode(family.vae.encode(pixels).latent_dist.mode()).sample
+        plain = family.reconstruct(family.vae_latents(pixels))
         round_trip = family.decode(family.encode_pixels(pixels), SIZE)
     family.vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
     torch.testing.assert_close(round_trip, plain, atol=1e-5, rtol=1e-4)
@@ -308,7 +353,7 @@ def test_sizes_off_the_grid_are_refused(name, good, bad):
 
 @pytest.mark.parametrize("upcast, expected", [(True, torch.float32), (False, torch.float16)])
 def test_the_sdxl_vae_is_kept_in_float32_where_it_must_be(upcast, expected):
-    pipeline = BUILDERS["sdxl"](CORPUS)
+    pipeline = family_class("sdxl").build(CORPUS)
     pipeline.vae.register_to_config(force_upcast=upcast)
     family = family_class("sdxl")(pipeline.to(torch.float16))
     assert family.vae.dtype == expected
@@ -331,10 +376,10 @@ def test_the_family_of_a_pipeline(name):
 def test_every_stated_pipeline_class_exists_and_has_one_family():
     import diffusers
 
-    classes = [c for name in MODULES for c in family_class(name).pipeline_classes]
+    classes = [c for name in FAMILIES for c in family_class(name).pipeline_classes]
     assert len(set(classes)) == len(classes)
     assert all(issubclass(getattr(diffusers, c), diffusers.DiffusionPipeline) for c in classes)
-    with pytest.raises(ValueError, match="sd3, flux, sd, sdxl"):
+    with pytest.raises(ValueError, match="sd3, flux, sd, sdxl, z_image"):
         family_of("AudioLDMPipeline")
 
 
@@ -362,7 +407,7 @@ def test_saved_lora_is_loaded_by_the_pipeline(name, tmp_path):
     with torch.no_grad():
         for key, parameter in family.denoiser.named_parameters():
             if lora.is_lora(key):
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=0.2)
     trained = draw(family, TEXTS, noise(family, 2))
     assert (trained - plain).abs().max() > 1e-3
     lora.save(family, tmp_path / "lora")
@@ -376,7 +421,7 @@ def test_saved_lora_is_loaded_by_the_pipeline(name, tmp_path):
 def test_gradient_reaches_the_denoiser_and_through_the_latents(name):
     family = build(name)
     latents = noise(family, 1).requires_grad_()
-    condition = family.encode(TEXTS[:1], SIZE)
+    condition = encoded(family, TEXTS[:1], SIZE)
     family.predict(latents, torch.tensor([500.0]), condition, SIZE).square().sum().backward()
     assert latents.grad.abs().sum() > 0
     targets = tuple(f"{target}.weight" for target in family.lora_targets)
@@ -390,14 +435,14 @@ def test_gradient_reaches_the_denoiser_and_through_the_latents(name):
 def test_a_scheduler_without_discrete_noise_levels_is_refused():
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    pipeline = BUILDERS["sd"](CORPUS)
+    pipeline = family_class("sd").build(CORPUS)
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(ValueError, match=r"FlowMatchEulerDiscreteScheduler has no beta_start.*DDPM-type"):
         family_class("sd")(pipeline)
 
 
 def test_a_consistency_distilled_unet_is_refused():
-    pipeline = BUILDERS["sd"](CORPUS)
+    pipeline = family_class("sd").build(CORPUS)
     pipeline.unet.register_to_config(time_cond_proj_dim=16)
     with pytest.raises(ValueError, match="time_cond_proj_dim"):
         family_class("sd")(pipeline)
@@ -412,7 +457,7 @@ def test_a_safety_checker_is_neither_read_nor_written(tmp_path, planned):
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
     eye = {**sizes, "image_size": 8, "patch_size": 4}
     checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=eye, text_config=sizes, projection_dim=8))
-    pipeline = BUILDERS["sd"](CORPUS)
+    pipeline = family_class("sd").build(CORPUS)
     pipeline.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor())
     pipeline.register_to_config(requires_safety_checker=True)
     pipeline.save_pretrained(tmp_path / "whole", safe_serialization=True)

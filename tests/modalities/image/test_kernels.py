@@ -274,6 +274,20 @@ def test_log_prob_is_the_gaussian_density_per_sample(shape):
         log_prob(x_next, transition(mean, 0.3), "max")
 
 
+@pytest.mark.parametrize("t_next", [0.02, 0.5, 0.96])
+def test_the_log_prob_of_a_few_step_students_step_is_that_of_the_noise_it_drew(t_next):
+    """x' = (1 - t') x0hat + t' noise: the normal density of the noise, by the change of variable less log t'. Moving
+    x0hat moves it by noise (1 - t') / t' an element."""
+    x, noise, velocity = normal(3, 2, 4), normal(3, 2, 4, seed=1), normal(3, 2, 4, seed=2).requires_grad_()
+    step = renoise(x, velocity, 0.98, t_next)
+    after = sample(step, noise, torch.float64).detach()
+    found = log_prob(after, step)
+    wanted = torch.distributions.Normal(0.0, 1.0).log_prob(noise).flatten(1).mean(1) - math.log(t_next)
+    torch.testing.assert_close(found, wanted.double())
+    found.sum().backward()
+    torch.testing.assert_close(velocity.grad, -0.98 * noise * (1 - t_next) / t_next / 8)
+
+
 def test_gradient_of_the_log_prob():
     mean, x_next = normal(2, 3, 4).requires_grad_(), normal(2, 3, 4, seed=1)
     log_prob(x_next, transition(mean, 0.3)).sum().backward()

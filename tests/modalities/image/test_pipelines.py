@@ -16,7 +16,6 @@ from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class
 from mmrl.modalities.image.guidance import guided
-from mmrl.modalities.image.tiny import BUILDERS
 from mmrl.seeds import seed_of
 
 SIZE = (48, 80)  # 3 x 5 tokens of a transformer, 6 x 10 latents
@@ -200,7 +199,7 @@ UNET = [
 def test_options_that_ddim_has_not_are_refused_by_name(scheduler, options, named):
     import diffusers
 
-    pipeline = BUILDERS["sdxl"](["a red circle"])
+    pipeline = family_class("sdxl").build(["a red circle"])
     pipeline.scheduler = getattr(diffusers, scheduler).from_config({**SD, **options})
     with pytest.raises(ValueError, match=f"{scheduler} with {named}.*scheduler_config.json"):
         family_class("sdxl")(pipeline)
@@ -218,7 +217,7 @@ def test_options_that_ddim_has_not_are_refused_by_name(scheduler, options, named
 def test_flow_schedulers_that_are_no_euler_steps_are_refused_by_name(family, scheduler, options, named):
     import diffusers
 
-    pipeline = BUILDERS[family](["a red circle"])
+    pipeline = family_class(family).build(["a red circle"])
     pipeline.scheduler = getattr(diffusers, scheduler)(**options)
     with pytest.raises(ValueError, match=f"{named}.*scheduler_config.json"):
         family_class(family)(pipeline)
@@ -227,7 +226,7 @@ def test_flow_schedulers_that_are_no_euler_steps_are_refused_by_name(family, sch
 def test_an_epsilon_prediction_of_pure_noise_is_refused_before_anything_is_sampled(monkeypatch):
     from diffusers import DDIMScheduler
 
-    pipeline = BUILDERS["sdxl"](["a red circle"])
+    pipeline = family_class("sdxl").build(["a red circle"])
     options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     pipeline.scheduler = DDIMScheduler.from_config({**SD, **options})
     with pytest.raises(ValueError, match="rescale_betas_zero_snr"):

@@ -45,6 +45,28 @@ def test_sliding_window_moves_after_every_updates_and_returns_to_the_start():
     assert make_plan("sliding", 25, 26, seed=0).stochastic == (1, 2, 3, 4)
 
 
+def test_windows_that_stay_for_fewer_updates_by_hand():
+    """9 trainable steps; 8 updates at start 0, least 2: int(8 - 6 * 3 / 9) = 6 at start 3, 4 at 6, then again."""
+    linear = [make_plan("sliding_linear", 10, n, 0, size=3, stride=3, every=8).trained[0] for n in range(20)]
+    assert linear == [0] * 8 + [3] * 6 + [6] * 4 + [0, 0]
+    # 8 up to step 3, then ceil(8 e^-1.5) = 2 at 6.
+    options = {"size": 3, "stride": 3, "every": 8, "after": 3, "rate": 0.5}
+    starts = [make_plan("sliding_exponential", 10, n, 0, **options).trained[0] for n in range(20)]
+    assert starts == [0] * 8 + [3] * 8 + [6] * 2 + [0, 0]
+
+
+def test_without_decay_the_windows_are_those_of_sliding():
+    for n in range(60):
+        window = make_plan("sliding", 12, n, 0, size=3, every=4).trained
+        assert make_plan("sliding_linear", 12, n, 0, size=3, every=4, least=4).trained == window
+        assert make_plan("sliding_exponential", 12, n, 0, size=3, every=4, after=12).trained == window
+
+
+def test_an_untrained_plan_stores_no_step():
+    assert make_plan("untrained", 6, 0, 0) == StepPlan(6, (), ())
+    assert make_plan("untrained", 6, 0, 0, stochastic=4) == StepPlan(6, (0, 1, 2, 3), ())
+
+
 def test_window_start_covers_its_whole_range_and_nothing_else():
     starts = {make_plan("random_window", 10, step, 0, size=3, lo=1, hi=6).trained[0] for step in range(200)}
     assert starts == {1, 2, 3}
@@ -74,8 +96,9 @@ OPTIONS = st.one_of(
     st.tuples(st.just("random_fraction"), st.fixed_dictionaries({"fraction": st.floats(0.5, 1.0)})),
     st.tuples(st.just("random_window"), st.fixed_dictionaries({"size": st.integers(1, 3)})),
     st.tuples(st.just("explicit"), st.fixed_dictionaries({"steps": st.just([0, 2]), "choose": st.integers(1, 2)})),
+    st.tuples(st.just("random_steps"), st.fixed_dictionaries({"count": st.integers(1, 3)})),
     st.tuples(
-        st.just("sliding"),
+        st.sampled_from(["sliding", "sliding_linear", "sliding_exponential"]),
         st.fixed_dictionaries({"size": st.integers(1, 3), "stride": st.integers(1, 4), "every": st.integers(1, 30)}),
     ),
 )
@@ -150,6 +173,10 @@ def test_the_last_step_only_when_asked():
         ("random_window", {"size": 2, "hi": 11}, "hi=11"),
         ("sliding", {"size": 10}, "must fit in the 9 trainable"),
         ("sliding", {"every": 0}, "every=0"),
+        ("sliding_linear", {"every": 4, "least": 5}, "least=5 must be from 1 to every=4"),
+        ("sliding_exponential", {"rate": 0.0}, "rate=0.0 above 0"),
+        ("random_steps", {"count": 10}, "count=10 of the 9"),
+        ("untrained", {"stochastic": 11}, "outside 0..10"),
         ("full", {"fraction": 0.05}, "trains none"),
         ("full", {"fraction": 1.5}, "outside"),
     ],

@@ -14,6 +14,8 @@ from small_pipelines import (
     SIZE,
     adapter,
     all_columns,
+    asked,
+    encoded,
     gradients,
     nudge,
     old_logp,
@@ -93,9 +95,9 @@ def test_sft_of_the_denoiser_then_grpo_on_the_text_encoders_then_the_denoiser_ag
 
     policy.select(["denoiser"])
     with torch.no_grad(), policy.policy.autocast():
-        encoded = (one.family.encode(CORPUS[:1], SQUARE) for one in (policy, start))
-        expected, outdated = ({key: value.to(policy.policy.dtype) for key, value in one.items()} for one in encoded)
-    kept = policy._conditions(CORPUS[:1], SQUARE)
+        both = (encoded(one.family, CORPUS[:1], SQUARE) for one in (policy, start))
+        expected, outdated = ({key: value.to(policy.policy.dtype) for key, value in one.items()} for one in both)
+    kept = policy._conditions(asked(CORPUS[:1]), SQUARE)
     assert all(torch.equal(kept[key], expected[key]) for key in expected)
     assert any(not torch.equal(kept[key], outdated[key]) for key in outdated)
     assert policy.reference_parameters() == {}
@@ -108,16 +110,16 @@ def test_sft_of_the_denoiser_then_grpo_on_the_text_encoders_then_the_denoiser_ag
 )
 def test_the_tag_of_stored_outputs_covers_the_trained_weights_that_act(options):
     policy = adapter(**options)
-    before = policy._weights_tag()
-    assert copy.deepcopy(policy)._weights_tag() == before
+    before = policy._parts.tag()
+    assert copy.deepcopy(policy)._parts.tag() == before
     for name, parameter in policy.trainable_parameters().items():
         kept = parameter.detach().clone()
         with torch.no_grad():  # the least change of one number
             parameter.view(-1)[-1:].copy_(torch.nextafter(kept.view(-1)[-1:], torch.tensor([9.0])))
-        assert (policy._weights_tag() != before) == (not name.startswith("vae.")), name
+        assert (policy._parts.tag() != before) == (not name.startswith("vae.")), name
         with torch.no_grad():
             parameter.copy_(kept)
-        assert policy._weights_tag() == before
+        assert policy._parts.tag() == before
 
 
 @pytest.mark.parametrize("options", [{}, LORA])
@@ -187,19 +189,19 @@ def test_scale_and_shift_do_not_depend_on_how_many_pictures_are_encoded_together
 
 def test_kept_embeddings_are_bounded_and_right_beyond_the_bound():
     policy = adapter()
-    one = sum(t.numel() * t.element_size() for t in policy.family.encode(["x"], SQUARE).values())
+    one = sum(t.numel() * t.element_size() for t in policy.family.encode(asked("x"), SQUARE)[0].values())
     conditions = Conditions(policy.family, policy.policy, limit=3 * one)
     texts = [f"{i} red circle" for i in range(7)]
-    found = conditions([*texts, texts[0]], SQUARE)
+    found = conditions(asked([*texts, texts[0]]), SQUARE)
     assert len(conditions._kept) == 3 and conditions._kept.bytes == 3 * one
     with torch.no_grad():
         for row, text in enumerate([*texts, texts[0]]):
-            expected = policy.family.encode([text], SQUARE)
-            assert all(torch.equal(found[key][row], expected[key][0]) for key in expected)
+            expected = policy.family.encode(asked([text]), SQUARE)[0]
+            assert all(torch.equal(found[key][row], expected[key]) for key in expected)
 
 
 def one_entry(policy: ImageAdapter) -> int:
-    return sum(t.numel() * t.element_size() for t in policy.family.encode(["x"], SQUARE).values())
+    return sum(t.numel() * t.element_size() for t in policy.family.encode(asked("x"), SQUARE)[0].values())
 
 
 @pytest.mark.parametrize("family", BUILD)
@@ -208,7 +210,8 @@ def test_rollout_and_replay_are_the_same_whatever_is_kept(family):
     found = []
     for entries in (0, 1, 100):
         policy = adapter(family, sampling={"guidance": 1.0} if family == "flux" else {"negative_prompt": "a green one"})
-        policy._conditions = Conditions(policy.family, policy.policy, limit=entries * one_entry(policy))
+        conditions = Conditions(policy.family, policy.policy, limit=entries * one_entry(policy))
+        policy._conditions = policy._sampler.conditions = conditions
         samples = roll(policy)
         with torch.no_grad():
             replayed = policy.logprobs(samples, all_columns(samples)).logp
@@ -223,10 +226,10 @@ def test_the_longest_unused_embedding_is_thrown_away_first(entries, encoded):
     policy = adapter()
     conditions = Conditions(policy.family, policy.policy, limit=entries * one_entry(policy))
     calls, encode = [], policy.family.encode
-    policy.family.encode = lambda texts, size: calls.append(texts) or encode(texts, size)
+    policy.family.encode = lambda some, size: calls.append(some) or encode(some, size)
     # Least recently used with room for 1: all but the second b. For 2: a, b, c, a again. For 3: a, b, c.
     for text in ("a", "b", "b", "c", "b", "a"):
-        conditions([text], SQUARE)
+        conditions(asked([text]), SQUARE)
     assert len(calls) == encoded
 
 
@@ -237,11 +240,12 @@ def test_what_is_kept_is_a_copy_on_the_cpu_in_the_type_that_the_denoiser_compute
     policy.select(["denoiser"])
     made, encode = [], policy.family.encode
     policy.family.encode = lambda texts, size: made.append(encode(texts, size)) or made[-1]
-    policy._conditions(["a red circle"], SQUARE)
-    kept = policy._conditions._kept.get(("a red circle", SQUARE))
+    (one,) = asked(["a red circle"])
+    policy._conditions([one], SQUARE)
+    kept = policy._conditions._kept.get((one.key, SQUARE))
     assert {value.dtype for value in kept.values()} == {getattr(torch, dtype)}
     assert {value.device.type for value in kept.values()} == {"cpu"}
-    held = {value.untyped_storage().data_ptr() for value in made[0].values()}
+    held = {value.untyped_storage().data_ptr() for value in made[0][0].values()}
     assert held.isdisjoint(value.untyped_storage().data_ptr() for value in kept.values())
 
 

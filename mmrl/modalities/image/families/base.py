@@ -1,22 +1,37 @@
-"""What differs between families of text-to-image models: prompts, latents, the denoiser's call, the schedule."""
+"""The contract of a family: all that sampling, replay and supervised training know of a kind of image model.
+
+Whatever is peculiar to a model is inside of one of these methods: how prompts and pictures become conditions, and how
+conditions of different lengths go side by side; the layout of latents; sign and scale of time and of the output; what
+guidance is; the noise levels of a size; which modules are trained. adapter.py, policy.py and conditions.py ask no
+family by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-Condition = dict[str, Tensor]
+from mmrl.modalities.image.families.asked import Asked, Condition, Row
+from mmrl.modalities.image.guidance import guided
+
+if TYPE_CHECKING:
+    from mmrl.modalities.image.kernels import Prediction
+
+# What the VAE's config says of its latents.
+LATENTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+
+Guidance = Literal["passes", "embedded", "none"]
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The noise levels of one sampling run of N steps.
 
-    time: [N], what the denoiser is told at each step.
+    time: [N], the scheduler's timestep of each step, in its own numbers (0 to 1000).
     level: [N + 1], where the sample is before each step and after the last: sigma in [0, 1] (flow), or the
         cumulative alpha (diffusion).
     """
@@ -29,17 +44,32 @@ class Schedule:
 
 
 class Family:
-    """One family of pipelines. Latents are kept in the layout that the denoiser takes, batch first."""
+    """One family of pipelines. Latents are kept in the layout that the denoiser takes, batch first.
+
+    A latent is one tensor. A family of several streams (video with sound) keeps them flattened behind one another and
+    takes them apart in `predict` and `decode`: the mean over all elements is then the log-probability weighted by
+    elements, as it is published.
+    """
 
     name: str
-    pipeline_classes: tuple[str, ...]
+    pipeline_classes: tuple[str, ...] = ()
     is_flow: bool
-    kernel: str
-    noise_level: float
-    guidance_embeds: bool = False
+    kernel: str  # the default of model.sampling.kernel
+    prediction: Prediction = "velocity"  # what `predict` returns; velocity is noise - picture
+    # Name of a policy -> the pipeline's name of that module. Several where a model has one for each range of noise.
+    policies: ClassVar[Mapping[str, str]] = {"denoiser": "transformer"}
     lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
-    long_tokenizer: ClassVar[str | None] = None  # the pipeline's name for that of T5, which reads more than CLIP
-    part: ClassVar[str] = "transformer"  # the pipeline's name for its denoiser
+    # How many pictures a prompt may show, the fewest and the most.
+    pictures: ClassVar[tuple[int, int]] = (0, 0)
+    source_pixels: int | None = None  # model.source_pixels: their area at most; None: as the pipeline has it
+    takes_length: ClassVar[bool] = True  # whether model.max_sequence_length is a choice
+    long_tokenizer: ClassVar[str | None] = None  # the pipeline's name for the tokenizer that `text_length` is of
+
+    # passes: a second forward with the negative prompt. embedded: the scale goes into the denoiser. none: distilled.
+    guidance: Guidance = "passes"
+    guidances: ClassVar[tuple[Guidance, ...]] = ("passes",)  # what `guidance` may be of the family's models
+    guidance_off: ClassVar[float] = 1.0  # the scale of the plain conditional model, and for passes all below it
+    rescales: ClassVar[bool] = False  # whether its pipeline has guidance_rescale
 
     # Pipelines and their models are of diffusers, which this file does not import, and whose classes have no types.
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
@@ -47,9 +77,22 @@ class Family:
         self.max_sequence_length = max_sequence_length
         pipeline.set_progress_bar_config(disable=True)
 
+    # ---------------------------------------------------------------- modules
+
+    @classmethod
+    def build(cls, corpus: Sequence[str], **options: Any) -> Any:
+        """A tiny untrained pipeline, for `model.build`. Left out: there is none."""
+        raise ValueError(f"model.build: family {cls.name!r} makes no tiny pipelines; give model.path")
+
+    @property
+    def denoisers(self) -> dict[str, Any]:
+        """The policy's modules by name."""
+        return {name: getattr(self.pipeline, part) for name, part in self.policies.items()}
+
     @property
     def denoiser(self) -> Any:
-        return getattr(self.pipeline, self.part)
+        """The first, of most families the only one."""
+        return next(iter(self.denoisers.values()))
 
     @property
     def vae(self) -> Any:
@@ -61,12 +104,25 @@ class Family:
         return {n: m for n in names if (m := getattr(self.pipeline, n, None)) is not None}
 
     @property
+    def block_names(self) -> tuple[str, ...]:
+        """Class names of the denoiser's repeated blocks: what is sharded or recomputed as one."""
+        return tuple(type(self.denoiser)._repeated_blocks or self.denoiser._no_split_modules)
+
+    @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
+    # ---------------------------------------------------------------- sizes and noise levels
+
     def native_size(self) -> tuple[int, int]:
+        """(height, width) in pixels where the config names none."""
         side = self.denoiser.config.sample_size * self.pipeline.vae_scale_factor
         return side, side
+
+    @property
+    def patch(self) -> int:
+        """Latents to a side of a token of the denoiser."""
+        return 1
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise where a size does not fit the model's grid."""
@@ -74,45 +130,106 @@ class Family:
         if any(s % step or s <= 0 for s in size):
             raise ValueError(f"size {size}: each side must be a multiple of {step} pixels for this model")
 
-    @property
-    def patch(self) -> int:
-        return 1
-
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of one latent for a picture of (height, width) pixels."""
+        """Shape of one latent for a picture of (height, width) pixels; it starts as standard normal noise."""
         factor = self.pipeline.vae_scale_factor
         return (self.denoiser.config.in_channels, size[0] // factor, size[1] // factor)
-
-    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        """Everything the denoiser is told about the prompts, each tensor [len(texts), ...]."""
-        raise NotImplementedError(f"{type(self).__name__}.encode")
-
-    def unread(self, text: str) -> int | None:
-        """Tokens of the text that are read by the encoder that reads most of it, where that is not all; else None."""
-        most = 0
-        for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-            tokenizer = getattr(self.pipeline, name, None)
-            if tokenizer is not None:
-                limit = self.text_length() if name == self.long_tokenizer else tokenizer.model_max_length
-                if len(tokenizer(text).input_ids) <= limit:
-                    return None
-                most = max(most, limit)
-        return most
-
-    def text_length(self) -> int:
-        """Tokens that the encoder behind `long_tokenizer` is given."""
-        raise NotImplementedError(f"{type(self).__name__}.text_length")
-
-    def blank(self, size: tuple[int, int]) -> Condition:
-        """What it is told where there is no prompt, each tensor [1, ...]. Left out: the empty text is encoded."""
-        return self.encode([""], size)
 
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         raise NotImplementedError(f"{type(self).__name__}.schedule")
 
-    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
-        """The denoiser's raw output for latents [b, ...] at times [b]."""
+    # ---------------------------------------------------------------- conditions
+
+    def picture_problem(self, size: tuple[int, int]) -> str | None:
+        """Why a picture of (width, height) pixels cannot be shown, or None."""
+        return None
+
+    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        """What the denoiser is told for each prompt, whose texts are all there and none is `against`."""
+        raise NotImplementedError(f"{type(self).__name__}.encode")
+
+    def encode_against(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        """The same for what guidance leads away from: negative prompts, and None for no prompt at all.
+
+        Left out: a negative prompt is encoded as a prompt is, and none as the empty one.
+        """
+        return self.encode([Asked(a.text or "", a.pictures) for a in asked], size)
+
+    def collate(self, rows: Sequence[Row]) -> Condition:
+        """Rows side by side. Left out: all are of one shape and are stacked."""
+        return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def unread(self, text: str) -> int | None:
+        """Tokens of the text that are read by the encoder that reads most of it, where that is not all; else None."""
+        counts = self.token_counts(text)
+        return None if any(tokens <= limit for tokens, limit in counts) else max(limit for _, limit in counts)
+
+    def token_counts(self, text: str) -> list[tuple[int, int]]:
+        """(tokens of the text, how many are read) of each text encoder."""
+        counts = []
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            tokenizer = getattr(self.pipeline, name, None)
+            if tokenizer is not None:
+                limit = self.text_length() if name == self.long_tokenizer else tokenizer.model_max_length
+                counts.append((len(tokenizer(text).input_ids), limit))
+        return counts
+
+    def text_length(self) -> int:
+        """Tokens that the encoder behind `long_tokenizer` is given: max_sequence_length, or the family's own."""
+        raise NotImplementedError(f"{type(self).__name__}.text_length")
+
+    # ---------------------------------------------------------------- the denoiser
+
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        guidance: float | None = None,
+    ) -> Tensor:
+        """The denoiser's output in the sense of `prediction`, for latents [b, ...] at the scheduler's timesteps [b].
+
+        guidance: the value that goes into the denoiser, for guidance that is "embedded"; None is guidance_off.
+        """
         raise NotImplementedError(f"{type(self).__name__}.predict")
+
+    def is_guided(self, scale: float) -> bool:
+        """Whether this scale runs an unconditional forward."""
+        return self.guidance == "passes" and scale > self.guidance_off
+
+    def guide(self, conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
+        """The guided output, [b, ...] float32, of the two forwards where `is_guided`."""
+        return guided(conditional, unconditional, scale, rescale)
+
+    def denoising_loss(
+        self,
+        clean: Tensor,
+        noise: Tensor,
+        draws: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        shift: float | None = None,
+    ) -> Tensor:
+        """Mean supervised loss of clean latents [b, ...] at noise levels made of standard normal draws [b].
+
+        shift: of the times towards noise; None takes the family's own.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.denoising_loss")
+
+    # ---------------------------------------------------------------- the autoencoder, whose latents are [b, C, h, w]
+
+    def posterior(self, pixels: Tensor) -> Any:
+        """The distribution of the VAE's latents (mean, std, var, logvar) of pictures [b, 3, H, W] in [-1, 1]."""
+        return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+
+    def vae_latents(self, pixels: Tensor) -> Tensor:
+        """The VAE's latents of pictures without its noise, float32."""
+        return self.posterior(pixels).mean.float()
+
+    def reconstruct(self, latents: Tensor) -> Tensor:
+        """The VAE's latents -> pictures [b, 3, H, W]."""
+        return self.vae.decode(latents.to(self.vae.dtype)).sample
 
     def latent_scale(self) -> tuple[Any, Any]:
         """(shift, scale): the denoiser's latents are (the VAE's - shift) scale. Numbers, or tensors [1, C, 1, 1]."""
@@ -122,12 +239,32 @@ class Family:
         """Set shift and scale so that these latents of the VAE have mean 0 and variance 1, as far as the family can."""
         self.vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
 
+    def latent_state(self) -> dict[str, Any]:
+        """What `standardise` sets, as JSON."""
+        config = self.vae.config
+        return {key: config[key] for key in LATENTS if key in config}
+
+    def load_latent_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `latent_state`."""
+        self.vae.register_to_config(**state)
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """[b, C, h, w] -> the denoiser's layout. Left out: it is the same."""
+        return latents
+
+    def unpack(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        """The inverse of `pack`."""
+        return latents
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pictures [b, 3, H, W] in [-1, 1] -> latents in the denoiser's layout (the posterior's mean)."""
         shift, scale = self.latent_scale()
-        return (self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean.float() - shift) * scale
+        return self.pack((self.vae_latents(pixels) - shift) * scale)
 
     def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        """Latents -> pictures [b, 3, H, W], about [-1, 1], float32."""
+        """Latents in the denoiser's layout -> pictures [b, 3, H, W], about [-1, 1], float32."""
         shift, scale = self.latent_scale()
-        return self.vae.decode((latents / scale + shift).to(self.vae.dtype)).sample.float()
+        return self.reconstruct(self.unpack(latents, size) / scale + shift).float()
+
+
+REQUIRED = ("name", "is_flow", "kernel", "encode", "schedule", "predict", "denoising_loss")

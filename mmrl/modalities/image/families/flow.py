@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, ClassVar
 
+from torch import Tensor
+
+from mmrl.modalities.image.families.asked import Condition
 from mmrl.modalities.image.families.base import Family, Schedule
+from mmrl.modalities.image.supervised import flow_matching_loss, logit_normal_times
 
 # Options of the scheduler under which a step of the pipeline is no Euler step of the ODE towards 0.
 REFUSED = ("stochastic_sampling", "invert_sigmas")
 
 
 class FlowFamily(Family):
-    """Rectified flow: x_t = (1 - t) x0 + t noise, the denoiser gives noise - x0."""
+    """Rectified flow: x_t = (1 - t) x0 + t noise, `predict` gives noise - x0; the scheduler's timestep is 1000 t."""
 
     is_flow = True
     kernel = "flow_sde"
-    noise_level = 0.7
+    solvers: ClassVar[tuple[str, ...]] = ("FlowMatchEulerDiscreteScheduler",)  # schedulers that a pipeline may have
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
         scheduler = pipeline.scheduler
-        if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+        if type(scheduler).__name__ not in self.solvers:
             raise ValueError(
                 f"scheduler {type(scheduler).__name__}: family {self.name!r} samples with Euler steps; name "
                 "FlowMatchEulerDiscreteScheduler in the model's scheduler/scheduler_config.json"
@@ -34,29 +38,40 @@ class FlowFamily(Family):
                     "to picture; set it to false in the model's scheduler/scheduler_config.json"
                 )
 
-    def flow_schedule(self, steps: int, size: tuple[int, int], **options: Any) -> Schedule:
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler whose sigmas are sampled with."""
+        return self.pipeline.scheduler
+
+    def sigmas(self, steps: int) -> Any:
+        """Sigmas [steps] before the scheduler shifts them. Left out: the scheduler's own."""
+        return None
+
+    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         """The scheduler's own sigmas for pictures of this size, on the CPU in float64."""
-        scheduler = copy.deepcopy(self.pipeline.scheduler)
+        scheduler = copy.deepcopy(self.scheduler)
+        options = {} if (sigmas := self.sigmas(steps)) is None else {"sigmas": sigmas}
         if self.shifts_with_size:
-            options["mu"] = self.log_shift(size)
+            options["mu"] = self.log_shift(size, steps)
         scheduler.set_timesteps(num_inference_steps=steps, device="cpu", **options)
         return Schedule(scheduler.timesteps.double(), scheduler.sigmas.double())
 
     @property
     def shifts_with_size(self) -> bool:
-        return bool(self.pipeline.scheduler.config.use_dynamic_shifting)
+        return bool(self.scheduler.config.use_dynamic_shifting)
 
     def token_grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of tokens for a picture of (height, width) pixels."""
         side = self.pipeline.vae_scale_factor * self.patch
         return size[0] // side, size[1] // side
 
-    def log_shift(self, size: tuple[int, int]) -> float:
+    def log_shift(self, size: tuple[int, int], steps: int = 50) -> float:
         """mu of the resolution-dependent shift: linear in the number of tokens, 0.5 at 256 and 1.15 at 4096.
 
-        The four numbers are the scheduler's own. Source: FLUX.1's reference sampler.
+        The four numbers are the scheduler's own; the number of steps matters to other families. Source: FLUX.1's
+        reference sampler.
         """
-        config = self.pipeline.scheduler.config
+        config = self.scheduler.config
         low, high = config.base_image_seq_len, config.max_image_seq_len
         start, end = config.base_shift, config.max_shift
         return start + (end - start) * (math.prod(self.token_grid(size)) - low) / (high - low)
@@ -64,8 +79,23 @@ class FlowFamily(Family):
     def shift(self) -> float:
         """Shift of the sampling times, for supervised times to follow: the one at the native size where it depends on
         resolution, the scheduler's constant otherwise."""
-        config = self.pipeline.scheduler.config
+        config = self.scheduler.config
         if not self.shifts_with_size:
             return float(config.shift or 1.0)
         mu = self.log_shift(self.native_size())
         return mu if config.time_shift_type == "linear" else math.exp(mu)
+
+    def denoising_loss(
+        self,
+        clean: Tensor,
+        noise: Tensor,
+        draws: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        shift: float | None = None,
+    ) -> Tensor:
+        """Flow matching at logit-normal times."""
+        times = logit_normal_times(draws, shift or self.shift()).to(clean.device)
+        t = times.view(-1, *[1] * (clean.ndim - 1))
+        velocity = self.predict((1 - t) * clean + t * noise, times * 1000, condition, size)
+        return flow_matching_loss(velocity, clean, noise)

@@ -1,30 +1,26 @@
-"""FLUX.1 (dev, schnell): rectified flow on packed latents, a CLIP and a T5 encoder, distilled guidance."""
+"""FLUX.1 (dev, schnell, Kontext): rectified flow on packed latents, a CLIP and a T5 encoder, distilled guidance."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.base import Condition, Schedule
-from mmrl.modalities.image.families.flow import FlowFamily
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of, scaled
+from mmrl.modalities.image.families.base import Guidance
+from mmrl.modalities.image.families.packed import Rows, ShowingFamily
 
 
-class Flux(FlowFamily):
-    """Latents are [b, seq, 4 C]: each token is a 2 x 2 block of the VAE's grid, rows first.
-
-    Where the denoiser has an embedded guidance value (dev), the caller puts it in the condition as "guidance"
-    [b]; left out, it is 1, the plain conditional model. A denoiser without one (schnell) ignores it.
-    """
+class Flux(ShowingFamily):
+    """The denoiser of dev takes the guidance as an input; that of schnell has none."""
 
     name = "flux"
     long_tokenizer = "tokenizer_2"
     pipeline_classes = ("FluxPipeline",)
+    guidances: ClassVar[tuple[Guidance, ...]] = ("embedded", "passes")
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
@@ -32,56 +28,93 @@ class Flux(FlowFamily):
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
-        self.guidance_embeds = bool(self.denoiser.config.guidance_embeds)
+        self.guidance = "embedded" if self.denoiser.config.guidance_embeds else "passes"
 
-    @property
-    def patch(self) -> int:
-        return 2
+    @classmethod
+    def build(cls, corpus: Sequence[str], **options: Any) -> Any:
+        from mmrl.modalities.image.tiny.flux import build_flux
 
-    def native_size(self) -> tuple[int, int]:
-        side = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-        return side, side
+        return build_flux(corpus, **options)
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        return math.prod(self.token_grid(size)), self.denoiser.config.in_channels
-
-    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
+    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         embeds, pooled, _ = self.pipeline.encode_prompt(
-            list(texts), device=self.device, max_sequence_length=self.text_length()
+            [a.text for a in asked], device=self.device, max_sequence_length=self.text_length()
         )
-        return {"embeds": embeds, "pooled": pooled}
+        return rows_of({"embeds": embeds, "pooled": pooled})
 
     def text_length(self) -> int:
         return self.max_sequence_length or min(512, self.pipeline.tokenizer_2.model_max_length)
 
-    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
-        """Evenly spaced sigmas 1 ... 1/steps, shifted as the scheduler's config says."""
-        return self.flow_schedule(steps, size, sigmas=np.linspace(1.0, 1 / steps, steps))
+    def sigmas(self, steps: int) -> Any:
+        return np.linspace(1.0, 1 / steps, steps)
 
-    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
-        embeds = condition["embeds"]
-        guidance = condition.get("guidance", torch.ones_like(time)) if self.guidance_embeds else None
-        return self.denoiser(
-            hidden_states=latents,
-            timestep=time / 1000,
-            guidance=guidance,
-            encoder_hidden_states=embeds,
-            pooled_projections=condition["pooled"],
-            txt_ids=latents.new_zeros(embeds.shape[1], 3),
-            img_ids=self._positions(size).to(latents),
-            return_dict=False,
-        )[0]
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        guidance: float | None = None,
+    ) -> Tensor:
+        embeds, pooled = condition["embeds"], condition["pooled"]
+        value = self.guidance_off if guidance is None else guidance
 
-    def _positions(self, size: tuple[int, int]) -> Tensor:
-        """[seq, 3]: 0, row and column of each token, for the rotary embedding."""
-        rows, columns = self.token_grid(size)
-        token = torch.arange(rows * columns)
-        return torch.stack([torch.zeros_like(token), token // columns, token % columns], dim=-1)
+        def denoise(rows: Rows, tokens: Tensor, places: Tensor) -> Tensor:
+            return self.denoiser(
+                hidden_states=tokens,
+                timestep=time[rows] / 1000,
+                guidance=torch.full_like(time[rows], value) if self.guidance == "embedded" else None,
+                encoder_hidden_states=embeds[rows],
+                pooled_projections=pooled[rows],
+                txt_ids=latents.new_zeros(embeds.shape[1], 3),
+                img_ids=places,
+                return_dict=False,
+            )[0]
 
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        blocks = pixel_unshuffle(super().encode_pixels(pixels), self.patch)
-        return blocks.flatten(2).transpose(1, 2)
+        return self.beside(latents, self._places(self.token_grid(size)).to(latents), condition, denoise)
 
-    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        blocks = latents.transpose(1, 2).unflatten(2, self.token_grid(size))
-        return super().decode(pixel_shuffle(blocks, self.patch), size)
+    @staticmethod
+    def _places(grid: tuple[int, int], number: int = 0) -> Tensor:
+        """[tokens, 3]: which picture (0 is the one that is drawn), row and column, for the rotary embedding."""
+        token = torch.arange(grid[0] * grid[1])
+        return torch.stack([torch.full_like(token, number), token // grid[1], token % grid[1]], dim=-1)
+
+
+class FluxKontext(Flux):
+    """Kontext: FLUX.1 dev that is shown a picture, whose latents stand behind those that are drawn."""
+
+    name = "flux_kontext"
+    pipeline_classes = ("FluxKontextPipeline",)
+    pictures = (0, 1)
+
+    @classmethod
+    def build(cls, corpus: Sequence[str], **options: Any) -> Any:
+        from mmrl.modalities.image.tiny.flux import build_flux_kontext
+
+        return build_flux_kontext(corpus, **options)
+
+    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        rows = super().encode(asked, size)
+        return [{**row, **self._source(a.pictures)} for row, a in zip(rows, asked, strict=True)]
+
+    @torch.no_grad()
+    def _source(self, pictures: Sequence[Source]) -> Row:
+        if not pictures:
+            return {}
+        image, (width, height) = pictures[0].image, self.shown_size(pictures[0].image.size)
+        processor = self.pipeline.image_processor
+        pixels = processor.preprocess(processor.resize(image, height, width), height, width)
+        places = self._places(self.token_grid((height, width)), 1)
+        return {"source": self.encode_pixels(pixels.to(self.device))[0], "places": places.to(self.device)}
+
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which a picture of this size is shown: of the pipeline's list, the one whose ratio of
+        sides is nearest; with model.source_pixels, of that area at most."""
+        step = self.pipeline.vae_scale_factor * self.patch
+        if self.source_pixels is not None:
+            return scaled(size, self.source_pixels, step)
+        from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
+
+        ratio = size[0] / size[1]
+        width, height = min(PREFERRED_KONTEXT_RESOLUTIONS, key=lambda one: (abs(ratio - one[0] / one[1]), one))
+        return width // step * step, height // step * step

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Condition, Schedule
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
 from mmrl.modalities.image.families.flow import FlowFamily
 
 
@@ -19,28 +20,38 @@ class SD3(FlowFamily):
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
 
+    @classmethod
+    def build(cls, corpus: Sequence[str], **options: Any) -> Any:
+        from mmrl.modalities.image.tiny.sd3 import build_sd3
+
+        return build_sd3(corpus, **options)
+
     @property
     def patch(self) -> int:
         return self.denoiser.config.patch_size
 
-    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
+    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            list(texts),
+            [a.text for a in asked],
             None,
             None,
             device=self.device,
             do_classifier_free_guidance=False,
             max_sequence_length=self.text_length(),
         )
-        return {"embeds": embeds, "pooled": pooled}
+        return rows_of({"embeds": embeds, "pooled": pooled})
 
     def text_length(self) -> int:
         return self.max_sequence_length or min(256, getattr(self.pipeline.tokenizer_3, "model_max_length", 256))
 
-    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
-        return self.flow_schedule(steps, size)
-
-    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        guidance: float | None = None,
+    ) -> Tensor:
         return self.denoiser(
             hidden_states=latents,
             timestep=time,

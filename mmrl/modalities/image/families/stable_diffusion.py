@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.base import Condition, Family, Schedule
-from mmrl.modalities.image.kernels import Prediction
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
+from mmrl.modalities.image.families.base import Family, Schedule
+from mmrl.modalities.image.supervised import denoising_loss
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -29,8 +30,9 @@ class UNetFamily(Family):
 
     is_flow = False
     kernel = "ddim"
-    noise_level = 1.0
-    part = "unet"
+    policies = {"denoiser": "unet"}
+    takes_length = False
+    rescales = True
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)
@@ -42,6 +44,7 @@ class UNetFamily(Family):
                 "DDPM-type scheduler"
             )
         self._check_scheduler(scheduler)
+        self.prediction = scheduler.config.prediction_type
         if self.denoiser.config.time_cond_proj_dim is not None:
             raise ValueError(
                 "the UNet takes an embedded guidance value (time_cond_proj_dim), as consistency models do; "
@@ -62,9 +65,9 @@ class UNetFamily(Family):
             )
 
     @property
-    def prediction(self) -> Prediction:
-        """What the denoiser's output means."""
-        return self.pipeline.scheduler.config.prediction_type
+    def block_names(self) -> tuple[str, ...]:
+        unet = self.denoiser
+        return tuple(sorted({type(block).__name__ for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)}))
 
     def native_size(self) -> tuple[int, int]:
         side, factor = self.denoiser.config.sample_size, self.pipeline.vae_scale_factor
@@ -97,6 +100,18 @@ class UNetFamily(Family):
             )
         return Schedule(scheduler.timesteps.double(), level)
 
+    def denoising_loss(
+        self,
+        clean: Tensor,
+        noise: Tensor,
+        draws: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        shift: float | None = None,
+    ) -> Tensor:
+        """Denoising at uniform timesteps, which know no shift."""
+        return denoising_loss(self, clean, noise, torch.special.ndtr(draws), condition, size)
+
     def latent_scale(self) -> tuple[Any, Any]:
         return 0.0, self.vae.config.scaling_factor  # these pipelines know no shift, whatever the VAE's config says
 
@@ -113,13 +128,26 @@ class StableDiffusion(UNetFamily):
     name = "sd"
     pipeline_classes = ("StableDiffusionPipeline",)
 
-    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        embeds, _ = self.pipeline.encode_prompt(
-            list(texts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return {"embeds": embeds}
+    @classmethod
+    def build(cls, corpus: Sequence[str], **options: Any) -> Any:
+        from mmrl.modalities.image.tiny.stable_diffusion import build_sd
 
-    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+        return build_sd(corpus, **options)
+
+    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        embeds, _ = self.pipeline.encode_prompt(
+            [a.text for a in asked], device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return rows_of({"embeds": embeds})
+
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        guidance: float | None = None,
+    ) -> Tensor:
         return self.denoiser(latents, time, encoder_hidden_states=condition["embeds"], return_dict=False)[0]
 
 
@@ -135,18 +163,25 @@ class StableDiffusionXL(UNetFamily):
             # The published VAE overflows in float16.
             self.vae.float()
 
-    def encode(self, texts: Sequence[str], size: tuple[int, int]) -> Condition:
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            list(texts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return {"embeds": embeds, "pooled": pooled}
+    @classmethod
+    def build(cls, corpus: Sequence[str], **options: Any) -> Any:
+        from mmrl.modalities.image.tiny.stable_diffusion import build_sdxl
 
-    def blank(self, size: tuple[int, int]) -> Condition:
-        """Zeros where the pipeline's config says so, else the empty text."""
-        empty = super().blank(size)
-        if self.pipeline.config.force_zeros_for_empty_prompt:
-            return {key: torch.zeros_like(value) for key, value in empty.items()}
-        return empty
+        return build_sdxl(corpus, **options)
+
+    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            [a.text for a in asked], device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return rows_of({"embeds": embeds, "pooled": pooled})
+
+    def encode_against(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        """No prompt is zeros where the pipeline's config says so, else the empty text."""
+        rows = super().encode_against(asked, size)
+        if not self.pipeline.config.force_zeros_for_empty_prompt:
+            return rows
+        blank = [{key: torch.zeros_like(value) for key, value in row.items()} for row in rows]
+        return [zeros if a.text is None else row for a, row, zeros in zip(asked, rows, blank, strict=True)]
 
     def latent_scale(self) -> tuple[Any, Any]:
         """With a mean and a standard deviation for each channel where the VAE's config has both."""
@@ -165,7 +200,14 @@ class StableDiffusionXL(UNetFamily):
             scaling_factor=1.0, latents_mean=latents.mean(axes).tolist(), latents_std=latents.std(axes).tolist()
         )
 
-    def predict(self, latents: Tensor, time: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        guidance: float | None = None,
+    ) -> Tensor:
         # Original size, top left of the crop, target size: a picture that was neither scaled nor cropped.
         time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32, device=latents.device)
         return self.denoiser(

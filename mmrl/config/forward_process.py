@@ -1,0 +1,166 @@
+"""A stage that learns on the forward process: samples that are noised anew, and no log-probability of the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mmrl.config.grpo import resolve_algorithm
+from mmrl.config.roles import FollowConfig, RoleConfig
+from mmrl.config.sampled import SampledStage
+from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words
+from mmrl.core.resolving import ALONE
+from mmrl.strict import Strict, When
+
+UNIFORM = When(lambda s, _: s.name == "uniform", "`name: uniform`")
+NORMAL = When(lambda s, _: s.name == "logit_normal", "`name: logit_normal`")
+NFT = When(lambda s, _: s.objective == "nft", "`objective: nft`")
+
+# Gates of awm's ratio: those that look at an action alone.
+GATES = ("ppo", "two_sided", "dual_clip", "absolute", "preclip", "cispo", "sapo", "none")
+
+# What an algorithm says of actions with log-probabilities, besides the gate and its clip range.
+OF_ACTIONS = tuple(field for field in (*MANY, *OPTIONAL) if field not in ("shape", "filters"))
+
+
+class TimesConfig(Strict):
+    """The times of the forward process that are trained, from 0 (data) to 1 (noise)."""
+
+    name: Literal["uniform", "logit_normal"] = Field(
+        "uniform", description="uniform: even between `low` and `high`. logit_normal: the middle more often."
+    )
+    low: float = Field(0.0, ge=0, lt=1, description="uniform: the least time.")
+    high: float = Field(1.0, gt=0, le=1, description="uniform: the largest time.")
+    mean: float = Field(0.0, description="logit_normal: of the normal numbers.")
+    std: float = Field(1.0, gt=0, description="logit_normal: of the normal numbers.")
+    shift: float = Field(1.0, gt=0, description="Pushes times towards noise, as samplers do; 1 does not.")
+
+    effects: ClassVar[Mapping[str, When]] = {"low": UNIFORM, "high": UNIFORM, "mean": NORMAL, "std": NORMAL}
+
+    @model_validator(mode="after")
+    def _low_first(self) -> TimesConfig:
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
+        return self
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Those of the distribution in mmrl.core.flow_match.TIMES."""
+        own = ("low", "high") if self.name == "uniform" else ("mean", "std")
+        return {name: getattr(self, name) for name in (*own, "shift")}
+
+
+class ForwardProcessStage(SampledStage):
+    """Reinforcement learning on samples that are noised anew: NFT, AWM, DGPO; any sampler draws them."""
+
+    kind: Literal["forward_process"] = "forward_process"
+    objective: Literal["nft", "awm", "dgpo"] = Field(
+        "nft",
+        description="nft: towards good samples and away from bad ones by a mirror image of the old policy. awm: the "
+        "policy gradient's, with minus the matching error for a log-probability. dgpo: the group's preference.",
+    )
+    beta: float | None = Field(
+        None,
+        gt=0,
+        description="nft: how far the two branches lie from the old policy (null: 1). dgpo: of the logit (100).",
+    )
+    saturation: float = Field(5.0, gt=0, description="nft: the advantage that counts as wholly good.")
+    weighting: Literal["uniform", "t", "t2", "huber", "ghuber"] = Field(
+        "uniform",
+        description="awm: of the matching error, by its time (t, t2), or a root of it times t (huber, ghuber).",
+    )
+    power: float = Field(0.25, gt=0, le=1, description="ghuber: the root's exponent.")
+    reference_coef: float = Field(
+        0.0, ge=0, description="Weight of the squared distance of velocities to the model that the stage started from."
+    )
+    draws: int = Field(4, ge=1, description="Times, each with its own noise, at which an update trains a sample.")
+    times: TimesConfig = Field(default_factory=TimesConfig, description="Which times; the draws are spread over them.")
+    same_noise: bool | None = Field(
+        None, description="All samples of a group are noised alike, at the same times; null: with dgpo."
+    )
+    old: FollowConfig | None = Field(
+        None,
+        description="How the policy that samples follows the trained one, once a step: its `every` counts steps. null: "
+        "with nft `{decay: 0.5, rise: linear}`, else it is the trained one.",
+    )
+    algorithm: dict[str, Any] = Field(
+        default_factory=lambda: {"preset": "flow_grpo"},
+        description="How rewards become advantages, `preset` and fields as in a grpo stage; with awm its `gate` and "
+        "clip range, too.",
+    )
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "beta": When(lambda s, _: s.objective != "awm", "`objective: nft` or dgpo"),
+        "saturation": NFT,
+        "weighting": When(lambda s, _: s.objective == "awm", "`objective: awm`"),
+        "power": When(lambda s, _: s.objective == "awm" and s.weighting == "ghuber", "`weighting: ghuber`"),
+    }
+
+    @property
+    def resolved(self) -> Algorithm:
+        """How rewards become advantages, and awm's gate."""
+        return resolve_algorithm(self.algorithm)
+
+    @property
+    def strength(self) -> float:
+        """`beta`, or the objective's own."""
+        return self.beta if self.beta is not None else {"nft": 1.0, "dgpo": 100.0}.get(self.objective, 1.0)
+
+    @property
+    def following(self) -> FollowConfig:
+        """How the policy that samples follows."""
+        slow = FollowConfig(decay=0.5, rise="linear") if self.objective == "nft" else FollowConfig()
+        return self.old or slow
+
+    def named_roles(self) -> dict[str, RoleConfig]:
+        return {**super().named_roles(), "old": RoleConfig(follow=self.following)}
+
+    @property
+    def noises_alike(self) -> bool:
+        """Whether the samples of a group get the same times and noises."""
+        return self.objective == "dgpo" if self.same_noise is None else self.same_noise
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, value: dict[str, Any]) -> dict[str, Any]:
+        resolve_algorithm(value)
+        return value
+
+    @model_validator(mode="after")
+    def _algorithm_fits(self) -> ForwardProcessStage:
+        algorithm, plain = self.resolved, Algorithm()
+        gated = self.objective == "awm"
+        fields = ["ratio", "kl_coef", *OF_ACTIONS, *([] if gated else ["gate", "clip_low", "clip_high"])]
+        fields += ["aggregate"] if self.objective == "dgpo" else []
+        for name in fields:
+            if getattr(algorithm, name) != getattr(plain, name) or name in self.algorithm:
+                raise ValueError(
+                    f"algorithm: {name} is of a policy gradient, which {self.objective} is not; leave it out, "
+                    "with a preset such as flow_grpo or grpo"
+                )
+        if gated and algorithm.gate.name not in GATES:
+            raise ValueError(f"algorithm: gate={algorithm.gate.name!r} does not go with awm; use {', '.join(GATES)}")
+        if self.samples < 2 and (algorithm.combine == "gdpo" or algorithm.advantage.name not in ALONE):
+            raise ValueError("samples=1 leaves nothing to compare inside a group; take samples=2 or more")
+        return self
+
+    def plan_lines(self, config: Any, processes: int) -> list[str]:
+        samples, each = self.groups * self.samples, self.groups // self.updates * self.samples
+        evaluations = each * self.draws
+        about = {
+            "nft": f"beta {self.strength:g}, saturation {self.saturation:g}",
+            "awm": f"weighting {self.weighting}",
+            "dgpo": f"beta {self.strength:g}",
+        }
+        weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)
+        return [
+            f"{self.groups} prompts x {self.samples} samples = {samples} samples a step over {processes} process(es)",
+            f"{self.updates * self.epochs} optimizer steps per rollout, each on {each} samples x {self.draws} times: "
+            f"{evaluations} evaluations in {-(-evaluations // self.micro_batch)} micro-batches",
+            f"objective {self.objective}, {about[self.objective]}; times {self.times.name}",
+            f"advantage {in_words(self.resolved.advantage)}; the policy that samples {self.following.in_words()}",
+            f"rewards: {weights}{' (SHUFFLED: a control run)' if self.shuffle_rewards else ''}",
+            self.optim.in_words(),
+        ]

@@ -1,0 +1,107 @@
+"""Qwen-Image: packed latents of a video autoencoder, prompts of any length, guidance that keeps each token's norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
+from mmrl.modalities.image.families.packed import PackedFamily
+
+
+class VideoAutoencoder(PackedFamily):
+    """An autoencoder of films, given pictures as films of one frame; mean and spread of its latents by channel."""
+
+    def posterior(self, pixels: Tensor) -> Any:
+        found = self.vae.encode(pixels.to(self.vae.dtype).unsqueeze(2)).latent_dist
+        return SimpleNamespace(**{key: getattr(found, key)[:, :, 0] for key in ("mean", "std", "var", "logvar")})
+
+    def reconstruct(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents.to(self.vae.dtype).unsqueeze(2)).sample[:, :, 0]
+
+    def latent_scale(self) -> tuple[Any, Any]:
+        config = self.vae.config
+        mean, std = (
+            torch.tensor(values, device=self.vae.device).view(1, -1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, 1 / std
+
+    def standardise(self, latents: Tensor) -> None:
+        axes = (0, 2, 3)
+        self.vae.register_to_config(latents_mean=latents.mean(axes).tolist(), latents_std=latents.std(axes).tolist())
+
+
+class QwenImage(VideoAutoencoder):
+    """No prompt is a blank, as the model's authors have it: the pipeline guides only where a negative one is given."""
+
+    name = "qwen_image"
+    pipeline_classes = ("QwenImagePipeline",)
+    lora_targets = (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    )  # fmt: skip
+
+    @classmethod
+    def build(cls, corpus: Sequence[str], **options: Any) -> Any:
+        from mmrl.modalities.image.tiny.qwen_image import build_qwen_image
+
+        return build_qwen_image(corpus, **options)
+
+    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        embeds, mask = self.pipeline.encode_prompt(
+            [a.text for a in asked], device=self.device, max_sequence_length=self.text_length()
+        )
+        lengths = [embeds.shape[1]] * len(asked) if mask is None else mask.sum(1).tolist()
+        return [{"embeds": embed[:length]} for embed, length in zip(embeds, lengths, strict=True)]
+
+    def encode_against(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+        return self.encode([Asked(" " if a.text is None else a.text, a.pictures) for a in asked], size)
+
+    def collate(self, rows: Sequence[Row]) -> Condition:
+        embeds, mask = padded([row["embeds"] for row in rows])
+        return {"embeds": embeds, "mask": None if bool(mask.all()) else mask}
+
+    def text_length(self) -> int:
+        return self.max_sequence_length or min(512, self.pipeline.tokenizer.model_max_length)
+
+    def token_counts(self, text: str) -> list[tuple[int, int]]:
+        said = self.pipeline.prompt_template_encode.format(text)
+        tokens = len(self.pipeline.tokenizer(said).input_ids) - self.pipeline.prompt_template_encode_start_idx
+        return [(tokens, self.text_length())]
+
+    def sigmas(self, steps: int) -> Any:
+        return np.linspace(1.0, 1 / steps, steps)
+
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Condition,
+        size: tuple[int, int],
+        guidance: float | None = None,
+    ) -> Tensor:
+        return self._denoise(latents, time, condition["embeds"], condition["mask"], [self.token_grid(size)])
+
+    def _denoise(
+        self, tokens: Tensor, time: Tensor, embeds: Tensor, mask: Tensor | None, grids: Sequence[tuple[int, ...]]
+    ) -> Tensor:
+        """Of tokens [b, of all grids, 4 C], the one that is drawn first."""
+        return self.denoiser(
+            hidden_states=tokens,
+            timestep=time / 1000,
+            encoder_hidden_states=embeds,
+            encoder_hidden_states_mask=mask,
+            img_shapes=[[(1, *grid) for grid in grids]] * len(tokens),
+            return_dict=False,
+        )[0]
+
+    def guide(self, conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
+        """The usual sum, each token of it brought to the norm that it has in the conditional output."""
+        output = super().guide(conditional, unconditional, scale)
+        return output * (conditional.norm(dim=-1, keepdim=True) / output.norm(dim=-1, keepdim=True))

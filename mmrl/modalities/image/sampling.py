@@ -1,0 +1,202 @@
+"""Pictures from noise: rollouts that store their trained steps, and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from mmrl.modalities.image.conditions import Conditions
+from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.families.asked import Asked, Condition
+from mmrl.modalities.image.families.base import Schedule
+from mmrl.modalities.image.kernels import Transition, sample
+from mmrl.modalities.image.pixels import to_pictures
+from mmrl.modalities.image.plans import StepPlan
+from mmrl.modalities.image.policy import StepPolicy
+from mmrl.types import Group, Prompt, Sample, Trajectory
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored."""
+
+    steps: int
+    guidance: float
+    size: tuple[int, int]
+    plan: StepPlan | None = None
+
+
+class Noise:
+    """The random numbers of one sample: its first latent, then one draw per stochastic step."""
+
+    def __init__(self, start_seed: int, step_seed: int) -> None:
+        self._start = torch.Generator().manual_seed(start_seed)
+        self._steps = torch.Generator().manual_seed(step_seed)
+
+    def start(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=self._start)
+
+    def next(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=self._steps)
+
+
+class Sampler:
+    """Samples the policy. tag: a number of the weights as they are now; asked: what a prompt asks for."""
+
+    def __init__(
+        self,
+        policy: StepPolicy,
+        conditions: Conditions,
+        config: ModelConfig,
+        tag: Callable[[], int],
+        asked: Callable[[Prompt], Asked],
+    ) -> None:
+        self.policy = policy
+        self.family = policy.family
+        self.conditions = conditions
+        self.config = config
+        self.tag = tag
+        self.asked = asked
+
+    @property
+    def keeps_mean(self) -> bool:
+        """Whether the mean of each trained step is stored, from which a replay tells how far it has moved."""
+        return self.config.sampling.ratio_norm or self.config.sampling.keep_mean
+
+    @lru_cache(maxsize=8)  # noqa: B019  one adapter lives as long as the process
+    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+        return self.family.schedule(steps, size)
+
+    def unconditional(self, asked: Sequence[Asked], guidance: float, size: tuple[int, int]) -> Condition | None:
+        """What the branch that guidance leads away from is told, or None where there is no such branch."""
+        if not self.family.is_guided(guidance):
+            return None
+        negative = self.config.sampling.negative_prompt
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.policy.both_branches):
+            return self.conditions([Asked(negative, one.pictures, against=True) for one in asked], size)
+
+    @torch.no_grad()
+    def fill(self, groups: Sequence[Group], n: int, noise: Sequence[Noise], run: Run) -> list[Group]:
+        """The groups with n samples each; noise has one entry a sample, group by group."""
+        prompts = [group.prompt for group in groups for _ in range(n)]
+        samples: list[Sample] = []
+        for start in range(0, len(prompts), self.config.rollout_batch):
+            rows = slice(start, start + self.config.rollout_batch)
+            latents, trajectories = self._denoise(prompts[rows], noise[rows], run)
+            pictures = self._decode(latents, run.size)
+            samples += [
+                Sample(prompt, (start + i) % n, picture, trajectory)
+                for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
+            ]
+        return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
+
+    def _denoise(
+        self, prompts: Sequence[Prompt], noise: Sequence[Noise], run: Run
+    ) -> tuple[Tensor, Sequence[Trajectory | None]]:
+        policy, device, size, plan = self.policy, self.family.device, run.size, run.plan
+        schedule = self.schedule(run.steps, size)
+        asked = [self.asked(prompt) for prompt in prompts]
+        condition = self.conditions(asked, size)
+        unconditional = self.unconditional(asked, run.guidance, size)
+        shape = self.family.latent_shape(size)
+        latents = torch.stack([source.start(shape) for source in noise]).to(device)
+        storing = plan is not None and unconditional is not None and not policy.both_branches
+        tag = self.tag() if storing else None
+        kept: list[dict[str, Tensor]] = []
+        for i in range(run.steps):
+            index = torch.full((len(prompts),), i, device=device)
+            time = schedule.time[i].float().to(device).expand(len(prompts))
+            output, empty = policy.predict(latents, time, condition, run.guidance, size, unconditional)
+            stochastic = plan is not None and i in plan.stochastic
+            transition = policy.transition(latents, output, schedule, index, stochastic)
+            if not stochastic:
+                latents = transition.mean.to(policy.storage).float()
+                continue
+            draw = torch.stack([source.next(shape) for source in noise]).to(device)
+            after = sample(transition, draw, policy.storage)
+            if plan is not None and i in plan.trained:
+                kept.append(self._keep(latents, after, transition, index, empty, tag))
+            latents = after
+        if plan is None:
+            return latents, [None] * len(prompts)
+        return latents, _trajectories(kept, len(prompts)) if plan.trained else _untrained(latents)
+
+    def _keep(
+        self,
+        latents: Tensor,
+        after: Tensor,
+        transition: Transition,
+        index: Tensor,
+        empty: Tensor | None,
+        tag: int | None,
+    ) -> dict[str, Tensor]:
+        stored = {
+            "x": latents,
+            "x_next": after,
+            "step": index,
+            "std": transition.std.flatten(),
+            "logp": self.policy.log_prob(after, transition),
+        }
+        if self.keeps_mean:
+            stored["mean"] = transition.mean
+        if tag is not None and empty is not None:
+            stored["unconditional"] = empty
+            stored["weights"] = torch.full_like(index, tag)
+        return {key: value.cpu() for key, value in stored.items()}
+
+    @torch.no_grad()
+    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
+        pictures: list[Image] = []
+        for part in latents.split(self.config.decode_batch):
+            pictures += to_pictures(self.family.decode(part, size))
+        return pictures
+
+    # ---------------------------------------------------------------- what `mmrl plan` estimates from
+
+    def blank(self, prompt: Prompt, run: Run) -> Sample:
+        """A sample as long as a rollout makes them; see Adapter.blank."""
+        assert run.plan is not None
+        trained = run.plan.trained
+        latents = torch.zeros(len(trained), *self.family.latent_shape(run.size))
+        if not trained:
+            return Sample(prompt, 0, None, _untrained(torch.zeros(1, *self.family.latent_shape(run.size)))[0])
+        names = ("x", "x_next", *(("mean",) if self.keeps_mean else ()))
+        tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
+        mask = torch.ones(len(trained), dtype=torch.bool)
+        return Sample(prompt, 0, None, Trajectory(torch.zeros(len(trained)), mask, tensors))
+
+    @torch.no_grad()
+    def trial(self, prompts: Sequence[Prompt], run: Run) -> None:
+        """A denoising step of the pictures that are denoised together, then those decoded together; prompts are encoded
+        one by one. See Adapter.trial."""
+        asked = [self.asked(prompt) for prompt in prompts[: self.config.rollout_batch]]
+        shape = (len(asked), *self.family.latent_shape(run.size))
+        condition = self.conditions(asked, run.size)
+        unconditional = self.unconditional(asked, run.guidance, run.size)
+        time = self.schedule(run.steps, run.size).time[:1].float().expand(len(asked))
+        output, _ = self.policy.predict(torch.zeros(shape), time, condition, run.guidance, run.size, unconditional)
+        self.family.decode(output[: self.config.decode_batch], run.size)
+
+
+def _untrained(latents: Tensor) -> list[Trajectory]:
+    """Of pictures of whose making nothing is trained: their latents, and no action."""
+    none = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+    return [Trajectory(*none, {"clean": latent.clone()}) for latent in latents.cpu()]
+
+
+def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+    columns = {key: torch.stack([step[key] for step in kept], dim=1) for key in kept[0]}
+    logp = columns.pop("logp")
+    return [
+        Trajectory(
+            logp=logp[i].clone(),
+            mask=torch.ones(len(kept), dtype=torch.bool),
+            tensors={key: value[i].clone() for key, value in columns.items()},
+        )
+        for i in range(rows)
+    ]

@@ -1,0 +1,248 @@
+"""The contract of adapters on every family, and prompts that show pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_pipelines import CORPUS, LORA, gradients, nudge, roll
+
+from mmrl import api
+from mmrl.config import load
+from mmrl.modalities.image.adapter import ImageAdapter
+from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.families import FAMILIES, family_class
+from mmrl.seeds import seed_of
+from mmrl.training.check import check_adapter
+from mmrl.types import Prompt
+
+SIZE, WIDE, STEPS = 32, (32, 64), 3
+# Guidance that runs two passes where the family has them; options of the builder.
+GUIDED = {"z_image": 1.0, "flux": 3.5, "flux2": 4.0, "flux_kontext": 3.5}
+# Shown pictures stay small: their area, where the family would make a megapixel of it.
+SOURCE = {"flux_kontext": 96 * 96, "qwen_image_edit_plus": 64 * 64, "qwen_image_21": 64 * 64}
+FIRST = ("sd3", "flux", "sd", "sdxl")  # of which other tests ask the same
+BUILD = {
+    "sd3": {"layers": 1, "heads": 2, "head_dim": 16, "grid": 4},
+    "flux2_klein": {"max_length": 48},
+}
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    numbers = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(numbers).resize((width, height))
+
+
+def made(family: str, guidance: float | None = None, build: dict | None = None, **options) -> ImageAdapter:
+    parts = {"corpus": CORPUS, **BUILD.get(family, {}), **(build or {})}
+    return ImageAdapter(ModelConfig(path="built", family=family, build=parts, **(numbers(family, guidance) | options)))
+
+
+def numbers(family: str, guidance: float | None = None) -> dict:
+    sampling = {"steps": STEPS, "guidance": GUIDED.get(family, 3.0) if guidance is None else guidance, "size": SIZE}
+    return {"sampling": sampling, "evaluation": {"steps": STEPS, "size": WIDE}, "source_pixels": SOURCE.get(family)}
+
+
+def prompts(family: str) -> list[Prompt]:
+    """Of different lengths; where the family takes pictures, of different sizes and numbers."""
+    few, many = family_class(family).pictures
+    shown = [[picture(64, 80, 0)], [picture(96, 64, 1), picture(64, 64, 2)][: max(many, 1)], []]
+    if few:
+        shown[2] = [picture(64, 64, 3)]
+    texts = [CORPUS[0], CORPUS[1], "two blue squares"]
+    return [
+        Prompt(f"p{i}", text, {"images": images} if many else {}) for i, (text, images) in enumerate(zip(texts, shown))
+    ]
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow if f in FIRST else []) for f in FAMILIES])
+def test_the_contract_of_adapters_holds(family, tmp_path):
+    policy = made(family, **LORA)
+    nudge(policy)
+    results = check_adapter(policy, prompts(family), reload=lambda folder: ImageAdapter(policy.config.at(folder)))
+    assert [r for r in results if not r.passed] == []
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_replay_reaches_what_is_trained(family, train):
+    policy = made(family, **(LORA if train == "lora" else {}))
+    nudge(policy)
+    samples = roll(policy, n=1, prompts=prompts(family)[:2])
+    found = gradients(policy, policy.logprobs(samples, torch.arange(STEPS - 1)).logp.sum())
+    moved = [name for name, gradient in found.items() if float(gradient.abs().max()) > 0]
+    assert len(moved) > 0.7 * len(policy.trainable_parameters())  # what a last block does to the text is thrown away
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_blocks_that_are_named_hold_most_of_the_weights(family):
+    policy = made(family).family
+    blocks = [m for m in policy.denoiser.modules() if type(m).__name__ in policy.block_names]
+    held = {id(p): p.numel() for block in blocks for p in block.parameters()}
+    assert sum(held.values()) > 0.3 * sum(p.numel() for p in policy.denoiser.parameters())
+
+
+# ---- pictures that a prompt shows ---------------------------------------------------------------------------------
+
+
+SHOWING = [name for name in FAMILIES if family_class(name).pictures[1]]
+
+
+def pipelines_own(policy: ImageAdapter, prompt: Prompt) -> torch.Tensor:
+    """[3, H, W] in [0, 1]: what the pipeline draws of a prompt and its pictures from the noise of seed 3."""
+    family, images, scale = policy.family, prompt.record.get("images") or None, policy.policy.eval_guidance
+    start = torch.randn(
+        family.latent_shape(WIDE), generator=torch.Generator().manual_seed(seed_of(3, "eval", prompt.id, 0))
+    )[None]
+    options = {"guidance_scale": scale, "max_sequence_length": family.text_length()} if family.takes_length else {}
+    if family.name.startswith("flux2"):
+        start = start.transpose(1, 2).unflatten(2, family.token_grid(WIDE))
+    if family.name == "flux_kontext":
+        images = images and images[0]
+        options |= {"max_area": WIDE[0] * WIDE[1], "_auto_resize": False}
+    if family.name.startswith("qwen"):
+        options = {"true_cfg_scale": scale, "negative_prompt": [" "]}
+    if family.name == "qwen_image_21":
+        options |= {"output_resolution": 64, "use_kv_cache": False}
+    found = family.pipeline(
+        prompt=[prompt.text],
+        image=images,
+        latents=start,
+        num_inference_steps=STEPS,
+        height=WIDE[0],
+        width=WIDE[1],
+        output_type="pt",
+        **options,
+    ).images[0]
+    return found if len(found) == 3 else found[:3] * found[3:] + 1 - found[3:]  # on white
+
+
+@pytest.mark.parametrize("family", SHOWING)
+def test_each_prompt_of_a_batch_is_drawn_with_its_own_pictures_as_the_pipeline_draws_it(family, monkeypatch):
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit
+
+    monkeypatch.setattr(edit, "VAE_IMAGE_SIZE", 64 * 64)
+    policy = made(family)
+    seen, decode = [], policy.family.decode
+    monkeypatch.setattr(policy.family, "decode", lambda *given: seen.append(decode(*given)) or seen[-1])
+    policy.evaluate(prompts(family), 1, 3)
+    ours = (torch.cat(seen) / 2 + 0.5).clamp(0, 1)
+    assert ours.std() > 0.01
+    for mine, prompt in zip(ours, prompts(family), strict=True):
+        torch.testing.assert_close(mine, pipelines_own(policy, prompt), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", SHOWING)
+def test_pictures_change_what_is_drawn(family):
+    policy = made(family)
+    records = [{"images": [picture(64, 64, seed)]} for seed in (1, 2)]
+    drawn = [policy.evaluate([Prompt("p", CORPUS[0], r)], 1, 3)[0].samples[0].artifact.tobytes() for r in records]
+    assert len(set(drawn)) == 2
+
+
+@pytest.mark.parametrize("family", SHOWING)
+def test_records_are_learnt_with_the_pictures_that_they_show(family):
+    policy = made(family, caption_dropout=0.5)  # of which seed 1 drops one of the two captions
+    records = [{"prompt": text, "image": picture(32, 32, 0), "images": [picture(64, 64, 1)]} for text in CORPUS]
+    other = [{**record, "images": [picture(64, 64, 2)]} for record in records]
+    losses = [float(policy.supervised_loss(some, "sft", seed=1).detach()) for some in (records, records, other)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"images": [picture(64, 56, 0)]}, "64 x 56 pixels; family flux2 takes sides of 64"),
+        ({"images": [picture(64, 64, 0)] * 11}, "shows 11 pictures .* takes 0 to 10"),
+        ({"images": [{"frames": [picture(64, 64, 0)]}]}, "shows a video"),
+        ({"images": [picture(64, 64, 0)]}, None),
+    ],
+)
+def test_pictures_that_do_not_fit_are_named(record, reason):
+    found = made("flux2").usable(Prompt("p", "in red", record))
+    assert found is None if reason is None else re.search(reason, str(found))
+
+
+# ---- half precision -----------------------------------------------------------------------------------------------
+
+NEW = [name for name in FAMILIES if name not in FIRST]
+
+
+def in_halves(family: str, folder, guidance: float | None = None) -> ImageAdapter:
+    made(family).family.pipeline.save_pretrained(folder)
+    options = {"dtype": "bfloat16", "max_sequence_length": 48, **LORA}
+    return ImageAdapter(ModelConfig(path=str(folder), **(numbers(family, guidance) | options)))
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_in_half_precision_the_picture_is_about_the_same(family, tmp_path):
+    """The family is read from the files. An eighth of the spread of brightness is what 8 bits of mantissa leave."""
+    policy = in_halves(family, tmp_path)
+    assert policy.family.name == family and policy.family.denoiser.dtype == torch.bfloat16
+    whole = made(family, max_sequence_length=48)
+    ours, exact = (
+        np.stack([np.asarray(g.samples[0].artifact, dtype=float) for g in one.evaluate(prompts(family), 1, 3)])
+        for one in (policy, whole)
+    )
+    assert exact.std() > 3
+    assert np.abs(ours - exact).mean() < exact.std() / 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", NEW)
+def test_the_contract_of_adapters_holds_in_half_precision(family, tmp_path):
+    """Without guidance: it multiplies what 8 bits leave of a gradient of random weights, which is little."""
+    policy = in_halves(family, tmp_path, guidance=family_class(family).guidance_off)
+    nudge(policy)
+    assert [r for r in check_adapter(policy, prompts(family)) if not r.passed] == []
+
+
+def test_a_picture_is_shown_at_the_size_of_the_list_whose_ratio_is_nearest_or_shrunk_to_an_area():
+    family = made("flux_kontext", source_pixels=None).family
+    assert family.shown_size((640, 480)) == (1184, 880)  # 1.333: 1184 / 880 is 1.345, 1104 / 944 is 1.169
+    assert family.shown_size((100, 100)) == (1024, 1024)
+    family.source_pixels = 256 * 256
+    assert family.shown_size((640, 480)) == (288, 208)  # times 0.462: 295.6 and 221.7, in whole tokens of 16
+    assert family.shown_size((90, 64)) == (80, 64)  # never made larger
+
+
+def test_no_row_of_qwen_image_21_feels_the_length_of_another():
+    """Padding would move the place of what is drawn: in the pipeline's own batches it does."""
+    policy = made("qwen_image_21", guidance=1.0)
+    alone, both = (
+        [Prompt("p", CORPUS[0])],
+        [Prompt("p", CORPUS[0]), Prompt("q", "two blue squares above a green triangle " * 3)],
+    )
+    pictures = [np.asarray(policy.evaluate(some, 1, 3)[0].samples[0].artifact, dtype=int) for some in (alone, both)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_step_on_records_of_a_file_that_show_pictures(tmp_path, marked):
+    picture(64, 64, 0).save(tmp_path / "a.png")
+    picture(80, 64, 1).save(tmp_path / "b.png")
+    said = "<image>in blue" if marked else "in blue"
+    rows = [{"id": name, "prompt": said, "images": [f"{name}.png"]} for name in "ab"]
+    (tmp_path / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build = {"corpus": CORPUS}
+    sampling = {"steps": STEPS, "size": SIZE, "guidance": 2.0, "noise_level": 0.7}
+    model = {"path": "built", "family": "flux_kontext", "build": build, "source_pixels": 4096, "sampling": sampling}
+    stage = {"kind": "grpo", "steps": 1, "groups": 2, "samples": 2, "micro_batch": 8}
+    config = load(
+        {
+            "modality": "image",
+            "model": {**model, **LORA},
+            "data": {"prompts": str(tmp_path / "edits.jsonl")},
+            "rewards": [{"name": "jpeg.incompressible"}],
+            "stages": [stage],
+            "out": str(tmp_path / "run"),
+            "device": "cpu",
+            "threads": 1,
+        }
+    )
+    summary = api.trainer(config, quiet=True).train()
+    assert summary["steps"] == 1 and summary["samples"] == 4 and summary["actions"] == 8

@@ -1,0 +1,179 @@
+"""The stage of distillation: its two gradients against whole-batch formulas, who is updated when, cuts, processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from answers import Answers, AnswersConfig, make, ranks
+from flowing import SIZE, Flowing
+from pydantic import ValidationError
+
+from mmrl.config import DistillStage
+from mmrl.modalities.adapter import Unsupported
+from mmrl.training.stages.distill import Distill
+from mmrl.types import Prompt
+
+PROMPTS = [Prompt(f"p{i}", "x" * (1 + i), {"id": f"p{i}"}) for i in range(6)]
+FAKE = {"optim": {"lr": 0.02}, "updates": 2}
+
+
+def loop_of(folder, processes=None, **stage):
+    made = {"kind": "distill", "steps": 3, "groups": 6, "samples": 2, "optim": {"lr": 0.02}, "fake": FAKE, **stage}
+    config = {"name": "run", "out": str(folder), "data": {"prompts": "unused.txt"}, "stages": [made]}
+    given = {"processes": processes} if processes else {}
+    return make(config, PROMPTS, adapter=Flowing(AnswersConfig()), **given)
+
+
+def shake(weights, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.add_(size * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+
+
+def stage_of(folder, moved=0.3, **stage):
+    """A stage whose policy and fake are `moved` away from the teacher."""
+    loop = loop_of(folder, **stage)
+    loop.policy.select(None, "distill")
+    loop.adapter.prepare_reference()
+    made = Distill(loop.run, loop.run.config.stages[0], loop.policy, loop.cursor)
+    shake(loop.policy.parameters, moved, 3)
+    shake(made.roles["fake"].weights, moved, 4)
+    return made
+
+
+def asked(made, name):
+    groups = made._drawn()
+    pairs = [(group.key, sample) for group in groups for sample in group.samples]
+    return [sample for _, sample in pairs], made._look(name, pairs)
+
+
+def gradients(weights):
+    return {name: None if p.grad is None else p.grad.clone() for name, p in weights.items()}
+
+
+def test_the_policys_gradient_is_dmds_over_the_whole_batch(tmp_path):
+    """x0 (x0_fake - x0_real) / mean |x0 - x0_real| over elements and samples; the fake gets none of it."""
+    made = stage_of(tmp_path, guidance=1.5)
+    adapter, (samples, look) = made.run.adapter, asked(made, "policy")
+    clean = adapter.generated(samples, look.places)
+    x = adapter.velocities(samples, look.times, look.seeds, clean=clean.detach()).x
+    t, prompts = look.times.double()[:, None], [sample.prompt for sample in samples]
+
+    def x0(name, guidance):
+        with made.acting(name):
+            return x - t * guidance * adapter.velocity(x, look.times, prompts)
+
+    real, fake = x0("reference", 1.5), x0("fake", 1.0)
+    pull = (fake - real) / (clean.detach() - real).abs().mean(1, keepdim=True)
+    wanted = torch.autograd.grad((clean * pull).sum() / SIZE / 12, list(made.policy.parameters.values()))
+    made._policy_loss(samples, look, 12)
+    for found, right in zip(gradients(made.policy.parameters).values(), wanted):
+        torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
+    assert not any(gradients(made.roles["fake"].weights).values())
+
+
+def test_the_fakes_gradient_is_flow_matching_on_what_the_policy_makes(tmp_path):
+    made = stage_of(tmp_path)
+    adapter, (samples, look) = made.run.adapter, asked(made, "fake")
+    clean = adapter.generated(samples, look.places).detach()
+    seen = adapter.velocities(samples, look.times, look.seeds, clean=clean)
+    weights, prompts = made.roles["fake"].weights, [sample.prompt for sample in samples]
+    velocity = weights["gain"] * seen.x + look.times[:, None] * weights["slope"]
+    velocity = velocity + weights["shift"][[len(prompt.text) % 3 for prompt in prompts]]
+    loss = (velocity - seen.noise + clean).square().mean(1).mean()
+    wanted = torch.autograd.grad(loss, list(weights.values()))
+    assert made._fake_loss(samples, look, 12) == pytest.approx(float(loss.detach()))
+    for found, right in zip(gradients(weights).values(), wanted):
+        torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
+    assert not any(gradients(made.policy.parameters).values())
+
+
+def test_where_fake_and_teacher_agree_nothing_pulls(tmp_path):
+    """As at the beginning of a stage."""
+    made = stage_of(tmp_path, moved=0.0)
+    assert made._policy_loss(*asked(made, "policy"), 12) == 0
+    assert all(not gradient.any() for gradient in gradients(made.policy.parameters).values())
+
+
+def test_cuts_and_processes_leave_the_weights(tmp_path):
+    def trained(processes=None, **stage):
+        loop = loop_of(tmp_path, processes, **stage)
+        loop.train()
+        return {name: dict(role.weights) for name, role in loop.stage.roles.items()}
+
+    alone = trained()
+    for other in (trained(micro_batch=5), *ranks(lambda processes: trained(processes))):
+        for name, weights in other.items():
+            for key, weight in weights.items():
+                torch.testing.assert_close(weight, alone[name][key], rtol=1e-7, atol=1e-9)
+
+
+def test_each_is_updated_when_it_is_its_turn(tmp_path):
+    """The fake twice in each step, the policy in the first and the third; the teacher never."""
+    loop, rows = loop_of(tmp_path, every=2), []
+    start = {name: p.detach().clone() for name, p in loop.adapter.trainable_parameters().items()}
+    loop._log = rows.append
+    loop.train()
+    found = {name: (learner.steps, learner.updates) for name, learner in loop.stage.learners.items()}
+    assert found == {"policy": (2, 2), "fake": (6, 6)}
+    assert [row["loss"] is None for row in rows] == [False, True, False]
+    assert all(row["fake/loss"] > 0 and row["fake/lr"] == 0.02 for row in rows)
+    assert all(torch.equal(loop.adapter.reference_parameters()[name], p) for name, p in start.items())
+
+
+def test_a_policy_that_went_astray_is_drawn_back_to_its_teacher(tmp_path):
+    """What it makes of noise comes nearer to what the teacher makes of it, and the fake follows it there."""
+    loop = loop_of(tmp_path, steps=80, every=2, samples=8, fake={"optim": {"lr": 0.05}, "updates": 4})
+    gaps: list[float] = []
+
+    def gap():
+        x = torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        made = []
+        for name in ("policy", "reference"):
+            with loop.stage.acting(name):
+                made.append(x - loop.adapter.velocity(x, torch.ones(64), [PROMPTS[0]] * 64))
+        return float((made[0].mean(0) - made[1].mean(0)).norm())
+
+    def log(row):
+        if not gaps:
+            shake({"shift": loop.adapter.shift}, 1.0, 5)
+        gaps.append(gap())
+
+    loop._log = log
+    loop.train()
+    assert gaps[0] > 1 and gaps[-1] < 0.5 * gaps[0]
+
+
+def test_early_steps_alone_draw_the_policy(tmp_path):
+    made = stage_of(tmp_path, early=0.5)
+    assert float(asked(made, "policy")[1].places.max()) < 0.5 < float(asked(made, "fake")[1].places.max())
+    times = torch.cat([asked(made, name)[1].times for name in ("policy", "fake")])
+    assert float(times.min()) >= 0.02 and float(times.max()) <= 0.98
+
+
+def test_an_adapter_that_makes_nothing_anew_is_refused(tmp_path):
+    stage = {"kind": "distill", "steps": 1, "groups": 2}
+    config = {"name": "run", "out": str(tmp_path), "data": {"prompts": "unused.txt"}, "stages": [stage]}
+    with pytest.raises(Unsupported, match=r"Answers makes no samples anew.*generated"):
+        make(config, PROMPTS, adapter=Answers(AnswersConfig())).train()
+
+
+@pytest.mark.parametrize("fake", [{}, {"optim": {}, "every": 2}, {"follow": {}}], ids=["still", "rare", "following"])
+def test_a_fake_score_that_is_not_trained_in_every_step_is_refused(fake):
+    with pytest.raises(ValidationError, match="the fake score is trained in every step"):
+        DistillStage(steps=1, fake=fake)
+
+
+@pytest.mark.parametrize("model", [{}, {"train": "lora", "lora": {"rank": 2, "alpha": 4}}], ids=["full", "lora"])
+def test_a_picture_model_is_distilled(tiny, helpers, model):
+    """Two steps: the first of the policy finds teacher and fake nearly alike, and moves it all the same."""
+    stage = {"kind": "distill", "steps": 2, "groups": 2, "micro_batch": 2, "guidance": 2.0, "fake": FAKE}
+    config = tiny(model=model, stages=[stage | {"optim": {"lr": 1e-3}}], rewards=[])
+    config["data"].pop("records"), config["data"].pop("records_count")
+    helpers.train(config)
+    rows = (Path(config["out"]) / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["loss"] > 0 and json.loads(row)["grad_norm"] > 0 for row in rows] == [True, True]
