@@ -59,7 +59,7 @@ class RemoteReward:
                 "cache: this server tells no version, and a file would give the scores of a model that was replaced; "
                 "set `version`, a word of your own that is another for another model"
             )
-        self._version = str(options["version"])
+        self._version, self._filed = str(options["version"]), bool(options["cache"])
         self._known = known(options["cache"] or None)
         self._sending = Sending(remote.talks)
 
@@ -89,6 +89,11 @@ class RemoteReward:
             wanted = list(range(len(asked)))
         fresh = self.remote.scores(self.servers, [asked[place] for place in wanted]) if wanted else []
         keys = self._keys(asked) if wanted else keys  # some servers tell their version with the first answer only
+        if self._filed and not (self._version or self.remote.version) and any(score.ok for score in fresh):
+            raise StopRun(
+                "cache: the server tells no version, and a file would give the scores of a model that was replaced; "
+                "leave `cache` out"
+            )
         for place, score in zip(wanted, fresh, strict=True):
             if score.ok:
                 self._known.put(keys[place], json.dumps(score.value))
