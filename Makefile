@@ -36,7 +36,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mmrl train --modality image --out runs/demo --fresh
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # vLLM pins other versions of torch's companions, so it has an environment of its own. Without CUDA it is the CPU
 # build, which needs the CPU build of torch; where pip's own places have none, PyTorch's index does. Its torchaudio and

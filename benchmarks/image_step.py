@@ -4,6 +4,7 @@
 
 A: the loop as published trainers write it. B: mmrl, the same ten stochastic and nine trained steps, so the same
 numbers, which is checked first. C: mmrl with a random window of two stochastic and trained steps.
+Behind them: the wall time of a group that a slow judge of pairs scores (judged_groups.py).
 A step is rollout, decoding, reward, replay forward and backward, clipping and AdamW. README.md says how to read
 the table.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from judged_groups import rows as judged_rows
 from PIL import Image
 from torch import Tensor, nn
 
@@ -410,6 +412,8 @@ def main() -> None:
     for name, bar in BARS.items():
         found = statistics.median(speedups(rounds["A"], rounds[name]))
         print(f"{name} >= {bar} x A: {'reached' if found >= bar else 'NOT reached'} ({found:.2f})")
+    print("\nA judge of pairs that takes a tenth of a second a call\n")
+    print("\n".join(judged_rows(options.rounds, lambda number: sides["C"].rollout(prompts_of(number), number).groups)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from mmrl.pictures import PictureError
 from mmrl.rewarding import group_reward, win_rate
 from mmrl.rewarding.chat import Failure
 from mmrl.rewarding.parts import JPEG, picture_part
@@ -132,8 +133,9 @@ class _Pairs(_Seen):
     """A win rate in the group by a judge of two pictures, in both orders unless told otherwise.
 
     The published code (Pref-GRPO) asks in one order and counts what it cannot read as a tie; here such a pair is left
-    out. Two pictures of the same pixels tie, unasked. rate: options of win_rate: both_orders, hard, schedule with
-    neighbours (regular: each picture meets that many others), score with prior (bradley_terry: log-odds).
+    out. Two pictures of the same pixels tie, unasked. All pairs of a group are asked side by side, as many at a time as
+    the judge's `threads`. rate: options of win_rate: both_orders, hard, margin, min_spread, schedule with neighbours
+    (regular: each picture meets that many others), score with prior (bradley_terry: log-odds).
     """
 
     def __init__(
@@ -146,36 +148,64 @@ class _Pairs(_Seen):
         axes: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(judge, template, default, jpeg, axes)
-        self.rate = dict(rate)
-        win_rate(_never, **self.rate)  # what is wrong with the options is told here
+        self._rate = win_rate(_Asked(self), **rate)
 
-    def _rates(self, group: Group, read: Callable[[str], Any], share: Callable[[Any], float]) -> list[Score]:
-        """read: the judge's words -> a verdict; share: the verdict -> the first picture's part of 1."""
-        parts: dict[int, Mapping[str, Any]] = {}
+    def __call__(self, group: Group) -> list[Score]:
+        return self._rate(group)
 
-        def part(sample: Sample) -> Mapping[str, Any]:
-            found = parts.get(id(sample))
-            if found is None:
-                parts[id(sample)] = found = picture_part(rgb(sample.artifact), self.jpeg)
-            return found
+    def read(self, reply: str) -> Any:
+        """The judge's verdict, or None where its words give none."""
+        raise NotImplementedError
 
-        def beats(a: Sample, b: Sample) -> float:
-            first, second = part(a), part(b)
-            if first == second:
-                return 0.5
-            verdict = self.judge.verdicts([self._request([first, second], group.prompt.text)], read)[0]
-            if isinstance(verdict, Failure):
-                raise RuntimeError(f"the judge gave no verdict: {verdict.reason}")
-            return share(verdict)
+    def share(self, verdict: Any) -> float:
+        """The first picture's part of 1."""
+        return float(verdict)
 
-        return win_rate(beats, workers=self.judge.threads, **self.rate)(group)
+
+class _Asked:
+    """The judge of two pictures as win_rate asks it: about many pairs at a time."""
+
+    def __init__(self, reward: _Pairs) -> None:
+        self.reward = reward
+
+    def judge_pairs(self, pairs: Sequence[tuple[Sample, Sample]]) -> list[float | str]:
+        samples = {id(sample): sample for pair in pairs for sample in pair}
+        parts = {key: self._part(sample) for key, sample in samples.items()}
+        shown = [(parts[id(a)], parts[id(b)]) for a, b in pairs]
+        known = [_unasked(*both) for both in shown]
+        asked = [
+            self.reward._request(both, a.prompt.text)
+            for (a, _), both, answer in zip(pairs, shown, known)
+            if answer is None
+        ]
+        verdicts = iter(self.reward.judge.verdicts(asked, self.reward.read) if asked else ())
+        return [self._answer(next(verdicts)) if answer is None else answer for answer in known]
+
+    def _part(self, sample: Sample) -> Mapping[str, Any] | str:
+        """The picture as a part of a message, or why there is none."""
+        try:
+            return picture_part(rgb(sample.artifact), self.reward.jpeg)
+        except (PictureError, ValueError, OSError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _answer(self, verdict: Any) -> float | str:
+        if isinstance(verdict, Failure):
+            return f"the judge gave no verdict: {verdict.reason}"
+        return self.reward.share(verdict)
+
+
+def _unasked(first: Mapping[str, Any] | str, second: Mapping[str, Any] | str) -> float | str | None:
+    """What needs no judge: equal pictures are a tie, and what is no picture is not judged."""
+    if isinstance(first, str) or isinstance(second, str):
+        return first if isinstance(first, str) else str(second)
+    return 0.5 if first == second else None
 
 
 @group_reward
 class think(_Pairs):
     """UnifiedReward-Think, the reward of Pref-GRPO: wins by "<answer>Image 1 is better</answer>", 0 to 1.
 
-    judge, template, jpeg: see the top of this file.
+    judge, template, jpeg: see the top of this file. both_orders, hard, min_spread: see mmrl.rewarding.win_rate.
     """
 
     def __init__(
@@ -183,6 +213,7 @@ class think(_Pairs):
         judge: Mapping[str, Any],
         both_orders: bool = True,
         hard: bool = False,
+        min_spread: float = 0.0,
         template: str | None = None,
         jpeg: int | None = JPEG,
         schedule: str = "round_robin",
@@ -190,19 +221,23 @@ class think(_Pairs):
         score: str = "win_rate",
         prior: float = 1.0,
     ) -> None:
-        rate = {"both_orders": both_orders, "hard": hard, "schedule": schedule}
+        rate = {"both_orders": both_orders, "hard": hard, "min_spread": min_spread, "schedule": schedule}
         rate |= {"neighbours": neighbours, "score": score, "prior": prior}
         super().__init__(judge, template, templates.THINK, jpeg, rate)
 
     def __call__(self, group: Group) -> list[Score]:
-        return self._rates(group, said_better, float)
+        return super().__call__(group)
+
+    def read(self, reply: str) -> float | None:
+        return said_better(reply)
 
 
 @group_reward
 class shares(_Pairs):
     """UnifiedReward 2.0 of two pictures, which share 1 on each axis: the mean of a picture's shares in its pairs.
 
-    axes: axis -> weight in the mean. judge, template, jpeg: see the top of this file.
+    axes: axis -> weight in the mean. judge, template, jpeg: see the top of this file. both_orders, hard, margin,
+    min_spread: see mmrl.rewarding.win_rate.
     """
 
     def __init__(
@@ -211,6 +246,8 @@ class shares(_Pairs):
         axes: Mapping[str, float] = _EQUAL,
         both_orders: bool = True,
         hard: bool = False,
+        margin: float = 0.0,
+        min_spread: float = 0.0,
         template: str | None = None,
         jpeg: int | None = JPEG,
         schedule: str = "round_robin",
@@ -218,13 +255,18 @@ class shares(_Pairs):
         score: str = "win_rate",
         prior: float = 1.0,
     ) -> None:
-        rate = {"both_orders": both_orders, "hard": hard, "schedule": schedule}
-        rate |= {"neighbours": neighbours, "score": score, "prior": prior}
+        rate = {"both_orders": both_orders, "hard": hard, "margin": margin, "min_spread": min_spread}
+        rate |= {"schedule": schedule, "neighbours": neighbours, "score": score, "prior": prior}
         super().__init__(judge, template, templates.SHARES, jpeg, rate, axes)
 
     def __call__(self, group: Group) -> list[Score]:
-        names = [f"{axis} score" for axis in self.axes]
-        return self._rates(group, lambda reply: said_shares(reply, names), self._mean)
+        return super().__call__(group)
+
+    def read(self, reply: str) -> list[float] | None:
+        return said_shares(reply, [f"{axis} score" for axis in self.axes])
+
+    def share(self, verdict: Any) -> float:
+        return self._mean(verdict)
 
 
 @group_reward
@@ -232,7 +274,12 @@ class flex(_Pairs):
     """UnifiedReward-Flex: wins overall and in the first three categories of its JSON, weighted.
 
     overall, categories: weights of the win overall and of the categories' mean, as in Pref-GRPO. each: weights of the
-    categories in that mean, by their place. judge, template, jpeg: see the top of this file.
+    categories in that mean, by their place. judge, template, jpeg: see the top of this file. both_orders, hard, margin,
+    min_spread: see mmrl.rewarding.win_rate.
+
+    Pref-GRPO with GDPO normalises the win overall and the categories' mean apart: name this reward twice, once with
+    `categories: 0` and once with `overall: 0`, each with its weight, and the same `cache` in both judges: what the one
+    asked is then known to the other.
     """
 
     def __init__(
@@ -243,6 +290,8 @@ class flex(_Pairs):
         each: Sequence[float] = (1.0, 0.7, 0.7),
         both_orders: bool = True,
         hard: bool = False,
+        margin: float = 0.0,
+        min_spread: float = 0.0,
         template: str | None = None,
         jpeg: int | None = JPEG,
         schedule: str = "round_robin",
@@ -254,24 +303,23 @@ class flex(_Pairs):
             raise ValueError(f"overall={overall}, categories={categories}: 0 or more each, and not both 0")
         if not each or not all(math.isfinite(weight) and weight > 0 for weight in each):
             raise ValueError(f"each={list(each)}: one or more weights above 0")
-        rate = {"both_orders": both_orders, "hard": hard, "schedule": schedule}
-        rate |= {"neighbours": neighbours, "score": score, "prior": prior}
+        rate = {"both_orders": both_orders, "hard": hard, "margin": margin, "min_spread": min_spread}
+        rate |= {"schedule": schedule, "neighbours": neighbours, "score": score, "prior": prior}
         super().__init__(judge, template, templates.FLEX, jpeg, rate)
         self.overall, self.categories, self.each = overall, categories, list(each)
 
     def __call__(self, group: Group) -> list[Score]:
-        return self._rates(group, said_winners, self._share)
+        return super().__call__(group)
 
-    def _share(self, told: Winners) -> float:
+    def read(self, reply: str) -> Winners | None:
+        return said_winners(reply)
+
+    def share(self, told: Winners) -> float:
         weighted = list(zip(self.each, told.categories))
         if not weighted or not self.categories:
             return told.overall
         mean = sum(weight * won for weight, won in weighted) / sum(weight for weight, _ in weighted)
         return (self.overall * told.overall + self.categories * mean) / (self.overall + self.categories)
-
-
-def _never(a: Sample, b: Sample) -> float:
-    raise AssertionError("nobody is asked")
 
 
 def _invalid(failure: Failure) -> Score:

@@ -8,7 +8,7 @@ from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
-from mmrl.bench.items import Gallery, P
+from mmrl.bench.items import Gallery, Item, P
 from mmrl.bench.ledger import Ledger
 from mmrl.config import ConfigError
 from mmrl.reporting.progress import counted
@@ -41,7 +41,7 @@ def judged(
 
     A request without an answer is no verdict and not kept: it is made again when the evaluation goes on. Many of them
     in a row raise Unanswered. again: pictures whose answer said nothing are asked about once more, too.
-    Raises ConfigError where a picture is another one than the one that was judged.
+    Raises ConfigError where a picture, or what is asked about it, is another one than the one that was judged.
     """
     wanted = list(gallery.places(items))
     marks = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for _, _, path in wanted}
@@ -50,12 +50,24 @@ def judged(
         line = ledger.get(item.id, k)
         if line is not None and line["mark"] != marks[path]:
             raise ConfigError(f"{path} is not the picture that was judged in {ledger.path}; take another --out")
+        if line is not None and line["asked"] != _digest(item):
+            raise ConfigError(
+                f"prompt {item.id}, or what is asked about it, is not what was judged in {ledger.path}; take another "
+                "--out"
+            )
         if line is None or (again and REASON in line):
             left.append((item, k, path))
 
     def put(place: tuple[P, int, Path]) -> Line:
         item, k, path = place
-        return {"id": item.id, "picture": k, "file": path.name, "mark": marks[path], **ask(item, path)}
+        return {
+            "id": item.id,
+            "picture": k,
+            "file": path.name,
+            "mark": marks[path],
+            "asked": _digest(item),
+            **ask(item, path),
+        }
 
     found = map(put, left) if threads == 1 else _as_they_come(put, left, threads)
     lost: dict[tuple[str, int], Line] = {}
@@ -72,6 +84,10 @@ def judged(
             why = f"{in_a_row} requests in a row were not answered, the last: {line[REASON]}"
             raise Unanswered(f"{why}; what was judged is in {ledger.path}, and the same command goes on")
     return [ledger.get(item.id, k) or lost[item.id, k] for item, k, _ in wanted]
+
+
+def _digest(item: Item) -> str:
+    return hashlib.sha256(repr(item).encode()).hexdigest()[:16]
 
 
 def _as_they_come(put: Callable[[Any], Line], left: Sequence[Any], threads: int) -> Iterator[Line]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from PIL import Image
 
 from mmrl.environments.pairs import PairsOptions, showing
 from mmrl.judging.base import Showing, Verdict
@@ -13,6 +16,7 @@ from mmrl.media import IMAGE
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.chat import Endpoint, Failure, Judge, Messages
 from mmrl.rewarding.parts import JPEG, picture_part, text_part
+from mmrl.types import Pair
 
 LOSSLESS = 512  # pixels a side up to which a picture travels as PNG; larger ones are JPEG
 
@@ -39,6 +43,7 @@ class Chatting:
         self.show, self.max_pixels, self.options = show, max_pixels, dict(options or {})
         self.identity = f"{endpoint.identity} {temperature} {form}"
         self._judges: dict[int, Judge] = {}
+        self._lock = threading.Lock()
         self._monitors = False
 
     def as_monitor(self) -> None:
@@ -48,9 +53,10 @@ class Chatting:
     def compare(self, showings: Sequence[Showing]) -> list[Verdict]:
         found: dict[int, Verdict] = {}
         requests: dict[int, list[tuple[int, Any]]] = {}  # seed -> (place, messages)
+        parts: dict[int, dict[str, Any]] = {}  # a picture of a group is in many showings
         for place, one in enumerate(showings):
             try:
-                requests.setdefault(one.seed, []).append((place, self.messages(one)))
+                requests.setdefault(one.seed, []).append((place, self.messages(one, parts)))
             except (PictureError, ValueError) as error:
                 found[place] = Verdict(None, str(error))
         for seed, some in requests.items():
@@ -62,8 +68,12 @@ class Chatting:
                     found[place] = verdict_of(answer, showings[place], self.form)
         return [found[place] for place in range(len(showings))]
 
-    def messages(self, one: Showing) -> list[dict[str, Any]]:
-        """What is sent: texts, and pictures as data URLs. Raises PictureError, or ValueError for a wrong record."""
+    def messages(self, one: Showing, made_before: dict[int, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """What is sent: texts, and pictures as data URLs. Raises PictureError, or ValueError for a wrong record.
+
+        made_before: parts of opened pictures by their id, for showings that are alive together.
+        """
+        known = {} if made_before is None else made_before
         pair, pictures = one.pair, pictures_of(one.pair)
         own = len(pictures) - sum(len(candidate.images) for candidate in pair.candidates)
         context = showing(pair.prompt, pair.candidates, one.order, own, self.show)
@@ -74,19 +84,33 @@ class Chatting:
             parts: list[dict[str, Any]] = []
             for number, piece in enumerate(pieces):
                 if number:
-                    image = open_image(pictures[next(views).picture], pair.prompt.root, self.max_pixels)
-                    parts.append(picture_part(image, None if max(image.size) <= LOSSLESS else JPEG))
+                    parts.append(self._picture(pictures[next(views).picture], pair, known))
                 if piece:
                     parts.append(text_part(piece))
             made.append({"role": message["role"], "content": parts if len(pieces) > 1 else message["content"]})
         return made
 
+    def _picture(self, picture: Any, pair: Pair, known: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        part = known.get(id(picture))
+        if part is None:
+            image = open_image(picture, pair.prompt.root, self.max_pixels)
+            part = picture_part(image, None if max(image.size) <= LOSSLESS else JPEG)
+            if isinstance(picture, Image.Image):  # the others may be of another folder, or gone before the next showing
+                known[id(picture)] = part
+        return part
+
     def _judge(self, seed: int) -> Judge:
-        if seed not in self._judges:
-            self._judges[seed] = Judge(_Warm(self.endpoint, self.temperature, seed), rise=0.0, **self.options)
-            if self._monitors:
-                self._judges[seed].as_monitor()
-        return self._judges[seed]
+        with self._lock:
+            if seed not in self._judges:
+                self._judges[seed] = Judge(_Warm(self.endpoint, self.temperature, seed), rise=0.0, **self.options)
+                if self._monitors:
+                    self._judges[seed].as_monitor()
+            return self._judges[seed]
+
+    @property
+    def at_once(self) -> int:
+        """How many requests it has out at a time: so many groups of showings may be put to it side by side."""
+        return int(self.options.get("threads", 16))
 
 
 class _Warm:

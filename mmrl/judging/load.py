@@ -9,7 +9,7 @@ from mmrl.config import ConfigError
 from mmrl.judging.base import Comparer, Scorer
 from mmrl.judging.baselines import BASELINES
 from mmrl.judging.models import ENVIRONMENT, of_model
-from mmrl.judging.options import Count, Device, Seconds, Temperature, check_options
+from mmrl.judging.options import Count, Device, Patience, Seconds, Temperature, check_options
 from mmrl.judging.scalar import ScalarModel, scalar_folder
 from mmrl.judging.words import FORMS
 from mmrl.near import near, short
@@ -71,6 +71,7 @@ def of_chat(
     attempts: Count = 3,
     threads: Count = 16,
     cache: str | None = None,
+    patience: Patience = 0.0,
 ) -> Comparer:
     """A model behind an OpenAI-compatible endpoint that compares; pictures travel in the request.
 
@@ -84,7 +85,7 @@ def of_chat(
     if form not in FORMS:
         raise ValueError(f"form {form!r}: {near(form, FORMS)}")
     endpoint = Endpoint(url, model, key_env, timeout, max_tokens)
-    asking = {"attempts": attempts, "threads": threads, "cache": cache}
+    asking = {"attempts": attempts, "threads": threads, "cache": cache, "patience": patience}
     shown: Any = load_environment({**(environment or {}), "name": ENVIRONMENT})
     return Chatting(endpoint, temperature, form, shown.options, MAX_PIXELS, asking)
 

@@ -14,7 +14,7 @@ import torch
 from mmrl.config import ConfigError, validate
 from mmrl.content import mark_of
 from mmrl.data.showing import SHOW
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.load import BUILT_IN, adapter_class, config_class
 from mmrl.training.scoring import micro_batches, row_of
 from mmrl.types import Candidate, Prompt, Sample, Score
@@ -75,14 +75,10 @@ class ScalarModel:
         folder = Path(folder)
         if folder.exists():
             raise ConfigError(f"{folder} exists; take another name or remove it")
-        save = getattr(self.adapter, "save_classifier", None)
-        if save is None:
-            raise ConfigError(
-                f"a model of the modality {self.notes['modality']} has no class of transformers for sequence "
-                "classification; ask it through `mmrl serve-reward`"
-            )
         try:
-            save(folder)
+            self.adapter.save_classifier(folder)
+        except Unsupported as error:
+            raise ConfigError(f"{error}; ask it through `mmrl serve-reward`") from error
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return folder

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.judging.base import Showing, Verdict
-from mmrl.judging.options import Count, Seconds
+from mmrl.judging.options import Count, Patience, Seconds
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.parts import base64_of, png
 from mmrl.rewarding.remote import ScoreV1
@@ -40,7 +40,7 @@ class ServedComparison(ScoreV1):
         self.servers, self.max_pixels = servers, max_pixels
         super().identity(servers)  # the reward's name and version
         self.name = f"{' '.join(servers.urls)} {self.reward} {self.version}"
-        self._pool = Threads(threads, "judge")
+        self.threads, self._pool = threads, Threads(threads, "judge")
 
     def compare(self, showings: Sequence[Showing]) -> list[Verdict]:
         """See Comparer.compare."""
@@ -106,10 +106,11 @@ class ServedComparison(ScoreV1):
 
 
 class Served:
-    """The Comparer of `open_served_judge`."""
+    """The Comparer of `open_served_judge`. at_once: groups of showings that may be put to it side by side."""
 
     def __init__(self, asked: ServedComparison) -> None:
-        self.identity, self.compare, self.as_monitor = asked.name, asked.compare, asked.servers.as_monitor
+        self.identity, self.compare, self.at_once = asked.name, asked.compare, asked.threads
+        self.as_monitor = asked.servers.as_monitor
 
 
 def open_served_judge(
@@ -121,10 +122,14 @@ def open_served_judge(
     attempts: Count = 3,
     threads: Count = 16,
     max_pixels: Count = 50_000_000,
+    patience: Patience = 0.0,
 ) -> Served:
     """A judge behind `mmrl serve-reward`, at its URL without the route. version: of the scorer, which another may not
-    replace. Raises ValueError where it does not say what it is."""
-    servers = Servers(url, key_env, timeout, attempts, patience=0.0)
+    replace. patience: seconds in which a server that is away is waited for.
+
+    Raises ValueError where it does not say what it is.
+    """
+    servers = Servers(url, key_env, timeout, attempts, patience)
     try:
         return Served(ServedComparison(servers, version, threads, max_pixels))
     except Unanswered as error:

@@ -237,6 +237,13 @@ class Adapter:
         """
         raise Unsupported(f"{type(self).__name__} gives no scores: a reward_model stage needs its method `scores`")
 
+    def save_classifier(self, folder: Path) -> None:
+        """Write the model with its scalar head as one of transformers' for sequence classification, in a new folder.
+
+        Left out: `mmrl judge export` is refused. Raises ValueError where transformers has none for the architecture.
+        """
+        raise Unsupported(f"{type(self).__name__} has no class of transformers for sequence classification")
+
     def steps(self, prompt: Prompt, texts: Sequence[str]) -> Sample:
         """An answer in steps as a sample whose `scores` are those behind each step, one a step.
 

@@ -21,6 +21,7 @@ from mmrl.reporting.words import clip, number
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
 MAX_SIDE = 320  # larger ones are inlined at this size
+FACE = 48  # the side of a picture that stands for its sample in a table
 MAX_TEXT = 2_000
 MOST_TEXT_BYTES = 16_000_000
 MOST_PICTURE_BYTES = 64_000_000
@@ -95,6 +96,17 @@ class CardMaker:
         """The first `count` turns."""
         return turn_views(record, tag, self.gallery, (), last=count)
 
+    def face(self, tag: str, record: Mapping[str, Any]) -> str:
+        """A small picture of the sample as a data URI; "" where it is none, cannot be read, or there is no room."""
+        name = f"samples/{tag}/{record['file']}"
+        if not name.endswith(".png"):
+            return ""
+        try:
+            uri = data_uri(picture_of(self.folder, name), FACE)
+        except Unreadable:  # the card says why
+            return ""
+        return self._charged(uri, name)[0]
+
     def _artifact(self, tag: str, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"tokens": token_views(record), **self._content(tag, record["file"])}
 
@@ -163,11 +175,11 @@ def _array_kind(folder: RunFolder, name: str) -> str:
         raise Unreadable(f"{name} is no array that can be shown ({str(error)[:100]})") from None
 
 
-def data_uri(image: Image.Image) -> str:
-    """A PNG data URI, at most MAX_SIDE pixels wide or high."""
-    if max(image.size) > MAX_SIDE:
+def data_uri(image: Image.Image, most: int = MAX_SIDE) -> str:
+    """A PNG data URI, at most `most` pixels wide or high."""
+    if max(image.size) > most:
         image = image.convert("RGBA" if "A" in image.getbands() else "RGB")
-        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+        image.thumbnail((most, most), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmrl.reporting.cards import Card, CardMaker, by_advantage, folded
@@ -19,7 +19,8 @@ class GroupView:
     """One group, best sample first. `scale` is the largest |advantage|, the length of a full bar.
 
     opening: the turns that all its samples begin with, where they are conversations. shown: samples on the cards.
-    matrices: who won against whom, of all samples, where a reward compares them.
+    matrices: who won against whom, of all samples, where a reward compares them. faces: small pictures for them, by the
+    number of the sample.
     """
 
     prompt: str
@@ -30,6 +31,7 @@ class GroupView:
     scale: float
     opening: tuple[TurnView, ...] = ()
     matrices: tuple[Matrix, ...] = ()
+    faces: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def _group_view(maker: CardMaker, tag: str, group: Mapping[str, Any], max_sample
     advantages = [abs(sample["advantage"]) for sample in ranked if sample["advantage"] is not None]
     count = shared_opening(shown)
     cards = [maker.card(tag, sample, opening=count) for sample in shown]
+    tables = matrices(group["samples"])
+    faces = {str(sample["index"]): maker.face(tag, sample) for sample in group["samples"]} if tables else {}
     return GroupView(
         prompt=shown_prompt(group["prompt"]["text"]),
         id=group["prompt"]["id"],
@@ -72,5 +76,6 @@ def _group_view(maker: CardMaker, tag: str, group: Mapping[str, Any], max_sample
         total=len(ranked),
         scale=max(advantages, default=0.0),
         opening=maker.opening(tag, shown[0], count) if count else (),
-        matrices=matrices(group["samples"]),
+        matrices=tables,
+        faces=faces,
     )

@@ -42,7 +42,8 @@ class Breaker:
         with self._lock:
             if self._failures and not self._trying:
                 return None
-            pause = min(max(_LONGEST_REST, self.rest), self.rest * 2**self._failures)
+            # Doubled no more often than it takes from a nanosecond to the longest: 2.0**1024 is no number.
+            pause = min(max(_LONGEST_REST, self.rest), self.rest * 2 ** min(self._failures, 40))
             self._failures, self._trying, self._reason = self._failures + 1, False, reason
             self._until = monotonic() + pause
             return pause

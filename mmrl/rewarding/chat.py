@@ -17,23 +17,28 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mmrl.rewarding.breaker import Breaker
-from mmrl.rewarding.known import Known
-from mmrl.rewarding.post import PASSING, Poster, PostError, seconds_of
+from mmrl.rewarding.known import known
+from mmrl.rewarding.patience import Patience
+from mmrl.rewarding.post import AWAY, PASSING, Poster, PostError, seconds_of
 from mmrl.rewarding.threads import Threads
 
 _REST = 30.0  # seconds in which a monitor's server that is down is left alone first
 V = TypeVar("V")
+_LONGEST_PAUSE = 10.0  # seconds between two tries
 # {"role", "content"} each; content is a text, or a list of parts (mmrl.rewarding.parts)
 Messages = Sequence[Mapping[str, Any]]
 
 
 class ChatError(RuntimeError):
     """A try failed. lasting: another one would fail in the same way. wait: seconds that the server asks for. down: the
-    server could not be asked, or did not serve; elsewhere it answered something that is of no use."""
+    server could not be asked, or did not serve; elsewhere it answered something that is of no use. away: no server was
+    met, or one that says that it is not there yet: it may be worth waiting for."""
 
-    def __init__(self, reason: str, lasting: bool = False, wait: float = 0.0, down: bool = False) -> None:
+    def __init__(
+        self, reason: str, lasting: bool = False, wait: float = 0.0, down: bool = False, away: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.lasting, self.wait, self.down = lasting, wait, down
+        self.lasting, self.wait, self.down, self.away = lasting, wait, down, away
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,13 @@ class Endpoint:
         try:
             status, headers, body = self._poster.post(json.dumps(request).encode())
         except PostError as error:
-            raise ChatError(str(error), down=True) from None
+            raise ChatError(str(error), down=True, away=True) from None
         if status != 200:
             told = self._words(body.decode("utf-8", "replace"))
             wait = min(seconds_of(headers.get("retry-after", "")), self.timeout)
             passing = status in PASSING
-            raise ChatError(f"{self.url} answered {status}: {told}", not passing, wait, down=passing)
+            reason = f"{self.url} answered {status}: {told}"
+            raise ChatError(reason, not passing, wait, down=passing, away=status in AWAY)
         return self._content(body, headers.get("content-type", "application/json"))
 
     def _content(self, body: bytes, kind: str) -> str:
@@ -125,9 +131,11 @@ class Endpoint:
 class Judge:
     """Verdicts of a chat model. One request is asked once, however often it occurs; what was read stays known.
 
-    attempts: tries per request, the k-th (from 0) at a temperature of rise * k, so that the same nonsense does not come
-    again; seeds follow from the request. threads: requests at a time. pause: seconds before the second try, doubled
-    for each later one. cache: a .jsonl file that keeps the answers between runs.
+    attempts: tries per request; behind k answers that could not be read at a temperature of rise * k, so that the same
+    nonsense does not come again; seeds follow from the request. threads: requests at a time. pause: seconds before the
+    second try, doubled for each later one, up to ten. patience: seconds from the first failure after the last answer,
+    of whatever request, during which a server that is away is tried again without using up attempts. cache: a .jsonl
+    file that keeps the answers between runs.
     May be called from several threads. After `as_monitor` a server that is down is left alone for a while.
     """
 
@@ -139,19 +147,21 @@ class Judge:
         rise: float = 0.2,
         pause: float = 0.5,
         cache: str | Path | None = None,
+        patience: float = 0.0,
     ) -> None:
         if attempts < 1 or threads < 1 or rise < 0 or pause < 0:
             raise ValueError(f"attempts={attempts}, threads={threads} need 1 or more, rise={rise}, pause={pause} 0")
         self.chat, self.attempts, self.rise, self.pause = chat, attempts, rise, pause
+        self.patience = Patience(patience)
         self.threads = min(threads, getattr(chat, "threads", threads))
-        self._known = Known(Path(cache).expanduser() if cache else None)
+        self._known = known(cache or None)
         self._pool = Threads(self.threads, "judge")
         self._breaker: Breaker | None = None
 
     def as_monitor(self) -> None:
         """After a request that had all its attempts at a server that is down no other is sent for 30 seconds (longer
         each time), and then one with a single attempt. Told once in each such time."""
-        self._breaker = Breaker(_REST)
+        self._breaker, self.patience = Breaker(_REST), Patience(0.0)
 
     def verdicts(self, requests: Sequence[Messages], read: Callable[[str], V | None]) -> list[V | Failure]:
         """What `read` makes of each answer, in order; an answer that it makes None of is asked for again."""
@@ -161,8 +171,8 @@ class Judge:
         return [found[key] for key in keys]
 
     def _verdict(self, key: str, messages: Messages, read: Callable[[str], V | None]) -> V | Failure:
-        known = self._known.get(key)
-        if known is not None and (verdict := read(known)) is not None:
+        told = self._known.get(key)
+        if told is not None and (verdict := read(told)) is not None:
             return verdict
         if self._breaker is None:
             return self._asked(key, messages, read, self.attempts)
@@ -181,23 +191,38 @@ class Judge:
         return found
 
     def _asked(self, key: str, messages: Messages, read: Callable[[str], V | None], attempts: int) -> V | Failure:
-        reason, down = "", False
-        for attempt in range(attempts):
+        tries = unread = errors = 0
+        while True:
             try:
-                answer = self.chat.complete(messages, round(self.rise * attempt, 6), int(key[:7], 16) + attempt)
+                answer = self.chat.complete(messages, round(self.rise * unread, 6), int(key[:7], 16) + unread)
             except ChatError as error:
-                reason, down = str(error), error.down
                 if error.lasting:
-                    return Failure(reason)
-                if attempt + 1 < attempts:
-                    # Up to twice as long, so that threads which failed together do not come back together.
-                    time.sleep(max(error.wait, self.pause * 2**attempt * random.uniform(1, 2)))
-                continue
-            if (verdict := read(answer)) is not None:
-                self._known.put(key, answer)
-                return verdict
-            reason, down = f"no verdict in the answer {answer.strip()[-200:]!r}", False
-        return Failure(f"{reason} ({attempts} attempts)", down)
+                    return Failure(str(error))
+                reason, wait, down = str(error), self._wait(error, errors), error.down
+                waited_for = error.away and self._is_waited_for(reason)
+                errors += 1
+            else:
+                self.patience.answered()
+                if (verdict := read(answer)) is not None:
+                    self._known.put(key, answer)
+                    return verdict
+                reason, wait, down = f"no verdict in the answer {answer.strip()[-200:]!r}", 0.0, False
+                waited_for = False
+                unread += 1
+            tries += not waited_for
+            if tries >= attempts:
+                return Failure(f"{reason} ({tries} attempts)", down)
+            time.sleep(wait)
+
+    def _is_waited_for(self, reason: str) -> bool:
+        """Whether a server that was not met is to be tried again beyond the attempts."""
+        self.patience.failed(reason)
+        return self.patience.lasts
+
+    def _wait(self, error: ChatError, before: int) -> float:
+        """Seconds behind an error; before: those of this request before it."""
+        # Up to twice as long, so that threads which failed together do not come back together.
+        return max(error.wait, min(_LONGEST_PAUSE, self.pause * 2 ** min(before, 10)) * random.uniform(1, 2))
 
 
 def _key(identity: str, messages: Messages) -> str:

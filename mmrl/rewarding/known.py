@@ -5,8 +5,22 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 _MOST = 100_000  # answers that are kept in memory
+
+
+def known(path: str | Path | None) -> Known:
+    """The answers kept in the file: one object for all that use it in this process, so that what one of them was told
+    the others know at once. None: kept in memory, for the caller alone."""
+    if path is None:
+        return Known(None)
+    where = Path(path).expanduser().resolve()
+    with _opening:
+        found = _open.get(where)
+        if found is None:
+            _open[where] = found = Known(where)
+        return found
 
 
 class Known:
@@ -49,3 +63,7 @@ class Known:
         assert self._path is not None
         with self._path.open("a", encoding="utf-8") as file:  # one write per line: several processes may share the file
             file.write(text)
+
+
+_open: WeakValueDictionary[Path, Known] = WeakValueDictionary()
+_opening = threading.Lock()

@@ -7,11 +7,13 @@ to half the number of samples, and a judge that orders the samples without ties 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from mmrl.rewarding.load import group_reward
+from mmrl.rewarding.places import Places
 from mmrl.rewarding.schedule import Pairs, regular, round_robin
 from mmrl.rewarding.strength import bradley_terry
 from mmrl.rewarding.threads import Threads
@@ -45,6 +47,8 @@ def win_rate(
     prior: float = 1.0,
     both_orders: bool = True,
     hard: bool = False,
+    margin: float = 0.0,
+    min_spread: float = 0.0,
     workers: int = 1,
     seed: int = 0,
 ) -> Callable[[Group], list[Score]]:
@@ -61,14 +65,21 @@ def win_rate(
     which comes first is drawn by `seed`, and in all pairs of a group, and with anchors, each is first as often as
     second, up to one.
     hard: a pair is won, lost or, at 0.5, tied; two orders that contradict each other make a tie.
+    margin: a pair whose probability, both orders taken together, is no farther than this from 0.5 is a tie.
+    min_spread: where the best and the worst score of a group are no farther apart, all get their mean: a group that
+    differs by noise alone teaches nothing, while dividing by its std would make the noise as large as any difference.
     workers: calls of `judge(a, b)` that may run at a time (it must then be safe to call from threads).
     A call that raises or returns no probability masks its pair, in both orders. A sample without a judged pair is
     invalid, and so is one whose strength has nothing to be compared with; the only sample of a group is not applicable.
+    A judge that gives four fifths or more to one place, over the first hundred verdicts, is warned of, once.
     Details of a score: `pairs` that were judged, `failed`; `won`, what it won of each other sample (null: not judged),
-    with anchors of each anchor; with both orders `agreed`, in how many pairs these said the same.
+    with anchors of each anchor; `first`, the mean share of what was shown first; with both orders `agreed`, in how many
+    pairs these said the same; where the group was levelled by min_spread, its own score as `apart`.
     Raises ValueError for options that are unknown or have no effect.
     """
     _check(schedule, neighbours, anchors, score, prior)
+    _check_ties(margin, min_spread)
+    places = Places()
 
     @group_reward
     def rate(group: Group) -> list[Score]:
@@ -80,10 +91,12 @@ def win_rate(
         if anchors is not None and len(players) == count:
             return [Score.invalid("there is no anchor to compare with")] * count
         pairs = _scheduled(schedule, count, len(players), neighbours, both_orders, seed_of(seed, group.key))
-        table = _judged(judge, players, pairs, both_orders, hard, workers)
+        table = _judged(judge, players, pairs, both_orders, hard, margin, workers)
+        places.seen(table.shares_of_first)
         columns = range(count, len(players)) if anchors is not None else range(count)
         scores = [_rate(table, i, columns, both_orders) for i in range(count)]
-        return scores if score == "win_rate" else _strengths(table, scores, columns, prior)
+        made = scores if score == "win_rate" else _strengths(table, scores, columns, prior)
+        return _levelled(made, min_spread) if min_spread else made
 
     return rate
 
@@ -98,6 +111,13 @@ def _check(schedule: str, neighbours: int, anchors: Anchors | None, score: str, 
         raise ValueError(f"neighbours={neighbours}: 2 or more are needed to connect the samples")
     if score == "bradley_terry" and not prior > 0:
         raise ValueError(f"prior={prior} must be above 0: without one an undefeated sample has no strength")
+
+
+def _check_ties(margin: float, min_spread: float) -> None:
+    if not 0 <= margin < 0.5:
+        raise ValueError(f"margin={margin} must be from 0 to below 0.5, a distance from the probability 0.5")
+    if not 0 <= min_spread < math.inf:
+        raise ValueError(f"min_spread={min_spread} must be 0 or more, a difference of scores")
 
 
 def _scheduled(schedule: str, count: int, players: int, neighbours: int, both_orders: bool, seed: int) -> Pairs:
@@ -115,12 +135,17 @@ def _scheduled(schedule: str, count: int, players: int, neighbours: int, both_or
 
 @dataclass(frozen=True)
 class _Table:
-    """What came of the pairs. won[i][j]: what i won of j, None where it was not judged; calls: behind each number."""
+    """What came of the pairs. won[i][j]: what i won of j, None where it was not judged; calls: behind each number.
+
+    first[i]: the shares of what was shown first, of each judged call with i. shares_of_first: those of all calls.
+    """
 
     won: list[list[float | None]]
     calls: int
     agreed: list[int]
     failures: list[list[str]]
+    first: list[list[float]]
+    shares_of_first: list[float]
 
 
 def _judged(
@@ -129,23 +154,30 @@ def _judged(
     pairs: Pairs,
     both_orders: bool,
     hard: bool,
+    margin: float,
     workers: int,
 ) -> _Table:
     calls = [order for i, j in pairs for order in ([(i, j), (j, i)] if both_orders else [(i, j)])]
     answers = dict(zip(calls, _asked(judge, [(players[i], players[j]) for i, j in calls], workers)))
-    table = _Table([[None] * len(players) for _ in players], 1 + both_orders, [0] * len(players), [[] for _ in players])
+    nobody = range(len(players))
+    won: list[list[float | None]] = [[None] * len(players) for _ in nobody]
+    table = _Table(won, 1 + both_orders, [0] * len(players), [[] for _ in nobody], [[] for _ in nobody], [])
     for i, j in pairs:
-        judged = [answers[i, j]] + ([_other_side(answers[j, i])] if both_orders else [])
+        told = [answers[i, j]] + ([answers[j, i]] if both_orders else [])
+        judged = [told[0], *map(_other_side, told[1:])]
         failed = [answer for answer in judged if isinstance(answer, str)]
         if failed:
             table.failures[i].append(failed[0])
             table.failures[j].append(failed[0])
             continue
         p = sum(map(float, judged)) / len(judged)
+        for player in (i, j):
+            table.first[player].extend(map(float, told))
+        table.shares_of_first.extend(map(float, told))
         if len({_side(float(answer)) for answer in judged}) == 1:
             table.agreed[i] += 1
             table.agreed[j] += 1
-        p = (1 + _side(p)) / 2 if hard else p
+        p = 0.5 if abs(p - 0.5) <= margin + TIE else (1 + _side(p)) / 2 if hard else p
         table.won[i][j], table.won[j][i] = p, 1.0 - p
     return table
 
@@ -192,8 +224,15 @@ def _rate(table: _Table, player: int, columns: range, both_orders: bool) -> Scor
     row = [table.won[player][j] for j in columns]
     won, failed = [p for p in row if p is not None], table.failures[player]
     if not won:
-        return Score.invalid(f"every pair of this sample failed; the first: {failed[0]}")
-    details: dict[str, object] = {"pairs": len(won), "failed": len(failed), "won": row}
+        none = {"pairs": 0, "failed": len(failed)}
+        return Score(None, f"every pair of this sample failed; the first: {failed[0]}", "invalid", none)
+    first = table.first[player]
+    details: dict[str, object] = {
+        "pairs": len(won),
+        "failed": len(failed),
+        "won": row,
+        "first": sum(first) / len(first),
+    }
     if both_orders:
         details["agreed"] = table.agreed[player]
     if failed:
@@ -218,3 +257,15 @@ def _strengths(table: _Table, rates: Sequence[Score], columns: range, prior: flo
         else:
             scores.append(Score(value, details={**rate.details, "low": low, "high": high, "win_rate": rate.value}))
     return scores
+
+
+def _levelled(scores: Sequence[Score], min_spread: float) -> list[Score]:
+    """The scores, or their mean for each where they are no farther apart than `min_spread`."""
+    values = [score.value for score in scores if score.value is not None]
+    if not values or max(values) - min(values) > min_spread + TIE:
+        return list(scores)
+    mean = sum(values) / len(values)
+    return [
+        score if score.value is None else replace(score, value=mean, details={**score.details, "apart": score.value})
+        for score in scores
+    ]

@@ -12,6 +12,7 @@ from typing import Any
 
 _MOST_BYTES = 4 << 20
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # statuses that another try may not meet
+AWAY = frozenset({502, 503, 504})  # those of a server that is down or starting, said by what stands before it
 
 
 class PostError(RuntimeError):

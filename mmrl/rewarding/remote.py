@@ -49,9 +49,10 @@ class Asked:
 
 
 class Remote(Protocol):
-    """A protocol. talks: whether it sends a conversation as one."""
+    """A protocol. talks: whether it sends a conversation as one. version: of the scorer, where the server told it."""
 
     talks: bool
+    version: str | None
 
     def identity(self, servers: Servers) -> str:
         """What scores depend on besides the samples. Raises Unanswered where a server has to tell it."""

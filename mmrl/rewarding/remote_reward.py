@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from mmrl.near import near, short
 from mmrl.rewarding import StopRun
-from mmrl.rewarding.known import Known
+from mmrl.rewarding.known import known
 from mmrl.rewarding.remote import Asked, Remote
 from mmrl.rewarding.remote_samples import Sending
 from mmrl.rewarding.replies import fingerprint
@@ -60,8 +59,8 @@ class RemoteReward:
                 "cache: this server tells no version, and a file would give the scores of a model that was replaced; "
                 "set `version`, a word of your own that is another for another model"
             )
-        self._version = str(options["version"])
-        self._known = Known(Path(options["cache"]).expanduser() if options["cache"] else None)
+        self._version, self._filed = str(options["version"]), bool(options["cache"])
+        self._known = known(options["cache"] or None)
         self._sending = Sending(remote.talks)
 
     def as_monitor(self) -> None:
@@ -84,19 +83,24 @@ class RemoteReward:
     def _scores(self, asked: Sequence[Asked]) -> list[Score]:
         """What is known, and what the server says of the others."""
         keys = self._keys(asked)
-        known = [self._known.get(key) for key in keys]
-        wanted = [place for place, told in enumerate(known) if told is None]
+        before = [self._known.get(key) for key in keys]
+        wanted = [place for place, told in enumerate(before) if told is None]
         if self.all_or_none and wanted:
             wanted = list(range(len(asked)))
         fresh = self.remote.scores(self.servers, [asked[place] for place in wanted]) if wanted else []
         keys = self._keys(asked) if wanted else keys  # some servers tell their version with the first answer only
+        if self._filed and not (self._version or self.remote.version) and any(score.ok for score in fresh):
+            raise StopRun(
+                "cache: the server tells no version, and a file would give the scores of a model that was replaced; "
+                "leave `cache` out"
+            )
         for place, score in zip(wanted, fresh, strict=True):
             if score.ok:
                 self._known.put(keys[place], json.dumps(score.value))
         found = dict(zip(wanted, fresh))
         return [
             found[place] if place in found else Score.of(json.loads(told or "null"), known=True)
-            for place, told in enumerate(known)
+            for place, told in enumerate(before)
         ]
 
     def _keys(self, asked: Sequence[Asked]) -> list[str]:

@@ -24,6 +24,7 @@ class Classify:
     """
 
     route, talks = "/classify", True
+    version: str | None = None  # vLLM tells none
 
     def __init__(self, model: str, label: int, activation: bool) -> None:
         self.model, self.label, self.activation = model, label, activation
@@ -66,6 +67,7 @@ class Relevance:
     """vLLM's /score: of an answer (a document) to a prompt (a query), as rerankers give it."""
 
     talks = False
+    version: str | None = None
 
     def __init__(self, model: str, activation: bool) -> None:
         self.model, self.activation = model, activation
@@ -95,6 +97,7 @@ class YesNo:
     """
 
     talks = False
+    version: str | None = None
 
     def __init__(self, model: str, question: str, yes: str = "yes", no: str = "no", top: int = 20) -> None:
         self.model, self.question, self.top = model, question, top

@@ -7,11 +7,11 @@ import os
 import random
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.rewarding.breaker import Breaker
+from mmrl.rewarding.patience import Patience
 from mmrl.rewarding.post import PASSING, Poster, PostError, seconds_of
 
 _LONGEST_PAUSE = 10.0  # seconds between two tries
@@ -48,7 +48,7 @@ class Servers:
         pause: float = 0.5,
     ) -> None:
         self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
-        if not self.urls or attempts < 1 or not timeout > 0 or min(patience, rest, pause) < 0:
+        if not self.urls or attempts < 1 or not timeout > 0 or not min(patience, rest, pause) >= 0:
             raise ValueError("url: one or more; attempts: 1 or more; timeout: above 0; patience and rest: 0 or more")
         if any("@" in url.partition("://")[2].partition("/")[0] for url in self.urls):
             raise ValueError("url holds a user name or a password; put the key into the environment, see key_env")
@@ -56,18 +56,18 @@ class Servers:
         if not (self._key.isascii() and all(map(str.isprintable, self._key))):
             raise ValueError(f"the environment variable {key_env} is no key: it holds what no header can")
         self._headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self.timeout, self.attempts, self.patience, self.rest, self.pause = timeout, attempts, patience, rest, pause
+        self.timeout, self.attempts, self.rest, self.pause = timeout, attempts, rest, pause
+        self.patience = Patience(patience)
         self._posters: dict[str, Poster] = {url: Poster(url, self._headers, timeout) for url in self.urls}
         self._lock = threading.Lock()
         self._turn = 0
         self._resting: dict[str, float] = {}  # url -> until when
-        self._down_since: float | None = None
         self._breaker: Breaker | None = None
 
     def as_monitor(self) -> None:
         """Nobody waits: a request has its tries at once, and after one that had them all in vain no other is sent for
         `rest` seconds (longer each time), and then one with a single try. Told once in each such time."""
-        self.patience, self._breaker = 0.0, Breaker(self.rest)
+        self.patience, self._breaker = Patience(0.0), Breaker(self.rest)
 
     def ask(self, route: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON that a server answers; body: None asks by GET. Raises Unanswered."""
@@ -103,12 +103,12 @@ class Servers:
                     raise
                 tries += 1
                 self._failed(url, rests=not isinstance(error, _Busy), reason=str(error))
-                if tries >= attempts and self._waited() >= self.patience:
+                if tries >= attempts and not self.patience.lasts:
                     raise Unanswered(f"{error} ({tries} attempts)") from None
                 self._pause(tries, error.wait if isinstance(error, _Busy) else 0.0)
                 continue
+            self.patience.answered()
             with self._lock:
-                self._down_since = None
                 self._resting.pop(url, None)
             return answer
 
@@ -139,18 +139,10 @@ class Servers:
             return awake[0] if awake else min(order, key=lambda url: self._resting[url])
 
     def _failed(self, url: str, rests: bool, reason: str) -> None:
-        now = time.monotonic()
-        with self._lock:
-            if rests:
-                self._resting[url] = now + self.rest
-            first, self._down_since = self._down_since is None, self._down_since or now
-        if first and rests and self.patience:
-            clock = time.strftime("%H:%M:%S")
-            warnings.warn(f"{clock}: {reason}; trying again for up to {self.patience:g} s", stacklevel=2)
-
-    def _waited(self) -> float:
-        since = self._down_since
-        return 0.0 if since is None else time.monotonic() - since
+        if rests:
+            with self._lock:
+                self._resting[url] = time.monotonic() + self.rest
+        self.patience.failed(reason, tell=rests)
 
     def _pause(self, tries: int, wanted: float) -> None:
         with self._lock:

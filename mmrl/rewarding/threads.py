@@ -25,6 +25,7 @@ class Threads:
         self._most, self._name = most, name
         self._jobs: _Jobs = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._idle = threading.Semaphore(0)  # threads that wait for a job: none is started beside them
         self._closed = False
         weakref.finalize(self, _end, self._jobs, self._threads)
 
@@ -34,8 +35,8 @@ class Threads:
             raise RuntimeError(f"the threads of this {self._name} were closed")
         future: Future[R] = Future()
         self._jobs.put((future, call, arguments))
-        if len(self._threads) < self._most:
-            thread = threading.Thread(target=_work, args=(self._jobs,), daemon=True, name=self._name)
+        if len(self._threads) < self._most and not self._idle.acquire(blocking=False):
+            thread = threading.Thread(target=_work, args=(self._jobs, self._idle), daemon=True, name=self._name)
             self._threads.append(thread)
             thread.start()
         return future
@@ -60,14 +61,18 @@ def _end(jobs: _Jobs, threads: list[threading.Thread]) -> None:
         jobs.put(None)
 
 
-def _work(jobs: _Jobs) -> None:
-    while _did_one(jobs):
+def _work(jobs: _Jobs, idle: threading.Semaphore) -> None:
+    while _did_one(jobs, idle):
         pass
 
 
-def _did_one(jobs: _Jobs) -> bool:
+def _did_one(jobs: _Jobs, idle: threading.Semaphore) -> bool:
     # In a function of its own, so that a thread that waits for a job holds nothing of the last one.
-    job = jobs.get()
+    try:
+        job = jobs.get_nowait()
+    except Empty:
+        idle.release()
+        job = jobs.get()
     if job is None:
         return False
     future, call, arguments = job

@@ -63,7 +63,7 @@ class Line:
         waiting = [_Waiting(unit, loop.create_future()) for unit in units]
         for one in waiting:
             self.rows += len(one.unit)
-            one.answer.add_done_callback(partial(self._leave, id(one), len(one.unit)))
+            one.answer.add_done_callback(partial(self._leave, one))
             self._line[id(one)] = one
         self._come.set()
         return [one.answer for one in waiting]
@@ -159,9 +159,10 @@ class Line:
         if not rating.cancelled():
             rating.exception()  # looked at
 
-    def _leave(self, place: int, size: int, _: object) -> None:
-        self.rows -= size
-        self._line.pop(place, None)  # where it was given up
+    def _leave(self, one: _Waiting, _: object) -> None:
+        """Called with the object, not with its id: while the call waits its turn another one could get that id."""
+        self.rows -= len(one.unit)
+        self._line.pop(id(one), None)  # where it was given up
 
     def _wait(self) -> int:
         """Seconds until there may be room again."""

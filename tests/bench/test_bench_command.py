@@ -222,6 +222,18 @@ def test_other_settings_are_refused_with_what_differs(
         assert "did you mean 'judge.model'" in command("--from", pictures, "--allow", "judge.modl")[2]
 
 
+def test_verdicts_of_other_test_points_are_told_though_the_file_may_differ(command, chat_server, pictures, tmp_path):
+    """Marks are kept by their places: those of one point would be counted as another's."""
+    words = ("--from", pictures, "--pictures", 2)
+    assert command(*words)[0] == 0
+    table = share("datasets/drawn_bench/unigenbench_en.csv").read_text(encoding="utf-8-sig")
+    other = tmp_path / "other.csv"
+    assert "Attribute - Color" in table
+    other.write_text(table.replace("Attribute - Color", "Attribute - Shape", 1), encoding="utf-8")
+    code, _, err = command(*words, "--allow", "file", file=other)
+    assert code == 1 and "what is asked about it, is not what was judged" in err
+
+
 def test_a_limit_may_grow(command, chat_server, pictures):
     command("--from", pictures, "--pictures", 2, "--limit", 2)
     assert len(chat_server.requests) == 4

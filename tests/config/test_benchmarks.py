@@ -33,7 +33,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-STUDIES = {name: script(name).STUDY for name in ("effects_text", "effects_vision", "effects_reward")}
+STUDIES = {name: script(name).STUDY for name in ("effects_text", "effects_vision", "effects_reward", "effects_image")}
 EFFECTS = [(name, effect) for name, study in STUDIES.items() for effect in study.effects]
 
 

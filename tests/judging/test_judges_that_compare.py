@@ -196,6 +196,7 @@ WRONG = {
     "dtype": ("int3", 3),
     "timeout": (0, "long"),
     "attempts": (0, 1.5),
+    "patience": (-1, float("inf"), "long"),
     "threads": (0, "all"),
     "cache": (3,),
     "key_env": (3,),

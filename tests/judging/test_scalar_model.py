@@ -17,6 +17,7 @@ import mmrl  # noqa: F401  before transformers: it hooks the import of torchvisi
 from mmrl.cli import cli
 from mmrl.config import ConfigError
 from mmrl.judging.scalar import ScalarModel, scalar_folder
+from mmrl.modalities.adapter import Adapter
 from mmrl.types import Candidate, Prompt
 
 HEAD = {"outputs": 2, "init": 0.1}
@@ -198,8 +199,7 @@ def test_what_cannot_be_a_classifier_says_why(text, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "_class_of", lambda *_: None)
     with pytest.raises(ConfigError, match="no class of Qwen3Config for sequence classification"):
         judge.export(tmp_path / "out")
-    monkeypatch.setattr(judge, "adapter", object())
-    monkeypatch.setattr(judge, "notes", {"modality": "vision"})
-    with pytest.raises(ConfigError, match=r"modality vision has no class .*serve-reward"):
+    monkeypatch.setattr(judge, "adapter", object.__new__(Adapter))
+    with pytest.raises(ConfigError, match=r"Adapter has no class .*serve-reward"):
         judge.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()

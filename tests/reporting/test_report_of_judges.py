@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from html import unescape
 
 import pytest
 from every import every
+from PIL import Image
 
 from mmrl.reporting.matrix import matrices
 from mmrl.reporting.report import write_report
@@ -69,6 +73,22 @@ def test_the_report_has_the_table_of_a_group(folder):
     html = write_report(folder).read_text()
     assert "duel: what each sample won of the others" in unescape(html)
     assert html.count('<td class="up"') == html.count('<td class="down"') == 3
+
+
+def test_the_table_of_a_group_of_pictures_has_them_small_at_its_rows_and_columns(folder):
+    prompt = Prompt("p", "a red square")
+    pictures = [Image.effect_noise((200, 100), 50 + n) for n in range(3)]
+    group = Group(prompt, 0, [Sample(prompt, i, picture) for i, picture in enumerate(pictures)])
+    for sample, score in zip(group.samples, win_rate(lambda a, b: float(a.index > b.index))(group)):
+        sample.scores, sample.reward = {"duel": score}, score.value
+    write_step(folder, "step_000001", [group])
+    html = write_report(folder).read_text()
+    faces = re.findall(r'<th><img src="data:image/png;base64,([^"]+)" alt="sample (\d)">\d</th>', html)
+    assert [number for _, number in faces] == ["0", "1", "2"] * 2  # the columns, then the rows
+    assert all(faces[n] == faces[n + 3] for n in range(3)) and len(set(faces)) == 3
+    assert {Image.open(io.BytesIO(base64.b64decode(uri))).size for uri, _ in faces} == {(48, 24)}
+    # Without room for them the table stands alone.
+    assert 'alt="sample 0"' not in write_report(folder, max_bytes=1).read_text()
 
 
 def test_a_pair_of_texts_is_shown_in_each_samples_own_order(folder):

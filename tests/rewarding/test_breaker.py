@@ -45,6 +45,16 @@ def test_it_opens_for_twice_as_long_each_time_and_no_longer_than_ten_minutes(clo
     assert breaker.why() == "" and breaker.failed("again") == 30
 
 
+@pytest.mark.parametrize("rest", [0.0, 1e-3, 30.0, 3600.0])
+def test_a_server_that_is_down_for_ever_is_still_tried(clock, rest):
+    breaker = Breaker(rest)
+    for _ in range(1100):  # a week at ten minutes each
+        assert breaker.why() == ""
+        clock[0] += breaker.failed("down")
+    assert breaker.failed("down") is None or rest == 0
+    assert breaker.why() == ""
+
+
 def test_one_caller_tries_while_the_others_leave_it(clock):
     breaker = Breaker(30.0)
     assert (breaker.failed("down"), breaker.failed("down, too")) == (30, None)

@@ -15,6 +15,7 @@ from every import every
 
 from mmrl.rewarding.chat import ChatError, Endpoint, Failure, Judge
 from mmrl.rewarding.parts import content
+from mmrl.rewarding.threads import Threads
 
 
 def ask(*questions: str) -> list:
@@ -124,6 +125,39 @@ def test_a_server_that_is_down():
     assert isinstance(found, Failure)
     assert "cannot be asked (ConnectError: [Errno 111]" in found.reason
     assert "3 attempts" in found.reason
+
+
+@pytest.mark.parametrize("away", [(503, b"starting"), (502, b"no such upstream")])
+def test_a_server_that_is_away_is_waited_for_as_long_as_patience_says(chat_server, away):
+    """And what it says then is what it would have said at once: no warmer, with no other seed."""
+    chat_server.answer = lambda request: away if len(chat_server.requests) < 5 else "7"
+    with pytest.warns(UserWarning, match="trying again for up to 30 s"):
+        assert judge(chat_server, attempts=2, patience=30.0).verdicts(ask("a"), number) == [7]
+    assert len(chat_server.requests) == 5
+    assert {(r["temperature"], r["seed"]) for r in chat_server.requests} == {(0.0, chat_server.requests[0]["seed"])}
+
+
+def test_patience_has_an_end_and_is_none_for_a_server_that_talks_nonsense(chat_server):
+    chat_server.answer = lambda request: (503, b"starting")
+    with pytest.warns(UserWarning, match="trying again for up to 0.2 s"):
+        found = judge(chat_server, attempts=2, patience=0.2, pause=0.01).verdicts(ask("a"), number)[0]
+    assert isinstance(found, Failure) and "2 attempts" in found.reason
+    for nonsense in ("perhaps", (500, b"out of memory"), (200, b"<html>"), " "):
+        chat_server.requests.clear()
+        chat_server.answer = lambda request, nonsense=nonsense: nonsense
+        assert isinstance(judge(chat_server, attempts=3, patience=60.0).verdicts(ask("a"), number)[0], Failure)
+        assert len(chat_server.requests) == 3
+    with pytest.raises(ValueError, match="patience=-1"):
+        judge(chat_server, patience=-1)
+
+
+def test_two_judges_with_one_cache_ask_once(chat_server, tmp_path):
+    chat_server.answer = lambda request: "7"
+    first, second = (
+        judge(chat_server, cache=tmp_path / name) for name in ("one.jsonl", "../" + tmp_path.name + "/one.jsonl")
+    )
+    assert first.verdicts(ask("a"), number) == second.verdicts(ask("a"), number) == [7]
+    assert len(chat_server.requests) == 1
 
 
 def _dripping(first: bytes, again: bytes):
@@ -315,3 +349,19 @@ def test_a_key_never_shows_in_a_reason(chat_server, monkeypatch):
             Endpoint(chat_server.url, "small").complete(ask("a")[0], 0.0, 0)
         assert "secret-key" not in str(error.value)
     assert "secret-key" not in json.dumps(Endpoint(chat_server.url, "small").identity)
+
+
+def test_threads_are_started_as_they_are_needed_and_used_again():
+    """Four jobs at a time need four threads, however often; only who waits for nobody gets another."""
+    threads, used = Threads(100, "test"), []
+
+    def together(barrier):
+        used.append(threading.get_ident())
+        barrier.wait(60)
+
+    for _ in range(3):
+        threads.map(together, [threading.Barrier(4)] * 4)
+        while threads._idle._value < 4:  # a thread is free a moment after its result is there
+            time.sleep(0.001)
+    assert len(used) == 12 and len(set(used)) == 4
+    threads.close()

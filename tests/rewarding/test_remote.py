@@ -151,6 +151,26 @@ def test_what_is_known_is_not_asked_again_and_a_file_keeps_it(server, name, tmp_
         assert len(at.requests) > before
 
 
+def test_a_file_keeps_nothing_of_a_scorer_that_tells_no_version(server, tmp_path):
+    """As UniRL's: what stands behind the URL may be another model the next time."""
+
+    def silent(route: str, request):
+        reply = lengths(route, request)
+        reply.pop("scorer_version", None)
+        for echo in reply.get("identities", ()):
+            del echo["scorer_version"]
+        return reply
+
+    cache = tmp_path / "known.jsonl"
+    options = {"url": server(silent).url, "cache": str(cache)}
+    asked = group("abc")
+    [score] = scored("score", asked, **options)
+    assert score.status == "invalid" and "cache: the server tells no version" in score.reason
+    assert stop_reasons([asked], {"remote.score": 1.0})
+    assert not cache.exists() or not cache.read_text()
+    assert values(scored("score", group("abc"), url=options["url"])) == [3.0]
+
+
 def test_get_reward_of_another_version_than_the_first_gives_no_number(server):
     told = iter(["one", "one", "two", None])
     at = server(lambda route, request: {"rewards": [1.0] * len(request["query"]), "scorer_version": next(told)})

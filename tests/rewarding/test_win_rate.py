@@ -1,4 +1,5 @@
 import math
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrl.rewarding import LoadedReward, score_groups, win_rate
+from mmrl.rewarding.pair_counts import pair_counts
 from mmrl.rewarding.strength import bradley_terry
 from mmrl.types import Group, Prompt, Sample
 
@@ -265,3 +267,93 @@ def test_a_judge_of_many_pairs_is_asked_once_a_group_and_its_reasons_mask_pairs(
         else:
             with pytest.raises(ValueError, match="0 answers for 6 pairs"):
                 win_rate(judge)(make([1, 2, 3]))
+
+
+# -------------------------------------------------------------------- ties, members that are lost, favourite places
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_pair_within_the_margin_is_a_tie(hard):
+    """0.8 said of (1, 0) and 0.4 of (0, 1) is 0.7 for sample 1: a tie from a margin of 0.2 on."""
+    judge = {(1, 0): 0.8, (0, 1): 0.4}
+    won = {0.1: 1.0 if hard else 0.7, 0.19: 1.0 if hard else 0.7, 0.2: 0.5, 0.4: 0.5}
+    for margin, expected in won.items():
+        got = rates(lambda a, b: judge[a.index, b.index], [0, 0], margin=margin, hard=hard)
+        assert got == pytest.approx([1 - expected, expected])
+
+
+def test_a_group_that_hardly_differs_is_levelled():
+    """Rates of 0.4, 0.5 and 0.6 are 0.2 apart: levelled from there on, and the scores of their own are told."""
+    judge = {(0, 1): 0.45, (0, 2): 0.35, (1, 2): 0.45}
+    full = judge | {(j, i): 1 - p for (i, j), p in judge.items()}
+    group = make([0] * 3)
+    scores = {s: win_rate(lambda a, b: full[a.index, b.index], min_spread=s)(group) for s in (0.19, 0.2)}
+    assert [s.value for s in scores[0.19]] == pytest.approx([0.4, 0.5, 0.6])
+    assert [s.value for s in scores[0.2]] == [0.5] * 3
+    assert [s.details["apart"] for s in scores[0.2]] == pytest.approx([0.4, 0.5, 0.6])
+    assert "apart" not in scores[0.19][0].details
+
+
+@pytest.mark.parametrize("score", ["win_rate", "bradley_terry"])
+@pytest.mark.parametrize("lost", [{0}, {4}, {1, 3}, {0, 1, 4}, {0, 1, 2}])
+def test_a_group_that_lost_members_has_the_scores_of_those_that_are_left(lost, score):
+    """Members whose every call fails, and members that were never there, are the same to the others."""
+
+    def judge(a, b):
+        if {a.artifact, b.artifact} & lost:
+            raise TimeoutError("no answer")
+        return 1 / (1 + 1.7 ** ((b.artifact - a.artifact) * (1 + a.artifact * b.artifact % 3)))
+
+    found = win_rate(judge, score=score)(make(list(range(5))))
+    left = [i for i in range(5) if i not in lost]
+    alone = [s.value for s in win_rate(judge, score=score)(make(left))]
+    assert [found[i].value for i in left] == pytest.approx(alone, abs=1e-6)
+    assert sum(alone) == pytest.approx(len(left) / 2 if score == "win_rate" else 0.0, abs=1e-6)
+    assert all(found[i].status == "invalid" for i in lost)
+
+
+@pytest.mark.parametrize(("p", "place"), [(1.0, "100% to what is shown first"), (0.1, "90% to what is shown second")])
+@pytest.mark.parametrize("both_orders", [True, False])
+def test_a_judge_that_goes_by_the_place_is_warned_of_once_in_a_hundred_verdicts(p, place, both_orders):
+    rate = win_rate(lambda a, b: p, both_orders=both_orders)
+    group = make(list(range(8)))  # 56 verdicts in both orders, 28 in one
+    calls = 56 if both_orders else 28
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(99 // calls):
+            scores = rate(group)
+    with pytest.warns(UserWarning, match=place):
+        rate(group)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rate(group)
+    assert [s.details["first"] for s in scores] == pytest.approx([p] * 8)
+
+
+def test_a_judge_that_is_sure_and_right_goes_by_no_place():
+    rate = win_rate(larger)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            assert [s.details["first"] for s in rate(make(list(range(8))))] == [0.5] * 8
+
+
+def test_what_comparisons_came_to_is_counted_by_pair():
+    """Of three samples, the pair (0, 1) failed; both orders agree on (1, 2) and not on (0, 2)."""
+
+    def judge(a, b):
+        if {a.index, b.index} == {0, 1}:
+            raise TimeoutError("no answer")
+        return 1.0 if {a.index, b.index} == {0, 2} else larger(a, b)
+
+    reward = LoadedReward("duel", win_rate(judge), group=True)
+    other = LoadedReward("point", lambda samples: [1.0] * len(samples))
+    groups = [make([1, 2, 3])]
+    score_groups(groups, [reward, other])
+    judged, failed, doubled, agreed, first = pair_counts(groups, "duel")
+    assert (judged, failed, doubled, agreed) == (4, 2, 4, 2)  # two samples a pair
+    assert first == pytest.approx(2 * (1.0 + 0.5))
+    assert pair_counts(groups, "point") == [0.0] * 5
+    alone = [make([1, 2])]
+    score_groups(alone, [reward])
+    assert pair_counts(alone, "duel")[:3] == [0, 2, 0]  # invalid samples, whose failures count

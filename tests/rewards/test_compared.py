@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from PIL import Image
 
@@ -58,6 +60,40 @@ def test_a_judge_of_places_favours_nobody(chat_server):
     assert [s.value for s in scores] == [0.5] * 3 and [s.details["agreed"] for s in scores] == [0] * 3
 
 
+def test_a_judge_that_scores_is_asked_about_each_once_and_prefers_the_higher_score(tmp_path):
+    """P(a beats b) = sigmoid(a - b): of 0, 1 and 1 that is 1/(1+e), 1/(1+e); hard: 0, 0 and a tie of the other two."""
+    (tmp_path / "sized.py").write_text(
+        "CALLS = []\n"
+        "def sized(samples, unit=1.0):\n"
+        "    CALLS.append(len(samples))\n"
+        "    return [None if s.artifact == 'none' else len(s.artifact) / unit for s in samples]\n"
+        "def asked(samples):\n"
+        "    return [float(sum(CALLS)) for _ in samples]\n"
+        "def check_prompt(prompt):\n"
+        "    return None if prompt.text else 'it asks nothing'\n"
+    )
+    name = f"{tmp_path / 'sized.py'}:sized"
+    prompt = Prompt("p", "How long?")
+    group = Group(prompt, 0, [Sample(prompt, i, "a" * n) for i, n in enumerate((1, 2, 3, 2))])
+    soft = load_reward("compared.wins", {"judge": name})
+    below, far = 1 / (1 + math.e), 1 / (1 + math.e**2)
+    assert [s.value for s in soft.call(group)] == pytest.approx(
+        [(2 * below + far) / 3, (1 - below + below + 0.5) / 3, (2 * (1 - below) + 1 - far) / 3, 0.5]
+    )
+    assert load_reward(f"{tmp_path / 'sized.py'}:asked").call(group.samples)[0] == 4  # and not for each pair
+    hard = load_reward("compared.wins", {"judge": name, "judge_options": {"unit": 100.0}, "hard": True})
+    assert [s.value for s in hard.call(group)] == pytest.approx([0, 0.5, 1, 0.5])
+    # 0.02 of score are 0.005 of probability: within the margin all tie, and one of 0.004 lets the longest win.
+    even, apart = ({"judge": name, "judge_options": {"unit": 100.0}, "margin": m} for m in (0.006, 0.004))
+    assert [s.value for s in load_reward("compared.wins", even).call(group)] == [0.5] * 4
+    assert load_reward("compared.wins", apart).call(group)[2].details["won"] == pytest.approx(
+        [1 / (1 + math.exp(-0.02)), 0.5, None, 0.5]
+    )
+    group.samples[0].artifact = "none"
+    assert [s.status for s in hard.call(group)] == ["invalid", "ok", "ok", "ok"]
+    assert soft.check_prompt(Prompt("q", "")) == "it asks nothing"
+
+
 def test_a_verdict_that_does_not_come_masks_its_pair(chat_server):
     chat_server.answer = lambda request: "both" if "bad" in words(request) else longer(request)
     scores = run(chat_server, ["a", "bb", "bad"])
@@ -84,7 +120,9 @@ def test_pictures_and_anchors(chat_server):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"judge": "longest"}, "compares none"),
+        ({"judge": "longest", "both_orders": False}, "one candidate at a time"),
+        ({"judge": "first", "margin": 0.5}, "margin=0.5"),
+        ({"judge": "first", "min_spread": -1.0}, "min_spread=-1.0"),
         ({"judge": "nobody"}, "no judge 'nobody'"),
         ({"judge": "first", "schedule": "all"}, "expected one of"),
         ({"judge": "first", "judge_options": {"model": "m"}}, "it has no options"),

@@ -45,7 +45,7 @@ def tiny_model(tiny):
 def test_the_contract_holds_for_every_family(tiny_model, case):
     results = run_checks(load(tiny_model(case, guidance=2.0)))
     assert [r.detail for r in results if not r.passed] == []
-    assert len(results) == 23
+    assert len(results) == 24
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_the_command_line_exits_with_0_or_1(tiny_model, helpers, tmp_path, monke
 
     path = helpers.written(tiny_model(), tmp_path)
     cli(["check", str(path)], standalone_mode=False)
-    assert capsys.readouterr().out.count("pass  ") == 23
+    assert capsys.readouterr().out.count("pass  ") == 24
 
     monkeypatch.setattr(ImageAdapter, "logprobs", leaky(ImageAdapter.logprobs))
     with pytest.raises(SystemExit) as end:

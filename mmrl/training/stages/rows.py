@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrl.config import GrpoStage
 from mmrl.core.filter import zero_variance_share
+from mmrl.rewarding.pair_counts import pair_counts
 from mmrl.rewarding.run import monitor_invalid
 from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.conversations import conversation_metrics
@@ -46,6 +47,23 @@ def monitor_row(groups: Sequence[Group], weights: Mapping[str, float], processes
     everyone = processes.total(sum(len(group.samples) for group in groups))
     counts = monitor_invalid(groups, weights)
     return {f"reward/{name}/invalid": processes.total(count) / max(everyone, 1) for name, count in counts.items()}
+
+
+def pair_row(groups: Sequence[Group], names: Sequence[str], processes: Processes) -> dict[str, float]:
+    """Of each reward that compares: reward/<name>/failed, the share of its pairs without a verdict; /agreed, of pairs
+    in which both orders say the same, where both were asked; /first, the mean share of what was shown first, 0.5 for a
+    judge that does not go by the place."""
+    told = processes.gather([pair_counts(groups, name) for name in names])
+    row: dict[str, float] = {}
+    for name, counts in zip(names, zip(*told)):
+        judged, failed, doubled, agreed, first = map(sum, zip(*counts))
+        if judged or failed:
+            row[f"reward/{name}/failed"] = failed / (judged + failed)
+        if doubled:
+            row[f"reward/{name}/agreed"] = agreed / doubled
+        if judged:
+            row[f"reward/{name}/first"] = first / judged
+    return row
 
 
 def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, processes: Processes) -> dict[str, Any]:

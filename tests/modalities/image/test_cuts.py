@@ -49,7 +49,7 @@ def test_gradient_is_the_same_one_action_at_a_time_and_all_at_once(kernel, norm,
     policy.prepare_reference()
     samples = roll(policy)
     nudge(policy, 3e-2)
-    every = {budget: summed_gradient(policy, samples, budget) for budget in (12, 7, 2, 1)}
+    every = {budget: summed_gradient(policy, samples, budget) for budget in (12, 7, 1)}
     whole = every[12]
     scale = max(float(g.abs().max()) for g in whole.values())
     assert scale > 0

@@ -26,6 +26,7 @@ GUIDED = {"z_image": 1.0, "flux": 3.5, "flux2": 4.0, "flux_kontext": 3.5}
 # Shown pictures stay small: their area, where the family would make a megapixel of it.
 SOURCE = {"flux_kontext": 96 * 96, "qwen_image_edit_plus": 64 * 64, "qwen_image_21": 64 * 64}
 FIRST = ("sd3", "flux", "sd", "sdxl")  # of which other tests ask the same
+ALIKE = ("flux2", "qwen_image_edit_plus")  # near to flux2_klein and qwen_image, which are asked
 BUILD = {
     "sd3": {"layers": 1, "heads": 2, "head_dim": 16, "grid": 4},
     "flux2_klein": {"max_length": 48},
@@ -59,7 +60,9 @@ def prompts(family: str) -> list[Prompt]:
     ]
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow if f in FIRST else []) for f in FAMILIES])
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow if f in (*FIRST, *ALIKE) else []) for f in FAMILIES]
+)
 def test_the_contract_of_adapters_holds(family, tmp_path):
     policy = made(family, **LORA)
     nudge(policy)
@@ -251,7 +254,7 @@ def in_halves(family: str, folder, guidance: float | None = None) -> ImageAdapte
     return ImageAdapter(ModelConfig(path=str(folder), **(numbers(family, guidance) | options)))
 
 
-@pytest.mark.parametrize("family", NEW)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow if f in ALIKE else []) for f in NEW])
 def test_in_half_precision_the_picture_is_about_the_same(family, tmp_path):
     """The family is read from the files. An eighth of the spread of brightness is what 8 bits of mantissa leave."""
     policy = in_halves(family, tmp_path)

@@ -32,7 +32,7 @@ def test_the_contract_holds(adapter, kind, model):
     policy = adapter(build={"kind": kind}, **model)
     results = check_adapter(policy, PROMPTS, reload=lambda folder: TextAdapter(policy.config.at(folder)))
     assert [(r.name, r.detail) for r in results if not r.passed] == []
-    assert len(results) == 23
+    assert len(results) == 24
 
 
 @pytest.mark.parametrize(

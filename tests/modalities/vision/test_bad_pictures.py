@@ -302,4 +302,4 @@ def test_the_contract_from_the_command_line(written, main):
         code, out, err = main("check", path, *words)
         assert code == 0, out + err
         lines = out.splitlines()
-        assert len(lines) == 23 and all(line.startswith("pass  ") for line in lines)
+        assert len(lines) == 24 and all(line.startswith("pass  ") for line in lines)

@@ -21,7 +21,7 @@ def test_the_contract_holds(adapter, prompts, kind):
     policy = adapter(kind, build={"tiles": 2})
     results = check_adapter(policy, prompts, reload=lambda folder: VisionAdapter(policy.config.at(folder)))
     assert [(r.name, r.detail) for r in results if not r.passed] == []
-    assert len(results) == 23
+    assert len(results) == 24
 
 
 @pytest.mark.parametrize(
