@@ -169,6 +169,12 @@ def test_early_steps_alone_draw_the_policy(tmp_path):
     assert float(times.min()) >= 0.02 and float(times.max()) <= 0.98
 
 
+def test_another_option_of_the_times_leaves_their_ends():
+    """0.02 and 0.98 are DMD2's; a time of 0 says nothing of the noise."""
+    times = DistillStage(steps=1, times={"shift": 3.0}).times
+    assert (times.low, times.high, times.shift) == (0.02, 0.98, 3.0)
+
+
 def test_an_adapter_that_makes_nothing_anew_is_refused(tmp_path):
     stage = {"kind": "distill", "steps": 1, "groups": 2}
     config = {"name": "run", "out": str(tmp_path), "data": {"prompts": "unused.txt"}, "stages": [stage]}
