@@ -12,6 +12,13 @@ from mmrl.config.roles import RoleConfig
 from mmrl.config.stage import Stage
 
 
+class LookTimes(TimesConfig):
+    """The times at which teacher and fake score look at a sample, from 0 (data) to 1 (noise)."""
+
+    low: float = Field(0.02, ge=0, lt=1, description="uniform: the least time.")
+    high: float = Field(0.98, gt=0, le=1, description="uniform: the largest time.")
+
+
 class DistillStage(Stage):
     """Distribution matching (DMD): the policy samples in few steps and is drawn to what the model that the stage begins
     with, its teacher, would sample in many; a fake score follows what the policy samples."""
@@ -29,9 +36,8 @@ class DistillStage(Stage):
     guidance: float | None = Field(
         None, ge=0, description="Guidance of the teacher; null: as the policy samples (`model.sampling.guidance`)."
     )
-    times: TimesConfig = Field(
-        default_factory=lambda: TimesConfig(low=0.02, high=0.98),
-        description="Times at which teacher and fake score look at a sample.",
+    times: LookTimes = Field(
+        default_factory=LookTimes, description="Times at which teacher and fake score look at a sample."
     )
     fake: RoleConfig = Field(
         default_factory=lambda: RoleConfig(optim=OptimConfig()),

@@ -37,6 +37,11 @@ class FollowConfig(Strict):
         linear = self.start + self.slope * max(0, n - 1 - self.flat)
         return min(self.decay, {"none": 1.0, "linear": linear, "average": (1 + n) / (10 + n)}[self.rise])
 
+    def kept_behind(self, updates: int) -> float:
+        """d behind so many updates (from 1) of the others; 1 where it is not time to follow."""
+        n, left = divmod(updates, self.every)
+        return 1.0 if left else self.kept(n)
+
     def in_words(self) -> str:
         """On one line, for `mmrl plan`."""
         rising = {"none": "", "linear": f", from {self.start:g} by {self.slope:g}", "average": " after a warm-up"}

@@ -63,6 +63,9 @@ class Adapter:
     # Log-probs nearer to 0 belong to actions whose gradient is rounding only (discrete ones, such as tokens).
     certain_logp: float = 0.0
 
+    # Guidance with which `rollout` samples, where the model has one: that of a distill stage's teacher, unless told.
+    sampling_guidance: float | None = None
+
     # True where every seed of `evaluate` gives the same samples (greedy decoding).
     deterministic_evaluation: bool = False
 

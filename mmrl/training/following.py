@@ -19,7 +19,7 @@ class Follower:
     @torch.no_grad()
     def follow(self, updates: int) -> None:
         """Behind so many updates (from 1) of what is followed: nothing is moved where it is not time."""
-        n, left = divmod(updates, self.options.every)
-        if left == 0:
+        kept = self.options.kept_behind(updates)
+        if kept < 1:
             theirs = [self.followed[name].detach() for name in self.weights]
-            torch._foreach_lerp_(list(self.weights.values()), theirs, 1 - self.options.kept(n))
+            torch._foreach_lerp_(list(self.weights.values()), theirs, 1 - kept)

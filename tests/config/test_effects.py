@@ -303,6 +303,21 @@ CASES = [
         f"{DPPO} model.sampling.ratio_norm=true",
         modality="image",
     ),
+    Case(
+        image.ModelConfig,
+        "sampling.negative_prompt",
+        "model.sampling.negative_prompt=blurred",
+        "stages.0={kind:distill,steps:1,guidance:3}",
+        "stages.0={kind:distill,steps:1}",
+        modality="image",
+    ),
+    Case(
+        image.ModelConfig,
+        "sampling.noise_level",
+        "model.sampling.noise_level=0.5",
+        lacking="model.sampling.kernel=renoise",
+        modality="image",
+    ),
     Case(image.ModelConfig, "sampling.kl_published", "model.sampling.kl_published=true", EXACT, modality="image"),
     Case(
         image.ModelConfig,
@@ -392,7 +407,7 @@ ALWAYS: dict[type, set[str]] = {
     TreeConfig: {"iterations", "children", "depth", "c", "least_spread", "step_end", "step_tokens"},
     image.LoraConfig: {"path"},
     image.SamplingConfig: {
-        *("steps", "kernel", "noise_level", "plan", "guidance", "same_noise", "size", "logp_reduction", "ratio_norm"),
+        *("steps", "kernel", "plan", "guidance", "same_noise", "size", "logp_reduction", "ratio_norm"),
         "storage",
     },
     image.EvaluationConfig: {"steps", "guidance", "size"},

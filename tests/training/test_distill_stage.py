@@ -76,6 +76,20 @@ def test_the_policys_gradient_is_dmds_over_the_whole_batch(tmp_path):
     assert not any(gradients(made.roles["fake"].weights).values())
 
 
+@pytest.mark.parametrize(("said", "sampled", "teachers"), [(None, 1.5, 1.5), (1.2, 1.5, 1.2), (0.0, 1.5, 0.0)])
+def test_a_teacher_is_guided_as_the_policy_samples_unless_told(tmp_path, said, sampled, teachers):
+    made = stage_of(tmp_path, guidance=said)
+    adapter, seen = made.run.adapter, []
+    adapter.sampling_guidance = sampled
+    velocities = adapter.velocities
+    adapter.velocities = lambda *given, **named: seen.append(named.get("guidance")) or velocities(*given, **named)
+    made.begin()
+    samples, look = asked(made, "policy")
+    made._policy_loss(samples, look, 12)
+    made._fake_loss(*asked(made, "fake"), 12)
+    assert seen == [teachers, teachers, None, None]  # begin, the teacher, the fake score as it is trained, and trained
+
+
 def test_the_fakes_gradient_is_flow_matching_on_what_the_policy_makes(tmp_path):
     made = stage_of(tmp_path)
     adapter, (samples, look) = made.run.adapter, asked(made, "fake")
@@ -153,6 +167,12 @@ def test_early_steps_alone_draw_the_policy(tmp_path):
     assert float(asked(made, "policy")[1].places.max()) < 0.5 < float(asked(made, "fake")[1].places.max())
     times = torch.cat([asked(made, name)[1].times for name in ("policy", "fake")])
     assert float(times.min()) >= 0.02 and float(times.max()) <= 0.98
+
+
+def test_another_option_of_the_times_leaves_their_ends():
+    """0.02 and 0.98 are DMD2's; a time of 0 says nothing of the noise."""
+    times = DistillStage(steps=1, times={"shift": 3.0}).times
+    assert (times.low, times.high, times.shift) == (0.02, 0.98, 3.0)
 
 
 def test_an_adapter_that_makes_nothing_anew_is_refused(tmp_path):

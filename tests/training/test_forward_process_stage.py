@@ -174,6 +174,14 @@ def test_the_share_that_is_kept():
     assert ForwardProcessStage(steps=1, objective="awm").following.kept(500) == 0
 
 
+def test_a_policy_that_follows_rarely_says_when(tmp_path):
+    """Kept: all behind the odd steps, 0 and then 0.3 behind the even ones."""
+    loop, rows = loop_of(tmp_path, steps=4, old={"decay": 0.9, "rise": "linear", "slope": 0.3, "every": 2}), []
+    loop._log = rows.append
+    loop.train()
+    assert [row["old/kept"] for row in rows] == pytest.approx([1, 0, 1, 0.3])
+
+
 def test_the_old_policy_follows_and_samples(tmp_path, monkeypatch):
     """Kept: 0 behind the first step, 0.3 behind the second, 0.6 behind the third."""
     after: list[torch.Tensor] = []

@@ -53,10 +53,11 @@ class ImageAdapter(Adapter):
         self.policy = StepPolicy(self.family, config)
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
+        self.sampling_guidance = self.policy.guidance
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked)
+        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
         self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
@@ -72,7 +73,7 @@ class ImageAdapter(Adapter):
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
         for run in (self._training(None), self._evaluation):
             self._sampler.schedule(run.steps, run.size)
-        self._warned = False
+        self._warned = self._warned_of_pictures = False
         self.select(None)
         hollow.fill(self.modules().values())
 
@@ -120,12 +121,22 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- prompts
 
     def usable(self, prompt: Prompt) -> str | None:
-        """Why its pictures do not fit the family, or None; warns, once, where no text encoder reads the end of a
-        text."""
+        """Why its pictures do not fit the family, or None; warns, once each, where no text encoder reads the end of a
+        text, and where the family reads no pictures."""
         problem = self._unfit(prompt)
         if problem is None:
             self._warn(prompt)
+            self._warn_of_pictures(prompt)
         return problem
+
+    def _warn_of_pictures(self, prompt: Prompt) -> None:
+        if self.family.pictures[1] == 0 and refs(prompt) and not self._warned_of_pictures:
+            self._warned_of_pictures = True
+            warnings.warn(
+                f"prompt {prompt.id!r:.60}, and maybe others, has pictures (column images), which family "
+                f"{self.family.name} does not read: only rewards see them",
+                stacklevel=3,
+            )
 
     def _unfit(self, prompt: Prompt) -> str | None:
         least, most = self.family.pictures
@@ -157,6 +168,13 @@ class ImageAdapter(Adapter):
             return Asked(prompt.text)
         # These pipelines say themselves where a picture stands.
         return Asked(prompt.text.replace(IMAGE, "").strip(), self._sources(prompt))
+
+    def _asked_of_record(self, prompt: Prompt) -> Asked:
+        """Raises ValueError for pictures that do not fit the family."""
+        problem = self._unfit(prompt)
+        if problem is not None:
+            raise ValueError(f"record {prompt.id!r:.60} {problem}")
+        return self._asked(prompt)
 
     # ---------------------------------------------------------------- sampling
 

@@ -42,9 +42,10 @@ class SamplingConfig(Strict):
     """How training trajectories are drawn."""
 
     steps: int = Field(10, ge=1, description="Denoising steps of a training trajectory.")
-    kernel: Literal["flow_sde", "dance_sde", "cps", "ddim"] | None = Field(
+    kernel: Literal["flow_sde", "dance_sde", "cps", "renoise", "ddim"] | None = Field(
         None,
-        description="Stochastic transition; null takes the family's: flow_sde, or ddim for SD 1.5 and SDXL.",
+        description="Stochastic transition; null takes the family's: flow_sde, or ddim for SD 1.5 and SDXL. renoise is "
+        "that of few-step models.",
     )
     noise_level: float | None = Field(
         None, gt=0, description="a of Flow-SDE and CPS, eta of Dance-SDE and DDIM; null: 0.7, 0.3, or 1.0."
@@ -161,6 +162,9 @@ class ModelConfig(Strict):
         "source_pixels": When(
             lambda s, _: s.asks(lambda family: family.pictures[1] > 0), "a family whose prompts show pictures"
         ),
+        "sampling.noise_level": When(
+            lambda s, _: s.sampling.kernel != "renoise", "another kernel than renoise, whose noise is the next step's"
+        ),
         "sampling.guidance_gradient": When(
             lambda s, _: s.guides(s.sampling.guidance), "a `guidance` with two branches, above 1"
         ),
@@ -168,7 +172,10 @@ class ModelConfig(Strict):
             lambda s, _: s.is_guided and s.asks(lambda family: family.rescales),
             "a `guidance` above 1, and a UNet: sd, sdxl",
         ),
-        "sampling.negative_prompt": When(lambda s, _: s.is_guided, "a `guidance` above 1, in training or evaluation"),
+        "sampling.negative_prompt": When(
+            lambda s, run: s.is_guided or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages),
+            "a `guidance` above 1, in training, evaluation, or of a distill stage's teacher",
+        ),
         "sampling.keep_mean": When(
             lambda s, run: not s.sampling.ratio_norm and any(_looks_at_means(stage) for stage in run.stages),
             "a grpo stage with the gate dppo, and no `ratio_norm`, which keeps it anyway",

@@ -33,6 +33,7 @@ class Forward:
         """See Adapter.velocities; the samples are of a rollout `run`. guidance: that of a second forward, too; None: of
         none. Raises Unsupported for what cannot be had."""
         self._refuse_no_flow()
+        self._refuse_no_guidance(guidance)
         if clean is None and run.plan is not None and run.plan.trained:
             raise Unsupported(
                 "model.sampling.plan stores steps and not the picture's latent, which a forward_process stage noises "
@@ -76,6 +77,13 @@ class Forward:
         time, level = (values.to(device)[index].float() for values in (schedule.time, schedule.level))
         velocity, _ = self.sampler.policy.predict(x, time, condition, run.guidance, run.size, against)
         return flow_match.clean_of(x, velocity, level)
+
+    def _refuse_no_guidance(self, guidance: float | None) -> None:
+        if self.family.guidance == "none" and guidance is not None and guidance > self.family.guidance_off:
+            raise Unsupported(
+                f"guidance {guidance:g} of a teacher: this model of family {self.family.name} is distilled to sample "
+                "without it; leave the stage's `guidance` out"
+            )
 
     def _refuse_no_flow(self) -> None:
         if not self.family.is_flow:

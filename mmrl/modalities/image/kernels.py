@@ -56,19 +56,19 @@ def flow_sde(
 ) -> Transition:
     """Flow-SDE: Euler-Maruyama with g = level sqrt(t / (1 - t)), std = g sqrt(-dt).
 
-    x, velocity: [B, ...]; t, t_next: float or [B]. At t = 1 the denominator of g uses t_max, the schedule's
-    second sigma; ValueError when t is 1 and t_max is missing. Source: Flow-GRPO (Liu et al. 2025).
+    x, velocity: [B, ...]; t, t_next: float or [B]. t_max, the schedule's second sigma, is the largest t in the
+    denominator of g: it stands for the first one, which is 1, or near to it, where g would have no end. ValueError when
+    t is 1 and t_max is missing. Source: Flow-GRPO (Liu et al. 2025), whose schedules begin at 1.
     """
     _check_level("flow_sde", level)
     x, velocity = _same_precision(x, velocity)
     t, t_next = _times(x, t, t_next)
-    at_one = t > 1 - _ROUNDING
     if t_max is None:
-        if bool(at_one.any()):
+        if bool((t > 1 - _ROUNDING).any()):
             raise ValueError("flow_sde at t = 1 divides by zero: pass t_max, the second sigma of the schedule")
         t_below_one = t
     elif 0 <= t_max < 1:
-        t_below_one = torch.where(at_one, torch.full_like(t, t_max), t)
+        t_below_one = t.clamp(max=t_max)
     else:
         raise ValueError(f"flow_sde: t_max is the second sigma of the schedule, in [0, 1); got {t_max}")
     g = level * torch.sqrt(t / (1 - t_below_one))

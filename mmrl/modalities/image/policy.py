@@ -13,7 +13,7 @@ from mmrl.modalities.image.families.asked import Condition
 from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.kernels import Transition
 
-DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "ddim": 1.0}
+DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "renoise": 1.0, "ddim": 1.0}
 
 
 class StepPolicy:
@@ -25,7 +25,7 @@ class StepPolicy:
         self.sampling = sampling
         self.kernel = sampling.kernel or family.kernel
         if (self.kernel == "ddim") == family.is_flow:
-            right = "flow_sde, dance_sde or cps" if family.is_flow else "ddim"
+            right = "flow_sde, dance_sde, cps or renoise" if family.is_flow else "ddim"
             raise ValueError(f"model.sampling.kernel {self.kernel!r} does not fit {family.name}; use {right}")
         self.spec = kernels.find_kernel(self.kernel)
         self.level = sampling.noise_level if sampling.noise_level is not None else DEFAULT_LEVEL[self.kernel]

@@ -68,7 +68,15 @@ class Distill(Stage[DistillStage]):
 
     def begin(self) -> None:
         """An adapter that cannot be distilled says so before anything is sampled."""
-        self.run.adapter.generated([], torch.zeros(0))
+        adapter, none = self.run.adapter, torch.zeros(0)
+        adapter.generated([], none)
+        adapter.velocities([], none, [], clean=none, guidance=self.guidance)
+
+    @property
+    def guidance(self) -> float | None:
+        """Of the teacher: what the stage says, or that with which the policy samples."""
+        said = self.options.guidance
+        return self.run.adapter.sampling_guidance if said is None else said
 
     # ---------------------------------------------------------------- one step
 
@@ -152,7 +160,7 @@ class Distill(Stage[DistillStage]):
         """What the policy makes, drawn to where its teacher would rather have it than the fake score."""
         clean = self.run.adapter.generated(samples, look.places)
         with self.acting("reference"):
-            real = self._clean_of(samples, look, clean, self.options.guidance)
+            real = self._clean_of(samples, look, clean, self.guidance)
         with self.acting("fake"):
             fake = self._clean_of(samples, look, clean)
         loss = self.losses.generator(clean, real, fake).sum() / total

@@ -141,6 +141,6 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         row["loss"] = parts.get("loss", 0.0) / updates if processes.any(bool(groups)) else None
         count = max(parts.get("draws", 0.0), 1.0)
         row |= {f"forward/{k}": value / count for k, value in parts.items() if k not in ("loss", "draws")}
-        row["old/kept"] = options.following.kept(self.roles["old"].seen + 1)
+        row["old/kept"] = options.following.kept_behind(self.roles["old"].seen + 1)
         row["grad_norm"], row["lr"] = known.get("grad_norm", 0.0), self.learners["policy"].rate
         return row | {k: v for k, v in known.items() if k.startswith("time/")}

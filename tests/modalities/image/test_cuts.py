@@ -7,7 +7,7 @@ import torch
 from small_pipelines import BUILD, adapter, gradients, nudge, roll
 from torch import Tensor
 
-KERNELS = {"flow_sde": "sd3", "dance_sde": "sd3", "cps": "sd3", "ddim": "sd"}
+KERNELS = {"flow_sde": "sd3", "dance_sde": "sd3", "cps": "sd3", "renoise": "sd3", "ddim": "sd"}
 GUIDED = {
     "off": {"guidance": 1.0},
     "conditional": {"guidance": 3.0},
@@ -22,6 +22,7 @@ CASES = [
     for norm in (False, True)
     for mode in GUIDED
     if not (norm and kernel == "cps")  # refused, below
+    if mode in ("off", "conditional") or kernel != "renoise"
     if mode not in ("negative", "rescaled") or (not norm and kernel == OTHER[mode])
 ]
 
@@ -98,6 +99,7 @@ def test_a_trajectory_is_cut_only_where_it_alone_is_over_the_budget(rows, budget
         ("sd3", {"logp_reduction": "sum", "ratio_norm": True}, "ratio_norm.*logp_reduction sum"),
         ("sd3", {"kernel": "cps", "kl_published": True}, "kl_published.*kernel cps"),
         ("sd", {"kl_published": True}, "kl_published.*kernel ddim"),
+        ("sd", {"kernel": "renoise"}, "kernel 'renoise' does not fit sd; use ddim"),
         ("sd3", {"guidance": 1.0, "guidance_gradient": "both"}, "guidance_gradient both: guidance 1"),
         ("flux", {"guidance": 3.5, "guidance_gradient": "both"}, "guidance_gradient both: guidance 3.5 of family flux"),
     ],

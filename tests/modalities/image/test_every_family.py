@@ -89,6 +89,33 @@ def test_the_blocks_that_are_named_hold_most_of_the_weights(family):
     assert sum(held.values()) > 0.3 * sum(p.numel() for p in policy.denoiser.parameters())
 
 
+FLOWS = [name for name in FAMILIES if family_class(name).is_flow]
+
+
+@pytest.mark.parametrize("family", FLOWS)
+def test_the_noise_of_the_first_step_is_bounded_by_its_level(family):
+    """Flow-SDE's g^2 is a^2 t / (1 - t), with the second sigma for t where that is at, or near to, pure noise: its
+    variance is then a^2 t (t - t') / (1 - t'), at most a^2. SANA's own levels begin at 0.9997."""
+    policy = made(family, guidance=family_class(family).guidance_off)
+    x = torch.ones(1, *policy.family.latent_shape((SIZE, SIZE)))
+    for steps in (3, 20):
+        schedule = policy.family.schedule(steps, (SIZE, SIZE))
+        first = policy.policy.transition(x, x, schedule, torch.tensor([0]))
+        assert 0 < float(first.std) <= policy.policy.level + 1e-6
+        assert float(first.mean.abs().max()) <= 2.0
+
+
+@pytest.mark.parametrize("part", ["sampling", "evaluation"])
+@pytest.mark.parametrize("family", [name for name in FLOWS if name.startswith("qwen")])
+def test_one_step_of_stretched_noise_levels_is_refused(family, part):
+    given = numbers(family)
+    given[part] = {**given[part], "steps": 1}
+    if part == "sampling":
+        given[part] |= {"plan": {"name": "untrained"}}
+    with pytest.raises(ValueError, match=r"shift_terminal 0.02.*sample in 2 steps or more"):
+        made(family, **given)
+
+
 # ---- pictures that a prompt shows ---------------------------------------------------------------------------------
 
 
@@ -170,6 +197,52 @@ def test_pictures_that_do_not_fit_are_named(record, reason):
     assert found is None if reason is None else re.search(reason, str(found))
 
 
+@pytest.mark.parametrize("family", SHOWING)
+def test_pictures_that_the_family_would_leave_out_of_a_record_are_named(family):
+    """A record is not dropped as a prompt is, and what it shows is never learnt without."""
+    many = family_class(family).pictures[1] + 1
+    record = {"id": "r1", "prompt": "in red", "image": picture(32, 32, 0), "images": [picture(64, 64, 1)] * many}
+    with pytest.raises(ValueError, match=f"record 'r1' shows {many} pictures"):
+        made(family).supervised_loss([record], "sft", seed=1)
+
+
+def test_a_record_that_shows_pictures_to_a_family_that_reads_none_is_named():
+    record = {"id": "r1", "prompt": "<image> in red", "image": picture(32, 32, 0), "images": [picture(64, 64, 1)]}
+    with pytest.raises(ValueError, match="record 'r1' shows pictures, which family sd3 does not read"):
+        made("sd3").supervised_loss([record], "sft", seed=1)
+
+
+def test_pictures_of_prompts_that_a_family_does_not_read_are_told_of_once(recwarn):
+    policy = made("sd3")
+    plain, shown = Prompt("p", "in red"), Prompt("q", "in red", {"images": [picture(64, 64, 1)]})
+    assert [policy.usable(prompt) for prompt in (plain, shown, shown)] == [None] * 3
+    assert [str(one.message)[:47] for one in recwarn if "images" in str(one.message)] == [
+        "prompt 'q', and maybe others, has pictures (col"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "area"),
+    [
+        ("qwen_image_edit_plus", (8 * 300, 8), 1024 * 1024),  # 300 to 1: 147,456 pixels leave a side of 22, 32 x 6656
+        ("qwen_image_edit_plus", (8 * 600, 8), 1024 * 1024),  # a side of 15.7 becomes 0
+        ("qwen_image_edit_plus", (64, 64), 200),  # 14 x 14
+        ("qwen_image_21", (8, 8 * 700), 1024 * 1024),  # 38.7 x 27,095: 32 x 27,104
+        ("qwen_image_21", (64, 64), 200),
+        ("flux2", (64, 256), 1000),  # 15.8 x 63
+        ("flux_kontext", (64, 64), 1),  # one token of 16 x 16 is always shown
+    ],
+)
+def test_a_picture_of_which_no_side_is_left_is_named(family, size, area):
+    shown = Image.new("RGB", size)
+    found = made(family, source_pixels=area).usable(Prompt("p", "in red", {"images": [shown]}))
+    if family == "flux_kontext":
+        assert found is None and made(family, source_pixels=area).family.shown_size(size) == (16, 16)
+    else:
+        assert f"{size[0]} x {size[1]} pixels" in str(found) and "source_pixels" in str(found)
+    assert made(family, source_pixels=4096).usable(Prompt("p", "in red", {"images": [picture(64, 80, 0)]})) is None
+
+
 # ---- half precision -----------------------------------------------------------------------------------------------
 
 NEW = [name for name in FAMILIES if name not in FIRST]
@@ -208,6 +281,10 @@ def test_a_picture_is_shown_at_the_size_of_the_list_whose_ratio_is_nearest_or_sh
     family = made("flux_kontext", source_pixels=None).family
     assert family.shown_size((640, 480)) == (1184, 880)  # 1.333: 1184 / 880 is 1.345, 1104 / 944 is 1.169
     assert family.shown_size((100, 100)) == (1024, 1024)
+    assert family.shown_size((90, 64)) == (
+        1104,
+        944,
+    )  # of 80 x 64, as the pipeline cuts it: 1.25, and 1104 / 944 is 1.17
     family.source_pixels = 256 * 256
     assert family.shown_size((640, 480)) == (288, 208)  # times 0.462: 295.6 and 221.7, in whole tokens of 16
     assert family.shown_size((90, 64)) == (80, 64)  # never made larger

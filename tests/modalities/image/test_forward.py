@@ -10,6 +10,7 @@ from small_pipelines import adapter, all_columns, gradients, nudge, roll, stored
 from test_every_family import made, prompts
 
 from mmrl.core.flow_match import noised
+from mmrl.modalities.acting import copies
 from mmrl.modalities.adapter import Unsupported
 from mmrl.modalities.image.families import FAMILIES, family_class
 from mmrl.seeds import seed_of
@@ -143,8 +144,48 @@ def test_a_picture_may_be_given_and_the_teacher_guided():
     assert float((three - plain).detach().abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("family", FLOWS)
+def test_the_guidance_of_the_policys_samples_is_that_of_its_velocity(family):
+    """Where the scale goes into the denoiser it always is; a second forward is run where it is asked for."""
+    policy = adapter(family)
+    samples = roll(policy)
+    assert policy.sampling_guidance == 3.0
+    given = samples, torch.tensor([0.2, 0.4, 0.6, 0.8]), [1, 2, 3, 4]
+    clean = policy.generated(samples, torch.zeros(4)).detach()
+    plain, same = (
+        policy.velocities(*given, clean=clean, guidance=g).velocity for g in (None, policy.sampling_guidance)
+    )
+    assert (float((plain - same).detach().abs().max()) > 1e-3) == (policy.family.guidance == "passes")
+
+
+def test_what_is_recomputed_in_a_backward_is_of_the_weights_that_act():
+    """Gradients of the policy and of weights in its place are those without gradient checkpointing."""
+    found = []
+    for recomputed in (False, True):
+        policy = adapter(sampling=FREE, gradient_checkpointing=recomputed)
+        samples, weights = roll(policy), copies(policy.trainable_parameters(), trained=True)
+        nudge(policy)
+        clean = policy.generated(samples, torch.zeros(4))
+        with policy.acting(weights, gradient=True):
+            moved = policy.velocities(samples, torch.full((4,), 0.5), [1, 2, 3, 4], clean=clean.detach()).velocity
+            moved.square().mean().backward()
+        with policy.acting(weights):
+            policy.generated(samples, torch.zeros(4))
+        clean.square().mean().backward()
+        found.append([p.grad for one in (weights, policy.trainable_parameters()) for p in one.values()])
+    assert sum(gradient is not None for gradient in found[0]) > len(found[0]) / 2
+    for plain, again in zip(*found, strict=True):
+        assert (plain is None) == (again is None)
+        if plain is not None:
+            torch.testing.assert_close(again, plain, rtol=1e-5, atol=1e-8)
+
+
 def test_what_cannot_be_made_anew_says_what_to_do():
     with pytest.raises(Unsupported, match="name: full"):
         untrained().generated([], torch.zeros(0))
     with pytest.raises(Unsupported, match="distill stages train flow models"):
         adapter("sd").generated([], torch.zeros(0))
+    without = adapter(sampling=FREE)
+    without.family.guidance = "none"
+    with pytest.raises(Unsupported, match=r"guidance 4 of a teacher.*distilled to sample without it"):
+        without.velocities([], torch.zeros(0), [], clean=torch.zeros(0), guidance=4.0)

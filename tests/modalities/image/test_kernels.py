@@ -57,7 +57,8 @@ def gaussian_velocity(x: Tensor, t: float, mu: float, sd: float) -> Tensor:
 # One element, x = 1, v = 2, worked by hand: (kernel, t, t_next, level, t_max) -> mean, std.
 HAND_TABLE = [
     (flow_sde, 0.5, 0.4, 0.7, None, 0.702, 0.7 * math.sqrt(0.1)),  # 1 (1 - .049) + 2 (1 + .245)(-.1)
-    (flow_sde, 0.8, 0.7, 0.5, 0.6, 0.7125, math.sqrt(0.1)),  # t_max only counts at 1: g = 1; .9375 - .225
+    (flow_sde, 0.8, 0.7, 1.0, 0.8, 0.45, math.sqrt(0.4)),  # not above t_max: g^2 = .8 / .2; .75 - .3
+    (flow_sde, 0.8, 0.7, 0.5, 0.6, 0.75625, math.sqrt(0.05)),  # above t_max: g^2 = .25 (.8 / .4); .96875 - .2125
     (flow_sde, 1.0, 0.9, 0.7, 0.9, 0.555, 0.7),  # g^2 = .49 / .1; 1 (1 - .245) - .2; std^2 = 4.9 (.1)
     (dance_sde, 0.5, 0.4, 0.3, None, 0.782, 0.3 * math.sqrt(0.1)),  # score -4; 1 + (2 + .045 * 4)(-.1)
     (cps, 0.5, 0.4, 0.5, None, 0.4 * math.sqrt(2), 0.2 * math.sqrt(2)),  # x0hat 0, x1hat 2

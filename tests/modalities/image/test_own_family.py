@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from small_pipelines import CORPUS, PROMPTS, all_columns, roll
 
@@ -87,7 +89,7 @@ def test_an_unknown_name_is_refused_where_it_is_written_and_the_nearest_is_named
 
 def test_options_are_judged_by_what_the_class_says(file):
     def needs(option: str, **values) -> bool:
-        return bool(ModelConfig.effects[option].test(ModelConfig(path="a", **values), None))
+        return bool(ModelConfig.effects[option].test(ModelConfig(path="a", **values), SimpleNamespace(stages=[])))
 
     louder = f"{file}:Louder"
     assert needs("sampling.negative_prompt", family=louder, sampling={"guidance": 0.5})

@@ -50,6 +50,12 @@ class FlowFamily(Family):
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         """The scheduler's own sigmas for pictures of this size, on the CPU in float64."""
         scheduler = copy.deepcopy(self.scheduler)
+        if steps == 1 and scheduler.config.get("shift_terminal"):
+            raise ValueError(
+                f"one step: the scheduler of this model stretches its noise levels from the first to the last "
+                f"(shift_terminal {scheduler.config.shift_terminal:g}), which are one and the same; sample in 2 steps "
+                "or more (model.sampling.steps, model.evaluation.steps)"
+            )
         options = {} if (sigmas := self.sigmas(steps)) is None else {"sigmas": sigmas}
         if self.shifts_with_size:
             options["mu"] = self.log_shift(size, steps)

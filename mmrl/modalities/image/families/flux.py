@@ -109,12 +109,13 @@ class FluxKontext(Flux):
 
     def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which a picture of this size is shown: of the pipeline's list, the one whose ratio of
-        sides is nearest; with model.source_pixels, of that area at most."""
+        sides, in whole tokens, is nearest; with model.source_pixels, of that area at most."""
         step = self.pipeline.vae_scale_factor * self.patch
         if self.source_pixels is not None:
             return scaled(size, self.source_pixels, step)
         from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 
-        ratio = size[0] / size[1]
+        width, height = (max(step, side // step * step) for side in size)  # whole tokens, of which it takes the ratio
+        ratio = width / height
         width, height = min(PREFERRED_KONTEXT_RESOLUTIONS, key=lambda one: (abs(ratio - one[0] / one[1]), one))
         return width // step * step, height // step * step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -70,6 +71,12 @@ class Flux2(ShowingFamily):
             return (
                 f"shows a picture of {size[0]} x {size[1]} pixels; family {self.name} takes sides of {SMALLEST} and "
                 f"more, at most {FLATTEST} to 1"
+            )
+        area, step = self.source_pixels or LARGEST, self.pipeline.vae_scale_factor * self.patch
+        if min(size) * min(1.0, math.sqrt(area / (size[0] * size[1]))) < step:
+            return (
+                f"shows a picture of {size[0]} x {size[1]} pixels, of which {area} leave no side of {step}; raise "
+                "model.source_pixels"
             )
         return None
 

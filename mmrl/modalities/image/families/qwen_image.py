@@ -37,6 +37,22 @@ class VideoAutoencoder(PackedFamily):
         self.vae.register_to_config(latents_mean=latents.mean(axes).tolist(), latents_std=latents.std(axes).tolist())
 
 
+LONGEST = 200  # times its shorter side that a picture may be long which a language model of Qwen's reads
+
+
+def too_long(name: str, size: tuple[int, int], areas: Sequence[int]) -> str | None:
+    """Why family `name` cannot show a picture of (width, height) pixels at these areas, in multiples of 32 pixels."""
+    from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
+
+    shown = [calculate_dimensions(area, size[0] / size[1]) for area in areas]
+    if all(0 < max(sides) <= LONGEST * min(sides) for sides in shown):
+        return None
+    return (
+        f"shows a picture of {size[0]} x {size[1]} pixels, too long for the area at which family {name} shows it; take "
+        "a squarer one, or a larger model.source_pixels"
+    )
+
+
 class QwenImage(VideoAutoencoder):
     """No prompt is a blank, as the model's authors have it: the pipeline guides only where a negative one is given."""
 

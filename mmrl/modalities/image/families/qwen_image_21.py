@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
-from mmrl.modalities.image.families.qwen_image import VideoAutoencoder
+from mmrl.modalities.image.families.qwen_image import VideoAutoencoder, too_long
 
 AREA = 1024 * 1024  # pixels of a shown picture
 SLOT = 4  # latents that stand at one place of the language model's pictures
@@ -63,6 +63,9 @@ class QwenImage21(VideoAutoencoder):
         return own
 
     # ---------------------------------------------------------------- conditions
+
+    def picture_problem(self, size: tuple[int, int]) -> str | None:
+        return too_long(self.name, size, [self.source_pixels or AREA])
 
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         return [self._one(a) for a in asked]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
-from mmrl.modalities.image.families.qwen_image import QwenImage
+from mmrl.modalities.image.families.qwen_image import QwenImage, too_long
 
 
 class QwenImageEditPlus(QwenImage):
@@ -25,6 +25,12 @@ class QwenImageEditPlus(QwenImage):
         from mmrl.modalities.image.tiny.qwen_image import build_qwen_image_edit_plus
 
         return build_qwen_image_edit_plus(corpus, **options)
+
+    def picture_problem(self, size: tuple[int, int]) -> str | None:
+        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as theirs
+
+        areas = (theirs.CONDITION_IMAGE_SIZE, self.source_pixels or theirs.VAE_IMAGE_SIZE)
+        return too_long(self.name, size, areas)
 
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         return [self._one(a) for a in asked]
