@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,11 +21,13 @@ from mmrl.data.pair_formats.kinds import WITH_VIDEO
 from mmrl.data.rows import Row
 from mmrl.data.shown import listed
 from mmrl.data.sources import HUB, absolute, folder_of, function_of, function_rows, read_rows
+from mmrl.near import short
 from mmrl.types import Candidate, Pair, Prompt
 
 OnBad = Literal["stop", "skip", "keep"]
 FUNCTION_COUNT = 100  # records of a function, where nobody says how many
 VIDEO_FRAMES = 32  # most frames of a video, as MM-RLHF's benchmark shows it
+_READ = ("prompt", "messages", "images", "video", "videos", "chosen", "rejected", "id")  # beside COLUMNS
 _WARNINGS = 10  # broken records told one by one
 
 
@@ -111,6 +114,7 @@ def read_pairs(
         raise ConfigError(f"pairs: split {split!r:.60} is of a folder or `hub:`, and {name} has none; leave it out")
     if subset is not None and not name.startswith(HUB):
         raise ConfigError(f"pairs: subset {subset!r:.60} is of a `hub:` source, and {name} is none; leave it out")
+    _tell_strangers(columns or {})
     root = absolute(image_root or folder_of(name))
     checker = Checker((), columns, form, root, max_pixels, video_frames=video_frames)
     if function:
@@ -173,3 +177,11 @@ def _tell(broken: list[Broken], on_bad: OnBad) -> None:
         raise ConfigError(f"{last.where}: {last.why}; mend the record, or leave it out (on_bad: skip)")
     if on_bad == "skip" and len(broken) <= _WARNINGS:
         warnings.warn(f"{last.where}: {last.why}; skipped", stacklevel=3)
+
+
+def _tell_strangers(columns: Mapping[str, str]) -> None:
+    """Warn of names that are nearly a column's: nothing would read them. Others may be those of a published form."""
+    for ours in columns:
+        known = {*COLUMNS, *_READ}
+        if ours not in known and (close := difflib.get_close_matches(ours, known, n=1, cutoff=0.8)):
+            warnings.warn(f"columns: no pair has a column {short(ours)}; did you mean {close[0]!r}?", stacklevel=3)

@@ -327,3 +327,18 @@ def test_a_picture_beside_two_answers_is_what_they_are_about(red):
         jsonl(red / "a.jsonl", {"prompt": "x", "chosen": "a", "rejected": "b", "image": "red.png"})
     ).pairs
     assert pair.prompt.record["images"] == ["red.png"]
+
+
+@pytest.mark.parametrize("ours", ["categroy", "prompts", "candidate", "marginn"])
+def test_a_column_that_is_nearly_one_of_a_pair_is_told(ours):
+    rows = [{"prompt": "p", "candidates": ["a", "b"], "shares": [1, 0], "topic": "x"}]
+    with pytest.warns(UserWarning, match=f"no pair has a column '{ours}'; did you mean"):
+        read_pairs(rows, columns={ours: "topic"})
+
+
+def test_columns_of_pairs_and_of_published_forms_are_told_nothing(recwarn):
+    rows = [{"prompt": "p", "candidates": ["a", "b"], "shares": [1, 0], "topic": "x"}]
+    (pair,) = read_pairs(rows, columns={"category": "topic"}).pairs
+    assert pair.category == "x"
+    read_pairs(rows, columns={"response_a": "topic"})
+    assert not [one for one in recwarn if "did you mean" in str(one.message)]

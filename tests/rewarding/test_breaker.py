@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
+from resting import asked_and_left_alone
 from scripted_server import Scripted
 
 from mmrl.rewarding import load_reward
@@ -89,17 +88,7 @@ def test_a_monitor_asks_no_server_that_failed_until_it_has_rested(clock, name):
                 assert [(score.value, score.status) for score in scores] == [(None, "invalid")] * 2
             return len([1 for route, _ in server.requests if route != "/health"]) - before
 
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            counts = [asked("one"), asked("two")]
-            clock[0] += 50
-            counts += [asked("three"), asked("four")]
-            clock[0] += 99
-            counts.append(asked("five"))
-            clock[0] += 1
-            counts.append(asked("six"))
-        assert counts == [3, 0, 1, 0, 0, 1]
-        assert len([1 for one in told if "left alone for 50 s" in str(one.message)]) == 1
+        asked_and_left_alone(asked, clock, rest=50)
         up.append(True)
         clock[0] += 600
         assert asked("seven") == 2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 
 import pytest
+from resting import asked_and_left_alone
 
 from mmrl.rewarding import load_reward
 from mmrl.rewarding.chat import Endpoint, Failure, Judge
@@ -82,17 +82,7 @@ def test_a_judge_that_is_down_is_asked_again_after_a_while_and_its_samples_are_i
             assert (score.value, score.status) == ((1.0, "ok") if up else (None, "invalid"))
         return len(chat_server.requests) - before
 
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        counts = [asked("one"), asked("two")]
-        clock[0] += 30
-        counts += [asked("three"), asked("four")]
-        clock[0] += 59
-        counts.append(asked("five"))
-        clock[0] += 1
-        counts.append(asked("six"))
-    assert counts == [3, 0, 1, 0, 0, 1]
-    assert len([1 for one in told if "left alone for 30 s" in str(one.message)]) == 1
+    asked_and_left_alone(asked, clock, rest=30)
     up.append(True)
     clock[0] += 600
     assert asked("seven") == 2

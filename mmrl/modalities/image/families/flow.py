@@ -14,6 +14,11 @@ from mmrl.modalities.image.supervised import flow_matching_loss, logit_normal_ti
 
 # Options of the scheduler under which a step of the pipeline is no Euler step of the ODE towards 0.
 REFUSED = ("stochastic_sampling", "invert_sigmas")
+# Projections of an attention over text and picture together, as diffusers names them.
+JOINT_ATTENTION = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+)  # fmt: skip
 
 
 class FlowFamily(Family):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of, scaled
 from mmrl.modalities.image.families.base import Guidance
+from mmrl.modalities.image.families.flow import JOINT_ATTENTION
 from mmrl.modalities.image.families.packed import Rows, ShowingFamily
 
 
@@ -21,10 +22,7 @@ class Flux(ShowingFamily):
     long_tokenizer = "tokenizer_2"
     pipeline_classes = ("FluxPipeline",)
     guidances: ClassVar[tuple[Guidance, ...]] = ("embedded", "passes")
-    lora_targets = (
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    )  # fmt: skip
+    lora_targets = JOINT_ATTENTION
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         super().__init__(pipeline, max_sequence_length)

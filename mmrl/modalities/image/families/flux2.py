@@ -14,6 +14,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of
 from mmrl.modalities.image.families.base import Guidance
+from mmrl.modalities.image.families.flow import JOINT_ATTENTION
 from mmrl.modalities.image.families.packed import Rows, ShowingFamily
 
 # (slope, start) of mu in the number of tokens: above 4300 tokens, and below it for 200 and for 10 steps.
@@ -33,10 +34,7 @@ class Flux2(ShowingFamily):
     guidance: Guidance = "embedded"
     guidances: ClassVar[tuple[Guidance, ...]] = ("embedded",)
     pictures = (0, 10)
-    lora_targets = (
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out", "attn.to_qkv_mlp_proj",
-    )  # fmt: skip
+    lora_targets = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj")
 
     @classmethod
     def build(cls, corpus: Sequence[str], **options: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
+from mmrl.modalities.image.families.flow import JOINT_ATTENTION
 from mmrl.modalities.image.families.packed import PackedFamily
 
 
@@ -58,10 +59,7 @@ class QwenImage(VideoAutoencoder):
 
     name = "qwen_image"
     pipeline_classes = ("QwenImagePipeline",)
-    lora_targets = (
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    )  # fmt: skip
+    lora_targets = JOINT_ATTENTION
 
     @classmethod
     def build(cls, corpus: Sequence[str], **options: Any) -> Any:

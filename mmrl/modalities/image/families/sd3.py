@@ -8,17 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
-from mmrl.modalities.image.families.flow import FlowFamily
+from mmrl.modalities.image.families.flow import JOINT_ATTENTION, FlowFamily
 
 
 class SD3(FlowFamily):
     name = "sd3"
     long_tokenizer = "tokenizer_3"
     pipeline_classes = ("StableDiffusion3Pipeline",)
-    lora_targets = (
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    )  # fmt: skip
+    lora_targets = JOINT_ATTENTION
 
     @classmethod
     def build(cls, corpus: Sequence[str], **options: Any) -> Any:
