@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-# Two workers share two cores: each, and what it starts, computes in one thread. Read when torch is imported.
+# Workers share two cores: each, and what it starts, computes in one thread. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks the hub; what names it fails at once, and not after its clients have tried again and again.
 os.environ["HF_HUB_OFFLINE"] = "1"
