@@ -169,9 +169,9 @@ def test_a_picture_is_encoded_once_until_the_autoencoder_is_another():
     policy.finish("autoencoder", records(0, 1, 2))
     assert policy.state()["scaling_factor"] != 1.0
     policy.select(["denoiser", "text_encoders"])
-    torch.testing.assert_close(policy._records.latent(picture(0)), fresh(policy, picture(0)))
+    torch.testing.assert_close(policy._records.latents([picture(0)])[0], fresh(policy, picture(0)))
     policy.load_state({"scaling_factor": 3.0, "shift_factor": 0.5})
-    torch.testing.assert_close(policy._records.latent(picture(0)), fresh(policy, picture(0)))
+    torch.testing.assert_close(policy._records.latents([picture(0)])[0], fresh(policy, picture(0)))
 
 
 def test_scale_and_shift_do_not_depend_on_how_many_pictures_are_encoded_together():
