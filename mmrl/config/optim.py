@@ -72,5 +72,5 @@ class OptimConfig(Strict):
     def in_words(self) -> str:
         """The optimizer on one line, for `mmrl plan`."""
         average = f", averaged weights with decay {self.ema:g}" if self.ema else ""
-        name = {"adamw": "AdamW", "spam": "SPAM"}[self.name]
+        name = {"adamw": "AdamW", "muon": "Muon", "spam": "SPAM"}[self.name]
         return f"{name}, lr {self.lr:g} {self.schedule}, gradient norm clipped at {self.max_grad_norm:g}{average}"
