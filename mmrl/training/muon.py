@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmrl.config import ConfigError
+
 
 class MuonAdamW(torch.optim.Optimizer):
     """torch's own Muon (Jordan et al. 2024) beside torch's own AdamW, with one state and one list of groups.
@@ -17,7 +19,7 @@ class MuonAdamW(torch.optim.Optimizer):
         the learning rate. Embeddings, heads, vectors and convolutions are AdamW's.
     betas, eps: AdamW's. momentum: Muon's. weight_decay: of both, decoupled.
 
-    Raises ValueError where no parameter is a hidden matrix.
+    Raises ConfigError where no parameter is a hidden matrix.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class MuonAdamW(torch.optim.Optimizer):
         matrices = [p for name, p in parameters.items() if is_hidden_matrix(name, p)]
         others = [p for name, p in parameters.items() if not is_hidden_matrix(name, p)]
         if not matrices:
-            raise ValueError(
+            raise ConfigError(
                 "optim.name: muon moves the matrices of repeated blocks, and none is trained here; take adamw"
             )
         super().__init__(parameters.values(), {"lr": lr})
