@@ -18,8 +18,8 @@ class OptimConfig(Strict):
 
     name: Literal["adamw", "muon", "spam"] = Field(
         "adamw",
-        description="muon: orthogonalised momentum for the matrices of repeated blocks, AdamW for the rest. spam: AdamW "
-        "that clips spikes of single coordinates and resets its momentum.",
+        description="muon: orthogonalised momentum for the matrices of repeated blocks, AdamW for the rest. spam: "
+        "AdamW that clips spikes of single coordinates and resets its momentum.",
     )
     lr: float = Field(1e-4, gt=0, description="Learning rate after the warm-up.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's decay of the two moments.")
