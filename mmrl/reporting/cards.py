@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmrl.reporting.artifacts import FILM, frames_of_sheet
 from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder, Unreadable
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
@@ -21,6 +22,7 @@ from mmrl.reporting.words import clip, number
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
 MAX_SIDE = 320  # larger ones are inlined at this size
+FRAMES_SIDE = 960  # likewise, of a film, whose frames stand side by side
 FACE = 48  # the side of a picture that stands for its sample in a table
 MAX_TEXT = 2_000
 MOST_TEXT_BYTES = 16_000_000
@@ -97,13 +99,15 @@ class CardMaker:
         return turn_views(record, tag, self.gallery, (), last=count)
 
     def face(self, tag: str, record: Mapping[str, Any]) -> str:
-        """A small picture of the sample as a data URI; "" where it is none, cannot be read, or there is no room."""
+        """A small picture of the sample, of a film its first frame, as a data URI; "" where it is none, cannot be read,
+        or there is no room."""
         name = f"samples/{tag}/{record['file']}"
         if not name.endswith(".png"):
             return ""
         try:
-            uri = data_uri(picture_of(self.folder, name), FACE)
-        except Unreadable:  # the card says why
+            image = picture_of(self.folder, name)
+            uri = data_uri(frames_of_sheet(image)[0] if name.endswith(FILM) else image, FACE)
+        except (Unreadable, ValueError):  # the card says why
             return ""
         return self._charged(uri, name)[0]
 
@@ -134,8 +138,9 @@ class CardMaker:
 
     def _picture(self, name: str) -> dict[str, Any]:
         image = picture_of(self.folder, name)
-        uri, note = self._charged(data_uri(image), name)
-        return {"picture": uri, "small": max(image.size) < SMALL} if uri else {"note": note}
+        side = FRAMES_SIDE if name.endswith(FILM) else MAX_SIDE
+        uri, note = self._charged(data_uri(image, side), name)
+        return {"picture": uri, "small": max(image.size) < side * SMALL // MAX_SIDE} if uri else {"note": note}
 
     def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""

@@ -16,7 +16,7 @@ from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora, replay
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.asked import Asked
+from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.loading import load_family, note_float32
 from mmrl.modalities.image.parts import Parts
@@ -54,8 +54,9 @@ class ImageAdapter(Adapter):
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
         self.sampling_guidance = self.policy.guidance
-        self.train_size = self._size(config.sampling.size)
-        self.eval_size = self._size(config.evaluation.size or config.sampling.size)
+        drawn, shown = config.sampling, config.evaluation
+        self.train_size = self._size(drawn.size, drawn.frames)
+        self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
         self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
         self._parts = Parts(self.family, config)
@@ -102,10 +103,12 @@ class ImageAdapter(Adapter):
 
     # ---------------------------------------------------------------- how it samples
 
-    def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    def _size(self, size: int | tuple[int, int] | None, frames: int | None) -> Extent:
         pair = self.family.native_size() if size is None else (size, size) if isinstance(size, int) else size
-        self.family.check_size(pair)
-        return pair
+        found = Extent(*pair, frames or self.family.native_frames)
+        self.family.check_size(found)
+        self.family.check_frames(found.frames)
+        return found
 
     def plan(self, step: int, seed: int) -> StepPlan:
         options = dict(self.config.sampling.plan)
@@ -247,10 +250,11 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- supervised
 
     def record_columns(self, objective: str) -> Sequence[str]:
-        return ("image", "images") if self.family.pictures[0] else ("image",)
+        column = self.family.draws.column
+        return (column, "images") if self.family.pictures[0] else (column,)
 
     def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
-        """Mean loss over records {"prompt", "image"}: "sft" (flow matching or denoising), "autoencoder"."""
+        """Mean loss over records {"prompt", "image" or "video"}: "sft" (flow matching or denoising), "autoencoder"."""
         if objective not in self.objectives:
             raise ValueError(f"objective {objective!r}: the image adapter knows {', '.join(self.objectives)}")
         trained = {"vae"} if objective == "autoencoder" else {"denoiser", "text_encoders"}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Pixels = Annotated[int, Field(ge=1)]
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
 
+FILMS = When(lambda s, _: s.asks(lambda family: family.native_frames > 1), "a family that draws films")
+
 COMPONENTS = ("denoiser", "text_encoders", "vae")
 
 
@@ -80,6 +82,9 @@ class SamplingConfig(Strict):
     size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="Height and width in pixels; null takes the model's native size."
     )
+    frames: int | None = Field(
+        None, ge=1, description="Frames of a film, for families that draw films; null takes the model's own number."
+    )
     logp_reduction: Literal["mean", "sum"] | None = Field(
         None,
         description="Over latent elements; null takes the kernel's default, mean. Clip ranges depend on it.",
@@ -104,6 +109,7 @@ class EvaluationConfig(Strict):
     steps: int = Field(20, ge=1, description="Denoising steps of a sample.")
     guidance: float | None = Field(None, ge=0, description="null takes the training value.")
     size: Pixels | tuple[Pixels, Pixels] | None = Field(None, description="null takes the training size.")
+    frames: int | None = Field(None, ge=1, description="Frames of a film; null takes the training number.")
 
 
 class ModelConfig(Strict):
@@ -162,6 +168,8 @@ class ModelConfig(Strict):
         "source_pixels": When(
             lambda s, _: s.asks(lambda family: family.pictures[1] > 0), "a family whose prompts show pictures"
         ),
+        "sampling.frames": FILMS,
+        "evaluation.frames": FILMS,
         "sampling.noise_level": When(
             lambda s, _: s.sampling.kernel != "renoise", "another kernel than renoise, whose noise is the next step's"
         ),

@@ -25,7 +25,7 @@ FLOAT32 = "float32_parts.json"
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.([^.-]+))?(?:-\d+-of-\d+)?\.safetensors$")
 # What components are in pipelines.
 PARTS = {
-    "denoiser": ("transformer", "unet"),
+    "denoiser": ("transformer", "transformer_2", "unet"),
     "text_encoders": ("text_encoder", "text_encoder_2", "text_encoder_3"),
     "vae": ("vae",),
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.asked import Condition
+from mmrl.modalities.image.families.asked import Condition, Extent
 from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.kernels import Transition
 
@@ -89,7 +89,7 @@ class StepPolicy:
         time: Tensor,
         condition: Condition,
         guidance: float,
-        size: tuple[int, int],
+        size: Extent,
         unconditional: Condition | None = None,
         empty: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:

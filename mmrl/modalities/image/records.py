@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.asked import Asked
-from mmrl.modalities.image.pixels import digest, to_pixels
+from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.supervised import autoencoder_loss
 from mmrl.modalities.kept import Kept, Tensors
@@ -25,14 +23,14 @@ LIMIT = 1 << 30
 
 
 class RecordLosses:
-    """Losses of records {"prompt", "image"} at one size; latents of pictures are made once and kept on the CPU."""
+    """Losses of records {"prompt", and "image" or "video"} of one extent; latents are made once and kept on the CPU."""
 
     def __init__(
         self,
         policy: StepPolicy,
         conditions: Conditions,
         config: ModelConfig,
-        size: tuple[int, int],
+        size: Extent,
         asked: Callable[[Prompt], Asked],
     ) -> None:
         self.family = policy.family
@@ -58,7 +56,7 @@ class RecordLosses:
         """The family's mean supervised loss; noise, times and dropped captions are of `seed`."""
         generator = torch.Generator().manual_seed(seed)
         device = self.family.device
-        clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
+        clean = torch.stack([self.latent(record) for record in records]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
         wanted = [self.asked(Prompt(str(record.get("id", "")), record["prompt"], record)) for record in records]
@@ -71,13 +69,12 @@ class RecordLosses:
             return self.family.denoising_loss(clean, noise, draws, condition, self.size, self.config.time_shift)
 
     @torch.no_grad()
-    def latent(self, image: Image) -> Tensor:
-        """A picture's latent, made alone so that it does not depend on its neighbours; on the CPU."""
-        key = digest(image)
+    def latent(self, record: dict[str, Any]) -> Tensor:
+        """The latent of a record's example, made alone so that it does not depend on its neighbours; on the CPU."""
+        key = self.family.draws.digest(record[self.family.draws.column])
         known = self._latents.get(key)
         if known is None:
-            pixels = to_pixels([image], self.size).to(self.family.device)
-            known = Tensors(latent=self.family.encode_pixels(pixels)[0].cpu())
+            known = Tensors(latent=self.family.encode_pixels(self._pixels([record]))[0].cpu())
             self._latents.put(key, known)
         return known["latent"]
 
@@ -90,4 +87,11 @@ class RecordLosses:
         self.clear()
 
     def _pixels(self, records: Sequence[dict[str, Any]]) -> Tensor:
-        return to_pixels([record["image"] for record in records], self.size).to(self.family.device)
+        return torch.cat([self._pixels_of(record) for record in records]).to(self.family.device)
+
+    def _pixels_of(self, record: dict[str, Any]) -> Tensor:
+        draws = self.family.draws
+        try:
+            return draws.pixels([record[draws.column]], self.size)
+        except ValueError as error:
+            raise ValueError(f"record {record.get('id', '')!r:.60}: {error}") from None

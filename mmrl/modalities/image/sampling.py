@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.asked import Asked, Condition
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent
 from mmrl.modalities.image.families.base import Schedule
 from mmrl.modalities.image.kernels import Transition, sample
-from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.types import Group, Prompt, Sample, Trajectory
@@ -27,7 +26,7 @@ class Run:
 
     steps: int
     guidance: float
-    size: tuple[int, int]
+    size: Extent
     plan: StepPlan | None = None
 
 
@@ -69,10 +68,10 @@ class Sampler:
         return self.config.sampling.ratio_norm or self.config.sampling.keep_mean
 
     @lru_cache(maxsize=8)  # noqa: B019  one adapter lives as long as the process
-    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+    def schedule(self, steps: int, size: Extent) -> Schedule:
         return self.family.schedule(steps, size)
 
-    def unconditional(self, asked: Sequence[Asked], guidance: float, size: tuple[int, int]) -> Condition | None:
+    def unconditional(self, asked: Sequence[Asked], guidance: float, size: Extent) -> Condition | None:
         """What the branch that guidance leads away from is told, or None where there is no such branch."""
         if not self.family.is_guided(guidance):
             return None
@@ -150,11 +149,11 @@ class Sampler:
         return {key: value.cpu() for key, value in stored.items()}
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
-        pictures: list[Image] = []
+    def _decode(self, latents: Tensor, size: Extent) -> list[Any]:
+        drawn: list[Any] = []
         for part in latents.split(self.config.decode_batch):
-            pictures += to_pictures(self.family.decode(part, size))
-        return pictures
+            drawn += self.family.draws.drawn(self.family.decode(part, size))
+        return drawn
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 

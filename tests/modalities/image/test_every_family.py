@@ -45,6 +45,7 @@ def made(family: str, guidance: float | None = None, build: dict | None = None, 
 
 def numbers(family: str, guidance: float | None = None) -> dict:
     sampling = {"steps": STEPS, "guidance": GUIDED.get(family, 3.0) if guidance is None else guidance, "size": SIZE}
+    sampling["frames"] = 5 if family_class(family).native_frames > 1 else None
     return {"sampling": sampling, "evaluation": {"steps": STEPS, "size": WIDE}, "source_pixels": SOURCE.get(family)}
 
 
@@ -97,9 +98,9 @@ def test_the_noise_of_the_first_step_is_bounded_by_its_level(family):
     """Flow-SDE's g^2 is a^2 t / (1 - t), with the second sigma for t where that is at, or near to, pure noise: its
     variance is then a^2 t (t - t') / (1 - t'), at most a^2. SANA's own levels begin at 0.9997."""
     policy = made(family, guidance=family_class(family).guidance_off)
-    x = torch.ones(1, *policy.family.latent_shape((SIZE, SIZE)))
+    x = torch.ones(1, *policy.family.latent_shape(policy.train_size))
     for steps in (3, 20):
-        schedule = policy.family.schedule(steps, (SIZE, SIZE))
+        schedule = policy.family.schedule(steps, policy.train_size)
         first = policy.policy.transition(x, x, schedule, torch.tensor([0]))
         assert 0 < float(first.std) <= policy.policy.level + 1e-6
         assert float(first.mean.abs().max()) <= 2.0

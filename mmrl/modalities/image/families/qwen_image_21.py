@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, grouped
 from mmrl.modalities.image.families.qwen_image import VideoAutoencoder, too_long
 
 AREA = 1024 * 1024  # pixels of a shown picture
@@ -46,10 +46,10 @@ class QwenImage21(VideoAutoencoder):
     def native_size(self) -> tuple[int, int]:
         return 1024, 1024
 
-    def check_size(self, size: tuple[int, int]) -> None:
-        step = 2 * self.pipeline.vae_scale_factor
-        if any(s % step or s <= 0 for s in size):
-            raise ValueError(f"size {size}: each side must be a multiple of {step} pixels for this model")
+    def check_size(self, size: Extent) -> None:
+        step = 2 * self.cell
+        if any(s % step or s <= 0 for s in size[:2]):
+            raise ValueError(f"size {size[:2]}: each side must be a multiple of {step} pixels for this model")
 
     def sigmas(self, steps: int) -> Any:
         """Those of the pipeline's config, where it has some: models of few steps."""
@@ -67,7 +67,7 @@ class QwenImage21(VideoAutoencoder):
     def picture_problem(self, size: tuple[int, int]) -> str | None:
         return too_long(self.name, size, [self.source_pixels or AREA])
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         return [self._one(a) for a in asked]
 
     def _one(self, asked: Asked) -> Row:
@@ -105,7 +105,7 @@ class QwenImage21(VideoAutoencoder):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         rows, shapes = condition["rows"], condition["shapes"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, grouped
 from mmrl.modalities.image.families.qwen_image import QwenImage, too_long
 
 
@@ -32,7 +32,7 @@ class QwenImageEditPlus(QwenImage):
         areas = (theirs.CONDITION_IMAGE_SIZE, self.source_pixels or theirs.VAE_IMAGE_SIZE)
         return too_long(self.name, size, areas)
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         return [self._one(a) for a in asked]
 
     def _one(self, asked: Asked) -> Row:
@@ -64,7 +64,7 @@ class QwenImageEditPlus(QwenImage):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         rows, grids = condition["rows"], condition["grids"]
