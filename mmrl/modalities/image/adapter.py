@@ -25,6 +25,7 @@ from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
+from mmrl.modalities.image.told import told_of
 from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
@@ -198,6 +199,10 @@ class ImageAdapter(Adapter):
         return self._sampler.fill(groups, n, noise, self._evaluation)
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
+
+    def plan_lines(self) -> list[str]:
+        """See Adapter.plan_lines: what is drawn, its latent, and which denoiser each trained step is of, of several."""
+        return told_of(self.family, self._training(self.plan(0, 0)), self._evaluation)
 
     def weights(self) -> Iterator[Tensor]:
         for module in self.modules().values():

@@ -9,6 +9,7 @@ from PIL import Image
 from small_pipelines import CORPUS, LORA, PROMPTS, gradients, nudge, roll
 
 from mmrl.media import Clip
+from mmrl.modalities import hollow
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class
@@ -157,8 +158,31 @@ def test_an_autoencoder_stage_sets_the_spread_of_each_channel():
     found = gradients(policy, loss)
     assert len(found) == len(policy.trainable_parameters())
     policy.finish("autoencoder", records)
-    latents = torch.stack([policy._records.latent(record) for record in records])
+    latents = policy._records.latents(records)
     torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(4), atol=1e-3, rtol=0)
     policy.load_state(policy.state())
     assert len(policy.state()["latents_std"]) == 4
+
+
+# ---- what `mmrl plan` says ----------------------------------------------------------------------------------------
+
+
+def test_the_plan_tells_frames_latents_and_whose_each_trained_step_is():
+    policy = made(TWO, {"frames": 9}, evaluation={"steps": 2, "size": (32, 48)})
+    assert policy.plan_lines() == [
+        "drawn: 9 frames of 32 x 32 pixels (height x width), a latent of 4 x 3 x 4 x 4 = 192 numbers, 0.000768 MB in "
+        "float32",
+        "drawn in evaluation: 9 frames of 32 x 48 pixels (height x width), a latent of 4 x 3 x 4 x 6 = 288 numbers, "
+        "0.00115 MB in float32",
+        "trained steps of the first update: denoiser 0, 1; denoiser_2 2",
+    ]
+
+
+def test_memory_of_two_denoisers_is_estimated_without_weights():
+    with hollow.without_weights():
+        policy = made(TWO, {"guidance": 3.0})
+    sample = policy.blank(PROMPTS[0])
+    policy.trial([sample], 2)
+    found = policy.logprobs([sample], torch.arange(3))
+    assert found.logp.shape == (1, 3)

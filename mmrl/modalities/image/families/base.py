@@ -204,6 +204,10 @@ class Family:
 
     # ---------------------------------------------------------------- the denoiser
 
+    def acting(self, time: float) -> str:
+        """Which of `policies` a step at this timestep of the scheduler is of."""
+        return next(iter(self.policies))
+
     def predict(
         self,
         latents: Tensor,

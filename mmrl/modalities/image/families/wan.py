@@ -119,6 +119,9 @@ class Wan(ByChannel, Multistep):
 
     # ---------------------------------------------------------------- the denoiser
 
+    def acting(self, time: float) -> str:
+        return "denoiser" if self.boundary is None or time >= self.boundary else "denoiser_2"
+
     def predict(
         self,
         latents: Tensor,
@@ -129,14 +132,13 @@ class Wan(ByChannel, Multistep):
     ) -> Tensor:
         if self.boundary is None:
             return self._denoise(self.denoiser, latents, time, condition["embeds"])
-        first, second = self.denoisers.values()
-        early = (time >= self.boundary).tolist()
+        names = [self.acting(one) for one in time.tolist()]
 
         def some(rows: list[int]) -> Tensor:
-            model = first if early[rows[0]] else second
+            model = self.denoisers[names[rows[0]]]
             return self._denoise(model, latents[rows], time[rows], condition["embeds"][rows])
 
-        return grouped(early, some)
+        return grouped(names, some)
 
     def _denoise(self, model: Any, latents: Tensor, time: Tensor, embeds: Tensor) -> Tensor:
         if self.pipeline.config.expand_timesteps:

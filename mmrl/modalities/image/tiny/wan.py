@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmrl.modalities.image.tiny.parts import word_tokenizers
 
@@ -95,7 +96,8 @@ def build_wan(
         )
         return model.eval()
 
-    solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    with torch.device("cpu"):  # its tables are wanted where weights are not, too
+        solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
     return WanPipeline(
         transformer=transformer(),
         transformer_2=None if boundary_ratio is None else transformer(),
