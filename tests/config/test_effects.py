@@ -257,6 +257,10 @@ CASES = [
         modality="image",
     ),
     Case(image.ModelConfig, "source_pixels", "model.source_pixels=9", "", "model.family=sd3", modality="image"),
+    *(
+        Case(image.ModelConfig, f"{part}.frames", f"model.{part}.frames=5", "", "model.family=sd3", modality="image")
+        for part in ("sampling", "evaluation")
+    ),
     Case(
         image.ModelConfig,
         "sampling.guidance_gradient",
