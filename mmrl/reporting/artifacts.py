@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,20 +86,25 @@ def _load_image(path: Path) -> Image.Image:
 
 
 def _save_film(clip: Clip, path: Path) -> None:
-    mode = clip.frames[0].mode
-    if mode not in SHEETS:
-        raise ValueError(f"{path.name}: a film of {mode} frames is not stored; convert them to RGB first")
-    width, height = clip.size
-    sheet = Image.new(mode, (width * min(ROW, len(clip)), height * -(-len(clip) // ROW)))
-    for place, frame in enumerate(clip.frames):
-        sheet.paste(frame, (place % ROW * width, place // ROW * height))
+    if clip.frames[0].mode not in SHEETS:
+        raise ValueError(f"{path.name}: a film of {clip.frames[0].mode} frames is not stored; convert it to RGB first")
     about = PngImagePlugin.PngInfo()
     about.add_text(COUNT, str(len(clip)))
-    sheet.save(path, format="PNG", pnginfo=about)
+    sheet_of(clip.frames).save(path, format="PNG", pnginfo=about)
 
 
 def _load_film(path: Path) -> Clip:
     return Clip(tuple(frames_of_sheet(_load_image(path))))
+
+
+def sheet_of(frames: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Frames of one size and mode side by side, ROW in a row, `gap` white pixels between them."""
+    width, height = (side + gap for side in frames[0].size)
+    size = (width * min(ROW, len(frames)) - gap, height * -(-len(frames) // ROW) - gap)
+    sheet = Image.new(frames[0].mode, size, "white")
+    for place, frame in enumerate(frames):
+        sheet.paste(frame, (place % ROW * width, place // ROW * height))
+    return sheet
 
 
 def frames_of_sheet(sheet: Image.Image) -> list[Image.Image]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmrl.reporting.artifacts import FILM, frames_of_sheet
+from mmrl.reporting.artifacts import FILM, frames_of_sheet, sheet_of
 from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder, Unreadable
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
@@ -56,6 +56,7 @@ class Card:
     scores: tuple[ScoreLine, ...]
     picture: str = ""
     small: bool = False
+    film: bool = False  # whether the picture is one of frames side by side
     text: str = ""
     tokens: tuple[Token, ...] = ()
     note: str = ""
@@ -137,10 +138,13 @@ class CardMaker:
         return {"note": f"in {name}"}
 
     def _picture(self, name: str) -> dict[str, Any]:
-        image = picture_of(self.folder, name)
-        side = FRAMES_SIDE if name.endswith(FILM) else MAX_SIDE
+        image, film = picture_of(self.folder, name), name.endswith(FILM)
+        if film:
+            image = _apart(image, name)
+        side = FRAMES_SIDE if film else MAX_SIDE
         uri, note = self._charged(data_uri(image, side), name)
-        return {"picture": uri, "small": max(image.size) < side * SMALL // MAX_SIDE} if uri else {"note": note}
+        small = max(image.size) < side * SMALL // MAX_SIDE
+        return {"picture": uri, "small": small, "film": film} if uri else {"note": note}
 
     def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""
@@ -168,6 +172,15 @@ def picture_of(folder: RunFolder, name: str) -> Image.Image:
             return image.copy()
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise Unreadable(f"{name} is no picture that can be shown ({str(error)[:100]})") from None
+
+
+def _apart(sheet: Image.Image, name: str) -> Image.Image:
+    """The frames of a stored film with a gap between them. Raises Unreadable for another picture."""
+    try:
+        frames = frames_of_sheet(sheet)
+    except ValueError as error:
+        raise Unreadable(f"{name}: {error}") from None
+    return sheet_of(frames, gap=max(1, frames[0].width // 16))
 
 
 def _array_kind(folder: RunFolder, name: str) -> str:

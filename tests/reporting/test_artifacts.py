@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmrl.media import Clip
 from mmrl.reporting import artifacts
-from mmrl.reporting.artifacts import load_artifact, register_artifact, save_artifact
+from mmrl.reporting.artifacts import load_artifact, register_artifact, save_artifact, sheet_of
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
@@ -34,6 +34,13 @@ def test_a_film_comes_back_frame_for_frame(tmp_path, frames, mode):
     np.testing.assert_array_equal(np.asarray(again), np.asarray(film))
     with Image.open(tmp_path / name) as sheet:
         assert sheet.size == (5 * min(frames, 9), 7 * (1 + (frames - 1) // 9))
+
+
+def test_frames_side_by_side_may_have_a_gap():
+    frames = [Image.new("RGB", (3, 2), (shade, 0, 0)) for shade in range(11)]
+    sheet = np.asarray(sheet_of(frames, gap=1))
+    assert sheet.shape == (2 + 1 + 2, 9 * 3 + 8, 3)
+    assert sheet[0, 4, 0] == 1 and sheet[3, 4, 0] == 10 and (sheet[:, 3] == 255).all() and (sheet[2] == 255).all()
 
 
 def test_a_film_of_palettes_and_a_picture_that_is_no_film_are_refused(tmp_path):
