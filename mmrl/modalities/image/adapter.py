@@ -53,7 +53,7 @@ class ImageAdapter(Adapter):
         self.policy = StepPolicy(self.family, config)
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
-        self.sampling_guidance = self.policy.guidance
+        self.sampling_guidance = self.policy.scales.guidance
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
@@ -112,11 +112,11 @@ class ImageAdapter(Adapter):
         return make_plan(options.pop("name", "full"), self.config.sampling.steps, step, seed, **options)
 
     def _training(self, plan: StepPlan | None) -> Run:
-        return Run(self.config.sampling.steps, self.policy.guidance, self.train_size, plan)
+        return Run(self.config.sampling.steps, self.policy.scales, self.train_size, plan)
 
     @property
     def _evaluation(self) -> Run:
-        return Run(self.config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
+        return Run(self.config.evaluation.steps, self.policy.eval_scales, self.eval_size)
 
     # ---------------------------------------------------------------- prompts
 
