@@ -76,7 +76,8 @@ class StepPolicy:
                 "takes its guidance as an input" if family.guidance == "embedded" else "is distilled to sample without"
             )
             raise ValueError(
-                f"{where}negative_prompt: this model of family {family.name} {why} and runs no unconditional branch; {fix}"
+                f"{where}negative_prompt: this model of family {family.name} {why}, and runs no unconditional branch; "
+                f"{fix}"
             )
 
     def _check_true_cfg(self) -> None:
