@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
-from mmrl.modalities.image import lora, replay
+from mmrl.modalities.image import lora, replay, told
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Asked
@@ -200,6 +200,18 @@ class ImageAdapter(Adapter):
         for module in self.modules().values():
             yield from module.parameters()
             yield from module.buffers()
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""
+        return told.shown_tokens(self.family, self._sources.sizes(prompt)) if self.family.pictures[1] else {}
+
+    def plan_lines(self) -> list[str]:
+        """See Adapter.plan_lines."""
+        return [
+            *told.weight_lines(self.config, self.family),
+            *told.run_lines(self.policy, "training", self._training(self.plan(0, 0))),
+            *told.run_lines(self.policy, "evaluation", self._evaluation),
+        ]
 
     def blank(self, prompt: Prompt) -> Sample:
         """See Adapter.blank: the trained steps of a plan."""

@@ -146,6 +146,10 @@ class Family:
         factor = self.pipeline.vae_scale_factor
         return (self.denoiser.config.in_channels, size[0] // factor, size[1] // factor)
 
+    def tokens(self, size: tuple[int, int]) -> int | None:
+        """Tokens of the denoiser for a picture of (height, width) pixels; None: it sees no tokens."""
+        return None
+
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         raise NotImplementedError(f"{type(self).__name__}.schedule")
 
@@ -154,6 +158,10 @@ class Family:
     def picture_problem(self, size: tuple[int, int]) -> str | None:
         """Why a picture of (width, height) pixels cannot be shown, or None."""
         return None
+
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which a picture of (width, height) pixels is shown to the denoiser."""
+        raise NotImplementedError(f"{type(self).__name__}.shown_size")
 
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         """What the denoiser is told for each prompt, whose texts are all there and none is `against`."""
