@@ -81,6 +81,23 @@ def test_a_replay_reaches_what_is_trained(family, train):
     assert len(moved) > 0.7 * len(policy.trainable_parameters())  # what a last block does to the text is thrown away
 
 
+@pytest.mark.parametrize("branch", ["conditional", "both"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if family_class(name).true_cfg])
+def test_true_cfg_is_replayed_as_it_was_sampled(family, branch):
+    """Two forwards a step, of which the second is stored where it gets no gradient."""
+    sampling = numbers(family)["sampling"] | {"true_cfg": 3.0, "guidance_gradient": branch}
+    policy = made(family, sampling=sampling, **LORA)
+    nudge(policy)
+    calls: list[bool] = []
+    policy.family.denoiser.register_forward_hook(lambda m, a, out: calls.append(out[0].requires_grad))
+    samples = roll(policy, prompts=prompts(family)[2:])
+    assert calls == [False] * 2 * STEPS
+    calls.clear()
+    found = policy.logprobs(samples, torch.arange(STEPS - 1)).logp
+    torch.testing.assert_close(found, torch.stack([s.trajectory.logp for s in samples]), atol=1e-5, rtol=0)
+    assert calls == ([True] if branch == "conditional" else [True, True])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_blocks_that_are_named_hold_most_of_the_weights(family):
     policy = made(family).family

@@ -160,8 +160,8 @@ class Family:
         return None
 
     def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) at which a picture of (width, height) pixels is shown to the denoiser."""
-        raise NotImplementedError(f"{type(self).__name__}.shown_size")
+        """(width, height) at which a picture of (width, height) pixels is shown to the denoiser. Left out: as it is."""
+        return size
 
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         """What the denoiser is told for each prompt, whose texts are all there and none is `against`."""
