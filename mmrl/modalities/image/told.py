@@ -43,7 +43,9 @@ def run_lines(policy: StepPolicy, name: str, run: Run) -> list[str]:
 
 
 def shown_tokens(family: Family, sizes: Sequence[tuple[int, int]]) -> dict[str, int]:
-    """Of pictures of (width, height) pixels, beside those that are drawn."""
+    """Of pictures of (width, height) pixels, beside those that are drawn; {} of none."""
+    if not sizes:
+        return {}
     shown = [family.shown_size(size) for size in sizes]
     return {"tokens of shown pictures": sum(family.tokens((height, width)) or 0 for width, height in shown)}
 
