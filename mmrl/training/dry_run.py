@@ -46,8 +46,8 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
     except NotDownloaded:
         yield from _without_model(config)
         return
-    yield from run.adapter.plan_lines()
     yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
+    yield from run.adapter.plan_lines()
     if run.data.eval_prompts:
         check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:

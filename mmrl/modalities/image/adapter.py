@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
-from mmrl.modalities.image import lora, replay
+from mmrl.modalities.image import lora, replay, told
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Asked, Extent
@@ -25,7 +25,6 @@ from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
-from mmrl.modalities.image.told import told_of
 from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
@@ -54,7 +53,7 @@ class ImageAdapter(Adapter):
         self.policy = StepPolicy(self.family, config)
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
-        self.sampling_guidance = self.policy.guidance
+        self.sampling_guidance = self.policy.scales.guidance
         drawn, shown = config.sampling, config.evaluation
         self.train_size = self._size(drawn.size, drawn.frames)
         self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
@@ -116,11 +115,11 @@ class ImageAdapter(Adapter):
         return make_plan(options.pop("name", "full"), self.config.sampling.steps, step, seed, **options)
 
     def _training(self, plan: StepPlan | None) -> Run:
-        return Run(self.config.sampling.steps, self.policy.guidance, self.train_size, plan)
+        return Run(self.config.sampling.steps, self.policy.scales, self.train_size, plan)
 
     @property
     def _evaluation(self) -> Run:
-        return Run(self.config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
+        return Run(self.config.evaluation.steps, self.policy.eval_scales, self.eval_size)
 
     # ---------------------------------------------------------------- prompts
 
@@ -200,14 +199,23 @@ class ImageAdapter(Adapter):
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
-    def plan_lines(self) -> list[str]:
-        """See Adapter.plan_lines: what is drawn, its latent, and which denoiser each trained step is of, of several."""
-        return told_of(self.family, self._training(self.plan(0, 0)), self._evaluation)
-
     def weights(self) -> Iterator[Tensor]:
         for module in self.modules().values():
             yield from module.parameters()
             yield from module.buffers()
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""
+        return told.shown_tokens(self.family, self._sources.sizes(prompt)) if self.family.pictures[1] else {}
+
+    def plan_lines(self) -> list[str]:
+        """See Adapter.plan_lines."""
+        return [
+            *told.weight_lines(self.config, self.family),
+            *told.run_lines(self.policy, "training", self._training(self.plan(0, 0))),
+            *told.run_lines(self.policy, "evaluation", self._evaluation),
+            *told.denoiser_lines(self.policy, self._training(self.plan(0, 0))),
+        ]
 
     def blank(self, prompt: Prompt) -> Sample:
         """See Adapter.blank: the trained steps of a plan."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 
 import pytest
 import torch
-from small_pipelines import blank, encoded
+from small_pipelines import blank, encoded, with_levels
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.modalities import hollow
@@ -135,7 +134,7 @@ def pipeline_draw(family, texts, latents, guidance: float) -> torch.Tensor:
     own = pipeline.scheduler
     if family.name == "wan":
         options |= {"num_frames": FRAMES}
-        pipeline.scheduler = _with_levels(family)
+        pipeline.scheduler = with_levels(family, STEPS, own)
     found = pipeline(
         prompt=list(texts),
         height=SIZE[0],
@@ -149,14 +148,6 @@ def pipeline_draw(family, texts, latents, guidance: float) -> torch.Tensor:
         return found.images
     pipeline.scheduler = own
     return found.frames.transpose(1, 2)
-
-
-def _with_levels(family):
-    """The family's Euler scheduler, which the pipeline asks for steps alone, at the levels of the family's schedule."""
-    scheduler, sigmas = copy.deepcopy(family.scheduler), family.sigmas(STEPS)
-    plain = scheduler.set_timesteps
-    scheduler.set_timesteps = lambda steps, device: plain(steps, device=device, sigmas=sigmas)
-    return scheduler
 
 
 # ---- the same picture as the pipeline's own -------------------------------------------------------------

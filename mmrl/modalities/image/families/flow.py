@@ -77,6 +77,9 @@ class FlowFamily(Family):
         side = self.cell * self.patch
         return size[0] // side, size[1] // side
 
+    def tokens(self, size: Sequence[int]) -> int | None:
+        return math.prod(self.token_grid(size))
+
     def log_shift(self, size: Extent, steps: int = 50) -> float:
         """mu of the resolution-dependent shift: linear in the number of tokens, 0.5 at 256 and 1.15 at 4096.
 

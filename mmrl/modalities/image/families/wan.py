@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ class Wan(ByChannel, Multistep):
     def latent_shape(self, size: Extent) -> tuple[int, ...]:
         channels, height, width = super().latent_shape(size)
         return channels, 1 + (size.frames - 1) // self._frames_a_latent, height, width
+
+    def tokens(self, size: Sequence[int]) -> int | None:
+        return math.prod(self.token_grid(size)) * self.latent_shape(Extent(*size))[1]
 
     def solver_sigmas(self, steps: int) -> np.ndarray:
         return np.linspace(1.0, 1 / self.pipeline.scheduler.config.num_train_timesteps, steps + 1)[:-1]
