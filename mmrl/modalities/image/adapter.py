@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmrl.grids import as_grid
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
@@ -57,7 +58,10 @@ class ImageAdapter(Adapter):
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
+        supervised = [self._size(size) for size in config.supervised_sizes or (config.sampling.size,)]
+        self._records = RecordLosses(
+            self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
+        )
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
         self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
@@ -121,9 +125,9 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- prompts
 
     def usable(self, prompt: Prompt) -> str | None:
-        """Why its pictures do not fit the family, or None; warns, once each, where no text encoder reads the end of a
-        text, and where the family reads no pictures."""
-        problem = self._unfit(prompt)
+        """Why its pictures do not fit the family, or its grid the sizes, or None; warns, once each, where no text
+        encoder reads the end of a text, and where the family reads no pictures."""
+        problem = self._unfit(prompt) or self._undivided(prompt)
         if problem is None:
             self._warn(prompt)
             self._warn_of_pictures(prompt)
@@ -151,6 +155,17 @@ class ImageAdapter(Adapter):
         self._sources.bound = self.max_pixels or MAX_PIXELS
         found = [self.family.picture_problem(size) for size in self._sources.sizes(prompt)]
         return next((problem for problem in found if problem is not None), None)
+
+    def _undivided(self, prompt: Prompt) -> str | None:
+        """Why the record's grid (column grid) does not divide the pictures that are drawn of it, or None."""
+        if prompt.record.get("grid") is None:
+            return None
+        try:
+            grid = as_grid(prompt.record["grid"])
+        except ValueError:  # rewards that cut pictures say so
+            return None
+        sizes = {"model.evaluation.size": self.eval_size, "model.sampling.size": self.train_size}
+        return next((f"has {found} ({name})" for name, size in sizes.items() if (found := grid.misfit(*size))), None)
 
     def _warn(self, prompt: Prompt) -> None:
         read = None if self._warned else self.family.unread(prompt.text)

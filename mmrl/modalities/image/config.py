@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -148,6 +149,12 @@ class ModelConfig(Strict):
         ge=0,
         description="Megabytes of prompt embeddings of frozen text encoders that are kept in CPU memory; 0 keeps none.",
     )
+    supervised_sizes: list[Pixels | tuple[Pixels, Pixels]] | None = Field(
+        None,
+        min_length=1,
+        description="Sizes of supervised training, of which each micro-batch has one, drawn by the seed; null takes "
+        "the training size. A model that has seen several can be trained at one and used at another.",
+    )
     caption_dropout: float = Field(0.1, ge=0, lt=1, description="Share of empty captions in supervised training.")
     time_shift: float | None = Field(
         None, gt=0, description="Shift of supervised flow-matching times; null takes the scheduler's."
@@ -184,6 +191,7 @@ class ModelConfig(Strict):
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
         ),
+        "supervised_sizes": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "caption_dropout": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "time_shift": When(
             lambda s, run: s.asks(lambda family: family.is_flow) and _supervises(run), "supervised flow matching"
@@ -254,7 +262,20 @@ class ModelConfig(Strict):
             f"model: {self.path}, {self.dtype}, trained: {trained} of {', '.join(self.components)}",
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}; evaluation: ODE, {e.steps} steps",
+            f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]
+
+
+def _sizes_in_words(training: int | tuple[int, int] | None, evaluation: int | tuple[int, int] | None) -> str:
+    """What is drawn in training and in evaluation; noise levels that depend on the size are those of each."""
+    if training is None and evaluation is None:
+        return "training and evaluation both at the model's own size"
+    pairs = [(size, size) if isinstance(size, int) else size for size in (training, evaluation)]
+    told = ["the model's own size" if pair is None else f"{pair[0]} x {pair[1]}" for pair in pairs]
+    words = f"training at {told[0]}, evaluation at {told[1]} (height x width)"
+    if pairs[0] is None or pairs[1] is None or pairs[0] == pairs[1]:
+        return words
+    return f"{words}: a training picture has {math.prod(pairs[0]) / math.prod(pairs[1]):.2f} of its pixels"
 
 
 def _supervises(run: Any) -> bool:

@@ -16,6 +16,7 @@ from mmrl.modalities.image.pixels import digest, to_pixels
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.supervised import autoencoder_loss
 from mmrl.modalities.kept import Kept, Tensors
+from mmrl.seeds import seed_of
 from mmrl.types import Prompt
 
 OBJECTIVES = ("sft", "autoencoder")
@@ -25,7 +26,10 @@ LIMIT = 1 << 30
 
 
 class RecordLosses:
-    """Losses of records {"prompt", "image"} at one size; latents of pictures are made once and kept on the CPU."""
+    """Losses of records {"prompt", "image"}; latents of pictures are made once and kept on the CPU.
+
+    size: of the autoencoder's training. sizes: of the denoiser's, of which each call has one.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class RecordLosses:
         conditions: Conditions,
         config: ModelConfig,
         size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
         asked: Callable[[Prompt], Asked],
     ) -> None:
         self.family = policy.family
@@ -40,6 +45,7 @@ class RecordLosses:
         self.conditions = conditions
         self.config = config
         self.size = size
+        self.sizes = sizes
         self.asked = asked
         self._latents: Kept[Tensors] = Kept(LIMIT)
 
@@ -57,8 +63,8 @@ class RecordLosses:
     def sft(self, records: Sequence[dict[str, Any]], seed: int) -> Tensor:
         """The family's mean supervised loss; noise, times and dropped captions are of `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        device = self.family.device
-        clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
+        device, size = self.family.device, self.size_of(seed)
+        clean = torch.stack([self.latent(record["image"], size) for record in records]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
         wanted = [self.asked(Prompt(str(record.get("id", "")), record["prompt"], record)) for record in records]
@@ -67,16 +73,22 @@ class RecordLosses:
         ]
         draws = torch.randn(len(records), generator=generator)
         with self.policy.autocast():
-            condition = self.conditions(asked, self.size)
-            return self.family.denoising_loss(clean, noise, draws, condition, self.size, self.config.time_shift)
+            condition = self.conditions(asked, size)
+            return self.family.denoising_loss(clean, noise, draws, condition, size, self.config.time_shift)
+
+    def size_of(self, seed: int) -> tuple[int, int]:
+        """The size at which records are seen with this seed."""
+        return self.sizes[seed_of(seed, "size") % len(self.sizes)]
 
     @torch.no_grad()
-    def latent(self, image: Image) -> Tensor:
-        """A picture's latent, made alone so that it does not depend on its neighbours; on the CPU."""
-        key = digest(image)
+    def latent(self, image: Image, size: tuple[int, int] | None = None) -> Tensor:
+        """A picture's latent at a size (null: the autoencoder's), made alone so that it does not depend on its
+        neighbours; on the CPU."""
+        size = size or self.size
+        key = f"{size} {digest(image)}"
         known = self._latents.get(key)
         if known is None:
-            pixels = to_pixels([image], self.size).to(self.family.device)
+            pixels = to_pixels([image], size).to(self.family.device)
             known = Tensors(latent=self.family.encode_pixels(pixels)[0].cpu())
             self._latents.put(key, known)
         return known["latent"]
