@@ -142,6 +142,18 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _taming_compares_rewards(self) -> Config:
+        weighted = sum(reward.weight != 0 for reward in self.rewards)
+        for stage in self.stages:
+            tame = getattr(getattr(stage, "resolved", None), "tame", None)
+            if tame is not None and weighted < 2 and isinstance(tame.options.get("threshold", "mean"), str):
+                raise ValueError(
+                    f"stage {stage.name!r}: tame compares how much the rewards vary, and {weighted} has a weight; add "
+                    "one, give tame a number as `threshold`, or set tame: null"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _pass_at_needs_chance(self) -> Config:
         greedy = getattr(getattr(self.model, "evaluation", None), "temperature", None) == 0
         if greedy and max(self.eval.pass_at, default=1) > 1:
