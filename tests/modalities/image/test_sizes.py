@@ -119,7 +119,7 @@ def test_a_picture_of_another_size_shares_no_latents_with_the_same_one(tmp_path)
     """Supervised training at several sizes: each has its own latents, and the size is drawn with the seed."""
     policy = adapter(sampling={"size": 32}, supervised_sizes=[32, 64])
     record = {"id": "r", "prompt": "a red circle", "image": Image.effect_noise((64, 64), 90)}
-    shapes = {tuple(policy._records.latent(record["image"], (side, side)).shape) for side in (32, 64, 32)}
+    shapes = {tuple(policy._records.latents([record["image"]], (side, side)).shape[1:]) for side in (32, 64, 32)}
     assert shapes == {(8, 4, 4), (8, 8, 8)}
     drawn = [policy._records.size_of(seed) for seed in range(40)]
     assert set(drawn) == {(32, 32), (64, 64)}
