@@ -75,7 +75,7 @@ class Grpo(Sampled[GrpoStage]):
 
     def step(self) -> dict[str, Any]:
         """Everything between two prompts."""
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         options, cursor, run = self.options, self.cursor, self.run
         groups = self.rollouts.next()
         rolled = time.monotonic()
@@ -94,7 +94,8 @@ class Grpo(Sampled[GrpoStage]):
             tell_empty(cursor.total_steps + 1, run.processes)
         cursor.samples += int(run.processes.total(len(experience.samples)))
         cursor.actions += int(run.processes.total(float(experience.mask.sum())))
-        return row | {"time/update": time.monotonic() - rolled, "time/step": time.monotonic() - began}
+        times = {"time/update": time.monotonic() - rolled, "time/step": time.monotonic() - began}
+        return row | times | {"time/cpu": time.process_time() - used}
 
     def experience(self, groups: list[Group]) -> Experience:
         """A step's groups as tensors, with their advantages."""
