@@ -22,9 +22,7 @@ from effects import Study, main, merged
 ROOT = Path("runs/effects_image")
 HERE = str(Path(__file__).resolve())
 STEPS, GROUPS, SAMPLES = 40, 16, 8
-LOUD = (
-    2000.0  # of a reward that is to drown out others: some 12 for four objects of usual size, where those are below 1
-)
+LOUD = 2000.0  # of a reward that is to drown out those below 1: some 12 for four objects of the usual size
 PULL = 0.5  # weight of colour in the flawed score: a whole picture of colour is worth half of all claims
 SAME = 0.06  # scores that are no farther apart are as good to the comparator: half of the smallest claim, an eighth
 

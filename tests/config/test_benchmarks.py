@@ -102,8 +102,8 @@ def test_a_claim_of_as_good_for_less_is_judged_by_the_whole_interval():
     as_good = effects._judge(STUDIES["effects_image"].effects["paco-size"], "eval/same", 1)
     cheaper = effects._judge(STUDIES["effects_image"].effects["paco-size"], "cpu_s", -1)
     better = effects._judge(STUDIES["effects_image"].effects["paco-tame"], "eval/same", 1)
-    assert [as_good.says(mean, 0.02) for mean in (0.0, -0.01, -0.02, -0.06)] == ["yes", "yes", "not shown", "opposite"]
-    assert [cheaper.says(mean, 0.05) for mean in (0.4, 0.55, 0.58, 0.7)] == ["yes", "yes", "not shown", "opposite"]
+    assert [as_good.says(mean, 0.02) for mean in (0.0, -0.005, -0.02, -0.06)] == ["yes", "yes", "not shown", "opposite"]
+    assert [cheaper.says(mean, 0.05) for mean in (0.4, 0.54, 0.58, 0.7)] == ["yes", "yes", "not shown", "opposite"]
     assert [better.says(mean, 0.02) for mean in (0.03, 0.01, -0.03)] == ["yes", "not shown", "opposite"]
     assert (as_good.share, cheaper.share, better.share) == (False, True, False)
     assert cheaper.says(0.4, float("inf")) == "one seed"

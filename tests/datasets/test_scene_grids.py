@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from mmrl.grids import grid_of, theme_of, words_of_cells
 from mmrl.importing import import_file
 from mmrl.share import share
 
@@ -39,3 +40,15 @@ def test_a_picture_is_a_function_of_seed_and_number_at_any_size():
     assert one["prompt"] == again["prompt"]
     assert np.array_equal(one["image"], again["image"])
     assert not np.array_equal(one["image"], other["image"])
+
+
+def test_prompts_of_grids_tell_their_cells_in_words():
+    script = import_file(share("datasets") / "prompts" / "build_grids.py")
+    lines = (share("datasets") / "prompts" / "grids.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == script.prompts()
+    for record in script.prompts():
+        without = {"prompt": record["prompt"]}
+        grid = grid_of(without, record["prompt"])
+        assert [grid.rows, grid.columns] == record["grid"]
+        assert len(set(words_of_cells(without, record["prompt"], grid))) == grid.cells
+        assert "[" not in theme_of(record["prompt"])
