@@ -24,8 +24,8 @@ class Claim(Protocol):
     """A published claim and its sides; the first arm is the baseline, and one with `claims` False is for comparison.
 
     measures: a held-out number and which way the claim says that it goes: 1 up, -1 down, 0 says nothing.
-    A claim may also have `within`, how much lower than the baseline's a measure may be and be as good, and `shares`, the
-    largest share of the baseline's that it may be ("cpu_s": the CPU seconds of all steps).
+    A claim may also have `within`, how much lower than the baseline's a measure may be and be as good, and `shares`,
+    the largest share of it that it may be ("cpu_s": the CPU seconds of all steps).
     """
 
     claim: str
