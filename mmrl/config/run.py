@@ -146,10 +146,11 @@ class Config(Strict):
         weighted = sum(reward.weight != 0 for reward in self.rewards)
         for stage in self.stages:
             tame = getattr(getattr(stage, "resolved", None), "tame", None)
-            if tame is not None and weighted < 2 and isinstance(tame.options.get("threshold", "mean"), str):
+            given = "tame" in getattr(stage, "algorithm", {})  # what a preset brings along is not asked for
+            if given and tame is not None and weighted < 2 and isinstance(tame.options.get("threshold", "mean"), str):
                 raise ValueError(
                     f"stage {stage.name!r}: tame compares how much the rewards vary, and {weighted} has a weight; add "
-                    "one, give tame a number as `threshold`, or set tame: null"
+                    "one, give tame a number as `threshold`, or leave it out"
                 )
         return self
 

@@ -330,6 +330,7 @@ CASES = [
         modality="image",
     ),
     Case(image.ModelConfig, "caption_dropout", "model.caption_dropout=0.3", "stages.0.expert={}", modality="image"),
+    Case(image.ModelConfig, "supervised_sizes", "model.supervised_sizes=[32]", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "time_shift", "model.time_shift=3", "", "model.family=sd", "sft", "image"),
     Case(tokens.EngineConfig, "options", "model.engine.options={mode:server}", VLLM),
     Case(tokens.EngineConfig, "tolerance", "model.engine.tolerance=0.1", VLLM),

@@ -72,7 +72,7 @@ def test_rewards_that_are_normalised_by_their_group_need_one(config):
 
 def test_taming_by_the_spread_of_the_others_needs_others(config):
     with pytest.raises(ConfigError, match="tame compares how much the rewards vary, and 1 has a weight"):
-        load(config(), ["stages.0.algorithm={preset: paco_grpo}"])
+        load(config(), ["stages.0.algorithm={tame: log}"])
     assert load(config(), ["stages.0.algorithm={tame: {name: log, threshold: 0.5}}"])
 
 
