@@ -20,7 +20,7 @@ from mmrl.types import Group, Prompt, Sample, Score
 
 from .compose import Part, Spec
 from .composition import UNKNOWN, Found, detect
-from .grid_cells import Grids, cell_prompts, cells_of
+from .grid_cells import Grids, cell_prompts, cells_of, with_grid
 from .towers import rgb
 
 TRAITS = ("colour", "shape", "size")
@@ -70,7 +70,7 @@ class each:
             self._of_cell(prompt, group, {place: cells[number] for place, cells in pictures.items()})
             for number, prompt in enumerate(cell_prompts(group.prompt, grid))
         ]
-        scores |= {place: self._score([found[place] for found in of_cells]) for place in pictures}
+        scores |= {place: with_grid(self._score([one[place] for one in of_cells]), grid) for place in pictures}
         return [scores[place] for place in range(len(group.samples))]
 
     def _of_cell(self, prompt: Prompt, group: Group, pictures: Mapping[int, Image.Image]) -> dict[int, Score]:
@@ -151,8 +151,9 @@ def _scored(
     problem = reward.check_prompt(samples[0].prompt)
     if problem is not None:
         return [Score(None, problem, "na")] * len(samples)
-    found = cells_of(samples, reward.grids.of(samples[0].prompt))
-    return [cells if isinstance(cells, Score) else score(sample, cells) for sample, cells in zip(samples, found)]
+    grid = reward.grids.of(samples[0].prompt)
+    found = zip(samples, cells_of(samples, grid))
+    return [cells if isinstance(cells, Score) else with_grid(score(sample, cells), grid) for sample, cells in found]
 
 
 def _traits(named: Any, where: str) -> tuple[str, ...]:

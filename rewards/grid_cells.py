@@ -54,6 +54,11 @@ def cells_of(drawn: Sequence[Sample], grid: Grid) -> list[list[Image.Image] | Sc
     return found
 
 
+def with_grid(score: Score, grid: Grid) -> Score:
+    """The score with the grid among its details, for whoever shows the picture."""
+    return replace(score, details={**score.details, "grid": [grid.rows, grid.columns]})
+
+
 def cell_prompts(prompt: Prompt, grid: Grid) -> list[Prompt]:
     """A prompt for each cell, with its own words and the record's other columns. Raises ValueError without words."""
     record = {name: value for name, value in prompt.record.items() if name not in WHOLE}

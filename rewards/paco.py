@@ -22,7 +22,7 @@ from mmrl.rewarding.parts import JPEG, picture_part
 from mmrl.types import Prompt, Sample, Score
 
 from . import picture_templates as templates
-from .grid_cells import Grids
+from .grid_cells import Grids, with_grid
 from .judging import shown, template_of
 from .odds import Odds, YesNo
 from .towers import MAX_PIXELS, score_pictures
@@ -84,7 +84,7 @@ class consistency(_Asking):
             asked = [self._asked(picture, grid, questions) for picture in pictures]
             found = iter(self.yes_no.odds([one for of_picture in asked for one in of_picture]))
             return [
-                self._score([next(found) for _ in of_picture], questions)
+                with_grid(self._score([next(found) for _ in of_picture], questions), grid)
                 if of_picture
                 else Score.invalid(grid.misfit(picture.height, picture.width) or "no cells")
                 for picture, of_picture in zip(pictures, asked)
@@ -171,7 +171,7 @@ class layout(_Asking):
 
         def values(pictures: list[Image.Image], _: list[str]) -> list[Score]:
             found = self.yes_no.odds([shown((self.part(one),), self.template, **words) for one in pictures])
-            return [_answer(one, self.hard) for one in found]
+            return [with_grid(_answer(one, self.hard), grid) for one in found]
 
         return score_pictures(samples, values)
 

@@ -46,6 +46,7 @@ def pasted(*cells: dict) -> Image.Image:
 def test_every_grid_as_it_is_drawn_earns_all(name, size):
     for seed, record in enumerate(RECORDS[::7]):
         [found] = score(name, [drawn(record, size, seed)], record, FOLLOWS if name == "cells.each" else {})
+        assert found.details["grid"] == record["grid"]  # the report shows seams by it
         assert found.value >= (1 if name != "cells.same" else 0.9), record["prompt"]  # sides differ by a pixel or two
 
 

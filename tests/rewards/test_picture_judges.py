@@ -258,7 +258,7 @@ def test_every_two_cells_of_the_grid_are_compared_once(chat_server):
     )
     # 3 of the 6 pairs have cell 4.
     assert found.value == pytest.approx((3 * 0.9 + 3 * 0.5) / 6)
-    assert dict(found.details) == {"asked": 6, "failed": 0, "one_sided": 0}
+    assert dict(found.details) == {"asked": 6, "failed": 0, "one_sided": 0, "grid": [2, 2]}
     assert sorted(map(tuple, map(levels, chat_server.requests))) == [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
     assert {p.size for request in chat_server.requests for p in shown(request)} == {(8, 8)}
     assert '"A 2x2 grid of a cat"' in words(chat_server.requests[0])
