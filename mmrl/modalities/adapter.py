@@ -262,6 +262,10 @@ class Adapter:
         first: {"tokens": 60, "tokens of pictures": 25}. Left out: nothing."""
         return {}
 
+    def plan_lines(self) -> list[str]:
+        """What `mmrl plan` tells of the model itself, a line each. It may have no weights (mmrl.modalities.hollow)."""
+        return []
+
     def blank(self, prompt: Prompt) -> Sample | None:
         """A sample as long as a rollout makes them, its actions made up. Left out: memory is not estimated."""
         return None

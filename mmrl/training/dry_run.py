@@ -47,6 +47,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         yield from _without_model(config)
         return
     yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
+    yield from run.adapter.plan_lines()
     if run.data.eval_prompts:
         check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:

@@ -274,6 +274,30 @@ CASES = [
         modality="image",
     ),
     *(
+        Case(image.ModelConfig, f"{part}.true_cfg", f"model.{part}.true_cfg=2", having, lacking, modality="image")
+        for part in ("sampling", "evaluation")
+        for having, lacking in (("", "model.family=sd3"), ("model.family=flux_kontext", "model.family=flux2"))
+    ),
+    Case(
+        image.ModelConfig,
+        "sampling.guidance_gradient",
+        "model.sampling.guidance_gradient=both",
+        "model.sampling.true_cfg=3 model.family=flux",
+        "model.sampling.guidance=3 model.family=flux2",
+        modality="image",
+    ),
+    *(
+        Case(
+            image.ModelConfig,
+            "sampling.negative_prompt",
+            "model.sampling.negative_prompt=blurred",
+            f"model.{part}.true_cfg=3 model.family=flux",
+            "",
+            modality="image",
+        )
+        for part in ("sampling", "evaluation")
+    ),
+    *(
         Case(
             image.ModelConfig,
             f"sampling.{given.partition('=')[0]}",

@@ -14,7 +14,7 @@ from mmrl.grids import as_grid
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
-from mmrl.modalities.image import lora, replay
+from mmrl.modalities.image import lora, replay, told
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Asked
@@ -54,7 +54,7 @@ class ImageAdapter(Adapter):
         self.policy = StepPolicy(self.family, config)
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
-        self.sampling_guidance = self.policy.guidance
+        self.sampling_guidance = self.policy.scales.guidance
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
@@ -116,11 +116,11 @@ class ImageAdapter(Adapter):
         return make_plan(options.pop("name", "full"), self.config.sampling.steps, step, seed, **options)
 
     def _training(self, plan: StepPlan | None) -> Run:
-        return Run(self.config.sampling.steps, self.policy.guidance, self.train_size, plan)
+        return Run(self.config.sampling.steps, self.policy.scales, self.train_size, plan)
 
     @property
     def _evaluation(self) -> Run:
-        return Run(self.config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
+        return Run(self.config.evaluation.steps, self.policy.eval_scales, self.eval_size)
 
     # ---------------------------------------------------------------- prompts
 
@@ -215,6 +215,18 @@ class ImageAdapter(Adapter):
         for module in self.modules().values():
             yield from module.parameters()
             yield from module.buffers()
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""
+        return told.shown_tokens(self.family, self._sources.sizes(prompt)) if self.family.pictures[1] else {}
+
+    def plan_lines(self) -> list[str]:
+        """See Adapter.plan_lines."""
+        return [
+            *told.weight_lines(self.config, self.family),
+            *told.run_lines(self.policy, "training", self._training(self.plan(0, 0))),
+            *told.run_lines(self.policy, "evaluation", self._evaluation),
+        ]
 
     def blank(self, prompt: Prompt) -> Sample:
         """See Adapter.blank: the trained steps of a plan."""

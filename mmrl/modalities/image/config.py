@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Pixels = Annotated[int, Field(ge=1)]
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
 
+BESIDE = When(
+    lambda s, _: s.asks(lambda family: family.true_cfg),
+    "a family with a second forward beside embedded guidance: flux, flux_kontext",
+)
 COMPONENTS = ("denoiser", "text_encoders", "vae")
 
 
@@ -60,6 +64,12 @@ class SamplingConfig(Strict):
         ge=0,
         description="Classifier-free guidance scale in the numbers of the family's pipeline: 1 or less is off, of "
         "Z-Image 0. FLUX dev: its distilled value, of which 0 is one. null: none, the plain conditional model.",
+    )
+    true_cfg: float | None = Field(
+        None,
+        gt=1,
+        description="Scale of a second forward beside guidance that goes into the denoiser (FLUX.1 dev, Kontext), as "
+        "diffusers' true_cfg_scale with a negative prompt; null: none.",
     )
     guidance_rescale: float = Field(
         0.0,
@@ -104,6 +114,7 @@ class EvaluationConfig(Strict):
 
     steps: int = Field(20, ge=1, description="Denoising steps of a sample.")
     guidance: float | None = Field(None, ge=0, description="null takes the training value.")
+    true_cfg: float | None = Field(None, ge=1, description="null takes the training value; 1 is none.")
     size: Pixels | tuple[Pixels, Pixels] | None = Field(None, description="null takes the training size.")
 
 
@@ -172,8 +183,11 @@ class ModelConfig(Strict):
         "sampling.noise_level": When(
             lambda s, _: s.sampling.kernel != "renoise", "another kernel than renoise, whose noise is the next step's"
         ),
+        "sampling.true_cfg": BESIDE,
+        "evaluation.true_cfg": BESIDE,
         "sampling.guidance_gradient": When(
-            lambda s, _: s.guides(s.sampling.guidance), "a `guidance` with two branches, above 1"
+            lambda s, _: s.guides(s.sampling.guidance) or s.sampling.true_cfg is not None,
+            "a `guidance` with two branches, above 1, or `true_cfg`",
         ),
         "sampling.guidance_rescale": When(
             lambda s, _: s.is_guided and s.asks(lambda family: family.rescales),
@@ -181,7 +195,7 @@ class ModelConfig(Strict):
         ),
         "sampling.negative_prompt": When(
             lambda s, run: s.is_guided or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages),
-            "a `guidance` above 1, in training, evaluation, or of a distill stage's teacher",
+            "a `guidance` above 1, in training, evaluation, or of a distill stage's teacher, or `true_cfg`",
         ),
         "sampling.keep_mean": When(
             lambda s, run: not s.sampling.ratio_norm and any(_looks_at_means(stage) for stage in run.stages),
@@ -219,7 +233,8 @@ class ModelConfig(Strict):
     @property
     def is_guided(self) -> bool:
         """Whether training or evaluation runs an unconditional branch, as far as the config says."""
-        return self.guides(self.sampling.guidance) or self.guides(self.evaluation.guidance)
+        beside = max(self.sampling.true_cfg or 1.0, self.evaluation.true_cfg or 1.0) > 1
+        return beside or self.guides(self.sampling.guidance) or self.guides(self.evaluation.guidance)
 
     @field_validator("family")
     @classmethod
@@ -261,7 +276,8 @@ class ModelConfig(Strict):
         return [
             f"model: {self.path}, {self.dtype}, trained: {trained} of {', '.join(self.components)}",
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
-            f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}; evaluation: ODE, {e.steps} steps",
+            f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}"
+            f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: ODE, {e.steps} steps",
             f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]
 

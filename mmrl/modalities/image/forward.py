@@ -50,9 +50,9 @@ class Forward:
         x = flow_match.noised(clean, noise, times)
         asked = [self.sampler.asked(sample.prompt) for sample in samples]
         condition = self.sampler.conditions(asked, run.size)
-        against = None if guidance is None else self.sampler.unconditional(asked, guidance, run.size)
-        guidance = run.guidance if guidance is None else guidance
-        velocity, _ = self.sampler.policy.predict(x, 1000 * times, condition, guidance, run.size, against)
+        scales = run.scales if guidance is None else run.scales._replace(guidance=guidance)
+        against = None if guidance is None else self.sampler.unconditional(asked, scales, run.size)
+        velocity, _ = self.sampler.policy.predict(x, 1000 * times, condition, scales, run.size, against)
         return Noised(clean, noise, x, velocity)
 
     def generated(self, samples: Sequence[Sample], places: Tensor, run: Run) -> Tensor:
@@ -73,9 +73,9 @@ class Forward:
         index = torch.tensor([step for _, step in chosen], device=device)
         asked = [self.sampler.asked(sample.prompt) for sample in samples]
         condition = self.sampler.conditions(asked, run.size)
-        against = self.sampler.unconditional(asked, run.guidance, run.size)
+        against = self.sampler.unconditional(asked, run.scales, run.size)
         time, level = (values.to(device)[index].float() for values in (schedule.time, schedule.level))
-        velocity, _ = self.sampler.policy.predict(x, time, condition, run.guidance, run.size, against)
+        velocity, _ = self.sampler.policy.predict(x, time, condition, run.scales, run.size, against)
         return flow_match.clean_of(x, velocity, level)
 
     def _refuse_no_guidance(self, guidance: float | None) -> None:

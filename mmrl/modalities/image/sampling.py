@@ -14,6 +14,7 @@ from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Asked, Condition
 from mmrl.modalities.image.families.base import Schedule
+from mmrl.modalities.image.guidance import Scales
 from mmrl.modalities.image.kernels import Transition, sample
 from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan
@@ -26,7 +27,7 @@ class Run:
     """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored."""
 
     steps: int
-    guidance: float
+    scales: Scales
     size: tuple[int, int]
     plan: StepPlan | None = None
 
@@ -72,9 +73,9 @@ class Sampler:
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         return self.family.schedule(steps, size)
 
-    def unconditional(self, asked: Sequence[Asked], guidance: float, size: tuple[int, int]) -> Condition | None:
+    def unconditional(self, asked: Sequence[Asked], scales: Scales, size: tuple[int, int]) -> Condition | None:
         """What the branch that guidance leads away from is told, or None where there is no such branch."""
-        if not self.family.is_guided(guidance):
+        if self.policy.second(scales) is None:
             return None
         negative = self.config.sampling.negative_prompt
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.policy.both_branches):
@@ -102,7 +103,7 @@ class Sampler:
         schedule = self.schedule(run.steps, size)
         asked = [self.asked(prompt) for prompt in prompts]
         condition = self.conditions(asked, size)
-        unconditional = self.unconditional(asked, run.guidance, size)
+        unconditional = self.unconditional(asked, run.scales, size)
         shape = self.family.latent_shape(size)
         latents = torch.stack([source.start(shape) for source in noise]).to(device)
         storing = plan is not None and unconditional is not None and not policy.both_branches
@@ -111,7 +112,7 @@ class Sampler:
         for i in range(run.steps):
             index = torch.full((len(prompts),), i, device=device)
             time = schedule.time[i].float().to(device).expand(len(prompts))
-            output, empty = policy.predict(latents, time, condition, run.guidance, size, unconditional)
+            output, empty = policy.predict(latents, time, condition, run.scales, size, unconditional)
             stochastic = plan is not None and i in plan.stochastic
             transition = policy.transition(latents, output, schedule, index, stochastic)
             if not stochastic:
@@ -177,9 +178,9 @@ class Sampler:
         asked = [self.asked(prompt) for prompt in prompts[: self.config.rollout_batch]]
         shape = (len(asked), *self.family.latent_shape(run.size))
         condition = self.conditions(asked, run.size)
-        unconditional = self.unconditional(asked, run.guidance, run.size)
+        unconditional = self.unconditional(asked, run.scales, run.size)
         time = self.schedule(run.steps, run.size).time[:1].float().expand(len(asked))
-        output, _ = self.policy.predict(torch.zeros(shape), time, condition, run.guidance, run.size, unconditional)
+        output, _ = self.policy.predict(torch.zeros(shape), time, condition, run.scales, run.size, unconditional)
         self.family.decode(output[: self.config.decode_batch], run.size)
 
 

@@ -38,12 +38,20 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"guidance_scale": 5.0, "guidance_rescale": 1.0, "negative_prompt": ["two blue squares"] * 2},
     ),
     "true_cfg": ({"guidance": 3.0}, {"true_cfg_scale": 3.0, "negative_prompt": ["", ""]}),
+    "beside": (
+        {"guidance": 3.0, "true_cfg": 4.0},
+        {"guidance_scale": 3.0, "true_cfg_scale": 4.0, "negative_prompt": ["", ""]},
+    ),
+    "beside_negative": (
+        {"guidance": 3.0, "true_cfg": 4.0, "negative_prompt": "a green triangle"},
+        {"guidance_scale": 3.0, "true_cfg_scale": 4.0, "negative_prompt": ["a green triangle"] * 2},
+    ),
 }
 OF_FAMILY = {
     "sd": ["none", "zero", "guided", "negative", "empty", "rescaled", "rescaled_negative"],
     "sdxl": ["none", "zero", "guided", "negative", "empty", "rescaled", "rescaled_negative"],
     "sd3": ["none", "zero", "guided", "negative"],
-    "flux_dev": ["zero", "none", "guided"],
+    "flux_dev": ["zero", "none", "guided", "beside", "beside_negative"],
     "flux_schnell": ["none", "true_cfg"],
 }
 CASES = [
@@ -125,15 +133,16 @@ def test_evaluation_draws_the_pipelines_pictures(pipelines, monkeypatch, name, a
     torch.testing.assert_close(ours, expected(policy, **options), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "flux_dev"])
 def test_every_form_of_guidance_draws_other_pictures(pipelines, monkeypatch, name):
-    """Without this the equalities above would prove little. Below 1 there is no guidance."""
-    forms = OF_FAMILY[MODELS[name].family]
+    """Without this the equalities above would prove little. Below 1 there is no guidance, but where it is embedded."""
+    forms = OF_FAMILY.get(name, OF_FAMILY.get(MODELS[name].family))
     pictures = {
         asked: drawn(monkeypatch, made(monkeypatch, name, pipelines(name), **ASKED[asked][0])) for asked in forms
     }
-    assert torch.equal(pictures["none"], pictures["zero"])
-    others = [pictures[asked] for asked in forms if asked != "zero"]
+    embedded = name == "flux_dev"
+    assert torch.equal(pictures["none"], pictures["zero"]) != embedded
+    others = [pictures[asked] for asked in forms if asked != "zero" or embedded]
     for i, one in enumerate(others):
         assert all((one - other).abs().max() > 1e-3 for other in others[:i])
 

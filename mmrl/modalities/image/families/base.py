@@ -70,12 +70,23 @@ class Family:
     guidances: ClassVar[tuple[Guidance, ...]] = ("passes",)  # what `guidance` may be of the family's models
     guidance_off: ClassVar[float] = 1.0  # the scale of the plain conditional model, and for passes all below it
     rescales: ClassVar[bool] = False  # whether its pipeline has guidance_rescale
+    true_cfg: ClassVar[bool] = False  # whether its pipeline runs a second forward beside guidance that is embedded
 
     # Pipelines and their models are of diffusers, which this file does not import, and whose classes have no types.
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         self.pipeline = pipeline
         self.max_sequence_length = max_sequence_length
+        self._refuse_guider(pipeline)
         pipeline.set_progress_bar_config(disable=True)
+
+    def _refuse_guider(self, pipeline: Any) -> None:
+        guider = getattr(pipeline, "guider", None)
+        if guider is not None:
+            raise ValueError(
+                f"guider {type(guider).__name__}: family {self.name!r} samples without the pipeline's guiders, which "
+                "remember the steps before, so that the log-probability of one step could not be computed again; write "
+                '"guider": [null, null] into the model\'s model_index.json, and give a scale as model.sampling.guidance'
+            )
 
     # ---------------------------------------------------------------- modules
 
@@ -135,6 +146,10 @@ class Family:
         factor = self.pipeline.vae_scale_factor
         return (self.denoiser.config.in_channels, size[0] // factor, size[1] // factor)
 
+    def tokens(self, size: tuple[int, int]) -> int | None:
+        """Tokens of the denoiser for a picture of (height, width) pixels; None: it sees no tokens."""
+        return None
+
     def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
         raise NotImplementedError(f"{type(self).__name__}.schedule")
 
@@ -143,6 +158,10 @@ class Family:
     def picture_problem(self, size: tuple[int, int]) -> str | None:
         """Why a picture of (width, height) pixels cannot be shown, or None."""
         return None
+
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which a picture of (width, height) pixels is shown to the denoiser. Left out: as it is."""
+        return size
 
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         """What the denoiser is told for each prompt, whose texts are all there and none is `against`."""
@@ -190,16 +209,17 @@ class Family:
     ) -> Tensor:
         """The denoiser's output in the sense of `prediction`, for latents [b, ...] at the scheduler's timesteps [b].
 
-        guidance: the value that goes into the denoiser, for guidance that is "embedded"; None is guidance_off.
+        guidance: the value that goes into the denoiser, for guidance that is "embedded", also in the second forward of
+        true CFG; None is guidance_off.
         """
         raise NotImplementedError(f"{type(self).__name__}.predict")
 
     def is_guided(self, scale: float) -> bool:
-        """Whether this scale runs an unconditional forward."""
+        """Whether this scale of `guidance` runs an unconditional forward."""
         return self.guidance == "passes" and scale > self.guidance_off
 
     def guide(self, conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
-        """The guided output, [b, ...] float32, of the two forwards where `is_guided`."""
+        """The guided output, [b, ...] float32, of two forwards."""
         return guided(conditional, unconditional, scale, rescale)
 
     def denoising_loss(

@@ -76,6 +76,9 @@ class FlowFamily(Family):
         side = self.pipeline.vae_scale_factor * self.patch
         return size[0] // side, size[1] // side
 
+    def tokens(self, size: tuple[int, int]) -> int | None:
+        return math.prod(self.token_grid(size))
+
     def log_shift(self, size: tuple[int, int], steps: int = 50) -> float:
         """mu of the resolution-dependent shift: linear in the number of tokens, 0.5 at 256 and 1.15 at 4096.
 

@@ -22,6 +22,7 @@ class Flux(ShowingFamily):
     long_tokenizer = "tokenizer_2"
     pipeline_classes = ("FluxPipeline",)
     guidances: ClassVar[tuple[Guidance, ...]] = ("embedded", "passes")
+    true_cfg = True
     lora_targets = JOINT_ATTENTION
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:

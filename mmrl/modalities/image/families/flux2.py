@@ -78,12 +78,17 @@ class Flux2(ShowingFamily):
             )
         return None
 
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        step = self.pipeline.vae_scale_factor * self.patch
+        shrink = min(1.0, math.sqrt((self.source_pixels or LARGEST) / (size[0] * size[1])))
+        width, height = (int(side * shrink) // step * step for side in size)
+        return width, height
+
     def _prepared(self, image: Image.Image) -> Tensor:
         """[1, 3, H, W] in [-1, 1]: shrunk to the largest area, cut to whole tokens, as the pipeline does it."""
         processor = self.pipeline.image_processor
+        width, height = self.shown_size(image.size)
         image = processor._resize_if_exceeds_area(image, self.source_pixels or LARGEST)
-        step = self.pipeline.vae_scale_factor * self.patch
-        width, height = (side // step * step for side in image.size)
         return processor.preprocess(image, height=height, width=width, resize_mode="crop")
 
     def text_length(self) -> int:

@@ -67,18 +67,22 @@ class QwenImage21(VideoAutoencoder):
     def picture_problem(self, size: tuple[int, int]) -> str | None:
         return too_long(self.name, size, [self.source_pixels or AREA])
 
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
+
+        width, height, _ = calculate_dimensions(self.source_pixels or AREA, size[0] / size[1])
+        return width, height
+
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         return [self._one(a) for a in asked]
 
     def _one(self, asked: Asked) -> Row:
         """{"embeds": [L, d], "slots": [L], where pictures stand, "grids": [pictures, 2]} and "source" [tokens, C]."""
-        from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
-
         processor = self.pipeline.image_processor
         seen, source, grids = [], [], []
         for picture in asked.pictures:
             image = picture.image.convert("RGBA")
-            width, height, _ = calculate_dimensions(self.source_pixels or AREA, image.width / image.height)
+            width, height = self.shown_size(image.size)
             seen.append(processor.resize(image, width=width, height=height))
             source.append(self._latents(image, (height, width)))
             grids.append(self.token_grid((height, width)))

@@ -32,6 +32,12 @@ class QwenImageEditPlus(QwenImage):
         areas = (theirs.CONDITION_IMAGE_SIZE, self.source_pixels or theirs.VAE_IMAGE_SIZE)
         return too_long(self.name, size, areas)
 
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as theirs
+
+        width, height = theirs.calculate_dimensions(self.source_pixels or theirs.VAE_IMAGE_SIZE, size[0] / size[1])
+        return width, height
+
     def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
         return [self._one(a) for a in asked]
 
@@ -45,7 +51,7 @@ class QwenImageEditPlus(QwenImage):
             ratio = picture.image.width / picture.image.height
             width, height = theirs.calculate_dimensions(theirs.CONDITION_IMAGE_SIZE, ratio)
             seen.append(processor.resize(picture.image, height, width))
-            width, height = theirs.calculate_dimensions(self.source_pixels or theirs.VAE_IMAGE_SIZE, ratio)
+            width, height = self.shown_size(picture.image.size)
             with torch.no_grad():
                 pixels = processor.preprocess(picture.image, height, width).to(self.device)
                 source.append(self.encode_pixels(pixels)[0])
