@@ -99,7 +99,7 @@ def test_records_are_samples_of_their_prompts():
     records = [{"id": str(n), "prompt": f"a {n}", "image": picture(32, 32, n)} for n in range(2)]
     samples = policy.encoded(records)
     assert [(s.prompt.id, s.prompt.text) for s in samples] == [("0", "a 0"), ("1", "a 1")]
-    torch.testing.assert_close(policy.ends(samples)[1], policy._records.latent(records[1]["image"]))
+    torch.testing.assert_close(policy.ends(samples)[1], policy._records.latents([records[1]["image"]])[0])
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
