@@ -10,7 +10,7 @@ from mmrl.core.step_preference import extremes, step_dpo
 
 
 def test_best_and_worst_of_each_group():
-    """Rows are of groups 5, 2 and 7: the one without a difference has no pair, nor has one of which a single row counts."""
+    """A group without a difference has no pair, nor has one of which a single row counts."""
     group = torch.tensor([5, 2, 5, 2, 5, 7, 7, 9, 9])
     advantage = torch.tensor([0.5, 1.0, -1.0, 1.0, 2.0, 3.0, 4.0, 1.0, 0.0])
     counted = torch.tensor([True, True, True, True, False, True, True, True, False])
