@@ -12,13 +12,14 @@ from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.ended import ended
 from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.pixels import digest, to_pixels
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.supervised import autoencoder_loss
 from mmrl.modalities.kept import Kept, Tensors
 from mmrl.seeds import seed_of
-from mmrl.types import Prompt
+from mmrl.types import Prompt, Sample
 
 OBJECTIVES = ("sft", "autoencoder")
 
@@ -70,7 +71,7 @@ class RecordLosses:
         clean = self.latents([record["image"] for record in records], size).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
-        wanted = [self.asked(Prompt(str(record.get("id", "")), record["prompt"], record)) for record in records]
+        wanted = [self.asked(_prompt(record)) for record in records]
         asked = [
             Asked(None, one.pictures, against=True) if drop else one for one, drop in zip(wanted, dropped.tolist())
         ]
@@ -82,6 +83,11 @@ class RecordLosses:
     def size_of(self, seed: int) -> tuple[int, int]:
         """The size at which records are seen with this seed."""
         return self.sizes[seed_of(seed, "size") % len(self.sizes)]
+
+    def samples(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
+        """Records as samples of their prompts, whose trajectories hold their latents and no action."""
+        latents = self.latents([record["image"] for record in records])
+        return [Sample(_prompt(record), 0, None, ended(latent.clone())) for record, latent in zip(records, latents)]
 
     @torch.no_grad()
     def latents(self, images: Sequence[Image], size: tuple[int, int] | None = None) -> Tensor:
@@ -114,3 +120,7 @@ class RecordLosses:
 
     def _pixels(self, records: Sequence[dict[str, Any]]) -> Tensor:
         return to_pixels([record["image"] for record in records], self.size).to(self.family.device)
+
+
+def _prompt(record: dict[str, Any]) -> Prompt:
+    return Prompt(str(record.get("id", "")), record["prompt"], record)
