@@ -289,7 +289,8 @@ class ImageAdapter(Adapter):
     def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
         """See Adapter.solved; no pictures, only latents."""
         plan = StepPlan(steps, stochastic=(), trained=())
-        run = Run(steps, self.policy.guidance if guidance is None else guidance, self.train_size, plan, decodes=False)
+        scales = self.policy.scales if guidance is None else self.policy.scales._replace(guidance=guidance)
+        run = Run(steps, scales, self.train_size, plan, decodes=False)
         noise = [Noise(seed_of(seed, g.key, i, "solved"), 0) for g in groups for i in range(n)]
         return self._sampler.fill(groups, n, noise, run)
 
