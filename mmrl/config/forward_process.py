@@ -22,7 +22,7 @@ NFT = When(lambda s, _: s.objective == "nft", "`objective: nft`")
 GATES = ("ppo", "two_sided", "dual_clip", "absolute", "preclip", "cispo", "sapo", "none")
 
 # What an algorithm says of actions with log-probabilities, besides the gate and its clip range.
-OF_ACTIONS = tuple(field for field in (*MANY, *OPTIONAL) if field not in ("shape", "filters"))
+OF_ACTIONS = tuple(field for field in (*MANY, *OPTIONAL) if field not in ("tame", "shape", "filters"))
 
 
 class TimesConfig(Strict):

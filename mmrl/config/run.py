@@ -106,14 +106,16 @@ class Config(Strict):
         filters: dict[str, FilterStage] = {}
         for stage in self.stages:
             _check_data_from(stage, filters)
-            if isinstance(stage, SampledStage | FilterStage) and not self.rewards:
-                raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
-            samples = isinstance(stage, SampledStage | FilterStage | DistillStage)
+            samples = isinstance(stage, SampledStage | FilterStage)
+            if samples and getattr(stage, "rewarded", True) and not self.rewards:
+                instead = ", or leave `joint` out: distillation alone" if isinstance(stage, DistillStage) else ""
+                raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}{instead}")
             if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 actions = self.model.actions_per_sample()  # a plan that cannot be made says so here
-                if actions == 0 and isinstance(stage, GrpoStage):
+                learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.rewarded)
+                if actions == 0 and learns:
                     raise ValueError(
                         f"stage {stage.name!r} learns from actions, and samples have none that is trained; change "
                         "model.sampling, or take kind: forward_process"
@@ -138,6 +140,19 @@ class Config(Strict):
                 raise ValueError(
                     f"stage {stage.name!r}: vllm reports log-probs of what top_p and top_k leave, so its correction "
                     "would weigh by the mass they cut; set top_p: 1 and top_k: 0, or leave the correction out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _taming_compares_rewards(self) -> Config:
+        weighted = sum(reward.weight != 0 for reward in self.rewards)
+        for stage in self.stages:
+            tame = getattr(getattr(stage, "resolved", None), "tame", None)
+            given = "tame" in getattr(stage, "algorithm", {})  # what a preset brings along is not asked for
+            if given and tame is not None and weighted < 2 and isinstance(tame.options.get("threshold", "mean"), str):
+                raise ValueError(
+                    f"stage {stage.name!r}: tame compares how much the rewards vary, and {weighted} has a weight; add "
+                    "one, give tame a number as `threshold`, or leave it out"
                 )
         return self
 

@@ -95,3 +95,37 @@ def test_both_sides_of_the_contradiction_start_from_the_same_policy_of_their_see
         paths = {load(study.config("contradiction", a, seed)).model.path for a in study.effects["contradiction"].arms}
         (path,) = paths
         assert [base for base in bases if base in Path(path).parts] == [f"contradicts-{seed}"]
+
+
+def test_a_claim_of_as_good_for_less_is_judged_by_the_whole_interval():
+    effects = script("effects")
+    as_good = effects._judge(STUDIES["effects_image"].effects["paco-size"], "eval/same", 1)
+    cheaper = effects._judge(STUDIES["effects_image"].effects["paco-size"], "cpu_s", -1)
+    better = effects._judge(STUDIES["effects_image"].effects["paco-tame"], "eval/same", 1)
+    assert [as_good.says(mean, 0.02) for mean in (0.0, -0.005, -0.02, -0.06)] == ["yes", "yes", "not shown", "opposite"]
+    assert [cheaper.says(mean, 0.05) for mean in (0.4, 0.54, 0.58, 0.7)] == ["yes", "yes", "not shown", "opposite"]
+    assert [better.says(mean, 0.02) for mean in (0.03, 0.01, -0.03)] == ["yes", "not shown", "opposite"]
+    assert (as_good.share, cheaper.share, better.share) == (False, True, False)
+    assert cheaper.says(0.4, float("inf")) == "one seed"
+    assert effects._judge(STUDIES["effects_image"].effects["paco-size"], "cpu_s", 0).says(0.4, 0.1) == "-"
+
+
+def test_a_share_is_paired_and_a_difference_is_signed():
+    effects = script("effects")
+    study = STUDIES["effects_image"]
+    runs = {0: {"cpu_s": 40.0}, 1: {"cpu_s": 60.0}}
+    baseline = {0: {"cpu_s": 100.0}, 1: {"cpu_s": 100.0}, 2: {"cpu_s": 7.0}}
+    judged = effects._judge(study.effects["paco-size"], "cpu_s", -1)
+    assert "| x 0.50 ± 1.27 |" in effects._row(study, "small", "cpu_s", judged, runs, baseline)  # 12.706 x 0.1
+    plain = effects.Judged(False, lambda mean, half: "-")
+    assert "| -50.000 ± 127.060 |" in effects._row(study, "small", "cpu_s", plain, runs, baseline)
+
+
+def test_both_sizes_of_paco_start_from_one_policy_and_are_measured_alike():
+    study = STUDIES["effects_image"]
+    runs = [load(study.config("paco-size", arm, "1")) for arm in study.effects["paco-size"].arms]
+    assert [run.model.sampling.size for run in runs] == [80, 40]
+    assert {run.model.evaluation.size for run in runs} == {80}
+    assert {Path(run.model.path).parts[-4] for run in runs} == {"grids"}
+    base = load(study.config("grids"))
+    assert [stage.kind for stage in base.stages] == ["sft"]

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmrl.grids import as_grid
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora, replay, told
+from mmrl.modalities.image.blocks import spread
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.ended import ends
 from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.loading import load_family, note_float32
@@ -54,11 +57,15 @@ class ImageAdapter(Adapter):
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
         self.sampling_guidance = self.policy.scales.guidance
+        self.renoises = self.policy.kernel == "renoise"
         drawn, shown = config.sampling, config.evaluation
         self.train_size = self._size(drawn.size, drawn.frames)
         self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
+        supervised = [self._size(size, drawn.frames) for size in config.supervised_sizes or (drawn.size,)]
+        self._records = RecordLosses(
+            self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
+        )
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
         self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
@@ -119,14 +126,17 @@ class ImageAdapter(Adapter):
 
     @property
     def _evaluation(self) -> Run:
-        return Run(self.config.evaluation.steps, self.policy.eval_scales, self.eval_size)
+        steps, plan = self.config.evaluation_steps, None
+        if self.config.evaluates_by_renoise:
+            plan = StepPlan(steps, stochastic=tuple(range(steps)), trained=())
+        return Run(steps, self.policy.eval_scales, self.eval_size, plan, stores=False)
 
     # ---------------------------------------------------------------- prompts
 
     def usable(self, prompt: Prompt) -> str | None:
-        """Why its pictures do not fit the family, or None; warns, once each, where no text encoder reads the end of a
-        text, and where the family reads no pictures."""
-        problem = self._unfit(prompt)
+        """Why its pictures do not fit the family, or its grid the sizes, or None; warns, once each, where no text
+        encoder reads the end of a text, and where the family reads no pictures."""
+        problem = self._unfit(prompt) or self._undivided(prompt)
         if problem is None:
             self._warn(prompt)
             self._warn_of_pictures(prompt)
@@ -154,6 +164,17 @@ class ImageAdapter(Adapter):
         self._sources.bound = self.max_pixels or MAX_PIXELS
         found = [self.family.picture_problem(size) for size in self._sources.sizes(prompt)]
         return next((problem for problem in found if problem is not None), None)
+
+    def _undivided(self, prompt: Prompt) -> str | None:
+        """Why the record's grid (column grid) does not divide the pictures that are drawn of it, or None."""
+        if prompt.record.get("grid") is None:
+            return None
+        try:
+            grid = as_grid(prompt.record["grid"])
+        except ValueError:  # rewards that cut pictures say so
+            return None
+        sizes = {"model.evaluation.size": self.eval_size[:2], "model.sampling.size": self.train_size[:2]}
+        return next((f"has {found} ({name})" for name, size in sizes.items() if (found := grid.misfit(*size))), None)
 
     def _warn(self, prompt: Prompt) -> None:
         read = None if self._warned else self.family.unread(prompt.text)
@@ -192,9 +213,14 @@ class ImageAdapter(Adapter):
         return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
-        """The ODE (or DDIM with eta 0) with the evaluation's steps, guidance and size; no trajectories."""
+        """The ODE (or DDIM with eta 0), or re-noise steps, with the evaluation's steps, guidance and size; no
+        trajectories."""
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
-        noise = [Noise(seed_of(seed, "eval", g.prompt.id, i), 0) for g in groups for i in range(n)]
+        noise = [
+            Noise(seed_of(seed, "eval", g.prompt.id, i), seed_of(seed, "eval", g.prompt.id, i, "steps"))
+            for g in groups
+            for i in range(n)
+        ]
         return self._sampler.fill(groups, n, noise, self._evaluation)
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
@@ -254,6 +280,31 @@ class ImageAdapter(Adapter):
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         """See Adapter.generated, and Forward."""
         return self._forward.generated(samples, places, self._acting_run())
+
+    def block_widths(self, count: int) -> list[int]:
+        return [self.family.block_width] * len(spread(self.family, count))
+
+    def block_features(
+        self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
+    ) -> list[Tensor]:
+        """See Adapter.block_features, and blocks.py."""
+        return self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+
+    def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
+        """See Adapter.solved; no pictures, only latents."""
+        plan = StepPlan(steps, stochastic=(), trained=())
+        scales = self.policy.scales if guidance is None else self.policy.scales._replace(guidance=guidance)
+        run = Run(steps, scales, self.train_size, plan, decodes=False)
+        noise = [Noise(seed_of(seed, g.key, i, "solved"), 0) for g in groups for i in range(n)]
+        return self._sampler.fill(groups, n, noise, run)
+
+    def encoded(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
+        """See Adapter.encoded."""
+        return self._records.samples(records)
+
+    def ends(self, samples: Sequence[Sample]) -> Tensor:
+        """See Adapter.ends."""
+        return ends(samples)
 
     def _acting_run(self) -> Run:
         if not self._parts.act:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -113,9 +114,16 @@ class SamplingConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """How a user of the model would sample: the ODE, more steps, full size."""
+    """How a user of the model would sample: the ODE, more steps, full size; a few-step model as it is trained to."""
 
-    steps: int = Field(20, ge=1, description="Denoising steps of a sample.")
+    steps: int | None = Field(
+        None, ge=1, description="Denoising steps of a sample; null: 20 of the ODE, of renoise those of training."
+    )
+    kernel: Literal["ode", "renoise"] | None = Field(
+        None,
+        description="ode: the steps of a plain model, without noise (DDIM where the family has no flow). renoise: "
+        "those of a few-step one, where `sampling` has them. null: renoise where `sampling` has it.",
+    )
     guidance: float | None = Field(None, ge=0, description="null takes the training value.")
     true_cfg: float | None = Field(None, ge=1, description="null takes the training value; 1 is none.")
     size: Pixels | tuple[Pixels, Pixels] | None = Field(None, description="null takes the training size.")
@@ -164,6 +172,12 @@ class ModelConfig(Strict):
         ge=0,
         description="Megabytes of prompt embeddings of frozen text encoders that are kept in CPU memory; 0 keeps none.",
     )
+    supervised_sizes: list[Pixels | tuple[Pixels, Pixels]] | None = Field(
+        None,
+        min_length=1,
+        description="Sizes of supervised training, of which each micro-batch has one, drawn by the seed; null takes "
+        "the training size. A model that has seen several can be trained at one and used at another.",
+    )
     caption_dropout: float = Field(0.1, ge=0, lt=1, description="Share of empty captions in supervised training.")
     time_shift: float | None = Field(
         None, gt=0, description="Shift of supervised flow-matching times; null takes the scheduler's."
@@ -205,11 +219,22 @@ class ModelConfig(Strict):
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
         ),
+        "supervised_sizes": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "caption_dropout": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "time_shift": When(
             lambda s, run: s.asks(lambda family: family.is_flow) and _supervises(run), "supervised flow matching"
         ),
     }
+
+    @property
+    def evaluates_by_renoise(self) -> bool:
+        """Whether evaluation goes by re-noise steps."""
+        return self.sampling.kernel == "renoise" and self.evaluation.kernel != "ode"
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Denoising steps of a sample of an evaluation."""
+        return self.evaluation.steps or (self.sampling.steps if self.evaluates_by_renoise else 20)
 
     def asks(self, question: Callable[[type[Family]], bool]) -> bool:
         """What the class of the family answers; yes where the config does not say which it is."""
@@ -251,6 +276,15 @@ class ModelConfig(Strict):
             raise ValueError("train: lora works on components: [denoiser] only; use train: full for the others")
         return self
 
+    @model_validator(mode="after")
+    def _evaluation_samples_as_training(self) -> ModelConfig:
+        if self.evaluation.kernel == "renoise" and self.sampling.kernel != "renoise":
+            raise ValueError(
+                "evaluation.kernel: renoise is of few-step models, and training samples otherwise; set "
+                "sampling.kernel: renoise, or leave it out"
+            )
+        return self
+
     def at(self, folder: Path) -> ModelConfig:
         """This model as a checkpoint's policy folder has it."""
         if self.train == "lora":
@@ -271,13 +305,27 @@ class ModelConfig(Strict):
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         s, e = self.sampling, self.evaluation
+        evaluation = f"{'renoise' if self.evaluates_by_renoise else 'ODE'}, {self.evaluation_steps} steps"
         trained = f"LoRA rank {self.lora.rank}" if self.train == "lora" else "all weights"
         return [
             f"model: {self.path}, {self.dtype}, trained: {trained} of {', '.join(self.components)}",
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}"
-            f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: ODE, {e.steps} steps",
+            f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: {evaluation}",
+            f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]
+
+
+def _sizes_in_words(training: int | tuple[int, int] | None, evaluation: int | tuple[int, int] | None) -> str:
+    """What is drawn in training and in evaluation; noise levels that depend on the size are those of each."""
+    if training is None and evaluation is None:
+        return "training and evaluation both at the model's own size"
+    pairs = [(size, size) if isinstance(size, int) else size for size in (training, evaluation)]
+    told = ["the model's own size" if pair is None else f"{pair[0]} x {pair[1]}" for pair in pairs]
+    words = f"training at {told[0]}, evaluation at {told[1]} (height x width)"
+    if pairs[0] is None or pairs[1] is None or pairs[0] == pairs[1]:
+        return words
+    return f"{words}: a training picture has {math.prod(pairs[0]) / math.prod(pairs[1]):.2f} of its pixels"
 
 
 def _supervises(run: Any) -> bool:

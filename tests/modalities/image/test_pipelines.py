@@ -164,9 +164,10 @@ def test_after_an_autoencoder_stage_the_pipeline_reads_the_latents_as_the_policy
     policy = adapter(family, components=["vae"], sampling={"guidance": 1.0}, evaluation={"steps": STEPS})
     pictures = [Image.effect_mandelbrot((32, 32), (-2 + i, -1, 1, 1), 20).convert("RGB") for i in range(3)]
     before = policy.state()
-    policy.finish("autoencoder", [{"prompt": "a", "image": picture} for picture in pictures])
+    records = [{"prompt": "a", "image": picture} for picture in pictures]
+    policy.finish("autoencoder", records)
     assert policy.state() != before
-    latents = policy._records.latents(pictures)
+    latents = policy._records.latents(records)
     assert float(latents.std()) == pytest.approx(1, abs=0.05)
     length = {"max_sequence_length": 12} if policy.family.is_flow else {}
     theirs = expected(policy, guidance_scale=1.0, **length)

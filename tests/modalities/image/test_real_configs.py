@@ -34,6 +34,8 @@ ACTIONS = {
     "flux_dev_mixgrpo": 4,
     "flux_dev_dance": 6,
     "flux_dev_pref_grpo": 14,
+    "flux_dev_paco": 1,
+    "flux_kontext_paco": 1,
     "sd15_ddpo_jpeg": 49,
     "sdxl_ddpo": 9,
     "qwen_image": 2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,13 @@ from small_pipelines import CORPUS, LORA, PROMPTS, gradients, nudge, roll
 
 from mmrl.media import Clip
 from mmrl.modalities import hollow
+from mmrl.modalities.adapter import Unsupported
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class
 from mmrl.modalities.image.families.asked import Extent
 from mmrl.training.check import check_adapter
+from mmrl.types import Prompt
 
 SIZE, FRAMES = 32, 5
 
@@ -134,6 +138,12 @@ def test_a_second_denoiser_and_where_it_takes_over_come_together(part):
         family_class("wan")(pipeline)
 
 
+def test_heads_of_an_adversary_are_refused_blocks_of_two_denoisers():
+    """Of which a row runs through one, by its noise level."""
+    with pytest.raises(Unsupported, match=r"2 denoisers, one for each range .* leave the stage's `adversary` out"):
+        made(TWO).block_widths(1)
+
+
 # ---- records ------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +152,28 @@ def test_films_of_records_are_learnt(policy):
     records = [{"id": str(i), "prompt": text, "video": film(FRAMES, i)} for i, text in enumerate(CORPUS)]
     losses = [float(policy.supervised_loss(some, "sft", seed=1).detach()) for some in (records, records, records[::-1])]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_films_are_learnt_at_several_sizes():
+    """Each of its own latents, with all frames."""
+    policy = made(supervised_sizes=[SIZE, [32, 48]])
+    record = {"id": "r", "prompt": "x", "video": film(FRAMES)}
+    shapes = [tuple(policy._records.latents([record], size).shape[1:]) for size in policy._records.sizes]
+    assert shapes == [(4, 2, 4, 4), (4, 2, 4, 6)]
+    seeds = {policy._records.size_of(seed): seed for seed in range(9)}
+    assert set(seeds) == {Extent(SIZE, SIZE, FRAMES), Extent(32, 48, FRAMES)}
+    losses = [float(policy.supervised_loss([record], "sft", seed).detach()) for seed in seeds.values()]
+    assert all(map(math.isfinite, losses))
+
+
+def test_films_of_records_are_samples_of_their_prompts(policy):
+    record = {"id": "r", "prompt": "x", "video": film(FRAMES)}
+    assert torch.equal(policy.ends(policy.encoded([record])), policy._records.latents([record]))
+
+
+def test_a_record_whose_grid_does_not_divide_a_film_is_left_out(policy):
+    assert policy.usable(Prompt("p", "x", {"grid": [2, 2]})) is None
+    assert "multiples of 3 and 1" in policy.usable(Prompt("p", "x", {"grid": [3, 1]}))
 
 
 def test_a_film_of_another_number_of_frames_is_named(policy):
