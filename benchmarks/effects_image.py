@@ -43,17 +43,20 @@ def liked(samples: list) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: what differs from the effect's setting. claims: whether the claim is about it."""
+    """One side of a comparison: what differs from the effect's setting. stage: in the stage, whose kind it may name.
+    sampling: options of model.sampling. claims: whether the claim is about it."""
 
     rewards: Sequence[Mapping[str, Any]]
     algorithm: Mapping[str, Any] = field(default_factory=dict)
     claims: bool = True
+    stage: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Effect:
     """See effects.Claim. source: the shipped config; stage: what differs in its stage; evaluate: measured on held-out
-    captions before and after."""
+    captions before and after. algorithm: what the arms' own is merged into."""
 
     claim: str
     source: str
@@ -61,13 +64,22 @@ class Effect:
     measures: Mapping[str, int]
     evaluate: Sequence[Mapping[str, Any]]
     stage: Mapping[str, Any] = field(default_factory=dict)
+    algorithm: Mapping[str, Any] = field(default_factory=dict)
 
 
 TRUE, LIKED = {"name": "composition.follows"}, {"name": f"{HERE}:liked"}
 # Of two scores the comparator's probability is sigmoid(their difference); this far from a half is SAME.
 WINS = {"name": "compared.wins", "options": {"judge": LIKED["name"], "hard": True}}
 TIES = merged(WINS, {"options": {**WINS["options"], "margin": 1 / (1 + math.exp(-SAME)) - 0.5}})
+STRICT = {"name": "composition.strict"}
 GRPO = {"preset": "grpo", "clamp": 5.0, "clip_low": 1e-3, "clip_high": 1e-3}
+FLOW_GRPO = {"preset": "flow_grpo", "clip_low": 1e-3, "clip_high": 1e-3}
+# On the forward process the ODE draws, from a noise of each sample's own: one noise for a group would make one picture.
+# The gradient points the same way step after step, where that of noisy steps scatters: a third of the learning rate,
+# which is warmed up, and a policy that samples lags behind from the start.
+ODE = {"plan": {"name": "untrained"}, "same_noise": False}
+NOISED = {"kind": "forward_process", "draws": 4, "same_noise": True, "old": {"decay": 0.5}}
+NOISED |= {"optim": {"lr": 1e-4, "warmup": 10}}
 EFFECTS = {
     "pref-grpo": Effect(
         "A score with a flaw is over-optimised by GRPO; its win rate, where small differences tie, keeps to the claims",
@@ -81,9 +93,32 @@ EFFECTS = {
         },
         {"eval/composition.follows": 1, "eval/effects_image.liked": 0},
         [TRUE, LIKED],
+        algorithm=GRPO,
+    ),
+    "objectives": Effect(
+        "At equal samples NFT and Flow-DPPO raise the reward farther than Flow-GRPO",
+        "image/tiny",
+        {
+            "Flow-GRPO": Arm([TRUE], FLOW_GRPO),
+            "Flow-DPPO": Arm([TRUE], {"preset": "flow_dppo"}, sampling={"keep_mean": True}),
+            "NFT": Arm([TRUE], {"preset": "flow_grpo"}, stage={**NOISED, "objective": "nft"}, sampling=ODE),
+            "AWM": Arm(
+                [TRUE],
+                {"preset": "flow_grpo", "clamp": 1.0},
+                claims=False,
+                stage={**NOISED, "objective": "awm", "weighting": "ghuber"},
+                sampling=ODE,
+            ),
+        },
+        {"eval/composition.follows": 1, "eval/composition.strict": 0},
+        [TRUE, STRICT],
     ),
 }
-NAMES = {"eval/composition.follows": "true claims", "eval/effects_image.liked": "flawed score"}
+NAMES = {
+    "eval/composition.follows": "true claims",
+    "eval/composition.strict": "all claims true",
+    "eval/effects_image.liked": "flawed score",
+}
 
 
 def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
@@ -106,9 +141,11 @@ def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
         "checkpoint": {"every": 10, "keep": 1},
     }
     made = merged(shipped, own)
+    made["model"]["sampling"] |= side.sampling
     size = {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES, "micro_batch": 256}
     [stage] = made["stages"]
-    made["stages"] = [merged(stage, size | dict(chosen.stage)) | {"algorithm": merged(GRPO, side.algorithm)}]
+    stage = merged(merged(stage, size | dict(chosen.stage)), side.stage)
+    made["stages"] = [stage | {"algorithm": merged(chosen.algorithm, side.algorithm)}]
     return made
 
 

@@ -4,12 +4,12 @@ Nothing here imports torch: reading a config, planning and `--help` stay quick.
 """
 
 from mmrl.config.data import DataConfig, RecordFormat
-from mmrl.config.distill import DistillStage
+from mmrl.config.distill import DistillStage, LookTimes
 from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
-from mmrl.config.forward_process import ForwardProcessStage, TimesConfig
+from mmrl.config.forward_process import ForwardProcessStage, TrainedTimes
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
@@ -39,6 +39,7 @@ __all__ = [
     "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
+    "LookTimes",
     "OptimConfig",
     "PreferenceStage",
     "RecordFormat",
@@ -49,7 +50,7 @@ __all__ = [
     "SampledStage",
     "SftStage",
     "Stage",
-    "TimesConfig",
+    "TrainedTimes",
     "TreeConfig",
     "is_run",
     "load",

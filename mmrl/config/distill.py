@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from mmrl.config.forward_process import TimesConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.roles import RoleConfig
-from mmrl.config.stage import Stage
+from mmrl.config.stage_sampling import SamplingStage
+from mmrl.strict import When
 
 
 class LookTimes(TimesConfig):
@@ -18,8 +20,10 @@ class LookTimes(TimesConfig):
     low: float = Field(0.02, ge=0, lt=1, description="uniform: the least time.")
     high: float = Field(0.98, gt=0, le=1, description="uniform: the largest time.")
 
+    effects: ClassVar[Mapping[str, When]] = TimesConfig.effects
 
-class DistillStage(Stage):
+
+class DistillStage(SamplingStage):
     """Distribution matching (DMD): the policy samples in few steps and is drawn to what the model that the stage begins
     with, its teacher, would sample in many; a fake score follows what the policy samples."""
 

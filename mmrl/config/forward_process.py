@@ -16,6 +16,7 @@ from mmrl.strict import Strict, When
 
 UNIFORM = When(lambda s, _: s.name == "uniform", "`name: uniform`")
 NORMAL = When(lambda s, _: s.name == "logit_normal", "`name: logit_normal`")
+SAMPLER = When(lambda s, _: s.name == "sampler", "`name: sampler`")
 NFT = When(lambda s, _: s.objective == "nft", "`objective: nft`")
 
 # Gates of awm's ratio: those that look at an action alone.
@@ -58,6 +59,24 @@ class TimesConfig(Strict):
         return {name: getattr(self, name) for name in (*own, "shift")}
 
 
+class TrainedTimes(TimesConfig):
+    """The times at which samples are trained, from 0 (data) to 1 (noise)."""
+
+    name: Literal["sampler", "uniform", "logit_normal"] = Field(  # type: ignore[assignment]
+        "sampler",
+        description="sampler: those from which the sampler's own steps go, as released; elsewhere the velocity has no "
+        "part in what is sampled, and nothing says that it went too far. uniform: even between `low` and `high`. "
+        "logit_normal: the middle more often.",
+    )
+    share: float = Field(1.0, gt=0, le=1, description="sampler: the share of its steps, the noisiest first.")
+
+    effects: ClassVar[Mapping[str, When]] = {
+        **TimesConfig.effects,
+        "share": SAMPLER,
+        "shift": When(lambda s, _: s.name != "sampler", "`name: uniform` or logit_normal"),
+    }
+
+
 class ForwardProcessStage(SampledStage):
     """Reinforcement learning on samples that are noised anew: NFT, AWM, DGPO; any sampler draws them."""
 
@@ -90,7 +109,9 @@ class ForwardProcessStage(SampledStage):
         "linear}`.",
     )
     draws: int = Field(4, ge=1, description="Times, each with its own noise, at which an update trains a sample.")
-    times: TimesConfig = Field(default_factory=TimesConfig, description="Which times; the draws are spread over them.")
+    times: TrainedTimes = Field(
+        default_factory=TrainedTimes, description="Which times; the draws are spread over them."
+    )
     same_noise: bool | None = Field(
         None, description="All samples of a group are noised alike, at the same times; null: with dgpo."
     )
@@ -101,8 +122,8 @@ class ForwardProcessStage(SampledStage):
     )
     algorithm: dict[str, Any] = Field(
         default_factory=lambda: {"preset": "flow_grpo"},
-        description="How rewards become advantages, `preset` and fields as in a grpo stage; with awm and dgpo `gate` and "
-        "clip range, too, of ratios of matching errors (1 and 0.05 on either side where they are left out).",
+        description="How rewards become advantages, `preset` and fields as in a grpo stage; with awm and dgpo `gate` "
+        "and clip range, too, of ratios of matching errors (1 and 0.05 on either side where they are left out).",
     )
 
     effects: ClassVar[Mapping[str, When]] = {

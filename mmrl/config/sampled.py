@@ -7,10 +7,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from mmrl.config.grpo_sections import CurriculumConfig, HintsConfig, TreeConfig
-from mmrl.config.stage import Stage
+from mmrl.config.stage_sampling import SamplingStage
 
 
-class SampledStage(Stage):
+class SampledStage(SamplingStage):
     """What the stages have that learn from groups of samples of their own policy."""
 
     groups: int = Field(8, ge=1, description="Prompts (groups) per step, over all processes.")

@@ -192,6 +192,15 @@ class Adapter:
             "choose other hooks, or give the adapter that method"
         )
 
+    def sample_as(self, config: Any) -> None:
+        """Roll out and replay as `config` says from now on: the adapter's own, but for its section `sampling`.
+
+        Asked for where a stage has a `sampling` of its own, which a config takes where the section's class names the
+        options that may differ, `of_stages`. Evaluation stays as it was. Left out: nothing may differ.
+        """
+        if config != self.config:
+            raise Unsupported(f"{type(self).__name__} samples alike in all stages: leave the stage's `sampling` out")
+
     # ---------------------------------------------------------------- the forward process, of a flow or diffusion model
 
     def velocities(
@@ -212,6 +221,16 @@ class Adapter:
         raise Unsupported(
             f"{type(self).__name__} noises no samples: a forward_process stage needs its method "
             "velocities(samples, times, seeds)"
+        )
+
+    def sampler_times(self) -> Tensor:
+        """[steps] in (0, 1]: the times of `velocities` from which the steps of `rollout` go, the noisiest first.
+
+        Left out: a stage that trains at the sampler's times is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no times of its sampler: give it the method sampler_times(), or the stage "
+            "`times: {name: uniform}`"
         )
 
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A modality for tests: points of the plane around a place that is known, drawn by a flow whose best place is known too."""
+"""A modality for tests: points of the plane, drawn by a flow that is known and so is where it should go."""
 
 from __future__ import annotations
 
@@ -91,6 +91,9 @@ class Planar(Adapter):
         noise = torch.stack(drawn)
         x = flow_match.noised(clean, noise, times)
         return Noised(clean, noise, x, self.velocity(x, times))
+
+    def sampler_times(self) -> Tensor:
+        return TIMES[:-1]
 
     def logprobs(self, samples, columns, reference=False, entropy=False) -> ActionLogProbs:
         found = []

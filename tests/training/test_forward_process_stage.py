@@ -11,8 +11,7 @@ from flowing import Flowing
 from pydantic import ValidationError
 
 from mmrl.config import ConfigError, ForwardProcessStage
-from mmrl.core import flow_match
-from mmrl.modalities.adapter import Unsupported
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.training.learner import Learner
 from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.forward_update import Draws, Others, forward_gradient
@@ -211,7 +210,7 @@ def test_dgpo_holds_back_what_moved_on_from_the_policy_that_sampled(tmp_path):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_average_of_the_policy_holds_it(tmp_path, objective):
-    """The gradient with `ema_coef` is that without it, and that of the squared distance of velocities to the average."""
+    """The gradient with `ema_coef` is that without it, and that of the squared distance of velocities to it."""
     made, update, draws, others = update_of(tmp_path, objective=objective, ema_coef=0.7, draws=2)
     *_, v, _, _, _ = everything(made, update, draws)
     with torch.no_grad():
@@ -281,7 +280,7 @@ def test_the_old_policy_follows_and_samples(tmp_path, monkeypatch):
 
 
 def test_draws_depend_on_the_sample_alone(tmp_path):
-    made, *_ = update_of(tmp_path, draws=4)
+    made, *_ = update_of(tmp_path, draws=4, times={"name": "uniform"})
     groups = made.rollouts.next()
     whole, part = Draws.of(groups, made.options, 5), Draws.of(groups[3:4], made.options, 5)
     assert torch.equal(whole.times[12:16], part.times) and whole.seeds[12:16] == part.seeds
@@ -304,7 +303,24 @@ def test_times_are_those_of_the_section(tmp_path):
     times = Draws.of(made.rollouts.next(), made.options, 5).times.double()
     u = torch.special.ndtr(torch.logit(times / (2 - times)) - 1)  # undo the shift, then the normal
     assert bool(((u * 8).floor() == torch.arange(8)).all())
-    assert flow_match.TIMES["uniform"].name == "uniform"
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(1.0, [1.0, 0.75, 0.5, 0.25]), (0.5, [1.0, 1.0, 0.75, 0.75])])
+def test_the_samplers_times_are_those_that_it_goes_from(tmp_path, share, wanted):
+    """Four draws over its four steps, or over the two that are noisiest: one in each quarter of them."""
+    made, *_ = update_of(tmp_path, draws=4, times={"share": share})
+    draws = Draws.of(made.rollouts.next(), made.options, 5, made.run.adapter.sampler_times())
+    assert bool((draws.times == torch.tensor(wanted)).all())
+
+
+class Timeless(Flowing):
+    sampler_times = Adapter.sampler_times
+
+
+def test_an_adapter_that_tells_no_times_is_refused(tmp_path):
+    with pytest.raises(Unsupported, match=r"Timeless tells no times of its sampler.*times: \{name: uniform\}"):
+        make(values(tmp_path), PROMPTS, adapter=Timeless(AnswersConfig())).train()
+    make(values(tmp_path, "other", times={"name": "uniform"}), PROMPTS, adapter=Timeless(AnswersConfig())).train()
 
 
 # ------------------------------------------------------------------ refusals
@@ -342,7 +358,7 @@ def test_an_adapter_whose_time_runs_the_other_way_is_refused(tmp_path):
         ({"ema_coef": 1.0, "ema": {"decay": 0}}, "decay=0 is the policy itself"),
         ({"samples": 1}, "take samples=2 or more"),
         ({"groups": 5, "updates": 2}, "cannot be split evenly"),
-        ({"times": {"low": 0.5, "high": 0.4}}, "low=0.5 must be below"),
+        ({"times": {"name": "uniform", "low": 0.5, "high": 0.4}}, "low=0.5 must be below"),
     ],
 )
 def test_what_has_no_meaning_is_refused(section, message):

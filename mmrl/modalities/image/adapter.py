@@ -50,32 +50,48 @@ class ImageAdapter(Adapter):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.family = load_family(config)
-        self.policy = StepPolicy(self.family, config)
-        self.default_clip = (self.policy.clip_range, self.policy.clip_range)
-        self.precision = self.policy.dtype
-        self.sampling_guidance = self.policy.guidance
-        self.train_size = self._size(config.sampling.size)
-        self.eval_size = self._size(config.evaluation.size or config.sampling.size)
-        self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
-        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
-        self._replay = replay.Replay(self._sampler, self.reference)
-        self._forward = Forward(self._sampler)
-        if self._sampler.keeps_mean:
-            self.provides = self.provides | {"divergence"}
+        self._conditions = Conditions(self.family, StepPolicy(self.family, config), config.embedding_cache << 20)
+        self._sample()
+        self.eval_size = self._size(config.evaluation.size or config.sampling.size)
+        self._evaluation = Run(config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
             for module in self.family.denoisers.values():
                 module.enable_gradient_checkpointing()
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
-        for run in (self._training(None), self._evaluation):
-            self._sampler.schedule(run.steps, run.size)
+        self._sampler.schedule(self._evaluation.steps, self._evaluation.size)
         self._warned = self._warned_of_pictures = False
         self.select(None)
         hollow.fill(self.modules().values())
+
+    def _sample(self) -> None:
+        """What rolls out and replays, of the config as it is now."""
+        config = self.config
+        self.policy = StepPolicy(self.family, config)
+        self.default_clip = (self.policy.clip_range, self.policy.clip_range)
+        self.precision = self.policy.dtype
+        self.sampling_guidance = self.policy.guidance
+        self.train_size = self._size(config.sampling.size)
+        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
+        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
+        self._replay = replay.Replay(self._sampler, self.reference)
+        self._forward = Forward(self._sampler)
+        self.provides = type(self).provides | ({"divergence"} if self._sampler.keeps_mean else set())
+        # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
+        run = self._training(None)
+        self._sampler.schedule(run.steps, run.size)
+
+    def sample_as(self, config: ModelConfig) -> None:
+        """See Adapter.sample_as. Raises Unsupported for what does not fit the model."""
+        if config != self.config:
+            self.config = config
+            try:
+                self._sample()
+            except ValueError as error:
+                raise Unsupported(f"the stage's sampling: {error}") from error
 
     # ---------------------------------------------------------------- what is trained
 
@@ -113,10 +129,6 @@ class ImageAdapter(Adapter):
 
     def _training(self, plan: StepPlan | None) -> Run:
         return Run(self.config.sampling.steps, self.policy.guidance, self.train_size, plan)
-
-    @property
-    def _evaluation(self) -> Run:
-        return Run(self.config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
 
     # ---------------------------------------------------------------- prompts
 
@@ -234,6 +246,10 @@ class ImageAdapter(Adapter):
     ) -> Noised:
         """See Adapter.velocities, and Forward."""
         return self._forward(samples, times, seeds, self._acting_run(), clean, guidance)
+
+    def sampler_times(self) -> Tensor:
+        """See Adapter.sampler_times, and Forward."""
+        return self._forward.sampler_times(self._training(None))
 
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         """See Adapter.generated, and Forward."""

@@ -97,6 +97,14 @@ class SamplingConfig(Strict):
         "float32", description="Type that latents are rounded to, before their log-probability is taken."
     )
 
+    # What a stage may have for itself: what is of rollouts and their replay alone, or that evaluation has for itself.
+    of_stages: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("steps", "kernel", "noise_level", "plan", "guidance", "guidance_gradient", "same_noise", "size"),
+            *("logp_reduction", "ratio_norm", "keep_mean", "kl_published"),
+        }
+    )
+
 
 class EvaluationConfig(Strict):
     """How a user of the model would sample: the ODE, more steps, full size."""

@@ -52,8 +52,13 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         return self.options.objective == "dgpo" or self.options.reference_coef > 0
 
     def begin(self) -> None:
-        """An adapter that noises no samples says so before anything is sampled."""
+        """An adapter that noises no samples, or tells no times, says so before anything is sampled."""
         self.run.adapter.velocities([], torch.zeros(0), [])
+        self._sampler_times()
+
+    def _sampler_times(self) -> torch.Tensor | None:
+        """The times of the sampler's steps, where those are trained."""
+        return self.run.adapter.sampler_times() if self.options.times.name == "sampler" else None
 
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
@@ -114,7 +119,8 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
             experience.batch.n_groups, options.updates, part, seed_of(self.seed, cursor.step, epoch)
         )
         update = plan_update(experience, self.algorithm, chosen)
-        draws = Draws.of(groups, options, seed_of(self.seed, "draws", cursor.step, epoch))
+        seed = seed_of(self.seed, "draws", cursor.step, epoch)
+        draws = Draws.of(groups, options, seed, self._sampler_times())
         others = Others(
             None if self._sampled_by_policy(number) else partial(self.acting, "old"),
             run.adapter.reference if self.needs_reference else None,
