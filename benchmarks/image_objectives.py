@@ -62,7 +62,7 @@ class Noised(Library):
             return self.sample(prompts, number)[0]
 
     def draws(self, groups: Sequence[Group]) -> Draws:
-        return Draws.of(groups, self.options, self.number, self.adapter.sampler_times())
+        return Draws.of(groups, self.options, self.number, self.adapter)
 
     def gradients(self, groups: Sequence[Group]) -> float:
         with self.clock.phase("train"):

@@ -55,7 +55,7 @@ def update_of(folder, moved=0.2, **stage):
     with torch.no_grad():
         for parameter in loop.adapter.trainable_parameters().values():
             parameter.add_(moved * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    draws = Draws.of(groups, made.options, 5)
+    draws = Draws.of(groups, made.options, 5, made.run.adapter)
     others = Others(
         partial(made.acting, "old") if moved else None, made.run.adapter.reference if made.needs_reference else None
     )
@@ -282,25 +282,25 @@ def test_the_old_policy_follows_and_samples(tmp_path, monkeypatch):
 def test_draws_depend_on_the_sample_alone(tmp_path):
     made, *_ = update_of(tmp_path, draws=4, times={"name": "uniform"})
     groups = made.rollouts.next()
-    whole, part = Draws.of(groups, made.options, 5), Draws.of(groups[3:4], made.options, 5)
+    whole, part = (Draws.of(some, made.options, 5, made.run.adapter) for some in (groups, groups[3:4]))
     assert torch.equal(whole.times[12:16], part.times) and whole.seeds[12:16] == part.seeds
     assert len({seed for row in whole.seeds for seed in row}) == 24 * 4
     assert bool(((whole.times * 4).floor() == torch.arange(4)).all())  # one in each quarter
-    assert not torch.equal(whole.times, Draws.of(groups, made.options, 6).times)
+    assert not torch.equal(whole.times, Draws.of(groups, made.options, 6, made.run.adapter).times)
 
 
 def test_samples_of_a_group_may_share_their_draws(tmp_path):
     made, *_ = update_of(tmp_path, objective="dgpo")
     groups = made.rollouts.next()
-    draws = Draws.of(groups, made.options, 5)
+    draws = Draws.of(groups, made.options, 5, made.run.adapter)
     assert all(row == draws.seeds[0] for row in draws.seeds[:4]) and draws.seeds[0] != draws.seeds[4]
     again = Group(groups[0].prompt, 0, groups[0].samples, draw=1)  # the same prompt, asked again in the step
-    assert Draws.of([again], made.options, 5).seeds[0] != draws.seeds[0]
+    assert Draws.of([again], made.options, 5, made.run.adapter).seeds[0] != draws.seeds[0]
 
 
 def test_times_are_those_of_the_section(tmp_path):
     made, *_ = update_of(tmp_path, draws=8, times={"name": "logit_normal", "mean": 1.0, "shift": 2.0})
-    times = Draws.of(made.rollouts.next(), made.options, 5).times.double()
+    times = Draws.of(made.rollouts.next(), made.options, 5, made.run.adapter).times.double()
     u = torch.special.ndtr(torch.logit(times / (2 - times)) - 1)  # undo the shift, then the normal
     assert bool(((u * 8).floor() == torch.arange(8)).all())
 
@@ -309,7 +309,7 @@ def test_times_are_those_of_the_section(tmp_path):
 def test_the_samplers_times_are_those_that_it_goes_from(tmp_path, share, wanted):
     """Four draws over its four steps, or over the two that are noisiest: one in each quarter of them."""
     made, *_ = update_of(tmp_path, draws=4, times={"share": share})
-    draws = Draws.of(made.rollouts.next(), made.options, 5, made.run.adapter.sampler_times())
+    draws = Draws.of(made.rollouts.next(), made.options, 5, made.run.adapter)
     assert bool((draws.times == torch.tensor(wanted)).all())
 
 

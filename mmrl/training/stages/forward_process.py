@@ -54,11 +54,7 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
     def begin(self) -> None:
         """An adapter that noises no samples, or tells no times, says so before anything is sampled."""
         self.run.adapter.velocities([], torch.zeros(0), [])
-        self._sampler_times()
-
-    def _sampler_times(self) -> torch.Tensor | None:
-        """The times of the sampler's steps, where those are trained."""
-        return self.run.adapter.sampler_times() if self.options.times.name == "sampler" else None
+        Draws.of([], self.options, 0, self.run.adapter)
 
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
@@ -120,7 +116,7 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         )
         update = plan_update(experience, self.algorithm, chosen)
         seed = seed_of(self.seed, "draws", cursor.step, epoch)
-        draws = Draws.of(groups, options, seed, self._sampler_times())
+        draws = Draws.of(groups, options, seed, run.adapter)
         others = Others(
             None if self._sampled_by_policy(number) else partial(self.acting, "old"),
             run.adapter.reference if self.needs_reference else None,

@@ -36,13 +36,10 @@ class Draws:
     seeds: list[list[int]]
 
     @classmethod
-    def of(
-        cls, groups: Sequence[Group], options: ForwardProcessStage, seed: int, sampler: Tensor | None = None
-    ) -> Draws:
+    def of(cls, groups: Sequence[Group], options: ForwardProcessStage, seed: int, adapter: Adapter) -> Draws:
         """The draws of an update, of all samples of the groups in their order.
 
         They depend on the seed, the group's key and the sample's number: neither on the process nor on the batch.
-        sampler: Adapter.sampler_times, where the times are among those.
         """
         names = [
             (group.key, "all" if options.noises_alike else sample.index) for group in groups for sample in group.samples
@@ -52,11 +49,12 @@ class Draws:
             torch.rand(len(row), generator=torch.Generator().manual_seed(seed_of(seed, *name)), out=row)
         # A draw of exactly 0 would be a time without noise, or -inf of a normal number.
         even = flow_match.stratified(uniform).clamp(1e-6, 1 - 1e-6)
-        if sampler is None:
-            times = flow_match.TIMES.bind(Hook(options.times.name, options.times.options))(even)
+        if options.times.name == "sampler":
+            steps = adapter.sampler_times().double().cpu()
+            count = max(1, math.floor(len(steps) * options.times.share + 1e-9))
+            times = steps[:count][(even * count).long()]
         else:
-            count = max(1, math.floor(len(sampler) * options.times.share + 1e-9))
-            times = sampler[:count].double().cpu()[(even * count).long()]
+            times = flow_match.TIMES.bind(Hook(options.times.name, options.times.options))(even)
         seeds = [[seed_of(seed, *name, number) for number in range(options.draws)] for name in names]
         return cls(times.float(), seeds)
 
