@@ -46,6 +46,11 @@ class SampledStage(SamplingStage):
         return None
 
     @property
+    def parted(self) -> int | None:
+        """How many samples leave each way at each step that is trained; None: whole samples are compared."""
+        return None
+
+    @property
     def ahead(self) -> int:
         """Steps for which rollouts wait until they are used."""
         return 0

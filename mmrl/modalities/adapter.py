@@ -201,6 +201,22 @@ class Adapter:
         if config != self.config:
             raise Unsupported(f"{type(self).__name__} samples alike in all stages: leave the stage's `sampling` out")
 
+    # ---------------------------------------------------------------- branches, of a model that samples in given steps
+
+    def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
+        """For every group, and for each of the steps that are trained, a group of n finished samples that part there.
+
+        They are n / width ways without noise, from each of which `width` samples leave at that step by its noise alone,
+        to be finished without noise; each has one action. seed, step: as of `rollout`. Left out: a stage with
+        `branches` is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
+    @property
+    def branch_steps(self) -> int:
+        """At how many steps `branches` parts samples."""
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
     # ---------------------------------------------------------------- the forward process, of a flow or diffusion model
 
     def velocities(

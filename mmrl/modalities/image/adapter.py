@@ -200,6 +200,23 @@ class ImageAdapter(Adapter):
         ]
         return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
 
+    def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
+        """See Adapter.branches. With `same_noise` all ways of a group are one."""
+        same = self.config.sampling.same_noise
+        ways = [
+            [
+                Noise(seed_of(seed, step, g.key, "start" if same else way, "start"), seed_of(seed, step, g.key, way, k))
+                for k in range(width)
+            ]
+            for g in groups
+            for way in range(n // width)
+        ]
+        return self._sampler.branch(groups, n, ways, self._training(self.plan(step, seed)))
+
+    @property
+    def branch_steps(self) -> int:
+        return len(self.plan(0, 0).trained)
+
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """The ODE (or DDIM with eta 0) with the evaluation's steps, guidance and size; no trajectories."""
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -19,6 +19,9 @@ from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.types import Group, Prompt, Sample, Trajectory
+
+# What the denoiser is told of some prompts, and what its unconditional branch is, if there is one.
+Told = tuple[Condition, Condition | None]
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,72 @@ class Sampler:
             return latents, [None] * len(prompts)
         return latents, _trajectories(kept, len(prompts)) if plan.trained else _untrained(latents)
 
+    @torch.no_grad()
+    def branch(self, groups: Sequence[Group], n: int, ways: Sequence[Sequence[Noise]], run: Run) -> list[list[Group]]:
+        """The groups with n samples at each trained step of `run`; ways: the noises of those that leave each way.
+
+        A way is the ODE from the first noise; it is computed once for all of its samples.
+        """
+        assert run.plan is not None
+        width = len(ways[0]) if ways else 1
+        prompts = [group.prompt for group in groups for _ in range(n // width)]
+        at_once = max(1, self.config.rollout_batch // width)
+        found: list[list[Sample]] = [[] for _ in run.plan.trained]
+        for start in range(0, len(prompts), at_once):
+            rows = slice(start, start + at_once)
+            for samples, (ends, kept) in zip(found, self._leave(prompts[rows], ways[rows], run)):
+                owners = [prompt for prompt in prompts[rows] for _ in range(width)]
+                pictures, trajectories = self._decode(ends, run.size), _trajectories([kept], len(owners))
+                samples += [Sample(*parts) for parts in zip(owners, range(len(owners)), pictures, trajectories)]
+        for samples in found:
+            for number, made in enumerate(samples):
+                made.index = number % n
+        return [
+            [replace(group, samples=samples[i * n : (i + 1) * n]) for samples in found]
+            for i, group in enumerate(groups)
+        ]
+
+    def _leave(
+        self, prompts: Sequence[Prompt], ways: Sequence[Sequence[Noise]], run: Run
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """(finished latents, what is stored) of the samples that leave at each trained step, way by way."""
+        assert run.plan is not None
+        policy, shape, width = self.policy, self.family.latent_shape(run.size), len(ways[0])
+        one, all_of_them = self._told(prompts, run), self._told([p for p in prompts for _ in range(width)], run)
+        tag = self.tag() if one[1] is not None and not policy.both_branches else None
+        latents = torch.stack([noises[0].start(shape) for noises in ways]).to(self.family.device)
+        for i in range(max(run.plan.trained) + 1):
+            output, empty, index = self._predicted(latents, i, one, run)
+            if i in run.plan.trained:
+                output_of, before, at = (_each(value, width) for value in (output, latents, index))
+                way = policy.transition(before, output_of, self.schedule(run.steps, run.size), at)
+                draw = torch.stack([noise.next(shape) for noises in ways for noise in noises]).to(before.device)
+                after = sample(way, draw, policy.storage)
+                kept = self._keep(before, after, way, at, None if empty is None else _each(empty, width), tag)
+                yield self._finished(after, i + 1, all_of_them, run), kept
+            latents = self._without_noise(latents, output, index, run)
+
+    def _finished(self, latents: Tensor, start: int, told: Told, run: Run) -> Tensor:
+        """The ends of the ODE from before step `start` on."""
+        for i in range(start, run.steps):
+            output, _, index = self._predicted(latents, i, told, run)
+            latents = self._without_noise(latents, output, index, run)
+        return latents
+
+    def _told(self, prompts: Sequence[Prompt], run: Run) -> Told:
+        asked = [self.asked(prompt) for prompt in prompts]
+        return self.conditions(asked, run.size), self.unconditional(asked, run.guidance, run.size)
+
+    def _predicted(self, latents: Tensor, i: int, told: Told, run: Run) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(output, its unconditional part, the step's index for each row)."""
+        time = self.schedule(run.steps, run.size).time[i].float().to(latents.device).expand(len(latents))
+        output, empty = self.policy.predict(latents, time, told[0], run.guidance, run.size, told[1])
+        return output, empty, torch.full((len(latents),), i, device=latents.device)
+
+    def _without_noise(self, latents: Tensor, output: Tensor, index: Tensor, run: Run) -> Tensor:
+        way = self.policy.transition(latents, output, self.schedule(run.steps, run.size), index, stochastic=False)
+        return way.mean.to(self.policy.storage).float()
+
     def _keep(
         self,
         latents: Tensor,
@@ -181,6 +250,11 @@ class Sampler:
         time = self.schedule(run.steps, run.size).time[:1].float().expand(len(asked))
         output, _ = self.policy.predict(torch.zeros(shape), time, condition, run.guidance, run.size, unconditional)
         self.family.decode(output[: self.config.decode_batch], run.size)
+
+
+def _each(values: Tensor, width: int) -> Tensor:
+    """Every row so many times, one behind the other."""
+    return values.repeat_interleave(width, dim=0)
 
 
 def _untrained(latents: Tensor) -> list[Trajectory]:
