@@ -1,4 +1,4 @@
-"""Samples that part at one step each (TempFlow-GRPO): their ways and ends by hand, rewards by step, runs that resume."""
+"""Samples that part at one step each (TempFlow-GRPO): ways and ends by hand, rewards by step, runs that resume."""
 
 from __future__ import annotations
 
