@@ -47,6 +47,9 @@ ELSEWHERE = {
     "show": "tests/judging/test_scalar_model.py, on a model that sees",
     "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
     "sampling": "tests/training/test_own_sampling.py, on a model that draws",
+    "branches": "tests/training/test_branches.py, on a model that draws",
+    "muon_ratio": "tests/training/test_muon.py, on parameters that are matrices of blocks",
+    "muon_momentum": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "options": "tests/config/test_effects.py, with a function as records",
 }
 
