@@ -13,7 +13,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Field(nn.Module):
     def __init__(self, width: int = 96) -> None:
         super().__init__()
         sizes = [2 + 9, width, width, width]
-        hidden = [part for a, b in zip(sizes, sizes[1:]) for part in (nn.Linear(a, b), nn.SiLU())]
+        hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, 2))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -43,23 +44,23 @@ class Field(nn.Module):
 
 def pretrained(steps: int = 2500) -> Field:
     torch.manual_seed(0)
-    field = Field()
-    optimizer = torch.optim.Adam(field.parameters())
+    model = Field()
+    optimizer = torch.optim.Adam(model.parameters())
     for step in range(steps):
         clean = MODES[torch.randint(8, (512,))] + 0.12 * torch.randn(512, 2)
         noise, t = torch.randn_like(clean), torch.rand(512)
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps) + 1e-5
         optimizer.zero_grad()
-        flow_match.matching_error(field(flow_match.noised(clean, noise, t), t), clean, noise).mean().backward()
+        flow_match.matching_error(model(flow_match.noised(clean, noise, t), t), clean, noise).mean().backward()
         optimizer.step()
-    return field
+    return model
 
 
 @torch.no_grad()
-def drawn(field: Field, count: int, steps: int) -> Tensor:
+def drawn(model: Field, count: int, steps: int) -> Tensor:
     x = torch.randn(count, 2)
     for step in range(steps):
-        x = x - field(x, torch.full((count,), 1 - step / steps)) / steps
+        x = x - model(x, torch.full((count,), 1 - step / steps)) / steps
     return x
 
 
@@ -69,10 +70,10 @@ def rewards(x: Tensor) -> Tensor:
     return torch.exp(-((distance / 0.3) ** 2)) * torch.where(mode < 2, 1.0, 0.25)
 
 
-def scored(field: Field) -> tuple[float, float]:
+def scored(model: Field) -> tuple[float, float]:
     """(mean reward, share of samples near a mode)."""
     torch.manual_seed(5)
-    x = drawn(field, 2000, EVALUATION)
+    x = drawn(model, 2000, EVALUATION)
     return float(rewards(x).mean()), float((torch.cdist(x, MODES).min(1)[0] < 0.4).float().mean())
 
 
@@ -82,7 +83,7 @@ class Side:
 
     lr: float = 3e-3
     warmup: int = 0
-    old: FollowConfig = FollowConfig(decay=0.5, rise="linear", slope=0.01)  # noqa: RUF009  never changed
+    old: FollowConfig = field(default_factory=lambda: FollowConfig(decay=0.5, rise="linear", slope=0.01))
     times: Callable[[Tensor], Tensor] = lambda u: 1 - (u * EULER).floor() / EULER
 
 
@@ -101,8 +102,8 @@ SIDES = {
 def trained(base: Field, side: Side) -> tuple[Field, float]:
     """(the field, the last error of flow matching)."""
     torch.manual_seed(0)
-    field, old = copy.deepcopy(base), copy.deepcopy(base)
-    optimizer, error = torch.optim.Adam(field.parameters()), 0.0
+    model, old = copy.deepcopy(base), copy.deepcopy(base)
+    optimizer, error = torch.optim.Adam(model.parameters()), 0.0
     for step in range(STEPS):
         clean = drawn(old, GROUPS * SAMPLES, EULER)
         reward = rewards(clean).view(GROUPS, SAMPLES)
@@ -111,19 +112,19 @@ def trained(base: Field, side: Side) -> tuple[Field, float]:
         t, noise = side.times(uniform).flatten(), torch.randn(len(clean) * DRAWS, 2)
         clean, advantage = (values.repeat_interleave(DRAWS, 0) for values in (clean, advantage))
         x = flow_match.noised(clean, noise, t)
-        velocity = field(x, t)
+        velocity = model(x, t)
         with torch.no_grad():
             velocity_old = old(x, t)
         error = float(flow_match.matching_error(velocity.detach(), clean, noise).mean())
         optimizer.param_groups[0]["lr"] = side.lr * min(1.0, (step + 1) / max(1, side.warmup))
         optimizer.zero_grad()
         nft(velocity, velocity_old, clean, x, t, advantage)[0].mean().backward()
-        nn.utils.clip_grad_norm_(field.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            for mine, theirs in zip(old.parameters(), field.parameters()):
+            for mine, theirs in zip(old.parameters(), model.parameters()):
                 mine.lerp_(theirs, 1 - side.old.kept(step + 1))
-    return field, error
+    return model, error
 
 
 def main() -> None:
@@ -132,8 +133,8 @@ def main() -> None:
     print("| side | reward | near a mode | matching error |\n|---|---|---|---|")
     print("| before | {:.2f} | {:.2f} | |".format(*scored(base)), flush=True)
     for name, side in SIDES.items():
-        field, error = trained(base, side)
-        print("| {} | {:.2f} | {:.2f} | {:.2g} |".format(name.strip(), *scored(field), error), flush=True)
+        model, error = trained(base, side)
+        print("| {} | {:.2f} | {:.2f} | {:.2g} |".format(name.strip(), *scored(model), error), flush=True)
 
 
 if __name__ == "__main__":
