@@ -38,7 +38,8 @@ def test_a_sample_is_the_ode_but_for_one_step(tiny, guidance):
     level = sampler.schedule(run.steps, run.size).level
 
     def euler(x, start, end, prompts):
-        told = sampler._told(prompts, run)
+        asked = [adapter._asked(prompt) for prompt in prompts]
+        told = sampler.conditions(asked, run.size), sampler.unconditional(asked, run.guidance, run.size)
         for i in range(start, end):
             time = torch.full((len(x),), float(sampler.schedule(run.steps, run.size).time[i]))
             velocity, _ = adapter.policy.predict(x, time, told[0], run.guidance, run.size, told[1])

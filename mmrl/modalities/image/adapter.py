@@ -14,6 +14,7 @@ from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora, replay
+from mmrl.modalities.image.branching import Branches
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Asked
@@ -79,6 +80,7 @@ class ImageAdapter(Adapter):
         self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
         self._replay = replay.Replay(self._sampler, self.reference)
         self._forward = Forward(self._sampler)
+        self._branches = Branches(self._sampler)
         self.provides = type(self).provides | ({"divergence"} if self._sampler.keeps_mean else set())
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
         run = self._training(None)
@@ -211,7 +213,7 @@ class ImageAdapter(Adapter):
             for g in groups
             for way in range(n // width)
         ]
-        return self._sampler.branch(groups, n, ways, self._training(self.plan(step, seed)))
+        return self._branches(groups, n, ways, self._training(self.plan(step, seed)))
 
     @property
     def branch_steps(self) -> int:

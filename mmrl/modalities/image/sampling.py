@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -19,9 +19,6 @@ from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.types import Group, Prompt, Sample, Trajectory
-
-# What the denoiser is told of some prompts, and what its unconditional branch is, if there is one.
-Told = tuple[Condition, Condition | None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Sampler:
         for start in range(0, len(prompts), self.config.rollout_batch):
             rows = slice(start, start + self.config.rollout_batch)
             latents, trajectories = self._denoise(prompts[rows], noise[rows], run)
-            pictures = self._decode(latents, run.size)
+            pictures = self.decode(latents, run.size)
             samples += [
                 Sample(prompt, (start + i) % n, picture, trajectory)
                 for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
@@ -123,79 +120,13 @@ class Sampler:
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
             if plan is not None and i in plan.trained:
-                kept.append(self._keep(latents, after, transition, index, empty, tag))
+                kept.append(self.keep(latents, after, transition, index, empty, tag))
             latents = after
         if plan is None:
             return latents, [None] * len(prompts)
-        return latents, _trajectories(kept, len(prompts)) if plan.trained else _untrained(latents)
+        return latents, trajectories(kept, len(prompts)) if plan.trained else _untrained(latents)
 
-    @torch.no_grad()
-    def branch(self, groups: Sequence[Group], n: int, ways: Sequence[Sequence[Noise]], run: Run) -> list[list[Group]]:
-        """The groups with n samples at each trained step of `run`; ways: the noises of those that leave each way.
-
-        A way is the ODE from the first noise; it is computed once for all of its samples.
-        """
-        assert run.plan is not None
-        width = len(ways[0]) if ways else 1
-        prompts = [group.prompt for group in groups for _ in range(n // width)]
-        at_once = max(1, self.config.rollout_batch // width)
-        found: list[list[Sample]] = [[] for _ in run.plan.trained]
-        for start in range(0, len(prompts), at_once):
-            rows = slice(start, start + at_once)
-            for samples, (ends, kept) in zip(found, self._leave(prompts[rows], ways[rows], run)):
-                owners = [prompt for prompt in prompts[rows] for _ in range(width)]
-                pictures, trajectories = self._decode(ends, run.size), _trajectories([kept], len(owners))
-                samples += [Sample(*parts) for parts in zip(owners, range(len(owners)), pictures, trajectories)]
-        for samples in found:
-            for number, made in enumerate(samples):
-                made.index = number % n
-        return [
-            [replace(group, samples=samples[i * n : (i + 1) * n]) for samples in found]
-            for i, group in enumerate(groups)
-        ]
-
-    def _leave(
-        self, prompts: Sequence[Prompt], ways: Sequence[Sequence[Noise]], run: Run
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """(finished latents, what is stored) of the samples that leave at each trained step, way by way."""
-        assert run.plan is not None
-        policy, shape, width = self.policy, self.family.latent_shape(run.size), len(ways[0])
-        one, all_of_them = self._told(prompts, run), self._told([p for p in prompts for _ in range(width)], run)
-        tag = self.tag() if one[1] is not None and not policy.both_branches else None
-        latents = torch.stack([noises[0].start(shape) for noises in ways]).to(self.family.device)
-        for i in range(max(run.plan.trained) + 1):
-            output, empty, index = self._predicted(latents, i, one, run)
-            if i in run.plan.trained:
-                output_of, before, at = (_each(value, width) for value in (output, latents, index))
-                way = policy.transition(before, output_of, self.schedule(run.steps, run.size), at)
-                draw = torch.stack([noise.next(shape) for noises in ways for noise in noises]).to(before.device)
-                after = sample(way, draw, policy.storage)
-                kept = self._keep(before, after, way, at, None if empty is None else _each(empty, width), tag)
-                yield self._finished(after, i + 1, all_of_them, run), kept
-            latents = self._without_noise(latents, output, index, run)
-
-    def _finished(self, latents: Tensor, start: int, told: Told, run: Run) -> Tensor:
-        """The ends of the ODE from before step `start` on."""
-        for i in range(start, run.steps):
-            output, _, index = self._predicted(latents, i, told, run)
-            latents = self._without_noise(latents, output, index, run)
-        return latents
-
-    def _told(self, prompts: Sequence[Prompt], run: Run) -> Told:
-        asked = [self.asked(prompt) for prompt in prompts]
-        return self.conditions(asked, run.size), self.unconditional(asked, run.guidance, run.size)
-
-    def _predicted(self, latents: Tensor, i: int, told: Told, run: Run) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(output, its unconditional part, the step's index for each row)."""
-        time = self.schedule(run.steps, run.size).time[i].float().to(latents.device).expand(len(latents))
-        output, empty = self.policy.predict(latents, time, told[0], run.guidance, run.size, told[1])
-        return output, empty, torch.full((len(latents),), i, device=latents.device)
-
-    def _without_noise(self, latents: Tensor, output: Tensor, index: Tensor, run: Run) -> Tensor:
-        way = self.policy.transition(latents, output, self.schedule(run.steps, run.size), index, stochastic=False)
-        return way.mean.to(self.policy.storage).float()
-
-    def _keep(
+    def keep(
         self,
         latents: Tensor,
         after: Tensor,
@@ -204,6 +135,7 @@ class Sampler:
         empty: Tensor | None,
         tag: int | None,
     ) -> dict[str, Tensor]:
+        """What is stored of a trained step; tag: of the weights, where their unconditional outputs are stored, too."""
         stored = {
             "x": latents,
             "x_next": after,
@@ -219,7 +151,8 @@ class Sampler:
         return {key: value.cpu() for key, value in stored.items()}
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
+    def decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
+        """Pictures of latents, `decode_batch` at a time."""
         pictures: list[Image] = []
         for part in latents.split(self.config.decode_batch):
             pictures += to_pictures(self.family.decode(part, size))
@@ -252,18 +185,14 @@ class Sampler:
         self.family.decode(output[: self.config.decode_batch], run.size)
 
 
-def _each(values: Tensor, width: int) -> Tensor:
-    """Every row so many times, one behind the other."""
-    return values.repeat_interleave(width, dim=0)
-
-
 def _untrained(latents: Tensor) -> list[Trajectory]:
     """Of pictures of whose making nothing is trained: their latents, and no action."""
     none = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
     return [Trajectory(*none, {"clean": latent.clone()}) for latent in latents.cpu()]
 
 
-def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+def trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+    """Of what `keep` stored of each step, for so many samples."""
     columns = {key: torch.stack([step[key] for step in kept], dim=1) for key in kept[0]}
     logp = columns.pop("logp")
     return [
