@@ -40,7 +40,10 @@ class Branches:
             for samples, (ends, kept) in zip(found, self._leave(prompts[rows], ways[rows], run)):
                 owners = [prompt for prompt in prompts[rows] for _ in range(width)]
                 made = zip(owners, sampler.decode(ends, run.size), trajectories([kept], len(owners)))
-                samples += [Sample(prompt, (len(samples) + i) % n, *rest) for i, (prompt, *rest) in enumerate(made)]
+                before = len(samples)
+                samples += [
+                    Sample(prompt, (before + i) % n, picture, way) for i, (prompt, picture, way) in enumerate(made)
+                ]
         return [
             [replace(group, samples=samples[i * n : (i + 1) * n]) for samples in found]
             for i, group in enumerate(groups)
