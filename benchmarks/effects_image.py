@@ -75,11 +75,11 @@ STRICT = {"name": "composition.strict"}
 GRPO = {"preset": "grpo", "clamp": 5.0, "clip_low": 1e-3, "clip_high": 1e-3}
 FLOW_GRPO = {"preset": "flow_grpo", "clip_low": 1e-3, "clip_high": 1e-3}
 # On the forward process the ODE draws, from a noise of each sample's own: one noise for a group would make one picture.
-# The gradient points the same way step after step, where that of noisy steps scatters: a third of the learning rate,
-# which is warmed up, and a policy that samples lags behind from the start.
+# Steps are warmed up and the policy that samples lags behind from the start, or the velocity is pushed out of bounds
+# (old_policies.py).
 ODE = {"plan": {"name": "untrained"}, "same_noise": False}
 NOISED = {"kind": "forward_process", "draws": 4, "same_noise": True, "old": {"decay": 0.5}}
-NOISED |= {"optim": {"lr": 1e-4, "warmup": 10}}
+NOISED |= {"optim": {"warmup": 10}}
 EFFECTS = {
     "pref-grpo": Effect(
         "A score with a flaw is over-optimised by GRPO; its win rate, where small differences tie, keeps to the claims",
