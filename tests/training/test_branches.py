@@ -103,8 +103,7 @@ def test_the_advantage_of_a_sample_is_among_those_of_its_step(tiny):
 
 
 SYSTEMS = {
-    "TempFlow-GRPO": (TEMPFLOW, {"steps": 3}),
-    "TempFlow-GRPO, guided, two updates": ({**TEMPFLOW, "updates": 2}, {"steps": 3, "guidance": 3.0}),
+    "TempFlow-GRPO": ({**TEMPFLOW, "updates": 2}, {"steps": 3, "guidance": 3.0}),
     "MixGRPO": (
         {
             "kind": "grpo",

@@ -150,6 +150,13 @@ def test_what_has_no_meaning_is_refused(tiny, stages, message):
         load(tiny(stages=stages))
 
 
+def test_what_is_of_the_models_guidance_is_of_a_stages_too(tiny):
+    model = {"sampling": {"negative_prompt": "blurred"}}
+    load(tiny(model=model, stages=[{**GRPO, "sampling": {"guidance": 3.0}}]))
+    with pytest.raises(ConfigError, match=r"model\.sampling\.negative_prompt: has no effect here"):
+        load(tiny(model=model, stages=[{**GRPO, "sampling": {"guidance": 1.0}}]))
+
+
 def test_a_modality_whose_stages_sample_alike_says_so(tiny):
     values = tiny(stages=[{**GRPO, "sampling": {"temperature": 0.5}}], modality="text", model={"path": "somewhere"})
     values["model"] = {"path": "somewhere"}

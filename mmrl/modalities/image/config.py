@@ -177,11 +177,15 @@ class ModelConfig(Strict):
             lambda s, _: s.guides(s.sampling.guidance), "a `guidance` with two branches, above 1"
         ),
         "sampling.guidance_rescale": When(
-            lambda s, _: s.is_guided and s.asks(lambda family: family.rescales),
+            lambda s, run: (s.is_guided or _guides_itself(s, run)) and s.asks(lambda family: family.rescales),
             "a `guidance` above 1, and a UNet: sd, sdxl",
         ),
         "sampling.negative_prompt": When(
-            lambda s, run: s.is_guided or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages),
+            lambda s, run: (
+                s.is_guided
+                or _guides_itself(s, run)
+                or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages)
+            ),
             "a `guidance` above 1, in training, evaluation, or of a distill stage's teacher",
         ),
         "sampling.keep_mean": When(
@@ -269,6 +273,12 @@ def _supervises(run: Any) -> bool:
     """Whether a stage trains the denoiser on records."""
     parts = [getattr(stage, "expert", None) or stage for stage in run.stages]
     return any(getattr(part, "objective", None) == "sft" for part in parts)
+
+
+def _guides_itself(model: ModelConfig, run: Any) -> bool:
+    """Whether a stage has a guidance of its own with an unconditional branch."""
+    own = (getattr(stage, "sampling", None) or {} for stage in run.stages)
+    return any(model.guides(sampling.get("guidance")) for sampling in own)
 
 
 def _looks_at_means(stage: Any) -> bool:
