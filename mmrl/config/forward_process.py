@@ -28,6 +28,11 @@ CUTS = ("ppo", "none")
 # How far a ratio of matching errors may go on either side, as Flow-Factory's examples have it: (low, high).
 CLIPS = {"awm": (1.0, 1.0), "dgpo": (0.05, 0.05)}
 
+LOOSE = (
+    "nothing bounds the first steps: warm them up (optim.warmup), or let the policy that samples lag behind from the "
+    "start (old: {decay: 0.5}); watch forward/error"
+)
+
 # What an algorithm says of actions with log-probabilities, besides the gate and its clip range.
 OF_ACTIONS = tuple(field for field in (*MANY, *OPTIONAL) if field not in ("shape", "filters"))
 
@@ -206,6 +211,8 @@ class ForwardProcessStage(SampledStage):
             "dgpo": f"beta {self.strength:g}",
         }
         weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)
+        held = self.objective == "dgpo" or self.optim.warmup or self.following.kept_behind(1) >= 0.1
+        loose = not held and getattr(config.model, "train", None) != "lora"
         return [
             f"{self.groups} prompts x {self.samples} samples = {samples} samples a step over {processes} process(es)",
             f"{self.updates * self.epochs} optimizer steps per rollout, each on {each} samples x {self.draws} times: "
@@ -214,4 +221,6 @@ class ForwardProcessStage(SampledStage):
             f"advantage {in_words(self.resolved.advantage)}; the policy that samples {self.following.in_words()}",
             f"rewards: {weights}{' (SHUFFLED: a control run)' if self.shuffle_rewards else ''}",
             self.optim.in_words(),
+            *([f"held to an average, which {self.averaging.in_words()}"] if self.averaging else []),
+            *([LOOSE] if loose else []),
         ]

@@ -236,6 +236,9 @@ def test_the_average_follows_and_is_told(tmp_path):
     loop, rows = loop_of(tmp_path, steps=3, ema_coef=0.5, ema={"decay": 0.5}, objective="awm"), []
     loop._log = rows.append
     loop.train()
+    assert "held to an average, which follows the policy with decay 0.5" in loop.run.config.stages[0].plan_lines(
+        loop.run.config, 1
+    )
     assert rows[0]["forward/ema"] == 0 and rows[1]["forward/ema"] > 0
     average, policy = loop.stage.roles["ema"].weights, loop.adapter.trainable_parameters()
     assert all(not torch.equal(average[name], policy[name]) for name in average)
@@ -274,6 +277,22 @@ def test_the_old_policy_follows_and_samples(tmp_path, monkeypatch):
     ):
         torch.testing.assert_close(found, wanted)
     assert torch.equal(loop.adapter.shift, third)
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ({}, True),
+        ({"objective": "awm"}, True),
+        ({"objective": "dgpo"}, False),
+        ({"optim": {"lr": 0.02, "warmup": 5}}, False),
+        ({"old": {"decay": 0.5}}, False),
+    ],
+)
+def test_the_plan_tells_of_steps_that_nothing_bounds(tmp_path, stage, told):
+    loop = loop_of(tmp_path, **stage)
+    lines = loop.run.config.stages[0].plan_lines(loop.run.config, 1)
+    assert any("nothing bounds the first steps" in line for line in lines) == told
 
 
 # ------------------------------------------------------------------ draws
