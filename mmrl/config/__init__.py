@@ -3,14 +3,14 @@
 Nothing here imports torch: reading a config, planning and `--help` stay quick.
 """
 
-from mmrl.config.adversary import AdversaryConfig
+from mmrl.config.adversary import AdversaryConfig, LookTimes
 from mmrl.config.data import DataConfig, RecordFormat
 from mmrl.config.distill import DistillStage
 from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
-from mmrl.config.forward_process import ForwardProcessStage, TimesConfig
+from mmrl.config.forward_process import ForwardProcessStage, TrainedTimes
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.joint import JointConfig
@@ -43,6 +43,7 @@ __all__ = [
     "GrpoStage",
     "HintsConfig",
     "JointConfig",
+    "LookTimes",
     "OptimConfig",
     "PreferenceStage",
     "RecordFormat",
@@ -53,7 +54,7 @@ __all__ = [
     "SampledStage",
     "SftStage",
     "Stage",
-    "TimesConfig",
+    "TrainedTimes",
     "TreeConfig",
     "is_run",
     "load",

@@ -18,6 +18,7 @@ from mmrl.config.grpo import GrpoStage
 from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
+from mmrl.config.own_sampling import of_stage, refuse_own_sampling
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.sampled import SampledStage
@@ -97,6 +98,11 @@ class Config(Strict):
         return value
 
     @model_validator(mode="after")
+    def _own_sampling(self) -> Config:
+        refuse_own_sampling(self)
+        return self
+
+    @model_validator(mode="after")
     def _names_and_needs(self) -> Config:
         for stage in self.stages:
             stage.__dict__["name"] = stage.name or stage.kind
@@ -113,12 +119,12 @@ class Config(Strict):
             if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
-                actions = self.model.actions_per_sample()  # a plan that cannot be made says so here
+                actions = of_stage(self.model, stage).actions_per_sample()  # a plan that cannot be made says so here
                 learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.rewarded)
                 if actions == 0 and learns:
                     raise ValueError(
                         f"stage {stage.name!r} learns from actions, and samples have none that is trained; change "
-                        "model.sampling, or take kind: forward_process"
+                        "model.sampling or the stage's, or take kind: forward_process"
                     )
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
@@ -172,6 +178,10 @@ class Config(Strict):
         if useless:
             raise ValueError("\n".join(useless))
         return self
+
+    def of_stage(self, stage: Stage) -> Config:
+        """This run with the model as the stage samples."""
+        return self.model_copy(update={"model": of_stage(self.model, stage)})
 
     @property
     def only_scores(self) -> bool:

@@ -197,6 +197,31 @@ class Adapter:
             "choose other hooks, or give the adapter that method"
         )
 
+    def sample_as(self, config: Any) -> None:
+        """Roll out and replay as `config` says from now on: the adapter's own, but for its section `sampling`.
+
+        Asked for where a stage has a `sampling` of its own, which a config takes where the section's class names the
+        options that may differ, `of_stages`. Evaluation stays as it was. Left out: nothing may differ.
+        """
+        if config != self.config:
+            raise Unsupported(f"{type(self).__name__} samples alike in all stages: leave the stage's `sampling` out")
+
+    # ---------------------------------------------------------------- branches, of a model that samples in given steps
+
+    def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
+        """For every group, and for each of the steps that are trained, a group of n finished samples that part there.
+
+        They are n / width ways without noise, from each of which `width` samples leave at that step by its noise alone,
+        to be finished without noise; each has one action. seed, step: as of `rollout`. Left out: a stage with
+        `branches` is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
+    @property
+    def branch_steps(self) -> int:
+        """At how many steps `branches` parts samples."""
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
     # ---------------------------------------------------------------- the forward process, of a flow or diffusion model
 
     def velocities(
@@ -217,6 +242,16 @@ class Adapter:
         raise Unsupported(
             f"{type(self).__name__} noises no samples: a forward_process stage needs its method "
             "velocities(samples, times, seeds)"
+        )
+
+    def sampler_times(self) -> Tensor:
+        """[steps] in (0, 1]: the times of `velocities` from which the steps of `rollout` go, the noisiest first.
+
+        Left out: a stage that trains at the sampler's times is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no times of its sampler: give it the method sampler_times(), or the stage "
+            "`times: {name: uniform}`"
         )
 
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from mmrl.config import (
     GrpoStage,
     HintsConfig,
     JointConfig,
+    LookTimes,
     OptimConfig,
     PreferenceStage,
     ReportConfig,
@@ -33,11 +34,12 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
-    TimesConfig,
+    TrainedTimes,
     TreeConfig,
     load,
 )
 from mmrl.config.stage import Stage
+from mmrl.config.stage_sampling import SamplingStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.library import registries
@@ -61,6 +63,7 @@ FOLLOW = "stages.0.ema.follow"
 PLAIN = f"{FOLLOW}={{decay:0.5}}"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
+UNIFORM = "stages.0.times.name=uniform"
 RISING = "stages.0.old.decay=0.5 stages.0.old.rise=linear"
 JOINT = "stages.0.joint={} stages.0.samples=4"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
@@ -163,6 +166,7 @@ CASES = [
             ("saturation", "2", "", AWM),
             ("weighting", "t", AWM, ""),
             ("power", "0.5", f"{AWM} stages.0.weighting=ghuber", AWM),
+            ("ema", "{decay:0.5}", "stages.0.ema_coef=0.1", ""),
         )
     ),
     *(
@@ -175,7 +179,18 @@ CASES = [
         )
     ),
     *(
-        Case(TimesConfig, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        Case(TrainedTimes, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        for name, more, less in (
+            ("low", UNIFORM, NORMAL),
+            ("high", UNIFORM, NORMAL),
+            ("mean", NORMAL, UNIFORM),
+            ("std", NORMAL, ""),
+            ("shift", UNIFORM, ""),
+            ("share", "", UNIFORM),
+        )
+    ),
+    *(
+        Case(LookTimes, name, f"stages.0.times.{name}=0.5", more, less, "distill")
         for name, more, less in (
             ("low", "", NORMAL),
             ("high", "", NORMAL),
@@ -446,14 +461,26 @@ ALWAYS: dict[type, set[str]] = {
     ReportConfig: set(),
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
+    SamplingStage: {"sampling"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
     SampledStage: {"groups", "updates", "epochs", "curriculum", "refill", "hints", "shuffle_rewards"},
-    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "expert"},
+    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "branches", "expert"},
     ForwardProcessStage: {
-        *("kind", "samples", "rollout_chunk", "max_invalid", "objective", "reference_coef", "draws", "times"),
+        *(
+            "kind",
+            "samples",
+            "rollout_chunk",
+            "max_invalid",
+            "objective",
+            "reference_coef",
+            "ema_coef",
+            "draws",
+            "times",
+        ),
         *("same_noise", "old", "algorithm"),
     },
-    TimesConfig: {"name", "shift"},
+    LookTimes: {"name", "shift"},
+    TrainedTimes: {"name"},
     DistillStage: {
         *("kind", "groups", "samples", "rollout_chunk", "early", "teacher", "guidance", "times", "fake"),
         *("adversary", "joint"),

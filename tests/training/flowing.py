@@ -77,6 +77,9 @@ class Flowing(Adapter):
         velocity = self.velocity(x, times, [s.prompt for s in samples])
         return Noised(clean, noise, x, velocity if guidance is None else guidance * velocity)
 
+    def sampler_times(self) -> Tensor:
+        return torch.linspace(1, 0, STEPS + 1)[:-1]
+
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         if not samples:
             return torch.zeros(0, SIZE)

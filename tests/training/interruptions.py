@@ -110,7 +110,7 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
             {**kept, "rule": "rejection", "correct_at": 0.2},
         ],
         "nft, ema": [{**FORWARD, "optim": EMA, "steps": 4, "old": {"decay": 0.5, "rise": "linear", "slope": 0.3}}],
-        "awm, reference": [{**FORWARD, "objective": "awm", "reference_coef": 0.1, "epochs": 2}],
+        "awm, reference, average": [{**FORWARD, "objective": "awm", "epochs": 2, "reference_coef": 0.1, "ema_coef": 1}],
         "dgpo, then nft": [{**FORWARD, "objective": "dgpo"}, {**FORWARD, "name": "two", "steps": 2}],
         "distill": [{**DISTILL, "optim": EMA}],
         "distill, then nft": [{**DISTILL, "fake": FAKE, "every": 2}, {**FORWARD, "name": "two", "steps": 2}],

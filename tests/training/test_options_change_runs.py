@@ -17,7 +17,7 @@ from mmrl.config import (
     PreferenceStage,
     RewardModelStage,
     SftStage,
-    TimesConfig,
+    TrainedTimes,
 )
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
@@ -46,6 +46,8 @@ ELSEWHERE = {
     "data_from": "tests/training/test_filtering.py",
     "show": "tests/judging/test_scalar_model.py, on a model that sees",
     "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
+    "sampling": "tests/training/test_own_sampling.py, on a model that draws",
+    "branches": "tests/training/test_branches.py, on a model that draws",
     "muon_ratio": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "muon_momentum": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "options": "tests/config/test_effects.py, with a function as records",
@@ -100,18 +102,22 @@ FORWARD = {
     "weighting": (AWM, "t"),
     "power": ({**AWM, "weighting": "ghuber"}, 0.5),
     "reference_coef": ({}, 0.5),
+    "ema_coef": ({}, 0.5),
+    "ema": ({"ema_coef": 0.5}, {"decay": 0.9}),
     "draws": ({}, 2),
-    "times": ({}, {"shift": 3.0}),
+    "times": ({}, {"share": 0.5}),
     "same_noise": ({}, True),
     "old": ({}, {"decay": 0.9}),
 }
+UNIFORM = {"name": "uniform"}
 TIMES = {
     "name": ({}, "logit_normal"),
-    "low": ({}, 0.5),
-    "high": ({}, 0.5),
+    "share": ({}, 0.5),
+    "low": (UNIFORM, 0.5),
+    "high": (UNIFORM, 0.5),
     "mean": ({"name": "logit_normal"}, 1.0),
     "std": ({"name": "logit_normal"}, 0.5),
-    "shift": ({}, 3.0),
+    "shift": (UNIFORM, 3.0),
 }
 CURRICULUM = {
     "order": ({"order": "sorted", "column": "hard"}, "mixed"),
@@ -219,7 +225,7 @@ SECTIONS = {
     "tree": (TreeConfig, TREES, "tree"),
     "optim": (OptimConfig, OPTIM, "optim"),
     "forward_process": (ForwardProcessStage, FORWARD, None),
-    "times": (TimesConfig, TIMES, "times"),
+    "times": (TrainedTimes, TIMES, "times"),
     "sft": (SftStage, SFT, None),
     "preference": (PreferenceStage, PREFERENCE, None),
     "reward_model": (RewardModelStage, SCALAR, None),

@@ -16,6 +16,7 @@ from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora, replay, told
 from mmrl.modalities.image.blocks import spread
+from mmrl.modalities.image.branching import Branches
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.ended import ends
@@ -53,36 +54,53 @@ class ImageAdapter(Adapter):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.family = load_family(config)
-        self.policy = StepPolicy(self.family, config)
-        self.default_clip = (self.policy.clip_range, self.policy.clip_range)
-        self.precision = self.policy.dtype
-        self.sampling_guidance = self.policy.scales.guidance
-        self.renoises = self.policy.kernel == "renoise"
-        self.train_size = self._size(config.sampling.size)
-        self.eval_size = self._size(config.evaluation.size or config.sampling.size)
-        self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        supervised = [self._size(size) for size in config.supervised_sizes or (config.sampling.size,)]
-        self._records = RecordLosses(
-            self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
-        )
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
-        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
-        self._replay = replay.Replay(self._sampler, self.reference)
-        self._forward = Forward(self._sampler)
-        if self._sampler.keeps_mean:
-            self.provides = self.provides | {"divergence"}
+        self._conditions = Conditions(self.family, StepPolicy(self.family, config), config.embedding_cache << 20)
+        self._sample()
+        self.eval_size = self._size(config.evaluation.size or config.sampling.size)
+        self._evaluation = self._evaluated()
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
             for module in self.family.denoisers.values():
                 module.enable_gradient_checkpointing()
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
-        for run in (self._training(None), self._evaluation):
-            self._sampler.schedule(run.steps, run.size)
+        self._sampler.schedule(self._evaluation.steps, self._evaluation.size)
         self._warned = self._warned_of_pictures = False
         self.select(None)
         hollow.fill(self.modules().values())
+
+    def _sample(self) -> None:
+        """What rolls out and replays, of the config as it is now."""
+        config = self.config
+        self.policy = StepPolicy(self.family, config)
+        self.default_clip = (self.policy.clip_range, self.policy.clip_range)
+        self.precision = self.policy.dtype
+        self.sampling_guidance = self.policy.scales.guidance
+        self.renoises = self.policy.kernel == "renoise"
+        self.train_size = self._size(config.sampling.size)
+        supervised = [self._size(size) for size in config.supervised_sizes or (config.sampling.size,)]
+        self._records = RecordLosses(
+            self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
+        )
+        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
+        self._replay = replay.Replay(self._sampler, self.reference)
+        self._forward = Forward(self._sampler)
+        self._branches = Branches(self._sampler)
+        self.provides = type(self).provides | ({"divergence"} if self._sampler.keeps_mean else set())
+        # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
+        run = self._training(None)
+        self._sampler.schedule(run.steps, run.size)
+
+    def sample_as(self, config: ModelConfig) -> None:
+        """See Adapter.sample_as. Raises Unsupported for what does not fit the model."""
+        if config != self.config:
+            self.config = config
+            try:
+                self._sample()
+            except ValueError as error:
+                raise Unsupported(f"the stage's sampling: {error}") from error
 
     # ---------------------------------------------------------------- what is trained
 
@@ -121,8 +139,8 @@ class ImageAdapter(Adapter):
     def _training(self, plan: StepPlan | None) -> Run:
         return Run(self.config.sampling.steps, self.policy.scales, self.train_size, plan)
 
-    @property
-    def _evaluation(self) -> Run:
+    def _evaluated(self) -> Run:
+        """How evaluation samples, of the config as it is now."""
         steps, plan = self.config.evaluation_steps, None
         if self.config.evaluates_by_renoise:
             plan = StepPlan(steps, stochastic=tuple(range(steps)), trained=())
@@ -209,6 +227,23 @@ class ImageAdapter(Adapter):
         ]
         return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
 
+    def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
+        """See Adapter.branches. With `same_noise` all ways of a group are one."""
+        same = self.config.sampling.same_noise
+        ways = [
+            [
+                Noise(seed_of(seed, step, g.key, "start" if same else way, "start"), seed_of(seed, step, g.key, way, k))
+                for k in range(width)
+            ]
+            for g in groups
+            for way in range(n // width)
+        ]
+        return self._branches(groups, n, ways, self._training(self.plan(step, seed)))
+
+    @property
+    def branch_steps(self) -> int:
+        return len(self.plan(0, 0).trained)
+
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """The ODE (or DDIM with eta 0), or re-noise steps, with the evaluation's steps, guidance and size; no
         trajectories."""
@@ -272,6 +307,10 @@ class ImageAdapter(Adapter):
     ) -> Noised:
         """See Adapter.velocities, and Forward."""
         return self._forward(samples, times, seeds, self._acting_run(), clean, guidance)
+
+    def sampler_times(self) -> Tensor:
+        """See Adapter.sampler_times, and Forward."""
+        return self._forward.sampler_times(self._training(None))
 
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         """See Adapter.generated, and Forward."""

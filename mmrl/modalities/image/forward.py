@@ -38,7 +38,7 @@ class Forward:
         if clean is None and run.plan is not None and run.plan.trained:
             raise Unsupported(
                 "model.sampling.plan stores steps and not the picture's latent, which a forward_process stage noises "
-                "anew; set model.sampling.plan: {name: untrained}"
+                "anew; set model.sampling.plan, or the stage's sampling.plan, to {name: untrained}"
             )
         shape, device = self.family.latent_shape(run.size), self.family.device
         if not samples:
@@ -64,6 +64,11 @@ class Forward:
             self(samples, times, seeds, run, clean)
         return single(found)
 
+    def sampler_times(self, run: Run) -> Tensor:
+        """[steps]: the noise levels from which the steps of a rollout `run` go. Raises Unsupported for no flow."""
+        self._refuse_no_flow()
+        return self.sampler.schedule(run.steps, run.size).level[:-1].float()
+
     def generated(self, samples: Sequence[Sample], places: Tensor, run: Run) -> Tensor:
         """See Adapter.generated: x0 at one of the latents that the rollout `run` stored, or went to last, guided as
         there. Raises Unsupported for what stores none."""
@@ -71,7 +76,7 @@ class Forward:
         if run.plan is not None and not run.plan.trained:
             raise Unsupported(
                 "model.sampling.plan stores the picture's latent and none on the way, where a distill stage makes it "
-                "anew; set model.sampling.plan: {name: full}"
+                "anew; set model.sampling.plan, or the stage's sampling.plan, to {name: full}"
             )
         device, schedule = self.family.device, self.sampler.schedule(run.steps, run.size)
         if not samples:

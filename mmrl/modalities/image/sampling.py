@@ -95,7 +95,7 @@ class Sampler:
         for start in range(0, len(prompts), self.config.rollout_batch):
             rows = slice(start, start + self.config.rollout_batch)
             latents, trajectories = self._denoise(prompts[rows], noise[rows], run)
-            pictures: Sequence[Image | None] = self._decode(latents, run.size) if run.decodes else [None] * len(latents)
+            pictures: Sequence[Image | None] = self.decode(latents, run.size) if run.decodes else [None] * len(latents)
             samples += [
                 Sample(prompt, (start + i) % n, picture, trajectory)
                 for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
@@ -127,13 +127,13 @@ class Sampler:
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
             if plan is not None and i in plan.trained:
-                kept.append(self._keep(latents, after, transition, index, empty, tag))
+                kept.append(self.keep(latents, after, transition, index, empty, tag))
             latents = after
         if plan is None or not run.stores:
             return latents, [None] * len(prompts)
-        return latents, _trajectories(kept, len(prompts)) if plan.trained else _ended(latents)
+        return latents, trajectories(kept, len(prompts)) if plan.trained else _ended(latents)
 
-    def _keep(
+    def keep(
         self,
         latents: Tensor,
         after: Tensor,
@@ -142,6 +142,7 @@ class Sampler:
         empty: Tensor | None,
         tag: int | None,
     ) -> dict[str, Tensor]:
+        """What is stored of a trained step; tag: of the weights, where their unconditional outputs are stored, too."""
         stored = {
             "x": latents,
             "x_next": after,
@@ -157,7 +158,8 @@ class Sampler:
         return {key: value.cpu() for key, value in stored.items()}
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
+    def decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
+        """Pictures of latents, `decode_batch` at a time."""
         pictures: list[Image] = []
         for part in latents.split(self.config.decode_batch):
             pictures += to_pictures(self.family.decode(part, size))
@@ -194,7 +196,8 @@ def _ended(latents: Tensor) -> list[Trajectory]:
     return [ended(latent.clone()) for latent in latents.cpu()]
 
 
-def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+def trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+    """Of what `keep` stored of each step, for so many samples."""
     columns = {key: torch.stack([step[key] for step in kept], dim=1) for key in kept[0]}
     logp = columns.pop("logp")
     return [

@@ -43,13 +43,13 @@ class Collector:
         """This process's groups for a step, sampled with the weights as they are, and scored.
 
         Groups without signal are replaced by new prompts as `refill` says (dynamic sampling, DAPO), groups that are all
-        wrong by their hinted prompt as `hints` says (GHPO); with `tree` the groups are the branchings of trees. What
-        comes next depends on the seed and on the results, not on the number of processes. Where it fails, the
-        curriculum is as it was.
+        wrong by their hinted prompt as `hints` says (GHPO); with `tree` the groups are the branchings of trees, with
+        `branches` the samples that part at a step. What comes next depends on the seed and on the results, not on the
+        number of processes. Where it fails, the curriculum is as it was.
         """
         before = self.curriculum.state()
         try:
-            groups = self._trees(step) if self.options.searched else self._answers(step)
+            groups = self._groups(step)
         except BaseException:
             self.curriculum.load(before)
             raise
@@ -62,6 +62,27 @@ class Collector:
         """The KL that comes off the rewards, where the algorithm has one."""
         if self.algorithm.kl_coef > 0 and self.algorithm.kl_place == "reward":
             score_kl(self.run.adapter, groups, self.options.micro_batch)
+
+    def _groups(self, step: int) -> list[Group]:
+        if self.options.searched:
+            return self._trees(step)
+        return self._answers(step) if self.options.parted is None else self._parted(step, self.options.parted)
+
+    def _parted(self, step: int, width: int) -> list[Group]:
+        """Groups of samples that part at one step each; a group's index is (number of the step) * options.groups +
+        index of its question."""
+        run, options = self.run, self.options
+        mine = self._mine(self._next(step, range(options.groups), Counter()))
+        chunk = options.rollout_chunk
+        made = sampled(run, self.cursor, mine, options.samples, step, self.seed, chunk, width=width)
+        refuse_invalid(run, self.cursor, made, options.max_invalid, run.weights)
+        count = run.adapter.branch_steps
+        of_one = [made[i : i + count] for i in range(0, len(made), count)]
+        self._record([Group(some[0].prompt, some[0].index, [s for g in some for s in g.samples]) for some in of_one])
+        for some in of_one:
+            for number, group in enumerate(some):
+                group.index += number * options.groups
+        return sorted(made, key=lambda group: group.index)
 
     def _trees(self, step: int) -> list[Group]:
         questions = self._next(step, range(self.options.groups), Counter())

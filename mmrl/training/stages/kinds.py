@@ -32,8 +32,10 @@ KINDS: dict[str, type[Stage[Any]]] = {
 def made_stage(run: Run, options: Any, policy: Policy, cursor: Cursor) -> Stage[Any]:
     """The stage of a section, for which the policy has been selected: its data is read, and what it trains is held.
 
-    Raises what is wrong with it as ConfigError.
+    From now on the adapter samples as this stage does. Raises what is wrong with it as ConfigError.
     """
+    if any(getattr(each, "sampling", None) for each in run.config.stages):
+        run.adapter.sample_as(run.config.of_stage(options).model)
     stage = stage_class(options.kind)(run, options, policy, cursor)
     refuse_shared_averages(stage.learners.values())
     policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())
