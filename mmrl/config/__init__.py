@@ -9,6 +9,7 @@ from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
+from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.forward_process import ForwardProcessStage, TimesConfig
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
@@ -36,6 +37,7 @@ __all__ = [
     "ExpertConfig",
     "FilterStage",
     "FollowConfig",
+    "ForwardPreferenceStage",
     "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",

@@ -14,6 +14,7 @@ from mmrl.config.effect import without_effect
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage, rule_for
 from mmrl.config.folder import check_name
+from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
@@ -120,6 +121,8 @@ class Config(Strict):
                     )
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
+            if isinstance(stage, ForwardPreferenceStage) and not (stage.pairs or self.data.prompts):
+                raise ValueError(f"stage {stage.name!r} needs `pairs:`, or `data.prompts:`: pairs of pictures")
             if isinstance(stage, RewardModelStage):
                 _check_reward_model(stage, self)
             if isinstance(stage, FilterStage):

@@ -357,7 +357,11 @@ class Adapter:
         return float(len(records))
 
     def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
-        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused."""
+        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused.
+
+        A forward_preference stage gives two mmrl.types.Candidate, and wants samples that store `clean`, as `velocities`
+        noises them.
+        """
         raise Unsupported(
             f"{type(self).__name__} cannot take given answers: a preference stage needs its method "
             "given(prompt, completions) -> samples with trajectories"

@@ -94,6 +94,7 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "dpo": [{**pairs, "optim": EMA}],
         "mpo": [{**pairs, "objective": "mpo", "optim": SPAM}],
         "bco": [{**pairs, "objective": "bco"}],
+        "diffusion dpo": [{**pairs, "kind": "forward_preference", "draws": 2, "beta": 10.0, "optim": EMA}],
         "reward model": [{**pairs, "kind": "reward_model", "optim": EMA}],
         "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
         "filter of steps, then reward model": [
@@ -159,7 +160,7 @@ class Case:
         held = PROMPTS[:3] if measured else ()
         prompts = PROMPTS if samples else ()
         own = {"adapter": Able(AnswersConfig())} if any("tree" in s for s in stages) else {}
-        if kinds & {"forward_process", "distill"}:
+        if kinds & {"forward_process", "distill", "forward_preference"}:
             own = {"adapter": Flowing(AnswersConfig())}
         return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop, **own)
 

@@ -12,6 +12,7 @@ from flowing import Flowing
 
 from mmrl.config import (
     FilterStage,
+    ForwardPreferenceStage,
     ForwardProcessStage,
     GrpoStage,
     PreferenceStage,
@@ -192,6 +193,17 @@ SCALAR = {
     "batch": ({}, 3),
     "calibrate": ({}, 0),
 }
+NOISED_PAIRS = {
+    "name": ({}, "other"),
+    "steps": ({}, 2),
+    "optim": ({}, {"lr": 0.1}),
+    "pairs": ({}, "swapped.jsonl"),
+    "beta": ({}, 20.0),
+    "label_smoothing": ({}, 0.2),
+    "draws": ({}, 2),
+    "times": ({}, {"low": 0.5}),
+    "batch": ({}, 3),
+}
 FILTERS = {
     "name": (FILTER, "other"),
     "steps": (FILTER, 1),
@@ -220,6 +232,7 @@ SECTIONS = {
     "times": (TimesConfig, TIMES, "times"),
     "sft": (SftStage, SFT, None),
     "preference": (PreferenceStage, PREFERENCE, None),
+    "forward_preference": (ForwardPreferenceStage, NOISED_PAIRS, None),
     "reward_model": (RewardModelStage, SCALAR, None),
     "filter": (FilterStage, FILTERS, None),
 }
@@ -229,6 +242,10 @@ KINDS = {
     "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
     "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
     "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
+    "forward_preference": {
+        **{"kind": "forward_preference", "steps": 3, "batch": 2, "beta": 10.0},
+        **{"pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
+    },
     "reward_model": {"kind": "reward_model", "steps": 3, "batch": 2, "pairs": "shares.jsonl", "optim": {"lr": 0.05}},
     "filter": {"kind": "filter", "groups": 4, "samples": 4},
 }
@@ -288,7 +305,7 @@ def result(tmp_path_factory):
         out.mkdir(exist_ok=True)
         given = {} if stage["kind"] == "reward_model" else {"rewards": rewards, "data": data}
         config = values(out, stage, **given)
-        made = Flowing if stage["kind"] == "forward_process" else Able
+        made = Flowing if stage["kind"].startswith("forward_") else Able
         loop = able(config, prompts, adapter=made(AnswersConfig()), records=Records())
         ended = "done"
         try:

@@ -18,6 +18,7 @@ from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.forward import Forward
+from mmrl.modalities.image.given import given_pictures
 from mmrl.modalities.image.loading import load_family, note_float32
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
@@ -265,6 +266,12 @@ class ImageAdapter(Adapter):
         """After an autoencoder stage: the latents' scale and shift."""
         if objective == "autoencoder":
             self._records.standardise(records)
+
+    def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
+        """See Adapter.given: pictures, scaled and cropped to the training size; for stages on the forward process."""
+        if (problem := self._unfit(prompt)) is not None:
+            raise ValueError(f"prompt {prompt.id!r:.60} {problem}")
+        return given_pictures(prompt, completions, self._records.latent, self.max_pixels or MAX_PIXELS)
 
     # ---------------------------------------------------------------- disk
 

@@ -34,7 +34,8 @@ class Forward:
         none. Raises Unsupported for what cannot be had."""
         self._refuse_no_flow()
         self._refuse_no_guidance(guidance)
-        if clean is None and run.plan is not None and run.plan.trained:
+        stored = bool(samples) and all("clean" in sample.actions.tensors for sample in samples)
+        if clean is None and not stored and run.plan is not None and run.plan.trained:
             raise Unsupported(
                 "model.sampling.plan stores steps and not the picture's latent, which a forward_process stage noises "
                 "anew; set model.sampling.plan: {name: untrained}"

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmrl.config import ConfigError, ForwardProcessStage
+from mmrl.config import ConfigError, ForwardProcessStage, TimesConfig
 from mmrl.core import flow_match
 from mmrl.core.denoising_preference import dgpo, dgpo_logits
 from mmrl.core.forward_process import awm, matching_logp, nft
@@ -43,14 +43,18 @@ class Draws:
         names = [
             (group.key, "all" if options.noises_alike else sample.index) for group in groups for sample in group.samples
         ]
-        uniform = torch.empty(len(names), options.draws, dtype=torch.float64)
+        return cls.named(names, options.draws, options.times, seed)
+
+    @classmethod
+    def named(cls, names: Sequence[tuple[Any, ...]], count: int, times: TimesConfig, seed: int) -> Draws:
+        """`count` draws for each name, the same for equal ones."""
+        uniform = torch.empty(len(names), count, dtype=torch.float64)
         for row, name in zip(uniform, names):
             torch.rand(len(row), generator=torch.Generator().manual_seed(seed_of(seed, *name)), out=row)
         # A draw of exactly 0 would be a time without noise, or -inf of a normal number.
         even = flow_match.stratified(uniform).clamp(1e-6, 1 - 1e-6)
-        times = flow_match.TIMES.bind(Hook(options.times.name, options.times.options))(even)
-        seeds = [[seed_of(seed, *name, number) for number in range(options.draws)] for name in names]
-        return cls(times.float(), seeds)
+        placed = flow_match.TIMES.bind(Hook(times.name, times.options))(even)
+        return cls(placed.float(), [[seed_of(seed, *name, number) for number in range(count)] for name in names])
 
 
 class Others(NamedTuple):

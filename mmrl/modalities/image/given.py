@@ -1,0 +1,35 @@
+"""Pictures that are given, as samples of the policy: their latents, and no step of its sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from mmrl.pictures import PictureError, open_image
+from mmrl.types import Candidate, Prompt, Sample, Trajectory
+
+
+def given_pictures(
+    prompt: Prompt, completions: Sequence[Any], latent: Callable[[Image], Tensor], bound: int
+) -> list[Sample]:
+    """See Adapter.given. completions: candidates of one picture each; latent: of a picture, on the CPU; bound: pixels
+    of one that is opened at most.
+
+    Raises ValueError for a candidate that is something else, PictureError for one that cannot be opened; both name the
+    prompt.
+    """
+    samples = []
+    for number, one in enumerate(completions):
+        if not isinstance(one, Candidate) or len(one.images) != 1 or one.answer:
+            raise ValueError(f"prompt {prompt.id!r:.60}: candidate {number} is not one picture and nothing else")
+        try:
+            image = open_image(one.images[0], prompt.root, bound)
+        except PictureError as error:
+            raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
+        none = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+        samples.append(Sample(prompt, number, image, Trajectory(*none, {"clean": latent(image)})))
+    return samples
