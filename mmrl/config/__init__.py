@@ -3,6 +3,7 @@
 Nothing here imports torch: reading a config, planning and `--help` stay quick.
 """
 
+from mmrl.config.adversary import AdversaryConfig
 from mmrl.config.data import DataConfig, RecordFormat
 from mmrl.config.distill import DistillStage
 from mmrl.config.errors import ConfigError
@@ -13,6 +14,7 @@ from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.forward_process import ForwardProcessStage, TimesConfig
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
+from mmrl.config.joint import JointConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.preference import PreferenceStage
@@ -27,6 +29,7 @@ from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
 
 __all__ = [
+    "AdversaryConfig",
     "CheckpointConfig",
     "Config",
     "ConfigError",
@@ -41,6 +44,7 @@ __all__ = [
     "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
+    "JointConfig",
     "OptimConfig",
     "PreferenceStage",
     "RecordFormat",

@@ -107,14 +107,16 @@ class Config(Strict):
         filters: dict[str, FilterStage] = {}
         for stage in self.stages:
             _check_data_from(stage, filters)
-            if isinstance(stage, SampledStage | FilterStage) and not self.rewards:
-                raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
-            samples = isinstance(stage, SampledStage | FilterStage | DistillStage)
+            samples = isinstance(stage, SampledStage | FilterStage)
+            if samples and getattr(stage, "rewarded", True) and not self.rewards:
+                instead = ", or leave `joint` out: distillation alone" if isinstance(stage, DistillStage) else ""
+                raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}{instead}")
             if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 actions = self.model.actions_per_sample()  # a plan that cannot be made says so here
-                if actions == 0 and isinstance(stage, GrpoStage):
+                learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.rewarded)
+                if actions == 0 and learns:
                     raise ValueError(
                         f"stage {stage.name!r} learns from actions, and samples have none that is trained; change "
                         "model.sampling, or take kind: forward_process"

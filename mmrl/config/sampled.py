@@ -41,6 +41,11 @@ class SampledStage(Stage):
     # ---------------------------------------------------------------- what only some of them can
 
     @property
+    def rewarded(self) -> bool:
+        """Whether it learns from rewards; else its samples are not scored."""
+        return True
+
+    @property
     def searched(self) -> TreeConfig | None:
         """The tree that is searched for every prompt; None: whole answers are sampled."""
         return None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmrl.modalities.acting import copies, exchange, guard, no_backward
+from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward
+from mmrl.share import resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,6 +66,10 @@ class Adapter:
 
     # Guidance with which `rollout` samples, where the model has one: that of a distill stage's teacher, unless told.
     sampling_guidance: float | None = None
+
+    # True where a step of `rollout` is a re-noise step, x' ~ N((1 - t') x0, t'^2), as few-step generators go: a distill
+    # stage that learns from rewards asks for its log-probabilities.
+    renoises: bool = False
 
     # True where every seed of `evaluate` gives the same samples (greedy decoding).
     deterministic_evaluation: bool = False
@@ -224,6 +229,43 @@ class Adapter:
             f"{type(self).__name__} makes no samples anew: a distill stage needs its method generated(samples, places)"
         )
 
+    def block_widths(self, count: int) -> list[int]:
+        """Numbers of each token behind `count` of the model's blocks, spread evenly, the last one among them.
+
+        Left out: a distill stage with an adversary is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} shows no blocks: a distill stage with `adversary` needs its methods block_widths "
+            "and block_features"
+        )
+
+    def block_features(
+        self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
+    ) -> list[Tensor]:
+        """What those blocks make of samples that were noised as `velocities` does it: [len(samples), tokens, width]
+        each, differentiable in `clean` where gradients are enabled."""
+        raise Unsupported(f"{type(self).__name__} shows no blocks: it needs its method block_features")
+
+    def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
+        """The groups with n samples each by as many steps of the ODE, whatever `rollout` does; `ends` reads them.
+
+        Left out: a distill stage whose real samples are its teacher's is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} samples by no ODE: `real: teacher` needs its method solved")
+
+    def encoded(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
+        """Supervised records as samples of their prompts, which `ends` reads.
+
+        Left out: a distill stage whose real samples are records is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} makes no samples of records: `real: records` needs its method encoded"
+        )
+
+    def ends(self, samples: Sequence[Sample]) -> Tensor:
+        """What samples of `solved` and `encoded` are, [len(samples), ...] as `velocities` holds it."""
+        raise Unsupported(f"{type(self).__name__} needs the method ends, which reads what solved and encoded make")
+
     # ---------------------------------------------------------------- scores, of a model with a scalar head
 
     # What is stored with the head, as JSON: how candidates are shown, the mean and standard deviation of scores.
@@ -323,6 +365,27 @@ class Adapter:
     def prepare_reference(self) -> None:
         """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
         self._reference = copies(self.trainable_parameters())
+
+    def take_reference(self, path: str, components: Sequence[str] | None = None) -> None:
+        """Make another policy the reference: one like this, in a folder that `Config.at` reads, its parts as `select`
+        has chosen them here.
+
+        Raises Unsupported for one of other shapes, or where the config has no `at`. For a moment all of it is in memory
+        beside the policy.
+        """
+        at = getattr(self.config, "at", None)
+        if at is None:
+            raise Unsupported(f"teacher: {type(self.config).__name__} has no method `at`, by which one would be read")
+        other = type(self)(at(resolve(path)))
+        other.select(components)
+        mine, theirs = self.trainable_parameters(), other.trainable_parameters()
+        wrong = misfit(mine, theirs)
+        if wrong:
+            raise Unsupported(
+                f"teacher {path!r:.80} is another model than the policy: {wrong}; take the one that the policy was "
+                "made from, in the same form (`model.train`)"
+            )
+        self._reference = copies({name: theirs[name].to(p) for name, p in mine.items()})
 
     def forget_reference(self) -> None:
         """A stage begins that compares with none: what is kept of an earlier one may go."""

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from mmrl.config import DistillStage
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.stages.distill import Distill
+from mmrl.training.stages.looking import Row
 from mmrl.types import Prompt
 
 PROMPTS = [Prompt(f"p{i}", "x" * (1 + i), {"id": f"p{i}"}) for i in range(6)]
@@ -45,10 +46,14 @@ def stage_of(folder, moved=0.3, **stage):
     return made
 
 
+def rows_of(made):
+    return [Row(group, sample) for group in made.rollouts.next() for sample in group.samples]
+
+
 def asked(made, name):
-    groups = made._drawn()
-    pairs = [(group.key, sample) for group in groups for sample in group.samples]
-    return [sample for _, sample in pairs], made._look(name, pairs)
+    """(samples, how the role's loss looks at them)."""
+    rows = rows_of(made)
+    return [row.sample for row in rows], made.look(rows, early=made.options.early if name == "policy" else 1.0)
 
 
 def gradients(weights):
@@ -70,7 +75,7 @@ def test_the_policys_gradient_is_dmds_over_the_whole_batch(tmp_path):
     real, fake = x0("reference", 1.5), x0("fake", 1.0)
     pull = (fake - real) / (clean.detach() - real).abs().mean(1, keepdim=True)
     wanted = torch.autograd.grad((clean * pull).sum() / SIZE / 12, list(made.policy.parameters.values()))
-    made._policy_loss(samples, look, 12)
+    made._policy_loss(rows_of(made), 1 / 12)
     for found, right in zip(gradients(made.policy.parameters).values(), wanted):
         torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
     assert not any(gradients(made.roles["fake"].weights).values())
@@ -84,9 +89,8 @@ def test_a_teacher_is_guided_as_the_policy_samples_unless_told(tmp_path, said, s
     velocities = adapter.velocities
     adapter.velocities = lambda *given, **named: seen.append(named.get("guidance")) or velocities(*given, **named)
     made.begin()
-    samples, look = asked(made, "policy")
-    made._policy_loss(samples, look, 12)
-    made._fake_loss(*asked(made, "fake"), 12)
+    made._policy_loss(rows_of(made), 1 / 12)
+    made._fake_loss(rows_of(made), 1 / 12)
     assert seen == [teachers, teachers, None, None]  # begin, the teacher, the fake score as it is trained, and trained
 
 
@@ -100,7 +104,7 @@ def test_the_fakes_gradient_is_flow_matching_on_what_the_policy_makes(tmp_path):
     velocity = velocity + weights["shift"][[len(prompt.text) % 3 for prompt in prompts]]
     loss = (velocity - seen.noise + clean).square().mean(1).mean()
     wanted = torch.autograd.grad(loss, list(weights.values()))
-    assert made._fake_loss(samples, look, 12) == pytest.approx(float(loss.detach()))
+    assert made._fake_loss(rows_of(made), 1 / 12) == {"fake": pytest.approx(float(loss.detach()))}
     for found, right in zip(gradients(weights).values(), wanted):
         torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
     assert not any(gradients(made.policy.parameters).values())
@@ -109,7 +113,7 @@ def test_the_fakes_gradient_is_flow_matching_on_what_the_policy_makes(tmp_path):
 def test_where_fake_and_teacher_agree_nothing_pulls(tmp_path):
     """As at the beginning of a stage."""
     made = stage_of(tmp_path, moved=0.0)
-    assert made._policy_loss(*asked(made, "policy"), 12) == 0
+    assert made._policy_loss(rows_of(made), 1 / 12) == {"policy": 0}
     assert all(not gradient.any() for gradient in gradients(made.policy.parameters).values())
 
 

@@ -14,8 +14,10 @@ from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.image import lora, replay
+from mmrl.modalities.image.blocks import spread
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.ended import ends
 from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.given import given_pictures
@@ -55,6 +57,7 @@ class ImageAdapter(Adapter):
         self.default_clip = (self.policy.clip_range, self.policy.clip_range)
         self.precision = self.policy.dtype
         self.sampling_guidance = self.policy.guidance
+        self.renoises = self.policy.kernel == "renoise"
         self.train_size = self._size(config.sampling.size)
         self.eval_size = self._size(config.evaluation.size or config.sampling.size)
         self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
@@ -117,7 +120,10 @@ class ImageAdapter(Adapter):
 
     @property
     def _evaluation(self) -> Run:
-        return Run(self.config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
+        steps, plan = self.config.evaluation_steps, None
+        if self.config.evaluates_by_renoise:
+            plan = StepPlan(steps, stochastic=tuple(range(steps)), trained=())
+        return Run(steps, self.policy.eval_guidance, self.eval_size, plan, stores=False)
 
     # ---------------------------------------------------------------- prompts
 
@@ -190,9 +196,14 @@ class ImageAdapter(Adapter):
         return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
-        """The ODE (or DDIM with eta 0) with the evaluation's steps, guidance and size; no trajectories."""
+        """The ODE (or DDIM with eta 0), or re-noise steps, with the evaluation's steps, guidance and size; no
+        trajectories."""
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
-        noise = [Noise(seed_of(seed, "eval", g.prompt.id, i), 0) for g in groups for i in range(n)]
+        noise = [
+            Noise(seed_of(seed, "eval", g.prompt.id, i), seed_of(seed, "eval", g.prompt.id, i, "steps"))
+            for g in groups
+            for i in range(n)
+        ]
         return self._sampler.fill(groups, n, noise, self._evaluation)
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
@@ -239,6 +250,30 @@ class ImageAdapter(Adapter):
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         """See Adapter.generated, and Forward."""
         return self._forward.generated(samples, places, self._acting_run())
+
+    def block_widths(self, count: int) -> list[int]:
+        return [self.family.block_width] * len(spread(self.family, count))
+
+    def block_features(
+        self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
+    ) -> list[Tensor]:
+        """See Adapter.block_features, and blocks.py."""
+        return self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+
+    def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
+        """See Adapter.solved; no pictures, only latents."""
+        plan = StepPlan(steps, stochastic=(), trained=())
+        run = Run(steps, self.policy.guidance if guidance is None else guidance, self.train_size, plan, decodes=False)
+        noise = [Noise(seed_of(seed, g.key, i, "solved"), 0) for g in groups for i in range(n)]
+        return self._sampler.fill(groups, n, noise, run)
+
+    def encoded(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
+        """See Adapter.encoded."""
+        return self._records.samples(records)
+
+    def ends(self, samples: Sequence[Sample]) -> Tensor:
+        """See Adapter.ends."""
+        return ends(samples)
 
     def _acting_run(self) -> Run:
         if not self._parts.act:

@@ -99,9 +99,16 @@ class SamplingConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """How a user of the model would sample: the ODE, more steps, full size."""
+    """How a user of the model would sample: the ODE, more steps, full size; a few-step model as it is trained to."""
 
-    steps: int = Field(20, ge=1, description="Denoising steps of a sample.")
+    steps: int | None = Field(
+        None, ge=1, description="Denoising steps of a sample; null: 20 of the ODE, of renoise those of training."
+    )
+    kernel: Literal["ode", "renoise"] | None = Field(
+        None,
+        description="ode: the steps of a plain model, without noise (DDIM where the family has no flow). renoise: "
+        "those of a few-step one, where `sampling` has them. null: renoise where `sampling` has it.",
+    )
     guidance: float | None = Field(None, ge=0, description="null takes the training value.")
     size: Pixels | tuple[Pixels, Pixels] | None = Field(None, description="null takes the training size.")
 
@@ -190,6 +197,16 @@ class ModelConfig(Strict):
         ),
     }
 
+    @property
+    def evaluates_by_renoise(self) -> bool:
+        """Whether evaluation goes by re-noise steps."""
+        return self.sampling.kernel == "renoise" and self.evaluation.kernel != "ode"
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Denoising steps of a sample of an evaluation."""
+        return self.evaluation.steps or (self.sampling.steps if self.evaluates_by_renoise else 20)
+
     def asks(self, question: Callable[[type[Family]], bool]) -> bool:
         """What the class of the family answers; yes where the config does not say which it is."""
         return self.family == "auto" or question(family_class(self.family))
@@ -229,6 +246,15 @@ class ModelConfig(Strict):
             raise ValueError("train: lora works on components: [denoiser] only; use train: full for the others")
         return self
 
+    @model_validator(mode="after")
+    def _evaluation_samples_as_training(self) -> ModelConfig:
+        if self.evaluation.kernel == "renoise" and self.sampling.kernel != "renoise":
+            raise ValueError(
+                "evaluation.kernel: renoise is of few-step models, and training samples otherwise; set "
+                "sampling.kernel: renoise, or leave it out"
+            )
+        return self
+
     def at(self, folder: Path) -> ModelConfig:
         """This model as a checkpoint's policy folder has it."""
         if self.train == "lora":
@@ -248,12 +274,13 @@ class ModelConfig(Strict):
 
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
-        s, e = self.sampling, self.evaluation
+        s = self.sampling
+        evaluation = f"{'renoise' if self.evaluates_by_renoise else 'ODE'}, {self.evaluation_steps} steps"
         trained = f"LoRA rank {self.lora.rank}" if self.train == "lora" else "all weights"
         return [
             f"model: {self.path}, {self.dtype}, trained: {trained} of {', '.join(self.components)}",
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
-            f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}; evaluation: ODE, {e.steps} steps",
+            f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}; evaluation: {evaluation}",
         ]
 
 

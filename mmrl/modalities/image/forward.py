@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmrl.core import flow_match
 from mmrl.modalities.adapter import Unsupported
+from mmrl.modalities.image.blocks import caught, single, spread
 from mmrl.modalities.image.sampling import Run, Sampler
 from mmrl.types import Noised, Sample
 
@@ -55,6 +56,14 @@ class Forward:
         guidance = run.guidance if guidance is None else guidance
         velocity, _ = self.sampler.policy.predict(x, 1000 * times, condition, guidance, run.size, against)
         return Noised(clean, noise, x, velocity)
+
+    def features(
+        self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], run: Run, clean: Tensor, count: int
+    ) -> list[Tensor]:
+        """See Adapter.block_features."""
+        with caught(spread(self.family, count)) as found:
+            self(samples, times, seeds, run, clean)
+        return single(found)
 
     def generated(self, samples: Sequence[Sample], places: Tensor, run: Run) -> Tensor:
         """See Adapter.generated: x0 at one of the latents that the rollout `run` stored, or went to last, guided as

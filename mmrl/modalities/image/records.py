@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.ended import ended
 from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.pixels import digest, to_pixels
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.supervised import autoencoder_loss
 from mmrl.modalities.kept import Kept, Tensors
-from mmrl.types import Prompt
+from mmrl.types import Prompt, Sample
 
 OBJECTIVES = ("sft", "autoencoder")
 
@@ -61,7 +62,7 @@ class RecordLosses:
         clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
-        wanted = [self.asked(Prompt(str(record.get("id", "")), record["prompt"], record)) for record in records]
+        wanted = [self.asked(_prompt(record)) for record in records]
         asked = [
             Asked(None, one.pictures, against=True) if drop else one for one, drop in zip(wanted, dropped.tolist())
         ]
@@ -69,6 +70,18 @@ class RecordLosses:
         with self.policy.autocast():
             condition = self.conditions(asked, self.size)
             return self.family.denoising_loss(clean, noise, draws, condition, self.size, self.config.time_shift)
+
+    def samples(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
+        """Records as samples of their prompts, whose trajectories hold their latents and no action."""
+        return [
+            Sample(
+                Prompt(str(record.get("id", "")), record["prompt"], record),
+                0,
+                None,
+                ended(self.latent(record["image"])),
+            )
+            for record in records
+        ]
 
     @torch.no_grad()
     def latent(self, image: Image) -> Tensor:
@@ -91,3 +104,7 @@ class RecordLosses:
 
     def _pixels(self, records: Sequence[dict[str, Any]]) -> Tensor:
         return to_pixels([record["image"] for record in records], self.size).to(self.family.device)
+
+
+def _prompt(record: dict[str, Any]) -> Prompt:
+    return Prompt(str(record.get("id", "")), record["prompt"], record)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.ended import ended
 from mmrl.modalities.image.families.asked import Asked, Condition
 from mmrl.modalities.image.families.base import Schedule
 from mmrl.modalities.image.kernels import Transition, sample
@@ -23,12 +24,17 @@ from mmrl.types import Group, Prompt, Sample, Trajectory
 
 @dataclass(frozen=True)
 class Run:
-    """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored."""
+    """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored.
+
+    stores: whether there are trajectories at all; decodes: whether there are pictures.
+    """
 
     steps: int
     guidance: float
     size: tuple[int, int]
     plan: StepPlan | None = None
+    stores: bool = True
+    decodes: bool = True
 
 
 class Noise:
@@ -88,7 +94,7 @@ class Sampler:
         for start in range(0, len(prompts), self.config.rollout_batch):
             rows = slice(start, start + self.config.rollout_batch)
             latents, trajectories = self._denoise(prompts[rows], noise[rows], run)
-            pictures = self._decode(latents, run.size)
+            pictures: Sequence[Image | None] = self._decode(latents, run.size) if run.decodes else [None] * len(latents)
             samples += [
                 Sample(prompt, (start + i) % n, picture, trajectory)
                 for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
@@ -122,9 +128,9 @@ class Sampler:
             if plan is not None and i in plan.trained:
                 kept.append(self._keep(latents, after, transition, index, empty, tag))
             latents = after
-        if plan is None:
+        if plan is None or not run.stores:
             return latents, [None] * len(prompts)
-        return latents, _trajectories(kept, len(prompts)) if plan.trained else _untrained(latents)
+        return latents, _trajectories(kept, len(prompts)) if plan.trained else _ended(latents)
 
     def _keep(
         self,
@@ -164,7 +170,7 @@ class Sampler:
         trained = run.plan.trained
         latents = torch.zeros(len(trained), *self.family.latent_shape(run.size))
         if not trained:
-            return Sample(prompt, 0, None, _untrained(torch.zeros(1, *self.family.latent_shape(run.size)))[0])
+            return Sample(prompt, 0, None, ended(torch.zeros(self.family.latent_shape(run.size))))
         names = ("x", "x_next", *(("mean",) if self.keeps_mean else ()))
         tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
         mask = torch.ones(len(trained), dtype=torch.bool)
@@ -183,10 +189,8 @@ class Sampler:
         self.family.decode(output[: self.config.decode_batch], run.size)
 
 
-def _untrained(latents: Tensor) -> list[Trajectory]:
-    """Of pictures of whose making nothing is trained: their latents, and no action."""
-    none = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
-    return [Trajectory(*none, {"clean": latent.clone()}) for latent in latents.cpu()]
+def _ended(latents: Tensor) -> list[Trajectory]:
+    return [ended(latent.clone()) for latent in latents.cpu()]
 
 
 def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:

@@ -82,9 +82,11 @@ def held_sizes(stage: Stage[Any]) -> Sizes:
 def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sample], int]:
     """(samples as long as they get, prompt by prompt; how many of a prompt) of one process's share of an update."""
     options, run = stage.options, stage.run
-    if not isinstance(options, SampledStage | FilterStage | DistillStage):
+    if not isinstance(options, SampledStage | FilterStage):
         return [], 1
-    n, updates = options.samples, options.updates if isinstance(options, SampledStage) else 1
+    # Only what a distill stage's rewards train is split: its teacher looks at all samples in each update.
+    split = isinstance(options, SampledStage) and not isinstance(options, DistillStage)
+    n, updates = options.samples, options.updates if split else 1
     groups = -(-options.groups // run.processes.world)
     found: list[Sample] = []
     for number in range(groups):
@@ -96,7 +98,7 @@ def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sa
 
 
 def _samples(stage: Stage[Any]) -> bool:
-    return isinstance(stage.options, SampledStage | FilterStage | DistillStage)
+    return isinstance(stage.options, SampledStage | FilterStage)
 
 
 # -------------------------------------------------------------------- the work of an update

@@ -109,14 +109,17 @@ class Collector:
         return list(groups[self.run.processes.rank :: self.run.processes.world])
 
     def _sampled(self, groups: Sequence[Group], step: int, seen: list[Group]) -> list[Group]:
-        options = self.options
-        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk)
+        options, rewards = self.options, self.run.rewards if self.options.rewarded else ()
+        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk, rewards)
         seen += made
-        refuse_invalid(self.run, self.cursor, seen, options.max_invalid, self.run.weights)
+        if options.rewarded:
+            refuse_invalid(self.run, self.cursor, seen, options.max_invalid, self.run.weights)
         return made
 
     def _record(self, groups: Sequence[Group]) -> None:
         """Tell the curriculum the pass rates of the groups of all processes, in the order of their indices."""
+        if not self.options.rewarded:
+            return
         options, weights, index = self.options, self.run.weights, self.curriculum.index
         rates, known = (torch.zeros(options.groups, dtype=torch.float64) for _ in range(2))
         numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)

@@ -87,6 +87,6 @@ class Rollouts:
         self.queue = load_queue(folder, processes.rank, processes.world, self.collector.prompts)
         self.exhausted = self.exhausted and not self.queue
         groups = [group for groups in self.queue for group in groups]
-        if not self.options.searched:  # the branchings of a tree have scores of their own
+        if self.options.rewarded and not self.options.searched:  # the branchings of a tree have scores of their own
             score_new(self.run, groups)
         self.collector.score_kl([group for group in groups if any(KL not in s.scores for s in group.samples)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from mmrl.rewarding.load import LoadedReward
 from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share, score_groups, stop_reasons
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.broken import without_broken
@@ -18,16 +19,23 @@ class RewardFailure(RuntimeError):
 
 
 def sampled(
-    run: Run, cursor: Cursor, groups: Sequence[Group], n: int, step: int, seed: int, chunk: int | None = None
+    run: Run,
+    cursor: Cursor,
+    groups: Sequence[Group],
+    n: int,
+    step: int,
+    seed: int,
+    chunk: int | None = None,
+    rewards: Sequence[LoadedReward] | None = None,
 ) -> list[Group]:
     """The groups with n scored samples each; those whose pictures are broken are left out, or end the run.
 
     step: which step the rollout is for; with the seed and the group's key it decides the noise. chunk: groups that are
-    rolled out together; None: all.
+    rolled out together; None: all. rewards: None: the run's.
     """
     size = chunk or max(1, len(groups))
     done: list[Group] = []
-    with RewardRunner(run.rewards) as runner:
+    with RewardRunner(run.rewards if rewards is None else rewards) as runner:
         for start in range(0, len(groups), size):
             clock = time.monotonic()
             asked, made = without_broken(

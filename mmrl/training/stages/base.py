@@ -70,6 +70,10 @@ class Stage(Generic[Section]):
         policy = Role("policy", weights, self.learner("policy", weights, self.options.optim, self.updates()))
         return [policy, *(self.role(name, options) for name, options in self.options.named_roles().items())]
 
+    def prepare_reference(self) -> None:
+        """Make what it compares with: here the policy as the stage begins."""
+        self.run.adapter.prepare_reference()
+
     def begin(self) -> None:
         """Before the first step, not on a resume: what must hold. Raises what stops the run."""
 

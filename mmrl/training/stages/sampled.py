@@ -31,7 +31,7 @@ class Sampled(Stage[Section]):
         self.algorithm = algorithm
         super().__init__(run, options, policy, cursor)
         self.prompts = prompts_of(run, options.data_from)
-        if not any(run.weights.values()):
+        if options.rewarded and not any(run.weights.values()):
             raise ConfigError(f"stage {options.name!r}: every reward has weight 0: nothing would be learned")
         if options.hints:
             check_hints(self.prompts, options.hints.reward, list(run.weights))

@@ -13,6 +13,7 @@ from small_pipelines import CORPUS, LORA, gradients, nudge, roll
 
 from mmrl import api
 from mmrl.config import load
+from mmrl.modalities.adapter import Unsupported
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import FAMILIES, family_class
@@ -326,3 +327,21 @@ def test_a_step_on_records_of_a_file_that_show_pictures(tmp_path, marked):
     )
     summary = api.trainer(config, quiet=True).train()
     assert summary["steps"] == 1 and summary["samples"] == 4 and summary["actions"] == 8
+
+
+@pytest.mark.parametrize("family", FLOWS)
+def test_frozen_blocks_show_the_picture_and_lead_back_to_it(family):
+    """Tokens of the width that heads are made for; another picture gives others, and has a gradient through them."""
+    policy = made(family)
+    nudge(policy)
+    samples = roll(policy, n=1, prompts=prompts(family)[:1])
+    clean = torch.zeros(1, *policy.family.latent_shape((SIZE, SIZE)), requires_grad=True)
+    times = torch.tensor([0.5])
+    found = policy.block_features(samples, times, [0], clean, 1)
+    assert [features.shape[-1] for features in found] == policy.block_widths(1)
+    [gradient] = torch.autograd.grad(found[0].square().sum(), [clean])
+    assert float(gradient.abs().min()) > 0
+    others = policy.block_features(samples, times, [0], clean.detach() + 1, 1)
+    assert not torch.equal(found[0], others[0]) and found[0].shape == others[0].shape
+    with pytest.raises(Unsupported, match="ask for fewer"):
+        policy.block_features(samples, times, [0], clean, 99)

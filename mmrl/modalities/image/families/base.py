@@ -109,6 +109,18 @@ class Family:
         return tuple(type(self.denoiser)._repeated_blocks or self.denoiser._no_split_modules)
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """Those blocks, in the order in which they run, that see the picture."""
+        lists = [part for part in self.denoiser.children() if isinstance(part, nn.ModuleList)]
+        return [block for part in lists for block in part if type(block).__name__ in self.block_names]
+
+    @property
+    def block_width(self) -> int:
+        """Numbers of a token between two blocks."""
+        config = self.denoiser.config
+        return int(config.num_attention_heads * config.attention_head_dim)
+
+    @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrl.modalities import hollow
 from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
@@ -32,6 +32,14 @@ class ZImage(FlowFamily):
     @property
     def patch(self) -> int:
         return 2
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.denoiser.layers)  # others see the text alone, or the picture before any text
+
+    @property
+    def block_width(self) -> int:
+        return int(self.denoiser.config.dim)
 
     def native_size(self) -> tuple[int, int]:
         return NATIVE, NATIVE
