@@ -17,8 +17,8 @@ class ForwardPreferenceStage(Stage):
     kind: Literal["forward_preference"] = "forward_preference"
     pairs: str | None = Field(
         None,
-        description="A .jsonl or .parquet file of records `prompt`, and two `candidates` with `shares`: pictures, in any "
-        "of the forms that pairs may have (docs/pairs.md); null takes `data.prompts`.",
+        description="A .jsonl or .parquet file of records `prompt`, and two `candidates` with `shares`: pictures, in "
+        "any of the forms that pairs may have (docs/pairs.md); null takes `data.prompts`.",
     )
     beta: float = Field(2000.0, gt=0, description="Of the margin of errors; 2000 is the released value for SD 1.5.")
     label_smoothing: float = Field(
@@ -35,9 +35,9 @@ class ForwardPreferenceStage(Stage):
         return self
 
     def plan_lines(self, config: Any, processes: int) -> list[str]:
-        evaluations = 2 * self.batch * self.draws
+        evaluations, pairs = 2 * self.batch * self.draws, self.pairs or config.data.prompts
         return [
-            f"{self.batch} pairs a step from {self.pairs or config.data.prompts}, objective diffusion_dpo, beta {self.beta:g}; times "
+            f"{self.batch} pairs a step from {pairs}, objective diffusion_dpo, beta {self.beta:g}; times "
             f"{self.times.name}, {self.draws} each: {evaluations} evaluations in "
             f"{-(-evaluations // self.micro_batch)} micro-batches",
             self.optim.in_words(),

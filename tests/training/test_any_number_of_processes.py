@@ -196,9 +196,8 @@ def values(tmp_path: Path, monkeypatch):
 def run(config: dict[str, Any], world: int = 1, resume: bool = False, stop: bool = False) -> list[Any]:
     """The loops of the ranks of a run, or None for those that were stopped: at the first point that they came to."""
 
-    kind = (
-        Flowing if config["stages"][0]["kind"].startswith("forward_") else Able if "tree" in config["stages"][0] else None
-    )
+    first = config["stages"][0]
+    kind = Flowing if first["kind"].startswith("forward_") else Able if "tree" in first else None
 
     def work(processes: Processes | None) -> Any:
         loop = make(

@@ -237,15 +237,13 @@ SECTIONS = {
     "filter": (FilterStage, FILTERS, None),
 }
 NOISED = {"kind": "forward_process", "steps": 3, "groups": 4, "samples": 4, "optim": {"lr": 0.05}}
+PAIRED = {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}}
 KINDS = {
     **dict.fromkeys(("forward_process", "times"), NOISED),
     "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
     "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
-    "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
-    "forward_preference": {
-        **{"kind": "forward_preference", "steps": 3, "batch": 2, "beta": 10.0},
-        **{"pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
-    },
+    "preference": PAIRED,
+    "forward_preference": {**PAIRED, "kind": "forward_preference", "beta": 10.0},
     "reward_model": {"kind": "reward_model", "steps": 3, "batch": 2, "pairs": "shares.jsonl", "optim": {"lr": 0.05}},
     "filter": {"kind": "filter", "groups": 4, "samples": 4},
 }

@@ -127,8 +127,8 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
         made = [given_samples(stage.run.adapter, [pair]) for pair in stage.pairs[:LOOKED_AT]]
         _replays(stage, Algorithm(), _longest(stage, made, stage.options.batch))
     elif isinstance(stage, ForwardPreference):
-        options = stage.options
-        _noised(stage, given_pairs(stage.run.adapter, stage.pairs[: options.batch]), options.draws)
+        pairs = stage.pairs[: stage.options.batch]
+        _noised(stage, given_pairs(stage.run.adapter, pairs), stage.options.draws)
     elif isinstance(stage, RewardModel):
         adapter = stage.run.adapter
         made = [rows_of(adapter, record, stage.options.show) for record in stage.records[:LOOKED_AT]]

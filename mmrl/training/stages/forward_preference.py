@@ -18,7 +18,6 @@ from mmrl.data.order import cyclic_indices
 from mmrl.data.pairs import pair_of
 from mmrl.data.prompts import load_prompts, reading
 from mmrl.modalities.adapter import Adapter
-from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.policy import Policy
 from mmrl.training.run import Run
