@@ -26,6 +26,7 @@ from mmrl.config.run import Config
 from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
+from mmrl.config.surrogate import SurrogateConfig
 from mmrl.config.validation import validate
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "SampledStage",
     "SftStage",
     "Stage",
+    "SurrogateConfig",
     "TimesConfig",
     "TreeConfig",
     "is_run",

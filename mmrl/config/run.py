@@ -109,13 +109,14 @@ class Config(Strict):
             _check_data_from(stage, filters)
             samples = isinstance(stage, SampledStage | FilterStage)
             if samples and getattr(stage, "rewarded", True) and not self.rewards:
-                instead = ", or leave `joint` out: distillation alone" if isinstance(stage, DistillStage) else ""
+                alone = ", or leave `joint` and `surrogate` out: distillation alone"
+                instead = alone if isinstance(stage, DistillStage) else ""
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}{instead}")
             if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 actions = self.model.actions_per_sample()  # a plan that cannot be made says so here
-                learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.rewarded)
+                learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.joint is not None)
                 if actions == 0 and learns:
                     raise ValueError(
                         f"stage {stage.name!r} learns from actions, and samples have none that is trained; change "

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mmrl.core.denoising_preference import dgpo
-from mmrl.core.distribution import descent, dmd_direction, sized
+from mmrl.core.distribution import sized
+from mmrl.core.flow_match import wide
 
 
 def outside_trust(error: Tensor, error_slow: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -61,29 +62,26 @@ def surrogate_loss(
     return preference + anchor * gap**2, {**metrics, **told}
 
 
-def rewarded(
-    clean: Tensor,
-    clean_real: Tensor,
-    clean_fake: Tensor,
-    clean_surrogate: Tensor,
-    clean_plain: Tensor | None = None,
-    *,
-    guidance: float = 0.3,
-    reward: float = 0.7,
-) -> Tensor:
-    """[B]: `descent` of the generator along distribution matching, the teacher's guidance and the surrogate.
-
-    direction = dmd_direction - guidance (real - plain) / |x0 - real| - reward (surrogate - real) / |x0 - surrogate|,
-    sizes as in `sized`. clean: the generator's x0 [B, ...], differentiable; clean_real and clean_surrogate: x0 of the
-    reference and of the surrogate, guided alike; clean_plain: of the reference without guidance, so that real - plain
-    is (w - 1)(conditional - unconditional) at scale w; None where nothing is guided. A surrogate that is the reference
-    adds nothing.
-    """
-    learned = sized(clean_surrogate.detach() - clean_real.detach(), clean, clean_surrogate)
-    direction = dmd_direction(clean, clean_real, clean_fake) - reward * learned
-    if clean_plain is not None:
-        direction = direction - guidance * sized(clean_real.detach() - clean_plain.detach(), clean, clean_real)
-    return descent(clean, direction)
+def reward_direction(clean: Tensor, clean_surrogate: Tensor, clean_real: Tensor) -> Tensor:
+    """-(surrogate - real) / mean |x0 - surrogate|, [B, ...], detached: to be added to `dmd_direction`, which points to
+    where x0 is not to go. clean: the generator's x0; the others: what surrogate and reference take it for once it is
+    noised, guided alike. 0 where the surrogate is the reference."""
+    clean_surrogate, real = wide(clean_surrogate.detach(), clean_real.detach())
+    return sized(real - clean_surrogate, clean, clean_surrogate)
 
 
-__all__ = ["beyond_reference", "boundary_weight", "outside_trust", "rewarded", "surrogate_loss"]
+def guidance_direction(clean: Tensor, clean_real: Tensor, clean_plain: Tensor) -> Tensor:
+    """-(real - plain) / mean |x0 - real|, [B, ...], detached: real is the guided reference, plain the same without
+    guidance, so that their difference is (w - 1)(conditional - unconditional) at scale w."""
+    real, plain = wide(clean_real.detach(), clean_plain.detach())
+    return sized(plain - real, clean, real)
+
+
+__all__ = [
+    "beyond_reference",
+    "boundary_weight",
+    "guidance_direction",
+    "outside_trust",
+    "reward_direction",
+    "surrogate_loss",
+]

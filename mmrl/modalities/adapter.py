@@ -229,6 +229,17 @@ class Adapter:
             f"{type(self).__name__} makes no samples anew: a distill stage needs its method generated(samples, places)"
         )
 
+    def levels(self) -> Tensor:
+        """[K]: the noise levels, from below 1 down to 0, to which the K steps lead of which `generated` makes samples
+        anew: the k-th of them where places are in [k / K, (k + 1) / K).
+
+        Left out: a distill stage that asks where on their way samples are is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no noise levels of its steps: a distill stage with `surrogate` or "
+            "`times_above` needs its method levels"
+        )
+
     def block_widths(self, count: int) -> list[int]:
         """Numbers of each token behind `count` of the model's blocks, spread evenly, the last one among them.
 

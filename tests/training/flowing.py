@@ -85,6 +85,9 @@ class Flowing(Adapter):
         times = 1 - step / STEPS
         return flow_match.clean_of(x, self.velocity(x, times, [s.prompt for s in samples]), times)
 
+    def levels(self) -> Tensor:
+        return torch.linspace(1, 0, STEPS + 1)[1:]
+
     def given(self, prompt: Prompt, completions: Sequence[Candidate]) -> list[Sample]:
         """Texts of letters, 0.5 for each `a` and -0.5 for another one."""
         none, samples = (torch.zeros(0), torch.zeros(0, dtype=torch.bool)), []

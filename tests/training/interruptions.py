@@ -111,6 +111,15 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "awm, reference": [{**FORWARD, "objective": "awm", "reference_coef": 0.1, "epochs": 2}],
         "dgpo, then nft": [{**FORWARD, "objective": "dgpo"}, {**FORWARD, "name": "two", "steps": 2}],
         "distill": [{**DISTILL, "optim": EMA}],
+        "distill, surrogate": [
+            {
+                **DISTILL,
+                "samples": 4,
+                "times_above": True,
+                "optim": EMA,
+                "surrogate": {"role": {"optim": SPAM, "updates": 2}},
+            }
+        ],
         "distill, then nft": [{**DISTILL, "fake": FAKE, "every": 2}, {**FORWARD, "name": "two", "steps": 2}],
         "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],
         "own kind, three roles": [{"kind": NOVELTY, "steps": 3, "optim": EMA, "fake": FAKE}],

@@ -251,6 +251,10 @@ class ImageAdapter(Adapter):
         """See Adapter.generated, and Forward."""
         return self._forward.generated(samples, places, self._acting_run())
 
+    def levels(self) -> Tensor:
+        """See Adapter.levels, and Forward."""
+        return self._forward.levels(self._acting_run())
+
     def block_widths(self, count: int) -> list[int]:
         return [self.family.block_width] * len(spread(self.family, count))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from mmrl.modalities.image.ended import ended
 from mmrl.pictures import PictureError, open_image
-from mmrl.types import Candidate, Prompt, Sample, Trajectory
+from mmrl.types import Candidate, Prompt, Sample
 
 
 def given_pictures(
@@ -30,6 +30,5 @@ def given_pictures(
             image = open_image(one.images[0], prompt.root, bound)
         except PictureError as error:
             raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
-        none = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
-        samples.append(Sample(prompt, number, image, Trajectory(*none, {"clean": latent(image)})))
+        samples.append(Sample(prompt, number, image, ended(latent(image))))
     return samples

@@ -114,7 +114,10 @@ class Sampler:
         storing = plan is not None and unconditional is not None and not policy.both_branches
         tag = self.tag() if storing else None
         kept: list[dict[str, Tensor]] = []
+        way: list[Tensor] = []
         for i in range(run.steps):
+            if plan is not None and plan.boundaries:
+                way.append(latents.cpu())
             index = torch.full((len(prompts),), i, device=device)
             time = schedule.time[i].float().to(device).expand(len(prompts))
             output, empty = policy.predict(latents, time, condition, run.guidance, size, unconditional)
@@ -130,7 +133,7 @@ class Sampler:
             latents = after
         if plan is None or not run.stores:
             return latents, [None] * len(prompts)
-        return latents, _trajectories(kept, len(prompts)) if plan.trained else _ended(latents)
+        return latents, _trajectories(kept, len(prompts)) if plan.trained else _ended(latents, way)
 
     def _keep(
         self,
@@ -170,7 +173,8 @@ class Sampler:
         trained = run.plan.trained
         latents = torch.zeros(len(trained), *self.family.latent_shape(run.size))
         if not trained:
-            return Sample(prompt, 0, None, ended(torch.zeros(self.family.latent_shape(run.size))))
+            latent = torch.zeros(1, *self.family.latent_shape(run.size))
+            return Sample(prompt, 0, None, _ended(latent, [latent] * run.steps if run.plan.boundaries else [])[0])
         names = ("x", "x_next", *(("mean",) if self.keeps_mean else ()))
         tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
         mask = torch.ones(len(trained), dtype=torch.bool)
@@ -189,8 +193,11 @@ class Sampler:
         self.family.decode(output[: self.config.decode_batch], run.size)
 
 
-def _ended(latents: Tensor) -> list[Trajectory]:
-    return [ended(latent.clone()) for latent in latents.cpu()]
+def _ended(latents: Tensor, way: Sequence[Tensor] = ()) -> list[Trajectory]:
+    """way: the latents before each step, where they are stored."""
+    before = [{"x": torch.stack(some)} for some in zip(*way)] if way else [{}] * len(latents)
+    steps = {"step": torch.arange(len(way))} if way else {}
+    return [ended(latent.clone(), {**one, **steps}) for latent, one in zip(latents.cpu(), before)]
 
 
 def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
