@@ -79,6 +79,12 @@ class Adapter:
     holds_conversations: ClassVar[bool] = False
     environment: Environment | None = None
 
+    # What samples can bring for rewards to look at, and what of it is wanted next: "artifact", and "latents" where
+    # `rollout` and `evaluate` fill Sample.latents. A run sets `wanted` before them; an artifact that is not wanted may
+    # be left out (None).
+    shows: frozenset[str] = frozenset({"artifact"})
+    wanted: frozenset[str] = frozenset({"artifact"})
+
     # Pixels of a picture that is opened at most; a run sets it to data.max_pixels.
     max_pixels: int | None = None
 

@@ -468,6 +468,7 @@ ELSEWHERE = {
     "judge.preferred": "test_judge.py::test_a_judge_with_a_favourite_place_favours_nobody",
     "judge.rubric": "test_judge.py::test_boilerplate_is_capped",
     "verdict.r1_reward": "test_verdict.py::test_the_values_of_r1_reward",
+    "latent.score": "test_latent.py::test_what_is_no_latent_pays_nothing",
     "ocr.quoted": "test_ocr.py::test_the_text_in_the_picture_is_compared_with_the_quotation",
     "paco.consistency": "test_picture_judges.py::test_a_picture_smaller_than_its_grid_is_invalid_alone",
     "pickscore.score": "test_image_models.py::test_every_mode_of_a_picture_is_scored_and_transparency_is_white",

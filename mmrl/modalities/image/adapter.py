@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class ImageAdapter(Adapter):
 
     Config = ModelConfig
     objectives = OBJECTIVES
+    shows = frozenset({"artifact", "latents"})
 
     config: ModelConfig
 
@@ -193,7 +195,10 @@ class ImageAdapter(Adapter):
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
+        return self._sampler.fill(groups, n, noise, self._wanted(self._training(self.plan(step, seed))))
+
+    def _wanted(self, run: Run) -> Run:
+        return replace(run, decodes="artifact" in self.wanted, shows="latents" in self.wanted)
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """The ODE (or DDIM with eta 0), or re-noise steps, with the evaluation's steps, guidance and size; no
@@ -204,7 +209,7 @@ class ImageAdapter(Adapter):
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._evaluation)
+        return self._sampler.fill(groups, n, noise, self._wanted(self._evaluation))
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -26,7 +26,8 @@ from mmrl.types import Group, Prompt, Sample, Trajectory
 class Run:
     """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored.
 
-    stores: whether there are trajectories at all; decodes: whether there are pictures.
+    stores: whether there are trajectories at all; decodes: whether there are pictures; shows: whether there are latents
+    for rewards to look at.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class Run:
     plan: StepPlan | None = None
     stores: bool = True
     decodes: bool = True
+    shows: bool = False
 
 
 class Noise:
@@ -95,9 +97,12 @@ class Sampler:
             rows = slice(start, start + self.config.rollout_batch)
             latents, trajectories = self._denoise(prompts[rows], noise[rows], run)
             pictures: Sequence[Image | None] = self._decode(latents, run.size) if run.decodes else [None] * len(latents)
+            shown = self._shown(latents, trajectories, run) if run.shows else [{}] * len(latents)
             samples += [
-                Sample(prompt, (start + i) % n, picture, trajectory)
-                for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
+                Sample(prompt, (start + i) % n, picture, trajectory, latents=own)
+                for i, (prompt, picture, trajectory, own) in enumerate(
+                    zip(prompts[rows], pictures, trajectories, shown)
+                )
             ]
         return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
 
@@ -157,6 +162,19 @@ class Sampler:
             stored["unconditional"] = empty
             stored["weights"] = torch.full_like(index, tag)
         return {key: value.cpu() for key, value in stored.items()}
+
+    def _shown(
+        self, latents: Tensor, trajectories: Sequence[Trajectory | None], run: Run
+    ) -> list[Mapping[str, Tensor]]:
+        """See Sample.latents: in the layout of the autoencoder, and on the denoiser's scale."""
+        level = self.schedule(run.steps, run.size).level[:-1].float()
+        noise = level if self.family.is_flow else (1 - level).sqrt()  # of DDIM it is the signal's share
+        found: list[Mapping[str, Tensor]] = []
+        for clean, kept in zip(self.family.unpack(latents.float(), run.size).cpu(), trajectories):
+            way = {} if kept is None or "x" not in kept.tensors else kept.tensors
+            noisy = {"noisy": self.family.unpack(way["x"], run.size), "level": noise[way["step"]]} if way else {}
+            found.append({"clean": clean, **noisy})
+        return found
 
     @torch.no_grad()
     def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:

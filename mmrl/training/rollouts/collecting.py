@@ -110,7 +110,10 @@ class Collector:
 
     def _sampled(self, groups: Sequence[Group], step: int, seen: list[Group]) -> list[Group]:
         options, rewards = self.options, self.run.rewards if self.options.rewarded else ()
-        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk, rewards)
+        shown = self.run.shows(self.cursor.total_steps + 1 + step - self.cursor.step)
+        made = sampled(
+            *(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk, rewards), shown
+        )
         seen += made
         if options.rewarded:
             refuse_invalid(self.run, self.cursor, seen, options.max_invalid, self.run.weights)
