@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effects import Study, main, merged
+from effects import SEEDS, Study, main, merged
 
 ROOT = Path("runs/effects_image")
 HERE = str(Path(__file__).resolve())
 STEPS, GROUPS, SAMPLES = 40, 16, 8
+DISTILLED = 120  # steps that make the student of few steps
+TEACHER = "share://assets/image-tiny"
 PULL = 0.5  # weight of colour in the flawed score: a whole picture of colour is worth half of all claims
 SAME = 0.06  # scores that are no farther apart are as good to the comparator: half of the smallest claim, an eighth
 
@@ -43,17 +45,20 @@ def liked(samples: list) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: what differs from the effect's setting. claims: whether the claim is about it."""
+    """One side of a comparison: what differs from the effect's setting. claims: whether the claim is about it. stage:
+    of the shipped config's stage, the one in its place."""
 
     rewards: Sequence[Mapping[str, Any]]
     algorithm: Mapping[str, Any] = field(default_factory=dict)
     claims: bool = True
+    stage: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Effect:
     """See effects.Claim. source: the shipped config; stage: what differs in its stage; evaluate: measured on held-out
-    captions before and after."""
+    captions before and after, with so many samples each; base: the run of each seed whose policy all sides start from.
+    """
 
     claim: str
     source: str
@@ -61,6 +66,8 @@ class Effect:
     measures: Mapping[str, int]
     evaluate: Sequence[Mapping[str, Any]]
     stage: Mapping[str, Any] = field(default_factory=dict)
+    samples: int = 1
+    base: str = ""
 
 
 TRUE, LIKED = {"name": "composition.follows"}, {"name": f"{HERE}:liked"}
@@ -68,6 +75,24 @@ TRUE, LIKED = {"name": "composition.follows"}, {"name": f"{HERE}:liked"}
 WINS = {"name": "compared.wins", "options": {"judge": LIKED["name"], "hard": True}}
 TIES = merged(WINS, {"options": {**WINS["options"], "margin": 1 / (1 + math.exp(-SAME)) - 0.5}})
 GRPO = {"preset": "grpo", "clamp": 5.0, "clip_low": 1e-3, "clip_high": 1e-3}
+FAR = {"name": f"{Path(__file__).with_name('teacher_distance.py')}:astray"}
+FOUR_STEPS = "four-steps"  # the student of distillation alone
+
+
+def pulled(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Distillation alone, by the teacher that ships."""
+    return {key: value for key, value in stage.items() if key != "joint"} | {"teacher": TEACHER}
+
+
+def rewarded(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Rewards alone, on the same few steps and with the same optimizer."""
+    return {"kind": "grpo", "optim": stage["optim"], "algorithm": GRPO}
+
+
+def joint(**options: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    return lambda stage: pulled(stage) | {"joint": {"algorithm": GRPO, **options}}
+
+
 EFFECTS = {
     "pref-grpo": Effect(
         "A score with a flaw is over-optimised by GRPO; its win rate, where small differences tie, keeps to the claims",
@@ -82,18 +107,63 @@ EFFECTS = {
         {"eval/composition.follows": 1, "eval/effects_image.liked": 0},
         [TRUE, LIKED],
     ),
+    "flash-dmd": Effect(
+        "Rewards alone lead a few-step student away from its teacher; with distillation going on it stays nearer, and "
+        "earns the rewards",
+        "image/flash_dmd_tiny",
+        {
+            "GRPO alone": Arm([LIKED], stage=rewarded),
+            "joint": Arm([LIKED], stage=joint()),
+            "distillation alone": Arm([LIKED], stage=pulled, claims=False),
+            "joint, weighted": Arm([LIKED], stage=joint(schedule="weighted"), claims=False),
+            "joint, by step DPO": Arm([LIKED], stage=joint(objective="step_dpo"), claims=False),
+        },
+        {"eval/teacher_distance.astray": -1, "eval/effects_image.liked": 0, "eval/composition.follows": 0},
+        [TRUE, LIKED, FAR],
+        samples=4,
+        base=FOUR_STEPS,
+    ),
 }
-NAMES = {"eval/composition.follows": "true claims", "eval/effects_image.liked": "flawed score"}
+NAMES = {
+    "eval/composition.follows": "true claims",
+    "eval/effects_image.liked": "flawed score",
+    "eval/teacher_distance.astray": "distance to the teacher",
+}
 
 
-def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
-    """The run of one side of a comparison with a seed."""
+def shipped(source: str) -> dict[str, Any]:
+    """A config of configs/ as a mapping."""
     import yaml
 
     from mmrl.share import share
 
+    found: dict[str, Any] = yaml.safe_load((share("configs") / f"{source}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def config(*words: str) -> dict[str, Any]:
+    """The run of a base, or of one side of a comparison with a seed."""
+    return base_config(words[0]) if len(words) == 1 else arm_config(*words)
+
+
+def base_config(name: str) -> dict[str, Any]:
+    """A student of four steps that has earned no rewards, of a seed."""
+    made = shipped("image/flash_dmd_tiny")
+    [stage] = made["stages"]
+    stage = {key: value for key, value in stage.items() if key != "joint"} | {"steps": DISTILLED}
+    own = {"name": name, "out": str(ROOT), "seed": int(name.rpartition("-")[2]), "device": "cpu", "threads": 1}
+    evaluated = {"every": 0, "prompts": 100, "samples": 4, "rewards": [TRUE, FAR]}
+    return merged(made, own) | {"stages": [stage], "eval": evaluated}
+
+
+def bases(effects: Sequence[str]) -> list[str]:
+    """What these comparisons start from, one for each seed."""
+    starts = sorted({base for effect in effects if (base := EFFECTS[effect].base)})
+    return [f"{base}-{seed}" for base in starts for seed in SEEDS]
+
+
+def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
-    shipped = yaml.safe_load((share("configs") / f"{chosen.source}.yaml").read_text(encoding="utf-8"))
     own = {
         "name": run_name(effect, arm, seed),
         "out": str(ROOT),
@@ -101,14 +171,24 @@ def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
         "device": "cpu",
         "threads": 1,
         "rewards": list(side.rewards),
-        "eval": {"every": 0, "prompts": 200, "rewards": list(chosen.evaluate)},
+        "eval": {
+            "every": 0,
+            "prompts": 200 if chosen.samples == 1 else 100,
+            "samples": chosen.samples,
+            "rewards": list(chosen.evaluate),
+        },
         "report": {"samples_every": 10},
         "checkpoint": {"every": 10, "keep": 1},
     }
-    made = merged(shipped, own)
+    if chosen.base:
+        policy = ROOT / f"{chosen.base}-{seed}" / "checkpoints" / "latest" / "policy"
+        own["model"] = {"path": str(policy)}
+    made = merged(shipped(chosen.source), own)
     size = {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES, "micro_batch": 256}
     [stage] = made["stages"]
-    made["stages"] = [merged(stage, size | dict(chosen.stage)) | {"algorithm": merged(GRPO, side.algorithm)}]
+    algorithm = {"algorithm": merged(GRPO, side.algorithm)}
+    stage = dict(side.stage(stage)) if side.stage else {**stage, **algorithm}
+    made["stages"] = [merged(stage, size | dict(chosen.stage))]
     return made
 
 
@@ -122,8 +202,8 @@ STUDY = Study(
     effects=EFFECTS,
     names=NAMES,
     config=config,
-    bases=lambda effects: [],
-    about=f"{STEPS} steps of {GROUPS} captions x {SAMPLES} pictures; 200 held-out captions",
+    bases=bases,
+    about=f"{STEPS} steps of {GROUPS} captions x {SAMPLES} pictures",
 )
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmrl.config import (
+    AdversaryConfig,
     CheckpointConfig,
     Config,
     ConfigError,
@@ -24,6 +25,7 @@ from mmrl.config import (
     ForwardProcessStage,
     GrpoStage,
     HintsConfig,
+    JointConfig,
     OptimConfig,
     PreferenceStage,
     ReportConfig,
@@ -61,6 +63,7 @@ PLAIN = f"{FOLLOW}={{decay:0.5}}"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 RISING = "stages.0.old.decay=0.5 stages.0.old.rise=linear"
+JOINT = "stages.0.joint={} stages.0.samples=4"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 STEPS = "stages.0.rule=steps stages.0.tree={}"
 REWARDED = f"{SCALAR} {HELD} rewards=[{{name:a.b}}]"
@@ -179,6 +182,37 @@ CASES = [
             ("high", "", NORMAL),
             ("mean", NORMAL, ""),
             ("std", NORMAL, ""),
+        )
+    ),
+    *(
+        Case(DistillStage, name, f"stages.0.{name}={value}", f"{JOINT} {more}", more, "distill")
+        for name, value, more in (
+            *(("updates", "2", ""), ("epochs", "2", ""), ("refill", "2", ""), ("max_invalid", "0.5", "")),
+            *(("hints", "{reward:a}", ""), ("shuffle_rewards", "true", "")),
+            ("curriculum.retire_at", "0.5", ""),
+            ("curriculum.correct_at", "0.9", STAGED),
+            ("curriculum.advance_at", "0.9", STAGED),
+            ("curriculum.window", "9", STAGED),
+        )
+    ),
+    *(
+        Case(DistillStage, name, f"stages.0.{name}=2", JOINT, f"{JOINT} stages.0.joint.schedule=weighted", "distill")
+        for name in ("every", "pulls")
+    ),
+    Case(
+        AdversaryConfig,
+        "teacher_steps",
+        "stages.0.adversary.teacher_steps=9",
+        "stages.0.adversary={real:teacher}",
+        f"stages.0.adversary={{real:records}} {RECORDS}",
+        "distill",
+    ),
+    *(
+        Case(JointConfig, name, f"stages.0.joint.{name}={value}", f"{JOINT} stages.0.joint.{more}", JOINT, "distill")
+        for name, value, more in (
+            ("weight", "2", "schedule=weighted"),
+            ("beta", "2", "objective=step_dpo"),
+            ("anchor", "{}", "objective=step_dpo"),
         )
     ),
     *(
@@ -396,7 +430,12 @@ ALWAYS: dict[type, set[str]] = {
         *("same_noise", "old", "algorithm"),
     },
     TimesConfig: {"name", "shift"},
-    DistillStage: {"kind", "groups", "samples", "every", "early", "guidance", "times", "fake"},
+    DistillStage: {
+        *("kind", "groups", "samples", "rollout_chunk", "early", "teacher", "guidance", "times", "fake"),
+        *("adversary", "joint"),
+    },
+    AdversaryConfig: {"weight", "form", "late", "real", "features", "blocks", "width", "times", "heads"},
+    JointConfig: {"objective", "schedule", "after", "algorithm"},
     RoleConfig: {"optim", "follow"},
     FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
@@ -414,7 +453,7 @@ ALWAYS: dict[type, set[str]] = {
         *("steps", "kernel", "plan", "guidance", "same_noise", "size", "logp_reduction", "ratio_norm"),
         "storage",
     },
-    image.EvaluationConfig: {"steps", "guidance", "size"},
+    image.EvaluationConfig: {"steps", "kernel", "guidance", "size"},
     image.ModelConfig: {
         *("path", "family", "build", "dtype", "train", "components", "gradient_checkpointing", "sampling"),
         *("evaluation", "rollout_batch", "decode_batch", "embedding_cache"),

@@ -76,15 +76,8 @@ class RecordLosses:
 
     def samples(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
         """Records as samples of their prompts, whose trajectories hold their latents and no action."""
-        return [
-            Sample(
-                Prompt(str(record.get("id", "")), record["prompt"], record),
-                0,
-                None,
-                ended(self.latent(record["image"])),
-            )
-            for record in records
-        ]
+        latents = self.latents([record["image"] for record in records])
+        return [Sample(_prompt(record), 0, None, ended(latent.clone())) for record, latent in zip(records, latents)]
 
     @torch.no_grad()
     def latents(self, images: Sequence[Image]) -> Tensor:

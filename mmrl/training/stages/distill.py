@@ -182,7 +182,7 @@ class Distill(Sampled[DistillStage]):
             cursor.micro = part.number + 1
             self.run.point("micro")
         norm = self.learners[name].step()
-        cursor.sums.note(f"norm/{name}", max(norm, cursor.sums.known.get(f"norm/{name}", 0.0)))
+        cursor.sums.note(f"norm/{turn.loss}", max(norm, cursor.sums.known.get(f"norm/{turn.loss}", 0.0)))
         self.follow(name)
 
     def addend(self, groups: Sequence[Group], loss_of: Callable[[Sequence[Row], float], Mapping[str, float]]) -> Addend:
@@ -297,9 +297,11 @@ class Distill(Sampled[DistillStage]):
             row |= pair_row(groups, list(run.weights), run.processes)
             row["group/zero_variance"] = silent_share(experience, run.processes)
             row |= joint_row(sums, self.options.rewarded_in(cursor.step)) | surrogate_row(sums)
-        for name, learner in self.learners.items():
-            before = "" if name == "policy" else f"{name}/"
-            row |= {f"{before}grad_norm": sums.known.get(f"norm/{name}"), f"{before}lr": learner.rate}
+        row["grad_norm"] = sums.known.get("norm/policy")
+        for name in ("joint", *self.learners):
+            if f"norm/{name}" in sums.known and name != "policy":
+                row[f"{name}/grad_norm"] = sums.known[f"norm/{name}"]
+        row |= {"lr" if name == "policy" else f"{name}/lr": one.rate for name, one in self.learners.items()}
         return row | {k: v for k, v in sums.known.items() if k.startswith(("time/", "rollout/"))}
 
 
