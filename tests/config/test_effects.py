@@ -34,6 +34,7 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
+    SurrogateConfig,
     TimesConfig,
     TreeConfig,
     load,
@@ -205,6 +206,14 @@ CASES = [
         "stages.0.adversary.teacher_steps=9",
         "stages.0.adversary={real:teacher}",
         f"stages.0.adversary={{real:records}} {RECORDS}",
+        "distill",
+    ),
+    Case(
+        SurrogateConfig,
+        "slow",
+        "stages.0.surrogate.slow={decay:0.5}",
+        "stages.0.surrogate={} stages.0.samples=4",
+        "stages.0.surrogate={clip:0} stages.0.samples=4",
         "distill",
     ),
     *(
@@ -432,8 +441,9 @@ ALWAYS: dict[type, set[str]] = {
     TimesConfig: {"name", "shift"},
     DistillStage: {
         *("kind", "groups", "samples", "rollout_chunk", "early", "teacher", "guidance", "times", "fake"),
-        *("adversary", "joint"),
+        *("adversary", "joint", "surrogate", "times_above"),
     },
+    SurrogateConfig: {"role", "reward", "guidance", "beta", "clip", "limit", "anchor", "algorithm"},
     AdversaryConfig: {"weight", "form", "late", "real", "features", "blocks", "width", "times", "heads"},
     JointConfig: {"objective", "schedule", "after", "algorithm"},
     RoleConfig: {"optim", "follow"},
