@@ -315,7 +315,7 @@ class ImageAdapter(Adapter):
         """See Adapter.given: pictures, scaled and cropped to the training size; for stages on the forward process."""
         if (problem := self._unfit(prompt)) is not None:
             raise ValueError(f"prompt {prompt.id!r:.60} {problem}")
-        return given_pictures(prompt, completions, self._records.latent, self.max_pixels or MAX_PIXELS)
+        return given_pictures(prompt, completions, self._records.latents, self.max_pixels or MAX_PIXELS)
 
     # ---------------------------------------------------------------- disk
 

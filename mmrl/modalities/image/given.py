@@ -14,21 +14,21 @@ from mmrl.types import Candidate, Prompt, Sample
 
 
 def given_pictures(
-    prompt: Prompt, completions: Sequence[Any], latent: Callable[[Image], Tensor], bound: int
+    prompt: Prompt, completions: Sequence[Any], latents: Callable[[Sequence[Image]], Tensor], bound: int
 ) -> list[Sample]:
-    """See Adapter.given. completions: candidates of one picture each; latent: of a picture, on the CPU; bound: pixels
-    of one that is opened at most.
+    """See Adapter.given. completions: candidates of one picture each; latents: of pictures, [B, ...] on the CPU; bound:
+    pixels of one that is opened at most.
 
     Raises ValueError for a candidate that is something else, PictureError for one that cannot be opened; both name the
     prompt.
     """
-    samples = []
+    images = []
     for number, one in enumerate(completions):
         if not isinstance(one, Candidate) or len(one.images) != 1 or one.answer:
             raise ValueError(f"prompt {prompt.id!r:.60}: candidate {number} is not one picture and nothing else")
         try:
-            image = open_image(one.images[0], prompt.root, bound)
+            images.append(open_image(one.images[0], prompt.root, bound))
         except PictureError as error:
             raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
-        samples.append(Sample(prompt, number, image, ended(latent(image))))
-    return samples
+    made = enumerate(zip(images, latents(images)))
+    return [Sample(prompt, number, image, ended(latent.clone())) for number, (image, latent) in made]

@@ -31,7 +31,7 @@ HUB = {
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
 SIDE = 48
-# The others train no actions, or by other roles: test_real_forward.py, test_flash_dmd_images.py.
+# The others are in test_real_forward.py and tests/training/test_flash_pictures.py.
 REAL = sorted(
     p.stem
     for p in share("configs", "image").glob("*.yaml")
