@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmrl.config import load
 from mmrl.core.gate import GATES
 from mmrl.core.ratio import ratio
 from mmrl.importing import import_file
 from mmrl.share import share
+from mmrl.types import Group, Prompt, Sample
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -95,3 +98,29 @@ def test_both_sides_of_the_contradiction_start_from_the_same_policy_of_their_see
         paths = {load(study.config("contradiction", a, seed)).model.path for a in study.effects["contradiction"].arms}
         (path,) = paths
         assert [base for base in bases if base in Path(path).parts] == [f"contradicts-{seed}"]
+
+
+def test_the_distance_to_a_teacher_is_the_energy_distance(monkeypatch):
+    """2 E|x - y| - E|x - x'| - E|y - y'| over different samples, by hand; each sample's part of it has that mean."""
+    distance = script("teacher_distance")
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(7)]
+    mine, theirs = (distance.features(some) for some in (pictures[:3], pictures[3:]))
+    one, other = list(mine), list(theirs)
+    assert mine.shape == (3, 768) and mine[0, 0] == pytest.approx(
+        np.asarray(pictures[0])[:2, :2, 0].mean() / 255, abs=0.002
+    )
+    monkeypatch.setattr(distance, "drawn", lambda id, text: theirs)
+
+    def mean(some, others):
+        return np.mean([np.linalg.norm(a - b) for a in some for b in others if a is not b])
+
+    def asked(some):
+        return distance.astray(Group(Prompt("p", "a"), 0, [Sample(Prompt("p", "a"), i, p) for i, p in enumerate(some)]))
+
+    wanted = 2 * mean(one, other) - mean(one, one) - mean(other, other)
+    assert np.mean(asked(pictures[:3])) == pytest.approx(wanted)
+    assert asked(pictures[:1]) == [None]
+    # One good picture again and again, and grey, are farther than what the teacher itself might draw.
+    same, grey = [pictures[3]] * 3, [Image.new("RGB", (32, 32), (127, 127, 127))] * 3
+    assert min(np.mean(asked(same)), np.mean(asked(grey))) > 2 * abs(np.mean(asked(pictures[:3])))

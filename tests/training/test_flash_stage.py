@@ -39,7 +39,7 @@ def loop_of(folder, processes=None, adapter=Renoising, stages=None, **stage):
     rewarded = any(s.get("joint") or s["kind"] == "grpo" for s in made)
     config |= {"stages": made, "rewards": [{"name": f"{folder / 'letters.py'}:a"}] if rewarded else []}
     given = {"processes": processes} if processes else {}
-    if any(s.get("adversary", {}).get("real", "teacher") == "records" for s in made):
+    if any((s.get("adversary") or {}).get("real", "teacher") == "records" for s in made):
         lines = [{"prompt": "x" * n, "completion": "abc"[n % 3] * n} for n in range(1, 6)]
         path = folder / "given.jsonl"
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
