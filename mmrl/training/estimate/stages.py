@@ -85,8 +85,9 @@ def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sa
     if not isinstance(options, SampledStage | FilterStage):
         return [], 1
     # Only what a distill stage's rewards train is split: its teacher looks at all samples in each update.
-    whole = isinstance(options, DistillStage | FilterStage)
-    n, updates = options.samples, 1 if whole else options.updates
+    n, updates = options.samples, 1
+    if isinstance(options, SampledStage) and not isinstance(options, DistillStage):
+        updates = options.updates
     groups = -(-options.groups // run.processes.world)
     found: list[Sample] = []
     for number in range(groups):

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,17 +42,10 @@ from mmrl.training.stages.reals import Reals
 from mmrl.training.stages.rows import monitor_row, pair_row, reward_row, silent_share
 from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.surrogate import Surrogate, advantages, surrogate_row
+from mmrl.training.stages.turns import Turn, turns_row
 from mmrl.training.stages.update import MicroBatch
 from mmrl.training.tensors import copy_into
 from mmrl.types import Group, Sample
-
-
-class Turn(NamedTuple):
-    """An optimizer step of a role. addend: made when it is its turn; losses: what its loss is called."""
-
-    role: str
-    addend: Callable[[], Addend]
-    loss: str
 
 
 class Distill(Sampled[DistillStage]):
@@ -277,31 +270,22 @@ class Distill(Sampled[DistillStage]):
         samples, look = [row.sample for row in rows], self._late(rows)
         clean = self.run.adapter.generated(samples, look.places)
         loss, pull = self.adversary.pull(samples, clean, Noises(look.times, look.seeds))
-        if torch.isfinite(loss).all() and torch.isfinite(pull).all():
-            clean.backward(self.adversary.options.weight * share * pull)
+        if not bool(torch.isfinite(loss).all() & torch.isfinite(pull).all()):
+            return math.nan
+        clean.backward(self.adversary.options.weight * share * pull)
         return float(loss.sum()) * share
 
     # ---------------------------------------------------------------- what is told
 
     def _row(self, turns: Sequence[Turn], groups: Sequence[Group], experience: Experience | None) -> dict[str, Any]:
-        """`loss` is distillation's, null in a step without; `<role>/loss` and others are means over updates."""
-        run, cursor = self.run, self.cursor
-        sums = cursor.sums.combined(run.processes)
-        counts = {name: max(1, sum(turn.loss == name for turn in turns)) for name in ("policy", *self.learners)}
-        row: dict[str, Any] = {"loss": None}
-        for name, count in (*counts.items(), ("adversary", counts["policy"])):
-            if name in sums.parts:
-                row["loss" if name == "policy" else f"{name}/loss"] = sums.parts[name] / count
+        run, updates = self.run, self.options.rewarded_in(self.cursor.step)
+        sums = self.cursor.sums.combined(run.processes)
+        row = turns_row(turns, sums, self.learners)
         if experience is not None:
             row |= reward_row(experience, run.processes) | monitor_row(groups, run.weights, run.processes)
             row |= pair_row(groups, list(run.weights), run.processes)
             row["group/zero_variance"] = silent_share(experience, run.processes)
-            row |= joint_row(sums, self.options.rewarded_in(cursor.step)) | surrogate_row(sums)
-        row["grad_norm"] = sums.known.get("norm/policy")
-        for name in ("joint", *self.learners):
-            if f"norm/{name}" in sums.known and name != "policy":
-                row[f"{name}/grad_norm"] = sums.known[f"norm/{name}"]
-        row |= {"lr" if name == "policy" else f"{name}/lr": one.rate for name, one in self.learners.items()}
+            row |= joint_row(sums, updates) | surrogate_row(sums)
         return row | {k: v for k, v in sums.known.items() if k.startswith(("time/", "rollout/"))}
 
 
