@@ -10,7 +10,8 @@ from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
-from mmrl.config.forward_process import ForwardProcessStage, TrainedTimes
+from mmrl.config.forward_preference import ForwardPreferenceStage
+from mmrl.config.forward_process import ForwardProcessStage, TimesConfig, TrainedTimes
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.joint import JointConfig
@@ -25,6 +26,7 @@ from mmrl.config.run import Config
 from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
+from mmrl.config.surrogate import SurrogateConfig
 from mmrl.config.validation import validate
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "ExpertConfig",
     "FilterStage",
     "FollowConfig",
+    "ForwardPreferenceStage",
     "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
@@ -54,6 +57,8 @@ __all__ = [
     "SampledStage",
     "SftStage",
     "Stage",
+    "SurrogateConfig",
+    "TimesConfig",
     "TrainedTimes",
     "TreeConfig",
     "is_run",

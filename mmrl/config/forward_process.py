@@ -37,6 +37,18 @@ LOOSE = (
 OF_ACTIONS = tuple(field for field in (*MANY, *OPTIONAL) if field not in ("tame", "shape", "filters"))
 
 
+def refuse_policy_gradient(algorithm: Algorithm, given: Mapping[str, Any], what: str, *others: str) -> None:
+    """Raise ValueError for a field that is of a policy gradient alone, which `what` is not. others: more such fields;
+    the gate stands for its clip range, too."""
+    plain, others = Algorithm(), (*others, *(("clip_low", "clip_high") if "gate" in others else ()))
+    for name in ("ratio", "kl_coef", *OF_ACTIONS, *others):
+        if getattr(algorithm, name) != getattr(plain, name) or name in given:
+            raise ValueError(
+                f"algorithm: {name} is of a policy gradient, which {what} is not; leave it out, with a preset such as "
+                "flow_grpo or grpo"
+            )
+
+
 class TimesConfig(Strict):
     """The times of the forward process that are trained, from 0 (data) to 1 (noise)."""
 
@@ -182,16 +194,10 @@ class ForwardProcessStage(SampledStage):
 
     @model_validator(mode="after")
     def _algorithm_fits(self) -> ForwardProcessStage:
-        algorithm, plain = self.resolved, Algorithm()
+        algorithm = self.resolved
         gates = {"awm": GATES, "dgpo": CUTS}.get(self.objective, ())
-        fields = ["ratio", "kl_coef", *OF_ACTIONS, *([] if gates else ["gate", "clip_low", "clip_high"])]
-        fields += ["aggregate"] if self.objective == "dgpo" else []
-        for name in fields:
-            if getattr(algorithm, name) != getattr(plain, name) or name in self.algorithm:
-                raise ValueError(
-                    f"algorithm: {name} is of a policy gradient, which {self.objective} is not; leave it out, "
-                    "with a preset such as flow_grpo or grpo"
-                )
+        others = [*([] if gates else ["gate"]), *(["aggregate"] if self.objective == "dgpo" else [])]
+        refuse_policy_gradient(algorithm, self.algorithm, self.objective, *others)
         if gates and algorithm.gate.name not in gates:
             raise ValueError(
                 f"algorithm: gate={algorithm.gate.name!r} does not go with {self.objective}; use {', '.join(gates)}"

@@ -14,6 +14,7 @@ from mmrl.config.effect import without_effect
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage, rule_for
 from mmrl.config.folder import check_name
+from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
@@ -114,13 +115,14 @@ class Config(Strict):
             _check_data_from(stage, filters)
             samples = isinstance(stage, SampledStage | FilterStage)
             if samples and getattr(stage, "rewarded", True) and not self.rewards:
-                instead = ", or leave `joint` out: distillation alone" if isinstance(stage, DistillStage) else ""
+                alone = ", or leave `joint` and `surrogate` out: distillation alone"
+                instead = alone if isinstance(stage, DistillStage) else ""
                 raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}{instead}")
             if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
                 actions = of_stage(self.model, stage).actions_per_sample()  # a plan that cannot be made says so here
-                learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.rewarded)
+                learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.joint is not None)
                 if actions == 0 and learns:
                     raise ValueError(
                         f"stage {stage.name!r} learns from actions, and samples have none that is trained; change "
@@ -128,6 +130,8 @@ class Config(Strict):
                     )
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
+            if isinstance(stage, ForwardPreferenceStage) and not (stage.pairs or self.data.prompts):
+                raise ValueError(f"stage {stage.name!r} needs `pairs:`, or `data.prompts:`: pairs of pictures")
             if isinstance(stage, RewardModelStage):
                 _check_reward_model(stage, self)
             if isinstance(stage, FilterStage):

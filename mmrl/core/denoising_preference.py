@@ -25,7 +25,7 @@ def diffusion_dpo(
     ref_rejected: Tensor,
     *,
     beta: float = 2000.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
 ) -> pair_losses.Outcome:
     """Diffusion-DPO (arXiv 2311.12908) of P pairs: -log sigmoid(-beta / 2 [(e_c - ref_c) - (e_r - ref_r)]), [P].
 

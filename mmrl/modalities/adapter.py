@@ -79,6 +79,12 @@ class Adapter:
     holds_conversations: ClassVar[bool] = False
     environment: Environment | None = None
 
+    # What samples can bring for rewards to look at, and what of it is wanted next: "artifact", and "latents" where
+    # `rollout` and `evaluate` fill Sample.latents. A run sets `wanted` before them; an artifact that is not wanted may
+    # be left out (None).
+    shows: frozenset[str] = frozenset({"artifact"})
+    wanted: frozenset[str] = frozenset({"artifact"})
+
     # Pixels of a picture that is opened at most; a run sets it to data.max_pixels.
     max_pixels: int | None = None
 
@@ -262,6 +268,17 @@ class Adapter:
         """
         raise Unsupported(
             f"{type(self).__name__} makes no samples anew: a distill stage needs its method generated(samples, places)"
+        )
+
+    def levels(self) -> Tensor:
+        """[K]: the noise levels, from below 1 down to 0, to which the K steps lead of which `generated` makes samples
+        anew: the k-th of them where places are in [k / K, (k + 1) / K).
+
+        Left out: a distill stage that asks where on their way samples are is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no noise levels of its steps: a distill stage with `surrogate` or "
+            "`times_above` needs its method levels"
         )
 
     def block_widths(self, count: int) -> list[int]:
@@ -459,7 +476,11 @@ class Adapter:
         return float(len(records))
 
     def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
-        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused."""
+        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused.
+
+        A forward_preference stage gives two mmrl.types.Candidate, and wants samples that store `clean`, as `velocities`
+        noises them.
+        """
         raise Unsupported(
             f"{type(self).__name__} cannot take given answers: a preference stage needs its method "
             "given(prompt, completions) -> samples with trajectories"

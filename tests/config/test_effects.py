@@ -21,6 +21,7 @@ from mmrl.config import (
     ExpertConfig,
     FilterStage,
     FollowConfig,
+    ForwardPreferenceStage,
     ForwardProcessStage,
     GrpoStage,
     HintsConfig,
@@ -34,6 +35,8 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
+    SurrogateConfig,
+    TimesConfig,
     TrainedTimes,
     TreeConfig,
     load,
@@ -190,7 +193,8 @@ CASES = [
         )
     ),
     *(
-        Case(LookTimes, name, f"stages.0.times.{name}=0.5", more, less, "distill")
+        Case(section, name, f"stages.0.times.{name}=0.5", more, less, kind)
+        for section, kind in ((LookTimes, "distill"), (TimesConfig, "forward_preference"))
         for name, more, less in (
             ("low", "", NORMAL),
             ("high", "", NORMAL),
@@ -219,6 +223,14 @@ CASES = [
         "stages.0.adversary.teacher_steps=9",
         "stages.0.adversary={real:teacher}",
         f"stages.0.adversary={{real:records}} {RECORDS}",
+        "distill",
+    ),
+    Case(
+        SurrogateConfig,
+        "slow",
+        "stages.0.surrogate.slow={decay:0.5}",
+        "stages.0.surrogate={} stages.0.samples=4",
+        "stages.0.surrogate={clip:0} stages.0.samples=4",
         "distill",
     ),
     *(
@@ -479,18 +491,21 @@ ALWAYS: dict[type, set[str]] = {
         ),
         *("same_noise", "old", "algorithm"),
     },
+    TimesConfig: {"name", "shift"},
     LookTimes: {"name", "shift"},
     TrainedTimes: {"name"},
     DistillStage: {
         *("kind", "groups", "samples", "rollout_chunk", "early", "teacher", "guidance", "times", "fake"),
-        *("adversary", "joint"),
+        *("adversary", "joint", "surrogate", "times_above"),
     },
+    SurrogateConfig: {"role", "reward", "guidance", "beta", "clip", "limit", "anchor", "algorithm"},
     AdversaryConfig: {"weight", "form", "late", "real", "features", "blocks", "width", "times", "heads"},
     JointConfig: {"objective", "schedule", "after", "algorithm"},
     RoleConfig: {"optim", "follow"},
     FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
+    ForwardPreferenceStage: {"kind", "pairs", "beta", "label_smoothing", "draws", "times", "batch"},
     RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},
     FilterStage: {"kind", "rule", "groups", "samples", "reward", "correct_at", "max_invalid"},
     OptimConfig: {"name", "lr", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "ema"},

@@ -471,6 +471,7 @@ ELSEWHERE = {
     "judge.preferred": "test_judge.py::test_a_judge_with_a_favourite_place_favours_nobody",
     "judge.rubric": "test_judge.py::test_boilerplate_is_capped",
     "verdict.r1_reward": "test_verdict.py::test_the_values_of_r1_reward",
+    "latent.score": "test_latent.py::test_what_is_no_latent_pays_nothing",
     "ocr.quoted": "test_ocr.py::test_the_text_in_the_picture_is_compared_with_the_quotation",
     "cells.each": "test_cells.py::test_a_scene_that_is_no_grid_earns_less_than_one_that_is",
     "cells.laid_out": "test_cells.py::test_what_crosses_a_seam_is_no_layout",

@@ -12,6 +12,7 @@ from flowing import Flowing
 
 from mmrl.config import (
     FilterStage,
+    ForwardPreferenceStage,
     ForwardProcessStage,
     GrpoStage,
     PreferenceStage,
@@ -200,6 +201,17 @@ SCALAR = {
     "batch": ({}, 3),
     "calibrate": ({}, 0),
 }
+NOISED_PAIRS = {
+    "name": ({}, "other"),
+    "steps": ({}, 2),
+    "optim": ({}, {"lr": 0.1}),
+    "pairs": ({}, "swapped.jsonl"),
+    "beta": ({}, 20.0),
+    "label_smoothing": ({}, 0.2),
+    "draws": ({}, 2),
+    "times": ({}, {"low": 0.5}),
+    "batch": ({}, 3),
+}
 FILTERS = {
     "name": (FILTER, "other"),
     "steps": (FILTER, 1),
@@ -228,15 +240,18 @@ SECTIONS = {
     "times": (TrainedTimes, TIMES, "times"),
     "sft": (SftStage, SFT, None),
     "preference": (PreferenceStage, PREFERENCE, None),
+    "forward_preference": (ForwardPreferenceStage, NOISED_PAIRS, None),
     "reward_model": (RewardModelStage, SCALAR, None),
     "filter": (FilterStage, FILTERS, None),
 }
 NOISED = {"kind": "forward_process", "steps": 3, "groups": 4, "samples": 4, "optim": {"lr": 0.05}}
+PAIRED = {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}}
 KINDS = {
     **dict.fromkeys(("forward_process", "times"), NOISED),
     "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
     "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
-    "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
+    "preference": PAIRED,
+    "forward_preference": {**PAIRED, "kind": "forward_preference", "beta": 10.0},
     "reward_model": {"kind": "reward_model", "steps": 3, "batch": 2, "pairs": "shares.jsonl", "optim": {"lr": 0.05}},
     "filter": {"kind": "filter", "groups": 4, "samples": 4},
 }
@@ -296,7 +311,7 @@ def result(tmp_path_factory):
         out.mkdir(exist_ok=True)
         given = {} if stage["kind"] == "reward_model" else {"rewards": rewards, "data": data}
         config = values(out, stage, **given)
-        made = Flowing if stage["kind"] == "forward_process" else Able
+        made = Flowing if stage["kind"].startswith("forward_") else Able
         loop = able(config, prompts, adapter=made(AnswersConfig()), records=Records())
         ended = "done"
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.ended import ends
 from mmrl.modalities.image.families.asked import Asked
 from mmrl.modalities.image.forward import Forward
+from mmrl.modalities.image.given import given_pictures
 from mmrl.modalities.image.loading import load_family, note_float32
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
@@ -48,6 +50,7 @@ class ImageAdapter(Adapter):
 
     Config = ModelConfig
     objectives = OBJECTIVES
+    shows = frozenset({"artifact", "latents"})
 
     config: ModelConfig
 
@@ -225,7 +228,10 @@ class ImageAdapter(Adapter):
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
+        return self._sampler.fill(groups, n, noise, self._wanted(self._training(self.plan(step, seed))))
+
+    def _wanted(self, run: Run) -> Run:
+        return replace(run, decodes="artifact" in self.wanted, shows="latents" in self.wanted)
 
     def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
         """See Adapter.branches. With `same_noise` all ways of a group are one."""
@@ -238,7 +244,7 @@ class ImageAdapter(Adapter):
             for g in groups
             for way in range(n // width)
         ]
-        return self._branches(groups, n, ways, self._training(self.plan(step, seed)))
+        return self._branches(groups, n, ways, self._wanted(self._training(self.plan(step, seed))))
 
     @property
     def branch_steps(self) -> int:
@@ -253,7 +259,7 @@ class ImageAdapter(Adapter):
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._evaluation)
+        return self._sampler.fill(groups, n, noise, self._wanted(self._evaluation))
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
@@ -316,6 +322,10 @@ class ImageAdapter(Adapter):
         """See Adapter.generated, and Forward."""
         return self._forward.generated(samples, places, self._acting_run())
 
+    def levels(self) -> Tensor:
+        """See Adapter.levels, and Forward."""
+        return self._forward.levels(self._acting_run())
+
     def block_widths(self, count: int) -> list[int]:
         return [self.family.block_width] * len(spread(self.family, count))
 
@@ -367,6 +377,12 @@ class ImageAdapter(Adapter):
         """After an autoencoder stage: the latents' scale and shift."""
         if objective == "autoencoder":
             self._records.standardise(records)
+
+    def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
+        """See Adapter.given: pictures, scaled and cropped to the training size; for stages on the forward process."""
+        if (problem := self._unfit(prompt)) is not None:
+            raise ValueError(f"prompt {prompt.id!r:.60} {problem}")
+        return given_pictures(prompt, completions, self._records.latents, self.max_pixels or MAX_PIXELS)
 
     # ---------------------------------------------------------------- disk
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -39,11 +40,8 @@ class Branches:
             rows = slice(start, start + at_once)
             for samples, (ends, kept) in zip(found, self._leave(prompts[rows], ways[rows], run)):
                 owners = [prompt for prompt in prompts[rows] for _ in range(width)]
-                made = zip(owners, sampler.decode(ends, run.size), trajectories([kept], len(owners)))
-                before = len(samples)
-                samples += [
-                    Sample(prompt, (before + i) % n, picture, way) for i, (prompt, picture, way) in enumerate(made)
-                ]
+                ways_kept = trajectories([kept], len(owners))
+                samples += sampler.made(owners, count(len(samples)), ends, ways_kept, run, n)
         return [
             [replace(group, samples=samples[i * n : (i + 1) * n]) for samples in found]
             for i, group in enumerate(groups)

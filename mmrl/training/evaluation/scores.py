@@ -21,6 +21,7 @@ from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.rollouts.sampling import RewardFailure, refuse_to_go_on
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
+from mmrl.training.wanted import wanted
 from mmrl.types import Group, Prompt, Score
 
 MOST_TASKS = 64
@@ -91,6 +92,7 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
     prompts = chosen(everything, options)
     check_tasks(prompts, options)
     places, asked = shared_out(questions(prompts, options), prompts, processes)
+    run.adapter.wanted = wanted(run.eval_rewards, shown=True)
     with averaged(learners):
         kept, groups = without_broken(
             lambda some: run.adapter.evaluate([asked[i].prompt for i in some], options.samples, options.seed),
@@ -105,6 +107,8 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
         score_groups(groups, run.eval_rewards, run.stops.waited_long)
     except Abandoned as error:
         raise StopHere(str(error)) from None
+    for sample in (s for group in groups for s in group.samples):
+        sample.latents = {}
     refuse_to_go_on(run, groups, {r.name: run.weights.get(r.name, 1.0) for r in run.eval_rewards})
     mine = table(asked, groups, [r.name for r in run.eval_rewards], options)
     whole = Table.joined(processes.gather([mine.sums, mine.weights, mine.counts]))

@@ -73,8 +73,8 @@ class Collector:
         index of its question."""
         run, options = self.run, self.options
         mine = self._mine(self._next(step, range(options.groups), Counter()))
-        chunk = options.rollout_chunk
-        made = sampled(run, self.cursor, mine, options.samples, step, self.seed, chunk, width=width)
+        chunk, shown = options.rollout_chunk, self._shown(step)
+        made = sampled(run, self.cursor, mine, options.samples, step, self.seed, chunk, shown=shown, width=width)
         refuse_invalid(run, self.cursor, made, options.max_invalid, run.weights)
         count = run.adapter.branch_steps
         of_one = [made[i : i + count] for i in range(0, len(made), count)]
@@ -129,9 +129,14 @@ class Collector:
     def _mine(self, groups: Sequence[Group]) -> list[Group]:
         return list(groups[self.run.processes.rank :: self.run.processes.world])
 
+    def _shown(self, step: int) -> bool:
+        """Whether the samples of a step of the stage are stored for the report."""
+        return self.run.shows(self.cursor.total_steps + 1 + step - self.cursor.step)
+
     def _sampled(self, groups: Sequence[Group], step: int, seen: list[Group]) -> list[Group]:
         options, rewards = self.options, self.run.rewards if self.options.rewarded else ()
-        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk, rewards)
+        chunk, shown = options.rollout_chunk, self._shown(step)
+        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, chunk, rewards, shown)
         seen += made
         if options.rewarded:
             refuse_invalid(self.run, self.cursor, seen, options.max_invalid, self.run.weights)

@@ -11,6 +11,7 @@ from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
+from mmrl.training.wanted import wanted
 from mmrl.types import Group
 
 
@@ -27,12 +28,14 @@ def sampled(
     seed: int,
     chunk: int | None = None,
     rewards: Sequence[LoadedReward] | None = None,
+    shown: bool = True,
     width: int | None = None,
 ) -> list[Group]:
     """The groups with n scored samples each; those whose pictures are broken are left out, or end the run.
 
     step: which step the rollout is for; with the seed and the group's key it decides the noise. chunk: groups that are
-    rolled out together; None: all. rewards: None: the run's. width: of Adapter.branches, whose groups have their
+    rolled out together; None: all. rewards: None: the run's. shown: whether samples are stored for the report, so that
+    artifacts are made even where no reward looks at them. width: of Adapter.branches, whose groups have their
     question's index and draw; None: `rollout`.
     """
 
@@ -43,7 +46,9 @@ def sampled(
 
     size = chunk or max(1, len(groups))
     done: list[Group] = []
-    with RewardRunner(run.rewards if rewards is None else rewards) as runner:
+    rewards = run.rewards if rewards is None else rewards
+    run.adapter.wanted = wanted(rewards, shown)
+    with RewardRunner(rewards) as runner:
         for start in range(0, len(groups), size):
             clock = time.monotonic()
             asked, made = without_broken(
@@ -66,6 +71,7 @@ def sampled(
         cursor.sums.count("time/reward", time.monotonic() - clock)
     for sample in (s for group in done for s in group.samples):
         sample.version = cursor.step
+        sample.latents = {}  # nobody looks at them any more
     return done
 
 

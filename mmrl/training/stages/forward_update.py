@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmrl.config import ConfigError, ForwardProcessStage
+from mmrl.config import ConfigError, ForwardProcessStage, TimesConfig, TrainedTimes
 from mmrl.core import flow_match
 from mmrl.core.denoising_preference import dgpo, dgpo_clip, dgpo_logits
 from mmrl.core.forward_process import awm, matching_logp, nft
@@ -44,19 +44,29 @@ class Draws:
         names = [
             (group.key, "all" if options.noises_alike else sample.index) for group in groups for sample in group.samples
         ]
-        uniform = torch.empty(len(names), options.draws, dtype=torch.float64)
+        return cls.named(names, options.draws, options.times, seed, adapter)
+
+    @classmethod
+    def named(
+        cls, names: Sequence[tuple[Any, ...]], count: int, times: TimesConfig, seed: int, adapter: Adapter
+    ) -> Draws:
+        """`count` draws for each name, the same for equal ones."""
+        uniform = torch.empty(len(names), count, dtype=torch.float64)
         for row, name in zip(uniform, names):
             torch.rand(len(row), generator=torch.Generator().manual_seed(seed_of(seed, *name)), out=row)
         # A draw of exactly 0 would be a time without noise, or -inf of a normal number.
         even = flow_match.stratified(uniform).clamp(1e-6, 1 - 1e-6)
-        if options.times.name == "sampler":
-            steps = adapter.sampler_times().double().cpu()
-            count = max(1, math.floor(len(steps) * options.times.share + 1e-9))
-            times = steps[:count][(even * count).long()]
-        else:
-            times = flow_match.TIMES.bind(Hook(options.times.name, options.times.options))(even)
-        seeds = [[seed_of(seed, *name, number) for number in range(options.draws)] for name in names]
-        return cls(times.float(), seeds)
+        placed = _placed(even, times, adapter).float()
+        return cls(placed, [[seed_of(seed, *name, number) for number in range(count)] for name in names])
+
+
+def _placed(even: Tensor, times: TimesConfig, adapter: Adapter) -> Tensor:
+    """[N, K]: the times of draws in (0, 1)."""
+    if isinstance(times, TrainedTimes) and times.name == "sampler":
+        steps = adapter.sampler_times().double().cpu()
+        count = max(1, math.floor(len(steps) * times.share + 1e-9))
+        return steps[:count][(even * count).long()]
+    return flow_match.TIMES.bind(Hook(times.name, times.options))(even)
 
 
 class Others(NamedTuple):

@@ -12,6 +12,7 @@ from mmrl.training.run import Run
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.distill import Distill
 from mmrl.training.stages.filtering import Filtering
+from mmrl.training.stages.forward_preference import ForwardPreference
 from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Stage[Any]]] = {
     "distill": Distill,
     "sft": Sft,
     "preference": Preference,
+    "forward_preference": ForwardPreference,
     "reward_model": RewardModel,
     "filter": Filtering,
 }
