@@ -26,8 +26,8 @@ class subjects:
     """How well the subjects of a prompt's reference pictures are found in the sample, each in an object of its own.
 
     0 to 1. Subjects are the record's column `images`, one a picture; in each, and in the sample, a detector finds
-    objects, which are cut out; a reference without any is taken as a whole. Pairs are made for the largest sum (Hungarian assignment);
-    what is missing, there twice or a mixture of two costs: see identities.matched for the formula, and Rules for floor,
+    objects, which are cut out; a reference without any is taken as a whole. Pairs are made for the largest sum
+    (Hungarian assignment); what is missing, there twice or a mixture of two costs: see identities.matched for the formula, and Rules for floor,
     same, mixing, doubles, strangers. `details` has each subject's object, similarity and credit.
 
     detector, detector_options: see mmrl.bench.geneval.load.open_detector. labels: the classes that count, which a

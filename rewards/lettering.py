@@ -23,8 +23,8 @@ _MOST_READ = 2_000  # letters of a reading that are looked at
 class written:
     """How well the texts of a prompt are written in its picture, 0 to 1; needs an OCR engine.
 
-    What should be there is all that the prompt quotes ("", “”, „“, «», and the corner brackets of Chinese and Japanese),
-    or the record's column `texts`: one for each place, a text or a list of admissible ones, of which the best counts. A text's agreement is
+    What should be there is all that the prompt quotes, in the quotes of any script, or the record's column `texts`:
+    one for each place, a text or a list of admissible ones, of which the best counts. A text's agreement is
     1 - d / length, d the edit distance to the nearest part of what was read, each part serving one text; the score is
     their mean, times asked / read letters where more was read than asked (`surplus: counted`; `free` asks for no less).
     `details` has each text with its agreement, and what was read.
