@@ -27,8 +27,9 @@ class subjects:
 
     0 to 1. Subjects are the record's column `images`, one a picture; in each, and in the sample, a detector finds
     objects, which are cut out; a reference without any is taken as a whole. Pairs are made for the largest sum
-    (Hungarian assignment); what is missing, there twice or a mixture of two costs: see identities.matched for the formula, and Rules for floor,
-    same, mixing, doubles, strangers. `details` has each subject's object, similarity and credit.
+    (Hungarian assignment); what is missing, there twice or a mixture of two costs: see identities.matched for the
+    formula, and Rules for floor, same, mixing, doubles, strangers. `details` has each subject's object, similarity and
+    credit.
 
     detector, detector_options: see mmrl.bench.geneval.load.open_detector. labels: the classes that count, which a
     detector that is told names is asked for; null: all that it finds, where it has names of its own. least: how sure it

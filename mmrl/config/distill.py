@@ -36,6 +36,12 @@ class DistillStage(Stage):
     guidance: float | None = Field(
         None, ge=0, description="Guidance of the teacher; null: as the policy samples (`model.sampling.guidance`)."
     )
+    teacher_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Denoising steps by which the teacher draws the held-out prompts once, when the stage begins, to "
+        "be seen beside the policy in the report; null: it draws none.",
+    )
     times: LookTimes = Field(
         default_factory=LookTimes, description="Times at which teacher and fake score look at a sample."
     )

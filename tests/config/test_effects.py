@@ -393,7 +393,7 @@ ALWAYS: dict[type, set[str]] = {
         *("same_noise", "old", "algorithm"),
     },
     TimesConfig: {"name", "shift"},
-    DistillStage: {"kind", "groups", "samples", "every", "early", "guidance", "times", "fake"},
+    DistillStage: {"kind", "groups", "samples", "every", "early", "guidance", "teacher_steps", "times", "fake"},
     RoleConfig: {"optim", "follow"},
     FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},

@@ -194,6 +194,15 @@ class ImageAdapter(Adapter):
         noise = [Noise(seed_of(seed, "eval", g.prompt.id, i), 0) for g in groups for i in range(n)]
         return self._sampler.fill(groups, n, noise, self._evaluation)
 
+    def evaluate_in(
+        self, prompts: Sequence[Prompt], n: int, seed: int, steps: int, guidance: float | None
+    ) -> list[Group]:
+        """See Adapter.evaluate_in."""
+        groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
+        noise = [Noise(seed_of(seed, "eval", g.prompt.id, i), 0) for g in groups for i in range(n)]
+        guided = self.policy.eval_guidance if guidance is None else guidance
+        return self._sampler.fill(groups, n, noise, Run(steps, guided, self.eval_size))
+
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
     def weights(self) -> Iterator[Tensor]:

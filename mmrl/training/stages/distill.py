@@ -26,6 +26,7 @@ from mmrl.training.policy import Policy
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.teacher import show_teacher
 from mmrl.types import Group, Noised, Prompt, Sample
 
 
@@ -71,6 +72,8 @@ class Distill(Stage[DistillStage]):
         adapter, none = self.run.adapter, torch.zeros(0)
         adapter.generated([], none)
         adapter.velocities([], none, [], clean=none, guidance=self.guidance)
+        if self.options.teacher_steps is not None:
+            show_teacher(self, self.options.teacher_steps, self.guidance)
 
     @property
     def guidance(self) -> float | None:
