@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from mmrl.reporting.drawing import Series, svg
@@ -18,12 +19,16 @@ NO_ROLES = ("reward", "eval", "env", "time", "expert")  # what stands before `/`
 
 @dataclass(frozen=True)
 class Chart:
-    """One small picture with its title, and the series of its legend. Of constants there is none, and `svg` is ""."""
+    """One small picture with its title, and the series of its legend. Of constants there is none, and `svg` is "".
+
+    group: what it stands under, in a section of several.
+    """
 
     title: str
     note: str
     series: tuple[Series, ...]
     svg: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Section:
     title: str
     charts: tuple[Chart, ...]
     constant: tuple[Chart, ...] = ()
+
+    @property
+    def groups(self) -> list[tuple[str, list[Chart]]]:
+        """The charts by what they stand under."""
+        return [(name, list(some)) for name, some in groupby(self.charts, key=lambda chart: chart.group)]
 
 
 def section(id_: str, title: str, charts: Iterable[Chart]) -> Section:
@@ -161,8 +171,9 @@ def role_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     for role, head, key in _role_keys(rows)[:MAX_OTHER]:
         told = [row for row in rows if row.get(key) is not None]
         name, note = key.removeprefix(head).replace("_", " "), ROLE_METRICS.get(key.removeprefix(head), "")
-        charts.append(_chart(told, f"{role}: {name}", note, {key: name}, log=key.endswith("grad_norm")))
-    return [chart for chart in charts if chart]
+        chart = _chart(told, f"{role}: {name}", note, {key: name}, log=key.endswith("grad_norm"))
+        charts += [replace(chart, group=role)] if chart else []
+    return charts
 
 
 def _role_keys(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

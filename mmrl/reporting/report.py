@@ -16,7 +16,7 @@ from mmrl.reporting.curves import (
 )
 from mmrl.reporting.files import write_atomic
 from mmrl.reporting.filmstrip import TEACHER, UNFOLDED, evaluation_tags, filmstrip, tag_title
-from mmrl.reporting.groups import step_view, training_tags
+from mmrl.reporting.groups import evaluated_by, step_view, training_tags
 from mmrl.reporting.page import render
 from mmrl.reporting.reading import RunReader
 from mmrl.reporting.results import facts, headline, results, status, teacher_of
@@ -48,7 +48,8 @@ def write_report(
     found = results(rows, summary, reader.index("eval_before")["extra"])
     maker = CardMaker(reader.folder, max_bytes)
     evaluations = evaluation_tags(reader)
-    steps = [step_view(maker, reader, tag, max_groups, max_samples) for tag in training_tags(reader)]
+    asked_too = evaluated_by(maker, reader, [tag for tag in evaluations if tag != TEACHER], found.main)
+    steps = [step_view(maker, reader, tag, max_groups, max_samples, asked_too) for tag in training_tags(reader)]
     steps = [step for step in steps if step.groups]
     offending = reader.tags("offending_")[-3:]
     broke = [step_view(maker, reader, tag, max_groups, max_samples) for tag in offending]

@@ -81,3 +81,23 @@ def test_a_teacher_stands_before_the_policy_and_changes_are_of_the_policy(tmp_pa
     [row] = re.findall(r"<td>colour</td>(.*)</tr>", html)
     assert re.findall(r"<td>([^<]*)</td>", row)[:3] == ["1.000", "0.000", "0.500"]  # the teacher's, before, after
     assert "its own number of steps" in page.text
+
+
+def test_a_training_group_shows_what_evaluations_drew_for_its_prompt_and_in_which_size(tmp_path):
+    """The same prompt by id and text; another prompt's group shows nothing of them."""
+    asked, other = Prompt("p", "a red disc"), Prompt("q", "a blue disc")
+
+    def group(prompt, index, side):
+        picture = Image.new("RGB", (side, side), (index * 60, 0, 0))
+        sample = Sample(prompt, 0, picture, scores={"colour": Score.of(0.5)}, reward=0.5, advantage=0.0)
+        return Group(prompt, index, [sample])
+
+    for tag, side in (("before", 32), ("000002", 32), ("after", 48)):
+        write_step(tmp_path, f"eval_{tag}", [group(asked, 0, side)])
+    write_step(tmp_path, "step_000001", [group(asked, 1, 16), group(other, 2, 16)])
+    html = write_report(tmp_path).read_text()
+    first, second = html.partition('id="groups"')[2].split('<article class="group">')[1:]
+    told = Page(first).text
+    assert "The same prompt at evaluation , in another size" in told or "at evaluation, in another size" in told
+    assert "16 × 16" in told and "before · 32 × 32" in told and "after · 48 × 48" in told and "step 2" not in told
+    assert "at evaluation" not in second and "16 × 16" not in second
