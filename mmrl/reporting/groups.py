@@ -74,7 +74,8 @@ def step_view(
 def evaluated_by(
     maker: CardMaker, reader: RunReader, tags: Sequence[str], main: str | None
 ) -> Callable[[Mapping[str, Any]], tuple[Cell, ...]]:
-    """A function of a training prompt: what the first and the last evaluation drew for it, where they asked for it too.
+    """A function of a training prompt: the pictures that the first and the last evaluation drew for it, where they asked
+    for it too.
 
     main: see filmstrip.judged.
     """
@@ -86,7 +87,7 @@ def evaluated_by(
         return tuple(
             Cell(tag_title(tag), maker.card(tag, record[1]))
             for tag, record in told.items()
-            if record is not None and record[0] == prompt["text"]
+            if record is not None and record[0] == prompt["text"] and str(record[1]["file"]).endswith(".png")
         )
 
     return found
