@@ -77,6 +77,31 @@ def strict(samples: list[Sample]) -> list[Score]:
     ]
 
 
+def colours(samples: list[Sample]) -> list[Score]:
+    """Share of the asked colours that are in the picture; see `follows`."""
+    return _of_kind(samples, "colour")
+
+
+def shapes(samples: list[Sample]) -> list[Score]:
+    """Share of the asked shapes that are in the picture in their colour; see `follows`."""
+    return _of_kind(samples, "shape")
+
+
+def counts(samples: list[Sample]) -> list[Score]:
+    """Share of the phrases whose count is exact; see `follows`."""
+    return _of_kind(samples, "count")
+
+
+def relations(samples: list[Sample]) -> list[Score]:
+    """1 where the relation of the prompt's two phrases holds, else 0; not applicable where it names none."""
+    return _of_kind(samples, "relation")
+
+
+def alone(samples: list[Sample]) -> list[Score]:
+    """1 where nothing but what was asked for is in the picture, and some of that is; else 0."""
+    return _of_kind(samples, "nothing else")
+
+
 def detect(image: Image.Image) -> list[Found]:
     """The objects of an RGB picture, in no particular order; about 32 to 128 pixels a side."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
@@ -193,36 +218,47 @@ def _cover(inside: np.ndarray) -> np.ndarray:
     return np.clip(inside + 0.5, 0.0, 1.0)
 
 
-def _judge(sample: Sample) -> Score:
+def _judge(sample: Sample, kind: str | None = None) -> Score:
+    """Share of the claims that hold, of all of them or of one kind."""
     claims, relation, reason = _asked(sample.prompt.text, sample.prompt.record)
     if reason:
         return Score(None, reason, "na")
     found = detect(sample.artifact)
     kept = _claims(found, claims, relation, sample.artifact.size)
+    if kind is not None:
+        kept = [claim for claim in kept if claim[0] == kind]
+        if not kept:
+            return Score(None, f"the prompt claims no {kind}", "na")
+    held = [holds for _, _, holds in kept]
     details = {
         "found": [f"{f.colour} {f.shape} at ({f.x:.0f}, {f.y:.0f})" for f in found],
-        "claims": kept,
-        "strict": all(kept.values()),
+        "claims": {words: holds for _, words, holds in kept},
+        "strict": all(held),
     }
-    return Score(sum(kept.values()) / len(kept), details=details)
+    return Score(sum(held) / len(held), details=details)
+
+
+def _of_kind(samples: list[Sample], kind: str) -> list[Score]:
+    """Share of the claims of a kind that hold."""
+    return [_judge(sample, kind) for sample in samples]
 
 
 def _claims(
     found: list[Found], claims: list[Mapping[str, Any]], relation: str | None, size: tuple[int, int]
-) -> dict[str, bool]:
-    """Claim in words -> does it hold, in a picture of `size` (width, height)."""
-    kept: dict[str, bool] = {}
+) -> list[tuple[str, str, bool]]:
+    """(kind, in words, does it hold) of each claim, in a picture of `size` (width, height)."""
+    kept: list[tuple[str, str, bool]] = []
     shown = []
     for number, claim in enumerate(claims, start=1):
         colour, shape, count = claim["colour"], claim["shape"], claim["count"]
         these = [f for f in found if (f.colour, f.shape) == (colour, shape)]
         shown.append(these)
-        kept[f"{number}: {colour}"] = any(f.colour == colour for f in found)
-        kept[f"{number}: {colour} {shape}"] = bool(these)
-        kept[f"{number}: {count} x {colour} {shape}"] = len(these) == count
+        kept.append(("colour", f"{number}: {colour}", any(f.colour == colour for f in found)))
+        kept.append(("shape", f"{number}: {colour} {shape}", bool(these)))
+        kept.append(("count", f"{number}: {count} x {colour} {shape}", len(these) == count))
     if relation is not None:
-        kept[relation] = _related(shown[0], shown[1], relation, size)
-    kept["nothing else"] = any(shown) and sum(map(len, shown)) == len(found)
+        kept.append(("relation", relation, _related(shown[0], shown[1], relation, size)))
+    kept.append(("nothing else", "nothing else", any(shown) and sum(map(len, shown)) == len(found)))
     return kept
 
 

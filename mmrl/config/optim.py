@@ -16,8 +16,10 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class OptimConfig(Strict):
     """The optimizer, its schedule, gradient clipping and weight averaging."""
 
-    name: Literal["adamw", "spam"] = Field(
-        "adamw", description="spam: AdamW that clips spikes of single coordinates and resets its momentum."
+    name: Literal["adamw", "muon", "spam"] = Field(
+        "adamw",
+        description="muon: orthogonalised momentum for the matrices of repeated blocks, AdamW for the rest. spam: "
+        "AdamW that clips spikes of single coordinates and resets its momentum.",
     )
     lr: float = Field(1e-4, gt=0, description="Learning rate after the warm-up.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's decay of the two moments.")
@@ -30,6 +32,10 @@ class OptimConfig(Strict):
     ema: float | None = Field(
         None, gt=0, lt=1, description="Decay of averaged weights, used by evaluation and saved; null: none."
     )
+    muon_ratio: float = Field(
+        1.0, gt=0, description="muon: learning rate of the matrices over `lr`; 1 moves them as far as AdamW would."
+    )
+    muon_momentum: float = Field(0.95, ge=0, lt=1, description="muon: decay of the matrices' momentum.")
     spam_threshold: float = Field(
         5000.0,
         gt=0,
@@ -42,6 +48,8 @@ class OptimConfig(Strict):
 
     effects: ClassVar[Mapping[str, When]] = {
         "final_lr": When(lambda s, _: s.schedule != "constant", "`schedule: linear` or cosine"),
+        "muon_ratio": When(lambda s, _: s.name == "muon", "`name: muon`"),
+        "muon_momentum": When(lambda s, _: s.name == "muon", "`name: muon`"),
         "spam_threshold": When(lambda s, _: s.name == "spam", "`name: spam`"),
         "spam_reset_every": When(lambda s, _: s.name == "spam", "`name: spam`"),
         "spam_warmup": When(
@@ -64,5 +72,5 @@ class OptimConfig(Strict):
     def in_words(self) -> str:
         """The optimizer on one line, for `mmrl plan`."""
         average = f", averaged weights with decay {self.ema:g}" if self.ema else ""
-        name = {"adamw": "AdamW", "spam": "SPAM"}[self.name]
+        name = {"adamw": "AdamW", "muon": "Muon", "spam": "SPAM"}[self.name]
         return f"{name}, lr {self.lr:g} {self.schedule}, gradient norm clipped at {self.max_grad_norm:g}{average}"

@@ -69,7 +69,7 @@ class Learner:
             raise NonFiniteError(f"gradient norm of {self.name} is {float(norm)}")
         self.rate = optim.learning_rate(self.options, self.steps, self.updates)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.rate * group.get("ratio", 1.0)
         self.optimizer.step()
         self.forget_gradient()
         self.steps += 1

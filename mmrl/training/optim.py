@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmrl.config import OptimConfig
+from mmrl.training.muon import MuonAdamW
 from mmrl.training.spam import Spam
 
 
@@ -25,6 +26,16 @@ def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
 
 def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer that `config.name` says, over the parameters in their order."""
+    if config.name == "muon":
+        return MuonAdamW(
+            parameters,
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            momentum=config.muon_momentum,
+            ratio=config.muon_ratio,
+        )
     trained = list(parameters.values())
     if config.name == "spam":
         return Spam(

@@ -229,6 +229,8 @@ CASES = [
     Case(FilterStage, "high", "stages.0.high=0.9", "stages.0.rule=difficulty", "", "filter"),
     Case(FilterStage, "min_attempts", "stages.0.min_attempts=2", "stages.0.rule=difficulty", "", "filter"),
     Case(OptimConfig, "final_lr", "stages.0.optim.final_lr=0.1", "stages.0.optim.schedule=cosine"),
+    Case(OptimConfig, "muon_ratio", "stages.0.optim.muon_ratio=2", "stages.0.optim.name=muon"),
+    Case(OptimConfig, "muon_momentum", "stages.0.optim.muon_momentum=0.5", "stages.0.optim.name=muon"),
     Case(OptimConfig, "spam_threshold", "stages.0.optim.spam_threshold=.inf", SPAM),
     Case(OptimConfig, "spam_reset_every", "stages.0.optim.spam_reset_every=0", SPAM),
     Case(OptimConfig, "spam_warmup", "stages.0.optim.spam_warmup=9", SPAM, f"{SPAM} stages.0.optim.spam_reset_every=0"),

@@ -139,6 +139,29 @@ def test_every_corruption_costs_the_claims_it_breaks(sample, name, size):
     assert strict.value == 0.0
 
 
+KINDS = ("colours", "shapes", "counts", "relations", "alone")
+# Of each corruption, in the order of KINDS: what is left of 2 colours, 2 shapes, 2 counts, 1 relation, nothing else.
+BY_KIND = {
+    "an extra object": (1.0, 1.0, 1.0, 1.0, 0.0),
+    "one too many of the same": (1.0, 1.0, 0.5, 1.0, 1.0),
+    "the square is missing": (0.5, 0.5, 0.5, 0.0, 1.0),
+    "wrong colour": (0.5, 0.5, 0.5, 0.0, 0.0),
+    "wrong shape": (1.0, 0.5, 0.5, 0.0, 0.0),
+    "swapped": (1.0, 1.0, 1.0, 0.0, 1.0),
+}
+
+
+def test_the_claims_by_kind(sample):
+    """By hand for some corruptions; for all of them the kinds together are the share of `follows`."""
+    for name, (objects, extra, kept) in CORRUPTIONS.items():
+        samples = [sample(PAIR, draw(objects, 40, extra))]
+        found = tuple(getattr(composition, kind)(samples)[0].value for kind in KINDS)
+        assert found == BY_KIND.get(name, found), name
+        assert sum(n * share for n, share in zip((2, 2, 2, 1, 1), found)) == kept, name
+    [alone] = composition.relations([sample("two red circles", draw(TRUE[:2]))])
+    assert (alone.value, alone.status) == (None, "na")
+
+
 @pytest.mark.parametrize("size", [32, 40, 64, 128])
 @pytest.mark.parametrize("shape", ["circle", "square", "triangle"])
 def test_a_cut_shape_has_no_name(shape, size):

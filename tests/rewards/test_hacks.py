@@ -451,11 +451,13 @@ def test_what_is_said_changes_nothing_where_the_environment_knows(name):
 
 # -------------------------------------------------------------------- every reward has one
 
+KINDS = ("alone", "colours", "counts", "relations", "shapes")
 ELSEWHERE = {
     "aesthetic.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
     "bmas.similarity": "test_bmas.py::test_a_bag_of_words_scores_as_much_and_the_gate_stops_the_long_one",
     "clip.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
     "compared.wins": "test_compared.py::test_saying_nothing_earns_nothing",
+    **{f"composition.{kind}": "test_composition.py::test_the_claims_by_kind" for kind in KINDS},
     "composition.follows": "test_composition.py::test_pictures_of_nothing_score_zero",
     "composition.strict": "test_composition.py::test_every_corruption_costs_the_claims_it_breaks",
     "hps.score": "test_image_models.py::test_every_mode_of_a_picture_is_scored_and_transparency_is_white",

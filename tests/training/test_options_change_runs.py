@@ -46,6 +46,8 @@ ELSEWHERE = {
     "data_from": "tests/training/test_filtering.py",
     "show": "tests/judging/test_scalar_model.py, on a model that sees",
     "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
+    "muon_ratio": "tests/training/test_muon.py, on parameters that are matrices of blocks",
+    "muon_momentum": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "options": "tests/config/test_effects.py, with a function as records",
 }
 

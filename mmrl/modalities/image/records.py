@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ OBJECTIVES = ("sft", "autoencoder")
 
 # Bytes of latents that are kept: 4,000 pictures of 1024 x 1024 with 16 channels.
 LIMIT = 1 << 30
+# Pictures of so many pixels are encoded together: a forward of a small one costs its calls, of a large one its pixels.
+PIXELS = 1 << 17
 
 
 class RecordLosses:
@@ -58,7 +61,7 @@ class RecordLosses:
         """The family's mean supervised loss; noise, times and dropped captions are of `seed`."""
         generator = torch.Generator().manual_seed(seed)
         device = self.family.device
-        clean = torch.stack([self.latent(record["image"]) for record in records]).to(device)
+        clean = self.latents([record["image"] for record in records]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         dropped = torch.rand(len(records), generator=generator) < self.config.caption_dropout
         wanted = [self.asked(Prompt(str(record.get("id", "")), record["prompt"], record)) for record in records]
@@ -71,15 +74,24 @@ class RecordLosses:
             return self.family.denoising_loss(clean, noise, draws, condition, self.size, self.config.time_shift)
 
     @torch.no_grad()
-    def latent(self, image: Image) -> Tensor:
-        """A picture's latent, made alone so that it does not depend on its neighbours; on the CPU."""
-        key = digest(image)
-        known = self._latents.get(key)
-        if known is None:
-            pixels = to_pixels([image], self.size).to(self.family.device)
-            known = Tensors(latent=self.family.encode_pixels(pixels)[0].cpu())
-            self._latents.put(key, known)
-        return known["latent"]
+    def latents(self, images: Sequence[Image]) -> Tensor:
+        """The pictures' latents [B, ...] on the CPU.
+
+        Those that are not known are made some at a time, the last ones filled up with their first: a forward has always
+        the same shape, so that a latent does not depend on how many others are made with it.
+        """
+        keys = [digest(image) for image in images]
+        found = {key: known["latent"] for key in keys if (known := self._latents.get(key)) is not None}
+        missing = {key: image for key, image in zip(keys, images) if key not in found}
+        together = min(self.config.decode_batch, max(1, PIXELS // math.prod(self.size)))
+        names = list(missing)
+        for part in (names[i : i + together] for i in range(0, len(names), together)):
+            filled = part + part[:1] * (together - len(part))
+            pixels = to_pixels([missing[key] for key in filled], self.size).to(self.family.device)
+            for key, latent in zip(part, self.family.encode_pixels(pixels).cpu()):
+                found[key] = latent.clone()
+                self._latents.put(key, Tensors(latent=found[key]))
+        return torch.stack([found[key] for key in keys])
 
     @torch.no_grad()
     def standardise(self, records: Sequence[dict[str, Any]]) -> None:

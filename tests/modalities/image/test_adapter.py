@@ -500,7 +500,7 @@ OFFSET = 0.25
 
 def test_flow_matching_is_zero_for_the_true_velocity_and_the_square_of_an_offset(monkeypatch):
     policy = adapter(caption_dropout=0.0)
-    clean = torch.stack([policy._records.latent(r["image"]) for r in RECORDS])
+    clean = policy._records.latents([r["image"] for r in RECORDS])
     seen = []
 
     def predict(offset: float):
@@ -521,7 +521,7 @@ def test_flow_matching_is_zero_for_the_true_velocity_and_the_square_of_an_offset
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_denoising_loss_is_zero_for_the_true_target_and_the_square_of_an_offset(prediction, monkeypatch):
     policy = adapter("sd", build={"prediction": prediction}, caption_dropout=0.0)
-    clean = torch.stack([policy._records.latent(r["image"]) for r in RECORDS])
+    clean = policy._records.latents([r["image"] for r in RECORDS])
     # The noise schedule of Stable Diffusion, from its two published numbers.
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
@@ -576,7 +576,7 @@ def test_autoencoder_trains_the_vae_only_and_then_sets_unit_variance():
     assert set(gradients(policy, loss)) <= {k for k in policy.trainable_parameters() if k.startswith("vae.")}
     policy.finish("autoencoder", RECORDS)
     policy.load_state(policy.state())
-    latents = torch.stack([policy._records.latent(r["image"]) for r in RECORDS])
+    latents = policy._records.latents([r["image"] for r in RECORDS])
     assert float(latents.std()) == pytest.approx(1.0, rel=1e-3) and abs(float(latents.mean())) < 1e-4
 
 

@@ -157,7 +157,7 @@ def test_after_an_autoencoder_stage_the_pipeline_reads_the_latents_as_the_policy
     before = policy.state()
     policy.finish("autoencoder", [{"prompt": "a", "image": picture} for picture in pictures])
     assert policy.state() != before
-    latents = torch.stack([policy._records.latent(picture) for picture in pictures])
+    latents = policy._records.latents(pictures)
     assert float(latents.std()) == pytest.approx(1, abs=0.05)
     length = {"max_sequence_length": 12} if policy.family.is_flow else {}
     theirs = expected(policy, guidance_scale=1.0, **length)
