@@ -88,7 +88,7 @@ def write_page(
     kind: the prompt's task. facts: what was measured, with what, in words. The first max_prompts prompts are shown,
     with pictures of max_bytes together. Raises WriteError.
     """
-    lines = {(line["id"], line["picture"]): line for line in outcome.lines}
+    lines: dict[tuple[str, int], Line] = {(line["id"], line["picture"]): dict(line) for line in outcome.lines}
     left, shown = max_bytes, []
     for item in items[:max_prompts]:
         seen = []
