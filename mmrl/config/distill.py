@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +11,7 @@ from mmrl.config.forward_process import TimesConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.roles import RoleConfig
 from mmrl.config.stage import Stage
+from mmrl.strict import When
 
 
 class LookTimes(TimesConfig):
@@ -51,6 +53,10 @@ class DistillStage(Stage):
         "of its own; `follow` pulls it to the policy.",
     )
 
+    effects: ClassVar[Mapping[str, When]] = {
+        "teacher_steps": When(lambda _, run: run.data.eval_prompts, "`data.eval_prompts`, for the teacher to draw"),
+    }
+
     @model_validator(mode="after")
     def _fake_is_trained(self) -> DistillStage:
         if self.fake.optim is None or self.fake.every > 1:
@@ -72,4 +78,5 @@ class DistillStage(Stage):
             f"{-(-count // self.micro_batch)} micro-batches an update",
             f"the policy is updated {every}; {self.optim.in_words()}",
             f"role fake: {self.fake.in_words()}",
+            *([f"the teacher draws the held-out prompts in {self.teacher_steps} steps"] if self.teacher_steps else []),
         ]

@@ -74,8 +74,7 @@ def step_view(
 def evaluated_by(
     maker: CardMaker, reader: RunReader, tags: Sequence[str], main: str | None
 ) -> Callable[[Mapping[str, Any]], tuple[Cell, ...]]:
-    """A function of a training prompt: the pictures that the first and the last evaluation drew for it, where they asked
-    for it too.
+    """A function of a training prompt: the pictures that the first and the last evaluation drew for it, where they did.
 
     main: see filmstrip.judged.
     """

@@ -196,7 +196,7 @@ def test_the_teacher_draws_what_is_held_out_once_and_nothing_of_the_training_cha
 
 
 def test_a_teacher_that_cannot_draw_is_told_before_the_first_step(tmp_path):
-    with pytest.raises(ConfigError, match="teacher_steps: there are no held-out prompts"):
+    with pytest.raises(ConfigError, match=r"teacher_steps: has no effect here, it needs `data\.eval_prompts`"):
         loop_of(tmp_path, teacher_steps=4).train()
     with pytest.raises(ConfigError, match="Flowing samples by no ODE"):
         loop_of(tmp_path, teacher_steps=4, eval_prompts=PROMPTS[:1]).train()
