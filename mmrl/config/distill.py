@@ -44,6 +44,12 @@ class DistillStage(SampledStage):
     guidance: float | None = Field(
         None, ge=0, description="Guidance of the teacher; null: as the policy samples (`model.sampling.guidance`)."
     )
+    teacher_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Denoising steps by which the teacher draws the held-out prompts once, when the stage begins, to "
+        "be seen beside the policy in the report; null: it draws none.",
+    )
     times: LookTimes = Field(
         default_factory=LookTimes, description="Times at which teacher and fake score look at a sample."
     )
@@ -70,6 +76,7 @@ class DistillStage(SampledStage):
         **dict.fromkeys(("refill", "hints", "max_invalid", "shuffle_rewards"), REWARDED),
         **dict.fromkeys(("curriculum.retire_at", "curriculum.correct_at", "curriculum.advance_at"), REWARDED),
         "curriculum.window": REWARDED,
+        "teacher_steps": When(lambda _, run: run.data.eval_prompts, "`data.eval_prompts`, for the teacher to draw"),
     }
 
     @property
@@ -134,6 +141,7 @@ class DistillStage(SampledStage):
             f"the policy is updated {every}{f', {self.pulls} times' if self.pulls > 1 else ''}; "
             f"{self.optim.in_words()}{teacher}",
             f"role fake: {self.fake.in_words()}",
+            *([f"the teacher draws the held-out prompts in {self.teacher_steps} steps"] if self.teacher_steps else []),
         ]
         if self.adversary:
             lines.append(self.adversary.in_words())

@@ -138,6 +138,15 @@ class Adapter:
         """n samples per prompt as a user of the model would draw them (for diffusion: the ODE sampler)."""
         raise NotImplementedError(self._lacks("evaluate"))
 
+    def evaluate_in(
+        self, prompts: Sequence[Prompt], n: int, seed: int, steps: int, guidance: float | None
+    ) -> list[Group]:
+        """As `evaluate`, from the same noise, by so many steps of the ODE; guidance: null for the evaluation's own.
+
+        Left out: a distill stage with `teacher_steps` is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} samples by no ODE: `teacher_steps` needs its method evaluate_in")
+
     def synced(self, once: Callable[[Callable[[], None]], None]) -> AbstractContextManager[None]:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
         entering, through `once` (mmrl.engines.base.Once) where processes share it. Left out: nothing is done."""

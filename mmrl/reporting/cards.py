@@ -53,6 +53,7 @@ class Card:
     advantage: float | None
     scores: tuple[ScoreLine, ...]
     picture: str = ""
+    size: str = ""  # of the stored picture, in pixels
     small: bool = False
     text: str = ""
     tokens: tuple[Token, ...] = ()
@@ -135,7 +136,8 @@ class CardMaker:
     def _picture(self, name: str) -> dict[str, Any]:
         image = picture_of(self.folder, name)
         uri, note = self._charged(data_uri(image), name)
-        return {"picture": uri, "small": max(image.size) < SMALL} if uri else {"note": note}
+        size = f"{image.width} × {image.height}"
+        return {"picture": uri, "small": max(image.size) < SMALL, "size": size} if uri else {"note": note}
 
     def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""

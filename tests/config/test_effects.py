@@ -93,6 +93,7 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(DistillStage, "teacher_steps", "stages.0.teacher_steps=4", HELD, stage="distill"),
     # Scores of given answers, and what becomes of an option where nothing is sampled.
     *(
         Case(section, entry, given, having, f"{SCALAR} {HELD}", "reward_model")

@@ -253,13 +253,23 @@ class ImageAdapter(Adapter):
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """The ODE (or DDIM with eta 0), or re-noise steps, with the evaluation's steps, guidance and size; no
         trajectories."""
+        return self._drawn(prompts, n, seed, self._evaluation)
+
+    def evaluate_in(
+        self, prompts: Sequence[Prompt], n: int, seed: int, steps: int, guidance: float | None
+    ) -> list[Group]:
+        """See Adapter.evaluate_in."""
+        scales = self._evaluation.scales if guidance is None else self._evaluation.scales._replace(guidance=guidance)
+        return self._drawn(prompts, n, seed, Run(steps, scales, self.eval_size))
+
+    def _drawn(self, prompts: Sequence[Prompt], n: int, seed: int, run: Run) -> list[Group]:
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
         noise = [
             Noise(seed_of(seed, "eval", g.prompt.id, i), seed_of(seed, "eval", g.prompt.id, i, "steps"))
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._wanted(self._evaluation))
+        return self._sampler.fill(groups, n, noise, self._wanted(run))
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 

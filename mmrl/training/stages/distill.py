@@ -42,6 +42,7 @@ from mmrl.training.stages.reals import Reals
 from mmrl.training.stages.rows import monitor_row, pair_row, reward_row, silent_share
 from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.surrogate import Surrogate, advantages, surrogate_row
+from mmrl.training.stages.teacher import show_teacher
 from mmrl.training.stages.turns import Turn, turns_row
 from mmrl.training.stages.update import MicroBatch
 from mmrl.training.tensors import copy_into
@@ -109,6 +110,8 @@ class Distill(Sampled[DistillStage]):
         if self.surrogate:  # which begins as the teacher, whatever the policy does
             for name in self.roles.keys() & {"surrogate", "slow"}:
                 copy_into(self.roles[name].weights, adapter.reference_parameters(), f"role {name}")
+        if self.options.teacher_steps is not None:
+            show_teacher(self, self.options.teacher_steps, self.guidance)
 
     @property
     def guidance(self) -> float | None:
