@@ -28,6 +28,10 @@ class _Framewise:
         if count is not None and count < 2:
             raise ValueError(f"count={count} must be 2 or more; one frame is what frames.first and frames.last score")
         self.part, self.count = Part(reward), count
+        if self.part.reward.reads != "artifact":
+            raise ValueError(
+                f"{self.part.name} reads {self.part.reward.reads}, and frames have none; name it by itself"
+            )
         self.groups_at_once = self.part.reward.at_once
 
     def as_monitor(self) -> None:

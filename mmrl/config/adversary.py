@@ -21,6 +21,8 @@ class LookTimes(TimesConfig):
     low: float = Field(0.02, ge=0, lt=1, description="uniform: the least time.")
     high: float = Field(0.98, gt=0, le=1, description="uniform: the largest time.")
 
+    effects: ClassVar[Mapping[str, When]] = TimesConfig.effects
+
 
 class AdversaryConfig(Strict):
     """A discriminator: small heads on what blocks of a frozen denoiser make of real and of generated samples. It trains

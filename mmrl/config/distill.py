@@ -12,16 +12,19 @@ from mmrl.config.joint import JointConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.roles import RoleConfig
 from mmrl.config.sampled import SampledStage
+from mmrl.config.surrogate import SurrogateConfig
 from mmrl.core.resolving import ALONE
 from mmrl.strict import When
 
-REWARDED = When(lambda s, _: s.rewarded, "rewards that the policy learns from (`joint`)")
+REWARDED = When(lambda s, _: s.rewarded, "rewards that are learned from (`joint` or `surrogate`)")
+JOINT = When(lambda s, _: s.joint is not None, "rewards that the policy learns from (`joint`)")
 PULLED = When(lambda s, _: not (s.joint and s.joint.schedule == "weighted"), "another schedule than `weighted`")
 
 
 class DistillStage(SampledStage):
     """Distribution matching (DMD): the policy samples in few steps and is drawn to what its teacher would sample in
-    many; a fake score follows what the policy samples. With `adversary` and `joint`, Flash-DMD."""
+    many; a fake score follows what the policy samples. With `adversary` and `joint`, Flash-DMD; with `surrogate`,
+    TDM-R1."""
 
     kind: Literal["distill"] = "distill"
     samples: int = Field(1, ge=1, description="Samples per prompt.")
@@ -41,8 +44,19 @@ class DistillStage(SampledStage):
     guidance: float | None = Field(
         None, ge=0, description="Guidance of the teacher; null: as the policy samples (`model.sampling.guidance`)."
     )
+    teacher_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Denoising steps by which the teacher draws the held-out prompts once, when the stage begins, to "
+        "be seen beside the policy in the report; null: it draws none.",
+    )
     times: LookTimes = Field(
         default_factory=LookTimes, description="Times at which teacher and fake score look at a sample."
+    )
+    times_above: bool = Field(
+        False,
+        description="Those times lie above the noise level to which the step leads at which a sample is made anew, as "
+        "in TDM.",
     )
     fake: RoleConfig = Field(
         default_factory=lambda: RoleConfig(optim=OptimConfig()),
@@ -51,18 +65,23 @@ class DistillStage(SampledStage):
     )
     adversary: AdversaryConfig | None = Field(None, description="Heads that tell its samples from real ones; or null.")
     joint: JointConfig | None = Field(None, description="Rewards beside distillation; null: distillation alone.")
+    surrogate: SurrogateConfig | None = Field(
+        None, description="A copy of the teacher that learns the rewards, and that the policy follows; null: none."
+    )
 
     effects: ClassVar[Mapping[str, When]] = {
         "every": PULLED,
         "pulls": PULLED,
-        **dict.fromkeys(("updates", "epochs", "refill", "hints", "max_invalid", "shuffle_rewards"), REWARDED),
+        **dict.fromkeys(("updates", "epochs"), JOINT),
+        **dict.fromkeys(("refill", "hints", "max_invalid", "shuffle_rewards"), REWARDED),
         **dict.fromkeys(("curriculum.retire_at", "curriculum.correct_at", "curriculum.advance_at"), REWARDED),
         "curriculum.window": REWARDED,
+        "teacher_steps": When(lambda _, run: run.data.eval_prompts, "`data.eval_prompts`, for the teacher to draw"),
     }
 
     @property
     def rewarded(self) -> bool:
-        return self.joint is not None
+        return self.joint is not None or self.surrogate is not None
 
     @model_validator(mode="after")
     def _fake_is_trained(self) -> DistillStage:
@@ -80,11 +99,16 @@ class DistillStage(SampledStage):
             alone = algorithm.combine != "gdpo" and algorithm.advantage.name in ALONE
             if self.joint.objective == "step_dpo" or not alone:
                 raise ValueError("joint: samples=1 leaves nothing to compare inside a group; take samples=2 or more")
+        if self.surrogate is not None and self.joint is not None:
+            raise ValueError("joint and surrogate are two ways to learn from the rewards; leave one out")
+        if self.surrogate is not None and self.samples < 2:
+            raise ValueError("surrogate: samples=1 leaves nothing to prefer inside a group; take samples=2 or more")
         return self
 
     def named_roles(self) -> dict[str, RoleConfig]:
         anchor = self.joint.anchor if self.joint else None
-        return {**super().named_roles(), **({"anchor": anchor} if anchor else {})}
+        surrogate = {"surrogate": self.surrogate.role} if self.surrogate else {}
+        return {**super().named_roles(), **({"anchor": anchor} if anchor else {}), **surrogate}
 
     def record_objectives(self) -> list[str]:
         return ["sft"] if self.adversary is not None and self.adversary.real == "records" else []
@@ -117,10 +141,13 @@ class DistillStage(SampledStage):
             f"the policy is updated {every}{f', {self.pulls} times' if self.pulls > 1 else ''}; "
             f"{self.optim.in_words()}{teacher}",
             f"role fake: {self.fake.in_words()}",
+            *([f"the teacher draws the held-out prompts in {self.teacher_steps} steps"] if self.teacher_steps else []),
         ]
         if self.adversary:
             lines.append(self.adversary.in_words())
+        weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)
+        if self.surrogate:
+            lines.append(f"{self.surrogate.in_words()}; rewards: {weights}")
         if self.joint:
-            weights = ", ".join(f"{r.name} x {r.weight:g}" for r in config.rewards)
             lines.append(f"{self.joint.in_words()}; {self.updates * self.epochs} updates a step; rewards: {weights}")
         return lines

@@ -69,7 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Flow-DPPO, arXiv 2606.11025: the same with a bound on the divergence of each step in the place of the clip.
     "flow_dppo": {**FLOW_GRPO, "gate": {"name": "dppo", "limit": 1e-5}},
     # TempFlow-GRPO, arXiv 2508.04324: Flow-GRPO whose steps weigh by their noise. Its scale of 2.25 belongs to SD 3.5;
-    # the other half of it, branches at one step, is how samples are drawn (docs/image.md).
+    # the other half of it, samples that part at each step, is the stage's `branches` (docs/image.md).
     "temp_flow": {**FLOW_GRPO, "action_weights": ["noise_level"]},
     # PaCo-GRPO, arXiv 2512.04784: rewards that vary much are tamed, then centred as Flow-GRPO's. The release leaves no
     # sample out.

@@ -79,6 +79,12 @@ class Adapter:
     holds_conversations: ClassVar[bool] = False
     environment: Environment | None = None
 
+    # What samples can bring for rewards to look at, and what of it is wanted next: "artifact", and "latents" where
+    # `rollout` and `evaluate` fill Sample.latents. A run sets `wanted` before them; an artifact that is not wanted may
+    # be left out (None).
+    shows: frozenset[str] = frozenset({"artifact"})
+    wanted: frozenset[str] = frozenset({"artifact"})
+
     # Pixels of a picture that is opened at most; a run sets it to data.max_pixels.
     max_pixels: int | None = None
 
@@ -131,6 +137,15 @@ class Adapter:
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """n samples per prompt as a user of the model would draw them (for diffusion: the ODE sampler)."""
         raise NotImplementedError(self._lacks("evaluate"))
+
+    def evaluate_in(
+        self, prompts: Sequence[Prompt], n: int, seed: int, steps: int, guidance: float | None
+    ) -> list[Group]:
+        """As `evaluate`, from the same noise, by so many steps of the ODE; guidance: null for the evaluation's own.
+
+        Left out: a distill stage with `teacher_steps` is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} samples by no ODE: `teacher_steps` needs its method evaluate_in")
 
     def synced(self, once: Callable[[Callable[[], None]], None]) -> AbstractContextManager[None]:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
@@ -197,6 +212,31 @@ class Adapter:
             "choose other hooks, or give the adapter that method"
         )
 
+    def sample_as(self, config: Any) -> None:
+        """Roll out and replay as `config` says from now on: the adapter's own, but for its section `sampling`.
+
+        Asked for where a stage has a `sampling` of its own, which a config takes where the section's class names the
+        options that may differ, `of_stages`. Evaluation stays as it was. Left out: nothing may differ.
+        """
+        if config != self.config:
+            raise Unsupported(f"{type(self).__name__} samples alike in all stages: leave the stage's `sampling` out")
+
+    # ---------------------------------------------------------------- branches, of a model that samples in given steps
+
+    def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
+        """For every group, and for each of the steps that are trained, a group of n finished samples that part there.
+
+        They are n / width ways without noise, from each of which `width` samples leave at that step by its noise alone,
+        to be finished without noise; each has one action. seed, step: as of `rollout`. Left out: a stage with
+        `branches` is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
+    @property
+    def branch_steps(self) -> int:
+        """At how many steps `branches` parts samples."""
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
     # ---------------------------------------------------------------- the forward process, of a flow or diffusion model
 
     def velocities(
@@ -219,6 +259,16 @@ class Adapter:
             "velocities(samples, times, seeds)"
         )
 
+    def sampler_times(self) -> Tensor:
+        """[steps] in (0, 1]: the times of `velocities` from which the steps of `rollout` go, the noisiest first.
+
+        Left out: a stage that trains at the sampler's times is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no times of its sampler: give it the method sampler_times(), or the stage "
+            "`times: {name: uniform}`"
+        )
+
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         """What the policy takes for the end of each sample at one of the steps that its sampler went: [len(samples),
         ...] as `velocities` holds it, differentiable. places: [len(samples)] in [0, 1), from the noisiest step on.
@@ -227,6 +277,17 @@ class Adapter:
         """
         raise Unsupported(
             f"{type(self).__name__} makes no samples anew: a distill stage needs its method generated(samples, places)"
+        )
+
+    def levels(self) -> Tensor:
+        """[K]: the noise levels, from below 1 down to 0, to which the K steps lead of which `generated` makes samples
+        anew: the k-th of them where places are in [k / K, (k + 1) / K).
+
+        Left out: a distill stage that asks where on their way samples are is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no noise levels of its steps: a distill stage with `surrogate` or "
+            "`times_above` needs its method levels"
         )
 
     def block_widths(self, count: int) -> list[int]:
@@ -424,7 +485,11 @@ class Adapter:
         return float(len(records))
 
     def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
-        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused."""
+        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused.
+
+        A forward_preference stage gives two mmrl.types.Candidate, and wants samples that store `clean`, as `velocities`
+        noises them.
+        """
         raise Unsupported(
             f"{type(self).__name__} cannot take given answers: a preference stage needs its method "
             "given(prompt, completions) -> samples with trajectories"

@@ -55,6 +55,7 @@ class Card:
     advantage: float | None
     scores: tuple[ScoreLine, ...]
     picture: str = ""
+    size: str = ""  # of the stored picture, or of the frames of a film, in pixels
     small: bool = False
     film: bool = False  # whether the picture is one of frames side by side
     text: str = ""
@@ -139,12 +140,15 @@ class CardMaker:
 
     def _picture(self, name: str) -> dict[str, Any]:
         image, film = picture_of(self.folder, name), name.endswith(FILM)
+        size = f"{image.width} × {image.height}"
         if film:
-            image = _apart(image, name)
+            frames = _frames(image, name)
+            size = f"{len(frames)} frames of {frames[0].width} × {frames[0].height}"
+            image = sheet_of(frames, gap=max(1, frames[0].width // 16))
         side = FRAMES_SIDE if film else MAX_SIDE
         uri, note = self._charged(data_uri(image, side), name)
         small = max(image.size) < side * SMALL // MAX_SIDE
-        return {"picture": uri, "small": small, "film": film} if uri else {"note": note}
+        return {"picture": uri, "small": small, "film": film, "size": size} if uri else {"note": note}
 
     def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""
@@ -174,13 +178,12 @@ def picture_of(folder: RunFolder, name: str) -> Image.Image:
         raise Unreadable(f"{name} is no picture that can be shown ({str(error)[:100]})") from None
 
 
-def _apart(sheet: Image.Image, name: str) -> Image.Image:
-    """The frames of a stored film with a gap between them. Raises Unreadable for another picture."""
+def _frames(sheet: Image.Image, name: str) -> list[Image.Image]:
+    """The frames of a stored film. Raises Unreadable for another picture."""
     try:
-        frames = frames_of_sheet(sheet)
+        return frames_of_sheet(sheet)
     except ValueError as error:
         raise Unreadable(f"{name}: {error}") from None
-    return sheet_of(frames, gap=max(1, frames[0].width // 16))
 
 
 def _array_kind(folder: RunFolder, name: str) -> str:

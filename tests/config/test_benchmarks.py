@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmrl.config import load
 from mmrl.core.gate import GATES
 from mmrl.core.ratio import ratio
 from mmrl.importing import import_file
 from mmrl.share import share
+from mmrl.types import Group, Prompt, Sample
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -129,3 +132,41 @@ def test_both_sizes_of_paco_start_from_one_policy_and_are_measured_alike():
     assert {Path(run.model.path).parts[-4] for run in runs} == {"grids"}
     base = load(study.config("grids"))
     assert [stage.kind for stage in base.stages] == ["sft"]
+
+
+def test_the_students_of_a_seed_start_from_the_one_that_was_distilled_with_it():
+    study = STUDIES["effects_image"]
+    for seed in "02":
+        runs = [load(study.config("flash-dmd", arm, seed)) for arm in study.effects["flash-dmd"].arms]
+        assert {Path(run.model.path).parts[-4] for run in runs} == {f"four-steps-{seed}"}
+        assert {(run.stages[0].samples, run.stages[0].groups, run.stages[0].optim.lr) for run in runs} == {
+            (8, 16, 1e-4)
+        }
+        (base,) = load(study.config(f"four-steps-{seed}")).stages
+        assert (base.rewarded, base.steps) == (False, 120)
+
+
+def test_the_distance_to_a_teacher_is_the_energy_distance(monkeypatch):
+    """2 E|x - y| - E|x - x'| - E|y - y'| over different samples, by hand; each sample's part of it has that mean."""
+    distance = script("teacher_distance")
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(7)]
+    mine, theirs = (distance.features(some) for some in (pictures[:3], pictures[3:]))
+    one, other = list(mine), list(theirs)
+    assert mine.shape == (3, 768) and mine[0, 0] == pytest.approx(
+        np.asarray(pictures[0])[:2, :2, 0].mean() / 255, abs=0.002
+    )
+    monkeypatch.setattr(distance, "drawn", lambda id, text: theirs)
+
+    def mean(some, others):
+        return np.mean([np.linalg.norm(a - b) for a in some for b in others if a is not b])
+
+    def asked(some):
+        return distance.astray(Group(Prompt("p", "a"), 0, [Sample(Prompt("p", "a"), i, p) for i, p in enumerate(some)]))
+
+    wanted = 2 * mean(one, other) - mean(one, one) - mean(other, other)
+    assert np.mean(asked(pictures[:3])) == pytest.approx(wanted)
+    assert asked(pictures[:1]) == [None]
+    # One good picture again and again, and grey, are farther than what the teacher itself might draw.
+    same, grey = [pictures[3]] * 3, [Image.new("RGB", (32, 32), (127, 127, 127))] * 3
+    assert min(np.mean(asked(same)), np.mean(asked(grey))) > 2 * abs(np.mean(asked(pictures[:3])))

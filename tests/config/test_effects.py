@@ -21,10 +21,12 @@ from mmrl.config import (
     ExpertConfig,
     FilterStage,
     FollowConfig,
+    ForwardPreferenceStage,
     ForwardProcessStage,
     GrpoStage,
     HintsConfig,
     JointConfig,
+    LookTimes,
     OptimConfig,
     PreferenceStage,
     ReportConfig,
@@ -33,11 +35,14 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
+    SurrogateConfig,
     TimesConfig,
+    TrainedTimes,
     TreeConfig,
     load,
 )
 from mmrl.config.stage import Stage
+from mmrl.config.stage_sampling import SamplingStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.library import registries
@@ -61,6 +66,7 @@ FOLLOW = "stages.0.ema.follow"
 PLAIN = f"{FOLLOW}={{decay:0.5}}"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
+UNIFORM = "stages.0.times.name=uniform"
 RISING = "stages.0.old.decay=0.5 stages.0.old.rise=linear"
 JOINT = "stages.0.joint={} stages.0.samples=4"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
@@ -87,6 +93,7 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(DistillStage, "teacher_steps", "stages.0.teacher_steps=4", HELD, stage="distill"),
     # Scores of given answers, and what becomes of an option where nothing is sampled.
     *(
         Case(section, entry, given, having, f"{SCALAR} {HELD}", "reward_model")
@@ -163,6 +170,7 @@ CASES = [
             ("saturation", "2", "", AWM),
             ("weighting", "t", AWM, ""),
             ("power", "0.5", f"{AWM} stages.0.weighting=ghuber", AWM),
+            ("ema", "{decay:0.5}", "stages.0.ema_coef=0.1", ""),
         )
     ),
     *(
@@ -175,7 +183,19 @@ CASES = [
         )
     ),
     *(
-        Case(TimesConfig, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        Case(TrainedTimes, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        for name, more, less in (
+            ("low", UNIFORM, NORMAL),
+            ("high", UNIFORM, NORMAL),
+            ("mean", NORMAL, UNIFORM),
+            ("std", NORMAL, ""),
+            ("shift", UNIFORM, ""),
+            ("share", "", UNIFORM),
+        )
+    ),
+    *(
+        Case(section, name, f"stages.0.times.{name}=0.5", more, less, kind)
+        for section, kind in ((LookTimes, "distill"), (TimesConfig, "forward_preference"))
         for name, more, less in (
             ("low", "", NORMAL),
             ("high", "", NORMAL),
@@ -204,6 +224,14 @@ CASES = [
         "stages.0.adversary.teacher_steps=9",
         "stages.0.adversary={real:teacher}",
         f"stages.0.adversary={{real:records}} {RECORDS}",
+        "distill",
+    ),
+    Case(
+        SurrogateConfig,
+        "slow",
+        "stages.0.surrogate.slow={decay:0.5}",
+        "stages.0.surrogate={} stages.0.samples=4",
+        "stages.0.surrogate={clip:0} stages.0.samples=4",
         "distill",
     ),
     *(
@@ -450,24 +478,39 @@ ALWAYS: dict[type, set[str]] = {
     ReportConfig: set(),
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
+    SamplingStage: {"sampling"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
     SampledStage: {"groups", "updates", "epochs", "curriculum", "refill", "hints", "shuffle_rewards"},
-    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "expert"},
+    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "branches", "expert"},
     ForwardProcessStage: {
-        *("kind", "samples", "rollout_chunk", "max_invalid", "objective", "reference_coef", "draws", "times"),
+        *(
+            "kind",
+            "samples",
+            "rollout_chunk",
+            "max_invalid",
+            "objective",
+            "reference_coef",
+            "ema_coef",
+            "draws",
+            "times",
+        ),
         *("same_noise", "old", "algorithm"),
     },
     TimesConfig: {"name", "shift"},
+    LookTimes: {"name", "shift"},
+    TrainedTimes: {"name"},
     DistillStage: {
         *("kind", "groups", "samples", "rollout_chunk", "early", "teacher", "guidance", "times", "fake"),
-        *("adversary", "joint"),
+        *("adversary", "joint", "surrogate", "times_above"),
     },
+    SurrogateConfig: {"role", "reward", "guidance", "beta", "clip", "limit", "anchor", "algorithm"},
     AdversaryConfig: {"weight", "form", "late", "real", "features", "blocks", "width", "times", "heads"},
     JointConfig: {"objective", "schedule", "after", "algorithm"},
     RoleConfig: {"optim", "follow"},
     FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
+    ForwardPreferenceStage: {"kind", "pairs", "beta", "label_smoothing", "draws", "times", "batch"},
     RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},
     FilterStage: {"kind", "rule", "groups", "samples", "reward", "correct_at", "max_invalid"},
     OptimConfig: {"name", "lr", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "ema"},

@@ -21,4 +21,5 @@ def test_a_stored_picture_that_is_no_film_is_named_in_the_report(tmp_path):
     records = readable_index(read_index(tmp_path, "eval_before"), "index.json", [])["groups"][0]["samples"]
     broken, whole = (maker.card("eval_before", record) for record in records)
     assert "is no film" in broken.note and not broken.picture
+    assert whole.size == "2 frames of 8 × 8"
     assert whole.film and whole.small and whole.picture.startswith("data:image/png")

@@ -97,6 +97,7 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "dpo": [{**pairs, "optim": EMA}],
         "mpo": [{**pairs, "objective": "mpo", "optim": SPAM}],
         "bco": [{**pairs, "objective": "bco"}],
+        "diffusion dpo": [{**pairs, "kind": "forward_preference", "draws": 2, "beta": 10.0, "optim": EMA}],
         "reward model": [{**pairs, "kind": "reward_model", "optim": EMA}],
         "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
         "filter of steps, then reward model": [
@@ -110,9 +111,18 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
             {**kept, "rule": "rejection", "correct_at": 0.2},
         ],
         "nft, ema": [{**FORWARD, "optim": EMA, "steps": 4, "old": {"decay": 0.5, "rise": "linear", "slope": 0.3}}],
-        "awm, reference": [{**FORWARD, "objective": "awm", "reference_coef": 0.1, "epochs": 2}],
+        "awm, reference, average": [{**FORWARD, "objective": "awm", "epochs": 2, "reference_coef": 0.1, "ema_coef": 1}],
         "dgpo, then nft": [{**FORWARD, "objective": "dgpo"}, {**FORWARD, "name": "two", "steps": 2}],
         "distill": [{**DISTILL, "optim": EMA}],
+        "distill, surrogate": [
+            {
+                **DISTILL,
+                "samples": 4,
+                "times_above": True,
+                "optim": EMA,
+                "surrogate": {"role": {"optim": SPAM, "updates": 2}},
+            }
+        ],
         "distill, then nft": [{**DISTILL, "fake": FAKE, "every": 2}, {**FORWARD, "name": "two", "steps": 2}],
         "flash: teacher, grpo": [
             {
@@ -177,7 +187,7 @@ class Case:
         held = PROMPTS[:3] if measured else ()
         prompts = PROMPTS if samples else ()
         own = {"adapter": Able(AnswersConfig())} if any("tree" in s for s in stages) else {}
-        if kinds & {"forward_process", "distill"}:
+        if kinds & {"forward_process", "distill", "forward_preference"}:
             adapter = Renoising if any("joint" in s for s in stages) else Flowing
             own = {"adapter": adapter(AnswersConfig())}
         return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop, **own)

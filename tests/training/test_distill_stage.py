@@ -11,7 +11,7 @@ from answers import Answers, AnswersConfig, make, ranks
 from flowing import SIZE, Flowing
 from pydantic import ValidationError
 
-from mmrl.config import DistillStage
+from mmrl.config import ConfigError, DistillStage
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.stages.distill import Distill
 from mmrl.training.stages.looking import Row
@@ -21,10 +21,18 @@ PROMPTS = [Prompt(f"p{i}", "x" * (1 + i), {"id": f"p{i}"}) for i in range(6)]
 FAKE = {"optim": {"lr": 0.02}, "updates": 2}
 
 
-def loop_of(folder, processes=None, **stage):
+def share_of_a(samples):
+    return [sample.artifact.count("a") / SIZE for sample in samples]
+
+
+def loop_of(folder, processes=None, eval_prompts=(), **stage):
     made = {"kind": "distill", "steps": 3, "groups": 6, "samples": 2, "optim": {"lr": 0.02}, "fake": FAKE, **stage}
     config = {"name": "run", "out": str(folder), "data": {"prompts": "unused.txt"}, "stages": [made]}
     given = {"processes": processes} if processes else {}
+    if eval_prompts:
+        given["eval_prompts"] = eval_prompts
+        config["eval"] = {"rewards": [{"name": f"{__file__}:share_of_a"}]}
+        config["data"]["eval_prompts"] = "unused.txt"
     return make(config, PROMPTS, adapter=Flowing(AnswersConfig()), **given)
 
 
@@ -164,6 +172,38 @@ def test_a_policy_that_went_astray_is_drawn_back_to_its_teacher(tmp_path):
     loop._log = log
     loop.train()
     assert gaps[0] > 1 and gaps[-1] < 0.5 * gaps[0]
+
+
+def test_the_teacher_draws_what_is_held_out_once_and_nothing_of_the_training_changes(tmp_path):
+    """By its own steps and guidance, from the evaluation's noise, also where the policy has moved already."""
+    seen = []
+
+    def trained(folder, **stage):
+        loop = loop_of(folder, eval_prompts=PROMPTS[:3], guidance=1.5, **stage)
+        adapter = loop.adapter
+
+        def evaluate_in(prompts, n, seed, steps, guidance):
+            seen.append((torch.equal(adapter.table, adapter.start), [p.id for p in prompts], n, seed, steps, guidance))
+            return adapter.evaluate(prompts, n, seed)
+
+        adapter.evaluate_in = evaluate_in
+        loop.train()
+        return adapter.table
+
+    plain, told = trained(tmp_path / "plain"), trained(tmp_path / "told", teacher_steps=9)
+    assert torch.equal(plain, told)
+    assert seen == [(True, ["p1", "p0", "p2"], 1, 1234, 9, 1.5)]
+    index = json.loads((tmp_path / "told" / "run" / "samples" / "eval_teacher" / "index.json").read_text())
+    before = json.loads((tmp_path / "told" / "run" / "samples" / "eval_before" / "index.json").read_text())
+    assert index["extra"] == before["extra"] and list(index["extra"]) == ["eval/test_distill_stage.share_of_a"]
+    assert not (tmp_path / "plain" / "run" / "samples" / "eval_teacher").exists()
+
+
+def test_a_teacher_that_cannot_draw_is_told_before_the_first_step(tmp_path):
+    with pytest.raises(ConfigError, match=r"teacher_steps: has no effect here, it needs `data\.eval_prompts`"):
+        loop_of(tmp_path, teacher_steps=4).train()
+    with pytest.raises(ConfigError, match="Flowing samples by no ODE"):
+        loop_of(tmp_path, teacher_steps=4, eval_prompts=PROMPTS[:1]).train()
 
 
 def test_early_steps_alone_draw_the_policy(tmp_path):

@@ -17,6 +17,7 @@ from test_distill_stage import gradients, rows_of, shake
 from mmrl.config import ConfigError, DataConfig, DistillStage
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Unsupported
+from mmrl.training.learner import NonFiniteError
 from mmrl.training.stages.addends import Addend, chained
 from mmrl.training.stages.adversary import Noises
 from mmrl.training.stages.distill import Distill
@@ -39,7 +40,7 @@ def loop_of(folder, processes=None, adapter=Renoising, stages=None, **stage):
     rewarded = any(s.get("joint") or s["kind"] == "grpo" for s in made)
     config |= {"stages": made, "rewards": [{"name": f"{folder / 'letters.py'}:a"}] if rewarded else []}
     given = {"processes": processes} if processes else {}
-    if any(s.get("adversary", {}).get("real", "teacher") == "records" for s in made):
+    if any((s.get("adversary") or {}).get("real", "teacher") == "records" for s in made):
         lines = [{"prompt": "x" * n, "completion": "abc"[n % 3] * n} for n in range(1, 6)]
         path = folder / "given.jsonl"
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -305,3 +306,12 @@ def test_a_stage_that_cannot_be_is_refused(stage, told):
 def test_an_adapter_without_blocks_is_refused(tmp_path):
     with pytest.raises(Unsupported, match="shows no blocks"):
         loop_of(tmp_path, adapter=Flowing, adversary=HEADS).train()
+
+
+def test_a_pull_that_is_no_number_stops_the_run_and_names_it(tmp_path):
+    made = stage_of(tmp_path, adversary=HEADS)
+    with torch.no_grad():
+        made.adversary.heads.each[0][1].weight.fill_(torch.inf)
+    with pytest.raises(NonFiniteError, match="loss of policy is nan"):
+        made._take(made.turns(made.rollouts.next(), None)[-1])
+    assert all(g is None or bool(g.isfinite().all()) for g in gradients(made.policy.parameters).values())

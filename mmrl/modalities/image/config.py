@@ -112,6 +112,14 @@ class SamplingConfig(Strict):
         "float32", description="Type that latents are rounded to, before their log-probability is taken."
     )
 
+    # What a stage may have for itself: what is of rollouts and their replay alone, or that evaluation has for itself.
+    of_stages: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("steps", "kernel", "noise_level", "plan", "guidance", "true_cfg", "guidance_gradient", "same_noise"),
+            *("size", "frames", "logp_reduction", "ratio_norm", "keep_mean", "kl_published"),
+        }
+    )
+
 
 class EvaluationConfig(Strict):
     """How a user of the model would sample: the ODE, more steps, full size; a few-step model as it is trained to."""
@@ -204,11 +212,15 @@ class ModelConfig(Strict):
             "a `guidance` with two branches, above 1, or `true_cfg`",
         ),
         "sampling.guidance_rescale": When(
-            lambda s, _: s.is_guided and s.asks(lambda family: family.rescales),
+            lambda s, run: (s.is_guided or _guides_itself(s, run)) and s.asks(lambda family: family.rescales),
             "a `guidance` above 1, and a UNet: sd, sdxl",
         ),
         "sampling.negative_prompt": When(
-            lambda s, run: s.is_guided or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages),
+            lambda s, run: (
+                s.is_guided
+                or _guides_itself(s, run)
+                or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages)
+            ),
             "a `guidance` above 1, in training, evaluation, or of a distill stage's teacher, or `true_cfg`",
         ),
         "sampling.keep_mean": When(
@@ -235,6 +247,13 @@ class ModelConfig(Strict):
     def evaluation_steps(self) -> int:
         """Denoising steps of a sample of an evaluation."""
         return self.evaluation.steps or (self.sampling.steps if self.evaluates_by_renoise else 20)
+
+    @property
+    def evaluation_takes(self) -> frozenset[str]:
+        """What of `sampling` an evaluation has, too, where it does not say otherwise."""
+        return frozenset(
+            ("guidance", "true_cfg", "size", "frames", *(("kernel", "steps") if self.evaluates_by_renoise else ()))
+        )
 
     def asks(self, question: Callable[[type[Family]], bool]) -> bool:
         """What the class of the family answers; yes where the config does not say which it is."""
@@ -332,6 +351,12 @@ def _supervises(run: Any) -> bool:
     """Whether a stage trains the denoiser on records."""
     parts = [getattr(stage, "expert", None) or stage for stage in run.stages]
     return any(getattr(part, "objective", None) == "sft" for part in parts)
+
+
+def _guides_itself(model: ModelConfig, run: Any) -> bool:
+    """Whether a stage has a guidance of its own with an unconditional branch."""
+    own = [getattr(stage, "sampling", None) or {} for stage in run.stages]
+    return any(sampling.get("true_cfg") or model.guides(sampling.get("guidance")) for sampling in own)
 
 
 def _looks_at_means(stage: Any) -> bool:

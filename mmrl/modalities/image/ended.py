@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from mmrl.types import Sample, Trajectory
 CLEAN = "clean"
 
 
-def ended(latent: Tensor) -> Trajectory:
-    """That of a latent, without an action."""
-    return Trajectory(torch.zeros(0), torch.zeros(0, dtype=torch.bool), {CLEAN: latent})
+def ended(latent: Tensor, others: Mapping[str, Tensor] | None = None) -> Trajectory:
+    """That of a latent, without an action. others: what is stored beside it."""
+    return Trajectory(torch.zeros(0), torch.zeros(0, dtype=torch.bool), {CLEAN: latent, **(others or {})})
 
 
 def ends(samples: Sequence[Sample]) -> Tensor:

@@ -35,10 +35,11 @@ class Forward:
         none. Raises Unsupported for what cannot be had."""
         self._refuse_no_flow()
         self._refuse_no_guidance(guidance)
-        if clean is None and run.plan is not None and run.plan.trained:
+        stored = bool(samples) and all("clean" in sample.actions.tensors for sample in samples)
+        if clean is None and not stored and run.plan is not None and run.plan.trained:
             raise Unsupported(
                 "model.sampling.plan stores steps and not the picture's latent, which a forward_process stage noises "
-                "anew; set model.sampling.plan: {name: untrained}"
+                "anew; set model.sampling.plan, or the stage's sampling.plan, to {name: untrained}"
             )
         shape, device = self.family.latent_shape(run.size), self.family.device
         if not samples:
@@ -64,14 +65,20 @@ class Forward:
             self(samples, times, seeds, run, clean)
         return single(found)
 
+    def sampler_times(self, run: Run) -> Tensor:
+        """[steps]: the noise levels from which the steps of a rollout `run` go. Raises Unsupported for no flow."""
+        self._refuse_no_flow()
+        return self.sampler.schedule(run.steps, run.size).level[:-1].float()
+
     def generated(self, samples: Sequence[Sample], places: Tensor, run: Run) -> Tensor:
         """See Adapter.generated: x0 at one of the latents that the rollout `run` stored, or went to last, guided as
         there. Raises Unsupported for what stores none."""
         self._refuse_no_flow()
-        if run.plan is not None and not run.plan.trained:
+        if run.plan is not None and not run.plan.trained and not run.plan.boundaries:
             raise Unsupported(
                 "model.sampling.plan stores the picture's latent and none on the way, where a distill stage makes it "
-                "anew; set model.sampling.plan: {name: full}"
+                "anew; set model.sampling.plan, or the stage's sampling.plan, to {name: full}, or to {name: untrained, "
+                "boundaries: true} for the ODE"
             )
         device, schedule = self.family.device, self.sampler.schedule(run.steps, run.size)
         if not samples:
@@ -86,6 +93,17 @@ class Forward:
         time, level = (values.to(device)[index].float() for values in (schedule.time, schedule.level))
         velocity, _ = self.sampler.policy.predict(x, time, condition, run.scales, run.size, against)
         return flow_match.clean_of(x, velocity, level)
+
+    def levels(self, run: Run) -> Tensor:
+        """See Adapter.levels: of all steps of the schedule. Raises Unsupported where some are not stored."""
+        self._refuse_no_flow()
+        plan = run.plan
+        if plan is not None and not plan.boundaries and len(plan.trained) < run.steps - 1:
+            raise Unsupported(
+                f"model.sampling.plan stores {len(plan.trained)} of {run.steps} steps, where a distill stage asks for "
+                "all of them; set {name: untrained, boundaries: true}, or {name: full} with the kernel renoise"
+            )
+        return self.sampler.schedule(run.steps, run.size).level[1:].float()
 
     def _refuse_no_guidance(self, guidance: float | None) -> None:
         if self.family.guidance == "none" and guidance is not None and guidance > self.family.guidance_off:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -26,7 +26,8 @@ from mmrl.types import Group, Prompt, Sample, Trajectory
 class Run:
     """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored.
 
-    stores: whether there are trajectories at all; decodes: whether there are pictures.
+    stores: whether there are trajectories at all; decodes: whether there are pictures; shows: whether there are latents
+    for rewards to look at.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class Run:
     plan: StepPlan | None = None
     stores: bool = True
     decodes: bool = True
+    shows: bool = False
 
 
 class Noise:
@@ -93,13 +95,25 @@ class Sampler:
         samples: list[Sample] = []
         for start in range(0, len(prompts), self.config.rollout_batch):
             rows = slice(start, start + self.config.rollout_batch)
-            latents, trajectories = self._denoise(prompts[rows], noise[rows], run)
-            drawn = self._decode(latents, run.size) if run.decodes else [None] * len(latents)
-            samples += [
-                Sample(prompt, (start + i) % n, artifact, trajectory)
-                for i, (prompt, artifact, trajectory) in enumerate(zip(prompts[rows], drawn, trajectories))
-            ]
+            latents, kept = self._denoise(prompts[rows], noise[rows], run)
+            samples += self.made(prompts[rows], range(start, len(prompts)), latents, kept, run, n)
         return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
+
+    def made(
+        self,
+        prompts: Sequence[Prompt],
+        numbers: Iterable[int],
+        latents: Tensor,
+        kept: Sequence[Trajectory | None],
+        run: Run,
+        n: int,
+    ) -> list[Sample]:
+        """Samples of finished latents, with what `run` wants for rewards to look at. numbers: of all samples, n of a
+        prompt."""
+        drawn = self.decode(latents, run.size) if run.decodes else [None] * len(latents)
+        shown = self._shown(latents, kept, run) if run.shows else [{}] * len(latents)
+        parts = zip(prompts, numbers, drawn, kept, shown)
+        return [Sample(prompt, number % n, artifact, way, latents=own) for prompt, number, artifact, way, own in parts]
 
     def _denoise(
         self, prompts: Sequence[Prompt], noise: Sequence[Noise], run: Run
@@ -114,7 +128,10 @@ class Sampler:
         storing = plan is not None and unconditional is not None and not policy.both_branches
         tag = self.tag() if storing else None
         kept: list[dict[str, Tensor]] = []
+        way: list[Tensor] = []
         for i in range(run.steps):
+            if plan is not None and plan.boundaries:
+                way.append(latents.cpu())
             index = torch.full((len(prompts),), i, device=device)
             time = schedule.time[i].float().to(device).expand(len(prompts))
             output, empty = policy.predict(latents, time, condition, run.scales, size, unconditional)
@@ -126,13 +143,13 @@ class Sampler:
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
             if plan is not None and i in plan.trained:
-                kept.append(self._keep(latents, after, transition, index, empty, tag))
+                kept.append(self.keep(latents, after, transition, index, empty, tag))
             latents = after
         if plan is None or not run.stores:
             return latents, [None] * len(prompts)
-        return latents, _trajectories(kept, len(prompts)) if plan.trained else _ended(latents)
+        return latents, trajectories(kept, len(prompts)) if plan.trained else _ended(latents, way)
 
-    def _keep(
+    def keep(
         self,
         latents: Tensor,
         after: Tensor,
@@ -141,6 +158,7 @@ class Sampler:
         empty: Tensor | None,
         tag: int | None,
     ) -> dict[str, Tensor]:
+        """What is stored of a trained step; tag: of the weights, where their unconditional outputs are stored, too."""
         stored = {
             "x": latents,
             "x_next": after,
@@ -155,8 +173,22 @@ class Sampler:
             stored["weights"] = torch.full_like(index, tag)
         return {key: value.cpu() for key, value in stored.items()}
 
+    def _shown(
+        self, latents: Tensor, trajectories: Sequence[Trajectory | None], run: Run
+    ) -> list[Mapping[str, Tensor]]:
+        """See Sample.latents: in the layout of the autoencoder, and on the denoiser's scale."""
+        level = self.schedule(run.steps, run.size).level[:-1].float()
+        noise = level if self.family.is_flow else (1 - level).sqrt()  # of DDIM it is the signal's share
+        found: list[Mapping[str, Tensor]] = []
+        for clean, kept in zip(self.family.unpack(latents.float(), run.size).cpu(), trajectories):
+            way = {} if kept is None or "x" not in kept.tensors else kept.tensors
+            noisy = {"noisy": self.family.unpack(way["x"], run.size), "level": noise[way["step"]]} if way else {}
+            found.append({"clean": clean, **noisy})
+        return found
+
     @torch.no_grad()
-    def _decode(self, latents: Tensor, size: Extent) -> list[Any]:
+    def decode(self, latents: Tensor, size: Extent) -> list[Any]:
+        """Pictures, or films, of latents, `decode_batch` at a time."""
         drawn: list[Any] = []
         for part in latents.split(self.config.decode_batch):
             drawn += self.family.draws.drawn(self.family.decode(part, size))
@@ -170,7 +202,8 @@ class Sampler:
         trained = run.plan.trained
         latents = torch.zeros(len(trained), *self.family.latent_shape(run.size))
         if not trained:
-            return Sample(prompt, 0, None, ended(torch.zeros(self.family.latent_shape(run.size))))
+            latent = torch.zeros(1, *self.family.latent_shape(run.size))
+            return Sample(prompt, 0, None, _ended(latent, [latent] * run.steps if run.plan.boundaries else [])[0])
         names = ("x", "x_next", *(("mean",) if self.keeps_mean else ()))
         tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
         mask = torch.ones(len(trained), dtype=torch.bool)
@@ -189,11 +222,15 @@ class Sampler:
         self.family.decode(output[: self.config.decode_batch], run.size)
 
 
-def _ended(latents: Tensor) -> list[Trajectory]:
-    return [ended(latent.clone()) for latent in latents.cpu()]
+def _ended(latents: Tensor, way: Sequence[Tensor] = ()) -> list[Trajectory]:
+    """way: the latents before each step, where they are stored."""
+    before = [{"x": torch.stack(some)} for some in zip(*way)] if way else [{}] * len(latents)
+    steps = {"step": torch.arange(len(way))} if way else {}
+    return [ended(latent.clone(), {**one, **steps}) for latent, one in zip(latents.cpu(), before)]
 
 
-def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+def trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+    """Of what `keep` stored of each step, for so many samples."""
     columns = {key: torch.stack([step[key] for step in kept], dim=1) for key in kept[0]}
     logp = columns.pop("logp")
     return [

@@ -29,9 +29,11 @@ class Rollouts:
 
     @property
     def n_groups(self) -> int:
-        """Groups that a step can have, over all processes: every iteration of a tree branches once at most."""
+        """Groups that a step can have, over all processes: every iteration of a tree branches once at most, and ways
+        part at each step."""
         tree = self.options.searched
-        return self.options.groups * (tree.iterations if tree else 1)
+        steps = self.run.adapter.branch_steps if self.options.parted else 1
+        return self.options.groups * (tree.iterations if tree else steps)
 
     def next(self) -> list[Group]:
         """This process's groups for the step; sampled first, where they do not wait already."""

@@ -2,7 +2,8 @@
 
 Its roles: `policy` is the generator, the reference its teacher, `fake` a copy that is trained on what the generator
 makes, so that teacher minus fake points to where the generator's samples are too rare; `heads`, with `adversary`, tell
-its samples from real ones; `anchor`, with `joint`, is what a preference is measured against.
+its samples from real ones; `anchor`, with `joint`, is what a preference is measured against; `surrogate`, with the
+option of that name, learns the rewards, and `slow` follows it.
 
 A step is one rollout, and the turns of roles on it; what a role learns is an Addend. A subclass with another role gives
 it to `make_roles`, its turn to `turns`, and what it adds to the generator's target to `directions`.
@@ -14,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,21 +36,17 @@ from mmrl.training.stages.addends import Addend, chained
 from mmrl.training.stages.adversary import Adversary, Noises
 from mmrl.training.stages.experience import Experience, annotate
 from mmrl.training.stages.joint import Joint, joint_row
-from mmrl.training.stages.looking import Direction, Look, Made, Row
+from mmrl.training.stages.looking import Direction, Look, Made, Row, above
 from mmrl.training.stages.policy_gradient import fitting
 from mmrl.training.stages.reals import Reals
 from mmrl.training.stages.rows import monitor_row, pair_row, reward_row, silent_share
 from mmrl.training.stages.sampled import Sampled
+from mmrl.training.stages.surrogate import Surrogate, advantages, surrogate_row
+from mmrl.training.stages.teacher import show_teacher
+from mmrl.training.stages.turns import Turn, turns_row
 from mmrl.training.stages.update import MicroBatch
+from mmrl.training.tensors import copy_into
 from mmrl.types import Group, Sample
-
-
-class Turn(NamedTuple):
-    """An optimizer step of a role. addend: made when it is its turn; losses: what its loss is called."""
-
-    role: str
-    addend: Callable[[], Addend]
-    loss: str
 
 
 class Distill(Sampled[DistillStage]):
@@ -68,12 +65,16 @@ class Distill(Sampled[DistillStage]):
                     f"{type(run.adapter).__name__} does not take here; set model.sampling.kernel: renoise, with a plan "
                     "that trains steps"
                 )
+        if options.surrogate:
+            algorithm = advantages(options.surrogate)
         super().__init__(run, options, policy, cursor, algorithm)
+        self.levels = run.adapter.levels() if options.times_above else None
         self.reals = Reals(run, options, self.seed, self.guidance)
         self.joint: Joint | None = None
         if options.joint:
             anchor = partial(self.acting, "anchor") if options.joint.anchor else None
             self.joint = Joint(run, options, cursor, algorithm, self.seed, anchor)
+        self.surrogate = Surrogate(run, options, cursor, self.seed, self.acting) if options.surrogate else None
 
     def make_roles(self) -> list[Role]:
         roles, options, run = super().make_roles(), self.options.adversary, self.run
@@ -81,6 +82,9 @@ class Distill(Sampled[DistillStage]):
         if options is not None:
             self.adversary = Adversary(run.adapter, options, self.acting, self.seed, run.processes.device)
             roles.append(self.role("heads", options.heads, self.adversary.parameters))
+        if self.options.surrogate and self.options.surrogate.clip > 0:
+            leader = next(role for role in roles if role.name == "surrogate")
+            roles.append(self.follower("slow", self.options.surrogate.following, leader))
         return roles
 
     def updates(self) -> int:
@@ -103,6 +107,11 @@ class Distill(Sampled[DistillStage]):
         adapter.velocities([], none, [], clean=none, guidance=self.guidance)
         if self.joint:
             self.joint.policy_gradient.refuse_broken_adapter(self.prompts)
+        if self.surrogate:  # which begins as the teacher, whatever the policy does
+            for name in self.roles.keys() & {"surrogate", "slow"}:
+                copy_into(self.roles[name].weights, adapter.reference_parameters(), f"role {name}")
+        if self.options.teacher_steps is not None:
+            show_teacher(self, self.options.teacher_steps, self.guidance)
 
     @property
     def guidance(self) -> float | None:
@@ -121,6 +130,9 @@ class Distill(Sampled[DistillStage]):
         experience = None
         if self.joint:
             experience = self.joint.experience(groups, self.rollouts.n_groups)
+        elif self.surrogate:
+            experience = self.surrogate.experience(groups, self.rollouts.n_groups)
+        if experience is not None:
             annotate(experience)
         if self.options.adversary and self.options.adversary.heads.updates_in(cursor.step):
             self.reals.begin(groups, cursor.step, partial(self.acting, "reference"))
@@ -150,6 +162,9 @@ class Distill(Sampled[DistillStage]):
                 pulled = partial(self.addend, groups, self._policy_loss)
                 both = partial(_sum, pulled, rewards) if options.weighted_in(step) else rewards
                 turns.append(Turn("policy", both, "policy" if options.weighted_in(step) else "joint"))
+        if self.surrogate and experience is not None:
+            learn = Turn("surrogate", partial(self.surrogate.update, experience, groups), "surrogate")
+            turns += [learn] * self.surrogate.options.role.updates_in(step)
         pull = Turn("policy", partial(self.addend, groups, self._policy_loss), "policy")
         return turns + [pull] * options.pulled_in(step)
 
@@ -164,8 +179,7 @@ class Distill(Sampled[DistillStage]):
             self.run.point("micro")
         norm = self.learners[name].step()
         cursor.sums.note(f"norm/{turn.loss}", max(norm, cursor.sums.known.get(f"norm/{turn.loss}", 0.0)))
-        if name == "policy":
-            self.follow()
+        self.follow(name)
 
     def addend(self, groups: Sequence[Group], loss_of: Callable[[Sequence[Row], float], Mapping[str, float]]) -> Addend:
         """A loss over all samples of a step, with its backward; loss_of: some of them, and one over how many all are,
@@ -192,7 +206,10 @@ class Distill(Sampled[DistillStage]):
         uniform = torch.stack([torch.rand(2, generator=torch.Generator().manual_seed(s)).double() for s in at])
         section = options.adversary.times if what and options.adversary else options.times
         times = flow_match.TIMES.bind(Hook(section.name, section.options))(uniform[:, 1].clamp(1e-6, 1 - 1e-6))
-        return Look(uniform[:, 0] * early if late == 1 else 1 - late * (1 - uniform[:, 0]), times.float(), at)
+        places = uniform[:, 0] * early if late == 1 else 1 - late * (1 - uniform[:, 0])
+        if self.levels is not None and not what:
+            times = above(times, self.levels.to(times)[(places * len(self.levels)).long()])
+        return Look(places, times.float(), at)
 
     def _late(self, rows: Sequence[Row]) -> Look:
         assert self.options.adversary is not None
@@ -247,39 +264,31 @@ class Distill(Sampled[DistillStage]):
         return told
 
     def directions(self) -> list[Direction]:
-        """What draws the policy: here distribution matching alone."""
-        return [lambda made: dmd_direction(made.clean, made.real, made.of("fake"))]
+        """What draws the policy: distribution matching, and the surrogate."""
+        matching: list[Direction] = [lambda made: dmd_direction(made.clean, made.real, made.of("fake"))]
+        return matching + (self.surrogate.directions(self.guidance) if self.surrogate else [])
 
     def _adversarial_loss(self, rows: Sequence[Row], share: float) -> float:
         assert self.adversary is not None
         samples, look = [row.sample for row in rows], self._late(rows)
         clean = self.run.adapter.generated(samples, look.places)
         loss, pull = self.adversary.pull(samples, clean, Noises(look.times, look.seeds))
-        if torch.isfinite(loss).all() and torch.isfinite(pull).all():
-            clean.backward(self.adversary.options.weight * share * pull)
+        if not bool(torch.isfinite(loss).all() & torch.isfinite(pull).all()):
+            return math.nan
+        clean.backward(self.adversary.options.weight * share * pull)
         return float(loss.sum()) * share
 
     # ---------------------------------------------------------------- what is told
 
     def _row(self, turns: Sequence[Turn], groups: Sequence[Group], experience: Experience | None) -> dict[str, Any]:
-        """`loss` is distillation's, null in a step without; `<role>/loss` and others are means over updates."""
-        run, cursor = self.run, self.cursor
-        sums = cursor.sums.combined(run.processes)
-        counts = {name: max(1, sum(turn.loss == name for turn in turns)) for name in ("policy", *self.learners)}
-        row: dict[str, Any] = {"loss": None}
-        for name, count in (*counts.items(), ("adversary", counts["policy"])):
-            if name in sums.parts:
-                row["loss" if name == "policy" else f"{name}/loss"] = sums.parts[name] / count
+        run, updates = self.run, self.options.rewarded_in(self.cursor.step)
+        sums = self.cursor.sums.combined(run.processes)
+        row = turns_row(turns, sums, self.learners)
         if experience is not None:
             row |= reward_row(experience, run.processes) | monitor_row(groups, run.weights, run.processes)
             row |= pair_row(groups, list(run.weights), run.processes)
             row["group/zero_variance"] = silent_share(experience, run.processes)
-            row |= joint_row(sums, self.options.rewarded_in(cursor.step))
-        row["grad_norm"] = sums.known.get("norm/policy")
-        for name in ("joint", *self.learners):
-            if f"norm/{name}" in sums.known and name != "policy":
-                row[f"{name}/grad_norm"] = sums.known[f"norm/{name}"]
-        row |= {"lr" if name == "policy" else f"{name}/lr": one.rate for name, one in self.learners.items()}
+            row |= joint_row(sums, updates) | surrogate_row(sums)
         return row | {k: v for k, v in sums.known.items() if k.startswith(("time/", "rollout/"))}
 
 

@@ -34,5 +34,10 @@ class Made(NamedTuple):
     of: Callable[..., Tensor]
 
 
+def above(times: Tensor, level: Tensor) -> Tensor:
+    """[b]: times in [0, 1] brought to the part of the path above a noise level [b]."""
+    return level + (1 - level) * times
+
+
 # Where the policy's samples are to go down, [b, ...], sized as mmrl.core.distribution.dmd_direction is.
 Direction = Callable[[Made], Tensor]

@@ -56,9 +56,9 @@ class Sampled(Stage[Section]):
 
     def keep_samples(self, groups: list[Group]) -> None:
         """Store the step's groups, where it is time."""
-        run, report, step = self.run, self.run.config.report, self.cursor.total_steps + 1
-        if report.samples_every and (step % report.samples_every == 0 or step == 1):
-            run.keep(f"step_{step:06d}", groups, report.groups)
+        step = self.cursor.total_steps + 1
+        if self.run.shows(step):
+            self.run.keep(f"step_{step:06d}", groups, self.run.config.report.groups)
 
     def non_finite(self, what: str, samples: Sequence[Sample]) -> str:
         """The samples behind a loss or a gradient that is no number are stored; returns the message."""

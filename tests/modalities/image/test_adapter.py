@@ -139,6 +139,16 @@ def test_evaluation_is_repeatable_and_seeded():
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+def test_a_teacher_draws_as_an_evaluation_of_its_own_steps_and_guidance():
+    """What a distill stage shows beside its policy."""
+    few, many = adapter(evaluation={"steps": 2}), adapter(evaluation={"steps": 5, "guidance": 2.0})
+    [wanted] = many.evaluate(PROMPTS[:1], 1, 3)
+    [found] = few.evaluate_in(PROMPTS[:1], 1, 3, 5, 2.0)
+    assert np.array_equal(found.samples[0].artifact, wanted.samples[0].artifact)
+    [own] = few.evaluate_in(PROMPTS[:1], 1, 3, 2, None)
+    assert np.array_equal(own.samples[0].artifact, few.evaluate(PROMPTS[:1], 1, 3)[0].samples[0].artifact)
+
+
 def test_same_noise_starts_a_group_from_one_latent_and_goes_apart():
     samples = roll(adapter(sampling={"same_noise": True}), n=3)
     starts, ends = stored(samples, "x")[:, 0], stored(samples, "x_next")[:, 0]

@@ -39,7 +39,7 @@ def test_it_is_evaluated_as_it_is_trained_to_sample():
     """x0 = x - t v, then (1 - t') x0 + t' noise; no trajectories."""
     policy = few(evaluation={})
     decoded = {}
-    policy._sampler._decode = lambda latents, size: decoded.update(latents=latents) or [None] * len(latents)
+    policy._sampler.decode = lambda latents, size: decoded.update(latents=latents) or [None] * len(latents)
     [group] = policy.evaluate(PROMPTS[:1], 2, seed=5)
     assert [sample.trajectory for sample in group.samples] == [None, None]
     levels = policy._sampler.schedule(3, policy.train_size).level.float()

@@ -18,7 +18,7 @@ from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import family_class
 from mmrl.modalities.image.families.asked import Extent
 from mmrl.training.check import check_adapter
-from mmrl.types import Prompt
+from mmrl.types import Candidate, Prompt
 
 SIZE, FRAMES = 32, 5
 
@@ -169,6 +169,12 @@ def test_films_are_learnt_at_several_sizes():
 def test_films_of_records_are_samples_of_their_prompts(policy):
     record = {"id": "r", "prompt": "x", "video": film(FRAMES)}
     assert torch.equal(policy.ends(policy.encoded([record])), policy._records.latents([record]))
+
+
+def test_candidates_of_pairs_are_pictures_and_no_films(policy):
+    candidate = Candidate("", (Image.new("RGB", (SIZE, SIZE)),))
+    with pytest.raises(Unsupported, match="family wan draws films, and candidates of pairs are single pictures"):
+        policy.given(PROMPTS[0], [candidate, candidate])
 
 
 def test_a_record_whose_grid_does_not_divide_a_film_is_left_out(policy):
