@@ -176,3 +176,15 @@ def test_what_does_not_fit_the_model_is_refused_where_the_stage_begins(tiny):
     config = load(tiny(stages=[{**GRPO, "sampling": {"kernel": "ddim"}}]))
     with pytest.raises(Unsupported, match=r"the stage's sampling: .*does not fit sd3"):
         Loop(assemble(config), quiet=True).train()
+
+
+def test_what_evaluation_takes_of_the_models_sampling_is_not_nobodys(tiny):
+    """Steps and kernel where it goes by re-noise steps; not where it says that it is the ODE with steps of its own."""
+    own = [{**GRPO, "sampling": {"kernel": "flow_sde", "steps": 5}}]
+    renoise = {"sampling": {"kernel": "renoise"}, "evaluation": {"steps": None}}
+    config = load(tiny(model=renoise, stages=own))
+    adapter = ImageAdapter(config.model)
+    adapter.sample_as(config.of_stage(config.stages[0]).model)
+    assert (adapter._evaluation.steps, adapter._training(None).steps, adapter.renoises) == (3, 5, False)
+    with pytest.raises(ConfigError, match=r"model\.sampling\.kernel: every stage that samples has its own"):
+        load(tiny(model={**renoise, "evaluation": {"kernel": "ode"}}, stages=own))
