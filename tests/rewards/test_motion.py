@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmrl.importing import import_file
 from mmrl.media import Clip
-from mmrl.rewarding import load_reward
+from mmrl.rewarding import RewardError, load_reward
 from mmrl.rewarding.run import score_groups
 from mmrl.types import Group, Prompt, Sample, Score
 
@@ -155,6 +155,13 @@ def test_a_reward_of_pictures_refuses_a_film_and_says_what_scores_it(name):
     assert score.status == "invalid" and "frames.mean" in score.reason
     (score,) = scored([Clip((FIRST, FIRST))], "a red square", "frames.mean", reward=name)
     assert score.ok
+
+
+def test_a_reward_that_reads_latents_scores_no_frames(tmp_path):
+    path = tmp_path / "inside.py"
+    path.write_text("def flat(samples):\n    return [0.0 for _ in samples]\n\n\nflat.reads = 'latents'\n")
+    with pytest.raises(RewardError, match=r"inside\.flat reads latents, and frames have none"):
+        load_reward("frames.least", {"reward": f"{path}:flat"})
 
 
 def test_one_frame_is_not_a_count(file):

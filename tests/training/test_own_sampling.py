@@ -81,8 +81,9 @@ def pixels(adapter: ImageAdapter) -> list[bytes]:
 def test_an_option_of_a_stage_is_that_of_the_model_but_for_evaluation(tiny, option):
     """Every one that a stage may have: rollout, replay and gradient are those of a model with it, and others than
     without."""
-    beside = BESIDE.get(option, {})
-    model = load(tiny(model={"sampling": beside})).model.model_copy(update=FAMILY.get(option, {}))
+    plain = load(tiny()).model
+    beside = plain.sampling.model_copy(update=BESIDE.get(option, {}))
+    model = plain.model_copy(update={**FAMILY.get(option, {}), "sampling": beside})
     changed = model.model_copy(update={"sampling": model.sampling.model_copy(update={option: OWN[option]})})
     adapter, right = ImageAdapter(model), ImageAdapter(changed)
     right.load_state(adapter.state())
