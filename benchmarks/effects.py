@@ -24,6 +24,8 @@ class Claim(Protocol):
     """A published claim and its sides; the first arm is the baseline, and one with `claims` False is for comparison.
 
     measures: a held-out number and which way the claim says that it goes: 1 up, -1 down, 0 says nothing.
+    A claim may also have `within`, how much lower than the baseline's a measure may be and be as good, and `shares`,
+    the largest share of it that it may be ("cpu_s": the CPU seconds of all steps).
     """
 
     claim: str
@@ -113,7 +115,10 @@ def after(study: Study, effect: str, arm: str, seed: int) -> dict[str, float] | 
     if not path.is_file():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {**{f"before/{k}": v for k, v in found["eval"]["before"].items()}, **found["eval"]["after"], **found}
+    rows = (path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    cost = sum(json.loads(row).get("time/cpu") or 0.0 for row in rows)
+    before = {f"before/{name}": value for name, value in found["eval"]["before"].items()}
+    return {**before, **found["eval"]["after"], **found, "cpu_s": cost}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -134,6 +139,17 @@ def verdict(mean: float, half: float, direction: int) -> str:
     return "yes" if mean * direction > 0 else "opposite"
 
 
+def bounded(mean: float, half: float, bound: float, above: bool) -> str:
+    """What the interval says of a claim that the number is above (or at most) a bound."""
+    if math.isinf(half):
+        return "one seed"
+    if not above:
+        mean, bound = -mean, -bound
+    if mean - half >= bound:
+        return "yes"
+    return "opposite" if mean + half < bound else "not shown"
+
+
 def table(study: Study, effects: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """Markdown: one block per effect, one line per arm and measure."""
     lines: list[str] = []
@@ -151,16 +167,34 @@ def table(study: Study, effects: Sequence[str], seeds: Sequence[int]) -> list[st
                 runs = {s: r for s, r in runs.items() if r.get(measure) is not None}
                 if runs:
                     says = direction if getattr(effect.arms[arm], "claims", True) else 0
-                    lines.append(_row(study, arm, measure, says, runs, None if arm == baseline else found[baseline]))
+                    judged = _judge(effect, measure, says)
+                    lines.append(_row(study, arm, measure, judged, runs, None if arm == baseline else found[baseline]))
         lines.append("")
     return lines
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a measure's difference to the baseline's is taken and judged."""
+
+    share: bool  # of the baseline's, in the place of the difference
+    says: Callable[[float, float], str]
+
+
+def _judge(effect: Claim, measure: str, direction: int) -> Judged:
+    share, within = (getattr(effect, kind, {}).get(measure) for kind in ("shares", "within"))
+    if share is not None and direction:
+        return Judged(True, lambda mean, half: bounded(mean, half, share, above=False))
+    if within is not None and direction:
+        return Judged(False, lambda mean, half: bounded(mean, half, -within, above=True))
+    return Judged(share is not None, lambda mean, half: verdict(mean, half, direction) if share is None else "-")
 
 
 def _row(
     study: Study,
     arm: str,
     measure: str,
-    direction: int,
+    judged: Judged,
     runs: Mapping[int, Mapping[str, float]],
     baseline: Mapping[int, Mapping[str, float]] | None,
 ) -> str:
@@ -168,16 +202,17 @@ def _row(
     mean, half = interval([r[measure] for r in runs.values()])
     cells = [arm, study.names[measure], f"{statistics.fmean(before):.3f}" if before else ""]
     cells.append(f"{mean:.3f} ± {half:.3f}")
-    gaps = (
-        [r[measure] - baseline[s][measure] for s, r in runs.items() if baseline.get(s, {}).get(measure) is not None]
-        if baseline
-        else []
-    )
+    bases = baseline or {}
+    pairs = [(r[measure], bases[s][measure]) for s, r in runs.items() if bases.get(s, {}).get(measure) is not None]
+    gaps = [own / base if judged.share else own - base for own, base in pairs]
     if baseline is None:
         cells += ["baseline", ""]
     elif gaps:
         mean, half = interval(gaps)
-        cells += [f"{mean:+.3f} ± {half:.3f}", verdict(mean, half, direction)]
+        cells += [
+            f"x {mean:.2f} ± {half:.2f}" if judged.share else f"{mean:+.3f} ± {half:.3f}",
+            judged.says(mean, half),
+        ]
     else:
         cells += ["", ""]
     return "| " + " | ".join([*cells, str(len(runs))]) + " |"

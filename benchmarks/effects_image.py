@@ -3,113 +3,89 @@
     python benchmarks/effects_image.py
     python benchmarks/effects_image.py --only pref-grpo --jobs 1
 
-All sides start from assets/image-tiny and have the same captions, steps, groups, samples and optimizer; a seed is that
-of prompts and sampling, and differences are taken seed by seed. Runs are kept under runs/effects_image and not
-repeated; a run that was cut off goes on. README.md says what each comparison is.
+All sides start from assets/image-tiny, or from a base that does, and have the same captions, steps, groups, samples and
+optimizer; a seed is that of prompts and sampling, and differences are taken seed by seed. Runs are kept under
+runs/effects_image and not repeated; a run that was cut off goes on. The sides are in image_arms.py, README.md says what
+each comparison is.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effects import Study, main, merged
+from effects import SEEDS, Study, main, merged
+from image_arms import BASES, EFFECTS, NAMES
 
 ROOT = Path("runs/effects_image")
-HERE = str(Path(__file__).resolve())
 STEPS, GROUPS, SAMPLES = 40, 16, 8
-PULL = 0.5  # weight of colour in the flawed score: a whole picture of colour is worth half of all claims
-SAME = 0.06  # scores that are no farther apart are as good to the comparator: half of the smallest claim, an eighth
 
 
-def liked(samples: list) -> list[float | None]:
-    """A flawed score: the share of the caption's claims that hold, and something for how much colour there is.
-
-    The colour of two pictures of a caption differs by a few hundredths, less than any claim. It is what is left where
-    two pictures keep the same claims, and it has no end: a picture full of colour earns PULL.
-    """
-    import numpy as np
-
-    from mmrl.rewarding import load_reward
-
-    colour = [float(np.asarray(s.artifact.convert("HSV"), dtype=np.float64)[..., 1].mean()) / 255 for s in samples]
-    claims = load_reward("composition.follows").call(samples)
-    return [None if claim.value is None else claim.value + PULL * more for claim, more in zip(claims, colour)]
+def config(*words: str) -> dict[str, Any]:
+    """The run of a base, or of one side of a comparison with a seed."""
+    return base_config(words[0]) if len(words) == 1 else arm_config(*words)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One side of a comparison: what differs from the effect's setting. claims: whether the claim is about it."""
-
-    rewards: Sequence[Mapping[str, Any]]
-    algorithm: Mapping[str, Any] = field(default_factory=dict)
-    claims: bool = True
-
-
-@dataclass(frozen=True)
-class Effect:
-    """See effects.Claim. source: the shipped config; stage: what differs in its stage; evaluate: measured on held-out
-    captions before and after."""
-
-    claim: str
-    source: str
-    arms: Mapping[str, Arm]
-    measures: Mapping[str, int]
-    evaluate: Sequence[Mapping[str, Any]]
-    stage: Mapping[str, Any] = field(default_factory=dict)
-
-
-TRUE, LIKED = {"name": "composition.follows"}, {"name": f"{HERE}:liked"}
-# Of two scores the comparator's probability is sigmoid(their difference); this far from a half is SAME.
-WINS = {"name": "compared.wins", "options": {"judge": LIKED["name"], "hard": True}}
-TIES = merged(WINS, {"options": {**WINS["options"], "margin": 1 / (1 + math.exp(-SAME)) - 0.5}})
-GRPO = {"preset": "grpo", "clamp": 5.0, "clip_low": 1e-3, "clip_high": 1e-3}
-EFFECTS = {
-    "pref-grpo": Effect(
-        "A score with a flaw is over-optimised by GRPO; its win rate, where small differences tie, keeps to the claims",
-        "image/tiny",
-        {
-            "GRPO on the score": Arm([LIKED]),
-            "win rate by the score, with ties": Arm([TIES]),
-            "win rate by the score, without ties": Arm([WINS], claims=False),
-            "GRPO without the std": Arm([LIKED], {"advantage": "group_mean"}, claims=False),
-            "GRPO with a smallest spread": Arm([LIKED], {"std_floor": SAME / 2}, claims=False),
+def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
+    chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
+    made = shipped(chosen.source)
+    if chosen.base is not None:
+        made["model"]["path"] = str(ROOT / base_run(chosen.base, seed) / "checkpoints" / "latest" / "policy")
+        for section, keys in BASES[chosen.base].alone.items():
+            made[section] = {key: value for key, value in made[section].items() if key not in keys}
+    own = {
+        **common(run_name(effect, arm, seed), seed),
+        "rewards": list(side.rewards),
+        "eval": {
+            "every": 0,
+            "prompts": 200 if chosen.samples == 1 else 100,
+            "samples": chosen.samples,
+            "rewards": list(chosen.evaluate),
         },
-        {"eval/composition.follows": 1, "eval/effects_image.liked": 0},
-        [TRUE, LIKED],
-    ),
-}
-NAMES = {"eval/composition.follows": "true claims", "eval/effects_image.liked": "flawed score"}
+        "report": {"samples_every": 10},
+        "checkpoint": {"every": 10, "keep": 1},
+    }
+    made = merged(made, own)
+    made["model"]["sampling"] |= side.sampling
+    size = {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES, "micro_batch": 256}
+    stage = merged(side.stage(made["stages"][-1]), size | dict(chosen.stage))
+    algorithm = merged(chosen.algorithm, side.algorithm)
+    made["stages"] = [stage | {"algorithm": algorithm} if algorithm else stage]
+    return made
 
 
-def config(effect: str, arm: str, seed: str) -> dict[str, Any]:
-    """The run of one side of a comparison with a seed."""
+def base_config(run: str) -> dict[str, Any]:
+    name, seed = next((name, seed) for name in BASES for seed in map(str, SEEDS) if base_run(name, seed) == run)
+    base = BASES[name]
+    made = merged(shipped(base.source), {**common(run, seed), "checkpoint": {"every": 50, "keep": 1}})
+    return merged(made, {"eval": base.evaluation}) | {"stages": list(base.stages(made["stages"]))}
+
+
+def common(name: str, seed: str) -> dict[str, Any]:
+    return {"name": name, "out": str(ROOT), "seed": int(seed), "device": "cpu", "threads": 1}
+
+
+def shipped(source: str) -> dict[str, Any]:
+    """A config of configs/ as a mapping."""
     import yaml
 
     from mmrl.share import share
 
-    chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
-    shipped = yaml.safe_load((share("configs") / f"{chosen.source}.yaml").read_text(encoding="utf-8"))
-    own = {
-        "name": run_name(effect, arm, seed),
-        "out": str(ROOT),
-        "seed": int(seed),
-        "device": "cpu",
-        "threads": 1,
-        "rewards": list(side.rewards),
-        "eval": {"every": 0, "prompts": 200, "rewards": list(chosen.evaluate)},
-        "report": {"samples_every": 10},
-        "checkpoint": {"every": 10, "keep": 1},
-    }
-    made = merged(shipped, own)
-    size = {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES, "micro_batch": 256}
-    [stage] = made["stages"]
-    made["stages"] = [merged(stage, size | dict(chosen.stage)) | {"algorithm": merged(GRPO, side.algorithm)}]
-    return made
+    found: dict[str, Any] = yaml.safe_load((share("configs") / f"{source}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def base_run(name: str, seed: str) -> str:
+    """The run of a base that the sides with a seed start from."""
+    return f"{name}-{seed}" if BASES[name].seeds else name
+
+
+def bases(effects: Sequence[str]) -> list[str]:
+    """The runs that these comparisons start from, each once."""
+    names = [base for effect in effects if (base := EFFECTS[effect].base) is not None]
+    return list(dict.fromkeys(base_run(name, str(seed)) for name in names for seed in SEEDS))
 
 
 def run_name(effect: str, arm: str, seed: str) -> str:
@@ -117,13 +93,13 @@ def run_name(effect: str, arm: str, seed: str) -> str:
 
 
 STUDY = Study(
-    script=HERE,
+    script=str(Path(__file__).resolve()),
     root=ROOT,
     effects=EFFECTS,
     names=NAMES,
     config=config,
-    bases=lambda effects: [],
-    about=f"{STEPS} steps of {GROUPS} captions x {SAMPLES} pictures; 200 held-out captions",
+    bases=bases,
+    about=f"{STEPS} steps of {GROUPS} captions x {SAMPLES} pictures; 200 held-out captions, or 4 pictures of 100",
 )
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
     python benchmarks/image_step.py --rounds 5 --size 48
 
 A: the loop as published trainers write it. B: mmrl, the same ten stochastic and nine trained steps, so the same
-numbers, which is checked first. C: mmrl with a random window of two stochastic and trained steps.
-Behind them: the wall time of a group that a slow judge of pairs scores (judged_groups.py).
+numbers, which is checked first. C: mmrl with a random window of two stochastic and trained steps. D: Flow-DPPO on the
+steps of B. E: DiffusionNFT, nine noised draws a picture; F: the same as a plain loop, whose gradient is E's, which is
+checked. G: distillation, four steps of sampling and a fake score beside the policy.
+Behind them: the memory of a role that is made of a LoRA, and the wall time of a group that a slow judge of pairs
+scores (judged_groups.py).
 A step is rollout, decoding, reward, replay forward and backward, clipping and AdamW. README.md says how to read
 the table.
 """
@@ -13,286 +16,25 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
 import platform
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from image_objectives import Distilled, Noised, check_nft, diverging, role_row
+from image_plain import PlainLoop, PlainNft
+from image_sides import GROUPS, SAMPLES, Clock, Library, difference, prompts_of
 from judged_groups import rows as judged_rows
-from PIL import Image
-from torch import Tensor, nn
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
-from mmrl.config import OptimConfig
-from mmrl.core.algorithm import Algorithm
-from mmrl.modalities.image.adapter import ImageAdapter
-from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.tiny.sd3 import build_sd3
-from mmrl.seeds import seed_of
-from mmrl.training import optim
-from mmrl.training.learner import Learner
-from mmrl.training.processes import Processes
-from mmrl.training.stages.experience import Experience
-from mmrl.training.stages.update import gradient, micro_batches, plan_update
-from mmrl.types import Group, Prompt, Score
 
-GROUPS, SAMPLES = 4, 8
-STEPS, TRAINED = 10, 9
-GUIDANCE, LEVEL, CLIP = 4.5, 0.7, 1e-4
-SEED = 0
+Side = PlainLoop | Library | Distilled
 PHASES = ("text encode", "sampling", "decode", "reward", "train", "optimizer")
 BARS = {"B": 1.4, "C": 2.5}
 TOLERANCE = 1e-4
-OPTIM = OptimConfig(lr=1e-4)
-
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
-SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
-CORPUS = [f"a {colour} {shape} on a table" for shape in SHAPES for colour in COLOURS]
-
-
-def prompts_of(number: int) -> list[Prompt]:
-    """Four prompts that no step before this one had, as long as the corpus lasts."""
-    texts = [CORPUS[(GROUPS * number + i) * 13 % len(CORPUS)] for i in range(GROUPS)]
-    return [Prompt(text, text) for text in texts]
-
-
-def redness(image: Image.Image) -> float:
-    """Mean of red minus the mean of green and blue: cheap, and never the same for two pictures."""
-    red, green, blue = np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
-    return float(red - (green + blue) / 2)
-
-
-class Clock:
-    """CPU seconds by phase; a phase inside another is charged to the inner one only."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._open: list[str] = []
-        self._since = 0.0
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self._charge()
-        self._open.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._open.pop()
-
-    def _charge(self) -> None:
-        now = time.process_time()
-        if self._open:
-            self.seconds[self._open[-1]] += now - self._since
-        self._since = now
-
-
-@dataclass
-class Rollout:
-    """What both sides must agree on. before, after: [N, T, C, h, w]; logp: [N, T]; reward: [N]."""
-
-    before: Tensor
-    after: Tensor
-    logp: Tensor
-    reward: Tensor
-    groups: Sequence[Group] = ()
-    embeds: Tensor | None = None
-    pooled: Tensor | None = None
-
-
-# ---- A: the plain loop ------------------------------------------------------------------------------------
-
-
-class PlainLoop:
-    """Flow-GRPO the straightforward way.
-
-    Every sample's prompt is encoded at the start of a step. Guidance is one forward of [unconditional;
-    conditional], and in training its unconditional half is detached after that forward. Training goes over
-    micro-batches of samples, then over denoising steps, with one backward each.
-    """
-
-    def __init__(self, size: int, micro_batch: int) -> None:
-        torch.manual_seed(SEED)
-        self.pipeline = build_sd3(CORPUS, grid=size // 8)
-        for module in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2):
-            module.requires_grad_(False)
-        self.pipeline.text_encoder_3.requires_grad_(False)
-        self.pipeline.scheduler.set_timesteps(STEPS)
-        self.times, self.sigmas = self.pipeline.scheduler.timesteps, self.pipeline.scheduler.sigmas
-        self.model: nn.Module = self.pipeline.transformer
-        self.parameters = dict(self.model.named_parameters())
-        self.optimizer = optim.build(OPTIM, self.parameters)
-        self.latent_shape = (self.model.config.in_channels, size // 8, size // 8)
-        self.micro_batch = micro_batch
-        self.clock = Clock()
-
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        length = self.pipeline.tokenizer_3.model_max_length
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            list(texts), None, None, do_classifier_free_guidance=False, max_sequence_length=length
-        )
-        return embeds, pooled
-
-    def velocity(self, latents: Tensor, step: int, embeds: Tensor, pooled: Tensor, detach: bool) -> Tensor:
-        """Guided velocity; embeds and pooled hold the unconditional rows first."""
-        both = self.model(
-            hidden_states=torch.cat([latents, latents]),
-            timestep=self.times[step].expand(2 * len(latents)),
-            encoder_hidden_states=embeds,
-            pooled_projections=pooled,
-            return_dict=False,
-        )[0]
-        empty, given = both.chunk(2)
-        empty = empty.detach() if detach else empty
-        return empty + GUIDANCE * (given - empty)
-
-    def gaussian(self, latents: Tensor, velocity: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the Flow-SDE transition (Flow-GRPO, eq. 9)."""
-        sigma, dt = self.sigmas[step], self.sigmas[step + 1] - self.sigmas[step]
-        below_one = self.sigmas[1] if step == 0 else sigma
-        g = LEVEL * (sigma / (1 - below_one)).sqrt()
-        drift = g**2 / (2 * sigma)
-        mean = latents * (1 + drift * dt) + velocity * (1 + drift * (1 - sigma)) * dt
-        return mean, g * (-dt).sqrt()
-
-    @staticmethod
-    def log_prob(after: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        density = -((after - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
-        return density.mean(dim=(1, 2, 3))
-
-    @torch.no_grad()
-    def rollout(self, prompts: Sequence[Prompt], number: int) -> Rollout:
-        clock, owners = self.clock, [p for p in prompts for _ in range(SAMPLES)]
-        with clock.phase("text encode"):
-            embeds, pooled = self.encode([p.text for p in owners])
-            empty, empty_pooled = self.encode([""])
-            embeds = torch.cat([empty.expand_as(embeds), embeds])
-            pooled = torch.cat([empty_pooled.expand_as(pooled), pooled])
-        with clock.phase("sampling"):
-            # The adapter's noise: one stream for the first latent, one for the steps, per sample.
-            starts, draws = (
-                [
-                    torch.Generator().manual_seed(seed_of(SEED, number, p.id, i % SAMPLES, stream))
-                    for i, p in enumerate(owners)
-                ]
-                for stream in ("start", "steps")
-            )
-            latents = torch.stack([torch.randn(self.latent_shape, generator=g) for g in starts])
-            path, logp = [latents], []
-            for step in range(STEPS):
-                mean, std = self.gaussian(latents, self.velocity(latents, step, embeds, pooled, False), step)
-                latents = mean + std * torch.stack([torch.randn(self.latent_shape, generator=g) for g in draws])
-                path.append(latents)
-                logp.append(self.log_prob(latents, mean, std))
-        with clock.phase("decode"):
-            config = self.pipeline.vae.config
-            pixels = self.pipeline.vae.decode(latents / config.scaling_factor + config.shift_factor).sample
-            images = self.pipeline.image_processor.postprocess(pixels, output_type="pil")
-        with clock.phase("reward"):
-            reward = torch.tensor([redness(image) for image in images], dtype=torch.float64)
-        stacked = torch.stack(path, 1)
-        return Rollout(
-            stacked[:, :TRAINED],
-            stacked[:, 1 : TRAINED + 1],
-            torch.stack(logp[:TRAINED], 1),
-            reward,
-            embeds=embeds,
-            pooled=pooled,
-        )
-
-    def gradients(self, rollout: Rollout) -> float:
-        """Accumulate the gradient of the clipped surrogate over samples and trained steps; returns its value."""
-        total = 0.0
-        with self.clock.phase("train"):
-            groups = rollout.reward.view(GROUPS, SAMPLES)
-            advantage = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)
-            advantage = advantage.flatten().float()
-            n = len(advantage)
-            for rows in torch.arange(n).split(self.micro_batch):
-                both = torch.cat([rows, rows + n])
-                embeds, pooled = rollout.embeds[both], rollout.pooled[both]
-                for step in range(TRAINED):
-                    before, after = rollout.before[rows, step], rollout.after[rows, step]
-                    mean, std = self.gaussian(before, self.velocity(before, step, embeds, pooled, True), step)
-                    ratio = (self.log_prob(after, mean, std) - rollout.logp[rows, step]).exp()
-                    plain = -advantage[rows] * ratio
-                    clipped = -advantage[rows] * ratio.clamp(1 - CLIP, 1 + CLIP)
-                    loss = torch.maximum(plain, clipped).sum() / (n * TRAINED)
-                    loss.backward()
-                    total += loss.item()
-        return total
-
-    def update(self) -> None:
-        with self.clock.phase("optimizer"):
-            nn.utils.clip_grad_norm_(self.parameters.values(), OPTIM.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-
-# ---- B and C: mmrl ----------------------------------------------------------------------------------------
-
-
-class Library:
-    """mmrl's adapter with the update and the learner of its training."""
-
-    def __init__(self, size: int, micro_batch: int, plan: dict) -> None:
-        sampling = {"steps": STEPS, "guidance": GUIDANCE, "noise_level": LEVEL, "size": size, "plan": plan}
-        build = {"seed": SEED, "corpus": CORPUS, "grid": size // 8}
-        self.adapter = ImageAdapter(
-            ModelConfig(path="built", family="sd3", build=build, sampling=sampling, decode_batch=GROUPS * SAMPLES)
-        )
-        self.parameters = self.adapter.trainable_parameters()
-        self.learner = Learner("policy", self.parameters, OPTIM, updates=1, processes=Processes("cpu"))
-        self.algorithm = Algorithm().with_defaults(*self.adapter.default_clip)
-        self.micro_batch = micro_batch
-        self.clock = Clock()
-        self._time("encode", "text encode")
-        self._time("decode", "decode")
-
-    def _time(self, method: str, phase: str) -> None:
-        inner = getattr(self.adapter.family, method)
-
-        def timed(*args, **kwargs):
-            with self.clock.phase(phase):
-                return inner(*args, **kwargs)
-
-        setattr(self.adapter.family, method, timed)
-
-    def rollout(self, prompts: Sequence[Prompt], number: int) -> Rollout:
-        with self.clock.phase("sampling"):
-            groups = [Group(prompt, i) for i, prompt in enumerate(prompts)]
-            groups = self.adapter.rollout(groups, SAMPLES, number, SEED)
-        samples = [s for g in groups for s in g.samples]
-        with self.clock.phase("reward"):
-            reward = torch.tensor([redness(s.artifact) for s in samples], dtype=torch.float64)
-            for sample, value in zip(samples, reward.tolist(), strict=True):
-                sample.scores["redness"] = Score(value)
-
-        def stored(key: str) -> Tensor:
-            return torch.stack([s.actions.tensors[key] for s in samples])
-
-        logp = torch.stack([s.actions.logp for s in samples])
-        return Rollout(stored("x"), stored("x_next"), logp, reward, groups)
-
-    def gradients(self, rollout: Rollout) -> float:
-        """Accumulate the gradient of mmrl's GRPO loss over all micro-batches; returns its value."""
-        with self.clock.phase("train"):
-            experience = Experience.of(rollout.groups, {"redness": 1.0}, self.algorithm, n_groups=GROUPS)
-            update = plan_update(experience, self.algorithm)
-            slices = micro_batches(self.adapter, update, self.micro_batch)
-            return sum(part.loss for part in gradient(self.adapter, update, slices))
-
-    def update(self) -> None:
-        with self.clock.phase("optimizer"):
-            self.learner.step()
 
 
 # ---- the same numbers -------------------------------------------------------------------------------------
@@ -324,30 +66,33 @@ def check_equal(plain: PlainLoop, library: Library) -> None:
         for name, parameter in plain.parameters.items()
     }
     found[f"gradient (worst of {len(gradients)}: {max(gradients, key=gradients.get)})"] = max(gradients.values())
-    print("A and B from the same weights, largest relative difference:")
-    for name, value in found.items():
-        print(f"  {name:<14} {value:.1e}")
-    wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
-    assert not wrong, f"A and B differ by more than {TOLERANCE:g}: {wrong}"
+    refuse_differences("A and B", found)
     plain.optimizer.zero_grad()
     library.learner.forget_gradient()
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+def refuse_differences(sides: str, found: dict[str, float]) -> None:
+    print(f"{sides} from the same weights, largest relative difference:")
+    for name, value in found.items():
+        print(f"  {name:<14} {value:.1e}")
+    wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
+    assert not wrong, f"{sides} differ by more than {TOLERANCE:g}: {wrong}"
 
 
 # ---- measuring --------------------------------------------------------------------------------------------
 
 
-def measure(side: PlainLoop | Library, number: int) -> dict[str, float]:
+def measure(side: Side, number: int) -> dict[str, float]:
     """CPU seconds by phase and in total of one whole step."""
     gc.collect()
     side.clock = Clock()
     began = time.process_time()
-    rollout = side.rollout(prompts_of(number), number)
-    side.gradients(rollout)
-    side.update()
+    if isinstance(side, Distilled):
+        side.step(number)
+    else:
+        rollout: Any = side.rollout(prompts_of(number), number)
+        side.gradients(rollout)
+        side.update()
     total = time.process_time() - began
     return {**side.clock.seconds, "total": total}
 
@@ -388,15 +133,20 @@ def main() -> None:
     torch.set_num_interop_threads(1)
 
     window = {"name": "random_window", "size": 2}
-    sides: dict[str, PlainLoop | Library] = {
+    sides: dict[str, Side] = {
         "A": PlainLoop(options.size, options.plain_batch),
         "B": Library(options.size, options.micro_batch, {"name": "full"}),
         "C": Library(options.size, options.micro_batch, window),
+        "D": diverging(options.size, options.micro_batch),
+        "E": Noised(options.size, options.micro_batch),
+        "F": PlainNft(options.size, options.plain_batch),
+        "G": Distilled(options.size, options.micro_batch),
     }
     count = sum(p.numel() for p in sides["A"].parameters.values())
     print(f"{machine()}; torch {torch.__version__}, diffusers {version('diffusers')}, one thread")
     print(f"SD3 of {count / 1e6:.1f} M parameters, {GROUPS} x {SAMPLES} pictures of {options.size} px\n")
     check_equal(sides["A"], sides["B"])
+    refuse_differences("E and F", check_nft(sides["F"], sides["E"], prompts_of(0)))
 
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     print("\nCPU seconds of every step; the first round is not counted")
@@ -412,6 +162,12 @@ def main() -> None:
     for name, bar in BARS.items():
         found = statistics.median(speedups(rounds["A"], rounds[name]))
         print(f"{name} >= {bar} x A: {'reached' if found >= bar else 'NOT reached'} ({found:.2f})")
+    against = {"D": "Flow-DPPO", "E": "NFT", "G": "distillation"}
+    for name, what in against.items():
+        found = statistics.median(speedups(rounds["B"], rounds[name]))
+        print(f"{what}: {1 / found:.2f} times Flow-GRPO's CPU time for a picture")
+    print(f"NFT against a plain loop: {statistics.median(speedups(rounds['F'], rounds['E'])):.2f}")
+    print("\n" + role_row())
     print("\nA judge of pairs that takes a tenth of a second a call\n")
     print("\n".join(judged_rows(options.rounds, lambda number: sides["C"].rollout(prompts_of(number), number).groups)))
 

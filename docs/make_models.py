@@ -38,7 +38,7 @@ A tiny model of each architecture below, made from its own configuration class w
 with all weights and with LoRA, in float32 and bfloat16, with and without gradient checkpointing. In float32 it passes
 every clause of `mmrl check`, and its log-probabilities are those of the plain transformers model, one row at a time.
 Nothing here was run on a GPU or with trained weights. Others are likely to work: a model that cannot is refused in one
-line.
+line. Image models are families, each of which a pipeline of diffusers belongs to: [Text-to-image](image.md).
 
 - **Attention** is what `attention: auto` takes: sdpa where the class has it, else eager. Asking for what would leave a
   soft cap or sinks out is refused.

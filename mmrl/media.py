@@ -1,4 +1,4 @@
-"""Pictures as a policy saw them, and the only two ways for a box to change its coordinate space.
+"""Pictures as a policy saw them, films as it drew them, and the only two ways for a box to change its coordinate space.
 
 A box is (x1, y1, x2, y2), its left, top, right and bottom edge, as floats. Its space is one of SPACES:
 
@@ -15,6 +15,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # width, height
@@ -58,6 +62,44 @@ class Media:
     def window(self) -> Box:
         """What the view shows, in original pixels."""
         return self.view.crop or (0.0, 0.0, float(self.original[0]), float(self.original[1]))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A film that a policy drew: pictures of one size and mode, in the order of time.
+
+    `numpy.asarray` of it is [frames, height, width, channels]. What treats it as one picture is told so.
+    """
+
+    frames: tuple[Image, ...]
+
+    def __post_init__(self) -> None:
+        kinds = {(frame.size, frame.mode) for frame in self.frames}
+        if len(kinds) != 1:
+            raise ValueError(f"a clip of {len(self.frames)} frames of {len(kinds)} sizes and modes; it has one")
+
+    @property
+    def size(self) -> Size:
+        return self.frames[0].size
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy as np
+
+        return np.stack([np.asarray(frame, dtype=dtype) for frame in self.frames])
+
+    def tobytes(self) -> bytes:
+        return b"".join(frame.tobytes() for frame in self.frames)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # of a protocol that it does not have
+            raise AttributeError(name)
+        raise AttributeError(
+            f"a clip has no `{name}`: it is a film, not a picture; a reward of pictures scores its frames through "
+            "frames.mean, frames.least, frames.first or frames.last (docs/video.md)"
+        )
 
 
 def to_original(box: Sequence[float], media: Media, space: str | None = None) -> Box:

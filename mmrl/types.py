@@ -176,6 +176,8 @@ class Sample:
     words: each action in words (the text of each token), for the report; the modality may leave it out.
     version: the training step, from 0, before whose updates the weights that sampled were taken.
     advantages: those of the actions, for the report, where they have their own; `advantage` is the one farthest from 0.
+    latents: while rewards that read them look at it, on the CPU: "clean" [C, ...], what is decoded; where steps
+        are stored also "noisy" [K, C, ...], and "level" [K], their noise levels from 0 to 1.
     """
 
     prompt: Prompt
@@ -192,6 +194,7 @@ class Sample:
     info: Mapping[str, Any] = field(default_factory=dict)
     version: int = 0
     advantages: Sequence[float] = ()
+    latents: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def actions(self) -> Trajectory:

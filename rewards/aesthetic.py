@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmrl.rewarding import RewardError
-from mmrl.share import resolve
 from mmrl.types import Sample, Score
 
 from .clip import Clip
+from .heads import linear_layers
 from .towers import score_pictures
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -45,7 +43,7 @@ class score:
     ) -> None:
         if activation not in ACTIVATIONS:
             raise RewardError(f"aesthetic: activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
-        self.layers = _layers(head)
+        self.layers = linear_layers(head, "aesthetic")
         self.clip = Clip(model, pretrained, batch, device)
         self.layers = [(w.to(self.clip.device), b.to(self.clip.device)) for w, b in self.layers]
         self.activation = ACTIVATIONS[activation]
@@ -68,26 +66,3 @@ class score:
         for place, (weight, bias) in enumerate(self.layers):
             x = F.linear(self.activation(x) if place else x, weight, bias)
         return x[:, 0]
-
-
-def _layers(head: str) -> list[tuple[Tensor, Tensor]]:
-    """[(weight [out, in], bias [out])] in float32."""
-    path = resolve(head)
-    if not path.is_file() or path.suffix != ".safetensors":
-        raise RewardError(f"aesthetic: the option `head` must name a .safetensors file, got {path}")
-    tensors = load_file(path)
-    names = sorted((n for n in tensors if n.endswith("weight")), key=_natural)
-    layers: list[tuple[Tensor, Tensor]] = []
-    for name in names:
-        weight = tensors[name].float()
-        bias = tensors.get(name.removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
-        if weight.ndim != 2 or (layers and layers[-1][0].shape[0] != weight.shape[1]):
-            raise RewardError(f"aesthetic: {path.name}: {name} {tuple(weight.shape)} does not fit the layers before")
-        layers.append((weight, bias))
-    if not layers or layers[-1][0].shape[0] != 1:
-        raise RewardError(f"aesthetic: {path.name}: the last linear layer must have one output")
-    return layers
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

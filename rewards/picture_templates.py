@@ -72,3 +72,18 @@ CRITERION = """\
 Do these images meet the following criterion? $criterion
 Answer Yes or No first, then give your reasons.
 """
+
+LAYOUT = """\
+Is this picture laid out as a grid of $rows rows and $columns columns, each cell a picture of its own?
+Answer Yes or No.
+"""
+
+KEPT = """\
+The second picture was made from the first by this instruction: "$instruction". Leave aside what it changes: is the rest
+the same in style, logic and identity? Answer "Yes" or "No" first, then give your reasons.
+"""
+
+FOLLOWED = """\
+The second picture was made from the first by this instruction: "$instruction". Was it carried out
+correctly? Answer "Yes" or "No" first, then give your reasons.
+"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -138,6 +139,66 @@ ANIMALS = [
     "wolf",
 ]
 
+# Of the photographs in emoji_scenes/photos: what is in each, and what is done to it.
+EDITS = {
+    "astronaut": [
+        "give her a red scarf",
+        "replace the flag by a green curtain",
+        "make the suit silver",
+        "let her wear sunglasses",
+        "put a small owl on her shoulder",
+        "remove the model of the shuttle",
+    ],
+    "brick": [
+        "paint the wall white",
+        "add a blue door in the middle",
+        "let ivy grow over the left half",
+        "write the word OPEN on it in chalk",
+        "hang a round clock on it",
+        "turn the bricks into grey stones",
+    ],
+    "coffee": [
+        "replace the coffee by green tea",
+        "put a croissant beside the cup",
+        "make the cup yellow",
+        "draw a heart in the foam",
+        "let steam rise from the cup",
+        "put the cup on a wooden tray",
+    ],
+    "gravel": [
+        "lay a yellow leaf on the stones",
+        "let a beetle walk over it",
+        "cover the lower half with snow",
+        "make all the stones blue",
+        "put a bottle cap in the centre",
+        "let grass grow between the stones",
+    ],
+    "hubble_deep_field": [
+        "add a small spaceship on the right",
+        "make the sky dark green",
+        "put a large planet with rings in the centre",
+        "remove all but the brightest galaxies",
+        "let a comet cross from left to right",
+        "make the largest galaxy pink",
+    ],
+    "rocket": [
+        "paint the rocket red",
+        "make it night, with stars",
+        "replace the rocket by a pencil",
+        "add a full moon behind it",
+        "let birds fly past it",
+        "turn the smoke blue",
+    ],
+}
+REDRAWN = [
+    "turn it into a watercolour with loose edges",
+    "turn it into a pencil drawing",
+    "turn it into a mosaic of small tiles",
+    "make it a photograph at golden hour",
+    "make it a woodcut print in two colours",
+    "make it look like an old postcard",
+]
+
 
 def pictures() -> list[str]:
     return [
@@ -153,12 +214,23 @@ def animals() -> list[str]:
     return [f"an {name}" if name[0] in "aeiou" else f"a {name}" for name in ANIMALS]
 
 
-def write(name: str, prompts: list[str]) -> None:
+def edits() -> list[dict[str, object]]:
+    """In rounds over the photographs, so that every fifth is of each of them in turn."""
+    return [
+        {"prompt": sentences[i], "images": [f"{photo}.jpg"]}
+        for i in range(len(EDITS["coffee"]) + len(REDRAWN))
+        for photo, own in EDITS.items()
+        for sentences in [[*own, *REDRAWN]]
+    ]
+
+
+def write(name: str, prompts: Sequence[str | dict[str, object]]) -> None:
     """One record a line; every fifth prompt is held out."""
-    assert len(set(prompts)) == len(prompts), name
+    records = [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
+    assert len({str(record) for record in records}) == len(records), name
     rows = [
-        {"id": f"{name}-{i:02d}", "prompt": prompt, "split": "heldout" if i % 5 == 4 else "train"}
-        for i, prompt in enumerate(prompts)
+        {"id": f"{name}-{i:02d}", **record, "split": "heldout" if i % 5 == 4 else "train"}
+        for i, record in enumerate(records)
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (HERE / f"{name}.jsonl").write_text(text, encoding="utf-8")
@@ -167,4 +239,5 @@ def write(name: str, prompts: list[str]) -> None:
 if __name__ == "__main__":
     write("pictures", pictures())
     write("signs", signs())
+    write("edits", edits())
     (HERE / "animals.txt").write_text("\n".join(animals()) + "\n", encoding="utf-8")

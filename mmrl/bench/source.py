@@ -36,6 +36,13 @@ class Source:
             return {"folder": str(Path(self.folder or "").resolve())}
         return model_of(self.config, self.run, self.seed or 0)
 
+    def facts(self) -> dict[str, Any]:
+        """Whose pictures they are, in words, for a page."""
+        if self.config is None:
+            return {"pictures of": Path(self.folder or "").name}
+        drawn_by = {"model": self.config.name, "run": Path(self.run).name if self.run else None}
+        return {**drawn_by, "seed": self.seed or 0}
+
     def gallery(self, out: Path, names: Callable[[Item, int], Sequence[str]], count: int) -> Gallery:
         return Gallery(out / PICTURES if self.folder is None else self.folder, names, count)
 

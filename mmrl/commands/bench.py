@@ -67,7 +67,7 @@ def unigenbench(
 
     of_judge = key_values(options) | ({} if judge_model is None else {"model": judge_model})
     source, given = _source(given)
-    _tell(evaluate(file, source, judge, options=of_judge, limit=limit, quiet=False, **given))
+    _tell(given["out"], evaluate(file, source, judge, options=of_judge, limit=limit, quiet=False, **given))
 
 
 @bench.command()
@@ -87,7 +87,10 @@ def geneval(file: str, detector: str, options: Words, rules: Words, clip: str | 
 
     source, given = _source(given)
     told = rules_of(key_values(rules))
-    _tell(evaluate(file, source, detector, options=key_values(options), clip=clip, rules=told, quiet=False, **given))
+    _tell(
+        given["out"],
+        evaluate(file, source, detector, options=key_values(options), clip=clip, rules=told, quiet=False, **given),
+    )
 
 
 def _source(given: dict[str, Any]) -> tuple[Source, dict[str, Any]]:
@@ -107,6 +110,9 @@ def _source(given: dict[str, Any]) -> tuple[Source, dict[str, Any]]:
     return Source(config=read_config(words, modality), run=run, seed=seed), given
 
 
-def _tell(found: Outcome) -> None:
+def _tell(out: Path, found: Outcome) -> None:
+    from mmrl.bench.page import PAGE
+
     for line in found.printed():
         click.echo(line)
+    click.echo(f"page: {out / PAGE}")

@@ -3,15 +3,18 @@
 Nothing here imports torch: reading a config, planning and `--help` stay quick.
 """
 
+from mmrl.config.adversary import AdversaryConfig, LookTimes
 from mmrl.config.data import DataConfig, RecordFormat
 from mmrl.config.distill import DistillStage
 from mmrl.config.errors import ConfigError
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import FilterStage
 from mmrl.config.folder import is_run
-from mmrl.config.forward_process import ForwardProcessStage, TimesConfig
+from mmrl.config.forward_preference import ForwardPreferenceStage
+from mmrl.config.forward_process import ForwardProcessStage, TimesConfig, TrainedTimes
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
+from mmrl.config.joint import JointConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.preference import PreferenceStage
@@ -23,9 +26,11 @@ from mmrl.config.run import Config
 from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
 from mmrl.config.stage import Stage
+from mmrl.config.surrogate import SurrogateConfig
 from mmrl.config.validation import validate
 
 __all__ = [
+    "AdversaryConfig",
     "CheckpointConfig",
     "Config",
     "ConfigError",
@@ -36,9 +41,12 @@ __all__ = [
     "ExpertConfig",
     "FilterStage",
     "FollowConfig",
+    "ForwardPreferenceStage",
     "ForwardProcessStage",
     "GrpoStage",
     "HintsConfig",
+    "JointConfig",
+    "LookTimes",
     "OptimConfig",
     "PreferenceStage",
     "RecordFormat",
@@ -49,7 +57,9 @@ __all__ = [
     "SampledStage",
     "SftStage",
     "Stage",
+    "SurrogateConfig",
     "TimesConfig",
+    "TrainedTimes",
     "TreeConfig",
     "is_run",
     "load",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from mmrl.config.grpo_sections import TreeConfig
 from mmrl.config.stage import Stage
+from mmrl.config.stage_sampling import SamplingStage
 from mmrl.near import short
 from mmrl.strict import When
 
@@ -31,7 +32,7 @@ def rule_for(stage: Stage) -> str | None:
     return "steps" if steps else TAKES.get(stage.kind)
 
 
-class FilterStage(Stage):
+class FilterStage(SamplingStage):
     """Sampling and scoring without training: what is kept is the data of later stages (data/NAME.jsonl)."""
 
     kind: Literal["filter"] = "filter"

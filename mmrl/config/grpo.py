@@ -47,6 +47,13 @@ class GrpoStage(SampledStage):
         None,
         description="Search a tree for every prompt, whose branchings are the groups (PROPA); null: whole answers.",
     )
+    branches: int | None = Field(
+        None,
+        ge=2,
+        description="Samples that leave a way without noise at each trained step of the plan, and are finished without "
+        "noise (TempFlow-GRPO: 6): `samples` is their number of a prompt at a step, and they are a group with a reward "
+        "of that step. null: whole samples are compared.",
+    )
     expert: ExpertConfig | None = Field(None, description="Expert mixing (CHORD); null: none.")
     effects: ClassVar[Mapping[str, When]] = {
         "samples": When(lambda s, _: s.tree is None, "whole answers (`tree: null`); a tree has `children`"),
@@ -61,6 +68,10 @@ class GrpoStage(SampledStage):
     @property
     def searched(self) -> TreeConfig | None:
         return self.tree
+
+    @property
+    def parted(self) -> int | None:
+        return self.branches
 
     @property
     def ahead(self) -> int:
@@ -86,6 +97,19 @@ class GrpoStage(SampledStage):
         others = {"hints": self.hints is not None, "refill": self.refill > 1, "staleness": self.staleness > 0}
         if self.tree and any(others.values()):
             raise ValueError(f"tree goes without {', '.join(name for name, on in others.items() if on)}; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _branches_fit(self) -> GrpoStage:
+        others = {"tree": self.tree is not None, "hints": self.hints is not None, "refill": self.refill > 1}
+        if self.branches and any(others.values()):
+            names = ", ".join(name for name, on in others.items() if on)
+            raise ValueError(f"branches goes without {names}; leave one out")
+        if self.branches and self.samples % self.branches:
+            raise ValueError(
+                f"samples={self.samples} are no whole number of ways with branches={self.branches} each; take "
+                f"samples={-(-self.samples // self.branches) * self.branches}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -134,6 +158,8 @@ class GrpoStage(SampledStage):
         return [*lines, self.optim.in_words()]
 
     def _batch_lines(self, config: Any, processes: int) -> list[str]:
+        if self.branches:
+            return self._branch_lines(config, processes)
         samples = self.groups * self.samples
         each = f"{self.groups // self.updates} groups = {samples // self.updates} samples"
         lines = [
@@ -156,6 +182,19 @@ class GrpoStage(SampledStage):
                 f"evaluations ({rows} samples), {-(-share // rows)} per update"
             )
         return lines
+
+    def _branch_lines(self, config: Any, processes: int) -> list[str]:
+        ways, actions = self.samples // (self.branches or 1), getattr(config.model, "actions_per_sample", None)
+        steps = actions() if actions else None
+        told = f"each of {steps} steps" if steps else "each trained step"
+        each = (
+            f"{self.groups * steps} groups of {self.samples} samples" if steps else f"groups of {self.samples} samples"
+        )
+        return [
+            f"{self.groups} prompts x {ways} ways, which {self.branches} samples leave at {told}: {each}, an action "
+            f"each, over {processes} process(es)",
+            f"{self.updates * self.epochs} optimizer steps per rollout, micro-batches of {self.micro_batch} samples",
+        ]
 
     def _tree_lines(self, processes: int) -> list[str]:
         tree = self.tree

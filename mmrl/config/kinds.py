@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag, create
 
 from mmrl.config.distill import DistillStage
 from mmrl.config.filtering import FilterStage
+from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.forward_process import ForwardProcessStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.preference import PreferenceStage
@@ -70,6 +71,7 @@ AnyStage = Annotated[
     | Annotated[DistillStage, Tag("distill")]
     | Annotated[SftStage, Tag("sft")]
     | Annotated[PreferenceStage, Tag("preference")]
+    | Annotated[ForwardPreferenceStage, Tag("forward_preference")]
     | Annotated[RewardModelStage, Tag("reward_model")]
     | Annotated[FilterStage, Tag("filter")]
     | Annotated[SerializeAsAny[Stage], BeforeValidator(_own_section), Tag(OWN)],

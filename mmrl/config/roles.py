@@ -42,11 +42,11 @@ class FollowConfig(Strict):
         n, left = divmod(updates, self.every)
         return 1.0 if left else self.kept(n)
 
-    def in_words(self) -> str:
+    def in_words(self, whom: str = "the policy") -> str:
         """On one line, for `mmrl plan`."""
         rising = {"none": "", "linear": f", from {self.start:g} by {self.slope:g}", "average": " after a warm-up"}
         every = f" every {self.every} updates" if self.every > 1 else ""
-        return f"follows the policy{every} with decay {self.decay:g}{rising[self.rise]}"
+        return f"follows {whom}{every} with decay {self.decay:g}{rising[self.rise]}"
 
 
 class RoleConfig(Strict):

@@ -14,10 +14,12 @@ from mmrl.config.effect import without_effect
 from mmrl.config.evaluation import EvalConfig
 from mmrl.config.filtering import TAKES, FilterStage, rule_for
 from mmrl.config.folder import check_name
+from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.grpo import GrpoStage
 from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
+from mmrl.config.own_sampling import of_stage, refuse_own_sampling
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.sampled import SampledStage
@@ -97,6 +99,11 @@ class Config(Strict):
         return value
 
     @model_validator(mode="after")
+    def _own_sampling(self) -> Config:
+        refuse_own_sampling(self)
+        return self
+
+    @model_validator(mode="after")
     def _names_and_needs(self) -> Config:
         for stage in self.stages:
             stage.__dict__["name"] = stage.name or stage.kind
@@ -106,20 +113,25 @@ class Config(Strict):
         filters: dict[str, FilterStage] = {}
         for stage in self.stages:
             _check_data_from(stage, filters)
-            if isinstance(stage, SampledStage | FilterStage) and not self.rewards:
-                raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}")
-            samples = isinstance(stage, SampledStage | FilterStage | DistillStage)
+            samples = isinstance(stage, SampledStage | FilterStage)
+            if samples and getattr(stage, "rewarded", True) and not self.rewards:
+                alone = ", or leave `joint` and `surrogate` out: distillation alone"
+                instead = alone if isinstance(stage, DistillStage) else ""
+                raise ValueError(f"stage {stage.name!r} needs `rewards:`, a list of {{name, weight}}{instead}")
             if samples and not (self.data.prompts or stage.data_from):
                 raise ValueError(f"stage {stage.name!r} needs `data.prompts:`, a .jsonl or .txt file of prompts")
             if isinstance(stage, SampledStage | FilterStage) and hasattr(self.model, "actions_per_sample"):
-                actions = self.model.actions_per_sample()  # a plan that cannot be made says so here
-                if actions == 0 and isinstance(stage, GrpoStage):
+                actions = of_stage(self.model, stage).actions_per_sample()  # a plan that cannot be made says so here
+                learns = isinstance(stage, GrpoStage) or (isinstance(stage, DistillStage) and stage.joint is not None)
+                if actions == 0 and learns:
                     raise ValueError(
                         f"stage {stage.name!r} learns from actions, and samples have none that is trained; change "
-                        "model.sampling, or take kind: forward_process"
+                        "model.sampling or the stage's, or take kind: forward_process"
                     )
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
+            if isinstance(stage, ForwardPreferenceStage) and not (stage.pairs or self.data.prompts):
+                raise ValueError(f"stage {stage.name!r} needs `pairs:`, or `data.prompts:`: pairs of pictures")
             if isinstance(stage, RewardModelStage):
                 _check_reward_model(stage, self)
             if isinstance(stage, FilterStage):
@@ -142,6 +154,19 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _taming_compares_rewards(self) -> Config:
+        weighted = sum(reward.weight != 0 for reward in self.rewards)
+        for stage in self.stages:
+            tame = getattr(getattr(stage, "resolved", None), "tame", None)
+            given = "tame" in getattr(stage, "algorithm", {})  # what a preset brings along is not asked for
+            if given and tame is not None and weighted < 2 and isinstance(tame.options.get("threshold", "mean"), str):
+                raise ValueError(
+                    f"stage {stage.name!r}: tame compares how much the rewards vary, and {weighted} has a weight; add "
+                    "one, give tame a number as `threshold`, or leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _pass_at_needs_chance(self) -> Config:
         greedy = getattr(getattr(self.model, "evaluation", None), "temperature", None) == 0
         if greedy and max(self.eval.pass_at, default=1) > 1:
@@ -157,6 +182,10 @@ class Config(Strict):
         if useless:
             raise ValueError("\n".join(useless))
         return self
+
+    def of_stage(self, stage: Stage) -> Config:
+        """This run with the model as the stage samples."""
+        return self.model_copy(update={"model": of_stage(self.model, stage)})
 
     @property
     def only_scores(self) -> bool:

@@ -7,10 +7,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from mmrl.config.grpo_sections import CurriculumConfig, HintsConfig, TreeConfig
-from mmrl.config.stage import Stage
+from mmrl.config.stage_sampling import SamplingStage
 
 
-class SampledStage(Stage):
+class SampledStage(SamplingStage):
     """What the stages have that learn from groups of samples of their own policy."""
 
     groups: int = Field(8, ge=1, description="Prompts (groups) per step, over all processes.")
@@ -41,8 +41,18 @@ class SampledStage(Stage):
     # ---------------------------------------------------------------- what only some of them can
 
     @property
+    def rewarded(self) -> bool:
+        """Whether it learns from rewards; else its samples are not scored."""
+        return True
+
+    @property
     def searched(self) -> TreeConfig | None:
         """The tree that is searched for every prompt; None: whole answers are sampled."""
+        return None
+
+    @property
+    def parted(self) -> int | None:
+        """How many samples leave each way at each step that is trained; None: whole samples are compared."""
         return None
 
     @property

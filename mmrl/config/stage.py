@@ -16,8 +16,8 @@ class Stage(Strict):
 
     kind: str = Field(
         "",
-        description="grpo, forward_process, distill, sft, preference, reward_model, filter, or your own, "
-        "`path/file.py:Class`.",
+        description="grpo, forward_process, distill, sft, preference, forward_preference, reward_model, filter, or "
+        "your own, `path/file.py:Class`.",
     )
     name: str = Field("", description="Name for overrides and metrics; the kind when empty.")
     steps: int = Field(ge=0, description="Steps of this stage.")

@@ -150,7 +150,7 @@ def estimate(
     applicable: Tensor | None = None,
     penalty: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Advantages of samples with several rewards: summed, shaped, filtered, penalised, estimated, then clamped.
+    """Advantages of samples with several rewards: tamed, summed, shaped, filtered, penalised, estimated, then clamped.
 
     scores: [N, F], one column per reward; entries that are invalid or not applicable may hold anything.
     valid: [N, F] bool, False where a reward failed: the sample then has no reward and is left out. A score
@@ -164,6 +164,8 @@ def estimate(
         reference, for kl_place "reward". It is no reward, so it makes none where no other applies. Wants combine
         "reward_sum".
 
+    `algorithm.tame`: takes the scores [N, F] of weighted rewards and returns the next ones, which all that follows sees
+    in their place.
     `algorithm.shape`: each shaper takes (reward [N], NaN where there is none, batch) and returns the next reward;
     NaN makes a sample invalid. `algorithm.filters`: each takes (reward, valid, batch) and returns keep [N] bool;
     what is not kept leaves every statistic like an invalid sample. `algorithm.combine`:
@@ -181,6 +183,10 @@ def estimate(
     scores, weights = scores[:, used].double(), weights[used].to(scores.device, torch.float64)
     valid, applies = valid[:, used], applies[:, used]
     summed = ((valid & scores.isfinite()) | ~applies).all(1) & applies.any(1)
+    if algorithm.tame is not None:
+        from mmrl.core.tame import TAMERS
+
+        scores = TAMERS.bind(algorithm.tame)(scores, applies & summed[:, None], batch)
     reward = (torch.where(applies & summed[:, None], scores, 0.0) * weights).sum(1)
     reward, sample_valid = _shape_and_filter(torch.where(summed, reward, torch.nan), batch, algorithm)
     counted = applies & sample_valid[:, None]

@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # Fields that hold hooks: exactly one, one or none, a list.
 ONE = ("advantage", "gate")
-OPTIONAL = ("correction",)
+OPTIONAL = ("tame", "correction")
 MANY = ("shape", "filters", "action_weights", "action_masks", "terms")
 
 # The bound of two_sided and dual_clip, from dual clip's paper (arXiv 1912.09729).
@@ -40,6 +40,7 @@ class Algorithm:
     A hook is a name, or a mapping of `name` and the function's options; see the tables of hooks.
 
     advantage: estimator (mmrl.core.advantage).
+    tame: what becomes of each reward before they are summed (mmrl.core.tame); None leaves them.
     shape: shapers, in order, of the summed reward (mmrl.core.shape).
     filters: which samples count at all (mmrl.core.filter).
     ddof: 1 for the sample standard deviation, 0 for the population's.
@@ -69,6 +70,7 @@ class Algorithm:
     """
 
     advantage: Hook = Hook("group_std")  # noqa: RUF009, a frozen record
+    tame: Hook | None = None
     shape: tuple[Hook, ...] = ()
     filters: tuple[Hook, ...] = ()
     ddof: int = 1

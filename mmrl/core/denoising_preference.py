@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmrl.core import pair_losses
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.gate import clip_flags
 from mmrl.core.groups import group_count, group_sum
+from mmrl.core.ratio import ratio
 from mmrl.core.reduce import Reduce, local
 
 
@@ -22,7 +25,7 @@ def diffusion_dpo(
     ref_rejected: Tensor,
     *,
     beta: float = 2000.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
 ) -> pair_losses.Outcome:
     """Diffusion-DPO (arXiv 2311.12908) of P pairs: -log sigmoid(-beta / 2 [(e_c - ref_c) - (e_r - ref_r)]), [P].
 
@@ -59,18 +62,37 @@ def dgpo_logits(
     return beta * group_sum(weighted, group, n_groups, reduce) / (size if gap.ndim == 1 else size[:, None])
 
 
-def dgpo(error: Tensor, advantage: Tensor, logit: Tensor, beta: float = 100.0) -> tuple[Tensor, dict[str, Tensor]]:
+def dgpo(
+    error: Tensor, advantage: Tensor, logit: Tensor, beta: float = 100.0, held: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """DGPO (direct group preference optimisation, arXiv 2510.08425): sigmoid(g) A_i error_i, [B] or [B, K].
 
     error: of some samples, of any number of groups; advantage: [B]; logit: each sample's, of `dgpo_logits` over the
     whole update, like `error`. Its mean over a group has the gradient of softplus(g) / beta, the loss of the whole
     group: so the groups of an update need not be in memory together. Dividing by beta leaves Adam's step, and keeps the
     gradient's size when beta is changed.
+    held: bool like `error`, whose gradient is held back, as by `dgpo_clip`; they count in the logits all the same.
     """
     weight = torch.sigmoid(logit).to(error).detach()
     signed = advantage.to(error) if error.ndim == 1 else advantage.to(error)[:, None]
+    if held is not None:
+        error = torch.where(held, error.detach(), error)
     loss = weight * signed.detach() * error
     return loss, {"logit": logit.detach(), "preference": F.softplus(logit).detach() / beta}
+
+
+def dgpo_clip(
+    error: Tensor, error_old: Tensor, advantage: Tensor, algorithm: Algorithm
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(held below, held above, |ratio - 1|), [B]: what the clip of the released DGPO holds back.
+
+    PPO's rule on the ratio exp(error_old - error), which says how much likelier a sample has become than it was for the
+    policy that sampled: above 1 + clip_high where A > 0, below 1 - clip_low where A < 0. All are [B]; with the gate
+    "none" nothing is held.
+    """
+    r = ratio((error_old - error).detach())
+    low, high = clip_flags(r, advantage.to(r), algorithm)
+    return low, high, (r - 1).abs()
 
 
 def _refuse_one_sign(advantage: Tensor, group: Tensor, n_groups: int, reduce: Reduce) -> None:
@@ -84,4 +106,4 @@ def _refuse_one_sign(advantage: Tensor, group: Tensor, n_groups: int, reduce: Re
         )
 
 
-__all__ = ["dgpo", "dgpo_logits", "diffusion_dpo"]
+__all__ = ["dgpo", "dgpo_clip", "dgpo_logits", "diffusion_dpo"]

@@ -11,6 +11,7 @@ from mmrl.core.registry import Hook, Registry
 PLACES: dict[str, tuple[str, str]] = {
     "advantage": ("advantage", "ESTIMATORS"),
     "gate": ("gate", "GATES"),
+    "tame": ("tame", "TAMERS"),
     "shape": ("shape", "SHAPERS"),
     "filters": ("filter", "FILTERS"),
     "action_weights": ("weight", "WEIGHTS"),

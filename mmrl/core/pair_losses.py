@@ -28,21 +28,22 @@ def dpo(
     ref_rejected: Tensor,
     *,
     beta: float = 0.1,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     form: str = "sigmoid",
 ) -> Outcome:
     """Direct preference optimisation on the margin h_c - h_r.
 
     form "sigmoid": -(1 - e) log sigmoid(margin) - e log sigmoid(-margin), e = label_smoothing, the assumed share of
-    pairs whose labels are swapped (arXiv 2305.18290; with e, conservative DPO). form "ipo":
+    pairs whose labels are swapped, one number or one a pair (arXiv 2305.18290; with e, conservative DPO). form "ipo":
     (margin / beta - 1 / (2 beta))^2, whose optimum is a finite margin (arXiv 2310.12036), on sums of log-probs.
     Raises ValueError for another form, for label_smoothing outside [0, 0.5], and for label_smoothing with "ipo".
     """
     if form not in ("sigmoid", "ipo"):
         raise ValueError(f"dpo: form={form!r} is not known; use sigmoid or ipo")
-    if not 0 <= label_smoothing <= 0.5:
+    swapped = torch.as_tensor(label_smoothing)
+    if not bool(((swapped >= 0) & (swapped <= 0.5)).all()):
         raise ValueError(f"dpo: label_smoothing={label_smoothing} must be from 0 to 0.5, the share of swapped labels")
-    if label_smoothing and form == "ipo":
+    if form == "ipo" and bool(swapped.any()):
         raise ValueError("dpo: label_smoothing has no meaning with form='ipo'; set it to 0")
     chosen = implicit_reward(logp_chosen, ref_chosen, beta)
     rejected = implicit_reward(logp_rejected, ref_rejected, beta)
@@ -50,7 +51,8 @@ def dpo(
     if form == "ipo":
         loss = (margin / beta - 1 / (2 * beta)) ** 2
     else:
-        loss = -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+        swapped = swapped.to(margin)
+        loss = -(1 - swapped) * F.logsigmoid(margin) - swapped * F.logsigmoid(-margin)
     return loss, _metrics(chosen, rejected)
 
 

@@ -69,8 +69,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Flow-DPPO, arXiv 2606.11025: the same with a bound on the divergence of each step in the place of the clip.
     "flow_dppo": {**FLOW_GRPO, "gate": {"name": "dppo", "limit": 1e-5}},
     # TempFlow-GRPO, arXiv 2508.04324: Flow-GRPO whose steps weigh by their noise. Its scale of 2.25 belongs to SD 3.5;
-    # the other half of it, branches at one step, is how samples are drawn (docs/image.md).
+    # the other half of it, samples that part at each step, is the stage's `branches` (docs/image.md).
     "temp_flow": {**FLOW_GRPO, "action_weights": ["noise_level"]},
+    # PaCo-GRPO, arXiv 2512.04784: rewards that vary much are tamed, then centred as Flow-GRPO's. The release leaves no
+    # sample out.
+    "paco_grpo": {**FLOW_GRPO, "tame": "log", "std_eps": 1e-6, "drop_zero_variance": False},
+    # The same as its released function does it, whose sum is the advantage without centring: where rewards are above 0
+    # every sample is pushed up. For comparison.
+    "paco_grpo_uncentred": {
+        "tame": "log",
+        "advantage": "none",
+        "clamp": 5.0,
+        "kl_estimator": "exact",
+    },
     # TOPR, arXiv 2503.14286: rewards of +1 and -1 as they are, sum over the actions of a sequence, mean over sequences.
     "topr": {"advantage": "none", "ratio": "product", "gate": {"name": "topr", "cap": 1.0}},
     # TOPR in ROLL's form, per token: mean over a sequence's tokens, then over sequences, its default. It takes its

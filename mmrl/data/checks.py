@@ -16,7 +16,7 @@ from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
 from mmrl.data.pair_formats.kinds import WITH_VIDEO
 from mmrl.data.rows import Flaw, Row
-from mmrl.data.videos import with_frames
+from mmrl.data.videos import film_refs, with_frames
 
 MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
 VIDEO_FRAMES = DataConfig.model_fields["video_frames"].default
@@ -74,7 +74,9 @@ class Checker:
         _check_identity(record)
         _check_environment(record)
         _check_answers(record, self.columns)
-        check_images(record, self.root, self.max_pixels, target="image" in self.columns)
+        targets = [record["image"]] if "image" in self.columns else []
+        targets += film_refs(record["video"], self.root, self.video_frames) if "video" in self.columns else []
+        check_images(record, self.root, self.max_pixels, targets)
         self._tell(row, unseen(raw, self.form) - set(self.columns))
         return record
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmrl.pictures import candidate_refs, check_image, is_video, open_image
 
 
-def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int, target: bool = False) -> None:
+def check_images(record: Mapping[str, Any], root: str | None, max_pixels: int, targets: Sequence[Any] = ()) -> None:
     """Look at a record's `images`, and its candidates', so that a run does not end at one that is missing, too large or
     cut off.
 
-    target: look at the column `image`, too. Functions are not called. Raises PictureError, a ValueError, for the first
-    one that cannot be used.
+    targets: pictures of its other columns, which are looked at, too. Functions are not called. Raises PictureError, a
+    ValueError, for the first one that cannot be used.
     """
-    for ref in [*_refs(record), *([record["image"]] if target else ())]:
+    for ref in [*_refs(record), *targets]:
         check_image(ref, root, max_pixels)
 
 

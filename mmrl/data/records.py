@@ -14,6 +14,8 @@ from mmrl.data.images import bound_images
 from mmrl.data.order import cyclic_indices
 from mmrl.data.rows import Row
 from mmrl.data.sources import absolute, folder_of, function_of, function_row, read_rows
+from mmrl.data.videos import film_refs
+from mmrl.media import Clip
 from mmrl.pictures import open_image
 
 _WARNINGS = 10  # bad records of a function told one by one
@@ -27,10 +29,11 @@ def record_columns(adapter: Any, objectives: Iterable[str]) -> tuple[str, ...]:
 class Records:
     """Supervised records by index: a function's endless stream cut at `records_count`, or a source's records.
 
-    columns: what every record needs besides its prompt; a column `image` is opened, the names in `images` become
-    functions that open them. Every record has an `id`, a text: its number where it brings none.
-    A source is checked at once, a function when a record is asked for. Raises ConfigError for a source that is missing,
-    unreadable or without a usable record, and as `data.on_bad_record` says for a record that cannot be used.
+    columns: what every record needs besides its prompt; a column `image` is opened, so are the frames of `video`, and
+    the names in `images` become functions that open them. Every record has an `id`, a text: its number where it
+    brings none. A source is checked at once, a function when a record is asked for. Raises ConfigError for a source
+    that is missing, unreadable or without a usable record, and as `data.on_bad_record` says for a record that cannot be
+    used.
     """
 
     def __init__(self, config: DataConfig, columns: Sequence[str] = ()) -> None:
@@ -82,6 +85,9 @@ class Records:
         made = bound_images({**record, "id": identity(record, row)}, self.root, bound)
         if "image" in self.checker.columns:
             made["image"] = open_image(made["image"], self.root, bound)
+        if "video" in self.checker.columns:
+            refs = film_refs(made["video"], self.root, self.checker.video_frames)
+            made["video"] = Clip(tuple(open_image(ref, self.root, bound) for ref in refs))
         return made
 
 

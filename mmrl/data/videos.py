@@ -64,6 +64,12 @@ def with_frames(
     return {**made, "images": [*order, *left]}
 
 
+def film_refs(film: Any, root: str | None, most: int) -> list[Any]:
+    """The frames of a film that a model is to draw, evenly spaced: what mmrl.pictures opens. Raises ValueError that
+    names the video."""
+    return _frames(film, root, most, False)
+
+
 def _films(given: Any, marks: int) -> list[Any]:
     """A list of films; names of still pictures are the frames of one, unless more are marked."""
     if not isinstance(given, list | tuple):

@@ -26,6 +26,16 @@ def copies(parameters: Mapping[str, Tensor], trained: bool = False) -> dict[str,
     return {name: nn.Parameter(p.detach().clone(), requires_grad=trained) for name, p in parameters.items()}
 
 
+def misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """Where weights of one policy cannot act in another's place, in words; None where they can."""
+    for name in (*wanted, *found):
+        if name not in wanted or name not in found:
+            return f"{name} is in one of them only"
+        if wanted[name].shape != found[name].shape:
+            return f"{name} is {list(found[name].shape)}, not {list(wanted[name].shape)}"
+    return None
+
+
 def exchange(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], apart: bool = False) -> None:
     """The data and the gradients of the parameters of these names and of the weights change places.
 

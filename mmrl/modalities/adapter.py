@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmrl.modalities.acting import copies, exchange, guard, no_backward
+from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward
+from mmrl.share import resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,6 +67,10 @@ class Adapter:
     # Guidance with which `rollout` samples, where the model has one: that of a distill stage's teacher, unless told.
     sampling_guidance: float | None = None
 
+    # True where a step of `rollout` is a re-noise step, x' ~ N((1 - t') x0, t'^2), as few-step generators go: a distill
+    # stage that learns from rewards asks for its log-probabilities.
+    renoises: bool = False
+
     # True where every seed of `evaluate` gives the same samples (greedy decoding).
     deterministic_evaluation: bool = False
 
@@ -73,6 +78,12 @@ class Adapter:
     # turns. False refuses a config that names one.
     holds_conversations: ClassVar[bool] = False
     environment: Environment | None = None
+
+    # What samples can bring for rewards to look at, and what of it is wanted next: "artifact", and "latents" where
+    # `rollout` and `evaluate` fill Sample.latents. A run sets `wanted` before them; an artifact that is not wanted may
+    # be left out (None).
+    shows: frozenset[str] = frozenset({"artifact"})
+    wanted: frozenset[str] = frozenset({"artifact"})
 
     # Pixels of a picture that is opened at most; a run sets it to data.max_pixels.
     max_pixels: int | None = None
@@ -126,6 +137,15 @@ class Adapter:
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """n samples per prompt as a user of the model would draw them (for diffusion: the ODE sampler)."""
         raise NotImplementedError(self._lacks("evaluate"))
+
+    def evaluate_in(
+        self, prompts: Sequence[Prompt], n: int, seed: int, steps: int, guidance: float | None
+    ) -> list[Group]:
+        """As `evaluate`, from the same noise, by so many steps of the ODE; guidance: null for the evaluation's own.
+
+        Left out: a distill stage with `teacher_steps` is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} samples by no ODE: `teacher_steps` needs its method evaluate_in")
 
     def synced(self, once: Callable[[Callable[[], None]], None]) -> AbstractContextManager[None]:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
@@ -192,6 +212,31 @@ class Adapter:
             "choose other hooks, or give the adapter that method"
         )
 
+    def sample_as(self, config: Any) -> None:
+        """Roll out and replay as `config` says from now on: the adapter's own, but for its section `sampling`.
+
+        Asked for where a stage has a `sampling` of its own, which a config takes where the section's class names the
+        options that may differ, `of_stages`. Evaluation stays as it was. Left out: nothing may differ.
+        """
+        if config != self.config:
+            raise Unsupported(f"{type(self).__name__} samples alike in all stages: leave the stage's `sampling` out")
+
+    # ---------------------------------------------------------------- branches, of a model that samples in given steps
+
+    def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
+        """For every group, and for each of the steps that are trained, a group of n finished samples that part there.
+
+        They are n / width ways without noise, from each of which `width` samples leave at that step by its noise alone,
+        to be finished without noise; each has one action. seed, step: as of `rollout`. Left out: a stage with
+        `branches` is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
+    @property
+    def branch_steps(self) -> int:
+        """At how many steps `branches` parts samples."""
+        raise Unsupported(f"{type(self).__name__} parts no samples at single steps: leave the stage's `branches` out")
+
     # ---------------------------------------------------------------- the forward process, of a flow or diffusion model
 
     def velocities(
@@ -214,6 +259,16 @@ class Adapter:
             "velocities(samples, times, seeds)"
         )
 
+    def sampler_times(self) -> Tensor:
+        """[steps] in (0, 1]: the times of `velocities` from which the steps of `rollout` go, the noisiest first.
+
+        Left out: a stage that trains at the sampler's times is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no times of its sampler: give it the method sampler_times(), or the stage "
+            "`times: {name: uniform}`"
+        )
+
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         """What the policy takes for the end of each sample at one of the steps that its sampler went: [len(samples),
         ...] as `velocities` holds it, differentiable. places: [len(samples)] in [0, 1), from the noisiest step on.
@@ -223,6 +278,54 @@ class Adapter:
         raise Unsupported(
             f"{type(self).__name__} makes no samples anew: a distill stage needs its method generated(samples, places)"
         )
+
+    def levels(self) -> Tensor:
+        """[K]: the noise levels, from below 1 down to 0, to which the K steps lead of which `generated` makes samples
+        anew: the k-th of them where places are in [k / K, (k + 1) / K).
+
+        Left out: a distill stage that asks where on their way samples are is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} tells no noise levels of its steps: a distill stage with `surrogate` or "
+            "`times_above` needs its method levels"
+        )
+
+    def block_widths(self, count: int) -> list[int]:
+        """Numbers of each token behind `count` of the model's blocks, spread evenly, the last one among them.
+
+        Left out: a distill stage with an adversary is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} shows no blocks: a distill stage with `adversary` needs its methods block_widths "
+            "and block_features"
+        )
+
+    def block_features(
+        self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
+    ) -> list[Tensor]:
+        """What those blocks make of samples that were noised as `velocities` does it: [len(samples), tokens, width]
+        each, differentiable in `clean` where gradients are enabled."""
+        raise Unsupported(f"{type(self).__name__} shows no blocks: it needs its method block_features")
+
+    def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
+        """The groups with n samples each by as many steps of the ODE, whatever `rollout` does; `ends` reads them.
+
+        Left out: a distill stage whose real samples are its teacher's is refused.
+        """
+        raise Unsupported(f"{type(self).__name__} samples by no ODE: `real: teacher` needs its method solved")
+
+    def encoded(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
+        """Supervised records as samples of their prompts, which `ends` reads.
+
+        Left out: a distill stage whose real samples are records is refused.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} makes no samples of records: `real: records` needs its method encoded"
+        )
+
+    def ends(self, samples: Sequence[Sample]) -> Tensor:
+        """What samples of `solved` and `encoded` are, [len(samples), ...] as `velocities` holds it."""
+        raise Unsupported(f"{type(self).__name__} needs the method ends, which reads what solved and encoded make")
 
     # ---------------------------------------------------------------- scores, of a model with a scalar head
 
@@ -261,6 +364,10 @@ class Adapter:
         """What a prompt takes of a micro-batch's budget besides its actions, by a name for `mmrl plan`, the whole of it
         first: {"tokens": 60, "tokens of pictures": 25}. Left out: nothing."""
         return {}
+
+    def plan_lines(self) -> list[str]:
+        """What `mmrl plan` tells of the model itself, a line each. It may have no weights (mmrl.modalities.hollow)."""
+        return []
 
     def blank(self, prompt: Prompt) -> Sample | None:
         """A sample as long as a rollout makes them, its actions made up. Left out: memory is not estimated."""
@@ -324,6 +431,27 @@ class Adapter:
         """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
         self._reference = copies(self.trainable_parameters())
 
+    def take_reference(self, path: str, components: Sequence[str] | None = None) -> None:
+        """Make another policy the reference: one like this, in a folder that `Config.at` reads, its parts as `select`
+        has chosen them here.
+
+        Raises Unsupported for one of other shapes, or where the config has no `at`. For a moment all of it is in memory
+        beside the policy.
+        """
+        at = getattr(self.config, "at", None)
+        if at is None:
+            raise Unsupported(f"teacher: {type(self.config).__name__} has no method `at`, by which one would be read")
+        other = type(self)(at(resolve(path)))
+        other.select(components)
+        mine, theirs = self.trainable_parameters(), other.trainable_parameters()
+        wrong = misfit(mine, theirs)
+        if wrong:
+            raise Unsupported(
+                f"teacher {path!r:.80} is another model than the policy: {wrong}; take the one that the policy was "
+                "made from, in the same form (`model.train`)"
+            )
+        self._reference = copies({name: theirs[name].to(p) for name, p in mine.items()})
+
     def forget_reference(self) -> None:
         """A stage begins that compares with none: what is kept of an earlier one may go."""
         self._reference = None
@@ -357,7 +485,11 @@ class Adapter:
         return float(len(records))
 
     def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
-        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused."""
+        """Samples of given answers, with trajectories, for preference stages. Left out: those are refused.
+
+        A forward_preference stage gives two mmrl.types.Candidate, and wants samples that store `clean`, as `velocities`
+        noises them.
+        """
         raise Unsupported(
             f"{type(self).__name__} cannot take given answers: a preference stage needs its method "
             "given(prompt, completions) -> samples with trajectories"

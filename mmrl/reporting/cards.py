@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmrl.reporting.artifacts import FILM, frames_of_sheet, sheet_of
 from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder, Unreadable
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
@@ -21,6 +22,7 @@ from mmrl.reporting.words import clip, number
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
 MAX_SIDE = 320  # larger ones are inlined at this size
+FRAMES_SIDE = 960  # likewise, of a film, whose frames stand side by side
 FACE = 48  # the side of a picture that stands for its sample in a table
 MAX_TEXT = 2_000
 MOST_TEXT_BYTES = 16_000_000
@@ -53,7 +55,9 @@ class Card:
     advantage: float | None
     scores: tuple[ScoreLine, ...]
     picture: str = ""
+    size: str = ""  # of the stored picture, or of the frames of a film, in pixels
     small: bool = False
+    film: bool = False  # whether the picture is one of frames side by side
     text: str = ""
     tokens: tuple[Token, ...] = ()
     note: str = ""
@@ -97,13 +101,15 @@ class CardMaker:
         return turn_views(record, tag, self.gallery, (), last=count)
 
     def face(self, tag: str, record: Mapping[str, Any]) -> str:
-        """A small picture of the sample as a data URI; "" where it is none, cannot be read, or there is no room."""
+        """A small picture of the sample, of a film its first frame, as a data URI; "" where it is none, cannot be read,
+        or there is no room."""
         name = f"samples/{tag}/{record['file']}"
         if not name.endswith(".png"):
             return ""
         try:
-            uri = data_uri(picture_of(self.folder, name), FACE)
-        except Unreadable:  # the card says why
+            image = picture_of(self.folder, name)
+            uri = data_uri(frames_of_sheet(image)[0] if name.endswith(FILM) else image, FACE)
+        except (Unreadable, ValueError):  # the card says why
             return ""
         return self._charged(uri, name)[0]
 
@@ -133,9 +139,16 @@ class CardMaker:
         return {"note": f"in {name}"}
 
     def _picture(self, name: str) -> dict[str, Any]:
-        image = picture_of(self.folder, name)
-        uri, note = self._charged(data_uri(image), name)
-        return {"picture": uri, "small": max(image.size) < SMALL} if uri else {"note": note}
+        image, film = picture_of(self.folder, name), name.endswith(FILM)
+        size = f"{image.width} × {image.height}"
+        if film:
+            frames = _frames(image, name)
+            size = f"{len(frames)} frames of {frames[0].width} × {frames[0].height}"
+            image = sheet_of(frames, gap=max(1, frames[0].width // 16))
+        side = FRAMES_SIDE if film else MAX_SIDE
+        uri, note = self._charged(data_uri(image, side), name)
+        small = max(image.size) < side * SMALL // MAX_SIDE
+        return {"picture": uri, "small": small, "film": film, "size": size} if uri else {"note": note}
 
     def _inlined(self, name: str, known: Container[str]) -> tuple[str, str]:
         """(data URI, ""), or ("", why not); those that are known already take no room."""
@@ -163,6 +176,14 @@ def picture_of(folder: RunFolder, name: str) -> Image.Image:
             return image.copy()
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise Unreadable(f"{name} is no picture that can be shown ({str(error)[:100]})") from None
+
+
+def _frames(sheet: Image.Image, name: str) -> list[Image.Image]:
+    """The frames of a stored film. Raises Unreadable for another picture."""
+    try:
+        return frames_of_sheet(sheet)
+    except ValueError as error:
+        raise Unreadable(f"{name}: {error}") from None
 
 
 def _array_kind(folder: RunFolder, name: str) -> str:

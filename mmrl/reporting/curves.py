@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from mmrl.reporting.drawing import Series, svg
@@ -12,16 +13,22 @@ from mmrl.reporting.results import Values
 
 MOST_KINDS = 4  # words of one name that a chart tells apart
 MAX_OTHER = 24
+ROLE_METRICS = {"loss": "mean over its updates of the step", "grad_norm": "before clipping", "lr": "learning rate"}
+NO_ROLES = ("reward", "eval", "env", "time", "expert")  # what stands before `/` in other metrics
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One small picture with its title, and the series of its legend. Of constants there is none, and `svg` is ""."""
+    """One small picture with its title, and the series of its legend. Of constants there is none, and `svg` is "".
+
+    group: what it stands under, in a section of several.
+    """
 
     title: str
     note: str
     series: tuple[Series, ...]
     svg: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,11 @@ class Section:
     title: str
     charts: tuple[Chart, ...]
     constant: tuple[Chart, ...] = ()
+
+    @property
+    def groups(self) -> list[tuple[str, list[Chart]]]:
+        """The charts by what they stand under."""
+        return [(name, list(some)) for name, some in groupby(self.charts, key=lambda chart: chart.group)]
 
 
 def section(id_: str, title: str, charts: Iterable[Chart]) -> Section:
@@ -143,6 +155,37 @@ def _spaced(key: str) -> str:
     return key.removeprefix("env/").replace("_", " ")
 
 
+def roles_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who learns beside the policy: what stands before `/loss`, `/grad_norm` or `/lr`."""
+    heads = (key.rpartition("/") for key in _keys(rows))
+    found = dict.fromkeys(head for head, _, tail in heads if head and tail in ROLE_METRICS)
+    return [role for role in found if role.partition("/")[0] not in NO_ROLES]
+
+
+def role_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Where several roles learn: role by role its loss, gradient norm and rate, then what else is told of it.
+
+    A role that is not updated in a step has no loss there, and its line goes on.
+    """
+    charts = []
+    for role, head, key in _role_keys(rows)[:MAX_OTHER]:
+        told = [row for row in rows if row.get(key) is not None]
+        name, note = key.removeprefix(head).replace("_", " "), ROLE_METRICS.get(key.removeprefix(head), "")
+        chart = _chart(told, f"{role}: {name}", note, {key: name}, log=key.endswith("grad_norm"))
+        charts += [replace(chart, group=role)] if chart else []
+    return charts
+
+
+def _role_keys(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(role, what stands before its metrics' names, metric)."""
+    found = []
+    for role, head in (("policy", ""), *((role, f"{role}/") for role in roles_of(rows))):
+        told = [key for key in _keys(rows) if key.startswith(head)] if head else [*ROLE_METRICS]
+        names = dict.fromkeys([*(f"{head}{tail}" for tail in ROLE_METRICS), *told])
+        found += [(role, head, key) for key in names if any(row.get(key) is not None for row in rows)]
+    return found if len({role for role, _, _ in found}) > 1 else []
+
+
 def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """How the update behaves: distance, clipping, signal, gradient, time; then metrics of the user's own."""
     known = [
@@ -150,10 +193,8 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
         _chart(rows, "ratio deviation", "largest |ratio − 1| of the step", {"ratio/max_dev": "max dev"}, log=True),
         _chart(rows, "clipped actions", "share of actions", {"clip/low": "low", "clip/high": "high"}),
         _chart(rows, "groups without signal", "share, all rewards equal", {"group/zero_variance": "share"}),
-        _chart(rows, "gradient norm", "before clipping", {"grad_norm": "norm"}, log=True),
+        *(() if roles_of(rows) else _of_the_update(rows)),
         _chart(rows, "entropy", "", {"entropy": "entropy"}),
-        _chart(rows, "loss", "", {"loss": "loss"}),
-        _chart(rows, "learning rate", "", {"lr": "lr"}, smooth=False),
         _chart(
             rows,
             "time",
@@ -170,9 +211,19 @@ def health_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [chart for chart in known + own if chart]
 
 
+def _of_the_update(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart | None, ...]:
+    """Of a policy that learns alone; role_charts has them of several roles."""
+    return (
+        _chart(rows, "gradient norm", "before clipping", {"grad_norm": "norm"}, log=True),
+        _chart(rows, "loss", "", {"loss": "loss"}),
+        _chart(rows, "learning rate", "", {"lr": "lr"}, smooth=False),
+    )
+
+
 def not_drawn(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of metrics for which there is no room: the page draws MAX_OTHER of a kind."""
-    kinds = (component_names(rows), [key for key in _keys(rows) if key.startswith("eval/")], _own_names(rows))
+    evaluations = [key for key in _keys(rows) if key.startswith("eval/")]
+    kinds = (component_names(rows), evaluations, [key for _, _, key in _role_keys(rows)], _own_names(rows))
     return [name for names in kinds for name in names[MAX_OTHER:]]
 
 
@@ -185,7 +236,8 @@ def component_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _own_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = {"step", "kl", "ratio/max_dev", "clip/low", "clip/high", "group/zero_variance", "grad_norm"}
     shown |= {"entropy", "loss", "lr", "time/step", "time/rollout", "time/reward", "time/update"}
-    return [key for key in _keys(rows) if key not in shown and not key.startswith(("reward/", "eval/", "env/"))]
+    others = ("reward/", "eval/", "env/", *(f"{role}/" for role in roles_of(rows)))
+    return [key for key in _keys(rows) if key not in shown and not key.startswith(others)]
 
 
 def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:

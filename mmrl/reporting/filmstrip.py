@@ -12,7 +12,8 @@ from mmrl.reporting.reading import RunReader
 from mmrl.reporting.talks import PLACE, SIGN, Frame, shared_opening
 from mmrl.reporting.words import clip
 
-MAX_COLUMNS = 5
+TEACHER = "eval_teacher"  # what the model draws that a distill stage learns from
+MAX_COLUMNS = 5  # beside a teacher's
 MAX_PROMPT = 600
 UNFOLDED = 6  # strips that are seen without a click
 
@@ -36,11 +37,12 @@ class Strip:
 
 
 def evaluation_tags(reader: RunReader) -> list[str]:
-    """eval_before, up to three evaluations in between (evenly spread), eval_after; those with something to show."""
+    """A teacher's, eval_before, up to three evaluations in between (evenly spread), eval_after; those with something to
+    show."""
     tags = [tag for tag in reader.tags("eval_") if reader.index(tag)["groups"]]
-    ends = {"eval_before", "eval_after"}
+    ends = {TEACHER, "eval_before", "eval_after"}
     between = spread([tag for tag in tags if tag not in ends], MAX_COLUMNS - 2)
-    return [tag for tag in ("eval_before", *between, "eval_after") if tag in tags]
+    return [tag for tag in (TEACHER, "eval_before", *between, "eval_after") if tag in tags]
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
@@ -55,8 +57,9 @@ def filmstrip(
 ) -> list[Strip]:
     """The first prompts of the evaluations in their own order, first sample of each, one card a tag.
 
-    main: the reward whose score a card shows, and its change since the first column; see `judged`.
+    main: the reward whose score a card shows, and its change since the policy's first column; see `judged`.
     """
+    first = int(tags[:1] == [TEACHER])
     samples = [first_samples(reader.index(tag), main) for tag in tags]
     prompts = {id_: text for some in samples for id_, (text, _) in some.items()}
     strips = []
@@ -66,12 +69,14 @@ def filmstrip(
         count = shared_opening([record for _, record in there])
         opening = maker.opening(*there[0], count) if count else ()
         cards = [
-            maker.card(tag, record, _change(records[0], record) if place else None, count) if record else None
+            maker.card(tag, record, _change(records[first], record) if place > first else None, count)
+            if record
+            else None
             for place, (tag, record) in enumerate(zip(tags, records, strict=True))
         ]
         frames = tuple(frame for turn in opening for frame in turn.frames)
         cells = [Cell(tag_title(tag), card) for tag, card in zip(tags, cards, strict=True)]
-        strips.append(Strip(shown_prompt(text), tuple(_joined(cells)), frames))
+        strips.append(Strip(shown_prompt(text), (*cells[:first], *_joined(cells[first:])), frames))
     return strips
 
 

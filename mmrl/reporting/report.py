@@ -11,14 +11,15 @@ from mmrl.reporting.curves import (
     health_charts,
     not_drawn,
     reward_charts,
+    role_charts,
     section,
 )
 from mmrl.reporting.files import write_atomic
-from mmrl.reporting.filmstrip import UNFOLDED, evaluation_tags, filmstrip, tag_title
-from mmrl.reporting.groups import step_view, training_tags
+from mmrl.reporting.filmstrip import TEACHER, UNFOLDED, evaluation_tags, filmstrip, tag_title
+from mmrl.reporting.groups import evaluated_by, step_view, training_tags
 from mmrl.reporting.page import render
 from mmrl.reporting.reading import RunReader
-from mmrl.reporting.results import facts, headline, results, status
+from mmrl.reporting.results import facts, headline, results, status, teacher_of
 from mmrl.reporting.settings import about, read_settings, total_steps, trained
 
 
@@ -47,7 +48,8 @@ def write_report(
     found = results(rows, summary, reader.index("eval_before")["extra"])
     maker = CardMaker(reader.folder, max_bytes)
     evaluations = evaluation_tags(reader)
-    steps = [step_view(maker, reader, tag, max_groups, max_samples) for tag in training_tags(reader)]
+    asked_too = evaluated_by(maker, reader, [tag for tag in evaluations if tag != TEACHER], found.main)
+    steps = [step_view(maker, reader, tag, max_groups, max_samples, asked_too) for tag in training_tags(reader)]
     steps = [step for step in steps if step.groups]
     offending = reader.tags("offending_")[-3:]
     broke = [step_view(maker, reader, tag, max_groups, max_samples) for tag in offending]
@@ -61,6 +63,7 @@ def write_report(
     sections = [
         section("curves", "Curves", charts),
         section("conversations", "What conversations are like", conversation_charts(rows)),
+        section("roles", "What each role learns", role_charts(rows)),
         section("health", "How the update behaves", health_charts(rows)),
     ]
     html = render(
@@ -72,6 +75,7 @@ def write_report(
         headline=headline(rows, found),
         facts=facts(rows, summary),
         table=[found.change(name) for name in found.names],
+        teacher=teacher_of(reader.index(TEACHER)["extra"]),
         columns=[tag_title(tag) for tag in evaluations],
         strips=filmstrip(maker, reader, evaluations, max_prompts, found.main),
         unfolded=UNFOLDED,

@@ -83,6 +83,11 @@ def results(
     return Results(next(iter([*before, *last]), None), before, last, step, finished=False)
 
 
+def teacher_of(told: Mapping[str, Any]) -> Values:
+    """Evaluations by name of the model that a distill stage learns from. told: what stands beside its samples."""
+    return _names({key: value for key, value in told.items() if _evaluated(key, value)})
+
+
 def headline(rows: Sequence[Mapping[str, Any]], found: Results) -> Change | None:
     """The main metric of the evaluations; without them the training reward, said to be that."""
     if found.main is not None and (found.main in found.before or found.main in found.last):

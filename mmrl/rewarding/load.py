@@ -30,6 +30,9 @@ EXTRAS = {
     "rapidocr": "ocr",
     "onnxruntime": "ocr",
     "rapidfuzz": "ocr",
+    "regex": "ocr",
+    "easyocr": "easyocr",
+    "opencc": "opencc",
     "datasets": "text",
     "math_verify": "text",
     "pyarrow": "text",
@@ -46,6 +49,10 @@ EXTRAS = {
 }
 
 
+# What a reward may look at in samples: their artifacts, or what a diffusion model holds before it is decoded.
+ARTIFACT, LATENTS = "artifact", "latents"
+
+
 class RewardError(ValueError):
     """A reward cannot be loaded; the message says which, why and what to do."""
 
@@ -60,6 +67,8 @@ class LoadedReward:
     source: the file it came from.
     at_once: how many groups it may be called with at a time; a class says so as `groups_at_once`.
     as_monitor: tells a class with a method of this name that its weight is 0, so that it keeps nobody waiting.
+    reads: "artifact", or "latents", as a function or class says by an attribute of this name: it then looks at
+    `Sample.latents`, and no artifact is made where nobody looks at one.
     """
 
     name: str
@@ -70,6 +79,7 @@ class LoadedReward:
     source: str = ""
     at_once: int = 1
     as_monitor: Callable[[], None] = lambda: None
+    reads: str = ARTIFACT
 
 
 def group_reward(reward: T) -> T:
@@ -116,7 +126,10 @@ def load_reward(
         source=source,
         at_once=at_once,
         as_monitor=getattr(call, "as_monitor", lambda: None),
+        reads=getattr(target, "reads", ARTIFACT),
     )
+    if loaded.reads not in (ARTIFACT, LATENTS):
+        raise RewardError(f"reward {name!r}: reads={loaded.reads!r:.60} is neither {ARTIFACT} nor {LATENTS}")
     if monitor:
         loaded.as_monitor()
     return loaded

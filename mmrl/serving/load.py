@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mmrl.rewarding.load import load_reward
+from mmrl.rewarding.load import ARTIFACT, load_reward
 from mmrl.serving.model import Served, ServedComparer, ServedReward, ServedScorer
 from mmrl.share import resolve
 
@@ -18,7 +18,10 @@ def open_served(name: str, options: Mapping[str, Any], max_pixels: int, called: 
     """
     folder = resolve(name)
     if not folder.is_dir():
-        return ServedReward(load_reward(name, options), options, max_pixels, called)
+        loaded = load_reward(name, options)
+        if loaded.reads != ARTIFACT:
+            raise ValueError(f"reward {name!r} reads {loaded.reads}, which nobody sends; it scores in a training only")
+        return ServedReward(loaded, options, max_pixels, called)
     from mmrl.judging.load import open_judge
 
     judge: Any = open_judge(str(folder), **options)

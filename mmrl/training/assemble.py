@@ -24,6 +24,7 @@ from mmrl.rewarding.load import LoadedReward, load_reward
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
 from mmrl.training.stopping import Stops
+from mmrl.training.wanted import refuse_unshown
 from mmrl.types import Prompt
 
 # Prompts that a dry run shows the model's tokenizer and processor; a training looks at all.
@@ -48,6 +49,7 @@ def assemble(
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
     rewards, eval_rewards = load_rewards(config)
     adapter = load_adapter(config, processes.device, weights)
+    refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"
     prompts, eval_prompts = load_prompts(config, adapter, None if weights else LOOKED_AT, told)
     check_prompts(prompts, rewards, config.data.on_bad_record)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrl.config import Config, ConfigError, SftStage
+from mmrl.config.stage_sampling import SamplingStage
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.artifacts import load_artifact, save_artifact
 from mmrl.training.assemble import load_adapter, load_prompts, load_records, set_threads
@@ -60,9 +62,26 @@ def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
         return load_adapter(config.model_copy(update={"model": config.model.at(folder)}))
 
     try:
-        return check_adapter(adapter, (train or held)[:prompts], reload=reload, records=_records(config, adapter))
+        found: list[CheckResult] = []
+        for name, model in _samplings(config).items():
+            if name:
+                adapter.sample_as(model)
+            results = check_adapter(
+                adapter, (train or held)[:prompts], reload=reload, records=_records(config, adapter)
+            )
+            found += [replace(result, name=f"{name}{result.name}") for result in results]
+        return found
     finally:
         adapter.close()
+
+
+def _samplings(config: Config) -> dict[str, Any]:
+    """What stands before the clauses -> the model section as it samples: each stage's, where one has its own. Samples
+    without an action that is trained have nothing to replay."""
+    sampling = [stage for stage in config.stages if isinstance(stage, SamplingStage)]
+    found = {f"stage {stage.name}: ": config.of_stage(stage).model for stage in sampling}
+    found = {name: model for name, model in found.items() if model.actions_per_sample()}
+    return found if any(stage.sampling for stage in sampling) and found else {"": config.model}
 
 
 def _records(config: Config, adapter: Adapter) -> dict[str, list[dict[str, Any]]]:

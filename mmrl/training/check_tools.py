@@ -64,9 +64,14 @@ def gradient_of(
     adapter: Adapter, samples: Sequence[Sample], slices: Iterable[Slice], mask: Tensor | None = None
 ) -> list[Tensor]:
     """The GRPO gradient of all slices together, each action of the mask counting the same; advantages 1, -1/2, 1 ...,
-    so that the gradients of equal samples do not cancel."""
+    so that the gradients of equal samples do not cancel.
+
+    The clip range is the adapter's, or what holds all that the precision rounds: a ratio that is off by rounding would
+    be clipped in one cut into micro-batches and not in the other.
+    """
     advantage = 1.0 - 1.5 * (torch.arange(len(samples)) % 2)
-    algorithm = Algorithm(aggregate="token_mean").with_defaults(*adapter.default_clip)
+    clip = (max(side, 10 * LOGP_ROUNDING[adapter.precision]) for side in adapter.default_clip)
+    algorithm = Algorithm(aggregate="token_mean").with_defaults(*clip)
     update = given_update(samples, advantage, algorithm, mask)
     parameters = list(adapter.trainable_parameters().values())
     kept = [p.grad for p in parameters]

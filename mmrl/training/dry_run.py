@@ -47,6 +47,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         yield from _without_model(config)
         return
     yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
+    yield from run.adapter.plan_lines()
     if run.data.eval_prompts:
         check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:
@@ -125,12 +126,12 @@ def steps_done(config: Config) -> int:
 
 
 def _processes(options: StageConfig, processes: int) -> Iterator[str]:
-    if isinstance(options, SampledStage | FilterStage | DistillStage) and options.groups < processes:
+    if isinstance(options, SampledStage | FilterStage) and options.groups < processes:
         yield (
             f"warning: stage {options.name}: {options.groups} prompts on {processes} processes: "
             f"{processes - options.groups} of them have nothing to sample; take groups={processes} or more"
         )
-    elif isinstance(options, SampledStage | FilterStage | DistillStage) and options.groups % processes:
+    elif isinstance(options, SampledStage | FilterStage) and options.groups % processes:
         yield (
             f"stage {options.name}: {options.groups} prompts on {processes} processes: some have "
             f"{-(-options.groups // processes)}, some {options.groups // processes}, and wait for the others"

@@ -131,7 +131,7 @@ class Loop:
         if resumed:
             self._restore(stage)
         elif stage.needs_reference:
-            self.run.adapter.prepare_reference()
+            stage.prepare_reference()
         else:
             self.run.adapter.forget_reference()
         if cursor.row is not None:
@@ -304,7 +304,7 @@ class Loop:
         (folder, state, tensors), self._saved = self._saved, None
         load_parts(self._parts(stage), state["parts"], tensors)
         if stage.needs_reference and not self.run.adapter.reference_parameters():  # asked for by this resume only
-            self.run.adapter.prepare_reference()
+            stage.prepare_reference()
         stage.load_own(folder)
         if not self.run.processes.is_main:  # the checkpoint holds the sums over all processes
             self.cursor.sums = Sums(known=self.cursor.sums.known)

@@ -17,7 +17,10 @@ def plan_text(config: Config, processes: int = 1) -> str:
     lines += _model_lines(config)
     for number, stage in enumerate(config.stages, 1):
         lines.append(f"stage {number}, {stage.name}: {stage.kind}, {stage.steps} steps")
-        lines += [f"  {line}" for line in stage.plan_lines(config, processes)]
+        own = getattr(stage, "sampling", None) or {}
+        if own:
+            lines.append(f"  sampling here: {', '.join(f'{key} {value}' for key, value in own.items())}")
+        lines += [f"  {line}" for line in stage.plan_lines(config.of_stage(stage), processes)]
     if config.data.eval_prompts:
         between = f"every {config.eval.every} steps, " if config.eval.every else ""
         count = config.eval.prompts or "all"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl import objects
-from mmrl.config import Config, PreferenceStage, RewardModelStage
+from mmrl.config import Config, ForwardPreferenceStage, PreferenceStage, RewardModelStage
 from mmrl.data.sources import files_of
 from mmrl.share import resolve
 from mmrl.training.cursor import Cursor
@@ -179,7 +179,7 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
         yield "data.records", f"{data.records.count} records" + (f", hash {mark}" if mark else "")
     for stage in run.config.stages:
         if (
-            isinstance(stage, PreferenceStage | RewardModelStage)
+            isinstance(stage, PreferenceStage | ForwardPreferenceStage | RewardModelStage)
             and stage.pairs
             and (mark := _mark_of_source(stage.pairs, run.config.data.split))
         ):

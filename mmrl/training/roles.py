@@ -20,7 +20,8 @@ TAKEN = ("reference",)
 class Role:
     """Weights under a name, and what moves them: a learner, a follower, both, or nothing.
 
-    weights: the policy's own, others that act in their place (`acts`), or those of modules of its own.
+    weights: the policy's own, others that act in their place (`acts`), or those of modules of its own. leader: the role
+    that it follows.
     """
 
     def __init__(
@@ -30,10 +31,12 @@ class Role:
         learner: Learner | None = None,
         follower: Follower | None = None,
         acts: bool = False,
+        leader: str = "policy",
     ) -> None:
         if name in TAKEN or "/" in name:
             raise ConfigError(f"a role cannot be called {name!r}; take another name, without `/`")
         self.name, self.weights, self.learner, self.follower, self.acts = name, weights, learner, follower, acts
+        self.leader = leader
         self.seen = 0  # updates of what it follows
 
     def follow(self) -> None:

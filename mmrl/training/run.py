@@ -74,6 +74,11 @@ class Run:
         """
         return SampleStore(self.folder, self.adapter.picture, self.processes.rank, self.processes.world)
 
+    def shows(self, step: int) -> bool:
+        """Whether samples of this step, from 1 over all stages, are stored for the report."""
+        every = self.config.report.samples_every
+        return every > 0 and (step % every == 0 or step == 1)
+
     def keep(self, tag: str, groups: Sequence[Group], count: int, extra: Mapping[str, Any] | None = None) -> None:
         """Store the first `count` groups of a step or an evaluation, by their indices over all processes.
 

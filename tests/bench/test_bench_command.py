@@ -293,9 +293,10 @@ def test_an_answer_in_another_order_counts_in_its_own(command, chat_server, pict
         named = [name.strip("'") for name in points]
         return f"<checkpoint>{named[::-1]}</checkpoint><score>[{', '.join(scores[::-1])}]</score>"
 
-    straight = command("--from", pictures, "--pictures", 2)
+    _, straight, _ = command("--from", pictures, "--pictures", 2)
     chat_server.answer = turned
-    assert command("--from", pictures, "--pictures", 2, out=tmp_path / "other") == straight
+    _, other, _ = command("--from", pictures, "--pictures", 2, out=tmp_path / "other")
+    assert other.partition("page:")[0] == straight.partition("page:")[0] != ""
 
 
 def test_each_picture_is_shown_once_with_its_own_points(command, chat_server, pictures):

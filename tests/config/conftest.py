@@ -15,6 +15,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "roles": {"kind": f"{Path(__file__).parents[1] / 'training' / 'three_roles.py'}:Novelty", "steps": 2},
     "sft": {"kind": "sft", "steps": 2},
     "preference": {"kind": "preference", "steps": 2, "pairs": "pairs.jsonl"},
+    "forward_preference": {"kind": "forward_preference", "steps": 2, "pairs": "pairs.jsonl"},
     "reward_model": {"kind": "reward_model", "steps": 2, "pairs": "pairs.jsonl"},
     "filter": {"kind": "filter", "steps": 2, "rule": "pairs"},
 }

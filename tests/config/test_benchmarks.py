@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmrl.config import load
 from mmrl.core.gate import GATES
 from mmrl.core.ratio import ratio
 from mmrl.importing import import_file
 from mmrl.share import share
+from mmrl.types import Group, Prompt, Sample
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -95,3 +98,75 @@ def test_both_sides_of_the_contradiction_start_from_the_same_policy_of_their_see
         paths = {load(study.config("contradiction", a, seed)).model.path for a in study.effects["contradiction"].arms}
         (path,) = paths
         assert [base for base in bases if base in Path(path).parts] == [f"contradicts-{seed}"]
+
+
+def test_a_claim_of_as_good_for_less_is_judged_by_the_whole_interval():
+    effects = script("effects")
+    as_good = effects._judge(STUDIES["effects_image"].effects["paco-size"], "eval/same", 1)
+    cheaper = effects._judge(STUDIES["effects_image"].effects["paco-size"], "cpu_s", -1)
+    better = effects._judge(STUDIES["effects_image"].effects["paco-tame"], "eval/same", 1)
+    assert [as_good.says(mean, 0.02) for mean in (0.0, -0.005, -0.02, -0.06)] == ["yes", "yes", "not shown", "opposite"]
+    assert [cheaper.says(mean, 0.05) for mean in (0.4, 0.54, 0.58, 0.7)] == ["yes", "yes", "not shown", "opposite"]
+    assert [better.says(mean, 0.02) for mean in (0.03, 0.01, -0.03)] == ["yes", "not shown", "opposite"]
+    assert (as_good.share, cheaper.share, better.share) == (False, True, False)
+    assert cheaper.says(0.4, float("inf")) == "one seed"
+    assert effects._judge(STUDIES["effects_image"].effects["paco-size"], "cpu_s", 0).says(0.4, 0.1) == "-"
+
+
+def test_a_share_is_paired_and_a_difference_is_signed():
+    effects = script("effects")
+    study = STUDIES["effects_image"]
+    runs = {0: {"cpu_s": 40.0}, 1: {"cpu_s": 60.0}}
+    baseline = {0: {"cpu_s": 100.0}, 1: {"cpu_s": 100.0}, 2: {"cpu_s": 7.0}}
+    judged = effects._judge(study.effects["paco-size"], "cpu_s", -1)
+    assert "| x 0.50 ± 1.27 |" in effects._row(study, "small", "cpu_s", judged, runs, baseline)  # 12.706 x 0.1
+    plain = effects.Judged(False, lambda mean, half: "-")
+    assert "| -50.000 ± 127.060 |" in effects._row(study, "small", "cpu_s", plain, runs, baseline)
+
+
+def test_both_sizes_of_paco_start_from_one_policy_and_are_measured_alike():
+    study = STUDIES["effects_image"]
+    runs = [load(study.config("paco-size", arm, "1")) for arm in study.effects["paco-size"].arms]
+    assert [run.model.sampling.size for run in runs] == [80, 40]
+    assert {run.model.evaluation.size for run in runs} == {80}
+    assert {Path(run.model.path).parts[-4] for run in runs} == {"grids"}
+    base = load(study.config("grids"))
+    assert [stage.kind for stage in base.stages] == ["sft"]
+
+
+def test_the_students_of_a_seed_start_from_the_one_that_was_distilled_with_it():
+    study = STUDIES["effects_image"]
+    for seed in "02":
+        runs = [load(study.config("flash-dmd", arm, seed)) for arm in study.effects["flash-dmd"].arms]
+        assert {Path(run.model.path).parts[-4] for run in runs} == {f"four-steps-{seed}"}
+        assert {(run.stages[0].samples, run.stages[0].groups, run.stages[0].optim.lr) for run in runs} == {
+            (8, 16, 1e-4)
+        }
+        (base,) = load(study.config(f"four-steps-{seed}")).stages
+        assert (base.rewarded, base.steps) == (False, 120)
+
+
+def test_the_distance_to_a_teacher_is_the_energy_distance(monkeypatch):
+    """2 E|x - y| - E|x - x'| - E|y - y'| over different samples, by hand; each sample's part of it has that mean."""
+    distance = script("teacher_distance")
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(7)]
+    mine, theirs = (distance.features(some) for some in (pictures[:3], pictures[3:]))
+    one, other = list(mine), list(theirs)
+    assert mine.shape == (3, 768) and mine[0, 0] == pytest.approx(
+        np.asarray(pictures[0])[:2, :2, 0].mean() / 255, abs=0.002
+    )
+    monkeypatch.setattr(distance, "drawn", lambda id, text: theirs)
+
+    def mean(some, others):
+        return np.mean([np.linalg.norm(a - b) for a in some for b in others if a is not b])
+
+    def asked(some):
+        return distance.astray(Group(Prompt("p", "a"), 0, [Sample(Prompt("p", "a"), i, p) for i, p in enumerate(some)]))
+
+    wanted = 2 * mean(one, other) - mean(one, one) - mean(other, other)
+    assert np.mean(asked(pictures[:3])) == pytest.approx(wanted)
+    assert asked(pictures[:1]) == [None]
+    # One good picture again and again, and grey, are farther than what the teacher itself might draw.
+    same, grey = [pictures[3]] * 3, [Image.new("RGB", (32, 32), (127, 127, 127))] * 3
+    assert min(np.mean(asked(same)), np.mean(asked(grey))) > 2 * abs(np.mean(asked(pictures[:3])))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmrl.config import (
+    AdversaryConfig,
     CheckpointConfig,
     Config,
     ConfigError,
@@ -20,9 +21,12 @@ from mmrl.config import (
     ExpertConfig,
     FilterStage,
     FollowConfig,
+    ForwardPreferenceStage,
     ForwardProcessStage,
     GrpoStage,
     HintsConfig,
+    JointConfig,
+    LookTimes,
     OptimConfig,
     PreferenceStage,
     ReportConfig,
@@ -31,11 +35,14 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
+    SurrogateConfig,
     TimesConfig,
+    TrainedTimes,
     TreeConfig,
     load,
 )
 from mmrl.config.stage import Stage
+from mmrl.config.stage_sampling import SamplingStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.library import registries
@@ -59,7 +66,9 @@ FOLLOW = "stages.0.ema.follow"
 PLAIN = f"{FOLLOW}={{decay:0.5}}"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
+UNIFORM = "stages.0.times.name=uniform"
 RISING = "stages.0.old.decay=0.5 stages.0.old.rise=linear"
+JOINT = "stages.0.joint={} stages.0.samples=4"
 FILTER = "stages.0={kind:filter,steps:1,rule:pairs}"
 STEPS = "stages.0.rule=steps stages.0.tree={}"
 REWARDED = f"{SCALAR} {HELD} rewards=[{{name:a.b}}]"
@@ -84,6 +93,7 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(DistillStage, "teacher_steps", "stages.0.teacher_steps=4", HELD, stage="distill"),
     # Scores of given answers, and what becomes of an option where nothing is sampled.
     *(
         Case(section, entry, given, having, f"{SCALAR} {HELD}", "reward_model")
@@ -160,6 +170,7 @@ CASES = [
             ("saturation", "2", "", AWM),
             ("weighting", "t", AWM, ""),
             ("power", "0.5", f"{AWM} stages.0.weighting=ghuber", AWM),
+            ("ema", "{decay:0.5}", "stages.0.ema_coef=0.1", ""),
         )
     ),
     *(
@@ -172,12 +183,63 @@ CASES = [
         )
     ),
     *(
-        Case(TimesConfig, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        Case(TrainedTimes, name, f"stages.0.times.{name}=0.5", more, less, "forward_process")
+        for name, more, less in (
+            ("low", UNIFORM, NORMAL),
+            ("high", UNIFORM, NORMAL),
+            ("mean", NORMAL, UNIFORM),
+            ("std", NORMAL, ""),
+            ("shift", UNIFORM, ""),
+            ("share", "", UNIFORM),
+        )
+    ),
+    *(
+        Case(section, name, f"stages.0.times.{name}=0.5", more, less, kind)
+        for section, kind in ((LookTimes, "distill"), (TimesConfig, "forward_preference"))
         for name, more, less in (
             ("low", "", NORMAL),
             ("high", "", NORMAL),
             ("mean", NORMAL, ""),
             ("std", NORMAL, ""),
+        )
+    ),
+    *(
+        Case(DistillStage, name, f"stages.0.{name}={value}", f"{JOINT} {more}", more, "distill")
+        for name, value, more in (
+            *(("updates", "2", ""), ("epochs", "2", ""), ("refill", "2", ""), ("max_invalid", "0.5", "")),
+            *(("hints", "{reward:a}", ""), ("shuffle_rewards", "true", "")),
+            ("curriculum.retire_at", "0.5", ""),
+            ("curriculum.correct_at", "0.9", STAGED),
+            ("curriculum.advance_at", "0.9", STAGED),
+            ("curriculum.window", "9", STAGED),
+        )
+    ),
+    *(
+        Case(DistillStage, name, f"stages.0.{name}=2", JOINT, f"{JOINT} stages.0.joint.schedule=weighted", "distill")
+        for name in ("every", "pulls")
+    ),
+    Case(
+        AdversaryConfig,
+        "teacher_steps",
+        "stages.0.adversary.teacher_steps=9",
+        "stages.0.adversary={real:teacher}",
+        f"stages.0.adversary={{real:records}} {RECORDS}",
+        "distill",
+    ),
+    Case(
+        SurrogateConfig,
+        "slow",
+        "stages.0.surrogate.slow={decay:0.5}",
+        "stages.0.surrogate={} stages.0.samples=4",
+        "stages.0.surrogate={clip:0} stages.0.samples=4",
+        "distill",
+    ),
+    *(
+        Case(JointConfig, name, f"stages.0.joint.{name}={value}", f"{JOINT} stages.0.joint.{more}", JOINT, "distill")
+        for name, value, more in (
+            ("weight", "2", "schedule=weighted"),
+            ("beta", "2", "objective=step_dpo"),
+            ("anchor", "{}", "objective=step_dpo"),
         )
     ),
     *(
@@ -257,6 +319,10 @@ CASES = [
         modality="image",
     ),
     Case(image.ModelConfig, "source_pixels", "model.source_pixels=9", "", "model.family=sd3", modality="image"),
+    *(
+        Case(image.ModelConfig, f"{part}.frames", f"model.{part}.frames=5", "", "model.family=sd3", modality="image")
+        for part in ("sampling", "evaluation")
+    ),
     Case(
         image.ModelConfig,
         "sampling.guidance_gradient",
@@ -272,6 +338,30 @@ CASES = [
         "model.sampling.guidance=3",
         "",
         modality="image",
+    ),
+    *(
+        Case(image.ModelConfig, f"{part}.true_cfg", f"model.{part}.true_cfg=2", having, lacking, modality="image")
+        for part in ("sampling", "evaluation")
+        for having, lacking in (("", "model.family=sd3"), ("model.family=flux_kontext", "model.family=flux2"))
+    ),
+    Case(
+        image.ModelConfig,
+        "sampling.guidance_gradient",
+        "model.sampling.guidance_gradient=both",
+        "model.sampling.true_cfg=3 model.family=flux",
+        "model.sampling.guidance=3 model.family=flux2",
+        modality="image",
+    ),
+    *(
+        Case(
+            image.ModelConfig,
+            "sampling.negative_prompt",
+            "model.sampling.negative_prompt=blurred",
+            f"model.{part}.true_cfg=3 model.family=flux",
+            "",
+            modality="image",
+        )
+        for part in ("sampling", "evaluation")
     ),
     *(
         Case(
@@ -330,6 +420,7 @@ CASES = [
         modality="image",
     ),
     Case(image.ModelConfig, "caption_dropout", "model.caption_dropout=0.3", "stages.0.expert={}", modality="image"),
+    Case(image.ModelConfig, "supervised_sizes", "model.supervised_sizes=[32]", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "time_shift", "model.time_shift=3", "", "model.family=sd", "sft", "image"),
     Case(tokens.EngineConfig, "options", "model.engine.options={mode:server}", VLLM),
     Case(tokens.EngineConfig, "tolerance", "model.engine.tolerance=0.1", VLLM),
@@ -387,19 +478,39 @@ ALWAYS: dict[type, set[str]] = {
     ReportConfig: set(),
     CheckpointConfig: {"every", "keep"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
+    SamplingStage: {"sampling"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
     SampledStage: {"groups", "updates", "epochs", "curriculum", "refill", "hints", "shuffle_rewards"},
-    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "expert"},
+    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "branches", "expert"},
     ForwardProcessStage: {
-        *("kind", "samples", "rollout_chunk", "max_invalid", "objective", "reference_coef", "draws", "times"),
+        *(
+            "kind",
+            "samples",
+            "rollout_chunk",
+            "max_invalid",
+            "objective",
+            "reference_coef",
+            "ema_coef",
+            "draws",
+            "times",
+        ),
         *("same_noise", "old", "algorithm"),
     },
     TimesConfig: {"name", "shift"},
-    DistillStage: {"kind", "groups", "samples", "every", "early", "guidance", "times", "fake"},
+    LookTimes: {"name", "shift"},
+    TrainedTimes: {"name"},
+    DistillStage: {
+        *("kind", "groups", "samples", "rollout_chunk", "early", "teacher", "guidance", "times", "fake"),
+        *("adversary", "joint", "surrogate", "times_above"),
+    },
+    SurrogateConfig: {"role", "reward", "guidance", "beta", "clip", "limit", "anchor", "algorithm"},
+    AdversaryConfig: {"weight", "form", "late", "real", "features", "blocks", "width", "times", "heads"},
+    JointConfig: {"objective", "schedule", "after", "algorithm"},
     RoleConfig: {"optim", "follow"},
     FollowConfig: {"decay", "every"},
     SftStage: {"kind", "objective", "batch"},
     PreferenceStage: {"kind", "pairs", "objective", "batch"},
+    ForwardPreferenceStage: {"kind", "pairs", "beta", "label_smoothing", "draws", "times", "batch"},
     RewardModelStage: {"kind", "pairs", "rows", "objective", "confidence", "batch", "calibrate"},
     FilterStage: {"kind", "rule", "groups", "samples", "reward", "correct_at", "max_invalid"},
     OptimConfig: {"name", "lr", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "ema"},
@@ -412,7 +523,7 @@ ALWAYS: dict[type, set[str]] = {
         *("steps", "kernel", "plan", "guidance", "same_noise", "size", "logp_reduction", "ratio_norm"),
         "storage",
     },
-    image.EvaluationConfig: {"steps", "guidance", "size"},
+    image.EvaluationConfig: {"steps", "kernel", "guidance", "size"},
     image.ModelConfig: {
         *("path", "family", "build", "dtype", "train", "components", "gradient_checkpointing", "sampling"),
         *("evaluation", "rollout_batch", "decode_batch", "embedding_cache"),

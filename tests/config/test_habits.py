@@ -75,7 +75,7 @@ def completed(*words: str) -> list[str]:
 
 
 def test_a_shell_completes_configs_then_keys():
-    assert completed("train", "image/ti") == ["image/tiny", "image/tiny_nft", "image/tiny_pretrain"]
+    assert completed("train", "image/ti") == ["image/tiny", "image/tiny_dpo", "image/tiny_nft", "image/tiny_pretrain"]
     assert completed("train", "text/tiny", "stages.grpo.optim.l") == ["stages.grpo.optim.lr="]
     assert completed("plan", "-m", "image", "model.sampling.guidance_g") == ["model.sampling.guidance_gradient="]
     assert completed("train", "text/tiny", "seed=1", "stages.grpo.algorithm.kl_c") == ["stages.grpo.algorithm.kl_coef="]

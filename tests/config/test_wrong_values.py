@@ -70,6 +70,12 @@ def test_rewards_that_are_normalised_by_their_group_need_one(config):
         load(config(), ["stages.0.samples=1", "stages.0.algorithm={combine: gdpo}"])
 
 
+def test_taming_by_the_spread_of_the_others_needs_others(config):
+    with pytest.raises(ConfigError, match="tame compares how much the rewards vary, and 1 has a weight"):
+        load(config(), ["stages.0.algorithm={tame: log}"])
+    assert load(config(), ["stages.0.algorithm={tame: {name: log, threshold: 0.5}}"])
+
+
 def test_a_tree_has_no_use_for_a_reward_of_the_whole_answer(config):
     kl = "stages.0.algorithm={kl_coef: 0.1, kl_place: reward, kl_estimator: k1}"
     with pytest.raises(ConfigError, match="kl_place='reward' goes with whole answers"):

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl.core.denoising_preference import dgpo, dgpo_logits, diffusion_dpo
+from mmrl.core.algorithm import Algorithm
+from mmrl.core.denoising_preference import dgpo, dgpo_clip, dgpo_logits, diffusion_dpo
 
 # Two groups of two and three, over two places.
 GROUP = torch.tensor([0, 1, 0, 1, 1])
@@ -82,6 +83,23 @@ def test_strict_wants_both_signs_in_each_group():
     dgpo_logits(error, ref, ADVANTAGE, GROUP, 3, strict=True)  # group 2 has no samples
     with pytest.raises(ValueError, match="1 groups have advantages of one sign only, first group 1"):
         dgpo_logits(error, ref, ADVANTAGE.abs() * torch.tensor([1, 1, -1, 1, 1]), GROUP, 2, strict=True)
+
+
+def test_the_clip_by_hand():
+    """Ratios 1.1, 1.04, 0.9, 0.96, 1.1 and 0.9 at 0.05: too far where A pushes there, that is the first and third."""
+    r = torch.tensor([1.1, 1.04, 0.9, 0.96, 1.1, 0.9], dtype=torch.float64)
+    advantage = torch.tensor([2.0, 1.0, -1.0, -3.0, -1.0, 1.0])
+    error = (-r.log() + 0.5).requires_grad_()
+    clip = Algorithm(clip_low=0.05, clip_high=0.05)
+    low, high, apart = dgpo_clip(error, torch.full_like(r, 0.5), advantage, clip)
+    assert high.tolist() == [True, False, False, False, False, False]
+    assert low.tolist() == [False, False, True, False, False, False]
+    assert apart.tolist() == pytest.approx([0.1, 0.04, 0.1, 0.04, 0.1, 0.1])
+    loss, _ = dgpo(error, advantage, torch.zeros(6), held=low | high)
+    loss.sum().backward()
+    assert error.grad.tolist() == pytest.approx([0, 0.5, 0, -1.5, -0.5, 0.5])  # A times sigmoid(0)
+    low, high, _ = dgpo_clip(error, torch.full_like(r, 0.5), advantage, Algorithm(gate="none"))
+    assert not (low | high).any()
 
 
 def test_diffusion_dpo_by_hand():

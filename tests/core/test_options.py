@@ -33,6 +33,7 @@ GIVEN = {
     ("advantage", "macro"): {"reward_feature": "entropy"},
     ("filters", "spread"): {"above": 0.45},
     ("action_masks", "capo"): {"scale": 1.0, "policy_limit": 0.02, "objective_limit": 0.2},
+    ("tame", "log"): {"threshold": 0.5},
     ("correction", "geometric"): {"low": 0.8, "high": 1.2},
 }
 # Names of rewards or columns and the like are no numbers; `combine` joins several rewards.
@@ -95,6 +96,9 @@ def result(field, name, chosen, seed):
     use = registry.bind(hook)
     if field == "advantage":
         return use(reward + batch.score("a"), valid, batch, Algorithm())
+    if field == "tame":
+        several = torch.stack([batch.score("a").abs() * k for k in (1.0, 3.0)] + [reward.abs() + 1.0], 1)
+        return use(several.nan_to_num(0.0), torch.ones_like(several, dtype=torch.bool), batch)
     if field == "gate":
         ratio = torch.linspace(-3.5, 3.5, N * T, dtype=torch.float64).exp().reshape(T, N).T * 1.0
         both = (torch.arange(T) % 2).double() * 2 - 1

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 from PIL import Image
 
+from mmrl.config import ConfigError, DataConfig
 from mmrl.data.prompts import load_prompts
+from mmrl.data.records import Records
 from mmrl.data.videos import with_frames
 from mmrl.films import FilmError, frames_of
+from mmrl.media import Clip
 from mmrl.pictures import PictureError, image_size, open_image
 
 COLOURS = [(20 * n, 200 - 20 * n, 90) for n in range(10)]
@@ -40,6 +44,30 @@ def film(folder):
             container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (32, 16), colour))))
         container.mux(stream.encode())
     return "walk.mp4"
+
+
+@pytest.mark.parametrize("name", ["walk", "walk.gif", "walk.webp", None])
+def test_a_film_that_a_model_is_to_draw_is_opened_frame_by_frame(folder, tmp_path, name):
+    shown = [Image.new("RGB", (32, 16), colour) for colour in COLOURS] if name is None else name
+    where = str(folder / f"target_{name}.jsonl")
+    if name is None:
+        (tmp_path / "films.py").write_text(
+            "from PIL import Image\n\ndef film(index):\n"
+            f"    return {{'prompt': 'x', 'video': [Image.new('RGB', (32, 16), c) for c in {COLOURS}]}}\n"
+        )
+        where = f"{tmp_path / 'films.py'}:film"
+    else:
+        (folder / f"target_{name}.jsonl").write_text(json.dumps({"prompt": "x", "video": shown}) + "\n")
+    record = Records(DataConfig(records=where, video_frames=5), ("video",)).get(0)
+    assert isinstance(record["video"], Clip) and record["video"].size == (32, 16)
+    near([frame.getpixel((5, 5)) for frame in record["video"].frames], [COLOURS[n] for n in (1, 3, 5, 7, 9)])
+
+
+def test_a_film_to_draw_that_is_missing_or_too_large_is_named(folder):
+    for name, value, message in (("a", "nowhere", "video 'nowhere'"), ("b", "walk.gif", "over data.max_pixels=7")):
+        (folder / f"{name}.jsonl").write_text(json.dumps({"prompt": "x", "video": value}) + "\n")
+        with pytest.raises(ConfigError, match=message):
+            Records(DataConfig(records=str(folder / f"{name}.jsonl"), max_pixels=7), ("video",))
 
 
 def colours(record, folder):

@@ -47,7 +47,7 @@ def test_every_option_of_ours_exists_and_has_that_default(page):
     assert {key for key in named if "." in key} <= known
     config = load(given)
     clip = 0.2 if page == "from_trl.md" else 1e-4
-    left_to_the_model = {"clip_low": clip, "clip_high": clip, "noise_level": 0.7}
+    left_to_the_model = {"clip_low": clip, "clip_high": clip, "noise_level": 0.7, "steps": 20}
     wrong = {}
     for key, said in named.items():
         if _number(said) or said in ("float32", "constant", "sequence_mean", "group_std"):

@@ -45,8 +45,8 @@ def test_the_headline_the_filmstrip_the_groups_and_the_set_up(run):
     assert "steps 120 wall time 6 min 12 s samples 2,880" in parsed.text
     assert "config image/discs-tiny" in parsed.text
     assert "clip_score 0.210 0.283 +0.073" in parsed.text
-    # 8 prompts x 4 evaluations, then 3 steps x 3 groups x 6 samples
-    assert len(pictures(parsed)) == 8 * 4 + 3 * 3 * 6
+    # 8 prompts x 4 evaluations, then 3 steps x 3 groups x 6 samples and two evaluations of their prompt
+    assert len(pictures(parsed)) == 8 * 4 + 3 * 3 * (6 + 2)
     assert re.search("before .*step 40 .*step 80 .*after", strip_of(parsed.text, 0))
     assert "TimeoutError: the judge did not answer in 30 s" in parsed.text
     assert "path: assets/image-tiny" in parsed.text
@@ -114,7 +114,7 @@ def test_the_report_is_the_same_when_it_is_built_again(run):
 
 def test_bounds_on_groups_samples_prompts_and_bytes(run):
     parsed = page(write_report(run, max_groups=1, max_samples=4, max_prompts=2))
-    assert len(pictures(parsed)) == 2 * 4 + 3 * 1 * 4
+    assert len(pictures(parsed)) == 2 * 4 + 3 * 1 * (4 + 2)  # two of a group: what evaluations drew for its prompt
     assert "The first 2 of 8 evaluation prompts" in parsed.text
     assert "best and worst 4 of 6 samples" in parsed.text
     unlimited = (run / "report.html").stat().st_size

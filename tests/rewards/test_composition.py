@@ -139,7 +139,7 @@ def test_every_corruption_costs_the_claims_it_breaks(sample, name, size):
     assert strict.value == 0.0
 
 
-# Of each corruption: (F1 of objects, share of the pairs that stand as they should), by hand; two circles and one square.
+# Of each corruption: (F1 of objects, share of the pairs that stand as they should), by hand; two circles and a square.
 MATCHED = {
     "an extra object": (6 / 7, 1.0),
     "one too many of the same": (6 / 7, 1.0),

@@ -258,7 +258,7 @@ def test_every_two_cells_of_the_grid_are_compared_once(chat_server):
     )
     # 3 of the 6 pairs have cell 4.
     assert found.value == pytest.approx((3 * 0.9 + 3 * 0.5) / 6)
-    assert dict(found.details) == {"asked": 6, "failed": 0, "one_sided": 0}
+    assert dict(found.details) == {"asked": 6, "failed": 0, "one_sided": 0, "grid": [2, 2]}
     assert sorted(map(tuple, map(levels, chat_server.requests))) == [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
     assert {p.size for request in chat_server.requests for p in shown(request)} == {(8, 8)}
     assert '"A 2x2 grid of a cat"' in words(chat_server.requests[0])
@@ -313,11 +313,52 @@ def test_the_grid_is_read_from_the_prompt_or_does_not_apply(chat_server, prompt,
     assert ("no grid" in (reward.check_prompt(Prompt("p", prompt)) or "")) == (not cells)
 
 
-def test_a_picture_smaller_than_its_grid_is_invalid_alone(chat_server):
+@pytest.mark.parametrize("size", [(1, 1), (17, 16), (16, 17)])
+def test_a_picture_that_its_grid_does_not_divide_is_invalid_alone(chat_server, size):
     chat_server.answer = lambda request: odds(Yes=0.9, No=0.1)
-    found = run("paco.consistency", chat_server, [grey(1, (1, 1)), grid(1, 2, 3, 4)], {"grid": [2, 2]})
+    found = run("paco.consistency", chat_server, [grey(1, size), grid(1, 2, 3, 4)], {"grid": [2, 2]})
     assert [s.status for s in found] == ["invalid", "ok"]
-    assert "fewer pixels" in found[0].reason
+    assert "multiples of 2 and 2" in found[0].reason
+    assert len(chat_server.requests) == 6
+
+
+def test_the_record_s_grid_goes_before_the_words_and_contradicts_no_option(chat_server):
+    chat_server.answer = lambda request: odds(Yes=0.9, No=0.1)
+    words = {"prompt": "a 2x2 grid", "grid": [1, 2]}
+    run("paco.consistency", chat_server, [grid(1, 2, 3, 4)], **words)
+    assert len(chat_server.requests) == 1
+    reward = load_reward("paco.consistency", {"judge": {"url": chat_server.url, "model": "m"}, "grid": [2, 2]})
+    assert "leave one of them out" in reward.check_prompt(Prompt("p", "a 2x2 grid", {"grid": [1, 2]}))
+
+
+@pytest.mark.parametrize(("yes", "hard", "expected"), [(0.7, False, 0.7), (0.7, True, 1.0), (0.3, True, 0.0)])
+def test_a_layout_is_asked_for_as_rows_and_columns(chat_server, yes, hard, expected):
+    chat_server.answer = lambda request: odds(Yes=yes, No=1 - yes)
+    [found] = run("paco.layout", chat_server, [grey(1)], {"hard": hard}, prompt="a 2x3 grid")
+    assert found.value == pytest.approx(expected)
+    assert "2 rows and 3 columns" in words(chat_server.requests[0])
+    assert run("paco.layout", chat_server, [grey(1)])[0].status == "na"
+    assert len(chat_server.requests) == 1
+
+
+def test_an_edit_is_the_root_of_what_is_kept_times_what_was_followed(chat_server):
+    chat_server.answer = lambda request: odds(
+        **({"Yes": 0.9, "No": 0.1} if "the same in style" in words(request) else {"Yes": 0.4, "No": 0.6})
+    )
+    [found] = run("paco.edit", chat_server, [grey(2)], prompt="<image> make it dark", images=[grey(1)])
+    assert found.value == pytest.approx(math.sqrt(0.9 * 0.4))
+    assert (found.details["consistent"], found.details["followed"]) == pytest.approx((0.9, 0.4))
+    assert [levels(request) for request in chat_server.requests] == [[1, 2]] * 2
+    assert all('"make it dark"' in words(request) for request in chat_server.requests)
+
+
+def test_an_edit_of_nothing_does_not_apply_and_half_an_answer_is_none(chat_server):
+    chat_server.answer = lambda request: odds(Yes=0.9, No=0.1) if "the same in style" in words(request) else (500, b"")
+    assert run("paco.edit", chat_server, [grey(2)])[0].status == "na"
+    assert not chat_server.requests
+    [found] = run("paco.edit", chat_server, [grey(2)], images=[grey(1)], judge={"attempts": 1})
+    assert found.status == "invalid"
+    assert run("paco.edit", chat_server, [grey(2)], images=["gone.png"])[0].status == "invalid"
 
 
 def test_vqascore_is_the_odds_of_one_question(chat_server):

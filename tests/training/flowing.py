@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmrl.core import flow_match
 from mmrl.modalities.adapter import Adapter
 from mmrl.seeds import seed_of
-from mmrl.types import Group, Noised, Prompt, Sample, Slice, Trajectory
+from mmrl.types import Candidate, Group, Noised, Prompt, Sample, Slice, Trajectory
 
 SIZE, STEPS = 5, 4
 
@@ -77,6 +77,9 @@ class Flowing(Adapter):
         velocity = self.velocity(x, times, [s.prompt for s in samples])
         return Noised(clean, noise, x, velocity if guidance is None else guidance * velocity)
 
+    def sampler_times(self) -> Tensor:
+        return torch.linspace(1, 0, STEPS + 1)[:-1]
+
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         if not samples:
             return torch.zeros(0, SIZE)
@@ -84,6 +87,17 @@ class Flowing(Adapter):
         x = torch.stack([s.actions.tensors["way"][i] for s, i in zip(samples, step.tolist())])
         times = 1 - step / STEPS
         return flow_match.clean_of(x, self.velocity(x, times, [s.prompt for s in samples]), times)
+
+    def levels(self) -> Tensor:
+        return torch.linspace(1, 0, STEPS + 1)[1:]
+
+    def given(self, prompt: Prompt, completions: Sequence[Candidate]) -> list[Sample]:
+        """Texts of letters, 0.5 for each `a` and -0.5 for another one."""
+        none, samples = (torch.zeros(0), torch.zeros(0, dtype=torch.bool)), []
+        for number, one in enumerate(completions):
+            clean = torch.tensor([0.5 if letter == "a" else -0.5 for letter in one.answer.ljust(SIZE)[:SIZE]]).double()
+            samples.append(Sample(prompt, number, one.answer, Trajectory(*none, {"clean": clean})))
+        return samples
 
     def logprobs(self, samples, columns, reference=False, entropy=False):
         raise AssertionError("no log-probability is asked for")

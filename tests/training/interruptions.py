@@ -27,6 +27,7 @@ import torch
 from able import Able
 from answers import AnswersConfig, make
 from flowing import Flowing
+from renoising import Renoising
 from safetensors.torch import load_file
 
 import mmrl.training.reports
@@ -55,6 +56,8 @@ NOVELTY = f"{HERE / 'three_roles.py'}:Novelty"
 FAKE = {"optim": SPAM, "updates": 2, "follow": {"decay": 0.9}}  # trained, and pulled to the policy
 FORWARD = {"kind": "forward_process", "groups": 4, "samples": 4, "updates": 2, "micro_batch": 7, "draws": 2}
 DISTILL = {"kind": "distill", "groups": 4, "samples": 2, "micro_batch": 3, "fake": {"optim": ADAMW, "updates": 2}}
+HEADS = {"blocks": 2, "width": 3, "heads": {"optim": ADAMW, "updates": 2}}
+FLASH = {**DISTILL, "samples": 3, "updates": 2, "micro_batch": 5, "optim": EMA, "fake": FAKE}
 LOADING_S = 0.02  # what a child takes until it trains, and a little more
 STOPPED = 3  # exit code of a child that saved itself
 
@@ -94,6 +97,7 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "dpo": [{**pairs, "optim": EMA}],
         "mpo": [{**pairs, "objective": "mpo", "optim": SPAM}],
         "bco": [{**pairs, "objective": "bco"}],
+        "diffusion dpo": [{**pairs, "kind": "forward_preference", "draws": 2, "beta": 10.0, "optim": EMA}],
         "reward model": [{**pairs, "kind": "reward_model", "optim": EMA}],
         "filter, then grpo": [{**kept, "rule": "difficulty", "low": 0.0, "high": 1.0}, {**GRPO, "data_from": "keep"}],
         "filter of steps, then reward model": [
@@ -107,10 +111,34 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
             {**kept, "rule": "rejection", "correct_at": 0.2},
         ],
         "nft, ema": [{**FORWARD, "optim": EMA, "steps": 4, "old": {"decay": 0.5, "rise": "linear", "slope": 0.3}}],
-        "awm, reference": [{**FORWARD, "objective": "awm", "reference_coef": 0.1, "epochs": 2}],
+        "awm, reference, average": [{**FORWARD, "objective": "awm", "epochs": 2, "reference_coef": 0.1, "ema_coef": 1}],
         "dgpo, then nft": [{**FORWARD, "objective": "dgpo"}, {**FORWARD, "name": "two", "steps": 2}],
         "distill": [{**DISTILL, "optim": EMA}],
+        "distill, surrogate": [
+            {
+                **DISTILL,
+                "samples": 4,
+                "times_above": True,
+                "optim": EMA,
+                "surrogate": {"role": {"optim": SPAM, "updates": 2}},
+            }
+        ],
         "distill, then nft": [{**DISTILL, "fake": FAKE, "every": 2}, {**FORWARD, "name": "two", "steps": 2}],
+        "flash: teacher, grpo": [
+            {
+                **FLASH,
+                "adversary": {**HEADS, "real": "teacher", "teacher_steps": 2},
+                "joint": {"after": 1, "algorithm": KL, "schedule": "alternate"},
+            }
+        ],
+        "flash: records, step_dpo": [
+            {
+                **FLASH,
+                "pulls": 1,
+                "adversary": {**HEADS, "features": "fake", "form": "hinge"},
+                "joint": {"objective": "step_dpo", "schedule": "weighted", "anchor": {"follow": {"decay": 0.5}}},
+            }
+        ],
         "own kind, two learners": [{"kind": f"{HERE / 'test_own_stage.py'}:Baseline", "steps": 6, "optim": EMA}],
         "own kind, three roles": [{"kind": NOVELTY, "steps": 3, "optim": EMA, "fake": FAKE}],
         "roles behind a reference": [{**GRPO, "algorithm": KL, "steps": 2}, {"kind": NOVELTY, "steps": 2}],
@@ -139,7 +167,7 @@ class Case:
         ]
         kinds = {s["kind"] for s in stages}
         samples = bool(kinds & {"grpo", "forward_process", "distill", "filter", NOVELTY})
-        supervised = "sft" in kinds or any("expert" in s for s in stages)
+        supervised = "sft" in kinds or any("expert" in s or learns_from_records(s) for s in stages)
         given = str(self.folder / "given.jsonl")
         # A reward model measures the numbers of held-out records, of which there are none.
         measured = samples and "reward_model" not in kinds
@@ -159,8 +187,9 @@ class Case:
         held = PROMPTS[:3] if measured else ()
         prompts = PROMPTS if samples else ()
         own = {"adapter": Able(AnswersConfig())} if any("tree" in s for s in stages) else {}
-        if kinds & {"forward_process", "distill"}:
-            own = {"adapter": Flowing(AnswersConfig())}
+        if kinds & {"forward_process", "distill", "forward_preference"}:
+            adapter = Renoising if any("joint" in s for s in stages) else Flowing
+            own = {"adapter": adapter(AnswersConfig())}
         return make(values, prompts, eval_prompts=held, records=records, should_stop=should_stop, **own)
 
     def left(self, run: str) -> dict[str, Any]:
@@ -178,6 +207,11 @@ class Case:
             "rows": [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines],
             "stored": {str(p.relative_to(folder)): p.read_bytes() for p in stored},
         }
+
+
+def learns_from_records(stage: dict[str, Any]) -> bool:
+    """Whether it is a distill stage whose real samples are records."""
+    return "adversary" in stage and stage["adversary"].get("real", "records") == "records"
 
 
 def cases(folder: Path) -> Iterator[Case]:

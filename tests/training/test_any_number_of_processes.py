@@ -122,6 +122,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "dpo": ([other("preference", batch=3, objective="dpo", **GIVEN)], "letters"),
     "bco": ([other("preference", batch=1, objective="bco", **GIVEN)], "letters"),
     "mpo": ([other("preference", batch=4, objective="mpo", **GIVEN)], "letters"),
+    "diffusion dpo": ([other("forward_preference", batch=3, draws=2, beta=10.0, **GIVEN)], "letters"),
     "reward model": ([other("reward_model", batch=3, **GIVEN)], "letters"),
     "reward model of few": ([other("reward_model", batch=1, centre=0.1, objective="ties", **GIVEN)], "letters"),
     "three roles": ([other(NOVELTY, fake=FAKE, name="roles")], "letters"),
@@ -195,9 +196,8 @@ def values(tmp_path: Path, monkeypatch):
 def run(config: dict[str, Any], world: int = 1, resume: bool = False, stop: bool = False) -> list[Any]:
     """The loops of the ranks of a run, or None for those that were stopped: at the first point that they came to."""
 
-    kind = (
-        Flowing if config["stages"][0]["kind"] == "forward_process" else Able if "tree" in config["stages"][0] else None
-    )
+    first = config["stages"][0]
+    kind = Flowing if first["kind"].startswith("forward_") else Able if "tree" in first else None
 
     def work(processes: Processes | None) -> Any:
         loop = make(

@@ -26,6 +26,7 @@ HELPERS = {
         "boxes",
         "content",
         "films",
+        "grids",
         "thoughts",
         "importing",
         "media",

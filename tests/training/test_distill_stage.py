@@ -11,19 +11,28 @@ from answers import Answers, AnswersConfig, make, ranks
 from flowing import SIZE, Flowing
 from pydantic import ValidationError
 
-from mmrl.config import DistillStage
+from mmrl.config import ConfigError, DistillStage
 from mmrl.modalities.adapter import Unsupported
 from mmrl.training.stages.distill import Distill
+from mmrl.training.stages.looking import Row
 from mmrl.types import Prompt
 
 PROMPTS = [Prompt(f"p{i}", "x" * (1 + i), {"id": f"p{i}"}) for i in range(6)]
 FAKE = {"optim": {"lr": 0.02}, "updates": 2}
 
 
-def loop_of(folder, processes=None, **stage):
+def share_of_a(samples):
+    return [sample.artifact.count("a") / SIZE for sample in samples]
+
+
+def loop_of(folder, processes=None, eval_prompts=(), **stage):
     made = {"kind": "distill", "steps": 3, "groups": 6, "samples": 2, "optim": {"lr": 0.02}, "fake": FAKE, **stage}
     config = {"name": "run", "out": str(folder), "data": {"prompts": "unused.txt"}, "stages": [made]}
     given = {"processes": processes} if processes else {}
+    if eval_prompts:
+        given["eval_prompts"] = eval_prompts
+        config["eval"] = {"rewards": [{"name": f"{__file__}:share_of_a"}]}
+        config["data"]["eval_prompts"] = "unused.txt"
     return make(config, PROMPTS, adapter=Flowing(AnswersConfig()), **given)
 
 
@@ -45,10 +54,14 @@ def stage_of(folder, moved=0.3, **stage):
     return made
 
 
+def rows_of(made):
+    return [Row(group, sample) for group in made.rollouts.next() for sample in group.samples]
+
+
 def asked(made, name):
-    groups = made._drawn()
-    pairs = [(group.key, sample) for group in groups for sample in group.samples]
-    return [sample for _, sample in pairs], made._look(name, pairs)
+    """(samples, how the role's loss looks at them)."""
+    rows = rows_of(made)
+    return [row.sample for row in rows], made.look(rows, early=made.options.early if name == "policy" else 1.0)
 
 
 def gradients(weights):
@@ -70,7 +83,7 @@ def test_the_policys_gradient_is_dmds_over_the_whole_batch(tmp_path):
     real, fake = x0("reference", 1.5), x0("fake", 1.0)
     pull = (fake - real) / (clean.detach() - real).abs().mean(1, keepdim=True)
     wanted = torch.autograd.grad((clean * pull).sum() / SIZE / 12, list(made.policy.parameters.values()))
-    made._policy_loss(samples, look, 12)
+    made._policy_loss(rows_of(made), 1 / 12)
     for found, right in zip(gradients(made.policy.parameters).values(), wanted):
         torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
     assert not any(gradients(made.roles["fake"].weights).values())
@@ -84,9 +97,8 @@ def test_a_teacher_is_guided_as_the_policy_samples_unless_told(tmp_path, said, s
     velocities = adapter.velocities
     adapter.velocities = lambda *given, **named: seen.append(named.get("guidance")) or velocities(*given, **named)
     made.begin()
-    samples, look = asked(made, "policy")
-    made._policy_loss(samples, look, 12)
-    made._fake_loss(*asked(made, "fake"), 12)
+    made._policy_loss(rows_of(made), 1 / 12)
+    made._fake_loss(rows_of(made), 1 / 12)
     assert seen == [teachers, teachers, None, None]  # begin, the teacher, the fake score as it is trained, and trained
 
 
@@ -100,7 +112,7 @@ def test_the_fakes_gradient_is_flow_matching_on_what_the_policy_makes(tmp_path):
     velocity = velocity + weights["shift"][[len(prompt.text) % 3 for prompt in prompts]]
     loss = (velocity - seen.noise + clean).square().mean(1).mean()
     wanted = torch.autograd.grad(loss, list(weights.values()))
-    assert made._fake_loss(samples, look, 12) == pytest.approx(float(loss.detach()))
+    assert made._fake_loss(rows_of(made), 1 / 12) == {"fake": pytest.approx(float(loss.detach()))}
     for found, right in zip(gradients(weights).values(), wanted):
         torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
     assert not any(gradients(made.policy.parameters).values())
@@ -109,7 +121,7 @@ def test_the_fakes_gradient_is_flow_matching_on_what_the_policy_makes(tmp_path):
 def test_where_fake_and_teacher_agree_nothing_pulls(tmp_path):
     """As at the beginning of a stage."""
     made = stage_of(tmp_path, moved=0.0)
-    assert made._policy_loss(*asked(made, "policy"), 12) == 0
+    assert made._policy_loss(rows_of(made), 1 / 12) == {"policy": 0}
     assert all(not gradient.any() for gradient in gradients(made.policy.parameters).values())
 
 
@@ -160,6 +172,38 @@ def test_a_policy_that_went_astray_is_drawn_back_to_its_teacher(tmp_path):
     loop._log = log
     loop.train()
     assert gaps[0] > 1 and gaps[-1] < 0.5 * gaps[0]
+
+
+def test_the_teacher_draws_what_is_held_out_once_and_nothing_of_the_training_changes(tmp_path):
+    """By its own steps and guidance, from the evaluation's noise, also where the policy has moved already."""
+    seen = []
+
+    def trained(folder, **stage):
+        loop = loop_of(folder, eval_prompts=PROMPTS[:3], guidance=1.5, **stage)
+        adapter = loop.adapter
+
+        def evaluate_in(prompts, n, seed, steps, guidance):
+            seen.append((torch.equal(adapter.table, adapter.start), [p.id for p in prompts], n, seed, steps, guidance))
+            return adapter.evaluate(prompts, n, seed)
+
+        adapter.evaluate_in = evaluate_in
+        loop.train()
+        return adapter.table
+
+    plain, told = trained(tmp_path / "plain"), trained(tmp_path / "told", teacher_steps=9)
+    assert torch.equal(plain, told)
+    assert seen == [(True, ["p1", "p0", "p2"], 1, 1234, 9, 1.5)]
+    index = json.loads((tmp_path / "told" / "run" / "samples" / "eval_teacher" / "index.json").read_text())
+    before = json.loads((tmp_path / "told" / "run" / "samples" / "eval_before" / "index.json").read_text())
+    assert index["extra"] == before["extra"] and list(index["extra"]) == ["eval/test_distill_stage.share_of_a"]
+    assert not (tmp_path / "plain" / "run" / "samples" / "eval_teacher").exists()
+
+
+def test_a_teacher_that_cannot_draw_is_told_before_the_first_step(tmp_path):
+    with pytest.raises(ConfigError, match=r"teacher_steps: has no effect here, it needs `data\.eval_prompts`"):
+        loop_of(tmp_path, teacher_steps=4).train()
+    with pytest.raises(ConfigError, match="Flowing samples by no ODE"):
+        loop_of(tmp_path, teacher_steps=4, eval_prompts=PROMPTS[:1]).train()
 
 
 def test_early_steps_alone_draw_the_policy(tmp_path):

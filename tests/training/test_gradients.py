@@ -47,7 +47,7 @@ def step(tmp_path):
 def gradient_of(stage, experience, micro_batch=10**6):
     adapter = stage.run.adapter
     adapter.table.grad = None
-    update = plan_update(experience, stage.algorithm, None, stage.features, fresh=False)
+    update = plan_update(experience, stage.algorithm, None, stage.policy_gradient.features, fresh=False)
     for _ in gradient(adapter, update, micro_batches(adapter, update, micro_batch)):
         pass
     return adapter.table.grad.clone()

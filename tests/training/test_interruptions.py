@@ -18,6 +18,8 @@ SHORT = [
     "own kind, two learners",
     "own kind, three roles",
     "distill, then nft",
+    "flash: teacher, grpo",
+    pytest.param("flash: records, step_dpo", marks=pytest.mark.slow),
     # Stopped and resumed at every point in test_any_number_of_processes.py, too.
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("hints", "expert", "mpo")),
 ]

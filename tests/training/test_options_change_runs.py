@@ -12,12 +12,13 @@ from flowing import Flowing
 
 from mmrl.config import (
     FilterStage,
+    ForwardPreferenceStage,
     ForwardProcessStage,
     GrpoStage,
     PreferenceStage,
     RewardModelStage,
     SftStage,
-    TimesConfig,
+    TrainedTimes,
 )
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
@@ -46,6 +47,8 @@ ELSEWHERE = {
     "data_from": "tests/training/test_filtering.py",
     "show": "tests/judging/test_scalar_model.py, on a model that sees",
     "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
+    "sampling": "tests/training/test_own_sampling.py, on a model that draws",
+    "branches": "tests/training/test_branches.py, on a model that draws",
     "muon_ratio": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "muon_momentum": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "options": "tests/config/test_effects.py, with a function as records",
@@ -100,18 +103,22 @@ FORWARD = {
     "weighting": (AWM, "t"),
     "power": ({**AWM, "weighting": "ghuber"}, 0.5),
     "reference_coef": ({}, 0.5),
+    "ema_coef": ({}, 0.5),
+    "ema": ({"ema_coef": 0.5}, {"decay": 0.9}),
     "draws": ({}, 2),
-    "times": ({}, {"shift": 3.0}),
+    "times": ({}, {"share": 0.5}),
     "same_noise": ({}, True),
     "old": ({}, {"decay": 0.9}),
 }
+UNIFORM = {"name": "uniform"}
 TIMES = {
     "name": ({}, "logit_normal"),
-    "low": ({}, 0.5),
-    "high": ({}, 0.5),
+    "share": ({}, 0.5),
+    "low": (UNIFORM, 0.5),
+    "high": (UNIFORM, 0.5),
     "mean": ({"name": "logit_normal"}, 1.0),
     "std": ({"name": "logit_normal"}, 0.5),
-    "shift": ({}, 3.0),
+    "shift": (UNIFORM, 3.0),
 }
 CURRICULUM = {
     "order": ({"order": "sorted", "column": "hard"}, "mixed"),
@@ -194,6 +201,17 @@ SCALAR = {
     "batch": ({}, 3),
     "calibrate": ({}, 0),
 }
+NOISED_PAIRS = {
+    "name": ({}, "other"),
+    "steps": ({}, 2),
+    "optim": ({}, {"lr": 0.1}),
+    "pairs": ({}, "swapped.jsonl"),
+    "beta": ({}, 20.0),
+    "label_smoothing": ({}, 0.2),
+    "draws": ({}, 2),
+    "times": ({}, {"low": 0.5}),
+    "batch": ({}, 3),
+}
 FILTERS = {
     "name": (FILTER, "other"),
     "steps": (FILTER, 1),
@@ -219,18 +237,21 @@ SECTIONS = {
     "tree": (TreeConfig, TREES, "tree"),
     "optim": (OptimConfig, OPTIM, "optim"),
     "forward_process": (ForwardProcessStage, FORWARD, None),
-    "times": (TimesConfig, TIMES, "times"),
+    "times": (TrainedTimes, TIMES, "times"),
     "sft": (SftStage, SFT, None),
     "preference": (PreferenceStage, PREFERENCE, None),
+    "forward_preference": (ForwardPreferenceStage, NOISED_PAIRS, None),
     "reward_model": (RewardModelStage, SCALAR, None),
     "filter": (FilterStage, FILTERS, None),
 }
 NOISED = {"kind": "forward_process", "steps": 3, "groups": 4, "samples": 4, "optim": {"lr": 0.05}}
+PAIRED = {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}}
 KINDS = {
     **dict.fromkeys(("forward_process", "times"), NOISED),
     "grpo": {"kind": "grpo", "steps": 5, "max_invalid": 0.2},
     "sft": {"kind": "sft", "steps": 3, "batch": 2, "optim": {"lr": 0.05}},
-    "preference": {"kind": "preference", "steps": 3, "batch": 2, "pairs": "pairs.jsonl", "optim": {"lr": 0.05}},
+    "preference": PAIRED,
+    "forward_preference": {**PAIRED, "kind": "forward_preference", "beta": 10.0},
     "reward_model": {"kind": "reward_model", "steps": 3, "batch": 2, "pairs": "shares.jsonl", "optim": {"lr": 0.05}},
     "filter": {"kind": "filter", "groups": 4, "samples": 4},
 }
@@ -290,7 +311,7 @@ def result(tmp_path_factory):
         out.mkdir(exist_ok=True)
         given = {} if stage["kind"] == "reward_model" else {"rewards": rewards, "data": data}
         config = values(out, stage, **given)
-        made = Flowing if stage["kind"] == "forward_process" else Able
+        made = Flowing if stage["kind"].startswith("forward_") else Able
         loop = able(config, prompts, adapter=made(AnswersConfig()), records=Records())
         ended = "done"
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mmrl.bench.items import MAX_PIXELS, Gallery, Item
 from mmrl.bench.judged import Line, judged
 from mmrl.bench.ledger import Ledger
 from mmrl.bench.outcome import Outcome
+from mmrl.bench.page import Point, write_page
 from mmrl.bench.source import Source
 from mmrl.config import ConfigError
 from mmrl.near import short
@@ -74,7 +75,23 @@ def evaluate(
     lines = judged(items, gallery, ledger, ask, quiet=quiet, told="looking at pictures")
     outcome = Outcome(NAME, rows(items, lines), (), lines)
     outcome.write(folder)
+    facts = {
+        "pictures": len(lines),
+        "prompts": len(items),
+        "detector": seer.identity.split()[0],
+        "colours": "the detector's" if seer.names_colours else "CLIP's" if colours else None,
+        **source.facts(),
+    }
+    write_page(folder, outcome, gallery, items, points, facts, lambda task: task.tag, tally=False)
     return outcome
+
+
+def points(task: Task, line: Line) -> list[Point]:
+    """What the page says of a picture: that it is right, or each fault; and what was found."""
+    names = [" ".join(dict.fromkeys((one.get("colour") or one["label"], one["label"]))) for one in line["found"]]
+    wrong = [Point(fault, False) for fault in line["faults"]]
+    told = wrong or [Point("right", True)]
+    return [*told[:-1], replace(told[-1], about=f"found: {', '.join(names) or 'nothing'}")]
 
 
 def names(item: Item, k: int) -> list[str]:

@@ -11,6 +11,7 @@ from mmrl.bench.items import MAX_PIXELS, Item
 from mmrl.bench.judged import ANSWERED, REASON, Line, judged
 from mmrl.bench.ledger import Ledger
 from mmrl.bench.outcome import Outcome
+from mmrl.bench.page import Point, write_page
 from mmrl.bench.source import Source
 from mmrl.bench.unigenbench.reading import Asked, read, strange
 from mmrl.bench.unigenbench.replies import marks_in
@@ -82,7 +83,24 @@ def evaluate(
     told = [*found.notices, *strange(items, wording.definitions), *_lost(lines)]
     outcome = Outcome(NAME, rows(items, lines), told, lines, {"failed": _counts(lines), "language": found.language})
     outcome.write(folder)
+    facts = {
+        "pictures": len(lines),
+        "prompts": len(items),
+        "judge": _told(asker.chat).get("model", asker.chat.identity),
+        "language": found.language,
+        **source.facts(),
+    }
+    write_page(folder, outcome, gallery, items, points, facts)
     return outcome
+
+
+def points(item: Asked, line: Line) -> list[Point]:
+    """What the page says of a picture: each test point, with what of the prompt it is about."""
+    marks = line.get("marks") or [None] * len(item.points)
+    return [
+        Point(name, None if mark is None else bool(mark), about)
+        for name, mark, about in zip(item.points, marks, item.descriptions, strict=True)
+    ]
 
 
 def names(item: Item, k: int) -> list[str]:

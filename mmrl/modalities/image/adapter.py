@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmrl.grids import as_grid
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
-from mmrl.modalities.image import lora, replay
+from mmrl.modalities.image import lora, replay, told
+from mmrl.modalities.image.blocks import spread
+from mmrl.modalities.image.branching import Branches
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.asked import Asked
+from mmrl.modalities.image.ended import ends
+from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.forward import Forward
+from mmrl.modalities.image.given import given_pictures
 from mmrl.modalities.image.loading import load_family, note_float32
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
@@ -44,38 +50,62 @@ class ImageAdapter(Adapter):
 
     Config = ModelConfig
     objectives = OBJECTIVES
+    shows = frozenset({"artifact", "latents"})
 
     config: ModelConfig
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.family = load_family(config)
-        self.policy = StepPolicy(self.family, config)
-        self.default_clip = (self.policy.clip_range, self.policy.clip_range)
-        self.precision = self.policy.dtype
-        self.sampling_guidance = self.policy.guidance
-        self.train_size = self._size(config.sampling.size)
-        self.eval_size = self._size(config.evaluation.size or config.sampling.size)
-        self._conditions = Conditions(self.family, self.policy, config.embedding_cache << 20)
-        self._records = RecordLosses(self.policy, self._conditions, config, self.train_size, self._asked_of_record)
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
-        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
-        self._replay = replay.Replay(self._sampler, self.reference)
-        self._forward = Forward(self._sampler)
-        if self._sampler.keeps_mean:
-            self.provides = self.provides | {"divergence"}
+        self._conditions = Conditions(self.family, StepPolicy(self.family, config), config.embedding_cache << 20)
+        self._sample()
+        drawn, shown = config.sampling, config.evaluation
+        self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
+        self._evaluation = self._evaluated()
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
             for module in self.family.denoisers.values():
                 module.enable_gradient_checkpointing()
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
-        for run in (self._training(None), self._evaluation):
-            self._sampler.schedule(run.steps, run.size)
+        self._sampler.schedule(self._evaluation.steps, self._evaluation.size)
         self._warned = self._warned_of_pictures = False
         self.select(None)
         hollow.fill(self.modules().values())
+
+    def _sample(self) -> None:
+        """What rolls out and replays, of the config as it is now."""
+        config = self.config
+        self.policy = StepPolicy(self.family, config)
+        self.default_clip = (self.policy.clip_range, self.policy.clip_range)
+        self.precision = self.policy.dtype
+        self.sampling_guidance = self.policy.scales.guidance
+        self.renoises = self.policy.kernel == "renoise"
+        drawn = config.sampling
+        self.train_size = self._size(drawn.size, drawn.frames)
+        supervised = [self._size(size, drawn.frames) for size in config.supervised_sizes or (drawn.size,)]
+        self._records = RecordLosses(
+            self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
+        )
+        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
+        self._replay = replay.Replay(self._sampler, self.reference)
+        self._forward = Forward(self._sampler)
+        self._branches = Branches(self._sampler)
+        self.provides = type(self).provides | ({"divergence"} if self._sampler.keeps_mean else set())
+        # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
+        run = self._training(None)
+        self._sampler.schedule(run.steps, run.size)
+
+    def sample_as(self, config: ModelConfig) -> None:
+        """See Adapter.sample_as. Raises Unsupported for what does not fit the model."""
+        if config != self.config:
+            self.config = config
+            try:
+                self._sample()
+            except ValueError as error:
+                raise Unsupported(f"the stage's sampling: {error}") from error
 
     # ---------------------------------------------------------------- what is trained
 
@@ -102,28 +132,33 @@ class ImageAdapter(Adapter):
 
     # ---------------------------------------------------------------- how it samples
 
-    def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    def _size(self, size: int | tuple[int, int] | None, frames: int | None) -> Extent:
         pair = self.family.native_size() if size is None else (size, size) if isinstance(size, int) else size
-        self.family.check_size(pair)
-        return pair
+        found = Extent(*pair, frames or self.family.native_frames)
+        self.family.check_size(found)
+        self.family.check_frames(found.frames)
+        return found
 
     def plan(self, step: int, seed: int) -> StepPlan:
         options = dict(self.config.sampling.plan)
         return make_plan(options.pop("name", "full"), self.config.sampling.steps, step, seed, **options)
 
     def _training(self, plan: StepPlan | None) -> Run:
-        return Run(self.config.sampling.steps, self.policy.guidance, self.train_size, plan)
+        return Run(self.config.sampling.steps, self.policy.scales, self.train_size, plan)
 
-    @property
-    def _evaluation(self) -> Run:
-        return Run(self.config.evaluation.steps, self.policy.eval_guidance, self.eval_size)
+    def _evaluated(self) -> Run:
+        """How evaluation samples, of the config as it is now."""
+        steps, plan = self.config.evaluation_steps, None
+        if self.config.evaluates_by_renoise:
+            plan = StepPlan(steps, stochastic=tuple(range(steps)), trained=())
+        return Run(steps, self.policy.eval_scales, self.eval_size, plan, stores=False)
 
     # ---------------------------------------------------------------- prompts
 
     def usable(self, prompt: Prompt) -> str | None:
-        """Why its pictures do not fit the family, or None; warns, once each, where no text encoder reads the end of a
-        text, and where the family reads no pictures."""
-        problem = self._unfit(prompt)
+        """Why its pictures do not fit the family, or its grid the sizes, or None; warns, once each, where no text
+        encoder reads the end of a text, and where the family reads no pictures."""
+        problem = self._unfit(prompt) or self._undivided(prompt)
         if problem is None:
             self._warn(prompt)
             self._warn_of_pictures(prompt)
@@ -151,6 +186,17 @@ class ImageAdapter(Adapter):
         self._sources.bound = self.max_pixels or MAX_PIXELS
         found = [self.family.picture_problem(size) for size in self._sources.sizes(prompt)]
         return next((problem for problem in found if problem is not None), None)
+
+    def _undivided(self, prompt: Prompt) -> str | None:
+        """Why the record's grid (column grid) does not divide the pictures that are drawn of it, or None."""
+        if prompt.record.get("grid") is None:
+            return None
+        try:
+            grid = as_grid(prompt.record["grid"])
+        except ValueError:  # rewards that cut pictures say so
+            return None
+        sizes = {"model.evaluation.size": self.eval_size[:2], "model.sampling.size": self.train_size[:2]}
+        return next((f"has {found} ({name})" for name, size in sizes.items() if (found := grid.misfit(*size))), None)
 
     def _warn(self, prompt: Prompt) -> None:
         read = None if self._warned else self.family.unread(prompt.text)
@@ -186,13 +232,48 @@ class ImageAdapter(Adapter):
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._training(self.plan(step, seed)))
+        return self._sampler.fill(groups, n, noise, self._wanted(self._training(self.plan(step, seed))))
+
+    def _wanted(self, run: Run) -> Run:
+        return replace(run, decodes="artifact" in self.wanted, shows="latents" in self.wanted)
+
+    def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
+        """See Adapter.branches. With `same_noise` all ways of a group are one."""
+        same = self.config.sampling.same_noise
+        ways = [
+            [
+                Noise(seed_of(seed, step, g.key, "start" if same else way, "start"), seed_of(seed, step, g.key, way, k))
+                for k in range(width)
+            ]
+            for g in groups
+            for way in range(n // width)
+        ]
+        return self._branches(groups, n, ways, self._wanted(self._training(self.plan(step, seed))))
+
+    @property
+    def branch_steps(self) -> int:
+        return len(self.plan(0, 0).trained)
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
-        """The ODE (or DDIM with eta 0) with the evaluation's steps, guidance and size; no trajectories."""
+        """The ODE (or DDIM with eta 0), or re-noise steps, with the evaluation's steps, guidance and size; no
+        trajectories."""
+        return self._drawn(prompts, n, seed, self._evaluation)
+
+    def evaluate_in(
+        self, prompts: Sequence[Prompt], n: int, seed: int, steps: int, guidance: float | None
+    ) -> list[Group]:
+        """See Adapter.evaluate_in."""
+        scales = self._evaluation.scales if guidance is None else self._evaluation.scales._replace(guidance=guidance)
+        return self._drawn(prompts, n, seed, Run(steps, scales, self.eval_size))
+
+    def _drawn(self, prompts: Sequence[Prompt], n: int, seed: int, run: Run) -> list[Group]:
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
-        noise = [Noise(seed_of(seed, "eval", g.prompt.id, i), 0) for g in groups for i in range(n)]
-        return self._sampler.fill(groups, n, noise, self._evaluation)
+        noise = [
+            Noise(seed_of(seed, "eval", g.prompt.id, i), seed_of(seed, "eval", g.prompt.id, i, "steps"))
+            for g in groups
+            for i in range(n)
+        ]
+        return self._sampler.fill(groups, n, noise, self._wanted(run))
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
@@ -200,6 +281,19 @@ class ImageAdapter(Adapter):
         for module in self.modules().values():
             yield from module.parameters()
             yield from module.buffers()
+
+    def cost(self, prompt: Prompt) -> dict[str, int]:
+        """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""
+        return told.shown_tokens(self.family, self._sources.sizes(prompt)) if self.family.pictures[1] else {}
+
+    def plan_lines(self) -> list[str]:
+        """See Adapter.plan_lines."""
+        return [
+            *told.weight_lines(self.config, self.family),
+            *told.run_lines(self.policy, "training", self._training(self.plan(0, 0))),
+            *told.run_lines(self.policy, "evaluation", self._evaluation),
+            *told.denoiser_lines(self.policy, self._training(self.plan(0, 0))),
+        ]
 
     def blank(self, prompt: Prompt) -> Sample:
         """See Adapter.blank: the trained steps of a plan."""
@@ -235,9 +329,42 @@ class ImageAdapter(Adapter):
         """See Adapter.velocities, and Forward."""
         return self._forward(samples, times, seeds, self._acting_run(), clean, guidance)
 
+    def sampler_times(self) -> Tensor:
+        """See Adapter.sampler_times, and Forward."""
+        return self._forward.sampler_times(self._training(None))
+
     def generated(self, samples: Sequence[Sample], places: Tensor) -> Tensor:
         """See Adapter.generated, and Forward."""
         return self._forward.generated(samples, places, self._acting_run())
+
+    def levels(self) -> Tensor:
+        """See Adapter.levels, and Forward."""
+        return self._forward.levels(self._acting_run())
+
+    def block_widths(self, count: int) -> list[int]:
+        return [self.family.block_width] * len(spread(self.family, count))
+
+    def block_features(
+        self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
+    ) -> list[Tensor]:
+        """See Adapter.block_features, and blocks.py."""
+        return self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+
+    def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
+        """See Adapter.solved; no pictures, only latents."""
+        plan = StepPlan(steps, stochastic=(), trained=())
+        scales = self.policy.scales if guidance is None else self.policy.scales._replace(guidance=guidance)
+        run = Run(steps, scales, self.train_size, plan, decodes=False)
+        noise = [Noise(seed_of(seed, g.key, i, "solved"), 0) for g in groups for i in range(n)]
+        return self._sampler.fill(groups, n, noise, run)
+
+    def encoded(self, records: Sequence[dict[str, Any]]) -> list[Sample]:
+        """See Adapter.encoded."""
+        return self._records.samples(records)
+
+    def ends(self, samples: Sequence[Sample]) -> Tensor:
+        """See Adapter.ends."""
+        return ends(samples)
 
     def _acting_run(self) -> Run:
         if not self._parts.act:
@@ -247,10 +374,11 @@ class ImageAdapter(Adapter):
     # ---------------------------------------------------------------- supervised
 
     def record_columns(self, objective: str) -> Sequence[str]:
-        return ("image", "images") if self.family.pictures[0] else ("image",)
+        column = self.family.draws.column
+        return (column, "images") if self.family.pictures[0] else (column,)
 
     def supervised_loss(self, records: Sequence[dict[str, Any]], objective: str, seed: int) -> Tensor:
-        """Mean loss over records {"prompt", "image"}: "sft" (flow matching or denoising), "autoencoder"."""
+        """Mean loss over records {"prompt", "image" or "video"}: "sft" (flow matching or denoising), "autoencoder"."""
         if objective not in self.objectives:
             raise ValueError(f"objective {objective!r}: the image adapter knows {', '.join(self.objectives)}")
         trained = {"vae"} if objective == "autoencoder" else {"denoiser", "text_encoders"}
@@ -265,6 +393,14 @@ class ImageAdapter(Adapter):
         """After an autoencoder stage: the latents' scale and shift."""
         if objective == "autoencoder":
             self._records.standardise(records)
+
+    def given(self, prompt: Prompt, completions: Sequence[Any]) -> list[Sample]:
+        """See Adapter.given: pictures, scaled and cropped to the training size; for stages on the forward process."""
+        if self.family.native_frames > 1:
+            raise Unsupported(f"family {self.family.name} draws films, and candidates of pairs are single pictures")
+        if (problem := self._unfit(prompt)) is not None:
+            raise ValueError(f"prompt {prompt.id!r:.60} {problem}")
+        return given_pictures(prompt, completions, self._records.latents, self.max_pixels or MAX_PIXELS)
 
     # ---------------------------------------------------------------- disk
 

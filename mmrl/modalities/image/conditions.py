@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row
 from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.kept import Kept, Tensors
@@ -28,7 +28,7 @@ class Conditions:
         self.trained = False
         self._kept: Kept[Tensors] | None = Kept(limit) if limit else None
 
-    def __call__(self, asked: Sequence[Asked], size: tuple[int, int]) -> Condition:
+    def __call__(self, asked: Sequence[Asked], size: Extent) -> Condition:
         unique = sorted(dict.fromkeys(asked), key=lambda one: one.against)
         with self.policy.autocast():
             rows = self._now(unique, size) if self.trained else self._once(unique, size)
@@ -43,7 +43,7 @@ class Conditions:
         if self._kept is not None:
             self._kept.clear()
 
-    def _now(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def _now(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         """Of different ones, those that guidance leads away from last."""
         towards = [one for one in asked if not one.against]
         against = list(asked[len(towards) :])
@@ -54,12 +54,12 @@ class Conditions:
             return rows + (self.family.encode_against(against, size) if against else [])
 
     @torch.no_grad()
-    def _once(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def _once(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         """Each is encoded alone, so that its row does not depend on its neighbours."""
         device = self.family.device
         return [{key: value.to(device) for key, value in self._one(one, size).items()} for one in asked]
 
-    def _one(self, one: Asked, size: tuple[int, int]) -> Row:
+    def _one(self, one: Asked, size: Extent) -> Row:
         key = (one.key, size)
         known = self._kept.get(key) if self._kept is not None else None
         if known is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 Pixels = Annotated[int, Field(ge=1)]
 NEW = When(lambda s, _: s.path is None, "new LoRA weights (no `path`)")
 
+FILMS = When(lambda s, _: s.asks(lambda family: family.native_frames > 1), "a family that draws films")
+BESIDE = When(
+    lambda s, _: s.asks(lambda family: family.true_cfg),
+    "a family with a second forward beside embedded guidance: flux, flux_kontext",
+)
 COMPONENTS = ("denoiser", "text_encoders", "vae")
 
 
@@ -60,6 +66,12 @@ class SamplingConfig(Strict):
         description="Classifier-free guidance scale in the numbers of the family's pipeline: 1 or less is off, of "
         "Z-Image 0. FLUX dev: its distilled value, of which 0 is one. null: none, the plain conditional model.",
     )
+    true_cfg: float | None = Field(
+        None,
+        gt=1,
+        description="Scale of a second forward beside guidance that goes into the denoiser (FLUX.1 dev, Kontext), as "
+        "diffusers' true_cfg_scale with a negative prompt; null: none.",
+    )
     guidance_rescale: float = Field(
         0.0,
         ge=0,
@@ -80,6 +92,9 @@ class SamplingConfig(Strict):
     size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="Height and width in pixels; null takes the model's native size."
     )
+    frames: int | None = Field(
+        None, ge=1, description="Frames of a film, for families that draw films; null takes the model's own number."
+    )
     logp_reduction: Literal["mean", "sum"] | None = Field(
         None,
         description="Over latent elements; null takes the kernel's default, mean. Clip ranges depend on it.",
@@ -97,13 +112,30 @@ class SamplingConfig(Strict):
         "float32", description="Type that latents are rounded to, before their log-probability is taken."
     )
 
+    # What a stage may have for itself: what is of rollouts and their replay alone, or that evaluation has for itself.
+    of_stages: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("steps", "kernel", "noise_level", "plan", "guidance", "true_cfg", "guidance_gradient", "same_noise"),
+            *("size", "frames", "logp_reduction", "ratio_norm", "keep_mean", "kl_published"),
+        }
+    )
+
 
 class EvaluationConfig(Strict):
-    """How a user of the model would sample: the ODE, more steps, full size."""
+    """How a user of the model would sample: the ODE, more steps, full size; a few-step model as it is trained to."""
 
-    steps: int = Field(20, ge=1, description="Denoising steps of a sample.")
+    steps: int | None = Field(
+        None, ge=1, description="Denoising steps of a sample; null: 20 of the ODE, of renoise those of training."
+    )
+    kernel: Literal["ode", "renoise"] | None = Field(
+        None,
+        description="ode: the steps of a plain model, without noise (DDIM where the family has no flow). renoise: "
+        "those of a few-step one, where `sampling` has them. null: renoise where `sampling` has it.",
+    )
     guidance: float | None = Field(None, ge=0, description="null takes the training value.")
+    true_cfg: float | None = Field(None, ge=1, description="null takes the training value; 1 is none.")
     size: Pixels | tuple[Pixels, Pixels] | None = Field(None, description="null takes the training size.")
+    frames: int | None = Field(None, ge=1, description="Frames of a film; null takes the training number.")
 
 
 class ModelConfig(Strict):
@@ -148,6 +180,12 @@ class ModelConfig(Strict):
         ge=0,
         description="Megabytes of prompt embeddings of frozen text encoders that are kept in CPU memory; 0 keeps none.",
     )
+    supervised_sizes: list[Pixels | tuple[Pixels, Pixels]] | None = Field(
+        None,
+        min_length=1,
+        description="Sizes of supervised training, of which each micro-batch has one, drawn by the seed; null takes "
+        "the training size. A model that has seen several can be trained at one and used at another.",
+    )
     caption_dropout: float = Field(0.1, ge=0, lt=1, description="Share of empty captions in supervised training.")
     time_shift: float | None = Field(
         None, gt=0, description="Shift of supervised flow-matching times; null takes the scheduler's."
@@ -162,19 +200,28 @@ class ModelConfig(Strict):
         "source_pixels": When(
             lambda s, _: s.asks(lambda family: family.pictures[1] > 0), "a family whose prompts show pictures"
         ),
+        "sampling.frames": FILMS,
+        "evaluation.frames": FILMS,
         "sampling.noise_level": When(
             lambda s, _: s.sampling.kernel != "renoise", "another kernel than renoise, whose noise is the next step's"
         ),
+        "sampling.true_cfg": BESIDE,
+        "evaluation.true_cfg": BESIDE,
         "sampling.guidance_gradient": When(
-            lambda s, _: s.guides(s.sampling.guidance), "a `guidance` with two branches, above 1"
+            lambda s, _: s.guides(s.sampling.guidance) or s.sampling.true_cfg is not None,
+            "a `guidance` with two branches, above 1, or `true_cfg`",
         ),
         "sampling.guidance_rescale": When(
-            lambda s, _: s.is_guided and s.asks(lambda family: family.rescales),
+            lambda s, run: (s.is_guided or _guides_itself(s, run)) and s.asks(lambda family: family.rescales),
             "a `guidance` above 1, and a UNet: sd, sdxl",
         ),
         "sampling.negative_prompt": When(
-            lambda s, run: s.is_guided or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages),
-            "a `guidance` above 1, in training, evaluation, or of a distill stage's teacher",
+            lambda s, run: (
+                s.is_guided
+                or _guides_itself(s, run)
+                or any(s.guides(getattr(stage, "guidance", None)) for stage in run.stages)
+            ),
+            "a `guidance` above 1, in training, evaluation, or of a distill stage's teacher, or `true_cfg`",
         ),
         "sampling.keep_mean": When(
             lambda s, run: not s.sampling.ratio_norm and any(_looks_at_means(stage) for stage in run.stages),
@@ -184,11 +231,29 @@ class ModelConfig(Strict):
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
         ),
+        "supervised_sizes": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "caption_dropout": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "time_shift": When(
             lambda s, run: s.asks(lambda family: family.is_flow) and _supervises(run), "supervised flow matching"
         ),
     }
+
+    @property
+    def evaluates_by_renoise(self) -> bool:
+        """Whether evaluation goes by re-noise steps."""
+        return self.sampling.kernel == "renoise" and self.evaluation.kernel != "ode"
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Denoising steps of a sample of an evaluation."""
+        return self.evaluation.steps or (self.sampling.steps if self.evaluates_by_renoise else 20)
+
+    @property
+    def evaluation_takes(self) -> frozenset[str]:
+        """What of `sampling` an evaluation has, too, where it does not say otherwise."""
+        return frozenset(
+            ("guidance", "true_cfg", "size", "frames", *(("kernel", "steps") if self.evaluates_by_renoise else ()))
+        )
 
     def asks(self, question: Callable[[type[Family]], bool]) -> bool:
         """What the class of the family answers; yes where the config does not say which it is."""
@@ -211,7 +276,8 @@ class ModelConfig(Strict):
     @property
     def is_guided(self) -> bool:
         """Whether training or evaluation runs an unconditional branch, as far as the config says."""
-        return self.guides(self.sampling.guidance) or self.guides(self.evaluation.guidance)
+        beside = max(self.sampling.true_cfg or 1.0, self.evaluation.true_cfg or 1.0) > 1
+        return beside or self.guides(self.sampling.guidance) or self.guides(self.evaluation.guidance)
 
     @field_validator("family")
     @classmethod
@@ -227,6 +293,15 @@ class ModelConfig(Strict):
             raise ValueError(f"components: unknown {sorted(unknown)}; known: {', '.join(COMPONENTS)}")
         if self.train == "lora" and self.components != ["denoiser"]:
             raise ValueError("train: lora works on components: [denoiser] only; use train: full for the others")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_samples_as_training(self) -> ModelConfig:
+        if self.evaluation.kernel == "renoise" and self.sampling.kernel != "renoise":
+            raise ValueError(
+                "evaluation.kernel: renoise is of few-step models, and training samples otherwise; set "
+                "sampling.kernel: renoise, or leave it out"
+            )
         return self
 
     def at(self, folder: Path) -> ModelConfig:
@@ -249,18 +324,39 @@ class ModelConfig(Strict):
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         s, e = self.sampling, self.evaluation
+        evaluation = f"{'renoise' if self.evaluates_by_renoise else 'ODE'}, {self.evaluation_steps} steps"
         trained = f"LoRA rank {self.lora.rank}" if self.train == "lora" else "all weights"
         return [
             f"model: {self.path}, {self.dtype}, trained: {trained} of {', '.join(self.components)}",
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
-            f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}; evaluation: ODE, {e.steps} steps",
+            f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}"
+            f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: {evaluation}",
+            f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]
+
+
+def _sizes_in_words(training: int | tuple[int, int] | None, evaluation: int | tuple[int, int] | None) -> str:
+    """What is drawn in training and in evaluation; noise levels that depend on the size are those of each."""
+    if training is None and evaluation is None:
+        return "training and evaluation both at the model's own size"
+    pairs = [(size, size) if isinstance(size, int) else size for size in (training, evaluation)]
+    told = ["the model's own size" if pair is None else f"{pair[0]} x {pair[1]}" for pair in pairs]
+    words = f"training at {told[0]}, evaluation at {told[1]} (height x width)"
+    if pairs[0] is None or pairs[1] is None or pairs[0] == pairs[1]:
+        return words
+    return f"{words}: a training picture has {math.prod(pairs[0]) / math.prod(pairs[1]):.2f} of its pixels"
 
 
 def _supervises(run: Any) -> bool:
     """Whether a stage trains the denoiser on records."""
     parts = [getattr(stage, "expert", None) or stage for stage in run.stages]
     return any(getattr(part, "objective", None) == "sft" for part in parts)
+
+
+def _guides_itself(model: ModelConfig, run: Any) -> bool:
+    """Whether a stage has a guidance of its own with an unconditional branch."""
+    own = [getattr(stage, "sampling", None) or {} for stage in run.stages]
+    return any(sampling.get("true_cfg") or model.guides(sampling.get("guidance")) for sampling in own)
 
 
 def _looks_at_means(stage: Any) -> bool:

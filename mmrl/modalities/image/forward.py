@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmrl.core import flow_match
 from mmrl.modalities.adapter import Unsupported
+from mmrl.modalities.image.blocks import caught, single, spread
 from mmrl.modalities.image.sampling import Run, Sampler
 from mmrl.types import Noised, Sample
 
@@ -34,10 +35,11 @@ class Forward:
         none. Raises Unsupported for what cannot be had."""
         self._refuse_no_flow()
         self._refuse_no_guidance(guidance)
-        if clean is None and run.plan is not None and run.plan.trained:
+        stored = bool(samples) and all("clean" in sample.actions.tensors for sample in samples)
+        if clean is None and not stored and run.plan is not None and run.plan.trained:
             raise Unsupported(
                 "model.sampling.plan stores steps and not the picture's latent, which a forward_process stage noises "
-                "anew; set model.sampling.plan: {name: untrained}"
+                "anew; set model.sampling.plan, or the stage's sampling.plan, to {name: untrained}"
             )
         shape, device = self.family.latent_shape(run.size), self.family.device
         if not samples:
@@ -50,19 +52,33 @@ class Forward:
         x = flow_match.noised(clean, noise, times)
         asked = [self.sampler.asked(sample.prompt) for sample in samples]
         condition = self.sampler.conditions(asked, run.size)
-        against = None if guidance is None else self.sampler.unconditional(asked, guidance, run.size)
-        guidance = run.guidance if guidance is None else guidance
-        velocity, _ = self.sampler.policy.predict(x, 1000 * times, condition, guidance, run.size, against)
+        scales = run.scales if guidance is None else run.scales._replace(guidance=guidance)
+        against = None if guidance is None else self.sampler.unconditional(asked, scales, run.size)
+        velocity, _ = self.sampler.policy.predict(x, 1000 * times, condition, scales, run.size, against)
         return Noised(clean, noise, x, velocity)
+
+    def features(
+        self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], run: Run, clean: Tensor, count: int
+    ) -> list[Tensor]:
+        """See Adapter.block_features."""
+        with caught(spread(self.family, count)) as found:
+            self(samples, times, seeds, run, clean)
+        return single(found)
+
+    def sampler_times(self, run: Run) -> Tensor:
+        """[steps]: the noise levels from which the steps of a rollout `run` go. Raises Unsupported for no flow."""
+        self._refuse_no_flow()
+        return self.sampler.schedule(run.steps, run.size).level[:-1].float()
 
     def generated(self, samples: Sequence[Sample], places: Tensor, run: Run) -> Tensor:
         """See Adapter.generated: x0 at one of the latents that the rollout `run` stored, or went to last, guided as
         there. Raises Unsupported for what stores none."""
         self._refuse_no_flow()
-        if run.plan is not None and not run.plan.trained:
+        if run.plan is not None and not run.plan.trained and not run.plan.boundaries:
             raise Unsupported(
                 "model.sampling.plan stores the picture's latent and none on the way, where a distill stage makes it "
-                "anew; set model.sampling.plan: {name: full}"
+                "anew; set model.sampling.plan, or the stage's sampling.plan, to {name: full}, or to {name: untrained, "
+                "boundaries: true} for the ODE"
             )
         device, schedule = self.family.device, self.sampler.schedule(run.steps, run.size)
         if not samples:
@@ -73,10 +89,21 @@ class Forward:
         index = torch.tensor([step for _, step in chosen], device=device)
         asked = [self.sampler.asked(sample.prompt) for sample in samples]
         condition = self.sampler.conditions(asked, run.size)
-        against = self.sampler.unconditional(asked, run.guidance, run.size)
+        against = self.sampler.unconditional(asked, run.scales, run.size)
         time, level = (values.to(device)[index].float() for values in (schedule.time, schedule.level))
-        velocity, _ = self.sampler.policy.predict(x, time, condition, run.guidance, run.size, against)
+        velocity, _ = self.sampler.policy.predict(x, time, condition, run.scales, run.size, against)
         return flow_match.clean_of(x, velocity, level)
+
+    def levels(self, run: Run) -> Tensor:
+        """See Adapter.levels: of all steps of the schedule. Raises Unsupported where some are not stored."""
+        self._refuse_no_flow()
+        plan = run.plan
+        if plan is not None and not plan.boundaries and len(plan.trained) < run.steps - 1:
+            raise Unsupported(
+                f"model.sampling.plan stores {len(plan.trained)} of {run.steps} steps, where a distill stage asks for "
+                "all of them; set {name: untrained, boundaries: true}, or {name: full} with the kernel renoise"
+            )
+        return self.sampler.schedule(run.steps, run.size).level[1:].float()
 
     def _refuse_no_guidance(self, guidance: float | None) -> None:
         if self.family.guidance == "none" and guidance is not None and guidance > self.family.guidance_off:

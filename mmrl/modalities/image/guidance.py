@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
+
+
+class Scales(NamedTuple):
+    """How strongly a way to sample is guided.
+
+    guidance: in the numbers of the family's pipeline. true_cfg: of a second forward beside guidance that goes into the
+    denoiser; 1 is none.
+    """
+
+    guidance: float
+    true_cfg: float = 1.0
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:

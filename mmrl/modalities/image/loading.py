@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmrl.modalities import hollow
-from mmrl.modalities.files import cached, check_weights, is_local
+from mmrl.modalities.files import NotDownloaded, cached, check_weights, is_local
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import FAMILIES, family_class, family_of
 from mmrl.modalities.image.families.base import Family
+from mmrl.modalities.image.families.published import MODELS as PUBLISHED
+from mmrl.modalities.image.families.published import published_skeleton
 from mmrl.modalities.image.skeleton import INDEX, left_out, skeleton_pipeline, weighty_parts
 from mmrl.modalities.quiet import quiet
 from mmrl.share import resolve
@@ -25,7 +27,7 @@ FLOAT32 = "float32_parts.json"
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.([^.-]+))?(?:-\d+-of-\d+)?\.safetensors$")
 # What components are in pipelines.
 PARTS = {
-    "denoiser": ("transformer", "unet"),
+    "denoiser": ("transformer", "transformer_2", "unet"),
     "text_encoders": ("text_encoder", "text_encoder_2", "text_encoder_3"),
     "vae": ("vae",),
 }
@@ -54,7 +56,7 @@ def load_family(config: ModelConfig) -> Family:
         check_weights(local / part)
     dtype = _dtypes(config, local)
     if hollow.is_wanted():
-        pipeline = skeleton_pipeline(local if here else cached(config.path, config.revision, INDEX), dtype)
+        pipeline = _skeleton(config, local if here else None, dtype)
     else:
         source = str(local) if here else config.path
         pipeline = DiffusionPipeline.from_pretrained(
@@ -67,6 +69,17 @@ def load_family(config: ModelConfig) -> Family:
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
     return _made(name, pipeline, config)
+
+
+def _skeleton(config: ModelConfig, folder: Path | None, dtype: Mapping[str, torch.dtype]) -> Any:
+    """From the folder, the hub's cache, or what is known of a published model's sizes. Raises NotDownloaded."""
+    try:
+        folder = folder or cached(config.path, config.revision, INDEX)
+    except NotDownloaded:
+        if config.path not in PUBLISHED:
+            raise
+        return published_skeleton(config.path, dtype)
+    return skeleton_pipeline(folder, dtype)
 
 
 def _made(name: str, pipeline: Any, config: ModelConfig) -> Family:

@@ -28,7 +28,7 @@ def add(family: Family, config: LoraConfig) -> None:
                     "pytorch_lora_weights.safetensors, or a hub id"
                 )
             source = str(resolve(source))
-        family.pipeline.load_lora_weights(source, adapter_name=NAME, use_safetensors=True)
+        family.load_lora(source, NAME)
         beside = [name for name, encoder in family.text_encoders.items() if getattr(encoder, "peft_config", None)]
         if beside or not all(getattr(module, "peft_config", None) for module in family.denoisers.values()):
             found = f"LoRA of {', '.join(beside)}" if beside else "no LoRA of the denoiser"
@@ -53,11 +53,10 @@ def save(family: Family, folder: Path) -> None:
     """Write the matrices so that the pipeline's own `load_lora_weights(folder)` takes them."""
     from peft import get_peft_model_state_dict
 
-    written: dict[str, Any] = {}
+    written: dict[str, tuple[Any, dict[str, Any]]] = {}
     for name, part in family.policies.items():
         module = family.denoisers[name]
         # Without the metadata a reader takes alpha = rank, and with it another scale. Sets have no order of their own.
         about = {k: sorted(v) if isinstance(v, set) else v for k, v in module.peft_config[NAME].to_dict().items()}
-        written[f"{part}_lora_layers"] = get_peft_model_state_dict(module, adapter_name=NAME)
-        written[f"{part}_lora_adapter_metadata"] = about
-    family.pipeline.save_lora_weights(folder, safe_serialization=True, **written)
+        written[part] = get_peft_model_state_dict(module, adapter_name=NAME), about
+    family.save_lora(folder, written)

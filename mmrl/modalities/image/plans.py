@@ -20,6 +20,7 @@ class StepPlan:
     stochastic: steps sampled by the SDE kernel, increasing; all others are ODE steps.
     trained: those of them whose latents are stored and that enter the loss, increasing.
     The last step is never trained unless `allow_last`: its Gaussian is too sharp, or has std 0.
+    boundaries: the latents before all steps are stored, though none is trained.
     ValueError when an invariant does not hold.
     """
 
@@ -27,6 +28,7 @@ class StepPlan:
     stochastic: tuple[int, ...]
     trained: tuple[int, ...]
     allow_last: bool = False
+    boundaries: bool = False
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
@@ -196,14 +198,17 @@ def sliding_exponential(
     return _window("sliding_exponential", n_steps, step, size, stride, every, updates, allow_last)
 
 
-def untrained(n_steps: int, step: int, rng: random.Random, *, stochastic: int = 0) -> StepPlan:
+def untrained(
+    n_steps: int, step: int, rng: random.Random, *, stochastic: int = 0, boundaries: bool = False
+) -> StepPlan:
     """No step is trained: what is stored is the picture's latent, for stages on the forward process.
 
-    The first `stochastic` steps are drawn with noise, the rest are ODE.
+    The first `stochastic` steps are drawn with noise, the rest are ODE. boundaries: the latents on the way are stored,
+    too, from which a distill stage goes on.
     """
     if not 0 <= stochastic <= n_steps:
         raise ValueError(f"plan untrained: stochastic={stochastic} is outside 0..{n_steps}")
-    return StepPlan(n_steps, tuple(range(stochastic)), ())
+    return StepPlan(n_steps, tuple(range(stochastic)), (), boundaries=boundaries)
 
 
 PLANS: dict[str, Callable[..., StepPlan]] = {

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mmrl.modalities.image import kernels
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.asked import Condition
+from mmrl.modalities.image.families.asked import Condition, Extent
 from mmrl.modalities.image.families.base import Family, Schedule
+from mmrl.modalities.image.guidance import Scales
 from mmrl.modalities.image.kernels import Transition
 
 DEFAULT_LEVEL = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7, "renoise": 1.0, "ddim": 1.0}
@@ -32,9 +33,10 @@ class StepPolicy:
         self.reduction = sampling.logp_reduction or self.spec.reduction
         self.storage: torch.dtype = getattr(torch, sampling.storage)
         self.dtype: torch.dtype = getattr(torch, config.dtype)  # what the forward computes in
-        self.guidance = family.guidance_off if sampling.guidance is None else sampling.guidance
-        evaluation = config.evaluation.guidance
-        self.eval_guidance = self.guidance if evaluation is None else evaluation
+        scale = family.guidance_off if sampling.guidance is None else sampling.guidance
+        self.scales = Scales(scale, sampling.true_cfg or 1.0)
+        evaluation = {key: getattr(config.evaluation, key) for key in Scales._fields}
+        self.eval_scales = self.scales._replace(**{k: v for k, v in evaluation.items() if v is not None})
         self.both_branches = sampling.guidance_gradient == "both"  # whether the unconditional one gets gradient too
         self._check_options()
 
@@ -51,12 +53,13 @@ class StepPolicy:
                 f"{where}kl_published leaves |dt| out of std = g sqrt(|dt|), which kernel {self.kernel} does not have; "
                 "leave it out"
             )
-        family, scale = self.family, self.guidance
-        if family.guidance == "none" and max(scale, self.eval_guidance) > family.guidance_off:
+        family, scale = self.family, self.scales.guidance
+        self._check_true_cfg()
+        if family.guidance == "none" and max(scale, self.eval_scales.guidance) > family.guidance_off:
             raise ValueError(
                 f"{where}guidance: this model of family {family.name} is distilled to sample without it; leave it out"
             )
-        if self.both_branches and not family.is_guided(scale):
+        if self.both_branches and self.second(self.scales) is None:
             raise ValueError(
                 f"{where}guidance_gradient both: guidance {scale:g} of family {family.name} runs no unconditional "
                 "branch; leave it out"
@@ -66,17 +69,42 @@ class StepPolicy:
                 f"{where}guidance_rescale is of the pipelines of sd and sdxl, that of {family.name} has none; "
                 "leave it out"
             )
-        if self.sampling.negative_prompt is not None and family.guidance == "embedded":
-            raise ValueError(
-                f"{where}negative_prompt: this model of family {family.name} takes its guidance as an input and "
-                "runs no unconditional branch; leave it out"
+        beside = max(self.scales.true_cfg, self.eval_scales.true_cfg) > 1
+        if self.sampling.negative_prompt is not None and family.guidance != "passes" and not beside:
+            fix = f"give {where}true_cfg, or leave it out" if family.true_cfg else "leave it out"
+            why = (
+                "takes its guidance as an input" if family.guidance == "embedded" else "is distilled to sample without"
             )
+            raise ValueError(
+                f"{where}negative_prompt: this model of family {family.name} {why}, and runs no unconditional branch; "
+                f"{fix}"
+            )
+
+    def _check_true_cfg(self) -> None:
+        """Refuse a second forward beside guidance that is not embedded, or where the pipeline has none."""
+        family, (name, scales) = self.family, ("sampling", self.scales)
+        if scales.true_cfg <= 1:
+            name, scales = "evaluation", self.eval_scales
+        if scales.true_cfg <= 1 or (family.true_cfg and family.guidance == "embedded"):
+            return
+        why = {
+            "passes": "guides by a second forward already; give its scale as `guidance`",
+            "embedded": "has no second forward beside the guidance that it takes as an input; leave it out",
+            "none": "is distilled to sample without guidance; leave it out",
+        }[family.guidance]
+        raise ValueError(f"model.{name}.true_cfg: this model of family {family.name} {why}")
 
     @property
     def clip_range(self) -> float:
         """The clip range that belongs to the kernel's log-probability."""
         assert self.spec.clip_range is not None, "a kernel that has a log-probability has one"
         return self.spec.clip_range
+
+    def second(self, scales: Scales) -> float | None:
+        """The scale of a second, unconditional forward, or None where there is none."""
+        if self.family.guidance == "embedded":
+            return scales.true_cfg if scales.true_cfg > 1 else None
+        return scales.guidance if self.family.is_guided(scales.guidance) else None
 
     def autocast(self) -> AbstractContextManager[None]:
         if self.dtype == torch.float32:
@@ -88,8 +116,8 @@ class StepPolicy:
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        guidance: float,
-        size: tuple[int, int],
+        scales: Scales,
+        size: Extent,
         unconditional: Condition | None = None,
         empty: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -99,15 +127,17 @@ class StepPolicy:
         is left out where its output under these weights is known (`empty`).
         """
         family = self.family
-        value = guidance if family.guidance == "embedded" else None
+        value = scales.guidance if family.guidance == "embedded" else None
         with self.autocast():
             output = family.predict(latents, time, condition, size, value).float()
             if empty is None:
                 if unconditional is None:
                     return output, None
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.both_branches):
-                    empty = family.predict(latents, time, unconditional, size).float()
-        return family.guide(output, empty, guidance, self.sampling.guidance_rescale), empty
+                    empty = family.predict(latents, time, unconditional, size, value).float()
+        scale = self.second(scales)
+        assert scale is not None, "an unconditional output has been asked for"
+        return family.guide(output, empty, scale, self.sampling.guidance_rescale), empty
 
     def transition(
         self, latents: Tensor, output: Tensor, schedule: Schedule, steps: Tensor, stochastic: bool = True

@@ -40,9 +40,9 @@ class Replay:
         def transition() -> Transition:
             """Of the weights as they are now, text encoders included: the policy's, or the reference's."""
             empty = gather("unconditional") if self._unconditional_holds(trajectories) else None
-            unconditional = sampler.unconditional(asked, run.guidance, size) if empty is None else None
+            unconditional = sampler.unconditional(asked, run.scales, size) if empty is None else None
             condition = sampler.conditions(asked, size)
-            output, _ = policy.predict(latents, time, condition, run.guidance, size, unconditional, empty)
+            output, _ = policy.predict(latents, time, condition, run.scales, size, unconditional, empty)
             return policy.transition(latents, output, schedule, index)
 
         step = transition()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
-from mmrl.modalities.image.families.asked import Asked, Condition
+from mmrl.modalities.image.ended import ended
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent
 from mmrl.modalities.image.families.base import Schedule
+from mmrl.modalities.image.guidance import Scales
 from mmrl.modalities.image.kernels import Transition, sample
-from mmrl.modalities.image.pixels import to_pictures
 from mmrl.modalities.image.plans import StepPlan
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.types import Group, Prompt, Sample, Trajectory
@@ -23,12 +24,19 @@ from mmrl.types import Group, Prompt, Sample, Trajectory
 
 @dataclass(frozen=True)
 class Run:
-    """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored."""
+    """How one batch of pictures is sampled; without a plan by the ODE (or DDIM with eta 0), and nothing is stored.
+
+    stores: whether there are trajectories at all; decodes: whether there are pictures; shows: whether there are latents
+    for rewards to look at.
+    """
 
     steps: int
-    guidance: float
-    size: tuple[int, int]
+    scales: Scales
+    size: Extent
     plan: StepPlan | None = None
+    stores: bool = True
+    decodes: bool = True
+    shows: bool = False
 
 
 class Noise:
@@ -69,12 +77,12 @@ class Sampler:
         return self.config.sampling.ratio_norm or self.config.sampling.keep_mean
 
     @lru_cache(maxsize=8)  # noqa: B019  one adapter lives as long as the process
-    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+    def schedule(self, steps: int, size: Extent) -> Schedule:
         return self.family.schedule(steps, size)
 
-    def unconditional(self, asked: Sequence[Asked], guidance: float, size: tuple[int, int]) -> Condition | None:
+    def unconditional(self, asked: Sequence[Asked], scales: Scales, size: Extent) -> Condition | None:
         """What the branch that guidance leads away from is told, or None where there is no such branch."""
-        if not self.family.is_guided(guidance):
+        if self.policy.second(scales) is None:
             return None
         negative = self.config.sampling.negative_prompt
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.policy.both_branches):
@@ -87,13 +95,25 @@ class Sampler:
         samples: list[Sample] = []
         for start in range(0, len(prompts), self.config.rollout_batch):
             rows = slice(start, start + self.config.rollout_batch)
-            latents, trajectories = self._denoise(prompts[rows], noise[rows], run)
-            pictures = self._decode(latents, run.size)
-            samples += [
-                Sample(prompt, (start + i) % n, picture, trajectory)
-                for i, (prompt, picture, trajectory) in enumerate(zip(prompts[rows], pictures, trajectories))
-            ]
+            latents, kept = self._denoise(prompts[rows], noise[rows], run)
+            samples += self.made(prompts[rows], range(start, len(prompts)), latents, kept, run, n)
         return [replace(g, samples=samples[i * n : (i + 1) * n]) for i, g in enumerate(groups)]
+
+    def made(
+        self,
+        prompts: Sequence[Prompt],
+        numbers: Iterable[int],
+        latents: Tensor,
+        kept: Sequence[Trajectory | None],
+        run: Run,
+        n: int,
+    ) -> list[Sample]:
+        """Samples of finished latents, with what `run` wants for rewards to look at. numbers: of all samples, n of a
+        prompt."""
+        drawn = self.decode(latents, run.size) if run.decodes else [None] * len(latents)
+        shown = self._shown(latents, kept, run) if run.shows else [{}] * len(latents)
+        parts = zip(prompts, numbers, drawn, kept, shown)
+        return [Sample(prompt, number % n, artifact, way, latents=own) for prompt, number, artifact, way, own in parts]
 
     def _denoise(
         self, prompts: Sequence[Prompt], noise: Sequence[Noise], run: Run
@@ -102,16 +122,19 @@ class Sampler:
         schedule = self.schedule(run.steps, size)
         asked = [self.asked(prompt) for prompt in prompts]
         condition = self.conditions(asked, size)
-        unconditional = self.unconditional(asked, run.guidance, size)
+        unconditional = self.unconditional(asked, run.scales, size)
         shape = self.family.latent_shape(size)
         latents = torch.stack([source.start(shape) for source in noise]).to(device)
         storing = plan is not None and unconditional is not None and not policy.both_branches
         tag = self.tag() if storing else None
         kept: list[dict[str, Tensor]] = []
+        way: list[Tensor] = []
         for i in range(run.steps):
+            if plan is not None and plan.boundaries:
+                way.append(latents.cpu())
             index = torch.full((len(prompts),), i, device=device)
             time = schedule.time[i].float().to(device).expand(len(prompts))
-            output, empty = policy.predict(latents, time, condition, run.guidance, size, unconditional)
+            output, empty = policy.predict(latents, time, condition, run.scales, size, unconditional)
             stochastic = plan is not None and i in plan.stochastic
             transition = policy.transition(latents, output, schedule, index, stochastic)
             if not stochastic:
@@ -120,13 +143,13 @@ class Sampler:
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
             if plan is not None and i in plan.trained:
-                kept.append(self._keep(latents, after, transition, index, empty, tag))
+                kept.append(self.keep(latents, after, transition, index, empty, tag))
             latents = after
-        if plan is None:
+        if plan is None or not run.stores:
             return latents, [None] * len(prompts)
-        return latents, _trajectories(kept, len(prompts)) if plan.trained else _untrained(latents)
+        return latents, trajectories(kept, len(prompts)) if plan.trained else _ended(latents, way)
 
-    def _keep(
+    def keep(
         self,
         latents: Tensor,
         after: Tensor,
@@ -135,6 +158,7 @@ class Sampler:
         empty: Tensor | None,
         tag: int | None,
     ) -> dict[str, Tensor]:
+        """What is stored of a trained step; tag: of the weights, where their unconditional outputs are stored, too."""
         stored = {
             "x": latents,
             "x_next": after,
@@ -149,12 +173,26 @@ class Sampler:
             stored["weights"] = torch.full_like(index, tag)
         return {key: value.cpu() for key, value in stored.items()}
 
+    def _shown(
+        self, latents: Tensor, trajectories: Sequence[Trajectory | None], run: Run
+    ) -> list[Mapping[str, Tensor]]:
+        """See Sample.latents: in the layout of the autoencoder, and on the denoiser's scale."""
+        level = self.schedule(run.steps, run.size).level[:-1].float()
+        noise = level if self.family.is_flow else (1 - level).sqrt()  # of DDIM it is the signal's share
+        found: list[Mapping[str, Tensor]] = []
+        for clean, kept in zip(self.family.unpack(latents.float(), run.size).cpu(), trajectories):
+            way = {} if kept is None or "x" not in kept.tensors else kept.tensors
+            noisy = {"noisy": self.family.unpack(way["x"], run.size), "level": noise[way["step"]]} if way else {}
+            found.append({"clean": clean, **noisy})
+        return found
+
     @torch.no_grad()
-    def _decode(self, latents: Tensor, size: tuple[int, int]) -> list[Image]:
-        pictures: list[Image] = []
+    def decode(self, latents: Tensor, size: Extent) -> list[Any]:
+        """Pictures, or films, of latents, `decode_batch` at a time."""
+        drawn: list[Any] = []
         for part in latents.split(self.config.decode_batch):
-            pictures += to_pictures(self.family.decode(part, size))
-        return pictures
+            drawn += self.family.draws.drawn(self.family.decode(part, size))
+        return drawn
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
@@ -164,7 +202,8 @@ class Sampler:
         trained = run.plan.trained
         latents = torch.zeros(len(trained), *self.family.latent_shape(run.size))
         if not trained:
-            return Sample(prompt, 0, None, _untrained(torch.zeros(1, *self.family.latent_shape(run.size)))[0])
+            latent = torch.zeros(1, *self.family.latent_shape(run.size))
+            return Sample(prompt, 0, None, _ended(latent, [latent] * run.steps if run.plan.boundaries else [])[0])
         names = ("x", "x_next", *(("mean",) if self.keeps_mean else ()))
         tensors = {**dict.fromkeys(names, latents), "step": torch.tensor(trained)}
         mask = torch.ones(len(trained), dtype=torch.bool)
@@ -177,19 +216,21 @@ class Sampler:
         asked = [self.asked(prompt) for prompt in prompts[: self.config.rollout_batch]]
         shape = (len(asked), *self.family.latent_shape(run.size))
         condition = self.conditions(asked, run.size)
-        unconditional = self.unconditional(asked, run.guidance, run.size)
+        unconditional = self.unconditional(asked, run.scales, run.size)
         time = self.schedule(run.steps, run.size).time[:1].float().expand(len(asked))
-        output, _ = self.policy.predict(torch.zeros(shape), time, condition, run.guidance, run.size, unconditional)
+        output, _ = self.policy.predict(torch.zeros(shape), time, condition, run.scales, run.size, unconditional)
         self.family.decode(output[: self.config.decode_batch], run.size)
 
 
-def _untrained(latents: Tensor) -> list[Trajectory]:
-    """Of pictures of whose making nothing is trained: their latents, and no action."""
-    none = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
-    return [Trajectory(*none, {"clean": latent.clone()}) for latent in latents.cpu()]
+def _ended(latents: Tensor, way: Sequence[Tensor] = ()) -> list[Trajectory]:
+    """way: the latents before each step, where they are stored."""
+    before = [{"x": torch.stack(some)} for some in zip(*way)] if way else [{}] * len(latents)
+    steps = {"step": torch.arange(len(way))} if way else {}
+    return [ended(latent.clone(), {**one, **steps}) for latent, one in zip(latents.cpu(), before)]
 
 
-def _trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+def trajectories(kept: list[dict[str, Tensor]], rows: int) -> list[Trajectory]:
+    """Of what `keep` stored of each step, for so many samples."""
     columns = {key: torch.stack([step[key] for step in kept], dim=1) for key in kept[0]}
     logp = columns.pop("logp")
     return [

@@ -26,13 +26,17 @@ def skeleton_pipeline(folder: Path, dtype: Mapping[str, torch.dtype]) -> Any:
 
     dtype: of each part, or "default".
     """
-    from diffusers import DiffusionPipeline
+    import diffusers
 
     made = {
         name: _skeleton(source, folder / name, dtype.get(name, dtype["default"]))
         for name, source in _models(folder).items()
     }
-    return DiffusionPipeline.from_pretrained(str(folder), **made, **left_out(str(folder)))
+    # The class itself: DiffusionPipeline does not know which of its parts are optional, and would read those that are
+    # given to it (Wan's denoisers).
+    name = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("_class_name")
+    pipeline = getattr(diffusers, str(name), diffusers.DiffusionPipeline)
+    return pipeline.from_pretrained(str(folder), **made, **left_out(str(folder)))
 
 
 def left_out(source: str, revision: str | None = None) -> dict[str, Any]:

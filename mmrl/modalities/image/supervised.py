@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmrl.core.flow_match import shifted
+from mmrl.modalities.image.families.asked import Extent
 
 
 class Denoiser(Protocol):
@@ -18,7 +19,7 @@ class Denoiser(Protocol):
 
     def alphas_cumprod(self) -> Tensor: ...
 
-    def predict(self, latents: Tensor, time: Tensor, condition: Any, size: tuple[int, int]) -> Tensor: ...
+    def predict(self, latents: Tensor, time: Tensor, condition: Any, size: Extent) -> Tensor: ...
 
 
 class Autoencoder(Protocol):
@@ -61,7 +62,7 @@ def denoising_loss(
     noise: Tensor,
     uniform: Tensor,
     condition: Any,
-    size: tuple[int, int],
+    size: Extent,
 ) -> Tensor:
     """The denoising loss of SD 1.5 and SDXL: epsilon, v or sample prediction at uniform timesteps.
 

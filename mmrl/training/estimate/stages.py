@@ -24,6 +24,8 @@ from mmrl.training.scoring import micro_batches as scoring_parts
 from mmrl.training.scoring import rows_of
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.distill import Distill
+from mmrl.training.stages.forward_preference import ForwardPreference
+from mmrl.training.stages.forward_preference import given_samples as given_pairs
 from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference, given_samples
@@ -80,9 +82,12 @@ def held_sizes(stage: Stage[Any]) -> Sizes:
 def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sample], int]:
     """(samples as long as they get, prompt by prompt; how many of a prompt) of one process's share of an update."""
     options, run = stage.options, stage.run
-    if not isinstance(options, SampledStage | FilterStage | DistillStage):
+    if not isinstance(options, SampledStage | FilterStage):
         return [], 1
-    n, updates = options.samples, options.updates if isinstance(options, SampledStage) else 1
+    # Only what a distill stage's rewards train is split: its teacher looks at all samples in each update.
+    n, updates = options.samples, 1
+    if isinstance(options, SampledStage) and not isinstance(options, DistillStage):
+        updates = options.updates
     groups = -(-options.groups // run.processes.world)
     found: list[Sample] = []
     for number in range(groups):
@@ -94,7 +99,7 @@ def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sa
 
 
 def _samples(stage: Stage[Any]) -> bool:
-    return isinstance(stage.options, SampledStage | FilterStage | DistillStage)
+    return isinstance(stage.options, SampledStage | FilterStage)
 
 
 # -------------------------------------------------------------------- the work of an update
@@ -111,7 +116,7 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
             _supervised(stage.run.adapter, records, expert.objective, expert.micro_batch)
     elif isinstance(stage, ForwardProcess):
         if samples:
-            _noised(stage, samples)
+            _noised(stage, samples, stage.options.draws)
     elif isinstance(stage, Distill):
         if samples:
             _distilled(stage, samples)
@@ -122,6 +127,9 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     elif isinstance(stage, Preference):
         made = [given_samples(stage.run.adapter, [pair]) for pair in stage.pairs[:LOOKED_AT]]
         _replays(stage, Algorithm(), _longest(stage, made, stage.options.batch))
+    elif isinstance(stage, ForwardPreference):
+        pairs = stage.pairs[: stage.options.batch]
+        _noised(stage, given_pairs(stage.run.adapter, pairs), stage.options.draws)
     elif isinstance(stage, RewardModel):
         adapter = stage.run.adapter
         made = [rows_of(adapter, record, stage.options.show) for record in stage.records[:LOOKED_AT]]
@@ -160,9 +168,9 @@ def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample])
             raise ValueError(f"the loss of tensors without numbers is {part.loss}")
 
 
-def _noised(stage: ForwardProcess, samples: Sequence[Sample]) -> None:
+def _noised(stage: Stage[Any], samples: Sequence[Sample], draws: int) -> None:
     """The fullest micro-batch, beside the old policy's and the reference's forward of it, which have no graph."""
-    evaluations = len(samples) * stage.options.draws
+    evaluations = len(samples) * draws
     some = [samples[i % len(samples)] for i in range(min(stage.options.micro_batch, evaluations))]
     for _ in range(min(2, -(-evaluations // len(some)))):
         found = stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))

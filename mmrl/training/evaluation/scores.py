@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.rollouts.sampling import RewardFailure, refuse_to_go_on
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
+from mmrl.training.wanted import wanted
 from mmrl.types import Group, Prompt, Score
 
 MOST_TASKS = 64
@@ -69,7 +70,12 @@ class Table:
         return means | {k: float(v) for k, v in self.counts.items()}
 
 
-def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: bool = False) -> dict[str, float]:
+Draw = Callable[[Sequence[Prompt], int, int], list[Group]]  # as Adapter.evaluate
+
+
+def evaluate(
+    run: Run, tag: str, learners: Sequence[Learner] = (), must_score: bool = False, draw: Draw | None = None
+) -> dict[str, float]:
     """Score the run's held-out prompts with the learners' averaged weights, or the policy as it is; stored as `tag`.
 
     Returns, over valid scores of all processes, with the options of `eval:` that ask for them:
@@ -79,7 +85,8 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
     eval/<reward>/<task>: the mean of each task. eval/<reward>/pass@<k>: see pass_at.
     eval/<reward>/consistent: share of records with options that are answered right in every rotation of them.
     eval/visual_tokens, eval/turns, eval/env/<name>: see conversation_metrics. eval/visual_tokens/<task>: of each task.
-    must_score: whether no score at all raises RewardFailure, with the reasons; elsewhere it is warned of.
+    must_score: whether no score at all raises RewardFailure, with the reasons; elsewhere it is warned of. draw: in the
+    place of the adapter's `evaluate`.
     Raises NonFiniteError for weights that are not numbers: their scores would look like bad ones. Raises StopHere where
     a run that was asked to stop would wait too long for a reward.
     """
@@ -88,12 +95,13 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
         return {}
     for learner in learners:
         learner.refuse_non_finite()
-    prompts = chosen(everything, options)
+    prompts, draw = chosen(everything, options), draw or run.adapter.evaluate
     check_tasks(prompts, options)
     places, asked = shared_out(questions(prompts, options), prompts, processes)
+    run.adapter.wanted = wanted(run.eval_rewards, shown=True)
     with averaged(learners):
         kept, groups = without_broken(
-            lambda some: run.adapter.evaluate([asked[i].prompt for i in some], options.samples, options.seed),
+            lambda some: draw([asked[i].prompt for i in some], options.samples, options.seed),
             range(len(asked)),
             lambda i: asked[i].prompt.id,
             run.config.data.on_bad_record,
@@ -105,6 +113,8 @@ def evaluate(run: Run, tag: str, learners: Sequence[Learner] = (), must_score: b
         score_groups(groups, run.eval_rewards, run.stops.waited_long)
     except Abandoned as error:
         raise StopHere(str(error)) from None
+    for sample in (s for group in groups for s in group.samples):
+        sample.latents = {}
     refuse_to_go_on(run, groups, {r.name: run.weights.get(r.name, 1.0) for r in run.eval_rewards})
     mine = table(asked, groups, [r.name for r in run.eval_rewards], options)
     whole = Table.joined(processes.gather([mine.sums, mine.weights, mine.counts]))

@@ -8,15 +8,15 @@ from typing import TypeVar
 
 from mmrl.config import ConfigError
 from mmrl.pictures import PictureError
-from mmrl.types import Group
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 
 def without_broken(
-    roll: Callable[[list[T]], list[Group]], asked: Sequence[T], prompt_id: Callable[[T], str], on_bad: str
-) -> tuple[list[T], list[Group]]:
-    """(what was asked, but for prompts whose pictures are broken; the groups that `roll` makes of it).
+    roll: Callable[[list[T]], list[Made]], asked: Sequence[T], prompt_id: Callable[[T], str], on_bad: str
+) -> tuple[list[T], list[Made]]:
+    """(what was asked, but for prompts whose pictures are broken; what `roll` makes of it, groups say).
 
     Only the head of a picture is looked at before a run. Where its pixels cannot be read, the others are rolled out
     again: their noise is their own, so that they come out as they would have.

@@ -43,13 +43,13 @@ class Collector:
         """This process's groups for a step, sampled with the weights as they are, and scored.
 
         Groups without signal are replaced by new prompts as `refill` says (dynamic sampling, DAPO), groups that are all
-        wrong by their hinted prompt as `hints` says (GHPO); with `tree` the groups are the branchings of trees. What
-        comes next depends on the seed and on the results, not on the number of processes. Where it fails, the
-        curriculum is as it was.
+        wrong by their hinted prompt as `hints` says (GHPO); with `tree` the groups are the branchings of trees, with
+        `branches` the samples that part at a step. What comes next depends on the seed and on the results, not on the
+        number of processes. Where it fails, the curriculum is as it was.
         """
         before = self.curriculum.state()
         try:
-            groups = self._trees(step) if self.options.searched else self._answers(step)
+            groups = self._groups(step)
         except BaseException:
             self.curriculum.load(before)
             raise
@@ -62,6 +62,27 @@ class Collector:
         """The KL that comes off the rewards, where the algorithm has one."""
         if self.algorithm.kl_coef > 0 and self.algorithm.kl_place == "reward":
             score_kl(self.run.adapter, groups, self.options.micro_batch)
+
+    def _groups(self, step: int) -> list[Group]:
+        if self.options.searched:
+            return self._trees(step)
+        return self._answers(step) if self.options.parted is None else self._parted(step, self.options.parted)
+
+    def _parted(self, step: int, width: int) -> list[Group]:
+        """Groups of samples that part at one step each; a group's index is (number of the step) * options.groups +
+        index of its question."""
+        run, options = self.run, self.options
+        mine = self._mine(self._next(step, range(options.groups), Counter()))
+        chunk, shown = options.rollout_chunk, self._shown(step)
+        made = sampled(run, self.cursor, mine, options.samples, step, self.seed, chunk, shown=shown, width=width)
+        refuse_invalid(run, self.cursor, made, options.max_invalid, run.weights)
+        count = run.adapter.branch_steps
+        of_one = [made[i : i + count] for i in range(0, len(made), count)]
+        self._record([Group(some[0].prompt, some[0].index, [s for g in some for s in g.samples]) for some in of_one])
+        for some in of_one:
+            for number, group in enumerate(some):
+                group.index += number * options.groups
+        return sorted(made, key=lambda group: group.index)
 
     def _trees(self, step: int) -> list[Group]:
         questions = self._next(step, range(self.options.groups), Counter())
@@ -108,15 +129,23 @@ class Collector:
     def _mine(self, groups: Sequence[Group]) -> list[Group]:
         return list(groups[self.run.processes.rank :: self.run.processes.world])
 
+    def _shown(self, step: int) -> bool:
+        """Whether the samples of a step of the stage are stored for the report."""
+        return self.run.shows(self.cursor.total_steps + 1 + step - self.cursor.step)
+
     def _sampled(self, groups: Sequence[Group], step: int, seen: list[Group]) -> list[Group]:
-        options = self.options
-        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, options.rollout_chunk)
+        options, rewards = self.options, self.run.rewards if self.options.rewarded else ()
+        chunk, shown = options.rollout_chunk, self._shown(step)
+        made = sampled(self.run, self.cursor, groups, options.samples, step, self.seed, chunk, rewards, shown)
         seen += made
-        refuse_invalid(self.run, self.cursor, seen, options.max_invalid, self.run.weights)
+        if options.rewarded:
+            refuse_invalid(self.run, self.cursor, seen, options.max_invalid, self.run.weights)
         return made
 
     def _record(self, groups: Sequence[Group]) -> None:
         """Tell the curriculum the pass rates of the groups of all processes, in the order of their indices."""
+        if not self.options.rewarded:
+            return
         options, weights, index = self.options, self.run.weights, self.curriculum.index
         rates, known = (torch.zeros(options.groups, dtype=torch.float64) for _ in range(2))
         numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)

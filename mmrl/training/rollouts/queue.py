@@ -29,9 +29,11 @@ class Rollouts:
 
     @property
     def n_groups(self) -> int:
-        """Groups that a step can have, over all processes: every iteration of a tree branches once at most."""
+        """Groups that a step can have, over all processes: every iteration of a tree branches once at most, and ways
+        part at each step."""
         tree = self.options.searched
-        return self.options.groups * (tree.iterations if tree else 1)
+        steps = self.run.adapter.branch_steps if self.options.parted else 1
+        return self.options.groups * (tree.iterations if tree else steps)
 
     def next(self) -> list[Group]:
         """This process's groups for the step; sampled first, where they do not wait already."""
@@ -87,6 +89,6 @@ class Rollouts:
         self.queue = load_queue(folder, processes.rank, processes.world, self.collector.prompts)
         self.exhausted = self.exhausted and not self.queue
         groups = [group for groups in self.queue for group in groups]
-        if not self.options.searched:  # the branchings of a tree have scores of their own
+        if self.options.rewarded and not self.options.searched:  # the branchings of a tree have scores of their own
             score_new(self.run, groups)
         self.collector.score_kl([group for group in groups if any(KL not in s.scores for s in group.samples)])

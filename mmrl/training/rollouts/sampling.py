@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from mmrl.rewarding.load import LoadedReward
 from mmrl.rewarding.run import Abandoned, RewardRunner, invalid_share, known_share, score_groups, stop_reasons
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.run import Run
 from mmrl.training.stopping import StopHere
+from mmrl.training.wanted import wanted
 from mmrl.types import Group
 
 
@@ -18,27 +20,47 @@ class RewardFailure(RuntimeError):
 
 
 def sampled(
-    run: Run, cursor: Cursor, groups: Sequence[Group], n: int, step: int, seed: int, chunk: int | None = None
+    run: Run,
+    cursor: Cursor,
+    groups: Sequence[Group],
+    n: int,
+    step: int,
+    seed: int,
+    chunk: int | None = None,
+    rewards: Sequence[LoadedReward] | None = None,
+    shown: bool = True,
+    width: int | None = None,
 ) -> list[Group]:
     """The groups with n scored samples each; those whose pictures are broken are left out, or end the run.
 
     step: which step the rollout is for; with the seed and the group's key it decides the noise. chunk: groups that are
-    rolled out together; None: all.
+    rolled out together; None: all. rewards: None: the run's. shown: whether samples are stored for the report, so that
+    artifacts are made even where no reward looks at them. width: of Adapter.branches, whose groups have their
+    question's index and draw; None: `rollout`.
     """
+
+    def roll(some: Sequence[Group]) -> list[list[Group]]:
+        if width is not None:
+            return run.adapter.branches(some, n, width, step, seed)
+        return [[group] for group in run.adapter.rollout(some, n, step, seed)]
+
     size = chunk or max(1, len(groups))
     done: list[Group] = []
-    with RewardRunner(run.rewards) as runner:
+    rewards = run.rewards if rewards is None else rewards
+    run.adapter.wanted = wanted(rewards, shown)
+    with RewardRunner(rewards) as runner:
         for start in range(0, len(groups), size):
             clock = time.monotonic()
             asked, made = without_broken(
-                lambda some: run.adapter.rollout(some, n, step, seed),
+                roll,
                 groups[start : start + size],
                 lambda group: group.prompt.id,
                 run.config.data.on_bad_record,
             )
-            for group, of in zip(made, asked, strict=True):
-                group.draw = of.draw  # an adapter that makes new groups may have left it out, and a hint asks again
-            runner.submit(made)
+            for of_one, of in zip(made, asked, strict=True):
+                for group in of_one:
+                    group.draw = of.draw  # an adapter that makes new groups may have left it out, and a hint asks again
+            runner.submit([group for of_one in made for group in of_one])
             cursor.sums.count("time/rollout", time.monotonic() - clock)
         clock = time.monotonic()
         while runner.pending:
@@ -49,6 +71,7 @@ def sampled(
         cursor.sums.count("time/reward", time.monotonic() - clock)
     for sample in (s for group in done for s in group.samples):
         sample.version = cursor.step
+        sample.latents = {}  # nobody looks at them any more
     return done
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
-from mmrl.config import ConfigError, OptimConfig, RoleConfig
+from mmrl.config import ConfigError, FollowConfig, OptimConfig, RoleConfig
 from mmrl.config import Stage as StageConfig
 from mmrl.modalities.acting import copies
 from mmrl.seeds import seed_of
@@ -69,6 +69,10 @@ class Stage(Generic[Section]):
         weights = self.policy.parameters
         policy = Role("policy", weights, self.learner("policy", weights, self.options.optim, self.updates()))
         return [policy, *(self.role(name, options) for name, options in self.options.named_roles().items())]
+
+    def prepare_reference(self) -> None:
+        """Make what it compares with: here the policy as the stage begins."""
+        self.run.adapter.prepare_reference()
 
     def begin(self) -> None:
         """Before the first step, not on a resume: what must hold. Raises what stops the run."""
@@ -160,8 +164,16 @@ class Stage(Generic[Section]):
             raise ValueError(f"role {name} is not trained: leave `gradient` out, or give it `optim`")
         return adapter.acting(role.weights, gradient)
 
-    def follow(self) -> None:
-        """Behind an update of the policy: the roles that follow it do."""
+    def follower(self, name: str, options: FollowConfig, leader: Role) -> Role:
+        """A role that follows another one than the policy: weights that begin as its do, and act in the policy's
+        place."""
+        weights = copies(leader.weights)
+        return Role(
+            name, weights, follower=Follower(options, weights, leader.weights), acts=leader.acts, leader=leader.name
+        )
+
+    def follow(self, leader: str = "policy") -> None:
+        """Behind an update of a role: those that follow it do."""
         for role in self.roles.values():
-            if role.follower:
+            if role.follower and role.leader == leader:
                 role.follow()

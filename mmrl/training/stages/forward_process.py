@@ -36,7 +36,8 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
     Options = ForwardProcessStage
 
     def __init__(self, run: Run, options: ForwardProcessStage, policy: Policy, cursor: Cursor) -> None:
-        algorithm = options.resolved.with_defaults(*run.adapter.default_clip)
+        # An adapter's own range is of its sampler's log-probabilities, which are not in here.
+        algorithm = options.resolved.with_defaults(*options.own_clip)
         if options.objective == "dgpo":  # a group counts once, as its logit does
             algorithm = replace(algorithm, aggregate="prompt_mean")
         super().__init__(run, options, policy, cursor, algorithm)
@@ -51,8 +52,9 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
         return self.options.objective == "dgpo" or self.options.reference_coef > 0
 
     def begin(self) -> None:
-        """An adapter that noises no samples says so before anything is sampled."""
+        """An adapter that noises no samples, or tells no times, says so before anything is sampled."""
         self.run.adapter.velocities([], torch.zeros(0), [])
+        Draws.of([], self.options, 0, self.run.adapter)
 
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
@@ -76,7 +78,7 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
             run.point("update")
         row = self._row(experience, groups)
         self.keep_samples(groups)
-        self.roles["old"].follow()  # behind the last point: a resume comes here once
+        self.follow()  # behind the last point: a resume comes here once
         if row["loss"] is None:
             tell_empty(cursor.total_steps + 1, run.processes)
         cursor.samples += int(run.processes.total(len(experience.samples)))
@@ -95,8 +97,8 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
             step=self.cursor.step,
             shuffle=seed_of(self.seed, "shuffle", self.cursor.step) if options.shuffle_rewards else None,
             draws=options.draws,
-            # Away from the old policy nft pulls back what is neither good nor bad; so does a reference.
-            everyone=options.objective == "nft" or options.reference_coef > 0,
+            # Away from the old policy nft pulls back what is neither good nor bad; so do a reference and an average.
+            everyone=options.objective == "nft" or options.reference_coef > 0 or options.ema_coef > 0,
         )
         if found.advantage.ndim == 2:
             raise ConfigError(
@@ -113,10 +115,12 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
             experience.batch.n_groups, options.updates, part, seed_of(self.seed, cursor.step, epoch)
         )
         update = plan_update(experience, self.algorithm, chosen)
-        draws = Draws.of(groups, options, seed_of(self.seed, "draws", cursor.step, epoch))
+        seed = seed_of(self.seed, "draws", cursor.step, epoch)
+        draws = Draws.of(groups, options, seed, run.adapter)
         others = Others(
             None if self._sampled_by_policy(number) else partial(self.acting, "old"),
             run.adapter.reference if self.needs_reference else None,
+            partial(self.acting, "ema") if options.ema_coef > 0 else None,
         )
         for micro in forward_gradient(run.adapter, update, draws, options, others, start=cursor.micro):
             if not math.isfinite(micro.loss):

@@ -5,17 +5,18 @@ A draw is a time and a noise at which a sample is trained; the draws of a sample
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmrl.config import ConfigError, ForwardProcessStage
+from mmrl.config import ConfigError, ForwardProcessStage, TimesConfig, TrainedTimes
 from mmrl.core import flow_match
-from mmrl.core.denoising_preference import dgpo, dgpo_logits
+from mmrl.core.denoising_preference import dgpo, dgpo_clip, dgpo_logits
 from mmrl.core.forward_process import awm, matching_logp, nft
 from mmrl.core.registry import Hook
 from mmrl.modalities.adapter import Adapter
@@ -35,7 +36,7 @@ class Draws:
     seeds: list[list[int]]
 
     @classmethod
-    def of(cls, groups: Sequence[Group], options: ForwardProcessStage, seed: int) -> Draws:
+    def of(cls, groups: Sequence[Group], options: ForwardProcessStage, seed: int, adapter: Adapter) -> Draws:
         """The draws of an update, of all samples of the groups in their order.
 
         They depend on the seed, the group's key and the sample's number: neither on the process nor on the batch.
@@ -43,22 +44,38 @@ class Draws:
         names = [
             (group.key, "all" if options.noises_alike else sample.index) for group in groups for sample in group.samples
         ]
-        uniform = torch.empty(len(names), options.draws, dtype=torch.float64)
+        return cls.named(names, options.draws, options.times, seed, adapter)
+
+    @classmethod
+    def named(
+        cls, names: Sequence[tuple[Any, ...]], count: int, times: TimesConfig, seed: int, adapter: Adapter
+    ) -> Draws:
+        """`count` draws for each name, the same for equal ones."""
+        uniform = torch.empty(len(names), count, dtype=torch.float64)
         for row, name in zip(uniform, names):
             torch.rand(len(row), generator=torch.Generator().manual_seed(seed_of(seed, *name)), out=row)
         # A draw of exactly 0 would be a time without noise, or -inf of a normal number.
         even = flow_match.stratified(uniform).clamp(1e-6, 1 - 1e-6)
-        times = flow_match.TIMES.bind(Hook(options.times.name, options.times.options))(even)
-        seeds = [[seed_of(seed, *name, number) for number in range(options.draws)] for name in names]
-        return cls(times.float(), seeds)
+        placed = _placed(even, times, adapter).float()
+        return cls(placed, [[seed_of(seed, *name, number) for number in range(count)] for name in names])
+
+
+def _placed(even: Tensor, times: TimesConfig, adapter: Adapter) -> Tensor:
+    """[N, K]: the times of draws in (0, 1)."""
+    if isinstance(times, TrainedTimes) and times.name == "sampler":
+        steps = adapter.sampler_times().double().cpu()
+        count = max(1, math.floor(len(steps) * times.share + 1e-9))
+        return steps[:count][(even * count).long()]
+    return flow_match.TIMES.bind(Hook(times.name, times.options))(even)
 
 
 class Others(NamedTuple):
     """Contexts in which the adapter is another policy. old: the one that sampled; None: the policy itself, as nothing
-    was updated since. reference: None where nothing compares with it."""
+    was updated since. reference, ema: None where nothing compares with it."""
 
     old: Callable[[], AbstractContextManager[None]] | None
     reference: Callable[[], AbstractContextManager[None]] | None
+    ema: Callable[[], AbstractContextManager[None]] | None = None
 
 
 def pairs_of(update: Update, draws: int, micro_batch: int) -> list[Tensor]:
@@ -92,11 +109,15 @@ def forward_gradient(
         loss, metrics = _objective(adapter, update, asked, now, logits, options, others)
         weights = update.weights[part[:, 0], part[:, 1]].to(loss)
         total = (weights * loss).sum()
-        if options.reference_coef > 0:
-            assert others.reference is not None
-            apart = flow_match.distance(now.velocity, asked.of_other(adapter, others.reference).velocity)
-            total = total + options.reference_coef * (weights * apart).sum()
-            metrics = {**metrics, "reference": apart.detach()}
+        for name, weight, other in (
+            ("reference", options.reference_coef, others.reference),
+            ("ema", options.ema_coef, others.ema),
+        ):
+            if weight > 0:
+                assert other is not None
+                apart = flow_match.distance(now.velocity, asked.of_other(adapter, other).velocity)
+                total = total + weight * (weights * apart).sum()
+                metrics = {**metrics, name: apart.detach()}
         if torch.isfinite(total):
             total.backward()
         error = flow_match.matching_error(now.velocity.detach(), now.clean, now.noise)
@@ -128,9 +149,7 @@ def _objective(
     advantage = update.experience.advantage[asked.rows].to(now.velocity.device)
     if options.objective == "dgpo":
         assert logits is not None
-        error = flow_match.matching_error(now.velocity, now.clean, now.noise)
-        group = update.batch.group[asked.rows]
-        return dgpo(error, advantage, logits[group, asked.columns].to(error), options.strength)
+        return _dgpo(adapter, update, asked, now, logits, options, others)
     old = now.velocity.detach() if others.old is None else asked.of_other(adapter, others.old).velocity
     times = asked.times.to(now.velocity.device)
     if options.objective == "nft":
@@ -149,6 +168,28 @@ def _objective(
         for v in (now.velocity, old)
     )
     return awm(logp, logp_old, advantage, update.algorithm)
+
+
+def _dgpo(
+    adapter: Adapter,
+    update: Update,
+    asked: _Asked,
+    now: Noised,
+    logits: Tensor,
+    options: ForwardProcessStage,
+    others: Others,
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """DGPO's (loss [b], metrics [b]); the policy that sampled is asked where a clip compares with it."""
+    error = flow_match.matching_error(now.velocity, now.clean, now.noise)
+    advantage = update.experience.advantage[asked.rows].to(error.device)
+    logit = logits[update.batch.group[asked.rows], asked.columns].to(error)
+    if others.old is None or update.algorithm.gate.name == "none":
+        return dgpo(error, advantage, logit, options.strength)
+    old = asked.of_other(adapter, others.old)
+    error_old = flow_match.matching_error(old.velocity, now.clean, now.noise)
+    low, high, apart = dgpo_clip(error, error_old, advantage, update.algorithm)
+    loss, metrics = dgpo(error, advantage, logit, options.strength, held=low | high)
+    return loss, {**metrics, "ratio/dev": apart, "clip/low": low.to(error), "clip/high": high.to(error)}
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from mmrl.training.run import Run
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.distill import Distill
 from mmrl.training.stages.filtering import Filtering
+from mmrl.training.stages.forward_preference import ForwardPreference
 from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
 from mmrl.training.stages.preference import Preference
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Stage[Any]]] = {
     "distill": Distill,
     "sft": Sft,
     "preference": Preference,
+    "forward_preference": ForwardPreference,
     "reward_model": RewardModel,
     "filter": Filtering,
 }
@@ -32,8 +34,10 @@ KINDS: dict[str, type[Stage[Any]]] = {
 def made_stage(run: Run, options: Any, policy: Policy, cursor: Cursor) -> Stage[Any]:
     """The stage of a section, for which the policy has been selected: its data is read, and what it trains is held.
 
-    Raises what is wrong with it as ConfigError.
+    From now on the adapter samples as this stage does. Raises what is wrong with it as ConfigError.
     """
+    if any(getattr(each, "sampling", None) for each in run.config.stages):
+        run.adapter.sample_as(run.config.of_stage(options).model)
     stage = stage_class(options.kind)(run, options, policy, cursor)
     refuse_shared_averages(stage.learners.values())
     policy.hold(p for learner in stage.learners.values() for p in learner.parameters.values())

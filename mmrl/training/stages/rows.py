@@ -10,7 +10,7 @@ from mmrl.config import GrpoStage
 from mmrl.core.filter import zero_variance_share
 from mmrl.rewarding.pair_counts import pair_counts
 from mmrl.rewarding.run import monitor_invalid
-from mmrl.training.cursor import Cursor
+from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.processes import Processes
 from mmrl.training.stages.experience import Experience, per_sample
@@ -73,24 +73,36 @@ def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, process
     is that over their actions, and the largest ratio of all.
     """
     row = reward_row(experience, processes)
-    samples, batch = experience.samples, experience.batch
+    samples = experience.samples
     if options.staleness:
         age = processes.total(sum(cursor.step - s.version for s in samples))
         row["rollout/age"] = age / max(processes.total(len(samples)), 1)
     row |= {f"env/{name}": value for name, value in conversation_metrics(samples, processes).items()}
-    largest = per_sample(experience.advantage, batch.mask)
-    silent = zero_variance_share(largest, experience.valid, batch.group, batch.n_groups, processes.reduce)
-    row["group/zero_variance"] = float(silent)
-    parts, known = cursor.sums.combined(processes).parts, cursor.sums.known
-    actions, updates = max(parts.get("actions", 0.0), 1.0), options.updates * options.epochs
+    row["group/zero_variance"] = silent_share(experience, processes)
+    sums, updates = cursor.sums.combined(processes), options.updates * options.epochs
+    parts, known = sums.parts, sums.known
     row["loss"] = parts.get("policy_loss", 0.0) / updates if processes.any(bool(samples)) else None
     if options.expert:
         row["expert/loss"] = parts["expert/loss"] / updates if "expert/loss" in parts else None
-    row |= {k: parts[k] / actions for k in ("kl", "entropy") if k in parts}
+    row |= replay_row(sums, updates)
+    row["grad_norm"] = known.get("grad_norm", 0.0)
+    return row | {k: v for k, v in known.items() if k.startswith(("time/", "rollout/"))}
+
+
+def replay_row(sums: Sums, updates: int) -> dict[str, Any]:
+    """What so many updates of a step were like on whose actions there is a ratio: means over their actions."""
+    parts, actions = sums.parts, max(sums.parts.get("actions", 0.0), 1.0)
+    row: dict[str, Any] = {k: parts[k] / actions for k in ("kl", "entropy") if k in parts}
     row |= {k: value / updates for k, value in parts.items() if k.startswith("term/")}
     row |= {k: parts.get(k, 0.0) / actions for k in ("clip/low", "clip/high")}
     row["ratio/max_dev"] = parts.get("ratio/max_dev", 0.0)
     off = {k: value for k, value in parts.items() if k.startswith("rollout/") and k != OFF}
-    row |= {k: value / max(parts[OFF], 1.0) for k, value in off.items()}
-    row["grad_norm"] = known.get("grad_norm", 0.0)
-    return row | {k: v for k, v in known.items() if k.startswith(("time/", "rollout/"))}
+    return row | {k: value / max(parts[OFF], 1.0) for k, value in off.items()}
+
+
+def silent_share(experience: Experience, processes: Processes) -> float:
+    """Of the groups, those whose samples have no advantage over one another."""
+    batch = experience.batch
+    largest = per_sample(experience.advantage, batch.mask)
+    found = zero_variance_share(largest, experience.valid, batch.group, batch.n_groups, processes.reduce)
+    return float(found)

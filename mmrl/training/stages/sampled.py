@@ -31,7 +31,7 @@ class Sampled(Stage[Section]):
         self.algorithm = algorithm
         super().__init__(run, options, policy, cursor)
         self.prompts = prompts_of(run, options.data_from)
-        if not any(run.weights.values()):
+        if options.rewarded and not any(run.weights.values()):
             raise ConfigError(f"stage {options.name!r}: every reward has weight 0: nothing would be learned")
         if options.hints:
             check_hints(self.prompts, options.hints.reward, list(run.weights))
@@ -56,9 +56,9 @@ class Sampled(Stage[Section]):
 
     def keep_samples(self, groups: list[Group]) -> None:
         """Store the step's groups, where it is time."""
-        run, report, step = self.run, self.run.config.report, self.cursor.total_steps + 1
-        if report.samples_every and (step % report.samples_every == 0 or step == 1):
-            run.keep(f"step_{step:06d}", groups, report.groups)
+        step = self.cursor.total_steps + 1
+        if self.run.shows(step):
+            self.run.keep(f"step_{step:06d}", groups, self.run.config.report.groups)
 
     def non_finite(self, what: str, samples: Sequence[Sample]) -> str:
         """The samples behind a loss or a gradient that is no number are stored; returns the message."""

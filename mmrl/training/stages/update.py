@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +51,7 @@ class MicroBatch:
 
     number: int
     loss: float
-    metrics: dict[str, Tensor]
+    metrics: Mapping[str, Tensor | float]
     samples: list[Sample]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,18 @@ def encoded(family, texts, size) -> dict:
 def blank(family, n, size) -> dict:
     """The condition of n times no prompt at all."""
     return family.collate(family.encode_against([Asked(None, against=True)], size) * n)
+
+
+def with_levels(family, steps: int, own):
+    """Euler steps for a pipeline that asks its scheduler for `steps` alone, at the levels of the family's schedule.
+
+    own: the pipeline's own scheduler, from which the family has those levels.
+    """
+    family.pipeline.scheduler = own
+    scheduler, sigmas = copy.deepcopy(family.scheduler), family.sigmas(steps)
+    plain = scheduler.set_timesteps
+    scheduler.set_timesteps = lambda steps, device: plain(steps, device=device, sigmas=sigmas)
+    return scheduler
 
 
 def roll(policy: ImageAdapter, n: int = 2, step: int = 0, seed: int = 7, prompts=PROMPTS) -> list[Sample]:

@@ -139,6 +139,16 @@ def test_evaluation_is_repeatable_and_seeded():
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+def test_a_teacher_draws_as_an_evaluation_of_its_own_steps_and_guidance():
+    """What a distill stage shows beside its policy."""
+    few, many = adapter(evaluation={"steps": 2}), adapter(evaluation={"steps": 5, "guidance": 2.0})
+    [wanted] = many.evaluate(PROMPTS[:1], 1, 3)
+    [found] = few.evaluate_in(PROMPTS[:1], 1, 3, 5, 2.0)
+    assert np.array_equal(found.samples[0].artifact, wanted.samples[0].artifact)
+    [own] = few.evaluate_in(PROMPTS[:1], 1, 3, 2, None)
+    assert np.array_equal(own.samples[0].artifact, few.evaluate(PROMPTS[:1], 1, 3)[0].samples[0].artifact)
+
+
 def test_same_noise_starts_a_group_from_one_latent_and_goes_apart():
     samples = roll(adapter(sampling={"same_noise": True}), n=3)
     starts, ends = stored(samples, "x")[:, 0], stored(samples, "x_next")[:, 0]
@@ -490,7 +500,7 @@ OFFSET = 0.25
 
 def test_flow_matching_is_zero_for_the_true_velocity_and_the_square_of_an_offset(monkeypatch):
     policy = adapter(caption_dropout=0.0)
-    clean = policy._records.latents([r["image"] for r in RECORDS])
+    clean = policy._records.latents(RECORDS)
     seen = []
 
     def predict(offset: float):
@@ -511,7 +521,7 @@ def test_flow_matching_is_zero_for_the_true_velocity_and_the_square_of_an_offset
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_denoising_loss_is_zero_for_the_true_target_and_the_square_of_an_offset(prediction, monkeypatch):
     policy = adapter("sd", build={"prediction": prediction}, caption_dropout=0.0)
-    clean = policy._records.latents([r["image"] for r in RECORDS])
+    clean = policy._records.latents(RECORDS)
     # The noise schedule of Stable Diffusion, from its two published numbers.
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
@@ -566,7 +576,7 @@ def test_autoencoder_trains_the_vae_only_and_then_sets_unit_variance():
     assert set(gradients(policy, loss)) <= {k for k in policy.trainable_parameters() if k.startswith("vae.")}
     policy.finish("autoencoder", RECORDS)
     policy.load_state(policy.state())
-    latents = policy._records.latents([r["image"] for r in RECORDS])
+    latents = policy._records.latents(RECORDS)
     assert float(latents.std()) == pytest.approx(1.0, rel=1e-3) and abs(float(latents.mean())) < 1e-4
 
 

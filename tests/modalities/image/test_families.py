@@ -7,19 +7,21 @@ import math
 
 import pytest
 import torch
-from small_pipelines import blank, encoded
+from small_pipelines import blank, encoded, with_levels
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.modalities import hollow
 from mmrl.modalities.image import lora
 from mmrl.modalities.image.config import LoraConfig, ModelConfig
 from mmrl.modalities.image.families import FAMILIES, family_class, family_of
+from mmrl.modalities.image.families.asked import Extent
 from mmrl.modalities.image.loading import load_family
 from mmrl.modalities.image.tiny.parts import word_tokenizers
 
 CORPUS = ["a red circle", "two blue squares above a green triangle"]
 TEXTS = ["a red circle", "two blue squares above a green triangle"]  # not of one length
 SIZE = (32, 48)  # not square: rows and columns must not be swapped
+FRAMES = 5  # of the families that draw films: two latents of them
 STEPS = 4
 
 # Name of a case -> family, the builder's options.
@@ -38,10 +40,22 @@ CASES = {
     "flux2_klein": ("flux2_klein", {}),
     "flux_kontext": ("flux_kontext", {}),
     "sana": ("sana", {"timestep_scale": 0.5, "learned_variance": True}),
+    "wan": ("wan", {}),
+    "wan_two": ("wan", {"boundary_ratio": 0.9, "own_solver": False}),  # of four steps at 1000, 900, 750 and 500
+    "wan_5b": ("wan", {"expand_timesteps": True}),
 }
 GUIDANCE = {"sd3": 3.0, "flux_dev": 3.5, "sd": 5.0, "sd_v": 5.0, "sdxl": 5.0, "sdxl_v": 5.0}
-GUIDANCE |= {"z_image": 2.0, "qwen_image": 4.0, "flux2": 4.0, "flux2_klein": 4.0, "sana": 4.5, "flux_kontext": 3.5}
-FAMILY_CASES = ["sd3", "flux_dev", "sd", "sdxl", "z_image", "qwen_image", "flux2", "flux2_klein", "sana"]
+GUIDANCE |= {
+    "z_image": 2.0,
+    "qwen_image": 4.0,
+    "flux2": 4.0,
+    "flux2_klein": 4.0,
+    "sana": 4.5,
+    "flux_kontext": 3.5,
+    "wan": 5.0,
+    "wan_two": 3.0,
+}
+FAMILY_CASES = ["sd3", "flux_dev", "sd", "sdxl", "z_image", "qwen_image", "flux2", "flux2_klein", "sana", "wan"]
 
 
 def build(case: str, **more):
@@ -58,24 +72,33 @@ def case(request):
     return request.param, family
 
 
+def extent(family) -> Extent:
+    return Extent(*SIZE, FRAMES if family.native_frames > 1 else 1)
+
+
+def pixel_shape(family) -> tuple[int, ...]:
+    return (3, FRAMES, *SIZE) if family.native_frames > 1 else (3, *SIZE)
+
+
 def noise(family, n: int, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn((n, *family.latent_shape(SIZE)), generator=generator)
+    return torch.randn((n, *family.latent_shape(extent(family))), generator=generator)
 
 
 @torch.no_grad()
 def draw(family, texts, latents, steps: int = STEPS, guidance: float | None = None) -> torch.Tensor:
-    """Pictures [b, 3, H, W] in [0, 1] by Euler steps of the ODE or DDIM with eta 0, written out."""
-    condition = encoded(family, texts, SIZE)
+    """Pictures [b, 3, H, W], or films, in [0, 1] by Euler steps of the ODE or DDIM with eta 0, written out."""
+    size = extent(family)
+    condition = encoded(family, texts, size)
     guidance = family.guidance_off if guidance is None else guidance
-    empty = blank(family, len(texts), SIZE) if family.is_guided(guidance) else None
+    empty = blank(family, len(texts), size) if family.is_guided(guidance) else None
     value = guidance if family.guidance == "embedded" else None
-    schedule = family.schedule(steps, SIZE)
+    schedule = family.schedule(steps, size)
     for i, time in enumerate(schedule.time.float()):
         times = time.expand(len(texts))
-        output = family.predict(latents, times, condition, SIZE, value)
+        output = family.predict(latents, times, condition, size, value)
         if empty is not None:
-            without = family.predict(latents, times, empty, SIZE)
+            without = family.predict(latents, times, empty, size)
             output = family.guide(output, without, guidance)
         now, after = schedule.level[i].float(), schedule.level[i + 1].float()
         if family.is_flow:
@@ -87,7 +110,7 @@ def draw(family, texts, latents, steps: int = STEPS, guidance: float | None = No
             clean = now.sqrt() * latents - (1 - now).sqrt() * output
             eps = now.sqrt() * output + (1 - now).sqrt() * latents
         latents = after.sqrt() * clean + (1 - after).sqrt() * eps
-    return (family.decode(latents, SIZE) / 2 + 0.5).clamp(0, 1)
+    return (family.decode(latents, size) / 2 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -108,7 +131,11 @@ def pipeline_draw(family, texts, latents, guidance: float) -> torch.Tensor:
         options |= {"use_resolution_binning": False, "sigmas": family.sigmas(STEPS)}
         pipeline.scheduler = family.scheduler  # instead of a multistep solver, whose steps have no log-probability
         pipeline.check_inputs = lambda *_: None  # that sizes fit the published autoencoder's 32 pixels a latent
-    return pipeline(
+    own = pipeline.scheduler
+    if family.name == "wan":
+        options |= {"num_frames": FRAMES}
+        pipeline.scheduler = with_levels(family, STEPS, own)
+    found = pipeline(
         prompt=list(texts),
         height=SIZE[0],
         width=SIZE[1],
@@ -116,7 +143,11 @@ def pipeline_draw(family, texts, latents, guidance: float) -> torch.Tensor:
         latents=latents.clone(),
         output_type="pt",
         **options,
-    ).images
+    )
+    if family.name != "wan":
+        return found.images
+    pipeline.scheduler = own
+    return found.frames.transpose(1, 2)
 
 
 # ---- the same picture as the pipeline's own -------------------------------------------------------------
@@ -127,7 +158,7 @@ def test_without_guidance_the_picture_is_the_pipelines(case):
     start = noise(family, len(TEXTS))
     ours = draw(family, TEXTS, start)
     theirs = pipeline_draw(family, TEXTS, start, guidance=family.guidance_off)
-    assert ours.shape == (2, 3, *SIZE)
+    assert ours.shape == (2, *pixel_shape(family))
     assert ours.std() > 0.01, "a flat picture would prove nothing"
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
@@ -186,12 +217,13 @@ def test_one_corpus_always_gives_one_tokenizer():
 
 def test_a_row_does_not_depend_on_its_batch(case):
     _, family = case
-    together, alone = encoded(family, TEXTS, SIZE), encoded(family, TEXTS[1:], SIZE)
+    size = extent(family)
+    together, alone = encoded(family, TEXTS, size), encoded(family, TEXTS[1:], size)
     latents, time = noise(family, 2), torch.tensor([800.0, 300.0])
     with torch.no_grad():
-        both = family.predict(latents, time, together, SIZE)
-        second = family.predict(latents[1:], time[1:], alone, SIZE)
-        other = family.predict(latents, time, encoded(family, TEXTS[::-1], SIZE), SIZE)
+        both = family.predict(latents, time, together, size)
+        second = family.predict(latents[1:], time[1:], alone, size)
+        other = family.predict(latents, time, encoded(family, TEXTS[::-1], size), size)
     assert both.shape == latents.shape
     torch.testing.assert_close(both[1:], second, atol=1e-5, rtol=1e-4)
     assert (other - both).flatten(1).abs().amax(1).min() > 1e-4, "each row is to hear its prompt"
@@ -297,22 +329,22 @@ def test_flux_schnell_has_evenly_spaced_sigmas():
 
 def test_pixels_become_latents_of_the_stated_shape_and_pictures_again(case):
     _, family = case
-    pixels = torch.rand((2, 3, *SIZE), generator=torch.Generator().manual_seed(2)) * 2 - 1
+    pixels = torch.rand((2, *pixel_shape(family)), generator=torch.Generator().manual_seed(2)) * 2 - 1
     with torch.no_grad():
         latents = family.encode_pixels(pixels)
-        picture = family.decode(latents, SIZE)
-    assert latents.shape == (2, *family.latent_shape(SIZE)) and latents.dtype == torch.float32
+        picture = family.decode(latents, extent(family))
+    assert latents.shape == (2, *family.latent_shape(extent(family))) and latents.dtype == torch.float32
     assert picture.shape == pixels.shape and picture.dtype == torch.float32
 
 
 def test_scaling_and_shift_of_latents_cancel(case):
     """decode(encode_pixels(x)) is the VAE's own reconstruction, whatever its scale and shift."""
     _, family = case
-    pixels = torch.rand((1, 3, *SIZE), generator=torch.Generator().manual_seed(3)) * 2 - 1
+    pixels = torch.rand((1, *pixel_shape(family)), generator=torch.Generator().manual_seed(3)) * 2 - 1
     family.vae.register_to_config(scaling_factor=0.36, shift_factor=0.11)
     with torch.no_grad():
         plain = family.reconstruct(family.vae_latents(pixels))
-        round_trip = family.decode(family.encode_pixels(pixels), SIZE)
+        round_trip = family.decode(family.encode_pixels(pixels), extent(family))
     family.vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
     torch.testing.assert_close(round_trip, plain, atol=1e-5, rtol=1e-4)
 
@@ -421,8 +453,8 @@ def test_saved_lora_is_loaded_by_the_pipeline(name, tmp_path):
 def test_gradient_reaches_the_denoiser_and_through_the_latents(name):
     family = build(name)
     latents = noise(family, 1).requires_grad_()
-    condition = encoded(family, TEXTS[:1], SIZE)
-    family.predict(latents, torch.tensor([500.0]), condition, SIZE).square().sum().backward()
+    condition = encoded(family, TEXTS[:1], extent(family))
+    family.predict(latents, torch.tensor([500.0]), condition, extent(family)).square().sum().backward()
     assert latents.grad.abs().sum() > 0
     targets = tuple(f"{target}.weight" for target in family.lora_targets)
     grads = [p.grad for key, p in family.denoiser.named_parameters() if key.endswith(targets)]

@@ -34,7 +34,7 @@ def test_the_latent_that_is_stored_is_that_of_the_picture(family):
     samples = roll(policy)
     assert all(s.trajectory.mask.shape == (0,) for s in samples)
     size = policy.train_size
-    pictures = policy._sampler._decode(stored(samples, "clean"), size)
+    pictures = policy._sampler.decode(stored(samples, "clean"), size)
     assert [p.tobytes() for p in pictures] == [s.artifact.tobytes() for s in samples]
 
 
@@ -121,7 +121,7 @@ def test_what_the_last_step_makes_is_the_picture(family, guidance):
     policy = adapter(family, sampling={"guidance": guidance, "kernel": "cps"})  # without noise in the last step
     samples = roll(policy)
     made = [policy.generated(samples, torch.full((len(samples),), place)) for place in (0.0, 0.3, 0.6, 0.99)]
-    pictures = policy._sampler._decode(made[-1].detach(), policy.train_size)
+    pictures = policy._sampler.decode(made[-1].detach(), policy.train_size)
     for picture, sample in zip(pictures, samples):
         ours, theirs = (torch.tensor(list(p.tobytes()), dtype=torch.int16) for p in (picture, sample.artifact))
         assert int((ours - theirs).abs().max()) <= 1

@@ -38,12 +38,20 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"guidance_scale": 5.0, "guidance_rescale": 1.0, "negative_prompt": ["two blue squares"] * 2},
     ),
     "true_cfg": ({"guidance": 3.0}, {"true_cfg_scale": 3.0, "negative_prompt": ["", ""]}),
+    "beside": (
+        {"guidance": 3.0, "true_cfg": 4.0},
+        {"guidance_scale": 3.0, "true_cfg_scale": 4.0, "negative_prompt": ["", ""]},
+    ),
+    "beside_negative": (
+        {"guidance": 3.0, "true_cfg": 4.0, "negative_prompt": "a green triangle"},
+        {"guidance_scale": 3.0, "true_cfg_scale": 4.0, "negative_prompt": ["a green triangle"] * 2},
+    ),
 }
 OF_FAMILY = {
     "sd": ["none", "zero", "guided", "negative", "empty", "rescaled", "rescaled_negative"],
     "sdxl": ["none", "zero", "guided", "negative", "empty", "rescaled", "rescaled_negative"],
     "sd3": ["none", "zero", "guided", "negative"],
-    "flux_dev": ["zero", "none", "guided"],
+    "flux_dev": ["zero", "none", "guided", "beside", "beside_negative"],
     "flux_schnell": ["none", "true_cfg"],
 }
 CASES = [
@@ -121,19 +129,20 @@ def test_evaluation_draws_the_pipelines_pictures(pipelines, monkeypatch, name, a
     sampling, options = ASKED[asked]
     policy = made(monkeypatch, name, pipelines(name), **sampling)
     ours = drawn(monkeypatch, policy)
-    assert ours.shape == (2, 3, *policy.eval_size) and ours.std() > 0.01
+    assert ours.shape == (2, 3, *policy.eval_size[:2]) and ours.std() > 0.01
     torch.testing.assert_close(ours, expected(policy, **options), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "flux_dev"])
 def test_every_form_of_guidance_draws_other_pictures(pipelines, monkeypatch, name):
-    """Without this the equalities above would prove little. Below 1 there is no guidance."""
-    forms = OF_FAMILY[MODELS[name].family]
+    """Without this the equalities above would prove little. Below 1 there is no guidance, but where it is embedded."""
+    forms = OF_FAMILY.get(name, OF_FAMILY.get(MODELS[name].family))
     pictures = {
         asked: drawn(monkeypatch, made(monkeypatch, name, pipelines(name), **ASKED[asked][0])) for asked in forms
     }
-    assert torch.equal(pictures["none"], pictures["zero"])
-    others = [pictures[asked] for asked in forms if asked != "zero"]
+    embedded = name == "flux_dev"
+    assert torch.equal(pictures["none"], pictures["zero"]) != embedded
+    others = [pictures[asked] for asked in forms if asked != "zero" or embedded]
     for i, one in enumerate(others):
         assert all((one - other).abs().max() > 1e-3 for other in others[:i])
 
@@ -155,9 +164,10 @@ def test_after_an_autoencoder_stage_the_pipeline_reads_the_latents_as_the_policy
     policy = adapter(family, components=["vae"], sampling={"guidance": 1.0}, evaluation={"steps": STEPS})
     pictures = [Image.effect_mandelbrot((32, 32), (-2 + i, -1, 1, 1), 20).convert("RGB") for i in range(3)]
     before = policy.state()
-    policy.finish("autoencoder", [{"prompt": "a", "image": picture} for picture in pictures])
+    records = [{"prompt": "a", "image": picture} for picture in pictures]
+    policy.finish("autoencoder", records)
     assert policy.state() != before
-    latents = policy._records.latents(pictures)
+    latents = policy._records.latents(records)
     assert float(latents.std()) == pytest.approx(1, abs=0.05)
     length = {"max_sequence_length": 12} if policy.family.is_flow else {}
     theirs = expected(policy, guidance_scale=1.0, **length)

@@ -169,15 +169,15 @@ def test_a_picture_is_encoded_once_until_the_autoencoder_is_another():
     policy.finish("autoencoder", records(0, 1, 2))
     assert policy.state()["scaling_factor"] != 1.0
     policy.select(["denoiser", "text_encoders"])
-    torch.testing.assert_close(policy._records.latents([picture(0)])[0], fresh(policy, picture(0)))
+    torch.testing.assert_close(policy._records.latents([{"image": picture(0)}])[0], fresh(policy, picture(0)))
     policy.load_state({"scaling_factor": 3.0, "shift_factor": 0.5})
-    torch.testing.assert_close(policy._records.latents([picture(0)])[0], fresh(policy, picture(0)))
+    torch.testing.assert_close(policy._records.latents([{"image": picture(0)}])[0], fresh(policy, picture(0)))
 
 
 @pytest.mark.parametrize(("decode_batch", "count"), [(1, 3), (2, 3), (16, 3), (4, 9)])
 def test_a_latent_does_not_depend_on_what_is_encoded_with_it(decode_batch, count):
     """Bit for bit: a resumed run encodes anew what the stopped one had kept."""
-    pictures = [picture(0).rotate(10 * number) for number in range(count)]
+    pictures = [{"image": picture(0).rotate(10 * number)} for number in range(count)]
     together = adapter(decode_batch=decode_batch)._records.latents(pictures)
     alone = adapter(decode_batch=decode_batch)
     assert torch.equal(together, torch.cat([alone._records.latents([one]) for one in reversed(pictures)]).flip(0))

@@ -23,6 +23,7 @@ FAMILIES = {
     "flux2": ("flux2", "Flux2"),
     "flux2_klein": ("flux2", "Flux2Klein"),
     "sana": ("sana", "Sana"),
+    "wan": ("wan", "Wan"),
     "flux_kontext": ("flux", "FluxKontext"),
     "qwen_image_edit_plus": ("qwen_image_edit", "QwenImageEditPlus"),
     "qwen_image_21": ("qwen_image_21", "QwenImage21"),

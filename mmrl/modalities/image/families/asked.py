@@ -1,11 +1,11 @@
-"""What a picture is asked for with, and the rows that a family makes of it: what the denoiser is told."""
+"""What a picture or a film is asked for with, its extent, and the rows that a family makes of it for the denoiser."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -16,6 +16,14 @@ from torch.nn.functional import pad
 Row = dict[str, Tensor]
 # What `collate` makes of rows: tensors [b, ...], or whatever else, lists and None, the family's `predict` takes.
 Condition = dict[str, Any]
+
+
+class Extent(NamedTuple):
+    """How large what is drawn is: height and width in pixels, and how many frames a film has; a picture is one."""
+
+    height: int
+    width: int
+    frames: int = 1
 
 
 @dataclass(frozen=True)

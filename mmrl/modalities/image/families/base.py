@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row
 from mmrl.modalities.image.guidance import guided
+from mmrl.modalities.image.pixels import PICTURES, Medium
 
 if TYPE_CHECKING:
     from mmrl.modalities.image.kernels import Prediction
@@ -57,8 +59,10 @@ class Family:
     kernel: str  # the default of model.sampling.kernel
     prediction: Prediction = "velocity"  # what `predict` returns; velocity is noise - picture
     # Name of a policy -> the pipeline's name of that module. Several where a model has one for each range of noise.
-    policies: ClassVar[Mapping[str, str]] = {"denoiser": "transformer"}
+    policies: Mapping[str, str] = {"denoiser": "transformer"}
     lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+    draws: ClassVar[Medium] = PICTURES  # what pixels become, and what records hold
+    native_frames: ClassVar[int] = 1  # of what is drawn, where the config names none; a picture is one
     # How many pictures a prompt may show, the fewest and the most.
     pictures: ClassVar[tuple[int, int]] = (0, 0)
     source_pixels: int | None = None  # model.source_pixels: their area at most; None: as the pipeline has it
@@ -70,12 +74,23 @@ class Family:
     guidances: ClassVar[tuple[Guidance, ...]] = ("passes",)  # what `guidance` may be of the family's models
     guidance_off: ClassVar[float] = 1.0  # the scale of the plain conditional model, and for passes all below it
     rescales: ClassVar[bool] = False  # whether its pipeline has guidance_rescale
+    true_cfg: ClassVar[bool] = False  # whether its pipeline runs a second forward beside guidance that is embedded
 
     # Pipelines and their models are of diffusers, which this file does not import, and whose classes have no types.
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
         self.pipeline = pipeline
         self.max_sequence_length = max_sequence_length
+        self._refuse_guider(pipeline)
         pipeline.set_progress_bar_config(disable=True)
+
+    def _refuse_guider(self, pipeline: Any) -> None:
+        guider = getattr(pipeline, "guider", None)
+        if guider is not None:
+            raise ValueError(
+                f"guider {type(guider).__name__}: family {self.name!r} samples without the pipeline's guiders, which "
+                "remember the steps before, so that the log-probability of one step could not be computed again; write "
+                '"guider": [null, null] into the model\'s model_index.json, and give a scale as model.sampling.guidance'
+            )
 
     # ---------------------------------------------------------------- modules
 
@@ -109,33 +124,69 @@ class Family:
         return tuple(type(self.denoiser)._repeated_blocks or self.denoiser._no_split_modules)
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """Those blocks, in the order in which they run, that see the picture."""
+        lists = [part for part in self.denoiser.children() if isinstance(part, nn.ModuleList)]
+        return [block for part in lists for block in part if type(block).__name__ in self.block_names]
+
+    @property
+    def block_width(self) -> int:
+        """Numbers of a token between two blocks."""
+        config = self.denoiser.config
+        return int(config.num_attention_heads * config.attention_head_dim)
+
+    @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
+
+    def load_lora(self, source: str, name: str) -> None:
+        """Put the LoRA in a folder or on the hub on the denoisers, under this name."""
+        self.pipeline.load_lora_weights(source, adapter_name=name, use_safetensors=True)
+
+    def save_lora(self, folder: Path, matrices: Mapping[str, tuple[Any, dict[str, Any]]]) -> None:
+        """Write what `load_lora` reads: the pipeline's name of a denoiser -> its matrices, and what is to be told of
+        them."""
+        layers = {f"{part}_lora_layers": weights for part, (weights, _) in matrices.items()}
+        about = {f"{part}_lora_adapter_metadata": told for part, (_, told) in matrices.items()}
+        self.pipeline.save_lora_weights(folder, safe_serialization=True, **layers, **about)
 
     # ---------------------------------------------------------------- sizes and noise levels
 
     def native_size(self) -> tuple[int, int]:
         """(height, width) in pixels where the config names none."""
-        side = self.denoiser.config.sample_size * self.pipeline.vae_scale_factor
+        side = self.denoiser.config.sample_size * self.cell
         return side, side
+
+    @property
+    def cell(self) -> int:
+        """Pixels to a side of a latent."""
+        return int(self.pipeline.vae_scale_factor)
 
     @property
     def patch(self) -> int:
         """Latents to a side of a token of the denoiser."""
         return 1
 
-    def check_size(self, size: tuple[int, int]) -> None:
+    def check_size(self, size: Extent) -> None:
         """Raise where a size does not fit the model's grid."""
-        step = self.pipeline.vae_scale_factor * self.patch
-        if any(s % step or s <= 0 for s in size):
-            raise ValueError(f"size {size}: each side must be a multiple of {step} pixels for this model")
+        step = self.cell * self.patch
+        if any(s % step or s <= 0 for s in size[:2]):
+            raise ValueError(f"size {size[:2]}: each side must be a multiple of {step} pixels for this model")
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of one latent for a picture of (height, width) pixels; it starts as standard normal noise."""
-        factor = self.pipeline.vae_scale_factor
-        return (self.denoiser.config.in_channels, size[0] // factor, size[1] // factor)
+    def check_frames(self, frames: int) -> None:
+        """Raise where a film of so many frames cannot be drawn."""
+        if frames != 1:
+            raise ValueError(f"frames {frames}: family {self.name} draws pictures; leave `frames` out")
 
-    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+    def latent_shape(self, size: Extent) -> tuple[int, ...]:
+        """Shape of one latent for what is drawn at this extent; it starts as standard normal noise."""
+        return (self.denoiser.config.in_channels, size[0] // self.cell, size[1] // self.cell)
+
+    def tokens(self, size: Sequence[int]) -> int | None:
+        """Tokens of the denoiser for what is (height, width) pixels, and perhaps frames; None: it sees no tokens."""
+        return None
+
+    def schedule(self, steps: int, size: Extent) -> Schedule:
         raise NotImplementedError(f"{type(self).__name__}.schedule")
 
     # ---------------------------------------------------------------- conditions
@@ -144,11 +195,15 @@ class Family:
         """Why a picture of (width, height) pixels cannot be shown, or None."""
         return None
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which a picture of (width, height) pixels is shown to the denoiser. Left out: as it is."""
+        return size
+
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         """What the denoiser is told for each prompt, whose texts are all there and none is `against`."""
         raise NotImplementedError(f"{type(self).__name__}.encode")
 
-    def encode_against(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode_against(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         """The same for what guidance leads away from: negative prompts, and None for no prompt at all.
 
         Left out: a negative prompt is encoded as a prompt is, and none as the empty one.
@@ -180,26 +235,31 @@ class Family:
 
     # ---------------------------------------------------------------- the denoiser
 
+    def acting(self, time: float) -> str:
+        """Which of `policies` a step at this timestep of the scheduler is of."""
+        return next(iter(self.policies))
+
     def predict(
         self,
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         """The denoiser's output in the sense of `prediction`, for latents [b, ...] at the scheduler's timesteps [b].
 
-        guidance: the value that goes into the denoiser, for guidance that is "embedded"; None is guidance_off.
+        guidance: the value that goes into the denoiser, for guidance that is "embedded", also in the second forward of
+        true CFG; None is guidance_off.
         """
         raise NotImplementedError(f"{type(self).__name__}.predict")
 
     def is_guided(self, scale: float) -> bool:
-        """Whether this scale runs an unconditional forward."""
+        """Whether this scale of `guidance` runs an unconditional forward."""
         return self.guidance == "passes" and scale > self.guidance_off
 
     def guide(self, conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
-        """The guided output, [b, ...] float32, of the two forwards where `is_guided`."""
+        """The guided output, [b, ...] float32, of two forwards."""
         return guided(conditional, unconditional, scale, rescale)
 
     def denoising_loss(
@@ -208,7 +268,7 @@ class Family:
         noise: Tensor,
         draws: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         shift: float | None = None,
     ) -> Tensor:
         """Mean supervised loss of clean latents [b, ...] at noise levels made of standard normal draws [b].
@@ -217,22 +277,23 @@ class Family:
         """
         raise NotImplementedError(f"{type(self).__name__}.denoising_loss")
 
-    # ---------------------------------------------------------------- the autoencoder, whose latents are [b, C, h, w]
+    # ---------------------------------------------------------------- the autoencoder: latents [b, C, h, w], pixels
+    # [b, 3, H, W]; of films [b, C, f, h, w] and [b, 3, F, H, W]
 
     def posterior(self, pixels: Tensor) -> Any:
-        """The distribution of the VAE's latents (mean, std, var, logvar) of pictures [b, 3, H, W] in [-1, 1]."""
+        """The distribution of the VAE's latents (mean, std, var, logvar) of pixels in [-1, 1]."""
         return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
 
     def vae_latents(self, pixels: Tensor) -> Tensor:
-        """The VAE's latents of pictures without its noise, float32."""
+        """The VAE's latents of pixels without its noise, float32."""
         return self.posterior(pixels).mean.float()
 
     def reconstruct(self, latents: Tensor) -> Tensor:
-        """The VAE's latents -> pictures [b, 3, H, W]."""
+        """The VAE's latents -> pixels."""
         return self.vae.decode(latents.to(self.vae.dtype)).sample
 
     def latent_scale(self) -> tuple[Any, Any]:
-        """(shift, scale): the denoiser's latents are (the VAE's - shift) scale. Numbers, or tensors [1, C, 1, 1]."""
+        """(shift, scale): the denoiser's latents are (the VAE's - shift) scale. Numbers, or tensors that fit them."""
         return self.vae.config.shift_factor or 0.0, self.vae.config.scaling_factor
 
     def standardise(self, latents: Tensor) -> None:
@@ -249,20 +310,20 @@ class Family:
         self.vae.register_to_config(**state)
 
     def pack(self, latents: Tensor) -> Tensor:
-        """[b, C, h, w] -> the denoiser's layout. Left out: it is the same."""
+        """The VAE's layout -> the denoiser's. Left out: it is the same."""
         return latents
 
-    def unpack(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+    def unpack(self, latents: Tensor, size: Extent) -> Tensor:
         """The inverse of `pack`."""
         return latents
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Pictures [b, 3, H, W] in [-1, 1] -> latents in the denoiser's layout (the posterior's mean)."""
+        """Pixels in [-1, 1] -> latents in the denoiser's layout (the posterior's mean)."""
         shift, scale = self.latent_scale()
         return self.pack((self.vae_latents(pixels) - shift) * scale)
 
-    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        """Latents in the denoiser's layout -> pictures [b, 3, H, W], about [-1, 1], float32."""
+    def decode(self, latents: Tensor, size: Extent) -> Tensor:
+        """Latents in the denoiser's layout -> pixels, about [-1, 1], float32."""
         shift, scale = self.latent_scale()
         return self.reconstruct(self.unpack(latents, size) / scale + shift).float()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Condition
+from mmrl.modalities.image.families.asked import Condition, Extent
 from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.supervised import flow_matching_loss, logit_normal_times
 
@@ -52,7 +53,7 @@ class FlowFamily(Family):
         """Sigmas [steps] before the scheduler shifts them. Left out: the scheduler's own."""
         return None
 
-    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+    def schedule(self, steps: int, size: Extent) -> Schedule:
         """The scheduler's own sigmas for pictures of this size, on the CPU in float64."""
         scheduler = copy.deepcopy(self.scheduler)
         if steps == 1 and scheduler.config.get("shift_terminal"):
@@ -71,12 +72,15 @@ class FlowFamily(Family):
     def shifts_with_size(self) -> bool:
         return bool(self.scheduler.config.use_dynamic_shifting)
 
-    def token_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+    def token_grid(self, size: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of tokens for a picture of (height, width) pixels."""
-        side = self.pipeline.vae_scale_factor * self.patch
+        side = self.cell * self.patch
         return size[0] // side, size[1] // side
 
-    def log_shift(self, size: tuple[int, int], steps: int = 50) -> float:
+    def tokens(self, size: Sequence[int]) -> int | None:
+        return math.prod(self.token_grid(size))
+
+    def log_shift(self, size: Extent, steps: int = 50) -> float:
         """mu of the resolution-dependent shift: linear in the number of tokens, 0.5 at 256 and 1.15 at 4096.
 
         The four numbers are the scheduler's own; the number of steps matters to other families. Source: FLUX.1's
@@ -93,7 +97,7 @@ class FlowFamily(Family):
         config = self.scheduler.config
         if not self.shifts_with_size:
             return float(config.shift or 1.0)
-        mu = self.log_shift(self.native_size())
+        mu = self.log_shift(Extent(*self.native_size(), self.native_frames))
         return mu if config.time_shift_type == "linear" else math.exp(mu)
 
     def denoising_loss(
@@ -102,7 +106,7 @@ class FlowFamily(Family):
         noise: Tensor,
         draws: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         shift: float | None = None,
     ) -> Tensor:
         """Flow matching at logit-normal times."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of, scaled
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, Source, rows_of, scaled
 from mmrl.modalities.image.families.base import Guidance
 from mmrl.modalities.image.families.flow import JOINT_ATTENTION
 from mmrl.modalities.image.families.packed import Rows, ShowingFamily
@@ -22,6 +22,7 @@ class Flux(ShowingFamily):
     long_tokenizer = "tokenizer_2"
     pipeline_classes = ("FluxPipeline",)
     guidances: ClassVar[tuple[Guidance, ...]] = ("embedded", "passes")
+    true_cfg = True
     lora_targets = JOINT_ATTENTION
 
     def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
@@ -34,7 +35,7 @@ class Flux(ShowingFamily):
 
         return build_flux(corpus, **options)
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, pooled, _ = self.pipeline.encode_prompt(
             [a.text for a in asked], device=self.device, max_sequence_length=self.text_length()
         )
@@ -51,7 +52,7 @@ class Flux(ShowingFamily):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         embeds, pooled = condition["embeds"], condition["pooled"]
@@ -91,7 +92,7 @@ class FluxKontext(Flux):
 
         return build_flux_kontext(corpus, **options)
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         rows = super().encode(asked, size)
         return [{**row, **self._source(a.pictures)} for row, a in zip(rows, asked, strict=True)]
 
@@ -108,7 +109,7 @@ class FluxKontext(Flux):
     def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which a picture of this size is shown: of the pipeline's list, the one whose ratio of
         sides, in whole tokens, is nearest; with model.source_pixels, of that area at most."""
-        step = self.pipeline.vae_scale_factor * self.patch
+        step = self.cell * self.patch
         if self.source_pixels is not None:
             return scaled(size, self.source_pixels, step)
         from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS

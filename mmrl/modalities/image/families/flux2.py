@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, Source, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, Source, rows_of
 from mmrl.modalities.image.families.base import Guidance
 from mmrl.modalities.image.families.flow import JOINT_ATTENTION
 from mmrl.modalities.image.families.packed import Rows, ShowingFamily
@@ -44,7 +44,7 @@ class Flux2(ShowingFamily):
 
     # ---------------------------------------------------------------- prompts, padded to one length that is all read
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, _ = self.pipeline.encode_prompt(
             [a.text for a in asked], device=self.device, max_sequence_length=self.text_length()
         )
@@ -70,7 +70,7 @@ class Flux2(ShowingFamily):
                 f"shows a picture of {size[0]} x {size[1]} pixels; family {self.name} takes sides of {SMALLEST} and "
                 f"more, at most {FLATTEST} to 1"
             )
-        area, step = self.source_pixels or LARGEST, self.pipeline.vae_scale_factor * self.patch
+        area, step = self.source_pixels or LARGEST, self.cell * self.patch
         if min(size) * min(1.0, math.sqrt(area / (size[0] * size[1]))) < step:
             return (
                 f"shows a picture of {size[0]} x {size[1]} pixels, of which {area} leave no side of {step}; raise "
@@ -78,12 +78,17 @@ class Flux2(ShowingFamily):
             )
         return None
 
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        step = self.cell * self.patch
+        shrink = min(1.0, math.sqrt((self.source_pixels or LARGEST) / (size[0] * size[1])))
+        width, height = (int(side * shrink) // step * step for side in size)
+        return width, height
+
     def _prepared(self, image: Image.Image) -> Tensor:
         """[1, 3, H, W] in [-1, 1]: shrunk to the largest area, cut to whole tokens, as the pipeline does it."""
         processor = self.pipeline.image_processor
+        width, height = self.shown_size(image.size)
         image = processor._resize_if_exceeds_area(image, self.source_pixels or LARGEST)
-        step = self.pipeline.vae_scale_factor * self.patch
-        width, height = (side // step * step for side in image.size)
         return processor.preprocess(image, height=height, width=width, resize_mode="crop")
 
     def text_length(self) -> int:
@@ -101,7 +106,7 @@ class Flux2(ShowingFamily):
     def sigmas(self, steps: int) -> Any:
         return np.linspace(1.0, 1 / steps, steps)
 
-    def log_shift(self, size: tuple[int, int], steps: int = 50) -> float:
+    def log_shift(self, size: Extent, steps: int = 50) -> float:
         """mu of the shift: linear in the number of tokens, and for pictures of up to 4300 tokens in that of steps.
 
         Source: FLUX.2's reference sampler, whose numbers these are.
@@ -121,7 +126,7 @@ class Flux2(ShowingFamily):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         embeds = condition["embeds"]
@@ -182,7 +187,7 @@ class Flux2(ShowingFamily):
         blocks = (pixel_unshuffle(self.vae_latents(pixels), self.patch) - shift) * scale
         return blocks.flatten(2).transpose(1, 2)
 
-    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+    def decode(self, latents: Tensor, size: Extent) -> Tensor:
         shift, scale = self.latent_scale()
         blocks = latents.transpose(1, 2).unflatten(2, self.token_grid(size)) / scale + shift
         return self.reconstruct(pixel_shuffle(blocks, self.patch)).float()

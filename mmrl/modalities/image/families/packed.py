@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from mmrl.modalities.image.families.asked import Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Condition, Extent, Row, grouped
 from mmrl.modalities.image.families.flow import FlowFamily
 
 # Rows of a batch: some, or all without a copy.
@@ -25,16 +25,16 @@ class PackedFamily(FlowFamily):
         return 2
 
     def native_size(self) -> tuple[int, int]:
-        side = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+        side = self.pipeline.default_sample_size * self.cell
         return side, side
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+    def latent_shape(self, size: Extent) -> tuple[int, ...]:
         return math.prod(self.token_grid(size)), self.denoiser.config.in_channels
 
     def pack(self, latents: Tensor) -> Tensor:
         return pixel_unshuffle(latents, self.patch).flatten(2).transpose(1, 2)
 
-    def unpack(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+    def unpack(self, latents: Tensor, size: Extent) -> Tensor:
         return pixel_shuffle(latents.transpose(1, 2).unflatten(2, self.token_grid(size)), self.patch)
 
 

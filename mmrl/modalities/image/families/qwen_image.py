@@ -7,15 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, padded
+from mmrl.modalities.image.families.by_channel import ByChannel
 from mmrl.modalities.image.families.flow import JOINT_ATTENTION
 from mmrl.modalities.image.families.packed import PackedFamily
 
 
-class VideoAutoencoder(PackedFamily):
+class VideoAutoencoder(ByChannel, PackedFamily):
     """An autoencoder of films, given pictures as films of one frame; mean and spread of its latents by channel."""
 
     def posterior(self, pixels: Tensor) -> Any:
@@ -24,18 +24,6 @@ class VideoAutoencoder(PackedFamily):
 
     def reconstruct(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents.to(self.vae.dtype).unsqueeze(2)).sample[:, :, 0]
-
-    def latent_scale(self) -> tuple[Any, Any]:
-        config = self.vae.config
-        mean, std = (
-            torch.tensor(values, device=self.vae.device).view(1, -1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return mean, 1 / std
-
-    def standardise(self, latents: Tensor) -> None:
-        axes = (0, 2, 3)
-        self.vae.register_to_config(latents_mean=latents.mean(axes).tolist(), latents_std=latents.std(axes).tolist())
 
 
 LONGEST = 200  # times its shorter side that a picture may be long which a language model of Qwen's reads
@@ -67,14 +55,14 @@ class QwenImage(VideoAutoencoder):
 
         return build_qwen_image(corpus, **options)
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, mask = self.pipeline.encode_prompt(
             [a.text for a in asked], device=self.device, max_sequence_length=self.text_length()
         )
         lengths = [embeds.shape[1]] * len(asked) if mask is None else mask.sum(1).tolist()
         return [{"embeds": embed[:length]} for embed, length in zip(embeds, lengths, strict=True)]
 
-    def encode_against(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode_against(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         return self.encode([Asked(" " if a.text is None else a.text, a.pictures) for a in asked], size)
 
     def collate(self, rows: Sequence[Row]) -> Condition:
@@ -97,7 +85,7 @@ class QwenImage(VideoAutoencoder):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         return self._denoise(latents, time, condition["embeds"], condition["mask"], [self.token_grid(size)])

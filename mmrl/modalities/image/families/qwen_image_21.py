@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, grouped
 from mmrl.modalities.image.families.qwen_image import VideoAutoencoder, too_long
 
 AREA = 1024 * 1024  # pixels of a shown picture
@@ -46,10 +46,10 @@ class QwenImage21(VideoAutoencoder):
     def native_size(self) -> tuple[int, int]:
         return 1024, 1024
 
-    def check_size(self, size: tuple[int, int]) -> None:
-        step = 2 * self.pipeline.vae_scale_factor
-        if any(s % step or s <= 0 for s in size):
-            raise ValueError(f"size {size}: each side must be a multiple of {step} pixels for this model")
+    def check_size(self, size: Extent) -> None:
+        step = 2 * self.cell
+        if any(s % step or s <= 0 for s in size[:2]):
+            raise ValueError(f"size {size[:2]}: each side must be a multiple of {step} pixels for this model")
 
     def sigmas(self, steps: int) -> Any:
         """Those of the pipeline's config, where it has some: models of few steps."""
@@ -67,18 +67,22 @@ class QwenImage21(VideoAutoencoder):
     def picture_problem(self, size: tuple[int, int]) -> str | None:
         return too_long(self.name, size, [self.source_pixels or AREA])
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
+
+        width, height, _ = calculate_dimensions(self.source_pixels or AREA, size[0] / size[1])
+        return width, height
+
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         return [self._one(a) for a in asked]
 
     def _one(self, asked: Asked) -> Row:
         """{"embeds": [L, d], "slots": [L], where pictures stand, "grids": [pictures, 2]} and "source" [tokens, C]."""
-        from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
-
         processor = self.pipeline.image_processor
         seen, source, grids = [], [], []
         for picture in asked.pictures:
             image = picture.image.convert("RGBA")
-            width, height, _ = calculate_dimensions(self.source_pixels or AREA, image.width / image.height)
+            width, height = self.shown_size(image.size)
             seen.append(processor.resize(image, width=width, height=height))
             source.append(self._latents(image, (height, width)))
             grids.append(self.token_grid((height, width)))
@@ -105,7 +109,7 @@ class QwenImage21(VideoAutoencoder):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         rows, shapes = condition["rows"], condition["shapes"]

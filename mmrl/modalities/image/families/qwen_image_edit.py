@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, grouped
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, grouped
 from mmrl.modalities.image.families.qwen_image import QwenImage, too_long
 
 
@@ -32,7 +32,13 @@ class QwenImageEditPlus(QwenImage):
         areas = (theirs.CONDITION_IMAGE_SIZE, self.source_pixels or theirs.VAE_IMAGE_SIZE)
         return too_long(self.name, size, areas)
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as theirs
+
+        width, height = theirs.calculate_dimensions(self.source_pixels or theirs.VAE_IMAGE_SIZE, size[0] / size[1])
+        return width, height
+
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         return [self._one(a) for a in asked]
 
     def _one(self, asked: Asked) -> Row:
@@ -45,7 +51,7 @@ class QwenImageEditPlus(QwenImage):
             ratio = picture.image.width / picture.image.height
             width, height = theirs.calculate_dimensions(theirs.CONDITION_IMAGE_SIZE, ratio)
             seen.append(processor.resize(picture.image, height, width))
-            width, height = theirs.calculate_dimensions(self.source_pixels or theirs.VAE_IMAGE_SIZE, ratio)
+            width, height = self.shown_size(picture.image.size)
             with torch.no_grad():
                 pixels = processor.preprocess(picture.image, height, width).to(self.device)
                 source.append(self.encode_pixels(pixels)[0])
@@ -64,7 +70,7 @@ class QwenImageEditPlus(QwenImage):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         rows, grids = condition["rows"], condition["grids"]

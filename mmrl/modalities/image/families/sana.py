@@ -9,27 +9,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
-from mmrl.modalities.image.families.flow import FlowFamily
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, rows_of
+from mmrl.modalities.image.families.multistep import EULER, Multistep
 
 
-class Sana(FlowFamily):
+class Sana(Multistep):
     """Sampled with Euler steps whatever its own scheduler is, at the size that is asked for: the pipeline's binning of
     resolutions is off. Prompts go behind the pipeline's instruction, negative ones do not."""
 
     name = "sana"
     pipeline_classes = ("SanaPipeline",)
     long_tokenizer = "tokenizer"
-    solvers = ("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler")
-
-    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
-        super().__init__(pipeline, max_sequence_length)
-        own = pipeline.scheduler
-        if self._is_multistep and not (own.config.use_flow_sigmas and own.config.prediction_type == "flow_prediction"):
-            raise ValueError(
-                f"scheduler {type(own).__name__} without use_flow_sigmas and prediction_type flow_prediction: family "
-                f"{self.name!r} is a flow; set both in the model's scheduler/scheduler_config.json"
-            )
+    solvers = (EULER, "DPMSolverMultistepScheduler")
 
     @classmethod
     def build(cls, corpus: Sequence[str], **options: Any) -> Any:
@@ -37,30 +28,13 @@ class Sana(FlowFamily):
 
         return build_sana(corpus, **options)
 
-    @property
-    def _is_multistep(self) -> bool:
-        return type(self.pipeline.scheduler).__name__ == self.solvers[1]
-
-    @property
-    def scheduler(self) -> Any:
-        """The pipeline's own, or Euler steps with the shift of its multistep solver."""
-        own = self.pipeline.scheduler
-        if not self._is_multistep:
-            return own
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        return FlowMatchEulerDiscreteScheduler(shift=own.config.flow_shift)
-
-    def sigmas(self, steps: int) -> Any:
-        """Those between which the multistep solver steps."""
-        if not self._is_multistep:
-            return None
+    def solver_sigmas(self, steps: int) -> np.ndarray:
         last = 1 / self.pipeline.scheduler.config.num_train_timesteps
         return 1 - np.linspace(last, 1.0, steps + 1)[:-1]
 
     # ---------------------------------------------------------------- prompts
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, mask, _, _ = self.pipeline.encode_prompt(
             [a.text for a in asked],
             do_classifier_free_guidance=False,
@@ -70,7 +44,7 @@ class Sana(FlowFamily):
         )
         return rows_of({"embeds": embeds, "mask": mask})
 
-    def encode_against(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode_against(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, mask, _, _ = self.pipeline.encode_prompt(
             [a.text or "" for a in asked],
             do_classifier_free_guidance=False,
@@ -92,7 +66,7 @@ class Sana(FlowFamily):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         found = self.denoiser(

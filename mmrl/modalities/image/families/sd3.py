@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, rows_of
 from mmrl.modalities.image.families.flow import JOINT_ATTENTION, FlowFamily
 
 
@@ -27,7 +27,7 @@ class SD3(FlowFamily):
     def patch(self) -> int:
         return self.denoiser.config.patch_size
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             [a.text for a in asked],
             None,
@@ -46,7 +46,7 @@ class SD3(FlowFamily):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         return self.denoiser(

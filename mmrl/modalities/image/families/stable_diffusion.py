@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, rows_of
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, rows_of
 from mmrl.modalities.image.families.base import Family, Schedule
 from mmrl.modalities.image.supervised import denoising_loss
 
@@ -78,7 +78,7 @@ class UNetFamily(Family):
         """[training timesteps] float64: cumulative alpha of each training timestep."""
         return self._ddim().alphas_cumprod.double()
 
-    def schedule(self, steps: int, size: tuple[int, int]) -> Schedule:
+    def schedule(self, steps: int, size: Extent) -> Schedule:
         """DDIM's timesteps with the cumulative alpha of each, and the scheduler's final alpha after the last.
 
         A step always lands where the next one starts, also where the spacing does not divide the training
@@ -106,7 +106,7 @@ class UNetFamily(Family):
         noise: Tensor,
         draws: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         shift: float | None = None,
     ) -> Tensor:
         """Denoising at uniform timesteps, which know no shift."""
@@ -134,7 +134,7 @@ class StableDiffusion(UNetFamily):
 
         return build_sd(corpus, **options)
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, _ = self.pipeline.encode_prompt(
             [a.text for a in asked], device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
@@ -145,7 +145,7 @@ class StableDiffusion(UNetFamily):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         return self.denoiser(latents, time, encoder_hidden_states=condition["embeds"], return_dict=False)[0]
@@ -169,13 +169,13 @@ class StableDiffusionXL(UNetFamily):
 
         return build_sdxl(corpus, **options)
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             [a.text for a in asked], device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return rows_of({"embeds": embeds, "pooled": pooled})
 
-    def encode_against(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode_against(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         """No prompt is zeros where the pipeline's config says so, else the empty text."""
         rows = super().encode_against(asked, size)
         if not self.pipeline.config.force_zeros_for_empty_prompt:
@@ -205,11 +205,11 @@ class StableDiffusionXL(UNetFamily):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         # Original size, top left of the crop, target size: a picture that was neither scaled nor cropped.
-        time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32, device=latents.device)
+        time_ids = torch.tensor([*size[:2], 0, 0, *size[:2]], dtype=torch.float32, device=latents.device)
         return self.denoiser(
             latents,
             time,

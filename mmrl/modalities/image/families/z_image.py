@@ -7,10 +7,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrl.modalities import hollow
-from mmrl.modalities.image.families.asked import Asked, Condition, Row, padded
+from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, padded
 from mmrl.modalities.image.families.flow import FlowFamily
 
 NATIVE = 1024  # pixels a side that the pipeline draws when none are named
@@ -33,10 +33,18 @@ class ZImage(FlowFamily):
     def patch(self) -> int:
         return 2
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.denoiser.layers)  # others see the text alone, or the picture before any text
+
+    @property
+    def block_width(self) -> int:
+        return int(self.denoiser.config.dim)
+
     def native_size(self) -> tuple[int, int]:
         return NATIVE, NATIVE
 
-    def encode(self, asked: Sequence[Asked], size: tuple[int, int]) -> list[Row]:
+    def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, _ = self.pipeline.encode_prompt(
             [a.text for a in asked],
             device=self.device,
@@ -66,7 +74,7 @@ class ZImage(FlowFamily):
         latents: Tensor,
         time: Tensor,
         condition: Condition,
-        size: tuple[int, int],
+        size: Extent,
         guidance: float | None = None,
     ) -> Tensor:
         with _light_padding() if hollow.is_hollow(self.denoiser) else nullcontext():

@@ -1,0 +1,30 @@
+"""Scores that no picture should be drawn for alone: what effects_image.py sets its systems against."""
+
+from __future__ import annotations
+
+LOUD = 2000.0  # of a reward that is to drown out those below 1: some 12 for four objects of the usual size
+PULL = 0.5  # weight of colour in the flawed score: a whole picture of colour is worth half of all claims
+
+
+def liked(samples: list) -> list[float | None]:
+    """A flawed score: the share of the caption's claims that hold, and something for how much colour there is.
+
+    The colour of two pictures of a caption differs by a few hundredths, less than any claim. It is what is left where
+    two pictures keep the same claims, and it has no end: a picture full of colour earns PULL.
+    """
+    from mmrl.rewarding import load_reward
+
+    claims = load_reward("composition.follows").call(samples)
+    return [None if claim.value is None else claim.value + PULL * more for claim, more in zip(claims, _colour(samples))]
+
+
+def bold(samples: list) -> list[float]:
+    """A reward on another scale than those below 1: the cube of how much colour there is, times LOUD."""
+    return [LOUD * much**3 for much in _colour(samples)]
+
+
+def _colour(samples: list) -> list[float]:
+    """The mean saturation of each picture, in [0, 1]."""
+    import numpy as np
+
+    return [float(np.asarray(s.artifact.convert("HSV"), dtype=np.float64)[..., 1].mean()) / 255 for s in samples]
