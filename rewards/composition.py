@@ -33,6 +33,7 @@ SOLID = 0.75  # mean coverage inside an object: paler ones are not of that colou
 FILL = {"circle": (0.66, 0.92), "square": (0.82, 1.01), "triangle": (0.42, 0.68)}
 ASPECT = 1.35  # longest over shortest side of the bounding box
 APART = 0.1  # share of the side by which the centres of a relation must differ: less is beside, not above
+RELATION = 0.25  # of a pair's `matched` score
 OVERLAP = 0.84  # intersection over union with the ideal shape of the same area and centre
 
 _PALETTE = np.array(list(COLOURS.values()), dtype=np.float32)
@@ -75,6 +76,16 @@ def strict(samples: list[Sample]) -> list[Score]:
         Score(float(score.details["strict"]), details=score.details) if score.ok else score
         for score in follows(samples)
     ]
+
+
+def matched(samples: list[Sample]) -> list[Score]:
+    """How far the objects in the picture are those that were asked for, in [0, 1]; every object too many costs.
+
+    The F1 of objects: twice those that were asked for and are there, over all that are there (unknown ones, too) and
+    all that were asked for. Of a pair the relation is the rest: `RELATION` times the share of pairs of the two phrases'
+    objects, of as many as were asked for, that stand as they should. 1 is the same picture as of `strict`.
+    """
+    return [_match(sample) for sample in samples]
 
 
 def colours(samples: list[Sample]) -> list[Score]:
@@ -236,6 +247,21 @@ def _judge(sample: Sample, kind: str | None = None) -> Score:
         "strict": all(held),
     }
     return Score(sum(held) / len(held), details=details)
+
+
+def _match(sample: Sample) -> Score:
+    claims, relation, reason = _asked(sample.prompt.text, sample.prompt.record)
+    if reason:
+        return Score(None, reason, "na")
+    found = detect(sample.artifact)
+    shown = [[f for f in found if (f.colour, f.shape) == (c["colour"], c["shape"])] for c in claims]
+    asked = [int(claim["count"]) for claim in claims]
+    f1 = 2 * sum(map(min, map(len, shown), asked)) / (len(found) + sum(asked))
+    if relation is None:
+        return Score(f1)
+    stand = sum(_related([a], [b], relation, sample.artifact.size) for a in shown[0] for b in shown[1])
+    pairs = max(len(shown[0]), asked[0]) * max(len(shown[1]), asked[1])
+    return Score((1 - RELATION) * f1 + RELATION * stand / pairs)
 
 
 def _of_kind(samples: list[Sample], kind: str) -> list[Score]:

@@ -139,6 +139,38 @@ def test_every_corruption_costs_the_claims_it_breaks(sample, name, size):
     assert strict.value == 0.0
 
 
+# Of each corruption: (F1 of objects, share of the pairs that stand as they should), by hand; two circles and one square.
+MATCHED = {
+    "an extra object": (6 / 7, 1.0),
+    "one too many of the same": (6 / 7, 1.0),
+    "a circle is missing": (4 / 5, 1 / 2),
+    "the square is missing": (4 / 5, 0.0),
+    "wrong colour": (4 / 6, 0.0),
+    "wrong shape": (4 / 6, 0.0),
+    "swapped": (1.0, 0.0),
+    "a line": (6 / 7, 1.0),
+    "circles merged": (2 / 5, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_objects_are_matched_one_to_one(sample, name):
+    objects, extra, _ = CORRUPTIONS[name]
+    f1, related = MATCHED[name]
+    [score] = composition.matched([sample(PAIR, draw(objects, 40, extra))])
+    assert score.value == pytest.approx(0.75 * f1 + 0.25 * related)
+
+
+def test_matched_is_one_where_strict_is_and_nothing_else(sample):
+    pictures = [draw(TRUE), draw([]), *(draw(objects, 40, extra) for objects, extra, _ in CORRUPTIONS.values())]
+    samples = [sample(PAIR, picture) for picture in pictures]
+    assert [s.value == 1 for s in composition.matched(samples)] == [s.value == 1 for s in STRICT(samples)]
+    assert composition.matched(samples[1:2])[0].value == 0.0
+    [single] = composition.matched([sample("two red circles", draw(TRUE))])
+    assert single.value == pytest.approx(4 / 5)
+    assert composition.matched([sample("a horse", draw([]))])[0].status == "na"
+
+
 KINDS = ("colours", "shapes", "counts", "relations", "alone")
 # Of each corruption, in the order of KINDS: what is left of 2 colours, 2 shapes, 2 counts, 1 relation, nothing else.
 BY_KIND = {

@@ -458,6 +458,7 @@ ELSEWHERE = {
     "clip.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
     "compared.wins": "test_compared.py::test_saying_nothing_earns_nothing",
     **{f"composition.{kind}": "test_composition.py::test_the_claims_by_kind" for kind in KINDS},
+    "composition.matched": "test_composition.py::test_matched_is_one_where_strict_is_and_nothing_else",
     "composition.follows": "test_composition.py::test_pictures_of_nothing_score_zero",
     "composition.strict": "test_composition.py::test_every_corruption_costs_the_claims_it_breaks",
     "hps.score": "test_image_models.py::test_every_mode_of_a_picture_is_scored_and_transparency_is_white",
