@@ -80,7 +80,7 @@ def _samplings(config: Config) -> dict[str, Any]:
     without an action that is trained have nothing to replay."""
     sampling = [stage for stage in config.stages if isinstance(stage, SamplingStage)]
     found = {f"stage {stage.name}: ": config.of_stage(stage).model for stage in sampling}
-    found = {name: model for name, model in found.items() if model.actions_per_sample()}
+    found = {name: model for name, model in found.items() if getattr(model, "actions_per_sample", lambda: 1)()}
     return found if any(stage.sampling for stage in sampling) and found else {"": config.model}
 
 

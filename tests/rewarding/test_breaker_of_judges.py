@@ -27,6 +27,8 @@ REWARDS = {
     "compose.dispatch": {"by": "task", "rewards": {"a": "exact.match"}, "default": INSIDE},
     "compose.gated": {"condition": "exact.match", "then": INSIDE},
     "compose.staged": {"stages": [INSIDE, "exact.match"]},
+    "cells.each": {"reward": INSIDE},
+    **{f"frames.{name}": {"reward": INSIDE} for name in ("mean", "least", "first", "last")},
     "compared.wins": {"judge": "http://127.0.0.1:9/v1", "judge_options": {"model": "m"}},
 }
 

@@ -14,6 +14,10 @@ from mmrl.config import AdversaryConfig, DistillStage, JointConfig
 
 SPEED_ONLY = {"micro_batch", "rollout_chunk"}
 ELSEWHERE = {
+    "sampling": "tests/training/test_own_sampling.py, on a model that has ways to sample",
+    "surrogate": "tests/training/test_surrogate_stage.py",
+    "times_above": "tests/training/test_surrogate_stage.py",
+    "teacher_steps": "what is shown of the teacher, in test_report_of_roles.py",
     "kind": "another stage altogether",
     "name": "the seed of its noise, as in every stage",
     "teacher": "tests/modalities/image/test_few_steps.py, on a model that is read from a folder",

@@ -181,9 +181,9 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
         "old_logp: replay goes with ratios of log-probs",
     ),
     "part without a log-probability": (lambda at: painted(components=["vae"]), "[vae] has no log-probability"),
-    "answers of an adapter that takes none": (
+    "texts as answers of an adapter of pictures": (
         lambda at: {**painted(), "stages": [{"kind": "preference", "steps": 1, "pairs": paired(at)}], "rewards": []},
-        "cannot take given answers",
+        "candidate 0 is not one picture and nothing else",
     ),
     "tree of an adapter that makes no single steps": (
         lambda at: {**painted(), "stages": [{"kind": "grpo", "steps": 1, "groups": 2, "tree": {"step_end": "."}}]},
