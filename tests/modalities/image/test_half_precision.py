@@ -13,7 +13,7 @@ from mmrl.modalities.image.families import FAMILIES, family_class
 from mmrl.training.check import check_adapter
 from mmrl.training.check_tools import distance, gradient_of, one_slice
 
-QUICK = ("sd3", "qwen_image", "z_image", "flux_kontext")
+QUICK = ("qwen_image", "z_image", "flux_kontext")
 
 
 def in_halves(family: str, folder, guidance: float | None = None, **sampling) -> ImageAdapter:

@@ -51,7 +51,7 @@ PICTURES = {
     "sana": ((256, 10), (256, 40)),
     "flux_dev_pickscore": ((1024, 6), (1024, 28)),
 }
-QUICK = ("flux_kontext", "z_image_turbo")  # the others are deeper, and take seconds to be made
+QUICK = ("flux2_klein", "sana")  # the others are deeper, and take seconds to be made
 OLDER = ("stabilityai/stable-diffusion-3.5-medium", "stable-diffusion-v1-5/", "stabilityai/stable-diffusion-xl-base")
 
 
