@@ -135,7 +135,9 @@ def test_visual_tokens_and_environment_beside_the_scores():
         samples = {p.id: Sample(p, 0, "x", media=media, info={"calls": int(p.id), "crop": "ok"}) for p in prompts}
         return [Group(p, i, [samples[p.id]]) for i, p in enumerate(prompts)]
 
-    reward = SimpleNamespace(name="r", reads="artifact", at_once=1, group=False, source="", call=lambda s: [1.0] * len(s))
+    reward = SimpleNamespace(
+        name="r", reads="artifact", at_once=1, group=False, source="", call=lambda s: [1.0] * len(s)
+    )
     run = SimpleNamespace(
         config=SimpleNamespace(eval=EvalConfig(by="task"), report=SimpleNamespace(eval_prompts=0), data=DataConfig()),
         processes=SimpleNamespace(rank=0, world=1, is_main=True, gather=lambda value: [value]),

@@ -25,17 +25,26 @@ class Heads(nn.Module):
 
     def __init__(self, widths: Sequence[int], hidden: int, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2**63)
-            self.each = nn.ModuleList(
-                nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, 1))
-                for width in widths
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        self.each = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), _linear(width, hidden, generator), nn.SiLU(), _linear(hidden, 1, generator)
             )
+            for width in widths
+        )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """[b] logits of features [b, tokens, width], a block each: above 0 for what looks real."""
         logits = [head(some.float())[..., 0].mean(1) for head, some in zip(self.each, features, strict=True)]
         return torch.stack(logits).mean(0)
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """As torch begins one, uniform within 1 / sqrt(inputs), but of a generator: the global one belongs to others."""
+    made: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    for parameter in made.parameters():
+        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    return made
 
 
 class Noises(NamedTuple):
