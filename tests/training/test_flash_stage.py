@@ -285,7 +285,7 @@ def test_rewards_without_re_noise_steps_are_refused(tmp_path):
 
 def test_joint_without_rewards_is_refused(tmp_path):
     config = {"name": "run", "data": {"prompts": "unused.txt"}, "stages": [{**DISTILL, "joint": GRPO}]}
-    with pytest.raises(ConfigError, match=r"needs `rewards:`.*or leave `joint` and `surrogate` out: distillation alone"):
+    with pytest.raises(ConfigError, match=r"needs `rewards:`.*or leave `joint` and `surrogate` out: distill"):
         make(config, PROMPTS, adapter=Renoising(AnswersConfig()))
 
 
