@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from mmrl.config.forward_process import refuse_policy_gradient
 from mmrl.config.grpo import resolve_algorithm
 from mmrl.config.roles import RoleConfig
 from mmrl.core.algorithm import Algorithm, in_words
@@ -66,6 +67,12 @@ class JointConfig(Strict):
         if value is not None and value.optim is not None:
             raise ValueError("anchor: what the policy is compared with is not trained; leave its `optim` out")
         return value
+
+    @model_validator(mode="after")
+    def _a_preference_takes_only_advantages(self) -> JointConfig:
+        if self.objective == "step_dpo":
+            refuse_policy_gradient(self.resolved, self.algorithm, "step_dpo", "aggregate", "gate")
+        return self
 
     def in_words(self) -> str:
         """On one line, for `mmrl plan`."""

@@ -157,8 +157,10 @@ class Config(Strict):
     def _taming_compares_rewards(self) -> Config:
         weighted = sum(reward.weight != 0 for reward in self.rewards)
         for stage in self.stages:
-            tame = getattr(getattr(stage, "resolved", None), "tame", None)
-            given = "tame" in getattr(stage, "algorithm", {})  # what a preset brings along is not asked for
+            beside = (getattr(stage, name, None) for name in ("joint", "surrogate"))
+            section = next((one for one in beside if one is not None), stage)
+            tame = getattr(getattr(section, "resolved", None), "tame", None)
+            given = "tame" in getattr(section, "algorithm", {})  # what a preset brings along is not asked for
             if given and tame is not None and weighted < 2 and isinstance(tame.options.get("threshold", "mean"), str):
                 raise ValueError(
                     f"stage {stage.name!r}: tame compares how much the rewards vary, and {weighted} has a weight; add "

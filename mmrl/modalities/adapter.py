@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -444,13 +444,18 @@ class Adapter:
         other = type(self)(at(resolve(path)))
         other.select(components)
         mine, theirs = self.trainable_parameters(), other.trainable_parameters()
-        wrong = misfit(mine, theirs)
+        wrong = misfit(mine, theirs) or self.unlike(other)
         if wrong:
             raise Unsupported(
                 f"teacher {path!r:.80} is another model than the policy: {wrong}; take the one that the policy was "
                 "made from, in the same form (`model.train`)"
             )
         self._reference = copies({name: theirs[name].to(p) for name, p in mine.items()})
+
+    def unlike(self, other: Self) -> str | None:
+        """Why trained weights of another policy of the same shapes would be another model here, in words; None where
+        they would not: what multiplies them or is beside them. Left out: nothing is."""
+        return None
 
     def forget_reference(self) -> None:
         """A stage begins that compares with none: what is kept of an earlier one may go."""

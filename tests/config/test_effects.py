@@ -387,6 +387,18 @@ CASES = [
         modality="image",
     ),
     Case(image.ModelConfig, "sampling.keep_mean", "model.sampling.keep_mean=true", DPPO, modality="image"),
+    *(
+        Case(
+            image.ModelConfig,
+            f"sampling.{option}",
+            f"model.sampling.{option}=true",
+            f"{JOINT} stages.0.joint.algorithm={{{own}}}",
+            JOINT,
+            "distill",
+            "image",
+        )
+        for option, own in (("keep_mean", "preset:flow_dppo"), ("kl_published", "kl_coef:0.1,kl_estimator:exact"))
+    ),
     Case(
         image.ModelConfig,
         "sampling.keep_mean",

@@ -76,6 +76,14 @@ def test_taming_by_the_spread_of_the_others_needs_others(config):
     assert load(config(), ["stages.0.algorithm={tame: {name: log, threshold: 0.5}}"])
 
 
+@pytest.mark.parametrize("section", ["joint", "surrogate"])
+def test_so_does_that_of_a_section_of_a_stage(config, section):
+    stage = "stages.0={kind: distill, steps: 2, samples: 4, %s: {algorithm: {%s}}}"
+    with pytest.raises(ConfigError, match="tame compares how much the rewards vary, and 1 has a weight"):
+        load(config(), [stage % (section, "tame: log")])
+    assert load(config(), [stage % (section, "tame: {name: log, threshold: 0.5}")])
+
+
 def test_a_tree_has_no_use_for_a_reward_of_the_whole_answer(config):
     kl = "stages.0.algorithm={kl_coef: 0.1, kl_place: reward, kl_estimator: k1}"
     with pytest.raises(ConfigError, match="kl_place='reward' goes with whole answers"):

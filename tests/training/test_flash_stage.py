@@ -285,9 +285,7 @@ def test_rewards_without_re_noise_steps_are_refused(tmp_path):
 
 def test_joint_without_rewards_is_refused(tmp_path):
     config = {"name": "run", "data": {"prompts": "unused.txt"}, "stages": [{**DISTILL, "joint": GRPO}]}
-    with pytest.raises(
-        ConfigError, match=r"needs `rewards:`.*or leave `joint` and `surrogate` out: distillation alone"
-    ):
+    with pytest.raises(ConfigError, match=r"needs `rewards:`.*or leave `joint` and `surrogate` out: distill"):
         make(config, PROMPTS, adapter=Renoising(AnswersConfig()))
 
 
@@ -298,6 +296,10 @@ def test_joint_without_rewards_is_refused(tmp_path):
         ({"joint": {"anchor": {"optim": {}}, "objective": "step_dpo"}}, "is not trained; leave its `optim` out"),
         ({"adversary": {"heads": {}}}, "heads: they are trained, by an `optim` of their own"),
         ({"joint": {"algorithm": {"preset": "grop"}}}, "grop"),
+        *(
+            ({"joint": {"objective": "step_dpo", "algorithm": {name: value}}}, rf"{name} is of a policy gradient")
+            for name, value in (("gate", "cispo"), ("clip_low", 0.1), ("aggregate", "prompt_mean"), ("kl_coef", 0.1))
+        ),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(stage, told):

@@ -189,3 +189,18 @@ def test_what_evaluation_takes_of_the_models_sampling_is_not_nobodys(tiny):
     assert (adapter._evaluation.steps, adapter._training(None).steps, adapter.renoises) == (3, 5, False)
     with pytest.raises(ConfigError, match=r"model\.sampling\.kernel: every stage that samples has its own"):
         load(tiny(model={**renoise, "evaluation": {"kernel": "ode"}}, stages=own))
+
+
+@pytest.mark.parametrize("kernel", ["flow_sde", "cps", "dance_sde"])
+def test_a_few_step_model_is_evaluated_by_its_own_steps_whatever_a_stage_samples_by(tiny, kernel):
+    """Its re-noise steps, from which the other kernels draw other pictures."""
+    config = load(
+        tiny(
+            model={"sampling": {"kernel": "renoise"}, "evaluation": {"steps": None}},
+            stages=[{**GRPO, "sampling": {"kernel": kernel}}],
+        )
+    )
+    adapter = ImageAdapter(config.model)
+    pictures = pixels(adapter)
+    adapter.sample_as(config.of_stage(config.stages[0]).model)
+    assert pixels(adapter) == pictures

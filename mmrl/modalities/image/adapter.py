@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
+from mmrl.near import short
 from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
@@ -63,14 +64,14 @@ class ImageAdapter(Adapter):
         self._sample()
         drawn, shown = config.sampling, config.evaluation
         self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
-        self._evaluation = self._evaluated()
+        self._evaluation, self._evaluator = self._evaluated(), self._sampler
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
             for module in self.family.denoisers.values():
                 module.enable_gradient_checkpointing()
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
-        self._sampler.schedule(self._evaluation.steps, self._evaluation.size)
+        self._evaluator.schedule(self._evaluation.steps, self._evaluation.size)
         self._warned = self._warned_of_pictures = False
         self.select(None)
         hollow.fill(self.modules().values())
@@ -152,6 +153,16 @@ class ImageAdapter(Adapter):
         if self.config.evaluates_by_renoise:
             plan = StepPlan(steps, stochastic=tuple(range(steps)), trained=())
         return Run(steps, self.policy.eval_scales, self.eval_size, plan, stores=False)
+
+    def unlike(self, other: Self) -> str | None:
+        """See Adapter.unlike: another scale of LoRA's matrices, or of latents."""
+        mine, theirs = (lora.scales(adapter.family) for adapter in (self, other))
+        for name, scale in mine.items():
+            if theirs.get(name) != scale:
+                return f"alpha / rank of {name} is {theirs.get(name)}, not {scale:g}"
+        if self.state() != other.state():
+            return f"its latents' scale and shift are {short(other.state())}, not {short(self.state())}"
+        return None
 
     # ---------------------------------------------------------------- prompts
 
@@ -273,7 +284,7 @@ class ImageAdapter(Adapter):
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._wanted(run))
+        return self._evaluator.fill(groups, n, noise, self._wanted(run))
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 

@@ -44,12 +44,3 @@ def caught(blocks: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def single(found: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Of one forward. Raises Unsupported where rows went in several, as those that show pictures of other sizes do."""
-    if any(len(some) != 1 for some in found):
-        raise Unsupported(
-            "features of samples whose pictures are of different sizes: they have no common shape; set micro_batch: 1"
-        )
-    return [some[0] for some in found]

@@ -361,11 +361,16 @@ def _guides_itself(model: ModelConfig, run: Any) -> bool:
 
 def _looks_at_means(stage: Any) -> bool:
     """Whether the stage's gate asks how far the policy has moved."""
-    algorithm = getattr(stage, "resolved", None)
-    return algorithm is not None and algorithm.gate.name == "dppo"
+    return any(algorithm.gate.name == "dppo" for algorithm in _policy_gradients(stage))
 
 
 def _in_loss(stage: Any) -> bool:
     """Whether the stage's loss holds the exact KL to the reference."""
-    algorithm = getattr(stage, "resolved", None)
-    return algorithm is not None and algorithm.kl_coef > 0 and algorithm.kl_estimator == "exact"
+    return any(a.kl_coef > 0 and a.kl_estimator == "exact" for a in _policy_gradients(stage))
+
+
+def _policy_gradients(stage: Any) -> list[Any]:
+    """The algorithms by which the stage learns from log-probabilities, its own or the one beside distillation."""
+    joint = getattr(stage, "joint", None)
+    found = [stage, *([joint] if joint is not None and joint.objective == "grpo" else [])]
+    return [section.resolved for section in found if getattr(section, "resolved", None) is not None]

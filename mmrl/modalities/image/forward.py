@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmrl.core import flow_match
 from mmrl.modalities.adapter import Unsupported
-from mmrl.modalities.image.blocks import caught, single, spread
+from mmrl.modalities.image.blocks import caught, spread
 from mmrl.modalities.image.sampling import Run, Sampler
 from mmrl.types import Noised, Sample
 
@@ -61,9 +61,16 @@ class Forward:
         self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], run: Run, clean: Tensor, count: int
     ) -> list[Tensor]:
         """See Adapter.block_features."""
-        with caught(spread(self.family, count)) as found:
+        blocks = spread(self.family, count)
+        with caught(blocks) as found:
             self(samples, times, seeds, run, clean)
-        return single(found)
+        if any(len(some) > 1 for some in found):  # rows of other texts, or pictures beside them, are told one by one
+            alone = [
+                self.features([sample], times[row, None], [seeds[row]], run, clean[row, None], count)
+                for row, sample in enumerate(samples)
+            ]
+            return [torch.cat(some) for some in zip(*alone)]
+        return [self.family.of_picture(block, tokens, run.size) for block, [tokens] in zip(blocks, found)]
 
     def sampler_times(self, run: Run) -> Tensor:
         """[steps]: the noise levels from which the steps of a rollout `run` go. Raises Unsupported for no flow."""

@@ -49,6 +49,16 @@ def is_lora(parameter: str) -> bool:
     return "lora_" in parameter
 
 
+def scales(family: Family) -> dict[str, float]:
+    """By what the product of each pair of matrices is scaled, by the layer's name; {} without LoRA."""
+    return {
+        f"{name}.{key}": float(layer.scaling[NAME])
+        for name, module in family.denoisers.items()
+        for key, layer in module.named_modules()
+        if NAME in getattr(layer, "scaling", {})
+    }
+
+
 def save(family: Family, folder: Path) -> None:
     """Write the matrices so that the pipeline's own `load_lora_weights(folder)` takes them."""
     from peft import get_peft_model_state_dict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -333,8 +334,25 @@ def test_a_step_on_records_of_a_file_that_show_pictures(tmp_path, marked):
 
 
 @pytest.mark.parametrize("family", FLOWS)
+@torch.no_grad()
+def test_frozen_blocks_show_a_picture_alike_whoever_else_is_shown(family):
+    """Beside a prompt of many more words, whose tokens no head is to count with those of the picture."""
+    policy = made(family)
+    nudge(policy)
+    first, *_ = prompts(family)
+    other = replace(first, id="other", text=f"{first.text} {' '.join(['a red circle'] * 20)}")
+    samples = roll(policy, n=1, prompts=[first, other])
+    clean = torch.randn(2, *policy.family.latent_shape(policy.train_size), generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0.5, 0.5])
+    [both] = policy.block_features(samples, times, [0, 1], clean, 1)
+    [alone] = policy.block_features(samples[:1], times[:1], [0], clean[:1], 1)
+    torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FLOWS)
 def test_frozen_blocks_show_the_picture_and_lead_back_to_it(family):
-    """Tokens of the width that heads are made for; another picture gives others, and has a gradient through them."""
+    """Tokens of what is drawn alone, of the width that heads are made for; another picture gives others, and has a
+    gradient through them."""
     policy = made(family)
     nudge(policy)
     samples = roll(policy, n=1, prompts=prompts(family)[:1])
@@ -346,5 +364,8 @@ def test_frozen_blocks_show_the_picture_and_lead_back_to_it(family):
     assert float(gradient.abs().min()) > 0
     others = policy.block_features(samples, times, [0], clean.detach() + 1, 1)
     assert not torch.equal(found[0], others[0]) and found[0].shape == others[0].shape
+    count, drawn = len(policy.family.blocks), policy.family.tokens(policy.train_size)
+    every = policy.block_features(samples, times, [0], clean, count)
+    assert [features.shape[1] for features in every] == [drawn] * count
     with pytest.raises(Unsupported, match="ask for fewer"):
         policy.block_features(samples, times, [0], clean, 99)

@@ -129,3 +129,20 @@ def test_a_teacher_of_another_shape_is_refused(tmp_path):
         Unsupported, match=r"wide' is another model than the policy: .* take the one that the policy was"
     ):
         policy.take_reference(str(tmp_path / "wide"))
+
+
+@pytest.mark.parametrize("beside", ["alpha", "latents"])
+def test_a_teacher_whose_weights_mean_something_else_is_refused(tmp_path, beside):
+    """LoRA of another scale, latents of another scale: the trained weights alone would fit."""
+    options = {"train": "lora", "lora": {"rank": 2, "alpha": 4}} if beside == "alpha" else {}
+    policy = few(**options)
+    if beside == "alpha":
+        few(train="lora", lora={"rank": 2, "alpha": 8}).save(tmp_path / "teacher")
+    else:
+        teacher = few()
+        teacher.load_state({**teacher.state(), "scaling_factor": 0.25})
+        teacher.save(tmp_path / "teacher")
+        policy.config = policy.config.model_copy(update={"path": "elsewhere", "build": None})
+    wrong = r"alpha / rank of .* is 4\.0, not 2" if beside == "alpha" else "latents' scale and shift are"
+    with pytest.raises(Unsupported, match=wrong):
+        policy.take_reference(str(tmp_path / "teacher"))

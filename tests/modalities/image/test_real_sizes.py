@@ -52,16 +52,7 @@ PICTURES = {
     "flux_dev_pickscore": ((1024, 6), (1024, 28)),
 }
 QUICK = ("flux2_klein", "sana")  # the others are deeper, and take seconds to be made
-<<<<<<< HEAD
-OLDER = (
-    "stabilityai/stable-diffusion-3-medium",
-    "stabilityai/stable-diffusion-3.5-medium",
-    "stable-diffusion-v1-5/",
-    "stabilityai/stable-diffusion-xl-base",
-)
-=======
 OLDER = ("stabilityai/stable-diffusion-3", "stabilityai/stable-diffusion-xl-base", "stable-diffusion-v1-5/")
->>>>>>> next-video
 
 
 def test_sizes_of_todays_models_that_configs_name_are_known():

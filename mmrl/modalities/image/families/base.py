@@ -135,6 +135,10 @@ class Family:
         config = self.denoiser.config
         return int(config.num_attention_heads * config.attention_head_dim)
 
+    def of_picture(self, block: nn.Module, tokens: Tensor, size: Extent) -> Tensor:
+        """Of the tokens [b, n, width] behind a block those of what is drawn. Left out: all are."""
+        return tokens
+
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, Source, rows_of
@@ -43,6 +43,11 @@ class Flux2(ShowingFamily):
         return build_flux2(corpus, **options)
 
     # ---------------------------------------------------------------- prompts, padded to one length that is all read
+
+    def of_picture(self, block: nn.Module, tokens: Tensor, size: Extent) -> Tensor:
+        """Behind the text's in the blocks that see both as one sequence."""
+        single = block in set(self.denoiser.single_transformer_blocks)
+        return super().of_picture(block, tokens[:, self.text_length() :] if single else tokens, size)
 
     def encode(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         embeds, _ = self.pipeline.encode_prompt(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from mmrl.modalities.image.families.asked import Condition, Extent, Row, grouped
@@ -30,6 +30,10 @@ class PackedFamily(FlowFamily):
 
     def latent_shape(self, size: Extent) -> tuple[int, ...]:
         return math.prod(self.token_grid(size)), self.denoiser.config.in_channels
+
+    def of_picture(self, block: nn.Module, tokens: Tensor, size: Extent) -> Tensor:
+        """They stand before those of the pictures that a prompt shows."""
+        return tokens[:, : self.tokens(size)]
 
     def pack(self, latents: Tensor) -> Tensor:
         return pixel_unshuffle(latents, self.patch).flatten(2).transpose(1, 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrl.modalities.image.families.asked import Asked, Condition, Extent, Row, grouped
 from mmrl.modalities.image.families.qwen_image import VideoAutoencoder, too_long
@@ -38,6 +38,10 @@ class QwenImage21(VideoAutoencoder):
         return build_qwen_image_21(corpus, **options)
 
     # ---------------------------------------------------------------- sizes and noise levels
+
+    def of_picture(self, block: nn.Module, tokens: Tensor, size: Extent) -> Tensor:
+        """They come last."""
+        return tokens[:, -math.prod(self.token_grid(size)) :]
 
     @property
     def patch(self) -> int:

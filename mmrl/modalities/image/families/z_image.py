@@ -37,6 +37,10 @@ class ZImage(FlowFamily):
     def blocks(self) -> list[nn.Module]:
         return list(self.denoiser.layers)  # others see the text alone, or the picture before any text
 
+    def of_picture(self, block: nn.Module, tokens: Tensor, size: Extent) -> Tensor:
+        """They stand first; texts behind them are as long as the longest of those that are seen together."""
+        return tokens[:, : self.tokens(size)]
+
     @property
     def block_width(self) -> int:
         return int(self.denoiser.config.dim)
