@@ -63,14 +63,14 @@ class ImageAdapter(Adapter):
         self._sample()
         drawn, shown = config.sampling, config.evaluation
         self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
-        self._evaluation = self._evaluated()
+        self._evaluation, self._evaluator = self._evaluated(), self._sampler
         if config.train == "lora":
             lora.add(self.family, config.lora)
         if config.gradient_checkpointing:
             for module in self.family.denoisers.values():
                 module.enable_gradient_checkpointing()
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
-        self._sampler.schedule(self._evaluation.steps, self._evaluation.size)
+        self._evaluator.schedule(self._evaluation.steps, self._evaluation.size)
         self._warned = self._warned_of_pictures = False
         self.select(None)
         hollow.fill(self.modules().values())
@@ -273,7 +273,7 @@ class ImageAdapter(Adapter):
             for g in groups
             for i in range(n)
         ]
-        return self._sampler.fill(groups, n, noise, self._wanted(run))
+        return self._evaluator.fill(groups, n, noise, self._wanted(run))
 
     # ---------------------------------------------------------------- what `mmrl plan` estimates from
 
