@@ -17,8 +17,8 @@ _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 _NUMBER = rf"(\d+|{'|'.join(_NUMBERS)})"
 _BY = r"(\d+)\s*[x\u00d7\u2a09]\s*(\d+)"
 _THING = r"[\s-](?:grid|layout|panel)"
-# The surest first: words that are said of a grid, then a bare "2x2", also with the two signs of multiplication. That may
-# be a truck of four wheels, so it counts where nothing surer is said.
+# The surest first: what is said of a grid, then a bare "2x2", also with the two signs of multiplication. That may be a
+# truck of four wheels, so it counts where nothing surer is said.
 _WORDINGS = (
     re.compile(_BY + _THING, re.IGNORECASE),
     re.compile(rf"\b{_NUMBER}[\s-]by[\s-]{_NUMBER}{_THING}", re.IGNORECASE),
