@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,15 @@ MOST_CELLS = 16
 
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 _NUMBER = rf"(\d+|{'|'.join(_NUMBERS)})"
-# "2x2", also with the two signs of multiplication; words, where they are said of a grid.
+_BY = r"(\d+)\s*[x\u00d7\u2a09]\s*(\d+)"
+_THING = r"[\s-](?:grid|layout|panel)"
+# The surest first: what is said of a grid, then a bare "2x2", also with the two signs of multiplication. That may be a
+# truck of four wheels, so it counts where nothing surer is said.
 _WORDINGS = (
-    re.compile(r"(\d+)\s*[x\u00d7\u2a09]\s*(\d+)"),
-    re.compile(rf"\b{_NUMBER}[\s-]by[\s-]{_NUMBER}[\s-](?:grid|layout|panel)", re.IGNORECASE),
-    re.compile(rf"\b{_NUMBER}[\s-]rows?\s+(?:and|of|by|x)\s+{_NUMBER}[\s-]columns?\b", re.IGNORECASE),
+    re.compile(_BY + _THING, re.IGNORECASE),
+    re.compile(rf"\b{_NUMBER}[\s-]by[\s-]{_NUMBER}{_THING}", re.IGNORECASE),
+    re.compile(rf"\b{_NUMBER}[\s-]rows?\s*(?:,|,?\s(?:and|of|by|x))\s*{_NUMBER}[\s-]columns?\b", re.IGNORECASE),
+    re.compile(_BY, re.IGNORECASE),
 )
 # Where the words of one cell begin: ". [TOP-LEFT]:".
 _PANEL = re.compile(r"(?<=[.\"])\s+[A-Z0-9\-\[\]]+:")
@@ -63,17 +68,18 @@ def as_grid(value: Any) -> Grid:
 
 
 def grid_of(record: Mapping[str, Any], text: str) -> Grid | None:
-    """The record's column `grid`, else the first that the text tells as one does ("a 2x2 grid"); None without.
+    """The record's column `grid`, else what the text says of one ("a 2x2 grid"); None without.
 
-    Raises ValueError for a column that holds no grid.
+    Numbers that no grid has, as of "a 1024x1024 picture", are passed over. Raises ValueError for a column that holds no
+    grid.
     """
     if record.get("grid") is not None:
         return as_grid(record["grid"])
-    for wording in _WORDINGS:
-        told = wording.search(text)
-        if told:
-            rows, columns = (int(_NUMBERS.get(number.lower(), number)) for number in told.groups())
-            return Grid(rows, columns) if 2 <= rows * columns <= MOST_CELLS else None
+    text = unicodedata.normalize("NFKC", text)  # digits and letters of full width
+    for told in (told for wording in _WORDINGS for told in wording.finditer(text)):
+        rows, columns = (int(_NUMBERS.get(number.lower(), number)) for number in told.groups())
+        if 2 <= rows * columns <= MOST_CELLS:
+            return Grid(rows, columns)
     return None
 
 

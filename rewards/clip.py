@@ -50,7 +50,15 @@ class Clip(Towers):
         self.context = int(self.tokenizer.context_length)
 
     def _load(self, name: str, weights: str | None) -> Any:
-        model = open_clip.create_model(name, pretrained=weights, device=self.device)
+        try:
+            model = open_clip.create_model(name, pretrained=weights, device=self.device)
+        except RuntimeError as error:
+            if "download" not in str(error):
+                raise
+            raise RewardError(
+                f"clip: the weights {weights!r} of {name} are not in the local cache and cannot be downloaded; set the "
+                "option `pretrained` to a .safetensors file, or run where the hub can be reached"
+            ) from error
         return model.eval().requires_grad_(False)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -62,7 +62,8 @@ def matched(
     """Who is who: each subject one object at most, and each object one subject, with the largest sum of credits.
 
     references: [N, D] features of the subjects, objects: [M, D] of what was found, both of unit length. allowed:
-    [N][M], which pairs may be one at all, by their kinds; all by default.
+    [N][M], which pairs may be one at all, by their kinds; all by default. An object is no double of a subject that it
+    may not be.
     With s the cosine less `floor`, scaled to [0, 1]: the credit of subject i in object j is s_ij - mixing * max over
     k of (s_kj - s_ki, at least 0), at least 0: of a face that is halfway between two subjects it takes off what that
     has more of the other one than the subject itself has. A subject without an object is missing, with a credit of 0.
@@ -84,10 +85,11 @@ def matched(
         Subject(j, float(alike[i, j]), float(excess[i, j]), float(credits[i, j])) if j is not None else Subject()
         for i, j in ((i, pairs.get(i)) for i in range(count))
     )
+    of_kind = alike if allowed is None else np.where(np.asarray(allowed, bool).reshape(count, found), alike, 0.0)
     doubles, strangers = [], []
     for j in sorted(set(range(found)) - set(pairs.values())):
-        nearest = int(alike[:, j].argmax())
-        if alike[nearest, j] < rules.same:
+        nearest = int(of_kind[:, j].argmax())
+        if of_kind[nearest, j] < rules.same:
             strangers.append(j)
         elif nearest in pairs:
             doubles.append(j)

@@ -13,8 +13,12 @@ from functools import cache
 
 import regex
 
-# Single quotes are left out: they are apostrophes as often.
-_QUOTED = regex.compile(r'"([^"]*)"|“([^”“]*)”|„([^“”„]*)[“”]|«([^»]*)»|「([^」]*)」|『([^』]*)』|《([^》]*)》')
+# Single quotes are left out: they are apostrophes as often. Some languages quote »so« or ”so”.
+_QUOTED = regex.compile(
+    r'"([^"]*)"|＂([^＂]*)＂|“([^”“]*)”|”([^”“„]*)”|„([^“”„]*)[“”]|«([^»]*)»|»([^«]*)«|「([^」]*)」|『([^』]*)』|《([^》]*)》'
+)
+# What a capital İ becomes as a small letter.
+_DOTTED = "i\N{COMBINING DOT ABOVE}"
 _SPACES = regex.compile(r"\s+")
 # Beside spaces: signs of no width, which only order or join others.
 _UNSEEN = regex.compile(r"[\p{Cf}\p{Cc}]+")
@@ -101,7 +105,7 @@ class Alike:
             text = _PUNCTUATION.sub("", text)
         # Capitals, as those are what the sets of shapes are about; then small again, as ß and SS are one that way.
         text = (text if self.case else text.upper()).translate(self._same)
-        text = text if self.case else text.casefold()
+        text = text if self.case else text.casefold().replace(_DOTTED, "i")
         text = self._chinese(text) if self._chinese else text
         return unicodedata.normalize(self.form, text).strip()
 

@@ -22,6 +22,13 @@ T2IS = 'Two panels, a 1x2 grid of a fox. Ink on paper. [LEFT]:The fox sleeps. "F
         ("a 2 by 3 layout", (2, 3)),
         ("a grid of 2 rows and 4 columns", (2, 4)),
         ("three rows of two columns", (3, 2)),
+        ("a 1024x1024 picture of a 2x2 grid", (2, 2)),
+        ("16x9, two rows and three columns", (2, 3)),
+        ("a 4x4 truck from four sides, a 2x2 grid", (2, 2)),
+        ("A 2X2 GRID", (2, 2)),
+        ("２ｘ３ の格子", (2, 3)),
+        ("a grid of 2 rows, 3 columns", (2, 3)),
+        ("two rows, and four columns", (2, 4)),
         ("two by two they came", None),  # of the ark
         ("a 1x1 grid", None),
         ("a 1024x1024 picture", None),

@@ -185,6 +185,14 @@ def test_the_score_by_hand(identities, objects, rules, value):
     assert made.score == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.parametrize(("may", "value"), [(True, 2 / 3), (False, 1.0)])
+def test_an_object_of_another_kind_is_no_double(identities, may, value):
+    """The third object is just like the first subject, which it may or may not be."""
+    objects, allowed = unit([1, 0, 0], [0, 1, 0], [1, 0, 0]), [[True, False, may], [False, True, False]]
+    made = identities.matched(AXES, objects, identities.Rules(), allowed)
+    assert (made.score, len(made.doubles)) == (pytest.approx(value), int(may))
+
+
 def test_subjects_that_look_alike_are_no_mixture_of_each_other(identities):
     twins = unit([1, 0.2, 0], [1, -0.2, 0])
     assert identities.matched(twins, twins, identities.Rules()).score == pytest.approx(1.0)

@@ -121,6 +121,9 @@ def test_letters_of_the_wrong_script_are_told_and_may_be_permitted(sample, rewar
         ({"equivalent": ["اأإآ"]}, "أحمد", "احمد", 3 / 4, 1.0),
         ({"equivalent": ["ab", "bc"]}, "abc", "ccc", 1 / 3, 1.0),  # sets that share a letter are one
         ({"case": True}, "Abc", "abc", 1.0, 2 / 3),
+        ({"case": True}, "İzmir", "izmir", 1.0, 4 / 5),  # Turkish capitals of i and ı
+        ({"case": True}, "ışık", "IŞIK", 1.0, 0.0),
+        ({"case": True}, "Straße", "STRASSE", 1.0, 1 / 6 * 6 / 7),
         ({"spaces": True}, "to day", "today", 1.0, 5 / 6),
         ({"form": "NFC"}, "x²", "x2", 1.0, 1 / 2),
     ],
@@ -150,6 +153,10 @@ def test_simplified_and_traditional_characters(sample, reward):
         ('"Cat" and "Cat"', "Cat Cat", 1.0),
         ('"ab" “cd” «ef» 「gh」 „ij“', "ab cd ef gh ij", 1.0),
         ('"ab" and "cd"', "abed", (1 + 1 / 2) / 2),
+        ("»ab« und »cd«", "ab cd", 1.0),  # and not the word between
+        ("«ab» et «cd»", "ab cd", 1.0),
+        ("”ab” och ”cd”", "ab cd", 1.0),
+        ("＂ab＂和＂cd＂", "ab cd", 1.0),
         ('"abcd" and "ab"', "abcd", 1 / 2),  # of two that fit as well the longer one takes its part first
     ],
 )

@@ -56,6 +56,17 @@ def test_it_is_evaluated_as_it_is_trained_to_sample():
     torch.testing.assert_close(decoded["latents"], torch.stack(wanted), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_a_stage_that_samples_otherwise_is_evaluated_alike():
+    """By the re-noise steps of the model, whatever kernel the stage's own sampling has."""
+    policy = few(evaluation={})
+    before = policy.evaluate(PROMPTS[:1], 1, seed=5)
+    own = policy.config.sampling.model_copy(update={"kernel": "flow_sde", "noise_level": 0.9, "steps": 5})
+    policy.sample_as(policy.config.model_copy(update={"sampling": own}))
+    after = policy.evaluate(PROMPTS[:1], 1, seed=5)
+    assert before[0].samples[0].artifact.tobytes() == after[0].samples[0].artifact.tobytes()
+
+
 @pytest.mark.parametrize(
     ("sampling", "evaluation", "steps", "renoises"),
     [
