@@ -198,7 +198,9 @@ EFFECTS = {
             "joint": Arm([LIKED], stage=joint()),
             "distillation alone": Arm([LIKED], stage=pulled, claims=False),
             "joint, weighted": Arm([LIKED], stage=joint(schedule="weighted"), claims=False),
-            "joint, by step DPO": Arm([LIKED], stage=joint(objective="step_dpo"), claims=False),
+            "joint, by step DPO": Arm(
+                [LIKED], stage=joint(objective="step_dpo", algorithm={"preset": "grpo", "clamp": 5.0}), claims=False
+            ),
         },
         {"eval/teacher_distance.astray": -1, "eval/flawed_scores.liked": 0, "eval/composition.follows": 0},
         [TRUE, LIKED, FAR],
