@@ -18,7 +18,7 @@ from PIL import Image
 
 PICTURE = Path(__file__).resolve().parent / "images" / "demo.png"
 SHOWN = 6
-METRIC = "composition.follows"
+METRIC, WHOLE = "composition.follows", "composition.strict"
 
 
 def shown(run: Path, tag: str) -> list[tuple[str, float, Image.Image]]:
@@ -29,18 +29,13 @@ def shown(run: Path, tag: str) -> list[tuple[str, float, Image.Image]]:
     return [(text, one["scores"][METRIC]["value"], Image.open(folder / one["file"])) for text, one in firsts]
 
 
-def curves(run: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """(step, mean reward of the training samples), and (step, held-out score), before and after the run included."""
+def curve(run: Path, metric: str) -> list[tuple[int, float]]:
+    """(step, held-out score), before and after the run included."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     ends = json.loads((run / "summary.json").read_text(encoding="utf-8"))["eval"]
-    name = f"eval/{METRIC}"
-    train = [(row["step"], row["reward/mean"]) for row in rows if "reward/mean" in row]
-    held = [(row["step"], row[name]) for row in rows if name in row and row["step"]]
-    return train, [
-        (0, ends["before"][name]),
-        *(p for p in held if p[0] < train[-1][0]),
-        (train[-1][0], ends["after"][name]),
-    ]
+    name, last = f"eval/{metric}", rows[-1]["step"]
+    held = [(row["step"], row[name]) for row in rows if name in row and 0 < row["step"] < last]
+    return [(0, ends["before"][name]), *held, (last, ends["after"][name])]
 
 
 def main(run: Path) -> None:
@@ -59,12 +54,11 @@ def main(run: Path) -> None:
             if column == 0:
                 axis.set_ylabel(word, fontsize=10)
     axis = figure.add_subplot(grid[:, SHOWN:])
-    train, held = curves(run)
-    axis.plot(*zip(*train), color="0.7", label="training samples, mean")
-    axis.plot(*zip(*held), "o-", color="#2b59c3", label="200 held-out prompts")
+    axis.plot(*zip(*curve(run, METRIC)), "o-", color="#2b59c3", label="share of the claims that hold")
+    axis.plot(*zip(*curve(run, WHOLE)), "s--", color="#c3572b", label="share of pictures that keep all")
     axis.set_xlabel("step")
-    axis.set_title("share of a caption's claims that hold", fontsize=9)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.set_title("200 held-out prompts", fontsize=9)
+    axis.legend(fontsize=8, loc="upper left")
     axis.set_ylim(0, 1)
     figure.savefig(PICTURE, dpi=80)
 
