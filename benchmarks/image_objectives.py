@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from image_plain import PlainNft
-from image_sides import CORPUS, GROUPS, SAMPLES, SEED, TRAINED, Clock, Library, difference
+from image_sides import CORPUS, GROUPS, SAMPLES, SEED, TRAINED, Library, difference
+from sides import Clock
 from torch import Tensor
 
 from mmrl.config import FollowConfig, ForwardProcessStage, load

@@ -18,10 +18,10 @@ from image_sides import (
     SEED,
     STEPS,
     TRAINED,
-    Clock,
     Rollout,
     redness,
 )
+from sides import Clock
 from torch import Tensor, nn
 
 from mmrl.modalities.image.tiny.sd3 import build_sd3

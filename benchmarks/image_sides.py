@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from sides import Clock
 from torch import Tensor
 
 from mmrl.config import OptimConfig
@@ -45,31 +43,6 @@ def redness(image: Image.Image) -> float:
     """Mean of red minus the mean of green and blue: cheap, and never the same for two pictures."""
     red, green, blue = np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
     return float(red - (green + blue) / 2)
-
-
-class Clock:
-    """CPU seconds by phase; a phase inside another is charged to the inner one only."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._open: list[str] = []
-        self._since = 0.0
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self._charge()
-        self._open.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._open.pop()
-
-    def _charge(self) -> None:
-        now = time.process_time()
-        if self._open:
-            self.seconds[self._open[-1]] += now - self._since
-        self._since = now
 
 
 @dataclass

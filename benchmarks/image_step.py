@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from image_objectives import Distilled, Noised, check_nft, diverging, role_row
 from image_plain import PlainLoop, PlainNft
-from image_sides import GROUPS, SAMPLES, Clock, Library, difference, prompts_of
+from image_sides import GROUPS, SAMPLES, Library, difference, prompts_of
 from judged_groups import rows as judged_rows
+from sides import Clock
 
 import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 

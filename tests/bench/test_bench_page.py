@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page
 from PIL import Image
 
 from mmrl.bench.items import Gallery, Item
@@ -17,23 +17,6 @@ from mmrl.bench.source import Source
 from mmrl.rewarding.chat import Judge
 
 HOSTILE = '<img src=x onerror="alert(1)"> & "red"'
-
-
-class Page(HTMLParser):
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data.strip())
-
-    @property
-    def text(self):
-        return " ".join(word for word in self.words if word)
 
 
 def gallery(folder, prompts=1, count=2, side=8):

@@ -202,3 +202,12 @@ def ranks(work: Callable[[Processes], Any], world: int = 2) -> list[Any]:
 
     with ThreadPoolExecutor(world) as pool:
         return list(pool.map(run, range(world)))
+
+
+def assert_cuts_and_processes_agree(trained: Callable[..., dict[str, dict[str, Any]]], **tolerance: float) -> None:
+    """`trained(processes, **stage)` gives each role's weights: the same in other micro-batches and by two processes."""
+    alone = trained()
+    for other in (trained(micro_batch=5), *ranks(lambda processes: trained(processes))):
+        for name, weights in other.items():
+            for key, weight in weights.items():
+                torch.testing.assert_close(weight, alone[name][key], **tolerance)

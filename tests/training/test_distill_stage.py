@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from answers import Answers, AnswersConfig, make, ranks
+from answers import Answers, AnswersConfig, assert_cuts_and_processes_agree, make
 from flowing import SIZE, Flowing
 from pydantic import ValidationError
 
@@ -131,11 +131,7 @@ def test_cuts_and_processes_leave_the_weights(tmp_path):
         loop.train()
         return {name: dict(role.weights) for name, role in loop.stage.roles.items()}
 
-    alone = trained()
-    for other in (trained(micro_batch=5), *ranks(lambda processes: trained(processes))):
-        for name, weights in other.items():
-            for key, weight in weights.items():
-                torch.testing.assert_close(weight, alone[name][key], rtol=1e-7, atol=1e-9)
+    assert_cuts_and_processes_agree(trained, rtol=1e-7, atol=1e-9)
 
 
 def test_each_is_updated_when_it_is_its_turn(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from answers import AnswersConfig, make, ranks
+from answers import AnswersConfig, assert_cuts_and_processes_agree, make
 from flowing import SIZE, STEPS, Flowing
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -235,11 +235,7 @@ def test_cuts_and_processes_leave_the_weights(tmp_path):
         loop.train()
         return {name: dict(role.weights) for name, role in loop.stage.roles.items()}
 
-    alone = trained()
-    for other in (trained(micro_batch=5), *ranks(lambda processes: trained(processes))):
-        for name, weights in other.items():
-            for key, weight in weights.items():
-                torch.testing.assert_close(weight, alone[name][key], rtol=1e-7, atol=1e-9)
+    assert_cuts_and_processes_agree(trained, rtol=1e-7, atol=1e-9)
 
 
 def test_it_begins_as_the_teacher_whatever_the_policy_is(tmp_path):

@@ -79,10 +79,12 @@ def clip_text_encoder(tokenizer: Any, width: int, projection: bool = True) -> An
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
-def t5_encoder(tokenizer: Any, width: int) -> Any:
-    from transformers import T5Config, T5EncoderModel
+def t5_encoder(tokenizer: Any, width: int, many_languages: bool = False) -> Any:
+    """many_languages: UMT5, whose layers each have their own distances."""
+    from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
-    config = T5Config(
+    config_class, model_class = (UMT5Config, UMT5EncoderModel) if many_languages else (T5Config, T5EncoderModel)
+    config = config_class(
         vocab_size=len(tokenizer),
         d_model=width,
         d_kv=16,
@@ -92,7 +94,7 @@ def t5_encoder(tokenizer: Any, width: int) -> Any:
         dropout_rate=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return T5EncoderModel(config).eval()
+    return model_class(config).eval()
 
 
 def autoencoder(latent_channels: int, widths: tuple[int, ...], quant: bool = False) -> Any:

@@ -8,23 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmrl.modalities.image.tiny.parts import word_tokenizers
-
-
-def umt5_encoder(tokenizer: Any, width: int) -> Any:
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    config = UMT5Config(
-        vocab_size=len(tokenizer),
-        d_model=width,
-        d_kv=16,
-        d_ff=2 * width,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return UMT5EncoderModel(config).eval()
+from mmrl.modalities.image.tiny.parts import t5_encoder, word_tokenizers
 
 
 def film_autoencoder(latent_channels: int, width: int, halvings: Sequence[bool], patch: int | None) -> Any:
@@ -103,7 +87,7 @@ def build_wan(
         transformer_2=None if boundary_ratio is None else transformer(),
         scheduler=solver if own_solver else FlowMatchEulerDiscreteScheduler(shift=shift),
         vae=film_autoencoder(latent_channels, vae_width, halvings, patch),
-        text_encoder=umt5_encoder(tokenizer, text_width),
+        text_encoder=t5_encoder(tokenizer, text_width, many_languages=True),
         tokenizer=tokenizer,
         boundary_ratio=boundary_ratio,
         expand_timesteps=expand_timesteps,
