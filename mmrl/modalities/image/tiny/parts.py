@@ -83,7 +83,9 @@ def t5_encoder(tokenizer: Any, width: int, many_languages: bool = False) -> Any:
     """many_languages: UMT5, whose layers each have their own distances."""
     from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
-    config_class, model_class = (UMT5Config, UMT5EncoderModel) if many_languages else (T5Config, T5EncoderModel)
+    # Their classes have no common type.
+    classes: tuple[Any, Any] = (UMT5Config, UMT5EncoderModel) if many_languages else (T5Config, T5EncoderModel)
+    config_class, model_class = classes
     config = config_class(
         vocab_size=len(tokenizer),
         d_model=width,
