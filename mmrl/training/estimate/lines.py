@@ -61,6 +61,7 @@ class Estimate:
         named = {
             "libraries and data": self.host_base,
             "weights": sizes.weights,
+            "rewards": sizes.rewards,
             "optimizer": sizes.moments,
             "average": sizes.average,
             "roles": sizes.roles,

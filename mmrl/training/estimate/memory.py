@@ -13,12 +13,13 @@ class Sizes:
     """What a stage holds, in bytes.
 
     weights: of all parameters and buffers. trained: of the parameters that one optimizer steps (float32). largest: of
-    the largest of these. moments: of what the optimizers keep. average: of averaged weights. roles: of all roles but
+    the largest of these. rewards: of weights that rewards hold on the same device. moments: of what the optimizers keep. average: of averaged weights. roles: of all roles but
     the policy. reference: of what is kept of it.
     sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included.
     """
 
     weights: int
+    rewards: int = 0
     trained: int = 0
     largest: int = 0
     moments: int = 0
@@ -31,7 +32,7 @@ class Sizes:
     @property
     def resident(self) -> int:
         """What is there all the time, once the optimizer has made its first step."""
-        return self.weights + self.moments + self.average + self.roles + self.reference
+        return self.weights + self.rewards + self.moments + self.average + self.roles + self.reference
 
     @property
     def saved(self) -> int:

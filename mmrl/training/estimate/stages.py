@@ -19,6 +19,7 @@ from mmrl.training.assemble import LOOKED_AT
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes
 from mmrl.training.estimate.tracing import peak_of
+from mmrl.training.plan_rewards import held
 from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
 from mmrl.training.scoring import rows_of
@@ -44,7 +45,11 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
     """Memory of a stage that was made of a run without weights. prompts: as for sizes_of."""
     base = int(own_peak_rss_mb() * 2**20)  # before anything is traced, which takes memory of its own
     wide = stage.run.adapter.precision == torch.float32
-    return Estimate(sizes_of(stage, prompts), base, on_gpu(stage), wide)
+    sizes, gpu = sizes_of(stage, prompts), on_gpu(stage)
+    if gpu:  # in main memory they are part of what was there before
+        rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
+        sizes = dataclasses.replace(sizes, rewards=rewards)
+    return Estimate(sizes, base, gpu, wide)
 
 
 def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
