@@ -16,9 +16,9 @@ from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
 from mmrl.training.assemble import LOOKED_AT
+from mmrl.training.estimate.depth import peak_of_deep
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes
-from mmrl.training.estimate.tracing import peak_of
 from mmrl.training.plan_rewards import held
 from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
@@ -63,10 +63,9 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
         adapter.prepare_reference()
         held = dataclasses.replace(held, reference=_bytes(adapter.reference_parameters().values()))
     samples, n = blank_samples(stage, prompts)
-    sampling = peak_of(partial(adapter.trial, samples[::n], n)) if _samples(stage) and samples else 0
-    update = peak_of(partial(_updates, stage, samples)) if stage.learners else 0
-    for parameter in adapter.trainable_parameters().values():
-        parameter.grad = None
+    peak = partial(peak_of_deep, list(adapter.deep_modules()))
+    sampling = peak(partial(adapter.trial, samples[::n], n)) if _samples(stage) and samples else 0
+    update = peak(partial(_updates, stage, samples)) if stage.learners else 0
     return dataclasses.replace(held, sampling=sampling, update=update)
 
 
@@ -111,7 +110,21 @@ def _samples(stage: Stage[Any]) -> bool:
 
 
 def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
-    """The fullest micro-batch of an update, twice where there are several: the second finds gradients."""
+    """The fullest micro-batch of an update, where there are several beside the gradient that others have left."""
+    try:
+        _work(stage, samples)
+    finally:
+        for parameter in stage.run.adapter.trainable_parameters().values():
+            parameter.grad = None
+
+
+def _left(adapter: Adapter) -> None:
+    """Gradients, as earlier micro-batches leave them."""
+    for parameter in adapter.trainable_parameters().values():
+        parameter.grad = torch.empty_like(parameter)
+
+
+def _work(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     if isinstance(stage, Grpo):
         if samples:
             _replays(stage, stage.algorithm, samples)
@@ -165,10 +178,11 @@ def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample])
     advantage = 1.0 - 2.0 * (torch.arange(len(samples)) % 2)
     update = given_update(samples, advantage, chosen)
     slices = micro_batches(adapter, update, stage.options.micro_batch)
-    several = len(slices) > 1
-    fullest = max(slices, key=lambda part: _cut(adapter, samples, part)) if several else slices[0]
+    fullest = max(slices, key=lambda part: _cut(adapter, samples, part)) if len(slices) > 1 else slices[0]
+    if len(slices) > 1:
+        _left(adapter)
     on_replay = refuse_own_ratios(adapter) if isinstance(stage, Grpo) and stage.replays else None
-    for part in gradient(adapter, update, [fullest] * min(2, len(slices)), on_replay=on_replay):
+    for part in gradient(adapter, update, [fullest], on_replay=on_replay):
         if not math.isfinite(part.loss):  # then there was no backward
             raise ValueError(f"the loss of tensors without numbers is {part.loss}")
 
@@ -177,11 +191,12 @@ def _noised(stage: Stage[Any], samples: Sequence[Sample], draws: int) -> None:
     """The fullest micro-batch, beside the old policy's and the reference's forward of it, which have no graph."""
     evaluations = len(samples) * draws
     some = [samples[i % len(samples)] for i in range(min(stage.options.micro_batch, evaluations))]
-    for _ in range(min(2, -(-evaluations // len(some)))):
-        found = stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
-        with torch.no_grad():
-            stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
-        found.velocity.square().mean().backward()
+    if evaluations > len(some):
+        _left(stage.run.adapter)
+    found = stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
+    with torch.no_grad():
+        stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
+    found.velocity.square().mean().backward()
 
 
 def _distilled(stage: Distill, samples: Sequence[Sample]) -> None:
