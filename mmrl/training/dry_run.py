@@ -19,7 +19,7 @@ from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewa
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
-from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow
+from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
 from mmrl.training.plan_prompts import prompt_lines
@@ -69,6 +69,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         yield from lines
         yield from _micro_batches(stage, prompts)
         yield _estimated(stage, prompts)
+        yield from role_lines(stage)
 
 
 def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 # Numbers of the parameter's size that an optimizer keeps: the two moments of Adam.
 MOMENTS = 2
@@ -15,7 +16,8 @@ class Sizes:
     weights: of all parameters and buffers. trained: of the parameters that one optimizer steps (float32). largest: of
     the largest of these. rewards: of weights that rewards hold on the same device. moments: of what the optimizers keep. average: of averaged weights. roles: of all roles but
     the policy. reference: of what is kept of it.
-    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included.
+    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included; turns: of
+    each kind of update, where a stage has several.
     """
 
     weights: int
@@ -28,6 +30,7 @@ class Sizes:
     reference: int = 0
     sampling: int = 0
     update: int = 0
+    turns: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def resident(self) -> int:

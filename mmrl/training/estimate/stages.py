@@ -17,8 +17,9 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
 from mmrl.training.assemble import LOOKED_AT
 from mmrl.training.estimate.depth import peak_of_deep
+from mmrl.training.estimate.distilled import turn_peaks
 from mmrl.training.estimate.lines import Estimate, on_gpu
-from mmrl.training.estimate.memory import MOMENTS, Sizes
+from mmrl.training.estimate.memory import MOMENTS, Sizes, shown
 from mmrl.training.plan_rewards import held
 from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
@@ -65,8 +66,29 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
     samples, n = blank_samples(stage, prompts)
     peak = partial(peak_of_deep, list(adapter.deep_modules()))
     sampling = peak(partial(adapter.trial, samples[::n], n)) if _samples(stage) and samples else 0
+    if isinstance(stage, Distill) and samples:
+        turns = turn_peaks(stage, samples, n, peak)
+        return dataclasses.replace(held, sampling=sampling, update=max(turns.values()), turns=turns)
     update = peak(partial(_updates, stage, samples)) if stage.learners else 0
     return dataclasses.replace(held, sampling=sampling, update=update)
+
+
+def role_lines(stage: Stage[Any]) -> list[str]:
+    """What each of several roles holds, on one line; [] of a stage that has the policy alone."""
+    if len(stage.roles) < 2:
+        return []
+    told = []
+    for name, role in stage.roles.items():
+        parts = [f"{name} {shown(_bytes(role.weights.values()))}"]
+        if role.learner:
+            parts.append(f"optimizer {shown(MOMENTS * _bytes(role.learner.parameters.values()))}")
+            average = role.learner.average
+            parts += [f"average {shown(_bytes(average.weights.values()))}"] if average else []
+        told.append(" + ".join(parts))
+    if stage.needs_reference:
+        teacher = "teacher" if isinstance(stage, Distill) else "reference"
+        told.append(f"{teacher} {shown(_bytes(stage.run.adapter.reference_parameters().values()))}")
+    return [f"roles of stage {stage.options.name}: {', '.join(told)}"]
 
 
 def held_sizes(stage: Stage[Any]) -> Sizes:
@@ -135,9 +157,6 @@ def _work(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     elif isinstance(stage, ForwardProcess):
         if samples:
             _noised(stage, samples, stage.options.draws)
-    elif isinstance(stage, Distill):
-        if samples:
-            _distilled(stage, samples)
     elif isinstance(stage, Sft):
         options = stage.options
         records = stage.records.batch(0, options.batch, 0)
@@ -197,17 +216,6 @@ def _noised(stage: Stage[Any], samples: Sequence[Sample], draws: int) -> None:
     with torch.no_grad():
         stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
     found.velocity.square().mean().backward()
-
-
-def _distilled(stage: Distill, samples: Sequence[Sample]) -> None:
-    """The fullest micro-batch of the policy's update: the teacher's forward stands beside the graph of its samples."""
-    some, adapter = samples[: stage.options.micro_batch], stage.run.adapter
-    times, seeds = torch.full((len(some),), 0.5), [0] * len(some)
-    for _ in range(min(2, -(-len(samples) // len(some)))):
-        clean = adapter.generated(some, torch.zeros(len(some)))
-        with torch.no_grad():
-            adapter.velocities(some, times, seeds, clean=clean.detach(), guidance=stage.options.guidance)
-        clean.square().mean().backward()
 
 
 def _cut(adapter: Adapter, samples: Sequence[Sample], part: Slice) -> int:
