@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -100,14 +101,16 @@ class score:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Inside, the hub's client reads its cache alone; open_clip has no option for that."""
+    """Inside, the hub's client reads its cache alone, for which open_clip has no option, and nothing is logged of it."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+        logging.disable(logging.NOTSET)
 
 
 def _register(model: str) -> str:
