@@ -14,7 +14,6 @@ from mmrl.training.estimate import depth
 from mmrl.training.estimate.depth import LEAST, peak_of_deep, stretches
 from mmrl.training.estimate.tracing import peak_of
 
-SLOW = pytest.mark.slow
 # Family -> options of its builder, by which it has long stretches of equal blocks, of one or of two kinds.
 DEEP: dict[str, dict[str, Any]] = {
     "flux": {"layers": 7, "single_layers": 9},
@@ -94,9 +93,10 @@ def test_three_blocks_compute_and_the_peak_is_that_of_all(graph):
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in chain.blocks)
 
 
-@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=SLOW), True])
-@pytest.mark.parametrize("family", [f if f == "sd3" else pytest.param(f, marks=SLOW) for f in DEEP])
-@pytest.mark.parametrize("train", ["lora", pytest.param("full", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", DEEP)
+@pytest.mark.parametrize("train", ["lora", "full"])
 def test_a_deep_model_takes_what_it_takes_without_the_short_cut(family, checkpointing, train, monkeypatch):
     frames = {"frames": 5} if family == "wan" else {}
     model = {"path": "b", "family": family, "build": {"corpus": ["a dot"], **DEEP[family]}, "dtype": "bfloat16"}

@@ -115,16 +115,21 @@ def test_the_tokens_of_shown_pictures_that_a_plan_counts_are_those_that_the_deno
         assert len(row["source"]) == policy.tokens(shown[::-1]) == math.prod(policy.token_grid(shown[::-1])) > 0
 
 
+OTHERS = ("sd35_medium_ocr", "sdxl_ddpo", "wan_t2v_1b", "flash_dmd_sd3", "tdm_r1_sd35")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in PICTURES if name != "flux_dev_pickscore"])
+@pytest.mark.parametrize("name", [*PICTURES, *OTHERS])
 def test_memory_of_the_real_model_is_estimated(name):
-    """Some 20 seconds a model: every operation of its blocks is traced, forward and backward."""
-    values = load(f"image/{name}").model_dump(mode="json")
-    values |= {"rewards": [{"name": "jpeg.incompressible"}], "eval": {}, "device": "cpu"}
-    values["data"] |= {"eval_prompts": None, "eval_where": {}}
-    ((_, found),) = estimates(load(values))
-    billions = sum(BILLIONS[values["model"]["path"]])
-    lora = found.sizes.trained
-    assert 2e9 * billions * 0.97 < found.sizes.weights - lora < 2e9 * billions * 1.1  # 16 bit, and the autoencoder
-    assert 0 < lora < 0.1 * found.sizes.weights and found.sizes.moments == 2 * lora
-    assert found.sizes.sampling > 0 and found.sizes.update > lora
+    """Some 10 seconds a model: operations of some of its blocks are traced, forward and backward."""
+    config = load(f"image/{name}")
+    ((_, found),) = estimates(config)
+    billions, sizes = sum(BILLIONS[config.model.path]), found.sizes
+    lora = sizes.trained
+    # 16 bit, and beside them the autoencoder, tables of positions and the LoRA.
+    assert 2e9 * billions * 0.97 < sizes.weights - lora < 2e9 * billions * 1.1 + 0.7e9
+    assert 0 < lora < 0.1 * sizes.weights
+    # Fake score and surrogate are trained as the policy is; heads are a hundredth of it.
+    copies = {"flash_dmd_sd3": 2, "tdm_r1_sd35": 3}.get(name, 1)
+    assert sizes.moments == pytest.approx(2 * copies * lora, rel=0.03)
+    assert sizes.sampling > 0 and sizes.update > lora
