@@ -101,7 +101,7 @@ class score:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Inside, the hub's client reads its cache alone, for which open_clip has no option, and nothing is logged of it."""
+    """Inside, the hub's client reads its cache alone, for which open_clip has no option; nothing is logged of it."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True

@@ -66,8 +66,8 @@ def open_engine(engine: str, languages: Sequence[str], options: Mapping[str, Any
     engine: "rapidocr" (options: `models`, {language: .onnx file}, and `params` of the package), "easyocr" (options:
     those of its Reader, `model_storage_directory` among them), or `file.py:name`: a function of an RGB picture, or a
     class that is made with `languages` and the options and then called with one; it returns a text, or lines, and may
-    have an attribute `scripts`. Raises ValueError, FileNotFoundError for a model's file, and ModuleNotFoundError without the
-    engine's package.
+    have an attribute `scripts`. Raises ValueError, FileNotFoundError for a model's file, and
+    ModuleNotFoundError without the engine's package.
     """
     if ":" in engine.removeprefix("share://"):
         return [_of_file(engine, languages, options)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mmrl.training.stages.distill import Distill
+from mmrl.training.stages.experience import Experience
 from mmrl.training.stages.turns import Turn
 from mmrl.types import Group, Sample, Score
 
@@ -28,20 +29,23 @@ def turn_peaks(stage: Distill, samples: Sequence[Sample], n: int, peak: Peak) ->
     groups = _scored(stage, samples[:enough], n)
     found: dict[str, int] = {}
     if options.adversary and options.adversary.real == "teacher":
-        found["real samples"] = peak(partial(_teacher_draws, stage, groups))
+        together = max(enough, n * (options.rollout_chunk or 1))
+        found["real samples"] = peak(partial(_teacher_draws, stage, _scored(stage, samples[:together], n)))
     elif options.adversary:
         stage.reals.begin(groups, 0, partial(stage.acting, "reference"))
-    experience = None
+    looks: list[tuple[int, list[Group], Experience | None]] = []
     if stage.joint:  # an update is over a part of the groups
         some = _scored(stage, samples[: enough * options.updates], n)
-        experience = stage.joint.experience(some, len(some))
-    elif stage.surrogate:
-        experience = stage.surrogate.experience(groups, len(groups))
+        looks.append((stage.joint.joint.after, groups, stage.joint.experience(some, len(some))))
+    looks.append((0, groups, None))
+    if stage.surrogate:  # looks at each sample at all levels
+        few = max(2, -(-options.micro_batch // len(stage.surrogate.levels)))
+        some = _scored(stage, samples[:few], n)
+        looks.append((0, some, stage.surrogate.experience(some, len(some))))
     before = cursor.step
     try:
-        for step in (0, options.joint.after if options.joint else 0):
-            cursor.step = step
-            for turn in stage.turns(groups, experience):
+        for cursor.step, some, experience in looks:
+            for turn in stage.turns(some, experience):
                 if turn.loss not in found:
                     found[turn.loss] = peak(partial(_turn, stage, turn, len(samples) > options.micro_batch))
     finally:

@@ -13,11 +13,11 @@ MOMENTS = 2
 class Sizes:
     """What a stage holds, in bytes.
 
-    weights: of all parameters and buffers. trained: of the parameters that one optimizer steps (float32). largest: of
-    the largest of these. rewards: of weights that rewards hold on the same device. moments: of what the optimizers keep. average: of averaged weights. roles: of all roles but
-    the policy. reference: of what is kept of it.
-    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included; turns: of
-    each kind of update, where a stage has several.
+    weights: of all parameters and buffers. rewards: of weights that rewards hold on the same device. trained: of the
+    parameters that one optimizer steps (float32). largest: of the largest of these. moments: of what the optimizers
+    keep. average: of averaged weights. roles: of all roles but the policy. reference: of what is kept of it.
+    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included. turns:
+    of each kind of update, where a stage has several.
     """
 
     weights: int

@@ -35,7 +35,7 @@ BILLIONS = {
     "Efficient-Large-Model/Sana_1600M_512px_diffusers": (1.6, 2.6),
     "Efficient-Large-Model/Sana_1600M_1024px_diffusers": (1.6, 2.6),
     # Of 3-medium the paper's 2 B, of 3.5 the card's 2.5 B but for 384^2 x 1536 of its table of positions; SDXL's paper
-    # (table 1) tells of 2.6 B and 817 M, and 860 M of 1.5. CLIP L, with its projection 124 M, bigG 695 M, T5 XXL 4.76 B.
+    # (table 1) tells of 2.6 B and 817 M, and 860 M of 1.5. CLIP L with its projection 124 M, bigG 695 M, T5 4.76 B.
     "stabilityai/stable-diffusion-3-medium-diffusers": (2.03, 5.58),
     "stabilityai/stable-diffusion-3.5-medium": (2.24, 5.58),
     "stabilityai/stable-diffusion-xl-base-1.0": (2.57, 0.817),
