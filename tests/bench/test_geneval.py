@@ -219,7 +219,7 @@ def test_a_detector_of_a_file_has_options_and_its_own_words(tmp_path):
     for spec in (f"{tmp_path}/d.py:Seas", f"{tmp_path}/e.py:Sees"):
         with pytest.raises(ConfigError, match="detector"):
             open_detector(spec, ["cat"], 0.3, {})
-    with pytest.raises(FileNotFoundError, match="detector .* no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"detector .* no such folder"):
         open_detector(f"{tmp_path}/none", ["cat"], 0.3, {})
 
 
