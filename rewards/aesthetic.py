@@ -13,7 +13,7 @@ from mmrl.types import Sample, Score
 
 from .clip import Clip
 from .heads import linear_layers
-from .towers import score_pictures
+from .towers import batches, score_pictures
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -43,6 +43,7 @@ class score:
     ) -> None:
         if activation not in ACTIVATIONS:
             raise RewardError(f"aesthetic: activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
+        batches((), batch)
         self.layers = linear_layers(head, "aesthetic")
         self.clip = Clip(model, pretrained, batch, device)
         self.layers = [(w.to(self.clip.device), b.to(self.clip.device)) for w, b in self.layers]

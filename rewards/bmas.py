@@ -102,14 +102,14 @@ class _Table:
 
 
 def _find(folder: Path) -> tuple[Path, str]:
-    """(file, tensor's name) of the input embeddings. Raises ValueError where they are not there or not clear."""
+    """(file, tensor's name) of the input embeddings. Raises FileNotFoundError, and ValueError where it is not clear."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         places = {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
     else:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
-            raise ValueError(f"model={folder}: no .safetensors file in this folder")
+            raise FileNotFoundError(f"model={folder}: no .safetensors file in this folder")
         places = {}
         for path in files:
             with safe_open(path, "pt") as file:

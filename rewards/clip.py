@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmrl.rewarding import RewardError
+from mmrl.rewarding.lacking import may_lack
 from mmrl.share import resolve
 from mmrl.types import Sample, Score
 
@@ -51,11 +54,12 @@ class Clip(Towers):
 
     def _load(self, name: str, weights: str | None) -> Any:
         try:
-            model = open_clip.create_model(name, pretrained=weights, device=self.device)
-        except RuntimeError as error:
+            with _offline() if may_lack() else nullcontext():
+                model = open_clip.create_model(name, pretrained=weights, device=self.device)
+        except (RuntimeError, FileNotFoundError) as error:
             if "download" not in str(error):
                 raise
-            raise RewardError(
+            raise FileNotFoundError(
                 f"clip: the weights {weights!r} of {name} are not in the local cache and cannot be downloaded; set the "
                 "option `pretrained` to a .safetensors file, or run where the hub can be reached"
             ) from error
@@ -95,13 +99,27 @@ class score:
         return self.clip.scores(samples, self.scale)
 
 
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Inside, the hub's client reads its cache alone, for which open_clip has no option; nothing is logged of it."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logging.disable(logging.NOTSET)
+
+
 def _register(model: str) -> str:
     """The open_clip name of `model`; a .json file becomes known under its stem."""
     if not model.endswith(".json"):
         return model
     path = resolve(model)
     if not path.is_file():
-        raise RewardError(f"clip: there is no model config {path}")
+        raise FileNotFoundError(f"clip: there is no model config {path}")
     if missing := {"embed_dim", "vision_cfg", "text_cfg"} - set(json.loads(path.read_text(encoding="utf-8"))):
         raise RewardError(f"clip: {path} is no open_clip model config, it lacks {', '.join(sorted(missing))}")
     open_clip.add_model_config(path)
@@ -120,8 +138,10 @@ def _weights(model: str, pretrained: str | None) -> str | None:
     if pretrained in open_clip.list_pretrained_tags_by_model(model):
         return pretrained
     path: Path = resolve(pretrained)
-    if not path.is_file():
-        raise RewardError(f"clip: {pretrained!r} is neither a file nor a tag of {model}")
     if path.suffix != ".safetensors":
-        raise RewardError(f"clip: {path.name} may hold a pickle; convert it to .safetensors")
+        if path.is_file():
+            raise RewardError(f"clip: {path.name} may hold a pickle; convert it to .safetensors")
+        raise RewardError(f"clip: {pretrained!r} is neither a file nor a tag of {model}")
+    if not path.is_file():
+        raise FileNotFoundError(f"clip: {pretrained!r} is neither a file nor a tag of {model}")
     return str(path)

@@ -13,10 +13,12 @@ from mmrl.share import resolve
 
 def linear_layers(head: str, whose: str) -> list[tuple[Tensor, Tensor]]:
     """[(weight [out, in], bias [out])] in float32 of `<name>.weight` and `<name>.bias`, in the natural order of their
-    names; the last layer has one output. Raises RewardError, which names the reward `whose`."""
+    names; the last layer has one output. Raises RewardError, which names the reward `whose`, and FileNotFoundError."""
     path = resolve(head)
-    if not path.is_file() or path.suffix != ".safetensors":
+    if path.suffix != ".safetensors":
         raise RewardError(f"{whose}: the option `head` must name a .safetensors file, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{whose}: the option `head` must name a .safetensors file, there is no {path}")
     tensors = load_file(path)
     names = sorted((n for n in tensors if n.endswith("weight")), key=_natural)
     layers: list[tuple[Tensor, Tensor]] = []

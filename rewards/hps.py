@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from mmrl.types import Sample, Score
 
 from .clip import Clip
-from .towers import weights_of
+from .towers import batches, weights_of
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -36,6 +36,7 @@ class score:
         batch: int = 16,
         device: str | None = None,
     ) -> None:
+        batches((), batch)
         path = weights_of(weights, "weights", "HPS_v2.1_compressed.pt of the hub's xswu/HPSv2, to be converted")
         self.clip, self.scale = Clip(model, str(path), batch, device, self._preprocess), scale
 

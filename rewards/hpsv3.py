@@ -54,9 +54,9 @@ class score:
         from transformers import AutoProcessor
 
         batches((), batch)
+        self.words, self.batch, (self.device, self.dtype) = _words(prompt), batch, place_of(device, dtype)
         path = weights_of(weights, "weights", "HPSv3.safetensors of the hub's MizzenAI/HPSv3")
         folder = folder_of(model, "model")
-        self.words, self.batch, (self.device, self.dtype) = _words(prompt), batch, place_of(device, dtype)
         self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
         self.processor.tokenizer.padding_side = "right"
         self.processor.tokenizer.add_special_tokens(
@@ -141,9 +141,8 @@ class _Model(nn.Module):
 def _words(prompt: str) -> str:
     path = resolve(prompt)
     if path.suffix != ".txt" or not path.is_file():
-        raise ValueError(
-            f"prompt: {prompt[:80]!r} is no .txt file that is there; see docs/image_rewards.md for its words"
-        )
+        kind = FileNotFoundError if path.suffix == ".txt" else ValueError
+        raise kind(f"prompt: {prompt[:80]!r} is no .txt file that is there; see docs/image_rewards.md for its words")
     words = path.read_text(encoding="utf-8")
     if words.count(PLACE) != 1 or words.count(TOKEN) != 1:
         raise ValueError(f"prompt: {path.name} must have {PLACE} and {TOKEN} once each")

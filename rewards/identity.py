@@ -17,7 +17,7 @@ from mmrl.types import Prompt, Sample, Score
 
 from .features import open_features
 from .identities import Rules, matched
-from .towers import MAX_PIXELS, rgb
+from .towers import MAX_PIXELS, batches, place_of, rgb
 
 _MOST = 64  # objects of a picture that are looked at, the surest
 
@@ -63,6 +63,8 @@ class subjects:
         self.labels, self.least, self.column, self.names, self.cut = labels, least, references, names, cut
         if labels is None and ".py:" not in detector:
             raise ValueError("labels: name the classes that this detector is to find")
+        batches((), batch)
+        place_of(device, dtype)
         self.detector = open_detector(detector, list(labels or ()), least, detector_options or {})
         self.features = open_features(features, batch, device, dtype)
 

@@ -115,8 +115,8 @@ class score:
         from transformers import AutoTokenizer
 
         batches((), batch)
-        path = weights_of(weights, "weights", "ImageReward.pt of the hub's THUDM/ImageReward, to be converted")
         self.batch, (self.device, self.dtype) = batch, place_of(device, dtype)
+        path = weights_of(weights, "weights", "ImageReward.pt of the hub's THUDM/ImageReward, to be converted")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder_of(tokenizer, "tokenizer"), local_files_only=True)
         self.tokenizer.add_special_tokens({"bos_token": "[DEC]", "extra_special_tokens": ["[ENC]"]})
         self.blip: Blip = load_once(("blip", str(path), str(self.device), self.dtype), lambda: self._load(path))

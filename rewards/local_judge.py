@@ -31,7 +31,7 @@ class LocalModel:
 
         folder = resolve(path)
         if not folder.is_dir():
-            raise ValueError(f"judge: path={path!r} is no folder")
+            raise FileNotFoundError(f"judge: path={path!r} is no folder")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.sees = any((folder / f"{name}.json").is_file() for name in ("preprocessor_config", "processor_config"))

@@ -66,7 +66,8 @@ def open_engine(engine: str, languages: Sequence[str], options: Mapping[str, Any
     engine: "rapidocr" (options: `models`, {language: .onnx file}, and `params` of the package), "easyocr" (options:
     those of its Reader, `model_storage_directory` among them), or `file.py:name`: a function of an RGB picture, or a
     class that is made with `languages` and the options and then called with one; it returns a text, or lines, and may
-    have an attribute `scripts`. Raises ValueError, and ModuleNotFoundError without the engine's package.
+    have an attribute `scripts`. Raises ValueError, FileNotFoundError for a model's file, and
+    ModuleNotFoundError without the engine's package.
     """
     if ":" in engine.removeprefix("share://"):
         return [_of_file(engine, languages, options)]
@@ -105,7 +106,8 @@ def _rapidocr(languages: Sequence[str], options: dict[str, Any]) -> list[Reader]
         path = resolve(str(models[name])) if name in models else None
         if path is None or not path.is_file():
             there = f"there is no file {path}" if path else f"rapidocr's package reads no {name!r}"
-            raise ValueError(f"languages: {there}; set engine_options: {{models: {{{name}: path/to/{wanted}}}}}")
+            kind = FileNotFoundError if path else ValueError
+            raise kind(f"languages: {there}; set engine_options: {{models: {{{name}: path/to/{wanted}}}}}")
         own_model = {"Rec.model_path": str(path), "Rec.lang_type": LangRec(kind), "Rec.ocr_version": OCRVersion.PPOCRV5}
         readers.append(Reader(_rapid(RapidOCR(params=whole | own_model)), _scripts([name])))
     return readers

@@ -38,13 +38,13 @@ _loading = threading.Lock()
 def folder_of(name: str, option: str) -> Path:
     """The folder of a model: `name` itself, or what the local cache of the hub has under that name.
 
-    Raises ValueError, which names the option and what to download.
+    Raises FileNotFoundError, which names the option and what to download.
     """
     folder = resolve(name)
     if folder.is_dir():
         return folder
     if not _HUB_NAME.fullmatch(name):
-        raise ValueError(f"{option}: there is no folder {name}")
+        raise FileNotFoundError(f"{option}: there is no folder {name}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -52,16 +52,19 @@ def folder_of(name: str, option: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):
         told = f"{option}={name!r} is no folder and not in the local cache; download it first: hf download {name}"
-        raise ValueError(told) from None
+        raise FileNotFoundError(told) from None
 
 
 def weights_of(name: str, option: str, published: str) -> Path:
-    """The .safetensors file `name`. published: where the model's weights are, for the message of the ValueError."""
+    """The .safetensors file `name`. published: where the model's weights are, for the message where it is not there.
+
+    Raises FileNotFoundError then, and ValueError for a file of another kind.
+    """
     path = resolve(name)
     if path.suffix != ".safetensors":
         raise ValueError(f"{option}: {path.name} may hold a pickle; convert it to .safetensors (docs/image_rewards.md)")
     if not path.is_file():
-        raise ValueError(f"{option}: there is no file {path}; the published weights are {published}")
+        raise FileNotFoundError(f"{option}: there is no file {path}; the published weights are {published}")
     return path
 
 

@@ -360,6 +360,11 @@ class Adapter:
         """All tensors of the policy, frozen parts and buffers too. Left out: what is trained."""
         return self.trainable_parameters().values()
 
+    def deep_modules(self) -> Iterable[torch.nn.Module]:
+        """Models with lists of equal blocks that run one after the other, each on what the one before gave: of these a
+        plan traces some. Left out: all that the policy computes is traced."""
+        return ()
+
     def cost(self, prompt: Prompt) -> dict[str, int]:
         """What a prompt takes of a micro-batch's budget besides its actions, by a name for `mmrl plan`, the whole of it
         first: {"tokens": 60, "tokens of pictures": 25}. Left out: nothing."""

@@ -39,6 +39,16 @@ def is_hollow(module: nn.Module) -> bool:
     return hasattr(next(module.parameters()), "fake_mode")
 
 
+def alike(module: nn.Module, tensors: Iterable[Tensor]) -> None:
+    """Make a module as hollow as these tensors: fake ones in its place where they are; a no-op elsewhere."""
+    mode = next((tensor.fake_mode for tensor in tensors if hasattr(tensor, "fake_mode")), None)
+    token = _MODE.set(mode)
+    try:
+        fill([module])
+    finally:
+        _MODE.reset(token)
+
+
 def skeleton() -> AbstractContextManager[Any]:
     """Around the making of a model: its tensors take no memory where weights are not wanted."""
     return torch.device("meta") if is_wanted() else nullcontext()

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from mmrl import objects
 from mmrl.near import near
-from mmrl.rewarding import trl
+from mmrl.rewarding import lacking, trl
 from mmrl.rewarding.limit import Limited
 from mmrl.share import resolve, share
 from mmrl.types import Prompt
@@ -57,6 +57,10 @@ class RewardError(ValueError):
     """A reward cannot be loaded; the message says which, why and what to do."""
 
 
+class NotHere(RewardError):
+    """A reward needs a package or a file that is not on this machine."""
+
+
 @dataclass(frozen=True)
 class LoadedReward:
     """A reward that is ready to run.
@@ -69,6 +73,8 @@ class LoadedReward:
     as_monitor: tells a class with a method of this name that its weight is 0, so that it keeps nobody waiting.
     reads: "artifact", or "latents", as a function or class says by an attribute of this name: it then looks at
     `Sample.latents`, and no artifact is made where nobody looks at one.
+    lacks: what it needs and is not here, so that it cannot be called; only inside of
+    mmrl.rewarding.lacking.without_what_is_lacking, elsewhere it is not loaded.
     """
 
     name: str
@@ -80,6 +86,7 @@ class LoadedReward:
     at_once: int = 1
     as_monitor: Callable[[], None] = lambda: None
     reads: str = ARTIFACT
+    lacks: tuple[str, ...] = ()
 
 
 def group_reward(reward: T) -> T:
@@ -98,9 +105,18 @@ def load_reward(
     function of `completions`, as TRL's are, is wrapped (see mmrl.rewarding.trl).
     timeout: seconds that one call may take (see mmrl.rewarding.limit); null waits for ever. monitor: whether its weight
     is 0; a class with a method `as_monitor` is told so.
-    Raises RewardError when the name, an option or a package is missing.
+    Raises RewardError when the name or an option is wrong, of its kind NotHere when a package or a file is missing.
     """
-    options = dict(options or {})
+    with lacking.lacked() as lacks:
+        loaded = _loaded(name, dict(options or {}), timeout)
+    if loaded.reads not in (ARTIFACT, LATENTS):
+        raise RewardError(f"reward {name!r}: reads={loaded.reads!r:.60} is neither {ARTIFACT} nor {LATENTS}")
+    if monitor:
+        loaded.as_monitor()
+    return replace(loaded, lacks=tuple(lacks)) if lacks else loaded
+
+
+def _loaded(name: str, options: dict[str, Any], timeout: float | None) -> LoadedReward:
     target, check, source, own = _given(name) if objects.is_object(name) else _of_file(name)
     _check_options(name, target, options)
     check_all = None
@@ -113,11 +129,13 @@ def load_reward(
             call = target(**options) if inspect.isclass(target) else partial(target, **options)
             check = getattr(call, "check_prompt", check)
     except ModuleNotFoundError as error:
-        raise RewardError(_missing(name, error)) from error
+        call = _lacking(NotHere(_missing(name, error)), error)
+    except OSError as error:
+        call = _lacking(NotHere(f"reward {name!r}: {error}"), error)
     except ValueError as error:  # of the reward's own, about an option
         raise RewardError(f"reward {name!r}: {error}") from error
     at_once = int(getattr(call, "groups_at_once", 1))
-    loaded = LoadedReward(
+    return LoadedReward(
         name=own,
         call=call if timeout is None else Limited(call, timeout, at_once),
         group=bool(getattr(target, "scores_groups", False)),
@@ -128,11 +146,13 @@ def load_reward(
         as_monitor=getattr(call, "as_monitor", lambda: None),
         reads=getattr(target, "reads", ARTIFACT),
     )
-    if loaded.reads not in (ARTIFACT, LATENTS):
-        raise RewardError(f"reward {name!r}: reads={loaded.reads!r:.60} is neither {ARTIFACT} nor {LATENTS}")
-    if monitor:
-        loaded.as_monitor()
-    return loaded
+
+
+def _lacking(reason: NotHere, error: Exception) -> Callable[..., Any]:
+    """What stands in the place of a reward in a plan; elsewhere the reason is raised."""
+    reason.__cause__ = error
+    lacking.lack(reason)
+    return lacking.stand_in
 
 
 # (what is called, its file's check_prompt, its source, its name)
@@ -142,13 +162,17 @@ Found = tuple[Any, Callable[[Prompt], str | None] | None, str, str]
 def _of_file(name: str) -> Found:
     """A reward in a file, by its name."""
     path, attribute = _locate(name)
-    module = _import(path, name)
-    target = getattr(module, attribute, None)
+    try:
+        module = _import(path, name)
+        target, check = getattr(module, attribute, None), getattr(module, "check_prompt", None)
+    except NotHere as error:
+        lacking.lack(error)
+        target, check = lacking.named_in(path, attribute), None
     if not callable(target):
         there = public_rewards(path)
         hint = near(attribute, there) if there else "it has no function of samples, group or completions"
         raise RewardError(f"reward {name!r}: {path} has no {attribute!r}; {hint}")
-    return target, getattr(module, "check_prompt", None), str(path), f"{path.stem}.{attribute}"
+    return target, check, str(path), f"{path.stem}.{attribute}"
 
 
 def _given(name: str) -> Found:
@@ -221,7 +245,7 @@ def _import(path: Path, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{path.stem}")
     except ModuleNotFoundError as error:
-        raise RewardError(_missing(name, error)) from error
+        raise NotHere(_missing(name, error)) from error
     except Exception as error:
         raise RewardError(f"reward {name!r}: {path} does not import: {type(error).__name__}: {error}") from error
 

@@ -20,6 +20,7 @@ from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
 from mmrl.pictures import PictureError
 from mmrl.reporting.progress import counted
+from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, load_reward
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
@@ -41,13 +42,14 @@ def assemble(
 ) -> Run:
     """Everything that a config names, loaded and checked; supervised records only for training. quiet: no bar.
 
-    weights: whether the model is loaded; for `mmrl plan` it has shapes alone, and its processor looks at some prompts.
+    weights: whether the model is loaded; for `mmrl plan` it has shapes alone, its processor looks at some prompts, and
+    rewards may lack what is not on this machine.
     Raises ConfigError, RewardError or DataError with one line that says what is wrong; NotDownloaded for a model of the
     hub where it is not to be loaded.
     """
     set_threads(config)
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
-    rewards, eval_rewards = load_rewards(config)
+    rewards, eval_rewards = load_rewards(config, lacking=not weights)
     adapter = load_adapter(config, processes.device, weights)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"
@@ -83,8 +85,11 @@ def load_adapter(config: Config, device: torch.device | None = None, weights: bo
     return adapter
 
 
-def load_rewards(config: Config) -> tuple[list[LoadedReward], list[LoadedReward]]:
-    """(training rewards, evaluation rewards), loaded."""
+def load_rewards(config: Config, lacking: bool = False) -> tuple[list[LoadedReward], list[LoadedReward]]:
+    """(training rewards, evaluation rewards), loaded.
+
+    lacking: those whose packages or files are not on this machine are not loaded, and say so (LoadedReward.lacks).
+    """
     made: dict[str, LoadedReward] = {}
 
     def get(section: RewardConfig) -> LoadedReward:
@@ -95,8 +100,9 @@ def load_rewards(config: Config) -> tuple[list[LoadedReward], list[LoadedReward]
             made[key] = replace(loaded, name=section.alias) if section.alias else loaded
         return made[key]
 
-    rewards = [get(r) for r in config.rewards]
-    return rewards, rewards if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
+    with without_what_is_lacking() if lacking else nullcontext():
+        rewards = [get(r) for r in config.rewards]
+        return rewards, rewards if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
 
 
 # -------------------------------------------------------------------- data

@@ -19,10 +19,11 @@ from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewa
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
-from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow
+from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
 from mmrl.training.plan_prompts import prompt_lines
+from mmrl.training.plan_rewards import reward_lines
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.policy import Policy
 from mmrl.training.provenance import made_with, refuse_other_run
@@ -46,7 +47,8 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
     except NotDownloaded:
         yield from _without_model(config)
         return
-    yield from _found(run.config, run.data.prompts, run.data.eval_prompts, run.data.records)
+    yield from reward_lines([*run.rewards, *run.eval_rewards])
+    yield from _found(run.data.prompts, run.data.eval_prompts, run.data.records)
     yield from run.adapter.plan_lines()
     if run.data.eval_prompts:
         check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
@@ -67,6 +69,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         yield from lines
         yield from _micro_batches(stage, prompts)
         yield _estimated(stage, prompts)
+        yield from role_lines(stage)
 
 
 def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
@@ -84,10 +87,7 @@ def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
 # -------------------------------------------------------------------- what is there
 
 
-def _found(config: Config, prompts: Sequence[Prompt], held: Sequence[Prompt], records: Records | None) -> Iterator[str]:
-    scored = [*config.rewards, *(config.eval.rewards or ())]
-    if scored:
-        yield f"rewards: {', '.join(dict.fromkeys(r.alias or r.name for r in scored))}: loaded"
+def _found(prompts: Sequence[Prompt], held: Sequence[Prompt], records: Records | None) -> Iterator[str]:
     counts = {"prompts": len(prompts), "held-out prompts": len(held), "records": records.count if records else 0}
     told = [f"{count} {name}" for name, count in counts.items() if count]
     if told:
@@ -97,12 +97,13 @@ def _found(config: Config, prompts: Sequence[Prompt], held: Sequence[Prompt], re
 
 def _without_model(config: Config) -> Iterator[str]:
     """What can be looked at where the model is to be downloaded."""
-    rewards, eval_rewards = load_rewards(config)
+    rewards, eval_rewards = load_rewards(config, lacking=True)
     prompts, held = training_prompts(config.data), heldout_prompts(config.data)
     check_prompts(prompts, rewards, config.data.on_bad_record)
     check_prompts(held, eval_rewards, config.data.on_bad_record)
     wanted = any(stage.record_objectives() for stage in config.stages)
-    yield from _found(config, prompts, held, Records(config.data) if wanted else None)
+    yield from reward_lines([*rewards, *eval_rewards])
+    yield from _found(prompts, held, Records(config.data) if wanted else None)
     yield from prompt_lines(config)
     yield "not looked at before the model is there: prompts as it reads them, stages, memory"
 

@@ -216,9 +216,11 @@ def test_a_detector_of_a_file_has_options_and_its_own_words(tmp_path):
         open_detector(f"{tmp_path}/d.py:odd", ["cat"], 0.3, {}).detect(Image.new("RGB", (4, 3)))
     with pytest.raises(ConfigError, match="no option 'scor'; did you mean 'score'"):
         open_detector(f"{tmp_path}/d.py:Sees", ["cat"], 0.3, {"scor": 1})
-    for spec in (f"{tmp_path}/d.py:Seas", f"{tmp_path}/e.py:Sees", f"{tmp_path}/none"):
+    for spec in (f"{tmp_path}/d.py:Seas", f"{tmp_path}/e.py:Sees"):
         with pytest.raises(ConfigError, match="detector"):
             open_detector(spec, ["cat"], 0.3, {})
+    with pytest.raises(FileNotFoundError, match=r"detector .* no such folder"):
+        open_detector(f"{tmp_path}/none", ["cat"], 0.3, {})
 
 
 NAMES = {0: "cat", 1: "mouse", 2: "dog"}

@@ -24,14 +24,14 @@ def open_detector(spec: str, labels: Sequence[str], floor: float, options: Mappi
     A folder: a model of transformers (local.Local, with its options), which is to find `labels`, with scores of `floor`
     or more. `file.py:name`: a function of a picture, or a class that is made with the options and then called with one;
     it returns {"box", "label", "score"} each, with or without "colour"; its attribute `names_colours` says that all
-    have one. Raises ConfigError for another word, and for options that it does not have.
+    have one. Raises ConfigError for options that it does not have, FileNotFoundError where nothing is.
     """
     file, colon, name = spec.removeprefix("share://").rpartition(":")
     if colon and file.endswith(".py"):
         return OfFile(resolve(spec.rpartition(":")[0]), name, options)
     folder = resolve(spec)
     if not folder.is_dir():
-        raise ConfigError(f"detector {short(spec)}: there is no such folder; give a model's, or file.py:name")
+        raise FileNotFoundError(f"detector {short(spec)}: there is no such folder; give a model's, or file.py:name")
     from mmrl.bench.geneval.local import Local
 
     _check(spec, Local.OPTIONS, options)

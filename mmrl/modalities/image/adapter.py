@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -309,6 +309,10 @@ class ImageAdapter(Adapter):
     def blank(self, prompt: Prompt) -> Sample:
         """See Adapter.blank: the trained steps of a plan."""
         return self._sampler.blank(prompt, self._training(self.plan(0, 0)))
+
+    def deep_modules(self) -> Iterable[nn.Module]:
+        """See Adapter.deep_modules."""
+        return self.family.denoisers.values()
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """See Adapter.trial."""

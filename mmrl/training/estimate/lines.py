@@ -61,6 +61,7 @@ class Estimate:
         named = {
             "libraries and data": self.host_base,
             "weights": sizes.weights,
+            "rewards": sizes.rewards,
             "optimizer": sizes.moments,
             "average": sizes.average,
             "roles": sizes.roles,
@@ -76,7 +77,8 @@ class Estimate:
             said = f"{shown(self.peak)} of each GPU ({self.phase}), {shown(self.host)} of main memory (checkpoint)"
         else:
             said = f"{shown(self.peak)} of each process ({self.phase})"
-        return f"memory of stage {stage}: about {said}: {self.parts}"
+        turns = ", ".join(f"{name} {shown(size)}" for name, size in self.sizes.turns.items())
+        return f"memory of stage {stage}: about {said}: {self.parts}{f' ({turns})' if turns else ''}"
 
 
 def on_gpu(stage: Stage[Any]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 # Numbers of the parameter's size that an optimizer keeps: the two moments of Adam.
 MOMENTS = 2
@@ -12,13 +13,15 @@ MOMENTS = 2
 class Sizes:
     """What a stage holds, in bytes.
 
-    weights: of all parameters and buffers. trained: of the parameters that one optimizer steps (float32). largest: of
-    the largest of these. moments: of what the optimizers keep. average: of averaged weights. roles: of all roles but
-    the policy. reference: of what is kept of it.
-    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included.
+    weights: of all parameters and buffers. rewards: of weights that rewards hold on the same device. trained: of the
+    parameters that one optimizer steps (float32). largest: of the largest of these. moments: of what the optimizers
+    keep. average: of averaged weights. roles: of all roles but the policy. reference: of what is kept of it.
+    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included. turns:
+    of each kind of update, where a stage has several.
     """
 
     weights: int
+    rewards: int = 0
     trained: int = 0
     largest: int = 0
     moments: int = 0
@@ -27,11 +30,12 @@ class Sizes:
     reference: int = 0
     sampling: int = 0
     update: int = 0
+    turns: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def resident(self) -> int:
         """What is there all the time, once the optimizer has made its first step."""
-        return self.weights + self.moments + self.average + self.roles + self.reference
+        return self.weights + self.rewards + self.moments + self.average + self.roles + self.reference
 
     @property
     def saved(self) -> int:

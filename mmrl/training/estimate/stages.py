@@ -16,9 +16,11 @@ from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
 from mmrl.training.assemble import LOOKED_AT
+from mmrl.training.estimate.depth import peak_of_deep
+from mmrl.training.estimate.distilled import turn_peaks
 from mmrl.training.estimate.lines import Estimate, on_gpu
-from mmrl.training.estimate.memory import MOMENTS, Sizes
-from mmrl.training.estimate.tracing import peak_of
+from mmrl.training.estimate.memory import MOMENTS, Sizes, shown
+from mmrl.training.plan_rewards import held
 from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
 from mmrl.training.scoring import rows_of
@@ -44,7 +46,11 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
     """Memory of a stage that was made of a run without weights. prompts: as for sizes_of."""
     base = int(own_peak_rss_mb() * 2**20)  # before anything is traced, which takes memory of its own
     wide = stage.run.adapter.precision == torch.float32
-    return Estimate(sizes_of(stage, prompts), base, on_gpu(stage), wide)
+    sizes, gpu = sizes_of(stage, prompts), on_gpu(stage)
+    if gpu:  # in main memory they are part of what was there before
+        rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
+        sizes = dataclasses.replace(sizes, rewards=rewards)
+    return Estimate(sizes, base, gpu, wide)
 
 
 def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
@@ -58,11 +64,31 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
         adapter.prepare_reference()
         held = dataclasses.replace(held, reference=_bytes(adapter.reference_parameters().values()))
     samples, n = blank_samples(stage, prompts)
-    sampling = peak_of(partial(adapter.trial, samples[::n], n)) if _samples(stage) and samples else 0
-    update = peak_of(partial(_updates, stage, samples)) if stage.learners else 0
-    for parameter in adapter.trainable_parameters().values():
-        parameter.grad = None
+    peak = partial(peak_of_deep, list(adapter.deep_modules()))
+    sampling = peak(partial(adapter.trial, samples[::n], n)) if _samples(stage) and samples else 0
+    if isinstance(stage, Distill) and samples:
+        turns = turn_peaks(stage, samples, n, peak)
+        return dataclasses.replace(held, sampling=sampling, update=max(turns.values()), turns=turns)
+    update = peak(partial(_updates, stage, samples)) if stage.learners else 0
     return dataclasses.replace(held, sampling=sampling, update=update)
+
+
+def role_lines(stage: Stage[Any]) -> list[str]:
+    """What each of several roles holds, on one line; [] of a stage that has the policy alone."""
+    if len(stage.roles) < 2:
+        return []
+    told = []
+    for name, role in stage.roles.items():
+        parts = [f"{name} {shown(_bytes(role.weights.values()))}"]
+        if role.learner:
+            parts.append(f"optimizer {shown(MOMENTS * _bytes(role.learner.parameters.values()))}")
+            average = role.learner.average
+            parts += [f"average {shown(_bytes(average.weights.values()))}"] if average else []
+        told.append(" + ".join(parts))
+    if stage.needs_reference:
+        teacher = "teacher" if isinstance(stage, Distill) else "reference"
+        told.append(f"{teacher} {shown(_bytes(stage.run.adapter.reference_parameters().values()))}")
+    return [f"roles of stage {stage.options.name}: {', '.join(told)}"]
 
 
 def held_sizes(stage: Stage[Any]) -> Sizes:
@@ -106,7 +132,21 @@ def _samples(stage: Stage[Any]) -> bool:
 
 
 def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
-    """The fullest micro-batch of an update, twice where there are several: the second finds gradients."""
+    """The fullest micro-batch of an update, where there are several beside the gradient that others have left."""
+    try:
+        _work(stage, samples)
+    finally:
+        for parameter in stage.run.adapter.trainable_parameters().values():
+            parameter.grad = None
+
+
+def _left(adapter: Adapter) -> None:
+    """Gradients, as earlier micro-batches leave them."""
+    for parameter in adapter.trainable_parameters().values():
+        parameter.grad = torch.empty_like(parameter)
+
+
+def _work(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     if isinstance(stage, Grpo):
         if samples:
             _replays(stage, stage.algorithm, samples)
@@ -117,9 +157,6 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     elif isinstance(stage, ForwardProcess):
         if samples:
             _noised(stage, samples, stage.options.draws)
-    elif isinstance(stage, Distill):
-        if samples:
-            _distilled(stage, samples)
     elif isinstance(stage, Sft):
         options = stage.options
         records = stage.records.batch(0, options.batch, 0)
@@ -160,10 +197,11 @@ def _replays(stage: Stage[Any], algorithm: Algorithm, samples: Sequence[Sample])
     advantage = 1.0 - 2.0 * (torch.arange(len(samples)) % 2)
     update = given_update(samples, advantage, chosen)
     slices = micro_batches(adapter, update, stage.options.micro_batch)
-    several = len(slices) > 1
-    fullest = max(slices, key=lambda part: _cut(adapter, samples, part)) if several else slices[0]
+    fullest = max(slices, key=lambda part: _cut(adapter, samples, part)) if len(slices) > 1 else slices[0]
+    if len(slices) > 1:
+        _left(adapter)
     on_replay = refuse_own_ratios(adapter) if isinstance(stage, Grpo) and stage.replays else None
-    for part in gradient(adapter, update, [fullest] * min(2, len(slices)), on_replay=on_replay):
+    for part in gradient(adapter, update, [fullest], on_replay=on_replay):
         if not math.isfinite(part.loss):  # then there was no backward
             raise ValueError(f"the loss of tensors without numbers is {part.loss}")
 
@@ -172,22 +210,12 @@ def _noised(stage: Stage[Any], samples: Sequence[Sample], draws: int) -> None:
     """The fullest micro-batch, beside the old policy's and the reference's forward of it, which have no graph."""
     evaluations = len(samples) * draws
     some = [samples[i % len(samples)] for i in range(min(stage.options.micro_batch, evaluations))]
-    for _ in range(min(2, -(-evaluations // len(some)))):
-        found = stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
-        with torch.no_grad():
-            stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
-        found.velocity.square().mean().backward()
-
-
-def _distilled(stage: Distill, samples: Sequence[Sample]) -> None:
-    """The fullest micro-batch of the policy's update: the teacher's forward stands beside the graph of its samples."""
-    some, adapter = samples[: stage.options.micro_batch], stage.run.adapter
-    times, seeds = torch.full((len(some),), 0.5), [0] * len(some)
-    for _ in range(min(2, -(-len(samples) // len(some)))):
-        clean = adapter.generated(some, torch.zeros(len(some)))
-        with torch.no_grad():
-            adapter.velocities(some, times, seeds, clean=clean.detach(), guidance=stage.options.guidance)
-        clean.square().mean().backward()
+    if evaluations > len(some):
+        _left(stage.run.adapter)
+    found = stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
+    with torch.no_grad():
+        stage.run.adapter.velocities(some, torch.full((len(some),), 0.5), [0] * len(some))
+    found.velocity.square().mean().backward()
 
 
 def _cut(adapter: Adapter, samples: Sequence[Sample], part: Slice) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmrl.config import AdversaryConfig
 from mmrl.core.distribution import discriminator_loss, generator_loss
+from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter
 from mmrl.seeds import seed_of
 from mmrl.types import Sample
@@ -73,6 +74,7 @@ class Adversary:
         self.who = "reference" if options.features == "teacher" else options.features
         self.acting = acting
         self.heads = Heads(adapter.block_widths(options.blocks), options.width, seed_of(seed, "heads")).to(device)
+        hollow.alike(self.heads, adapter.weights())
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:

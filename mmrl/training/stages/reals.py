@@ -45,7 +45,11 @@ class Reals:
             made = self.run.adapter.solved(
                 asked, self.options.samples, seed_of(self.seed, step), adversary.teacher_steps, self.guidance
             )
-        self._drawn = {(group.index, number): s for group in made for number, s in enumerate(group.samples)}
+        self.take(made)
+
+    def take(self, groups: Sequence[Group]) -> None:
+        """What the teacher drew for a step."""
+        self._drawn = {(group.index, number): s for group in groups for number, s in enumerate(group.samples)}
 
     def of(self, rows: Sequence[Row]) -> list[Sample]:
         """As many real samples: each row has its own, whoever else is in the micro-batch."""

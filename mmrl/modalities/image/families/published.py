@@ -69,20 +69,43 @@ GEMMA_2B: Numbers = {
 }  # fmt: skip
 CLIP_L: Numbers = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "max_position_embeddings": 77, "vocab_size": 49408,
+    "max_position_embeddings": 77, "vocab_size": 49408, "projection_dim": 768,
+}  # fmt: skip
+CLIP_BIG_G: Numbers = {
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+    "max_position_embeddings": 77, "vocab_size": 49408, "projection_dim": 1280, "hidden_act": "gelu",
 }  # fmt: skip
 T5_XXL: Numbers = {
     "d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24, "vocab_size": 32128,
     "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True,
 }  # fmt: skip
 
-FLUX_VAE: Numbers = {
-    "latent_channels": 16, "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+VAE: Numbers = {
+    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False,
 }  # fmt: skip
+WIDE_VAE: Numbers = {**VAE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+FLUX_VAE: Numbers = {**WIDE_VAE, "scaling_factor": 0.3611, "shift_factor": 0.1159}
+SD3_VAE: Numbers = {**WIDE_VAE, "scaling_factor": 1.5305, "shift_factor": 0.0609}
 STRONG = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
 SANA_VAE: Numbers = {"encoder_block_types": STRONG, "decoder_block_types": STRONG, "scaling_factor": 0.41407}
+
+SD3: Numbers = {
+    "sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64,
+    "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "out_channels": 16,
+    "pos_embed_max_size": 192,
+}  # fmt: skip
+SD35: Numbers = {
+    **SD3, "pos_embed_max_size": 384, "qk_norm": "rms_norm", "dual_attention_layers": list(range(13)),
+}  # fmt: skip
+SDXL: Numbers = {
+    "sample_size": 128, "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+    "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
 
 KLEIN: Numbers = {"guidance_embeds": False}
 KLEIN_4B: Numbers = {
@@ -97,6 +120,12 @@ def _flux(family: str) -> Published:
     parts = {"transformer": {"guidance_embeds": True}, "vae": FLUX_VAE}
     encoders = {"text_encoder": CLIP_L, "text_encoder_2": T5_XXL}
     return Published(family, parts | encoders, {"max_length": 512}, {"tokenizer": 77})
+
+
+def _sd3(denoiser: Numbers) -> Published:
+    encoders = {"text_encoder": CLIP_L, "text_encoder_2": CLIP_BIG_G, "text_encoder_3": T5_XXL}
+    parts = {"transformer": denoiser, "vae": SD3_VAE} | encoders
+    return Published("sd3", parts, {"max_length": 256}, {"tokenizer": 77, "tokenizer_2": 77})
 
 
 def _klein(denoiser: Numbers, encoder: Numbers, distilled: bool) -> Published:
@@ -136,6 +165,23 @@ MODELS: Mapping[str, Published] = {
     "Tongyi-MAI/Z-Image-Turbo": Z_IMAGE,
     "Efficient-Large-Model/Sana_1600M_512px_diffusers": _sana(512),
     "Efficient-Large-Model/Sana_1600M_1024px_diffusers": _sana(1024),
+    "stabilityai/stable-diffusion-3-medium-diffusers": _sd3(SD3),
+    "stabilityai/stable-diffusion-3.5-medium": _sd3(SD35),
+    "stabilityai/stable-diffusion-xl-base-1.0": Published(
+        "sdxl",
+        {
+            "unet": SDXL,
+            "vae": {**VAE, "scaling_factor": 0.13025},
+            "text_encoder": CLIP_L,
+            "text_encoder_2": CLIP_BIG_G,
+        },
+        {"max_length": 77},
+    ),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": Published(
+        "sd",
+        {"unet": {"sample_size": 64, "cross_attention_dim": 768}, "vae": VAE, "text_encoder": CLIP_L},
+        {"max_length": 77},
+    ),
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Published(
         "wan",
         {
