@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # width, height
 
-# Marks the place of a picture in a text; there are as many as pictures.
-IMAGE = "<image>"
+# Marks the place of a picture in a text; there are as many as pictures. And that of a sound.
+IMAGE, AUDIO = "<image>", "<audio>"
 
 SPACES = ("original", "seen", "norm1000", "loc1024", "norm1")
 

@@ -77,7 +77,7 @@ def load_adapter(config: Config, device: torch.device | None = None, weights: bo
         if not adapter.holds_conversations:
             raise ConfigError(f"environment: {type(adapter).__name__} holds no conversations; leave it out")
         adapter.environment = load_environment(config.environment)
-    adapter.max_pixels = config.data.max_pixels
+    adapter.max_pixels, adapter.max_seconds = config.data.max_pixels, config.data.max_seconds
     if weights:
         adapter.to(Processes(config.device).device if device is None else device)
     return adapter
@@ -127,7 +127,8 @@ def load_prompts(
 
 def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     """Equal for prompts that ask the same."""
-    refs, candidates = prompt.record.get("images") or (), prompt.record.get("candidates")
+    refs = [*(prompt.record.get("images") or ()), *(prompt.record.get("sounds") or ())]
+    candidates = prompt.record.get("candidates")
     shown = tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
     return prompt.text, (*shown, repr(candidates)) if candidates else shown
 
@@ -139,7 +140,7 @@ def usable(
 
     first: how many it is asked about, unless it can use none of these; the rest counts as usable. None: all.
     told: the words of a bar over them; None: no bar.
-    Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
+    Raises ConfigError without any, and for a picture or a sound that cannot be used unless `on_bad` is skip.
     """
     asked = prompts[:first]
     shown = asked if told is None else counted(asked, told)

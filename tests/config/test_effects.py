@@ -483,6 +483,7 @@ ALWAYS: dict[type, set[str]] = {
         "image_root",
         "on_bad_record",
         "max_pixels",
+        "max_seconds",
         "video_frames",
         "videos",
     },
