@@ -33,9 +33,11 @@ HELPERS = {
         "near",
         "numeric",
         "objects",
+        "sections",
         "seeds",
         "share",
         "strict",
+        "token_sets",
         "_torchvision",
     ),
 }
