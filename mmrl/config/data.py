@@ -38,6 +38,11 @@ class DataConfig(Strict):
         "`attempts: {min: 2, max: 4}`, where one of both may be left out.",
     )
     eval_where: dict[str, Any] = Field(default_factory=dict, description="The same for held-out prompts.")
+    shuffle_options: bool = Field(
+        False,
+        description="Multiple choice: each time that a training prompt is asked, its options stand in another order, "
+        "`answer` and `choices` with them, and the stored samples tell it (docs/data.md).",
+    )
     prompts_count: int = Field(1000, ge=1, description="How many training prompts of a function are used.")
     eval_prompts_count: int = Field(100, ge=1, description="How many held-out prompts of a function are used.")
     prompts_options: dict[str, Any] = Field(
@@ -100,6 +105,7 @@ class DataConfig(Strict):
             "a stage without `pairs:` of its own",
         ),
         "where": When(lambda s, _: s.prompts, "`prompts`"),
+        "shuffle_options": When(lambda s, _: s.prompts, "`prompts`"),
         "eval_where": When(lambda s, _: s.eval_prompts, "`eval_prompts`"),
         "prompts_count": When(lambda s, _: is_function(s.prompts), "a function as `prompts`"),
         "prompts_options": When(lambda s, _: is_function(s.prompts), "a function as `prompts`"),

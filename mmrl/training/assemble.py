@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmrl.config import Config, ConfigError, RewardConfig
+from mmrl.data.choices import check_shuffled
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
@@ -118,6 +119,8 @@ def load_prompts(
     columns, data = adapter.prompt_columns(), config.data
     train = usable(adapter, training_prompts(data, columns), data.on_bad_record, first, told)
     held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told)
+    if data.shuffle_options:
+        check_shuffled(train, "data.shuffle_options")
     both = {_asked(p) for p in train} & {_asked(p) for p in held}
     if both:
         text = min(text for text, _ in both)

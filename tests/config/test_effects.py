@@ -125,6 +125,7 @@ CASES = [
     Case(Config, "rewards", "rewards=[{name:a.b}]", f"{SCALAR} {HELD}", SCALAR, "reward_model"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
+    Case(DataConfig, "shuffle_options", "data.shuffle_options=true", "", "data.prompts=null", "sft"),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
     Case(DataConfig, "prompts_options", "data.prompts_options={a:1}", FUNCTION),
     Case(DataConfig, "eval_prompts_count", "data.eval_prompts_count=9", HELD_FUNCTION),

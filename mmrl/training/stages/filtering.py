@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.config import ConfigError, FilterStage
+from mmrl.data.choices import shuffled
 from mmrl.data.heard import stored_sounds
 from mmrl.data.images import stored_images
 from mmrl.data.order import cyclic_indices
@@ -101,7 +102,10 @@ class Filtering(Stage[FilterStage]):
         size, processes = len(self.prompts), run.processes
         first = cursor.step * options.groups
         order = cyclic_indices(0, size, size, self.seed)[first : first + options.groups]
-        groups = [Group(self.prompts[p], i) for i, p in enumerate(order)]
+        prompts = [self.prompts[p] for p in order]
+        if run.config.data.shuffle_options:
+            prompts = [shuffled(prompt, self.seed) for prompt in prompts]
+        groups = [Group(prompt, i) for i, prompt in enumerate(prompts)]
         mine, weights = groups[processes.rank :: processes.world], looked_at(options, run.weights)
         done: list[Group] = []
         if options.tree:
