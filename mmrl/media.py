@@ -29,6 +29,17 @@ IMAGE, AUDIO = "<image>", "<audio>"
 SPACES = ("original", "seen", "norm1000", "loc1024", "norm1")
 
 
+class MediaError(ValueError):
+    """A picture or a sound that cannot be used; the message names it and says why.
+
+    prompt: the id of the prompt that has it, where that is known. reason: in one word, which is counted; "" for none.
+    """
+
+    def __init__(self, message: str, prompt: str | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.prompt, self.reason = prompt, reason
+
+
 @dataclass(frozen=True)
 class View:
     """A picture, or a part of it, that is to be shown.

@@ -15,10 +15,10 @@ from mmrl.config import Config, ConfigError, RewardConfig
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
+from mmrl.media import MediaError
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
-from mmrl.pictures import PictureError
 from mmrl.reporting.progress import counted
 from mmrl.rewarding.load import LoadedReward, load_reward
 from mmrl.training.processes import Processes
@@ -158,7 +158,7 @@ def usable(
 def _unusable(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
     try:
         return adapter.usable(prompt)
-    except PictureError as error:
+    except MediaError as error:
         if on_bad == "stop":
             raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
         return str(error)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mmrl.config import ConfigError
-from mmrl.pictures import PictureError
+from mmrl.media import MediaError
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -26,7 +26,7 @@ def without_broken(
     while left:
         try:
             return left, roll(left)
-        except PictureError as error:
+        except MediaError as error:
             rest = [one for one in left if prompt_id(one) != error.prompt]
             if on_bad == "stop" or len(rest) == len(left):
                 raise ConfigError(f"{error}; mend it, or set data.on_bad_record: skip") from None

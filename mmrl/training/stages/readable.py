@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.images import decode_images
-from mmrl.pictures import PictureError, candidate_refs
+from mmrl.media import MediaError
+from mmrl.pictures import candidate_refs
 from mmrl.training.processes import Processes
 from mmrl.types import Prompt
 
@@ -47,7 +48,7 @@ class Readable(Generic[T]):
     def _flaw(self, prompt: Prompt) -> str:
         try:
             decode_images(prompt.record, prompt.root, self.data.max_pixels)
-        except PictureError as error:
+        except MediaError as error:
             return f"record {prompt.id!r}: {error}"
         return ""
 
