@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import weakref
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,6 @@ class PictureShelf(Shelf[Facts, Pixels]):
         super().__init__(limit)
         self.eyes, self.space, self.bound = eyes, space, bound
         self._sizes: dict[Hashable, Size] = {}
-        self._keys: dict[int, tuple[weakref.ref, Hashable]] = {}
 
     def sizes(self, prompt: Prompt) -> list[Size]:
         """(width, height) of a prompt's own pictures. Raises ValueError for one that cannot be opened."""
@@ -152,13 +150,13 @@ class PictureShelf(Shelf[Facts, Pixels]):
 
     def _key(self, ref: Any, root: str | None) -> Hashable:
         """source_key; of a PIL picture, whose pixels it would read each time, known while the picture lives."""
-        if not hasattr(ref, "tobytes"):
-            return source_key(ref, root)
-        known = self._keys.get(id(ref))
-        if known is None or known[0]() is not ref:
-            gone = functools.partial(self._keys.pop, id(ref), None)
-            known = self._keys[id(ref)] = (weakref.ref(ref, lambda _: gone()), source_key(ref, root))
-        return known[1]
+        return self._lasting(ref, lambda: source_key(ref, root)) if hasattr(ref, "tobytes") else source_key(ref, root)
+
+    def picture(self, prompt: Prompt, media: Media) -> Image.Image:
+        """What was seen of a view, as large as the processor made it, for the report."""
+        ref = picture_refs(prompt)[media.view.picture]
+        image = shown(open_image(ref, prompt.root, self.bound), media.view)
+        return image if image.size == media.seen else image.resize(media.seen)
 
 
 def shown(source: Image.Image, view: View) -> Image.Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -74,6 +76,7 @@ class Shelf(Generic[F, P]):
     def __init__(self, limit: int) -> None:
         self._kept: Kept[P] = Kept(limit)
         self._facts: Kept[F] = Kept(FACTS)
+        self._keys: dict[int, tuple[weakref.ref, Hashable]] = {}
         self.processed = 0  # media that went through the processor so far
 
     def _known(self, key: Hashable, plan: Callable[[], F]) -> F:
@@ -90,6 +93,17 @@ class Shelf(Generic[F, P]):
             self.processed += 1
             self._kept.put(key, found)
         return found
+
+    def _lasting(self, held: Any, read: Callable[[], Hashable]) -> Hashable:
+        """A key that reads all numbers of an object, known while the object lives."""
+        known = self._keys.get(id(held))
+        if known is None or known[0]() is not held:
+            gone, key = functools.partial(self._keys.pop, id(held), None), read()
+            try:
+                known = self._keys[id(held)] = (weakref.ref(held, lambda _: gone()), key)
+            except TypeError:  # a list, say
+                return key
+        return known[1]
 
 
 def expand(ids: Tensor, media: Sequence[Shown], marks: Tensor, shows: str = "pictures") -> Tensor:

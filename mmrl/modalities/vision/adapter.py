@@ -13,12 +13,11 @@ from mmrl.modalities.kept import Kept
 from mmrl.modalities.media.adapter import MediaAdapter
 from mmrl.modalities.media.encoder import MediaEncoder
 from mmrl.modalities.media.features import Features, Room, Tower
-from mmrl.modalities.media.pictures import PictureShelf, picture_refs, shown
+from mmrl.modalities.media.pictures import PictureShelf
 from mmrl.modalities.media.reading import MediaReader
 from mmrl.modalities.tokens import loading
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.families import Family, check_kind, family_of
-from mmrl.pictures import open_image
 from mmrl.types import Sample
 
 if TYPE_CHECKING:
@@ -90,6 +89,4 @@ class VisionAdapter(MediaAdapter):
 
     def picture(self, sample: Sample, media: Media) -> Image:
         """What the policy saw of a view, as large as the processor made it, as a PIL picture for the report."""
-        ref = picture_refs(sample.prompt)[media.view.picture]
-        image = shown(open_image(ref, sample.prompt.root, self.shelf.bound), media.view)
-        return image if image.size == media.seen else image.resize(media.seen)
+        return self.shelf.picture(sample.prompt, media)
