@@ -88,6 +88,9 @@ class Adapter:
     # Pixels of a picture that is opened at most; a run sets it to data.max_pixels.
     max_pixels: int | None = None
 
+    # Seconds of a sound that is decoded at most; a run sets it to data.max_seconds.
+    max_seconds: float | None = None
+
     def __init__(self, config: Any) -> None:
         self.config = config
 
@@ -162,7 +165,8 @@ class Adapter:
     def usable(self, prompt: Prompt) -> str | None:
         """Why a prompt cannot be rolled out, or None; such prompts are dropped and counted. Left out: all can.
 
-        Raises PictureError for a picture that cannot be used: whether that stops a run, data.on_bad_record says.
+        Raises MediaError for a picture or a sound that cannot be used: whether that stops a run, data.on_bad_record
+        says.
         """
         return None
 

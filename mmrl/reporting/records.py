@@ -18,6 +18,7 @@ PIXELS = 1e9  # farthest from 0 that a coordinate may be
 Pixel = Annotated[float, Field(ge=-PIXELS, le=PIXELS, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1, le=int(PIXELS))]
 Place = Annotated[int, Field(ge=0, le=2**31)]
+Option = Annotated[int, Field(ge=0, lt=26)]
 Number = Annotated[float, Field(allow_inf_nan=False)] | None
 Size = Annotated[list[Side], Field(min_length=2, max_length=2)]
 
@@ -92,6 +93,7 @@ class _Sample(_Record):
 class _Prompt(_Record):
     id: str
     text: str
+    options_order: list[Option] | None = None
 
 
 class _Group(_Record):

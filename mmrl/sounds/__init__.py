@@ -3,7 +3,7 @@
 Whatever a sound was, it comes out as one channel of float32 at 16 kHz, made once, so that each engine hears the same.
 """
 
-from mmrl.sounds.load import MAX_SECONDS, cut, load, measure
+from mmrl.sounds.load import MAX_SECONDS, cut, load, measure, written
 from mmrl.sounds.nouns import FRAME, RATE, Head, Sound, SoundError
 
-__all__ = ["FRAME", "MAX_SECONDS", "RATE", "Head", "Sound", "SoundError", "cut", "load", "measure"]
+__all__ = ["FRAME", "MAX_SECONDS", "RATE", "Head", "Sound", "SoundError", "cut", "load", "measure", "written"]

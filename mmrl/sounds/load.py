@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -75,6 +76,21 @@ def measure(
         _check_head(head, name, max_seconds, shortest)
         _check_channel(head, channels, name)
         return head
+
+
+def written(source: Any, *, root: str | Path | None, max_seconds: float = MAX_SECONDS) -> bytes:
+    """A WAV of floats of the whole sound, all its channels at its own rate, so that it may be loaded as it would have
+    been. Raises SoundError as `load` does."""
+    import numpy as np
+
+    source, name = made_of(source), name_of(source)
+    if isinstance(source, Sound):
+        source = (source.samples, RATE)
+    with opened(source, root, None, name) as (head, blocks):
+        _check_head(head, name, max_seconds, FRAME)
+        held = io.BytesIO()
+        library("soundfile", name).write(held, np.concatenate(list(blocks)), head.rate, "FLOAT", format="WAV")
+    return held.getvalue()
 
 
 def cut(sound: Sound, seconds: float) -> list[Sound]:

@@ -34,9 +34,11 @@ HELPERS = {
         "near",
         "numeric",
         "objects",
+        "sections",
         "seeds",
         "share",
         "strict",
+        "token_sets",
         "_torchvision",
     ),
 }

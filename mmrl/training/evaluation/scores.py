@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrl.config import ConfigError, EvalConfig
+from mmrl.data.choices import rotations, shuffled, tell_hidden
 from mmrl.data.order import cyclic_indices
 from mmrl.media import pictures_of
 from mmrl.rewarding.run import Abandoned, score_groups
-from mmrl.training.evaluation.choices import options_of, rotations, shuffled
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
 from mmrl.training.processes import Processes
@@ -173,13 +173,7 @@ def questions(prompts: Sequence[Prompt], options: EvalConfig) -> list[Question]:
     """
     if options.choices == "given":
         return [Question(p, p) for p in prompts]
-    hidden = [p.id for p in prompts if p.record.get("choices") and options_of(p) is None]
-    if hidden:
-        warnings.warn(
-            f"{len(hidden)} held-out records have `choices` that are not found in the prompt behind the letters A, B "
-            f"..., first {hidden[0]!r}; they are asked as they are",
-            stacklevel=2,
-        )
+    tell_hidden(prompts, "eval.choices")
     if options.choices == "shuffled":
         return [Question(shuffled(p, options.seed), p) for p in prompts]
     return [Question(way, p, 1 / len(ways)) for p in prompts for ways in [rotations(p)] for way in ways]

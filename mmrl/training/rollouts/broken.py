@@ -1,4 +1,4 @@
-"""Pictures that turn out broken when they are first decoded: their prompts leave the rollout, or stop the run."""
+"""Pictures and sounds that turn out broken when first decoded: their prompts leave the rollout, or stop the run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Made = TypeVar("Made")
 def without_broken(
     roll: Callable[[list[T]], list[Made]], asked: Sequence[T], prompt_id: Callable[[T], str], on_bad: str
 ) -> tuple[list[T], list[Made]]:
-    """(what was asked, but for prompts whose pictures are broken; what `roll` makes of it, groups say).
+    """(what was asked, but for prompts whose pictures or sounds are broken; what `roll` makes of it, groups say).
 
-    Only the head of a picture is looked at before a run. Where its pixels cannot be read, the others are rolled out
+    Only the heads are looked at before a run. Where the rest cannot be read, the others are rolled out
     again: their noise is their own, so that they come out as they would have.
     Raises ConfigError that names the prompt unless on_bad (data.on_bad_record) is skip.
     """

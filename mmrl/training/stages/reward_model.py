@@ -48,7 +48,7 @@ class RewardModel(Stage[RewardModelStage]):
         options, data = self.options, self.run.config.data
         if options.data_from:
             kept = str(result_path(self.run.folder, options.data_from))
-            return load_prompts(kept, {}, data.on_bad_record, max_pixels=data.max_pixels)
+            return load_prompts(kept, {}, data.on_bad_record, max_pixels=data.max_pixels, max_seconds=data.max_seconds)
         if options.pairs:
             return load_prompts(options.pairs, {}, data.on_bad_record, **reading(data, options.pairs))
         if options.options is not None:

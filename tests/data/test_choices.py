@@ -6,9 +6,10 @@ import random
 
 import pytest
 
+from mmrl.config import ConfigError
+from mmrl.data.choices import LETTERS, ORDER, check_shuffled, in_order, options_of, reordered, rotations, shuffled
 from mmrl.rewarding.load import load_reward
 from mmrl.rewarding.run import score_groups
-from mmrl.training.evaluation.choices import LETTERS, options_of, reordered, rotations, shuffled
 from mmrl.types import Group, Prompt, Sample
 
 LISTS = {
@@ -159,3 +160,65 @@ def test_a_shuffled_order_is_drawn_from_seed_and_id():
     assert [p.text for p in first] != [shuffled(p, 6).text for p in prompts]
     for letter in "ABCD":  # 400 draws of a quarter: a standard deviation of 8.7
         assert abs(sum(p.record["answer"] == letter for p in first) - 100) < 35
+
+
+# -------------------------------------------------------------------- options without letters
+
+BARE = {
+    "Python's list": (
+        "Is it a dog or a cat? Choose from: ['a dog', 'a cat', \"it's a cow\"]. Answer.",
+        '"it\'s a cow"',
+    ),
+    "a sentence": ("Which is it: a dog, a cat or it's a cow?", "it's a cow"),
+    "lines": ("Which?\n- a dog\n- a cat\n- it's a cow\n", "it's a cow"),
+    "bars": ("Which? a dog | a cat | it's a cow", "it's a cow"),
+}
+
+
+@pytest.mark.parametrize("form", BARE)
+def test_options_that_stand_one_after_another_without_letters_move(form):
+    """R1-AQA's prompts show Python's list of them. What is asked before is not touched, were it "a dog or a cat"."""
+    text, last = BARE[form]
+    record = {"choices": ["a dog", "a cat", "it's a cow"], "answer": "a cat"}
+    prompt = Prompt("q", text, record)
+    assert options_of(prompt) == record["choices"]
+    moved = reordered(prompt, [2, 1, 0], "q")
+    assert options_of(moved) == moved.record["choices"] == record["choices"][::-1]
+    assert moved.record["answer"] == "a cat"
+    assert moved.text.index(last) < moved.text.rindex("a cat") < moved.text.rindex("a dog")
+    assert reordered(moved, [2, 1, 0], "q").text == text
+
+
+@pytest.mark.parametrize("text", ["a dog and then a cat and it's a cow", "hotdog, a cat, it's a cow", "a dog, a cat"])
+def test_words_of_options_that_are_no_list_of_them_stay(text):
+    assert options_of(Prompt("q", text, {"choices": ["a dog", "a cat", "it's a cow"]})) is None
+
+
+# -------------------------------------------------------------------- the order is told
+
+
+def test_an_order_is_told_from_the_source_on_and_can_be_made_again():
+    """Moved twice, it is still of the record that was read; from it the prompt is what it was."""
+    prompt = Prompt("q", "Which? A 5 B 3 C 9 D 1", {"answer": "C", "choices": ["5", "3", "9", "1"]})
+    once = reordered(prompt, [2, 0, 1, 3], "q")
+    twice = reordered(once, [3, 0, 1, 2], "q")
+    assert (once.record[ORDER], twice.record[ORDER]) == ([2, 0, 1, 3], [3, 2, 0, 1])
+    assert twice.text == "Which? A 1 B 9 C 5 D 3" and twice.record["answer"] == "B"
+    for start in (prompt, once, twice):
+        assert in_order(start, twice.record[ORDER]) == twice
+    assert in_order(prompt, None) is prompt
+
+
+def test_nothing_to_move_is_refused_and_what_is_not_shown_is_told():
+    bare = Prompt("q", "Which?", {"choices": ["a dog", "a cat"], "answer": "a cat"})
+    fine = Prompt("r", "Which: a dog or a cat?", bare.record)
+    with (
+        pytest.warns(
+            UserWarning, match=r"data\.x: 1 records have `choices` that are not found in the prompt, first 'q'"
+        ),
+        pytest.raises(ConfigError, match=r"data\.x: none of 1 prompts shows options that can be moved, first 'q'"),
+    ):
+        check_shuffled([bare], "data.x")
+    with pytest.warns(UserWarning, match="1 records"):
+        check_shuffled([bare, fine], "data.x")
+    check_shuffled([], "data.x")

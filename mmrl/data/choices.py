@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 import re
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mmrl.config import ConfigError
 from mmrl.seeds import seed_of
 from mmrl.types import Prompt
 
@@ -19,6 +21,8 @@ LETTERS = "ABCDEFGHIJ"
 # Columns that hold the right answer, and those (besides the prompt's text) that hold what is asked.
 ANSWERS = ("answer", "possible_answers", "solution")
 ASKED = ("prompt", "question", "messages")
+# Column in which a prompt whose options were moved tells how: the option in place i is number order[i] of its source.
+ORDER = "options_order"
 
 Span = tuple[int, int]
 
@@ -37,18 +41,20 @@ def options_of(prompt: Prompt) -> list[str] | None:
     """The options that a prompt shows, in their order; None where it shows none, or fewer than two.
 
     They are those of the record's column `choices`, where the text has each of them behind its letter (A to J), or
+    one after another without letters, as in "cat, dog or bird" and in Python's ['cat', 'dog'] (the last such place), or
     else the last list in the text whose items begin with the letters A, B, C ... as `A.`, `A)`, `A:`, `(A)` or `[A]`:
     one a line, or all in one line.
     """
     found = next(((text, spans) for text in _shown(prompt) if (spans := _spans(text, _choices(prompt)))), None)
-    return [found[0][start:end] for start, end in found[1]] if found else None
+    return [_unquoted(found[0][start:end]) for start, end in found[1]] if found else None
 
 
 def reordered(prompt: Prompt, order: Sequence[int], id_: str) -> Prompt:
     """The prompt under another id, with option order[i] in place i, wherever it shows them (text, `messages` ...).
 
     Letters in the columns `answer`, `possible_answers` and `solution` become those of the new places ("B", "(b)", "B.
-    Paris", "so \\boxed{B}"); answers that are an option's text stay. `choices` is put into the same order.
+    Paris", "so \\boxed{B}"); answers that are an option's text stay. `choices` is put into the same order, and the
+    column `options_order` tells it.
     Raises ValueError for a prompt that shows no options, and an order that is no permutation of them.
     """
     options = options_of(prompt)
@@ -69,6 +75,8 @@ def reordered(prompt: Prompt, order: Sequence[int], id_: str) -> Prompt:
             record[name] = _mapped(record[name], lambda gold: _relettered(gold, options, order))
     if given is not None:
         record["choices"] = _choices_in(record["choices"], given, order)
+    before = record.get(ORDER) or range(len(options))
+    record[ORDER] = [before[place] for place in order]
     return Prompt(id_, permuted(prompt.text), record, prompt.root)
 
 
@@ -80,6 +88,36 @@ def shuffled(prompt: Prompt, seed: int) -> Prompt:
     order = list(range(len(options)))
     random.Random(seed_of("choices", seed, prompt.id)).shuffle(order)
     return reordered(prompt, order, prompt.id)
+
+
+def in_order(prompt: Prompt, order: Sequence[int] | None) -> Prompt:
+    """The prompt with its options in an order that `options_order` told; itself without one."""
+    before = prompt.record.get(ORDER)
+    if order is None or order == before:
+        return prompt
+    return reordered(prompt, [(before or sorted(order)).index(place) for place in order], prompt.id)
+
+
+def check_shuffled(prompts: Sequence[Prompt], key: str) -> None:
+    """Raise ConfigError where an option of this name, which shuffles, finds nothing to move in any prompt, and warn of
+    records whose column `choices` the prompt does not show."""
+    tell_hidden(prompts, key)
+    if prompts and not any(map(_movable, prompts)):
+        raise ConfigError(
+            f"{key}: none of {len(prompts)} prompts shows options that can be moved, first {prompts[0].id!r}; leave it "
+            "out, or show the options of `choices` in the prompts"
+        )
+
+
+def tell_hidden(prompts: Sequence[Prompt], key: str) -> None:
+    """Warn of records whose column `choices` the prompt does not show, and which are asked as they are."""
+    hidden = [p.id for p in prompts if p.record.get("choices") and options_of(p) is None]
+    if hidden:
+        warnings.warn(
+            f"{key}: {len(hidden)} records have `choices` that are not found in the prompt, first {hidden[0]!r}; they "
+            "are asked as they are",
+            stacklevel=3,
+        )
 
 
 def rotations(prompt: Prompt) -> list[Prompt]:
@@ -129,8 +167,22 @@ def _spans(text: str, choices: Sequence[str] | None) -> list[Span] | None:
     if choices is not None:
         items = [rf"(?<!\w)[(\[]?{letter}[)\].:]*\s*({re.escape(body)})" for letter, body in zip(LETTERS, choices)]
         found = re.search(r"(?!\w)[\s,;.|/]*(?:(?:or|and)\s+)?".join(items) + r"(?!\w)", text)
-        return [found.span(i + 1) for i in range(len(choices))] if found else None
+        if found:
+            return [found.span(i + 1) for i in range(len(choices))]
+        found = _without_letters(text, choices)
+        return [found.span(2 * i + 1) for i in range(len(choices))] if found else None
     return next((spans for pattern in (_LINE, _BRACKET, _POINT) if (spans := _listed(text, pattern))), None)
+
+
+def _without_letters(text: str, choices: Sequence[str]) -> re.Match[str] | None:
+    """The last place where the options stand one after another, quotes around them being their own."""
+    items = [rf"(?<!\w)((?P<q{i}>['\"]?){re.escape(body)}(?P=q{i}))(?!\w)" for i, body in enumerate(choices)]
+    between = r"(?:\s*(?:[,;/|]|\n)\s*(?:[-*•]\s+)?(?:(?:or|and)\s+)?|\s+(?:or|and)\s+)"
+    return next(iter(deque(re.finditer(between.join(items), text), maxlen=1)), None)
+
+
+def _unquoted(option: str) -> str:
+    return option[1:-1] if len(option) > 2 and option[0] == option[-1] and option[0] in "'\"" else option
 
 
 def _listed(text: str, pattern: re.Pattern[str]) -> list[Span] | None:
