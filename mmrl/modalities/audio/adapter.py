@@ -19,6 +19,7 @@ from mmrl.modalities.media.features import Features, Room, Tower
 from mmrl.modalities.media.pictures import PictureShelf
 from mmrl.modalities.media.reading import MediaReader
 from mmrl.modalities.tokens import loading
+from mmrl.sounds import MAX_SECONDS
 from mmrl.types import Sample
 
 if TYPE_CHECKING:
@@ -90,6 +91,15 @@ class AudioAdapter(MediaAdapter):
     def max_pixels(self, pixels: int | None) -> None:
         if self.shelf is not None:
             self.shelf.bound = MAX_PIXELS if pixels is None else pixels
+
+    @property
+    def max_seconds(self) -> float | None:
+        """A longer sound is not decoded; a run sets its data.max_seconds. None is mmrl.sounds.MAX_SECONDS."""
+        return self.sounds.bound
+
+    @max_seconds.setter
+    def max_seconds(self, seconds: float | None) -> None:
+        self.sounds.bound = MAX_SECONDS if seconds is None else seconds
 
     def picture(self, sample: Sample, media: Media) -> Image | None:
         """What the policy saw of a view, as large as the processor made it, as a PIL picture for the report."""
