@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmrl.media import Media, View
+from mmrl.media import Excerpt, Heard, Media, Perceived, View
 from mmrl.reporting.artifacts import PNG_MODES, save_artifact
 from mmrl.types import Sample, Turn
 
@@ -26,8 +26,13 @@ def read_turn(record: Mapping[str, Any]) -> Turn:
     return Turn(record["role"], record["text"], tuple(record["media"]), record["trained"])
 
 
-def media_record(media: Media) -> dict[str, Any]:
-    """What was shown, as JSON: `picture`, `crop` and `size` of the view, and the rest of Media."""
+def media_record(media: Perceived) -> dict[str, Any]:
+    """What was shown or heard, as JSON: `picture`, `crop` and `size` of the view, or `sound`, `start` and `end` of the
+    excerpt, and the rest of Media or Heard."""
+    if isinstance(media, Heard):
+        heard = media.view
+        told = {"sound": heard.sound, "start": heard.start, "end": heard.end}
+        return {**told, "seconds": media.seconds, "tokens": media.tokens}
     view = media.view
     return {
         "picture": view.picture,
@@ -40,8 +45,11 @@ def media_record(media: Media) -> dict[str, Any]:
     }
 
 
-def read_media(record: Mapping[str, Any]) -> Media:
+def read_media(record: Mapping[str, Any]) -> Perceived:
     """The inverse of `media_record`; other keys are not looked at."""
+    if "sound" in record:
+        excerpt = Excerpt(record["sound"], record["start"], record["end"])
+        return Heard(excerpt, record["seconds"], record["tokens"])
     crop, size = record["crop"], record["size"]
     view = View(record["picture"], crop and tuple(crop), size and tuple(size))
     return Media(view, tuple(record["original"]), tuple(record["seen"]), record["space"], record["tokens"])
@@ -54,8 +62,11 @@ class GroupPictures:
         self.folder, self.stem, self.render = folder, stem, render
         self._saved: dict[View, dict[str, str]] = {}
 
-    def save(self, sample: Sample, media: Media) -> dict[str, str]:
-        """{"file": name}, or {"problem": why} for a picture that can no longer be opened; {} where none is drawn."""
+    def save(self, sample: Sample, media: Perceived) -> dict[str, str]:
+        """{"file": name}, or {"problem": why} for a picture that can no longer be opened; {} where none is drawn, and
+        for sounds."""
+        if isinstance(media, Heard):
+            return {}
         if media.view not in self._saved:
             self._saved[media.view] = self._made(sample, media)
         return self._saved[media.view]

@@ -19,7 +19,7 @@ from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment, drawn_by
-from mmrl.media import MediaError
+from mmrl.media import MediaError, pictures_of, sounds_of
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.quiet import quiet
@@ -210,10 +210,11 @@ class TokenAdapter(Adapter):
         return Sample(prompt, 0, "", trajectory, "length", media=tuple(opened.media))
 
     def cost(self, prompt: Prompt) -> dict[str, int]:
-        """See Adapter.cost: tokens of a prompt, and how many of them are pictures."""
+        """See Adapter.cost: tokens of a prompt, and how many of them are pictures and sounds."""
         opened = self.reader.opened(prompt, self.reader.context(prompt))
-        pictures = sum(m.tokens for m in opened.media)
-        return {"tokens": len(opened.row), **({"tokens of pictures": pictures} if opened.media else {})}
+        kinds = {"pictures": pictures_of(opened.media), "sounds": sounds_of(opened.media)}
+        costs = {f"tokens of {kind}": sum(one.tokens for one in met) for kind, met in kinds.items() if met}
+        return {"tokens": len(opened.row), **costs}
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """See Adapter.trial: as many rows as are decoded together."""
