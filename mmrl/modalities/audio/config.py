@@ -16,11 +16,19 @@ from mmrl.strict import When
 from mmrl.types import Prompt
 
 OMNI = ("qwen2_5_omni", "qwen3_omni_moe")
+# Whose processors take a sound of any length.
+UNBOUNDED = ("voxtral", "qwen3_omni_moe")
 SEES = When(lambda s, _: s.build is None or s.build.get("kind", "qwen2_audio") in OMNI, "an Omni thinker")
+BOUNDED = When(
+    lambda s, _: s.build is None or s.build.get("kind", "qwen2_audio") not in UNBOUNDED,
+    "a model that hears so much at once and no more",
+)
 
 
 class ModelConfig(TokenModelConfig):
     """A language model that hears, how it is sampled and what of it is trained."""
+
+    budget: ClassVar[str] = "tokens, those of prompts and sounds included"
 
     build: dict[str, Any] | None = Field(
         None,
@@ -51,7 +59,7 @@ class ModelConfig(TokenModelConfig):
         "of what a frozen tower makes of them.",
     )
 
-    effects: ClassVar[Mapping[str, When]] = {**TokenModelConfig.effects, "vision": SEES}
+    effects: ClassVar[Mapping[str, When]] = {**TokenModelConfig.effects, "vision": SEES, "long_sounds": BOUNDED}
 
     @field_validator("channels", mode="after")
     @classmethod

@@ -89,7 +89,8 @@ class Shelf(Generic[F, P]):
     def _loaded(self, key: Hashable, make: Callable[[], P]) -> P:
         found = self._kept.get(key)
         if found is None:
-            found = make()
+            with torch.autocast("cpu", enabled=False):  # a processor computes in float32, whatever the forward does
+                found = make()
             self.processed += 1
             self._kept.put(key, found)
         return found

@@ -30,13 +30,6 @@ ROWS = {
     "whole window": [2.0],
     "one frame": [400 / RATE],
 }
-    "one": [0.7],
-    "two": [1.13, 1.62],
-    "two of less than a second": [0.3, 0.9],
-    "none": [],
-    "whole window": [2.0],
-    "one frame": [400 / RATE],
-}
 
 
 def rows_of(kind: str) -> dict[str, list[float]]:
