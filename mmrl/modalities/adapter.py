@@ -14,11 +14,12 @@ from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward
 from mmrl.share import resolve
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from mmrl.engines.base import Completion
     from mmrl.environments.base import Environment
-    from mmrl.media import Media
+    from mmrl.media import Heard, Media
     from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
 
@@ -527,6 +528,11 @@ class Adapter:
 
     def picture(self, sample: Sample, media: Media) -> Image | None:
         """One of the sample's `media` as the policy saw it, for the sample store. Left out: it is not drawn."""
+        return None
+
+    def sound(self, sample: Sample, media: Heard) -> np.ndarray | None:
+        """[n] float32 at 16 kHz: one of the sample's `media` as the policy heard it, for the sample store. Left out: it
+        is not stored."""
         return None
 
     def _lacks(self, method: str) -> str:

@@ -59,8 +59,10 @@ class _Heard(_Record):
     sound: Place
     start: Place = 0
     end: Place | None = None
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, le=PIXELS, allow_inf_nan=False)]
     tokens: Place = 0
+    file: str | None = None
+    problem: str = "not stored"
 
 
 class _Actions(_Record):

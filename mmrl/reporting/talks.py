@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from mmrl.media import AUDIO, Box, Media, Perceived, area, pictures_of
+from mmrl.media import AUDIO, Box, Heard, Media, Perceived, area, pictures_of
 from mmrl.reporting.conversations import read_media
+from mmrl.reporting.sounds import Player, caption_of
 from mmrl.reporting.tokens import Token
 
 PLACE = "<image>"  # where a turn's text shows a picture
@@ -67,7 +68,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class TurnView:
-    """A turn: who speaks, the text (or its tokens, with what each was worth), the pictures.
+    """A turn: who speaks, the text (or its tokens, with what each was worth), the pictures, the sounds.
 
     trained: whether the policy said it and learns from it.
     """
@@ -77,17 +78,23 @@ class TurnView:
     trained: bool
     tokens: tuple[Token, ...] = ()
     frames: tuple[Frame, ...] = ()
+    players: tuple[Player, ...] = ()
 
 
 class Gallery:
     """Pictures of the page: equal ones are inlined once, as long as there is room.
 
     inline: (name in the run's folder, data URIs that are there already) -> (data URI, ""), or ("", why there is none).
-    name: what the ids begin with.
+    name: what the ids begin with. play: (name in the run's folder, caption) -> the player of a sound.
     """
 
-    def __init__(self, inline: Callable[[str, Container[str]], tuple[str, str]], name: str = "seen") -> None:
-        self.inline, self.name = inline, name
+    def __init__(
+        self,
+        inline: Callable[[str, Container[str]], tuple[str, str]],
+        name: str = "seen",
+        play: Callable[[str, str], Player] | None = None,
+    ) -> None:
+        self.inline, self.name, self.play = inline, name, play
         self.pictures: dict[str, str] = {}  # data URI -> id
         self._asked: dict[str, tuple[str, str]] = {}
 
@@ -133,7 +140,9 @@ def turn_views(
         if number < first or (last is not None and number >= last):
             continue
         frames = [frame(record, tag, gallery, media, p, boxes=last is None) for p in _seen(turn["media"], media)]
-        views.append(TurnView(_speaker(turn), _signed(turn), turn["trained"], tuple(own), tuple(frames)))
+        players = [player_of(record, tag, gallery, p) for p in turn["media"] if isinstance(media[p], Heard)]
+        seen, heard = tuple(frames), tuple(players)
+        views.append(TurnView(_speaker(turn), _signed(turn), turn["trained"], tuple(own), seen, heard))
     return tuple(views)
 
 
@@ -156,6 +165,15 @@ def frame(
     )
     drawn = (*_crops(media, place), *_written(record, media, place)) if boxes else ()
     return Frame(picture, shown.window, shown.seen, _caption(media, place), drawn, note)
+
+
+def player_of(record: Mapping[str, Any], tag: str, gallery: Gallery, place: int) -> Player:
+    """One of a sample's sounds."""
+    stored = record["media"][place]
+    caption = caption_of(stored, place, HEARD)
+    if not stored.get("file") or gallery.play is None:
+        return Player(caption, note=stored.get("problem", "not stored"))
+    return gallery.play(f"samples/{tag}/{stored['file']}", caption)
 
 
 def facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
