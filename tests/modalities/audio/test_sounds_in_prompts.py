@@ -183,7 +183,7 @@ def test_channels_are_heard_as_declared(adapter, ask):
     np.testing.assert_allclose(heard["mean"], left / 2, atol=1e-7)
     np.testing.assert_array_equal(heard["left"], left)
     assert not heard[1].any()
-    with pytest.raises(ValueError, match="channels is -1; write mean, left, or the number"):
+    with pytest.raises(ValueError, match="-1 is none; write mean, left, or the number"):
         adapter(channels=-1)
 
 
