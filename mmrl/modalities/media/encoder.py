@@ -19,8 +19,9 @@ _TOKENS = {IMAGE: "image_token", AUDIO: "audio_token"}
 class MediaEncoder(PromptEncoder):
     """Renders messages by the processor's chat template, in which each of `marks` stands for a medium.
 
-    family: its way with rendered pictures; None: they stay as the template writes them. Without a template a prompt is
-    its pictures, then the start token, its text and a line's end, as PaliGemma reads it; sounds stand where they are.
+    family: its way with rendered pictures; None: they stay as the template writes them. Without a template a prompt of
+    a model that sees is its pictures, then the start token, its text and a line's end, as PaliGemma reads it; that of
+    one that hears is its text with the sounds in their places.
     """
 
     def __init__(
@@ -71,12 +72,11 @@ class MediaEncoder(PromptEncoder):
         return parts or [{"type": "text", "text": ""}]
 
     def alone(self, text: str) -> str:
-        pictures = text.count(IMAGE) if IMAGE in self.marks else 0
-        before = self.processor.image_token * pictures if pictures else ""
-        if AUDIO in self.marks and self.family is not None:
-            text = text.replace(AUDIO, self.family.sound_alone)
-        rest = text.replace(IMAGE, "") if IMAGE in self.marks else text
-        return before + (self.tokenizer.bos_token or "") + rest.strip() + "\n"
+        if AUDIO in self.marks:
+            return text.replace(AUDIO, self.family.sound_alone if self.family else self.processor.audio_token)
+        pictures = text.count(IMAGE)
+        start = self.tokenizer.bos_token or ""
+        return self.processor.image_token * pictures + start + text.replace(IMAGE, "").strip() + "\n"
 
     def harmless(self, text: str) -> str:
         """Words that read like a placeholder stay words; marks stay marks."""

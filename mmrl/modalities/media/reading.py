@@ -11,9 +11,9 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context
 from mmrl.environments.opening import opening
-from mmrl.media import AUDIO, Excerpt, Perceived, Place, Size, View
+from mmrl.media import AUDIO, Excerpt, Heard, Perceived, Place, Size, View
 from mmrl.modalities.media.encoder import MediaEncoder
-from mmrl.modalities.media.family import Family
+from mmrl.modalities.media.family import PICTURE, SOUND, Family
 from mmrl.modalities.media.pictures import PictureShelf, own_refs
 from mmrl.modalities.media.shown import Shown, cut, expand
 from mmrl.modalities.tokens.conversation import Opened
@@ -62,7 +62,7 @@ class MediaReader(Reader):
             raise Unfit(prompt, reason)
         media = [self.get(prompt, view) for view in context.views]
         ids = self.prompts.ids(Context(self._told(context.messages, media), context.views), prompt.record)
-        ids = expand(ids, media, self.family.places, self.family.shows)
+        ids = self._expanded(ids, media)
         self.prompts.check_length(prompt, len(ids))
         turns, shown_before = [], 0
         for message in context.messages:
@@ -80,8 +80,7 @@ class MediaReader(Reader):
             raise ValueError(f"the environment's text marks {marks} {shows} and shows {len(views)}")
         media = [self.get(prompt, view) for view in views]
         ids = self.prompts.reply_ids(self._told(messages, media), end, prompt.record)
-        row = Row(expand(ids, media, self.family.places, self.family.shows), tuple(media))
-        return row, [shown.media for shown in media]
+        return Row(self._expanded(ids, media), tuple(media)), [shown.media for shown in media]
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
         media = [self.get(sample.prompt, met.view) for met in sample.media]
@@ -139,6 +138,20 @@ class MediaReader(Reader):
                 told += [mark, piece]
             messages.append({**message, "content": "".join(told)})
         return Context(messages, [*views, *pictures])
+
+    def _expanded(self, ids: Tensor, media: Sequence[Shown]) -> Tensor:
+        """Ids with the expansions. Raises ValueError where the template wrote other places than were marked."""
+        whole = expand(ids, media, self.family.places, self.family.shows)
+        if len({type(shown.media) for shown in media}) > 1:
+            signs = self.family.signs()
+            written = [signs[i] for i in ids[torch.isin(ids, self.family.places)].tolist()]
+            marked = [SOUND if isinstance(shown.media, Heard) else PICTURE for shown in media]
+            if written != marked:
+                raise ValueError(
+                    f"the chat template writes {' '.join(written)} where {' '.join(marked)} are marked; mark pictures "
+                    "and sounds in its order"
+                )
+        return whole
 
     def _told(self, messages: Sequence[Mapping[str, Any]], media: Sequence[Shown]) -> list[dict[str, Any]]:
         """The messages with the codes of their media."""

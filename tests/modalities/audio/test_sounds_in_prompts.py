@@ -103,6 +103,28 @@ def test_a_prompt_whose_placeholders_are_not_its_sounds_is_dropped(shared, sung,
     assert told in shared("qwen2_audio").usable(ask(text, sung(1), sung(2)))
 
 
+def test_a_template_that_moves_pictures_before_sounds_is_told(adapter, sung, drawn, ask):
+    """Each would get the features of the other's place."""
+    policy = adapter("qwen2_5_omni")
+    moved = "{% for kind, mark in [('image', '<|IMAGE|>'), ('audio', '<|AUDIO|>')] %}"
+    moved += "{% for part in m['content'] if part['type'] == kind %}{{ mark }}{% endfor %}{% endfor %}"
+    usual = policy.processor.chat_template
+    begin = usual.index("{% if part['type'] == 'audio' %}")
+    end = usual.index("{% if part['type'] == 'text' %}")
+    loop = "{% else %}{% for part in m['content'] %}"
+    policy.processor.chat_template = (usual[:begin] + usual[end:]).replace(loop, "{% else %}" + moved + loop[10:])
+    assert policy.usable(ask("<image><audio>?", sung(1), images=[drawn(1)])) is None
+    told = policy.usable(ask("<audio>?<image>", sung(1), images=[drawn(1)]))
+    assert told == "the chat template writes ▣ ♪ where ♪ ▣ are marked; mark pictures and sounds in its order"
+
+
+def test_without_a_template_a_sound_stands_where_it_is_marked(adapter, sung, ask, roll):
+    policy = adapter(chat="off")
+    (sample,) = roll(policy, [ask(f"Hear {AUDIO}: what?", sung(1))], n=1)
+    words = "".join(policy.reader.words(sample.trajectory.tensors["prompt"]))
+    assert words == "Hear <|audio_bos|>♪<|audio_eos|>: what?"
+
+
 def test_a_mark_without_a_sound_is_no_question(shared, ask):
     assert shared("qwen2_audio").usable(ask(f"What is {AUDIO}?")) == f"marks 1 places with {AUDIO}, and has 0 sounds"
 

@@ -31,7 +31,6 @@ def qwen2_audio(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
         audio_config={"model_type": "qwen2_audio_encoder", **tower_numbers(sizes)},
         text_config={"model_type": "qwen2", "tie_word_embeddings": False, **text_numbers(sizes, tokenizer)},
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
-        tie_word_embeddings=False,
     )
     model = _with_sinusoids(Qwen2AudioForConditionalGeneration(config))
     return model, Qwen2AudioProcessor(feature_extractor=extractor(sizes), tokenizer=tokenizer)
@@ -45,7 +44,6 @@ def audioflamingo3(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
         audio_config={"model_type": "audioflamingo3_encoder", **tower_numbers(sizes)},
         text_config={"model_type": "qwen2", "tie_word_embeddings": False, **text_numbers(sizes, tokenizer)},
         audio_token_id=tokenizer.convert_tokens_to_ids("<sound>"),
-        tie_word_embeddings=False,
     )
     model = _with_sinusoids(AudioFlamingo3ForConditionalGeneration(config))
     processor = AudioFlamingo3Processor(extractor(sizes), tokenizer, chat_template=chatml("<sound>"))
@@ -70,7 +68,6 @@ def voxtral(sizes: Sizes, tokens: Tokens) -> tuple[Any, Any]:
             **text_numbers(sizes, tokenizer),
         },
         audio_token_id=VOXTRAL_AUDIO,
-        tie_word_embeddings=False,
     )
     model = _with_sinusoids(VoxtralForConditionalGeneration(config))
     return model, VoxtralProcessor(extractor(sizes), tokenizer)
