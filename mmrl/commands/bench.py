@@ -138,7 +138,8 @@ def mmar(file: str, **given: Any) -> None:
 
 def _listen(name: str, file: str, given: dict[str, Any]) -> None:
     from mmrl.bench.listening import reading
-    from mmrl.bench.listening.evaluation import Model, evaluate
+    from mmrl.bench.listening.asking import Model
+    from mmrl.bench.listening.evaluation import evaluate
     from mmrl.config import ConfigError
 
     words, modality, run, seed = (given.pop(key) for key in ("words", "modality", "run", "seed"))

@@ -11,14 +11,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
+import mmrl.bench.listening.asking as asking
 import mmrl.bench.listening.evaluation as evaluation
 from mmrl.bench.ledger import Ledger
-from mmrl.bench.listening.evaluation import Model, evaluate
+from mmrl.bench.listening.asking import Model
+from mmrl.bench.listening.evaluation import evaluate
 from mmrl.bench.listening.reading import MMAR, MMAU, Question, predictions, read
 from mmrl.bench.listening.replies import answer_in
 from mmrl.bench.listening.ways import DEAF, GIVEN, SWAPPED, others, prompt_of, ways, wording_of
 from mmrl.config import ConfigError, load
 from mmrl.modalities.adapter import Adapter
+from mmrl.sounds import SoundError
 from mmrl.types import Group, Sample
 
 soundfile = pytest.importorskip("soundfile")
@@ -238,7 +241,7 @@ def asked(written, tmp_path, monkeypatch):
 
     def ask(rule, rows=MMAU_ROWS[4::40], benchmark=MMAU, name="out", seed=0, **options):
         ears = Ears(rule)
-        monkeypatch.setattr(evaluation, "_opened", lambda model: ears)
+        monkeypatch.setattr(asking, "opened", lambda model: ears)
         source = Model(load("text/tiny"), None, seed)
         return evaluate(written(rows), benchmark, source, out=tmp_path / name, **options), ears
 
@@ -313,6 +316,22 @@ def test_sounds_that_cannot_be_used_stop_or_count_as_not_answered(asked, tmp_pat
     assert found.score("all orders of options") == pytest.approx(4 / 6)
     with pytest.raises(ConfigError, match="no question's sound can be used"):
         asked(hears, rows, sounds=tmp_path / "audio", on_bad="skip", name="elsewhere")
+
+
+def test_what_the_model_cannot_be_asked_stops_or_counts_as_wrong(asked, monkeypatch):
+    def usable(ears, prompt):
+        if prompt.record.get("sounds") == ["./audio/0.wav"]:
+            raise SoundError("sound './audio/0.wav': cannot be decoded", reason="corrupt")
+        return "too long" if prompt.id == f"q1#{GIVEN}" else None
+
+    monkeypatch.setattr(Ears, "usable", usable)
+    rows = MMAU_ROWS[:3]
+    with pytest.raises(ConfigError, match=r"question q0#given: sound .*cannot be decoded; --on-bad skip"):
+        asked(hears, rows)
+    found, _ = asked(hears, rows, on_bad="skip", name="skipped")
+    assert (found.rows[0].share.right, found.rows[0].share.asked) == (1, 3)
+    assert any("times the model could not be asked" in told and "q0#given" in told for told in found.notices)
+    assert any("2 of 3 questions have no answer" in told for told in found.notices)
 
 
 def test_what_would_change_nothing_is_refused(asked, written, tmp_path):
