@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,19 +241,3 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setattr(opening.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(ImportError, match=r"mmrl\[audio\]"):
         load(WAV, root=None)
-
-
-def test_a_prompt_s_sounds_are_told_with_its_id(tmp_path):
-    from mmrl.modalities.audio.sounds import heads_of, sounds_of
-    from mmrl.types import Prompt
-
-    (tmp_path / "a.wav").write_bytes(WAV)
-    prompt = Prompt("p", "what?", {"sounds": ["a.wav", partial(Path.read_bytes, tmp_path / "a.wav")]}, str(tmp_path))
-    first, second = sounds_of(prompt)
-    assert first.digest == second.digest
-    assert [head and head.samples for head in heads_of(prompt)] == [8000, None]
-    assert sounds_of(Prompt("p", "what?")) == []
-    for read in (sounds_of, heads_of):
-        with pytest.raises(SoundError, match=r"prompt 'q': sound 'b\.wav': no such file") as caught:
-            read(Prompt("q", "what?", {"sounds": ["b.wav"]}, str(tmp_path)))
-        assert (caught.value.prompt, caught.value.reason) == ("q", "missing")

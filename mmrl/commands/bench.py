@@ -138,7 +138,8 @@ def mmar(file: str, **given: Any) -> None:
 
 def _listen(name: str, file: str, given: dict[str, Any]) -> None:
     from mmrl.bench.listening import reading
-    from mmrl.bench.listening.evaluation import Model, evaluate
+    from mmrl.bench.listening.asking import Model
+    from mmrl.bench.listening.evaluation import evaluate
     from mmrl.config import ConfigError
 
     words, modality, run, seed = (given.pop(key) for key in ("words", "modality", "run", "seed"))
@@ -151,9 +152,7 @@ def _listen(name: str, file: str, given: dict[str, Any]) -> None:
         words, run = with_run(words, modality, run)
         source = Model(read_config(words, modality), run, seed)
     found = evaluate(file, getattr(reading, name), source, quiet=False, **given)
-    for line in found.printed():
-        click.echo(line)
-    click.echo(f"results: {given['out']}")
+    _tell(given["out"], found)
 
 
 def _source(given: dict[str, Any]) -> tuple[Source, dict[str, Any]]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 
+import mmrl.bench.listening.asking as asking
 import mmrl.bench.listening.evaluation as evaluation
 from mmrl.bench.ledger import Ledger
-from mmrl.bench.listening.evaluation import Model, evaluate
+from mmrl.bench.listening.asking import Model
+from mmrl.bench.listening.evaluation import evaluate
 from mmrl.bench.listening.reading import MMAR, MMAU, Question, predictions, read
 from mmrl.bench.listening.replies import answer_in
 from mmrl.bench.listening.ways import DEAF, GIVEN, SWAPPED, others, prompt_of, ways, wording_of
 from mmrl.config import ConfigError, load
 from mmrl.modalities.adapter import Adapter
+from mmrl.sounds import SoundError
 from mmrl.types import Group, Sample
 
 soundfile = pytest.importorskip("soundfile")
@@ -237,7 +241,7 @@ def asked(written, tmp_path, monkeypatch):
 
     def ask(rule, rows=MMAU_ROWS[4::40], benchmark=MMAU, name="out", seed=0, **options):
         ears = Ears(rule)
-        monkeypatch.setattr(evaluation, "_opened", lambda model: ears)
+        monkeypatch.setattr(asking, "opened", lambda model: ears)
         source = Model(load("text/tiny"), None, seed)
         return evaluate(written(rows), benchmark, source, out=tmp_path / name, **options), ears
 
@@ -314,9 +318,25 @@ def test_sounds_that_cannot_be_used_stop_or_count_as_not_answered(asked, tmp_pat
         asked(hears, rows, sounds=tmp_path / "audio", on_bad="skip", name="elsewhere")
 
 
+def test_what_the_model_cannot_be_asked_stops_or_counts_as_wrong(asked, monkeypatch):
+    def usable(ears, prompt):
+        if prompt.record.get("sounds") == ["./audio/0.wav"]:
+            raise SoundError("sound './audio/0.wav': cannot be decoded", reason="corrupt")
+        return "too long" if prompt.id == f"q1#{GIVEN}" else None
+
+    monkeypatch.setattr(Ears, "usable", usable)
+    rows = MMAU_ROWS[:3]
+    with pytest.raises(ConfigError, match=r"question q0#given: sound .*cannot be decoded; --on-bad skip"):
+        asked(hears, rows)
+    found, _ = asked(hears, rows, on_bad="skip", name="skipped")
+    assert (found.rows[0].share.right, found.rows[0].share.asked) == (1, 3)
+    assert any("times the model could not be asked" in told and "q0#given" in told for told in found.notices)
+    assert any("2 of 3 questions have no answer" in told for told in found.notices)
+
+
 def test_what_would_change_nothing_is_refused(asked, written, tmp_path):
     file = written([{**r, "model_output": "x"} for r in MMAU_ROWS[:3]])
-    for options in ({"letters": True}, {"template": "t"}, {"sounds": tmp_path}):
+    for options in ({"letters": True}, {"template": "t"}):
         with pytest.raises(ConfigError, match="is for a model that is asked"):
             evaluate(file, MMAU, None, out=tmp_path / "x", **options)
     with pytest.raises(ConfigError, match="--key is of answers"):
@@ -380,6 +400,25 @@ def test_the_command(main, written, tmp_path):
     assert "version: v05.15.25" in out and "not measured" in out
     code, _, err = main("bench", "mmar", file, "text/tiny", "--predictions", file, "--out", tmp_path / "x")
     assert code != 0 and "leave the config" in err
+
+
+def test_the_page_has_the_table_the_sounds_and_every_answer_by_its_way(asked, tmp_path):
+    asked(hears, [row(0, ["a <b>", "c"], "c"), row(1, ["x", "y"], "x")])
+    page = (tmp_path / "out" / "results.html").read_text()
+    assert page.count("<audio controls") == 2 and page.count('alt="spectrogram') == 2
+    cells = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td><td>(.)</td></tr>", page)
+    assert cells == [
+        (GIVEN, "A B", "c", "✓"), ("rotation 1", "B A", "c", "✓"), (DEAF, "A B", "a &lt;b&gt;", "✗"),
+        (SWAPPED, "A B", "a &lt;b&gt;", "✗"),
+        (GIVEN, "A B", "x", "✓"), ("rotation 1", "B A", "x", "✓"), (DEAF, "A B", "x", "✓"), (SWAPPED, "A B", "x", "✓"),
+    ]  # fmt: skip
+    assert "text alone, no sound" in page and "<script" not in page
+
+
+def test_the_page_of_answers_that_are_there(written, tmp_path):
+    scored(MMAU_ROWS[:3], MMAU, written, tmp_path, lambda r: r["answer"] if r["id"] != "q1" else None)
+    page = (tmp_path / "out" / "results.html").read_text()
+    assert "<audio" not in page and page.count("<td>given</td>") == 3 and page.count("<td>no answer</td>") == 1
 
 
 def test_ledgers_of_another_part(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -84,7 +84,3 @@ def wording_of(file: str | Path | None, letters: bool) -> str:
             f"--template {file} has places {short(sorted(places))}; expected {{question}} and {{options}}"
         )
     return text
-
-
-def counts(asked: Mapping[str, Sequence[Way]]) -> int:
-    return sum(map(len, asked.values()))
