@@ -49,8 +49,8 @@ def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     }
     made = merged(merged(made, own), {"data": chosen.data})
     made["model"]["sampling"] |= side.sampling
-    size = {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES, "micro_batch": 256}
-    stage = merged(side.stage(made["stages"][-1]), size | dict(chosen.stage))
+    size = merged({"steps": STEPS, "groups": GROUPS, "samples": SAMPLES, "micro_batch": 256}, chosen.stage)
+    stage = merged(size, side.stage(merged(made["stages"][-1], size)))
     algorithm = merged(chosen.algorithm, side.algorithm)
     made["stages"] = [stage | {"algorithm": algorithm} if algorithm else stage]
     return made

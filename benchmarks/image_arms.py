@@ -10,6 +10,7 @@ from typing import Any
 
 from effects import merged
 
+LONGER = 60  # steps of the small size: they should cost no more than what the claim allows
 DISTILLED = 120  # steps that make the student of few steps
 TEACHER = "share://assets/image-tiny"
 SAME = 0.5  # scores that are no farther apart are as good to the comparator: half of what it is worth to be right
@@ -173,6 +174,9 @@ EFFECTS = {
         {
             "training at 80 x 80": Arm(CELLS, sampling={"size": 80}),
             "training at 40 x 40": Arm(CELLS, sampling={"size": 40}),
+            "training at 40 x 40, half as many steps again": Arm(
+                CELLS, sampling={"size": 40}, stage=changed(steps=LONGER)
+            ),
         },
         {"eval/same": 1, "eval/each": 1, "cpu_s": -1},
         CELLS,
