@@ -28,7 +28,7 @@ _ENDS += ("<end_of_turn>", "<turn|>", "<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>
 
 def is_thought(name: str) -> bool:
     """Whether the tag of this name holds thoughts."""
-    return name in _THOUGHTS
+    return name.lower() in _THOUGHTS
 
 
 def without_thoughts(text: str) -> str:

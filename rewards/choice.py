@@ -1,15 +1,15 @@
-"""Multiple choice: the letter that a completion chooses."""
+"""Multiple choice: the letter, or the option's text, that a completion chooses."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from mmrl.thoughts import without_thoughts
+from mmrl.token_sets import accepts
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import gold_of, lacks_answer, marked, normalised, not_applicable, readings, text_of
+from .answers import gold_of, lacks_answer, marked, not_applicable, readings, text_of
+from .options import ALPHABET, letter_of, plain, texts_of
 from .signs import ascii_signs
 
 _LETTERS = "ABCDEFGHIJ"
@@ -38,10 +38,9 @@ _CORRECTS = re.compile(
     re.IGNORECASE,
 )
 _LONGEST = 1000  # characters; a letter that stands before the last so many is no final answer
-_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS) -> list[Score]:
+def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS, texts: bool = True) -> list[Score]:
     """1 where the completion chooses the letter of the record's `answer` ("B", "(b)", "B. Paris"), else 0.
 
     The letter is read in the final answer: in brackets, alone, at its start before `.`, `)` or `:`, or as a capital
@@ -53,14 +52,57 @@ def letter(samples: list[Sample], extract: str = "auto", letters: str = _LETTERS
     A letter alone on the first line, or one with its option, is the answer of a completion that goes on to explain it
     and marks no other; so it is chosen over a letter that the last line only mentions.
     extract: how the final answer is found, see answers.readings; the first that names a letter counts. letters: those
-    that exist; an `answer` that is none of them is invalid.
+    that exist; an `answer` that is none of them is invalid. texts: whether a completion may choose by an option's text.
     """
-    return [_score(sample, extract, letters) for sample in samples]
+    return [_score(sample, extract, letters, texts) for sample in samples]
+
+
+class text:
+    """1 where the final answer is the text of the right one of the record's `choices`, else 0; letters choose nothing.
+
+    `answer` is that text, or the letter of it in the order of `choices`; it may be the text of no option where there
+    are none.
+    match: plain, case, punctuation and white space aside; exact, to the letter, as R1-AQA and Ke-Omni-R compare behind
+    math_verify, which is left out here, for it finds numbers in texts that are none; tokens, MMAU's and MMAR's rule on
+    sets of words (mmrl.token_sets).
+    extract: how the final answer is found, see answers.readings. Of several readings the first that is an option's text
+    counts; with another match than plain it is the best one.
+    """
+
+    def __init__(self, extract: str = "auto", match: str = "plain") -> None:
+        if match not in (known := ("plain", "exact", "tokens")):
+            raise ValueError(f"match={match!r}: expected {', '.join(known)}")
+        readings("", extract)  # an unknown word is told here
+        self.extract, self.match = extract, match
+
+    def __call__(self, samples: list[Sample]) -> list[Score]:
+        return [self._score(sample) for sample in samples]
+
+    def check_prompt(self, prompt: Prompt) -> str | None:
+        return lacks_answer(prompt) or (None if _right_texts(prompt) else _no_option(prompt))
+
+    def _score(self, sample: Sample) -> Score:
+        if skipped := not_applicable(sample):
+            return skipped
+        right, options = _right_texts(sample.prompt), texts_of(sample.prompt)
+        if not right:
+            return Score.invalid(_no_option(sample.prompt))
+        said = readings(text_of(sample), self.extract)
+        answer = next(iter(said), "")
+        if self.match == "plain":
+            known = {plain(option) for option in [*options, *right]}
+            answer = next((piece for piece in said if plain(piece) in known), answer)
+        return Score.of(float(any(self._met(answer, gold, options) for gold in right)), answer=answer)
+
+    def _met(self, answer: str, gold: str, options: list[str]) -> bool:
+        if self.match == "tokens":
+            return accepts(answer, gold, options)
+        return answer == gold.strip() if self.match == "exact" else bool(answer) and plain(answer) == plain(gold)
 
 
 def check_prompt(prompt: Prompt) -> str | None:
     """Why `letter`, with whatever letters, cannot score this prompt, or None; to be asked before training."""
-    return lacks_answer(prompt) or (None if _gold(prompt, _ALPHABET) else _no_letter(prompt, _ALPHABET))
+    return lacks_answer(prompt) or (None if _gold(prompt, ALPHABET) else _no_letter(prompt, ALPHABET))
 
 
 def chosen(text: str, letters: str = _LETTERS) -> str | None:
@@ -103,30 +145,31 @@ def _before_formula(text: str, one: str) -> set[str]:
     return {next(filter(None, found.groups())).upper()}
 
 
-def _score(sample: Sample, extract: str, letters: str) -> Score:
+def _score(sample: Sample, extract: str, letters: str, texts: bool) -> Score:
     if skipped := not_applicable(sample):
         return skipped
     accepted = _gold(sample.prompt, letters)
     if not accepted:
         return Score.invalid(_no_letter(sample.prompt, letters))
-    answer = _answer(text_of(sample), sample.prompt, extract, letters)
+    options = texts_of(sample.prompt, letters) if texts else []
+    answer = _answer(text_of(sample), options, extract, letters)
     return Score.of(float(answer in accepted), chosen=answer)
 
 
-def _answer(text: str, prompt: Prompt, extract: str, letters: str) -> str:
-    """The letter that a completion chooses, "" for none."""
+def _answer(text: str, options: list[str], extract: str, letters: str) -> str:
+    """The letter that a completion chooses, "" for none; options: what it may say in place of one."""
     for said in marked(text) if extract == "auto" else readings(text, extract):
-        found = chosen(said, letters) or _of_choice(said, prompt, letters) or ""
+        found = chosen(said, letters) or letter_of(said, options, letters) or ""
         if found or _named(said, letters):  # several letters are an answer that chooses none
             return found
-    return _unmarked(text, prompt, letters) if extract == "auto" else ""
+    return _unmarked(text, options, letters) if extract == "auto" else ""
 
 
-def _unmarked(text: str, prompt: Prompt, letters: str) -> str:
+def _unmarked(text: str, options: list[str], letters: str) -> str:
     """The letter of a completion that marks no answer: that of its last line, or of a first line that is explained."""
     lines = [line for line in without_thoughts(text).splitlines() if line.strip()]
     last = next(iter(readings(text, "line")), "")
-    closing = chosen(last, letters) or _of_choice(last, prompt, letters) or ""
+    closing = chosen(last, letters) or letter_of(last, options, letters) or ""
     opening = _opening(lines, letters)
     if len(lines) < 2 or not opening or opening == closing:
         return closing
@@ -158,29 +201,30 @@ def _begun(line: str, letters: str) -> str:
 
 def _gold(prompt: Prompt, letters: str) -> set[str]:
     # Texts of options come first: among shuffled options an answer "B" may be the text of option C.
-    found = (_of_choice(gold, prompt, letters) or chosen(gold, letters) for gold in gold_of(prompt))
+    options = texts_of(prompt, letters)
+    found = (letter_of(gold, options, letters) or chosen(gold, letters) for gold in gold_of(prompt))
     return {letter for letter in found if letter}
 
 
-def _of_choice(text: str, prompt: Prompt, letters: str) -> str | None:
-    """The letter of the one option in `choices` whose text this is, case and punctuation aside."""
-    named = zip(letters, _options(prompt.record.get("choices") or ()))
-    texts = [(name, re.sub(rf"^\s*\(?{name}[.):]\s*", "", str(option))) for name, option in named]
-    same = [name for name, option in texts if option and _plain(option) == _plain(text)]
-    return same[0] if len(same) == 1 else None
+def _right_texts(prompt: Prompt) -> list[str]:
+    """The texts that are right: the record's answers that are options, or name one; any where there are no options."""
+    options, golds = texts_of(prompt), gold_of(prompt)
+    if not options:
+        return golds
+    known = {plain(option) for option in options}
+    named = [gold if plain(gold) in known else _lettered(gold, options) for gold in golds]
+    return [text for text in named if text]
 
 
-def _options(choices: Any) -> list[Any]:
-    """The texts of `choices`: a list, an object of letters (MGPO), or one of `label` and `text` (ARC)."""
-    if isinstance(choices, Mapping):
-        texts = choices.get("text")
-        return list(texts) if isinstance(texts, list) else list(choices.values())
-    return list(choices) if isinstance(choices, list | tuple) else []
-
-
-def _plain(text: str) -> str:
-    return normalised(text, punctuation=False)
+def _lettered(gold: str, options: list[str]) -> str:
+    """The option whose letter a gold names, "" for none."""
+    letter = chosen(gold, ALPHABET[: len(options)])
+    return options[ALPHABET.index(letter)] if letter else ""
 
 
 def _no_letter(prompt: Prompt, letters: str) -> str:
     return f"prompt {prompt.id!r}: `answer` {gold_of(prompt)!r} is none of the letters {letters}, nor of `choices`"
+
+
+def _no_option(prompt: Prompt) -> str:
+    return f"prompt {prompt.id!r}: `answer` {gold_of(prompt)!r:.80} is the text of none of `choices`, nor its letter"

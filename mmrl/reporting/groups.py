@@ -20,7 +20,8 @@ class GroupView:
 
     opening: the turns that all its samples begin with, where they are conversations. shown: samples on the cards.
     matrices: who won against whom, of all samples, where a reward compares them. faces: small pictures for them, by the
-    number of the sample. evaluated: what evaluations drew for the same prompt, the first sample of each.
+    number of the sample. evaluated: what evaluations drew for the same prompt, the first sample of each. options: those
+    of multiple choice in the order shown, A being the record's first; "" where they were not moved.
     """
 
     prompt: str
@@ -33,6 +34,7 @@ class GroupView:
     matrices: tuple[Matrix, ...] = ()
     faces: Mapping[str, str] = field(default_factory=dict)
     evaluated: tuple[Cell, ...] = ()
+    options: str = ""
 
     @property
     def sizes(self) -> bool:
@@ -120,4 +122,5 @@ def _group_view(
         matrices=tables,
         faces=faces,
         evaluated=evaluated(group["prompt"]),
+        options=" ".join(chr(ord("A") + place) for place in group["prompt"]["options_order"] or ()),
     )

@@ -18,6 +18,7 @@ PIXELS = 1e9  # farthest from 0 that a coordinate may be
 Pixel = Annotated[float, Field(ge=-PIXELS, le=PIXELS, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1, le=int(PIXELS))]
 Place = Annotated[int, Field(ge=0, le=2**31)]
+Option = Annotated[int, Field(ge=0, lt=26)]
 Number = Annotated[float, Field(allow_inf_nan=False)] | None
 Size = Annotated[list[Side], Field(min_length=2, max_length=2)]
 
@@ -54,6 +55,16 @@ class _Media(_Record):
     problem: str = "not stored"
 
 
+class _Heard(_Record):
+    sound: Place
+    start: Place = 0
+    end: Place | None = None
+    seconds: Annotated[float, Field(ge=0, le=PIXELS, allow_inf_nan=False)]
+    tokens: Place = 0
+    file: str | None = None
+    problem: str = "not stored"
+
+
 class _Actions(_Record):
     words: list[str]
     logp: list[Number]
@@ -70,12 +81,12 @@ class _Sample(_Record):
     actions: _Actions | None = None
     scores: dict[str, _Score] = {}
     turns: list[_Turn] = []
-    media: list[_Media] = []
+    media: list[_Media | _Heard] = []
     info: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _places(self) -> _Sample:
-        """Turns show only pictures that are there."""
+        """Turns show only media that are there."""
         for turn in self.turns:
             turn.media = [place for place in turn.media if place < len(self.media)]
         return self
@@ -84,6 +95,7 @@ class _Sample(_Record):
 class _Prompt(_Record):
     id: str
     text: str
+    options_order: list[Option] | None = None
 
 
 class _Group(_Record):

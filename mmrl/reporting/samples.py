@@ -26,6 +26,7 @@ from mmrl.types import Group, Prompt, Sample, Score
 
 PART = re.compile(r"part_[0-9]{4,}")
 MOST_PARTS = 4096
+KEPT = ("options_order",)  # of a prompt's record: in which order mmrl.data.choices put its options
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -197,7 +198,8 @@ def join_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_step(run_dir: Path, tag: str) -> tuple[list[Group], dict[str, Any]]:
-    """The groups of a tag, artifacts loaded, and its `extra`. Trajectories and records are not stored.
+    """The groups of a tag, artifacts loaded, and its `extra`. Trajectories and records are not stored, but for the
+    order of options.
 
     Raises what read_index raises, and Unreadable (a ValueError) for an artifact that is not a file in the folder.
     """
@@ -205,7 +207,8 @@ def read_step(run_dir: Path, tag: str) -> tuple[list[Group], dict[str, Any]]:
     folder = RunFolder(run_dir)
     groups = []
     for record in index["groups"]:
-        prompt = Prompt(**record["prompt"])
+        asked = record["prompt"]
+        prompt = Prompt(asked["id"], asked["text"], _kept(asked))
         samples = [_sample(entry, prompt, folder, tag) for entry in record["samples"]]
         groups.append(Group(prompt, record["index"], samples))
     return groups, index["extra"]
@@ -284,13 +287,18 @@ def _below(part: str, group: Mapping[str, Any]) -> dict[str, Any]:
 def _group_record(group: Group, stem: str, folder: Path, render: Render | None) -> dict[str, Any]:
     pictures = GroupPictures(folder, stem, render) if render else None
     return {
-        "prompt": {"id": group.prompt.id, "text": group.prompt.text},
+        "prompt": {"id": group.prompt.id, "text": group.prompt.text, **_kept(group.prompt.record)},
         "index": group.index,
         "samples": [
             _sample_record(sample, f"{stem}_{number:03d}", folder, pictures)
             for number, sample in enumerate(group.samples)
         ],
     }
+
+
+def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stored of a prompt's record."""
+    return {name: record[name] for name in KEPT if record.get(name) is not None}
 
 
 def _sample_record(sample: Sample, stem: str, folder: Path, pictures: GroupPictures | None) -> dict[str, Any]:

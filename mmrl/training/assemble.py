@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from mmrl.config import Config, ConfigError, RewardConfig
+from mmrl.data.choices import check_shuffled
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
+from mmrl.media import MediaError
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
-from mmrl.pictures import PictureError
 from mmrl.reporting.progress import counted
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, load_reward
@@ -79,7 +80,7 @@ def load_adapter(config: Config, device: torch.device | None = None, weights: bo
         if not adapter.holds_conversations:
             raise ConfigError(f"environment: {type(adapter).__name__} holds no conversations; leave it out")
         adapter.environment = load_environment(config.environment)
-    adapter.max_pixels = config.data.max_pixels
+    adapter.max_pixels, adapter.max_seconds = config.data.max_pixels, config.data.max_seconds
     if weights:
         adapter.to(Processes(config.device).device if device is None else device)
     return adapter
@@ -124,6 +125,8 @@ def load_prompts(
     columns, data = adapter.prompt_columns(), config.data
     train = usable(adapter, training_prompts(data, columns), data.on_bad_record, first, told)
     held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told)
+    if data.shuffle_options:
+        check_shuffled(train, "data.shuffle_options")
     both = {_asked(p) for p in train} & {_asked(p) for p in held}
     if both:
         text = min(text for text, _ in both)
@@ -133,7 +136,8 @@ def load_prompts(
 
 def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     """Equal for prompts that ask the same."""
-    refs, candidates = prompt.record.get("images") or (), prompt.record.get("candidates")
+    refs = [*(prompt.record.get("images") or ()), *(prompt.record.get("sounds") or ())]
+    candidates = prompt.record.get("candidates")
     shown = tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
     return prompt.text, (*shown, repr(candidates)) if candidates else shown
 
@@ -145,7 +149,7 @@ def usable(
 
     first: how many it is asked about, unless it can use none of these; the rest counts as usable. None: all.
     told: the words of a bar over them; None: no bar.
-    Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
+    Raises ConfigError without any, and for a picture or a sound that cannot be used unless `on_bad` is skip.
     """
     asked = prompts[:first]
     shown = asked if told is None else counted(asked, told)
@@ -164,7 +168,7 @@ def usable(
 def _unusable(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
     try:
         return adapter.usable(prompt)
-    except PictureError as error:
+    except MediaError as error:
         if on_bad == "stop":
             raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
         return str(error)

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mmrl.data.choices import rotations
 from mmrl.environments.base import Episode
 from mmrl.environments.load import load_environment
 from mmrl.importing import import_file
 from mmrl.media import Media, iou
-from mmrl.training.evaluation.choices import rotations
 from mmrl.types import Prompt, Turn
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "emoji_scenes"

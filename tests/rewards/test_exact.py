@@ -187,6 +187,6 @@ def test_wrong_options_of_a_pattern_are_told_when_the_reward_is_loaded(options, 
 def test_the_names_of_these_rewards():
     ours = {"math", "exact", "choice", "numeric", "regex", "countdown", "sat", "answers"}
     assert [n for n in available() if n.partition(".")[0] in ours] == [
-        *("choice.letter", "countdown.solves", "exact.match", "math.verify", "numeric.close"),
+        *("choice.letter", "choice.text", "countdown.solves", "exact.match", "math.verify", "numeric.close"),
         *("regex.count", "regex.fullmatch", "sat.satisfies"),
     ]

@@ -72,6 +72,31 @@ CASES = [
         },
     ),
     (
+        "choice.text",
+        {},
+        RECORD,
+        tagged("7"),
+        {
+            "all options": (tagged("3 7 1 9"), 0),
+            "an answer per option": ("".join(map(tagged, "719")), 0),
+            "the letter": (tagged("B"), 0),
+            "draft": ("<think><answer>7</answer></think><answer>9</answer>", 0),
+            "long": (tagged("7 " * 10_000), 0),
+        },
+    ),
+    (
+        "tags.structured",
+        {"sections": ["plan"], "inside": None, "answer": "answer", "graded": True},
+        {},
+        "<plan>x</plan><answer>B</answer>",
+        {
+            "the tags alone": ("<plan></plan><answer></answer>", 0),
+            "all twice": ("<plan>x</plan><answer>B</answer>" * 2, 0),
+            "sections that hold sections": ("<plan>x<plan>x</plan></plan><answer>B</answer>", 0.5),
+            "text around them": ("So: <plan>x</plan><answer>B</answer>", 0.5),
+        },
+    ),
+    (
         "exact.match",
         {"punctuation": False, "articles": False},
         WORD,
@@ -414,7 +439,7 @@ EXCEPT = {
     "math.verify": {"a tower"},  # takes all its time, and is invalid: test_math.py
 }
 # They are about the whole completion, thoughts included.
-WHOLE = {"regex.fullmatch", "regex.count", "verdict.consistent"}
+WHOLE = {"regex.fullmatch", "regex.count", "verdict.consistent", "tags.structured"}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in CASES}))

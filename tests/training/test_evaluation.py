@@ -102,7 +102,7 @@ def test_a_reward_without_a_score_is_told_as_nan():
 
 def test_choices_that_the_prompt_does_not_show_are_told():
     hidden = Prompt("h", "Which one?", {"choices": ["one", "two"], "answer": "A"})
-    with pytest.warns(UserWarning, match="1 held-out records have `choices`"):
+    with pytest.warns(UserWarning, match="1 records have `choices`"):
         assert [q.prompt for q in questions([hidden], EvalConfig(choices="rotated"))] == [hidden]
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrl.config import ConfigError, EvalConfig
+from mmrl.data.choices import rotations, shuffled, tell_hidden
 from mmrl.data.order import cyclic_indices
+from mmrl.media import pictures_of
 from mmrl.rewarding.run import Abandoned, score_groups
-from mmrl.training.evaluation.choices import options_of, rotations, shuffled
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
 from mmrl.training.processes import Processes
@@ -172,13 +173,7 @@ def questions(prompts: Sequence[Prompt], options: EvalConfig) -> list[Question]:
     """
     if options.choices == "given":
         return [Question(p, p) for p in prompts]
-    hidden = [p.id for p in prompts if p.record.get("choices") and options_of(p) is None]
-    if hidden:
-        warnings.warn(
-            f"{len(hidden)} held-out records have `choices` that are not found in the prompt behind the letters A, B "
-            f"..., first {hidden[0]!r}; they are asked as they are",
-            stacklevel=2,
-        )
+    tell_hidden(prompts, "eval.choices")
     if options.choices == "shuffled":
         return [Question(shuffled(p, options.seed), p) for p in prompts]
     return [Question(way, p, 1 / len(ways)) for p in prompts for ways in [rotations(p)] for way in ways]
@@ -222,8 +217,8 @@ def table(asked: Sequence[Question], groups: Sequence[Group], rewards: Sequence[
     for question, group in zip(asked, groups, strict=True):
         task = _task(question, options)
         for sample in group.samples if task is not None else ():
-            if sample.media:
-                made.add(f"visual_tokens/{task}", sum(media.tokens for media in sample.media), question.share)
+            if seen := pictures_of(sample.media):
+                made.add(f"visual_tokens/{task}", sum(media.tokens for media in seen), question.share)
     return made
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmrl.config import ConfigError, GrpoStage, HintsConfig, SampledStage
 from mmrl.core.algorithm import Algorithm
+from mmrl.data.choices import shuffled
 from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
@@ -122,7 +123,10 @@ class Collector:
         found = []
         for place, number in zip(places, self.curriculum.order(step, len(places), self.seed)):
             prompt = self.prompts[number]
-            found.append(Group(prompt, place, draw=draws[prompt.id]))
+            draw = draws[prompt.id]
+            if self.run.config.data.shuffle_options:
+                prompt = shuffled(prompt, seed_of(self.seed, step, draw))
+            found.append(Group(prompt, place, draw=draw))
             draws[prompt.id] += 1
         return found
 

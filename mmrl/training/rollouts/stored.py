@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from mmrl.data.choices import ORDER, in_order
 from mmrl.reporting.files import strict
 from mmrl.reporting.samples import read_step, write_step
 from mmrl.training.rollouts.hints import HINT, PLAIN
@@ -89,19 +90,20 @@ def _loose(sample: Sample) -> dict[str, Any]:
 
 
 def with_record(prompt: Prompt, known: Mapping[str, Prompt]) -> Prompt:
-    """A prompt of which only id and text were stored, with the record and folder that it had; itself if unknown.
+    """A prompt of which only id, text and the order of its options were stored, with the record and folder that it had;
+    itself if unknown.
 
     A hinted prompt ("q7#hint2") and a branching ("q7/0/2") have the record of what they were made from.
     """
-    if prompt.id in known:
-        return known[prompt.id]
     origin, _, level = prompt.id.rpartition(HINT)
-    if origin in known:
-        hint = {"id": origin, "text": known[origin].text, "level": int(level)}
-        return Prompt(prompt.id, prompt.text, {**known[origin].record, PLAIN: hint}, known[origin].root)
-    origin = prompt.id
+    if prompt.id in known or origin not in known:
+        origin, level = prompt.id, ""
     while origin not in known and re.search(r"/\d+$", origin):
         origin = origin.rpartition("/")[0]
     if origin not in known:
         return prompt
-    return Prompt(prompt.id, prompt.text, known[origin].record, known[origin].root)
+    source = in_order(known[origin], prompt.record.get(ORDER))
+    if origin == prompt.id:
+        return source
+    hint = {PLAIN: {"id": origin, "text": source.text, "level": int(level)}} if level else {}
+    return Prompt(prompt.id, prompt.text, {**source.record, **hint}, source.root)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.config import ConfigError, FilterStage
+from mmrl.data.choices import shuffled
+from mmrl.data.heard import stored_sounds
 from mmrl.data.images import stored_images
 from mmrl.data.order import cyclic_indices
 from mmrl.modalities.adapter import Adapter
@@ -76,11 +78,12 @@ class Filtering(Stage[FilterStage]):
             run.point("rollout")
         groups = self.waiting[0]
         set_rewards({TREE: 1.0} if options.tree else looked_at(options, run.weights), groups)
-        folder, bound = run.folder / "data", run.config.data.max_pixels
+        folder, bound, longest = run.folder / "data", run.config.data.max_pixels, run.config.data.max_seconds
         with run.processes.failing_alike(WriteError), writing(folder):
             kept = [
-                (group.index, stored_images(record, group.prompt.root, folder, bound))
+                (group.index, stored_sounds(stored_images(record, root, folder, bound), root, folder, longest))
                 for group in groups
+                for root in (group.prompt.root,)
                 for record in keep(run.adapter, options, group)
             ]
         write_part(run, options.name, cursor.step, kept)
@@ -99,7 +102,10 @@ class Filtering(Stage[FilterStage]):
         size, processes = len(self.prompts), run.processes
         first = cursor.step * options.groups
         order = cyclic_indices(0, size, size, self.seed)[first : first + options.groups]
-        groups = [Group(self.prompts[p], i) for i, p in enumerate(order)]
+        prompts = [self.prompts[p] for p in order]
+        if run.config.data.shuffle_options:
+            prompts = [shuffled(prompt, self.seed) for prompt in prompts]
+        groups = [Group(prompt, i) for i, prompt in enumerate(prompts)]
         mine, weights = groups[processes.rank :: processes.world], looked_at(options, run.weights)
         done: list[Group] = []
         if options.tree:
