@@ -23,7 +23,7 @@ from mmrl.config import (
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.training.rollouts.sampling import RewardFailure
-from mmrl.training.stages.filtering import NothingKept
+from mmrl.training.stages.filtered import NothingKept
 from mmrl.types import Prompt
 
 REWARDS = """
