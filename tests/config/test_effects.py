@@ -58,6 +58,7 @@ LORA, LOADED = "model.train=lora", "model.train=lora model.lora.path=a"
 BUILT, VLLM = "model.build={kind:qwen2}", "model.engine.name=vllm"
 TREE, SPAM = "stages.0.tree={} stages.0.samples=8", "stages.0.optim.name=spam"
 STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
+SORTED = "stages.0.curriculum.order=sorted stages.0.curriculum.column=level"
 EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
 SCALAR = "model.head={}"
@@ -157,6 +158,12 @@ CASES = [
     Case(GrpoStage, "curriculum.correct_at", "stages.0.curriculum.correct_at=0.9", STAGED, f"{STAGED} {TREE}"),
     Case(GrpoStage, "curriculum.advance_at", "stages.0.curriculum.advance_at=0.9", STAGED, f"{STAGED} {TREE}"),
     Case(GrpoStage, "curriculum.window", "stages.0.curriculum.window=9", STAGED, f"{STAGED} {TREE}"),
+    *(
+        Case(CurriculumConfig, name, f"stages.0.curriculum.{name}={value}", SORTED)
+        for name, value in (("first", "high"), ("buckets", "3"), ("reestimate", "0.5"))
+    ),
+    Case(CurriculumConfig, "advance", "stages.0.curriculum.advance=evenly", STAGED, SORTED),
+    Case(GrpoStage, "curriculum.reestimate", "stages.0.curriculum.reestimate=0.5", SORTED, f"{SORTED} {TREE}"),
     Case(CurriculumConfig, "column", "stages.0.curriculum.column=level", "stages.0.curriculum.order=sorted"),
     Case(CurriculumConfig, "advance_at", "stages.0.curriculum.advance_at=0.9", STAGED),
     Case(CurriculumConfig, "window", "stages.0.curriculum.window=9", STAGED),
@@ -213,6 +220,7 @@ CASES = [
             ("curriculum.correct_at", "0.9", STAGED),
             ("curriculum.advance_at", "0.9", STAGED),
             ("curriculum.window", "9", STAGED),
+            ("curriculum.reestimate", "0.5", SORTED),
         )
     ),
     *(
