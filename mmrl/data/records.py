@@ -41,7 +41,9 @@ class Records:
         self.source, self.on_bad = config.records, config.on_bad_record
         self.root = absolute(config.image_root or folder_of(self.source))
         read = (config.max_pixels, config.train_turns == "all", config.video_frames, config.videos == "whole")
-        self.checker = Checker(columns, config.columns, config.format, self.root, *read)
+        self.checker = Checker(columns, config.columns, config.format, self.root, *read, chain=config.chain)
+        if config.chain is not None and "completion" not in columns:
+            raise ConfigError("data.chain: the modality learns no `completion` from its records; leave it out")
         self.get: Callable[[int], dict[str, Any]]
         function = function_of(self.source, config.options, "data.records")
         if function is not None:

@@ -11,6 +11,7 @@ import torch
 
 from mmrl.config import (
     AdversaryConfig,
+    ChainConfig,
     CheckpointConfig,
     Config,
     ConfigError,
@@ -134,6 +135,7 @@ CASES = [
     Case(DataConfig, "records_count", "data.records_count=9", RECORDS),
     Case(DataConfig, "train_turns", "data.train_turns=last", RECORDS, "data.records=null"),
     Case(DataConfig, "options", "data.options={a:1}", RECORDS),
+    Case(DataConfig, "chain", "data.chain={}", RECORDS, "data.records=null"),
     Case(DataConfig, "subset", "data.subset=a", "data.prompts=hub:a/b"),
     Case(DataConfig, "subset", "data.subset=a", "stages.0.pairs=hub:a/b", "", "preference"),
     Case(
@@ -488,6 +490,7 @@ CASES = [
 
 # Options that change something in every run that has their section.
 ALWAYS: dict[type, set[str]] = {
+    ChainConfig: {"style", "sections", "inside", "answer"},
     Config: {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "stages"),
         *("checkpoint", "report", "trackers", "device", "threads", "timeout"),

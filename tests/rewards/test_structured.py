@@ -6,7 +6,7 @@ import re
 
 import pytest
 from every import every
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrl.rewarding import load_reward
@@ -38,6 +38,7 @@ def test_the_text_that_is_wanted():
 words = st.text(st.characters(blacklist_characters="<>", blacklist_categories=["Cs"]), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(words, min_size=4, max_size=4), words, st.sampled_from([None, "think", "THINK"]))
 def test_what_is_written_is_right_exactly_where_no_part_is_empty(said, answer, inside):
     text = structured(dict(zip(SECTIONS, said)), answer, inside=inside, name="answer")

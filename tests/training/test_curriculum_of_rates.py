@@ -11,7 +11,7 @@ import torch
 from answers import __file__ as answers
 from answers import make
 from every import every
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrl.config import ConfigError, load
@@ -51,6 +51,7 @@ def test_levels_by_hand(values, buckets, found):
     assert levels(values, buckets) == found
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=30), st.integers(1, 6))
 def test_buckets_rise_with_the_numbers_and_begin_at_the_lowest(values, buckets):
     found = levels(values, buckets)
@@ -77,6 +78,7 @@ def test_shares_by_hand(count, done, found):
     assert shares(count, done) == pytest.approx(found)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.0]), min_size=1, max_size=6).filter(any),
     st.floats(0, 1, exclude_max=True),
