@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effects import SEEDS, Study, main, merged
+from effects import Study, main, merged
 from image_arms import BASES, EFFECTS, NAMES
 
 ROOT = Path("runs/effects_image")
@@ -32,7 +32,7 @@ def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     chosen, side = EFFECTS[effect], EFFECTS[effect].arms[arm]
     made = shipped(chosen.source)
     if chosen.base is not None:
-        made["model"]["path"] = str(ROOT / base_run(chosen.base, seed) / "checkpoints" / "latest" / "policy")
+        made["model"]["path"] = str(ROOT / chosen.base / "checkpoints" / "latest" / "policy")
         for section, keys in BASES[chosen.base].alone.items():
             made[section] = {key: value for key, value in made[section].items() if key not in keys}
     own = {
@@ -47,7 +47,7 @@ def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
         "report": {"samples_every": 10},
         "checkpoint": {"every": 10, "keep": 1},
     }
-    made = merged(made, own)
+    made = merged(merged(made, own), {"data": chosen.data})
     made["model"]["sampling"] |= side.sampling
     size = {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES, "micro_batch": 256}
     stage = merged(side.stage(made["stages"][-1]), size | dict(chosen.stage))
@@ -56,10 +56,9 @@ def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     return made
 
 
-def base_config(run: str) -> dict[str, Any]:
-    name, seed = next((name, seed) for name in BASES for seed in map(str, SEEDS) if base_run(name, seed) == run)
+def base_config(name: str) -> dict[str, Any]:
     base = BASES[name]
-    made = merged(shipped(base.source), {**common(run, seed), "checkpoint": {"every": 50, "keep": 1}})
+    made = merged(shipped(base.source), {**common(name, "0"), "checkpoint": {"every": 50, "keep": 1}})
     return merged(made, {"eval": base.evaluation}) | {"stages": list(base.stages(made["stages"]))}
 
 
@@ -77,15 +76,10 @@ def shipped(source: str) -> dict[str, Any]:
     return found
 
 
-def base_run(name: str, seed: str) -> str:
-    """The run of a base that the sides with a seed start from."""
-    return f"{name}-{seed}" if BASES[name].seeds else name
-
-
 def bases(effects: Sequence[str]) -> list[str]:
     """The runs that these comparisons start from, each once."""
     names = [base for effect in effects if (base := EFFECTS[effect].base) is not None]
-    return list(dict.fromkeys(base_run(name, str(seed)) for name in names for seed in SEEDS))
+    return list(dict.fromkeys(names))
 
 
 def run_name(effect: str, arm: str, seed: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 LOUD = 2000.0  # of a reward that is to drown out those below 1: some 12 for four objects of the usual size
-PULL = 0.5  # weight of colour in the flawed score: a whole picture of colour is worth half of all claims
+PULL = 0.5  # weight of colour in `liked`: a whole picture of colour is worth half of all claims
+SWAY = (
+    4.0  # in `swayed`: two pictures of a caption differ by 0.1 of it, and drawing more is worth as much as being right
+)
 
 
 def liked(samples: list) -> list[float | None]:
@@ -16,6 +19,18 @@ def liked(samples: list) -> list[float | None]:
 
     claims = load_reward("composition.follows").call(samples)
     return [None if claim.value is None else claim.value + PULL * more for claim, more in zip(claims, _colour(samples))]
+
+
+def swayed(samples: list) -> list[float | None]:
+    """A flawed score: 1 where all claims of the caption hold, and SWAY times how much colour there is.
+
+    A group of which all are right, or all wrong, has differences in colour alone. They are far below 1, but the std of
+    a group makes as much of them.
+    """
+    from mmrl.rewarding import load_reward
+
+    right = load_reward("composition.strict").call(samples)
+    return [None if one.value is None else one.value + SWAY * more for one, more in zip(right, _colour(samples))]
 
 
 def bold(samples: list) -> list[float]:

@@ -12,7 +12,7 @@ from effects import merged
 
 DISTILLED = 120  # steps that make the student of few steps
 TEACHER = "share://assets/image-tiny"
-SAME = 0.06  # scores that are no farther apart are as good to the comparator: half of the smallest claim, an eighth
+SAME = 0.5  # scores that are no farther apart are as good to the comparator: half of what it is worth to be right
 
 Section = Mapping[str, Any]
 Change = Callable[[Section], Section]  # of a stage as it is shipped
@@ -43,7 +43,8 @@ class Effect:
     """See effects.Claim. source: the shipped config, whose last stage is compared. evaluate: measured on held-out
     captions before and after, with so many `samples` each. stage: what differs in the stage of all sides. algorithm:
     what the sides' own is merged into; where both are empty, the stage is as its side makes it. base: in BASES, the run
-    from whose policy all sides start; None: they start from the source's model.
+    from whose policy all sides start; None: they start from the source's model. data: what differs in that section of
+    all sides.
     """
 
     claim: str
@@ -55,18 +56,18 @@ class Effect:
     algorithm: Section = field(default_factory=dict)
     samples: int = 1
     base: str | None = None
+    data: Section = field(default_factory=dict)
     within: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Base:
-    """A run before a comparison. source: the shipped config. stages: makes its stages of the shipped ones. seeds:
-    whether each seed has one of its own. alone: sections and those of their keys that only its stages read."""
+    """A run before a comparison, from whose policy all sides and seeds start. source: the shipped config. stages: makes
+    its stages of the shipped ones. alone: sections and those of their keys that only its stages read."""
 
     source: str
     stages: Callable[[Sequence[Section]], Sequence[Section]]
-    seeds: bool = False
     alone: Mapping[str, Sequence[str]] = field(default_factory=dict)
     evaluation: Section = field(default_factory=dict)
 
@@ -93,6 +94,7 @@ def reward(file: str, name: str) -> str:
 
 TRUE, STRICT = {"name": "composition.follows"}, {"name": "composition.strict"}
 LIKED = {"name": reward("flawed_scores.py", "liked")}
+SWAYED = {"name": reward("flawed_scores.py", "swayed")}
 BOLD = {"name": reward("flawed_scores.py", "bold"), "alias": "bold"}
 FAR = {"name": reward("teacher_distance.py", "astray")}
 CELLS: list[Section] = [
@@ -100,8 +102,12 @@ CELLS: list[Section] = [
     {"name": "cells.each", "alias": "each", "options": {"reward": "composition.follows"}},
 ]
 # Of two scores the comparator's probability is sigmoid(their difference); this far from a half is SAME.
-WINS = {"name": "compared.wins", "options": {"judge": LIKED["name"], "hard": True}}
+WINS = {"name": "compared.wins", "options": {"judge": SWAYED["name"], "hard": True}}
 TIES = merged(WINS, {"options": {"margin": 1 / (1 + math.exp(-SAME)) - 0.5}})
+
+# The 36 captions of one phrase, which are measured themselves: often all eight pictures are right, or all wrong.
+PHRASE = {"split": "train", "relation": None}
+SINGLE = {"where": PHRASE, "eval_where": PHRASE}
 
 GRPO = {"preset": "grpo", "clamp": 5.0, "clip_low": 1e-3, "clip_high": 1e-3}
 FLOW_GRPO = {"preset": "flow_grpo", "clip_low": 1e-3, "clip_high": 1e-3}
@@ -121,7 +127,6 @@ BASES = {
     "four-steps": Base(
         "image/flash_dmd_tiny",
         lambda stages: [{**pulled(stages[0]), "teacher": None, "steps": DISTILLED}],
-        seeds=True,
         evaluation={"every": 0, "prompts": 100, "samples": 4, "rewards": [TRUE, FAR]},
     ),
 }
@@ -131,15 +136,18 @@ EFFECTS = {
         "A score with a flaw is over-optimised by GRPO; its win rate, where small differences tie, keeps to the claims",
         "image/tiny",
         {
-            "GRPO on the score": Arm([LIKED]),
+            "GRPO on the score": Arm([SWAYED]),
             "win rate by the score, with ties": Arm([TIES]),
             "win rate by the score, without ties": Arm([WINS], claims=False),
-            "GRPO without the std": Arm([LIKED], {"advantage": "group_mean"}, claims=False),
-            "GRPO with a smallest spread": Arm([LIKED], {"std_floor": SAME / 2}, claims=False),
+            "GRPO without the std": Arm([SWAYED], {"advantage": "group_mean"}, claims=False),
+            "GRPO with a smallest spread": Arm([SWAYED], {"std_floor": SAME / 2}, claims=False),
         },
-        {"eval/composition.follows": 1, "eval/flawed_scores.liked": 0},
-        [TRUE, LIKED],
+        {"eval/composition.strict": 1, "eval/composition.matched": 0, "eval/flawed_scores.swayed": 0},
+        [STRICT, {"name": "composition.matched"}, SWAYED],
+        stage={"optim": {"lr": 4e-4, "warmup": 4}},
         algorithm=GRPO,
+        samples=4,
+        data=SINGLE,
     ),
     "objectives": Effect(
         "At equal samples NFT and Flow-DPPO raise the reward farther than Flow-GRPO",
@@ -211,6 +219,8 @@ EFFECTS = {
 NAMES = {
     "eval/composition.follows": "true claims",
     "eval/composition.strict": "all claims true",
+    "eval/composition.matched": "objects that were asked for, F1",
+    "eval/flawed_scores.swayed": "flawed score",
     "eval/flawed_scores.liked": "flawed score",
     "eval/same": "cells agree, at 80 x 80",
     "eval/each": "cells show what they should, at 80 x 80",

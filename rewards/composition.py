@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -115,11 +116,17 @@ def alone(samples: list[Sample]) -> list[Score]:
 
 def detect(image: Image.Image) -> list[Found]:
     """The objects of an RGB picture, in no particular order; about 32 to 128 pixels a side."""
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    picture = image.convert("RGB")
+    return list(_detect(picture.size, picture.tobytes()))
+
+
+@lru_cache(maxsize=1024)  # the rewards of one batch look at the same pictures, one reward after the other
+def _detect(size: tuple[int, int], rgb: bytes) -> tuple[Found, ...]:
+    pixels = np.frombuffer(rgb, dtype=np.uint8).reshape(size[1], size[0], 3).astype(np.float32)
     coverage, colour = _unmix(pixels)
     labels, colour_of = _components(coverage, colour)
     if not colour_of:
-        return []
+        return ()
     # An antialiased edge reaches one pixel beyond the component: it belongs to the shape.
     reach = np.where(labels > 0, labels, ndimage.maximum_filter(labels, size=3))
     counts = np.bincount(labels.ravel())
@@ -132,7 +139,7 @@ def detect(image: Image.Image) -> list[Found]:
         which = colour_of[label - 1]
         weight = inside.astype(np.float32) if which is None else coverage[which][box] * inside
         found.append(_name(weight, core, which, box, labels.size))
-    return found
+    return tuple(found)
 
 
 def objects(picture: Image.Image) -> list[dict[str, Any]]:
