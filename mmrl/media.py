@@ -1,4 +1,4 @@
-"""Pictures as a policy saw them, films as it drew them, and the only two ways for a box to change its coordinate space.
+"""Pictures and sounds as a policy met them, films as it drew them, and the only two ways for a box to change its space.
 
 A box is (x1, y1, x2, y2), its left, top, right and bottom edge, as floats. Its space is one of SPACES:
 
@@ -23,10 +23,21 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # width, height
 
-# Marks the place of a picture in a text; there are as many as pictures.
-IMAGE = "<image>"
+# Marks the place of a picture in a text; there are as many as pictures. And that of a sound.
+IMAGE, AUDIO = "<image>", "<audio>"
 
 SPACES = ("original", "seen", "norm1000", "loc1024", "norm1")
+
+
+class MediaError(ValueError):
+    """A picture or a sound that cannot be used; the message names it and says why.
+
+    prompt: the id of the prompt that has it, where that is known. reason: in one word, which is counted; "" for none.
+    """
+
+    def __init__(self, message: str, prompt: str | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.prompt, self.reason = prompt, reason
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,41 @@ class Media:
     def window(self) -> Box:
         """What the view shows, in original pixels."""
         return self.view.crop or (0.0, 0.0, float(self.original[0]), float(self.original[1]))
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A sound, or a part of it, that is to be heard.
+
+    sound: which of the prompt's sounds, from 0. start, end: the part, in samples at 16 kHz; None is to the end.
+    """
+
+    sound: int = 0
+    start: int = 0
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An excerpt that was heard. seconds: how long it is. tokens: those that it cost."""
+
+    view: Excerpt
+    seconds: float
+    tokens: int = 0
+
+
+Place = View | Excerpt
+Perceived = Media | Heard
+
+
+def pictures_of(media: Sequence[Perceived]) -> list[Media]:
+    """What of it was seen, in order."""
+    return [one for one in media if isinstance(one, Media)]
+
+
+def sounds_of(media: Sequence[Perceived]) -> list[Heard]:
+    """What of it was heard, in order."""
+    return [one for one in media if isinstance(one, Heard)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Whatever a picture was, it comes out as RGB, upright, and no larger than the bou
 from __future__ import annotations
 
 import io
-import stat
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrl.films import FilmError, film_frame, film_size, is_film, split_frame
-from mmrl.share import SCHEME, resolve
+from mmrl.located import cut_short, file_at, why
+from mmrl.located import path_of as located
+from mmrl.media import MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,19 +26,11 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 ORIENTATION = 0x0112  # the EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values for pictures that lie on their side
-_SHOWN = 80  # characters of a name in a message
 _END = 64  # bytes of a file in which its format's end stands
 
 
-class PictureError(ValueError):
-    """A picture that cannot be used; the message names it and says why.
-
-    prompt: the id of the prompt that shows it, where that is known.
-    """
-
-    def __init__(self, message: str, prompt: str | None = None) -> None:
-        super().__init__(message)
-        self.prompt = prompt
+class PictureError(MediaError):
+    """A picture that cannot be used; the message names it and says why."""
 
 
 def open_image(ref: Any, root: str | Path | None, max_pixels: int) -> Image.Image:
@@ -172,18 +165,8 @@ def _opened(ref: Any, root: str | Path | None, name: str) -> Iterator[Image.Imag
 
 
 def _file(name: str, root: str | Path | None) -> Path:
-    """The file's path: a regular file, so that opening it does not wait for what never comes."""
-    path = path_of(name, root)
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise PictureError(f"picture {_short(name)}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise PictureError(f"picture {_short(name)}: cannot be read: {_why(error)}") from None
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise PictureError(f"picture {_short(name)}: no such file: it is {kind}")
-    return path
+    """The file's path. Raises PictureError for what is no regular file."""
+    return file_at(path_of(name, root), f"picture {cut_short(name)}", PictureError)
 
 
 def _film(ref: Any, root: str | Path | None) -> tuple[Path, int] | None:
@@ -197,23 +180,7 @@ def _film(ref: Any, root: str | Path | None) -> tuple[Path, int] | None:
 
 def path_of(name: str, root: str | Path | None) -> Path:
     """Where a name of a record is: below `root`, or `share://...`. Raises PictureError for one that is elsewhere."""
-    if name.startswith(SCHEME):
-        try:
-            return resolve(name)
-        except ValueError as error:
-            raise PictureError(f"picture {_short(name)}: {error}") from None
-    if "://" in name or name.startswith("data:"):
-        raise PictureError(f"picture {_short(name)}: URLs are not opened; download it and give its name")
-    if root is None:
-        raise PictureError(f"picture {_short(name)}: nothing says which folder it is in; set data.image_root")
-    try:
-        folder = Path(root).resolve()
-        path = (folder / name).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, with NUL, a link that leads to itself
-        raise PictureError(f"picture {_short(name)}: cannot be read: {_why(error)}") from None
-    if not path.is_relative_to(folder):
-        raise PictureError(f"picture {_short(name)}: must be a file below {folder} (data.image_root names another)")
-    return path
+    return located(name, root, "picture", PictureError)
 
 
 # -------------------------------------------------------------------- what it is
@@ -311,23 +278,14 @@ def _read(what: Callable[[], Any], name: str) -> Any:
         raise PictureError(f"picture {name}: cannot be read: it is no picture of {', '.join(FORMATS)}") from None
     # Pillow's readers raise whatever a broken file leads them to: OSError, SyntaxError, struct.error, EOFError ...
     except Exception as error:
-        raise PictureError(f"picture {name}: cannot be read: {_why(error)}") from None
-
-
-def _why(error: Exception) -> str:
-    """What an error says, without the name of the file, which stands before it."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise PictureError(f"picture {name}: cannot be read: {why(error)}") from None
 
 
 def _name(ref: Any) -> str:
     if isinstance(ref, str):
-        return _short(ref)
+        return cut_short(ref)
     if isinstance(ref, Mapping):
-        return _short(ref["path"]) if isinstance(ref.get("path"), str) else "of the table"
+        return cut_short(ref["path"]) if isinstance(ref.get("path"), str) else "of the table"
     if callable(ref):
-        return f"function {_short(repr(ref))}"
+        return f"function {cut_short(repr(ref))}"
     return "of the record"
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from numbers import Complex, Real
 from typing import TYPE_CHECKING, Any
 
-from mmrl.media import Media
+from mmrl.media import Perceived
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,7 +190,7 @@ class Sample:
     advantage: float | None = None
     words: Sequence[str] = ()
     turns: Sequence[Turn] = ()
-    media: Sequence[Media] = ()
+    media: Sequence[Perceived] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     version: int = 0
     advantages: Sequence[float] = ()

@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from mmrl.boxes import marked_boxes
-from mmrl.media import Box, Size, area, clipped, to_original
+from mmrl.media import Box, Size, area, clipped, pictures_of, to_original
 from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample
 
@@ -90,9 +90,9 @@ def placed(items: Sequence[Item], sample: Sample, picture: int) -> list[Item]:
     Raises IndexError where it was shown no such picture.
     """
     try:
-        shown = sample.media[picture]
+        shown = pictures_of(sample.media)[picture]
     except IndexError:
-        count = len(sample.media)
+        count = len(pictures_of(sample.media))
         raise IndexError(f"boxes of picture {picture} have no place: the policy was shown {count} pictures") from None
     return [Item(to_original(item.box, shown), item.label) for item in items]
 
@@ -124,7 +124,7 @@ def outside(boxes: Iterable[Box], size: Size) -> Box | None:
 
 def not_in(box: Box, sample: Sample, picture: int) -> str:
     """What to tell of a record's box that is `outside`."""
-    width, height = sample.media[picture].original
+    width, height = pictures_of(sample.media)[picture].original
     return f"prompt {sample.prompt.id!r}: the record's box {list(box)} is not in a picture of {width}x{height} pixels"
 
 

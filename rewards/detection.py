@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mmrl.media import iou
+from mmrl.media import iou, pictures_of
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import text_of
@@ -101,7 +101,7 @@ def _score(sample: Sample, where: str, picture: int, score: Callable[[list[Item]
         return Score.of(0.0, boxes=[], why=str(error))
     except IndexError as error:
         return Score.invalid(str(error))
-    if strange := outside((item.box for item in wanted), sample.media[picture].original):
+    if strange := outside((item.box for item in wanted), pictures_of(sample.media)[picture].original):
         return Score.invalid(not_in(strange, sample, picture))
     shown = [{"bbox_2d": [round(v, 1) for v in item.box], "label": item.label} for item in said if in_pixels(item.box)]
     if not said or not wanted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmrl import media
-from mmrl.media import Box
+from mmrl.media import Box, pictures_of
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import text_of
@@ -88,7 +88,7 @@ def _score(
         return Score.of(0.0, boxes=[], why=str(error))
     except IndexError as error:
         return Score.invalid(str(error))
-    if strange := outside(wanted, sample.media[picture].original):
+    if strange := outside(wanted, pictures_of(sample.media)[picture].original):
         return Score.invalid(not_in(strange, sample, picture))
     boxes = [item.box for item in items]
     if not all(map(in_pixels, boxes)):

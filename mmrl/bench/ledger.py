@@ -22,11 +22,14 @@ class Ledger:
 
     settings: what pictures and verdicts depend on. A folder that has some of others is refused with a ConfigError that
     has each key that differs; allow: keys, with dots, that may. A line that a killed process left half written is left
-    out, and of two lines of one picture the later one counts.
+    out, and of two lines of one picture the later one counts. part: the key of a line that numbers the pictures of an
+    item, or whatever there are several of.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
-        self.folder, self.path = folder, folder / VERDICTS
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], allow: Sequence[str] = (), part: str = "picture"
+    ) -> None:
+        self.folder, self.path, self.part = folder, folder / VERDICTS, part
         now = _flat(strict(settings))
         if wrong := next((key for key in allow if key not in now), None):
             raise ConfigError(f"--allow {short(wrong)}: no setting of this evaluation; {near(wrong, now)}")
@@ -37,20 +40,22 @@ class Ledger:
             _check(folder, now, allow)
         else:
             write_atomic(folder / SETTINGS, dumps(settings, indent=1) + "\n")
-        self._lines = dict(_read(self.path))
+        self._lines = dict(_read(self.path, part))
 
-    def get(self, item: str, picture: int) -> dict[str, Any] | None:
+    def get(self, item: str, part: int) -> dict[str, Any] | None:
         """What was said of a picture."""
-        return self._lines.get((item, picture))
+        return self._lines.get((item, part))
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Keep a line of `id`, `picture` and what was said, on the disk before this returns. Raises WriteError."""
-        self._lines[line["id"], line["picture"]] = dict(line)
+        """Keep a line of `id`, `picture` (or `part`) and what was said, on the disk before this returns.
+
+        Raises WriteError."""
+        self._lines[line["id"], line[self.part]] = dict(line)
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(dumps(line) + "\n")
 
 
-def _read(path: Path) -> Iterator[tuple[Key, dict[str, Any]]]:
+def _read(path: Path, part: str) -> Iterator[tuple[Key, dict[str, Any]]]:
     if not path.is_file():
         return
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -60,7 +65,7 @@ def _read(path: Path) -> Iterator[tuple[Key, dict[str, Any]]]:
     for line in text.splitlines():
         try:
             told = json.loads(line)
-            yield (str(told["id"]), int(told["picture"])), told
+            yield (str(told["id"]), int(told[part])), told
         except (ValueError, LookupError, TypeError):
             continue
 

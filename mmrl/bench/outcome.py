@@ -16,13 +16,15 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """rows: the scores. notices: what they do not say. lines: a verdict for each picture, as in verdicts.jsonl."""
+    """rows: the scores. notices: what they do not say. lines: a verdict for each picture, or an answer, as in
+    verdicts.jsonl."""
 
     benchmark: str
     rows: Sequence[Row]
     notices: Sequence[str]
     lines: Sequence[Mapping[str, Any]] = field(repr=False, default=())
     more: Mapping[str, Any] = field(default_factory=dict)
+    counted: str = "pictures"  # what there is a line of
 
     def score(self, name: str) -> float | None:
         """Of the row with that name. Raises KeyError."""
@@ -34,5 +36,5 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """results.json. Raises WriteError."""
-        told = {"benchmark": self.benchmark, "pictures": len(self.lines), "scores": shares.as_json(self.rows)}
+        told = {"benchmark": self.benchmark, self.counted: len(self.lines), "scores": shares.as_json(self.rows)}
         write_atomic(folder / RESULTS, dumps({**told, **self.more, "notices": list(self.notices)}, indent=1) + "\n")

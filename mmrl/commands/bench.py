@@ -1,4 +1,4 @@
-"""`mmrl bench`: benchmarks of models that draw."""
+"""`mmrl bench`: benchmarks of models that draw, and of models that hear."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group(cls=Nearest)
 def bench() -> None:
-    """Benchmarks of models that draw, from your copy of their files."""
+    """Benchmarks of models that draw or hear, from your copy of their files."""
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,6 +91,69 @@ def geneval(file: str, detector: str, options: Words, rules: Words, clip: str | 
         given["out"],
         evaluate(file, source, detector, options=key_values(options), clip=clip, rules=told, quiet=False, **given),
     )
+
+
+def _listening(command: Callable[..., Any]) -> Callable[..., Any]:
+    """FILE, whose answers, and where to."""
+    there = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for option in (
+        click.option("--limit", type=click.IntRange(min=1), help="The file's first questions alone."),
+        click.option("--allow", multiple=True, metavar="KEY", help="Go on though this setting differs."),
+        click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of results."),
+        click.option("--on-bad", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+                     help="A record that cannot be asked stops, or counts as not answered."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of other sounds, and of what is sampled."),
+        click.option("--template", type=there, help="Words of a question, with {question} and {options}."),
+        click.option("--letters", is_flag=True, help="Show options behind letters; a letter is an answer."),
+        click.option("--version", metavar="WORDS", help="Which version of the benchmark it is, told with scores."),
+        click.option("--key", metavar="NAME", help="Column in which answers that are there stand."),
+        click.option("--predictions", type=there, help="Answers that are there, in place of a config."),
+        click.option("--sounds", type=_FOLDER, help="Folder that names of sounds are below; FILE's by default."),
+        click.option("--run", type=click.Path(exists=True, path_type=Path), help="Ask this run's last checkpoint."),
+    ):  # fmt: skip
+        command = option(command)
+    return click.argument("file")(with_config(command))
+
+
+@bench.command()
+@_listening
+def mmau(file: str, **given: Any) -> None:
+    """MMAU: questions about sounds, music and speech.
+
+    FILE is the benchmark's JSON. A config's model, or a run's last checkpoint, is asked each question in every rotation
+    of its options, without its sound and with another's; or its answers are there, in FILE or in --predictions.
+    """
+    _listen("MMAU", file, given)
+
+
+@bench.command()
+@_listening
+def mmar(file: str, **given: Any) -> None:
+    """MMAR: questions that need steps of reasoning about what is heard.
+
+    FILE is the benchmark's MMAR-meta.jsonl; all else as for mmau.
+    """
+    _listen("MMAR", file, given)
+
+
+def _listen(name: str, file: str, given: dict[str, Any]) -> None:
+    from mmrl.bench.listening import reading
+    from mmrl.bench.listening.evaluation import Model, evaluate
+    from mmrl.config import ConfigError
+
+    words, modality, run, seed = (given.pop(key) for key in ("words", "modality", "run", "seed"))
+    answers: Path | None = given.pop("predictions")
+    asked = any(not is_override(word) for word in words) or modality or run
+    if answers is not None and (words or asked):
+        raise ConfigError("--predictions names answers that are there; leave the config, the run and the modality out")
+    source: Model | Path | None = answers
+    if words or asked:
+        words, run = with_run(words, modality, run)
+        source = Model(read_config(words, modality), run, seed)
+    found = evaluate(file, getattr(reading, name), source, quiet=False, **given)
+    for line in found.printed():
+        click.echo(line)
+    click.echo(f"results: {given['out']}")
 
 
 def _source(given: dict[str, Any]) -> tuple[Source, dict[str, Any]]:

@@ -15,7 +15,7 @@ from mmrl.share import resolve
 from mmrl.strict import Strict, When
 
 RecordFormat = Literal[
-    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "alpaca",
+    "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "aqa", "alpaca",
     "r1_reward", "vl_rewardbench", "mm_rlhf", "multimodal_rewardbench", "rewardbench", "rewardbench2", "pickapic",
     "hpdv3", "editreward_bench", "consistency_rank",
 ]  # fmt: skip
@@ -62,12 +62,13 @@ class DataConfig(Strict):
     format: RecordFormat = Field(
         "auto",
         description="Whose form the records have; auto tells by their columns (docs/data.md). They become ours: "
-        "`prompt` with an `<image>` for each of `images`, or `messages`; `answer`; of pairs (docs/pairs.md) "
-        "`candidates` and `shares`; other columns stay.",
+        "`prompt` with an `<image>` for each of `images`, an `<audio>` for each of `sounds`, or `messages`; `answer`; "
+        "of pairs (docs/pairs.md) `candidates` and `shares`; other columns stay.",
     )
     image_root: str | None = Field(
         None,
-        description="Folder that picture names are below; null: the one of the file (or function) that names them.",
+        description="Folder that names of pictures and sounds are below; null: the one of the file (or function) that "
+        "names them.",
     )
     subset: str | None = Field(None, description="Configuration of a `hub:` dataset that has several.")
     split: str = Field("train", description="Split for training, of a source that has splits (folders, `hub:`).")
@@ -76,7 +77,7 @@ class DataConfig(Strict):
         None,
         description="Supervised records: `file.py:function`, called as function(index, **options) and returning a "
         "dict; or a file, folder or `hub:owner/name` as for prompts. The modality says which columns it needs; "
-        "columns `image` and `images` name pictures beside the file.",
+        "columns `image` and `images` name pictures beside the file, `sounds` sounds.",
     )
     train_turns: Literal["all", "last"] = Field(
         "all",
@@ -94,6 +95,7 @@ class DataConfig(Strict):
         "stop", description="A record that cannot be read stops the run, or is reported and skipped."
     )
     max_pixels: int = Field(50_000_000, ge=1, description="A larger picture is a bad record.")
+    max_seconds: float = Field(600, gt=0, description="A longer sound is a bad record.")
     video_frames: int = Field(
         8, ge=1, description="Most frames of a video (column `videos`) that are shown, evenly spaced."
     )

@@ -18,7 +18,7 @@ class SftStage(Stage):
     kind: Literal["sft"] = "sft"
     objective: str = Field(
         "sft",
-        description="Which supervised loss of the adapter; image: sft, autoencoder; text and vision: sft, sft_phi, "
+        description="Which supervised loss of the adapter; image: sft, autoencoder; text, vision and audio: sft, sft_phi, "
         "sft_first (the first token has a share of its own, `model.first_share`), sft_first_released.",
     )
     batch: int = Field(64, ge=1, description="Records per optimizer step.")

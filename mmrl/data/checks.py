@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -13,6 +14,7 @@ from mmrl.config.data import is_range
 from mmrl.data.candidates import as_preference
 from mmrl.data.formats import normalised, unseen
 from mmrl.data.forms.chains import COT, with_completion
+from mmrl.data.heard import check_sounds
 from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
 from mmrl.data.pair_formats.kinds import WITH_VIDEO
@@ -20,6 +22,7 @@ from mmrl.data.rows import Flaw, Row
 from mmrl.data.videos import film_refs, with_frames
 
 MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
+MAX_SECONDS = DataConfig.model_fields["max_seconds"].default
 VIDEO_FRAMES = DataConfig.model_fields["video_frames"].default
 DEPTH = 64  # lists in lists; far more ends whatever walks a record
 _WARNINGS = 10  # bad records told one by one; the rest is counted
@@ -32,8 +35,8 @@ class Checker:
     """Checks the raw records of one source and makes them ours; a column that nobody sees is told once.
 
     columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form, every_turn: see
-    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures. video_frames, whole_videos: see
-    videos.with_frames. chain: see chains.with_completion.
+    formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures. max_seconds: of its sounds. video_frames,
+    whole_videos: see videos.with_frames. chain: see chains.with_completion.
     """
 
     def __init__(
@@ -46,10 +49,11 @@ class Checker:
         every_turn: bool = False,
         video_frames: int = VIDEO_FRAMES,
         whole_videos: bool = False,
+        max_seconds: float = MAX_SECONDS,
         chain: ChainConfig | None = None,
     ) -> None:
         self.columns, self.mapping, self.form, self.every_turn = columns, mapping or {}, form, every_turn
-        self.root, self.max_pixels = root, max_pixels
+        self.root, self.max_pixels, self.max_seconds = root, max_pixels, max_seconds
         self.video_frames, self.whole_videos, self.chain = video_frames, whole_videos, chain
         self._unseen: set[str] = set()
 
@@ -82,6 +86,7 @@ class Checker:
         targets = [record["image"]] if "image" in self.columns else []
         targets += film_refs(record["video"], self.root, self.video_frames) if "video" in self.columns else []
         check_images(record, self.root, self.max_pixels, targets)
+        check_sounds(record, self.root, self.max_seconds)
         self._tell(row, unseen(raw, self.form) - set(self.columns))
         return record
 
@@ -101,6 +106,7 @@ def good_records(
     good: list[tuple[Row, dict[str, Any]]] = []
     seen: dict[str, str] = {}
     bad = total = 0
+    reasons: Counter[str] = Counter()
     for row in rows:
         total += 1
         try:
@@ -111,11 +117,18 @@ def good_records(
         except ValueError as error:
             message = refused(row, error, on_bad)
             bad += 1
+            reasons[getattr(error, "reason", "")] += 1
             if bad <= _WARNINGS:
                 warnings.warn(message, stacklevel=3)
     if bad:
-        warnings.warn(f"data: skipped {bad} of {total} records", stacklevel=3)
+        warnings.warn(f"data: skipped {bad} of {total} records{_counts(reasons)}", stacklevel=3)
     return good, bad
+
+
+def _counts(reasons: Counter[str]) -> str:
+    """How many for which reason, of those that have one in a word."""
+    told = [f"{count} {reason}" for reason, count in sorted(reasons.items()) if reason]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _is_as(value: Any, wanted: Any) -> bool:

@@ -1,6 +1,7 @@
 """Records as other libraries and papers publish them, made into ours.
 
-Ours: `prompt`, a text in which each `<image>` stands for the next of the list `images`, or `messages` of {"role",
+Ours: `prompt`, a text in which each `<image>` stands for the next of the list `images` and each `<audio>` for the next
+of `sounds`, or `messages` of {"role",
 "content"} texts; `answer`; `completion`, `chosen` and `rejected` where a record has them; of a pair `candidates` and
 `shares` (see candidates.py). All other columns stay.
 """
@@ -13,7 +14,10 @@ from typing import Any, get_args
 from mmrl.config import RecordFormat
 from mmrl.data.candidates import is_pair, with_candidates
 from mmrl.data.forms.chats import ASSISTANT, alpaca, answered, plain, satori, swift, trl, vlm_r1
+from mmrl.data.forms.listening import aqa, is_aqa
 from mmrl.data.forms.questions import mgpo, mmpr, sat, ui_s1, visionthink
+from mmrl.data.heard import COLUMNS as SOUNDS
+from mmrl.data.heard import sounds, unheard
 from mmrl.data.messages import (
     are_messages,
     conversation,
@@ -23,6 +27,7 @@ from mmrl.data.messages import (
     with_prompt_inside,
     with_system,
 )
+from mmrl.data.options import check_options
 from mmrl.data.pair_formats.kinds import PAIR_FORMATS, pair_format_of
 from mmrl.data.shown import listed, pictures, refuse_unknown_marks
 from mmrl.data.template import are_schemas, handed_to_template
@@ -31,11 +36,11 @@ AUTO, PLAIN = "auto", "plain"
 SYSTEM = ("system", "system_prompt")
 # Columns that are shown or learned: null in them, as in a table of mixed rows, is a column that is not there.
 _ABSENT = (
-    "messages", "conversations", "context_messages", "images", "image", "image_path", *SYSTEM, "completion", "chosen",
-    "rejected", "rejected_response", "rejected_messages",
+    "messages", "conversations", "context_messages", "images", "image", "image_path", *SOUNDS, *SYSTEM, "completion",
+    "chosen", "rejected", "rejected_response", "rejected_messages",
 )  # fmt: skip
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
-_UNSEEN_MEDIA = ("video", "videos", "audio", "audios", "rejected_images")
+_UNSEEN_MEDIA = ("video", "videos", "rejected_images")
 _MESSAGES = ("prompt", "messages", "conversations", "context_messages", "completion", "chosen", "rejected")
 
 
@@ -46,8 +51,8 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_tur
     an answer, every answer is one to learn, not only the last (see messages.conversation). Pure: `record` is not
     changed, and no file is opened.
     Raises ValueError for a record that lacks a column of its format, for messages or pictures that are none, and for
-    one whose text has another number of `<image>` than there are pictures. Without any `<image>`, pictures stand in
-    front.
+    one whose text has another number of `<image>` than there are pictures, or of `<audio>` than sounds. Without any
+    mark, they stand in front.
     """
     record = _without_empty(record)
     name = format_of(record) if form == AUTO else form
@@ -67,6 +72,9 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_tur
     made |= handed_to_template(made)
     made |= {key: one_answer(made[key], key) for key in ("completion", "chosen", "rejected") if key in made}
     paired = with_candidates(made)
+    made |= sounds(made)
+    if made.get("sounds"):
+        check_options(made)
     return made | pictures(made, asked=name != PLAIN or bool(paired)) | paired
 
 
@@ -80,6 +88,8 @@ def format_of(record: Mapping[str, Any]) -> str:
     paired = pair_format_of(record)
     if paired is not None:
         return paired
+    if is_aqa(record):
+        return "aqa"
     if {"goal", "steps"} <= has and "prompt" not in has:
         return "ui_s1"
     if "image_path" in has and "images" not in has and has & {"prompt", "question"}:
@@ -111,7 +121,7 @@ def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
     """Columns of a record that would change what a policy sees in other libraries, and do not here."""
     record = _without_empty(record)
     name = format_of(record) if form == AUTO else form
-    found = {column for column in (() if name == PLAIN else _UNSEEN_MEDIA) if record.get(column)}
+    found = unheard(record) | {column for column in (() if name == PLAIN else _UNSEEN_MEDIA) if record.get(column)}
     if name == "swift" and (answered(record.get("messages")) or record.get("response") is not None):
         found -= {"rejected_images"}
     if name == PLAIN:
@@ -134,7 +144,8 @@ def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
     that are a text of JSON, as a table without lists holds them, are read.
     """
     record = {**record, **{key: told for key in _MESSAGES if (told := messages_in(record.get(key))) is not None}}
-    empty = {key for key in ("images", "messages") if isinstance(record.get(key), list | tuple) and not record[key]}
+    lists = ("images", "messages", *SOUNDS)
+    empty = {key for key in lists if isinstance(record.get(key), list | tuple) and not record[key]}
     empty |= {key for key in _ABSENT if record.get(key) is None}
     return {key: value for key, value in record.items() if key not in empty}
 
@@ -166,6 +177,7 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "mmpr": mmpr,
     "ui_s1": ui_s1,
     "sat": sat,
+    "aqa": aqa,
     **PAIR_FORMATS,
 }
 assert {AUTO, *FORMATS} == set(get_args(RecordFormat))

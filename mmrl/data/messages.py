@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from mmrl.media import IMAGE
+from mmrl.media import AUDIO, IMAGE
 
 _PICTURES = ("image", "image_url")  # types of a message's parts, and their keys
+_SOUNDS = ("audio", "audio_url", "input_audio")
 # Says of a message of role assistant whether it is learned: ms-swift's name, and OpenAI's.
 _LEARNED = ("loss", "weight")
 
@@ -58,14 +60,15 @@ def last_user_text(messages: Sequence[Any]) -> str:
 def conversation(
     messages: Sequence[Any], record: Mapping[str, Any], every_turn: bool = False, begun: bool = False
 ) -> dict[str, Any]:
-    """{"messages"} up to the last question, {"completion"} from what answers it, {"images"} that stand in the parts.
+    """{"messages"} up to the last question, {"completion"} from what answers it, {"images"} and {"sounds"}
+    that stand in the parts.
 
     every_turn: of a conversation that ends with an answer, all from the first answer on is the completion. begun: the
     last message is the beginning of the answer, and stays in the messages.
     """
     if not are_messages(messages):
         return {"messages": messages}
-    pictures = [picture for message in messages for picture in _shown(message.get("content"))]
+    pictures = [picture for message in messages for picture in _held(message.get("content"), _PICTURES)]
     texts = texts_of(messages)
     made: dict[str, Any] = {}
     answered = any(record.get(key) is not None for key in ("completion", "chosen"))
@@ -87,7 +90,10 @@ def conversation(
         raise ValueError("pictures stand in the messages and in `images` or `image`, and are not the same")
     if pictures and not beside:
         made["images"] = pictures
-    return made
+    sounds = [sound for message in messages for sound in _held(message.get("content"), _SOUNDS)]
+    if sounds and any(record.get(column) for column in ("sounds", "audios", "audio", "audio_path")):
+        raise ValueError("sounds stand in the messages and in a column of their own; leave one of both out")
+    return made | ({"sounds": [_spoken(sound) for sound in sounds]} if sounds else {})
 
 
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -167,32 +173,64 @@ def _dense(value: Any) -> Any:
 
 
 def _joined(content: Any) -> Any:
-    """A message's parts as one text, `<image>` for each picture; anything else as it is."""
+    """A message's parts as one text, `<image>` for each picture, `<audio>` for each sound; anything else as it is."""
     if not isinstance(content, list):
         return content
-    return "".join(IMAGE if _is_picture(part) else _words(part) for part in content)
+    return "".join(map(_words, content))
 
 
 def _words(part: Any) -> str:
+    if is_part(part, _PICTURES):
+        return IMAGE
+    if is_sound(part):
+        return AUDIO
     text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
     if not isinstance(text, str):
-        raise ValueError(f"a part of a message is neither text nor picture: {str(part)[:60]}")
+        raise ValueError(f"a part of a message is neither text nor picture nor sound: {str(part)[:60]}")
     return text
 
 
-def _is_picture(part: Any) -> bool:
+def is_sound(part: Any) -> bool:
+    """Whether a part of a message is a sound."""
+    return is_part(part, _SOUNDS)
+
+
+def is_part(part: Any, kinds: Sequence[str]) -> bool:
+    """Whether a part of a message is of one of these types, or has a key of one where it has no type."""
     if not isinstance(part, Mapping):
         return False
     kind = part.get("type")
-    return kind in _PICTURES if kind is not None else any(part.get(key) is not None for key in _PICTURES)
+    return kind in kinds if kind is not None else any(part.get(key) is not None for key in kinds)
 
 
-def _shown(content: Any) -> Iterable[Any]:
-    """Pictures that stand in the parts themselves: {"type": "image", "image": ...}."""
+def _held(content: Any, kinds: Sequence[str]) -> Iterable[Any]:
+    """What stands in the parts themselves: {"type": "image", "image": ...}."""
     for part in content if isinstance(content, list) else ():
-        if _is_picture(part):
-            found = next((part[key] for key in _PICTURES if part.get(key) is not None), None)
+        if is_part(part, kinds):
+            found = next((part[key] for key in kinds if part.get(key) is not None), None)
             if isinstance(found, Mapping) and "url" in found:
                 found = found["url"]
             if found is not None:
                 yield found
+
+
+def _spoken(sound: Any) -> Any:
+    """A sound of a message's part; OpenAI's {"data": base64, "format"} as bytes."""
+    if not isinstance(sound, Mapping) or not isinstance(sound.get("data"), str):
+        return sound
+    try:
+        return {"bytes": base64.b64decode(sound["data"], validate=True), "path": None}
+    except ValueError as error:
+        raise ValueError(f"a sound of a message is no base64: {error}") from None
+
+
+def marks_in(record: Mapping[str, Any], mark: str) -> int:
+    """How often the mark of a medium stands in what a policy is asked."""
+    messages = record.get("messages")
+    texts = [message["content"] for message in messages] if are_messages(messages) else [record.get("prompt")]
+    # A conversation to learn goes on behind the prompt; both answers of a preference see the same pictures.
+    behind = next(
+        (a for key in ("completion", "chosen") if isinstance(a := record.get(key), list) and are_messages(a)), []
+    )
+    texts += [message.get("content") for message in behind if message["role"] != "assistant"]
+    return sum(text.count(mark) for text in texts if isinstance(text, str))

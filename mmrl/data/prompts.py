@@ -7,7 +7,7 @@ from typing import Any
 
 from mmrl import objects
 from mmrl.config import ConfigError, DataConfig, RecordFormat
-from mmrl.data.checks import MAX_PIXELS, VIDEO_FRAMES, Checker, good_records, identity
+from mmrl.data.checks import MAX_PIXELS, MAX_SECONDS, VIDEO_FRAMES, Checker, good_records, identity
 from mmrl.data.rows import Row
 from mmrl.data.sources import HUB, absolute, folder_of, function_of, function_rows, read_rows
 from mmrl.share import resolve
@@ -44,6 +44,7 @@ def reading(data: DataConfig, source: str) -> dict[str, Any]:
         "form": data.format,
         "root": data.image_root or folder_of(source),
         "max_pixels": data.max_pixels,
+        "max_seconds": data.max_seconds,
         "video_frames": data.video_frames,
         "whole_videos": data.videos == "whole",
     }
@@ -62,6 +63,7 @@ def load_prompts(
     form: RecordFormat = "auto",
     root: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    max_seconds: float = MAX_SECONDS,
     video_frames: int = VIDEO_FRAMES,
     whole_videos: bool = False,
 ) -> list[Prompt]:
@@ -70,14 +72,23 @@ def load_prompts(
     A record needs `prompt` (or `messages`) and `columns`, after `mapping` (our name -> the source's) and after it was
     made ours from `form` (see formats.normalised); its id is `id`, or its number. Chat messages give the text of the
     last user message, and the record keeps them as `messages`.
-    rows: the raw records, where they do not come from files. root: folder that its pictures are below, None for the
-    source's own; each is looked at, and not decoded.
+    rows: the raw records, where they do not come from files. root: folder that its pictures and sounds are below, None
+    for the source's own; each is looked at, and not decoded.
     Raises ConfigError with file and line for a bad record (or warns, skips and counts it, as `on_bad` says), one with
     the id of another included, and for a source without prompts.
     """
     root = absolute(root or folder_of(source))
     rows = read_rows(source, split, subset) if rows is None else rows
-    checker = Checker(columns, mapping, form, root, max_pixels, video_frames=video_frames, whole_videos=whole_videos)
+    checker = Checker(
+        columns,
+        mapping,
+        form,
+        root,
+        max_pixels,
+        video_frames=video_frames,
+        whole_videos=whole_videos,
+        max_seconds=max_seconds,
+    )
     found, bad = good_records(rows, checker, on_bad, where)
     if not found:
         name = source if source.startswith(HUB) or objects.is_object(source) else resolve(source)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.checks import Checker, good_records, identity, refused
+from mmrl.data.heard import bound_sounds
 from mmrl.data.images import bound_images
 from mmrl.data.order import cyclic_indices
 from mmrl.data.rows import Row
@@ -30,17 +31,23 @@ class Records:
     """Supervised records by index: a function's endless stream cut at `records_count`, or a source's records.
 
     columns: what every record needs besides its prompt; a column `image` is opened, so are the frames of `video`, and
-    the names in `images` become functions that open them. Every record has an `id`, a text: its number where it
-    brings none. A source is checked at once, a function when a record is asked for. Raises ConfigError for a source
-    that is missing, unreadable or without a usable record, and as `data.on_bad_record` says for a record that cannot be
-    used.
+    the names in `images` become functions that open them, those in `sounds` paths. Every record has an `id`, a text:
+    its number where it brings none. A source is checked at once, a function when a record is asked for. Raises
+    ConfigError for a source that is missing, unreadable or without a usable record, and as `data.on_bad_record` says
+    for a record that cannot be used.
     """
 
     def __init__(self, config: DataConfig, columns: Sequence[str] = ()) -> None:
         assert config.records is not None
         self.source, self.on_bad = config.records, config.on_bad_record
         self.root = absolute(config.image_root or folder_of(self.source))
-        read = (config.max_pixels, config.train_turns == "all", config.video_frames, config.videos == "whole")
+        read = (
+            config.max_pixels,
+            config.train_turns == "all",
+            config.video_frames,
+            config.videos == "whole",
+            config.max_seconds,
+        )
         self.checker = Checker(columns, config.columns, config.format, self.root, *read, chain=config.chain)
         if config.chain is not None and "completion" not in columns:
             raise ConfigError("data.chain: the modality learns no `completion` from its records; leave it out")
@@ -85,6 +92,7 @@ class Records:
     def _ready(self, row: Row, record: dict[str, Any]) -> dict[str, Any]:
         bound = self.checker.max_pixels
         made = bound_images({**record, "id": identity(record, row)}, self.root, bound)
+        made = bound_sounds(made, self.root)
         if "image" in self.checker.columns:
             made["image"] = open_image(made["image"], self.root, bound)
         if "video" in self.checker.columns:
@@ -96,5 +104,5 @@ class Records:
 class KeptRecords(Records):
     """Supervised records that a filter stage wrote."""
 
-    def __init__(self, path: Path, max_pixels: int) -> None:
-        super().__init__(DataConfig(records=str(path), max_pixels=max_pixels))
+    def __init__(self, path: Path, max_pixels: int, max_seconds: float) -> None:
+        super().__init__(DataConfig(records=str(path), max_pixels=max_pixels, max_seconds=max_seconds))

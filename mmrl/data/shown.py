@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmrl.data.messages import are_messages
+from mmrl.data.messages import marks_in
 from mmrl.media import IMAGE
 
 # Marks of other media -> the columns that hold them. No modality shows these.
-_OTHERS = {"<video>": ("video", "videos"), "<audio>": ("audio", "audios")}
+_OTHERS = {"<video>": ("video", "videos")}
 
 
 def pictures(record: Mapping[str, Any], asked: bool) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def pictures(record: Mapping[str, Any], asked: bool) -> dict[str, Any]:
     asked: whether a column `image` is what the question is about. Without a mark it is otherwise what the prompt
     describes, and stays.
     """
-    marks = _marks(record, IMAGE)
+    marks = marks_in(record, IMAGE)
     given = record.get("images")
     if given is None and (marks or asked):
         given = record.get("image")
@@ -33,10 +33,10 @@ def pictures(record: Mapping[str, Any], asked: bool) -> dict[str, Any]:
 
 
 def refuse_unknown_marks(record: Mapping[str, Any]) -> None:
-    """Raise ValueError for a text with the mark of a medium that the record has, and that nobody would see or hear."""
+    """Raise ValueError for a text with the mark of a medium that the record has, and that nobody would see."""
     for mark, columns in _OTHERS.items():
         column = next((column for column in columns if record.get(column)), None)
-        if column and _marks(record, mark):
+        if column and marks_in(record, mark):
             raise ValueError(
                 f"{mark} stands in the text for `{column}`, which no modality shows; leave such records out"
             )
@@ -64,14 +64,3 @@ def reference(picture: Any, name: str) -> Any:
     if held or drawn or (isinstance(picture, str) and picture):
         return picture
     raise ValueError(f"picture {name}: expected a file name or a picture, got {type(picture).__name__}")
-
-
-def _marks(record: Mapping[str, Any], mark: str) -> int:
-    messages = record.get("messages")
-    texts = [message["content"] for message in messages] if are_messages(messages) else [record.get("prompt")]
-    # A conversation to learn goes on behind the prompt; both answers of a preference see the same pictures.
-    behind = next(
-        (a for key in ("completion", "chosen") if isinstance(a := record.get(key), list) and are_messages(a)), []
-    )
-    texts += [message.get("content") for message in behind if message["role"] != "assistant"]
-    return sum(text.count(mark) for text in texts if isinstance(text, str))

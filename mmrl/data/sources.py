@@ -260,17 +260,28 @@ def _saved_dataset(path: Path, split: str) -> Any:
     except Exception as error:  # the library raises what its parts raise: OSError, ValueError, KeyError, arrow's own
         raise ConfigError(f"data: {path} is no folder saved by the datasets library: {error}") from None
     if not isinstance(found, datasets.DatasetDict):
-        return found
+        return undecoded(found, datasets)
     if split not in found:
         raise ConfigError(
             f"data: {path} has no split {split!r}; it has {', '.join(found)} (data.split, data.eval_split)"
         )
-    return found[split]
+    return undecoded(found[split], datasets)
+
+
+def undecoded(table: Any, datasets: Any) -> Any:
+    """The table with its columns of sounds as {"bytes", "path"}, which the library would open by another decoder."""
+    audio = datasets.Audio(decode=False)
+    for name, feature in (table.features or {}).items():
+        if isinstance(feature, datasets.Audio):
+            table = table.cast_column(name, audio)
+        elif isinstance(getattr(feature, "feature", None), datasets.Audio):  # a list of them
+            table = table.cast_column(name, type(feature)(audio))
+    return table
 
 
 def _hub_dataset(name: str, subset: str | None, split: str) -> Any:
     datasets = library("datasets", HUB + name)
     try:
-        return datasets.load_dataset(name, subset, split=split)
+        return undecoded(datasets.load_dataset(name, subset, split=split), datasets)
     except Exception as error:  # as above, and those of the hub's client
         raise ConfigError(f"data: {HUB}{name} cannot be loaded: {error}; see data.subset and data.split") from None

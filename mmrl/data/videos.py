@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mmrl.data.messages import is_sound
 from mmrl.data.shown import listed
 from mmrl.films import FilmError, frames_of
 from mmrl.media import IMAGE
@@ -126,6 +127,8 @@ def _replaced(value: Any, placed: Any) -> Any:
         key = "content" if "content" in message else "value"
         content = message.get(key)
         if isinstance(content, list):
+            if any(map(is_sound, content)):
+                raise ValueError("a message has a video and a sound among its parts; give the sound in `sounds`")
             content = "".join(map(_part_text, content))
         made.append({**message, key: _MARK.sub(placed, content)} if isinstance(content, str) else message)
     return made

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mmrl.media import Media, Size, View
+from mmrl.media import Media, Perceived, Place, Size, pictures_of
 from mmrl.types import Prompt, Turn
 
 
@@ -14,11 +14,12 @@ from mmrl.types import Prompt, Turn
 class Context:
     """The messages that a row of the policy begins with.
 
-    messages: {"role", "content"} with a text as content, in which each IMAGE (mmrl.media) is the next of `views`.
+    messages: {"role", "content"} with a text as content, in which each IMAGE and AUDIO (mmrl.media) is the next of
+    `views`. Those of sounds may be left out altogether: then the record's sounds are heard in their order.
     """
 
     messages: Sequence[Mapping[str, str]]
-    views: Sequence[View] = ()
+    views: Sequence[Place] = ()
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Reply:
     """
 
     text: str = ""
-    views: Sequence[View] = ()
+    views: Sequence[Place] = ()
     role: str = "user"
     keep: int | None = None
     restart: Context | None = None
@@ -42,22 +43,27 @@ class Episode:
     """A conversation so far. An environment reads it, and writes into `info` and `memory` only.
 
     sizes: of the prompt's pictures. turns: all so far, the opening included; the last is the policy's.
-    media: what was shown, in order. finished: whether the policy ended its last turn itself; otherwise a budget did.
-    step: the training step, None in evaluation. seed: of the conversation's sampling, index: its number among those of
-    its prompt; None where nothing is sampled (an answer that is given, a prompt that is looked at). info: what becomes
-    of Sample.info. memory: the environment's own.
+    media: what was shown and heard, in order. finished: whether the policy ended its last turn itself; otherwise a
+    budget did. step: the training step, None in evaluation. seed: of the conversation's sampling, index: its number
+    among those of its prompt; None where nothing is sampled (an answer that is given, a prompt that is looked at).
+    info: what becomes of Sample.info. memory: the environment's own.
     """
 
     prompt: Prompt
     sizes: Sequence[Size] = ()
     turns: list[Turn] = field(default_factory=list)
-    media: list[Media] = field(default_factory=list)
+    media: list[Perceived] = field(default_factory=list)
     finished: bool = True
     step: int | None = None
     seed: int | None = None
     index: int | None = None
     info: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> list[Media]:
+        """What was shown, in order."""
+        return pictures_of(self.media)
 
     @property
     def said(self) -> list[str]:

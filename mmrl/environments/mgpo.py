@@ -69,7 +69,7 @@ class Mgpo:
         if len(episode.said) > 1:
             return None
         found = pointed(episode.said[0])
-        shown, view, problem = episode.media[0], None, found.problem
+        shown, view, problem = episode.pictures[0], None, found.problem
         if found.box is not None:
             episode.info["box"] = list(to_original(found.box, shown))
             view, problem = cropped(

@@ -1,33 +1,41 @@
-"""The messages that a record opens with: its own or its text, with a mark for each of its pictures."""
+"""The messages that a record opens with: its own or its text, with a mark for each of its pictures and sounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmrl.media import IMAGE
+from mmrl.media import AUDIO, IMAGE
 from mmrl.types import Prompt
 
 _PICTURE_TYPES = frozenset({"image", "image_url"})
 
 
 def opening(prompt: Prompt, pictures: int, system: str | None = None) -> list[dict[str, str]]:
-    """[{role, content}] of a prompt whose record has `pictures` pictures, each with its IMAGE mark.
+    """[{role, content}] of a prompt whose record has `pictures` pictures, each with its IMAGE mark, and `sounds`, each
+    with its AUDIO mark.
 
     The record's `messages` (content a text, or a list of {"type": "text" | "image" ...}) without answers at its end,
-    or else the prompt's text as one user message. Where nothing marks the pictures they come first. system: a text
-    for the system message, behind the record's own.
+    or else the prompt's text as one user message. Where nothing marks the pictures they come first, and so do
+    sounds, behind them. system: a text for the system message, behind the record's own.
 
-    Raises ValueError, naming the record, for messages of another form and where marks and pictures differ in number.
+    Raises ValueError, naming the record, for messages of another form and where marks and media differ in number.
     """
     messages = messages_of(prompt)
-    marks = sum(message["content"].count(IMAGE) for message in messages)
-    if pictures and not marks:
-        first = next((m for m in messages if m["role"] == "user"), messages[0])
-        first["content"] = IMAGE * pictures + first["content"]
-    elif marks != pictures:
-        raise ValueError(f"prompt {prompt.id!r} has {marks} {IMAGE} marks and {pictures} pictures; they must agree")
+    if sounds := len(prompt.record.get("sounds") or ()):
+        _mark(prompt, messages, AUDIO, sounds, "sounds")
+    _mark(prompt, messages, IMAGE, pictures, "pictures")
     return with_system(messages, system)
+
+
+def _mark(prompt: Prompt, messages: list[dict[str, str]], mark: str, count: int, named: str) -> None:
+    """Put marks before what the user says first, where there are none."""
+    marks = sum(message["content"].count(mark) for message in messages)
+    if count and not marks:
+        first = next((m for m in messages if m["role"] == "user"), messages[0])
+        first["content"] = mark * count + first["content"]
+    elif marks != count:
+        raise ValueError(f"prompt {prompt.id!r} has {marks} {mark} marks and {count} {named}; they must agree")
 
 
 def with_system(messages: list[dict[str, str]], system: str | None) -> list[dict[str, str]]:
@@ -50,11 +58,11 @@ def messages_of(prompt: Prompt) -> list[dict[str, str]]:
 
 
 def question_of(prompt: Prompt) -> str:
-    """What is asked, without marks of pictures: the column `question`, or what the user said last."""
+    """What is asked, without marks of media: the column `question`, or what the user said last."""
     asked = prompt.record.get("question")
     if not isinstance(asked, str):
         asked = next((m["content"] for m in reversed(messages_of(prompt)) if m["role"] == "user"), prompt.text)
-    return asked.replace(IMAGE, "").strip()
+    return asked.replace(IMAGE, "").replace(AUDIO, "").strip()
 
 
 def read_messages(messages: Any, begun: bool) -> list[dict[str, str]]:

@@ -81,7 +81,7 @@ class UiS1:
     def respond(self, episode: Episode) -> Reply | None:
         history: list[str] = episode.memory["history"]
         step, steps = len(history), steps_of(episode)
-        expert, said, screen = action_of(steps[step]), episode.said[-1], episode.media[-1]
+        expert, said, screen = action_of(steps[step]), episode.said[-1], episode.pictures[-1]
         thought, action = read(said)
         same_type, same = False, False
         if action is not None:

@@ -127,11 +127,11 @@ class Zoom:
         if box is None:
             return None, "bad_arguments"
         number = call.arguments.get("image", 1)
-        if type(number) is not int or not 1 <= number <= len(episode.media):
+        if type(number) is not int or not 1 <= number <= len(episode.pictures):
             return None, "no_picture"
         return cropped(
             box,
-            episode.media[number - 1],
+            episode.pictures[number - 1],
             smallest=self.options.min_side,
             aspect=self.options.max_aspect,
             clip=True,

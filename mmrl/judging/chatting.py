@@ -12,7 +12,7 @@ from mmrl.environments.pairs import PairsOptions, showing
 from mmrl.judging.base import Showing, Verdict
 from mmrl.judging.generative import verdict_of
 from mmrl.judging.words import pictures_of
-from mmrl.media import IMAGE
+from mmrl.media import IMAGE, View
 from mmrl.pictures import PictureError, open_image
 from mmrl.rewarding.chat import Endpoint, Failure, Judge, Messages
 from mmrl.rewarding.parts import JPEG, picture_part, text_part
@@ -77,7 +77,9 @@ class Chatting:
         pair, pictures = one.pair, pictures_of(one.pair)
         own = len(pictures) - sum(len(candidate.images) for candidate in pair.candidates)
         context = showing(pair.prompt, pair.candidates, one.order, own, self.show)
-        views = iter(context.views)
+        if pair.prompt.record.get("sounds"):
+            raise ValueError("the record has sounds, which are not sent to a judge; leave the column out")
+        views = iter(view for view in context.views if isinstance(view, View))
         made = []
         for message in context.messages:
             pieces = message["content"].split(IMAGE)

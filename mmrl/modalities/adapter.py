@@ -14,11 +14,12 @@ from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward
 from mmrl.share import resolve
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from mmrl.engines.base import Completion
     from mmrl.environments.base import Environment
-    from mmrl.media import Media
+    from mmrl.media import Heard, Media
     from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
 
@@ -87,6 +88,9 @@ class Adapter:
 
     # Pixels of a picture that is opened at most; a run sets it to data.max_pixels.
     max_pixels: int | None = None
+
+    # Seconds of a sound that is decoded at most; a run sets it to data.max_seconds.
+    max_seconds: float | None = None
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -162,7 +166,8 @@ class Adapter:
     def usable(self, prompt: Prompt) -> str | None:
         """Why a prompt cannot be rolled out, or None; such prompts are dropped and counted. Left out: all can.
 
-        Raises PictureError for a picture that cannot be used: whether that stops a run, data.on_bad_record says.
+        Raises MediaError for a picture or a sound that cannot be used: whether that stops a run, data.on_bad_record
+        says.
         """
         return None
 
@@ -523,6 +528,11 @@ class Adapter:
 
     def picture(self, sample: Sample, media: Media) -> Image | None:
         """One of the sample's `media` as the policy saw it, for the sample store. Left out: it is not drawn."""
+        return None
+
+    def sound(self, sample: Sample, media: Heard) -> np.ndarray | None:
+        """[n] float32 at 16 kHz: one of the sample's `media` as the policy heard it, for the sample store. Left out: it
+        is not stored."""
         return None
 
     def _lacks(self, method: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmrl.modalities.adapter import Adapter
 
 BUILT_IN = {
+    "audio": ("mmrl.modalities.audio.adapter", "AudioAdapter"),
     "image": ("mmrl.modalities.image.adapter", "ImageAdapter"),
     "text": ("mmrl.modalities.text.adapter", "TextAdapter"),
     "vision": ("mmrl.modalities.vision.adapter", "VisionAdapter"),
@@ -47,14 +48,18 @@ def adapter_class(modality: str) -> type[Adapter]:
 
 
 def modality_of(folder: Path) -> str:
-    """The built-in modality that reads the language model in a folder: one with a processor of pictures sees.
+    """The built-in modality that reads the language model in a folder: one with a processor of pictures sees, one
+    with a processor of sounds hears.
 
     Raises ValueError for a folder without a model of transformers.
     """
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"{folder} holds no model of transformers: it has neither config.json nor adapter_config.json")
-    sees = any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
-    return "vision" if sees else "text"
+    found = [folder / name for name in ("processor_config.json", "preprocessor_config.json")]
+    processors = [path.read_text(encoding="utf-8") for path in found if path.is_file()]
+    if any('"feature_extractor' in text for text in processors):
+        return "audio"
+    return "vision" if processors else "text"
 
 
 def config_class(modality: str) -> type:

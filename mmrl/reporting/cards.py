@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from mmrl.reporting.artifacts import FILM, frames_of_sheet, sheet_of
 from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder, Unreadable
+from mmrl.reporting.sounds import player
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
 from mmrl.reporting.tokens import Token, token_views
 from mmrl.reporting.words import clip, number
@@ -73,7 +75,7 @@ class Card:
 
 
 class CardMaker:
-    """Turns index records into cards and keeps the inlined pictures below a number of bytes.
+    """Turns index records into cards and keeps the inlined pictures and sounds below a number of bytes.
 
     name: what ids of its pictures begin with, on a page with pictures of several folders.
     """
@@ -81,7 +83,7 @@ class CardMaker:
     def __init__(self, folder: RunFolder, max_bytes: int, name: str = "seen") -> None:
         self.folder = folder
         self.left = max_bytes
-        self.gallery = Gallery(self._inlined, name)
+        self.gallery = Gallery(self._inlined, name, partial(player, folder, charged=self._charged))
 
     def card(self, tag: str, record: Mapping[str, Any], change: float | None = None, opening: int = 0) -> Card:
         """record: one of records.readable_index. opening: turns that are shown once for all samples of the group."""

@@ -55,6 +55,16 @@ class _Media(_Record):
     problem: str = "not stored"
 
 
+class _Heard(_Record):
+    sound: Place
+    start: Place = 0
+    end: Place | None = None
+    seconds: Annotated[float, Field(ge=0, le=PIXELS, allow_inf_nan=False)]
+    tokens: Place = 0
+    file: str | None = None
+    problem: str = "not stored"
+
+
 class _Actions(_Record):
     words: list[str]
     logp: list[Number]
@@ -71,12 +81,12 @@ class _Sample(_Record):
     actions: _Actions | None = None
     scores: dict[str, _Score] = {}
     turns: list[_Turn] = []
-    media: list[_Media] = []
+    media: list[_Media | _Heard] = []
     info: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _places(self) -> _Sample:
-        """Turns show only pictures that are there."""
+        """Turns show only media that are there."""
         for turn in self.turns:
             turn.media = [place for place in turn.media if place < len(self.media)]
         return self

@@ -43,7 +43,7 @@ def markdown(samples: Sequence[Shown]) -> str:
 
 
 def _shown(folder: RunFolder, tag: str, id_: str, prompt: str, record: Mapping[str, Any]) -> Shown:
-    names = [record["file"], *(media["file"] for media in record["media"])]
+    names = [record["file"], *(media.get("file") for media in record["media"])]
     text, picture = "", None
     for name in (f"samples/{tag}/{name}" for name in names if name):
         try:

@@ -5,17 +5,19 @@ Boxes are drawn where they lie on the original: the crops that were shown, and w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from mmrl.media import Box, Media, area
+from mmrl.media import AUDIO, Box, Heard, Media, Perceived, area, pictures_of
 from mmrl.reporting.conversations import read_media
+from mmrl.reporting.sounds import Player, caption_of
 from mmrl.reporting.tokens import Token
 
 PLACE = "<image>"  # where a turn's text shows a picture
-SIGN = "▣"
+SIGN, HEARD = "▣", "♪"
 MOST_TURN_TEXT = 2_000
 _NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of candidates
 MOST_PIXELS = 1e9  # farthest from 0 that a coordinate may be
@@ -66,7 +68,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class TurnView:
-    """A turn: who speaks, the text (or its tokens, with what each was worth), the pictures.
+    """A turn: who speaks, the text (or its tokens, with what each was worth), the pictures, the sounds.
 
     trained: whether the policy said it and learns from it.
     """
@@ -76,17 +78,23 @@ class TurnView:
     trained: bool
     tokens: tuple[Token, ...] = ()
     frames: tuple[Frame, ...] = ()
+    players: tuple[Player, ...] = ()
 
 
 class Gallery:
     """Pictures of the page: equal ones are inlined once, as long as there is room.
 
     inline: (name in the run's folder, data URIs that are there already) -> (data URI, ""), or ("", why there is none).
-    name: what the ids begin with.
+    name: what the ids begin with. play: (name in the run's folder, caption) -> the player of a sound.
     """
 
-    def __init__(self, inline: Callable[[str, Container[str]], tuple[str, str]], name: str = "seen") -> None:
-        self.inline, self.name = inline, name
+    def __init__(
+        self,
+        inline: Callable[[str, Container[str]], tuple[str, str]],
+        name: str = "seen",
+        play: Callable[[str, str], Player] | None = None,
+    ) -> None:
+        self.inline, self.name, self.play = inline, name, play
         self.pictures: dict[str, str] = {}  # data URI -> id
         self._asked: dict[str, tuple[str, str]] = {}
 
@@ -131,29 +139,41 @@ def turn_views(
         own = next(said, ()) if turn["trained"] else ()
         if number < first or (last is not None and number >= last):
             continue
-        frames = [frame(record, tag, gallery, media, place, boxes=last is None) for place in turn["media"]]
-        views.append(TurnView(_speaker(turn), _signed(turn), turn["trained"], tuple(own), tuple(frames)))
+        frames = [frame(record, tag, gallery, media, p, boxes=last is None) for p in _seen(turn["media"], media)]
+        players = [player_of(record, tag, gallery, p) for p in turn["media"] if isinstance(media[p], Heard)]
+        seen, heard = tuple(frames), tuple(players)
+        views.append(TurnView(_speaker(turn), _signed(turn), turn["trained"], tuple(own), seen, heard))
     return tuple(views)
 
 
 def overview(record: Mapping[str, Any], tag: str, gallery: Gallery, opening: int) -> tuple[Frame, ...]:
     """The pictures of the opening on which there is a box to draw."""
     media = list(map(read_media, record["media"]))
-    places = [place for turn in record["turns"][:opening] for place in turn["media"]]
+    places = _seen([place for turn in record["turns"][:opening] for place in turn["media"]], media)
     frames = (frame(record, tag, gallery, media, place) for place in places)
     return tuple(frame for frame in frames if frame.boxes)
 
 
 def frame(
-    record: Mapping[str, Any], tag: str, gallery: Gallery, media: Sequence[Media], place: int, boxes: bool = True
+    record: Mapping[str, Any], tag: str, gallery: Gallery, media: Sequence[Perceived], place: int, boxes: bool = True
 ) -> Frame:
     """One of a sample's pictures."""
     shown, stored = media[place], record["media"][place]
+    assert isinstance(shown, Media)
     picture, note = (
         gallery.add(tag, stored["file"]) if stored.get("file") else ("", stored.get("problem", "not stored"))
     )
     drawn = (*_crops(media, place), *_written(record, media, place)) if boxes else ()
     return Frame(picture, shown.window, shown.seen, _caption(media, place), drawn, note)
+
+
+def player_of(record: Mapping[str, Any], tag: str, gallery: Gallery, place: int) -> Player:
+    """One of a sample's sounds."""
+    stored = record["media"][place]
+    caption = caption_of(stored, place, HEARD)
+    if not stored.get("file") or gallery.play is None:
+        return Player(caption, note=stored.get("problem", "not stored"))
+    return gallery.play(f"samples/{tag}/{stored['file']}", caption)
 
 
 def facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -162,8 +182,10 @@ def facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     found = [("candidates as shown", order)] if (order := _order(record)) else []
     found += [("verdict", f"prefers {chosen}")] if order and (chosen := _chosen(record, order)) else []
     found += [(name, _word(value)) for name, value in info.items() if not (order and name == "order")]
-    tokens = sum(shown["tokens"] for shown in record.get("media", ()))
-    return tuple([*found, ("visual tokens", str(tokens))] if tokens else found)
+    for name, of_sounds in (("visual tokens", False), ("sound tokens", True)):
+        tokens = sum(met["tokens"] for met in record.get("media", ()) if ("sound" in met) == of_sounds)
+        found += [(name, str(tokens))] if tokens else []
+    return tuple(found)
 
 
 def _order(record: Mapping[str, Any]) -> str:
@@ -206,10 +228,14 @@ def _speaker(turn: Mapping[str, Any]) -> str:
 
 
 def _signed(turn: Mapping[str, Any]) -> str:
-    """The text with the number of the picture at each of its places."""
-    text = turn["text"]
-    for place in turn["media"]:
-        text = text.replace(PLACE, f"{SIGN}{place + 1} ", 1)
+    """The text with the number of the picture, or of the sound, at each of its places."""
+    numbers, signs = iter(turn["media"]), {PLACE: SIGN, AUDIO: HEARD}
+
+    def signed(mark: re.Match[str]) -> str:
+        place = next(numbers, None)
+        return mark[0] if place is None else f"{signs[mark[0]]}{place + 1} "
+
+    text = re.sub("|".join(signs), signed, turn["text"]) if turn["media"] else turn["text"]
     cut = text if len(text) <= MOST_TURN_TEXT else f"{text[:MOST_TURN_TEXT]}… ({len(text) - MOST_TURN_TEXT} more)"
     return cut.strip()
 
@@ -217,19 +243,28 @@ def _signed(turn: Mapping[str, Any]) -> str:
 # -------------------------------------------------------------------- pictures and boxes
 
 
-def _caption(media: Sequence[Media], place: int) -> str:
+def _seen(places: Sequence[int], media: Sequence[Perceived]) -> list[int]:
+    """The places of pictures."""
+    return [place for place in places if isinstance(media[place], Media)]
+
+
+def _caption(media: Sequence[Perceived], place: int) -> str:
     shown = media[place]
-    several = len({m.view.picture for m in media}) > 1
+    assert isinstance(shown, Media)
+    several = len({m.view.picture for m in pictures_of(media)}) > 1
     of = f" of picture {shown.view.picture + 1}" if several else ""
     left, top, right, bottom = (round(v) for v in shown.window)
     what = f"all{of}" if shown.view.crop is None else f"{left}, {top} to {right}, {bottom}{of}"
     return f"{SIGN}{place + 1} {what} · {shown.seen[0]} × {shown.seen[1]} · {shown.tokens} tokens"
 
 
-def _crops(media: Sequence[Media], place: int) -> list[Drawn]:
+def _crops(media: Sequence[Perceived], place: int) -> list[Drawn]:
     """Parts of a picture that were shown after it."""
     base, found = media[place], []
+    assert isinstance(base, Media)
     for number, shown in enumerate(media):
+        if not isinstance(shown, Media):
+            continue
         inside = number > place and shown.view.picture == base.view.picture and shown.view.crop is not None
         if inside and shown.window != base.window and _common(shown.window, base.window) > 0:
             title = f"shown as picture {number + 1}"
@@ -237,11 +272,10 @@ def _crops(media: Sequence[Media], place: int) -> list[Drawn]:
     return found
 
 
-def _written(record: Mapping[str, Any], media: Sequence[Media], place: int) -> list[Drawn]:
+def _written(record: Mapping[str, Any], media: Sequence[Perceived], place: int) -> list[Drawn]:
     """Boxes that the policy wrote, on the first whole view of the first picture, which they are taken to be of."""
-    whole = next(
-        (n for n, m in enumerate(media) if m.view.crop is None and m.view.picture == media[0].view.picture), -1
-    )
+    seen = [(n, m.view) for n, m in enumerate(media) if isinstance(m, Media)]
+    whole = next((n for n, view in seen if view.crop is None and view.picture == seen[0][1].picture), -1)
     if place != whole:
         return []
     named = [(name, box) for name, score in record["scores"].items() for box in _boxes(score["details"].get("boxes"))]

@@ -42,7 +42,7 @@ EXTRAS = {
     "rouge_score": "vision",
     "httpx2": "judge",
     "soundfile": "audio",
-    "librosa": "audio",
+    "soxr": "audio",
     "cadquery": "cad",
     "trimesh": "cad",
     "manifold3d": "cad",

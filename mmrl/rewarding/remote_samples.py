@@ -15,7 +15,7 @@ from mmrl.rewarding.remote import Asked
 from mmrl.types import Prompt, Sample, Score
 
 # Columns of the record that are sent as what is shown, or are no business of the server.
-_SENT_APART = ("prompt", "messages", "image", "images", "candidates", "shares")
+_SENT_APART = ("prompt", "messages", "image", "images", "sounds", "candidates", "shares")
 _MAX_PIXELS = 50_000_000
 
 
@@ -71,6 +71,8 @@ class Sending:
         sent: dict[str, Any] = {}
         if prompt.record.get("image") is not None and "images" not in prompt.record:
             self._tell("image", "the column 'image' is a picture that no prompt shows: the server does not get it")
+        if prompt.record.get("sounds"):
+            self._tell("sounds", "the sounds that prompts have are not sent")
         if "candidates" in prompt.record:
             self._tell("candidates", "the candidates of pairs and their shares are not sent")
         for name, value in prompt.record.items():

@@ -16,10 +16,10 @@ from mmrl.data.choices import check_shuffled
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
+from mmrl.media import MediaError
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
-from mmrl.pictures import PictureError
 from mmrl.reporting.progress import counted
 from mmrl.rewarding.load import LoadedReward, load_reward
 from mmrl.training.processes import Processes
@@ -78,7 +78,7 @@ def load_adapter(config: Config, device: torch.device | None = None, weights: bo
         if not adapter.holds_conversations:
             raise ConfigError(f"environment: {type(adapter).__name__} holds no conversations; leave it out")
         adapter.environment = load_environment(config.environment)
-    adapter.max_pixels = config.data.max_pixels
+    adapter.max_pixels, adapter.max_seconds = config.data.max_pixels, config.data.max_seconds
     if weights:
         adapter.to(Processes(config.device).device if device is None else device)
     return adapter
@@ -130,7 +130,8 @@ def load_prompts(
 
 def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     """Equal for prompts that ask the same."""
-    refs, candidates = prompt.record.get("images") or (), prompt.record.get("candidates")
+    refs = [*(prompt.record.get("images") or ()), *(prompt.record.get("sounds") or ())]
+    candidates = prompt.record.get("candidates")
     shown = tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
     return prompt.text, (*shown, repr(candidates)) if candidates else shown
 
@@ -142,7 +143,7 @@ def usable(
 
     first: how many it is asked about, unless it can use none of these; the rest counts as usable. None: all.
     told: the words of a bar over them; None: no bar.
-    Raises ConfigError without any, and for a picture that cannot be used unless `on_bad` is skip.
+    Raises ConfigError without any, and for a picture or a sound that cannot be used unless `on_bad` is skip.
     """
     asked = prompts[:first]
     shown = asked if told is None else counted(asked, told)
@@ -161,7 +162,7 @@ def usable(
 def _unusable(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
     try:
         return adapter.usable(prompt)
-    except PictureError as error:
+    except MediaError as error:
         if on_bad == "stop":
             raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
         return str(error)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmrl.data.checks import MAX_PIXELS
+from mmrl.data.heard import bound_sounds
 from mmrl.data.images import bound_images
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.training.check_tools import (
@@ -224,7 +225,8 @@ def _made_records(adapter: Adapter, samples: Sequence[Sample], objective: str) -
         except Unsupported:
             return []
         record = {**sample.prompt.record, "id": str(number), "prompt": sample.prompt.text, **answer}
-        made.append(bound_images(record, sample.prompt.root, adapter.max_pixels or MAX_PIXELS))
+        bound = bound_images(record, sample.prompt.root, adapter.max_pixels or MAX_PIXELS)
+        made.append(bound_sounds(bound, sample.prompt.root))
     if adapter.environment is not None or not set(adapter.record_columns(objective)) <= set(made[0]):
         return []
     made.sort(key=lambda record: len(str(record["completion"])))

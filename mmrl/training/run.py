@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from mmrl.config import Config, RewardModelStage
 from mmrl.data.records import Records
+from mmrl.media import Heard, Perceived
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.disk import WriteError
 from mmrl.reporting.samples import SampleStore
 from mmrl.rewarding.load import LoadedReward
 from mmrl.training.processes import Processes
 from mmrl.training.stopping import Stops
-from mmrl.types import Group, Prompt
+from mmrl.types import Group, Prompt, Sample
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Data:
     prompts: Sequence[Prompt] = ()
     eval_prompts: Sequence[Prompt] = ()
     records: Records | None = None
+
+
+def _met(adapter: Adapter, sample: Sample, media: Perceived) -> Any:
+    """What a sample saw or heard, for the sample store."""
+    return adapter.sound(sample, media) if isinstance(media, Heard) else adapter.picture(sample, media)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Run:
 
         Every process writes its part of a tag, also without any groups.
         """
-        return SampleStore(self.folder, self.adapter.picture, self.processes.rank, self.processes.world)
+        return SampleStore(self.folder, partial(_met, self.adapter), self.processes.rank, self.processes.world)
 
     def shows(self, step: int) -> bool:
         """Whether samples of this step, from 1 over all stages, are stored for the report."""

@@ -103,4 +103,5 @@ def prompts_of(run: Run, data_from: str | None) -> Sequence[Prompt]:
     """The run's prompts, or those that a filter stage kept."""
     if data_from is None:
         return run.data.prompts
-    return load_prompts(str(result_path(run.folder, data_from)), {}, "stop", max_pixels=run.config.data.max_pixels)
+    data, kept = run.config.data, str(result_path(run.folder, data_from))
+    return load_prompts(kept, {}, "stop", max_pixels=data.max_pixels, max_seconds=data.max_seconds)

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmrl.config import ConfigError
 from mmrl.data.scored import Scored
 from mmrl.data.showing import candidate_row
+from mmrl.media import pictures_of
 from mmrl.modalities.adapter import Adapter
 from mmrl.types import Candidate, Prompt, Sample
 
@@ -82,8 +83,8 @@ def row_of(adapter: Adapter, prompt: Prompt, candidate: Candidate, show: str) ->
             f"{type(adapter).__name__}.given, record {prompt.id!r}: expected one sample with a trained action"
         )
     pictures = len(asked.record.get("images") or ())
-    if len(found[0].media) != pictures:
-        raise ValueError(f"prompt {prompt.id!r}: {pictures} pictures, of which the model sees {len(found[0].media)}")
+    if (seen := len(pictures_of(found[0].media))) != pictures:
+        raise ValueError(f"prompt {prompt.id!r}: {pictures} pictures, of which the model sees {seen}")
     return found[0]
 
 

@@ -48,6 +48,7 @@ from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.library import registries
 from mmrl.core.resolving import GATE_RATIO, PRESETS
+from mmrl.modalities.audio import config as audio
 from mmrl.modalities.image import config as image
 from mmrl.modalities.text import config as text
 from mmrl.modalities.tokens import config as tokens
@@ -486,6 +487,22 @@ CASES = [
         "model.build={kind:internvl}",
         modality="vision",
     ),
+    Case(
+        audio.ModelConfig,
+        "vision",
+        "model.vision=trained",
+        "model.build={kind:qwen2_5_omni}",
+        "model.build={kind:voxtral}",
+        modality="audio",
+    ),
+    Case(
+        audio.ModelConfig,
+        "long_sounds",
+        "model.long_sounds=chunks",
+        "model.build={kind:qwen2_audio}",
+        "model.build={kind:qwen3_omni_moe}",
+        modality="audio",
+    ),
 ]
 
 # Options that change something in every run that has their section.
@@ -504,6 +521,7 @@ ALWAYS: dict[type, set[str]] = {
         "image_root",
         "on_bad_record",
         "max_pixels",
+        "max_seconds",
         "video_frames",
         "videos",
     },
@@ -575,6 +593,7 @@ ALWAYS: dict[type, set[str]] = {
     },
     text.ModelConfig: set(),
     vision.ModelConfig: {"vision", "space", "picture_cache"},
+    audio.ModelConfig: {"family", "audio", "channels", "media_cache"},
 }
 
 
@@ -590,7 +609,7 @@ def sections() -> list[type]:
             for field in annotation.model_fields.values():
                 walk(field.annotation)
 
-    for section in (Config, image.ModelConfig, text.ModelConfig, vision.ModelConfig):
+    for section in (Config, image.ModelConfig, text.ModelConfig, vision.ModelConfig, audio.ModelConfig):
         walk(section)
     return found
 
@@ -630,7 +649,8 @@ def test_every_entry_of_a_table_has_a_case():
     entries = {(section, entry) for section in sections() for entry in vars(section).get("effects", {})}
     covered = {(case.section, case.entry) for case in CASES}
     of_tokens = {(tokens.TokenModelConfig, entry) for entry in tokens.TokenModelConfig.effects}
-    inherited = {(vision.ModelConfig, entry) for entry in tokens.TokenModelConfig.effects}
+    heirs = (vision.ModelConfig, audio.ModelConfig)
+    inherited = {(heir, entry) for heir in heirs for entry in tokens.TokenModelConfig.effects}
     assert (entries | of_tokens) - inherited == covered
 
 

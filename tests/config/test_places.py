@@ -41,7 +41,7 @@ def test_a_list_that_was_given_a_word_says_how_it_is_written(config):
         load(config(), ["trackers=wandb"])
 
 
-@pytest.mark.parametrize("modality", ["text", "vision", "image"])
+@pytest.mark.parametrize("modality", ["text", "vision", "audio", "image"])
 def test_every_key_of_a_run_is_one_that_an_override_takes(config, modality):
     """The keys are asked of the sections; that an override finds the place of each is asked of `load`: what it refuses
     is the value, never the key."""

@@ -180,7 +180,9 @@ def test_parts_of_messages_become_marks_and_their_pictures_images():
     assert made["messages"] == [{"role": "user", "content": "first<image><image>secondthird"}]
     assert made["prompt"] == "first<image><image>secondthird"
     assert made["images"] == ["a.png", "b.png"]
-    with pytest.raises(ValueError, match=r"a part of a message is neither text nor picture: \{.type.: .video.\}"):
+    with pytest.raises(
+        ValueError, match=r"a part of a message is neither text nor picture nor sound: \{.type.: .video.\}"
+    ):
         normalised({"messages": [{"role": "user", "content": [{"type": "video"}]}]})
 
 
@@ -350,7 +352,7 @@ def test_columns_that_nobody_sees_are_told_once(red, record, columns):
             {"messages": [{"role": "user", "content": "<video>what?"}], "videos": ["a.mp4"]},
             "<video> stands in",
         ),
-        ({"prompt": "<audio>what?", "audio": "a.wav"}, "<audio> stands in the text for `audio`"),
+        ({"prompt": "<audio><audio>what?", "audio": "a.wav"}, "<audio> stands 2 times in the text, and there are 1"),
         (
             {
                 "messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, "what?"]}],
@@ -517,7 +519,7 @@ def test_what_a_filter_keeps_stands_with_its_pictures(red, tmp_path_factory):
     prompt = load_prompts(str(path), {}, "stop")[0]
     sizes = [open_image(ref, prompt.root, BOUND).size for ref in prompt.record["images"]]
     assert sizes == [(4, 2), (3, 3), (5, 6), (4, 2)]
-    assert [ref().size for ref in KeptRecords(path, BOUND).batch(0, 1, 0)[0]["images"]] == sizes
+    assert [ref().size for ref in KeptRecords(path, BOUND, 600).batch(0, 1, 0)[0]["images"]] == sizes
     assert stored_images({"prompt": "a"}, None, run, BOUND) == {"prompt": "a"}
     with pytest.raises(PictureError):
         stored_images({"images": ["gone.png"]}, str(red), run, BOUND)

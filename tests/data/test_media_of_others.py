@@ -13,7 +13,7 @@ from mmrl.data.preferences import load_preferences
 from mmrl.data.prompts import load_prompts
 from mmrl.data.records import Records
 
-HEARD, SEEN = "<audio> stands in the text for `audio", "video 'none.mp4': is no folder and no file"
+HEARD, SEEN = "sound 'a.wav': no such file", "video 'none.mp4': is no folder and no file"
 PART = {"type": "audio", "audio": "a.wav"}
 # Records as libraries have them, each with what is told of it.
 UNSHOWN = {
@@ -23,7 +23,7 @@ UNSHOWN = {
     "llava": ({"conversations": [{"from": "human", "value": "what? <audio>"}], "audio": "a.wav"}, HEARD),
     "a part": (
         {"prompt": [{"role": "user", "content": [PART, {"type": "text", "text": "what?"}]}]},
-        "neither text nor",
+        HEARD,
     ),
     "a video": ({"prompt": "<video>what?", "videos": ["none.mp4"]}, SEEN),
     "one of two": ({"prompt": "<video><video>what?", "videos": ["walk"]}, "<video> stands 2 times in the text"),
@@ -72,7 +72,7 @@ def test_a_record_with_a_medium_that_nothing_shows_is_skipped_where_asked(
     place = f"{name}[1]" if objects.is_object(name) else f"{name}:2"
     first, count = [str(w.message) for w in warned]
     assert first.startswith(f"{place}: ") and told in first and first.endswith("; skipped")
-    assert count == "data: skipped 1 of 3 records"
+    assert count.startswith("data: skipped 1 of 3 records")
     with pytest.raises(ConfigError, match=r"data\.on_bad_record: skip"):
         read(name, "stop")
 

@@ -63,7 +63,7 @@ def test_the_command_line_takes_it(words):
     elif sources:
         assert "/" not in sources[0] or sources[0].startswith("runs/") or Path(sources[0]).suffix, "no such config"
     else:
-        assert options.get("modality") or options.get("run")
+        assert any(options.get(name) for name in ("modality", "run", "predictions"))
 
 
 @every("words", [p for p in _lines() if p.values[0][0] == "reward"])

@@ -335,10 +335,10 @@ def test_a_resume_in_a_later_stage_reads_what_the_filter_wrote(tmp_path, rewards
 def test_kept_records_are_read_in_a_seeded_order_every_one_once_a_pass(tmp_path):
     path = tmp_path / "kept.jsonl"
     path.write_text("".join(json.dumps({"id": f"r{i}", "prompt": "x"}) + "\n" for i in range(6)), encoding="utf-8")
-    data = KeptRecords(path, 100)
+    data = KeptRecords(path, 100, 600)
     first, second = data.batch(0, 3, seed=1), data.batch(1, 3, seed=1)
     assert sorted(r["id"] for r in first + second) == [f"r{i}" for i in range(6)]
-    assert KeptRecords(path, 100).batch(1, 3, seed=1) == second
+    assert KeptRecords(path, 100, 600).batch(1, 3, seed=1) == second
 
 
 @pytest.mark.parametrize("reader", ["records", "prompts", "pairs"])

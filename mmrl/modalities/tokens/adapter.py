@@ -19,6 +19,7 @@ from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
 from mmrl.environments.base import Environment, drawn_by
+from mmrl.media import MediaError, pictures_of, sounds_of
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.quiet import quiet
@@ -43,7 +44,6 @@ from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.scoring import ScoreHead, scored_places
 from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
 from mmrl.modalities.tokens.truncation import kept_mass
-from mmrl.pictures import PictureError
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
@@ -164,13 +164,13 @@ class TokenAdapter(Adapter):
     def usable(self, prompt: Prompt) -> str | None:
         """Why a prompt cannot be rolled out (too long, no chat template ...), or None; nothing is ever cut.
 
-        Raises PictureError for a picture of it that cannot be used.
+        Raises MediaError for a picture of it that cannot be used.
         """
         try:
             self.reader.opened(prompt, self.reader.context(prompt))
         except Unfit as error:
             return error.reason
-        except PictureError:
+        except MediaError:
             raise
         except ValueError as error:  # of the environment, or of the template
             return str(error)
@@ -210,10 +210,11 @@ class TokenAdapter(Adapter):
         return Sample(prompt, 0, "", trajectory, "length", media=tuple(opened.media))
 
     def cost(self, prompt: Prompt) -> dict[str, int]:
-        """See Adapter.cost: tokens of a prompt, and how many of them are pictures."""
+        """See Adapter.cost: tokens of a prompt, and how many of them are pictures and sounds."""
         opened = self.reader.opened(prompt, self.reader.context(prompt))
-        pictures = sum(m.tokens for m in opened.media)
-        return {"tokens": len(opened.row), **({"tokens of pictures": pictures} if opened.media else {})}
+        kinds = {"pictures": pictures_of(opened.media), "sounds": sounds_of(opened.media)}
+        costs = {f"tokens of {kind}": sum(one.tokens for one in met) for kind, met in kinds.items() if met}
+        return {"tokens": len(opened.row), **costs}
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """See Adapter.trial: as many rows as are decoded together."""

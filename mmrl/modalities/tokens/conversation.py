@@ -16,7 +16,7 @@ from torch import Tensor
 from mmrl.engines.base import Completion
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
-from mmrl.media import Media, Size
+from mmrl.media import Perceived, Size
 from mmrl.modalities.tokens.config import ConversationConfig
 from mmrl.modalities.tokens.prompts import TooLong
 from mmrl.seeds import seed_of
@@ -31,7 +31,7 @@ class Opened:
     """A context as the policy reads it."""
 
     row: Row
-    media: list[Media]
+    media: list[Perceived]
     turns: list[Turn]
 
 
@@ -46,7 +46,7 @@ class Speaker(Protocol):
 
     def opened(self, prompt: Prompt, context: Context) -> Opened: ...
 
-    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Media]]: ...
+    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Perceived]]: ...
 
     def text(self, ids: Tensor) -> str: ...
 
@@ -89,7 +89,7 @@ class Conversation:
         self.turns += 1
         self.stop = made.stop
 
-    def observe(self, row: Row, turn: Turn, media: Sequence[Media]) -> None:
+    def observe(self, row: Row, turn: Turn, media: Sequence[Perceived]) -> None:
         """What the environment answers."""
         self._extend(row, torch.zeros(len(row)), False, (), -1)
         first = len(self.episode.media)

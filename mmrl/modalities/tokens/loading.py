@@ -46,15 +46,17 @@ def options(config: TokenModelConfig) -> dict[str, Any]:
 
 
 def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: str) -> Any:
-    """The model in `place`, its weights read by `auto`, one of transformers' Auto classes; what: the kind it reads.
+    """The model in `place`, its weights read by `auto`, one of transformers' Auto classes or a class of its models (of
+    a model that holds one of these, that part); what: the kind it reads.
 
     Raises ValueError, before any weight is read, for another kind of model, or one that cannot do what is asked of it,
     and FileNotFoundError for a folder whose weights are not whole; ValueError for files that lack some of its weights.
     """
     from transformers import AutoConfig
 
+    named = auto if hasattr(auto, "config_class") else None
     try:
-        numbers = AutoConfig.from_pretrained(**place)
+        numbers = (AutoConfig if named is None else named.config_class).from_pretrained(**place)
     except ValueError as error:
         if "model type" not in str(error):
             raise
@@ -63,7 +65,7 @@ def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: st
             "set trust_remote_code where its code comes with it"
         ) from error
     remote = config.trust_remote_code and getattr(numbers, "auto_map", None)
-    found = None if remote else auto._model_mapping.get(type(numbers), None)
+    found = named if named is not None else None if remote else auto._model_mapping.get(type(numbers), None)
     found = found[0] if isinstance(found, tuple) else found
     if found is None and not remote:
         raise ValueError(f"path {config.path!r}: a {numbers.model_type} is no {what} of transformers; give another")

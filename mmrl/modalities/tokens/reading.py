@@ -15,7 +15,7 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
 from mmrl.environments.load import load_environment, parts_of
-from mmrl.media import IMAGE, Media, Size, View
+from mmrl.media import IMAGE, Perceived, Place, Size
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import trajectory_of
@@ -35,6 +35,7 @@ class Reader:
     """
 
     environment: Environment | None = None
+    sees = hears = False
 
     def __init__(self, tokenizer: Any, prompts: PromptEncoder, skip_special_tokens: bool) -> None:
         self.tokenizer, self.prompts, self._skip = tokenizer, prompts, skip_special_tokens
@@ -97,22 +98,28 @@ class Reader:
 
     def opened(self, prompt: Prompt, context: Context) -> Opened:
         """A context as the policy reads it. Raises Unfit for one that cannot be used."""
-        if reason := self.prompts.unfit(context, prompt.record):
+        if reason := self.prompts.unfit(context, prompt.record) or self.unmet(prompt, context):
             raise Unfit(prompt, reason)
-        marked = bool(prompt.record.get("images")) and any(IMAGE in message["content"] for message in context.messages)
-        if context.views or marked:  # a video's frames, too
-            raise Unfit(prompt, "shows pictures, which this modality does not read")
         ids = self.prompts.ids(context, prompt.record)
         self.prompts.check_length(prompt, len(ids))
         return Opened(Row(ids), [], [Turn(m["role"], m["content"]) for m in context.messages])
 
-    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Media]]:
+    def unmet(self, prompt: Prompt, context: Context) -> str | None:
+        """What of a prompt this policy has no sense for, in words that follow "prompt ...", or None."""
+        marked = bool(prompt.record.get("images")) and any(IMAGE in message["content"] for message in context.messages)
+        if not self.sees and (marked or context.views):  # a video's frames, too
+            return "shows pictures, which this modality does not read"
+        if not self.hears and prompt.record.get("sounds"):
+            return "has sounds, which this modality does not hear; leave the column out to ask without them"
+        return None
+
+    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Perceived]]:
         """What an environment adds behind a turn of the policy; end: the id that ended the turn, None for none."""
         return self.observed(prompt, [{"role": reply.role, "content": reply.text}], reply.views, end)
 
     def observed(
-        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[View], end: int | None
-    ) -> tuple[Row, list[Media]]:
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[Place], end: int | None
+    ) -> tuple[Row, list[Perceived]]:
         """What messages of others add behind a turn of the policy; views: of the pictures that they mark."""
         if views:
             raise ValueError("the environment shows pictures, which this modality does not read")

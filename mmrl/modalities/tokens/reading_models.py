@@ -23,10 +23,14 @@ def located(place: Mapping[str, Any], config: TokenModelConfig) -> dict[str, Any
 
 
 def skeleton(auto: Any, numbers: Any, place: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """The model of these numbers without its weights. place, options: arguments of `from_pretrained`."""
+    """The model of these numbers without its weights. auto: see loading.read. place, options: arguments of
+    `from_pretrained`."""
     kept = {key: value for key, value in options.items() if key != "use_safetensors"}
     with hollow.skeleton():
-        model = auto.from_config(numbers, trust_remote_code=place["trust_remote_code"], **kept)
+        if hasattr(auto, "from_config"):
+            model = auto.from_config(numbers, trust_remote_code=place["trust_remote_code"], **kept)
+        else:
+            model = auto._from_config(numbers, **kept)
     _give_generation(model, Path(place["pretrained_model_name_or_path"]))
     return model
 

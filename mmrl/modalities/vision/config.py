@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mmrl.environments.opening import opening
+from mmrl.media import IMAGE
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.strict import When
 from mmrl.types import Prompt
@@ -79,8 +80,8 @@ class ModelConfig(TokenModelConfig):
 
     def prompt_check(self) -> Callable[[Prompt], str | None] | None:
         """Whether the chat template takes a prompt; None where the processor's files are not on this machine."""
+        from mmrl.modalities.media.encoder import MediaEncoder
         from mmrl.modalities.tokens import loading
-        from mmrl.modalities.vision.prompts import VisionEncoder
 
         if self.build is not None or importlib.util.find_spec("torchvision") is None:
             return None
@@ -91,7 +92,7 @@ class ModelConfig(TokenModelConfig):
             processor = AutoProcessor.from_pretrained(**place, local_files_only=True)
         except OSError:
             return None
-        encoder = VisionEncoder(processor, self, sys.maxsize)
+        encoder = MediaEncoder(processor, self, sys.maxsize, (IMAGE,))
 
         def check(prompt: Prompt) -> str | None:
             return encoder.refusal(prompt, opening(prompt, len(prompt.record.get("images") or ())))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmrl.media import pictures_of, sounds_of
 from mmrl.training.processes import Processes
 from mmrl.types import Sample
 
@@ -58,8 +59,9 @@ def conversation_metrics(samples: Sequence[Sample], processes: Processes) -> dic
             everyone.add(name, value, counts[name])
         for name, some in words.items():
             everyone.add_words(name, some)
-    if not everyone.sums.get("visual_tokens"):
-        everyone.sums.pop("visual_tokens", None)
+    for name in ("visual_tokens", "sound_tokens"):
+        if not everyone.sums.get(name):
+            everyone.sums.pop(name, None)
     return everyone.metrics()
 
 
@@ -79,7 +81,8 @@ def _tally(samples: Sequence[Sample]) -> Tally:
         if not (sample.media or sample.info or said > 1):
             continue
         tally.add("turns", said)
-        tally.add("visual_tokens", sum(media.tokens for media in sample.media))
+        for name, met in (("visual_tokens", pictures_of(sample.media)), ("sound_tokens", sounds_of(sample.media))):
+            tally.add(name, sum(one.tokens for one in met))
         for name, value in sample.info.items():
             _add(tally, name, value)
     return tally

@@ -13,6 +13,7 @@ from typing import Any
 from mmrl.config import ConfigError, EvalConfig
 from mmrl.data.choices import rotations, shuffled, tell_hidden
 from mmrl.data.order import cyclic_indices
+from mmrl.media import pictures_of
 from mmrl.rewarding.run import Abandoned, score_groups
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
@@ -216,8 +217,8 @@ def table(asked: Sequence[Question], groups: Sequence[Group], rewards: Sequence[
     for question, group in zip(asked, groups, strict=True):
         task = _task(question, options)
         for sample in group.samples if task is not None else ():
-            if sample.media:
-                made.add(f"visual_tokens/{task}", sum(media.tokens for media in sample.media), question.share)
+            if seen := pictures_of(sample.media):
+                made.add(f"visual_tokens/{task}", sum(media.tokens for media in seen), question.share)
     return made
 
 

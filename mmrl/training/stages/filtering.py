@@ -11,6 +11,7 @@ from typing import Any
 
 from mmrl.config import ConfigError, FilterStage
 from mmrl.data.choices import shuffled
+from mmrl.data.heard import stored_sounds
 from mmrl.data.images import stored_images
 from mmrl.data.order import cyclic_indices
 from mmrl.reporting.disk import WriteError, writing
@@ -81,19 +82,11 @@ class Filtering(Stage[FilterStage]):
             run.point("rollout")
         groups = self.waiting[0]
         set_rewards({TREE: 1.0} if options.tree else looked_at(options, run.weights), groups)
-        folder, bound = run.folder / "data", run.config.data.max_pixels
         known = self._known()
-        with run.processes.failing_alike(WriteError), writing(folder):
-            kept = [
-                (group.index, stored_images(record, group.prompt.root, folder, bound))
-                for group in groups
-                for record in keep(run.adapter, options, group)
-            ]
-            kept += [
-                (group.index, stored_images(record, group.prompt.root, folder, bound))
-                for group, rate in known
-                for record in with_rate(options, group.prompt, rate)
-            ]
+        with run.processes.failing_alike(WriteError), writing(run.folder / "data"):
+            records = [(group, record) for group in groups for record in keep(run.adapter, options, group)]
+            records += [(group, record) for group, rate in known for record in with_rate(options, group.prompt, rate)]
+            kept = [(group.index, self._stored(record, group.prompt.root)) for group, record in records]
         write_part(run, options.name, cursor.step, kept)
         if options.rule == "difficulty":
             write_part(run, rates_of(options.name), cursor.step, self._lines(groups, known))
@@ -108,6 +101,11 @@ class Filtering(Stage[FilterStage]):
                 stacklevel=2,
             )
         return row | {"time/step": time.monotonic() - began}
+
+    def _stored(self, record: dict[str, Any], root: str | None) -> dict[str, Any]:
+        """The record with its pictures and sounds where later stages find them."""
+        folder, data = self.run.folder / "data", self.run.config.data
+        return stored_sounds(stored_images(record, root, folder, data.max_pixels), root, folder, data.max_seconds)
 
     def _asked(self) -> list[tuple[Group, Rate | None]]:
         """This process's empty groups of the step, and the pass rates of those that were measured before."""

@@ -1,4 +1,4 @@
-"""Given data whose pictures turn out broken when they are first decoded: left out, or the end of the run."""
+"""Given data whose pictures or sounds turn out broken when they are first decoded: left out, or the end of the run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from mmrl.config import ConfigError, DataConfig
+from mmrl.data.heard import decode_sounds
 from mmrl.data.images import decode_images
-from mmrl.pictures import PictureError, candidate_refs
+from mmrl.media import MediaError
+from mmrl.pictures import candidate_refs
 from mmrl.training.processes import Processes
 from mmrl.types import Prompt
 
@@ -16,10 +18,10 @@ T = TypeVar("T")
 
 
 class Readable(Generic[T]):
-    """Leaves out what cannot be read, alike on all processes, each of which decodes the pictures of its share, once.
+    """Leaves out what cannot be read, alike on all processes, each of which decodes what its share has, once.
 
-    Before a run only the heads of pictures are looked at.
-    prompt: of an item; its record and folder name the pictures.
+    Before a run only heads are looked at.
+    prompt: of an item; its record and folder name pictures and sounds.
     """
 
     def __init__(self, processes: Processes, data: DataConfig, prompt: Callable[[T], Prompt]) -> None:
@@ -32,7 +34,7 @@ class Readable(Generic[T]):
         Raises ConfigError that names one which cannot, unless data.on_bad_record is skip.
         """
         prompts = [self.prompt(item) for item in items]
-        new = {p.id: p for p in prompts if p.id not in self._read and _has_pictures(p)}
+        new = {p.id: p for p in prompts if p.id not in self._read and _has_media(p)}
         if new:
             mine = list(new.values())[self.processes.rank :: self.processes.world]
             for some in self.processes.gather([(p.id, self._flaw(p)) for p in mine]):
@@ -47,10 +49,11 @@ class Readable(Generic[T]):
     def _flaw(self, prompt: Prompt) -> str:
         try:
             decode_images(prompt.record, prompt.root, self.data.max_pixels)
-        except PictureError as error:
+            decode_sounds(prompt.record, prompt.root, self.data.max_seconds)
+        except MediaError as error:
             return f"record {prompt.id!r}: {error}"
         return ""
 
 
-def _has_pictures(prompt: Prompt) -> bool:
-    return bool(prompt.record.get("images") or candidate_refs(prompt.record))
+def _has_media(prompt: Prompt) -> bool:
+    return bool(prompt.record.get("images") or prompt.record.get("sounds") or candidate_refs(prompt.record))

@@ -16,8 +16,8 @@ from mmrl.core import pairwise
 from mmrl.data.order import cyclic_indices
 from mmrl.data.prompts import load_prompts, reading, training_prompts
 from mmrl.data.scored import Scored
+from mmrl.media import MediaError
 from mmrl.modalities.adapter import Unsupported
-from mmrl.pictures import PictureError
 from mmrl.training.cursor import Cursor
 from mmrl.training.evaluation.scored import heldout_records, kept_records, metrics_of, shares_of, sums_of
 from mmrl.training.policy import Policy
@@ -48,7 +48,7 @@ class RewardModel(Stage[RewardModelStage]):
         options, data = self.options, self.run.config.data
         if options.data_from:
             kept = str(result_path(self.run.folder, options.data_from))
-            return load_prompts(kept, {}, data.on_bad_record, max_pixels=data.max_pixels)
+            return load_prompts(kept, {}, data.on_bad_record, max_pixels=data.max_pixels, max_seconds=data.max_seconds)
         if options.pairs:
             return load_prompts(options.pairs, {}, data.on_bad_record, **reading(data, options.pairs))
         if options.options is not None:
@@ -98,7 +98,7 @@ class RewardModel(Stage[RewardModelStage]):
             try:
                 made.append(rows_of(self.run.adapter, record, self.options.show))
                 mine.append(record)
-            except (ConfigError, PictureError, Unsupported):
+            except (ConfigError, MediaError, Unsupported):
                 raise
             except ValueError as error:
                 unfit.append(f"record {record.id!r}: {error}")

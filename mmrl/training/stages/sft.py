@@ -37,7 +37,7 @@ class Sft(Stage[SftStage]):
     def _records(self) -> Any:
         options, data = self.options, self.run.config.data
         if options.data_from:
-            return KeptRecords(result_path(self.run.folder, options.data_from), data.max_pixels)
+            return KeptRecords(result_path(self.run.folder, options.data_from), data.max_pixels, data.max_seconds)
         if options.options is not None:
             data = data.model_copy(update={"options": options.options})
             return Records(data, record_columns(self.run.adapter, [options.objective]))

@@ -14,8 +14,9 @@ from mmrl.engines.decoder import Row
 from mmrl.engines.view import collapse
 from mmrl.environments.base import Reply
 from mmrl.media import View
+from mmrl.modalities.media.pictures import PictureShelf
+from mmrl.modalities.media.shown import expand
 from mmrl.modalities.vision.families.base import Family
-from mmrl.modalities.vision.pictures import PictureShelf, expand
 from mmrl.modalities.vision.tiny import KINDS
 from mmrl.types import Group, Prompt
 
@@ -116,7 +117,7 @@ def test_a_row_is_never_cut_through_a_picture(shared, drawn, ask, roll, kind):
     for length in range(len(row) + 1):
         inside = any(places[i * row.media[0].tokens] < length < ends[i] for i in range(2))
         if inside:
-            with pytest.raises(ValueError, match=f"cannot be cut at {length}: that is inside of a picture"):
+            with pytest.raises(ValueError, match=f"cannot be cut at {length}: that is inside of one of its pictures"):
                 decoder.cut(row, length)
         else:
             kept = decoder.cut(row, length)

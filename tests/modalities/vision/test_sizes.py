@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mmrl.media import View
-from mmrl.modalities.vision.pictures import shown, shown_size
+from mmrl.modalities.media.pictures import shown, shown_size
 from mmrl.modalities.vision.tiny import KINDS
 from mmrl.types import Prompt
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from PIL import Image
 
-from mmrl.modalities.vision.pictures import source_key
+from mmrl.modalities.media.pictures import source_key
 
 
 @dataclass(frozen=True)

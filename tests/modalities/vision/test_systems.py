@@ -22,8 +22,8 @@ from PIL import Image
 from mmrl import api
 from mmrl.cli import cli
 from mmrl.config import load
+from mmrl.modalities.media.reading import MediaReader
 from mmrl.modalities.vision.adapter import VisionAdapter
-from mmrl.modalities.vision.reading import VisionReader
 from mmrl.share import share
 from mmrl.training.run_folder import released
 from mmrl.types import Group
@@ -230,7 +230,7 @@ def script(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str]) -> None:
     said: dict[tuple[int, ...], str] = {}
     turn = itertools.cycle(lines)
 
-    def text(self: VisionReader, ids: torch.Tensor) -> str:
+    def text(self: MediaReader, ids: torch.Tensor) -> str:
         key = tuple(ids.tolist())
         whole = next((k for k in said if k[: len(key)] == key), None)
         if whole is None:
@@ -238,7 +238,7 @@ def script(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str]) -> None:
             return said[key]
         return said[whole][: math.ceil(len(said[whole]) * len(key) / len(whole))]
 
-    monkeypatch.setattr(VisionReader, "text", text)
+    monkeypatch.setattr(MediaReader, "text", text)
 
 
 def tiny(name: str, folder: Path, url: str) -> dict[str, Any]:

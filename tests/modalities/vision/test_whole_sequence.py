@@ -11,8 +11,8 @@ import torch
 from mmrl.engines.view import collapse
 from mmrl.environments.base import Context, Reply
 from mmrl.media import IMAGE, View
+from mmrl.modalities.media.pictures import shown
 from mmrl.modalities.vision.adapter import VisionAdapter
-from mmrl.modalities.vision.pictures import shown
 from mmrl.modalities.vision.tiny import KINDS
 from mmrl.types import Group
 

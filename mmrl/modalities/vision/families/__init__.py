@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmrl.modalities.vision.config import ModelConfig
-from mmrl.modalities.vision.families.base import Family, Features
+from mmrl.modalities.vision.families.base import Family
 from mmrl.modalities.vision.families.gemma import Gemma3
 from mmrl.modalities.vision.families.idefics import Idefics3
 from mmrl.modalities.vision.families.internvl import InternVL
@@ -58,4 +58,4 @@ def family_of(model: Any, processor: Any, config: ModelConfig) -> Family:
     return FAMILIES[model.config.model_type](model, processor, config)
 
 
-__all__ = ["FAMILIES", "REFUSED", "Family", "Features", "check_kind", "family_of"]
+__all__ = ["FAMILIES", "REFUSED", "Family", "check_kind", "family_of"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmrl.media import Size
+from mmrl.modalities.media.features import Features
 from mmrl.modalities.vision.config import ModelConfig
-from mmrl.modalities.vision.families.base import Features
 from mmrl.modalities.vision.families.masks import masks
 from mmrl.modalities.vision.families.square import SquarePictures
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.media import Size
+from mmrl.modalities.media.features import Features, split_features
 from mmrl.modalities.vision.config import ModelConfig
-from mmrl.modalities.vision.families.base import Family, Features, split_features
+from mmrl.modalities.vision.families.base import Family
 
 
 class InternVL(Family):

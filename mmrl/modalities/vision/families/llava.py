@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.media import Size
+from mmrl.modalities.media.features import Features
 from mmrl.modalities.vision.config import ModelConfig
-from mmrl.modalities.vision.families.base import Family, Features
+from mmrl.modalities.vision.families.base import Family
 
 
 class LlavaOneVision(Family):

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.modalities.vision.families.base import Family, Features, split_features
+from mmrl.modalities.media.features import Features, split_features
+from mmrl.modalities.vision.families.base import Family
 
 
 class SquarePictures(Family):

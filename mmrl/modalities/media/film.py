@@ -1,4 +1,4 @@
-"""A family as it shows a video: as its processor's own input, frames that somebody chose before."""
+"""Eyes as they see a video: as their processor's own input, frames that somebody chose before."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy as np
 from torch import Tensor
 
 from mmrl.media import Size
-from mmrl.modalities.vision.families.base import Family, Features
+from mmrl.modalities.media.eyes import Eyes
+from mmrl.modalities.media.features import Features
 
 FPS = 24  # of frames of which nobody says how fast they follow one another, as processors take it
 
 
-class Film(Family):
+class Film(Eyes):
     """Videos of so many frames, planned by a blank one of the same size.
 
     numbers, total, fps: places of the frames among those of the whole video, and how many it has a second.
-    Raises ValueError for a family whose processor takes no videos.
+    Raises ValueError for eyes whose processor takes no videos.
     """
 
-    def __init__(self, family: Family, numbers: Sequence[int], total: int, fps: float | None) -> None:
-        self.__dict__ |= family.__dict__
-        self.family, self.space, self.boxes = family, family.space, family.boxes
+    def __init__(self, eyes: Eyes, numbers: Sequence[int], total: int, fps: float | None) -> None:
+        self.__dict__ |= eyes.__dict__
+        self.eyes, self.space, self.boxes = eyes, eyes.space, eyes.boxes
         self._told = (list(numbers), total, fps or FPS)
         self._plans: dict[Size, Mapping[str, Any]] = {}
-        if family.engine == "vllm":
+        if eyes.engine == "vllm":
             raise ValueError("videos are sent to vLLM as pictures; set data.videos: frames")
-        family.film_inputs({})
+        eyes.film_inputs({})
 
     def written(self, size: Size) -> str:
         return self.processor.replace_video_token(self._plan(size), 0)
@@ -46,13 +47,13 @@ class Film(Family):
     def process(self, image: Any) -> tuple[dict[str, Tensor], Size]:
         """image: the frames."""
         made = self._made([np.asarray(frame) for frame in image])
-        return self.family.film_inputs(made), self._seen(made, image[0].size)
+        return self.eyes.film_inputs(made), self._seen(made, image[0].size)
 
     def feature_count(self, inputs: Mapping[str, Tensor]) -> int:
-        return self.family.feature_count(inputs)
+        return self.eyes.feature_count(inputs)
 
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
-        return self.family.features(model, inputs)
+        return self.eyes.features(model, inputs)
 
     def _plan(self, size: Size) -> Mapping[str, Any]:
         if size not in self._plans:

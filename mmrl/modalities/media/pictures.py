@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from mmrl.engines.decoder import Row
 from mmrl.media import Box, Media, Size, View
-from mmrl.modalities.kept import Kept
-from mmrl.modalities.vision.families.film import Film
+from mmrl.modalities.media.eyes import Eyes
+from mmrl.modalities.media.film import Film
+from mmrl.modalities.media.shown import Shelf, Shown
 from mmrl.pictures import ORIENTATION, PictureError, candidate_refs, image_size, is_video, open_image
 from mmrl.types import Prompt
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmrl.modalities.vision.families.base import Family
-
-
-# Bytes of what is known about pictures apart from their pixels: some hundred thousand of them.
-FACTS = 256 << 20
-
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a view without its pixels. family: what shows it. code, depth, parts: see Family."""
+    """What is known of a view without its pixels. eyes: what shows it. code, depth, parts: see Eyes."""
 
-    family: Family
+    eyes: Eyes
     expansion: Tensor
     code: str
     depth: int
@@ -61,37 +54,6 @@ class Pixels:
         return numbers + sum(image.width * image.height * 3 for image in images)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One view of a picture, ready for the model.
-
-    key: equal for equal views of equal pictures. expansion: [e] int64, the ids that stand for it where the model reads,
-    in each of its `parts` places (1 but for Gemma 3); placeholder: the one id that stands for it where an engine does.
-    tokens: how many placeholders that is. media: the view in words. load: its pixels, read again where they were let go
-    of; raises PictureError, which names the prompt, for those that turn out broken. code, depth: see Family.
-    """
-
-    key: Hashable
-    expansion: Tensor
-    placeholder: int
-    tokens: int
-    media: Media
-    load: Callable[[], Pixels]
-    parts: int = 1
-    code: str = "1"
-    depth: int = 1
-
-    @property
-    def inputs(self) -> Mapping[str, Tensor]:
-        """What the vision tower takes."""
-        return self.load().inputs
-
-    @property
-    def image(self) -> Any:
-        """What the processor was given."""
-        return self.load().image
-
-
 def picture_refs(prompt: Prompt) -> list[Any]:
     """All pictures that a prompt may show: its own, and behind them those of its candidates."""
     return [*own_refs(prompt), *candidate_refs(prompt.record)]
@@ -106,26 +68,23 @@ def own_refs(prompt: Prompt) -> list[Any]:
     return []
 
 
-class PictureShelf:
+class PictureShelf(Shelf[Facts, Pixels]):
     """Processed pictures by view: the pixels of some, and of all that were seen what else there is to know.
 
-    family: the model's. space: coordinates of the boxes that the policy writes. bound: pixels of a picture that is
+    eyes: the model's. space: coordinates of the boxes that the policy writes. bound: pixels of a picture that is
     opened at most. limit: bytes of pixels that are kept.
     """
 
-    def __init__(self, family: Family, space: str, bound: int, limit: int) -> None:
-        self.family, self.space, self.bound = family, space, bound
-        self._kept: Kept[Pixels] = Kept(limit)
-        self._facts: Kept[Facts] = Kept(FACTS)
+    def __init__(self, eyes: Eyes, space: str, bound: int, limit: int) -> None:
+        super().__init__(limit)
+        self.eyes, self.space, self.bound = eyes, space, bound
         self._sizes: dict[Hashable, Size] = {}
-        self._keys: dict[int, tuple[weakref.ref, Hashable]] = {}
-        self.processed = 0  # pictures that went through the processor so far
 
     def sizes(self, prompt: Prompt) -> list[Size]:
         """(width, height) of a prompt's own pictures. Raises ValueError for one that cannot be opened."""
         return [self._size(ref, prompt) for ref in own_refs(prompt)]
 
-    def get(self, prompt: Prompt, view: View) -> Picture:
+    def get(self, prompt: Prompt, view: View) -> Shown:
         """A view of one of the prompt's pictures, planned from the size of its file: no pixels are read, but for the
         first picture of all, by which processor and model are compared.
 
@@ -134,57 +93,53 @@ class PictureShelf:
         refs = picture_refs(prompt)
         if not 0 <= view.picture < len(refs):
             raise ValueError(f"prompt {prompt.id!r} has {len(refs)} pictures, picture {view.picture} was asked for")
-        ref, among = refs[view.picture], self.family.among(len(refs))
-        key = (self._key(ref, prompt.root), view, among is not self.family)
-        facts = self._facts.get(key)
-        if facts is None:
-            facts = self._planned(among, ref, self._size(ref, prompt), view)
-            self._facts.put(key, facts)
+        ref, among = refs[view.picture], self.eyes.among(len(refs))
+        key = (self._key(ref, prompt.root), view, among is not self.eyes)
+        facts = self._known(key, lambda: self._planned(among, ref, self._size(ref, prompt), view))
         load = functools.partial(self._pixels, key, prompt, view, facts)
         if not self.processed:
             load()
         media, more = facts.media, (facts.parts, facts.code, facts.depth)
-        return Picture(key, facts.expansion, self.family.image_id, media.tokens, media, load, *more)
+        return Shown(key, facts.expansion, self.eyes.image_id, media.tokens, media, self.eyes, load, *more)
 
-    def _planned(self, family: Family, ref: Any, original: Size, view: View) -> Facts:
+    def _planned(self, eyes: Eyes, ref: Any, original: Size, view: View) -> Facts:
         size = shown_size(original, view)
         try:
             if is_video(ref):
-                family = Film(family, ref["numbers"], ref["total"], ref["fps"])
-            expansion, seen = family.expansion(size), family.seen(size)
-            code, depth, parts = family.code(size), family.depth(size), family.parts(size)
+                eyes = Film(eyes, ref["numbers"], ref["total"], ref["fps"])
+            expansion, seen = eyes.expansion(size), eyes.seen(size)
+            code, depth, parts = eyes.code(size), eyes.depth(size), eyes.parts(size)
         except ValueError as error:
             what = "video" if is_video(ref) else "picture"
             raise PictureError(f"a {what} of {size[0]}x{size[1]} pixels: {error}") from None
-        tokens = parts * int(torch.isin(expansion, family.slots).sum())
-        media = Media(view, original, seen, self.space, tokens, family.boxes)
-        return Facts(family, expansion, code, depth, parts, media)
+        tokens = parts * int(torch.isin(expansion, eyes.slots).sum())
+        media = Media(view, original, seen, self.space, tokens, eyes.boxes)
+        return Facts(eyes, expansion, code, depth, parts, media)
 
     def _pixels(self, key: Hashable, prompt: Prompt, view: View, facts: Facts) -> Pixels:
-        found = self._kept.get(key)
-        if found is None:
-            ref = picture_refs(prompt)[view.picture]
-            refs = ref["frames"] if is_video(ref) else [ref]
-            try:
-                images = [shown(open_image(one, prompt.root, self.bound), view) for one in refs]
-            except PictureError as error:
-                raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
-            if len({image.size for image in images}) > 1:
-                raise PictureError(f"prompt {prompt.id!r}: the frames of a video have several sizes", prompt.id)
-            found = self._made(images if is_video(ref) else images[0], facts)
-            self._kept.put(key, found)
-        return found
+        return self._loaded(key, lambda: self._made(self._opened(prompt, view), facts))
+
+    def _opened(self, prompt: Prompt, view: View) -> Any:
+        """The picture that a view shows; a video's frames."""
+        ref = picture_refs(prompt)[view.picture]
+        refs = ref["frames"] if is_video(ref) else [ref]
+        try:
+            images = [shown(open_image(one, prompt.root, self.bound), view) for one in refs]
+        except PictureError as error:
+            raise PictureError(f"prompt {prompt.id!r}: {error}", prompt.id) from None
+        if len({image.size for image in images}) > 1:
+            raise PictureError(f"prompt {prompt.id!r}: the frames of a video have several sizes", prompt.id)
+        return images if is_video(ref) else images[0]
 
     def _made(self, image: Any, facts: Facts) -> Pixels:
-        inputs, seen = facts.family.process(image)
-        features = facts.family.feature_count(inputs)
+        inputs, seen = facts.eyes.process(image)
+        features = facts.eyes.feature_count(inputs)
         if (features, seen) != (facts.media.tokens, facts.media.seen):
             raise ValueError(
                 f"a picture of {facts.media.original} has {facts.media.tokens} placeholders and {features} features, "
                 f"was meant to become {facts.media.seen} pixels and became {seen}: the processor and the model do not "
                 "belong together"
             )
-        self.processed += 1
         return Pixels(inputs, image)
 
     def _size(self, ref: Any, prompt: Prompt) -> Size:
@@ -195,13 +150,13 @@ class PictureShelf:
 
     def _key(self, ref: Any, root: str | None) -> Hashable:
         """source_key; of a PIL picture, whose pixels it would read each time, known while the picture lives."""
-        if not hasattr(ref, "tobytes"):
-            return source_key(ref, root)
-        known = self._keys.get(id(ref))
-        if known is None or known[0]() is not ref:
-            gone = functools.partial(self._keys.pop, id(ref), None)
-            known = self._keys[id(ref)] = (weakref.ref(ref, lambda _: gone()), source_key(ref, root))
-        return known[1]
+        return self._lasting(ref, lambda: source_key(ref, root)) if hasattr(ref, "tobytes") else source_key(ref, root)
+
+    def picture(self, prompt: Prompt, media: Media) -> Image.Image:
+        """What was seen of a view, as large as the processor made it, for the report."""
+        ref = picture_refs(prompt)[media.view.picture]
+        image = shown(open_image(ref, prompt.root, self.bound), media.view)
+        return image if image.size == media.seen else image.resize(media.seen)
 
 
 def shown(source: Image.Image, view: View) -> Image.Image:
@@ -265,35 +220,3 @@ class _Itself:
 
     def __hash__(self) -> int:
         return id(self.held)
-
-
-def expand(ids: Tensor, pictures: Sequence[Picture], marks: Tensor) -> Tensor:
-    """Ids with one of `marks` for each part of a picture -> ids with the expansions; ValueError where counts differ."""
-    places = torch.nonzero(torch.isin(ids, marks)).flatten().tolist()
-    wanted = [picture.expansion for picture in pictures for _ in range(picture.parts)]
-    if len(places) != len(wanted):
-        raise ValueError(f"{len(places)} places for pictures in the text, {len(pictures)} pictures")
-    pieces, last = [], 0
-    for place, expansion in zip(places, wanted):
-        pieces += [ids[last:place], expansion]
-        last = place + 1
-    return torch.cat([*pieces, ids[last:]])
-
-
-def cut(row: Row, length: int, slots: Tensor) -> Row:
-    """The first `length` ids of a row with the pictures whose `slots` are there.
-
-    Raises ValueError where that is inside of a picture.
-    """
-    if length >= len(row):
-        return row
-    wanted = int(torch.isin(row.ids[:length], slots).sum())
-    media, count = [], 0
-    for picture in row.media:
-        if count == wanted:
-            break
-        count += picture.tokens
-        media.append(picture)
-    if count != wanted:
-        raise ValueError(f"a row cannot be cut at {length}: that is inside of a picture")
-    return Row(row.ids[:length], tuple(media))

@@ -1,0 +1,1 @@
+"""Hearing policies: a language model that is given sounds."""

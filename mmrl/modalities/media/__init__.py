@@ -1,0 +1,1 @@
+"""What policies share that see or hear: media at their places in a row, and their features, computed once."""

@@ -1,0 +1,158 @@
+"""What a policy that sees or hears reads: media at their places in the messages, and as placeholders in rows of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmrl.engines.decoder import Row
+from mmrl.environments.base import Context
+from mmrl.environments.opening import opening
+from mmrl.media import AUDIO, Excerpt, Perceived, Place, Size, View
+from mmrl.modalities.media.encoder import MediaEncoder
+from mmrl.modalities.media.family import Family
+from mmrl.modalities.media.pictures import PictureShelf, own_refs
+from mmrl.modalities.media.shown import Shown, cut, expand
+from mmrl.modalities.tokens.conversation import Opened
+from mmrl.modalities.tokens.prompts import Unfit
+from mmrl.modalities.tokens.reading import Reader
+from mmrl.types import Prompt, Sample, Turn
+
+
+class Sounds(Protocol):
+    """The shelf of sounds: the audio modality's."""
+
+    def get(self, prompt: Prompt, view: Excerpt) -> Shown: ...
+
+    def excerpts(self, prompt: Prompt) -> list[list[Excerpt]]:
+        """What of each of a prompt's sounds is heard, one behind the other."""
+
+
+class MediaReader(Reader):
+    """pictures, sounds: the shelves of a family that sees, that hears; None for one that does not."""
+
+    def __init__(
+        self,
+        prompts: MediaEncoder,
+        skip_special_tokens: bool,
+        family: Family,
+        pictures: PictureShelf | None,
+        sounds: Sounds | None = None,
+    ) -> None:
+        super().__init__(prompts.tokenizer, prompts, skip_special_tokens)
+        self.encoder, self.family, self.pictures, self.sounds = prompts, family, pictures, sounds
+        self.sees, self.hears = pictures is not None, sounds is not None
+
+    def sizes(self, prompt: Prompt) -> Sequence[Size]:
+        return self.pictures.sizes(prompt) if self.pictures is not None else ()
+
+    def opening(self, prompt: Prompt) -> Context:
+        """All media of the record at their places, or before the first user's text where it marks none."""
+        count = len(own_refs(prompt)) if self.pictures is not None else 0
+        return Context(opening(prompt, count), [View(i) for i in range(count)])
+
+    def opened(self, prompt: Prompt, context: Context) -> Opened:
+        if reason := self.prompts.unfit(context, prompt.record) or self.unmet(prompt, context):
+            raise Unfit(prompt, reason)
+        context = self._with_sounds(prompt, context)
+        if reason := self._miscounted(context):
+            raise Unfit(prompt, reason)
+        media = [self.get(prompt, view) for view in context.views]
+        ids = self.prompts.ids(Context(self._told(context.messages, media), context.views), prompt.record)
+        ids = expand(ids, media, self.family.places, self.family.shows)
+        self.prompts.check_length(prompt, len(ids))
+        turns, shown_before = [], 0
+        for message in context.messages:
+            here = len(self.encoder.places(message["content"]))
+            turns.append(Turn(message["role"], message["content"], tuple(range(shown_before, shown_before + here))))
+            shown_before += here
+        return Opened(Row(ids, tuple(media)), [shown.media for shown in media], turns)
+
+    def observed(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[Place], end: int | None
+    ) -> tuple[Row, list[Perceived]]:
+        marks = sum(len(self.encoder.places(message["content"])) for message in messages)
+        if marks != len(views):
+            shows = self.family.shows
+            raise ValueError(f"the environment's text marks {marks} {shows} and shows {len(views)}")
+        media = [self.get(prompt, view) for view in views]
+        ids = self.prompts.reply_ids(self._told(messages, media), end, prompt.record)
+        row = Row(expand(ids, media, self.family.places, self.family.shows), tuple(media))
+        return row, [shown.media for shown in media]
+
+    def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
+        media = [self.get(sample.prompt, met.view) for met in sample.media]
+        prompt, rest = super().rows(sample)
+        slots, count, first = int(torch.isin(prompt.ids, self.family.slots).sum()), 0, 0
+        while count < slots and first < len(media):
+            count += media[first].tokens
+            first += 1
+        if count != slots:
+            shows = self.family.shows
+            raise ValueError(f"prompt {sample.prompt.id!r}: {slots} placeholders, its {shows} have {count} features")
+        rest = Row(rest.ids, tuple(media[first:]))
+        if length is not None:
+            rest = cut(rest, length, self.family.slots, self.family.shows)
+        return Row(prompt.ids, tuple(media[:first])), rest
+
+    def words(self, ids: Tensor) -> list[str]:
+        """Each id's text; a medium is one sign at its first placeholder."""
+        found, inside, signs = [], False, self.family.signs()
+        for i in ids.tolist():
+            sign = signs.get(i)
+            found.append(self.word_of[i] if sign is None else "" if inside else sign)
+            inside = sign is not None
+        return found
+
+    def get(self, prompt: Prompt, view: Place) -> Shown:
+        """A medium of the prompt. Raises ValueError where the policy has no sense for it."""
+        shelf: Any = self.sounds if isinstance(view, Excerpt) else self.pictures
+        if shelf is None:
+            raise ValueError(f"prompt {prompt.id!r}: {type(view).__name__} is nothing that this model meets")
+        return shelf.get(prompt, view)
+
+    def _with_sounds(self, prompt: Prompt, context: Context) -> Context:
+        """The context with the record's sounds at their marks, where it does not say itself which part is heard."""
+        if self.sounds is None or any(isinstance(view, Excerpt) for view in context.views):
+            return context
+        parts = self.sounds.excerpts(prompt)
+        marks = sum(message["content"].count(AUDIO) for message in context.messages)
+        if marks != len(parts):
+            raise Unfit(prompt, f"marks {marks} places with {AUDIO}, and has {len(parts)} sounds")
+        if not parts:
+            return context
+        pictures, sounds = iter(context.views), iter(parts)
+        messages: list[dict[str, Any]] = []
+        views: list[Place] = []
+        for message in context.messages:
+            told, text = [], message["content"]
+            for mark, piece in zip(["", *self.encoder.places(text)], self.encoder.pieces(text)):
+                if mark == AUDIO:
+                    heard = next(sounds)
+                    views += heard
+                    mark *= len(heard)
+                elif mark:
+                    views += [view for view in [next(pictures, None)] if view is not None]
+                told += [mark, piece]
+            messages.append({**message, "content": "".join(told)})
+        return Context(messages, [*views, *pictures])
+
+    def _told(self, messages: Sequence[Mapping[str, Any]], media: Sequence[Shown]) -> list[dict[str, Any]]:
+        """The messages with the codes of their media."""
+        rest, told = [shown.code for shown in media], []
+        for message in messages:
+            here = len(self.encoder.places(message["content"]))
+            told.append({**message, "content": self.encoder.with_codes(message["content"], rest[:here])})
+            rest = rest[here:]
+        return told
+
+    def _miscounted(self, context: Context) -> str | None:
+        """Why the marks do not fit the views, in words that follow "prompt ...", or None."""
+        marks = sum(len(self.encoder.places(message["content"])) for message in context.messages)
+        if marks != len(context.views):
+            named = " and ".join(self.encoder.marks)
+            return f"marks {marks} places with {named}, and has {len(context.views)} {self.family.shows}"
+        return None

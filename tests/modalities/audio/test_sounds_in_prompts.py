@@ -1,0 +1,242 @@
+"""Sounds as ids: as many placeholders as features, never cut, never sampled; a reason for each that is not heard."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmrl.config import ConfigError
+from mmrl.engines.decoder import Row
+from mmrl.media import AUDIO, Excerpt, MediaError
+from mmrl.modalities.audio.tiny import KINDS
+from mmrl.sounds import SoundError
+from mmrl.training.assemble import usable
+from mmrl.training.rollouts.broken import without_broken
+from mmrl.types import Group, Prompt
+
+RATE = 16_000
+NAMES = {
+    "qwen2_audio": {"<|AUDIO|>"},
+    "audioflamingo3": {"<sound>"},
+    "voxtral": {"[AUDIO]"},
+    "qwen2_5_omni": {"<|AUDIO|>", "<|IMAGE|>", "<|VIDEO|>"},
+    "qwen3_omni_moe": {"<|audio_pad|>", "<|image_pad|>", "<|video_pad|>"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_placeholders_have_no_share_in_the_distribution(adapter, sung, ask, roll, kind):
+    """With logits that would win nearly every draw they are never sampled, nor counted in a log-prob."""
+    policy = adapter(kind, loud=True)
+    banned = list(policy.banned)
+    assert {policy.tokenizer.decode([i]) for i in banned} == NAMES[kind]
+    with torch.no_grad():
+        head = policy.model.get_output_embeddings().weight
+        head[banned] = 30 * head[: len(banned)]
+    samples = roll(policy, [ask("a", sung(1)), ask("b")], n=4)
+    for sample in samples:
+        ids = sample.trajectory.tensors["ids"]
+        assert not torch.isin(ids, torch.tensor(banned)).any()
+        hidden = policy._replayed([sample], torch.arange(len(ids))).hidden.detach()
+        logits = hidden @ policy.model.get_output_embeddings().weight.T
+        logits[:, banned] = -torch.inf
+        wanted = logits.log_softmax(1).gather(1, ids[:, None])[:, 0].detach()
+        torch.testing.assert_close(sample.trajectory.logp, wanted, rtol=0, atol=1e-4)
+
+
+def test_third_party_answers_with_placeholders_are_refused(shared, sung, ask):
+    policy = shared("qwen2_audio")
+    for answer in ([40, policy.family.audio_id, 41], "no <|AUDIO|>"):
+        with pytest.raises(ValueError, match=r"prompt '\?': answer 1 has the token '<\|AUDIO\|>'"):
+            policy.given(ask("?", sung(1)), ["fine", answer])
+
+
+@pytest.mark.parametrize("kind", ["qwen2_audio", "qwen2_5_omni"])
+def test_a_row_is_never_cut_through_a_sound(shared, sung, ask, roll, kind):
+    policy = shared(kind)
+    (sample,) = roll(policy, [ask("?", sung(1, 0.2), sung(2, 0.3))], n=1)
+    row, _ = policy.reader.rows(sample)
+    decoder = policy._decoder()
+    places = torch.nonzero(row.ids == policy.family.audio_id).flatten().tolist()
+    first = row.media[0].tokens
+    spans = [(places[0], places[first - 1] + 1), (places[first], places[-1] + 1)]
+    for length in range(len(row) + 1):
+        if any(start < length < end for start, end in spans):
+            with pytest.raises(ValueError, match=f"cannot be cut at {length}: that is inside of one of its"):
+                decoder.cut(row, length)
+        else:
+            kept = decoder.cut(row, length)
+            assert len(kept) == length and len(kept.media) == sum(length >= end for _, end in spans)
+
+
+def test_a_prompt_that_would_have_to_be_cut_through_its_sound_is_dropped_and_counted(adapter, sung, ask):
+    policy = adapter("voxtral", max_prompt_tokens=20)
+    long, plain = ask("?", sung(1)), ask("What is it?")  # <s>[INST][BEGIN_AUDIO], 25 of a window, ?[/INST]
+    assert policy.usable(long) == "has 30 tokens, 20 is the most (model.max_prompt_tokens, or what the context leaves)"
+    with pytest.warns(UserWarning, match=r"1 of 2 prompts cannot be used, first '\?': has 30 tokens.*dropped"):
+        assert usable(policy, [long, plain], "stop") == [plain]
+
+
+def test_placeholders_that_are_not_those_of_the_sample_s_sounds_are_told_before_the_forward(adapter, sung, ask, roll):
+    policy = adapter()
+    (sample,) = roll(policy, [ask("?", sung(1))], n=1)
+    tensors = sample.trajectory.tensors
+    place = int(torch.nonzero(tensors["prompt"] == policy.family.audio_id)[0])
+    tensors["prompt"] = torch.cat([tensors["prompt"][:place], tensors["prompt"][place + 1 :]])
+    with pytest.raises(ValueError, match=r"prompt '\?': 16 placeholders, its sounds have 17 features"):
+        policy.logprobs([sample], torch.arange(3))
+    row = Row(torch.tensor([1, policy.family.audio_id, 2]))
+    with pytest.raises(ValueError, match="1 placeholders for 0 features of 0 sounds"):
+        policy._decoder().run([row])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("two <|AUDIO|> here", "3 places for sounds in the text, 2 sounds"),
+        (f"one {AUDIO} more", f"has 1 {AUDIO} marks and 2 sounds; they must agree"),
+        (AUDIO * 3, f"has 3 {AUDIO} marks and 2 sounds; they must agree"),
+    ],
+)
+def test_a_prompt_whose_placeholders_are_not_its_sounds_is_dropped(shared, sung, ask, text, told):
+    assert told in shared("qwen2_audio").usable(ask(text, sung(1), sung(2)))
+
+
+def test_a_mark_without_a_sound_is_no_question(shared, ask):
+    assert shared("qwen2_audio").usable(ask(f"What is {AUDIO}?")) == f"marks 1 places with {AUDIO}, and has 0 sounds"
+
+
+def test_a_model_that_hears_one_sound_a_prompt_says_so(shared, sung, ask):
+    told = shared("audioflamingo3").usable(ask("?", sung(1), sung(2)))
+    assert told == "has 2 sounds (or parts of them), and AudioFlamingo3ForConditionalGeneration hears 1"
+
+
+def test_nobody_answers_without_hearing(sung, ask):
+    """A record with sounds, given to a policy that has no ears: never a silent question of text alone."""
+    from mmrl.modalities.text.adapter import TextAdapter
+    from mmrl.modalities.text.config import ModelConfig
+
+    build = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1}
+    policy = TextAdapter(ModelConfig(path="built", build=build))
+    told = "has sounds, which this modality does not hear; leave the column out to ask without them"
+    assert policy.usable(ask("?", sung(1))) == policy.usable(ask(f"{AUDIO}?", sung(1))) == told
+    assert policy.usable(ask(f"What is the tag {AUDIO} of HTML?")) is None
+
+
+def test_pictures_are_not_what_a_model_without_eyes_reads(shared, sung, drawn, ask):
+    told = shared("qwen2_audio").usable(ask("<image>?", sung(1), images=[drawn(1)]))
+    assert told == "prompt '<image>?' has 1 <image> marks and 0 pictures; they must agree"
+
+
+# -------------------------------------------------------------------- long sounds
+
+
+def long(seconds: float, number: int = 1):
+    time = np.arange(int(seconds * RATE)) / RATE
+    wave = 0.3 * np.sin(2 * np.pi * (200 + 100 * number + 50 * time) * time)
+    return {"array": wave.astype(np.float32), "sampling_rate": RATE}
+
+
+@pytest.mark.parametrize("kind", ["qwen2_audio", "qwen2_5_omni"])
+def test_a_sound_longer_than_the_model_hears_is_bad_and_never_cut_in_silence(adapter, sung, ask, kind):
+    """transformers' own processors cut it at the window and say nothing."""
+    policy = adapter(kind)
+    prompts = [ask("?", long(2.0001)), ask("!", sung(1))]
+    with pytest.raises(SoundError, match=r"sound 0 lasts 2.0 s, and the model hears 2 s; cut it, or set") as caught:
+        policy.usable(prompts[0])
+    assert (caught.value.prompt, caught.value.reason) == ("?", "too_long")
+    with pytest.raises(ConfigError, match=r"prompt '\?': sound 0 lasts 2.0 s.*or set data.on_bad_record: skip"):
+        usable(policy, prompts, "stop")
+    with pytest.warns(UserWarning, match=r"1 of 2 prompts cannot be used, first '\?': sound 0 lasts"):
+        assert usable(policy, prompts, "skip") == [prompts[1]]
+
+
+def test_chunks_are_heard_one_behind_the_other_and_whole(adapter, sung, ask, roll):
+    policy = adapter(long_sounds="chunks", build={"seconds": 1})
+    prompt = ask(f"First {AUDIO}, then {AUDIO}: which?", long(2.5), sung(2, 0.5))
+    (sample,) = roll(policy, [prompt], n=1)
+    views = [m.view for m in sample.media]
+    assert views == [Excerpt(0, 0, 13_333), Excerpt(0, 13_333, 26_666), Excerpt(0, 26_666, 40_000), Excerpt(1)]
+    assert sum(m.seconds for m in sample.media) == pytest.approx(3.0)
+    assert sample.turns[0].text == f"First {AUDIO * 3}, then {AUDIO}: which?"
+    assert sample.turns[0].media == (0, 1, 2, 3)
+    apart = [{"array": long(2.5)["array"][v.start : v.end], "sampling_rate": RATE} for v in views[:3]]
+    same = ask(f"First {AUDIO * 3}, then {AUDIO}: which?", *apart, sung(2, 0.5), id=prompt.id)
+    assert torch.equal(sample.trajectory.tensors["prompt"], policy.given(same, ["a"])[0].trajectory.tensors["prompt"])
+    ids = sample.trajectory.tensors["ids"]
+    given = [policy.given(p, [ids.tolist()])[0] for p in (prompt, same)]
+    with torch.no_grad():
+        whole, parts = (policy.logprobs([s], torch.arange(len(ids))).logp for s in given)
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-6)
+    torch.testing.assert_close(whole[0], sample.trajectory.logp, rtol=0, atol=1e-5)
+
+
+def test_channels_are_heard_as_declared(adapter, ask):
+    """The mean of both is half of what stands on the left alone."""
+    left = long(0.5)["array"]
+    stereo = {"array": np.stack([left, np.zeros_like(left)], 1), "sampling_rate": RATE}
+    heard = {}
+    for channels in ("mean", "left", 1):
+        policy = adapter(channels=channels)
+        heard[channels] = policy.sounds.samples(ask("?", stereo), Excerpt(0))
+    np.testing.assert_allclose(heard["mean"], left / 2, atol=1e-7)
+    np.testing.assert_array_equal(heard["left"], left)
+    assert not heard[1].any()
+    with pytest.raises(ValueError, match="channels is -1; write mean, left, or the number"):
+        adapter(channels=-1)
+
+
+# -------------------------------------------------------------------- bad media
+
+
+BAD = {
+    "missing": "gone.wav",
+    "outside": "../a.wav",
+    "empty": {"array": np.zeros(0, np.float32), "sampling_rate": RATE},
+    "one_sample": {"array": np.zeros(1, np.float32), "sampling_rate": RATE},
+    "too_short": {"array": np.zeros(300, np.float32), "sampling_rate": RATE},
+    "rate": np.zeros(8000, np.float32),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_bad_media_have_a_reason_each(shared, sung, reason, tmp_path):
+    policy = shared("qwen2_audio")
+    prompt = Prompt("p", "What?", {"sounds": [BAD[reason]]}, str(tmp_path))
+    with pytest.raises(SoundError) as caught:
+        policy.usable(prompt)
+    assert (caught.value.reason, caught.value.prompt) == (reason, "p")
+
+
+def test_a_bound_of_seconds_holds(adapter, ask):
+    policy = adapter("voxtral")
+    policy.max_seconds = 3
+    with pytest.raises(SoundError, match=r"lasts 4 s, over data.max_seconds=3"):
+        policy.usable(ask("?", long(4.0)))
+    policy.max_seconds = None
+    assert policy.usable(ask("?", long(4.0))) is None
+
+
+def test_a_sound_that_breaks_behind_its_plan_leaves_the_rollout(adapter, sung, ask):
+    """Planned while it was there, and gone when it is to be heard again."""
+    policy, whole = adapter(), [True]
+
+    def breaking():
+        if not whole:
+            raise OSError("the disk is gone")
+        return sung(1)
+
+    prompts = [ask("?", sung(3)), ask("broken", breaking)]
+    assert usable(policy, prompts, "stop") == prompts
+    whole.clear()
+    policy.sounds._sounds.clear()
+
+    def rolled(asked):
+        return policy.rollout([Group(p, i) for i, p in enumerate(asked)], 1, 0, 0)
+
+    with pytest.raises(MediaError, match=r"prompt 'broken': sound: function .* failed: OSError: the disk is gone"):
+        rolled(prompts)
+    with pytest.warns(UserWarning, match="prompt 'broken': sound.*; it is left out"):
+        left, _ = without_broken(rolled, prompts, lambda p: p.id, "skip")
+    assert left == prompts[:1]
