@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmrl.reporting.progress import duration
+from mmrl.reporting.sections import pieces
 from mmrl.reporting.words import breakable, number, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,5 +31,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed, "duration": duration}
-    environment.filters |= {"breakable": breakable, "trusted": Markup}
+    environment.filters |= {"breakable": breakable, "trusted": Markup, "pieces": pieces}
     return environment

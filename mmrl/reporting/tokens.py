@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from mmrl.reporting.sections import sections_of
 
 MAX_TOKEN_TEXT = 2_000  # characters; of longer samples the text is shown without tokens
 
 
 @dataclass(frozen=True)
 class Token:
-    """One action in words. shade: -1 to 1, its advantage or the sample's, 0 where the action was not trained."""
+    """One action in words. shade: -1 to 1, its advantage or the sample's, 0 where the action was not trained. colour:
+    of the section of a structured answer that it is in, from 1; 0: in none."""
 
     word: str
     shade: float
     trained: bool
     title: str
+    colour: int = 0
 
 
 def token_views(record: Mapping[str, Any]) -> tuple[Token, ...]:
@@ -27,7 +31,11 @@ def token_views(record: Mapping[str, Any]) -> tuple[Token, ...]:
     own = actions.get("advantage")
     advantages = own or [record["advantage"]] * len(actions["words"])
     rows = zip(actions["words"], actions["logp"], actions["trained"], advantages)
-    return tuple(_token(*row, told=own is not None) for row in rows)
+    made = [_token(*row, told=own is not None) for row in rows]
+    parts = sections_of([token.word for token in made]) if made else []
+    return tuple(
+        replace(t, title=f"{p.name}, {t.title}", colour=p.colour) if p.colour else t for t, p in zip(made, parts)
+    )
 
 
 def _token(word: str, logp: float | None, trained: bool, advantage: float | None, told: bool) -> Token:

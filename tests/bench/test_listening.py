@@ -59,10 +59,10 @@ MMAU_ROWS = shaped(
     {"task": ["sound", "music", "speech"], "difficulty": ["easy", "medium", "hard"]},
 )  # fmt: skip
 MMAR_ROWS = shaped(
-    {4: 815, 2: 171, 3: 10, 5: 3, 6: 1}, [268, 329, 222, 181], 5,
+    {4: 815, 2: 171, 3: 10, 5: 3, 6: 1}, [273, 302, 213, 212], 7,
     {"modality": ["sound", "speech", "sound-music"], "category": ["Semantic Layer", "Signal Layer"]},
 )  # fmt: skip
-BENCHES = {"mmau": (MMAU, MMAU_ROWS, 398), "mmar": (MMAR, MMAR_ROWS, 273)}
+BENCHES = {"mmau": (MMAU, MMAU_ROWS, 395, 398), "mmar": (MMAR, MMAR_ROWS, 273, 280)}
 
 
 @pytest.fixture
@@ -85,11 +85,12 @@ def scored(rows, benchmark, written, tmp_path, said, key=None, name="out", **opt
 
 @pytest.mark.parametrize("name", BENCHES)
 def test_the_published_counts_on_files_of_the_published_shape(name, written, tmp_path):
-    benchmark, rows, first = BENCHES[name]
+    benchmark, rows, places, first = BENCHES[name]
     assert Counter(len(r["choices"]) for r in rows).total() == 1000
     table, found = scored(rows, benchmark, written, tmp_path, lambda r: r["answer"])
     assert table["overall"].share.right == 1000 and table["overall"].share.asked == 1000
     assert table["always the first option"].share.right == first
+    assert any(f"stands {places} in place 1, " in told for told in found.notices)
     table, _ = scored(rows, benchmark, written, tmp_path, lambda r: r["choices"][0], name="first")
     assert table["overall"].share.right == first
     groups = [line for line in found.rows if line.name.startswith("  ")]
@@ -159,7 +160,8 @@ BAD = {
     "no question": ({"question": " "}, "question is ' '"),
     "no options": ({"choices": None}, "choices is None, expected two"),
     "one option": ({"choices": ["a"]}, "expected two options"),
-    "an empty option": ({"choices": ["a", ""]}, "option 2 is ''"),
+    "an empty option": ({"choices": ["a", ""]}, "expected two options"),
+    "a number as option": ({"choices": ["a", 7]}, "option 2 is 7"),
     "no gold": ({"answer": None}, "there is no answer: a split whose answers are hidden"),
     "a gold that is none": ({"answer": "x"}, "answer is 'x', which is none of its options"),
     "no sound": ({"audio_id": None}, "audio_id is None, expected the name of a sound"),
@@ -182,6 +184,12 @@ def test_a_record_that_is_no_question_stops_or_counts_as_not_answered(change, sa
 def test_the_same_option_twice_is_published_so_and_told(written, tmp_path):
     _, found = scored([row(0, ["a", "A ", "b"], "a")], MMAU, written, tmp_path, lambda r: "a")
     assert any("1 questions have the same option twice" in told for told in found.notices)
+
+
+def test_an_option_without_a_text_is_published_so_told_and_not_shown(asked):
+    found, ears = asked(first, [row(n, ["a", "", "b"], "b") for n in range(3)])
+    assert any("3 questions have an option without a text" in told for told in found.notices)
+    assert {len(p.record["choices"]) for p in ears.asked} == {2}
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '["a"', "", "[]"])

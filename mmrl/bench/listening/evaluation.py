@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,9 @@ def _told(
         f"version: {version or 'not told (--version)'}, questions {_digest(found)}; scores of different versions are "
         "not to be compared"
     )
+    places = Counter(question.options.index(question.gold) for question in questions)
+    told = ", ".join(f"{places[place]} in place {place + 1}" for place in sorted(places))
+    yield f"the right option stands {told}, of {len(questions)}"
     if bad:
         yield f"{len(bad)} records could not be asked and count as not answered, the first: {next(iter(bad.values()))}"
     missing = sum(GIVEN not in said.get(question.id, {}) for question in questions)

@@ -59,7 +59,7 @@ def read(file: str | Path, benchmark: Benchmark, key: str | None = None, skip: b
 
     skip: a record that is no question is told of, and counted as not answered. Raises ConfigError with the record.
     """
-    questions, bad, said, order, same = [], {}, {}, [], 0
+    questions, bad, said, order, same, empty = [], {}, {}, [], 0, 0
     for number, where, record in records(file):
         name = str(record.get("id") or number)
         order.append(name)
@@ -73,12 +73,14 @@ def read(file: str | Path, benchmark: Benchmark, key: str | None = None, skip: b
         questions.append(question)
         folded = [option.casefold().strip() for option in question.options]
         same += len(set(folded)) < len(folded)
+        empty += len(question.options) < len(record["choices"])
         if (answer := answer_of(record, benchmark, key, where)) is not None:
             said[name] = answer
     check_ids([*questions, *(Item(name, "") for name in bad)], file)
     if not questions:
         raise ConfigError(f"{file} holds no question that can be asked; the first: {next(iter(bad.values()))}")
     odd = [f"{same} questions have the same option twice, as they are published"] if same else []
+    odd += [f"{empty} questions have an option without a text, as they are published; it is not shown"] if empty else []
     return File(questions, bad, said, odd, order)
 
 
@@ -138,10 +140,11 @@ def _question(record: Mapping[str, Any], name: str, benchmark: Benchmark) -> Que
     text, options, gold = (record.get(column) for column in ("question", "choices", "answer"))
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"question is {short(text)}, expected a text")
-    if not isinstance(options, list) or len(options) < 2:
-        raise ValueError(f"choices is {short(options)}, expected two options or more")
-    if wrong := next((n for n, one in enumerate(options, 1) if not isinstance(one, str) or not one.strip()), None):
+    if wrong := next((n for n, one in enumerate(_listed(options), 1) if not isinstance(one, str)), None):
         raise ValueError(f"option {wrong} is {short(options[wrong - 1])}, expected a text")
+    options = [option for option in _listed(options) if option.strip()]
+    if len(options) < 2:
+        raise ValueError(f"choices is {short(record.get('choices'))}, expected two options or more")
     if gold is None or gold == "":
         raise ValueError("there is no answer: a split whose answers are hidden is scored where it was published")
     if gold not in options:
@@ -151,6 +154,10 @@ def _question(record: Mapping[str, Any], name: str, benchmark: Benchmark) -> Que
         raise ValueError(f"{' or '.join(benchmark.sound)} is {short(sound)}, expected the name of a sound")
     groups = [f"{column}: {value}" for column in benchmark.groups for value in _values(record.get(column))]
     return Question(name, text, tuple(options), gold, sound, tuple(groups))
+
+
+def _listed(options: Any) -> list[Any]:
+    return options if isinstance(options, list) else []
 
 
 def _values(value: Any) -> list[str]:

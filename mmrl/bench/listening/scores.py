@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mmrl.bench.listening.reading import Question
 from mmrl.bench.listening.ways import DEAF, GIVEN, SWAPPED
@@ -25,7 +25,7 @@ def rows(questions: Sequence[Question], said: Mapping[str, Said], lost: int, ask
         found = sum(right(question, said.get(question.id, {}).get(way)) for question in some)
         return Share(found, len(some) + more, len(some) + more)
 
-    groups = dict.fromkeys(group for question in questions for group in question.groups)
+    groups = _sorted(group for question in questions for group in question.groups)
     made = [Row.of("overall", of(GIVEN, more=lost))]
     if asked_all:
         made.append(_mean("all orders of options", [_orders(q, said.get(q.id, {})) for q in questions] + [0.0] * lost))
@@ -33,6 +33,13 @@ def rows(questions: Sequence[Question], said: Mapping[str, Said], lost: int, ask
     if asked_all:
         made += [Row.of("text alone, no sound", of(DEAF)), Row.of("with another's sound", of(SWAPPED))]
     return [*made, *(_always(name, choose, questions) for name, choose in BLIND.items()), _chance(questions)]
+
+
+def _sorted(groups: Iterable[str]) -> list[str]:
+    """Each group once, those of a column together."""
+    found = list(dict.fromkeys(groups))
+    columns = [group.partition(":")[0] for group in found]
+    return sorted(found, key=lambda group: (columns.index(group.partition(":")[0]), group))
 
 
 def _orders(question: Question, said: Said) -> float:
