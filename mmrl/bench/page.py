@@ -105,7 +105,7 @@ def write_page(
         name=outcome.benchmark,
         facts=[(label, str(value)) for label, value in facts.items() if value not in (None, "")],
         headline=outcome.rows[0],
-        bars=[_bar(row) for row in outcome.rows],
+        bars=[bar_of(row) for row in outcome.rows],
         lost=any(row.share and row.share.judged != row.share.asked for row in outcome.rows),
         notices=list(outcome.notices),
         shown=shown,
@@ -118,7 +118,8 @@ def write_page(
     return path
 
 
-def _bar(row: Row) -> Bar:
+def bar_of(row: Row) -> Bar:
+    """A row of the table as the page has it."""
     right = f"{row.share.right} of {row.share.judged}" if row.share else f"mean of {row.count}"
     return Bar(row, row.name.strip(), row.name.startswith(" "), right)
 

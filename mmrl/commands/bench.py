@@ -151,9 +151,7 @@ def _listen(name: str, file: str, given: dict[str, Any]) -> None:
         words, run = with_run(words, modality, run)
         source = Model(read_config(words, modality), run, seed)
     found = evaluate(file, getattr(reading, name), source, quiet=False, **given)
-    for line in found.printed():
-        click.echo(line)
-    click.echo(f"results: {given['out']}")
+    _tell(given["out"], found)
 
 
 def _source(given: dict[str, Any]) -> tuple[Source, dict[str, Any]]:

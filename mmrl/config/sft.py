@@ -18,8 +18,8 @@ class SftStage(Stage):
     kind: Literal["sft"] = "sft"
     objective: str = Field(
         "sft",
-        description="Which supervised loss of the adapter; image: sft, autoencoder; text, vision and audio: sft, "
-        "sft_phi, sft_first (the first token has a share of its own, `model.first_share`), sft_first_released.",
+        description="Which supervised loss of the adapter; image: sft, autoencoder; text, vision, audio: sft, sft_phi, "
+        "sft_first (the first token has a share of its own, `model.first_share`), sft_first_released.",
     )
     batch: int = Field(64, ge=1, description="Records per optimizer step.")
     options: dict[str, Any] | None = Field(

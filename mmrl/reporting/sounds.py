@@ -38,15 +38,22 @@ class Player:
 
 def save_sound(samples: np.ndarray, folder: Path, stem: str) -> str:
     """Write [n] float32 at 16 kHz as folder/stem.flac, or .ogg where it is long; returns the file's name."""
+    data, suffix = encoded(samples)
+    (folder / f"{stem}{suffix}").write_bytes(data)
+    return f"{stem}{suffix}"
+
+
+def encoded(samples: np.ndarray) -> tuple[bytes, str]:
+    """(the bytes of a file, its suffix) of [n] float32 at 16 kHz: FLAC, or OGG where it is long."""
     import soundfile
 
     short = len(samples) <= LOSSLESS * RATE
     kind, subtype, suffix = ("FLAC", "PCM_16", ".flac") if short else ("OGG", "VORBIS", ".ogg")
-    clipped = np.clip(samples, -1.0, 1.0)
-    with soundfile.SoundFile(folder / f"{stem}{suffix}", "w", RATE, 1, subtype, format=kind) as file:
+    clipped, held = np.clip(samples, -1.0, 1.0), io.BytesIO()
+    with soundfile.SoundFile(held, "w", RATE, 1, subtype, format=kind) as file:
         for start in range(0, len(clipped), _BLOCK):
             file.write(clipped[start : start + _BLOCK])
-    return f"{stem}{suffix}"
+    return held.getvalue(), suffix
 
 
 def player(folder: RunFolder, name: str, caption: str, charged: Callable[[str, str], tuple[str, str]]) -> Player:
@@ -59,6 +66,18 @@ def player(folder: RunFolder, name: str, caption: str, charged: Callable[[str, s
         samples = load(data, root=None, max_seconds=MOST_SECONDS, shortest=2).samples
     except (Unreadable, SoundError, ImportError) as error:
         return Player(caption, note=str(error).replace("sound of the record", name))
+    return player_of(data, kind, samples, name, caption, charged)
+
+
+def player_of(
+    data: bytes,
+    kind: str,
+    samples: np.ndarray,
+    name: str,
+    caption: str,
+    charged: Callable[[str, str], tuple[str, str]],
+) -> Player:
+    """The player of a sound: the bytes of a file of a type of TYPES, and the samples for its spectrogram."""
     uri, note = charged(f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}", name)
     picture = charged(_png(spectrogram(samples)), name)[0] if uri else ""
     return Player(caption, uri, picture, note)

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ from mmrl.rewarding.threads import Threads
 _REST = 30.0  # seconds in which a monitor's server that is down is left alone first
 V = TypeVar("V")
 _LONGEST_PAUSE = 10.0  # seconds between two tries
+_LONG = 1024  # characters of a text that a request is told by as its digest
 # {"role", "content"} each; content is a text, or a list of parts (mmrl.rewarding.parts)
 Messages = Sequence[Mapping[str, Any]]
 
@@ -239,5 +241,19 @@ class Judge:
 
 
 def _key(identity: str, messages: Messages, draw: int) -> str:
-    asked = [identity, list(messages), *([draw] if draw else [])]
+    asked = [identity, _short(list(messages)), *([draw] if draw else [])]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _short(value: Any) -> Any:
+    """The same with long strings as their digests: a group's pairs show each of its pictures many times."""
+    if isinstance(value, Mapping):
+        return {key: _short(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_short(held) for held in value]
+    return {"sha256": _digest(value)} if isinstance(value, str) and len(value) > _LONG else value
+
+
+@lru_cache(maxsize=64)  # Python keeps the hash of a string, so that one that was seen is not read again
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -316,7 +317,7 @@ def test_sounds_that_cannot_be_used_stop_or_count_as_not_answered(asked, tmp_pat
 
 def test_what_would_change_nothing_is_refused(asked, written, tmp_path):
     file = written([{**r, "model_output": "x"} for r in MMAU_ROWS[:3]])
-    for options in ({"letters": True}, {"template": "t"}, {"sounds": tmp_path}):
+    for options in ({"letters": True}, {"template": "t"}):
         with pytest.raises(ConfigError, match="is for a model that is asked"):
             evaluate(file, MMAU, None, out=tmp_path / "x", **options)
     with pytest.raises(ConfigError, match="--key is of answers"):
@@ -380,6 +381,25 @@ def test_the_command(main, written, tmp_path):
     assert "version: v05.15.25" in out and "not measured" in out
     code, _, err = main("bench", "mmar", file, "text/tiny", "--predictions", file, "--out", tmp_path / "x")
     assert code != 0 and "leave the config" in err
+
+
+def test_the_page_has_the_table_the_sounds_and_every_answer_by_its_way(asked, tmp_path):
+    asked(hears, [row(0, ["a <b>", "c"], "c"), row(1, ["x", "y"], "x")])
+    page = (tmp_path / "out" / "results.html").read_text()
+    assert page.count("<audio controls") == 2 and page.count('alt="spectrogram') == 2
+    cells = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td><td>(.)</td></tr>", page)
+    assert cells == [
+        (GIVEN, "A B", "c", "✓"), ("rotation 1", "B A", "c", "✓"), (DEAF, "A B", "a &lt;b&gt;", "✗"),
+        (SWAPPED, "A B", "a &lt;b&gt;", "✗"),
+        (GIVEN, "A B", "x", "✓"), ("rotation 1", "B A", "x", "✓"), (DEAF, "A B", "x", "✓"), (SWAPPED, "A B", "x", "✓"),
+    ]  # fmt: skip
+    assert "text alone, no sound" in page and "<script" not in page
+
+
+def test_the_page_of_answers_that_are_there(written, tmp_path):
+    scored(MMAU_ROWS[:3], MMAU, written, tmp_path, lambda r: r["answer"] if r["id"] != "q1" else None)
+    page = (tmp_path / "out" / "results.html").read_text()
+    assert "<audio" not in page and page.count("<td>given</td>") == 3 and page.count("<td>no answer</td>") == 1
 
 
 def test_ledgers_of_another_part(tmp_path):

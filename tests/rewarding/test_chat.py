@@ -77,6 +77,17 @@ def test_equal_requests_are_asked_once_and_known_ones_never_again(chat_server):
     assert Judge(Endpoint(chat_server.url, "large")).verdicts(ask("a"), number) == [4]
 
 
+@pytest.mark.parametrize("length", [10, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("last", ["a", "\ud800"])
+def test_questions_that_differ_in_their_last_character_are_two(chat_server, length, last):
+    chat_server.answer = lambda request: "7"
+    questions = ["q" * (length - 1) + end for end in (last, "b", last)]
+    asked = judge(chat_server)
+    assert asked.verdicts(ask(*questions), number) == [7, 7, 7]
+    assert asked.verdicts(ask(*questions), number) == [7, 7, 7]
+    assert len(chat_server.requests) == 2
+
+
 def test_pictures_are_sent_and_are_part_of_the_request(chat_server):
     chat_server.answer = lambda request: str(len(chat_server.requests))
     shown = [[{"role": "user", "content": content("How many?", [data])}] for data in (b"one", b"two", b"one")]

@@ -112,6 +112,10 @@ ANIMALS = {"choices": ["A dog", "A cat", "Two dogs", "A hot-dog stand"], "answer
         ("A cat", 0, 0, 0),
         ("A dog and a cat", 0, 0, 0),
         ("A", 0, 0, 0),  # a letter is no text
+        ("A. a dog", 1, 0, 1),  # as it is shown
+        ("(a) A dog", 1, 0, 1),
+        ("B. A dog", 0, 0, 1),  # another one's letter
+        ("B. A cat", 0, 0, 0),
         ("A dog, two dogs, a cat", 0, 0, 0),
         ("", 0, 0, 0),
     ],

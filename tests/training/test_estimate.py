@@ -114,6 +114,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         f"vision, {kind}": ("vision", {"path": "b", "build": {"kind": kind}})
         for kind in ("qwen3_vl", "internvl", "smolvlm", "paligemma")
     },
+    **{
+        f"audio{', ' + kind if kind else ''}": ("audio", {"path": "b", "build": {"kind": kind or "qwen2_audio"}})
+        for kind in ("", "qwen2_5_omni", "audioflamingo3", "voxtral")
+    },
     "image": ("image", {"path": "share://assets/image-tiny"}),
     "image, LoRA": ("image", {"path": "share://assets/image-tiny", "train": "lora", "dtype": "bfloat16"}),
     **{
@@ -129,7 +133,7 @@ def run_config(name: str, **stage: Any) -> Any:
     values = {"prompts_count": 4, "eval_prompts": None} if modality != "image" else {"where": {}, "eval_prompts": None}
     made = load(tiny)
     sampling = made.model.sampling.model_dump(mode="json") if modality != "image" else {"steps": 3, "size": 48}
-    if modality == "vision":
+    if modality in ("vision", "audio"):
         sampling["max_tokens"] = 4
     data = {"prompts": made.data.prompts, "prompts_options": made.data.prompts_options, **values}
     grpo = {"kind": "grpo", "steps": 1, "groups": 2, "samples": 2, "micro_batch": 512, **stage}
@@ -158,7 +162,10 @@ def test_a_model_without_weights_is_the_one_with_weights(name):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in ("text", "vision", "image") else pytest.mark.slow) for name in MODELS],
+    [
+        pytest.param(name, marks=[] if name in ("text", "vision", "audio", "image") else pytest.mark.slow)
+        for name in MODELS
+    ],
 )
 def test_every_family_is_estimated(name):
     ((stage, found),) = estimates(run_config(name, algorithm={"preset": "grpo", "kl_coef": 0.1}, optim={"ema": 0.9}))

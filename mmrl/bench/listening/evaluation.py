@@ -12,6 +12,7 @@ from typing import Any
 
 from mmrl.bench.drawing import model_of
 from mmrl.bench.ledger import Ledger
+from mmrl.bench.listening.page import write_page
 from mmrl.bench.listening.reading import Benchmark, File, Question, predictions, read
 from mmrl.bench.listening.replies import answer_in
 from mmrl.bench.listening.scores import rows
@@ -55,10 +56,12 @@ def evaluate(
     """Measure what a model hears.
 
     file: the benchmark's questions. source: the model that is asked, or a file of its answers; None: `file` has them.
-    sounds: the folder that the names of sounds are below; None: the file's. key: the column of answers. version: of the
-    benchmark, in the user's words. letters: options are shown behind letters, and a letter is an answer. template: a
-    file with the words of a question. limit: the first questions alone. on_bad: stop, or skip: a record that is no
-    question, or whose sound cannot be used, counts as not answered. out: the folder; see unigenbench.evaluate.
+    sounds: the folder that the names of sounds are below; None: the file's, and of answers that are there none is
+    played. key: the column of answers. version: of the benchmark, in the user's words. letters: options are shown
+    behind letters, and a letter is an answer. template: a file with the words of a question. limit: the first questions
+    alone. on_bad: stop, or skip: a record that is no question, or whose sound cannot be used, counts as not answered.
+    out: the folder of settings.json, verdicts.jsonl (of a model that is asked), results.json and results.html; see
+    unigenbench.evaluation.evaluate.
     Raises ConfigError before the model is asked.
     """
     if on_bad not in ("stop", "skip"):
@@ -67,6 +70,7 @@ def evaluate(
     chosen = set(found.order[:limit])
     questions = [question for question in found.questions if question.id in chosen]
     bad = {name: why for name, why in found.bad.items() if name in chosen}
+    place: Path | None
     if isinstance(source, Model):
         if key is not None:
             raise ConfigError("--key is of answers that are there; here a model is asked")
@@ -77,10 +81,11 @@ def evaluate(
         ledger = Ledger(folder, settings, allow, WAY)
         asked = _asked(questions, source.seed)
         lines = list(_ask(questions, asked, ledger, source, wording, letters, root, quiet))
-        said = _said(lines, asked, letters)
+        said, place = _said(lines, asked, letters), root
         who: dict[str, Any] = {"model": source.config.name, "run": str(source.run) if source.run else None}
     else:
-        _refuse_unused(sounds=sounds, letters=letters or None, template=template)
+        _refuse_unused(letters=letters or None, template=template)
+        asked, place = {}, Path(sounds) if sounds else None
         answers = found.said if source is None else predictions(source, benchmark, key)
         if not answers:
             raise ConfigError(
@@ -95,6 +100,7 @@ def evaluate(
     table = rows(questions, said, len(bad), isinstance(source, Model))
     outcome = Outcome(benchmark.name, table, told, lines, more, counted="answers")
     outcome.write(folder)
+    write_page(folder, outcome, questions, said, asked, {"questions": len(questions), "version": version, **who}, place)
     return outcome
 
 

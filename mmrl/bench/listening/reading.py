@@ -140,9 +140,10 @@ def _question(record: Mapping[str, Any], name: str, benchmark: Benchmark) -> Que
     text, options, gold = (record.get(column) for column in ("question", "choices", "answer"))
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"question is {short(text)}, expected a text")
-    if wrong := next((n for n, one in enumerate(_listed(options), 1) if not isinstance(one, str)), None):
-        raise ValueError(f"option {wrong} is {short(options[wrong - 1])}, expected a text")
-    options = [option for option in _listed(options) if option.strip()]
+    given = options if isinstance(options, list) else []
+    if wrong := next((n for n, one in enumerate(given, 1) if not isinstance(one, str)), None):
+        raise ValueError(f"option {wrong} is {short(given[wrong - 1])}, expected a text")
+    options = [option for option in given if option.strip()]
     if len(options) < 2:
         raise ValueError(f"choices is {short(record.get('choices'))}, expected two options or more")
     if gold is None or gold == "":
@@ -154,10 +155,6 @@ def _question(record: Mapping[str, Any], name: str, benchmark: Benchmark) -> Que
         raise ValueError(f"{' or '.join(benchmark.sound)} is {short(sound)}, expected the name of a sound")
     groups = [f"{column}: {value}" for column in benchmark.groups for value in _values(record.get(column))]
     return Question(name, text, tuple(options), gold, sound, tuple(groups))
-
-
-def _listed(options: Any) -> list[Any]:
-    return options if isinstance(options, list) else []
 
 
 def _values(value: Any) -> list[str]:

@@ -35,7 +35,7 @@ class AudioAdapter(MediaAdapter):
 
     Config = ModelConfig
     config: ModelConfig
-    example = "Qwen/Qwen2-Audio-7B-Instruct"
+    _example = "Qwen/Qwen2-Audio-7B-Instruct"
     family: Family
 
     def __init__(self, config: ModelConfig) -> None:

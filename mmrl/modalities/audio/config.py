@@ -44,7 +44,7 @@ class ModelConfig(TokenModelConfig):
         "frozen", description="The tower that hears and its projector; frozen ones are computed once per sound."
     )
     vision: Literal["frozen", "trained"] = Field("frozen", description="The tower that sees, of an Omni thinker.")
-    channels: Literal["mean", "left"] | int = Field(
+    channels: str | int = Field(
         "mean", description="What of several channels is heard: their mean, the left one, or one by its number, from 0."
     )
     long_sounds: Literal["refuse", "chunks"] = Field(
@@ -61,11 +61,12 @@ class ModelConfig(TokenModelConfig):
 
     effects: ClassVar[Mapping[str, When]] = {**TokenModelConfig.effects, "vision": SEES, "long_sounds": BOUNDED}
 
-    @field_validator("channels", mode="after")
+    @field_validator("channels", mode="before")
     @classmethod
-    def _counted(cls, channels: Any) -> Any:
-        if isinstance(channels, int) and channels < 0:
-            raise ValueError(f"channels is {channels}; write mean, left, or the number of a channel, from 0")
+    def _known(cls, channels: Any) -> Any:
+        number = type(channels) is int and 0 <= channels < 64  # of those that are read
+        if not number and channels not in ("mean", "left"):
+            raise ValueError(f"{str(channels)[:20]} is none; write mean, left, or the number of a channel, from 0")
         return channels
 
     @model_validator(mode="after")

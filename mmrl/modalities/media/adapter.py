@@ -26,7 +26,7 @@ class MediaAdapter(TokenAdapter):
     the record. In the ids of a trajectory a medium is as many placeholders as it has features.
     """
 
-    example: ClassVar[str]  # a hub id, for messages
+    _example: ClassVar[str]  # a hub id, for messages
     family: Family
 
     # ---------------------------------------------------------------- what a modality says
@@ -64,7 +64,7 @@ class MediaAdapter(TokenAdapter):
         else:
             from transformers import AutoConfig, AutoProcessor
 
-            place = located(loading.source(config, self.example), config)
+            place = located(loading.source(config, self._example), config)
             model = self._read(AutoConfig.from_pretrained(**place).model_type, place)
             self.processor = AutoProcessor.from_pretrained(**place)
         self.family = self._family_of(model)

@@ -212,8 +212,8 @@ class TokenAdapter(Adapter):
     def cost(self, prompt: Prompt) -> dict[str, int]:
         """See Adapter.cost: tokens of a prompt, and how many of them are pictures and sounds."""
         opened = self.reader.opened(prompt, self.reader.context(prompt))
-        kinds = {"pictures": pictures_of(opened.media), "sounds": sounds_of(opened.media)}
-        costs = {f"tokens of {kind}": sum(one.tokens for one in met) for kind, met in kinds.items() if met}
+        seen, heard = ([one.tokens for one in met] for met in (pictures_of(opened.media), sounds_of(opened.media)))
+        costs = {f"tokens of {kind}": sum(met) for kind, met in (("pictures", seen), ("sounds", heard)) if met}
         return {"tokens": len(opened.row), **costs}
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:

@@ -32,7 +32,7 @@ class VisionAdapter(MediaAdapter):
 
     Config = ModelConfig
     config: ModelConfig
-    example = "Qwen/Qwen2.5-VL-3B-Instruct"
+    _example = "Qwen/Qwen2.5-VL-3B-Instruct"
     family: Family
 
     def __init__(self, config: ModelConfig) -> None:

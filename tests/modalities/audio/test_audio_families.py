@@ -345,6 +345,11 @@ def test_a_processor_of_another_rate_is_refused(adapter):
         Family(policy.model, policy.processor, policy.config)
 
 
+def test_vllm_is_refused_where_it_would_not_hear(adapter):
+    with pytest.raises(ValueError, match=r"engine\.name=vllm: Qwen2Audio.* would be asked with sounds.*; leave it at"):
+        adapter(engine={"name": "vllm"})
+
+
 def test_silence_is_heard(shared, ask, roll):
     policy = shared("qwen2_audio")
     (sample,) = roll(policy, [ask("?", {"array": np.zeros(8000, np.float32), "sampling_rate": RATE})], n=1)

@@ -129,6 +129,18 @@ def test_pictures_are_not_what_a_model_without_eyes_reads(shared, sung, drawn, a
     assert told == "prompt '<image>?' has 1 <image> marks and 0 pictures; they must agree"
 
 
+def test_environments_that_know_pictures_only_show_a_record_s_sounds(adapter, sung, drawn, ask, roll):
+    """The mark and the sound come from the record; what is said behind the question is the environment's."""
+    from mmrl.environments.load import load_environment
+
+    policy = adapter("qwen2_5_omni")
+    policy.environment = load_environment({"name": "single", "ask": "Say a letter.", "system": "Listen."})
+    (sample,) = roll(policy, [ask("Which?", sung(1), images=[drawn(1)])], n=1)
+    system, user, _ = sample.turns
+    assert (system.text, user.text, user.media) == ("Listen.", f"<image>{AUDIO}Which?\nSay a letter.", (0, 1))
+    assert [type(m).__name__ for m in sample.media] == ["Media", "Heard"]
+
+
 # -------------------------------------------------------------------- long sounds
 
 
@@ -183,7 +195,7 @@ def test_channels_are_heard_as_declared(adapter, ask):
     np.testing.assert_allclose(heard["mean"], left / 2, atol=1e-7)
     np.testing.assert_array_equal(heard["left"], left)
     assert not heard[1].any()
-    with pytest.raises(ValueError, match="channels is -1; write mean, left, or the number"):
+    with pytest.raises(ValueError, match="-1 is none; write mean, left, or the number"):
         adapter(channels=-1)
 
 

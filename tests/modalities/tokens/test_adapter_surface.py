@@ -7,11 +7,13 @@ import inspect
 from every import every
 
 from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.audio.adapter import AudioAdapter
+from mmrl.modalities.media.adapter import MediaAdapter
 from mmrl.modalities.text.adapter import TextAdapter
 from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.vision.adapter import VisionAdapter
 
-CLASSES = [TokenAdapter, TextAdapter, VisionAdapter]
+CLASSES = [TokenAdapter, TextAdapter, MediaAdapter, VisionAdapter, AudioAdapter]
 
 
 def public(kind):

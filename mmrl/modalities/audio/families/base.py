@@ -30,6 +30,7 @@ class Family(media.Family):
     """
 
     shows = "sounds"
+    not_served = "would be asked with sounds, which requests to vLLM do not carry here yet"
     model_class: ClassVar[str] = ""  # of transformers
     most: ClassVar[int | None] = None  # sounds of a prompt
     mask: ClassVar[str] = "feature_attention_mask"  # which of the processor's outputs tells frames from padding
@@ -92,10 +93,15 @@ class Family(media.Family):
 
     # ---------------------------------------------------------------- sounds
 
+    def padded(self, samples: int) -> dict[str, Any]:
+        """What the processor is told of how far it pads a sound, where it need not do it as far as its files say."""
+        return {}
+
     def process(self, sound: np.ndarray) -> dict[str, Tensor]:
         """All that the processor makes of a sound [n], apart from the text. Raises ValueError where it writes another
         number of placeholders than `tokens`."""
-        made = self.processor(text=[self.processor.audio_token], audio=[sound], sampling_rate=RATE, return_tensors="pt")
+        how = {"sampling_rate": RATE, **self.padded(len(sound))}
+        made = self.processor(text=[self.processor.audio_token], audio=[sound], audio_kwargs=how, return_tensors="pt")
         written = int((made["input_ids"] == self.audio_id).sum())
         if written != self.tokens(len(sound)):
             raise ValueError(

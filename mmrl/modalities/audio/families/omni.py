@@ -45,6 +45,12 @@ class Qwen25Omni(Family):
     def fixed(self, model: Any) -> list[nn.Module]:
         return [model.base_model.audio_tower.audio_bos_eos_token]  # which the thinker does not read
 
+    def padded(self, samples: int) -> dict[str, Any]:
+        """The tower takes no padding, of which the processor would make 300 s: a frame's width of it, so that the last
+        frames see the silence behind them, is enough."""
+        width = self.processor.feature_extractor.n_fft
+        return {"max_length": min(self.window, -(-(samples + width) // self.hop) * self.hop)}
+
     def rows(self, found: Any) -> Tensor:
         return found.last_hidden_state
 
@@ -71,6 +77,9 @@ class Qwen3Omni(Qwen25Omni):
     @property
     def longest(self) -> int | None:
         return None
+
+    def padded(self, samples: int) -> dict[str, Any]:
+        return {}  # and its processor none
 
     def frames(self, samples: int) -> int:
         return samples // self.hop

@@ -84,7 +84,7 @@ def _names(audio: str, around: str, ends: tuple[str, str], image: str, video: st
     }
 
 
-def _ids(tokenizer: Any) -> dict[str, int]:
+def _ids(tokenizer: Any) -> dict[str, Any]:
     find = tokenizer.convert_tokens_to_ids
     made = {f"{kind}_token_id": find(getattr(tokenizer, f"{kind}_token")) for kind in ("audio", "image", "video")}
     for kind in ("audio", "vision"):
