@@ -9,7 +9,7 @@ from mmrl.token_sets import accepts
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import gold_of, lacks_answer, marked, not_applicable, readings, text_of
-from .options import ALPHABET, letter_of, plain, texts_of
+from .options import ALPHABET, letter_of, plain, texts_of, unlettered
 from .signs import ascii_signs
 
 _LETTERS = "ABCDEFGHIJ"
@@ -62,9 +62,9 @@ class text:
 
     `answer` is that text, or the letter of it in the order of `choices`; it may be the text of no option where there
     are none.
-    match: plain, case, punctuation and white space aside; exact, to the letter, as R1-AQA and Ke-Omni-R compare behind
-    math_verify, which is left out here, for it finds numbers in texts that are none; tokens, MMAU's and MMAR's rule on
-    sets of words (mmrl.token_sets).
+    match: plain, case, punctuation, white space and the option's own letter before it aside; exact, to the letter, as
+    R1-AQA and Ke-Omni-R compare behind math_verify, which is left out here, for it finds numbers in texts that are
+    none; tokens, MMAU's and MMAR's rule on sets of words (mmrl.token_sets).
     extract: how the final answer is found, see answers.readings. Of several readings the first that is an option's text
     counts; with another match than plain it is the best one.
     """
@@ -91,7 +91,8 @@ class text:
         answer = next(iter(said), "")
         if self.match == "plain":
             known = {plain(option) for option in [*options, *right]}
-            answer = next((piece for piece in said if plain(piece) in known), answer)
+            bare = (piece if plain(piece) in known else unlettered(piece, options) for piece in said)
+            answer = next((piece for piece in bare if plain(piece) in known), answer)
         return Score.of(float(any(self._met(answer, gold, options) for gold in right)), answer=answer)
 
     def _met(self, answer: str, gold: str, options: list[str]) -> bool:

@@ -7,6 +7,7 @@ need no such care, are the shapers `staged`, `gated` and `gated_sum` of the core
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -64,13 +65,28 @@ class gated:
     """`then` where every reward of `condition` is `threshold` or more, `otherwise` elsewhere, without running `then`.
 
     TimeMaster's judged extension, only where class and format are right; R1-Reward's consistency, only where the
-    result is. A condition that is invalid or not applicable makes the sample so.
+    result is; MMAR's rubric, only behind a right answer; CAD-RL's sum of geometry and judgement, only of what ran.
+    then: a reward, or several, whose sum it is, weighted by `weights` (1 each). A condition that is invalid or not
+    applicable makes the sample so, and so does an invalid part of the sum; one that does not apply counts nothing.
     """
 
     def __init__(
-        self, condition: Spec | Sequence[Spec], then: Spec, threshold: float = 1.0, otherwise: float = 0.0
+        self,
+        condition: Spec | Sequence[Spec],
+        then: Spec | Sequence[Spec],
+        threshold: float = 1.0,
+        otherwise: float = 0.0,
+        weights: Sequence[float] | None = None,
     ) -> None:
         specs = [condition] if isinstance(condition, str | Mapping) else list(condition)
+        if isinstance(then, str | Mapping):
+            if weights is not None:
+                raise ValueError(f"weights={list(weights)} go with a list as `then`; leave them out")
+        else:  # all of them, whatever each is worth
+            then = {
+                "name": "compose.staged",
+                "options": {"stages": list(then), "threshold": -math.inf, "weights": weights},
+            }
         self.condition, self.then = [Part(spec) for spec in specs], Part(then)
         self.threshold, self.otherwise = threshold, otherwise
         self.groups_at_once = at_once([*self.condition, self.then])

@@ -25,7 +25,7 @@ from .places import reasoning, said_in_tag
 _CHOICES = MappingProxyType({"1": "The first response is better.", "2": "The second response is better."})
 
 
-class _Judged:
+class Judged:
     """What these rewards share: who is asked, what is not put to it, and failures that stay failures."""
 
     def __init__(self, judge: Mapping[str, Any], longest: int) -> None:
@@ -52,7 +52,7 @@ class _Judged:
         return [one if isinstance(one, Score) else _score(next(verdicts), value) for one in given]
 
 
-class answer(_Judged):
+class answer(Judged):
     """1 where the judge finds that the final answer means the record's `answer`, 0 where not: VisionThink, DeepEyes.
 
     judge: see the top of this file. extract: how the final answer is found, see answers.final_answer. longest:
@@ -78,10 +78,10 @@ class answer(_Judged):
         if score := not_applicable(sample) or self._refused(said):
             return score
         gold = "\n".join(f"- {text}" for text in accepted_of(sample.prompt))
-        return request(self.template, question=_question(sample), gold=gold, answer=said or "")
+        return request(self.template, question=question_of(sample), gold=gold, answer=said or "")
 
 
-class rubric(_Judged):
+class rubric(Judged):
     """The mean of the judge's marks, each from 0 to 1, for a part of the completion: TimeMaster's extension.
 
     tag: the part is the last whole <tag>; null takes the whole completion; without it the score is 0. criteria: what
@@ -115,7 +115,7 @@ class rubric(_Judged):
 
     def _request(self, sample: Sample, text: str) -> Messages:
         return request(
-            self.template, question=_question(sample), answer=text.strip(), criteria=", ".join(self.criteria)
+            self.template, question=question_of(sample), answer=text.strip(), criteria=", ".join(self.criteria)
         )
 
     def _capped(self, score: Score, text: str) -> Score:
@@ -125,7 +125,7 @@ class rubric(_Judged):
         return Score.of(self.cap, boilerplate=found, marked=score.value)
 
 
-class consistent(_Judged):
+class consistent(Judged):
     """1 where the judge finds that the analysis leads to the choice, -1 where not: R1-Reward's consistency.
 
     The analysis is the last `lines` lines of the last whole <think>, the choice the last whole <answer>, put into words
@@ -156,11 +156,11 @@ class consistent(_Judged):
         if self._refused(analysis) or self._refused(choice):
             return Score.of(-1.0, why="no analysis or no choice, or too long")
         words = self.choices.get(choice, choice)
-        return request(self.template, question=_question(sample), analysis=analysis, answer=words)
+        return request(self.template, question=question_of(sample), analysis=analysis, answer=words)
 
 
 @group_reward
-class preferred(_Judged):
+class preferred(Judged):
     """The share of the group's other samples that a sample's final answer beats, in the judge's eyes, 0 to 1.
 
     Every pair is judged in both orders (mmrl.rewarding.win_rate), so that a judge with a favourite place favours
@@ -218,7 +218,7 @@ class preferred(_Judged):
         standing, against = self._refused(said) is None, self._refused(other) is None
         if said == other or not (standing and against):
             return 0.5 if standing == against else float(standing)
-        asked = request(self.template, question=_question(a), answer=said or "", other=other or "")
+        asked = request(self.template, question=question_of(a), answer=said or "", other=other or "")
         verdict = self.judge.verdicts([asked], said_score)[0]
         if isinstance(verdict, Failure):
             raise RuntimeError(verdict.reason)
@@ -231,7 +231,8 @@ def _score(verdict: Any, value: Callable[[Any], float]) -> Score:
     return Score.of(value(verdict), verdict=verdict)
 
 
-def _question(sample: Sample) -> str:
+def question_of(sample: Sample) -> str:
+    """The prompt's text without the places of its pictures."""
     return sample.prompt.text.replace("<image>", "").strip()
 
 

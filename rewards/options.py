@@ -25,6 +25,15 @@ def letter_of(text: str, options: list[str], letters: str) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
+def unlettered(text: str, options: list[str]) -> str:
+    """The option that a text is with its own letter before it, as it is shown ("B. a dog"); any other text as it is."""
+    found = re.match(r"\s*[(\[]?([A-Za-z])[)\].:]+\s*(?=\S)", text)
+    place = ALPHABET.index(found[1].upper()) if found else len(options)
+    if found is None or place >= len(options) or plain(text[found.end() :]) != plain(options[place]):
+        return text
+    return options[place]
+
+
 def plain(text: str) -> str:
     """An option as it is compared: case, punctuation and white space aside."""
     return normalised(text, punctuation=False)

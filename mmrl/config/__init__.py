@@ -4,6 +4,7 @@ Nothing here imports torch: reading a config, planning and `--help` stay quick.
 """
 
 from mmrl.config.adversary import AdversaryConfig, LookTimes
+from mmrl.config.chain import ChainConfig
 from mmrl.config.data import DataConfig, RecordFormat
 from mmrl.config.distill import DistillStage
 from mmrl.config.errors import ConfigError
@@ -31,6 +32,7 @@ from mmrl.config.validation import validate
 
 __all__ = [
     "AdversaryConfig",
+    "ChainConfig",
     "CheckpointConfig",
     "Config",
     "ConfigError",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mmrl import objects
+from mmrl.config.chain import ChainConfig
 from mmrl.near import short
 from mmrl.share import resolve
 from mmrl.strict import Strict, When
@@ -83,6 +84,11 @@ class DataConfig(Strict):
         description="Of supervised records that are conversations: every answer in them is learned, or only the last. "
         "A message with `loss: false` or `weight: 0` is never.",
     )
+    chain: ChainConfig | None = Field(
+        None,
+        description="Supervised records with a chain of thought in `cot`: how it is written (docs/curriculum.md); `{}` "
+        "takes its defaults. null: records bring their `completion`.",
+    )
     records_count: int = Field(10_000, ge=1, description="How many records of an endless function are used.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the records function.")
     on_bad_record: Literal["stop", "skip"] = Field(
@@ -112,6 +118,7 @@ class DataConfig(Strict):
         "eval_prompts_count": When(lambda s, _: is_function(s.eval_prompts), "a function as `eval_prompts`"),
         "eval_prompts_options": When(lambda s, _: is_function(s.eval_prompts), "a function as `eval_prompts`"),
         "train_turns": When(lambda s, _: s.records, "`records`"),
+        "chain": When(lambda s, _: s.records, "`records`"),
         "records_count": When(lambda s, _: is_function(s.records), "a function as `records`"),
         "options": When(lambda s, _: is_function(s.records), "a function as `records`"),
         "subset": When(

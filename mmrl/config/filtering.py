@@ -59,6 +59,16 @@ class FilterStage(SamplingStage):
         description="difficulty: number of the first correct answer at least, among those that have a reward; without "
         "any it is their number + 1. R1-Reward: 2 of 3 samples, with low 0 and high 1.",
     )
+    pass_rates: str | None = Field(
+        None,
+        description="difficulty: pass rates of an earlier run, its data/NAME.pass_rates.jsonl: prompts that are in it "
+        "are not sampled again. null: every prompt is.",
+    )
+    pass_rates_of: Literal["same", "any"] = Field(
+        "same",
+        description="same: rates that were measured with other weights, rewards or sampling are refused. any: taken as "
+        "they are.",
+    )
     max_invalid: float = Field(
         0.2, ge=0, le=1, description="Stop when a larger share of a step's samples has an invalid reward."
     )
@@ -78,6 +88,8 @@ class FilterStage(SamplingStage):
         "low": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
         "high": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
         "min_attempts": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
+        "pass_rates": When(lambda s, _: s.rule == "difficulty", "`rule: difficulty`"),
+        "pass_rates_of": When(lambda s, _: s.pass_rates is not None, "`pass_rates`"),
     }
 
     @model_validator(mode="after")
@@ -105,7 +117,9 @@ class FilterStage(SamplingStage):
                 f"{self.groups} prompts a step, each a tree of {tree.iterations} iterations x {tree.children} steps of "
                 f"at most {tree.step_tokens} tokens, {tree.depth} deep,"
             )
+        known = [f"pass rates of prompts in {self.pass_rates} are taken from there"] if self.pass_rates else []
         return [
             f"{each} over {processes} process(es); nothing is trained",
             f"keeps by rule {self.rule}, in {config.run_dir / 'data' / (self.name + '.jsonl')}",
+            *known,
         ]

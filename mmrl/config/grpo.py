@@ -61,6 +61,7 @@ class GrpoStage(SampledStage):
         "max_invalid": WHOLE,
         "curriculum.retire_at": WHOLE,
         "curriculum.correct_at": WHOLE,
+        "curriculum.reestimate": WHOLE,
         "curriculum.advance_at": WHOLE,
         "curriculum.window": WHOLE,
     }

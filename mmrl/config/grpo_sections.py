@@ -11,31 +11,61 @@ from mmrl.environments.tree_search import TreeOptions
 from mmrl.strict import Strict, When
 
 LEVELS = "`order: staged` or mixed"
+BY_RATE = f"{LEVELS}, with `advance: pass_rate`"
+ORDERED = "another `order` than shuffled"
 
 
 class CurriculumConfig(Strict):
     """Which prompts come next."""
 
-    order: Literal["shuffled", "sorted", "staged", "mixed"] = Field(
+    order: Literal["shuffled", "sorted", "staged", "mixed", "shifting"] = Field(
         "shuffled",
-        description="shuffled: passes over all prompts. sorted: from easy to difficult. staged: one level at a time. "
-        "mixed: the level and those below it.",
+        description="shuffled: passes over all prompts. sorted: level by level in each pass. staged: one level at a "
+        "time. mixed: the level and those before it. shifting: each from a level that is drawn, at first mostly one of "
+        "the first, at last mostly one of the last, linearly in the steps (docs/curriculum.md).",
     )
-    column: str | None = Field(None, description="Column of the records that says how difficult a prompt is.")
+    column: str | None = Field(
+        None, description="Column of the records that says how difficult a prompt is, or how often it is right."
+    )
+    first: Literal["low", "high"] = Field(
+        "low", description="Which numbers of the column come first; `pass_rate` is easy where it is high."
+    )
+    buckets: int | None = Field(
+        None,
+        ge=2,
+        description="Levels are so many buckets of about as many prompts each, equal numbers in one; null: a level for "
+        "each different number.",
+    )
+    advance: Literal["pass_rate", "evenly"] = Field(
+        "pass_rate",
+        description="pass_rate: the next level begins by `advance_at` or `advance_every`. evenly: level b of B begins "
+        "when b / B of the steps are done.",
+    )
     advance_at: float = Field(0.75, ge=0, le=1, description="Mean pass rate at which the next level begins (SATURN).")
     window: int = Field(32, ge=1, description="Groups of the level that the mean is over.")
     advance_every: int | None = Field(None, ge=1, description="The next level begins after so many steps, too.")
     retire_at: float | None = Field(
         None, ge=0, le=1, description="A prompt whose pass rate reaches it leaves for good (ScaleRL: 0.9)."
     )
+    reestimate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Numbers of the column that are pass rates follow the rollouts: p becomes (1 - reestimate) p + "
+        "reestimate times the group's; levels are drawn anew before each step, of `sorted` before each pass.",
+    )
     correct_at: float = Field(0.5, description="A sample with this summed reward or more has passed.")
 
     effects: ClassVar[Mapping[str, When]] = {
-        "column": When(lambda s, _: s.order != "shuffled", "another `order` than shuffled"),
-        "advance_at": When(lambda s, _: s.has_levels, LEVELS),
-        "window": When(lambda s, _: s.has_levels, LEVELS),
-        "advance_every": When(lambda s, _: s.has_levels, LEVELS),
-        "correct_at": When(lambda s, _: s.has_levels or s.retire_at is not None, f"`retire_at`, or {LEVELS}"),
+        **dict.fromkeys(
+            ("column", "first", "buckets", "reestimate"), When(lambda s, _: s.order != "shuffled", ORDERED)
+        ),
+        "advance": When(lambda s, _: s.has_levels, LEVELS),
+        **dict.fromkeys(("advance_at", "window", "advance_every"), When(lambda s, _: s.advances_by_rate, BY_RATE)),
+        "correct_at": When(
+            lambda s, _: s.advances_by_rate or s.retire_at is not None or s.reestimate is not None,
+            f"`retire_at`, `reestimate`, or {BY_RATE}",
+        ),
     }
 
     @property
@@ -43,8 +73,15 @@ class CurriculumConfig(Strict):
         """Whether prompts come level by level."""
         return self.order in ("staged", "mixed")
 
+    @property
+    def advances_by_rate(self) -> bool:
+        """Whether pass rates, or steps, say when the next level begins."""
+        return self.has_levels and self.advance == "pass_rate"
+
     @model_validator(mode="after")
     def _levels_need_a_column(self) -> CurriculumConfig:
+        if self.reestimate is not None and self.buckets is None and self.order not in ("shuffled", "sorted"):
+            raise ValueError(f"reestimate with order={self.order} needs `buckets:`, for its numbers soon all differ")
         if self.order != "shuffled" and self.column is None:
             raise ValueError(f"order={self.order} needs `column:`, a number in every record")
         return self

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from mmrl.config import ConfigError, DataConfig, RecordFormat
+from mmrl.config import ChainConfig, ConfigError, DataConfig, RecordFormat
 from mmrl.config.data import is_range
 from mmrl.data.candidates import as_preference
 from mmrl.data.formats import normalised, unseen
+from mmrl.data.forms.chains import COT, with_completion
 from mmrl.data.heard import check_sounds
 from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
@@ -35,7 +36,7 @@ class Checker:
 
     columns: what each needs besides `prompt`. mapping: our name of a column -> the source's. form, every_turn: see
     formats.normalised. root, max_pixels: of its pictures, see mmrl.pictures. max_seconds: of its sounds. video_frames,
-    whole_videos: see videos.with_frames.
+    whole_videos: see videos.with_frames. chain: see chains.with_completion.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Checker:
         video_frames: int = VIDEO_FRAMES,
         whole_videos: bool = False,
         max_seconds: float = MAX_SECONDS,
+        chain: ChainConfig | None = None,
     ) -> None:
         self.columns, self.mapping, self.form, self.every_turn = columns, mapping or {}, form, every_turn
         self.root, self.max_pixels, self.max_seconds = root, max_pixels, max_seconds
-        self.video_frames, self.whole_videos = video_frames, whole_videos
+        self.video_frames, self.whole_videos, self.chain = video_frames, whole_videos, chain
         self._unseen: set[str] = set()
 
     def record(self, row: Row) -> dict[str, Any]:
@@ -72,9 +74,12 @@ class Checker:
             )
         if set(self.columns) >= _PREFERENCE:
             record |= as_preference(record)
+        if self.chain is not None and "completion" in self.columns:
+            record = with_completion(record, self.chain)
         missing = [column for column in self.columns if record.get(column) is None]
         if missing:
-            raise ValueError(f"lacks {', '.join(missing)}")
+            hint = "; it has `cot`: see data.chain" if "completion" in missing and COT in record else ""
+            raise ValueError(f"lacks {', '.join(missing)}{hint}")
         _check_identity(record)
         _check_environment(record)
         _check_answers(record, self.columns)

@@ -48,7 +48,9 @@ class Records:
             config.videos == "whole",
             config.max_seconds,
         )
-        self.checker = Checker(columns, config.columns, config.format, self.root, *read)
+        self.checker = Checker(columns, config.columns, config.format, self.root, *read, chain=config.chain)
+        if config.chain is not None and "completion" not in columns:
+            raise ConfigError("data.chain: the modality learns no `completion` from its records; leave it out")
         self.get: Callable[[int], dict[str, Any]]
         function = function_of(self.source, config.options, "data.records")
         if function is not None:

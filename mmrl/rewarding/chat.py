@@ -133,11 +133,11 @@ class Endpoint:
 class Judge:
     """Verdicts of a chat model. One request is asked once, however often it occurs; what was read stays known.
 
-    attempts: tries per request; behind k answers that could not be read at a temperature of rise * k, so that the same
-    nonsense does not come again; seeds follow from the request. threads: requests at a time. pause: seconds before the
-    second try, doubled for each later one, up to ten. patience: seconds from the first failure after the last answer,
-    of whatever request, during which a server that is away is tried again without using up attempts. cache: a .jsonl
-    file that keeps the answers between runs.
+    attempts: tries per request; behind k answers that could not be read the temperature is higher by rise * k, so that
+    the same nonsense does not come again; seeds follow from the request. temperature: of the first try. threads:
+    requests at a time. pause: seconds before the second try, doubled for each later one, up to ten. patience: seconds
+    from the first failure after the last answer, of whatever request, during which a server that is away is tried again
+    without using up attempts. cache: a .jsonl file that keeps the answers between runs.
     May be called from several threads. After `as_monitor` a server that is down is left alone for a while.
     """
 
@@ -150,9 +150,15 @@ class Judge:
         pause: float = 0.5,
         cache: str | Path | None = None,
         patience: float = 0.0,
+        temperature: float = 0.0,
     ) -> None:
-        if attempts < 1 or threads < 1 or rise < 0 or pause < 0:
-            raise ValueError(f"attempts={attempts}, threads={threads} need 1 or more, rise={rise}, pause={pause} 0")
+        if attempts < 1 or threads < 1 or min(rise, pause, temperature) < 0:
+            raise ValueError(
+                f"attempts={attempts}, threads={threads} need 1 or more, rise={rise}, pause={pause}, "
+                f"temperature={temperature} 0"
+            )
+        self.temperature = temperature
+        self.identity = f"{chat.identity} at {temperature}" if temperature else chat.identity
         self.chat, self.attempts, self.rise, self.pause = chat, attempts, rise, pause
         self.patience = Patience(patience)
         self.threads = min(threads, getattr(chat, "threads", threads))
@@ -165,9 +171,15 @@ class Judge:
         each time), and then one with a single attempt. Told once in each such time."""
         self._breaker, self.patience = Breaker(_REST), Patience(0.0)
 
-    def verdicts(self, requests: Sequence[Messages], read: Callable[[str], V | None]) -> list[V | Failure]:
-        """What `read` makes of each answer, in order; an answer that it makes None of is asked for again."""
-        keys = [_key(self.chat.identity, messages) for messages in requests]
+    def verdicts(
+        self, requests: Sequence[Messages], read: Callable[[str], V | None], draws: Sequence[int] | None = None
+    ) -> list[V | Failure]:
+        """What `read` makes of each answer, in order; an answer that it makes None of is asked for again.
+
+        draws: a number for each request; equal requests of different numbers are asked each, by other seeds. None: 0.
+        """
+        numbers = [0] * len(requests) if draws is None else draws
+        keys = [_key(self.identity, messages, draw) for messages, draw in zip(requests, numbers, strict=True)]
         first = dict(zip(keys, requests))
         found = dict(zip(first, self._pool.map(lambda key: self._verdict(key, first[key], read), first)))
         return [found[key] for key in keys]
@@ -196,7 +208,8 @@ class Judge:
         tries = unread = errors = 0
         while True:
             try:
-                answer = self.chat.complete(messages, round(self.rise * unread, 6), int(key[:7], 16) + unread)
+                heat = round(self.temperature + self.rise * unread, 6)
+                answer = self.chat.complete(messages, heat, int(key[:7], 16) + unread)
             except ChatError as error:
                 if error.lasting:
                     return Failure(str(error))
@@ -227,8 +240,9 @@ class Judge:
         return max(error.wait, min(_LONGEST_PAUSE, self.pause * 2 ** min(before, 10)) * random.uniform(1, 2))
 
 
-def _key(identity: str, messages: Messages) -> str:
-    return hashlib.sha256(json.dumps([identity, _short(list(messages))], sort_keys=True).encode()).hexdigest()
+def _key(identity: str, messages: Messages, draw: int) -> str:
+    asked = [identity, _short(list(messages)), *([draw] if draw else [])]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _short(value: Any) -> Any:

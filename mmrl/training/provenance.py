@@ -173,7 +173,7 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
     """(key of the config, what its file holds, in a few words)."""
     data = run.data
     if data.prompts:
-        yield "data.prompts", f"{len(data.prompts)} prompts, hash {_mark_of_prompts(data.prompts)}"
+        yield "data.prompts", f"{len(data.prompts)} prompts, hash {mark_of_prompts(data.prompts)}"
     if data.records is not None:
         mark = _mark_of_source(str(run.config.data.records), run.config.data.split)
         yield "data.records", f"{data.records.count} records" + (f", hash {mark}" if mark else "")
@@ -207,7 +207,7 @@ def _code(config: Config) -> Iterator[tuple[str, str]]:
             yield file, mark
 
 
-def _mark_of_prompts(prompts: Sequence[Prompt]) -> str:
+def mark_of_prompts(prompts: Sequence[Prompt]) -> str:
     digest = hashlib.sha256()
     for prompt in prompts:
         # Rewards read the record, too: its gold is a part of the question.

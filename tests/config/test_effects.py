@@ -11,6 +11,7 @@ import torch
 
 from mmrl.config import (
     AdversaryConfig,
+    ChainConfig,
     CheckpointConfig,
     Config,
     ConfigError,
@@ -59,6 +60,7 @@ LORA, LOADED = "model.train=lora", "model.train=lora model.lora.path=a"
 BUILT, VLLM = "model.build={kind:qwen2}", "model.engine.name=vllm"
 TREE, SPAM = "stages.0.tree={} stages.0.samples=8", "stages.0.optim.name=spam"
 STAGED = "stages.0.curriculum.order=staged stages.0.curriculum.column=level"
+SORTED = "stages.0.curriculum.order=sorted stages.0.curriculum.column=level"
 EXACT = "stages.0.algorithm={kl_coef:0.1,kl_estimator:exact}"
 MPO, BCO = "stages.0.objective=mpo", "stages.0.objective=bco"
 SCALAR = "model.head={}"
@@ -134,6 +136,7 @@ CASES = [
     Case(DataConfig, "records_count", "data.records_count=9", RECORDS),
     Case(DataConfig, "train_turns", "data.train_turns=last", RECORDS, "data.records=null"),
     Case(DataConfig, "options", "data.options={a:1}", RECORDS),
+    Case(DataConfig, "chain", "data.chain={}", RECORDS, "data.records=null"),
     Case(DataConfig, "subset", "data.subset=a", "data.prompts=hub:a/b"),
     Case(DataConfig, "subset", "data.subset=a", "stages.0.pairs=hub:a/b", "", "preference"),
     Case(
@@ -158,6 +161,12 @@ CASES = [
     Case(GrpoStage, "curriculum.correct_at", "stages.0.curriculum.correct_at=0.9", STAGED, f"{STAGED} {TREE}"),
     Case(GrpoStage, "curriculum.advance_at", "stages.0.curriculum.advance_at=0.9", STAGED, f"{STAGED} {TREE}"),
     Case(GrpoStage, "curriculum.window", "stages.0.curriculum.window=9", STAGED, f"{STAGED} {TREE}"),
+    *(
+        Case(CurriculumConfig, name, f"stages.0.curriculum.{name}={value}", SORTED)
+        for name, value in (("first", "high"), ("buckets", "3"), ("reestimate", "0.5"))
+    ),
+    Case(CurriculumConfig, "advance", "stages.0.curriculum.advance=evenly", STAGED, SORTED),
+    Case(GrpoStage, "curriculum.reestimate", "stages.0.curriculum.reestimate=0.5", SORTED, f"{SORTED} {TREE}"),
     Case(CurriculumConfig, "column", "stages.0.curriculum.column=level", "stages.0.curriculum.order=sorted"),
     Case(CurriculumConfig, "advance_at", "stages.0.curriculum.advance_at=0.9", STAGED),
     Case(CurriculumConfig, "window", "stages.0.curriculum.window=9", STAGED),
@@ -214,6 +223,7 @@ CASES = [
             ("curriculum.correct_at", "0.9", STAGED),
             ("curriculum.advance_at", "0.9", STAGED),
             ("curriculum.window", "9", STAGED),
+            ("curriculum.reestimate", "0.5", SORTED),
         )
     ),
     *(
@@ -291,6 +301,15 @@ CASES = [
     Case(FilterStage, "keep", "stages.0.keep=2", "stages.0.rule=rejection", "", "filter"),
     Case(FilterStage, "low", "stages.0.low=0.1", "stages.0.rule=difficulty", "", "filter"),
     Case(FilterStage, "high", "stages.0.high=0.9", "stages.0.rule=difficulty", "", "filter"),
+    Case(FilterStage, "pass_rates", "stages.0.pass_rates=a.jsonl", "stages.0.rule=difficulty", "", "filter"),
+    Case(
+        FilterStage,
+        "pass_rates_of",
+        "stages.0.pass_rates_of=any",
+        "stages.0.rule=difficulty stages.0.pass_rates=a.jsonl",
+        "stages.0.rule=difficulty",
+        "filter",
+    ),
     Case(FilterStage, "min_attempts", "stages.0.min_attempts=2", "stages.0.rule=difficulty", "", "filter"),
     Case(OptimConfig, "final_lr", "stages.0.optim.final_lr=0.1", "stages.0.optim.schedule=cosine"),
     Case(OptimConfig, "muon_ratio", "stages.0.optim.muon_ratio=2", "stages.0.optim.name=muon"),
@@ -488,6 +507,7 @@ CASES = [
 
 # Options that change something in every run that has their section.
 ALWAYS: dict[type, set[str]] = {
+    ChainConfig: {"style", "sections", "inside", "answer"},
     Config: {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "stages"),
         *("checkpoint", "report", "trackers", "device", "threads", "timeout"),

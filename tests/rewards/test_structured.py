@@ -6,7 +6,7 @@ import re
 
 import pytest
 from every import every
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrl.rewarding import load_reward
@@ -38,6 +38,7 @@ def test_the_text_that_is_wanted():
 words = st.text(st.characters(blacklist_characters="<>", blacklist_categories=["Cs"]), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(words, min_size=4, max_size=4), words, st.sampled_from([None, "think", "THINK"]))
 def test_what_is_written_is_right_exactly_where_no_part_is_empty(said, answer, inside):
     text = structured(dict(zip(SECTIONS, said)), answer, inside=inside, name="answer")
@@ -111,6 +112,10 @@ ANIMALS = {"choices": ["A dog", "A cat", "Two dogs", "A hot-dog stand"], "answer
         ("A cat", 0, 0, 0),
         ("A dog and a cat", 0, 0, 0),
         ("A", 0, 0, 0),  # a letter is no text
+        ("A. a dog", 1, 0, 1),  # as it is shown
+        ("(a) A dog", 1, 0, 1),
+        ("B. A dog", 0, 0, 1),  # another one's letter
+        ("B. A cat", 0, 0, 0),
         ("A dog, two dogs, a cat", 0, 0, 0),
         ("", 0, 0, 0),
     ],

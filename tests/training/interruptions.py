@@ -39,7 +39,8 @@ from mmrl.types import Prompt
 HERE = Path(__file__).parent
 TEXTS = ["x" * (1 + i % 5) for i in range(12)]
 PROMPTS = [
-    Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc", "hard": i % 3}) for i, t in enumerate(TEXTS)
+    Prompt(f"p{i}", t, {"id": f"p{i}", "prompt": t, "solution": "abc", "hard": i % 3, "rate": i % 5 / 4})
+    for i, t in enumerate(TEXTS)
 ]
 ANSWERS = [("ab", "ba"), ("a", "c"), ("abc", "b"), ("ca", "cb"), ("aa", "bb"), ("b", "ab")]
 REWARD = "def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n"
@@ -48,6 +49,7 @@ ADAMW = {"lr": 0.05}
 EMA = {"lr": 0.05, "ema": 0.5, "warmup": 2, "schedule": "cosine"}
 SPAM = {"name": "spam", "lr": 0.02, "spam_reset_every": 3, "spam_warmup": 2}
 GRPO = {"kind": "grpo", "groups": 4, "samples": 4, "updates": 2, "micro_batch": 20}
+RATES = {"column": "rate", "first": "high", "buckets": 3, "reestimate": 0.5}
 KL = {"preset": "grpo", "kl_coef": 0.1}
 TREES = {k: v for k, v in GRPO.items() if k != "samples"} | {  # a tree has children
     "tree": {"iterations": 4, "children": 3, "depth": 3, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}
@@ -84,6 +86,10 @@ def kinds(given: str) -> dict[str, list[dict[str, Any]]]:
         "staleness, retiring": [
             {**GRPO, "staleness": 1, "curriculum": {"retire_at": 0.5, "correct_at": 0.3}, "steps": 6}
         ],
+        "buckets that open, estimated": [
+            {**GRPO, "curriculum": {**RATES, "order": "mixed", "advance": "evenly"}, "staleness": 1, "steps": 4}
+        ],
+        "shifting buckets, estimated": [{**GRPO, "curriculum": {**RATES, "order": "shifting"}, "refill": 2}],
         "trees": [{**TREES, "epochs": 2}],
         "trees, reference": [{**TREES, "algorithm": KL, "optim": EMA}],
         "sft, then trees": [

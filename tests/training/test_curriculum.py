@@ -35,7 +35,7 @@ def test_sorted_goes_from_easy_to_difficult_in_every_pass():
 
 
 @settings(deadline=None)
-@given(st.sampled_from(ORDERS), st.integers(1, 13), st.integers(0, 3))
+@given(st.sampled_from([order for order in ORDERS if order != "shifting"]), st.integers(1, 13), st.integers(0, 3))
 def test_a_pass_asks_for_every_prompt_of_the_pool_once(order, count, seed):
     """However the steps cut it."""
     made = curriculum(order=order)
@@ -145,6 +145,11 @@ def test_when_all_have_retired_it_says_so(order):
 
 # ------------------------------------------------------------------ state
 
+WAYS = [
+    *({"order": order, "retire_at": 1.0} for order in ORDERS),
+    *({"order": order, "buckets": 2, "reestimate": 0.5, "first": "high"} for order in ORDERS[1:]),
+    *({"order": order, "buckets": 3, "advance": "evenly"} for order in ("staged", "mixed")),
+]
 events = st.lists(
     st.one_of(st.integers(1, 7), st.tuples(st.sampled_from(NAMES[:5]), st.sampled_from([0.0, 0.5, 0.8, 1.0]))),
     max_size=15,
@@ -152,18 +157,20 @@ events = st.lists(
 
 
 @settings(deadline=None)
-@given(st.sampled_from(ORDERS), events, events)
-def test_a_saved_curriculum_goes_on_as_if_it_had_never_stopped(order, before, after):
+@given(st.sampled_from(WAYS), events, events)
+def test_a_saved_curriculum_goes_on_as_if_it_had_never_stopped(options, before, after):
     """Numbers draw prompts, pairs record results; p5 never retires, so there is always one left."""
-    options = {"order": order, "window": 2, "retire_at": 1.0}
+
+    def made():
+        return Curriculum(NAMES, [level / 3 for level in LEVELS], window=2, steps=15, **options)
 
     def run(made, some):
         return [made.order(i, e, 7) if isinstance(e, int) else made.record(*e) for i, e in enumerate(some)]
 
-    straight, stopped = curriculum(**options), curriculum(**options)
+    straight, stopped = made(), made()
     run(straight, before)
     run(stopped, before)
-    resumed = curriculum(**options)
+    resumed = made()
     resumed.load(json.loads(json.dumps(stopped.state())))
     assert run(resumed, after) == run(straight, after)
     assert resumed.state() == straight.state()
@@ -185,9 +192,9 @@ def test_a_second_call_in_a_step_goes_on():
 def test_the_state_of_other_prompts_is_refused():
     made = Curriculum(["a", "b"], retire_at=0.5)
     with pytest.raises(CurriculumError, match=r"prompts \['z'\] that the data no longer has"):
-        made.load({"level": 0, "position": 0, "recent": [], "retired": ["z"]})
+        made.load({**made.state(), "retired": ["z"]})
     with pytest.raises(CurriculumError, match="level 4"):
-        made.load({"level": 4, "position": 0, "recent": [], "retired": []})
+        made.load({**made.state(), "level": 4})
 
 
 # ------------------------------------------------------------------ refusals

@@ -23,7 +23,7 @@ from mmrl.config import (
 from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.training.rollouts.sampling import RewardFailure
-from mmrl.training.stages.filtering import NothingKept
+from mmrl.training.stages.filtered import NothingKept
 from mmrl.types import Prompt
 
 REWARDS = """
@@ -45,6 +45,7 @@ ELSEWHERE = {
     "kind": "another stage altogether",
     "components": "tests/training/test_references.py, on a model that has parts",
     "data_from": "tests/training/test_filtering.py",
+    **dict.fromkeys(("pass_rates", "pass_rates_of"), "tests/training/test_pass_rates.py"),
     "show": "tests/judging/test_scalar_model.py, on a model that sees",
     "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
     "sampling": "tests/training/test_own_sampling.py, on a model that draws",
@@ -126,6 +127,10 @@ CURRICULUM = {
     "advance_at": ({**LEVELS, "advance_at": 0.0}, 1.0),
     "window": ({**LEVELS, "advance_at": 0.0}, 30),
     "advance_every": (LEVELS, 1),
+    "first": ({"order": "sorted", "column": "hard"}, "high"),
+    "buckets": ({"order": "mixed", "column": "hard"}, 2),
+    "advance": ({"order": "mixed", "column": "hard"}, "evenly"),
+    "reestimate": ({"order": "sorted", "column": "rate"}, 1.0),
     "retire_at": ({}, 0.1),
     "correct_at": ({"retire_at": 0.5}, 1.0),
 }
@@ -306,7 +311,8 @@ def result(tmp_path_factory):
         if stage["kind"] == "sft" or stage.get("expert"):
             data["records"] = "unused.jsonl"
 
-        prompts = [Prompt(p.id, p.text, {**p.record, "other": -p.record["hard"]}) for p in PROMPTS]
+        more = {p.id: {"other": -p.record["hard"], "rate": p.record["hard"] / 100} for p in PROMPTS}
+        prompts = [Prompt(p.id, p.text, {**p.record, **more[p.id]}) for p in PROMPTS]
         out = folder / str(abs(hash(text + " ")))
         out.mkdir(exist_ok=True)
         given = {} if stage["kind"] == "reward_model" else {"rewards": rewards, "data": data}
@@ -320,7 +326,8 @@ def result(tmp_path_factory):
             ended = type(error).__name__
         rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in loop.rows]
         spread = loop.adapter.score_notes.get("std")
-        kept = {p.name: p.read_text() for p in sorted((out / "run" / "data").glob("*.jsonl"))}
+        files = sorted((out / "run" / "data").glob("*.jsonl"))  # that of pass rates tells the options themselves
+        kept = {p.name: p.read_text() for p in files if "pass_rates" not in p.name}
         weights = [p.detach().flatten().tolist() for p in loop.adapter.trainable_parameters().values()]
         return str(weights), str(rows), str(kept), ended, spread
 

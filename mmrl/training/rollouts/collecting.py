@@ -181,10 +181,15 @@ def made_curriculum(prompts: Sequence[Prompt], options: SampledStage) -> Curricu
         [prompt.id for prompt in prompts],
         difficulties(prompts, section.column) if section.column else None,
         order=section.order,
+        first=section.first,
+        buckets=section.buckets,
+        advance=section.advance,
         advance_at=section.advance_at,
         window=section.window,
         advance_every=section.advance_every,
+        reestimate=section.reestimate,
         retire_at=section.retire_at,
+        steps=options.steps,
     )
 
 

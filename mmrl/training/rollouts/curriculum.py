@@ -7,16 +7,16 @@ on the seed and the state alone, not on how many processes there are.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from mmrl.seeds import seed_of
+from mmrl.training.rollouts.buckets import levels, permutation, picked, shares
 from mmrl.types import Prompt
 
 LEVELLED = ("staged", "mixed")
-ORDERS = ("shuffled", "sorted", *LEVELLED)
+ORDERS = ("shuffled", "sorted", *LEVELLED, "shifting")
 
 
 class CurriculumError(ValueError):
@@ -30,17 +30,23 @@ class AllRetired(CurriculumError):
 class Curriculum:
     """An endless sequence of prompts, in passes; a pass asks for each prompt of the pool once.
 
-    ids: the prompts' ids. difficulty: a number for each (`difficulties` reads a column), low is easy; not needed for
-        `shuffled`.
+    ids: the prompts' ids. difficulty: a number for each (`difficulties` reads a column); not needed for `shuffled`.
+    first: which numbers come first: low, as of a difficulty, or high, as of a pass rate.
+    buckets: levels are so many buckets of about as many prompts each; None: the different numbers. See buckets.levels.
     order: shuffled, a new permutation for each pass.
-        sorted, from easy to difficult in each pass; equal ones shuffled.
-        staged, only the prompts of the current level, shuffled. Levels are the different difficulties, from the
-        lowest; see `record`.
-        mixed, the prompts of the current level and of those below it, shuffled.
+        sorted, level by level in each pass (SARI: by falling pass rate); equal ones shuffled.
+        staged, only the prompts of the current level, shuffled; see `record`.
+        mixed, the prompts of the current level and of those before it, shuffled.
+        shifting, each from a level drawn by buckets.shares of the steps that are done: at first mostly the first
+        levels, at last mostly the last ones. A level's prompts come in passes of their own.
+    advance: evenly, level b of B begins when b / B of `steps` are done. pass_rate, by the next three.
     advance_at, window: the next level begins when the mean pass rate of the last `window` results of the current one
         is above advance_at, as in SATURN; its 0.75 (and 0.5) is from memory, and it evaluates where we look at the
         training groups.
     advance_every: the next level also begins after this many steps; None leaves it to the pass rate.
+    reestimate: numbers that are pass rates follow the rollouts, p <- (1 - reestimate) p + reestimate * rate; levels are
+        drawn anew from them before each step, for `sorted` before each pass. None: they stay.
+    steps: of the stage; where `advance` is evenly, and for `shifting`.
     retire_at: a prompt whose pass rate reaches it leaves for good: ScaleRL's no-positive-resampling, 0.9 there.
 
     Raises CurriculumError.
@@ -52,10 +58,15 @@ class Curriculum:
         difficulty: Sequence[float] | None = None,
         *,
         order: str = "shuffled",
+        first: str = "low",
+        buckets: int | None = None,
+        advance: str = "pass_rate",
         advance_at: float = 0.75,
         window: int = 32,
         advance_every: int | None = None,
+        reestimate: float | None = None,
         retire_at: float | None = None,
+        steps: int = 1,
     ) -> None:
         if order not in ORDERS:
             raise CurriculumError(f"curriculum: order={order!r} is not known; use one of {', '.join(ORDERS)}")
@@ -69,13 +80,20 @@ class Curriculum:
             raise CurriculumError("curriculum: window and advance_every must be 1 or more")
         self.kind, self.advance_at, self.window = order, advance_at, window
         self.advance_every, self.retire_at = advance_every, retire_at
+        self.evenly, self.steps, self.reestimate = advance == "evenly", steps, reestimate
+        self.first, self.buckets = first, buckets
         self.index = {name: i for i, name in enumerate(ids)}
-        values = [0.0] * len(ids) if difficulty is None else list(difficulty)
-        rungs = {value: rank for rank, value in enumerate(sorted(set(values)))}
-        self.rank = [rungs[value] for value in values]
-        self.top = len(rungs) - 1
+        self.values = [0.0] * len(ids) if difficulty is None else list(difficulty)
+        if reestimate is not None:
+            _refuse_no_rates(ids, self.values)
+        self.estimates: dict[str, float] = {}  # numbers that rollouts have changed
+        self.used: dict[str, float] = {}  # those of them that the levels are drawn from
+        self.rank = self._ranks()
+        self.top = max(self.rank) if buckets is None else buckets - 1
         self.level = 0
-        self.position = 0  # in the endless sequence over all prompts, those outside the pool included
+        # In the endless sequence over all prompts, those outside the pool included; of `shifting`, prompts drawn.
+        self.position = 0
+        self.places = [0] * (self.top + 1)  # shifting: as position, for each level
         self.recent: list[float] = []
         self.retired: set[str] = set()
 
@@ -85,12 +103,20 @@ class Curriculum:
         A prompt may occur twice where `count` reaches over the end of a pass. Raises AllRetired when every prompt has
         retired.
         """
-        if self.advance_every is not None:
+        if self.kind != "sorted":
+            self._settle()
+        if self.kind == "shifting":
+            return self._shifted(step, count, seed)
+        if self.evenly:
+            self._advance(step * (self.top + 1) // self.steps)
+        elif self.advance_every is not None:
             self._advance(step // self.advance_every)
         pool = self._pool()
         found: list[int] = []
         while len(found) < count:
             epoch, start = divmod(self.position, len(self.index))
+            if start == 0:
+                self._settle()
             sequence = self._pass(epoch, seed)
             offset = start
             while offset < len(sequence) and len(found) < count:
@@ -112,6 +138,11 @@ class Curriculum:
             raise CurriculumError(f"curriculum: pass rate {pass_rate} of {prompt_id!r} is not from 0 to 1")
         if self.retire_at is not None and pass_rate >= self.retire_at:
             self.retired.add(prompt_id)
+        if self.reestimate is not None:
+            before = self.estimates.get(prompt_id, self.values[self.index[prompt_id]])
+            self.estimates[prompt_id] = (1 - self.reestimate) * before + self.reestimate * pass_rate
+        if self.evenly:
+            return
         if self.kind in LEVELLED and self.rank[self.index[prompt_id]] == self.level:
             self.recent = [*self.recent, pass_rate][-self.window :]
             if len(self.recent) == self.window and math.fsum(self.recent) / self.window > self.advance_at:
@@ -127,35 +158,77 @@ class Curriculum:
         return {
             "level": self.level,
             "position": self.position,
+            "places": list(self.places),
             "recent": list(self.recent),
             "retired": sorted(self.retired, key=self.index.__getitem__),
+            "estimates": dict(self.estimates),
+            "used": dict(self.used),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state. Raises CurriculumError where it belongs to other prompts."""
-        unknown = [name for name in state["retired"] if name not in self.index]
-        if unknown or not 0 <= state["level"] <= self.top:
+        unknown = [name for name in (*state["retired"], *state["estimates"]) if name not in self.index]
+        if unknown or len(state["places"]) != len(self.places) or not 0 <= state["level"] <= self.top:
             raise CurriculumError(
                 f"curriculum: the checkpoint knows level {state['level']} and prompts {unknown[:3]} that the data no "
                 "longer has; resume with the data that the run began with"
             )
         self.level, self.position = state["level"], state["position"]
-        self.recent, self.retired = list(state["recent"]), set(state["retired"])
+        self.recent, self.retired, self.places = list(state["recent"]), set(state["retired"]), list(state["places"])
+        self.estimates, self.used = dict(state["estimates"]), dict(state["used"])
+        self.rank = self._ranks()
 
-    def _pass(self, epoch: int, seed: int) -> list[int]:
+    def _pass(self, epoch: int, seed: int) -> Sequence[int]:
         """All prompts in the order of one pass; prompts that retire meanwhile do not move the others."""
-        generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-        sequence = torch.randperm(len(self.index), generator=generator).tolist()
+        sequence = permutation(len(self.index), seed, "order", epoch)
         return sorted(sequence, key=self.rank.__getitem__) if self.kind == "sorted" else sequence
 
-    def _pool(self) -> set[int]:
-        """Indices of the prompts that may come; a level whose prompts have all retired is over."""
+    def _shifted(self, step: int, count: int, seed: int) -> list[int]:
+        """The next prompt of each of `count` levels that are drawn; one without a prompt is not."""
+        members: dict[int, set[int]] = {}
+        for i in self._alive():
+            members.setdefault(self.rank[i], set()).add(i)
+        likely = shares(self.top + 1, min(1.0, step / max(1, self.steps - 1)))
+        weights = [share if level in members else 0.0 for level, share in enumerate(likely)]
+        found = []
+        for _ in range(count):
+            level = picked(weights, random.Random(seed_of(seed, "level", self.position)).random())
+            self.position += 1
+            found.append(self._next_of(level, members[level], seed))
+        return found
+
+    def _next_of(self, level: int, members: set[int], seed: int) -> int:
+        while True:
+            epoch, place = divmod(self.places[level], len(self.index))
+            self.places[level] += 1
+            prompt = permutation(len(self.index), seed, "order", level, epoch)[place]
+            if prompt in members:
+                return prompt
+
+    def _settle(self) -> None:
+        """Draw the levels from the estimates as they are now."""
+        if self.used != self.estimates:
+            self.used = dict(self.estimates)
+            self.rank = self._ranks()
+
+    def _ranks(self) -> list[int]:
+        sign = -1 if self.first == "high" else 1
+        numbers = [sign * self.used.get(name, self.values[i]) for name, i in self.index.items()]
+        return levels(numbers, self.buckets)
+
+    def _alive(self) -> set[int]:
+        """Indices of the prompts that have not retired."""
         alive = {i for name, i in self.index.items() if name not in self.retired}
         if not alive:
             raise AllRetired(
                 f"curriculum: all {len(self.index)} prompts have reached a pass rate of {self.retire_at:g}; add "
                 "prompts, end the stage earlier, or raise retire_at"
             )
+        return alive
+
+    def _pool(self) -> set[int]:
+        """Indices of the prompts that may come; a level whose prompts have all retired is over."""
+        alive = self._alive()
         if self.kind not in LEVELLED:
             return alive
         while True:
@@ -185,6 +258,15 @@ def difficulties(prompts: Sequence[Prompt], column: str) -> list[float]:
                 "column, so every record needs it"
             )
     return [float(prompt.record[column]) for prompt in prompts]
+
+
+def _refuse_no_rates(ids: Sequence[str], values: Sequence[float]) -> None:
+    for name, value in zip(ids, values):
+        if not 0 <= value <= 1:
+            raise CurriculumError(
+                f"curriculum: reestimate needs pass rates, shares from 0 to 1, and prompt {name!r} has {value:g}; name "
+                "another column, or leave it out"
+            )
 
 
 def refill(wanted: int, kept: int, rounds: int, max_rounds: int) -> int:

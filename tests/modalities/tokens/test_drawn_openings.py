@@ -13,7 +13,7 @@ from mmrl.environments.base import Context
 from mmrl.environments.pairs import Pairs, PairsOptions
 from mmrl.seeds import seed_of
 from mmrl.training.check import check_adapter
-from mmrl.training.stages.filtering import keep
+from mmrl.training.stages.filter_rules import keep
 from mmrl.types import Group, Prompt
 
 OPTIONS = PairsOptions(template="{question} {responses}", response="{number}{answer}")
