@@ -54,7 +54,7 @@ _MARK = "####"
 _NUMERIC = re.compile(r"[\s\d.,/$%€£+-]+")
 _STOPS = " .。．"
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
-_OF_A_NUMBER = re.compile(r"(?<=\d)[-.,/:^*+](?=\d)|(?<!\w)[-.+](?=[.\d])")
+_OF_A_NUMBER = re.compile(r"(?<=\d)[-.,/:^*+](?=\d)|(?<!\w)[-.+](?=\.?\d)")
 
 
 def text_of(sample: Sample) -> str:
@@ -187,11 +187,11 @@ def _gold(text: str, marked: bool) -> str:
     """The answer that a gold marks, or else all of it; "" where it must be marked and is not."""
     text = without_thoughts(text)
     if _MARK in text:
-        return _bare(text.rpartition(_MARK)[2])
+        return bare(text.rpartition(_MARK)[2])
     said = _SAID.search(text)
     ways = ["tag:answer", "boxed", *(["said"] if said and _BEFORE.fullmatch(text[: said.start()]) else [])]
     found = next((piece for way in ways for piece in readings(text, way)), "")
-    return found if found or marked else _bare(text)
+    return found if found or marked else bare(text)
 
 
 def _after(text: str, mark: str) -> tuple[int, str]:
@@ -245,14 +245,14 @@ def _line(text: str) -> str:
 
 
 def _all_bare(pieces: list[str]) -> list[str]:
-    return list(dict.fromkeys(bare for piece in pieces if (bare := _bare(piece))))
+    return list(dict.fromkeys(found for piece in pieces if (found := bare(piece))))
 
 
-def _bare(piece: str) -> str:
+def bare(piece: str) -> str:
     """The piece without outer white space, a full stop, quotes, and markdown's emphasis of all of it."""
     piece = piece.strip()
-    bare = _COPULA.sub("", piece.rstrip(_STOPS))
-    if found := _EMPHASIS.fullmatch(bare) or _QUOTES.fullmatch(bare):
-        inside = found.groups()[1:] if found.re is _EMPHASIS else found.groups()
-        bare = next(filter(None, inside)).strip().rstrip(_STOPS)
-    return bare or piece
+    inside = _COPULA.sub("", piece.rstrip(_STOPS))
+    if found := _EMPHASIS.fullmatch(inside) or _QUOTES.fullmatch(inside):
+        pieces = found.groups()[1:] if found.re is _EMPHASIS else found.groups()
+        inside = next(filter(None, pieces)).strip().rstrip(_STOPS)
+    return inside or piece

@@ -8,8 +8,8 @@ from mmrl.thoughts import without_thoughts
 from mmrl.token_sets import accepts
 from mmrl.types import Prompt, Sample, Score
 
-from .answers import gold_of, lacks_answer, marked, not_applicable, readings, text_of
-from .options import ALPHABET, letter_of, plain, texts_of, unlettered
+from .answers import bare, gold_of, lacks_answer, marked, not_applicable, readings, text_of
+from .options import ALPHABET, letter_of, places_in, texts_of, unlettered
 from .signs import ascii_signs
 
 _LETTERS = "ABCDEFGHIJ"
@@ -90,15 +90,18 @@ class text:
         said = readings(text_of(sample), self.extract)
         answer = next(iter(said), "")
         if self.match == "plain":
-            known = {plain(option) for option in [*options, *right]}
-            bare = (piece if plain(piece) in known else unlettered(piece, options) for piece in said)
-            answer = next((piece for piece in bare if plain(piece) in known), answer)
+            known = options or right
+            of_option = (piece if places_in(piece, known) else unlettered(piece, options) for piece in said)
+            answer = next((piece for piece in of_option if places_in(piece, known)), answer)
         return Score.of(float(any(self._met(answer, gold, options) for gold in right)), answer=answer)
 
     def _met(self, answer: str, gold: str, options: list[str]) -> bool:
         if self.match == "tokens":
             return accepts(answer, gold, options)
-        return answer == gold.strip() if self.match == "exact" else bool(answer) and plain(answer) == plain(gold)
+        if self.match == "exact":  # as far as an answer is read
+            return answer in (gold.strip(), bare(gold))
+        known = options or [gold]
+        return bool(set(places_in(answer, known)) & set(places_in(gold, known)))
 
 
 def check_prompt(prompt: Prompt) -> str | None:
@@ -160,17 +163,24 @@ def _score(sample: Sample, extract: str, letters: str, texts: bool) -> Score:
 def _answer(text: str, options: list[str], extract: str, letters: str) -> str:
     """The letter that a completion chooses, "" for none; options: what it may say in place of one."""
     for said in marked(text) if extract == "auto" else readings(text, extract):
-        found = chosen(said, letters) or letter_of(said, options, letters) or ""
+        found = _chosen(said, options, letters)
         if found or _named(said, letters):  # several letters are an answer that chooses none
             return found
     return _unmarked(text, options, letters) if extract == "auto" else ""
+
+
+def _chosen(said: str, options: list[str], letters: str) -> str:
+    """The letter that a final answer names, or that of the option it is; "" for none."""
+    # "C#" and "Plan B" may be options, and hold a letter; a letter alone is one, whatever the options are.
+    option = None if _alone(said, letters) else letter_of(said, options, letters)
+    return option or chosen(said, letters) or letter_of(said, options, letters) or ""
 
 
 def _unmarked(text: str, options: list[str], letters: str) -> str:
     """The letter of a completion that marks no answer: that of its last line, or of a first line that is explained."""
     lines = [line for line in without_thoughts(text).splitlines() if line.strip()]
     last = next(iter(readings(text, "line")), "")
-    closing = chosen(last, letters) or letter_of(last, options, letters) or ""
+    closing = _chosen(last, options, letters)
     opening = _opening(lines, letters)
     if len(lines) < 2 or not opening or opening == closing:
         return closing
@@ -212,8 +222,7 @@ def _right_texts(prompt: Prompt) -> list[str]:
     options, golds = texts_of(prompt), gold_of(prompt)
     if not options:
         return golds
-    known = {plain(option) for option in options}
-    named = [gold if plain(gold) in known else _lettered(gold, options) for gold in golds]
+    named = [gold if places_in(gold, options) else _lettered(gold, options) for gold in golds]
     return [text for text in named if text]
 
 

@@ -14,27 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmrl.config import ConfigError
+from mmrl.data.listed import LETTERS, Span, spans_of, unquoted
+from mmrl.data.options import bare_options, places_of
 from mmrl.seeds import seed_of
 from mmrl.types import Prompt
 
-LETTERS = "ABCDEFGHIJ"
 # Columns that hold the right answer, and those (besides the prompt's text) that hold what is asked.
 ANSWERS = ("answer", "possible_answers", "solution")
 ASKED = ("prompt", "question", "messages")
 # Column in which a prompt whose options were moved tells how: the option in place i is number order[i] of its source.
 ORDER = "options_order"
 
-Span = tuple[int, int]
-
-_LINE = re.compile(r"^[ \t]*[(\[]?([A-J])[)\].:][ \t]+(?=\S)", re.MULTILINE)
-_BRACKET = re.compile(r"[(\[]([A-J])[)\]][ \t]*(?=\S)")
-_POINT = re.compile(r"(?<![\w.])([A-J])[.):][ \t]+(?=\S)")
 # Options that speak of the others keep their places, and so do the rest.
 _TIED = re.compile(
     r"\b(?:all|none|any|both|neither|either)\b.*\b(?:above|below|these|them)\b|\b[A-J] (?:and|or) [A-J]\b", re.I
 )
 _MARKED = re.compile(r"(?:\\boxed\{|<answer>|####)(?:\\\w+\{)?[\s(\[*]*([A-J])(?![A-Za-z\d])")
-_SENTENCE = re.compile(r"(?<![A-Z])[.?!]\s+(?=[A-Z])")
 
 
 def options_of(prompt: Prompt) -> list[str] | None:
@@ -45,8 +40,8 @@ def options_of(prompt: Prompt) -> list[str] | None:
     else the last list in the text whose items begin with the letters A, B, C ... as `A.`, `A)`, `A:`, `(A)` or `[A]`:
     one a line, or all in one line.
     """
-    found = next(((text, spans) for text in _shown(prompt) if (spans := _spans(text, _choices(prompt)))), None)
-    return [_unquoted(found[0][start:end]) for start, end in found[1]] if found else None
+    found = next(((text, spans) for text in _shown(prompt) if (spans := spans_of(text, _choices(prompt)))), None)
+    return [unquoted(found[0][start:end]) for start, end in found[1]] if found else None
 
 
 def reordered(prompt: Prompt, order: Sequence[int], id_: str) -> Prompt:
@@ -64,7 +59,7 @@ def reordered(prompt: Prompt, order: Sequence[int], id_: str) -> Prompt:
     record = dict(prompt.record)
 
     def permuted(text: str) -> str:
-        spans = _spans(text, given)
+        spans = spans_of(text, given)
         return _replaced(text, spans, [text[slice(*spans[i])] for i in order]) if spans else text
 
     for name in ASKED:
@@ -136,18 +131,13 @@ def _movable(prompt: Prompt) -> list[str]:
     return [] if any(_TIED.search(option) for option in options) else options
 
 
-# -------------------------------------------------------------------- where the options are
-
-
 def _choices(prompt: Prompt) -> list[str] | None:
-    """The column `choices`, a list or an object of letters, without letters before them."""
+    """The texts of the column `choices`, [] where they are not to be moved; None without the column."""
     given = prompt.record.get("choices")
-    if isinstance(given, Mapping):
-        filled = {letter: text for letter, text in given.items() if text is not None}
-        given = list(filled.values()) if "".join(filled) == LETTERS[: len(filled)] else None
-    if not isinstance(given, list | tuple) or not 2 <= len(given) <= len(LETTERS):
+    if given is None:
         return None
-    return [re.sub(rf"^\s*[(\[]?{letter}[)\].:]\s*", "", str(text)) for letter, text in zip(LETTERS, given)]
+    texts = bare_options(given)
+    return texts if 2 <= len(texts) <= len(LETTERS) and all(texts) else []
 
 
 def _shown(prompt: Prompt) -> list[str]:
@@ -160,48 +150,6 @@ def _shown(prompt: Prompt) -> list[str]:
 
     _mapped(prompt.record.get("messages", prompt.text), keep)
     return found
-
-
-def _spans(text: str, choices: Sequence[str] | None) -> list[Span] | None:
-    """Where the options stand in a text, without their letters."""
-    if choices is not None:
-        items = [rf"(?<!\w)[(\[]?{letter}[)\].:]*\s*({re.escape(body)})" for letter, body in zip(LETTERS, choices)]
-        found = re.search(r"(?!\w)[\s,;.|/]*(?:(?:or|and)\s+)?".join(items) + r"(?!\w)", text)
-        if found:
-            return [found.span(i + 1) for i in range(len(choices))]
-        found = _without_letters(text, choices)
-        return [found.span(2 * i + 1) for i in range(len(choices))] if found else None
-    return next((spans for pattern in (_LINE, _BRACKET, _POINT) if (spans := _listed(text, pattern))), None)
-
-
-def _without_letters(text: str, choices: Sequence[str]) -> re.Match[str] | None:
-    """The last place where the options stand one after another, quotes around them being their own."""
-    items = [rf"(?<!\w)((?P<q{i}>['\"]?){re.escape(body)}(?P=q{i}))(?!\w)" for i, body in enumerate(choices)]
-    between = r"(?:\s*(?:[,;/|]|\n)\s*(?:[-*•]\s+)?(?:(?:or|and)\s+)?|\s+(?:or|and)\s+)"
-    return next(iter(deque(re.finditer(between.join(items), text), maxlen=1)), None)
-
-
-def _unquoted(option: str) -> str:
-    return option[1:-1] if len(option) > 2 and option[0] == option[-1] and option[0] in "'\"" else option
-
-
-def _listed(text: str, pattern: re.Pattern[str]) -> list[Span] | None:
-    """The last run of items that begin with A, B, C ...; the last item ends with its line or its first sentence."""
-    marks = list(pattern.finditer(text))
-    starts = [place for place, mark in enumerate(marks) if mark[1] == "A"]
-    if not starts:
-        return None
-    run = marks[starts[-1] :]
-    length = next((i for i, (mark, letter) in enumerate(zip(run, LETTERS)) if mark[1] != letter), min(len(run), 10))
-    run = run[:length]
-    if len(run) < 2:
-        return None
-    ends = [mark.start() for mark in run[1:]]
-    line = text.find("\n", run[-1].end())
-    last = text[run[-1].end() : line if line >= 0 else len(text)]
-    sentence = _SENTENCE.search(last) if pattern is not _LINE else None
-    ends.append(run[-1].end() + (sentence.start() if sentence else len(last)))
-    return [(mark.end(), mark.end() + len(text[mark.end() : end].rstrip(" \t\r\n,;"))) for mark, end in zip(run, ends)]
 
 
 # -------------------------------------------------------------------- another order
@@ -217,6 +165,8 @@ def _replaced(text: str, spans: Sequence[Span], bodies: Sequence[str]) -> str:
 
 def _choices_in(before: Any, bodies: Sequence[str], order: Sequence[int]) -> Any:
     """The column `choices` in the new order, in its own form; a letter before a text stays in its place."""
+    if isinstance(before, Mapping) and isinstance(before.get("text"), list | tuple):
+        return dict(before) | {"text": _choices_in(before["text"], bodies, order)}
     if isinstance(before, Mapping):
         return dict(before) | {letter: bodies[i] for letter, i in zip(LETTERS, order)}
     marks = [str(text)[: len(str(text)) - len(body)] for text, body in zip(before, bodies)]
@@ -235,24 +185,33 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _relettered(gold: str, options: Sequence[str], order: Sequence[int]) -> str:
-    if _plain(gold) in map(_plain, options):  # the text of an option, which keeps it wherever it goes
+    if places_of(gold, options, _plain):  # the text of an option, which keeps it wherever it goes
         return gold
     letters = LETTERS[: len(options)]
-    found = re.fullmatch(rf"\W*([{letters}])\W*", gold, re.IGNORECASE)
-    if found is None:
-        found = re.fullmatch(rf"\W*([{letters}])(\W.*)", gold, re.IGNORECASE | re.DOTALL)
-        if found and _plain(found[2]) != _plain(options[letters.index(found[1].upper())]):
-            found = None
-    if found is None:  # "so \\boxed{B}", "<answer>B</answer>"
-        found = next(iter(deque(_MARKED.finditer(gold), maxlen=1)), None)
-        found = found if found and found[1] in letters else None
-    if found is None:  # "The answer is B": the only letter among other words
-        alone = list(re.finditer(rf"(?<![A-Za-z\d])([{letters}])(?![A-Za-z\d'’])(?!,? [a-z])", gold))
-        found = alone[0] if len(alone) == 1 else None
+    found = re.fullmatch(rf"\W*([{letters}])(\W.*)", gold, re.IGNORECASE | re.DOTALL)
+    with_text = bool(found and _plain(found[2]) == _plain(options[letters.index(found[1].upper())]))
+    if not with_text:
+        found = _letter_in(gold, letters)
     if found is None:
         return gold
-    new = letters[list(order).index(letters.index(found[1].upper()))]
-    return f"{gold[: found.start(1)]}{new if found[1].isupper() else new.lower()}{gold[found.end(1) :]}"
+    place = letters.index(found[1].upper())
+    new = letters[list(order).index(place)]
+    if not with_text and places_of(new, options, _plain):  # among options such as notes it would be read as another one
+        new = options[place]
+    elif found[1].islower():
+        new = new.lower()
+    return f"{gold[: found.start(1)]}{new}{gold[found.end(1) :]}"
+
+
+def _letter_in(gold: str, letters: str) -> re.Match[str] | None:
+    """The letter that a gold is or marks, or the only one that it holds among other words."""
+    if found := re.fullmatch(rf"\W*([{letters}])\W*", gold, re.IGNORECASE):
+        return found
+    marked = next(iter(deque(_MARKED.finditer(gold), maxlen=1)), None)  # "so \\boxed{B}", "<answer>B</answer>"
+    if marked and marked[1] in letters:
+        return marked
+    alone = list(re.finditer(rf"(?<![A-Za-z\d])([{letters}])(?![A-Za-z\d'’])(?!,? [a-z])", gold))
+    return alone[0] if len(alone) == 1 else None
 
 
 def _plain(text: str) -> str:
