@@ -79,6 +79,8 @@ class gated:
         weights: Sequence[float] | None = None,
     ) -> None:
         specs = [condition] if isinstance(condition, str | Mapping) else list(condition)
+        if not specs:
+            raise ValueError("condition is empty, and would let everything through; name one reward or more")
         if isinstance(then, str | Mapping):
             if weights is not None:
                 raise ValueError(f"weights={list(weights)} go with a list as `then`; leave them out")

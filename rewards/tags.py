@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -143,7 +144,9 @@ def _in_order(pieces: Sequence[str], parts: Sequence[str]) -> int:
 
 def _says(name: str, said: str, parts: Sequence[str]) -> bool:
     """Whether a part is not empty: a section has a word, an answer may be a sign."""
-    return bool(said.strip()) if name == parts[-1] else any(character.isalnum() for character in said)
+    if name == parts[-1]:  # what has no width is blank, too
+        return any(not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc") for c in said)
+    return any(character.isalnum() for character in said)
 
 
 def _fault(text: str, names: Sequence[str], boxes: Sequence[str], empty: bool) -> str | None:

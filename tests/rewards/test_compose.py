@@ -200,6 +200,7 @@ def test_stages_that_fail_or_do_not_apply(parts):
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
+        ("gated", {"condition": [], "then": "choice.letter"}, "condition is empty"),
         ("dispatch", {"by": "task", "rewards": {}}, "rewards is empty"),
         ("dispatch", {"by": "task", "rewards": {"a": "exact.mach"}}, "did you mean 'match'"),
         ("dispatch", {"by": "task", "rewards": {"a": {"nme": "exact.match"}}}, "expected the name of a reward"),

@@ -126,3 +126,10 @@ def test_a_legal_label():
     assert score("label", "<class>walking, lying down</class>", options=options).value == 0.0
     assert score("label", text, choices=["walking"]).value == 1.0
     assert score("label", text).status == "na"
+
+
+@every("blank", ["", " ", "\u200b", "\ufeff\n"])
+def test_an_answer_without_a_sign_to_be_seen_is_blank(blank):
+    text = f"<THINK><PLANNING>a</PLANNING></THINK><RESPONSE>{blank}</RESPONSE>"
+    score = load_reward("tags.structured", {"sections": ["PLANNING"]}).call([Sample(Prompt("p", "q", {}), 0, text)])[0]
+    assert (score.value, score.details["why"]) == (0.0, "<RESPONSE> is empty")

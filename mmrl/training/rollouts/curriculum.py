@@ -39,7 +39,8 @@ class Curriculum:
         mixed, the prompts of the current level and of those before it, shuffled.
         shifting, each from a level drawn by buckets.shares of the steps that are done: at first mostly the first
         levels, at last mostly the last ones. A level's prompts come in passes of their own.
-    advance: evenly, level b of B begins when b / B of `steps` are done. pass_rate, by the next three.
+    advance: evenly, level b of B begins when b / B of `steps` are done, and one without prompts leaves the one before it
+        on. pass_rate, by the next three.
     advance_at, window: the next level begins when the mean pass rate of the last `window` results of the current one
         is above advance_at, as in SATURN; its 0.75 (and 0.5) is from memory, and it evaluates where we look at the
         training groups.
@@ -237,10 +238,19 @@ class Curriculum:
             }
             if pool:
                 return pool
+            if self.evenly and (below := self._highest(alive)) is not None:
+                return {i for i in alive if self.rank[i] == below}
             if self.level == self.top:  # nothing is left up here: take the most difficult of what is below
                 hardest = max(self.rank[i] for i in alive)
                 return {i for i in alive if self.rank[i] == hardest}
             self._advance(self.level + 1)
+
+    def _highest(self, alive: set[int]) -> int | None:
+        """By steps, a level that no prompt ever was in leaves the one before it on until its own time is over; None
+        where the level has had prompts, which have retired, or nothing is below."""
+        if self.level in self.rank:
+            return None
+        return max((self.rank[i] for i in alive if self.rank[i] < self.level), default=None)
 
     def _advance(self, level: int) -> None:
         """Rise to `level`, or to the last one; never back."""
