@@ -245,6 +245,9 @@ def _import(path: Path, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{path.stem}")
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("mmrl", package):  # a name that is wrong on any machine
+            told = (error.name or "").removeprefix(f"{package}.")
+            raise RewardError(f"reward {name!r}: {path} imports {told!r}, and there is no such module") from error
         raise NotHere(_missing(name, error)) from error
     except Exception as error:
         raise RewardError(f"reward {name!r}: {path} does not import: {type(error).__name__}: {error}") from error
@@ -254,6 +257,8 @@ def _missing(name: str, error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     if package in EXTRAS:
         return f'reward {name!r} needs the package {package!r}: pip install "mmrl[{EXTRAS[package]}]"'
+    if package in sys.modules:
+        return f"reward {name!r} needs the module {error.name!r}, which the installed {package} has not"
     return f"reward {name!r} needs the package {package!r}, which is not installed in this environment"
 
 

@@ -138,6 +138,14 @@ def test_a_prompt_that_is_new_or_has_changed_is_measured(tmp_path, values):
     assert sorted(r["id"] for r in lines(tmp_path / "again/data/m.jsonl")) == [p.id for p in PROMPTS]
 
 
+def test_rates_of_none_of_the_prompts_are_refused(tmp_path, values):
+    """Nothing of them would be used, and everything measured anew."""
+    make(values("first", steps=1), PROMPTS[:3]).train()
+    known = str(tmp_path / "first/data/m.pass_rates.jsonl")
+    with pytest.raises(ConfigError, match="has none of the 4 prompts of stage 'm' as they are now, first 'p3'"):
+        make(values("again", pass_rates=known, steps=2), PROMPTS[3:]).train()
+
+
 def test_a_stopped_measurement_and_one_of_two_processes_write_the_same_files(tmp_path, values):
     """Half of the rates known, half measured."""
     make(values("first", steps=1), PROMPTS).train()

@@ -164,6 +164,20 @@ WEIGHTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@every("imported", ["mmrl.no_such_module", ".no_such_file"])
+def test_a_module_that_no_machine_has_is_wrong_and_not_lacking(imported, tmp_path):
+    module = imported.rpartition(".")[2]
+    (tmp_path / "own.py").write_text(f"from {imported} import x\n\ndef score(samples):\n    return []\n")
+    with without_what_is_lacking(), pytest.raises(RewardError, match=f"imports '.*{module}', and there is no"):
+        load_reward(f"{tmp_path}/own.py:score")
+
+
+def test_a_module_that_an_installed_package_has_not_is_told_by_its_own_name(tmp_path):
+    (tmp_path / "own.py").write_text("import yaml.no_such_module\n\ndef score(samples):\n    return []\n")
+    with pytest.raises(NotHere, match="needs the module 'yaml.no_such_module', which the installed yaml has not"):
+        load_reward(f"{tmp_path}/own.py:score")
+
+
 @every("name", WEIGHTS)
 def test_shipped_rewards_without_their_weights_still_refuse_a_wrong_value(name):
     options, wrong = WEIGHTS[name]

@@ -103,7 +103,7 @@ def described(run: Run, options: FilterStage) -> dict[str, Any]:
         "modality": config["modality"],
         "model": {key: value for key, value in model.items() if key not in _NOT_SAMPLING},
         "environment": config["environment"],
-        "shuffle_options": config["data"]["shuffle_options"],
+        **{key: config["data"][key] for key in ("shuffle_options", "videos", "video_frames")},
     }
     return {"model": mark_of_weights(run.adapter), "how": how, "seed": run.seed}
 
