@@ -174,7 +174,7 @@ def test_a_module_that_no_machine_has_is_wrong_and_not_lacking(imported, tmp_pat
 
 def test_a_module_that_an_installed_package_has_not_is_told_by_its_own_name(tmp_path):
     (tmp_path / "own.py").write_text("import yaml.no_such_module\n\ndef score(samples):\n    return []\n")
-    with pytest.raises(NotHere, match="needs the module 'yaml.no_such_module', which the installed yaml has not"):
+    with pytest.raises(NotHere, match=r"needs the module 'yaml\.no_such_module', which the installed yaml has not"):
         load_reward(f"{tmp_path}/own.py:score")
 
 

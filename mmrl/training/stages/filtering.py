@@ -57,8 +57,8 @@ class Filtering(Stage[FilterStage]):
         self.known = Known(options.pass_rates) if options.pass_rates else None
         if self.known and not any(self.known.of(prompt) for prompt in self.prompts):
             raise ConfigError(
-                f"pass_rates: {self.known.path} has none of the {len(self.prompts)} prompts of stage {options.name!r} as "
-                f"they are now, first {self.prompts[0].id!r}; leave it out to measure all of them"
+                f"pass_rates: {self.known.path} has none of the {len(self.prompts)} prompts of stage {options.name!r} "
+                f"as they are now, first {self.prompts[0].id!r}; leave it out to measure all of them"
             )
         self.measured: dict[str, Any] | None = None  # of pass rates: what they are of
         if options.tree:  # an adapter that makes no single steps says so
