@@ -39,8 +39,8 @@ class Curriculum:
         mixed, the prompts of the current level and of those before it, shuffled.
         shifting, each from a level drawn by buckets.shares of the steps that are done: at first mostly the first
         levels, at last mostly the last ones. A level's prompts come in passes of their own.
-    advance: evenly, level b of B begins when b / B of `steps` are done; one without prompts leaves the one before it on.
-        pass_rate, by the next three.
+    advance: evenly, level b of B begins when b / B of `steps` are done; one without prompts leaves the one before
+        it on. pass_rate, by the next three.
     advance_at, window: the next level begins when the mean pass rate of the last `window` results of the current one
         is above advance_at, as in SATURN; its 0.75 (and 0.5) is from memory, and it evaluates where we look at the
         training groups.
