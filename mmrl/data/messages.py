@@ -211,7 +211,7 @@ def is_part(part: Any, kinds: Sequence[str]) -> bool:
 
 
 def _held(content: Any, kinds: Sequence[str]) -> Iterable[Any]:
-    """What stands in the parts themselves: {"type": "image", "image": ...}, or transformers' "url", "path", "base64"."""
+    """What stands in the parts themselves: {"type": "image", "image": ...}, or "url", "path", "base64"."""
     for part in content if isinstance(content, list) else ():
         if is_part(part, kinds):
             found = next((part[key] for key in (*kinds, *_PLACES) if part.get(key) is not None), None)

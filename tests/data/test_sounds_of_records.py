@@ -73,7 +73,9 @@ NAMED = {
         for key in ("path", "url")
     },
     "transformers' base64": (
-        {"prompt": [{"role": "user", "content": [{"type": "audio", "base64": base64.b64encode(wav()).decode()}, PART]}]},
+        {"prompt": [
+            {"role": "user", "content": [{"type": "audio", "base64": base64.b64encode(wav()).decode()}, PART]},
+        ]},
         [{"bytes": wav(), "path": None}], None,
     ),
     "Audio Flamingo's": (
@@ -81,7 +83,8 @@ NAMED = {
         f"{AUDIO}\n{ASKED}",
     ),
     "Audio Flamingo's mark in a prompt": (
-        {"prompt": f"<sound>{ASKED} <sound>", "sounds": ["a.wav", "b.wav"]}, ["a.wav", "b.wav"], f"{AUDIO}{ASKED} {AUDIO}",
+        {"prompt": f"<sound>{ASKED} <sound>", "sounds": ["a.wav", "b.wav"]}, ["a.wav", "b.wav"],
+        f"{AUDIO}{ASKED} {AUDIO}",
     ),
     "a number beside a table's bytes": (
         {"audio_id": "Y12", "audio": BYTES, "question": "Which?", "choices": ["x", "y"], "answer": "y"}, [BYTES], None,

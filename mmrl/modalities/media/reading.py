@@ -14,7 +14,7 @@ from mmrl.environments.opening import opening
 from mmrl.media import AUDIO, Excerpt, Heard, Perceived, Place, Size, View
 from mmrl.modalities.media.encoder import MediaEncoder
 from mmrl.modalities.media.family import PICTURE, SOUND, Family
-from mmrl.modalities.media.pictures import PictureShelf, own_refs
+from mmrl.modalities.media.pictures import PictureShelf, own_refs, picture_refs
 from mmrl.modalities.media.shown import Shown, cut, expand
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import Unfit
@@ -112,6 +112,12 @@ class MediaReader(Reader):
         if shelf is None:
             raise ValueError(f"prompt {prompt.id!r}: {type(view).__name__} is nothing that this model meets")
         return shelf.get(prompt, view)
+
+    def check_media(self, prompt: Prompt) -> None:
+        pictures = [View(i) for i in range(len(picture_refs(prompt)))] if self.pictures is not None else []
+        sounds = [part for parts in self.sounds.excerpts(prompt) for part in parts] if self.sounds is not None else []
+        for view in (*pictures, *sounds):
+            self.get(prompt, view)
 
     def _with_sounds(self, prompt: Prompt, context: Context) -> Context:
         """The context with the record's sounds at their marks, where it does not say itself which part is heard."""

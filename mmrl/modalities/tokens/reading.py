@@ -130,6 +130,9 @@ class Reader:
         tensors = trajectory_of(sample).tensors
         return Row(tensors["prompt"]), Row(tensors["ids"][:length])
 
+    def check_media(self, prompt: Prompt) -> None:
+        """Raise MediaError for a picture or a sound of a prompt that cannot be shown; see Adapter.check_media."""
+
     # ---------------------------------------------------------------- text
 
     def text(self, ids: Tensor) -> str:

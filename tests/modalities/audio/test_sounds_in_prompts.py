@@ -274,3 +274,15 @@ def test_a_sound_that_breaks_behind_its_plan_leaves_the_rollout(adapter, sung, a
     with pytest.warns(UserWarning, match="prompt 'broken': sound.*; it is left out"):
         left, _ = without_broken(rolled, prompts, lambda p: p.id, "skip")
     assert left == prompts[:1]
+
+
+UNUSED = [(kind, "vision", "trained", "does not see") for kind in ("qwen2_audio", "audioflamingo3", "voxtral")]
+UNUSED += [(kind, "long_sounds", "chunks", "any length at once") for kind in ("voxtral", "qwen3_omni_moe")]
+UNUSED += [("audioflamingo3", "long_sounds", "chunks", "hears one sound of a prompt, not parts")]
+
+
+@pytest.mark.parametrize(("kind", "option", "value", "told"), UNUSED, ids=[f"{kind}-{o}" for kind, o, *_ in UNUSED])
+def test_options_that_change_nothing_of_a_model_are_refused_when_it_is_known(adapter, kind, option, value, told):
+    """Of a folder no config can tell which model it holds."""
+    with pytest.raises(ValueError, match=rf"^{option}: {value}, and .*{told}"):
+        adapter(kind, **{option: value})
