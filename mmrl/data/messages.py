@@ -97,8 +97,8 @@ def conversation(
     beside = any(_given(record.get(column)) for column in SOUND_COLUMNS)
     if sounds and beside:
         raise ValueError("sounds stand in the messages and in a column of their own; leave one of both out")
-    parts = [part for m in messages for part in (m.get("content") if isinstance(m.get("content"), list) else ())]
-    if not sounds and not beside and any(map(is_sound, parts)):
+    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+    if not sounds and not beside and any(is_sound(part) for content in contents for part in content):
         raise ValueError("a part of the messages is a sound, and there is none, neither in it nor in `sounds`")
     return made | ({"sounds": sounds} if sounds else {})
 
