@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LOUD = 2000.0  # of a reward that is to drown out those below 1: some 12 for four objects of the usual size
+LOUD, RARE = 10.0, 0.1  # of a reward that drowns out those below 1, and how often it is given
 PULL = 0.5  # weight of colour in `liked`: a whole picture of colour is worth half of all claims
 SWAY = (
     4.0  # in `swayed`: two pictures of a caption differ by 0.1 of it, and drawing more is worth as much as being right
@@ -33,9 +33,15 @@ def swayed(samples: list) -> list[float | None]:
     return [None if one.value is None else one.value + SWAY * more for one, more in zip(right, _colour(samples))]
 
 
-def bold(samples: list) -> list[float]:
-    """A reward on another scale than those below 1: the cube of how much colour there is, times LOUD."""
-    return [LOUD * much**3 for much in _colour(samples)]
+def loud(samples: list) -> list[float]:
+    """A reward on another scale than those below 1, of which nothing can be learnt: LOUD for every tenth picture.
+
+    Which these are is a hash of their pixels. Its std over its mean is 3 whatever the policy draws, more than that of a
+    share of claims: where one of the two is tamed, it is this one.
+    """
+    import zlib
+
+    return [LOUD * (zlib.crc32(s.artifact.tobytes()) < RARE * 2**32) for s in samples]
 
 
 def _colour(samples: list) -> list[float]:

@@ -96,7 +96,7 @@ def reward(file: str, name: str) -> str:
 TRUE, STRICT = {"name": "composition.follows"}, {"name": "composition.strict"}
 LIKED = {"name": reward("flawed_scores.py", "liked")}
 SWAYED = {"name": reward("flawed_scores.py", "swayed")}
-BOLD = {"name": reward("flawed_scores.py", "bold"), "alias": "bold"}
+LOUD = {"name": reward("flawed_scores.py", "loud"), "alias": "loud"}
 FAR = {"name": reward("teacher_distance.py", "astray")}
 CELLS: list[Section] = [
     {"name": "cells.same", "alias": "same"},
@@ -190,13 +190,13 @@ EFFECTS = {
         "Log-taming keeps a reward on a larger scale from starving the others",
         "image/paco_tiny",
         {
-            "weighted sum": Arm([*CELLS, BOLD], {"tame": None}),
-            "log-tamed, centred": Arm([*CELLS, BOLD]),
-            "log-tamed, as released, not centred": Arm([*CELLS, BOLD], {"preset": "paco_grpo_uncentred"}, claims=False),
-            "without the dominant reward": Arm(CELLS, {"tame": None}, claims=False),
+            "weighted sum": Arm([*CELLS, LOUD], {"tame": None}),
+            "log-tamed, centred": Arm([*CELLS, LOUD]),
+            "log-tamed, as released, not centred": Arm([*CELLS, LOUD], {"preset": "paco_grpo_uncentred"}, claims=False),
+            "without the loud reward": Arm(CELLS, {"tame": None}, claims=False),
         },
-        {"eval/same": 1, "eval/each": 1, "eval/bold": 0},
-        [*CELLS, BOLD],
+        {"eval/same": 1, "eval/each": 1, "eval/loud": 0},
+        [*CELLS, LOUD],
         algorithm={**GRPO, "preset": "paco_grpo"},
         samples=4,
         base="grids",
@@ -228,7 +228,7 @@ NAMES = {
     "eval/flawed_scores.liked": "flawed score",
     "eval/same": "cells agree, at 80 x 80",
     "eval/each": "cells show what they should, at 80 x 80",
-    "eval/bold": "dominant reward, at 80 x 80",
+    "eval/loud": "loud reward, at 80 x 80",
     "eval/teacher_distance.astray": "distance to the teacher",
     "cpu_s": "CPU seconds of all steps",
 }

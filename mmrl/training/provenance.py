@@ -42,9 +42,11 @@ class Difference:
 
 
 def made_with(run: Run) -> dict[str, Any]:
-    """What a checkpoint records of its run: config, processes, and what its files held."""
+    """What a checkpoint records of its run: config, those of its keys that have another value than their default,
+    processes, and what its files held."""
     return {
         "config": run.config.model_dump(mode="json"),
+        "chosen": _chosen(run.config),
         "world": run.processes.world,
         "content": dict(_content(run)),
         "code": dict(_code(run.config)),
@@ -52,8 +54,13 @@ def made_with(run: Run) -> dict[str, Any]:
 
 
 def all_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Between two of `made_with`: keys of the configs, and keys whose files have another content."""
+    """Between two of `made_with`: keys of the configs, and keys whose files have another content.
+
+    An option that the saved config does not know and that is at its default is none: an earlier mmrl began the run.
+    """
     found = differences(saved["config"], now["config"])
+    known = {_owner(key) for key in _flat(_by_name(saved["config"]))}
+    found = [d for d in found if d.before != _MISSING or d.key in now["chosen"] or _owner(d.key) not in known]
     told = {difference.key for difference in found}
     before, after = saved["content"], now["content"]
     changed = [key for key in after if key in before and before[key] != after[key] and key not in told]
@@ -147,6 +154,18 @@ def _by_name(config: Mapping[str, Any]) -> dict[str, Any]:
     made = copy.deepcopy(dict(config))
     made["stages"] = {stage["name"]: {**stage, "number": i} for i, stage in enumerate(made.get("stages", ()))}
     return made
+
+
+def _chosen(config: Config) -> list[str]:
+    """The keys whose values are not their defaults."""
+    chosen = config.model_dump(mode="json", exclude_defaults=True)
+    stages = [{**given, "name": stage.name} for given, stage in zip(chosen.get("stages", ()), config.stages)]
+    return list(_flat(_by_name({**chosen, "stages": stages})))
+
+
+def _owner(key: str) -> str:
+    """The stage or reward that a key is of, or its section: "stages.grpo" of "stages.grpo.optim.lr"."""
+    return ".".join(key.split(".")[: 2 if key.startswith(("stages.", "rewards.")) else 1])
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

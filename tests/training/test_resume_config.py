@@ -123,6 +123,29 @@ def test_a_renamed_stage_and_a_modality_are_refused(base, tmp_path):
         make({**base, "modality": f"{own}:Mine"}, PROMPTS).train(resume=True)
 
 
+NEWER = {
+    "data.where": {"level": 1},
+    "stages.1.optim.ema": 0.5,
+    "rewards.1.weight": 0.5,
+}
+
+
+@pytest.mark.parametrize("path", NEWER)
+def test_an_option_that_an_earlier_mmrl_did_not_know_matters_where_it_is_given(base, tmp_path, path):
+    """The checkpoint's config without the option: at its default the run goes on, with another value it is refused."""
+    *sections, last = (int(part) if part.isdecimal() else part for part in path.split("."))
+    state = stopped(base, IN_SECOND).checkpoints.latest / "state.json"
+    saved = json.loads(state.read_text())
+    section = saved["made_with"]["config"]
+    for part in sections:
+        section = section[part]
+    del section[last]
+    state.write_text(json.dumps(saved))
+    with pytest.raises(CheckpointError, match=rf"{last}\S*: .not there. -> "):
+        make(changed(base, path, NEWER[path]), PROMPTS).train(resume=True)
+    make(base, PROMPTS).train(resume=True)
+
+
 FREE = {
     "micro_batch": ("stages.1.micro_batch", 7),
     "rollout_chunk": ("stages.1.rollout_chunk", 1),
