@@ -100,6 +100,7 @@ BAD_SOURCES = {
     "no sound": (object(), "not_sound", "got object"),
     "texts": ({"array": ["a"], "sampling_rate": RATE}, "not_sound", "got list"),
     "three sides": ((np.zeros((2, 2, 900)), RATE), "not_sound", "shape (2, 2, 900)"),
+    "whole numbers of a list": ({"array": [0, 20000] * 900, "sampling_rate": RATE}, "not_sound", "bits do not say"),
     "too many channels": ((np.zeros((900, 65)), RATE), "channels", "65 channels"),
 }
 

@@ -17,7 +17,7 @@ from mmrl.data.forms.chats import ASSISTANT, alpaca, answered, plain, satori, sw
 from mmrl.data.forms.listening import aqa, is_aqa
 from mmrl.data.forms.questions import mgpo, mmpr, sat, ui_s1, visionthink
 from mmrl.data.heard import COLUMNS as SOUNDS
-from mmrl.data.heard import sounds, unheard
+from mmrl.data.heard import column_of, sounds, unheard
 from mmrl.data.messages import (
     are_messages,
     conversation,
@@ -121,7 +121,8 @@ def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
     """Columns of a record that would change what a policy sees in other libraries, and do not here."""
     record = _without_empty(record)
     name = format_of(record) if form == AUTO else form
-    found = unheard(record) | {column for column in (() if name == PLAIN else _UNSEEN_MEDIA) if record.get(column)}
+    heard = unheard(record) if name != "aqa" or column_of(record) else set()
+    found = heard | {column for column in (() if name == PLAIN else _UNSEEN_MEDIA) if record.get(column)}
     if name == "swift" and (answered(record.get("messages")) or record.get("response") is not None):
         found -= {"rejected_images"}
     if name == PLAIN:

@@ -8,18 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl.data.messages import marks_in
+from mmrl.data.messages import SOUND_COLUMNS, are_messages, is_sound, marks_as, marks_in
 from mmrl.data.shown import listed
 from mmrl.located import path_of
 from mmrl.media import AUDIO
 from mmrl.sounds import Sound, SoundError, load, measure, written
 
-# Columns that hold a record's sounds, the first that is there counts.
-COLUMNS = ("sounds", "audios", "audio", "audio_path", "sound")
+COLUMNS = SOUND_COLUMNS
+# What the data of Audio Flamingo has in place of AUDIO.
+_OTHER = "<sound>"
+_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
+_SAID = ("id", "prompt", "answer", "completion", "chosen", "rejected")  # where the name of a file is a text
+_BEGINS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
 
 
 def sounds(record: Mapping[str, Any]) -> dict[str, Any]:
-    """{"sounds"} as a list of references, {} for a record without sounds; the marks are counted.
+    """{"sounds"} as a list of references, {} for a record without sounds; the marks are counted. Where all are written
+    <sound>, what the policy is asked comes too, with our own.
 
     Without any mark, sounds stand in front of the text. Raises ValueError for what is no sound.
     """
@@ -29,9 +34,11 @@ def sounds(record: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # without its sound, a mark is words
     given = record[column]
     found = [_reference(sound, f"{n} of `{column}`") for n, sound in enumerate([given] if _one(given) else given)]
-    if marks and marks != len(found):
-        raise ValueError(f"{AUDIO} stands {marks} times in the text, and there are {len(found)} sounds")
-    return {"sounds": found}
+    others = 0 if marks else marks_in(record, _OTHER)
+    if (marks or others) and marks + others != len(found):
+        mark = AUDIO if marks else _OTHER
+        raise ValueError(f"{mark} stands {marks + others} times in the text, and there are {len(found)} sounds")
+    return (marks_as(record, _OTHER, AUDIO) if others else {}) | {"sounds": found}
 
 
 def column_of(record: Mapping[str, Any]) -> str | None:
@@ -40,10 +47,14 @@ def column_of(record: Mapping[str, Any]) -> str | None:
 
 
 def unheard(record: Mapping[str, Any]) -> set[str]:
-    """Columns of sounds beside the one that is heard, which hold others."""
+    """Columns that hold sounds beside the one that is heard, or under another name where none is."""
     column = column_of(record)
     if column is None:
-        return set()
+        messages = [value for value in record.values() if are_messages(value)]
+        contents = [m["content"] for told in messages for m in told if isinstance(m.get("content"), list)]
+        if any(is_sound(part) for content in contents for part in content):
+            return set()
+        return {name for name, value in record.items() if name not in _SAID and _like_a_sound(value)}
     heard = listed(record[column]) if not _one(record[column]) else [record[column]]
     named = {one.get("path") if isinstance(one, Mapping) else one for one in heard if isinstance(one, str | Mapping)}
     beside = {other: record.get(other) for other in COLUMNS if other != column}
@@ -103,6 +114,16 @@ def _stored(ref: Any, root: str | None, folder: Path, max_seconds: float) -> str
         temporary.write_bytes(data)
         os.replace(temporary, path)
     return f"sounds/{path.name}"
+
+
+def _like_a_sound(value: Any) -> bool:
+    """Whether a column of any name holds what looks like a sound."""
+    if isinstance(value, Mapping):
+        data, name = value.get("bytes"), value.get("path")
+        if isinstance(data, bytes):
+            return data.startswith(_BEGINS) or (isinstance(name, str) and _like_a_sound(name))
+        return value.get("array") is not None and "sampling_rate" in value
+    return isinstance(value, str) and value.lower().endswith(_ENDINGS) and len(value.split()) == 1
 
 
 def _one(value: Any) -> bool:

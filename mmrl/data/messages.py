@@ -12,6 +12,9 @@ from mmrl.media import AUDIO, IMAGE
 
 _PICTURES = ("image", "image_url")  # types of a message's parts, and their keys
 _SOUNDS = ("audio", "audio_url", "input_audio")
+_PLACES = ("url", "path", "base64")  # transformers' keys of what a part with a type shows
+# Columns that hold a record's sounds, the first that is there counts.
+SOUND_COLUMNS = ("sounds", "audios", "audio", "audio_path", "sound")
 # Says of a message of role assistant whether it is learned: ms-swift's name, and OpenAI's.
 _LEARNED = ("loss", "weight")
 
@@ -91,9 +94,13 @@ def conversation(
     if pictures and not beside:
         made["images"] = pictures
     sounds = [sound for message in messages for sound in _held(message.get("content"), _SOUNDS)]
-    if sounds and any(record.get(column) for column in ("sounds", "audios", "audio", "audio_path")):
+    beside = any(_given(record.get(column)) for column in SOUND_COLUMNS)
+    if sounds and beside:
         raise ValueError("sounds stand in the messages and in a column of their own; leave one of both out")
-    return made | ({"sounds": [_spoken(sound) for sound in sounds]} if sounds else {})
+    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+    if not sounds and not beside and any(is_sound(part) for content in contents for part in content):
+        raise ValueError("a part of the messages is a sound, and there is none, neither in it nor in `sounds`")
+    return made | ({"sounds": sounds} if sounds else {})
 
 
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -204,24 +211,49 @@ def is_part(part: Any, kinds: Sequence[str]) -> bool:
 
 
 def _held(content: Any, kinds: Sequence[str]) -> Iterable[Any]:
-    """What stands in the parts themselves: {"type": "image", "image": ...}."""
+    """What stands in the parts themselves: {"type": "image", "image": ...}, or "url", "path", "base64"."""
     for part in content if isinstance(content, list) else ():
         if is_part(part, kinds):
-            found = next((part[key] for key in kinds if part.get(key) is not None), None)
+            found = next((part[key] for key in (*kinds, *_PLACES) if part.get(key) is not None), None)
+            if found is not None and found is part.get("base64"):
+                found = {"data": found}
             if isinstance(found, Mapping) and "url" in found:
                 found = found["url"]
             if found is not None:
-                yield found
+                yield _unpacked(found)
 
 
-def _spoken(sound: Any) -> Any:
-    """A sound of a message's part; OpenAI's {"data": base64, "format"} as bytes."""
-    if not isinstance(sound, Mapping) or not isinstance(sound.get("data"), str):
-        return sound
+def _unpacked(medium: Any) -> Any:
+    """What a message's part shows; {"data": base64}, as OpenAI has it of sounds, as bytes."""
+    if not isinstance(medium, Mapping) or not isinstance(medium.get("data"), str):
+        return medium
     try:
-        return {"bytes": base64.b64decode(sound["data"], validate=True), "path": None}
+        return {"bytes": base64.b64decode(medium["data"], validate=True), "path": None}
     except ValueError as error:
-        raise ValueError(f"a sound of a message is no base64: {error}") from None
+        raise ValueError(f"a picture or sound of a message is no base64: {error}") from None
+
+
+def marks_as(record: Mapping[str, Any], other: str, mark: str) -> dict[str, Any]:
+    """{"prompt", "messages", "completion", "chosen", "rejected"} as far as a record has them, with `mark` for each
+    `other` in what a policy is asked (see marks_in)."""
+
+    def told(key: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace(other, mark) if key == "prompt" else value
+        if not are_messages(value):
+            return value
+        asked = [message["role"] != "assistant" or key == "messages" for message in value]
+        return [
+            {**m, "content": m["content"].replace(other, mark)} if of and isinstance(m.get("content"), str) else m
+            for m, of in zip(value, asked)
+        ]
+
+    keys = ("prompt", "messages", "completion", "chosen", "rejected")
+    return {key: told(key, record[key]) for key in keys if key in record}
+
+
+def _given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str | list | tuple) and not value)
 
 
 def marks_in(record: Mapping[str, Any], mark: str) -> int:

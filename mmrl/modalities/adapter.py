@@ -171,6 +171,10 @@ class Adapter:
         """
         return None
 
+    def check_media(self, prompt: Prompt) -> None:
+        """Raise MediaError for a picture or a sound of a prompt, or of a supervised record, that is good in itself and
+        that the policy cannot be shown: longer than it hears, say. Left out: it can be shown all."""
+
     def next_steps(
         self,
         items: Sequence[tuple[Prompt, Sequence[Completion]]],

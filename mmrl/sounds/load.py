@@ -33,7 +33,8 @@ def load(
     """The whole sound, nothing cut.
 
     source: a file name below `root`, or `share://...`; a Path; the bytes of a file; an array [n], or of [n, channels]
-    or [channels, n] (the longer side is time), of floats in [-1, 1] or of whole numbers, whose `rate` is told;
+    or [channels, n] (the longer side is time), of floats in [-1, 1] or of whole numbers of at most 32 bits, whose
+    `rate` is told;
     (array, rate); a table's {"bytes", "path"}, {"array", "sampling_rate"} or decoder; a Sound; or a function without
     arguments that returns one of these.
     channels: mean of all, the left one, or the number of one, from 0. max_seconds: of a sound that is decoded at most.

@@ -126,6 +126,12 @@ def _array(source: Any, rate: int | None, name: str) -> tuple[np.ndarray, int]:
     if array.dtype.kind == "f":
         return array.astype(np.float32), int(rate)
     bits = np.iinfo(array.dtype).bits
+    if bits > 32:  # what a list of whole numbers becomes, whatever they were
+        raise SoundError(
+            f"sound {name}: whole numbers of {bits} bits do not say which of them is full scale; give floats in [-1, "
+            "1], or an array of int16 or int32",
+            reason="not_sound",
+        )
     middle = 2.0 ** (bits - 1) if array.dtype.kind == "u" else 0.0
     return ((array.astype(np.float64) - middle) / 2.0 ** (bits - 1)).astype(np.float32), int(rate)
 

@@ -314,6 +314,12 @@ def test_sounds_that_cannot_be_used_stop_or_count_as_not_answered(asked, tmp_pat
     found, _ = asked(hears, rows, on_bad="skip")
     assert (found.rows[0].share.right, found.rows[0].share.asked) == (4, 6)
     assert found.score("all orders of options") == pytest.approx(4 / 6)
+    shares = {line.name.strip(): line.share for line in found.rows if line.share}
+    parts = [share for name, share in shares.items() if name.startswith("task: ")]
+    assert sum(part.asked for part in parts) == 6 and sum(part.right for part in parts) == 4
+    assert {shares[name].asked for name in ("always the first option", "always the longest option")} == {6}
+    assert any("2 records could not be asked" in told for told in found.notices)
+    assert not any("have no answer" in told for told in found.notices)
     with pytest.raises(ConfigError, match="no question's sound can be used"):
         asked(hears, rows, sounds=tmp_path / "audio", on_bad="skip", name="elsewhere")
 
@@ -425,3 +431,21 @@ def test_ledgers_of_another_part(tmp_path):
     ledger = Ledger(tmp_path, {"a": 1}, part="way")
     ledger.add({"id": "q", "way": 2, "said": "x"})
     assert Ledger(tmp_path, {"a": 1}, part="way").get("q", 2)["said"] == "x"
+
+
+def test_a_ledger_of_other_sounds_is_not_gone_on_with(asked, tmp_path):
+    """What a model said to other files is no answer to these."""
+    asked(hears, MMAU_ROWS[:3])
+    (tmp_path / "other" / "audio").mkdir(parents=True)
+    for n in range(3):
+        (tmp_path / "other" / "audio" / f"{n}.wav").write_bytes(wav(0.5))
+    with pytest.raises(ConfigError, match="sounds"):
+        asked(first, MMAU_ROWS[:3], sounds=tmp_path / "other")
+
+
+def test_0_is_an_id(written, tmp_path):
+    """Not a missing one, whose place stands for it: the answers of a file in another order would be mixed up."""
+    rows = [{**r, "id": number} for number, r in zip((2, 1, 0), MMAU_ROWS)]
+    said = [{"id": r["id"], "model_output": r["answer"]} for r in reversed(rows)]
+    found = evaluate(written(rows), MMAU, written(said, "said.json"), out=tmp_path / "out")
+    assert found.score("overall") == 1.0

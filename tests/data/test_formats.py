@@ -566,3 +566,18 @@ def test_a_question_of_sat_is_asked_with_its_options(red):
     assert two.endswith("options: rotated left or rotated right") and one.endswith("options: rotated left")
     (prompt,) = load_prompts(jsonl(red / "sat.jsonl", [record]), {}, "stop")
     assert open_image(prompt.record["images"][0], prompt.root, BOUND).size == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "picture"),
+    [
+        ({"path": "a.png"}, "a.png"),
+        ({"url": "a.png"}, "a.png"),
+        ({"base64": "iVBORw=="}, {"bytes": b"\x89PNG", "path": None}),
+    ],
+    ids=["path", "url", "base64"],
+)
+def test_pictures_in_messages_by_the_keys_of_transformers(part, picture):
+    messages = [{"role": "user", "content": [{"type": "image", **part}, {"type": "text", "text": "what?"}]}]
+    made = normalised({"messages": messages})
+    assert made["images"] == [picture] and made["prompt"] == "<image>what?"

@@ -66,6 +66,29 @@ NAMED = {
             {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav()).decode(), "format": "wav"}}, PART,
         ]}]}, [{"bytes": wav(), "path": None}], None,
     ),
+    **{
+        f"transformers' {key}": (
+            {"prompt": [{"role": "user", "content": [{"type": "audio", key: "a.wav"}, PART]}]}, ["a.wav"], None,
+        )
+        for key in ("path", "url")
+    },
+    "transformers' base64": (
+        {"prompt": [
+            {"role": "user", "content": [{"type": "audio", "base64": base64.b64encode(wav()).decode()}, PART]},
+        ]},
+        [{"bytes": wav(), "path": None}], None,
+    ),
+    "Audio Flamingo's": (
+        {"sound": "a.wav", "conversations": [{"from": "human", "value": f"<sound>\n{ASKED}"}]}, ["a.wav"],
+        f"{AUDIO}\n{ASKED}",
+    ),
+    "Audio Flamingo's mark in a prompt": (
+        {"prompt": f"<sound>{ASKED} <sound>", "sounds": ["a.wav", "b.wav"]}, ["a.wav", "b.wav"],
+        f"{AUDIO}{ASKED} {AUDIO}",
+    ),
+    "a number beside a table's bytes": (
+        {"audio_id": "Y12", "audio": BYTES, "question": "Which?", "choices": ["x", "y"], "answer": "y"}, [BYTES], None,
+    ),
     "a part with its column": (
         {"prompt": [{"role": "user", "content": [{"type": "audio"}, PART]}], "sounds": ["a.wav"]}, ["a.wav"], None,
     ),
@@ -110,6 +133,37 @@ def test_the_other_sounds_of_a_record_are_told_of(folder):
     assert normalised(record)["sounds"] == ["a.wav"] and unseen(record) == {"audio_path"}
 
 
+# Sounds in columns of other names, which nothing reads.
+OTHER_NAMES = {
+    "a name": {"clip": "sub/a.wav"},
+    "a table's bytes": {"context": BYTES},
+    "bytes without a name": {"context": {"bytes": wav(), "path": None}},
+    "an array": {"speech": {"array": [0.0, 0.1], "sampling_rate": RATE}},
+}
+
+
+@pytest.mark.parametrize("column", OTHER_NAMES.values(), ids=OTHER_NAMES)
+def test_sounds_under_a_name_that_is_not_read_are_told_of(column):
+    """Otherwise the run trains on text alone, and nobody knows."""
+    record = {"prompt": ASKED, "answer": "rain", **column}
+    assert unseen(record) == set(column)
+    assert unseen({**record, "sounds": ["b.wav"]}) == set()
+
+
+def test_words_are_not_taken_for_sounds():
+    assert (
+        unseen(
+            {
+                "prompt": "play a.wav",
+                "answer": "a.wav",
+                "said": "it is a.wav",
+                "bytes": {"bytes": b"\x89PNG", "path": None},
+            }
+        )
+        == set()
+    )
+
+
 def question(**changed):
     return {"prompt": ASKED, "sounds": ["a.wav"], "choices": ["a dog", "rain"], "answer": "rain", **changed}
 
@@ -124,6 +178,10 @@ BAD = {
     "the second": ({"prompt": ASKED, "sounds": ["a.wav", "none.wav"]}, "'none.wav': no such file", "missing"),
     "a number": ({"prompt": ASKED, "audio": 7}, "expected a file name or a sound, got int", ""),
     "no name": ({"prompt": ASKED, "audio": {"bytes": None, "path": None}}, "got NoneType", ""),
+    "a part without its sound": (
+        {"prompt": [{"role": "user", "content": [{"type": "audio"}, PART]}]}, "there is none, neither in it nor", "",
+    ),
+    "two of Audio Flamingo's": ({"prompt": "<sound><sound>", "audio": "a.wav"}, "<sound> stands 2 times", ""),
     "two marks": ({"prompt": f"{AUDIO}{AUDIO}", "audio": "a.wav"}, "stands 2 times in the text", ""),
     "twice": (
         {"prompt": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, PART]}], "audio": "b.wav"},

@@ -34,7 +34,7 @@ def test_every_process_leaves_out_the_same_and_decodes_its_share_once(pairs, wor
     monkeypatch.setattr(readable, "decode_images", decode)
 
     def work(processes):
-        look = Readable(processes, DataConfig(on_bad_record="skip"), lambda pair: pair)
+        look = Readable(processes, DataConfig(on_bad_record="skip"), lambda pair: pair, lambda prompt: None)
         return [[p.id for p in look.of(pairs)] for _ in range(2)]
 
     assert ranks(work, world) == [[["0", "3", "4"]] * 2] * world

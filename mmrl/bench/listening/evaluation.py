@@ -62,17 +62,16 @@ def evaluate(
         if key is not None:
             raise ConfigError("--key is of answers that are there; here a model is asked")
         wording, root = wording_of(template, letters), Path(sounds) if sounds else resolve(str(file)).parent
-        questions, deaf = _with_sounds(questions, root, source.config.data.max_seconds, on_bad)
-        bad |= deaf
-        settings = _settings(benchmark, found, source, wording, letters, version)
+        heard, deaf = _with_sounds(questions, root, source.config.data.max_seconds, on_bad)
+        settings = _settings(benchmark, found, source, wording, letters, version, root)
         ledger = Ledger(folder, settings, allow, WAY)
-        asked = all_ways(questions, source.seed)
-        lines = list(ask(questions, asked, ledger, source, wording, letters, root, quiet, None if stop else lost))
+        asked = all_ways(heard, source.seed)
+        lines = list(ask(heard, asked, ledger, source, wording, letters, root, quiet, None if stop else lost))
         said, place = said_in(lines, asked, letters), root
         who: dict[str, Any] = {"model": source.config.name, "run": str(source.run) if source.run else None}
     else:
         _refuse_unused(letters=letters or None, template=template)
-        asked, place = {}, Path(sounds) if sounds else None
+        asked, deaf, place = {}, {}, Path(sounds) if sounds else None
         answers = found.said if source is None else predictions(source, benchmark, key)
         if not answers:
             raise ConfigError(
@@ -82,7 +81,11 @@ def evaluate(
         lines = [{"id": q.id, "said": answers[q.id]} for q in questions if q.id in answers]
         said = {line["id"]: {GIVEN: line["said"]} for line in lines}
         who = {"predictions": str(source or file)}
-    told = [*found.odd, *_lost(lost), *_told(questions, said, bad, found, isinstance(source, Model), version)]
+    told = [
+        *found.odd,
+        *_lost(lost),
+        *_told(questions, said, bad, deaf, isinstance(source, Model), version, _digest(found)),
+    ]
     more = {"version": version, "questions_digest": _digest(found), **who}
     table = rows(questions, said, len(bad), isinstance(source, Model))
     outcome = Outcome(benchmark.name, table, told, lines, more, counted="answers")
@@ -116,7 +119,7 @@ def _with_sounds(
 
 
 def _settings(
-    benchmark: Benchmark, found: File, model: Model, wording: str, letters: bool, version: str | None
+    benchmark: Benchmark, found: File, model: Model, wording: str, letters: bool, version: str | None, root: Path
 ) -> dict[str, Any]:
     return {
         "benchmark": benchmark.name,
@@ -124,6 +127,7 @@ def _settings(
         "file": _digest(found),
         "wording": hashlib.sha256(wording.encode()).hexdigest()[:16],
         "letters": letters,
+        "sounds": str(root.resolve()),
         "answers": model_of(model.config, model.run, model.seed),
     }
 
@@ -137,21 +141,24 @@ def _told(
     questions: Sequence[Question],
     said: Mapping[str, Mapping[str, str]],
     bad: Mapping[str, str],
-    found: File,
+    deaf: Mapping[str, str],
     asked: bool,
     version: str | None,
+    digest: str,
 ) -> Iterator[str]:
-    """What the reader of the numbers has to be told."""
+    """What the reader of the numbers has to be told. bad: records that are no questions; deaf: questions whose sounds
+    cannot be used."""
     yield (
-        f"version: {version or 'not told (--version)'}, questions {_digest(found)}; scores of different versions are "
+        f"version: {version or 'not told (--version)'}, questions {digest}; scores of different versions are "
         "not to be compared"
     )
     places = Counter(question.options.index(question.gold) for question in questions)
     told = ", ".join(f"{places[place]} in place {place + 1}" for place in sorted(places))
     yield f"the right option stands {told}, of {len(questions)}"
-    if bad:
-        yield f"{len(bad)} records could not be asked and count as not answered, the first: {next(iter(bad.values()))}"
-    missing = sum(GIVEN not in said.get(question.id, {}) for question in questions)
+    if unasked := {**bad, **deaf}:
+        first = next(iter(unasked.values()))
+        yield f"{len(unasked)} records could not be asked and count as not answered, the first: {first}"
+    missing = sum(GIVEN not in said.get(q.id, {}) for q in questions if q.id not in deaf)
     whole = len(questions) + len(bad)
     if missing:
         yield (

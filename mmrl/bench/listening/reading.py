@@ -61,7 +61,7 @@ def read(file: str | Path, benchmark: Benchmark, key: str | None = None, skip: b
     """
     questions, bad, said, order, same, empty = [], {}, {}, [], 0, 0
     for number, where, record in records(file):
-        name = str(record.get("id") or number)
+        name = _name(record, number)
         order.append(name)
         try:
             question = _question(record, name, benchmark)
@@ -91,7 +91,7 @@ def predictions(file: str | Path, benchmark: Benchmark, key: str | None = None) 
     """
     found: dict[str, str] = {}
     for number, where, record in records(file):
-        answer, name = answer_of(record, benchmark, key, where), str(record.get("id") or number)
+        answer, name = answer_of(record, benchmark, key, where), _name(record, number)
         if answer is not None and found.setdefault(name, answer) != answer:
             raise ConfigError(f"{where}: a second answer to the question {short(name)}")
     if not found:
@@ -109,6 +109,12 @@ def answer_of(record: Mapping[str, Any], benchmark: Benchmark, key: str | None, 
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{where}: {next(iter(told))} is {short(value)}, expected a text")
     return value
+
+
+def _name(record: Mapping[str, Any], number: int) -> str:
+    """The record's id, its number where it has none: 0 is an id."""
+    given = record.get("id")
+    return str(number if given is None or given == "" else given)
 
 
 def records(file: str | Path) -> Iterator[tuple[int, str, dict[str, Any]]]:

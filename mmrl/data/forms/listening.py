@@ -27,7 +27,9 @@ def aqa(record: Mapping[str, Any]) -> dict[str, Any]:
     options = next((record[name] for name in _OPTIONS if record.get(name) is not None), None)
     if options is None:
         raise ValueError("format aqa needs `choices` or `multi_choice`")
-    sound = next((record[name] for name in _SOUNDS if record.get(name) is not None), None)
+    found = [record[name] for name in _SOUNDS if record.get(name) is not None]
+    # A table that holds the sound has its name or number beside it.
+    sound = next((one for one in found if not isinstance(one, str)), found[0] if found else None)
     if sound is None and not record.get("sounds"):
         raise ValueError("format aqa needs a sound: `audio_path`, `audio_id` or `audio`")
     texts = options_in(options)

@@ -11,7 +11,7 @@ from torch import nn
 from mmrl.media import AUDIO, IMAGE, Heard, Media
 from mmrl.modalities.audio.config import OMNI, ModelConfig
 from mmrl.modalities.audio.families import Family, family_class
-from mmrl.modalities.audio.shelf import SoundShelf
+from mmrl.modalities.audio.shelf import CHUNKS, SoundShelf
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.media.adapter import MediaAdapter
 from mmrl.modalities.media.encoder import MediaEncoder
@@ -56,7 +56,9 @@ class AudioAdapter(MediaAdapter):
         return build(**(self.config.build or {}))
 
     def _family_of(self, model: Any) -> Family:
-        return family_class(model.config.model_type, self.config)(model, self.processor, self.config)
+        family = family_class(model.config.model_type, self.config)(model, self.processor, self.config)
+        _refuse_unused(family, self.config)
+        return family
 
     def _left_alone(self, model: Any) -> Sequence[nn.Module]:
         hearing = self.family.fixed(model) if self.config.audio == "trained" else self.family.hearing(model)
@@ -108,6 +110,19 @@ class AudioAdapter(MediaAdapter):
     def sound(self, sample: Sample, media: Heard) -> np.ndarray:
         """[n] float32 at 16 kHz: what the policy heard of an excerpt, for the report."""
         return self.sounds.samples(sample.prompt, media.view)
+
+
+def _refuse_unused(family: Family, config: ModelConfig) -> None:
+    """Raise ValueError for options that change nothing of this model, which only its files tell."""
+    name = family.model_class
+    if config.vision == "trained" and family.eyes is None:
+        raise ValueError(f"vision: trained, and {name} does not see; leave it out")
+    if config.long_sounds == CHUNKS and family.longest is None:
+        raise ValueError(f"long_sounds: {CHUNKS}, and {name} hears sounds of any length at once; leave it out")
+    if config.long_sounds == CHUNKS and family.most == 1:
+        raise ValueError(
+            f"long_sounds: {CHUNKS}, and {name} hears one sound of a prompt, not parts; leave it at refuse"
+        )
 
 
 def _check_sight(kind: str) -> None:

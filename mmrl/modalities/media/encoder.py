@@ -105,5 +105,5 @@ class MediaEncoder(PromptEncoder):
 
 def _part(mark: str, code: str) -> dict[str, Any]:
     if mark == AUDIO:
-        return {"type": "audio"}
+        return {"type": "audio", "audio": "sound"}  # older templates look for the key, not for the type
     return {"type": "video"} if code == "v" else {"type": "image", "parts": int(code)}

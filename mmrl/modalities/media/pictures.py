@@ -6,6 +6,8 @@ import functools
 import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from numbers import Number
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -192,9 +194,9 @@ def source_key(ref: Any, root: str | None) -> Hashable:
     if isinstance(ref, str):
         return (root, ref)
     if isinstance(ref, functools.partial):
-        arguments = repr((ref.args, sorted(ref.keywords.items())))
-        if " at 0x" not in arguments:  # an address, which may come again for something else
-            return (ref.func.__module__, ref.func.__qualname__, arguments)
+        arguments = (ref.args, sorted(ref.keywords.items()))
+        if _is_told(arguments):
+            return (ref.func.__module__, ref.func.__qualname__, repr(arguments))
     if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes):
         return hashlib.sha256(ref["bytes"]).hexdigest()
     if isinstance(ref, Mapping) and isinstance(ref.get("path"), str):
@@ -207,6 +209,16 @@ def source_key(ref: Any, root: str | None) -> Hashable:
         return hashlib.sha256(repr(meaning).encode() + ref.tobytes()).hexdigest()
     # As a key it stays alive: the address of something that is gone may come again for another picture.
     return ref if isinstance(ref, Hashable) else _Itself(ref)
+
+
+def _is_told(value: Any) -> bool:
+    """Whether its repr tells a value from all others: that of an object may be an address, that of a long array leaves
+    its middle out."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_told, value))
+    if isinstance(value, dict):
+        return all(_is_told(pair) for pair in value.items())
+    return value is None or isinstance(value, str | bytes | Number | PurePath)
 
 
 class _Itself:

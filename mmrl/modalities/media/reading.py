@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from mmrl.environments.opening import opening
 from mmrl.media import AUDIO, Excerpt, Heard, Perceived, Place, Size, View
 from mmrl.modalities.media.encoder import MediaEncoder
 from mmrl.modalities.media.family import PICTURE, SOUND, Family
-from mmrl.modalities.media.pictures import PictureShelf, own_refs
+from mmrl.modalities.media.pictures import PictureShelf, own_refs, picture_refs
 from mmrl.modalities.media.shown import Shown, cut, expand
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import Unfit
@@ -71,15 +72,27 @@ class MediaReader(Reader):
             shown_before += here
         return Opened(Row(ids, tuple(media)), [shown.media for shown in media], turns)
 
+    def later(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], pictures: int, sounds: int
+    ) -> list[tuple[Mapping[str, Any], list[Place]]]:
+        seen = [View(i) for i in range(pictures, len(own_refs(prompt)))] if self.pictures is not None else []
+        heard = self.sounds.excerpts(prompt)[sounds:] if self.sounds is not None else []
+        return list(self._spread(messages, iter(seen), iter(heard)))
+
     def observed(
-        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[Place], end: int | None
+        self,
+        prompt: Prompt,
+        messages: Sequence[Mapping[str, Any]],
+        views: Sequence[Place],
+        end: int | None,
+        heard: int = 0,
     ) -> tuple[Row, list[Perceived]]:
         marks = sum(len(self.encoder.places(message["content"])) for message in messages)
         if marks != len(views):
             shows = self.family.shows
             raise ValueError(f"the environment's text marks {marks} {shows} and shows {len(views)}")
         media = [self.get(prompt, view) for view in views]
-        ids = self.prompts.reply_ids(self._told(messages, media), end, prompt.record)
+        ids = self.prompts.reply_ids(self._told(messages, media), end, prompt.record, AUDIO * heard)
         return Row(self._expanded(ids, media), tuple(media)), [shown.media for shown in media]
 
     def rows(self, sample: Sample, length: int | None = None) -> tuple[Row, Row]:
@@ -113,6 +126,13 @@ class MediaReader(Reader):
             raise ValueError(f"prompt {prompt.id!r}: {type(view).__name__} is nothing that this model meets")
         return shelf.get(prompt, view)
 
+    def check_media(self, prompt: Prompt) -> None:
+        pictures = [View(i) for i in range(len(picture_refs(prompt)))] if self.pictures is not None else []
+        sounds = [part for parts in self.sounds.excerpts(prompt) for part in parts] if self.sounds is not None else []
+        views: list[Place] = [*pictures, *sounds]
+        for view in views:
+            self.get(prompt, view)
+
     def _with_sounds(self, prompt: Prompt, context: Context) -> Context:
         """The context with the record's sounds at their marks, where it does not say itself which part is heard."""
         if self.sounds is None or any(isinstance(view, Excerpt) for view in context.views):
@@ -123,21 +143,27 @@ class MediaReader(Reader):
             raise Unfit(prompt, f"marks {marks} places with {AUDIO}, and has {len(parts)} sounds")
         if not parts:
             return context
-        pictures, sounds = iter(context.views), iter(parts)
-        messages: list[dict[str, Any]] = []
-        views: list[Place] = []
-        for message in context.messages:
-            told, text = [], message["content"]
+        pictures = iter(context.views)
+        spread = list(self._spread(context.messages, pictures, iter(parts)))
+        return Context(
+            [message for message, _ in spread], [*(view for _, views in spread for view in views), *pictures]
+        )
+
+    def _spread(
+        self, messages: Sequence[Mapping[str, Any]], pictures: Iterator[Place], sounds: Iterator[Sequence[Excerpt]]
+    ) -> Iterator[tuple[dict[str, Any], list[Place]]]:
+        """Each message with the views of its marks, as far as there are any; a mark for each part of a sound."""
+        for message in messages:
+            told: list[str] = []
+            views: list[Place] = []
+            text = message["content"]
             for mark, piece in zip(["", *self.encoder.places(text)], self.encoder.pieces(text)):
-                if mark == AUDIO:
-                    heard = next(sounds)
-                    views += heard
-                    mark *= len(heard)
-                elif mark:
-                    views += [view for view in [next(pictures, None)] if view is not None]
+                if mark:
+                    shown = list(next(sounds, ())) if mark == AUDIO else list(islice(pictures, 1))
+                    views += shown
+                    mark *= max(1, len(shown))
                 told += [mark, piece]
-            messages.append({**message, "content": "".join(told)})
-        return Context(messages, [*views, *pictures])
+            yield {**message, "content": "".join(told)}, views
 
     def _expanded(self, ids: Tensor, media: Sequence[Shown]) -> Tensor:
         """Ids with the expansions. Raises ValueError where the template wrote other places than were marked."""

@@ -176,6 +176,9 @@ class TokenAdapter(Adapter):
             return str(error)
         return None
 
+    def check_media(self, prompt: Prompt) -> None:
+        self.reader.check_media(prompt)
+
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
         """See Adapter.rollout. Outside of `synced`, an engine of its own gets the weights first."""
         s = self.config.sampling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 import torch
@@ -12,8 +13,8 @@ from mmrl.engines.base import Completion
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context
 from mmrl.environments.opening import opening
-from mmrl.media import IMAGE, View
-from mmrl.modalities.tokens.conversation import Rules, converse
+from mmrl.media import AUDIO, IMAGE, Heard, Place, View
+from mmrl.modalities.tokens.conversation import Opened, Rules, converse
 from mmrl.modalities.tokens.prompts import continues
 from mmrl.modalities.tokens.reading import Reader
 from mmrl.types import Group, Prompt, Sample, Trajectory, Turn
@@ -72,7 +73,10 @@ def _told(
     if reader.environment_of(prompt) is not None:
         raise ValueError(f"prompt {prompt.id!r}: answer {index} is a conversation, and so is its environment")
     left = _encoded(reader, prompt, index, answer, banned)
-    start = reader.opened(prompt, _context(reader, prompt, answer))
+    others = [message for message in answer if message["role"] != "assistant"]
+    pictures, sounds = len(reader.sizes(prompt)), len(prompt.record.get("sounds") or ())
+    pictures, sounds = pictures - _marks(others, IMAGE, pictures), sounds - _marks(others, AUDIO, sounds)
+    start = _opened(reader, prompt, pictures, sounds)
     rest, media, turns = Row(torch.zeros(0, dtype=torch.int64)), list(start.media), list(start.turns)
     trained, number = [], []
     for turn, (message, others) in enumerate(exchanges(answer)):
@@ -82,14 +86,16 @@ def _told(
         number.append(torch.full((len(ids),), float(turn)))
         turns.append(Turn("assistant", reader.text(ids), trained=is_trained(message)))
         if others:
-            marks = sum(other["content"].count(IMAGE) for other in others) if media or reader.sizes(prompt) else 0
-            views = [View(len(media) + i) for i in range(marks)]
-            row, shown = reader.observed(prompt, others, views, int(ids[-1]))
+            told = reader.later(prompt, others, pictures, sounds)
+            views = [view for _, some in told for view in some]
+            heard = sum(isinstance(one, Heard) for one in media)
+            row, shown = reader.observed(prompt, [message for message, _ in told], views, int(ids[-1]), heard)
             rest = rest.then(row)
             trained.append(torch.zeros(len(row), dtype=torch.bool))
             number.append(torch.full((len(row),), -1.0))
-            turns += _heard(others, len(media))
+            turns += _heard(told, len(media))
             media += shown
+            pictures, sounds = pictures + _marks(others, IMAGE, 1), sounds + _marks(others, AUDIO, 1)
     _check_room(prompt, index, len(start.row) + len(rest), rules)
     mask = torch.cat(trained)
     tensors = {"prompt": start.row.ids.clone(), "ids": rest.ids}
@@ -108,21 +114,26 @@ def _told(
     )
 
 
-def _context(reader: Reader, prompt: Prompt, answer: Sequence[Mapping[str, Any]]) -> Context:
-    """The opening with the pictures that are not marked later."""
-    pictures = len(reader.sizes(prompt))
-    if not pictures:
-        return reader.opening(prompt)
-    first = pictures - sum(m["content"].count(IMAGE) for m in answer if m["role"] != "assistant")
-    return Context(opening(prompt, first), [View(i) for i in range(first)])
+def _opened(reader: Reader, prompt: Prompt, pictures: int, sounds: int) -> Opened:
+    """The opening with the pictures and sounds that are not marked later: the first ones."""
+    first = prompt
+    if 0 <= sounds < len(prompt.record.get("sounds") or ()):
+        first = replace(prompt, record={**prompt.record, "sounds": list(prompt.record["sounds"])[:sounds]})
+    if not reader.sizes(prompt):
+        return reader.opened(first, reader.opening(first))
+    return reader.opened(first, Context(opening(first, pictures), [View(i) for i in range(pictures)]))
 
 
-def _heard(messages: Sequence[Mapping[str, Any]], before: int) -> list[Turn]:
+def _marks(messages: Sequence[Mapping[str, Any]], mark: str, count: int) -> int:
+    """How many marks messages have; 0 of what a record has none of, which are words."""
+    return sum(message["content"].count(mark) for message in messages) if count else 0
+
+
+def _heard(messages: Sequence[tuple[Mapping[str, Any], Sequence[Place]]], before: int) -> list[Turn]:
     turns = []
-    for message in messages:
-        count = message["content"].count(IMAGE)
-        turns.append(Turn(message["role"], message["content"], tuple(range(before, before + count))))
-        before += count
+    for message, views in messages:
+        turns.append(Turn(message["role"], message["content"], tuple(range(before, before + len(views)))))
+        before += len(views)
     return turns
 
 

@@ -178,18 +178,22 @@ class PromptEncoder(Renderer):
     # ---------------------------------------------------------------- what an environment says
 
     def reply_ids(
-        self, messages: Sequence[Mapping[str, Any]], end: int | None, record: Mapping[str, Any] = {}
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        end: int | None,
+        record: Mapping[str, Any] = {},
+        before: str = "",
     ) -> Tensor:
         """[r] int64 of the messages that follow a turn of the policy, up to where it speaks again.
 
-        end: the id that ended the turn; None: a budget did, and the end comes first. Raises ValueError without a chat
-        template, and for a role that it does not write.
+        end: the id that ended the turn; None: a budget did, and the end comes first. before: marks of what was heard
+        before. Raises ValueError without a chat template, and for a role that it does not write.
         """
         if not self.chat:
             raise ValueError("a conversation needs a chat template, to tell its turns apart; set chat: auto")
         told = [{**message, "content": self.harmless(message["content"])} for message in messages]
         arguments = self.arguments_of(record)
-        ids = self.turns.reply(told, end, arguments)
+        ids = self.turns.reply(told, end, arguments, before)
         refuse_unsaid(told, lambda others: self.turns.behind(others, answer=True, arguments=arguments), self._heard)
         return torch.tensor(ids, dtype=torch.int64)
 

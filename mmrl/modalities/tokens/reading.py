@@ -117,10 +117,23 @@ class Reader:
         """What an environment adds behind a turn of the policy; end: the id that ended the turn, None for none."""
         return self.observed(prompt, [{"role": reply.role, "content": reply.text}], reply.views, end)
 
+    def later(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], pictures: int, sounds: int
+    ) -> list[tuple[Mapping[str, Any], list[Place]]]:
+        """Messages of others behind an answer that is given, each with the views of what it marks: the record's
+        pictures and sounds from these numbers on. The marks become as many as a sound has parts."""
+        return [(message, []) for message in messages]
+
     def observed(
-        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], views: Sequence[Place], end: int | None
+        self,
+        prompt: Prompt,
+        messages: Sequence[Mapping[str, Any]],
+        views: Sequence[Place],
+        end: int | None,
+        heard: int = 0,
     ) -> tuple[Row, list[Perceived]]:
-        """What messages of others add behind a turn of the policy; views: of the pictures that they mark."""
+        """What messages of others add behind a turn of the policy; views: of the media that they mark; heard: sounds
+        before them."""
         if views:
             raise ValueError("the environment shows pictures, which this modality does not read")
         return Row(self.prompts.reply_ids(messages, end, prompt.record)), []
@@ -129,6 +142,9 @@ class Reader:
         """(prompt, the first `length` ids behind it; None is all) of a sample, with what stands in them."""
         tensors = trajectory_of(sample).tensors
         return Row(tensors["prompt"]), Row(tensors["ids"][:length])
+
+    def check_media(self, prompt: Prompt) -> None:
+        """Raise MediaError for a picture or a sound of a prompt that cannot be shown; see Adapter.check_media."""
 
     # ---------------------------------------------------------------- text
 

@@ -128,14 +128,15 @@ class Turns:
 
     # ---------------------------------------------------------------- what comes before and behind
 
-    def reply(self, messages: Messages, end: int | None, arguments: Mapping[str, Any]) -> list[int]:
+    def reply(self, messages: Messages, end: int | None, arguments: Mapping[str, Any], before: str = "") -> list[int]:
         """Ids of what others say behind a turn of the policy, up to where it speaks again.
 
-        end: the id that ended the turn, and stands there already; None: it was cut, and is closed first. Encoded with
-        the closing in front, so that the ids are those of the whole conversation.
+        end: the id that ended the turn, and stands there already; None: it was cut, and is closed first. before: marks
+        of what was heard before, which some templates count. Encoded with the closing in front, so that the ids are
+        those of the whole conversation.
         """
         ends = self.ends
-        ids = self.encode(self.behind(messages, answer=True, arguments=arguments))
+        ids = self.encode(self.behind(messages, True, arguments, before))
         if ends.opens:
             return ids[1:] if end is not None and ids[:1] == [end] else ids
         if ends.between is None or ends.between not in ids:
@@ -241,9 +242,15 @@ class Turns:
         _, found, behind = whole.rpartition(close)
         return "", thoughts, f"\n{close}{behind if found else BREAK}"
 
-    def behind(self, messages: Messages, answer: bool = False, arguments: Mapping[str, Any] | None = None) -> str:
+    def behind(
+        self,
+        messages: Messages,
+        answer: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        before: str = "",
+    ) -> str:
         """What the template writes behind an answer that `messages` follow. Raises ValueError where it refuses them."""
-        text = self.render([_user(WORDS), _assistant(MARK), *messages], answer, arguments or {})
+        text = self.render([_user(before + WORDS), _assistant(MARK), *messages], answer, arguments or {})
         _, found, behind = text.partition(MARK)
         if not found:
             raise ValueError("the chat template does not write what the assistant says")

@@ -38,7 +38,9 @@ class ForwardPreference(Stage[ForwardPreferenceStage]):
     def __init__(self, run: Run, options: ForwardPreferenceStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.pairs = self._pairs()
-        self.readable: Readable[Pair] = Readable(run.processes, run.config.data, lambda pair: pair.prompt)
+        self.readable: Readable[Pair] = Readable(
+            run.processes, run.config.data, lambda pair: pair.prompt, run.adapter.check_media
+        )
 
     def begin(self) -> None:
         """An adapter that noises no samples, or takes no pictures, says so before anything is trained."""

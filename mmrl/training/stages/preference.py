@@ -45,7 +45,9 @@ class Preference(Stage[PreferenceStage]):
         super().__init__(run, options, policy, cursor)
         self.pairs = self._pairs()
         given_samples(run.adapter, self.pairs[:1])  # an adapter that takes no answers says so
-        self.readable: Readable[Prompt] = Readable(run.processes, run.config.data, lambda pair: pair)
+        self.readable: Readable[Prompt] = Readable(
+            run.processes, run.config.data, lambda pair: pair, run.adapter.check_media
+        )
         self.shift = Shift()
 
     def _pairs(self) -> list[Prompt]:

@@ -21,11 +21,18 @@ class Readable(Generic[T]):
     """Leaves out what cannot be read, alike on all processes, each of which decodes what its share has, once.
 
     Before a run only heads are looked at.
-    prompt: of an item; its record and folder name pictures and sounds.
+    prompt: of an item; its record and folder name pictures and sounds. check: raises MediaError for those that the
+    policy cannot be shown, see Adapter.check_media.
     """
 
-    def __init__(self, processes: Processes, data: DataConfig, prompt: Callable[[T], Prompt]) -> None:
-        self.processes, self.data, self.prompt = processes, data, prompt
+    def __init__(
+        self,
+        processes: Processes,
+        data: DataConfig,
+        prompt: Callable[[T], Prompt],
+        check: Callable[[Prompt], None],
+    ) -> None:
+        self.processes, self.data, self.prompt, self.check = processes, data, prompt, check
         self._read: dict[str, str] = {}  # id -> why it cannot be; "" for one that can
 
     def of(self, items: Sequence[T]) -> list[T]:
@@ -50,6 +57,7 @@ class Readable(Generic[T]):
         try:
             decode_images(prompt.record, prompt.root, self.data.max_pixels)
             decode_sounds(prompt.record, prompt.root, self.data.max_seconds)
+            self.check(prompt)
         except MediaError as error:
             return f"record {prompt.id!r}: {error}"
         return ""

@@ -20,7 +20,7 @@ class Reals:
 
     def __init__(self, run: Run, options: DistillStage, seed: int, guidance: float | None) -> None:
         self.run, self.options, self.seed, self.guidance = run, options, seed_of(seed, "real"), guidance
-        self.readable = Readable(run.processes, run.config.data, record_prompt)
+        self.readable = Readable(run.processes, run.config.data, record_prompt, run.adapter.check_media)
         self._drawn: dict[tuple[int, int], Sample] = {}  # of the step, by group and number
         self._records: list[dict[str, Any]] = []
 

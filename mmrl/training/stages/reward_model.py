@@ -42,7 +42,9 @@ class RewardModel(Stage[RewardModelStage]):
         run.adapter.score_notes = {**run.adapter.score_notes, **_about(run, options)}
         first = rows_of(run.adapter, self.records[0], options.show)  # an adapter that takes no answers says so
         checked(run.adapter, first[:1], Rows.of([first[:1]]).count, options.outputs)
-        self.readable: Readable[Scored] = Readable(run.processes, run.config.data, lambda record: record.pictures)
+        self.readable: Readable[Scored] = Readable(
+            run.processes, run.config.data, lambda record: record.pictures, run.adapter.check_media
+        )
 
     def _prompts(self) -> Sequence[Prompt]:
         options, data = self.options, self.run.config.data

@@ -32,7 +32,7 @@ class Sft(Stage[SftStage]):
     def __init__(self, run: Run, options: SftStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.records = self._records()
-        self.readable = Readable(run.processes, run.config.data, record_prompt)
+        self.readable = Readable(run.processes, run.config.data, record_prompt, run.adapter.check_media)
 
     def _records(self) -> Any:
         options, data = self.options, self.run.config.data

@@ -73,3 +73,21 @@ def test_a_bad_file_stops_a_run_that_is_to_stop(files):
     made["data"]["on_bad_record"] = "stop"
     with pytest.raises(mmrl.ConfigError, match=r"'?bad'?.*bad\.wav.*no sound"):
         mmrl.train(made, quiet=True)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("on_bad", ["skip", "stop"])
+def test_a_sound_that_only_the_model_finds_too_long_is_a_bad_record_of_each_stage_that_imitates(files, on_bad):
+    """Its file is whole and below data.max_seconds; a stage of prompts leaves it out before the run."""
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(files / "long.wav", 0.1 * np.sin(np.arange(48_000) / 20), 16_000)
+    row = {"id": "long", "prompt": "<audio>Low?", "sounds": ["long.wav"], "completion": "low"}
+    good = (files / "pitch.jsonl").read_text().splitlines()[:1]
+    (files / "some.jsonl").write_text("\n".join([*good, json.dumps(row)]))
+    stages = [{"kind": "sft", "steps": 1, "batch": 2, "optim": {"lr": 1e-3}}]
+    made = config(files, stages=stages, rewards=[], data={"records": f"{files}/some.jsonl", "on_bad_record": on_bad})
+    if on_bad == "stop":
+        with pytest.raises(mmrl.ConfigError, match=r"record 'long': sound 0 lasts 3.0 s, and the model hears 1 s"):
+            mmrl.train(made, quiet=True)
+    else:
+        assert mmrl.train(made, quiet=True)["samples"] == 1

@@ -8,7 +8,7 @@ import torch
 
 from mmrl.config import ConfigError
 from mmrl.engines.decoder import Row
-from mmrl.media import AUDIO, Excerpt, MediaError
+from mmrl.media import AUDIO, IMAGE, Excerpt, MediaError, View
 from mmrl.modalities.audio.tiny import KINDS
 from mmrl.sounds import SoundError
 from mmrl.training.assemble import usable
@@ -274,3 +274,97 @@ def test_a_sound_that_breaks_behind_its_plan_leaves_the_rollout(adapter, sung, a
     with pytest.warns(UserWarning, match="prompt 'broken': sound.*; it is left out"):
         left, _ = without_broken(rolled, prompts, lambda p: p.id, "skip")
     assert left == prompts[:1]
+
+
+UNUSED = [(kind, "vision", "trained", "does not see") for kind in ("qwen2_audio", "audioflamingo3", "voxtral")]
+UNUSED += [(kind, "long_sounds", "chunks", "any length at once") for kind in ("voxtral", "qwen3_omni_moe")]
+UNUSED += [("audioflamingo3", "long_sounds", "chunks", "hears one sound of a prompt, not parts")]
+
+
+@pytest.mark.parametrize(("kind", "option", "value", "told"), UNUSED, ids=[f"{kind}-{o}" for kind, o, *_ in UNUSED])
+def test_options_that_change_nothing_of_a_model_are_refused_when_it_is_known(adapter, kind, option, value, told):
+    """Of a folder no config can tell which model it holds."""
+    with pytest.raises(ValueError, match=rf"^{option}: {value}, and .*{told}"):
+        adapter(kind, **{option: value})
+
+
+TALK = [
+    {"role": "user", "content": f"{AUDIO}Which?"},
+    {"role": "assistant", "content": "a"},
+    {"role": "user", "content": f"And {AUDIO}, or {AUDIO}?"},
+    {"role": "assistant", "content": "b"},
+]
+
+
+def as_parts(text):
+    """A text with marks as transformers' templates take it."""
+    first, *rest = text.split(AUDIO)
+    parts = [part for piece in rest for part in ({"type": "audio"}, {"type": "text", "text": piece})]
+    return [part for part in ({"type": "text", "text": first}, *parts) if part.get("text") != ""]
+
+
+def of_whole(policy, counts):
+    """Ids of TALK as transformers' own template writes it in one, with so many placeholders a sound."""
+    own = policy.processor if policy.processor.chat_template else policy.tokenizer
+    chat = [{**m, "content": as_parts(m["content"]) if m["role"] == "user" else m["content"]} for m in TALK]
+    text = own.apply_chat_template(chat, tokenize=False)
+    first, *rest = text.split(policy.processor.audio_token)
+    text = first + "".join(policy.processor.audio_token * n + piece for n, piece in zip(counts, rest, strict=True))
+    return policy.tokenizer(text, add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "audioflamingo3"])
+@pytest.mark.parametrize("first", [1, 0], ids=["from the first turn on", "in the second turn alone"])
+def test_a_conversation_to_learn_has_its_sounds_in_the_turns_that_mark_them(shared, sung, kind, first):
+    """The row is that of transformers' template of the whole, which may number its sounds."""
+    policy = shared(kind)
+    heard = [sung(n, 0.2 + 0.1 * n) for n in range(2 + first)]
+    asked = TALK[0]["content"] if first else "Which?"
+    record = {"sounds": heard, "messages": [{"role": "user", "content": asked}]}
+    (sample,) = policy.given(Prompt("talk", asked, record), [TALK[1:]])
+    assert [m.view for m in sample.media] == [Excerpt(n) for n in range(2 + first)]
+    assert [turn.media for turn in sample.turns] == [(0,) if first else (), (), (first, first + 1), ()]
+    if first:
+        row = [*sample.trajectory.tensors["prompt"].tolist(), *sample.trajectory.tensors["ids"].tolist()]
+        whole = of_whole(policy, [m.tokens for m in sample.media])
+        assert row == whole[: len(row)] and len(whole) - len(row) <= 1  # a line's end behind the last turn
+    prompt, rest = policy.reader.rows(sample)
+    assert [len(prompt.media), len(rest.media)] == [first, 2]
+    other = {**record, "sounds": [*heard[:-1], sung(9, 0.2 + 0.1 * (1 + first))]}
+    (changed,) = policy.given(Prompt("other", asked, other), [TALK[1:]])
+    places = torch.arange(len(sample.trajectory.mask))
+    with torch.no_grad():
+        one, two = (policy.logprobs([s], places).logp[0] for s in (sample, changed))
+    last = int(sample.trajectory.mask.nonzero()[-1])
+    assert one[0] == two[0] and abs(float(one[last] - two[last])) > 1e-5
+
+
+def test_sounds_of_later_turns_are_heard_in_parts_too(adapter, sung):
+    policy = adapter(long_sounds="chunks", build={"seconds": 1})
+    record = {"sounds": [sung(1, 0.5), long(2.0), sung(2, 0.5)], "messages": TALK[:1]}
+    (sample,) = policy.given(Prompt("talk", TALK[0]["content"], record), [TALK[1:]])
+    assert [m.view for m in sample.media] == [Excerpt(0), Excerpt(1, 0, 16_000), Excerpt(1, 16_000, 32_000), Excerpt(2)]
+    assert sample.turns[2].text == f"And {AUDIO}{AUDIO}, or {AUDIO}?" and sample.turns[2].media == (1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_omni", "qwen3_omni_moe"])
+def test_pictures_behind_sounds_are_counted_apart(shared, sung, drawn, kind):
+    policy = shared(kind)
+    answer = [TALK[1], {"role": "user", "content": f"{IMAGE}And {AUDIO}, {IMAGE}?"}, TALK[3]]
+    record = {
+        "sounds": [sung(1), sung(2)],
+        "images": [drawn(n) for n in range(3)],
+        "messages": [{"role": "user", "content": f"{AUDIO}{IMAGE}Which?"}],
+    }
+    (sample,) = policy.given(Prompt("talk", "Which?", record), [answer])
+    views = [Excerpt(0), View(0), View(1), Excerpt(1), View(2)]
+    assert [m.view for m in sample.media] == views
+
+
+def test_a_template_that_looks_for_the_key_of_a_sound_writes_it(adapter, sung, ask):
+    """As that of Qwen2-Audio did before parts had types."""
+    policy = adapter()
+    template = policy.processor.chat_template
+    policy.processor.chat_template = template.replace(" or content['type'] == 'audio'", "")
+    assert template != policy.processor.chat_template
+    assert policy.usable(ask("Which?", sung(1))) is None
