@@ -127,7 +127,7 @@ def test_a_share_is_paired_and_a_difference_is_signed():
 def test_both_sizes_of_paco_start_from_one_policy_and_are_measured_alike():
     study = STUDIES["effects_image"]
     runs = [load(study.config("paco-size", arm, "1")) for arm in study.effects["paco-size"].arms]
-    assert [run.model.sampling.size for run in runs] == [80, 40]
+    assert [run.model.sampling.size for run in runs] == [80, 40, 40]
     assert {run.model.evaluation.size for run in runs} == {80}
     assert {Path(run.model.path).parts[-4] for run in runs} == {"grids"}
     base = load(study.config("grids"))

@@ -17,7 +17,7 @@ from mmrl.reporting.disk import WriteError
 from mmrl.training import loop as loop_module
 from mmrl.training.notes import is_told
 from mmrl.training.rollouts.sampling import RewardFailure
-from mmrl.training.stages import filtering
+from mmrl.training.stages import filtered, filtering
 from mmrl.types import Prompt
 
 PROMPTS = [Prompt(f"p{i}", "x" * (1 + i), {"prompt": "x" * (1 + i)}) for i in range(12)]
@@ -100,9 +100,10 @@ PLACES = {
     "samples of both": (TRAINING, Store, "write", lambda s, tag, *_: tag == "step_000002"),
     "an evaluation": (TRAINING, Store, "write", lambda s, tag, *_: s.part == 1 and tag == "eval_000002"),
     "the last evaluation": (TRAINING, Store, "write", lambda s, tag, *_: s.part == 1 and tag == "eval_after"),
-    "what a filter kept, of one": (FILTERING, filtering, "write_atomic", lambda path, _: of(path, "process_1")),
-    "what a filter kept": (FILTERING, filtering, "write_atomic", lambda path, _: of(path, "step_000001")),
-    "a filter's result": (FILTERING, filtering, "write_atomic", lambda path, _: path.name == "keep.jsonl"),
+    "what a filter kept, of one": (FILTERING, filtered, "write_atomic", lambda path, _: of(path, "process_1")),
+    "what a filter kept": (FILTERING, filtered, "write_atomic", lambda path, _: of(path, "step_000001")),
+    "a filter's result": (FILTERING, filtered, "write_atomic", lambda path, _: path.name == "keep.jsonl"),
+    "pass rates": (FILTERING, filtered, "write_atomic", lambda path, _: path.name == "keep.pass_rates.jsonl"),
     "pictures of a filter": (FILTERING, filtering, "stored_images", lambda *_: len(SEEN.append(1) or SEEN) == 5),
 }
 SEEN: list[int] = []
