@@ -23,7 +23,7 @@ COMBINE = {"sum": lambda x: x.sum(0), "max": lambda x: x.amax(0), "min": lambda 
 
 def run_ranks(work: Callable[[int, Reduce], Any], ranks: int = 2) -> list[Any]:
     """[work(rank, reduce) for each rank], side by side; a rank that skips a reduce breaks the barrier."""
-    barrier = threading.Barrier(ranks, timeout=10)
+    barrier = threading.Barrier(ranks, timeout=120)
     slots: list[Any] = [None] * ranks
 
     def run(rank: int) -> Any:

@@ -183,7 +183,7 @@ def ranks(work: Callable[[Processes], Any], world: int = 2) -> list[Any]:
     """[work(processes) of each rank], side by side."""
     from concurrent.futures import ThreadPoolExecutor
 
-    barrier = threading.Barrier(world, timeout=20)
+    barrier = threading.Barrier(world, timeout=120)
     slots: list[Any] = [None] * world
 
     def run(rank: int) -> Any:
