@@ -201,7 +201,11 @@ def ranks(work: Callable[[Processes], Any], world: int = 2) -> list[Any]:
             raise
 
     with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(run, range(world)))
+        futures = [pool.submit(run, rank) for rank in range(world)]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error  # what broke the barrier before what it broke for the others
+    return [future.result() for future in futures]
 
 
 def assert_cuts_and_processes_agree(trained: Callable[..., dict[str, dict[str, Any]]], **tolerance: float) -> None:
