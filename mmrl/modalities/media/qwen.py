@@ -11,6 +11,7 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.media import Media, Size
 from mmrl.modalities.media.eyes import Eyes
+from mmrl.modalities.media.family import Family
 from mmrl.modalities.media.features import Features
 
 
@@ -115,6 +116,24 @@ def axes(row: Row, slots: Tensor, cell: int, interval: int, runs: Callable[[int]
             last = start + grid.shape[1]
     pieces.append((torch.arange(len(row) - last) + following).expand(3, -1))
     return torch.cat(pieces, 1)
+
+
+class DeepDecoder(Family):
+    """Inner layers of the decoder get the tower's inner features."""
+
+    def decode(
+        self,
+        model: Any,
+        embeds: Tensor,
+        position: Tensor,
+        attended: Tensor | None,
+        cache: Any,
+        slots: Tensor,
+        features: Sequence[Features],
+        prompt: bool,
+        real: Tensor | None,
+    ) -> Tensor:
+        return decode_deep(self.language(model), embeds, position, attended, cache, slots, features)
 
 
 def decode_deep(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmrl.engines.decoder import Row
 from mmrl.modalities.audio.families.base import Family
 from mmrl.modalities.media.features import Features
-from mmrl.modalities.media.qwen import DeepEyes, QwenEyes, axes, decode_deep
+from mmrl.modalities.media.qwen import DeepDecoder, DeepEyes, QwenEyes, axes
 
 if TYPE_CHECKING:
     from mmrl.modalities.audio.config import ModelConfig
@@ -58,7 +58,7 @@ class Qwen25Omni(Family):
         return axes(row, self.slots, self.eyes.patch * self.eyes.merge, self.interval, lambda depth: [depth])
 
 
-class Qwen3Omni(Qwen25Omni):
+class Qwen3Omni(DeepDecoder, Qwen25Omni):
     """Its processor pads no sound, and 100 frames are 13 tokens. Pictures enter inner layers of the decoder, too."""
 
     model_class = "Qwen3OmniMoeThinkerForConditionalGeneration"
@@ -100,17 +100,3 @@ class Qwen3Omni(Qwen25Omni):
         for places in kinds.values():
             made |= dict(zip(places, super().features(model, [inputs[place] for place in places])))
         return [made[place] for place in range(len(inputs))]
-
-    def decode(
-        self,
-        model: Any,
-        embeds: Tensor,
-        position: Tensor,
-        attended: Tensor | None,
-        cache: Any,
-        slots: Tensor,
-        features: Sequence[Features],
-        prompt: bool,
-        real: Tensor | None,
-    ) -> Tensor:
-        return decode_deep(self.language(model), embeds, position, attended, cache, slots, features)

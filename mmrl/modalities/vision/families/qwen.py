@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmrl.engines.decoder import Row
-from mmrl.modalities.media.features import Features
-from mmrl.modalities.media.qwen import DeepEyes, QwenEyes, axes, decode_deep
+from mmrl.modalities.media.qwen import DeepDecoder, DeepEyes, QwenEyes, axes
 from mmrl.modalities.vision.config import ModelConfig
 from mmrl.modalities.vision.families.base import Family
 
@@ -44,27 +43,13 @@ class Qwen25VL(Qwen2VL):
     boxes = "json"
 
 
-class Qwen3VL(DeepEyes, Qwen2VL):
+class Qwen3VL(DeepEyes, DeepDecoder, Qwen2VL):
     """Gives the tower's inner features to inner layers of the decoder. Between a video's layers stands their time."""
 
     boxes = "json"
 
     def _runs(self, depth: int) -> list[int]:
         return [1] * depth
-
-    def decode(
-        self,
-        model: Any,
-        embeds: Tensor,
-        position: Tensor,
-        attended: Tensor | None,
-        cache: Any,
-        slots: Tensor,
-        features: Sequence[Features],
-        prompt: bool,
-        real: Tensor | None,
-    ) -> Tensor:
-        return decode_deep(self.language(model), embeds, position, attended, cache, slots, features)
 
 
 class Qwen35(Qwen2VL):
