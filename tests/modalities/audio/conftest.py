@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import torch
+from perceiving import built
 from PIL import Image, ImageDraw
 
 import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
@@ -28,20 +28,8 @@ def make(kind="qwen2_audio", build=None, sampling=None, loud=False, **model):
     from mmrl.modalities.audio.adapter import AudioAdapter
     from mmrl.modalities.audio.config import ModelConfig
 
-    made = AudioAdapter(
-        ModelConfig(
-            path="built",
-            build={"kind": kind, **SIZES, **(build or {})},
-            sampling={"max_tokens": 8, **(sampling or {})},
-            **model,
-        )
-    )
-    if loud:
-        with torch.no_grad():
-            for parameter in made.model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(4)
-    return made
+    sampling = {"max_tokens": 8, **(sampling or {})}
+    return built(AudioAdapter, ModelConfig, SIZES, kind, build, sampling, loud, **model)
 
 
 # The name outside of this file: `adapter(...)` is a new policy, `shared(kind)` one that no test may change.

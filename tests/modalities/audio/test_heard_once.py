@@ -5,31 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from perceiving import replay, watch
 
 from mmrl.media import AUDIO, IMAGE
 from mmrl.types import Group, Prompt
-
-
-def watch(policy):
-    """Lists that fill up: sounds in each call of the tower, shapes [rows, tokens] of each forward of the decoder."""
-    assert policy._ways.shared  # tried before anything is counted
-    heard, shapes = [], []
-    features = policy.family.features
-
-    def counted(model, inputs):
-        heard.append(len(inputs))
-        return features(model, inputs)
-
-    policy.family.features = counted
-    policy.family.language(policy.model).register_forward_pre_hook(
-        lambda module, args, options: shapes.append(tuple(options["inputs_embeds"].shape[:2])), with_kwargs=True
-    )
-    return heard, shapes
-
-
-def replay(policy, samples, budget=10**6):
-    for part in policy.slices(samples, budget):
-        policy.logprobs([samples[r] for r in part.rows], part.columns)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_audio", "qwen3_omni_moe"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import pytest
-import torch
+from perceiving import built
 from PIL import Image, ImageDraw
 
 import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
@@ -29,20 +29,8 @@ def make(kind="qwen2_5_vl", build=None, sampling=None, loud=False, **model):
     from mmrl.modalities.vision.adapter import VisionAdapter
     from mmrl.modalities.vision.config import ModelConfig
 
-    made = VisionAdapter(
-        ModelConfig(
-            path="built",
-            build={"kind": kind, **SIZES, **(build or {})},
-            sampling={"max_tokens": 10, **(sampling or {})},
-            **model,
-        )
-    )
-    if loud:
-        with torch.no_grad():
-            for parameter in made.model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(4)
-    return made
+    sampling = {"max_tokens": 10, **(sampling or {})}
+    return built(VisionAdapter, ModelConfig, SIZES, kind, build, sampling, loud, **model)
 
 
 # The name outside of this file: `adapter(...)` is a new policy, `shared(kind)` one that no test may change.

@@ -6,34 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from perceiving import replay, watch
 
 from mmrl.environments.base import Context, Reply
 from mmrl.media import IMAGE, View
 from mmrl.modalities.kept import Kept
 from mmrl.modalities.tokens import replay as replaying
 from mmrl.types import Group
-
-
-def watch(policy):
-    """Lists that fill up: pictures in each forward of the tower, and shapes [rows, tokens] of each of the decoder."""
-    assert policy._ways.shared  # tried before anything is counted
-    seen, shapes = [], []
-    features = policy.family.features
-
-    def counted(model, inputs):
-        seen.append(len(inputs))
-        return features(model, inputs)
-
-    policy.family.features = counted
-    policy.family.language(policy.model).register_forward_pre_hook(
-        lambda module, args, options: shapes.append(tuple(options["inputs_embeds"].shape[:2])), with_kwargs=True
-    )
-    return seen, shapes
-
-
-def replay(policy, samples, budget=10**6, **options):
-    for part in policy.slices(samples, budget):
-        policy.logprobs([samples[r] for r in part.rows], part.columns, **options)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "smolvlm"])
