@@ -74,6 +74,7 @@ class Sandbox:
 
         A program whose worker dies is run once more by another; if that dies, too, it is a crash.
         """
+        most = (self.limits.output_mb + 1 << 20) + (self.limits.printed_kb << 10)
         outcomes: list[Outcome | None] = [self._refused(source, argument) for source, argument in programs]
         waiting = deque(place for place, outcome in enumerate(outcomes) if outcome is None)
         tries = [0] * len(programs)
@@ -91,9 +92,7 @@ class Sandbox:
                 for worker in _answering(active):
                     place, _ = active.pop(worker)
                     try:
-                        outcomes[place] = worker.take(
-                            (self.limits.output_mb + 1 << 20) + (self.limits.printed_kb << 10)
-                        )
+                        outcomes[place] = worker.take(most)
                         self._back(worker)
                     except Lost:
                         self._gone(worker)
@@ -150,8 +149,8 @@ class Sandbox:
                 template.close()
                 reasons = "; ".join(f"{name}: {template.layers[name]}" for name in missing)
                 raise SandboxError(
-                    f"the sandbox lacks {' and '.join(missing)} ({reasons}): run on Linux 5.13 or newer with both, in a "
-                    "container whose profile allows them, or set strict: false and trust the programs"
+                    f"the sandbox lacks {' and '.join(missing)} ({reasons}): run on Linux 5.13 or newer with both, in "
+                    "a container whose profile allows them, or set strict: false and trust the programs"
                 )
             self._template = template
         return self._template

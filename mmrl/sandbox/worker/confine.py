@@ -18,17 +18,10 @@ from . import landlock, seccomp
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 38, 9
 _CAPSET, _CAPABILITY_VERSION = {"x86_64": 126, "aarch64": 91}, 0x20080522
-_SYSTEM = (
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/etc/ld.so.cache",
-    "/dev/null",
-    "/dev/urandom",
-)
-_SYSTEM += ("/usr/share/zoneinfo", "/usr/share/fonts", "/etc/fonts", "/etc/localtime")
+_SYSTEM = [
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/dev/null", "/dev/urandom"),
+    *("/usr/share/zoneinfo", "/usr/share/fonts", "/etc/fonts", "/etc/localtime"),
+]
 LAYERS = ("rlimits", "capabilities", "landlock", "seccomp")
 
 

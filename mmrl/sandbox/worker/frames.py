@@ -77,7 +77,8 @@ def parsed(said: bytes) -> dict[str, Any]:
 
 
 def _exactly(source: socket.socket, count: int, begun: bool = True) -> bytes:
-    parts, left = [], count
+    parts: list[bytes] = []
+    left = count
     while left:
         part = source.recv(min(left, 1 << 20))
         if not part:
