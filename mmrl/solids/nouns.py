@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mmrl.sandbox import Refused
+
+__all__ = [
+    *("INVALID", "NOT_SOLID", "NO_RESULT", "STATUSES", "TOO_LARGE", "UNREADABLE"),
+    *("Limits", "Point", "Refused", "one_line"),
+]
+
 Point = tuple[float, float, float]
 
 # Why a shape cannot be measured; each comes with a reason in words.
@@ -13,14 +20,6 @@ INVALID = "invalid_solid"  # a solid that the kernel finds broken, empty or not 
 TOO_LARGE = "too_large"  # a file, an extent or a number of faces above the limits
 UNREADABLE = "unreadable"  # no shape in these bytes
 STATUSES = (NO_RESULT, NOT_SOLID, INVALID, TOO_LARGE, UNREADABLE)
-
-
-class Refused(Exception):
-    """A shape that cannot be used. status: one of STATUSES. reason: in words, on one line."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(f"{status}: {reason}")
-        self.status, self.reason = status, reason
 
 
 @dataclass(frozen=True)

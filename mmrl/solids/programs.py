@@ -12,6 +12,7 @@ from typing import Any
 
 from mmrl.solids.nouns import NO_RESULT, Refused
 
+_NAME = "<program>"  # the sandbox tells the lines of this file
 _MOST_STEPS = 64
 
 
@@ -57,12 +58,12 @@ def run(source: str, viewer: str, more: Mapping[str, Any] = {}) -> Ran:
 
 def stepped(source: str, viewer: str, more: Mapping[str, Any] = {}, whole: bool = False) -> Iterator[Ran]:
     """The same, told after each statement of the top level; the Ran is the same object. whole: only at the end."""
-    tree = ast.parse(source, "program.py")
+    tree = ast.parse(source, _NAME)
     ran = Ran({"__name__": "__main__", **more})
     ran.variables[viewer] = _viewer(ran.shown)
     parts = [tree.body] if whole else [[statement] for statement in tree.body]
     for part in parts:
-        exec(compile(ast.Module(part, []), "program.py", "exec"), ran.variables)
+        exec(compile(ast.Module(part, []), _NAME, "exec"), ran.variables)
         for name in _assigned(part):
             if name in ran.assigned:
                 ran.assigned.remove(name)
@@ -92,7 +93,7 @@ def steps_of(
     That is what the statement assigned last, or showed: before the end the variable of the result is not there yet.
     """
     seen: list[Any] = []
-    tree = ast.parse(source, "program.py")
+    tree = ast.parse(source, _NAME)
     for statement, ran in zip(tree.body, stepped(source, viewer, more)):
         names = [name for name in _assigned([statement]) if is_shape(ran.variables.get(name))]
         newest = ran.variables[names[-1]] if names else (ran.shown[-1] if ran.shown else None)

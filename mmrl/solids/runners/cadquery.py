@@ -12,6 +12,7 @@ from mmrl.solids.nouns import NO_RESULT, NOT_SOLID, Refused
 from mmrl.solids.packing import packed
 from mmrl.solids.properties import kind_of_shape, solids_in
 from mmrl.solids.reading import write_brep
+from mmrl.solids.threads import one_thread
 
 DIALECT = DIALECTS["cadquery"]
 
@@ -21,6 +22,7 @@ def prepare() -> None:
     import cadquery
     import numpy  # noqa: F401
 
+    one_thread()
     made = cadquery.Workplane().box(1, 1, 1).cut(cadquery.Workplane().circle(0.2).extrude(1)).edges("|Z").fillet(0.1)
     write_brep(made.val().wrapped)
 
@@ -44,11 +46,13 @@ def execute(source: str, argument: bytes = b"") -> bytes:
     ran = programs.run(source, DIALECT.shown, more)
     found, where = programs.result_of(ran, convention, _is_shape)
     shape = _shape_of(found, cadquery)
+    if shape is None and isinstance(found, cadquery.Sketch):
+        raise Refused(NOT_SOLID, f"{where} is a Sketch, and no solid; extrude it")
     if shape is None:
         raise Refused(NO_RESULT, f"{where} holds {_named(found)}, and no shape")
     count = len(solids_in(shape))
     if not count:
-        raise Refused(NOT_SOLID, f"{where} is {_named(found)} with a {kind_of_shape(shape)}, and no solid")
+        raise Refused(NOT_SOLID, f"{where} holds {_named(found)} of a {kind_of_shape(shape)}, and no solid")
     head = {"from": where, "solids": count, "lines": [line for line, _ in steps]}
     return packed(head, write_brep(shape), *(brep for _, brep in steps))
 

@@ -9,6 +9,7 @@ from mmrl.solids.measures import Options, measured
 from mmrl.solids.nouns import Limits, Refused
 from mmrl.solids.packing import packed, unpacked
 from mmrl.solids.shown import record_of
+from mmrl.solids.threads import one_thread
 from mmrl.solids.reading import read_shape, write_brep
 
 
@@ -19,6 +20,7 @@ def prepare() -> None:
     from OCP.BRepPrimAPI import BRepPrimAPI_MakeBox
     from OCP.Message import Message
 
+    one_thread()
     Message.DefaultMessenger_s().ChangePrinters().Clear()  # a file that does not parse is told by its status
     box = Body.of(BRepPrimAPI_MakeBox(1.0, 2.0, 3.0).Shape())
     for way in ("exact", "mesh"):
