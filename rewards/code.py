@@ -231,9 +231,9 @@ class _Session:
 
 
 def program_in(text: str, extract: str = "fence") -> str | None:
-    """The program of an answer, its thoughts left out: the last fenced block of Python, or of no language; None without.
+    """The program of an answer, its thoughts left out: the last fenced block of Python, or else of no language.
 
-    A fence that is not closed ends with the text.
+    None where there is none. A fence that is not closed ends with the text.
     """
     said = without_thoughts(text)
     if extract == "whole":

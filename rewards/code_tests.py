@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,10 +92,11 @@ def _pairs(value: Mapping[str, Any], name: str) -> list[Test]:
     function = value.get("fn_name")
     if function:
         return [_called(str(function), i, o, f"{name}[{place}]") for place, (i, o) in enumerate(zip(inputs, outputs))]
-    return [
-        Printed(_lines(i, f"{name}: inputs[{n}]"), _lines(o, f"{name}: outputs[{n}]"))
-        for n, (i, o) in enumerate(zip(inputs, outputs))
-    ]
+    texts = (
+        (_lines(given, f"{name}: inputs[{place}]"), _lines(right, f"{name}: outputs[{place}]"))
+        for place, (given, right) in enumerate(zip(inputs, outputs))
+    )
+    return [Printed(given, right) for given, right in texts]
 
 
 def _one(test: Any, name: str, record: Mapping[str, Any]) -> Test:
@@ -131,10 +133,8 @@ def _called(function: str, given: Any, expected: Any, name: str) -> Called:
         raise BadTests(f"`{name}`: the input of a call is {short(given)}, expected a list of arguments")
     right = [expected]
     if isinstance(expected, str):
-        try:
+        with suppress(ValueError):  # a plain text
             right.append(json.loads(expected))
-        except ValueError:
-            pass  # a plain text
     if isinstance(expected, list) and len(expected) == 1:
         right.append(expected[0])
     return Called(function, arguments, right)

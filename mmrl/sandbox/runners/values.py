@@ -93,11 +93,6 @@ _SEVERAL: dict[str, Any] = {
     "frozenset": frozenset,
     "iterator": lambda some: iter(list(some)),
 }
-    "tuple": tuple,
-    "set": set,
-    "frozenset": frozenset,
-    "iterator": lambda some: iter(list(some)),
-}
 _ONE: dict[str, Any] = {
     "bytes": bytes.fromhex,
     "range": _whole,
