@@ -87,8 +87,10 @@ class Sandbox:
                     active[worker] = place, time.monotonic() + self.limits.seconds + _GRACE
                     try:
                         worker.give(source.encode("utf-8", "surrogatepass"), argument)
-                    except Lost:
-                        continue  # its answer is none, too
+                    except Lost:  # it died while it had nothing to do: no try of this program
+                        del active[worker]
+                        self._gone(worker)
+                        waiting.appendleft(place)
                 for worker in _answering(active):
                     place, _ = active.pop(worker)
                     try:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ..outcome import Refused, Status, is_status, one_line
 from .confine import Confinement, die_with, enter
@@ -80,9 +80,17 @@ def _above(descriptor: int, least: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD, least)
 
 
+def _open_standard() -> None:
+    """Python's own objects for what was given and what is printed, by whichever name a program takes them."""
+    given: TextIO = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    printed: TextIO = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for name, file in (("stdin", given), ("stdout", printed)):
+        setattr(sys, name, file)
+        setattr(sys, f"__{name}__", file)
+
+
 def _run(runner: ModuleType, source: bytes, argument: bytes, most: int) -> tuple[dict[str, str], bytes]:
-    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    _open_standard()
     try:
         output = runner.execute(source.decode("utf-8", "surrogatepass"), argument)
         if not isinstance(output, bytes):
