@@ -45,8 +45,8 @@ def encoded(value: Any, depth: int = 0) -> Any:
     if isinstance(value, tuple):
         return _tagged("tuple", [encoded(one, depth + 1) for one in value])
     if isinstance(value, set | frozenset):
-        kind = "set" if isinstance(value, set) else "frozenset"
-        return _tagged(kind, sorted((encoded(one, depth + 1) for one in value), key=repr))
+        name = "set" if isinstance(value, set) else "frozenset"
+        return _tagged(name, sorted((encoded(one, depth + 1) for one in value), key=repr))
     if isinstance(value, dict):
         return _tagged("dict", [[encoded(key, depth + 1), encoded(one, depth + 1)] for key, one in value.items()])
     if isinstance(value, bytes | bytearray):
