@@ -69,9 +69,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--programs", type=int, default=100, help="in the sandbox, a round")
     given = parser.parse_args()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine}, Python {platform.python_version()}")
     with Sandbox("mmrl.sandbox.runners.python", Limits(), workers=given.workers) as plain:
         print(f"layers: {plain.start()}")
         sandboxed(plain, PLAIN, given.workers)

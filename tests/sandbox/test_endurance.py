@@ -14,23 +14,10 @@ from mmrl.sandbox import Limits, Sandbox, Status
 
 PROGRAMS, BATCH = 10_000, 250
 STATUSES = {str(status) for status in Status}
-WORDS = "x y f print ( ) [ ] { } : = + - * ** / % , . if else for in while lambda def return import os sys range int".split()
-WORDS += [
-    "\n",
-    "\n ",
-    "1",
-    "10**9",
-    "'a'",
-    "input()",
-    "\\",
-    "\0",
-    "é",
-    "\ud800",
-    "[0]",
-    "len",
-    "open",
-    "__import__",
-    "#",
+WORDS = [
+    *("x", "y", "f", "print", "(", ")", "[", "]", "{", "}", ":", "=", "+", "-", "*", "**", "/", "%", ",", ".", "if"),
+    *("else", "for", "in", "while", "lambda", "def", "return", "import", "os", "sys", "range", "int", "\n", "\n ", "1"),
+    *("10**9", "'a'", "input()", "\\", "\0", "é", "\ud800", "[0]", "len", "open", "__import__", "#"),
 ]
 
 
