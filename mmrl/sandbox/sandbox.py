@@ -16,7 +16,7 @@ from .limits import Limits
 from .outcome import Outcome, Status
 from .process import Layers, Lost, SandboxError, Template, Worker, find_bubblewrap
 
-NEEDED = ("landlock", "seccomp")
+NEEDED = ("rlimits", "landlock", "seccomp")
 _TRIES = 2
 _GRACE = 60.0  # seconds beyond a program's own after which its worker is taken for dead
 _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
