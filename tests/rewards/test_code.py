@@ -282,6 +282,10 @@ HACKS = {
     "the argument": "def add(a, b): return a",
     "reading what is expected": "import os\nprint(open(0).read())\ndef add(a, b): return open(0).read()",
     "looking around": "import sys, gc\ndef add(a, b): return [o for o in gc.get_objects() if isinstance(o, int)]",
+    "an answer of brackets": "import os, json\nb = b'{\"value\": ' + b'[' * 900 + b']' * 900 + b'}'\n"
+    "h = json.dumps({'status': 'ok', 'reason': '', 'sizes': [len(b)]}).encode()\n"
+    "os.write(3, len(h).to_bytes(4, 'big') + h + b)\nos._exit(0)",
+    "words that no file can hold": "def add(a, b): raise ValueError('\\ud800\\n\\x00')",
     "a recursion limit": "def add(a, b):\n x = []\n for _ in range(500): x = [x]\n return x",
     "endless values": "def add(a, b):\n x = []\n x.append(x)\n return x",
 }
@@ -290,7 +294,9 @@ HACKS = {
 @every("hack", HACKS.values(), ids=HACKS)
 def test_a_program_earns_nothing_by(hack):
     for record in (SUMS, CALLS, MBPP):
-        assert value(record, hack) == 0.0, record
+        found = scores(record, [hack])[0]
+        assert (found.status, found.value) == ("ok", 0.0), record
+        assert found.details["why"].isprintable() and found.details["why"]
 
 
 RAISES = {
@@ -357,3 +363,10 @@ def test_options_that_are_wrong_are_refused(options, message):
 
     with pytest.raises(RewardError, match=message):
         load_reward("code.run", options)
+
+
+def test_without_an_interpreter_the_reward_is_not_made():
+    from mmrl.rewarding import RewardError
+
+    with pytest.raises(RewardError, match=r"code\.run.*'/nowhere/python' does not start: it is no program"):
+        load_reward("code.run", {"python": "/nowhere/python"})

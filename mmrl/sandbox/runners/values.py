@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from ..outcome import one_line
+
 DEEPEST = 60
 MOST = 200_000  # items of an iterator
 
@@ -97,7 +99,7 @@ _ONE: dict[str, Any] = {
     "bytes": bytes.fromhex,
     "range": _whole,
     "float": float,
-    "opaque": lambda name: Opaque(str(name)[:60]),
+    "opaque": lambda name: Opaque(one_line(str(name))[:60]),
 }
 
 
