@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .limits import Limits
 from .outcome import Outcome
-from .worker import frames
+from .worker import frames, landlock, seccomp
 
 _START = Path(__file__).parent / "worker" / "start.py"
 _STARTS_IN = 180.0  # seconds; a kernel of geometry takes ten on a cold disk
@@ -26,8 +26,8 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 _BUBBLEWRAP = ("--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--")
 
 
-class SandboxError(RuntimeError):
-    """The sandbox cannot run anything: no layers, no interpreter, a runner that does not import."""
+class SandboxError(OSError):
+    """The sandbox cannot run anything here: no layers, no interpreter, a runner that does not import."""
 
 
 class Lost(Exception):
@@ -105,7 +105,7 @@ class Template:
             except OSError as error:
                 ours.close()
                 raise Lost(str(error)) from error
-        return Worker(ours)
+        return Worker(ours, self)
 
     def close(self) -> None:
         """End it, and wait for it; its workers end with it."""
@@ -125,8 +125,8 @@ class Template:
 class Worker:
     """A worker as the trainer sees it. Raises Lost where it does not say hello."""
 
-    def __init__(self, to: socket.socket) -> None:
-        self.socket = to
+    def __init__(self, to: socket.socket, of: Template) -> None:
+        self.socket, self.template = to, of
         to.settimeout(_STARTS_IN)
         try:
             hello, _ = frames.receive(to, 0)
@@ -159,6 +159,26 @@ class Worker:
     def close(self) -> None:
         """It ends when it sees that; what it runs is killed."""
         self.socket.close()
+
+
+def check_kernel() -> None:
+    """Raises SandboxError where landlock or seccomp cannot be there, without starting anything."""
+    if not sys.platform.startswith("linux"):
+        raise SandboxError(f"the sandbox needs Linux (landlock and seccomp), this is {sys.platform}")
+    try:
+        landlock.abi()
+        seccomp.filter_program()
+    except OSError as error:
+        raise lacks({"landlock or seccomp": str(error.strerror or error)}) from error
+
+
+def lacks(missing: Mapping[str, str]) -> SandboxError:
+    """What to say where `strict` refuses: the layers that are missing, and why."""
+    reasons = "; ".join(f"{name}: {why}" for name, why in missing.items())
+    return SandboxError(
+        f"the sandbox lacks {' and '.join(missing)} ({reasons}): run on Linux 5.13 or newer with both, in a container "
+        "whose profile allows them, or set strict: false and trust the programs"
+    )
 
 
 def find_bubblewrap() -> str:

@@ -109,14 +109,15 @@ def test_the_layers_are_told_and_what_is_asked_for_without_them_is_refused(tmp_p
     assert str(told.value).startswith("the sandbox lacks landlock (landlock: ")
     assert "strict: false" in str(told.value)
     with made(python=without, strict=False) as sandbox:
-        assert "landlock" in sandbox.start().missing
+        with pytest.warns(UserWarning, match="programs run without landlock"):
+            assert "landlock" in sandbox.start().missing
         assert one(sandbox, "result = open('/etc/passwd').read()").ok
 
 
 @every(
     "options, message",
     [
-        ({"python": "/nowhere/python"}, "'/nowhere/python' does not start: No such file or directory"),
+        ({"python": "/nowhere/python"}, "'/nowhere/python' does not start: it is no program"),
         ({"python": "/bin/true"}, "'/bin/true' did not start:"),
     ],
 )
@@ -238,6 +239,20 @@ def test_nothing_stays_open_and_nobody_stays_behind():
     assert not any(alive(pid) for pid in (template, *workers))
     assert one(sandbox, "result = 5").output == b"5"  # and anew
     sandbox.close()
+
+
+def test_closing_it_while_others_run_loses_nothing_of_theirs():
+    with made(workers=2) as sandbox:
+        found: list = []
+        programs = [("import time; time.sleep(.3); result = 1", b"")] * 4
+        thread = threading.Thread(target=lambda: found.extend(sandbox.run(programs)))
+        thread.start()
+        wait_for(lambda: sandbox._made == 2)
+        sandbox.close()
+        thread.join(60)
+        assert [o.output for o in found] == [b"1"] * 4
+        sandbox.close()
+        assert sandbox._made == 0
 
 
 def test_many_threads_share_it(sandbox):
