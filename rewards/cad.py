@@ -2,7 +2,7 @@
 
 A program that fails, or builds no solid, scores 0, as in CAD-RL; the score's details say why (`status`), and the shares
 of each status are metrics. What is no fault of the program (a target that cannot be read, a worker that was lost) makes
-the sample invalid. Formulas, alignments, statuses: docs/cad.md.
+the sample invalid. Formulas, alignments, statuses: docs/solids.md.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def shared(dialect: str, runs: Mapping[str, Any]) -> Workshop:
     if python is None and dialect in ("cadquery", "build123d") and find_spec(dialect) is None:
         raise ValueError(
             f"dialect={dialect!r}: the package is not installed here; install it into an environment of its own and "
-            "give that one's interpreter as runs: {python: ...} (docs/cad.md)"
+            "give that one's interpreter as runs: {python: ...} (docs/solids.md)"
         )
     convention = {key: runs[key] for key in _CONVENTION if key in runs}
     Convention.of(convention)

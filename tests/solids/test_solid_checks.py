@@ -139,7 +139,8 @@ BROKEN = {
     "a STEP file of nothing": lambda: b"ISO-10303-21;\nHEADER;\nENDSEC;\nDATA;\nENDSEC;\nEND-ISO-10303-21;\n",
     "a STEP file's head": lambda: b"ISO-10303-21;\n" + b"#1=(" * 2000,
     "half a BREP": lambda: brep()[:900],
-    "a BREP's head": lambda: brep()[:60] + b"9 " * 3000,
+    "all but the end of a BREP": lambda: brep()[:-8],
+    "a BREP's head": lambda: brep()[:60] + b"9 " * 3000 + b"*\n\n+1 1",
     "a binary BREP's head": lambda: b"Open CASCADE Topology V4, (c) Open Cascade\n" + bytes(range(256)) * 40,
 }
 
