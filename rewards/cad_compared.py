@@ -117,7 +117,8 @@ class Compared(Building):
     def check_prompt(self, prompt: Prompt) -> str | None:
         return target_problem(prompt)
 
-    def __call__(self, samples: list[Sample]) -> list[Score]:
+    def scores(self, samples: Sequence[Sample]) -> list[Score]:
+        """One for each sample of a prompt. Raises what makes them all invalid."""
         target = target_of(self.shop, samples[0].prompt, self.mesh)
         made = self.made(samples, self.steps)
         with sandboxed():

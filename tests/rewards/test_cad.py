@@ -25,7 +25,7 @@ APART = CQ + "result = cq.Workplane().box(10, 10, 10).translate((50, 0, 0))\n"
 
 
 def fenced(program: str) -> str:
-    return f"Here it is:\n```python\n{program}```\n"
+    return f"Here it is:\n```python\n{program.rstrip()}\n```\n"
 
 
 class InProcess:
@@ -87,7 +87,7 @@ def values(found: list[Score]) -> list[float | None]:
         ("```\na\n```", "auto", "a\n"),
         ("```py\na\n```\nThen\n```python\nb\n```\nDone.", "auto", "b\n"),
         ("```python\na\n```\n```text\nb\n```", "auto", "a\n"),
-        ("```python\na\n", "auto", "a\n"),  # its end is missing
+        ("```python\na\n", "auto", "a"),  # its end is missing
         ("<think>```python\na\n```</think>```python\nb\n```", "auto", "b\n"),
         ("<think>```python\na\n```</think>", "fence", ""),
         ("<think>```python\na\n```", "auto", ""),
@@ -202,7 +202,7 @@ def test_scores_of_distances_by_hand():
     first, second = found[0], found[1]
     assert first.details["chamfer"] < 2 * first.details["floor"]
     assert first.value == pytest.approx((0.5 - first.details["chamfer"]) / (0.5 - 1e-5))
-    assert 0.9 < second.value < first.value and values(found)[3:] == [0, 0, 0]
+    assert 0.7 < second.value < first.value and values(found)[3:] == [0, 0, 0]
 
 
 def test_gains_of_statements_sum_to_the_iou_and_losses_cost():
@@ -238,7 +238,7 @@ def test_a_program_runs_once_whoever_asks_and_however_often_it_is_given():
     for name in ("executes", "iou", "shaped"):
         scores(name, texts)
     ran = [source for source, _ in shop._programs.calls]
-    assert sorted(ran) == sorted([CUBE, TALL])
+    assert sorted(ran) == sorted([CUBE, TALL]) and len(shop._measuring.calls) > 2
     assert [source for source, _ in shop._truths.calls] == [CUBE]  # apart from the policy's
     assert not any(CUBE in source for source, _ in shop._measuring.calls)
 

@@ -282,10 +282,10 @@ def test_what_is_nearer_hides_what_is_behind():
     near = np.concatenate([square, square / 4 + [0, -5, 0]])
     for first in (0, 1):  # in whichever order they are drawn
         order = [faces, faces + 4] if not first else [faces + 4, faces]
-        picture = np.asarray(render(Solid(near, np.concatenate(order)), 64, view=(0, -1, 0), frame=([-1] * 3, [1] * 3)))
+        picture = np.asarray(render(Solid(near, np.concatenate(order)), 64, (0, -1, 0), edges=False, frame=([-1] * 3, [1] * 3)))
         assert covered(picture) == pytest.approx(0.81, abs=0.03)
     behind = Solid(near, np.concatenate([faces, faces[:, ::-1] + 4]))  # turned away: not drawn
-    assert covered(render(behind, 64, view=(0, -1, 0), frame=([-1] * 3, [1] * 3))) == pytest.approx(0.81, abs=0.03)
+    assert covered(render(behind, 64, (0, -1, 0), edges=False, frame=([-1] * 3, [1] * 3))) == pytest.approx(0.81, abs=0.03)
 
 
 def test_pictures_share_a_frame_and_nothing_is_an_empty_picture():
