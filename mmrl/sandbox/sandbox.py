@@ -67,8 +67,7 @@ class Sandbox:
 
     def check(self) -> None:
         """Raises SandboxError for what is seen without starting anything: system, kernel, interpreter."""
-        if self.strict:
-            check_kernel()
+        check_kernel(self.strict)
         if shutil.which(self.python) is None:
             raise SandboxError(f"the sandbox's interpreter {self.python!r} does not start: it is no program")
 

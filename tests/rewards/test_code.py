@@ -224,6 +224,10 @@ BROKEN = {
     "arguments that are none": ({"fn_name": "f", "inputs": ["x"], "outputs": [1]}, "is no JSON"),
     "a test that does not parse": ({"test_list": ["assert f( == 1"]}, "is no Python"),
     "a test that asserts nothing": ({"test_list": ["f(1)"]}, "asserts nothing"),
+    "a class of the program's own": (
+        {"test_list": ["class Own: pass\nassert longest([Pair(5, 24), Own()], Exception('x')) == 3"]},
+        "makes objects of the program's own class Pair",
+    ),
     "a test of numbers": ({"test_list": [1]}, "expected a list of lines of Python"),
 }
 

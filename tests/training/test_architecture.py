@@ -91,6 +91,7 @@ ALLOWED = {
         "core",
         "reporting",
         "rewarding",
+        "sandbox",
         "completion",
         "terminal",
         "versions",
