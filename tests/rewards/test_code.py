@@ -193,6 +193,10 @@ def test_the_program_is_found_in_the_answer(text, expected):
 
 ENDS = {
     "endless": ("while True: pass", "timeout: over 1 s"),
+    "endless at its end": (
+        "import atexit\ndef f():\n while True: pass\natexit.register(f)\nprint(3)",
+        "timeout: over 1 s",
+    ),
     "memory": ("x = [0] * (1 << 28)", "memory: MemoryError"),
     "no grammar": ("def f(:", "syntax: SyntaxError: invalid syntax"),
     "an exception": ("x = 1\nx / 0", "exception: line 2: ZeroDivisionError"),
