@@ -31,7 +31,11 @@ class SandboxError(OSError):
 
 
 class Lost(Exception):
-    """A worker, or its template, is gone or talks nonsense."""
+    """A worker is gone or talks nonsense."""
+
+
+class TemplateLost(Lost):
+    """So is the template that workers come from."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,14 @@ class Template:
         self.layers, self.python = said["layers"], said["python"]
 
     def worker(self) -> Worker:
-        """A new worker, forked from the template. Raises Lost where that is gone."""
+        """A new worker, forked from the template. Raises Lost where it does not come, TemplateLost if that is gone."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 socket.send_fds(self.control, [b"w"], [theirs.fileno()])
             except OSError as error:
                 ours.close()
-                raise Lost(str(error)) from error
+                raise TemplateLost(str(error)) from error
         return Worker(ours, self)
 
     def close(self) -> None:

@@ -205,7 +205,7 @@ def test_a_worker_that_dies_loses_no_program_and_invents_none():
         template, stop = sandbox._template.process.pid, threading.Event()
 
         def kill() -> None:
-            while not stop.wait(0.05):
+            while not stop.wait(0.1):
                 for pid in Path(f"/proc/{template}/task/{template}/children").read_text().split()[:1]:
                     os.kill(int(pid), signal.SIGKILL)
 
