@@ -31,7 +31,11 @@ class SandboxError(OSError):
 
 
 class Lost(Exception):
-    """A worker, or its template, is gone or talks nonsense."""
+    """A worker is gone or talks nonsense."""
+
+
+class TemplateLost(Lost):
+    """So is the template that workers come from."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,14 @@ class Template:
         self.layers, self.python = said["layers"], said["python"]
 
     def worker(self) -> Worker:
-        """A new worker, forked from the template. Raises Lost where that is gone."""
+        """A new worker, forked from the template. Raises Lost where it does not come, TemplateLost if that is gone."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 socket.send_fds(self.control, [b"w"], [theirs.fileno()])
             except OSError as error:
                 ours.close()
-                raise Lost(str(error)) from error
+                raise TemplateLost(str(error)) from error
         return Worker(ours, self)
 
     def close(self) -> None:
@@ -161,10 +165,12 @@ class Worker:
         self.socket.close()
 
 
-def check_kernel() -> None:
-    """Raises SandboxError where landlock or seccomp cannot be there, without starting anything."""
+def check_kernel(strict: bool) -> None:
+    """Raises SandboxError where there is no Linux or, if `strict`, no landlock or seccomp; starts nothing."""
     if not sys.platform.startswith("linux"):
         raise SandboxError(f"the sandbox needs Linux (landlock and seccomp), this is {sys.platform}")
+    if not strict:
+        return
     try:
         landlock.abi()
         seccomp.filter_program()

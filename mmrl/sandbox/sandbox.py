@@ -16,10 +16,11 @@ from collections.abc import Sequence
 
 from .limits import Limits
 from .outcome import Outcome, Status
-from .process import Layers, Lost, SandboxError, Template, Worker, check_kernel, find_bubblewrap, lacks
+from .process import Layers, Lost, SandboxError, Template, TemplateLost, Worker, check_kernel, find_bubblewrap, lacks
 
 NEEDED = ("rlimits", "landlock", "seccomp")
-_TRIES = 2
+_TRIES = 2  # of a program
+_STARTS = 10  # of a worker
 _GRACE = 60.0  # seconds beyond a program's own after which its worker is taken for dead
 _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 
@@ -67,8 +68,7 @@ class Sandbox:
 
     def check(self) -> None:
         """Raises SandboxError for what is seen without starting anything: system, kernel, interpreter."""
-        if self.strict:
-            check_kernel()
+        check_kernel(self.strict)
         if shutil.which(self.python) is None:
             raise SandboxError(f"the sandbox's interpreter {self.python!r} does not start: it is no program")
 
@@ -180,14 +180,16 @@ class Sandbox:
                 self._change.wait()
 
     def _new(self) -> Worker:
-        for _ in range(_TRIES):
+        for _ in range(_STARTS):
             template = self._running()
             try:
                 return template.worker()
-            except Lost:
+            except TemplateLost:
                 template.close()
                 self._template = None
-        raise SandboxError(f"the sandbox's process ended {_TRIES} times as it was asked for a worker")
+            except Lost:
+                continue  # killed before it said a word; the template has more
+        raise SandboxError(f"the sandbox's process was asked {_STARTS} times for a worker, and each was gone at once")
 
     def _back(self, worker: Worker) -> None:
         with self._change:

@@ -193,6 +193,10 @@ def test_the_program_is_found_in_the_answer(text, expected):
 
 ENDS = {
     "endless": ("while True: pass", "timeout: over 1 s"),
+    "endless at its end": (
+        "import atexit\ndef f():\n while True: pass\natexit.register(f)\nprint(3)",
+        "timeout: over 1 s",
+    ),
     "memory": ("x = [0] * (1 << 28)", "memory: MemoryError"),
     "no grammar": ("def f(:", "syntax: SyntaxError: invalid syntax"),
     "an exception": ("x = 1\nx / 0", "exception: line 2: ZeroDivisionError"),
@@ -224,6 +228,10 @@ BROKEN = {
     "arguments that are none": ({"fn_name": "f", "inputs": ["x"], "outputs": [1]}, "is no JSON"),
     "a test that does not parse": ({"test_list": ["assert f( == 1"]}, "is no Python"),
     "a test that asserts nothing": ({"test_list": ["f(1)"]}, "asserts nothing"),
+    "a class of the program's own": (
+        {"test_list": ["class Own: pass\nassert longest([Pair(5, 24), Own()], Exception('x')) == 3"]},
+        "makes objects of the program's own class Pair",
+    ),
     "a test of numbers": ({"test_list": [1]}, "expected a list of lines of Python"),
 }
 

@@ -292,6 +292,7 @@ HUNGRY = {
     "pages by the system call": "call(9, 0, 3 << 30, 3, 0x22, -1, 0); result = 'PWNED'",
     "the heap of C": "libc.malloc.restype = ctypes.c_void_p; result = 'PWNED' if libc.malloc(ctypes.c_size_t(3 << 30)) else ''",
     "many stacks": "import threading, time\nthreading.stack_size(64 << 20)\nfor n in range(40): threading.Thread(target=time.sleep, args=(.5,), daemon=True).start()\nresult = 'PWNED'",
+    "many threads": "import threading, time\nthreading.stack_size(32768)\nfor n in range(1000): threading.Thread(target=time.sleep, args=(.4,), daemon=True).start()\ntime.sleep(.3)\nresult = 'PWNED'",
     "standard output": "for n in range(20): os.write(1, b'x' * (1 << 20))",
     "descriptors": "x = [os.dup(0) for n in range(500)]; result = 'PWNED'",
     "a file that grows": "place = os.open(facts['kept'], os.O_RDWR); os.pwrite(place, b'x', 1 << 30); os.truncate(facts['kept'], 9); result = 'PWNED'",

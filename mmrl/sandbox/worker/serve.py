@@ -18,6 +18,7 @@ from .confine import Confinement
 
 _PIECE = 1 << 16
 _TICK = 1.0  # seconds between two looks at whether our parent lives
+_LOOK = 0.1  # seconds between two looks at how many threads a program has
 _SECOND = 1.0
 
 
@@ -110,7 +111,7 @@ class Worker:
         return Watched(pid, os.pidfd_open(pid), result, printed, {result: bytearray(), printed: bytearray()})
 
     def _watch(self, child: Watched, deadline: float) -> None:
-        """Read what the fork writes until it closes both pipes, runs out of time, or writes too much."""
+        """Read what the fork writes until it ends, runs out of time, writes too much, or has too many threads."""
         most = {
             child.result: (int(self.limits["output_mb"]) << 20) + frames.HEADER + 4,
             child.printed: int(self.limits["printed_kb"]) << 10,
@@ -118,30 +119,42 @@ class Worker:
         told = {child.result: "the result", child.printed: "what it printed"}
         poll = select.poll()
         poll.register(self.socket, select.POLLIN | select.POLLRDHUP)
-        for descriptor in most:
+        for descriptor in (*most, child.handle):
             poll.register(descriptor, select.POLLIN)
-        while most:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return child.kill(Status.TIMEOUT, f"over {self.limits['seconds']:g} s")
-            for descriptor, _ in poll.poll(min(left, _TICK) * 1000):
+        ended = False
+        while ready := self._ready(poll, child, ended, deadline):
+            for descriptor in ready:
                 if descriptor == self.socket.fileno():  # nobody asks twice: the other side is gone
                     child.kill()
                     raise SystemExit
+                if descriptor == child.handle:
+                    ended = True
+                    poll.unregister(descriptor)
+                    continue
                 part = os.read(descriptor, _PIECE)
                 if not part:
                     poll.unregister(descriptor)
-                    del most[descriptor]
                     continue
                 held = child.parts[descriptor]
                 held += part
                 if len(held) > most[descriptor]:
                     del held[most[descriptor] :]
                     return child.kill(Status.OUTPUT, f"{told[descriptor]} is over {most[descriptor] >> 10} KiB")
-        # Both pipes are closed: it is ending, or it closed them itself and goes on.
-        if not select.select([child.handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            child.kill(Status.TIMEOUT, f"over {self.limits['seconds']:g} s")
         return None
+
+    def _ready(self, poll: select.poll, child: Watched, ended: bool, deadline: float) -> list[int]:
+        """Descriptors that have something; [] where all is read of a fork that ended, or it was killed."""
+        while True:
+            left = deadline - time.monotonic()
+            found = [descriptor for descriptor, _ in poll.poll(0 if ended else min(max(left, 0.0), _LOOK) * 1000)]
+            if ended or (found and left > 0):
+                return found
+            if left <= 0:
+                child.kill(Status.TIMEOUT, f"over {self.limits['seconds']:g} s")
+                return []
+            if _threads(child.pid) > self.limits["threads"]:  # which the kernel does not limit for root
+                child.kill(Status.MEMORY, f"over {self.limits['threads']} threads")
+                return []
 
     def _judge(self, child: Watched, code: int, cpu: float) -> tuple[str, str, bytes]:
         """(status, reason, output) of a fork that ended."""
@@ -185,6 +198,13 @@ def _holding(data: bytes) -> int:
         view = view[os.write(place, view) :]
     os.lseek(place, 0, os.SEEK_SET)
     return place
+
+
+def _threads(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
+    except FileNotFoundError:  # it has ended
+        return 0
 
 
 def _signal(number: int) -> str:
