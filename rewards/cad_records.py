@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,21 +12,20 @@ from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample
 
 from .answers import text_of
+from .fences import blocks
 from .places import said_in_tag
 
 LARGEST = 32 << 20  # bytes of a target's file
 KINDS = ("brep", "step", "code")  # the first that a record has is its target
 _NUMBERS = ("volume", "bbox", "n_solids")  # what a record may tell of it, and what then has to be true
 _CLOSE = 1e-3  # relative
-# A block may lack its end where the completion has none.
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-_NAMES = ("", "python", "py", "python3", "cadquery", "build123d")
+_NAMES = ("python", "py", "python3", "cadquery", "build123d")
 
 
 def program_of(sample: Sample, extract: str = "auto") -> str:
     """The program in a completion, behind its thoughts; "" without one.
 
-    extract: "fence", the last block between ``` that is marked as Python or not at all; "tag:code", what stands in the
+    extract: "fence", the last block between ``` that is marked as Python, or else as nothing; "tag:code", what stands in the
     last whole <code>; "whole", all of it; "auto", the last block, or else all of it. Raises ValueError for another word.
     """
     text = text_of(sample)
@@ -38,19 +36,22 @@ def program_of(sample: Sample, extract: str = "auto") -> str:
     if extract not in ("auto", "fence"):
         raise ValueError(f"extract={extract!r} is none of auto, fence, whole, tag:name")
     said = without_thoughts(text)
-    blocks = _blocks(said)
-    if blocks:
-        return blocks[-1]
+    if (program := _last(said)) is not None:
+        return program
     return said if extract == "auto" else ""
 
 
 def _unfenced(text: str) -> str:
-    blocks = _blocks(text)
-    return blocks[-1] if blocks else text
+    program = _last(text)
+    return text if program is None else program
 
 
-def _blocks(text: str) -> list[str]:
-    return [block for name, block in _FENCE.findall(text) if name.lower() in _NAMES]
+def _last(text: str) -> str | None:
+    """The last block of a program, or else of no language; None without one."""
+    found = blocks(text)
+    marked = [code for language, code in found if language in _NAMES]
+    of_nobody = [code for language, code in found if not language]
+    return next(iter([*marked[-1:], *of_nobody[-1:]]), None)
 
 
 # -------------------------------------------------------------------- targets

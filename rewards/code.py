@@ -20,14 +20,15 @@ from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import text_of
-from .code_compare import same_text, same_value, value_in
+from .code_compare import answer_in, same_text, same_value, value_in
 from .code_tests import Asserted, BadTests, Called, Printed, Test, tests_of
+from .fences import blocks
 
 _RUNNERS = "mmrl.sandbox.runners"
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FUTURE = re.compile(r"^from __future__ import [\w ,]+$", re.MULTILINE)
 _PYTHON = ("python", "py", "python3")
 _AT_ONCE = 4  # tests of a sample that are run before it is asked whether to go on
-_MOST_ROUNDS = 40  # of a test whose calls depend on each other
+_MOST_ROUNDS = 200  # of a test whose calls depend on each other
 _LONG_ENDS = 3  # tests that time out before the rest is given up: a loop costs seconds each time
 
 
@@ -108,10 +109,11 @@ class run:
             called = [(t, test) for t, test in live if isinstance(test, Called)]
             outcomes = self._printing.run([(t.program, test.given.encode()) for t, test in printed])
             for (trial, test), outcome in zip(printed, outcomes):
-                trial.note(outcome, self._printed_right(outcome, test))
+                ended = outcome.ok or outcome.status == Status.NO_RESULT  # os._exit(0) is a good end, too
+                trial.note(outcome, self._printed_right(outcome, test), ended)
             outcomes = self._calling.run([(t.program, _call(test.name, test.arguments)) for t, test in called])
             for (trial, test), outcome in zip(called, outcomes):
-                trial.note(outcome, self._returned_right(outcome, test))
+                trial.note(outcome, self._returned_right(outcome, test), outcome.ok)
             self._assert([_Session(t, test) for t, test in live if isinstance(test, Asserted)])
 
     def _printed_right(self, outcome: Outcome, test: Printed) -> str:
@@ -134,10 +136,13 @@ class run:
         for _ in range(_MOST_ROUNDS):
             if not sessions:
                 return
-            outcomes = self._asserting.run([(s.test.source, s.argument()) for s in sessions])
+            told = [(session, session.argument()) for session in sessions]
+            told = [(session, known) for session, known in told if session.fits(known, self._asserting.limits)]
+            sessions = [session for session, _ in told]
+            outcomes = self._asserting.run([(session.test.source, known) for session, known in told])
             sessions = [session for session, outcome in zip(sessions, outcomes) if session.goes_on(outcome)]
             asked = [(session, key, call) for session in sessions for key, call in session.wanted]
-            programs = [(s.test.head + "\n" + s.trial.program, json.dumps(call).encode()) for s, _, call in asked]
+            programs = [(joined(s.test.head, s.trial.program), json.dumps(call).encode()) for s, _, call in asked]
             for (session, key, _), outcome in zip(asked, self._calling.run(programs)):
                 session.learn(key, outcome)
         for session in sessions:
@@ -164,18 +169,20 @@ class _Trial:
 
     def next(self, every: bool) -> Iterator[Test]:
         """The tests of the next wave; none where the score is known."""
-        if not (every and self.why) and self.long < _LONG_ENDS:
+        if not (every and self.why) and not self.broken and self.long < _LONG_ENDS:
             wave = self.tests[self.done : self.done + _AT_ONCE]
             self.done += len(wave)
             yield from wave
 
-    def note(self, outcome: Outcome, wrong: str) -> None:
-        if outcome.ok and not wrong:
+    def note(self, outcome: Outcome, wrong: str, ended: bool) -> None:
+        if ended and not wrong:
             self.passed += 1
         else:
             self.fails(outcome, wrong)
 
     def fails(self, outcome: Outcome, wrong: str) -> None:
+        if outcome.status == Status.LOST:
+            self.broken = self.broken or f"a program could not be run: {outcome.reason}"
         self.long += outcome.status == Status.TIMEOUT
         self.why = self.why or (wrong if outcome.ok else f"{outcome.status}: {outcome.reason}")
 
@@ -192,10 +199,18 @@ class _Session:
     def argument(self) -> bytes:
         return json.dumps({"known": self.known}).encode()
 
+    def fits(self, argument: bytes, limits: Limits) -> bool:
+        """Whether what the program's calls returned can be handed on; where it is too much, the trial has failed."""
+        if len(argument) <= limits.argument_mb << 20:
+            return True
+        self.trial.fails(Outcome(Status.OUTPUT, reason=f"its calls returned {len(argument) >> 20} MiB in all"), "")
+        self.trial.of = max(self.trial.of, 1)
+        return False
+
     def goes_on(self, outcome: Outcome) -> bool:
         """Whether there are calls to answer; where there are none, the trial is filled in."""
         if not outcome.ok:
-            if self.known:  # of the program's values; before them it is the test's own fault
+            if self.known or outcome.status == Status.LOST:  # of the program's values; before them it is the test's own fault
                 self.trial.fails(outcome, "")
             else:
                 self.trial.broken = f"its test ends with {outcome.status}: {outcome.reason}"
@@ -222,12 +237,15 @@ class _Session:
 
     def learn(self, key: str, outcome: Outcome) -> None:
         """The answer to a call; that a program died is one, too."""
-        try:
-            self.known[key] = _answer(outcome.output) if outcome.ok else {"died": str(outcome.status)}
-        except ValueError:
-            self.known[key] = {"died": "no value"}
-        if "died" in self.known[key]:
-            self.trial.fails(outcome, "what a call handed back is no value")
+        died = str(outcome.status)
+        if outcome.ok:
+            try:
+                self.known[key] = answer_in(outcome.output)
+                return
+            except ValueError:
+                died = "what a call handed back is no value"
+        self.known[key] = {"died": died}
+        self.trial.fails(outcome, died)
 
 
 def program_in(text: str, extract: str = "fence") -> str | None:
@@ -238,9 +256,9 @@ def program_in(text: str, extract: str = "fence") -> str | None:
     said = without_thoughts(text)
     if extract == "whole":
         return said if said.strip() else None
-    blocks = [(found[1].lower(), found[2]) for found in _FENCE.finditer(said)]
-    of_python = [code for language, code in blocks if language in _PYTHON and code.strip()]
-    of_nobody = [code for language, code in blocks if not language and code.strip()]
+    found = blocks(said)
+    of_python = [code for language, code in found if language in _PYTHON and code.strip()]
+    of_nobody = [code for language, code in found if not language and code.strip()]
     return next(iter([*of_python[-1:], *of_nobody[-1:]]), None)
 
 
@@ -255,6 +273,12 @@ def _answer(output: bytes) -> dict[str, Any]:
         return {name: said[name] for name in ("value", "args") if name in said}
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("what the call handed back is no value") from error
+
+
+def joined(head: str, program: str) -> str:
+    """What stands before a program, and the program; its imports of the future first, as Python wants them."""
+    future = _FUTURE.findall(program) if head.strip() else []
+    return "\n".join([*future, head, _FUTURE.sub("", program) if future else program])
 
 
 def _call(name: str, arguments: list[Any]) -> bytes:

@@ -20,8 +20,9 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
     OUTPUT = "output"  # it printed or returned more than may be
-    CRASH = "crash"  # a signal, or an exit of its own; or its worker was lost twice
+    CRASH = "crash"  # a signal, or an exit of its own
     NO_RESULT = "no_result"  # it ended as if all were well, and handed nothing back that can be read
+    LOST = "lost"  # nothing is known of it: what ran it was ended from outside, twice
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Refused(Exception):
 
 
 def is_status(word: object) -> bool:
-    """Whether the word may be a status: what a child says is not believed before."""
-    return isinstance(word, str) and _OWN.fullmatch(word) is not None
+    """Whether the word may be a program's status: what a child says is not believed before. It cannot be lost."""
+    return isinstance(word, str) and _OWN.fullmatch(word) is not None and word != Status.LOST
 
 
 def one_line(text: str) -> str:

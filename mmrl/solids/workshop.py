@@ -21,7 +21,7 @@ from mmrl.solids.nouns import Limits
 from mmrl.solids.overlaps import MESH
 from mmrl.solids.packing import packed, unpacked
 
-LOST = "lost"  # our own failure: neither the program nor the solid is to blame
+LOST = str(Status.LOST)  # our own failure: neither the program nor the solid is to blame
 _KEPT = 64 << 20  # bytes of what is remembered, of each kind
 
 
@@ -183,7 +183,7 @@ class Workshop:
 
 def _made(outcome: Outcome) -> Made:
     if not outcome.ok:
-        return Made(_status(outcome), outcome.reason)
+        return Made(str(outcome.status), outcome.reason)
     try:
         head, (brep, *steps) = unpacked(outcome.output)
         lines = head.get("lines", [])
@@ -195,7 +195,7 @@ def _made(outcome: Outcome) -> Made:
 
 def _found(outcome: Outcome) -> tuple[Found, bytes]:
     if not outcome.ok:
-        return Found(_status(outcome), f"while it was measured: {outcome.reason}"), b""
+        return Found(str(outcome.status), f"while it was measured: {outcome.reason}"), b""
     head, parts = unpacked(outcome.output)
     if refused := head.get("refused"):
         if refused["side"] == "target":
@@ -205,11 +205,6 @@ def _found(outcome: Outcome) -> tuple[Found, bytes]:
         str(Status.OK), "", head["facts"], head.get("measures", {}), head.get("mesh"), tuple(head.get("steps", ()))
     )
     return found, parts[0] if parts else b""
-
-
-def _status(outcome: Outcome) -> str:
-    lost = outcome.status == Status.CRASH and outcome.reason.startswith("its worker ended")
-    return LOST if lost else str(outcome.status)
 
 
 def _too_much(found: Found) -> bool:
