@@ -13,17 +13,22 @@ from typing import Any
 
 from ..outcome import Status, is_status, one_line
 from . import frames
-from .child import CONFINED, UNCONFINED, become
+from .child import UNCONFINED, become
 from .confine import Confinement
 
 _PIECE = 1 << 16
 _TICK = 1.0  # seconds between two looks at whether our parent lives
 _LOOK = 0.1  # seconds between two looks at how many threads a program has
 _SECOND = 1.0
+_BEGINS_IN = 60.0  # seconds from the fork to its program, on a machine that has much else to do
 
 
 class Unconfined(Exception):
     """A fork could not be confined, and its program was not run."""
+
+
+class NotBegun(Exception):
+    """A fork was killed, or hung, before its program began: no fault of that."""
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Watched:
     result: int  # descriptors to read
     printed: int
     parts: dict[int, bytearray] = field(default_factory=dict)
+    begun: float = 0.0  # when its program began, by the monotonic clock; 0 before
     status: str = ""  # why it was killed, if it was
     reason: str = ""
 
@@ -74,13 +80,14 @@ class Worker:
                 frames.send(self.socket, *self.run(source, argument))
             except Unconfined as error:
                 return frames.send(self.socket, {"unconfined": one_line(str(error))})
+            except NotBegun:
+                return None  # as if this worker had died: another one tries
 
     def run(self, source: bytes, argument: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """Run one program; the header and the bytes of its outcome."""
-        begun = time.monotonic()
         child = self._fork(source, argument)
         try:
-            self._watch(child, begun + self.limits["seconds"])
+            self._watch(child, time.monotonic() + _BEGINS_IN)
         finally:
             child.kill()
             _, code, usage = os.wait4(child.pid, 0)
@@ -92,7 +99,7 @@ class Worker:
         header = {
             "status": status,
             "reason": one_line(reason),
-            "seconds": round(time.monotonic() - begun, 6),
+            "seconds": round(time.monotonic() - child.begun, 6),
             "peak_mb": round(usage.ru_maxrss / 1024, 3),
         }
         return header, [output, printed]
@@ -136,6 +143,9 @@ class Worker:
                     poll.unregister(descriptor)
                     continue
                 held = child.parts[descriptor]
+                if descriptor == child.result and not held:  # the byte that says that it is confined
+                    child.begun = time.monotonic()
+                    deadline = child.begun + self.limits["seconds"]
                 held += part
                 if len(held) > most[descriptor]:
                     del held[most[descriptor] :]
@@ -160,8 +170,10 @@ class Worker:
         """(status, reason, output) of a fork that ended."""
         written = bytes(child.parts[child.result])
         first, rest = written[:1], written[1:]
-        if first != CONFINED and not child.status:
-            raise Unconfined(rest.decode(errors="replace") if first == UNCONFINED else "it ended before its program")
+        if first == UNCONFINED:
+            raise Unconfined(rest.decode(errors="replace"))
+        if not first:
+            raise NotBegun
         if child.status:
             return child.status, child.reason, b""
         if os.WIFSIGNALED(code):
@@ -179,11 +191,7 @@ class Worker:
         except frames.Broken as error:
             return Status.NO_RESULT, f"what came for a result is none: {error}", b""
         if os.WEXITSTATUS(code) != 0:
-            return (
-                Status.CRASH,
-                f"it ended with {os.WEXITSTATUS(code)} after its result; {header.get('reason')!s:.100}",
-                b"",
-            )
+            return Status.CRASH, f"it ended with {os.WEXITSTATUS(code)} after its result", b""
         status, reason = header.get("status"), header.get("reason")
         if not is_status(status) or not isinstance(reason, str) or len(blobs) != 1:
             return Status.NO_RESULT, "what came for a result has no status, reason and bytes", b""
