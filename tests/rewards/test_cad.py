@@ -266,7 +266,7 @@ def test_what_is_no_fault_of_the_program_is_invalid(monkeypatch):
         assert [score.status for score in found] == ["invalid"], record
         assert words in found[0].reason
     assert scores("executes", [fenced(CUBE)], {})[0].value == 1  # it needs none
-    lost = Outcome(str(Status.CRASH), reason="its worker ended 2 times")
+    lost = Outcome(str(Status.LOST), reason="its worker ended 2 times")
     shop = load_reward("cad.iou").call.shop
     monkeypatch.setattr(shop._programs, "run", lambda programs: [lost] * len(programs))
     found = scores("iou", ["```python\nlost = 1\n```", ""])

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import select
 import signal
 import socket
 import time
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from ..outcome import Status, is_status, one_line
 from . import frames
 from .child import UNCONFINED, become
-from .confine import Confinement
+from .confine import Confinement, die_with
 
 _PIECE = 1 << 16
 _TICK = 1.0  # seconds between two looks at whether our parent lives
 _LOOK = 0.1  # seconds between two looks at how many threads a program has
 _SECOND = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
 _BEGINS_IN = 60.0  # seconds from the fork to its program, on a machine that has much else to do
 
 
@@ -29,6 +32,10 @@ class Unconfined(Exception):
 
 class NotBegun(Exception):
     """A fork was killed, or hung, before its program began: no fault of that."""
+
+
+class Ended(Exception):
+    """A fork was ended from outside: nothing is known of its program."""
 
 
 @dataclass
@@ -64,24 +71,40 @@ class Worker:
     processes: int
 
     def serve(self) -> None:
-        """Until the other side is gone."""
-        parent = os.getppid()
-        frames.send(self.socket, {"pid": os.getpid()})
-        most = (int(self.limits["source_kb"]) << 10) + (int(self.limits["argument_mb"]) << 20)
+        """Until the other side is gone, or a program was lost."""
+        parent, worker = os.getppid(), os.getpid()
+        _adopt()
+        frames.send(self.socket, {"pid": worker})
         while True:
             while not select.select([self.socket], [], [], _TICK)[0]:
                 if os.getppid() != parent:
-                    return None
-            try:
-                _, (source, argument) = frames.receive(self.socket, most)
-            except (EOFError, OSError):
-                return None
+                    return
+            pid = os.fork()
+            if pid == 0:
+                self._serve_one(worker)
+            if os.waitpid(pid, 0)[1] != 0:
+                return
+
+    def _serve_one(self, worker: int) -> NoReturn:
+        """Take a program, run it and tell: in a fork that ends with it, so that the next finds nothing of it in memory.
+
+        Ends with 0 where the worker may go on.
+        """
+        ended = 1
+        try:
+            die_with(worker)
+            _adopt()
+            most = (int(self.limits["source_kb"]) << 10) + (int(self.limits["argument_mb"]) << 20)
+            _, (source, argument) = frames.receive(self.socket, most)
             try:
                 frames.send(self.socket, *self.run(source, argument))
+                ended = 0
             except Unconfined as error:
-                return frames.send(self.socket, {"unconfined": one_line(str(error))})
-            except NotBegun:
-                return None  # as if this worker had died: another one tries
+                frames.send(self.socket, {"unconfined": one_line(str(error))})
+        except (EOFError, OSError, frames.Broken, NotBegun, Ended):
+            pass  # the other side sees that nobody answers, and asks another worker
+        finally:
+            os._exit(ended)
 
     def run(self, source: bytes, argument: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """Run one program; the header and the bytes of its outcome."""
@@ -95,7 +118,7 @@ class Worker:
                 os.close(descriptor)
             _sweep()
         printed = bytes(child.parts[child.printed])
-        status, reason, output = self._judge(child, code, usage.ru_utime + usage.ru_stime)
+        status, reason, output = self._judge(child, code, usage)
         header = {
             "status": status,
             "reason": one_line(reason),
@@ -166,7 +189,7 @@ class Worker:
                 child.kill(Status.MEMORY, f"over {self.limits['threads']} threads")
                 return []
 
-    def _judge(self, child: Watched, code: int, cpu: float) -> tuple[str, str, bytes]:
+    def _judge(self, child: Watched, code: int, usage: resource.struct_rusage) -> tuple[str, str, bytes]:
         """(status, reason, output) of a fork that ended."""
         written = bytes(child.parts[child.result])
         first, rest = written[:1], written[1:]
@@ -177,11 +200,7 @@ class Worker:
         if child.status:
             return child.status, child.reason, b""
         if os.WIFSIGNALED(code):
-            number = os.WTERMSIG(code)
-            spent = number in (signal.SIGXCPU, signal.SIGKILL) and cpu >= self.limits["seconds"]
-            if spent:
-                return Status.TIMEOUT, f"over {self.limits['seconds']:g} s of the processor", b""
-            return Status.CRASH, f"killed by {_signal(number)}", b""
+            return *self._killed(os.WTERMSIG(code), usage), b""
         if not rest:
             ended = os.WEXITSTATUS(code)
             why = f"it ended by itself with {ended}, before its result"
@@ -196,6 +215,24 @@ class Worker:
         if not is_status(status) or not isinstance(reason, str) or len(blobs) != 1:
             return Status.NO_RESULT, "what came for a result has no status, reason and bytes", b""
         return str(status), reason, blobs[0] if status == Status.OK else b""
+
+
+    def _killed(self, number: int, usage: resource.struct_rusage) -> tuple[str, str]:
+        """(status, reason) of a fork that a signal ended which was not ours. Raises Ended."""
+        if number in (signal.SIGXCPU, signal.SIGKILL) and usage.ru_utime + usage.ru_stime >= self.limits["seconds"]:
+            return Status.TIMEOUT, f"over {self.limits['seconds']:g} s of the processor"
+        if number != signal.SIGKILL:
+            return Status.CRASH, f"killed by {_signal(number)}"
+        # A program can send no signal: the machine was out of memory, or somebody ended it.
+        taken = (usage.ru_maxrss - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+        if taken < self.limits["memory_mb"] / 2:
+            raise Ended
+        return Status.MEMORY, f"killed by the kernel when it had {taken:.0f} MiB of its own"
+
+
+def _adopt() -> None:
+    """Orphans of what this process starts become its own, and not init's."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _holding(data: bytes) -> int:
