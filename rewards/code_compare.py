@@ -58,22 +58,6 @@ def value_in(output: bytes) -> Any:
         raise ValueError("what the call handed back is no value") from error
 
 
-def answer_in(output: bytes) -> dict[str, Any]:
-    """What a call handed back, in the form that runners/calls.py writes, and nothing else. Raises ValueError."""
-    try:
-        answer = json.loads(output)
-        if "raised" in answer:
-            return {"raised": str(answer["raised"])[:60], "text": str(answer.get("text", ""))[:200]}
-        parts = {"value": answer["value"], **({"args": answer["args"]} if "args" in answer else {})}
-        if not isinstance(parts.get("args", []), list):
-            raise ValueError("its arguments are no list")
-        for value in (parts["value"], *parts.get("args", [])):
-            decoded(value)  # which tells what is none
-        return parts
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError("what the call handed back is no value") from error
-
-
 def same_value(said: Any, expected: Any, tolerance: float) -> bool:
     """Equality as JSON has it: a tuple is a list, keys are texts; floats to a relative tolerance."""
     if isinstance(said, list | tuple) and isinstance(expected, list | tuple):
