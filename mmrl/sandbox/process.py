@@ -65,7 +65,8 @@ class Template:
     ) -> None:
         told = json.dumps({"runner": runner, "path": list(path), "reads": list(reads), "limits": limits.as_json()})
         self.control, theirs = socket.socketpair()
-        command = [python, "-I", str(_START), str(theirs.fileno()), told]
+        # As -I, without -E: the environment is ours, and says that hashes are the same in every worker.
+        command = [python, "-s", "-P", str(_START), str(theirs.fileno()), told]
         wrapped = [bubblewrap, *_BUBBLEWRAP] if bubblewrap else []
         with tempfile.TemporaryFile() as errors, theirs:
             try:

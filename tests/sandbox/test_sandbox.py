@@ -196,6 +196,15 @@ def test_an_interpreter_without_mmrl_or_packages_does(tmp_path):
         assert found.output == b"([], False)"
 
 
+def test_a_program_that_is_run_again_does_the_same():
+    source = "import random; result = hash('a'), random.random(), list({'a', 'b', 'c', 'd'})"
+    found = set()
+    for _ in range(2):
+        with made() as sandbox:
+            found |= {outcome.output for outcome in sandbox.run([(source, b"")] * 2)}
+    assert len(found) == 1
+
+
 # ------------------------------------------------------------------------------ workers
 
 

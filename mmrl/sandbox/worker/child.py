@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import sys
 from types import ModuleType
@@ -89,8 +90,16 @@ def _open_standard() -> None:
         setattr(sys, f"__{name}__", file)
 
 
+def _same_chance() -> None:
+    """Each program begins with the same random numbers, today and tomorrow: a reward is what it was."""
+    random.seed(0)  # Python gives every fork others
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(0)
+
+
 def _run(runner: ModuleType, source: bytes, argument: bytes, most: int) -> tuple[dict[str, str], bytes]:
     _open_standard()
+    _same_chance()
     try:
         output = runner.execute(source.decode("utf-8", "surrogatepass"), argument)
         if not isinstance(output, bytes):
