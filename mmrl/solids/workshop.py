@@ -31,9 +31,9 @@ class WorkshopError(RuntimeError):
 
 @dataclass(frozen=True)
 class Made:
-    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the program
-    handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its line, BREP).
-    """
+    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the
+    program handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its
+    line, BREP)."""
 
     status: str
     reason: str = ""
@@ -47,7 +47,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Target:
-    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid, or None."""
+    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid."""
 
     brep: bytes
     facts: Mapping[str, Any]
