@@ -14,7 +14,8 @@ from typing import Any
 
 from mmrl.rewarding import StopRun
 from mmrl.sandbox import Limits, Outcome, Sandbox, SandboxError, Status, shared
-from mmrl.sandbox.runners.values import encoded
+from mmrl.sandbox.outcome import one_line
+from mmrl.sandbox.runners.values import decoded, encoded
 from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample, Score
 
@@ -67,6 +68,7 @@ class run:
             return shared(f"{_RUNNERS}.{runner}", limits, workers=workers, python=python, strict=strict)
 
         self._printing, self._calling, self._asserting = (sandbox(name) for name in ("python", "calls", "asserts"))
+        self._printing.check()
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         try:
@@ -200,7 +202,7 @@ class _Session:
             return False
         said = json.loads(outcome.output)
         if said["broken"]:
-            self.trial.broken = f"its test breaks before it calls the program: {said['error']}"
+            self.trial.broken = f"its test breaks before it calls the program: {one_line(said['error'])}"
             return False
         self.wanted = [(key, call) for key, call in said["calls"]]
         if self.wanted and self.trial.long < _LONG_ENDS:
@@ -216,16 +218,14 @@ class _Session:
             self.trial.passed, self.trial.of = passed, passed
         else:
             self.trial.passed, self.trial.of = passed, max(passed + failed, said["asserts"], passed + 1)
-            self.trial.why = self.trial.why or said["error"] or "an assert fails"
+            self.trial.why = self.trial.why or one_line(said["error"]) or "an assert fails"
 
     def learn(self, key: str, outcome: Outcome) -> None:
         """The answer to a call; that a program died is one, too."""
         try:
-            self.known[key] = json.loads(outcome.output) if outcome.ok else {"died": str(outcome.status)}
-            if not isinstance(self.known[key], dict):
-                raise ValueError("no answer")
-        except (ValueError, RecursionError):
-            self.known[key] = {"died": "what the call handed back is no value"}
+            self.known[key] = _answer(outcome.output) if outcome.ok else {"died": str(outcome.status)}
+        except ValueError:
+            self.known[key] = {"died": "no value"}
         if "died" in self.known[key]:
             self.trial.fails(outcome, "what a call handed back is no value")
 
@@ -242,6 +242,19 @@ def program_in(text: str, extract: str = "fence") -> str | None:
     of_python = [code for language, code in blocks if language in _PYTHON and code.strip()]
     of_nobody = [code for language, code in blocks if not language and code.strip()]
     return next(iter([*of_python[-1:], *of_nobody[-1:]]), None)
+
+
+def _answer(output: bytes) -> dict[str, Any]:
+    """What a call handed back, in the words of runners/calls.py and no others. Raises ValueError."""
+    try:
+        said = json.loads(output)
+        if "raised" in said:
+            return {"raised": str(said["raised"]), "text": one_line(str(said.get("text", "")))}
+        for part in (said["value"], *said.get("args", ())):
+            decoded(part)
+        return {name: said[name] for name in ("value", "args") if name in said}
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError("what the call handed back is no value") from error
 
 
 def _call(name: str, arguments: list[Any]) -> bytes:
