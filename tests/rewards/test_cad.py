@@ -46,6 +46,9 @@ class InProcess:
         except Exception as error:
             return Outcome(str(Status.EXCEPTION), reason=f"{type(error).__name__}: {error}")
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -277,11 +280,14 @@ def test_what_is_no_fault_of_the_program_is_invalid(monkeypatch):
         assert [score.status for score in found] == ["invalid"], record
         assert words in found[0].reason
     assert scores("executes", [fenced(CUBE)], {})[0].value == 1  # it needs none
-    lost = Outcome(str(Status.CRASH), reason="its worker ended 2 times")
+    lost = Outcome(str(Status.CRASH), reason="its worker ended 2 times", lost=True)
     shop = load_reward("cad.iou").call.shop
     monkeypatch.setattr(shop._programs, "run", lambda programs: [lost] * len(programs))
     found = scores("iou", ["```python\nlost = 1\n```", ""])
     assert [(score.status, score.value) for score in found] == [("invalid", None), ("ok", 0.0)]
+    said = [Outcome("lost", reason="not at all"), Outcome("crash", reason="its worker ended 2 times")]  # by a program
+    monkeypatch.setattr(shop._programs, "run", lambda programs: [said.pop() for _ in programs])
+    assert values(scores("iou", ["```python\nlost = 2\n```", "```python\nlost = 3\n```"])) == [0.0, 0.0]
 
 
 def test_a_measurement_that_is_too_much_is_done_by_meshes(monkeypatch):
