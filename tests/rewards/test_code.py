@@ -259,6 +259,15 @@ def test_a_test_that_breaks_by_itself_is_invalid(test):
     assert found.status == "invalid" and "its test" in found.reason
 
 
+ENDLESS = {"test_list": ["n = 0\nwhile f(n) != 5:\n    n += 1\nassert n == 5"]}
+
+
+def test_a_program_with_which_a_test_has_no_end_scores_0():
+    found = scores(ENDLESS, ["def f(n): return n", "def f(n): return 0"])
+    assert [(score.status, score.value) for score in found] == [("ok", 1.0), ("ok", 0.0)]
+    assert "its test has no end" in found[1].details["why"]
+
+
 # What a program must not get by: the answer is 3 or a sum, and the program does not know it.
 HACKS = {
     "an end that looks good": "import sys\nsys.exit(0)",
