@@ -51,7 +51,7 @@ class Trial:
             self.fails(outcome, wrong)
 
     def fails(self, outcome: Outcome, wrong: str) -> None:
-        if outcome.status == Status.LOST:
+        if outcome.lost:
             self.broken = self.broken or f"a program could not be run: {outcome.reason}"
         self.long += outcome.status == Status.TIMEOUT
         self.why = self.why or (wrong if outcome.ok else f"{outcome.status}: {outcome.reason}")
@@ -80,7 +80,7 @@ class Session:
     def goes_on(self, outcome: Outcome) -> bool:
         """Whether there are calls to answer; where there are none, the trial is filled in."""
         if not outcome.ok:
-            if self.known or outcome.status == Status.LOST:  # of the program's values; before them it is the test's own fault
+            if self.known or outcome.lost:  # of the program's values; before them it is the test's own fault
                 self.trial.fails(outcome, "")
             else:
                 self.trial.broken = f"its test ends with {outcome.status}: {outcome.reason}"

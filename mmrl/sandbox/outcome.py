@@ -20,9 +20,8 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
     OUTPUT = "output"  # it printed or returned more than may be
-    CRASH = "crash"  # a signal, or an exit of its own
+    CRASH = "crash"  # a signal, or an exit of its own; or its worker was lost twice
     NO_RESULT = "no_result"  # it ended as if all were well, and handed nothing back that can be read
-    LOST = "lost"  # nothing is known of it: what ran it was ended from outside, twice
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Outcome:
     status: a Status, or a word of the runner's own. output: what the runner returned, b"" unless it is ok; it comes
     from where the program ran, so that a program can forge it: never believe it, measure it. reason: one line, "" if
     ok. seconds: wall clock. peak_mb: largest resident memory (MiB), with what is shared with the worker. printed: what
-    went to its standard output, whatever the status.
+    went to its standard output, whatever the status. lost: its worker ended twice, which is none of its words.
     """
 
     status: str
@@ -41,6 +40,7 @@ class Outcome:
     seconds: float = 0.0
     peak_mb: float = 0.0
     printed: bytes = b""
+    lost: bool = False
 
     @property
     def ok(self) -> bool:
@@ -56,8 +56,8 @@ class Refused(Exception):
 
 
 def is_status(word: object) -> bool:
-    """Whether the word may be a program's status: what a child says is not believed before. It cannot be lost."""
-    return isinstance(word, str) and _OWN.fullmatch(word) is not None and word != Status.LOST
+    """Whether the word may be a status: what a child says is not believed before."""
+    return isinstance(word, str) and _OWN.fullmatch(word) is not None
 
 
 def one_line(text: str) -> str:

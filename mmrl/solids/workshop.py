@@ -21,7 +21,7 @@ from mmrl.solids.nouns import Limits
 from mmrl.solids.overlaps import MESH
 from mmrl.solids.packing import packed, unpacked
 
-LOST = str(Status.LOST)  # our own failure: neither the program nor the solid is to blame
+LOST = "lost"  # our own failure: neither the program nor the solid is to blame
 _KEPT = 64 << 20  # bytes of what is remembered, of each kind
 
 
@@ -31,9 +31,9 @@ class WorkshopError(RuntimeError):
 
 @dataclass(frozen=True)
 class Made:
-    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the program
-    handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its line, BREP).
-    """
+    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the
+    program handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its
+    line, BREP)."""
 
     status: str
     reason: str = ""
@@ -47,7 +47,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Target:
-    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid, or None."""
+    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid."""
 
     brep: bytes
     facts: Mapping[str, Any]
@@ -75,6 +75,7 @@ class Workshop:
     one. workers: programs, and solids, at a time. seconds, memory_mb: for one program; measuring has twice the seconds.
     convention: options of mmrl.solids.programs.Convention. limits: of solids. strict: refuse to run where the sandbox
     lacks a layer. May be used from several threads. What is asked twice is run once, while it is remembered.
+    Raises SandboxError for what can be seen without starting it.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Workshop:
         self._truths = of_programs()  # a target's program leaves nothing in the memory that policies' programs inherit
         measuring = Resources(seconds=2 * seconds, memory_mb=memory_mb)
         self._measuring = shared("mmrl.solids.runners.measure", measuring, workers=workers, strict=strict)
+        self._programs.check()
         self._made, self._found = _Memory(), _Memory()
 
     def close(self) -> None:
@@ -183,7 +185,7 @@ class Workshop:
 
 def _made(outcome: Outcome) -> Made:
     if not outcome.ok:
-        return Made(str(outcome.status), outcome.reason)
+        return Made(_status(outcome), outcome.reason)
     try:
         head, (brep, *steps) = unpacked(outcome.output)
         lines = head.get("lines", [])
@@ -195,7 +197,7 @@ def _made(outcome: Outcome) -> Made:
 
 def _found(outcome: Outcome) -> tuple[Found, bytes]:
     if not outcome.ok:
-        return Found(str(outcome.status), f"while it was measured: {outcome.reason}"), b""
+        return Found(_status(outcome), f"while it was measured: {outcome.reason}"), b""
     head, parts = unpacked(outcome.output)
     if refused := head.get("refused"):
         if refused["side"] == "target":
@@ -205,6 +207,13 @@ def _found(outcome: Outcome) -> tuple[Found, bytes]:
         str(Status.OK), "", head["facts"], head.get("measures", {}), head.get("mesh"), tuple(head.get("steps", ()))
     )
     return found, parts[0] if parts else b""
+
+
+def _status(outcome: Outcome) -> str:
+    """A program cannot write that it was lost, but it may write this word."""
+    if outcome.lost:
+        return LOST
+    return str(Status.CRASH if outcome.status == LOST else outcome.status)
 
 
 def _too_much(found: Found) -> bool:

@@ -148,7 +148,7 @@ def test_answers_of_megabytes_harm_no_other_sample(monkeypatch):
 def test_a_program_that_was_lost_is_invalid(record, monkeypatch):
     reward = loaded().call
     for sandbox in (reward._printing, reward._calling):
-        lost = Outcome(Status.LOST, reason="its worker ended 2 times")
+        lost = Outcome(Status.CRASH, reason="its worker ended 2 times", lost=True)
         monkeypatch.setattr(sandbox, "run", lambda programs, lost=lost: [lost for _ in programs])
     found = scores(record, ["def add(a, b): return a + b"])
     assert [(s.status, s.value) for s in found] == [("invalid", None)]

@@ -480,7 +480,10 @@ KINDS = ("alone", "colours", "counts", "relations", "shapes")
 ELSEWHERE = {
     "aesthetic.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
     "bmas.similarity": "test_bmas.py::test_a_bag_of_words_scores_as_much_and_the_gate_stops_the_long_one",
-    **{f"cad.{name}": "test_cad.py::test_what_hacks_of_geometry_earn" for name in ("executes", "iou", "chamfer", "shaped")},
+    **{
+        f"cad.{name}": "test_cad.py::test_what_hacks_of_geometry_earn"
+        for name in ("executes", "iou", "chamfer", "shaped")
+    },
     "cad.step_gain": "test_cad.py::test_gains_of_statements_sum_to_the_iou_and_losses_cost",
     "cad.judge": "test_cad.py::test_the_judge_s_marks_and_its_two_errors",
     "clip.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",

@@ -102,7 +102,6 @@ PIPE = {
         Status.NO_RESULT,
         b"",
     ),
-    "that it was lost": ("says({'status': 'lost', 'reason': '', 'sizes': [0]}); os._exit(0)", Status.NO_RESULT, b""),
     "no status": ("says({'status': 1, 'reason': '', 'sizes': [0]}); os._exit(0)", Status.NO_RESULT, b""),
     "a status in capitals": ("says({'status': 'OK!', 'reason': '', 'sizes': [0]}); os._exit(0)", Status.NO_RESULT, b""),
     "fewer bytes": (f"says({GOOD}); os.write(3, b'ab'); os._exit(0)", Status.NO_RESULT, b""),
@@ -228,8 +227,9 @@ def test_a_worker_that_dies_loses_no_program_and_invents_none():
             killer.join()
         assert len(outcomes) == 40
         for n, outcome in enumerate(outcomes):
-            lost = (Status.LOST, b"", "its worker ended 2 times")
-            assert (outcome.status, outcome.output, outcome.reason) in ((Status.OK, str(n).encode(), ""), lost)
+            lost = (Status.CRASH, b"", "its worker ended 2 times", True)
+            found = (outcome.status, outcome.output, outcome.reason, outcome.lost)
+            assert found in ((Status.OK, str(n).encode(), "", False), lost)
         assert [o.output for o in sandbox.run([("result = 1", b"")] * 4)] == [b"1"] * 4
 
 
@@ -247,7 +247,7 @@ def test_a_program_dies_with_its_worker():
             os.kill(worker, signal.SIGKILL)
             assert gone(child) and gone(worker)
         thread.join()
-        assert found[0].status == Status.LOST
+        assert found[0].status == Status.CRASH and found[0].lost
 
 
 def test_a_template_that_dies_is_started_anew():
