@@ -9,15 +9,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Set
 
-_WRITES = frozenset(  # their first argument, or else the object whose method they are
-    """export exportShape exportStep exportSTEP exportStl exportBrep exportBin exportDXF exportSvg exportAssembly save
-    export_step export_stl export_brep export_gltf export_svg export_3mf""".split()
-)
+_EXPORTS = """export exportShape exportStep exportSTEP exportStl exportBrep exportBin exportDXF exportSvg exportAssembly
+save export_step export_stl export_brep export_gltf export_svg export_3mf"""
+_WRITES = frozenset(_EXPORTS.split())  # their first argument, or else the object whose method they are
 _LIBRARIES = frozenset(["cadquery", "build123d"])
 _INSIDE = frozenset(["exporters", "assembly", "occ_impl"])  # modules of theirs, by which a file is written
-_VIEWERS = frozenset(
-    "ocp_vscode cq_vscode jupyter_cadquery cadquery.vis cq_server cq_server.ui yacv_server ocp_viewer cq_viewer".split()
-)
+_PACKAGES = "ocp_vscode cq_vscode jupyter_cadquery cadquery.vis cq_server cq_server.ui yacv_server ocp_viewer cq_viewer"
+_VIEWERS = frozenset(_PACKAGES.split())
 _SHOWS = frozenset(["show", "show_object", "show_all"])
 _SETTINGS = frozenset(["set_port", "set_defaults", "set_viewer_config", "reset_show", "show_clear"])
 

@@ -35,8 +35,8 @@ def windings(mesh: Mesh, points: np.ndarray) -> np.ndarray:
 def crossed(mesh: Mesh, seed: int = 0) -> float:
     """The share of points at which a closed mesh is the skin of no solid: the larger of two.
 
-    Of points of the skin, around which it must wind once just inside and not at all just outside; and of points anywhere
-    in its bounding box, around which it must wind once or not at all. 0 for a mesh that is not closed.
+    Of points of the skin, around which it must wind once just inside and not at all just outside; and of points
+    anywhere in its bounding box, around which it must wind once or not at all. 0 for a mesh that is not closed.
     """
     normals = mesh.normals
     sizes = np.linalg.norm(normals, axis=1)

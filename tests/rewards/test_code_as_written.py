@@ -1,4 +1,4 @@
-"""Right answers, and published tests, as they are written: each is paid. And what must not pass for a failure of ours."""
+"""Right answers and published tests as they are written: each is paid. And what must not pass for a failure of ours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from every import every
 from test_code import CALLS, SUMS, loaded, scores, value
 
 from mmrl.sandbox import Outcome, Status
+
+# ruff: noqa: E501 (programs of a line each)
 
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
 FENCES = {
@@ -32,7 +34,7 @@ PRINTS = {
     "many branches": "x = 0\nif x == 1: pass\n" + "".join(f"elif x == {n}: pass\n" for n in range(2, 300)) + ADD,
     "a sum of many": f"x = {' + '.join(['1'] * 400)}\n{ADD}",
     "what contests import": f"import gc, resource, logging, argparse, pathlib, signal, inspect\ngc.disable()\n{ADD}",
-    "its own main": f"def main():\n    a, b = map(int, input().split())\n    print(a + b)\nif __name__ == '__main__':\n    main()",
+    "its own main": "def main():\n    a, b = map(int, input().split())\n    print(a + b)\nif __name__ == '__main__':\n    main()",
     "annotations of a class": "from __future__ import annotations\nfrom dataclasses import dataclass\nimport typing\n@dataclass\n"
     "class P:\n    a: int\n    b: P | None\n    def sum(self): return typing.get_type_hints(P)['a'](self.a) + self.b\n"
     "print(P(*map(int, input().split())).sum())",
@@ -98,13 +100,22 @@ def test_tests_of_many_cases_are_asked_in_few_rounds(monkeypatch):
     assert [s.value for s in scores({"test": PLUS, "entry_point": "add"}, [good, bad])] == [1.0, 0.0]
     assert len(rounds) == 2
     rounds.clear()
-    texts = ["from __future__ import annotations\ndef decode(s: str) -> str:\n    return s[::-1]", "def decode(s): return s"]
+    texts = [
+        "from __future__ import annotations\ndef decode(s: str) -> str:\n    return s[::-1]",
+        "def decode(s): return s",
+    ]
     assert [s.value for s in scores({"test": DRAWN, "entry_point": "decode"}, texts, text=CODER)] == [1.0, 0.0]
     assert len(rounds) == 3
 
 
 def test_what_is_asked_after_what_is_not_known_yet_breaks_nothing():
-    test = ["found = []", "for n in range(3):\n    found.append(f(n))", "best = max(found)", "assert best == 4", "assert found == [0, 1, 4]"]
+    test = [
+        "found = []",
+        "for n in range(3):\n    found.append(f(n))",
+        "best = max(found)",
+        "assert best == 4",
+        "assert found == [0, 1, 4]",
+    ]
     assert value({"test_list": test}, "def f(n): return n * n") == 1.0
     assert value({"test_list": test}, "def f(n): return n") == 0.0
     endless = ["import itertools", "for n in itertools.count():\n    if f(n) > 5: break", "assert n == 6"]

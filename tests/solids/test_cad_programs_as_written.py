@@ -17,6 +17,8 @@ from mmrl.solids.packing import unpacked
 from mmrl.solids.reading import read_shape
 from mmrl.solids.runners import cadquery as runner
 
+# ruff: noqa: E501 (programs of a line each)
+
 CQ = "import cadquery as cq\n"
 BOX = CQ + "result = cq.Workplane().box(1, 2, 3)\n"
 ROUND = "".join(f".lineTo({math.cos(k / 50 * math.pi):.6f}, {math.sin(k / 50 * math.pi):.6f})" for k in range(1, 100))

@@ -14,11 +14,11 @@ from ..sieve import Dialect, compiled
 # Modules that compute, and what answers import beside them; a program reaches no more by one than without it.
 _IMPORTS = """abc argparse array ast asyncio atexit base64 binascii bisect builtins calendar cmath codecs collections
 colorsys concurrent contextlib contextvars copy csv dataclasses datetime decimal difflib doctest enum errno fileinput
-fractions functools gc getopt glob graphlib hashlib heapq hmac html inspect io itertools json keyword locale logging math
-numbers operator optparse os pathlib platform pprint queue random re reprlib resource sched secrets shlex signal
+fractions functools gc getopt glob graphlib hashlib heapq hmac html inspect io itertools json keyword locale logging
+math numbers operator optparse os pathlib platform pprint queue random re reprlib resource sched secrets shlex signal
 statistics string struct sys tempfile textwrap threading time timeit token tokenize traceback tracemalloc types typing
 typing_extensions unicodedata unittest uuid warnings weakref zlib zoneinfo
-numpy scipy pandas sympy networkx sortedcontainers numba""".split()
+numpy scipy pandas sympy networkx sortedcontainers numba"""
 # Names between double underscores that answers use; the rest of them leads into the interpreter.
 _DUNDERS = """abs add and annotations array bool call class class_getitem complex contains copy deepcopy del delattr
 delitem dict dir divmod doc enter eq exit file float floordiv format ge getattr getitem gt hash iadd iand ifloordiv
@@ -28,8 +28,8 @@ rfloordiv rlshift rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor set
 version xor"""
 
 PYTHON = Dialect(
-    imports=frozenset(_IMPORTS),
-    stars=frozenset(_IMPORTS),
+    imports=frozenset(_IMPORTS.split()),
+    stars=frozenset(_IMPORTS.split()),
     dunders=frozenset(f"__{name}__" for name in _DUNDERS.split()),
     characters=200_000,
     nodes=100_000,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import select
 import signal
 import socket
@@ -13,10 +12,11 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NoReturn
 
-from ..outcome import Status, is_status, one_line
+from ..outcome import Status, one_line
 from . import frames
-from .child import UNCONFINED, become
+from .child import become
 from .confine import Confinement, die_with
+from .verdict import Ended, NotBegun, Unconfined, judged
 
 _PIECE = 1 << 16
 _TICK = 1.0  # seconds between two looks at whether our parent lives
@@ -24,18 +24,6 @@ _LOOK = 0.1  # seconds between two looks at how many threads a program has
 _SECOND = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 _BEGINS_IN = 60.0  # seconds from the fork to its program, on a machine that has much else to do
-
-
-class Unconfined(Exception):
-    """A fork could not be confined, and its program was not run."""
-
-
-class NotBegun(Exception):
-    """A fork was killed, or hung, before its program began: no fault of that."""
-
-
-class Ended(Exception):
-    """A fork was ended from outside: nothing is known of its program."""
 
 
 @dataclass
@@ -48,11 +36,11 @@ class Watched:
     printed: int
     parts: dict[int, bytearray] = field(default_factory=dict)
     begun: float = 0.0  # when its program began, by the monotonic clock; 0 before
-    status: str = ""  # why it was killed, if it was
-    reason: str = ""
+    why: tuple[str, str] | None = None  # status and reason, if we killed it
 
     def kill(self, status: str = "", reason: str = "") -> None:
-        self.status, self.reason = self.status or status, self.reason or reason
+        if status and self.why is None:
+            self.why = status, reason
         for send in (os.killpg, os.kill):
             try:
                 send(self.pid, signal.SIGKILL)
@@ -118,7 +106,7 @@ class Worker:
                 os.close(descriptor)
             _sweep()
         printed = bytes(child.parts[child.printed])
-        status, reason, output = self._judge(child, code, usage)
+        status, reason, output = judged(bytes(child.parts[child.result]), code, usage, self.limits, child.why)
         header = {
             "status": status,
             "reason": one_line(reason),
@@ -189,46 +177,6 @@ class Worker:
                 child.kill(Status.MEMORY, f"over {self.limits['threads']} threads")
                 return []
 
-    def _judge(self, child: Watched, code: int, usage: resource.struct_rusage) -> tuple[str, str, bytes]:
-        """(status, reason, output) of a fork that ended."""
-        written = bytes(child.parts[child.result])
-        first, rest = written[:1], written[1:]
-        if first == UNCONFINED:
-            raise Unconfined(rest.decode(errors="replace"))
-        if not first:
-            raise NotBegun
-        if child.status:
-            return child.status, child.reason, b""
-        if os.WIFSIGNALED(code):
-            return *self._killed(os.WTERMSIG(code), usage), b""
-        if not rest:
-            ended = os.WEXITSTATUS(code)
-            why = f"it ended by itself with {ended}, before its result"
-            return (Status.NO_RESULT if ended == 0 else Status.CRASH), why, b""
-        try:
-            header, blobs = frames.unpacked(rest)
-        except frames.Broken as error:
-            return Status.NO_RESULT, f"what came for a result is none: {error}", b""
-        if os.WEXITSTATUS(code) != 0:
-            return Status.CRASH, f"it ended with {os.WEXITSTATUS(code)} after its result", b""
-        status, reason = header.get("status"), header.get("reason")
-        if not is_status(status) or not isinstance(reason, str) or len(blobs) != 1:
-            return Status.NO_RESULT, "what came for a result has no status, reason and bytes", b""
-        return str(status), reason, blobs[0] if status == Status.OK else b""
-
-
-    def _killed(self, number: int, usage: resource.struct_rusage) -> tuple[str, str]:
-        """(status, reason) of a fork that a signal ended which was not ours. Raises Ended."""
-        if number in (signal.SIGXCPU, signal.SIGKILL) and usage.ru_utime + usage.ru_stime >= self.limits["seconds"]:
-            return Status.TIMEOUT, f"over {self.limits['seconds']:g} s of the processor"
-        if number != signal.SIGKILL:
-            return Status.CRASH, f"killed by {_signal(number)}"
-        # A program can send no signal: the machine was out of memory, or somebody ended it.
-        taken = (usage.ru_maxrss - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
-        if taken < self.limits["memory_mb"] / 2:
-            raise Ended
-        return Status.MEMORY, f"killed by the kernel when it had {taken:.0f} MiB of its own"
-
 
 def _adopt() -> None:
     """Orphans of what this process starts become its own, and not init's."""
@@ -250,13 +198,6 @@ def _threads(pid: int) -> int:
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
     except FileNotFoundError:  # it has ended
         return 0
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _sweep() -> None:
