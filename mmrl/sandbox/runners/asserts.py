@@ -143,7 +143,10 @@ class _Counting(ast.NodeTransformer):
         return ast.copy_location(ast.Try(body=[node], handlers=[_unknown()], orelse=[], finalbody=[]), node)
 
     def visit_For(self, node: ast.For) -> ast.For:
+        ends = any(isinstance(inside, ast.Break | ast.Return) for inside in ast.walk(node))
         self.generic_visit(node)
+        if ends:  # by an answer, perhaps: going on might have no end
+            return node
         node.body = [ast.Try(body=node.body, handlers=[_unknown()], orelse=[], finalbody=[])]
         return node
 
