@@ -74,8 +74,8 @@ def assertion(out, exp, atol):
     else:
         assert out == exp
 def check(candidate):
-    inputs = [[n, n] for n in range(60)]
-    results = [2 * n for n in range(60)]
+    inputs = [[n, n] for n in range(9)]
+    results = [2 * n for n in range(9)]
     for i, (inp, exp) in enumerate(zip(inputs, results)):
         assertion(candidate(*inp), exp, 0)
 """
@@ -83,7 +83,7 @@ def check(candidate):
 DRAWN = """
 def check(candidate):
     from random import randint
-    for _ in range(60):
+    for _ in range(9):
         word = ''.join(chr(97 + randint(0, 25)) for i in range(randint(10, 20)))
         coded = encode(word)
         assert candidate(coded) == word
@@ -96,7 +96,7 @@ def test_tests_of_many_cases_are_asked_in_few_rounds(monkeypatch):
     asserting = loaded().call._asserting
     plain = asserting.run
     monkeypatch.setattr(asserting, "run", lambda programs: rounds.append(len(programs)) or plain(programs))
-    good, bad = "def add(a, b): return a + b", "def add(a, b): return a + b if a != 59 else 0"
+    good, bad = "def add(a, b): return a + b", "def add(a, b): return a + b if a != 8 else 0"
     assert [s.value for s in scores({"test": PLUS, "entry_point": "add"}, [good, bad])] == [1.0, 0.0]
     assert len(rounds) == 2
     rounds.clear()
