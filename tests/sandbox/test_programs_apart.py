@@ -39,7 +39,7 @@ def sandbox():
 
 
 def test_a_program_finds_nothing_of_those_before_it(sandbox):
-    """Neither their source, argument, result nor what they printed: all went through its parent's parent."""
+    """Of source, argument, result and what they printed none went through the memory of its parent."""
     mark = b"Z!" * 8
     own = sandbox.run([(LOOKS, mark * 5000)])[0]
     assert own.ok and int(own.output) > 0, own  # it would find it
@@ -66,8 +66,7 @@ def killing(sandbox: Sandbox, times: int) -> Outcome:
     killed: set[int] = set()
     while thread.is_alive():
         template = sandbox._template.process.pid
-        # template, worker, the one that watches, the program
-        line = [c for w in children(template) for p in children(w) for c in children(p)]
+        line = [program for worker in children(template) for program in children(worker)]
         for pid in line:
             if len(killed) < times and pid not in killed:
                 time.sleep(0.2)  # so that it has begun

@@ -8,14 +8,13 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NoReturn
 
 from ..outcome import Status, one_line
 from . import frames
 from .child import become
-from .confine import Confinement, die_with
+from .confine import Confinement
 from .verdict import Ended, NotBegun, Unconfined, judged
 
 _PIECE = 1 << 16
@@ -34,7 +33,8 @@ class Watched:
     handle: int  # its pidfd
     result: int  # descriptors to read
     printed: int
-    parts: dict[int, bytearray] = field(default_factory=dict)
+    files: dict[int, int]  # what was read of each so far: a file in memory, and its size
+    sizes: dict[int, int]
     begun: float = 0.0  # when its program began, by the monotonic clock; 0 before
     why: tuple[str, str] | None = None  # status and reason, if we killed it
 
@@ -60,73 +60,62 @@ class Worker:
 
     def serve(self) -> None:
         """Until the other side is gone, or a program was lost."""
-        parent, worker = os.getppid(), os.getpid()
-        _adopt()
-        frames.send(self.socket, {"pid": worker})
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        frames.send(self.socket, {"pid": os.getpid()})
         while True:
             while not select.select([self.socket], [], [], _TICK)[0]:
                 if os.getppid() != parent:
-                    return
-            pid = os.fork()
-            if pid == 0:
-                self._serve_one(worker)
-            if os.waitpid(pid, 0)[1] != 0:
-                return
-
-    def _serve_one(self, worker: int) -> NoReturn:
-        """Take a program, run it and tell: in a fork that ends with it, so that the next finds nothing of it in memory.
-
-        Ends with 0 where the worker may go on.
-        """
-        ended = 1
-        try:
-            die_with(worker)
-            _adopt()
-            most = (int(self.limits["source_kb"]) << 10) + (int(self.limits["argument_mb"]) << 20)
-            _, (source, argument) = frames.receive(self.socket, most)
+                    return None
             try:
-                frames.send(self.socket, *self.run(source, argument))
-                ended = 0
+                if not self.socket.recv(1, socket.MSG_PEEK):
+                    return None
+                self.run()
             except Unconfined as error:
-                frames.send(self.socket, {"unconfined": one_line(str(error))})
-        except (EOFError, OSError, frames.Broken, NotBegun, Ended):
-            pass  # the other side sees that nobody answers, and asks another worker
-        finally:
-            os._exit(ended)
+                return frames.send(self.socket, {"unconfined": one_line(str(error))})
+            except (OSError, frames.Broken, NotBegun, Ended):
+                return None  # as if this worker had died: another one tries
 
-    def run(self, source: bytes, argument: bytes) -> tuple[dict[str, Any], list[bytes]]:
-        """Run one program; the header and the bytes of its outcome."""
-        child = self._fork(source, argument)
+    def run(self) -> None:
+        """Run the program that waits in the socket, and tell what became of it.
+
+        Nothing of it passes through this process's memory, of which the next has a copy: the fork takes it from the
+        socket, and what it writes goes from pipe to file to socket within the kernel.
+        """
+        child = self._fork()
         try:
-            self._watch(child, time.monotonic() + _BEGINS_IN)
+            try:
+                self._watch(child, time.monotonic() + _BEGINS_IN)
+            finally:
+                child.kill()
+                _, code, usage = os.wait4(child.pid, 0)
+                _sweep()
+            status, reason, output = judged(child.files[child.result], code, usage, self.limits, child.why)
+            header = {
+                "status": status,
+                "reason": one_line(reason),
+                "seconds": round(time.monotonic() - child.begun, 6),
+                "peak_mb": round(usage.ru_maxrss / 1024, 3),
+            }
+            printed = child.files[child.printed], 0, child.sizes[child.printed]
+            frames.send_parts(self.socket, header, [(child.files[child.result], *output), printed])
         finally:
-            child.kill()
-            _, code, usage = os.wait4(child.pid, 0)
-            for descriptor in (child.handle, child.result, child.printed):
+            for descriptor in (child.handle, *child.files, *child.files.values()):
                 os.close(descriptor)
-            _sweep()
-        printed = bytes(child.parts[child.printed])
-        status, reason, output = judged(bytes(child.parts[child.result]), code, usage, self.limits, child.why)
-        header = {
-            "status": status,
-            "reason": one_line(reason),
-            "seconds": round(time.monotonic() - child.begun, 6),
-            "peak_mb": round(usage.ru_maxrss / 1024, 3),
-        }
-        return header, [output, printed]
 
-    def _fork(self, source: bytes, argument: bytes) -> Watched:
+    def _fork(self) -> Watched:
         result, to_result = os.pipe()
         printed, to_printed = os.pipe()
-        given, nothing = _holding(argument), os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            files = (given, to_printed, nothing, to_result)
-            become(self.runner, source, argument, files, self.how, self.limits, self.processes, parent)
-        for descriptor in (to_result, to_printed, given, nothing):
+            files = (to_printed, nothing, to_result)
+            become(self.socket, self.runner, files, self.how, self.limits, self.processes, parent)
+        for descriptor in (to_result, to_printed, nothing):
             os.close(descriptor)
-        return Watched(pid, os.pidfd_open(pid), result, printed, {result: bytearray(), printed: bytearray()})
+        files = {pipe: os.memfd_create("written", os.MFD_CLOEXEC) for pipe in (result, printed)}
+        return Watched(pid, os.pidfd_open(pid), result, printed, files, dict.fromkeys(files, 0))
 
     def _watch(self, child: Watched, deadline: float) -> None:
         """Read what the fork writes until it ends, runs out of time, writes too much, or has too many threads."""
@@ -136,7 +125,7 @@ class Worker:
         }
         told = {child.result: "the result", child.printed: "what it printed"}
         poll = select.poll()
-        poll.register(self.socket, select.POLLIN | select.POLLRDHUP)
+        poll.register(self.socket, select.POLLRDHUP)  # the fork still reads from it
         for descriptor in (*most, child.handle):
             poll.register(descriptor, select.POLLIN)
         ended = False
@@ -149,17 +138,17 @@ class Worker:
                     ended = True
                     poll.unregister(descriptor)
                     continue
-                part = os.read(descriptor, _PIECE)
-                if not part:
+                size = os.splice(descriptor, child.files[descriptor], _PIECE)
+                if not size:
                     poll.unregister(descriptor)
                     continue
-                held = child.parts[descriptor]
-                if descriptor == child.result and not held:  # the byte that says that it is confined
+                if descriptor == child.result and not child.begun:  # the byte that says that it is confined
                     child.begun = time.monotonic()
                     deadline = child.begun + self.limits["seconds"]
-                held += part
-                if len(held) > most[descriptor]:
-                    del held[most[descriptor] :]
+                    poll.modify(self.socket, select.POLLIN | select.POLLRDHUP)
+                child.sizes[descriptor] += size
+                if child.sizes[descriptor] > most[descriptor]:
+                    child.sizes[descriptor] = most[descriptor]
                     return child.kill(Status.OUTPUT, f"{told[descriptor]} is over {most[descriptor] >> 10} KiB")
         return None
 
@@ -176,21 +165,6 @@ class Worker:
             if _threads(child.pid) > self.limits["threads"]:  # which the kernel does not limit for root
                 child.kill(Status.MEMORY, f"over {self.limits['threads']} threads")
                 return []
-
-
-def _adopt() -> None:
-    """Orphans of what this process starts become its own, and not init's."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _holding(data: bytes) -> int:
-    """A descriptor of memory with the data, at its beginning: standard input that needs nobody to write it."""
-    place = os.memfd_create("argument", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(place, view) :]
-    os.lseek(place, 0, os.SEEK_SET)
-    return place
 
 
 def _threads(pid: int) -> int:

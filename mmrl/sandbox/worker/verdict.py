@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
+from typing import Any
 
 from ..outcome import Status, is_status
 from . import frames
@@ -25,33 +26,50 @@ class Ended(Exception):
 
 
 def judged(
-    written: bytes, code: int, usage: resource.struct_rusage, limits: Mapping[str, float], why: tuple[str, str] | None
-) -> tuple[str, str, bytes]:
-    """(status, reason, output). written: to the result's pipe. code: as os.wait has it. why: status and reason, if its
-    watcher killed it. Raises Unconfined, NotBegun, Ended."""
-    first, rest = written[:1], written[1:]
+    written: int, code: int, usage: resource.struct_rusage, limits: Mapping[str, float], why: tuple[str, str] | None
+) -> tuple[str, str, tuple[int, int]]:
+    """(status, reason, where the output begins and how long it is).
+
+    written: the file with what it wrote to the result's pipe, of which no more is read than its header. code: as of
+    os.wait. why: status and reason, if its watcher killed it. Raises Unconfined, NotBegun, Ended.
+    """
+    first, nothing = os.pread(written, 1, 0), (0, 0)
     if first == UNCONFINED:
-        raise Unconfined(rest.decode(errors="replace"))
+        raise Unconfined(os.pread(written, 1000, 1).decode(errors="replace"))
     if not first:
         raise NotBegun
     if why is not None:
-        return *why, b""
+        return *why, nothing
     if os.WIFSIGNALED(code):
-        return *_killed(os.WTERMSIG(code), usage, limits), b""
+        return *_killed(os.WTERMSIG(code), usage, limits), nothing
     ended = os.WEXITSTATUS(code)
-    if not rest:
+    if os.fstat(written).st_size == 1:
         status = Status.NO_RESULT if ended == 0 else Status.CRASH
-        return status, f"it ended by itself with {ended}, before its result", b""
+        return status, f"it ended by itself with {ended}, before its result", nothing
     try:
-        header, blobs = frames.unpacked(rest)
+        header, start = _header(written)
     except frames.Broken as error:
-        return Status.NO_RESULT, f"what came for a result is none: {error}", b""
+        return Status.NO_RESULT, f"what came for a result is none: {error}", nothing
     if ended != 0:
-        return Status.CRASH, f"it ended with {ended} after its result", b""
+        return Status.CRASH, f"it ended with {ended} after its result", nothing
     said, reason = header.get("status"), header.get("reason")
-    if not is_status(said) or not isinstance(reason, str) or len(blobs) != 1:
-        return Status.NO_RESULT, "what came for a result has no status, reason and bytes", b""
-    return str(said), reason, blobs[0] if said == Status.OK else b""
+    if not is_status(said) or not isinstance(reason, str) or len(header["sizes"]) != 1:
+        return Status.NO_RESULT, "what came for a result has no status, reason and bytes", nothing
+    return str(said), reason, (start, header["sizes"][0]) if said == Status.OK else nothing
+
+
+def _header(written: int) -> tuple[dict[str, Any], int]:
+    """The header of the one message behind the first byte, and where its bytes begin. Raises frames.Broken."""
+    four = os.pread(written, 4, 1)
+    if len(four) < 4:
+        raise frames.Broken("it ends within the length of its header")
+    said = os.pread(written, size := frames.length(four), 5)
+    if len(said) < size:
+        raise frames.Broken("it ends within its header")
+    header = frames.parsed(said)
+    if os.fstat(written).st_size != 5 + size + sum(header["sizes"]):
+        raise frames.Broken("its length is not what its header says")
+    return header, 5 + size
 
 
 def _killed(number: int, usage: resource.struct_rusage, limits: Mapping[str, float]) -> tuple[str, str]:
