@@ -14,7 +14,7 @@ from mmrl.sandbox.runners.values import decoded
 from .code_tests import Asserted, Test
 
 AT_ONCE = 4  # tests of a program that are run before it is asked whether to go on
-MOST_ROUNDS = 200  # of a test whose calls depend on each other
+MOST_ROUNDS = 40  # of a test whose calls depend on each other
 LONG_ENDS = 3  # tests that time out before the rest is given up: a loop costs seconds each time
 
 

@@ -23,6 +23,7 @@ from .calls import SOLUTION
 from .values import decoded, encoded
 
 _TEST = "<test>"
+_ENDS = (StopIteration, StopAsyncIteration)
 _MOST = 3000  # statements that are left out of one time
 prepare = python.prepare
 
@@ -129,8 +130,16 @@ class _Counting(ast.NodeTransformer):
     """Each assert is counted, and the test goes on after it: the calls of all are known in one go.
 
     It also goes on after a call for its own sake, and with the next round of a loop: EvalPlus calls a helper with each
-    answer, HumanEval draws a hundred cases.
+    answer, HumanEval draws a hundred cases. Not within `while`, which may wait for an answer.
     """
+
+    _waiting = 0  # `while` around the statement
+
+    def visit_While(self, node: ast.While) -> ast.While:
+        self._waiting += 1
+        self.generic_visit(node)
+        self._waiting -= 1
+        return node
 
     def visit_Assert(self, node: ast.Assert) -> ast.Try:
         failing = ast.ExceptHandler(type=_own("fails"), name=None, body=[_called("fell")])
@@ -138,14 +147,14 @@ class _Counting(ast.NodeTransformer):
         return ast.copy_location(made, node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
-        if not isinstance(node.value, ast.Call):
+        if self._waiting or not isinstance(node.value, ast.Call):
             return node
         return ast.copy_location(ast.Try(body=[node], handlers=[_unknown()], orelse=[], finalbody=[]), node)
 
     def visit_For(self, node: ast.For) -> ast.For:
         ends = any(isinstance(inside, ast.Break | ast.Return) for inside in ast.walk(node))
         self.generic_visit(node)
-        if ends:  # by an answer, perhaps: going on might have no end
+        if ends or self._waiting:  # by an answer, perhaps: going on might have no end
             return node
         node.body = [ast.Try(body=node.body, handlers=[_unknown()], orelse=[], finalbody=[])]
         return node
@@ -166,8 +175,9 @@ def _own(name: str) -> ast.Attribute:
 def _exception(name: str) -> type[Exception]:
     """The built-in exception of that name; but none that ends a loop of the test as if it were over."""
     found = getattr(builtins, name, None)
-    known = isinstance(found, type) and issubclass(found, Exception)
-    return found if known and found not in (StopIteration, StopAsyncIteration) else RuntimeError
+    if isinstance(found, type) and issubclass(found, Exception) and not issubclass(found, _ENDS):
+        return found
+    return RuntimeError
 
 
 def _become(given: Any, after: Any) -> None:

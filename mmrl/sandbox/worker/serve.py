@@ -114,8 +114,8 @@ class Worker:
             become(self.socket, self.runner, files, self.how, self.limits, self.processes, parent)
         for descriptor in (to_result, to_printed, nothing):
             os.close(descriptor)
-        files = {pipe: os.memfd_create("written", os.MFD_CLOEXEC) for pipe in (result, printed)}
-        return Watched(pid, os.pidfd_open(pid), result, printed, files, dict.fromkeys(files, 0))
+        written = {pipe: os.memfd_create("written", os.MFD_CLOEXEC) for pipe in (result, printed)}
+        return Watched(pid, os.pidfd_open(pid), result, printed, written, dict.fromkeys(written, 0))
 
     def _watch(self, child: Watched, deadline: float) -> None:
         """Read what the fork writes until it ends, runs out of time, writes too much, or has too many threads."""
