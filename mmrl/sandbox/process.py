@@ -193,13 +193,11 @@ def find_bubblewrap() -> str:
     place = shutil.which("bwrap")
     if place is None:
         return ""
-    tried = subprocess.run(
-        [place, *_BUBBLEWRAP, sys.executable, "-I", "-S", "-c", ""],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    command = [place, *_BUBBLEWRAP, sys.executable, "-I", "-S", "-c", ""]
+    try:
+        tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
     return place if tried.returncode == 0 else ""
 
 
