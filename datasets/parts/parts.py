@@ -133,7 +133,7 @@ def main() -> None:
     records += [program(i, split="heldout") for i in range(12)] + [program(i, split="unseen") for i in range(4)]
     here = Path(__file__).parent
     (here / "sample.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    texts = [program(i, slips=0.25, think=i % 4 == 0) for i in range(20 * len(SEEN))]
+    texts = [program(i, slips=0.25, think=i % 4 == 0) for i in range(8 * len(SEEN))]
     lines = [line for text in texts for line in [text["prompt"], *text["completion"].splitlines()]]
     (here / "words.txt").write_text("\n".join(dict.fromkeys(lines)) + "\n", encoding="utf-8")
 

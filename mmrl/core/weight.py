@@ -89,16 +89,16 @@ def top_entropy_weight(advantage: Tensor, batch: Batch, *, share: float = 0.2) -
 # ------------------------------------------------------------------ kinds of actions
 
 
-@WEIGHTS.add("precision_tokens", needs=("token_class",), certainty="D", weight=above(0))
-def precision_tokens(advantage: Tensor, batch: Batch, *, weight: float = 3.0) -> Tensor:
-    """Actions of token class 1 (numbers, dimensions) weigh `weight` times the others; the mean weight stays 1.
+@WEIGHTS.add("precision_tokens", needs=("token_class",), certainty="C", weight=above(0))
+def precision_tokens(advantage: Tensor, batch: Batch, *, weight: float = 2.0) -> Tensor:
+    """Actions of token class 1 (what has to be exact) weigh `weight` times the others; a sample's mean weight stays 1.
 
-    An interpretation of CAD-RL's precision token loss, whose numbers are not public; the weight is ours.
+    CAD-RL's precision token loss (arXiv 2508.10118, its equation 8 from a summary): with aggregate sequence_mean a
+    sample's part is sum(w l) / sum(w). The weight is ours; the paper's is not public.
     """
     raw = torch.ones_like(advantage).masked_fill(batch.feature("token_class") == 1, weight)
-    trained = raw.double() * batch.mask
-    count, total = batch.reduce(torch.stack([batch.mask.sum().double(), trained.sum()]), "sum")
-    return raw if count == 0 else raw * (count / total).to(raw.dtype)
+    total = (raw * batch.mask).sum(1, keepdim=True)
+    return torch.where(total > 0, raw * batch.mask.sum(1, keepdim=True) / total.clamp(min=1e-12), raw)
 
 
 @WEIGHTS.add("noise_level", needs=("std",), scale=above(0))

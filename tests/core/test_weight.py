@@ -197,11 +197,12 @@ def test_order_statistic_of_two_ranks(ranks):
 
 
 def test_precision_tokens_by_hand():
-    """Two of five trained actions are numbers: 3 * 2 + 3 = 9 becomes 5."""
-    classes = [[1, 0, 2], [1, 0, 1]]
-    batch = make({"token_class": classes}, mask=[[1, 1, 1], [1, 1, 0]])
-    got = weight_of("precision_tokens", batch)
-    assert got[batch.mask].tolist() == pytest.approx([15 / 9, 5 / 9, 5 / 9, 15 / 9, 5 / 9])
+    """A number weighs 3: 5 becomes 3 in the first row, 4 becomes 2 in the second; nothing is trained in the third."""
+    classes = [[1, 0, 2], [1, 0, 1], [1, 1, 0]]
+    batch = make({"token_class": classes}, mask=[[1, 1, 1], [1, 1, 0], [0, 0, 0]])
+    got = weight_of("precision_tokens", batch, weight=3.0)
+    assert got[batch.mask].tolist() == pytest.approx([9 / 5, 3 / 5, 3 / 5, 3 / 2, 1 / 2])
+    assert got.isfinite().all()
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=20), st.floats(0.1, 20))
