@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from mmrl.core.batch import Batch
+from mmrl.core.groups import group_count
 from mmrl.core.reduce import Reduce
-from mmrl.core.registry import Registry, above, between
+from mmrl.core.registry import Registry, above, at_least, between
 
 MASKS = Registry("action mask")
 WEIGHTS = Registry("action weight")
@@ -132,6 +133,27 @@ def overlong(advantage: Tensor, batch: Batch) -> Tensor:
     """
     truncated = batch.needed("`truncated` flags", batch.truncated)
     return batch.mask & ~truncated[:, None]
+
+
+@MASKS.add("top_advantage", certainty="B", keep=at_least(1))
+def top_advantage(advantage: Tensor, batch: Batch, *, keep: int = 4) -> Tensor:
+    """Keep of each group the `keep` samples with the largest |A|, and ties; the others leave the denominators too.
+
+    CPPO (arXiv 2503.22342), which cadrille takes with the loss of Dr. GRPO, and CADEvolve's released config keeps 4 of
+    16. A sample's |A| is the largest of its actions'.
+    """
+    if batch.mask.shape[1] == 0:
+        return batch.mask
+    where = (batch.group, batch.n_groups, batch.reduce)
+    size = torch.where(batch.mask, advantage.abs(), -1.0).amax(1)
+    counted = batch.mask.any(1)
+    kept = torch.zeros_like(counted)
+    for _ in range(keep):  # a place, or the places of equals, a round
+        left = counted & ~kept & (group_count(kept, *where) < keep)[batch.group]
+        best = torch.full((batch.n_groups,), -1.0, dtype=size.dtype, device=size.device)
+        best = batch.reduce(best.scatter_reduce(0, batch.group, torch.where(left, size, -1.0), "amax"), "max")
+        kept = kept | (left & (size >= best[batch.group]))
+    return batch.mask & kept[:, None]
 
 
 @WEIGHTS.add("chord_phi", needs=("logp", "expert"))

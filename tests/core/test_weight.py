@@ -1,5 +1,6 @@
 """Action masks and weights against sorting, hand tables and dense matrices; 1 rank, 2 ranks, any order."""
 
+import dataclasses
 import math
 import statistics
 
@@ -217,6 +218,16 @@ def test_noise_level_by_hand():
     batch = make({"std": [[0.1, 0.3], [0.2, 9.0]]}, mask=[[1, 1], [1, 0]])
     assert weight_of("noise_level", batch)[batch.mask].tolist() == pytest.approx([0.5, 1.5, 1.0])
     assert weight_of("noise_level", batch, scale=2.25)[batch.mask].tolist() == pytest.approx([0.225, 0.675, 0.45])
+
+
+def test_top_advantage_by_hand():
+    """Of a group of 4 samples and one of 3, of which one has no action: the 2 largest |A|, and what equals the second."""
+    rows = [[1.0, -0.5], [-2.0, 0.1], [0.5, 0.5], [-1.0, 0.2], [0.3, 0.0], [9.0, 9.0], [0.0, 0.1]]
+    mask = [[1, 1], [1, 1], [1, 1], [1, 0], [1, 1], [0, 0], [1, 0]]
+    batch = dataclasses.replace(make({}, mask=mask), group=torch.tensor([0, 0, 0, 0, 1, 1, 1]), n_groups=2)
+    kept = {k: mask_of("top_advantage", batch, torch.tensor(rows), keep=k).any(1).int().tolist() for k in (1, 2, 9)}
+    assert kept == {1: [0, 1, 0, 0, 1, 0, 0], 2: [1, 1, 0, 1, 1, 0, 1], 9: [1, 1, 1, 1, 1, 0, 1]}
+    assert torch.equal(mask_of("top_advantage", batch, torch.tensor(rows), keep=9), batch.mask)
 
 
 def test_selective_loss_drops_the_decision_alone():
