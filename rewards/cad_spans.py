@@ -18,26 +18,20 @@ from mmrl.thoughts import behind_thoughts
 Span = tuple[int, int]
 Place = tuple[int, int]  # line, from 1, and column
 
-# Names of calls that change the solid, of cadquery's Workplane and of build123d.
-OPERATIONS = frozenset(
-    (
-        # solids
-        "box cylinder sphere wedge cone torus Box Cylinder Sphere Wedge Cone Torus "
-        # outlines
-        "rect circle ellipse polygon slot2D polyline spline lineTo line hLine vLine hLineTo vLineTo radiusArc "
-        "threePointArc tangentArcPoint sagittaArc close trapezoid Rectangle Circle Ellipse RegularPolygon Polygon Polyline "
-        "Line Spline SlotOverall SlotCenterToCenter ThreePointArc RadiusArc JernArc Trapezoid make_face "
-        # from outline to solid
-        "extrude twistExtrude revolve sweep loft hole cboreHole cskHole cutBlind cutThruAll Hole CounterBoreHole "
-        "CounterSinkHole thicken "
-        # of solids
-        "union cut intersect combine fillet chamfer shell split offset2D offset "
-        # places
-        "workplane transformed center moveTo move translate rotate rotateAboutCenter mirror mirrorX mirrorY pushPoints "
-        "rarray polarArray Plane Pos Rot Location Locations GridLocations PolarLocations"
-    ).split()
-)
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+# Names of calls that change the solid, of CadQuery's Workplane and of build123d.
+_CALLS = {
+    "solids": "box cylinder sphere wedge cone torus Box Cylinder Sphere Wedge Cone Torus",
+    "outlines": "rect circle ellipse polygon slot2D polyline spline lineTo line hLine vLine hLineTo vLineTo radiusArc "
+    "threePointArc tangentArcPoint sagittaArc close trapezoid Rectangle Circle Ellipse RegularPolygon Polygon "
+    "Polyline Line Spline SlotOverall SlotCenterToCenter ThreePointArc RadiusArc JernArc Trapezoid make_face",
+    "outlines to solids": "extrude twistExtrude revolve sweep loft hole cboreHole cskHole cutBlind cutThruAll Hole "
+    "CounterBoreHole CounterSinkHole thicken",
+    "solids to solids": "union cut intersect combine fillet chamfer shell split offset2D offset",
+    "places": "workplane transformed center moveTo move translate rotate rotateAboutCenter mirror mirrorX mirrorY "
+    "pushPoints rarray polarArray Plane Pos Rot Location Locations GridLocations PolarLocations",
+}
+OPERATIONS = frozenset(name for names in _CALLS.values() for name in names.split())
+_FENCE = re.compile(r"```[ \t]*(?:python3?|py|cadquery|build123d)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def spans(text: str) -> list[Span]:

@@ -100,8 +100,8 @@ def thought(record: dict[str, Any]) -> str:
     """A chain of thought about a part, from its numbers."""
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["numbers"].items())
     return (
-        f"A {record['family']}: {told}, in mm. It stands on z = 0, so the outline is extruded upwards from the XY plane. "
-        "A circle takes half of its diameter."
+        f"A {record['family']}: {told}, in mm. It stands on z = 0, so the outline is extruded upwards from the XY "
+        "plane. A circle takes half of its diameter."
     )
 
 

@@ -52,8 +52,8 @@ def read_rows(source: str, split: str, subset: str | None = None) -> Iterator[Ro
         raise ConfigError(f"data: no prompt file {path}: it is a pipe or a device")
     if kind_of(path) == PROGRAM:
         raise ConfigError(
-            f"data: {path}: name its function, as in {path.name}:record; where files of Python are the records, name them "
-            f"by a pattern: {path.parent}/*.py"
+            f"data: {path}: name its function, as in {path.name}:record; where files of Python are the records, name "
+            f"them by a pattern: {path.parent}/*.py"
         )
     return file_rows(path)
 

@@ -221,7 +221,7 @@ def test_noise_level_by_hand():
 
 
 def test_top_advantage_by_hand():
-    """Of a group of 4 samples and one of 3, of which one has no action: the 2 largest |A|, and what equals the second."""
+    """Of 4 samples and of 3, one of which has no action: the 2 largest |A| of each, and what equals the second."""
     rows = [[1.0, -0.5], [-2.0, 0.1], [0.5, 0.5], [-1.0, 0.2], [0.3, 0.0], [9.0, 9.0], [0.0, 0.1]]
     mask = [[1, 1], [1, 1], [1, 1], [1, 0], [1, 1], [0, 0], [1, 0]]
     batch = dataclasses.replace(make({}, mask=mask), group=torch.tensor([0, 0, 0, 0, 1, 1, 1]), n_groups=2)

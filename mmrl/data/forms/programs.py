@@ -1,7 +1,8 @@
 """Formats of programs that build a solid: ExeCAD, CAD-Coder, GenCAD-Code, CAD-Recode, Text2CAD.
 
-Ours: `prompt`, `code`, `completion` (the program, behind its chain of thought where there is one), `unit`, and `gt`, what
-the solid is measured against: {code, brep, step, volume, bbox, n_solids}, of which one of the first three says the shape.
+Ours: `prompt`, `code`, `completion` (the program, behind its chain of thought where there is one), `unit`, and `gt`,
+what the solid is measured against: {code, brep, step, volume, bbox, n_solids}, of which one of the first three says the
+shape.
 """
 
 from __future__ import annotations

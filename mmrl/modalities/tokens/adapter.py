@@ -368,8 +368,8 @@ class TokenAdapter(Adapter):
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], columns: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Numbers of actions by name, each [b, t] float32, 0 where a token is not trained: those of
-        mmrl.core.token_features at the sampling temperature, "logp_reference", and "token_class" (1: the token has to be
-        exact, as `model.precise` finds, otherwise 0).
+        mmrl.core.token_features at the sampling temperature, "logp_reference", and "token_class" (1: the token has to
+        be exact, as `model.precise` finds, otherwise 0).
 
         Raises ValueError for an unknown name.
         """

@@ -199,8 +199,9 @@ class TokenModelConfig(Strict):
     precise: str = Field(
         "digits",
         description="Which tokens of an answer have to be exact, for the objective sft_precise and the action weight "
-        "precision_tokens: those with a digit (digits), or with characters that a function finds, `path/file.py:function`,"
-        " called as function(text) and returning (start, end) pairs; share:// works (docs/cad.md).",
+        "precision_tokens: those with a digit (digits), or with characters that a function finds, "
+        "`path/file.py:function`, called as function(text) and returning (start, end) pairs; share:// works "
+        "(docs/cad.md).",
     )
     precise_weight: float = Field(
         2.0, gt=0, description="What such a token weighs in the objective sft_precise, beside 1 of the others."

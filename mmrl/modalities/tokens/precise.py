@@ -1,7 +1,7 @@
 """Which tokens of an answer have to be exact: characters that a function finds, as the tokens that were sampled.
 
-A number is several tokens in most vocabularies, and a token may hold more than a number; nothing is encoded again, so that
-a token counts where a character of its own text does.
+A number is several tokens in most vocabularies, and a token may hold more than a number; nothing is encoded again, so
+that a token counts where a character of its own text does.
 """
 
 from __future__ import annotations
