@@ -136,6 +136,17 @@ def test_what_cannot_be_used_is_told(form, change, told):
         normalised({**good, **change}, form)
 
 
+def test_lines_that_write_files_are_neither_learned_nor_run():
+    """A sandbox refuses them; those that are commented out go, too."""
+    writes = CODE + 'cq.exporters.export(r, "./stlcq/7.stl")  # done\n# cq.exporters.export(r, "b.stl")\ns = r'
+    said = {"role": "assistant", "content": f"```python\n{writes}\n```"}
+    made = normalised({**CAD_CODER, "messages": [CAD_CODER["messages"][0], said]})
+    assert made["gt"]["code"] == CODE + "s = r\n"
+    assert made["messages"][0]["content"] == CAD_CODER["messages"][0]["content"]
+    assert made["completion"] == f"```python\n{CODE}s = r\n```"
+    assert normalised({**GENCAD, "cadquery": writes, "image": "a.png"})["completion"] == CODE + "s = r"
+
+
 def test_records_of_programs_of_another_kind_are_left_alone():
     stack = {"prompt": "Sort a list.", "code": "sorted(x)", "path": "a/b.py"}
     assert format_of(stack) == "plain"

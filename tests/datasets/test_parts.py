@@ -176,3 +176,17 @@ def test_the_sample_is_what_the_generator_makes():
     assert records[48:] == [parts.program(i, split="unseen") for i in range(4)]
     words = (FOLDER / "words.txt").read_text().splitlines()
     assert len(words) == len(set(words)) > 100 and parts.IMPORT.strip() in words
+
+
+def test_every_program_passes_the_sieve_of_its_dialect():
+    """Of all families and splits, right or wrong, with what its process would import."""
+    cadquery = pytest.importorskip("cadquery")
+    from mmrl.sandbox.sieve import compiled
+    from mmrl.solids.dialects import DIALECTS
+
+    sieve = DIALECTS["cadquery"].sieve(cadquery)
+    for split in parts.SPLITS:
+        for index in range(100):
+            record = parts.program(index, split=split, slips=0.5)
+            for code in (record["code"], record["completion"]):
+                compiled(code, sieve)

@@ -15,6 +15,9 @@ from mmrl.data.forms.columns import text_in
 from mmrl.near import short
 
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
+_WRITES = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:\w+\.)*exporters\.export\([^\n]*(?:\n|\Z)", re.MULTILINE)
+    r"^[ \t]*(?:#[^\n]*)?(?:\w+\.)*exporters\.export\([^\n]*\)[ \t]*(?:#[^\n]*)?(?:\n|\Z)", re.MULTILINE
+)
 _LEVELS = ("expert", "intermediate", "beginner", "abstract")
 _ASKED = "Write the CadQuery program of this part."  # where a data set has no words of its own
 
@@ -35,9 +38,11 @@ def cad_coder(record: Mapping[str, Any]) -> dict[str, Any]:
     said = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(said, Mapping) or said.get("role") != "assistant" or not isinstance(said.get("content"), str):
         raise ValueError("format cad_coder needs `messages` that end with an answer, which has the program")
-    fenced = _FENCE.findall(said["content"])
-    code = fenced[-1] if fenced else said["content"]
-    return {"id": _stem(text_in(record, "model_path", "cad_coder"))} | _built(record, _program(code, "cad_coder"))
+    answer = unwritten(said["content"])
+    fenced = _FENCE.findall(answer)
+    code = _program(fenced[-1] if fenced else answer, "cad_coder")
+    made = {"id": _stem(text_in(record, "model_path", "cad_coder"))}
+    return made | {"messages": [*messages[:-1], {**said, "content": answer}]} | _built(record, code)
 
 
 def gencad_code(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,10 +114,16 @@ def _measured(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"unit": "mm"} | ({} if truth is None else {"gt": dict(truth)})
 
 
+def unwritten(text: str) -> str:
+    """A program, or an answer with one, without the lines that write files: a sandbox refuses them, and a policy would
+    learn them."""
+    return _WRITES.sub("", text)
+
+
 def _program(code: str, form: str) -> str:
     if "cadquery" not in code and "cq." not in code:
         raise ValueError(f"format {form}: `code` is no CadQuery program: {short(code.strip())}")
-    return code
+    return unwritten(code)
 
 
 def _stem(path: str) -> str:
