@@ -16,8 +16,6 @@ from mmrl.near import short
 
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _WRITES = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:\w+\.)*exporters\.export\([^\n]*(?:\n|\Z)", re.MULTILINE)
-    r"^[ \t]*(?:#[^\n]*)?(?:\w+\.)*exporters\.export\([^\n]*\)[ \t]*(?:#[^\n]*)?(?:\n|\Z)", re.MULTILINE
-)
 _LEVELS = ("expert", "intermediate", "beginner", "abstract")
 _ASKED = "Write the CadQuery program of this part."  # where a data set has no words of its own
 
