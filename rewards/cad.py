@@ -2,7 +2,7 @@
 
 A program that fails, or builds no solid, scores 0, as in CAD-RL; the score's details say why (`status`), and the shares
 of each status are metrics. What is no fault of the program (a target that cannot be read, a worker that was lost) makes
-the sample invalid. Formulas, alignments, statuses: docs/cad.md.
+the sample invalid. Formulas, alignments, statuses: docs/solids.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class iou(Compared):
         super().__init__(dialect, extract, runs, Options(alignment=alignment, way=way, fineness=fineness), mesh)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         return float(found.measures["iou"])
@@ -98,7 +98,7 @@ class chamfer(Compared):
         self.low, self.high = low, high
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         return piecewise(float(found.measures["chamfer"]), self.low, self.high)
@@ -131,7 +131,7 @@ class shaped(Compared):
         super().__init__(dialect, extract, runs, options, mesh, failure)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         return 10.0 * found.measures["iou"] if self.by_iou else log_chamfer(found.measures["chamfer"])
@@ -164,7 +164,7 @@ class step_gain(Compared):
         self.loss = loss
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         lost = sum(gain for gain in found.measures["gains"] if gain < 0)
