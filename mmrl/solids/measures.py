@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mmrl.solids.alignments import ABSOLUTE, POLICIES, Placement
+from mmrl.solids.alignments import ABSOLUTE, POLICIES, Placements, placed
 from mmrl.solids.bodies import Body
 from mmrl.solids.meshes import FINE
 from mmrl.solids.overlaps import EXACT, MESH, Overlap, overlap
@@ -61,7 +61,7 @@ def measured(ours: Body, theirs: Body, options: Options) -> dict[str, Any]:
     return found
 
 
-def _best(ours: Body, theirs: Body, placements: list[tuple[Placement | None, Placement | None]], options: Options) -> Overlap:
+def _best(ours: Body, theirs: Body, placements: Placements, options: Options) -> Overlap:
     best: Overlap | None = None
     target, before = theirs, None
     for mine, other in placements:
@@ -74,16 +74,11 @@ def _best(ours: Body, theirs: Body, placements: list[tuple[Placement | None, Pla
     return best
 
 
-def _distances(
-    ours: Body, theirs: Body, placements: list[tuple[Placement | None, Placement | None]], options: Options
-) -> dict[str, float]:
-    """"chamfer", and "floor": that of the target to itself, in the same space."""
+def _distances(ours: Body, theirs: Body, placements: Placements, options: Options) -> dict[str, float]:
+    """ "chamfer", and "floor": that of the target to itself, in the same space."""
     mesh, target = ours.mesh(options.fineness), theirs.mesh(options.fineness)
     points, others = sampled(mesh, options.points, options.seed), sampled(target, options.points, options.seed + 1)
-    found = [
-        chamfer(points if mine is None else mine.points(points), others if other is None else other.points(others), options.form)
-        for mine, other in placements
-    ]
+    found = [chamfer(placed(points, mine), placed(others, other), options.form) for mine, other in placements]
     scale = 1.0 if placements[0][1] is None else placements[0][1].scale
     floor = noise_floor(target, options.points, options.seed + 1, options.form)
     return {"chamfer": min(found), "floor": floor * scale ** (2 if options.form == SQUARED else 1)}

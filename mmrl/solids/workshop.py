@@ -31,9 +31,9 @@ class WorkshopError(RuntimeError):
 
 @dataclass(frozen=True)
 class Made:
-    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the program
-    handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its line, BREP).
-    """
+    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the
+    program handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its
+    line, BREP)."""
 
     status: str
     reason: str = ""
@@ -47,7 +47,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Target:
-    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid, or None."""
+    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid."""
 
     brep: bytes
     facts: Mapping[str, Any]
@@ -75,6 +75,7 @@ class Workshop:
     one. workers: programs, and solids, at a time. seconds, memory_mb: for one program; measuring has twice the seconds.
     convention: options of mmrl.solids.programs.Convention. limits: of solids. strict: refuse to run where the sandbox
     lacks a layer. May be used from several threads. What is asked twice is run once, while it is remembered.
+    Raises SandboxError for what can be seen without starting it.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Workshop:
         self._truths = of_programs()  # a target's program leaves nothing in the memory that policies' programs inherit
         measuring = Resources(seconds=2 * seconds, memory_mb=memory_mb)
         self._measuring = shared("mmrl.solids.runners.measure", measuring, workers=workers, strict=strict)
+        self._programs.check()
         self._made, self._found = _Memory(), _Memory()
 
     def close(self) -> None:
@@ -208,8 +210,10 @@ def _found(outcome: Outcome) -> tuple[Found, bytes]:
 
 
 def _status(outcome: Outcome) -> str:
-    lost = outcome.status == Status.CRASH and outcome.reason.startswith("its worker ended")
-    return LOST if lost else str(outcome.status)
+    """A program cannot write that it was lost, but it may write this word."""
+    if outcome.lost:
+        return LOST
+    return str(Status.CRASH if outcome.status == LOST else outcome.status)
 
 
 def _too_much(found: Found) -> bool:

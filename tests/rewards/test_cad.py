@@ -46,6 +46,9 @@ class InProcess:
         except Exception as error:
             return Outcome(str(Status.EXCEPTION), reason=f"{type(error).__name__}: {error}")
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -105,10 +108,9 @@ def test_the_program_in_a_completion(text, extract, program):
 
 
 def test_targets_of_records(tmp_path):
-    from mmrl.solids.reading import write_brep, write_step
-    from mmrl.solids.runners import cadquery as runner
     from mmrl.solids.packing import unpacked
-    from mmrl.solids.reading import read_shape
+    from mmrl.solids.reading import read_shape, write_brep, write_step
+    from mmrl.solids.runners import cadquery as runner
 
     records = cad("records")
     brep = unpacked(runner.execute(CUBE))[1][0]
@@ -172,7 +174,14 @@ def test_what_a_record_tells_of_its_target_has_to_be_so(gt, wrong):
 
 # -------------------------------------------------------------------- what is paid
 
-TEXTS = [fenced(CUBE), fenced(TALL), fenced(APART), "no program", fenced(CQ + "result = cq.Workplane().box(0, 1, 1)"), ""]
+TEXTS = [
+    fenced(CUBE),
+    fenced(TALL),
+    fenced(APART),
+    "no program",
+    fenced(CQ + "result = cq.Workplane().box(0, 1, 1)"),
+    "",
+]
 STATUSES = ["ok", "ok", "ok", "syntax", "exception", "no_program"]
 
 
@@ -183,7 +192,9 @@ def test_each_reward_by_hand():
     assert all(score.details["why"] for score in found[3:])
     found = scores("iou", TEXTS)
     assert values(found) == [1, 0.5, 0, 0, 0, 0]
-    assert found[1].details["volume"] == pytest.approx(2000) and found[1].details["target_volume"] == pytest.approx(1000)
+    assert found[1].details["volume"] == pytest.approx(2000) and found[1].details["target_volume"] == pytest.approx(
+        1000
+    )
     assert found[0].details["way"] == "exact"
     # in the unit box the cube is where the cube is, and the tall box a quarter of it
     assert values(scores("iou", TEXTS, alignment="bounding_box")) == [1, 0.25, 1, 0, 0, 0]
@@ -206,8 +217,9 @@ def test_scores_of_distances_by_hand():
 
 
 def test_gains_of_statements_sum_to_the_iou_and_losses_cost():
-    grown = CQ + "a = cq.Workplane().box(10, 10, 5)\na = a.union(cq.Workplane().box(10, 10, 5).translate((0, 0, 5)))\nresult = a.translate((0, 0, -2.5))\n"  # fmt: skip
-    detour = CQ + "a = cq.Workplane().box(10, 10, 10)\nb = a.cut(cq.Workplane().box(10, 10, 5).translate((0, 0, 2.5)))\nresult = a\n"  # fmt: skip
+    half = "cq.Workplane().box(10, 10, 5)"
+    grown = f"{CQ}a = {half}\na = a.union({half}.translate((0, 0, 5)))\nresult = a.translate((0, 0, -2.5))\n"
+    detour = f"{CQ}a = cq.Workplane().box(10, 10, 10)\nb = a.cut({half}.translate((0, 0, 2.5)))\nresult = a\n"
     plain, lossy = (scores("step_gain", [fenced(grown), fenced(detour)], loss=loss) for loss in (1, 2))
     assert values(plain) == [1, 1]
     # grown: half of it, then 7.5 of 12.5 high, then all
@@ -217,7 +229,7 @@ def test_gains_of_statements_sum_to_the_iou_and_losses_cost():
     assert values(lossy) == [1, 0.5]
     for each in (*plain, *lossy):
         assert each.value <= sum(each.details["gains"]) + 1e-9
-    with pytest.raises(RewardError, match="loss=0.5"):
+    with pytest.raises(RewardError, match=r"loss=0\.5"):
         load_reward("cad.step_gain", {"loss": 0.5})
 
 
@@ -227,7 +239,9 @@ def test_what_hacks_of_geometry_earn():
     block = CQ + "result = cq.Workplane().box(100, 100, 100)\n"
     inside = CQ + "b = cq.Workplane().box(10, 10, 10)\nresult = b.union(b).add(b.translate((0, 0, 0)))\n"
     forged = "import cadquery as cq\nfrom cadquery import exporters\n"
-    found = scores("iou", [fenced(copies), fenced(block), fenced(inside), fenced(forged), "```python\nresult = 1.0\n```"])
+    found = scores(
+        "iou", [fenced(copies), fenced(block), fenced(inside), fenced(forged), "```python\nresult = 1.0\n```"]
+    )
     assert all(score.value <= 1 for score in found)
     assert values(found) == [1, 0.001, 1, 0, 0]
 
@@ -266,11 +280,14 @@ def test_what_is_no_fault_of_the_program_is_invalid(monkeypatch):
         assert [score.status for score in found] == ["invalid"], record
         assert words in found[0].reason
     assert scores("executes", [fenced(CUBE)], {})[0].value == 1  # it needs none
-    lost = Outcome(str(Status.CRASH), reason="its worker ended 2 times")
+    lost = Outcome(str(Status.CRASH), reason="its worker ended 2 times", lost=True)
     shop = load_reward("cad.iou").call.shop
     monkeypatch.setattr(shop._programs, "run", lambda programs: [lost] * len(programs))
     found = scores("iou", ["```python\nlost = 1\n```", ""])
     assert [(score.status, score.value) for score in found] == [("invalid", None), ("ok", 0.0)]
+    said = [Outcome("lost", reason="not at all"), Outcome("crash", reason="its worker ended 2 times")]  # by a program
+    monkeypatch.setattr(shop._programs, "run", lambda programs: [said.pop() for _ in programs])
+    assert values(scores("iou", ["```python\nlost = 2\n```", "```python\nlost = 3\n```"])) == [0.0, 0.0]
 
 
 def test_a_measurement_that_is_too_much_is_done_by_meshes(monkeypatch):
@@ -378,7 +395,7 @@ def test_a_judge_that_sees_has_pictures_of_both_and_is_not_asked_about_nothing(c
 
 
 def test_cad_rl_s_total_is_a_gate_and_a_sum(chat_server):
-    """R_exec (lambda_g IoU + lambda_e judge), with what docs/solids.md shows; nobody is asked about what does not run."""
+    """R_exec (lambda_g IoU + lambda_e judge), as docs/solids.md has it; nobody is asked about what does not run."""
     chat_server.answer = lambda request: "quality: 0.6\nframe: 0\nparameters: 0"
     judge = {"url": chat_server.url, "model": "small", "pause": 0.0}
     options = {
@@ -405,4 +422,5 @@ def test_shares_of_statuses_are_metrics():
     score_groups([group], [load_reward("cad.iou"), load_reward("vote.answer")])
     assert status_counts([group], "cad.iou") == {"ok": 4, "syntax": 1, "exception": 1, "no_program": 1}
     row = status_row([group], ["cad.iou", "vote.answer"], Processes())
-    assert row == {f"reward/cad.iou/status/{word}": count / 7 for word, count in (("exception", 1), ("no_program", 1), ("ok", 4), ("syntax", 1))}  # fmt: skip
+    counts = {"exception": 1, "no_program": 1, "ok": 4, "syntax": 1}
+    assert row == {f"reward/cad.iou/status/{word}": count / 7 for word, count in counts.items()}

@@ -92,6 +92,7 @@ ALLOWED = {
         "core",
         "reporting",
         "rewarding",
+        "sandbox",
         "completion",
         "terminal",
         "versions",
