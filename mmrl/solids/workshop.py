@@ -10,7 +10,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mmrl.sandbox import Limits as Resources
@@ -121,8 +121,10 @@ class Workshop:
 
     def target(self, given: bytes, mesh: int = 0) -> Target:
         """The target in a BREP or STEP file. mesh: the most triangles of its mesh. Raises WorkshopError."""
-        ((found, brep),) = self._asked([packed({**self._head("describe", mesh)}, given)])
+        request = packed(self._head("describe", mesh), given)
+        ((found, brep),) = self._asked([request])
         if not found.ok:
+            self._found.forget(_digest(request))  # a machine that is too busy now may not be later
             raise WorkshopError(f"the target cannot be used: {found.status}, {found.reason}")
         return Target(brep, found.facts, found.mesh)
 
@@ -132,7 +134,7 @@ class Workshop:
         made = self._made.get(key)
         if made is None:
             made = _made(self._truths.run([(source, self._argument(False))])[0])
-            if not made.ok:  # and not remembered: a machine that is too busy now may not be later
+            if not made.ok:  # nor is this remembered
                 raise WorkshopError(f"the target's program makes no solid: {made.status}, {made.reason}")
             self._made.keep(key, made, len(made.brep))
         return self.target(made.brep, mesh)
@@ -148,17 +150,17 @@ class Workshop:
         """
         head = self._head("compare", mesh)
 
-        def requests(options: Options) -> list[bytes]:
+        def request(one: Made, options: Options) -> bytes:
             told = {**head, "options": asdict(options)}
-            return [packed(told, one.brep, target.brep, *(brep for _, brep in one.steps)) for one in made]
+            return packed(told, one.brep, target.brep, *(brep for _, brep in one.steps))
 
-        found = self._measured(made, requests(options))
-        if options.way is None and any(map(_too_much, found)):
-            plain = Options(**{**asdict(options), "way": MESH})
-            again = [Made(one.status, one.reason) if not _too_much(was) else one for one, was in zip(made, found)]
-            for place, other in enumerate(self._measured(again, requests(plain))):
-                if _too_much(found[place]):
-                    found[place] = other
+        found = self._measured(made, [request(one, options) for one in made])
+        if options.way is None:
+            plain = replace(options, way=MESH)
+            places = [place for place, one in enumerate(found) if _too_much(one)]
+            again = self._asked([request(made[place], plain) for place in places])
+            for place, (other, _) in zip(places, again):
+                found[place] = other
         return found
 
     # ---------------------------------------------------------------- inside
@@ -239,6 +241,10 @@ class _Memory:
                 return None
             self._kept.move_to_end(key)
             return self._kept[key][0]
+
+    def forget(self, key: str) -> None:
+        with self._lock:
+            self._size -= self._kept.pop(key, (None, 0))[1]
 
     def keep(self, key: str, value: Any, size: int) -> None:
         one = value[0] if isinstance(value, tuple) else value

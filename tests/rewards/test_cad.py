@@ -314,6 +314,15 @@ def test_a_measurement_that_is_too_much_is_done_by_meshes(monkeypatch):
     assert "while it was measured" in found[0].details["why"]
 
 
+def test_a_target_that_took_too_long_once_is_asked_for_again(monkeypatch):
+    shop = load_reward("cad.iou").call.shop
+    for sandbox in (shop._truths, shop._measuring):
+        with monkeypatch.context() as busy:
+            busy.setattr(sandbox, "run", lambda programs: [Outcome("timeout", reason="over 10 s")] * len(programs))
+            assert [score.status for score in scores("iou", [fenced(CUBE)])] == ["invalid"]
+    assert values(scores("iou", [fenced(CUBE)])) == [1.0]
+
+
 def test_a_result_that_the_program_wrote_itself_is_only_geometry(monkeypatch):
     shop = load_reward("cad.iou").call.shop
     forged = [b"", b"\x80\x04K\x01.", b'{"iou": 1.0}', b'SOL1\x00\x00\x00\x1a{"head": {}, "sizes": [1]}x']
