@@ -230,9 +230,15 @@ def _same(tokens: Sequence[Token]) -> tuple[Token, ...]:
     return tuple(replace(token, title="") for token in tokens)
 
 
+def _without_mesh(detail: Any) -> Any:
+    """A detail as it is read; of the record of a solid (mmrl.solids.shown), that there is one."""
+    return "a solid" if isinstance(detail, Mapping) and "triangles" in detail else detail
+
+
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:
     value = score["value"]
-    details = clip(dumps(score["details"], indent=1), MAX_TEXT) if score["details"] else ""
+    told = {key: _without_mesh(detail) for key, detail in score["details"].items()}
+    details = clip(dumps(told, indent=1), MAX_TEXT) if told else ""
     return ScoreLine(
         name=name,
         value=number(value) if value is not None else {"na": "n/a"}.get(score["status"], score["status"]),

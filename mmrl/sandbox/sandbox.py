@@ -110,7 +110,9 @@ class Sandbox:
                         if tries[place] < _TRIES:
                             waiting.appendleft(place)
                         else:
-                            outcomes[place] = Outcome(Status.CRASH, reason=f"its worker ended {_TRIES} times")
+                            outcomes[place] = Outcome(
+                                Status.CRASH, reason=f"its worker ended {_TRIES} times", lost=True
+                            )
                     except SandboxError:
                         self._gone(worker)
                         raise
