@@ -12,6 +12,8 @@ from mmrl.solids.meshes import FINE
 from mmrl.solids.overlaps import EXACT, MESH, Overlap, overlap
 from mmrl.solids.points import FORMS, SQUARED, chamfer, noise_floor, sampled
 
+Placements = list[tuple[Placement | None, Placement | None]]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -54,28 +56,44 @@ def measured(ours: Body, theirs: Body, options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {"alignment": options.alignment}
     placements = POLICIES[options.alignment](ours, theirs)
     if options.iou:
-        best = _best(ours, theirs, placements, options)
+        best, *_ = _best(ours, theirs, placements, options)
         found |= {"iou": best.iou, "common": best.common, "union": best.union, "way": best.way, "why": best.why}
     if options.chamfer:
         found |= _distances(ours, theirs, placements, options)
     return found
 
 
-def _best(ours: Body, theirs: Body, placements: list[tuple[Placement | None, Placement | None]], options: Options) -> Overlap:
-    best: Overlap | None = None
+def laid(ours: Body, theirs: Body, options: Options) -> tuple[Body, Body, Placement | None]:
+    """Both where they are compared, and how the target came there; of several placements the one of the best IoU."""
+    placements = POLICIES[options.alignment](ours, theirs)
+    if len(placements) > 1:
+        return _best(ours, theirs, placements, options)[1:]
+    ((mine, other),) = placements
+    return _placed(ours, mine), _placed(theirs, other), other
+
+
+def _best(
+    ours: Body, theirs: Body, placements: Placements, options: Options
+) -> tuple[Overlap, Body, Body, Placement | None]:
+    best: tuple[Overlap, Body, Body, Placement | None] | None = None
     target, before = theirs, None
     for mine, other in placements:
         if other is not before:
-            target, before = (theirs if other is None else other.body(theirs)), other
-        found = overlap(ours if mine is None else mine.body(ours), target, options.way, options.fineness)
-        if best is None or found.iou > best.iou:
-            best = found
+            target, before = _placed(theirs, other), other
+        answer = _placed(ours, mine)
+        found = overlap(answer, target, options.way, options.fineness)
+        if best is None or found.iou > best[0].iou:
+            best = found, answer, target, other
     assert best is not None
     return best
 
 
+def _placed(body: Body, placement: Placement | None) -> Body:
+    return body if placement is None else placement.body(body)
+
+
 def _distances(
-    ours: Body, theirs: Body, placements: list[tuple[Placement | None, Placement | None]], options: Options
+    ours: Body, theirs: Body, placements: Placements, options: Options
 ) -> dict[str, float]:
     """"chamfer", and "floor": that of the target to itself, in the same space."""
     mesh, target = ours.mesh(options.fineness), theirs.mesh(options.fineness)
