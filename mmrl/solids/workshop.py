@@ -139,7 +139,8 @@ class Workshop:
 
     def viewed(self, made: Sequence[Made], target: Target, options: Options, mesh: int) -> list[Found]:
         """What is drawn of it beside the target, see mmrl.solids.views; mesh: the most triangles of each part."""
-        return self._against("view", [Made(one.status, one.reason, one.brep) for one in made], target, options, mesh)
+        plain = Options(options.alignment, way=options.way, fineness=options.fineness)  # what more is measured is not drawn
+        return self._against("view", [Made(one.status, one.reason, one.brep) for one in made], target, plain, mesh)
 
     # ---------------------------------------------------------------- inside
 

@@ -1,0 +1,42 @@
+"""Programs in colour, where what colours them is installed; rich brings it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_KINDS = (  # the first that a token's type is in: its class in the stylesheet
+    ("Token.Comment", "comment"),
+    ("Token.Keyword", "keyword"),
+    ("Token.Literal.String", "string"),
+    ("Token.Literal.Number", "number"),
+    ("Token.Operator.Word", "keyword"),
+    ("Token.Name.Function", "name"),
+    ("Token.Name.Builtin", "name"),
+    ("Token.Error", ""),
+)
+
+
+@dataclass(frozen=True)
+class Bit:
+    """A part of a program; kind: how it is coloured, or ""."""
+
+    text: str
+    kind: str = ""
+
+
+def bits(text: str) -> tuple[Bit, ...]:
+    """A text with Python in it, or between ``` in it, in parts that make it up again."""
+    try:
+        from pygments import lex
+        from pygments.lexers import MarkdownLexer, PythonLexer
+    except ImportError:
+        return (Bit(text),)
+    options = {"stripnl": False, "ensurenl": False}
+    lexer = MarkdownLexer(**options) if "```" in text else PythonLexer(**options)
+    found: list[Bit] = []
+    for kind, word in lex(text, lexer):
+        bit = Bit(word, next((name for head, name in _KINDS if str(kind).startswith(head)), ""))
+        if found and found[-1].kind == bit.kind:
+            bit = Bit(found.pop().text + word, bit.kind)
+        found.append(bit)
+    return tuple(found)
