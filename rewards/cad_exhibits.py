@@ -25,7 +25,10 @@ def exhibited(
     """The scores of one prompt's answers with what is drawn of each solid in their details, and in the first that is
     valid, the target. A view that cannot be made has a `problem`."""
     group = _Group(made, target, shop, options, mesh)
-    told = [_with(score, SOLIDS, partial(group.view, n)) if made[n].ok and score.ok else score for n, score in enumerate(scores)]
+    told = [
+        _with(score, SOLIDS, partial(group.view, n)) if made[n].ok and score.ok else score
+        for n, score in enumerate(scores)
+    ]
     first = next((n for n, score in enumerate(told) if score.ok), None)
     if first is not None:
         told[first] = _with(told[first], TARGET, group.goal)

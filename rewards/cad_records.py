@@ -67,13 +67,17 @@ def target_in(prompt: Prompt) -> tuple[str, str | bytes]:
     if isinstance(value, bytes | bytearray):
         return kind, bytes(value) if kind != "code" else value.decode("utf-8", "replace")
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"prompt {prompt.id!r}: `{kind}` is {type(value).__name__}; a text, bytes or a file's name is it")
+        raise ValueError(
+            f"prompt {prompt.id!r}: `{kind}` is {type(value).__name__}; a text, bytes or a file's name is it"
+        )
     if kind == "code":
         return kind, _file(value, prompt, kind).decode("utf-8") if _is_name(value, (".py",)) else value
     if kind_of(value[:4096].encode("utf-8", "replace")) == kind:
         return kind, value.encode()
     if not _is_name(value, (".brep", ".brp", ".bin", ".step", ".stp")):
-        raise ValueError(f"prompt {prompt.id!r}: `{kind}` {cut_short(value)} is neither such a file's text nor its name")
+        raise ValueError(
+            f"prompt {prompt.id!r}: `{kind}` {cut_short(value)} is neither such a file's text nor its name"
+        )
     return kind, _file(value, prompt, kind)
 
 
@@ -118,7 +122,9 @@ def disagreement(prompt: Prompt, facts: Mapping[str, Any]) -> str | None:
 def _given(prompt: Prompt) -> tuple[str, Any]:
     record, gt = prompt.record, prompt.record.get("gt")
     if gt is not None and not isinstance(gt, Mapping):
-        raise ValueError(f"prompt {prompt.id!r}: `gt` is {type(gt).__name__}; expected a mapping with {' or '.join(KINDS)}")
+        raise ValueError(
+            f"prompt {prompt.id!r}: `gt` is {type(gt).__name__}; expected a mapping with {' or '.join(KINDS)}"
+        )
     for source in (gt or {}, record):
         for kind in KINDS:
             if source.get(kind) not in (None, "", b""):

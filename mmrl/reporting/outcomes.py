@@ -34,6 +34,8 @@ def _chart(rewards: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
     if rest:
         words = words[: MOST_STATUSES - 1]
         rows = [{**row, REST: sum(row[word] for word in rest)} for row in rows]
-    lines = [series(rows, word, word.removeprefix("=").replace("_", " ")) for word in (*words, *([REST] if rest else []))]
+    lines = [
+        series(rows, word, word.removeprefix("=").replace("_", " ")) for word in (*words, *([REST] if rest else []))
+    ]
     lines = [replace(line, colour=number) for number, line in enumerate(lines, start=1)]
     return chart_of(", ".join(rewards), "share of the step's samples by status", lines)

@@ -170,7 +170,9 @@ def _panes(shelf: Shelf, parts: Mapping[str, Any] | None, goal: Any, status: str
     if parts is None:
         return tuple(panes)
     compared = [role for role in ("common", "missing", "extra") if role in places]
-    missing = [f"{role}: {notes[role]}" for role in ("common", "missing", "extra") if notes[role] not in ("", "nothing")]
+    missing = [
+        f"{role}: {notes[role]}" for role in ("common", "missing", "extra") if notes[role] not in ("", "nothing")
+    ]
     last = pane("overlap", compared, "; ".join(missing))
     return (*panes, Pane(last.title, last.meshes, last.picture, "; ".join(missing), tuple(compared)))
 
