@@ -20,7 +20,7 @@ from mmrl.solids.workshop import Found
 from mmrl.types import Sample, Score
 
 from . import judge_templates as templates
-from .cad_compared import Building, Compared, score_of, target_of
+from .cad_compared import Building, Compared, sandboxed, score_of, target_of
 from .cad_records import program_of, target_problem
 from .judge import Judged, question_of
 from .judging import request, said_numbers, shown, template_of
@@ -38,7 +38,9 @@ class executes(Building):
         super().__init__(dialect, extract, runs)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return [score_of(found, float(found.ok)) for found in self.shop.described(self.made(samples))]
+        made = self.made(samples)
+        with sandboxed():
+            return [score_of(found, float(found.ok)) for found in self.shop.described(made)]
 
 
 class iou(Compared):
@@ -225,7 +227,9 @@ class judge(Judged, Building):
     def _drawn(self, samples: Sequence[Sample]) -> list[Score | list]:
         """Pictures of the target and of what each program built, drawn alike; the score of what built nothing."""
         target = target_of(self.shop, samples[0].prompt, _TRIANGLES)
-        found = self.shop.compared(self.made(samples), target, Options(iou=False), _TRIANGLES)
+        made = self.made(samples)
+        with sandboxed():
+            found = self.shop.compared(made, target, Options(iou=False), _TRIANGLES)
         goal = Solid.of(target.mesh or {})
         return [score_of(one, 0.0) if not one.ok else _pair(goal, Solid.of(one.mesh or {}), one, target) for one in found]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
 from mmrl.near import near
+from mmrl.rewarding import StopRun
+from mmrl.sandbox import SandboxError
 from mmrl.solids.measures import Options
 from mmrl.solids.programs import Convention
 from mmrl.solids.workshop import LOST, Found, Made, Target, Workshop
@@ -60,6 +63,15 @@ def shared(dialect: str, runs: Mapping[str, Any]) -> Workshop:
         return _shops[key]
 
 
+@contextmanager
+def sandboxed() -> Iterator[None]:
+    """Where the sandbox cannot run anything the run ends, for no sample has a score."""
+    try:
+        yield
+    except SandboxError as error:
+        raise StopRun(str(error)) from error
+
+
 class Building:
     """A program in each sample, run once, whoever asks.
 
@@ -72,9 +84,10 @@ class Building:
         self.groups_at_once = self.shop.workers
 
     def made(self, samples: Sequence[Sample], steps: bool = False) -> list[Made]:
-        """What each sample's program builds."""
+        """What each sample's program builds. Raises StopRun where the sandbox does not start."""
         programs = [program_of(sample, self.extract) for sample in samples]
-        found = iter(self.shop.made([program for program in programs if program.strip()], steps))
+        with sandboxed():
+            found = iter(self.shop.made([program for program in programs if program.strip()], steps))
         nothing = Made(NO_PROGRAM, "the completion holds no program")
         return [next(found) if program.strip() else nothing for program in programs]
 
@@ -108,7 +121,8 @@ class Compared(Building):
     def __call__(self, samples: list[Sample]) -> list[Score]:
         target = target_of(self.shop, samples[0].prompt)
         made = self.made(samples, self.steps)
-        found = self.shop.compared(made, target, self.options)
+        with sandboxed():
+            found = self.shop.compared(made, target, self.options)
         if self.steps:
             found = [with_gains(one, [line for line, _ in of.steps]) for one, of in zip(found, made)]
         scores = [score_of(one, self.value(one) if one.ok else self.failure, target) for one in found]
@@ -124,7 +138,8 @@ def target_of(shop: Workshop, prompt: Prompt, mesh: int = 0) -> Target:
     if problem := target_problem(prompt):
         raise ValueError(problem)
     _, given = target_in(prompt)
-    target = shop.target_of_program(given, mesh) if isinstance(given, str) else shop.target(given, mesh)
+    with sandboxed():
+        target = shop.target_of_program(given, mesh) if isinstance(given, str) else shop.target(given, mesh)
     if problem := disagreement(prompt, target.facts):
         raise ValueError(f"prompt {prompt.id!r}: {problem}")
     return target

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmrl.solids.booleans import BooleanFailed, united
 from mmrl.solids.checks import Checked, checked
-from mmrl.solids.meshes import FINE, Mesh, fineness, joined, manifold_of, tessellated
+from mmrl.solids.meshes import FINE, Mesh, fineness, joined, manifold_of, steepness, tessellated
 from mmrl.solids.nouns import INVALID, Limits, Point, Refused
 from mmrl.solids.properties import area, bounding_box, counted, mass_properties, volume
 
@@ -73,12 +73,15 @@ class Body:
 
     def mesh(self, share: float = FINE) -> Mesh:
         """Of all its shapes. share: fineness, of the diagonal."""
-        return joined(tessellated(shape, fineness(self.sides, share)) for shape in self.shapes)
+        return joined(self._meshes(share))
 
     def manifold(self, share: float = FINE) -> Any:
         """The union as a manifold3d.Manifold; None where that fails."""
-        far = fineness(self.sides, share)
-        return manifold_of([tessellated(shape, far) for shape in self.shapes], 0.01 * far)
+        return manifold_of(self._meshes(share), 0.01 * fineness(self.sides, share))
+
+    def _meshes(self, share: float) -> list[Mesh]:
+        far, angle = fineness(self.sides, share), steepness(share)
+        return [tessellated(shape, far, angle) for shape in self.shapes]
 
     def facts(self) -> dict[str, Any]:
         """What is told of it, as JSON: mm, mm2, mm3."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from OCP.TopoDS import TopoDS_Shape
 
 FINE = 1e-3  # of the diagonal of the bounding box: how far triangles may be from a curved face
-ANGLE = 0.2  # radians between two triangles of one
+_STEEPEST = 0.5  # radians between two triangles of one
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Mesh:
         return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6.0)
 
 
-def triangulate(shape: TopoDS_Shape, far: float, angle: float = ANGLE) -> int:
-    """Have the kernel put triangles on the faces of a shape; returns how many. far: mm from a curved face."""
+def triangulate(shape: TopoDS_Shape, far: float, angle: float) -> int:
+    """Have the kernel put triangles on the faces of a shape; returns how many. See tessellated."""
     from OCP.BRep import BRep_Tool
     from OCP.BRepMesh import BRepMesh_IncrementalMesh
     from OCP.BRepTools import BRepTools
@@ -57,8 +57,11 @@ def triangulate(shape: TopoDS_Shape, far: float, angle: float = ANGLE) -> int:
     return sum(one.NbTriangles() for one in found if one is not None)
 
 
-def tessellated(shape: TopoDS_Shape, far: float, angle: float = ANGLE) -> Mesh:
-    """The faces of a shape as triangles, those of each face with vertices of their own. far: mm from a curved face."""
+def tessellated(shape: TopoDS_Shape, far: float, angle: float) -> Mesh:
+    """The faces of a shape as triangles, those of each face with vertices of their own.
+
+    far: how far, in mm, they may be from a curved face. angle: in radians, the most between neighbours.
+    """
     triangulate(shape, far, angle)
     return triangles_of(shape)
 
@@ -99,6 +102,11 @@ def joined(meshes: Iterable[Mesh]) -> Mesh:
         count += len(mesh.vertices)
     triangles = [mesh.triangles + start for mesh, start in zip(meshes, starts)]
     return Mesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(triangles))
+
+
+def steepness(share: float = FINE) -> float:
+    """The angle, in radians, that goes with a fineness: a chord of r is r angle^2 / 8 from its arc."""
+    return min(_STEEPEST, math.sqrt(10.0 * share))
 
 
 def fineness(sides: Sequence[float], share: float = FINE) -> float:

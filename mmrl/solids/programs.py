@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from mmrl.sandbox import Dialect, compiled
+from mmrl.sandbox.sieve import PROGRAM
 from mmrl.solids.nouns import NO_RESULT, Refused
 
-_NAME = "<program>"  # the sandbox tells the lines of this file
 _MOST_STEPS = 64
 
 
@@ -47,28 +48,32 @@ class Ran:
     assigned: list[str] = field(default_factory=list)
 
 
-def run(source: str, viewer: str, more: Mapping[str, Any] = {}) -> Ran:
+def run(source: str, viewer: str, sieve: Dialect, more: Mapping[str, Any] = {}) -> Ran:
     """Run a program. viewer: the name of the function that shows. more: what it finds without importing it.
 
-    Raises what the program raises, SyntaxError too.
+    Raises Refused (syntax, blocked) before it is run, and what it raises.
     """
-    *_, ran = stepped(source, viewer, more, whole=True)
+    ran = Ran({})
+    for _, ran in stepped(source, viewer, sieve, more, whole=True):
+        pass
     return ran
 
 
-def stepped(source: str, viewer: str, more: Mapping[str, Any] = {}, whole: bool = False) -> Iterator[Ran]:
-    """The same, told after each statement of the top level; the Ran is the same object. whole: only at the end."""
-    tree = ast.parse(source, _NAME)
+def stepped(
+    source: str, viewer: str, sieve: Dialect, more: Mapping[str, Any] = {}, whole: bool = False
+) -> Iterator[tuple[list[ast.stmt], Ran]]:
+    """The same, told after each statement of the top level; the Ran is one object. whole: only at the end."""
+    code = compiled(source, sieve)
+    tree = ast.parse(source, PROGRAM)
     ran = Ran({"__name__": "__main__", **more})
     ran.variables[viewer] = _viewer(ran.shown)
-    parts = [tree.body] if whole else [[statement] for statement in tree.body]
-    for part in parts:
-        exec(compile(ast.Module(part, []), _NAME, "exec"), ran.variables)
+    for part in [tree.body] if whole else [[statement] for statement in tree.body]:
+        exec(code if whole else compile(ast.Module(part, []), PROGRAM, "exec", dont_inherit=True), ran.variables)
         for name in _assigned(part):
             if name in ran.assigned:
                 ran.assigned.remove(name)
             ran.assigned.append(name)
-        yield ran
+        yield part, ran
 
 
 def result_of(ran: Ran, convention: Convention, is_shape: Callable[[Any], bool]) -> tuple[Any, str]:
@@ -86,20 +91,19 @@ def result_of(ran: Ran, convention: Convention, is_shape: Callable[[Any], bool])
 
 
 def steps_of(
-    source: str, viewer: str, convention: Convention, is_shape: Callable[[Any], bool], more: Mapping[str, Any] = {}
+    source: str, viewer: str, sieve: Dialect, is_shape: Callable[[Any], bool], more: Mapping[str, Any] = {}
 ) -> Iterator[tuple[int, Any]]:
-    """(its line, the newest shape) after each statement of the top level that made one.
+    """(its line, the newest shape) after each statement of the top level that made one, at most 64.
 
     That is what the statement assigned last, or showed: before the end the variable of the result is not there yet.
     """
     seen: list[Any] = []
-    tree = ast.parse(source, _NAME)
-    for statement, ran in zip(tree.body, stepped(source, viewer, more)):
-        names = [name for name in _assigned([statement]) if is_shape(ran.variables.get(name))]
+    for part, ran in stepped(source, viewer, sieve, more):
+        names = [name for name in _assigned(part) if is_shape(ran.variables.get(name))]
         newest = ran.variables[names[-1]] if names else (ran.shown[-1] if ran.shown else None)
         if newest is not None and not any(newest is one for one in seen) and len(seen) < _MOST_STEPS:
             seen.append(newest)
-            yield statement.lineno, newest
+            yield part[0].lineno, newest
 
 
 def _viewer(shown: list[Any]) -> Callable[..., None]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmrl.sandbox import Limits as Resources
-from mmrl.sandbox import Outcome, Sandbox, Status
+from mmrl.sandbox import Outcome, Sandbox, Status, shared
 from mmrl.solids.dialects import dialect
 from mmrl.solids.measures import Options
 from mmrl.solids.nouns import Limits
@@ -100,7 +100,7 @@ class Workshop:
         self._programs = of_programs()
         self._truths = of_programs()  # a target's program leaves nothing in the memory that policies' programs inherit
         measuring = Resources(seconds=2 * seconds, memory_mb=memory_mb)
-        self._measuring = Sandbox("mmrl.solids.runners.measure", measuring, workers=workers, strict=strict)
+        self._measuring = shared("mmrl.solids.runners.measure", measuring, workers=workers, strict=strict)
         self._made, self._found = _Memory(), _Memory()
 
     def close(self) -> None:

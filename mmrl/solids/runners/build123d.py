@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from mmrl.sandbox import Dialect
 from mmrl.solids import programs
 from mmrl.solids.dialects import DIALECTS
 from mmrl.solids.nouns import NO_RESULT, NOT_SOLID, Refused
 from mmrl.solids.packing import packed
+from mmrl.solids.threads import one_thread
 
 DIALECT = DIALECTS["build123d"]
+_MORE = {"show_object": lambda *_, **__: None}  # of another viewer
+
+
+@functools.cache
+def sieve() -> Dialect:
+    import build123d
+
+    return DIALECT.sieve(build123d)
 
 
 def prepare() -> None:
     """Import what is slow, and make and write a first solid."""
     import build123d
 
+    one_thread()
+    sieve()
     _brep(build123d.fillet(build123d.Box(1, 1, 1).edges(), 0.1), build123d)
 
 
@@ -27,15 +40,15 @@ def execute(source: str, argument: bytes = b"") -> bytes:
     import build123d
 
     convention = programs.Convention.of({"results": DIALECT.results, **json.loads(argument or b"{}")})
-    more = {"show_object": lambda *_, **__: None}
-    is_shape = _is_shape
+    allowed = DIALECT.sieve_for(source, sieve())
     steps: list[tuple[int, bytes]] = []
     if convention.steps:
-        for line, made in programs.steps_of(source, DIALECT.shown, convention, is_shape, more):
+        for line, made in programs.steps_of(source, DIALECT.viewer, allowed, _is_shape, _MORE):
             shape, count = _shape_of(made, build123d)
             if count:
                 steps.append((line, _brep(shape, build123d)))
-    found, where = programs.result_of(programs.run(source, DIALECT.shown, more), convention, is_shape)
+    ran = programs.run(source, DIALECT.viewer, allowed, _MORE)
+    found, where = programs.result_of(ran, convention, _is_shape)
     shape, count = _shape_of(found, build123d)
     if shape is None:
         raise Refused(NO_RESULT, f"{where} holds no shape")

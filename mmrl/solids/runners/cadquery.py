@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
+from mmrl.sandbox import Dialect
 from mmrl.solids import programs
 from mmrl.solids.bodies import compound
 from mmrl.solids.dialects import DIALECTS
@@ -15,14 +17,22 @@ from mmrl.solids.reading import write_brep
 from mmrl.solids.threads import one_thread
 
 DIALECT = DIALECTS["cadquery"]
+_MORE = {"debug": lambda *_, **__: None}  # of the viewer, as show_object
+
+
+@functools.cache
+def sieve() -> Dialect:
+    import cadquery
+
+    return DIALECT.sieve(cadquery)
 
 
 def prepare() -> None:
     """Import what is slow, and make and write a first solid: parts of the kernel are loaded when they are used."""
     import cadquery
-    import numpy  # noqa: F401
 
     one_thread()
+    sieve()
     made = cadquery.Workplane().box(1, 1, 1).cut(cadquery.Workplane().circle(0.2).extrude(1)).edges("|Z").fillet(0.1)
     write_brep(made.val().wrapped)
 
@@ -31,19 +41,20 @@ def execute(source: str, argument: bytes = b"") -> bytes:
     """The result of a program, see mmrl.solids.programs: packed {"from", "solids"} and its BREP.
 
     argument: a Convention as JSON, or nothing for the dialect's. With `steps`, the head also has "lines" and a BREP
-    follows for each. Raises Refused where the result is no solid, and what the program raises.
+    follows for each. Raises Refused where the program is not to be run, and where
+    its result is no solid; and what it raises.
     """
     import cadquery
 
     convention = programs.Convention.of({"results": DIALECT.results, **json.loads(argument or b"{}")})
-    more = {"debug": lambda *_, **__: None}
+    allowed = DIALECT.sieve_for(source, sieve())
     steps: list[tuple[int, bytes]] = []
     if convention.steps:
-        for line, made in programs.steps_of(source, DIALECT.shown, convention, _is_shape, more):
+        for line, made in programs.steps_of(source, DIALECT.viewer, allowed, _is_shape, _MORE):
             shape = _shape_of(made, cadquery)
             if shape is not None and solids_in(shape):
                 steps.append((line, write_brep(shape)))
-    ran = programs.run(source, DIALECT.shown, more)
+    ran = programs.run(source, DIALECT.viewer, allowed, _MORE)
     found, where = programs.result_of(ran, convention, _is_shape)
     shape = _shape_of(found, cadquery)
     if shape is None and isinstance(found, cadquery.Sketch):
