@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+_FENCE = re.compile(r"^([ \t]*```[^\n]*)$", re.MULTILINE)
 _KINDS = (  # the first that a token's type is in: its class in the stylesheet
     ("Token.Comment", "comment"),
     ("Token.Keyword", "keyword"),
@@ -25,18 +27,20 @@ class Bit:
 
 
 def bits(text: str) -> tuple[Bit, ...]:
-    """A text with Python in it, or between ``` in it, in parts that make it up again."""
+    """A text that is Python, or has some between lines of ```, in parts that make it up again."""
     try:
         from pygments import lex
-        from pygments.lexers import MarkdownLexer, PythonLexer
+        from pygments.lexers import PythonLexer
     except ImportError:
         return (Bit(text),)
-    options = {"stripnl": False, "ensurenl": False}
-    lexer = MarkdownLexer(**options) if "```" in text else PythonLexer(**options)
+    lexer = PythonLexer(stripnl=False, ensurenl=False)
+    parts = _FENCE.split(text)
     found: list[Bit] = []
-    for kind, word in lex(text, lexer):
-        bit = Bit(word, next((name for head, name in _KINDS if str(kind).startswith(head)), ""))
-        if found and found[-1].kind == bit.kind:
-            bit = Bit(found.pop().text + word, bit.kind)
-        found.append(bit)
+    for place, part in enumerate(parts):
+        program = len(parts) == 1 or place % 4 == 2
+        for kind, word in lex(part, lexer) if program else [("", part)]:
+            bit = Bit(word, next((name for head, name in _KINDS if str(kind).startswith(head)), ""))
+            if found and found[-1].kind == bit.kind:
+                bit = Bit(found.pop().text + word, bit.kind)
+            found.append(bit)
     return tuple(found)

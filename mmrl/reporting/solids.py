@@ -6,7 +6,6 @@ Meshes of a run's folder are somebody's numbers: they are read as a Solid, bound
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +119,11 @@ def read_solid(record: Any) -> Solid:
         texts = [record[name] for name in ("vertices", "triangles") if name in record]
         if any(not isinstance(text, str) or len(text) > 40 * MOST_TRIANGLES for text in texts):
             raise ValueError(f"no record of a solid of at most {MOST_TRIANGLES:,} triangles")
+        if texts and not (_is(record.get("step")) and all(map(_is, record.get("low", [None])))):
+            raise ValueError("no record of a solid: its numbers are none, or not finite")
         solid = Solid.of(record)
+    except TypeError:
+        raise ValueError("no record of a solid: TypeError") from None
     except (OverflowError, RecursionError):
         raise ValueError("no record of a solid: its numbers are too large") from None
     if len(solid.triangles) > MOST_TRIANGLES or not (np.abs(solid.vertices) <= _LARGEST).all():
@@ -229,5 +232,4 @@ def _sides(box: Any) -> str:
 
 def _is(value: Any) -> bool:
     """Whether it is a number of a sane size."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and abs(value) < 1e30 and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30  # NaN is not below

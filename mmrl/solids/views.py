@@ -67,10 +67,13 @@ def _by_mesh(answer: Body, target: Body, far: float) -> dict[str, Mesh]:
 
 
 def _without_skins(part: Any, far: float) -> Mesh:
-    """Its pieces but for those thinner than `far`: where a curved face is both's, their triangles differ by so much."""
+    """Its pieces but for those thinner than `far`: where a curved face is both's, their triangles differ by so much.
+
+    A hollow is a piece of its own, of a volume below 0.
+    """
     kept = []
     for piece in part.simplify(far).decompose():
-        if 2 * piece.volume() > far * piece.surface_area():
+        if 2 * abs(piece.volume()) > far * piece.surface_area():
             made = piece.to_mesh64()
             kept.append(Mesh(made.vert_properties[:, :3].copy(), made.tri_verts.astype("int64")))
     return joined(kept) if kept else _nothing()
