@@ -2,7 +2,7 @@
 
 A program that fails, or builds no solid, scores 0, as in CAD-RL; the score's details say why (`status`), and the shares
 of each status are metrics. What is no fault of the program (a target that cannot be read, a worker that was lost) makes
-the sample invalid. Formulas, alignments, statuses: docs/cad.md.
+the sample invalid. Formulas, alignments, statuses: docs/solids.md.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ _ERRORS = ("frame", "parameters")  # what the judge is to look for, beside the q
 class executes(Building):
     """1 where the program runs and builds a solid that can be measured, else 0: CAD-RL's R_exec."""
 
-    def __init__(
-        self, dialect: str = "cadquery", extract: str = "auto", runs: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, dialect: str = "cadquery", extract: str = "auto", runs: Mapping[str, Any] | None = None) -> None:
         super().__init__(dialect, extract, runs)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
@@ -65,7 +63,7 @@ class iou(Compared):
         super().__init__(dialect, extract, runs, Options(alignment=alignment, way=way, fineness=fineness), mesh)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         return float(found.measures["iou"])
@@ -99,7 +97,7 @@ class chamfer(Compared):
         self.low, self.high = low, high
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         return piecewise(float(found.measures["chamfer"]), self.low, self.high)
@@ -132,7 +130,7 @@ class shaped(Compared):
         super().__init__(dialect, extract, runs, options, mesh, failure)
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         return 10.0 * found.measures["iou"] if self.by_iou else log_chamfer(found.measures["chamfer"])
@@ -165,7 +163,7 @@ class step_gain(Compared):
         self.loss = loss
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
-        return super().__call__(samples)
+        return self.scores(samples)
 
     def value(self, found: Found) -> float:
         lost = sum(gain for gain in found.measures["gains"] if gain < 0)
@@ -220,7 +218,9 @@ class judge(Judged, Building):
         if score := self._refused(program):
             return score
         record = sample.prompt.record
-        reference = (record.get("gt") or record).get("code") if isinstance(record.get("gt") or record, Mapping) else None
+        reference = (
+            (record.get("gt") or record).get("code") if isinstance(record.get("gt") or record, Mapping) else None
+        )
         words = {"question": question_of(sample), "reference": str(reference or "(none is given)"), "answer": program}
         return shown(pictures, self.template, **words) if pictures else request(self.template, **words)
 
@@ -231,7 +231,9 @@ class judge(Judged, Building):
         with sandboxed():
             found = self.shop.compared(made, target, Options(iou=False), _TRIANGLES)
         goal = Solid.of(target.mesh or {})
-        return [score_of(one, 0.0) if not one.ok else _pair(goal, Solid.of(one.mesh or {}), one, target) for one in found]
+        return [
+            score_of(one, 0.0) if not one.ok else _pair(goal, Solid.of(one.mesh or {}), one, target) for one in found
+        ]
 
 
 def _pair(goal: Solid, built: Solid, found: Found, target: Any) -> list[Mapping[str, Any]]:

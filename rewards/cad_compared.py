@@ -50,7 +50,7 @@ def shared(dialect: str, runs: Mapping[str, Any]) -> Workshop:
     if python is None and dialect in ("cadquery", "build123d") and find_spec(dialect) is None:
         raise ValueError(
             f"dialect={dialect!r}: the package is not installed here; install it into an environment of its own and "
-            "give that one's interpreter as runs: {python: ...} (docs/cad.md)"
+            "give that one's interpreter as runs: {python: ...} (docs/solids.md)"
         )
     convention = {key: runs[key] for key in _CONVENTION if key in runs}
     Convention.of(convention)
@@ -118,7 +118,8 @@ class Compared(Building):
     def check_prompt(self, prompt: Prompt) -> str | None:
         return target_problem(prompt)
 
-    def __call__(self, samples: list[Sample]) -> list[Score]:
+    def scores(self, samples: Sequence[Sample]) -> list[Score]:
+        """One for each sample of a prompt. Raises what makes them all invalid."""
         target = target_of(self.shop, samples[0].prompt)
         made = self.made(samples, self.steps)
         with sandboxed():

@@ -70,7 +70,9 @@ def _passed(solid: TopoDS_Shape, limits: Limits) -> tuple[TopoDS_Shape, float]:
     if not all(map(math.isfinite, (*low, *high, *sides))):
         raise Refused(INVALID, "its bounding box is not finite")
     if max(*map(abs, low), *map(abs, high)) > limits.extent:
-        raise Refused(TOO_LARGE, f"it reaches {max(*map(abs, low), *map(abs, high)):.3g} mm; {limits.extent:g} is the limit")
+        raise Refused(
+            TOO_LARGE, f"it reaches {max(*map(abs, low), *map(abs, high)):.3g} mm; {limits.extent:g} is the limit"
+        )
     if min(sides) < limits.thickness:
         raise Refused(INVALID, f"it is {min(sides):.3g} mm thick; {limits.thickness:g} is the limit")
     if not is_closed(solid):

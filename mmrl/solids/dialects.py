@@ -62,7 +62,6 @@ class CadDialect:
             dunders=frozenset({"__name__", "__init__", "__post_init__"}),
             characters=50_000,
             nodes=10_000,
-            dunder_texts=False,
         )
 
     def sieve_for(self, source: str, sieve: Dialect) -> Dialect:
@@ -105,13 +104,11 @@ def _public(modules: Iterable[ModuleType], types: Iterable[type]) -> set[str]:
     found, reach = set[str](), set[str]()
     classes = list(types)
     for module in modules:
-        for name in dir(module):
-            value = getattr(module, name, None)
-            if inspect.ismodule(value):
-                reach.add(name)
-            elif not name.startswith("_"):
-                found.add(name)
-                classes += [value] if inspect.isclass(value) else []
+        held = vars(module)
+        reach |= {name for name, value in held.items() if inspect.ismodule(value)}
+        for name in getattr(module, "__all__", None) or [name for name in held if not name.startswith("_")]:
+            found.add(name)
+            classes += [held[name]] if inspect.isclass(held.get(name)) else []
     for kind in classes:
         for name in {*dir(kind), *getattr(kind, "__annotations__", ())}:
             if not name.startswith("_"):

@@ -92,14 +92,16 @@ def _placed(body: Body, placement: Placement | None) -> Body:
     return body if placement is None else placement.body(body)
 
 
-def _distances(
-    ours: Body, theirs: Body, placements: Placements, options: Options
-) -> dict[str, float]:
-    """"chamfer", and "floor": that of the target to itself, in the same space."""
+def _distances(ours: Body, theirs: Body, placements: Placements, options: Options) -> dict[str, float]:
+    """ "chamfer", and "floor": that of the target to itself, in the same space."""
     mesh, target = ours.mesh(options.fineness), theirs.mesh(options.fineness)
     points, others = sampled(mesh, options.points, options.seed), sampled(target, options.points, options.seed + 1)
     found = [
-        chamfer(points if mine is None else mine.points(points), others if other is None else other.points(others), options.form)
+        chamfer(
+            points if mine is None else mine.points(points),
+            others if other is None else other.points(others),
+            options.form,
+        )
         for mine, other in placements
     ]
     scale = 1.0 if placements[0][1] is None else placements[0][1].scale

@@ -38,7 +38,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not (0 < self.thickness < self.extent < 1e9) or min(self.faces, self.solids, self.size) < 1:
-            raise ValueError(f"{self}: thickness is above 0 and below extent, which is below 1e9; the others are 1 or more")
+            raise ValueError(
+                f"{self}: thickness is above 0 and below extent, which is below 1e9; the others are 1 or more"
+            )
 
 
 def one_line(error: object, longest: int = 200) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING
 
 from mmrl.solids.nouns import TOO_LARGE, UNREADABLE, Refused, one_line
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 _TEXT, _BINARY, _OTHER = b"CASCADE Topology V", b"Open CASCADE Topology V", b"DBRep_DrawableShape"
 _STEP = b"ISO-10303-21"
+_LAST = re.compile(rb"\*\s+[+-]\d+\s+\d+\s*\Z")  # how BREP text ends: its last shape, and which one it is about
 _HEAD = 4096  # bytes in which the name of a format stands
 
 
@@ -46,12 +48,15 @@ def read_brep(data: bytes) -> TopoDS_Shape:
     from OCP.BRepTools import BRepTools
     from OCP.TopoDS import TopoDS_Shape
 
+    text = data.lstrip()[: len(_BINARY)] != _BINARY
+    if text and not _LAST.search(data[-64:]):  # the kernel would look for its end for ever
+        raise Refused(UNREADABLE, "a BREP without its end: it is cut off")
     shape = TopoDS_Shape()
     try:
-        if data.lstrip()[: len(_BINARY)] == _BINARY:
-            BinTools.Read_s(shape, io.BytesIO(data))
-        else:
+        if text:
             BRepTools.Read_s(shape, io.BytesIO(data), BRep_Builder())
+        else:
+            BinTools.Read_s(shape, io.BytesIO(data))
     except Exception as error:  # of the kernel's, of many kinds
         raise Refused(UNREADABLE, f"a BREP that the kernel cannot read: {one_line(error)}") from None
     return shape

@@ -110,7 +110,14 @@ class Workshop:
 
     def made(self, programs: Sequence[str], steps: bool = False) -> list[Made]:
         """What each program makes, side by side; equal ones are run once."""
-        return self._run(self._programs, programs, steps)
+        argument = self._argument(steps)
+        keys = [_digest(program.encode("utf-8", "surrogatepass"), argument) for program in programs]
+        known = {key: self._made.get(key) for key in keys}
+        missing = {key: program for key, program in zip(keys, programs) if known[key] is None}
+        for key, outcome in zip(missing, self._programs.run([(program, argument) for program in missing.values()])):
+            known[key] = _made(outcome)
+            self._made.keep(key, known[key], len(outcome.output))
+        return [known[key] for key in keys]
 
     def target(self, given: bytes, mesh: int = 0) -> Target:
         """The target in a BREP or STEP file. mesh: the most triangles of its mesh. Raises WorkshopError."""
@@ -121,9 +128,13 @@ class Workshop:
 
     def target_of_program(self, source: str, mesh: int = 0) -> Target:
         """The same of a program, which runs apart from those of policies. Raises WorkshopError."""
-        (made,) = self._run(self._truths, [source], False)
-        if not made.ok:
-            raise WorkshopError(f"the target's program makes no solid: {made.status}, {made.reason}")
+        key = _digest(b"target", source.encode("utf-8", "surrogatepass"))
+        made = self._made.get(key)
+        if made is None:
+            made = _made(self._truths.run([(source, self._argument(False))])[0])
+            if not made.ok:  # and not remembered: a machine that is too busy now may not be later
+                raise WorkshopError(f"the target's program makes no solid: {made.status}, {made.reason}")
+            self._made.keep(key, made, len(made.brep))
         return self.target(made.brep, mesh)
 
     def described(self, made: Sequence[Made]) -> list[Found]:
@@ -139,14 +150,14 @@ class Workshop:
 
     def viewed(self, made: Sequence[Made], target: Target, options: Options, mesh: int) -> list[Found]:
         """What is drawn of it beside the target, see mmrl.solids.views; mesh: the most triangles of each part."""
-        plain = Options(options.alignment, way=options.way, fineness=options.fineness)  # what more is measured is not drawn
+        plain = Options(
+            options.alignment, way=options.way, fineness=options.fineness
+        )  # what more is measured is not drawn
         return self._against("view", [Made(one.status, one.reason, one.brep) for one in made], target, plain, mesh)
 
     # ---------------------------------------------------------------- inside
 
-    def _against(
-        self, task: str, made: Sequence[Made], target: Target, options: Options, mesh: int
-    ) -> list[Found]:
+    def _against(self, task: str, made: Sequence[Made], target: Target, options: Options, mesh: int) -> list[Found]:
         head = self._head(task, mesh)
 
         def requests(options: Options) -> list[bytes]:
@@ -165,15 +176,8 @@ class Workshop:
     def _head(self, task: str, mesh: int) -> dict[str, Any]:
         return {"task": task, "mesh": mesh, "limits": asdict(self.limits)}
 
-    def _run(self, sandbox: Sandbox, programs: Sequence[str], steps: bool) -> list[Made]:
-        argument = json.dumps({**self.convention, "steps": steps}).encode()
-        keys = [_digest(program.encode("utf-8", "surrogatepass"), argument) for program in programs]
-        known = {key: self._made.get(key) for key in keys}
-        missing = {key: program for key, program in zip(keys, programs) if known[key] is None}
-        for key, outcome in zip(missing, sandbox.run([(program, argument) for program in missing.values()])):
-            known[key] = _made(outcome)
-            self._made.keep(key, known[key], len(outcome.output))
-        return [known[key] for key in keys]
+    def _argument(self, steps: bool) -> bytes:
+        return json.dumps({**self.convention, "steps": steps}).encode()
 
     def _measured(self, made: Sequence[Made], requests: Sequence[bytes]) -> list[Found]:
         asked = iter(self._asked([request for one, request in zip(made, requests) if one.ok]))

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrl.reporting.compare import write_comparison
+from mmrl.reporting.curves import component_names
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.outcomes import MOST_STATUSES, status_charts
-from mmrl.reporting.curves import component_names
 from mmrl.reporting.programs import bits
 from mmrl.reporting.report import write_report
 from mmrl.reporting.samples import write_step
@@ -240,7 +240,10 @@ def test_lines_of_what_was_measured(details, line):
     assert numbers_of({"cad": {"details": details}, "again": {"details": details}}) == [line]
 
 
-@every("box", [None, "text", [[0, 0, 0]], [[0, 0, 0], [1, 2, math.nan]], [[0, 0], [1, 2]], [1, 2], [[0, 0, 0], [1, 2, "3"]]])
+@every(
+    "box",
+    [None, "text", [[0, 0, 0]], [[0, 0, 0], [1, 2, math.nan]], [[0, 0], [1, 2]], [1, 2], [[0, 0, 0], [1, 2, "3"]]],
+)
 def test_what_is_no_number_is_not_told(box):
     told = {"box": box, "iou": math.nan, "chamfer": "0.1", "volume": True, "solids": {"answer": {}}}
     assert numbers_of({"cad": {"details": told}}) == []
@@ -249,7 +252,11 @@ def test_what_is_no_number_is_not_told(box):
 def test_shares_of_statuses_are_one_chart_of_each_reward_that_says_other_things():
     rows = [
         {"step": 1, "reward/mean": 0.0, "reward/a": 0.5, "reward/a/status/syntax": 1.0, "reward/b/status/syntax": 1.0},
-        {"step": 2, **{f"reward/{n}/status/{w}": 0.5 for n in "ab" for w in ("ok", "syntax")}, "reward/c/status/ok": 1.0},
+        {
+            "step": 2,
+            **{f"reward/{n}/status/{w}": 0.5 for n in "ab" for w in ("ok", "syntax")},
+            "reward/c/status/ok": 1.0,
+        },
     ]
     both, other = status_charts(rows)
     assert (both.title, other.title) == ("a, b", "c")

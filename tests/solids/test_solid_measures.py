@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from every import every
+from known_solids import KNOWN, box, bracket, cylinder, kernel, lens, sphere
 from scipy.spatial.transform import Rotation
 
 from mmrl.solids.alignments import POLICIES
@@ -16,8 +17,6 @@ from mmrl.solids.meshes import Mesh
 from mmrl.solids.overlaps import by_mesh, exact, overlap
 from mmrl.solids.points import chamfer, noise_floor, sampled
 from mmrl.solids.reading import read_shape, write_brep
-
-from known_solids import KNOWN, box, bracket, cylinder, kernel, lens, sphere
 
 
 def body(*shapes) -> Body:
@@ -57,7 +56,10 @@ def test_the_facts_of_a_box():
 S = 5 * math.sqrt(2)
 PAIRS = {
     # a cube of 10, shifted by d: (10 - d) / (10 + d)
-    **{f"shifted by {d}": (lambda d=d: (box(10, 10, 10), box(10, 10, 10, at=(d, 0, 0))), (10 - d) / (10 + d)) for d in (1, 5, 9)},
+    **{
+        f"shifted by {d}": (lambda d=d: (box(10, 10, 10), box(10, 10, 10, at=(d, 0, 0))), (10 - d) / (10 + d))
+        for d in (1, 5, 9)
+    },
     # scaled about its centre by s: 1 / s^3
     **{f"scaled by {s}": (lambda s=s: (box(10, 10, 10), box(10 * s, 10 * s, 10 * s)), s**-3) for s in (1.01, 1.5, 2)},
     "apart": (lambda: (box(1, 1, 1), box(1, 1, 1, at=(5, 0, 0))), 0.0),

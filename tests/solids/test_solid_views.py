@@ -6,6 +6,7 @@ import math
 
 import pytest
 from every import every
+from known_solids import box, cylinder, kernel, sphere
 
 from mmrl.solids.bodies import Body
 from mmrl.solids.booleans import parted
@@ -17,8 +18,6 @@ from mmrl.solids.reading import write_brep
 from mmrl.solids.runners import measure
 from mmrl.solids.shown import Solid
 from mmrl.solids.views import NOTHING, PARTS, TOO_FINE, viewed
-
-from known_solids import box, cylinder, kernel, sphere
 
 
 def of(shape) -> Body:
