@@ -19,8 +19,7 @@ from mmrl.solids.meshes import Mesh, joined
 from mmrl.solids.render import render
 from mmrl.solids.shown import Solid
 
-SOLIDS, TARGET = "solids", "target"  # details of a score that have meshes, see rewards/cad_exhibits.py
-DRAWN_DETAILS = (SOLIDS, TARGET)
+VIEW, TARGET = "view", "target"  # details of a score that have meshes, see rewards/cad_exhibits.py
 DRAWN = ("target", "answer", "common", "missing", "extra")  # what a mesh is drawn as
 MOST_TRIANGLES = 20_000
 _LARGEST = 1e9  # mm
@@ -131,6 +130,11 @@ def read_solid(record: Any) -> Solid:
     return solid
 
 
+def is_drawn(name: str, detail: Any) -> bool:
+    """Whether a detail of a score has meshes, which nobody reads."""
+    return name in (VIEW, TARGET) and isinstance(detail, Mapping)
+
+
 def goal_of(samples: Sequence[Mapping[str, Any]]) -> Any:
     """The record of the target that the samples of a group share; None where none of them has it."""
     details = (score["details"] for sample in samples for score in sample["scores"].values())
@@ -140,7 +144,7 @@ def goal_of(samples: Sequence[Mapping[str, Any]]) -> Any:
 def solids_view(shelf: Shelf, record: Mapping[str, Any], goal: Any, name: str) -> SolidsView | None:
     """Of a sample; None of one that has no solid and whose group has no target. name: of the sample, for notes."""
     details = [score["details"] for score in record["scores"].values()]
-    parts = next((of[SOLIDS] for of in details if isinstance(of.get(SOLIDS), Mapping)), None)
+    parts = next((of[VIEW] for of in details if isinstance(of.get(VIEW), Mapping)), None)
     goal = goal_of([record]) if goal is None else goal
     if parts is None and goal is None:
         return None
