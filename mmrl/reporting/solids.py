@@ -37,8 +37,8 @@ _WORDS = {"nothing": "nothing", "too_fine": "too many triangles to be drawn"}
 
 @dataclass(frozen=True)
 class Pane:
-    """A view of meshes. meshes: (number of the mesh in the page, what it is drawn as). picture: a PNG data URI for where
-    nothing can be drawn. note: why there is no mesh; parts: the names of the parts of a comparison that are there."""
+    """A view of meshes. meshes: (number of the mesh in the page, what it is drawn as). picture: a PNG data URI for
+    where nothing can be drawn. note: why there is no mesh; parts: names of the parts of a comparison that are there."""
 
     title: str
     meshes: tuple[tuple[int, str], ...] = ()
@@ -68,7 +68,7 @@ class SolidsView:
 
 
 class Shelf:
-    """The meshes of a page, each different one once. charged: see CardMaker; a page has no more than there is room for."""
+    """The meshes of a page, each different one once. charged: see CardMaker; there are no more than have room."""
 
     def __init__(self, charged: Callable[[str, str], tuple[str, str]]) -> None:
         self._charged = charged
@@ -148,7 +148,7 @@ def solids_view(shelf: Shelf, record: Mapping[str, Any], goal: Any, name: str) -
     goal = goal_of([record]) if goal is None else goal
     if parts is None and goal is None:
         return None
-    told = next((of for of in details if isinstance(of.get("status"), str)), {})
+    told: Mapping[str, Any] = next((of for of in details if isinstance(of.get("status"), str)), {})
     status = clip(str(told.get("status", "unknown")), 40)
     why = clip(str(told.get("why", "")), 300)
     return SolidsView(status, why, tuple(numbers_of(record["scores"])), _panes(shelf, parts, goal, status, name))
