@@ -27,8 +27,8 @@ _NAMES = ("", "python", "py", "python3", "cadquery", "build123d")
 def program_of(sample: Sample, extract: str = "auto") -> str:
     """The program in a completion, behind its thoughts; "" without one.
 
-    extract: "fence", the last block between ``` that is marked as Python or not at all; "tag:code", what stands in the
-    last whole <code>; "whole", all of it; "auto", the last block, or else all of it. Raises ValueError for another word.
+    extract: "fence", the last block between ``` that is marked as Python or not at all; "tag:code", what stands in
+    the last whole <code>; "whole", all of it; "auto", the last block, or else all. Raises ValueError for another word.
     """
     text = text_of(sample)
     if extract == "whole":

@@ -93,6 +93,7 @@ ALLOWED = {
         "core",
         "reporting",
         "rewarding",
+        "sandbox",
         "completion",
         "terminal",
         "versions",
