@@ -131,9 +131,7 @@ class PlainLoop:
         logp = self._logprobs(inputs)
         mask = inputs["completion_mask"]
         ratio = (logp - inputs.get("old_per_token_logps", logp.detach())).exp()
-        gain = torch.minimum(
-            ratio * advantages[:, None], ratio.clamp(1 - LOW, 1 + HIGH) * advantages[:, None]
-        )
+        gain = torch.minimum(ratio * advantages[:, None], ratio.clamp(1 - LOW, 1 + HIGH) * advantages[:, None])
         return -(gain * mask).sum() / mask.sum()
 
     def evaluate(self, inputs: dict[str, Any], loss_type: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -175,7 +173,9 @@ def watch(side: Any, model: Any, processor: Any) -> None:
 
     def encode(*args: Any, **kwargs: Any) -> Any:
         lengths = kwargs.get("feature_lens")
-        side.clock.counts["encoded"] += len(args[0] if args else kwargs["input_features"]) if lengths is None else len(lengths)
+        side.clock.counts["encoded"] += (
+            len(args[0] if args else kwargs["input_features"]) if lengths is None else len(lengths)
+        )
         with side.clock.part("tower"):
             return forward(*args, **kwargs)
 

@@ -211,7 +211,7 @@ def memory(folder: Path, case: Case, side: str, samples: int, micro_batch: int) 
 
 def memory_rows(case: Case, micro_batch: int) -> Iterator[str]:
     """Markdown: peaks of both sides for a group of one and of 16."""
-    yield "| side | group | loaded, MB | peak, MB | of the step alone, MB | 16 : 1, whole process | 16 : 1, step alone |"
+    yield "| side | group | loaded, MB | peak, MB | the step alone, MB | 16 : 1, whole process | 16 : 1, step alone |"
     yield "|" + "---|" * 7
     with tempfile.TemporaryDirectory() as scratch:
         write_model(Path(scratch), case.kind)
@@ -228,7 +228,9 @@ def memory_rows(case: Case, micro_batch: int) -> Iterator[str]:
             if side == "mmrl":
                 whole = found[16]["peak"] / found[1]["peak"]
                 yield ""
-                yield verdict(f"{case.name}: memory of 16 <= {MEMORY_BAR} x that of one", whole, MEMORY_BAR, whole <= MEMORY_BAR)
+                yield verdict(
+                    f"{case.name}: memory of 16 <= {MEMORY_BAR} x that of one", whole, MEMORY_BAR, whole <= MEMORY_BAR
+                )
 
 
 def _measured(folder: Path, case: Case, side: str, samples: int, micro_batch: int) -> dict[str, float]:

@@ -407,10 +407,7 @@ def speedups(rows: Rows) -> list[float]:
 
 def pooled(rows: Rows) -> float:
     """Of the rates over all rounds together: rounds differ in how many tokens happened to be sampled."""
-    theirs, ours = (
-        sum(row["tokens"] for row in found) / sum(row["total"] for row in found)
-        for found in rows.values()
-    )
+    theirs, ours = (sum(row["tokens"] for row in found) / sum(row["total"] for row in found) for found in rows.values())
     return ours / theirs
 
 
