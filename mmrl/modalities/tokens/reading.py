@@ -15,7 +15,7 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
 from mmrl.environments.load import load_environment, parts_of
-from mmrl.media import IMAGE, Perceived, Place, Size, own_sounds
+from mmrl.media import IMAGE, Excerpt, Perceived, Place, Size, View, own_sounds
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import trajectory_of
@@ -107,9 +107,9 @@ class Reader:
     def unmet(self, prompt: Prompt, context: Context) -> str | None:
         """What of a prompt this policy has no sense for, in words that follow "prompt ...", or None."""
         marked = bool(prompt.record.get("images")) and any(IMAGE in message["content"] for message in context.messages)
-        if not self.sees and (marked or context.views):  # a video's frames, too
+        if not self.sees and (marked or any(isinstance(view, View) for view in context.views)):  # a video's frames, too
             return "shows pictures, which this modality does not read"
-        if not self.hears and own_sounds(prompt.record):
+        if not self.hears and (own_sounds(prompt.record) or any(isinstance(v, Excerpt) for v in context.views)):
             return "has sounds, which this modality does not hear; leave the column out to ask without them"
         return None
 
