@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -194,7 +193,7 @@ def table(rows: Rows) -> str:
 
 
 def memory(folder: Path, case: Case, side: str, samples: int, micro_batch: int) -> None:
-    """In a process of its own: a step of one group; prints {"loaded", "peak"} in MB of resident memory.
+    """In a process of its own (Linux): a step of one group; prints {"loaded", "peak"} in MB of resident memory.
 
     A group of one has no advantage by its mean: rewards are taken as they are, so that it is trained, too.
     """
@@ -203,10 +202,15 @@ def memory(folder: Path, case: Case, side: str, samples: int, micro_batch: int) 
     library = mmrl_side(folder, case, micro_batch, samples)
     library.algorithm = resolve("dapo", {"advantage": "none"})
     taker: Any = library if side == "mmrl" else plain_side(folder, case, task, library)
-    loaded = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    loaded = _resident("VmRSS")
     taker.step(prompts, 0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
-    print(json.dumps({"loaded": loaded / 1e6, "peak": peak / 1e6}))
+    print(json.dumps({"loaded": loaded, "peak": _resident("VmHWM")}))
+
+
+def _resident(name: str) -> float:
+    """MB of this process now (VmRSS) or at most (VmHWM); ru_maxrss is at least what its parent had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 2**10 / 1e6
 
 
 def memory_rows(case: Case, micro_batch: int) -> Iterator[str]:

@@ -1,10 +1,11 @@
-"""What SARI's parts do to the tiny model that ships and hears, each against its baseline at equal samples: three seeds.
+"""What SARI's parts do to a tiny model that hears, each against its baseline at equal samples: three seeds.
 
     python benchmarks/effects_audio.py
     python benchmarks/effects_audio.py --only order --jobs 1
 
-All sides have the same kinds of questions about recorded clips, steps, groups, samples and optimizer; a seed is that of
-prompts and sampling, and differences are taken seed by seed. Held out are recordings. Runs are kept under
+All sides start from `pupil`, which writes options and hears little, or from a warm-up of it, and have the same kinds of
+questions about recorded clips, steps, groups, samples and optimizer; a seed is that of prompts and sampling, and
+differences are taken seed by seed. Held out are recordings. Runs are kept under
 runs/effects_audio and not repeated; a run that was cut off goes on. README.md says what each comparison is.
 """
 
@@ -15,16 +16,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effects import SEEDS, Study, main, merged
+from effects import SEEDS, Study, main
 
 ROOT = Path("runs/effects_audio")
-SOURCE = "audio/tiny"
 CLIPS = "share://datasets/mini_aqa/mini_aqa.py"
-STEPS, GROUPS, SAMPLES = 60, 16, 8
-ORDERED = {"steps": 80, "groups": 32, "samples": 16}  # answers of a word are cheap, and an order wants a long pass
-WARM = 150  # supervised steps of a warm-up
+STEPS, GROUPS, SAMPLES = 25, 16, 8
+ORDERED = {"steps": 60, "groups": 32, "samples": 8}  # answers of a word are cheap, and an order wants a long pass
+PUPIL, WARM = 60, 80  # supervised steps
+HELDOUT = 200
 KINDS = ["voice", "louder", "first", "instrument", "count"]  # spoken words are beyond a model of this size
 RATED = 8  # answers that a pass rate is of
+POLICY = "checkpoints/latest/policy"
+MUON = {"name": "muon", "betas": [0.9, 0.98]}
+# As assets/audio-tiny was made.
+BUILD = {
+    "kind": "qwen2_audio",
+    "hidden": 128,
+    "layers": 3,
+    "audio_hidden": 64,
+    "audio_layers": 2,
+    "mels": 32,
+    "seconds": 2,
+    "initializer_range": 0.09,
+    "corpus": "share://datasets/mini_aqa/corpus.txt",
+    "vocab": 700,
+}
 
 Section = Mapping[str, Any]
 
@@ -49,24 +65,23 @@ class Form:
         return [self.right] if self.tags is None else [{**self.right, "weight": 2}, self.tags]
 
 
-ANSWER = Form("text", 24, "auto")
+ANSWER = Form("text", 8, "auto")
 FREE = Form("free", 96, tags={"name": "tags.segments", "options": {"names": ["THINK", "RESPONSE"], "boxes": []}})
 STRUCTURED = Form("structured", 160, tags={"name": "tags.structured"})
-WARMED = {"warm-free": FREE, "warm-structured": STRUCTURED}  # runs that arms start from
+TAUGHT = {"pupil": ANSWER, "warm-free": FREE, "warm-structured": STRUCTURED}  # runs that arms start from
 
 
 @dataclass(frozen=True)
 class Arm:
     """One side of a comparison.
 
-    run: name of its runs, which other comparisons may have, too. base: in WARMED, the run from whose policy it starts;
-    None: from the model that ships. order: of its prompts, where those are the rated ones; None: new ones. claims:
-    whether the claim is about it.
+    run: name of its runs, which other comparisons may have, too. base: in TAUGHT, the run from whose policy it starts.
+    order: of its prompts, where those are the rated ones; None: new ones. claims: whether the claim is about it.
     """
 
     run: str
     form: Form
-    base: str | None = None
+    base: str = "pupil"
     order: Section | None = None
     claims: bool = True
 
@@ -125,19 +140,23 @@ def config(*words: str) -> dict[str, Any]:
     if len(words) == 3:
         return arm_config(*words)
     (name,) = words
-    return warm_config(name) if name in WARMED else rates_config(name)
+    return taught_config(name) if name in TAUGHT else rates_config(name)
 
 
 def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
     side = EFFECTS[effect].arms[arm]
-    made = common(f"{side.run}-{seed}", seed, side.form)
+    made = common(f"{side.run}-{seed}", seed, side.form, side.base)
     if side.order is not None:
         made["data"] |= {"prompts": str(ROOT / f"rates-{seed}" / "data" / "measure.jsonl")}
     else:
         made["data"] |= asked(side.form, side.size, int(seed))
-    if side.base is not None:
-        made["model"]["path"] = str(ROOT / side.base / "checkpoints" / "latest" / "policy")
-    grpo = merged(shipped()["stages"][-1], side.size)
+    grpo = {
+        "kind": "grpo",
+        **side.size,
+        "micro_batch": 16384,
+        "optim": {**MUON, "lr": 5.0e-4, "warmup": 3, "schedule": "cosine", "weight_decay": 0.0},
+        "algorithm": {"preset": "grpo"},
+    }
     made["stages"] = [grpo | ({"curriculum": dict(side.order)} if side.order else {})]
     return made
 
@@ -145,7 +164,7 @@ def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
 def rates_config(name: str) -> dict[str, Any]:
     """The pass rates, of 8 answers each, of as many prompts as one run of a side asks: all are kept."""
     seed = int(name.rpartition("-")[2])
-    made = common(name, str(seed), ANSWER)
+    made = common(name, str(seed), ANSWER, "pupil")
     made["data"] |= asked(ANSWER, ORDERED, seed)
     made["stages"] = [
         {
@@ -161,25 +180,26 @@ def rates_config(name: str) -> dict[str, Any]:
     return made
 
 
-def warm_config(name: str) -> dict[str, Any]:
-    """Supervised learning of chains, as short as what made the model: chains come right, and it hears little."""
-    form = WARMED[name]
-    made = common(name, "0", form)
+def taught_config(name: str) -> dict[str, Any]:
+    """Supervised learning: of answers, from nothing, or of chains, from `pupil`; short, so that answers come in their
+    form and little is heard."""
+    form, first = TAUGHT[name], name == "pupil"
+    made = common(name, "0", form, None if first else "pupil")
     made["data"] |= {
         "records": f"{CLIPS}:record",
         "records_count": 20_000,
         "options": {"kinds": KINDS, "ask": form.ask, "vary": 1.0},
     }
     made["data"].pop("shuffle_options")
-    optim = {"name": "muon", "lr": 1.0e-3, "warmup": 10, "weight_decay": 0.01, "betas": [0.9, 0.98]}
-    made["stages"] = [{"kind": "sft", "steps": WARM, "batch": 32, "micro_batch": 32, "optim": optim}]
+    optim = {**MUON, "lr": 1.0e-3, "warmup": 20 if first else 10, "weight_decay": 0.01}
+    sft = {"kind": "sft", "steps": PUPIL if first else WARM, "batch": 32, "micro_batch": 32, "optim": optim}
+    made["stages"] = [sft]
     return made
 
 
-def common(name: str, seed: str, form: Form) -> dict[str, Any]:
-    """What all runs have."""
-    source = shipped()
-    model = merged(source["model"], {"sampling": {"temperature": 1.0, "max_tokens": form.tokens}})
+def common(name: str, seed: str, form: Form, base: str | None) -> dict[str, Any]:
+    """What all runs have. base: in TAUGHT, where its policy comes from; None: from nothing."""
+    model = {"path": "built", "build": BUILD} if base is None else {"path": str(ROOT / base / POLICY)}
     return {
         "name": name,
         "modality": "audio",
@@ -187,10 +207,17 @@ def common(name: str, seed: str, form: Form) -> dict[str, Any]:
         "seed": int(seed),
         "device": "cpu",
         "threads": 1,
-        "model": model | {"evaluation": {"temperature": 0}},
+        "model": {
+            **model,
+            "audio": "trained",
+            "sampling": {"temperature": 1.0, "max_tokens": form.tokens},
+            "evaluation": {"temperature": 0},
+            "rollout_batch": 256,
+            "media_cache": 200,
+        },
         "data": {
             "eval_prompts": f"{CLIPS}:question",
-            "eval_prompts_count": 240,
+            "eval_prompts_count": HELDOUT,
             "eval_prompts_options": {"kinds": KINDS, "ask": form.ask, "split": "heldout"},
             "shuffle_options": True,
         },
@@ -207,22 +234,12 @@ def asked(form: Form, size: Mapping[str, int], seed: int) -> dict[str, Any]:
     return {"prompts": f"{CLIPS}:question", "prompts_count": size["steps"] * size["groups"], "prompts_options": options}
 
 
-def shipped() -> dict[str, Any]:
-    """The shipped config as a mapping."""
-    import yaml
-
-    from mmrl.share import share
-
-    found: dict[str, Any] = yaml.safe_load((share("configs") / f"{SOURCE}.yaml").read_text(encoding="utf-8"))
-    return found
-
-
 def bases(effects: Sequence[str]) -> list[str]:
     """The runs that these comparisons start from, each once."""
     arms = [arm for effect in effects for arm in EFFECTS[effect].arms.values()]
-    warm = dict.fromkeys(arm.base for arm in arms if arm.base is not None)
+    taught = dict.fromkeys(["pupil", *(arm.base for arm in arms)])
     rates = [f"rates-{seed}" for seed in SEEDS] if any(arm.order for arm in arms) else []
-    return [*warm, *rates]
+    return [*taught, *rates]
 
 
 STUDY = Study(
@@ -233,7 +250,7 @@ STUDY = Study(
     config=config,
     bases=bases,
     about=f"{STEPS} steps of {GROUPS} questions x {SAMPLES} answers, for orders {ORDERED['steps']} of "
-    f"{ORDERED['groups']} x {ORDERED['samples']}; 240 held-out questions, answered greedily",
+    f"{ORDERED['groups']} x {ORDERED['samples']}; {HELDOUT} held-out questions, answered greedily",
 )
 
 if __name__ == "__main__":
