@@ -20,9 +20,9 @@ from effects import SEEDS, Study, main
 
 ROOT = Path("runs/effects_audio")
 CLIPS = "share://datasets/mini_aqa/mini_aqa.py"
-STEPS, GROUPS, SAMPLES = 25, 16, 8
-ORDERED = {"steps": 60, "groups": 32, "samples": 8}  # answers of a word are cheap, and an order wants a long pass
-PUPIL, WARM = 60, 80  # supervised steps
+STEPS, GROUPS, SAMPLES = 20, 12, 8
+ORDERED = {"steps": 40, "groups": 32, "samples": 8}  # answers of a word are cheap, and an order wants a long pass
+PUPIL, WARM = 60, 60  # supervised steps
 HELDOUT = 200
 KINDS = ["voice", "louder", "first", "instrument", "count"]  # spoken words are beyond a model of this size
 RATED = 8  # answers that a pass rate is of
