@@ -250,7 +250,7 @@ def _measured(folder: Path, case: Case, side: str, samples: int, micro_batch: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not; 0: memory only")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seconds", type=float, nargs="+", default=[10], help="of a sound")
     parser.add_argument("--tokens", type=int, nargs="+", default=[64], help="of a completion")
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="the plain loop processes a sound once for its group")
     parser.add_argument("--micro-batch", type=int, default=4096, help="tokens, prompts included, of mmrl's micro-batch")
     parser.add_argument("--no-memory", action="store_true", help="only time steps")
+    parser.add_argument("--memory-micro-batch", type=int, default=1024, help="the same where memory is measured")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     one_thread()
@@ -276,11 +277,12 @@ def main() -> None:
     ]
     for case in cases:
         print(f"## {case.name}\n")
-        rows = compare(case, options.rounds, options.micro_batch)
-        print("\nCPU seconds, medians; processor and tower are parts of the phases\n\n" + table(rows) + "\n")
-        print(rows_verdict(case.name, rows, BAR) + "\n")
+        if options.rounds:
+            rows = compare(case, options.rounds, options.micro_batch)
+            print("\nCPU seconds, medians; processor and tower are parts of the phases\n\n" + table(rows) + "\n")
+            print(rows_verdict(case.name, rows, BAR) + "\n")
         if not options.no_memory:
-            print("\n".join(memory_rows(case, options.micro_batch)) + "\n")
+            print("\n".join(memory_rows(case, options.memory_micro_batch)) + "\n", flush=True)
 
 
 if __name__ == "__main__":

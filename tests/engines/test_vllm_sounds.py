@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmrl.modalities.audio.tiny import build
 from mmrl.modalities.load import adapter_class
+from mmrl.modalities.tokens.outside import merged_weights
 from mmrl.types import Group, Prompt
 
 pytestmark = [
@@ -51,13 +53,26 @@ def gap(samples) -> float:
     return max(float((theirs - ours)[mask].abs().max()) for theirs, ours, mask in pairs)
 
 
+def written(kind, folder):
+    """A folder of a random model as its checkpoints are, whatever transformers makes of the names."""
+    from safetensors.torch import save_file
+
+    model, processor = build(kind, **BUILD)
+    weights = {name: tensor.contiguous().clone() for name, tensor in merged_weights(model)}
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.mark.parametrize("kind", ["qwen2_audio"])
-def test_vllm_hears_what_the_policy_hears(kind):
+def test_vllm_hears_what_the_policy_hears(kind, tmp_path):
     """Before and behind an update of decoder and tower, which moves log-probs by more than 1000 tolerances."""
     adapter = adapter_class("audio")
     section = {
-        "path": "built",
-        "build": {"kind": kind, **BUILD},
+        "path": written(kind, tmp_path),
         "audio": "trained",
         "sampling": {"temperature": 0.9, "max_tokens": 12},
         "engine": {"name": "vllm", "options": ENGINE},
