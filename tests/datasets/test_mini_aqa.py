@@ -195,13 +195,16 @@ def test_shuffled_sounds_tell_nothing_of_the_answer(kind):
     assert sum(map(len, told.values())) == len(set.union(*told.values()))  # of its own sound the answer is known
     right = np.mean([first_of(kind, q["heard"]) in told[q["answer"]] for q in shuffled])
     assert right == pytest.approx(1 / len(told), abs=3 * (0.25 / count) ** 0.5)
-    for size in [len(own[0]["choices"])]:
-        assert all(sorted(q["letter"] for q in shuffled[s : s + size]) == list("ABCD"[:size]) for s in range(0, count, size))
+    size = len(own[0]["choices"])
+    blocks = [[q["letter"] for q in shuffled[start : start + size]] for start in range(0, count, size)]
+    assert all(sorted(block) == list("ABCD"[:size]) for block in blocks)
 
 
 def first_of(kind, words):
     """Of what is heard the part that the question asks for."""
-    return words.split(", and then")[0] if kind == "first" else words.split(" is heard")[-1] if kind == "count" else words
+    if kind == "first":
+        return words.split(", and then")[0]
+    return words.split(" is heard")[-1] if kind == "count" else words
 
 
 def energy(samples):
