@@ -46,7 +46,8 @@ class iou(Compared):
 
     Exact, by boundary representation; solids of either side are united first, so that what overlaps counts once.
     alignment: absolute (mm), bounding_box or inertia. way: exact or mesh; null is exact where that succeeds. fineness:
-    of meshes, of the diagonal. mesh: the most triangles of a solid that is kept for the report; 0 for none.
+    of meshes, of the diagonal. mesh: the most triangles of a solid that the report draws; 0 for none. They are made for
+    samples that are stored, and no others.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class iou(Compared):
         way: str | None = None,
         fineness: float = 1e-3,
         extract: str = "auto",
-        mesh: int = 1000,
+        mesh: int = 2000,
         runs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(dialect, extract, runs, Options(alignment=alignment, way=way, fineness=fineness), mesh)
@@ -86,7 +87,7 @@ class chamfer(Compared):
         form: str = "squared",
         fineness: float = 1e-3,
         extract: str = "auto",
-        mesh: int = 1000,
+        mesh: int = 2000,
         runs: Mapping[str, Any] | None = None,
     ) -> None:
         if not 0 <= low < high:
@@ -119,7 +120,7 @@ class shaped(Compared):
         seed: int = 0,
         fineness: float = 1e-3,
         extract: str = "auto",
-        mesh: int = 1000,
+        mesh: int = 2000,
         runs: Mapping[str, Any] | None = None,
     ) -> None:
         if scale not in ("iou", "log_chamfer"):
@@ -153,7 +154,7 @@ class step_gain(Compared):
         way: str | None = None,
         fineness: float = 1e-3,
         extract: str = "auto",
-        mesh: int = 1000,
+        mesh: int = 2000,
         runs: Mapping[str, Any] | None = None,
     ) -> None:
         if not loss >= 1:

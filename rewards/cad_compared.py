@@ -20,6 +20,7 @@ from mmrl.solids.programs import Convention
 from mmrl.solids.workshop import LOST, Found, Made, Target, Workshop
 from mmrl.types import Prompt, Sample, Score
 
+from .cad_exhibits import exhibited
 from .cad_records import disagreement, program_of, target_in, target_problem
 
 for _package in ("cadquery", "manifold3d"):  # what measures, whatever the dialect is
@@ -94,7 +95,7 @@ class Building:
 class Compared(Building):
     """Against the target of the record, see cad_records.target_in.
 
-    mesh: the most triangles of a solid that is kept for the report; 0 for none. failure: the value of a program that
+    mesh: the most triangles of a solid that the report draws; 0 for none. failure: the value of a program that
     builds no solid. steps: whether what each statement builds is compared, too.
     """
 
@@ -111,7 +112,7 @@ class Compared(Building):
     ) -> None:
         super().__init__(dialect, extract, runs)
         if not 0 <= mesh <= 20_000:
-            raise ValueError(f"mesh={mesh} is how many triangles are kept for the report, from 0 to 20,000")
+            raise ValueError(f"mesh={mesh} is how many triangles the report draws of a solid, from 0 to 20,000")
         self.options, self.mesh, self.failure = options, mesh, failure
 
     def check_prompt(self, prompt: Prompt) -> str | None:
@@ -119,16 +120,14 @@ class Compared(Building):
 
     def scores(self, samples: Sequence[Sample]) -> list[Score]:
         """One for each sample of a prompt. Raises what makes them all invalid."""
-        target = target_of(self.shop, samples[0].prompt, self.mesh)
+        target = target_of(self.shop, samples[0].prompt)
         made = self.made(samples, self.steps)
         with sandboxed():
-            found = self.shop.compared(made, target, self.options, self.mesh)
+            found = self.shop.compared(made, target, self.options)
         if self.steps:
             found = [with_gains(one, [line for line, _ in of.steps]) for one, of in zip(found, made)]
         scores = [score_of(one, self.value(one) if one.ok else self.failure, target) for one in found]
-        if target.mesh is not None and scores[0].ok:  # once a group: it is the same for all of it
-            scores[0] = replace(scores[0], details={**scores[0].details, "target": target.mesh})
-        return scores
+        return exhibited(scores, made, target, self.shop, self.options, self.mesh) if self.mesh else scores
 
     def value(self, found: Found) -> float:
         """The reward of a solid that was compared."""
@@ -178,6 +177,4 @@ def score_of(found: Found, value: float, target: Target | None = None) -> Score:
     details |= {name: facts[name] for name in ("turned", "loose") if facts[name]}
     if target is not None:
         details |= {"target_volume": target.facts["volume"], "target_box": target.facts["box"]}
-    if found.mesh is not None:
-        details["solid"] = found.mesh
     return Score.of(value, **details)

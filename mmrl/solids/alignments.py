@@ -29,6 +29,10 @@ class Placement:
         """[n, 3], placed."""
         return self.scale * (points - self.centre) @ self.rotation.T + self.offset
 
+    def back(self, points: np.ndarray) -> np.ndarray:
+        """[n, 3], from where they were placed to where they were."""
+        return (points - self.offset) @ self.rotation / self.scale + self.centre
+
     def body(self, body: Body) -> Body:
         """The body, placed; its geometry is moved, not approximated."""
         from OCP.BRepBuilderAPI import BRepBuilderAPI_Transform

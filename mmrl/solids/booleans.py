@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6  # relative, of volumes that are to be equal
 _SLACK = 1e-3  # of the longest side: how far the boxes of solids and of their union may be apart
+PARTED = 1e-3  # likewise, of parts that are only looked at
 
 
 class BooleanFailed(Exception):
@@ -53,17 +54,49 @@ def _reach(solids: Sequence[TopoDS_Shape]) -> tuple[np.ndarray, np.ndarray]:
     return np.min(lows, axis=0), np.max(highs, axis=0)
 
 
+def parted(
+    ours: Sequence[TopoDS_Shape], theirs: Sequence[TopoDS_Shape]
+) -> tuple[list[TopoDS_Shape], list[TopoDS_Shape], list[TopoDS_Shape]]:
+    """The solids of what both have, of what only `ours` have and of what only `theirs` have; they are intersected once.
+
+    Each side overlaps nowhere. Raises BooleanFailed, also where the parts do not sum up to the sides.
+    """
+    from OCP.BOPAlgo import BOPAlgo_PaveFiller
+    from OCP.BRepAlgoAPI import BRepAlgoAPI_Common, BRepAlgoAPI_Cut
+
+    crossings = BOPAlgo_PaveFiller()
+    crossings.SetArguments(_listed([*ours, *theirs]))
+    crossings.SetRunParallel(False)
+    crossings.SetNonDestructive(True)
+    try:
+        crossings.Perform()
+    except Exception as error:  # of the kernel's, of many kinds
+        raise BooleanFailed(f"the kernel cannot intersect them: {one_line(error)}") from None
+    both = _built(BRepAlgoAPI_Common(crossings), ours, theirs, "cannot intersect them")
+    only_ours = _built(BRepAlgoAPI_Cut(crossings), ours, theirs, "cannot cut them")
+    only_theirs = _built(BRepAlgoAPI_Cut(crossings), theirs, ours, "cannot cut them")
+    shared = sum(map(volume, both))
+    for side, rest in ((ours, only_ours), (theirs, only_theirs)):
+        whole, parts = sum(map(volume, side)), shared + sum(map(volume, rest))
+        if not abs(parts - whole) <= PARTED * whole:
+            raise BooleanFailed(f"its parts have {parts:.6g} mm3 and the whole {whole:.6g}")
+    return both, only_ours, only_theirs
+
+
+def _listed(shapes: Sequence[TopoDS_Shape]) -> Any:
+    from OCP.TopTools import TopTools_ListOfShape
+
+    found = TopTools_ListOfShape()
+    for shape in shapes:
+        found.Append(shape)
+    return found
+
+
 def _built(
     operation: Any, ours: Sequence[TopoDS_Shape], theirs: Sequence[TopoDS_Shape], failing: str
 ) -> list[TopoDS_Shape]:
-    from OCP.TopTools import TopTools_ListOfShape
-
-    arguments, tools = TopTools_ListOfShape(), TopTools_ListOfShape()
-    for shapes, those in ((ours, arguments), (theirs, tools)):
-        for shape in shapes:
-            those.Append(shape)
-    operation.SetArguments(arguments)
-    operation.SetTools(tools)
+    operation.SetArguments(_listed(ours))
+    operation.SetTools(_listed(theirs))
     operation.SetRunParallel(False)
     operation.SetNonDestructive(True)  # what is measured again stays as it is
     try:

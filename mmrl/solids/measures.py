@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mmrl.solids.alignments import ABSOLUTE, POLICIES, Placements, placed
+from mmrl.solids.alignments import ABSOLUTE, POLICIES, Placement, Placements, placed
 from mmrl.solids.bodies import Body
 from mmrl.solids.meshes import FINE
 from mmrl.solids.overlaps import EXACT, MESH, Overlap, overlap
@@ -57,24 +57,40 @@ def measured(ours: Body, theirs: Body, options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {"alignment": options.alignment}
     placements = POLICIES[options.alignment](ours, theirs)
     if options.iou:
-        best = _best(ours, theirs, placements, options)
+        best, *_ = _best(ours, theirs, placements, options)
         found |= {"iou": best.iou, "common": best.common, "union": best.union, "way": best.way, "why": best.why}
     if options.chamfer:
         found |= _distances(ours, theirs, placements, options)
     return found
 
 
-def _best(ours: Body, theirs: Body, placements: Placements, options: Options) -> Overlap:
-    best: Overlap | None = None
+def laid(ours: Body, theirs: Body, options: Options) -> tuple[Body, Body, Placement | None]:
+    """Both where they are compared, and how the target came there; of several placements the one of the best IoU."""
+    placements = POLICIES[options.alignment](ours, theirs)
+    if len(placements) > 1:
+        return _best(ours, theirs, placements, options)[1:]
+    ((mine, other),) = placements
+    return _placed(ours, mine), _placed(theirs, other), other
+
+
+def _best(
+    ours: Body, theirs: Body, placements: Placements, options: Options
+) -> tuple[Overlap, Body, Body, Placement | None]:
+    best: tuple[Overlap, Body, Body, Placement | None] | None = None
     target, before = theirs, None
     for mine, other in placements:
         if other is not before:
-            target, before = (theirs if other is None else other.body(theirs)), other
-        found = overlap(ours if mine is None else mine.body(ours), target, options.way, options.fineness)
-        if best is None or found.iou > best.iou:
-            best = found
+            target, before = _placed(theirs, other), other
+        answer = _placed(ours, mine)
+        found = overlap(answer, target, options.way, options.fineness)
+        if best is None or found.iou > best[0].iou:
+            best = found, answer, target, other
     assert best is not None
     return best
+
+
+def _placed(body: Body, placement: Placement | None) -> Body:
+    return body if placement is None else placement.body(body)
 
 
 def _distances(ours: Body, theirs: Body, placements: Placements, options: Options) -> dict[str, float]:

@@ -43,20 +43,36 @@ class Mesh:
         return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6.0)
 
 
-def tessellated(shape: TopoDS_Shape, far: float, angle: float) -> Mesh:
-    """The faces of a shape as triangles, those of each face with vertices of their own.
-
-    far: how far, in mm, they may be from a curved face. angle: in radians, the most between neighbours.
-    """
+def triangulate(shape: TopoDS_Shape, far: float, angle: float) -> int:
+    """Have the kernel put triangles on the faces of a shape; returns how many. See tessellated."""
     from OCP.BRep import BRep_Tool
     from OCP.BRepMesh import BRepMesh_IncrementalMesh
     from OCP.BRepTools import BRepTools
-    from OCP.TopAbs import TopAbs_Orientation
     from OCP.TopLoc import TopLoc_Location
     from OCP.TopoDS import TopoDS
 
     BRepTools.Clean_s(shape)  # the triangles of another fineness
     BRepMesh_IncrementalMesh(shape, far, False, angle, False)
+    found = (BRep_Tool.Triangulation_s(TopoDS.Face_s(face), TopLoc_Location()) for face in shapes_in(shape, "FACE"))
+    return sum(one.NbTriangles() for one in found if one is not None)
+
+
+def tessellated(shape: TopoDS_Shape, far: float, angle: float) -> Mesh:
+    """The faces of a shape as triangles, those of each face with vertices of their own.
+
+    far: how far, in mm, they may be from a curved face. angle: in radians, the most between neighbours.
+    """
+    triangulate(shape, far, angle)
+    return triangles_of(shape)
+
+
+def triangles_of(shape: TopoDS_Shape) -> Mesh:
+    """What `triangulate` put on a shape."""
+    from OCP.BRep import BRep_Tool
+    from OCP.TopAbs import TopAbs_Orientation
+    from OCP.TopLoc import TopLoc_Location
+    from OCP.TopoDS import TopoDS
+
     vertices: list[np.ndarray] = []
     triangles: list[np.ndarray] = []
     count = 0

@@ -25,20 +25,23 @@ def render(
     solid: Solid | Mesh,
     size: int = 224,
     view: Sequence[float] = ISOMETRIC,
-    colour: Sequence[int] = _COLOUR,
+    colour: Sequence[int] | np.ndarray = _COLOUR,
     edges: bool = True,
     frame: tuple[Sequence[float], Sequence[float]] | None = None,
+    paper: Sequence[int] | None = _PAPER,
 ) -> Image.Image:
     """A picture of size x size pixels. view: the direction from the solid to the eye; z is up in the picture.
 
     frame: (low, high) corners of the box that fills the picture, so that two solids can be drawn alike; its own
-    otherwise. A solid without triangles is an empty picture. Raises ValueError for a view of no direction.
+    otherwise. colour: of all of it, or of each triangle, [T, 3]. paper: colour behind it; None is transparent. A solid
+    without triangles is an empty picture. Raises ValueError for a view of no direction.
     """
     from PIL import Image
 
     width = size * _FINER
     triangles = solid.vertices[solid.triangles]  # [T, 3, 3]
-    drawn = np.full((width, width, 3), _PAPER, dtype=np.uint8)
+    drawn = np.zeros((width, width, 4), dtype=np.uint8)
+    drawn[:] = (0, 0, 0, 0) if paper is None else (*paper, 255)
     if len(triangles):
         axes = _axes(view)
         low, high = frame if frame is not None else (solid.vertices.min(axis=0), solid.vertices.max(axis=0))
@@ -51,10 +54,13 @@ def render(
         seen = _nearest(places, width)  # [width, width] which triangle, -1 for none
         shade = np.clip(0.45 + 0.55 * (normals @ (_LIGHT / np.linalg.norm(_LIGHT))), 0.25, 1.0)
         there = seen >= 0
-        drawn[there] = (shade[seen[there], None] * np.asarray(colour)).astype(np.uint8)
+        colours = np.broadcast_to(np.asarray(colour, dtype=np.float64), (len(triangles), 3))[front]
+        drawn[there, :3] = (shade[seen[there], None] * colours[seen[there]]).astype(np.uint8)
+        drawn[there, 3] = 255
         if edges:
-            drawn[_edges(seen, normals)] = _LINE
-    return Image.fromarray(drawn).resize((size, size), Image.Resampling.BOX)
+            drawn[_edges(seen, normals)] = (*_LINE, 255)
+    image = Image.fromarray(drawn).resize((size, size), Image.Resampling.BOX)
+    return image if paper is None else image.convert("RGB")
 
 
 def _axes(view: Sequence[float]) -> np.ndarray:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from OCP.TopoDS import TopoDS_Shape
+
     from mmrl.solids.bodies import Body
+    from mmrl.solids.meshes import Mesh
 
 MOST = 4000  # triangles
 _STEPS = 65535  # of the grid that vertices are rounded to, along the longest side
@@ -69,11 +72,17 @@ class Solid:
 
 def record_of(body: Body, most: int = MOST) -> dict[str, Any] | None:
     """The record of a body's mesh, as fine as `most` triangles allow; None for 0, and for one that takes more."""
-    from mmrl.solids.meshes import fineness, joined, tessellated
+    mesh = mesh_of(body.shapes, body.sides, most) if most else None
+    return None if mesh is None else Solid(mesh.vertices, mesh.triangles).record()
 
-    for share, angle in _WAYS if most else ():
-        far = fineness(body.sides, share)
-        mesh = joined(tessellated(shape, far, angle) for shape in body.shapes)
-        if len(mesh.triangles) <= most:
-            return Solid(mesh.vertices, mesh.triangles).record()
+
+def mesh_of(shapes: Sequence[TopoDS_Shape], sides: Sequence[float], most: int = MOST) -> Mesh | None:
+    """Shapes as one mesh, as fine as `most` triangles allow; None where it takes more. sides: of the bounding box of
+    what they belong to, by which the fineness goes."""
+    from mmrl.solids.meshes import fineness, joined, triangles_of, triangulate
+
+    for share, angle in _WAYS:
+        far = fineness(sides, share)
+        if sum(triangulate(shape, far, angle) for shape in shapes) <= most:
+            return joined(map(triangles_of, shapes))
     return None

@@ -56,7 +56,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured of a solid: see Body.facts and measures.measured; all empty unless the status is ok."""
+    """What was measured of a solid: see Body.facts, measures.measured and views.viewed; all empty unless the status is
+    ok, and but for what was asked for."""
 
     status: str
     reason: str = ""
@@ -64,6 +65,7 @@ class Found:
     measures: Mapping[str, Any] = field(default_factory=dict)
     mesh: Mapping[str, Any] | None = None
     steps: tuple[float | None, ...] = ()
+    view: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -148,7 +150,18 @@ class Workshop:
 
         Where measuring crashes or takes too long the exact way was too much, and it is done once more by meshes.
         """
-        head = self._head("compare", mesh)
+        return self._against("compare", made, target, options, mesh)
+
+    def viewed(self, made: Sequence[Made], target: Target, options: Options, mesh: int) -> list[Found]:
+        """What is drawn of it beside the target, see mmrl.solids.views; mesh: the most triangles of each part."""
+        # what more is measured is not drawn, so that rewards of one alignment have one view
+        plain = Options(options.alignment, way=options.way, fineness=options.fineness)
+        return self._against("view", [Made(one.status, one.reason, one.brep) for one in made], target, plain, mesh)
+
+    # ---------------------------------------------------------------- inside
+
+    def _against(self, task: str, made: Sequence[Made], target: Target, options: Options, mesh: int) -> list[Found]:
+        head = self._head(task, mesh)
 
         def request(one: Made, options: Options) -> bytes:
             told = {**head, "options": asdict(options)}
@@ -162,8 +175,6 @@ class Workshop:
             for place, (other, _) in zip(places, again):
                 found[place] = other
         return found
-
-    # ---------------------------------------------------------------- inside
 
     def _head(self, task: str, mesh: int) -> dict[str, Any]:
         return {"task": task, "mesh": mesh, "limits": asdict(self.limits)}
@@ -205,9 +216,8 @@ def _found(outcome: Outcome) -> tuple[Found, bytes]:
         if refused["side"] == "target":
             raise WorkshopError(f"the target cannot be used: {refused['status']}, {refused['reason']}")
         return Found(refused["status"], refused["reason"]), b""
-    found = Found(
-        str(Status.OK), "", head["facts"], head.get("measures", {}), head.get("mesh"), tuple(head.get("steps", ()))
-    )
+    steps, view = tuple(head.get("steps", ())), head.get("view", {})
+    found = Found(str(Status.OK), "", head["facts"], head.get("measures", {}), head.get("mesh"), steps, view)
     return found, parts[0] if parts else b""
 
 

@@ -261,9 +261,9 @@ def test_the_solids_go_to_the_report_and_the_target_once():
     from mmrl.solids.shown import Solid
 
     found = scores("iou", [fenced(CUBE), fenced(TALL)], mesh=100)
-    assert [len(Solid.of(score.details["solid"]).triangles) for score in found] == [12, 12]
+    assert [len(Solid.of(score.details["view"]["answer"]).triangles) for score in found] == [12, 12]
     assert ["target" in score.details for score in found] == [True, False]
-    assert "solid" not in scores("iou", [fenced(CUBE)], mesh=0)[0].details
+    assert not {"view", "target"} & set(scores("iou", [fenced(CUBE)], mesh=0)[0].details)
 
 
 # -------------------------------------------------------------------- what is invalid

@@ -11,6 +11,7 @@ from mmrl.solids.packing import packed, unpacked
 from mmrl.solids.reading import read_shape, write_brep
 from mmrl.solids.shown import record_of
 from mmrl.solids.threads import one_thread
+from mmrl.solids.views import viewed
 
 
 def prepare() -> None:
@@ -34,7 +35,8 @@ def execute(source: str, argument: bytes) -> bytes:
     "describe", one file: packed {"facts", "mesh"} and the BREP of its union, which is quicker to compare with. "mesh":
     the most triangles that are told; 0 for none. "compare", an answer and a target that was described, with "options":
     packed {"facts", "mesh", "measures"}. "mesh" as before, of the answer. "steps": files behind these two, each
-    compared with the target: "steps" has their IoU, null for what is no solid.
+    compared with the target: "steps" has their IoU, null for what is no solid. "view": the same two files and options,
+    packed {"facts": {}, "view"}, see mmrl.solids.views, each part of at most "mesh" triangles.
     source: nothing. A file that is refused gives {"refused": {"side", "status", "reason"}}, side "answer" or "target".
     Raises ValueError for another argument.
     """
@@ -48,19 +50,24 @@ def execute(source: str, argument: bytes) -> bytes:
             return packed({"facts": body.facts(), "mesh": record_of(body, most)}, write_brep(body.shape))
         except Refused as error:
             return _refused("answer", error)
-    if head["task"] != "compare":
-        raise ValueError(f"task {head['task']!r:.40} is neither describe nor compare")
+    if head["task"] not in ("compare", "view"):
+        raise ValueError(f"task {head['task']!r:.40} is none of describe, compare, view")
     answer, target, *steps = files
-    return _compared(answer, target, steps, Options.of(head.get("options", {})), limits, most)
+    view, options = head["task"] == "view", Options.of(head.get("options", {}))
+    return _compared(answer, target, steps, options, limits, most, view)
 
 
-def _compared(answer: bytes, target: bytes, steps: list[bytes], options: Options, limits: Limits, most: int) -> bytes:
+def _compared(
+    answer: bytes, target: bytes, steps: list[bytes], options: Options, limits: Limits, most: int, view: bool
+) -> bytes:
     try:
         theirs = Body.of(read_shape(target, limits.size), limits)
     except Refused as error:
         return _refused("target", error)
     try:
         ours = Body.of(read_shape(answer, limits.size), limits)
+        if view:
+            return packed({"facts": {}, "view": viewed(ours, theirs, options, most)})
         found: dict[str, Any] = {"facts": ours.facts(), "mesh": record_of(ours, most)}
         found["measures"] = measured(ours, theirs, options)
     except Refused as error:
