@@ -15,7 +15,7 @@ from mmrl.solids.windings import crossed
 if TYPE_CHECKING:
     from OCP.TopoDS import TopoDS_Shape
 
-_WAYS = (10 * FINE, FINE)  # fineness of the meshes on which crossings are looked for
+_WAYS = (30 * FINE, FINE)  # fineness of the meshes on which crossings are looked for
 _FEW = 0.05  # of points: chords of curved faces may cross where no face does
 # Of the diagonal: with a larger tolerance boolean operations take what is apart for the same.
 _LOOSEST = 0.01

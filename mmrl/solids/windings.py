@@ -10,7 +10,7 @@ import numpy as np
 
 from mmrl.solids.meshes import Mesh
 
-_POINTS = 64  # of the skin, and as many of the bounding box
+_POINTS = 40  # of the skin, and as many of the bounding box
 _OFF = 1e-5  # of the diagonal: how far beside the skin is inside, or outside
 _CLOSE = 0.25  # from a whole number
 _AT_ONCE = 200_000  # triangles times points
@@ -21,14 +21,21 @@ def windings(mesh: Mesh, points: np.ndarray) -> np.ndarray:
 
     tan(angle / 2) of a triangle is det(a, b, c) / (|a||b||c| + (a.b)|c| + (b.c)|a| + (c.a)|b|): van Oosterom, Strackee.
     """
-    corners, found = mesh.corners, []
-    step = max(1, _AT_ONCE // max(1, len(corners)))
+    middle = mesh.vertices.mean(axis=0)
+    a, b, c = np.moveaxis(mesh.corners - middle, 1, 0)
+    dots = [(x * y).sum(axis=1) for x, y in ((a, a), (b, b), (c, c), (a, b), (b, c), (c, a))]
+    crosses = [np.cross(x, y) for x, y in ((a, b), (b, c), (c, a))]
+    volumes, sums, found = (a * crosses[1]).sum(axis=1), np.add.reduce(crosses), []
+    step = max(1, _AT_ONCE // max(1, len(a)))
     for start in range(0, len(points), step):
-        a, b, c = np.moveaxis(corners[None] - points[start : start + step, None, None], 2, 0)
-        la, lb, lc = (np.linalg.norm(side, axis=-1) for side in (a, b, c))
-        above = np.einsum("...i,...i->...", a, np.cross(b, c))
-        ab, bc, ca = (np.einsum("...i,...i->...", p, q) for p, q in ((a, b), (b, c), (c, a)))
-        found.append(np.arctan2(above, la * lb * lc + ab * lc + bc * la + ca * lb).sum(axis=1) / (2.0 * np.pi))
+        p = points[start : start + step] - middle
+        pp = (p * p).sum(axis=1)[:, None]
+        # Of a triangle as the point p sees it: (a - p).(b - p) = a.b - (a + b).p + p.p, and so on.
+        sides = ((a, a), (b, b), (c, c), (a, b), (b, c), (c, a))
+        aa, bb, cc, ab, bc, ca = (dot - p @ (x + y).T + pp for dot, (x, y) in zip(dots, sides))
+        la, lb, lc = (np.sqrt(np.maximum(square, 0.0)) for square in (aa, bb, cc))
+        angles = np.arctan2(volumes - p @ sums.T, la * lb * lc + ab * lc + bc * la + ca * lb)
+        found.append(angles.sum(axis=1) / (2.0 * np.pi))
     return np.concatenate(found)
 
 
