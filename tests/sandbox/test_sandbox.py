@@ -285,10 +285,12 @@ def test_nothing_stays_open_and_nobody_stays_behind():
     workers = children(template)
     assert len(workers) == 1  # a second is made when it is needed
     wait_for(lambda: not any(map(children, workers)))
-    opened = len(os.listdir(f"/proc/{workers[0]}/fd"))
+    held = Path(f"/proc/{workers[0]}/fd")  # what it has open of a program it closes when it has answered
+    time.sleep(0.2)
+    opened = len(os.listdir(held))
     for _ in range(20):
         one(sandbox, "result = 1")
-    assert len(os.listdir(f"/proc/{workers[0]}/fd")) == opened
+    wait_for(lambda: len(os.listdir(held)) == opened)
     sandbox.close()
     assert set(os.listdir("/proc/self/fd")) == descriptors
     assert set(children(os.getpid())) == before
