@@ -28,10 +28,10 @@ _CHOICES = MappingProxyType({"1": "The first response is better.", "2": "The sec
 class Judged:
     """What these rewards share: who is asked, what is not put to it, and failures that stay failures."""
 
-    def __init__(self, judge: Mapping[str, Any], longest: int) -> None:
+    def __init__(self, judge: Mapping[str, Any], longest: int, sees: bool = False) -> None:
         if longest < 1:
             raise ValueError(f"longest={longest} must be 1 or more characters")
-        self.judge, self.longest = open_judge(judge), longest
+        self.judge, self.longest = open_judge(judge, sees), longest
         self.groups_at_once = self.judge.threads
 
     def as_monitor(self) -> None:

@@ -12,9 +12,10 @@ from mmrl.bench.judged import REASON, Line
 from mmrl.bench.outcome import Outcome
 from mmrl.bench.shares import Row
 from mmrl.pictures import PictureError, open_image
-from mmrl.reporting.cards import SMALL, data_uri
+from mmrl.reporting.cards import SMALL
 from mmrl.reporting.files import write_atomic
 from mmrl.reporting.page import render
+from mmrl.reporting.pictures import data_uri
 from mmrl.reporting.words import clip
 
 PAGE = "results.html"

@@ -12,9 +12,10 @@ from mmrl.judging.results import Evaluation, failures
 from mmrl.judging.tables import notices, table
 from mmrl.judging.words import words_of
 from mmrl.pictures import PictureError, open_image
-from mmrl.reporting.cards import MAX_TEXT, SMALL, data_uri
+from mmrl.reporting.cards import MAX_TEXT, SMALL
 from mmrl.reporting.files import write_atomic
 from mmrl.reporting.page import render
+from mmrl.reporting.pictures import data_uri
 from mmrl.reporting.words import clip
 from mmrl.types import Pair
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from mmrl.media import Clip
+from mmrl.solids.shown import Solid
 
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 FILM = ".film.png"  # a film as one picture, its frames side by side
@@ -134,7 +136,16 @@ def _load_array(path: Path) -> np.ndarray:
     return np.load(path, allow_pickle=False)
 
 
+def _save_solid(solid: Solid, path: Path) -> None:
+    path.write_text(json.dumps(solid.record(), allow_nan=False), encoding="utf-8")
+
+
+def _load_solid(path: Path) -> Solid:
+    return Solid.of(json.loads(path.read_text(encoding="utf-8")))
+
+
 register_artifact(Image.Image, ".png", _save_image, _load_image)
 register_artifact(str, ".txt", _save_text, _load_text)
 register_artifact(np.ndarray, ".npy", _save_array, _load_array)
 register_artifact(Clip, FILM, _save_film, _load_film)
+register_artifact(Solid, ".solid.json", _save_solid, _load_solid)  # vertices are rounded to a grid

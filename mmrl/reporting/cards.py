@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,19 +14,20 @@ from PIL import Image
 from mmrl.reporting.artifacts import FILM, frames_of_sheet, sheet_of
 from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder, Unreadable
+from mmrl.reporting.pictures import MAX_SIDE, data_uri, picture_of
+from mmrl.reporting.programs import Bit, bits
+from mmrl.reporting.solids import Shelf, SolidsView, is_drawn, solids_view
 from mmrl.reporting.sounds import player
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
 from mmrl.reporting.tokens import Token, token_views
 from mmrl.reporting.words import clip, number
 
 SMALL = 128  # a picture below this side is enlarged without smoothing
-MAX_SIDE = 320  # larger ones are inlined at this size
 FRAMES_SIDE = 960  # likewise, of a film, whose frames stand side by side
 FACE = 48  # the side of a picture that stands for its sample in a table
 MAX_TEXT = 2_000
+MAX_PROGRAM = 8_000
 MOST_TEXT_BYTES = 16_000_000
-MOST_PICTURE_BYTES = 64_000_000
-MOST_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,8 @@ class Card:
     """A sample ready for the template. `picture` is a PNG data URI or "", `text` shown when there is none.
 
     A conversation has `turns`, those behind what all samples of its group begin with; `overview` are pictures from
-    there with boxes on them. facts: what the environment says.
+    there with boxes on them. facts: what the environment says. solids: of a program that builds some, or was to; its
+    text is `program`, too, in colour.
     """
 
     index: int
@@ -66,6 +65,8 @@ class Card:
     turns: tuple[TurnView, ...] = ()
     overview: tuple[Frame, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    solids: SolidsView | None = None
+    program: tuple[Bit, ...] = ()
     change: float | None = field(default=None)  # of the reward, against the same sample before training
     count: int = 1  # samples that are alike, of which this is the first
 
@@ -77,16 +78,22 @@ class Card:
 class CardMaker:
     """Turns index records into cards and keeps the inlined pictures and sounds below a number of bytes.
 
-    name: what ids of its pictures begin with, on a page with pictures of several folders.
+    name: what ids of its pictures begin with, on a page with pictures of several folders. shelf: of the page's solids,
+    where it has those of several.
     """
 
-    def __init__(self, folder: RunFolder, max_bytes: int, name: str = "seen") -> None:
+    def __init__(self, folder: RunFolder, max_bytes: int, name: str = "seen", shelf: Shelf | None = None) -> None:
         self.folder = folder
         self.left = max_bytes
         self.gallery = Gallery(self._inlined, name, partial(player, folder, charged=self._charged))
+        self.shelf = shelf or Shelf(self._charged)
 
-    def card(self, tag: str, record: Mapping[str, Any], change: float | None = None, opening: int = 0) -> Card:
-        """record: one of records.readable_index. opening: turns that are shown once for all samples of the group."""
+    def card(
+        self, tag: str, record: Mapping[str, Any], change: float | None = None, opening: int = 0, goal: Any = None
+    ) -> Card:
+        """record: one of records.readable_index. opening: turns that are shown once for all samples of the group. goal:
+        the solid that they were to build, see solids.goal_of."""
+        view = solids_view(self.shelf, record, goal, f"samples/{tag}, sample {record['index']}")
         return Card(
             index=record["index"],
             stop=record["stop"],
@@ -95,7 +102,8 @@ class CardMaker:
             scores=tuple(_score_line(name, score) for name, score in record["scores"].items()),
             change=change,
             facts=facts(record),
-            **(self._talk(tag, record, opening) if is_talk(record) else self._artifact(tag, record)),
+            solids=view,
+            **(self._talk(tag, record, opening) if is_talk(record) else self._artifact(tag, record, view is not None)),
         )
 
     def opening(self, tag: str, record: Mapping[str, Any], count: int) -> tuple[TurnView, ...]:
@@ -115,8 +123,10 @@ class CardMaker:
             return ""
         return self._charged(uri, name)[0]
 
-    def _artifact(self, tag: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {"tokens": token_views(record), **self._content(tag, record["file"])}
+    def _artifact(self, tag: str, record: Mapping[str, Any], program: bool) -> dict[str, Any]:
+        content = self._content(tag, record["file"], MAX_PROGRAM if program else MAX_TEXT)
+        told = {"program": bits(content["text"])} if program and content.get("text") else {}
+        return {"tokens": token_views(record), **told, **content}
 
     def _talk(self, tag: str, record: Mapping[str, Any], opening: int) -> dict[str, Any]:
         return {
@@ -124,13 +134,13 @@ class CardMaker:
             "overview": overview(record, tag, self.gallery, opening),
         }
 
-    def _content(self, tag: str, file: str | None) -> dict[str, Any]:
+    def _content(self, tag: str, file: str | None, most: int) -> dict[str, Any]:
         if file is None:
             return {"note": "no artifact"}
         name = f"samples/{tag}/{file}"
         try:
             if name.endswith(".txt"):
-                return {"text": clip(self.folder.text(name, MOST_TEXT_BYTES), MAX_TEXT)}
+                return {"text": clip(self.folder.text(name, MOST_TEXT_BYTES), most)}
             if name.endswith(".npy"):
                 return {"note": f"array {_array_kind(self.folder, name)}, in {name}"}
             if name.endswith(".png"):
@@ -167,19 +177,6 @@ class CardMaker:
         return uri, ""
 
 
-def picture_of(folder: RunFolder, name: str) -> Image.Image:
-    """The pixels of a stored picture. Raises Unreadable."""
-    path = folder.file(name, MOST_PICTURE_BYTES)
-    try:
-        with warnings.catch_warnings(action="error"), Image.open(path, formats=["PNG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are too many")
-            image.load()
-            return image.copy()
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
-        raise Unreadable(f"{name} is no picture that can be shown ({str(error)[:100]})") from None
-
-
 def _frames(sheet: Image.Image, name: str) -> list[Image.Image]:
     """The frames of a stored film. Raises Unreadable for another picture."""
     try:
@@ -196,16 +193,6 @@ def _array_kind(folder: RunFolder, name: str) -> str:
         return f"{array.dtype} {list(array.shape)}"[:200]
     except Exception as error:  # as above
         raise Unreadable(f"{name} is no array that can be shown ({str(error)[:100]})") from None
-
-
-def data_uri(image: Image.Image, most: int = MAX_SIDE) -> str:
-    """A PNG data URI, at most `most` pixels wide or high."""
-    if max(image.size) > most:
-        image = image.convert("RGBA" if "A" in image.getbands() else "RGB")
-        image.thumbnail((most, most), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def by_advantage(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -232,7 +219,8 @@ def _same(tokens: Sequence[Token]) -> tuple[Token, ...]:
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:
     value = score["value"]
-    details = clip(dumps(score["details"], indent=1), MAX_TEXT) if score["details"] else ""
+    told = {key: detail for key, detail in score["details"].items() if not is_drawn(key, detail)}
+    details = clip(dumps(told, indent=1), MAX_TEXT) if told else ""
     return ScoreLine(
         name=name,
         value=number(value) if value is not None else {"na": "n/a"}.get(score["status"], score["status"]),

@@ -109,7 +109,10 @@ def write_comparison(run_dirs: Sequence[Path], to: Path, max_prompts: int = 12, 
         section("curves", "Curves", _charts(runs, ("eval/", "reward/"))),
         section("health", "How the update behaves", _charts(runs, ("",), besides=("eval/", "reward/"))),
     ]
-    makers = [CardMaker(run.reader.folder, max_bytes // len(runs), f"run-{run.colour}") for run in runs]
+    makers: list[CardMaker] = []
+    for run in runs:
+        shelf = makers[0].shelf if makers else None
+        makers.append(CardMaker(run.reader.folder, max_bytes // len(runs), f"run-{run.colour}", shelf))
     prompts = _prompts(runs, makers, max_prompts)
     html = render(
         "compare.html.j2",
@@ -122,6 +125,7 @@ def write_comparison(run_dirs: Sequence[Path], to: Path, max_prompts: int = 12, 
         unread=[run.name for run in runs if not run.settings],
         prompts=prompts,
         galleries=[maker.gallery for maker in makers],
+        shelf=makers[0].shelf,
     )
     write_atomic(Path(to), html)
     return Path(to)

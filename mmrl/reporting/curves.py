@@ -230,7 +230,18 @@ def not_drawn(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def component_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Metrics of single rewards."""
     special = {"reward/mean", "reward/std", "reward/invalid"}
+    special |= {key for keys in status_names(rows).values() for key in keys.values()}
     return [key for key in _keys(rows) if key.startswith("reward/") and key not in special]
+
+
+def status_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Of each reward that says what became of a sample: the words and their metrics, reward/<name>/status/<word>."""
+    found: dict[str, dict[str, str]] = {}
+    for key in _keys(rows):
+        head, _, word = key.removeprefix("reward/").partition("/status/")
+        if key.startswith("reward/") and head and word:
+            found.setdefault(head, {})[word] = key
+    return found
 
 
 def _own_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

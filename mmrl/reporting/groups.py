@@ -10,6 +10,7 @@ from mmrl.reporting.cards import Card, CardMaker, by_advantage, folded
 from mmrl.reporting.filmstrip import MAX_PROMPT, Cell, first_samples, shown_prompt, spread, tag_title
 from mmrl.reporting.matrix import Matrix, matrices
 from mmrl.reporting.reading import RunReader
+from mmrl.reporting.solids import goal_of
 from mmrl.reporting.talks import TurnView, shared_opening
 from mmrl.reporting.words import clip
 
@@ -108,7 +109,8 @@ def _group_view(
         shown = ranked[: max_samples - worst] + ranked[len(ranked) - worst :]
     advantages = [abs(sample["advantage"]) for sample in ranked if sample["advantage"] is not None]
     count = shared_opening(shown)
-    cards = [maker.card(tag, sample, opening=count) for sample in shown]
+    goal = goal_of(group["samples"])
+    cards = [maker.card(tag, sample, opening=count, goal=goal) for sample in shown]
     tables = matrices(group["samples"])
     faces = {str(sample["index"]): maker.face(tag, sample) for sample in group["samples"]} if tables else {}
     return GroupView(

@@ -1,4 +1,4 @@
-"""Templates of the pages: one file without scripts, in which every text of a run is escaped."""
+"""Templates of the pages: one file in which every text of a run is escaped; no scripts but for solids."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from markupsafe import Markup
 
 from mmrl.reporting.progress import duration
 from mmrl.reporting.sections import pieces
+from mmrl.reporting.solids import Shelf
+from mmrl.reporting.viewer import viewer_of
 from mmrl.reporting.words import breakable, number, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_PROBLEMS = 30
 
 
-def render(template: str, problems: list[str], **values: Any) -> str:
-    """The page. problems: what is not shown, of which the first MOST_PROBLEMS are told."""
-    told = {"problems": problems[:MOST_PROBLEMS], "problems_total": len(problems)}
+def render(template: str, problems: list[str], shelf: Shelf | None = None, **values: Any) -> str:
+    """The page. problems: what is not shown, the first MOST_PROBLEMS are told. shelf: the solids of the page."""
+    told = {"problems": problems[:MOST_PROBLEMS], "problems_total": len(problems), "viewer": viewer_of(shelf)}
     return _environment().get_template(template).render(**told, **values)
 
 

@@ -17,6 +17,7 @@ from mmrl.reporting.curves import (
 from mmrl.reporting.files import write_atomic
 from mmrl.reporting.filmstrip import TEACHER, UNFOLDED, evaluation_tags, filmstrip, tag_title
 from mmrl.reporting.groups import evaluated_by, step_view, training_tags
+from mmrl.reporting.outcomes import status_charts
 from mmrl.reporting.page import render
 from mmrl.reporting.reading import RunReader
 from mmrl.reporting.results import facts, headline, results, status, teacher_of
@@ -37,7 +38,7 @@ def write_report(
     """Write run_dir/report.html from what the folder holds and return its path.
 
     max_groups: groups shown of a training step; max_samples: samples of a group (the best and the worst).
-    max_prompts: prompts in the filmstrip. max_bytes: bound on all inlined pictures together.
+    max_prompts: prompts in the filmstrip. max_bytes: bound on all inlined pictures, sounds and meshes together.
     Sections without data are left out; what is broken, missing or leads out of the folder is named and not shown.
     Raises ReportError where the folder is no run's, and WriteError where the report cannot be written.
     """
@@ -62,6 +63,7 @@ def write_report(
     charts = [*evaluation_charts(rows, found.by_step, found.main), *reward_charts(rows)]
     sections = [
         section("curves", "Curves", charts),
+        section("outcomes", "What became of the samples", status_charts(rows)),
         section("conversations", "What conversations are like", conversation_charts(rows)),
         section("roles", "What each role learns", role_charts(rows)),
         section("health", "How the update behaves", health_charts(rows)),
@@ -86,6 +88,7 @@ def write_report(
         config=config,
         plan=plan,
         gallery=maker.gallery,
+        shelf=maker.shelf,
         problems=reader.problems,
     )
     path = Path(run_dir) / "report.html"

@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL.Image import Image
 
-from mmrl.reporting.cards import MOST_TEXT_BYTES, picture_of
+from mmrl.reporting.cards import MOST_TEXT_BYTES
 from mmrl.reporting.filmstrip import first_samples, shown_prompt
 from mmrl.reporting.folder import RunFolder, Unreadable
+from mmrl.reporting.pictures import picture_of
 from mmrl.reporting.reading import RunReader
 from mmrl.reporting.words import clip
 

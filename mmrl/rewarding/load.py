@@ -44,7 +44,6 @@ EXTRAS = {
     "soundfile": "audio",
     "soxr": "audio",
     "cadquery": "cad",
-    "trimesh": "cad",
     "manifold3d": "cad",
 }
 

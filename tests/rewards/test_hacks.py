@@ -480,6 +480,12 @@ KINDS = ("alone", "colours", "counts", "relations", "shapes")
 ELSEWHERE = {
     "aesthetic.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
     "bmas.similarity": "test_bmas.py::test_a_bag_of_words_scores_as_much_and_the_gate_stops_the_long_one",
+    **{
+        f"cad.{name}": "test_cad.py::test_what_hacks_of_geometry_earn"
+        for name in ("executes", "iou", "chamfer", "shaped")
+    },
+    "cad.step_gain": "test_cad.py::test_gains_of_statements_sum_to_the_iou_and_losses_cost",
+    "cad.judge": "test_cad.py::test_the_judge_s_marks_and_its_two_errors",
     "clip.score": "test_clip.py::test_plain_and_noisy_pictures_stay_in_the_range",
     "compared.wins": "test_compared.py::test_saying_nothing_earns_nothing",
     **{f"composition.{kind}": "test_composition.py::test_the_claims_by_kind" for kind in KINDS},
@@ -498,6 +504,7 @@ ELSEWHERE = {
     "jpeg.incompressible": "test_jpeg.py::test_no_metadata_no_mode_and_no_transparency_changes_the_size",
     "judge.answer": "test_judge.py::test_an_answer_cannot_write_past_its_end",
     "judge.consistent": "test_judge.py::test_r1_reward_s_consistency_and_sum",
+    "code.run": "test_code.py::test_a_program_earns_nothing_by",
     "rubric.points": "test_rubrics.py::test_a_wrong_answer_earns_nothing_and_asks_nobody",
     "judge.preferred": "test_judge.py::test_a_judge_with_a_favourite_place_favours_nobody",
     "judge.rubric": "test_judge.py::test_boilerplate_is_capped",

@@ -29,6 +29,7 @@ HELPERS = {
         "grids",
         "thoughts",
         "importing",
+        "later",
         "located",
         "media",
         "near",
@@ -48,9 +49,11 @@ ALLOWED = {
     "types": set(),
     "pictures": set(),
     "sounds": set(),
+    "sandbox": set(),
+    "solids": {"sandbox"},
     "core": {"types"},
-    "rewarding": {"types", "pictures"},
-    "reporting": {"types", "sounds"},
+    "rewarding": {"types", "pictures", "sandbox"},
+    "reporting": {"types", "sounds", "solids"},
     "environments": {"types", "core"},
     "engines": {"types", "core"},
     "modalities": {"types", "core", "engines", "environments", "pictures", "sounds"},
@@ -90,6 +93,7 @@ ALLOWED = {
         "core",
         "reporting",
         "rewarding",
+        "sandbox",
         "completion",
         "terminal",
         "versions",
@@ -143,6 +147,13 @@ def test_imports_run_one_way(module):
     for other in arrows()[module]:
         if room(other) not in ("", here):
             assert room(other) in allowed, f"{module} imports {other}"
+
+
+@every("module", [m for m in MODULES if room(m) == "sandbox"])
+def test_the_sandbox_needs_python_alone(module):
+    """Its files run in interpreters that have neither torch nor mmrl."""
+    for name in imports(MODULES[module], module):
+        assert name.startswith("mmrl.sandbox") or name.partition(".")[0] in sys.stdlib_module_names, f"{module}: {name}"
 
 
 @cache

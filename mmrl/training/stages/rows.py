@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from mmrl.config import GrpoStage
 from mmrl.core.filter import zero_variance_share
 from mmrl.rewarding.pair_counts import pair_counts
 from mmrl.rewarding.run import monitor_invalid
+from mmrl.rewarding.statuses import status_counts
 from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.processes import Processes
@@ -63,6 +65,17 @@ def pair_row(groups: Sequence[Group], names: Sequence[str], processes: Processes
             row[f"reward/{name}/agreed"] = agreed / doubled
         if judged:
             row[f"reward/{name}/first"] = first / judged
+    return row
+
+
+def status_row(groups: Sequence[Group], names: Sequence[str], processes: Processes) -> dict[str, float]:
+    """Of each reward that says what became of a sample (of its program, say): reward/<name>/status/<word>, the share of
+    the samples of that status, among those that have one."""
+    told = processes.gather([dict(status_counts(groups, name)) for name in names])
+    row: dict[str, float] = {}
+    for name, parts in zip(names, zip(*told)):
+        counts = sum(map(Counter, parts), Counter[str]())
+        row |= {f"reward/{name}/status/{word}": count / counts.total() for word, count in sorted(counts.items())}
     return row
 
 

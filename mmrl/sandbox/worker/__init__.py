@@ -1,0 +1,1 @@
+"""What runs in the interpreter of the worker: the standard library and nothing else."""
