@@ -30,6 +30,8 @@ IMAGE, AUDIO = "<image>", "<audio>"
 SOUND_COLUMNS = ("sounds", "audios", "audio", "audio_path", "sound")
 SOUND_PARTS = ("audio", "audio_url", "input_audio")
 
+SOUND_RATE = 16_000  # numbers a second of every sound that a policy hears
+
 SPACES = ("original", "seen", "norm1000", "loc1024", "norm1")
 
 

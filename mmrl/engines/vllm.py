@@ -89,7 +89,7 @@ class VllmEngine:
 
             told = {"mm_processor_kwargs": dict(processor)} if processor else {}
             every = told | dict(options or {})
-            self._backend = Colocated(path, dtype, max_model_len, lora, self._model.sees, sleep, every)
+            self._backend = Colocated(path, dtype, max_model_len, lora, self._model.perceives, sleep, every)
         else:
             raise ValueError(f"vllm: mode is {mode!r}; write colocated or server")
         if max_model_len is not None and self.max_model_len < max_model_len:
@@ -109,8 +109,8 @@ class VllmEngine:
     ) -> list[list[Completion]]:
         """n completions of each prompt: one request per sample with its own seed; prompts share prefixes.
 
-        prompts: ids [p] int64, or rows, whose pictures the engine processes itself. The same seeds repeat the same
-        completions; another batch may change them by rounding alone.
+        prompts: ids [p] int64, or rows, whose pictures and sounds the engine processes itself. The same seeds repeat
+        the same completions; another batch may change them by rounding alone.
         """
         rows = [Row.of(prompt) for prompt in prompts]
         self._check_request(rows, n, sampling, seeds)
@@ -216,7 +216,7 @@ class VllmEngine:
 
 
 def _requests(row: Row, seeds: Sequence[int]) -> list[Request]:
-    short = collapse(row.ids, row.media, row.media[0].placeholder) if row.media else row.ids
+    short = collapse(row.ids, row.media) if row.media else row.ids
     ids, read = short.tolist(), row.ids.tolist()
     return [Request(ids, row.media, read, seed & (2**63 - 1)) for seed in seeds]
 
@@ -224,9 +224,9 @@ def _requests(row: Row, seeds: Sequence[int]) -> list[Request]:
 def _check_read(request: Request, drawn: Drawn) -> None:
     if drawn.read != request.read:
         raise RuntimeError(
-            f"vllm: its processor made {len(drawn.read)} ids of a prompt with {len(request.media)} pictures of which "
-            f"the policy's makes {len(request.read)}, or others; both must have the same processor and the same sizes "
-            "of pictures (mm_processor_kwargs sets vLLM's, --mm-processor-kwargs a server's)"
+            f"vllm: its processor made {len(drawn.read)} ids of a prompt with {len(request.media)} pictures and sounds "
+            f"of which the policy's makes {len(request.read)}, or others; both must have the same processor and the "
+            "same sizes of pictures (mm_processor_kwargs sets vLLM's, --mm-processor-kwargs a server's)"
         )
 
 

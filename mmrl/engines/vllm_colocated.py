@@ -18,6 +18,7 @@ from torch import Tensor
 from mmrl.engines.base import Sampling
 from mmrl.engines.folders import WeightsFolder
 from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
+from mmrl.media import SOUND_RATE, Heard
 
 DEFAULTS = {"use_tqdm_on_load": False}
 # A prompt that is read in parts rewinds its generator, which PyTorch's on a CPU cannot.
@@ -41,8 +42,8 @@ OURS = {
 class Colocated:
     """One `vllm.LLM` in this process, on one device. Where a launcher started several processes, one in each.
 
-    sees: whether the model reads pictures. sleep: between rollouts its memory is the trainer's: 1 keeps the weights in
-    the CPU's memory, 2 drops them, 0 stays awake.
+    perceives: whether the model reads pictures or sounds. sleep: between rollouts its memory is the trainer's: 1 keeps
+    the weights in the CPU's memory, 2 drops them, 0 stays awake.
     The global random states of torch, NumPy and Python are as before after each call: vLLM seeds and draws from them.
     """
 
@@ -52,7 +53,7 @@ class Colocated:
         dtype: str,
         max_model_len: int | None,
         lora: bool,
-        sees: bool,
+        perceives: bool,
         sleep: int,
         options: dict[str, Any],
     ) -> None:
@@ -75,10 +76,10 @@ class Colocated:
                 max_model_len=max_model_len,
                 enable_lora=lora,
                 logprobs_mode="processed_logprobs",
-                skip_tokenizer_init=not sees,  # processors of pictures have one
+                skip_tokenizer_init=not perceives,  # processors of media have one
                 **options,
             )
-        self.sees, self._sleep = sees, sleep
+        self.perceives, self._sleep = perceives, sleep
         self._asleep: set[str] = set()  # of MEMORY
         self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
         self._adapter: Any = None
@@ -152,10 +153,10 @@ class Colocated:
             self._asleep -= set(wanted)
 
     def _forget(self) -> None:
-        """Drop what the old weights made: prefixes, and features of pictures."""
+        """Drop what the old weights made: prefixes, and features of media."""
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vllm: prefixes computed with the old weights could not be dropped; requests still run")
-        if self.sees:
+        if self.perceives:
             self._llm.llm_engine.engine_core.reset_encoder_cache()
 
 
@@ -194,8 +195,10 @@ def _shut_down(core: Any, launched: bool) -> None:
 
 
 def _prompt(request: Request) -> dict[str, Any]:
-    pictures = [shown.image for shown in request.media]
-    return {"prompt_token_ids": request.ids, **({"multi_modal_data": {"image": pictures}} if pictures else {})}
+    seen = [shown.image for shown in request.media if not isinstance(shown.media, Heard)]
+    heard = [(shown.image, SOUND_RATE) for shown in request.media if isinstance(shown.media, Heard)]
+    media = {**({"image": seen} if seen else {}), **({"audio": heard} if heard else {})}
+    return {"prompt_token_ids": request.ids, **({"multi_modal_data": media} if media else {})}
 
 
 def _drawn(answer: Any) -> Drawn:

@@ -30,18 +30,21 @@ SHAPE = (
     "final_logit_softcapping",
     "depth",
     "patch_size",
+    "d_model",
+    "encoder_layers",
+    "num_mel_bins",
 )
-PARTS = ("text_config", "vision_config")
+PARTS = ("text_config", "vision_config", "audio_config")
 
 
 @dataclass(frozen=True)
 class Model:
-    """tied: the output head is the embeddings. has_head: vLLM keeps one of its own. sees: it reads pictures.
-    shape: the keys of SHAPE that its config has, those of its parts behind the part's name."""
+    """tied: the output head is the embeddings. has_head: vLLM keeps one of its own. perceives: it reads pictures or
+    sounds. shape: the keys of SHAPE that its config has, those of its parts behind the part's name."""
 
     tied: bool
     has_head: bool
-    sees: bool
+    perceives: bool
     shape: Mapping[str, Any]
 
     @classmethod
@@ -53,7 +56,8 @@ class Model:
         text = config.get_text_config()
         tied = bool(getattr(text, "tie_word_embeddings", False))
         has_head = not {config.model_type, text.model_type} & WITHOUT_HEAD
-        return cls(tied, has_head, hasattr(config, "vision_config"), shape_of(config.to_dict()))
+        perceives = any(hasattr(config, part) for part in PARTS[1:])
+        return cls(tied, has_head, perceives, shape_of(config.to_dict()))
 
     def sent(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Weights as they come, with the output head by name where vLLM has one: it keeps a second copy, that a tied

@@ -9,15 +9,17 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.view import Shown
 from mmrl.engines.vllm_http import Answer, Client, ServerError
 from mmrl.engines.vllm_model import Model, differences
 from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
+from mmrl.media import SOUND_RATE, Heard
 
 ADAPTER = "policy"
 BIAS = -1e30  # JSON has no infinity
@@ -52,7 +54,7 @@ class Server:
     ) -> None:
         self._http = Client(url, timeout)
         self._folder = WeightsFolder(folder)
-        self._lora, self._sees = lora, model.sees
+        self._lora, self._perceives = lora, model.perceives
         there = served(self._http)
         self._name, self.max_model_len = there.name, there.max_model_len
         self._check()
@@ -80,14 +82,14 @@ class Server:
             "detokenize": False,
         }
         model = ADAPTER if adapted else self._name
-        pictures = {shown.key: shown for request in requests for shown in request.media}
-        urls = {key: _url(shown.image) for key, shown in pictures.items()}
+        media = {shown.key: shown for request in requests for shown in request.media}
+        parts = {key: _part(shown) for key, shown in media.items()}
 
         def one(request: Request) -> Drawn:
             body = {
                 "model": model,
                 "token_ids": request.ids,
-                "content_parts": [{"type": "image_url", "url": urls[shown.key]} for shown in request.media] or None,
+                "content_parts": [parts[shown.key] for shown in request.media] or None,
                 "sampling_params": params | {"seed": request.seed},
                 "return_token_ids": True,
             }
@@ -151,10 +153,10 @@ class Server:
         return str(self._http.get("/weight_info").at("weight_version"))
 
     def _forget(self) -> None:
-        """Drop what the old weights made: prefixes, and features of pictures."""
+        """Drop what the old weights made: prefixes, and features of media."""
         if not self._http.post("/reset_prefix_cache", {}).at("success"):
             raise ServerError("vllm: the server could not drop prefixes of the old weights; are others using it?")
-        if self._sees:
+        if self._perceives:
             self._http.post("/reset_encoder_cache", {})
 
     def _check(self) -> None:
@@ -206,11 +208,19 @@ def _check_shape(url: str, model: Model, root: str) -> None:
         )
 
 
-def _url(image: Any) -> str:
-    """A picture in a text, without loss."""
+def _part(shown: Shown) -> dict[str, str]:
+    """A picture or a sound in a text, without loss."""
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    if isinstance(shown.media, Heard):
+        import soundfile
+
+        soundfile.write(file, shown.image, SOUND_RATE, "FLOAT", format="WAV")
+        kind, content = "audio", "audio/wav"
+    else:
+        shown.image.save(file, "PNG")
+        kind, content = "image", "image/png"
+    coded = base64.b64encode(file.getvalue()).decode("ascii")
+    return {"type": f"{kind}_url", "url": f"data:{content};base64,{coded}"}
 
 
 def _drawn(answer: Answer) -> Drawn:

@@ -7,12 +7,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mmrl.media import MediaError
+from mmrl.media import SOUND_RATE, MediaError
 
 if TYPE_CHECKING:
     import numpy as np
 
-RATE = 16_000  # numbers a second of every sound that is loaded
+RATE = SOUND_RATE
 FRAME = 400  # numbers at 16 kHz of one frame of Whisper's features, which all families that hear are built on
 
 

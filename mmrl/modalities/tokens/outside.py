@@ -125,6 +125,10 @@ def prompt_room(config: TokenModelConfig, limit: int, longest: int | None) -> in
     return min(limit, longest - config.sampling.max_tokens)
 
 
+# What transformers below 5.20 writes of Qwen2-Audio's decoder and its kin's, and what their checkpoints have.
+_DOUBLED = ("language_model.model.model.", "language_model.model.")
+
+
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """A model's weights by the names and in the shapes of its checkpoint, LoRA added in, and the head also where it is
     tied. Layer by layer: merged ones never exist all at once.
@@ -136,11 +140,11 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
     modules = dict(model.named_modules())
     head = next(name for name, module in modules.items() if module is model.get_output_embeddings())
-    sent = set()
+    sent: set[str] = set()
     for layer in merged_layers(model):
+        sent |= set(layer)  # by the model's own names: files may have the head under another
         for name, tensor in revert_weight_conversion(model, layer).items():
-            sent.add(name)
-            yield name, tensor.detach()
+            yield name.replace(*_DOUBLED), tensor.detach()
     if f"{head}.weight" not in sent:
         yield f"{head}.weight", modules[head].weight.detach()
 

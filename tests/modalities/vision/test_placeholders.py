@@ -20,49 +20,51 @@ from mmrl.modalities.vision.families.base import Family
 from mmrl.modalities.vision.tiny import KINDS
 from mmrl.types import Group, Prompt
 
-IMAGE_ID = 7
-MARKS = torch.tensor([IMAGE_ID])
+IMAGE_ID, SOUND_ID = 7, 6
+MARKS = torch.tensor([IMAGE_ID, SOUND_ID])
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as far as ids go."""
+    """A picture, or a sound, as far as ids go."""
 
     expansion: torch.Tensor
+    placeholder: int = IMAGE_ID
     parts = 1
 
     @property
     def tokens(self):
-        return int((self.expansion == IMAGE_ID).sum())
+        return int((self.expansion == self.placeholder).sum())
 
 
 # A picture is rows of placeholders between other ids, as tiles with names are, or placeholders alone.
-words = st.lists(st.integers(0, 20).filter(lambda i: i != IMAGE_ID), max_size=6)
+words = st.lists(st.integers(0, 20).filter(lambda i: i not in (IMAGE_ID, SOUND_ID)), max_size=6)
 rows = st.tuples(st.lists(st.integers(8, 11), max_size=2), st.integers(1, 4))
 tiles = st.lists(rows, min_size=1, max_size=3).map(lambda some: [i for names, n in some for i in [*names, *n * [7]]])
 pictures = st.tuples(tiles, st.lists(st.integers(8, 11), max_size=2)).map(
     lambda parts: Shown(torch.tensor([*parts[0], *parts[1]]))
 )
+sounds = st.integers(1, 5).map(lambda count: Shown(torch.tensor([SOUND_ID] * count), SOUND_ID))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(words, pictures), max_size=5), words)
+@given(st.lists(st.tuples(words, st.one_of(pictures, sounds)), max_size=5), words)
 def test_collapse_is_the_inverse_of_expand(parts, end):
     """T2, for any number of pictures in any number of turns; masks of both views fit."""
-    ids = torch.tensor([i for text, _ in parts for i in [*text, IMAGE_ID]] + end, dtype=torch.int64)
+    ids = torch.tensor([i for text, p in parts for i in [*text, p.placeholder]] + end, dtype=torch.int64)
     some = [picture for _, picture in parts]
     wide = expand(ids, some, MARKS)
     assert wide.tolist() == [i for text, p in parts for i in [*text, *p.expansion.tolist()]] + end
     assert len(wide) == len(ids) - len(some) + sum(len(p.expansion) for p in some)
-    assert torch.equal(collapse(wide, some, IMAGE_ID), ids)
+    assert torch.equal(collapse(wide, some), ids)
     with pytest.raises(ValueError, match=rf"{len(some)} places for pictures in the text, {len(some) + 1} pictures"):
         expand(ids, [*some, Shown(torch.tensor([IMAGE_ID]))], MARKS)
     if some:
-        place = int(torch.nonzero(wide == IMAGE_ID)[0])
+        place = int(torch.nonzero(torch.isin(wide, MARKS))[0])
         with pytest.raises(ValueError, match=r"not those of its expansion|more placeholders than pictures"):
-            collapse(torch.cat([wide[:place], wide[place + 1 :]]), some, IMAGE_ID)
+            collapse(torch.cat([wide[:place], wide[place + 1 :]]), some)
         with pytest.raises(ValueError, match="more placeholders than pictures"):
-            collapse(wide, some[:-1], IMAGE_ID)
+            collapse(torch.cat([wide, some[-1].expansion]), some)
 
 
 # -------------------------------------------------------------------- counts

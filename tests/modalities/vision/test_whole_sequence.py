@@ -94,7 +94,7 @@ def test_the_ids_are_those_of_the_processor_for_the_whole_conversation(whole, ki
         return
     # Collapsed, it is what an engine that expands by itself would be given: one placeholder a picture.
     row = policy.reader.rows(sample)[0].then(policy.reader.rows(sample)[1])
-    one_each = collapse(row.ids, row.media, policy.family.image_id)
+    one_each = collapse(row.ids, row.media)
     chat = [{"role": t.role, "content": policy.reader.prompts.content(said(t))} for t in sample.turns]
     text = policy.processor.apply_chat_template(chat, tokenize=False).removesuffix("\n")
     assert one_each.tolist() == policy.tokenizer(text, add_special_tokens=False).input_ids

@@ -16,6 +16,7 @@ class Qwen2Audio(Family):
     """Its model has no function of its own that makes features."""
 
     model_class = "Qwen2AudioForConditionalGeneration"
+    not_served = ""
     sound_alone = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
     def features(self, model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[Features]:
