@@ -31,7 +31,9 @@ def with_config(command: Command) -> Command:
         "words", nargs=-1, metavar="[CONFIG | RUN_FOLDER] [KEY.SUB=VALUE]...", shell_complete=_complete
     )(command)
     return click.option(
-        "--modality", "-m", help="text, vision, audio, image, or path/file.py:Class; without CONFIG, runs its default."
+        "--modality",
+        "-m",
+        help="text, cad, vision, audio, image, or path/file.py:Class; without CONFIG, runs its default.",
     )(command)
 
 

@@ -16,6 +16,7 @@ from mmrl.strict import Strict, When
 
 RecordFormat = Literal[
     "auto", "plain", "trl", "swift", "satori", "mgpo", "visionthink", "vlm_r1", "mmpr", "ui_s1", "sat", "aqa", "alpaca",
+    "execad", "cad_coder", "gencad_code", "cad_recode", "text2cad",
     "r1_reward", "vl_rewardbench", "mm_rlhf", "multimodal_rewardbench", "rewardbench", "rewardbench2", "pickapic",
     "hpdv3", "editreward_bench", "consistency_rank",
 ]  # fmt: skip

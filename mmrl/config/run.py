@@ -36,7 +36,7 @@ class Config(Strict):
 
     name: str = Field("run", description="Name of the run; its folder is `out`/`name`.")
     about: str = Field("", description="What the config does, its paper, and where its values come from.")
-    modality: str = Field(description="text, vision, audio, image, or `path/file.py:Class` of your own.")
+    modality: str = Field(description="text, cad, vision, audio, image, or `path/file.py:Class` of your own.")
     seed: int = Field(
         0, ge=0, description="Seed of every random number of the run: weights that are made, order of prompts, noise."
     )

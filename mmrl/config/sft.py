@@ -19,7 +19,8 @@ class SftStage(Stage):
     objective: str = Field(
         "sft",
         description="Which supervised loss of the adapter; image: sft, autoencoder; text, vision, audio: sft, sft_phi, "
-        "sft_first (the first token has a share of its own, `model.first_share`), sft_first_released.",
+        "sft_first (the first token has a share of its own, `model.first_share`), sft_first_released, sft_precise "
+        "(tokens that have to be exact weigh more, `model.precise`).",
     )
     batch: int = Field(64, ge=1, description="Records per optimizer step.")
     options: dict[str, Any] | None = Field(

@@ -123,12 +123,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # CAPO, arXiv 2510.00819: actions whose predicted step is unstable are left out. The release predicts Adam's step,
     # here it is plain gradient ascent with a scale of ours.
     "capo": {"action_masks": [{"name": "capo", "policy_limit": 1e-4, "objective_limit": 0.01}]},
-    # CAD-RL: wider upper clip, weight on dimension tokens, truncated answers masked (the numbers are ours).
+    # CAD-RL, arXiv 2508.10118, by a summary of its equations: trust region stretch, bounds on the ratio itself (0.6 and
+    # 1.8 are its example); precision token loss, whose weight is not public (2 is ours); overlong filtering, which is
+    # told of the loss, and here is before the group's statistics too, so that a budget decides no baseline.
     "cad_rl": {
-        "clip_low": 0.2,
-        "clip_high": 0.4,
-        "action_weights": ["precision_tokens"],
-        "action_masks": ["overlong"],
+        "gate": {"name": "absolute", "low": 0.6, "high": 1.8},
+        "action_weights": [{"name": "precision_tokens", "weight": 2.0}],
+        "filters": ["truncated"],
     },
     # TRPA: no policy gradient, a loss over pairs of answers of different levels, and a k3 to the policy that sampled,
     # averaged over all tokens. Pairs are those of the whole update (released: of each micro-batch).

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from mmrl.core.batch import Batch
+from mmrl.core.groups import group_count
 from mmrl.core.reduce import Reduce
-from mmrl.core.registry import Registry, above, between
+from mmrl.core.registry import Registry, above, at_least, between
 
 MASKS = Registry("action mask")
 WEIGHTS = Registry("action weight")
@@ -89,16 +90,16 @@ def top_entropy_weight(advantage: Tensor, batch: Batch, *, share: float = 0.2) -
 # ------------------------------------------------------------------ kinds of actions
 
 
-@WEIGHTS.add("precision_tokens", needs=("token_class",), certainty="D", weight=above(0))
-def precision_tokens(advantage: Tensor, batch: Batch, *, weight: float = 3.0) -> Tensor:
-    """Actions of token class 1 (numbers, dimensions) weigh `weight` times the others; the mean weight stays 1.
+@WEIGHTS.add("precision_tokens", needs=("token_class",), certainty="C", weight=above(0))
+def precision_tokens(advantage: Tensor, batch: Batch, *, weight: float = 2.0) -> Tensor:
+    """Actions of token class 1 (what has to be exact) weigh `weight` times the others; a sample's mean weight stays 1.
 
-    An interpretation of CAD-RL's precision token loss, whose numbers are not public; the weight is ours.
+    CAD-RL's precision token loss (arXiv 2508.10118, its equation 8 from a summary): with aggregate sequence_mean a
+    sample's part is sum(w l) / sum(w). The weight is ours; the paper's is not public.
     """
     raw = torch.ones_like(advantage).masked_fill(batch.feature("token_class") == 1, weight)
-    trained = raw.double() * batch.mask
-    count, total = batch.reduce(torch.stack([batch.mask.sum().double(), trained.sum()]), "sum")
-    return raw if count == 0 else raw * (count / total).to(raw.dtype)
+    total = (raw * batch.mask).sum(1, keepdim=True)
+    return torch.where(total > 0, raw * batch.mask.sum(1, keepdim=True) / total.clamp(min=1e-12), raw)
 
 
 @WEIGHTS.add("noise_level", needs=("std",), scale=above(0))
@@ -132,6 +133,27 @@ def overlong(advantage: Tensor, batch: Batch) -> Tensor:
     """
     truncated = batch.needed("`truncated` flags", batch.truncated)
     return batch.mask & ~truncated[:, None]
+
+
+@MASKS.add("top_advantage", certainty="B", keep=at_least(1))
+def top_advantage(advantage: Tensor, batch: Batch, *, keep: int = 4) -> Tensor:
+    """Keep of each group the `keep` samples with the largest |A|, and ties; the others leave the denominators too.
+
+    CPPO (arXiv 2503.22342), which cadrille takes with the loss of Dr. GRPO, and CADEvolve's released config keeps 4 of
+    16. A sample's |A| is the largest of its actions'.
+    """
+    if batch.mask.shape[1] == 0:
+        return batch.mask
+    where = (batch.group, batch.n_groups, batch.reduce)
+    size = torch.where(batch.mask, advantage.abs(), -1.0).amax(1)
+    counted = batch.mask.any(1)
+    kept = torch.zeros_like(counted)
+    for _ in range(keep):  # a place, or the places of equals, a round
+        left = counted & ~kept & (group_count(kept, *where) < keep)[batch.group]
+        best = torch.full((batch.n_groups,), -1.0, dtype=size.dtype, device=size.device)
+        best = batch.reduce(best.scatter_reduce(0, batch.group, torch.where(left, size, -1.0), "amax"), "max")
+        kept = kept | (left & (size >= best[batch.group]))
+    return batch.mask & kept[:, None]
 
 
 @WEIGHTS.add("chord_phi", needs=("logp", "expert"))

@@ -17,6 +17,7 @@ from mmrl.config import ConfigError
 from mmrl.data.rows import DECODER, Row, as_row, parsed
 
 _SPACE = " \t\r\n"
+PROGRAM = ".py"
 LARGEST_CELL = 2**30  # letters, for pictures as texts
 
 
@@ -140,6 +141,11 @@ def _are_records(value: Any) -> bool:
 _OWN = {"prompt", "messages", "conversations", "question", "problem", "goal", "query", "instruction", "chosen"}
 
 
+def _program(path: Path) -> Iterator[Row]:
+    """A file of Python is one record, of a program and its name."""
+    yield Row(str(path), 1, {"code": _text(path), "path": path.name})
+
+
 def _listed(path: Path, text: str, place: int) -> Iterator[Row]:
     """The records of a JSON list whose first item is sought from `place`."""
     number, line, counted = 0, 1, 0
@@ -258,4 +264,5 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".tsv": _tabs,
     ".txt": _text_lines,
     ".parquet": _parquet,
+    PROGRAM: _program,
 }

@@ -15,6 +15,7 @@ from mmrl.config import RecordFormat
 from mmrl.data.candidates import is_pair, with_candidates
 from mmrl.data.forms.chats import ASSISTANT, alpaca, answered, plain, satori, swift, trl, vlm_r1
 from mmrl.data.forms.listening import aqa, is_aqa
+from mmrl.data.forms.programs import cad_coder, cad_recode, execad, gencad_code, program_format_of, text2cad
 from mmrl.data.forms.questions import mgpo, mmpr, sat, ui_s1, visionthink
 from mmrl.data.heard import COLUMNS as SOUNDS
 from mmrl.data.heard import column_of, sounds, unheard
@@ -90,6 +91,9 @@ def format_of(record: Mapping[str, Any]) -> str:
         return paired
     if is_aqa(record):
         return "aqa"
+    built = program_format_of(has)
+    if built is not None:
+        return built
     if {"goal", "steps"} <= has and "prompt" not in has:
         return "ui_s1"
     if "image_path" in has and "images" not in has and has & {"prompt", "question"}:
@@ -179,6 +183,11 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "ui_s1": ui_s1,
     "sat": sat,
     "aqa": aqa,
+    "execad": execad,
+    "cad_coder": cad_coder,
+    "gencad_code": gencad_code,
+    "cad_recode": cad_recode,
+    "text2cad": text2cad,
     **PAIR_FORMATS,
 }
 assert {AUTO, *FORMATS} == set(get_args(RecordFormat))

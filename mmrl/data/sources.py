@@ -15,7 +15,7 @@ from typing import Any
 
 from mmrl import objects
 from mmrl.config import ConfigError
-from mmrl.data.files import file_rows, kind_of, library, without_nan
+from mmrl.data.files import PROGRAM, file_rows, kind_of, library, without_nan
 from mmrl.data.rows import Row
 from mmrl.importing import import_file
 from mmrl.share import resolve
@@ -50,6 +50,11 @@ def read_rows(source: str, split: str, subset: str | None = None) -> Iterator[Ro
         return _rows_of_files(files) if files else _table_rows(str(path), _saved_dataset(path, split))
     if not stat.S_ISREG(mode):
         raise ConfigError(f"data: no prompt file {path}: it is a pipe or a device")
+    if kind_of(path) == PROGRAM:
+        raise ConfigError(
+            f"data: {path}: name its function, as in {path.name}:record; where files of Python are the records, name "
+            f"them by a pattern: {path.parent}/*.py"
+        )
     return file_rows(path)
 
 
@@ -177,7 +182,8 @@ def _records_in(folder: Path) -> list[Path]:
     hidden = (".", "_")
     if not folder.is_dir():
         return []
-    return [p for p in sorted(folder.iterdir()) if p.is_file() and kind_of(p) and not p.name.startswith(hidden)]
+    found = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(hidden)]
+    return [p for p in found if kind_of(p) not in (None, PROGRAM)]  # what made them may lie beside them
 
 
 def _rows_of_files(files: list[Path]) -> Iterator[Row]:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "audio": ("mmrl.modalities.audio.adapter", "AudioAdapter"),
+    "cad": ("mmrl.modalities.text.adapter", "TextAdapter"),  # programs are texts
     "image": ("mmrl.modalities.image.adapter", "ImageAdapter"),
     "text": ("mmrl.modalities.text.adapter", "TextAdapter"),
     "vision": ("mmrl.modalities.vision.adapter", "VisionAdapter"),
 }
-CONFIGS = {name: f"mmrl.modalities.{name}.config" for name in BUILT_IN}
+CONFIGS = {name: f"{module.rpartition('.')[0]}.config" for name, (module, _) in BUILT_IN.items()}
 DEFAULTS = {name: f"{name}/tiny" for name in BUILT_IN}
 
 

@@ -464,6 +464,10 @@ CASES = [
     Case(tokens.TokenModelConfig, "trust_remote_code", "model.trust_remote_code=true", "", BUILT),
     Case(tokens.TokenModelConfig, "lora", "model.lora.rank=9", LORA),
     Case(tokens.TokenModelConfig, "first_share", "model.first_share=0.3", "stages.0.objective=sft_first", "", "sft"),
+    Case(tokens.TokenModelConfig, "precise", "model.precise=a.py:f", "stages.0.algorithm.preset=cad_rl"),
+    Case(
+        tokens.TokenModelConfig, "precise_weight", "model.precise_weight=3", "stages.0.objective=sft_precise", "", "sft"
+    ),
     Case(tokens.TokenModelConfig, "head", SCALAR, SCALAR_STAGE),
     Case(tokens.TokenModelConfig, "fp32_head", "model.fp32_head=true", "model.dtype=bfloat16"),
     Case(tokens.TokenModelConfig, "engine", "model.engine.name=vllm", "", TREE),

@@ -1,5 +1,6 @@
 """Action masks and weights against sorting, hand tables and dense matrices; 1 rank, 2 ranks, any order."""
 
+import dataclasses
 import math
 import statistics
 
@@ -197,11 +198,12 @@ def test_order_statistic_of_two_ranks(ranks):
 
 
 def test_precision_tokens_by_hand():
-    """Two of five trained actions are numbers: 3 * 2 + 3 = 9 becomes 5."""
-    classes = [[1, 0, 2], [1, 0, 1]]
-    batch = make({"token_class": classes}, mask=[[1, 1, 1], [1, 1, 0]])
-    got = weight_of("precision_tokens", batch)
-    assert got[batch.mask].tolist() == pytest.approx([15 / 9, 5 / 9, 5 / 9, 15 / 9, 5 / 9])
+    """A number weighs 3: 5 becomes 3 in the first row, 4 becomes 2 in the second; nothing is trained in the third."""
+    classes = [[1, 0, 2], [1, 0, 1], [1, 1, 0]]
+    batch = make({"token_class": classes}, mask=[[1, 1, 1], [1, 1, 0], [0, 0, 0]])
+    got = weight_of("precision_tokens", batch, weight=3.0)
+    assert got[batch.mask].tolist() == pytest.approx([9 / 5, 3 / 5, 3 / 5, 3 / 2, 1 / 2])
+    assert got.isfinite().all()
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=20), st.floats(0.1, 20))
@@ -216,6 +218,16 @@ def test_noise_level_by_hand():
     batch = make({"std": [[0.1, 0.3], [0.2, 9.0]]}, mask=[[1, 1], [1, 0]])
     assert weight_of("noise_level", batch)[batch.mask].tolist() == pytest.approx([0.5, 1.5, 1.0])
     assert weight_of("noise_level", batch, scale=2.25)[batch.mask].tolist() == pytest.approx([0.225, 0.675, 0.45])
+
+
+def test_top_advantage_by_hand():
+    """Of 4 samples and of 3, one of which has no action: the 2 largest |A| of each, and what equals the second."""
+    rows = [[1.0, -0.5], [-2.0, 0.1], [0.5, 0.5], [-1.0, 0.2], [0.3, 0.0], [9.0, 9.0], [0.0, 0.1]]
+    mask = [[1, 1], [1, 1], [1, 1], [1, 0], [1, 1], [0, 0], [1, 0]]
+    batch = dataclasses.replace(make({}, mask=mask), group=torch.tensor([0, 0, 0, 0, 1, 1, 1]), n_groups=2)
+    kept = {k: mask_of("top_advantage", batch, torch.tensor(rows), keep=k).any(1).int().tolist() for k in (1, 2, 9)}
+    assert kept == {1: [0, 1, 0, 0, 1, 0, 0], 2: [1, 1, 0, 1, 1, 0, 1], 9: [1, 1, 1, 1, 1, 0, 1]}
+    assert torch.equal(mask_of("top_advantage", batch, torch.tensor(rows), keep=9), batch.mask)
 
 
 def test_selective_loss_drops_the_decision_alone():

@@ -102,9 +102,9 @@ def test_the_configuration_page_has_the_sections_of_every_modality_and_environme
     for name in BUILT_IN:
         assert keys[f"`environment`, `name: {name}`"] == list(find(name, BUILT_IN, "").Options.model_fields)
     # By hand: a section inside a section, one in a list, and what is shared stands once.
-    assert "tau_max" in keys["`model.sampling.annealing`, audio and text and vision"]
+    assert "tau_max" in keys["`model.sampling.annealing`, audio and cad and text and vision"]
     assert {"iterations", "step_end"} <= set(keys["`stages.*.tree`, `kind: grpo`"])
-    assert keys["`model`, text"] == ["build"]
+    assert keys["`model`, cad and text"] == ["build"]
 
 
 @every("package", PACKAGES)

@@ -29,6 +29,7 @@ from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.conversation import Rules, converse
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 from mmrl.modalities.tokens.outside import OutsideEngine, Shifts, prompt_room, section
+from mmrl.modalities.tokens.precise import finder
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.reading import Reader
 from mmrl.modalities.tokens.replay import (
@@ -42,7 +43,7 @@ from mmrl.modalities.tokens.replay import (
 )
 from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.scoring import ScoreHead, scored_places
-from mmrl.modalities.tokens.supervised import OBJECTIVES, supervised_loss
+from mmrl.modalities.tokens.supervised import OBJECTIVES, PRECISE, supervised_loss
 from mmrl.modalities.tokens.truncation import kept_mass
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
@@ -82,6 +83,7 @@ class TokenAdapter(Adapter):
         self._longest = longest_row(section(config))
         limit = loading.prompt_limit(config, self.context)
         self.reader = self._reader(prompt_room(config, limit, self._longest))
+        self.reader.found = finder(config.precise)
         self.stop_ids = self.reader.prompts.stop_ids
         self._outside: OutsideEngine | None = None
         self._in_sync = False
@@ -366,8 +368,8 @@ class TokenAdapter(Adapter):
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], columns: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Numbers of actions by name, each [b, t] float32, 0 where a token is not trained: those of
-        mmrl.core.token_features at the sampling temperature, "logp_reference", and "token_class" (1: the token has a
-        digit, otherwise 0).
+        mmrl.core.token_features at the sampling temperature, "logp_reference", and "token_class" (1: the token has to
+        be exact, as `model.precise` finds, otherwise 0).
 
         Raises ValueError for an unknown name.
         """
@@ -376,13 +378,25 @@ class TokenAdapter(Adapter):
         if "logp_reference" in names:
             with self.reference():
                 found["logp_reference"] = self.logprobs(samples, columns).logp
-        if rest or "token_class" in names:
+        if "token_class" in names:
+            found["token_class"] = self._precise(samples, columns).to(self.model.device)
+        if rest:
             tokens = self._replayed(samples, columns)
             flat = token_features(tokens.hidden, tokens.ids, self._head(), rest, tokens.temperature)
-            if "token_class" in names:
-                flat["token_class"] = self.reader.has_digit[tokens.ids.cpu()].to(tokens.ids.device)
             found |= {name: tokens.by_row(values) for name, values in flat.items()}
         return found
+
+    def _precise(self, samples: Sequence[Sample], columns: Tensor) -> Tensor:
+        """[b, t] float32: 1 at trained tokens that have to be exact."""
+        columns = columns.cpu()
+        made = torch.zeros(len(samples), len(columns))
+        for line, sample in zip(made, samples):
+            stored = trajectory_of(sample)
+            every = torch.zeros(len(stored.mask))
+            every[stored.mask] = self.reader.precise(stored.tensors["ids"][stored.mask])
+            inside = columns < len(every)
+            line[inside] = every[columns[inside]]
+        return made
 
     # ---------------------------------------------------------------- scores
 
@@ -475,7 +489,12 @@ class TokenAdapter(Adapter):
         columns = torch.arange(max(len(trajectory_of(s).mask) for s in samples))
         tokens = self._replayed(samples, columns)
         logp = token_logprobs(tokens.hidden, tokens.ids, self._head())[0]
-        return supervised_loss(logp, objective, tokens.valid.sum(1).tolist(), self.config.first_share)
+        counts = tokens.valid.sum(1).tolist()
+        weight = None
+        if objective == PRECISE:
+            marked = self._precise(samples, columns).to(logp.device)[tokens.valid]
+            weight = 1 + (self.config.precise_weight - 1) * marked
+        return supervised_loss(logp, objective, counts, self.config.first_share, weight)
 
     def supervised_weight(self, records: Sequence[dict[str, Any]]) -> float:
         """Tokens that the mean of `supervised_loss` is over."""

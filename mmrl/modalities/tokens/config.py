@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.core.resolving import needs
 from mmrl.modalities.files import is_local, told
 from mmrl.share import resolve
 from mmrl.strict import Strict, When
@@ -195,6 +196,16 @@ class TokenModelConfig(Strict):
         lt=1,
         description="Share of the first token in an answer's loss, for the objective sft_first: PaCo's.",
     )
+    precise: str = Field(
+        "digits",
+        description="Which tokens of an answer have to be exact, for the objective sft_precise and the action weight "
+        "precision_tokens: those with a digit (digits), or with characters that a function finds, "
+        "`path/file.py:function`, called as function(text) and returning (start, end) pairs; share:// works "
+        "(docs/cad.md).",
+    )
+    precise_weight: float = Field(
+        2.0, gt=0, description="What such a token weighs in the objective sft_precise, beside 1 of the others."
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     conversation: ConversationConfig = Field(default_factory=ConversationConfig)
@@ -209,7 +220,12 @@ class TokenModelConfig(Strict):
         "revision": When(lambda s, _: s.build is None and not is_local(s.path), "a `path` on the hub"),
         "trust_remote_code": When(lambda s, _: s.build is None, "a model that is loaded, not built"),
         "lora": When(lambda s, _: s.train == "lora", "`train: lora`"),
-        "first_share": When(lambda _, run: _learns_first(run), "an objective sft_first"),
+        "first_share": When(lambda _, run: _learns(run, "sft_first"), "an objective sft_first"),
+        "precise": When(
+            lambda _, run: _learns(run, "sft_precise") or _weighs_tokens(run),
+            "an objective sft_precise, or the action weight precision_tokens",
+        ),
+        "precise_weight": When(lambda _, run: _learns(run, "sft_precise"), "an objective sft_precise"),
         "head": When(lambda _, run: any(s.kind == "reward_model" for s in run.stages), "a stage of kind reward_model"),
         "fp32_head": When(
             lambda s, run: s.dtype != "float32" and run.samples_answers,
@@ -263,10 +279,16 @@ class TokenModelConfig(Strict):
         ]
 
 
-def _learns_first(run: Any) -> bool:
-    """Whether a stage weighs the first token of an answer by itself."""
+def _learns(run: Any, objective: str) -> bool:
+    """Whether a stage has a supervised objective whose name begins so."""
     kinds = [getattr(part, "objective", "") for s in run.stages for part in (s, getattr(s, "expert", None))]
-    return any(str(kind).startswith("sft_first") for kind in kinds)
+    return any(str(kind).startswith(objective) for kind in kinds)
+
+
+def _weighs_tokens(run: Any) -> bool:
+    """Whether an algorithm looks at which tokens have to be exact."""
+    found = [getattr(part, "resolved", None) for s in run.stages for part in (s, getattr(s, "joint", None))]
+    return any("token_class" in needs(algorithm) for algorithm in found if algorithm is not None)
 
 
 def head_folder(config: TokenModelConfig) -> Path | None:

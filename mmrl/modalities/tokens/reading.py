@@ -17,6 +17,7 @@ from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_b
 from mmrl.environments.load import load_environment, parts_of
 from mmrl.media import IMAGE, Perceived, Place, Size
 from mmrl.modalities.tokens.conversation import Opened
+from mmrl.modalities.tokens.precise import Find, classes, digits, grown
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.replay import trajectory_of
 from mmrl.modalities.tokens.unclosed import Unclosed
@@ -32,9 +33,11 @@ class Reader:
 
     prompts: messages as ids. skip_special_tokens: of the text that rewards see.
     environment: what the policy sees after each of its turns; None ends after the first.
+    found: what of an answer has to be exact.
     """
 
     environment: Environment | None = None
+    found: Find = staticmethod(digits)
     sees = hears = False
 
     def __init__(self, tokenizer: Any, prompts: PromptEncoder, skip_special_tokens: bool) -> None:
@@ -185,7 +188,11 @@ class Reader:
         """The text of each id alone."""
         return self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
 
-    @cached_property
-    def has_digit(self) -> Tensor:
-        """[V] float32, 1 for each id whose text has a digit."""
-        return torch.tensor([float(any(c.isdigit() for c in word)) for word in self.word_of])
+    def precise(self, ids: Tensor) -> Tensor:
+        """[n] float32 for ids that the policy said: 1 where the token has to be exact (precise.py), otherwise 0."""
+        told, text = ids.tolist(), self.text(ids)
+        silent = self.prompts.turns.special - self._of_thoughts if self._skip else frozenset()
+        words = ["" if i in silent else self.word_of[i] for i in told]
+        if "".join(words) != text:
+            words = grown(told, lambda part: self.text(torch.tensor(part, dtype=torch.int64)))
+        return torch.tensor(classes(text, words, self.found), dtype=torch.float32)

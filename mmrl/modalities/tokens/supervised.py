@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 FIRST = ("sft_first", "sft_first_released")
-OBJECTIVES = ("sft", "sft_phi", *FIRST)
+PRECISE = "sft_precise"
+OBJECTIVES = ("sft", "sft_phi", *FIRST, PRECISE)
 
 
-def supervised_loss(logp: Tensor, objective: str, counts: Sequence[int], first_share: float = 0.1) -> Tensor:
+def supervised_loss(
+    logp: Tensor, objective: str, counts: Sequence[int], first_share: float = 0.1, weight: Tensor | None = None
+) -> Tensor:
     """The loss of all answers, each of which counts by its tokens. logp: [n], answer by answer, `counts` tokens each.
 
     sft: the mean over tokens of -log p. sft_phi: weighted by p (1 - p) without gradient (CHORD's phi), which is largest
@@ -18,6 +21,7 @@ def supervised_loss(logp: Tensor, objective: str, counts: Sequence[int], first_s
     sft_first: of each answer, first_share times -log p of its first token + (1 - first_share) times the mean of the
     others': PaCo-Reward, whose score is that token's. sft_first_released: first_share / tokens in place of the first
     factor, which its code comes to. An answer of one token is that token.
+    sft_precise: of each answer, the mean of -log p weighted by `weight` [n], above 0: CAD-RL's precision token loss.
     Raises ValueError for another objective.
     """
     if objective not in OBJECTIVES:
@@ -27,8 +31,13 @@ def supervised_loss(logp: Tensor, objective: str, counts: Sequence[int], first_s
     if objective == "sft_phi":
         p = logp.detach().exp()
         return -(p * (1 - p) * logp).mean()
-    released = objective == "sft_first_released"
-    parts = [_of_answer(answer, first_share, released) * len(answer) for answer in logp.split(list(counts))]
+    answers = logp.split(list(counts))
+    if objective == PRECISE:
+        assert weight is not None
+        parts = [-(w * a).sum() / w.sum() * len(a) for a, w in zip(answers, weight.split(list(counts))) if len(a)]
+    else:
+        released = objective == "sft_first_released"
+        parts = [_of_answer(answer, first_share, released) * len(answer) for answer in answers]
     return sum(parts[1:], parts[0]) / len(logp)
 
 

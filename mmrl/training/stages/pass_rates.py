@@ -24,7 +24,8 @@ from mmrl.types import Prompt
 
 # Of the model section: where the weights are, which the hash tells, and how fast they are used.
 _NOT_SAMPLING = frozenset({
-    *("path", "revision", "build", "trust_remote_code", "train", "lora", "head", "first_share", "evaluation"),
+    *("path", "revision", "build", "trust_remote_code", "train", "lora", "head", "first_share", "precise"),
+    *("precise_weight", "evaluation"),
     *("engine", "rollout_batch", "logits_chunk", "attention", "gradient_checkpointing", "picture_cache", "media_cache"),
     *("audio", "vision"),  # whether a tower is trained
 })  # fmt: skip
