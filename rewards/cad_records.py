@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from mmrl.fences import blocks
 from mmrl.located import cut_short, file_at, path_of
+from mmrl.solids.dialects import LANGUAGES
 from mmrl.solids.reading import kind_of
 from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample
@@ -19,9 +20,6 @@ LARGEST = 32 << 20  # bytes of a target's file
 KINDS = ("brep", "step", "code")  # the first that a record has is its target
 _NUMBERS = ("volume", "bbox", "n_solids")  # what a record may tell of it, and what then has to be true
 _CLOSE = 1e-3  # relative
-# A block may lack its end where the completion has none.
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-_NAMES = ("", "python", "py", "python3", "cadquery", "build123d")
 
 
 def program_of(sample: Sample, extract: str = "auto") -> str:
@@ -38,19 +36,18 @@ def program_of(sample: Sample, extract: str = "auto") -> str:
     if extract not in ("auto", "fence"):
         raise ValueError(f"extract={extract!r} is none of auto, fence, whole, tag:name")
     said = without_thoughts(text)
-    blocks = _blocks(said)
-    if blocks:
-        return blocks[-1]
+    if fenced := _blocks(said):
+        return fenced[-1]
     return said if extract == "auto" else ""
 
 
 def _unfenced(text: str) -> str:
-    blocks = _blocks(text)
-    return blocks[-1] if blocks else text
+    fenced = _blocks(text)
+    return fenced[-1] if fenced else text
 
 
 def _blocks(text: str) -> list[str]:
-    return [block for name, block in _FENCE.findall(text) if name.lower() in _NAMES]
+    return [text[start:end] for start, end in blocks(text, LANGUAGES)]
 
 
 # -------------------------------------------------------------------- targets

@@ -23,7 +23,7 @@ from .code_compare import same_text, same_value, value_in
 from .code_tests import Asserted, BadTests, Called, Printed, Test, tests_of
 
 _RUNNERS = "mmrl.sandbox.runners"
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 _PYTHON = ("python", "py", "python3")
 _AT_ONCE = 4  # tests of a sample that are run before it is asked whether to go on
 _MOST_ROUNDS = 40  # of a test whose calls depend on each other
