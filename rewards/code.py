@@ -82,6 +82,13 @@ class run:
             raise StopRun(str(error)) from error
         return [self._score(trial, sample.prompt) for trial, sample in zip(trials, samples)]
 
+    def start(self) -> None:
+        """Start a process, so that a machine that cannot have it says so before the first rollout."""
+        try:
+            self._calling.start()
+        except SandboxError as error:
+            raise StopRun(str(error)) from error
+
     def check_prompt(self, prompt: Prompt) -> str | None:
         """Why the prompt cannot be scored, or None."""
         try:

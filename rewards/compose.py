@@ -41,6 +41,10 @@ class dispatch:
         """Called for a reward of weight 0: so are those inside."""
         as_monitors(self._parts)
 
+    def start(self) -> None:
+        """Called before the first rollout: so are those inside."""
+        start_parts(self._parts)
+
     def __call__(self, group: Group) -> list[Score]:
         part = self._of(group.prompt)
         if part is None:
@@ -98,6 +102,10 @@ class gated:
         """Called for a reward of weight 0: so are those inside."""
         as_monitors([*self.condition, self.then])
 
+    def start(self) -> None:
+        """Called before the first rollout: so are those inside."""
+        start_parts([*self.condition, self.then])
+
     def __call__(self, group: Group) -> list[Score]:
         scores: dict[int, Score] = {}
         left = list(range(len(group.samples)))
@@ -145,6 +153,10 @@ class staged:
     def as_monitor(self) -> None:
         """Called for a reward of weight 0: so are those inside."""
         as_monitors(self.stages)
+
+    def start(self) -> None:
+        """Called before the first rollout: so are those inside."""
+        start_parts(self.stages)
 
     def __call__(self, group: Group) -> list[Score]:
         everybody = range(len(group.samples))
@@ -209,6 +221,12 @@ def as_monitors(parts: Iterable[Part]) -> None:
     """Tell these parts that they are of a monitor."""
     for part in parts:
         part.reward.as_monitor()
+
+
+def start_parts(parts: Iterable[Part]) -> None:
+    """Make ready what these parts run beside this process."""
+    for part in parts:
+        part.reward.start()
 
 
 def _first_problem(parts: Iterable[Part], prompt: Prompt) -> str | None:
