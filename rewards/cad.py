@@ -174,11 +174,11 @@ class judge(Judged, Building):
     """A language model's mark of the program, from 0 to 1: CAD-RL's external evaluator.
 
     It is asked for the quality, and for the two errors that the paper punishes: a reference frame that does not fit (a
-    feature on the wrong plane, axis or side) and parameters that are given to the wrong thing. Each takes `deduction` of
-    the mark, 0.5 as in a reimplementation; below 0 is 0. sees: it is shown pictures of what was built and of the target,
-    and what builds nothing scores 0 unasked. The prompt, and a reference program where the record has one (`code`), are
-    shown in any case. longest: characters of a program. template: with $question, $reference and $answer, asking for the
-    lines "quality: 0.8", "frame: 0" and "parameters: 0".
+    feature on the wrong plane, axis or side) and parameters that are given to the wrong thing. Each takes `deduction`
+    of the mark, 0.5 as in a reimplementation; below 0 is 0. sees: it is shown pictures of what was built and of the
+    target, and what builds nothing scores 0 unasked. The prompt, and a reference program where the record has one
+    (`code`), are shown in any case. longest: characters of a program. template: with $question, $reference and
+    $answer, asking for the lines "quality: 0.8", "frame: 0" and "parameters: 0".
     """
 
     def __init__(
@@ -217,10 +217,8 @@ class judge(Judged, Building):
             return pictures
         if score := self._refused(program):
             return score
-        record = sample.prompt.record
-        reference = (
-            (record.get("gt") or record).get("code") if isinstance(record.get("gt") or record, Mapping) else None
-        )
+        gt = sample.prompt.record.get("gt") or sample.prompt.record
+        reference = gt.get("code") if isinstance(gt, Mapping) else None
         words = {"question": question_of(sample), "reference": str(reference or "(none is given)"), "answer": program}
         return shown(pictures, self.template, **words) if pictures else request(self.template, **words)
 
@@ -248,7 +246,7 @@ def piecewise(distance: float, low: float, high: float) -> float:
 
 
 def log_chamfer(distance: float) -> float:
-    """10 (1 + 1 / (ln CD - 1)), kept in [-10, 10]; 10 at a distance of 0, its limit, and -10 from e on, where it jumps."""
+    """10 (1 + 1 / (ln CD - 1)), in [-10, 10]; 10 at a distance of 0, and -10 from e on, where it jumps."""
     if distance <= 0:
         return 10.0
     if distance >= math.e:

@@ -16,7 +16,7 @@ from mmrl.solids.views import TOO_FINE
 from mmrl.solids.workshop import Found, Made, Target, Workshop, WorkshopError
 from mmrl.types import Score
 
-SOLIDS, TARGET = "solids", "target"  # details: see mmrl.solids.views, and the record of a Solid
+VIEW, TARGET = "view", "target"  # details: see mmrl.solids.views, and the record of a Solid
 
 
 def exhibited(
@@ -26,7 +26,7 @@ def exhibited(
     valid, the target. A view that cannot be made has a `problem`."""
     group = _Group(made, target, shop, options, mesh)
     told = [
-        _with(score, SOLIDS, partial(group.view, n)) if made[n].ok and score.ok else score
+        _with(score, VIEW, partial(group.view, n)) if made[n].ok and score.ok else score
         for n, score in enumerate(scores)
     ]
     first = next((n for n, score in enumerate(told) if score.ok), None)
@@ -43,7 +43,7 @@ class _Group:
     """All views of a group are made at once, side by side, at the first look at one of them."""
 
     def __init__(self, made: Sequence[Made], target: Target, shop: Workshop, options: Options, mesh: int) -> None:
-        self._made, self._target, self._shop = [one for one in made], target, shop
+        self._made, self._target, self._shop = list(made), target, shop
         self._options, self._mesh = options, mesh
         self._found: list[Found] | None = None
         self._lock = threading.Lock()

@@ -25,8 +25,8 @@ _CLOSE = 1e-3  # relative
 def program_of(sample: Sample, extract: str = "auto") -> str:
     """The program in a completion, behind its thoughts; "" without one.
 
-    extract: "fence", the last block between ``` that is marked as Python or not at all; "tag:code", what stands in the
-    last whole <code>; "whole", all of it; "auto", the last block, or else all of it. Raises ValueError for another word.
+    extract: "fence", the last block between ``` that is marked as Python or not at all; "tag:code", what stands in
+    the last whole <code>; "whole", all of it; "auto", the last block, or else all. Raises ValueError for another word.
     """
     text = text_of(sample)
     if extract == "whole":

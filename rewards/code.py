@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from mmrl.rewarding import StopRun
-from mmrl.sandbox import Limits, Outcome, Sandbox, SandboxError, Status, shared
+from mmrl.sandbox import Limits, Outcome, Sandbox, SandboxError, shared
 from mmrl.sandbox.runners.values import encoded
 from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample, Score
 
 from .answers import text_of
 from .code_compare import same_text, same_value, value_in
-from .code_tests import Asserted, BadTests, Called, Printed, Test, tests_of
+from .code_tests import Asserted, BadTests, Called, Printed, tests_of
+from .code_trials import MOST_ROUNDS, Session, Trial
 
 _RUNNERS = "mmrl.sandbox.runners"
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 _PYTHON = ("python", "py", "python3")
-_AT_ONCE = 4  # tests of a sample that are run before it is asked whether to go on
-_MOST_ROUNDS = 40  # of a test whose calls depend on each other
-_LONG_ENDS = 3  # tests that time out before the rest is given up: a loop costs seconds each time
 
 
 class run:
@@ -61,12 +58,15 @@ class run:
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance={tolerance} must be from 0 to below 1")
         self.every, self.extract, self.tolerance = score == "all", extract, tolerance
-        limits = Limits(seconds=seconds, memory_mb=memory_mb, output_mb=1, printed_kb=4096)
+        programs = Limits(seconds=seconds, memory_mb=memory_mb, output_mb=1, printed_kb=4096)
+        tests = replace(programs, output_mb=16, source_kb=16_384)  # EvalPlus' are megabytes
 
-        def sandbox(runner: str) -> Sandbox:
+        def sandbox(runner: str, limits: Limits) -> Sandbox:
             return shared(f"{_RUNNERS}.{runner}", limits, workers=workers, python=python, strict=strict)
 
-        self._printing, self._calling, self._asserting = (sandbox(name) for name in ("python", "calls", "asserts"))
+        self._printing, self._calling = sandbox("python", programs), sandbox("calls", programs)
+        self._asserting = sandbox("asserts", tests)
+        self._printing.check()
 
     def __call__(self, samples: list[Sample]) -> list[Score]:
         try:
@@ -75,7 +75,7 @@ class run:
             return [Score.invalid(f"prompt {samples[0].prompt.id!r}: {error}") for _ in samples]
         if not tests:
             return [Score(None, _lacks(samples[0].prompt), "na") for _ in samples]
-        trials = [_Trial(program_in(text_of(sample), self.extract), tests) for sample in samples]
+        trials = [Trial(program_in(text_of(sample), self.extract), tests) for sample in samples]
         try:
             self._try(trials)
         except SandboxError as error:
@@ -96,7 +96,7 @@ class run:
         except BadTests as error:
             return f"prompt {prompt.id!r}: {error}"
 
-    def _score(self, trial: _Trial, prompt: Prompt) -> Score:
+    def _score(self, trial: Trial, prompt: Prompt) -> Score:
         if trial.broken:
             return Score.invalid(f"prompt {prompt.id!r}: {trial.broken}")
         value = trial.passed / trial.of
@@ -106,7 +106,7 @@ class run:
 
     # ---------------------------------------------------------------- running
 
-    def _try(self, trials: list[_Trial]) -> None:
+    def _try(self, trials: list[Trial]) -> None:
         """Fill the trials in: tests in waves, all samples at a time."""
         while live := [(trial, test) for trial in trials for test in trial.next(self.every)]:
             printed = [(t, test) for t, test in live if isinstance(test, Printed)]
@@ -117,7 +117,7 @@ class run:
             outcomes = self._calling.run([(t.program, _call(test.name, test.arguments)) for t, test in called])
             for (trial, test), outcome in zip(called, outcomes):
                 trial.note(outcome, self._returned_right(outcome, test))
-            self._assert([_Session(t, test) for t, test in live if isinstance(test, Asserted)])
+            self._assert([Session(t, test) for t, test in live if isinstance(test, Asserted)])
 
     def _printed_right(self, outcome: Outcome, test: Printed) -> str:
         """Why the test fails, "" where it passes."""
@@ -134,9 +134,9 @@ class run:
         right = any(same_value(value, one, self.tolerance) for one in test.expected)
         return "" if right else f"it returned {value!r:.80}"
 
-    def _assert(self, sessions: list[_Session]) -> None:
+    def _assert(self, sessions: list[Session]) -> None:
         """Run tests that are code, and let the programs answer their calls, until none is left."""
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(MOST_ROUNDS):
             if not sessions:
                 return
             outcomes = self._asserting.run([(s.test.source, s.argument()) for s in sessions])
@@ -146,95 +146,7 @@ class run:
             for (session, key, _), outcome in zip(asked, self._calling.run(programs)):
                 session.learn(key, outcome)
         for session in sessions:
-            session.trial.broken = f"its test asks for new calls after {_MOST_ROUNDS} rounds"
-
-
-@dataclass
-class _Trial:
-    """A program and its tests: how many it passed so far."""
-
-    program: str | None
-    tests: list[Test]
-    done: int = 0
-    passed: int = 0
-    of: int = 0  # tests; of tests in code, asserts
-    long: int = 0
-    why: str = ""
-    broken: str = ""
-
-    def __post_init__(self) -> None:
-        self.of = len(self.tests)
-        if self.program is None:
-            self.why, self.done = "no fenced program in the answer", len(self.tests)
-
-    def next(self, every: bool) -> Iterator[Test]:
-        """The tests of the next wave; none where the score is known."""
-        if not (every and self.why) and self.long < _LONG_ENDS:
-            wave = self.tests[self.done : self.done + _AT_ONCE]
-            self.done += len(wave)
-            yield from wave
-
-    def note(self, outcome: Outcome, wrong: str) -> None:
-        if outcome.ok and not wrong:
-            self.passed += 1
-        else:
-            self.fails(outcome, wrong)
-
-    def fails(self, outcome: Outcome, wrong: str) -> None:
-        self.long += outcome.status == Status.TIMEOUT
-        self.why = self.why or (wrong if outcome.ok else f"{outcome.status}: {outcome.reason}")
-
-
-@dataclass
-class _Session:
-    """A test in code, and the answers of the program to its calls."""
-
-    trial: _Trial
-    test: Asserted
-    known: dict[str, Any] = field(default_factory=dict)
-    wanted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def argument(self) -> bytes:
-        return json.dumps({"known": self.known}).encode()
-
-    def goes_on(self, outcome: Outcome) -> bool:
-        """Whether there are calls to answer; where there are none, the trial is filled in."""
-        if not outcome.ok:
-            if self.known:  # of the program's values; before them it is the test's own fault
-                self.trial.fails(outcome, "")
-            else:
-                self.trial.broken = f"its test ends with {outcome.status}: {outcome.reason}"
-            return False
-        said = json.loads(outcome.output)
-        if said["broken"]:
-            self.trial.broken = f"its test breaks before it calls the program: {said['error']}"
-            return False
-        self.wanted = [(key, call) for key, call in said["calls"]]
-        if self.wanted and self.trial.long < _LONG_ENDS:
-            return True
-        self._count(said)
-        return False
-
-    def _count(self, said: dict[str, Any]) -> None:
-        passed, failed = said["passed"], said["failed"] + bool(said["error"])
-        if passed + failed == 0 and not self.known:
-            self.trial.broken = "its test calls nothing and asserts nothing"
-        elif failed == 0 and passed > 0 and not self.wanted:
-            self.trial.passed, self.trial.of = passed, passed
-        else:
-            self.trial.passed, self.trial.of = passed, max(passed + failed, said["asserts"], passed + 1)
-            self.trial.why = self.trial.why or said["error"] or "an assert fails"
-
-    def learn(self, key: str, outcome: Outcome) -> None:
-        """The answer to a call; that a program died is one, too."""
-        try:
-            self.known[key] = json.loads(outcome.output) if outcome.ok else {"died": str(outcome.status)}
-            if not isinstance(self.known[key], dict):
-                raise ValueError("no answer")
-        except (ValueError, RecursionError):
-            self.known[key] = {"died": "what the call handed back is no value"}
-        if "died" in self.known[key]:
-            self.trial.fails(outcome, "what a call handed back is no value")
+            session.give_up()
 
 
 def program_in(text: str, extract: str = "fence") -> str | None:

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from mmrl.sandbox.outcome import one_line
 from mmrl.sandbox.runners.values import decoded
 
 
@@ -51,7 +52,7 @@ def value_in(output: bytes) -> Any:
     try:
         answer = json.loads(output)
         if "raised" in answer:
-            raise ValueError(f"{str(answer['raised'])[:60]}: {str(answer.get('text', ''))[:120]}")
+            raise ValueError(one_line(f"{answer['raised']}: {answer.get('text', '')}"))
         return decoded(answer["value"])
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("what the call handed back is no value") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrl.near import short
+from mmrl.sandbox.runners.calls import SOLUTION
 from mmrl.types import Prompt
 
 # Where whole sets of tests stand, in JSON or as they are: APPS and TACO, DeepCoder, LiveCodeBench, PRIME.
@@ -182,6 +184,18 @@ def _check(record: Mapping[str, Any], text: str) -> Asserted:
     return Asserted(_parsed(f"{test}\n{calls}", "entry_point"), head)
 
 
+def _foreign(tree: ast.Module) -> str:
+    """A class that the test makes an object of and does not define itself, by its name's first letter; "" without."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            own |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    strange = {name for name in called - own if name[0].isupper() and name != SOLUTION and not hasattr(builtins, name)}
+    return min(strange, default="")
+
+
 def _parsed(source: str, name: str) -> str:
     try:
         tree = ast.parse(source)
@@ -189,6 +203,10 @@ def _parsed(source: str, name: str) -> str:
         raise BadTests(f"`{name}` is no Python: {error}") from error
     if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
         raise BadTests(f"`{name}` asserts nothing")
+    if strange := _foreign(tree):
+        raise BadTests(
+            f"`{name}` makes objects of the program's own class {strange[:40]}: only plain values can be tested"
+        )
     return source
 
 

@@ -121,8 +121,8 @@ If pictures are shown, the first is the part as it should be and the second what
 same side. Another way to the same part is as good.
 
 Look above all for two errors. A wrong reference frame: something is drawn on the wrong plane, extruded along the wrong
-axis or to the wrong side, or measured from the wrong origin. Wrong parameters: a length, angle, radius or count is taken
-for another one, or given to the wrong feature.
+axis or to the wrong side, or measured from the wrong origin. Wrong parameters: a length, angle, radius or count is
+taken for another one, or given to the wrong feature.
 
 End with three lines and nothing behind them:
 quality: a number from 0 (another part, or none) to 1 (the very part), both errors aside

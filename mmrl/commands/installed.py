@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import click
 
 
@@ -37,10 +39,17 @@ def list_(what: str) -> None:
 @click.command()
 def env() -> None:
     """What this installation is made of: for a bug report."""
+    from mmrl.sandbox import Sandbox, SandboxError
     from mmrl.versions import described
 
     for line in described():
         click.echo(line)
+    try:
+        with Sandbox("mmrl.sandbox.runners.python", strict=False) as sandbox, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is told here
+            click.echo(f"sandbox: {sandbox.start()}")
+    except SandboxError as error:
+        click.echo(f"sandbox: none; {error}")
 
 
 @click.command()

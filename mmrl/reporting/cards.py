@@ -16,7 +16,7 @@ from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder, Unreadable
 from mmrl.reporting.pictures import MAX_SIDE, data_uri, picture_of
 from mmrl.reporting.programs import Bit, bits
-from mmrl.reporting.solids import DRAWN_DETAILS, Shelf, SolidsView, solids_view
+from mmrl.reporting.solids import Shelf, SolidsView, is_drawn, solids_view
 from mmrl.reporting.sounds import player
 from mmrl.reporting.talks import Frame, Gallery, TurnView, facts, is_talk, overview, turn_views
 from mmrl.reporting.tokens import Token, token_views
@@ -219,7 +219,7 @@ def _same(tokens: Sequence[Token]) -> tuple[Token, ...]:
 
 def _score_line(name: str, score: Mapping[str, Any]) -> ScoreLine:
     value = score["value"]
-    told = {key: detail for key, detail in score["details"].items() if key not in DRAWN_DETAILS}
+    told = {key: detail for key, detail in score["details"].items() if not is_drawn(key, detail)}
     details = clip(dumps(told, indent=1), MAX_TEXT) if told else ""
     return ScoreLine(
         name=name,

@@ -13,7 +13,7 @@ FIRST, REST = "ok", "others"
 
 
 def status_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """A chart for each reward with statuses, one for those that say the same throughout; "ok" first, then by how often."""
+    """A chart for each reward with statuses, one for those that say the same; "ok" first, then by how often."""
     drawn: dict[tuple, tuple[list[str], list[dict[str, Any]]]] = {}
     for reward, keys in status_names(rows).items():
         told = [_shares(row, keys) for row in rows if any(row.get(key) is not None for key in keys.values())]

@@ -1,4 +1,4 @@
-"""Templates of the pages: one file in which every text of a run is escaped; without scripts, but for one with solids."""
+"""Templates of the pages: one file in which every text of a run is escaped; no scripts but for solids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PROBLEMS = 30
 
 
 def render(template: str, problems: list[str], shelf: Shelf | None = None, **values: Any) -> str:
-    """The page. problems: what is not shown, of which the first MOST_PROBLEMS are told. shelf: the solids of the page."""
+    """The page. problems: what is not shown, the first MOST_PROBLEMS are told. shelf: the solids of the page."""
     told = {"problems": problems[:MOST_PROBLEMS], "problems_total": len(problems), "viewer": viewer_of(shelf)}
     return _environment().get_template(template).render(**told, **values)
 

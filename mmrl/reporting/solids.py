@@ -19,8 +19,7 @@ from mmrl.solids.meshes import Mesh, joined
 from mmrl.solids.render import render
 from mmrl.solids.shown import Solid
 
-SOLIDS, TARGET = "solids", "target"  # details of a score that have meshes, see rewards/cad_exhibits.py
-DRAWN_DETAILS = (SOLIDS, TARGET)
+VIEW, TARGET = "view", "target"  # details of a score that have meshes, see rewards/cad_exhibits.py
 DRAWN = ("target", "answer", "common", "missing", "extra")  # what a mesh is drawn as
 MOST_TRIANGLES = 20_000
 _LARGEST = 1e9  # mm
@@ -38,8 +37,8 @@ _WORDS = {"nothing": "nothing", "too_fine": "too many triangles to be drawn"}
 
 @dataclass(frozen=True)
 class Pane:
-    """A view of meshes. meshes: (number of the mesh in the page, what it is drawn as). picture: a PNG data URI for where
-    nothing can be drawn. note: why there is no mesh; parts: the names of the parts of a comparison that are there."""
+    """A view of meshes. meshes: (number of the mesh in the page, what it is drawn as). picture: a PNG data URI for
+    where nothing can be drawn. note: why there is no mesh; parts: names of the parts of a comparison that are there."""
 
     title: str
     meshes: tuple[tuple[int, str], ...] = ()
@@ -69,7 +68,7 @@ class SolidsView:
 
 
 class Shelf:
-    """The meshes of a page, each different one once. charged: see CardMaker; a page has no more than there is room for."""
+    """The meshes of a page, each different one once. charged: see CardMaker; there are no more than have room."""
 
     def __init__(self, charged: Callable[[str, str], tuple[str, str]]) -> None:
         self._charged = charged
@@ -131,6 +130,11 @@ def read_solid(record: Any) -> Solid:
     return solid
 
 
+def is_drawn(name: str, detail: Any) -> bool:
+    """Whether a detail of a score has meshes, which nobody reads."""
+    return name in (VIEW, TARGET) and isinstance(detail, Mapping)
+
+
 def goal_of(samples: Sequence[Mapping[str, Any]]) -> Any:
     """The record of the target that the samples of a group share; None where none of them has it."""
     details = (score["details"] for sample in samples for score in sample["scores"].values())
@@ -140,11 +144,11 @@ def goal_of(samples: Sequence[Mapping[str, Any]]) -> Any:
 def solids_view(shelf: Shelf, record: Mapping[str, Any], goal: Any, name: str) -> SolidsView | None:
     """Of a sample; None of one that has no solid and whose group has no target. name: of the sample, for notes."""
     details = [score["details"] for score in record["scores"].values()]
-    parts = next((of[SOLIDS] for of in details if isinstance(of.get(SOLIDS), Mapping)), None)
+    parts = next((of[VIEW] for of in details if isinstance(of.get(VIEW), Mapping)), None)
     goal = goal_of([record]) if goal is None else goal
     if parts is None and goal is None:
         return None
-    told = next((of for of in details if isinstance(of.get("status"), str)), {})
+    told: Mapping[str, Any] = next((of for of in details if isinstance(of.get("status"), str)), {})
     status = clip(str(told.get("status", "unknown")), 40)
     why = clip(str(told.get("why", "")), 300)
     return SolidsView(status, why, tuple(numbers_of(record["scores"])), _panes(shelf, parts, goal, status, name))

@@ -12,8 +12,8 @@ class Limits:
     seconds: wall clock; the processor's time is limited to the next whole second above it, and one. memory_mb: address
     space beyond what the worker has after `prepare` (MiB). output_mb: what the runner returns (MiB). printed_kb: what
     is written to standard output (KiB). source_kb, argument_mb: the program's text in UTF-8 (KiB), and what it is given
-    (MiB). files: open descriptors. threads: above those that the user has already; none for root, whom the kernel
-    exempts.
+    (MiB). files: open descriptors. threads: at a time, as the worker counts ten times a second; the kernel itself
+    allows so many above those that the user has already.
     """
 
     seconds: float = 10.0

@@ -31,7 +31,7 @@ class Outcome:
     status: a Status, or a word of the runner's own. output: what the runner returned, b"" unless it is ok; it comes
     from where the program ran, so that a program can forge it: never believe it, measure it. reason: one line, "" if
     ok. seconds: wall clock. peak_mb: largest resident memory (MiB), with what is shared with the worker. printed: what
-    went to its standard output, whatever the status.
+    went to its standard output, whatever the status. lost: its worker ended twice, which is none of its words.
     """
 
     status: str
@@ -40,6 +40,7 @@ class Outcome:
     seconds: float = 0.0
     peak_mb: float = 0.0
     printed: bytes = b""
+    lost: bool = False
 
     @property
     def ok(self) -> bool:

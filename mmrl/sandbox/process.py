@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .limits import Limits
 from .outcome import Outcome
-from .worker import frames
+from .worker import frames, landlock, seccomp
 
 _START = Path(__file__).parent / "worker" / "start.py"
 _STARTS_IN = 180.0  # seconds; a kernel of geometry takes ten on a cold disk
@@ -26,12 +26,16 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 _BUBBLEWRAP = ("--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--")
 
 
-class SandboxError(RuntimeError):
-    """The sandbox cannot run anything: no layers, no interpreter, a runner that does not import."""
+class SandboxError(OSError):
+    """The sandbox cannot run anything here: no layers, no interpreter, a runner that does not import."""
 
 
 class Lost(Exception):
-    """A worker, or its template, is gone or talks nonsense."""
+    """A worker is gone or talks nonsense."""
+
+
+class TemplateLost(Lost):
+    """So is the template that workers come from."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +101,15 @@ class Template:
         self.layers, self.python = said["layers"], said["python"]
 
     def worker(self) -> Worker:
-        """A new worker, forked from the template. Raises Lost where that is gone."""
+        """A new worker, forked from the template. Raises Lost where it does not come, TemplateLost if that is gone."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 socket.send_fds(self.control, [b"w"], [theirs.fileno()])
             except OSError as error:
                 ours.close()
-                raise Lost(str(error)) from error
-        return Worker(ours)
+                raise TemplateLost(str(error)) from error
+        return Worker(ours, self)
 
     def close(self) -> None:
         """End it, and wait for it; its workers end with it."""
@@ -125,8 +129,8 @@ class Template:
 class Worker:
     """A worker as the trainer sees it. Raises Lost where it does not say hello."""
 
-    def __init__(self, to: socket.socket) -> None:
-        self.socket = to
+    def __init__(self, to: socket.socket, of: Template) -> None:
+        self.socket, self.template = to, of
         to.settimeout(_STARTS_IN)
         try:
             hello, _ = frames.receive(to, 0)
@@ -159,6 +163,28 @@ class Worker:
     def close(self) -> None:
         """It ends when it sees that; what it runs is killed."""
         self.socket.close()
+
+
+def check_kernel(strict: bool) -> None:
+    """Raises SandboxError where there is no Linux or, if `strict`, no landlock or seccomp; starts nothing."""
+    if not sys.platform.startswith("linux"):
+        raise SandboxError(f"the sandbox needs Linux (landlock and seccomp), this is {sys.platform}")
+    if not strict:
+        return
+    try:
+        landlock.abi()
+        seccomp.filter_program()
+    except OSError as error:
+        raise lacks({"landlock or seccomp": str(error.strerror or error)}) from error
+
+
+def lacks(missing: Mapping[str, str]) -> SandboxError:
+    """What to say where `strict` refuses: the layers that are missing, and why."""
+    reasons = "; ".join(f"{name}: {why}" for name, why in missing.items())
+    return SandboxError(
+        f"the sandbox lacks {' and '.join(missing)} ({reasons}): run on Linux 5.13 or newer with both, in a container "
+        "whose profile allows them, or set strict: false and trust the programs"
+    )
 
 
 def find_bubblewrap() -> str:

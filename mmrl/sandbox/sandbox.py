@@ -5,19 +5,22 @@ from __future__ import annotations
 import atexit
 import os
 import select
+import shutil
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Sequence
 
 from .limits import Limits
 from .outcome import Outcome, Status
-from .process import Layers, Lost, SandboxError, Template, Worker, find_bubblewrap
+from .process import Layers, Lost, SandboxError, Template, TemplateLost, Worker, check_kernel, find_bubblewrap, lacks
 
-NEEDED = ("landlock", "seccomp")
-_TRIES = 2
+NEEDED = ("rlimits", "landlock", "seccomp")
+_TRIES = 2  # of a program
+_STARTS = 10  # of a worker
 _GRACE = 60.0  # seconds beyond a program's own after which its worker is taken for dead
 _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 
@@ -62,7 +65,12 @@ class Sandbox:
         self._template: Template | None = None
         self._free: list[Worker] = []
         self._made = 0  # workers, free or at work
-        self._closed = False
+
+    def check(self) -> None:
+        """Raises SandboxError for what is seen without starting anything: system, kernel, interpreter."""
+        check_kernel(self.strict)
+        if shutil.which(self.python) is None:
+            raise SandboxError(f"the sandbox's interpreter {self.python!r} does not start: it is no program")
 
     def start(self) -> Layers:
         """Start it, unless it runs, and say what its layers are. Raises SandboxError in one line."""
@@ -102,7 +110,9 @@ class Sandbox:
                         if tries[place] < _TRIES:
                             waiting.appendleft(place)
                         else:
-                            outcomes[place] = Outcome(Status.CRASH, reason=f"its worker ended {_TRIES} times")
+                            outcomes[place] = Outcome(
+                                Status.CRASH, reason=f"its worker ended {_TRIES} times", lost=True
+                            )
                     except SandboxError:
                         self._gone(worker)
                         raise
@@ -114,7 +124,6 @@ class Sandbox:
     def close(self) -> None:
         """End its processes; a later `run` starts them anew. Programs that run in other threads are lost to them."""
         with self._change:
-            self._closed = True
             for worker in self._free:
                 worker.close()
             self._made -= len(self._free)
@@ -141,19 +150,16 @@ class Sandbox:
     def _running(self) -> Template:
         """The template, started where it is not; the lock is held."""
         if self._template is None:
-            if not sys.platform.startswith("linux"):
-                raise SandboxError(f"the sandbox needs Linux (landlock and seccomp), this is {sys.platform}")
+            self.check()
             if self._wrapper is None:
                 self._wrapper = find_bubblewrap() if self._bubblewrap else ""
             template = Template(self.python, self.runner, self.path, self.reads, self.limits, self._wrapper)
-            missing = [name for name in NEEDED if template.layers[name]]
-            if self.strict and missing:
+            missing = {name: template.layers[name] for name in NEEDED if template.layers[name]}
+            if missing and self.strict:
                 template.close()
-                reasons = "; ".join(f"{name}: {template.layers[name]}" for name in missing)
-                raise SandboxError(
-                    f"the sandbox lacks {' and '.join(missing)} ({reasons}): run on Linux 5.13 or newer with both, in "
-                    "a container whose profile allows them, or set strict: false and trust the programs"
-                )
+                raise lacks(missing)
+            if missing:
+                warnings.warn(f"programs run without {' and '.join(missing)}: {missing}", stacklevel=2)
             self._template = template
         return self._template
 
@@ -176,18 +182,24 @@ class Sandbox:
                 self._change.wait()
 
     def _new(self) -> Worker:
-        for _ in range(_TRIES):
+        for _ in range(_STARTS):
             template = self._running()
             try:
                 return template.worker()
-            except Lost:
+            except TemplateLost:
                 template.close()
                 self._template = None
-        raise SandboxError(f"the sandbox's process ended {_TRIES} times as it was asked for a worker")
+            except Lost:
+                continue  # killed before it said a word; the template has more
+        raise SandboxError(f"the sandbox's process was asked {_STARTS} times for a worker, and each was gone at once")
 
     def _back(self, worker: Worker) -> None:
         with self._change:
-            self._free.append(worker)
+            if worker.template is self._template:  # it was neither closed nor started anew meanwhile
+                self._free.append(worker)
+            else:
+                worker.close()
+                self._made -= 1
             self._change.notify()
 
     def _gone(self, worker: Worker) -> None:

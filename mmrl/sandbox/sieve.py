@@ -20,19 +20,10 @@ _DUNDER = re.compile(r"__\w+__")
 # Ways from any object to the interpreter's own; no program that computes something needs them.
 INNER = frozenset(
     [
-        *(
-            "__subclasses__",
-            "__globals__",
-            "__builtins__",
-            "__code__",
-            "__closure__",
-            "__bases__",
-            "__base__",
-            "__mro__",
-        ),
-        *("mro", "__import__", "__loader__", "__spec__", "__getattribute__", "__reduce__", "__reduce_ex__", "__self__"),
-        *("__func__", "__wrapped__", "gi_frame", "gi_code", "cr_frame", "cr_code", "ag_frame", "f_globals", "f_locals"),
-        *("f_builtins", "f_back", "f_code", "tb_frame", "tb_next", "co_code", "co_consts", "func_globals"),
+        *("__subclasses__", "__globals__", "__builtins__", "__code__", "__closure__", "__bases__", "__base__"),
+        *("__mro__", "mro", "__import__", "__loader__", "__spec__", "__getattribute__", "__reduce__", "__reduce_ex__"),
+        *("__self__", "__func__", "__wrapped__", "gi_frame", "gi_code", "cr_frame", "cr_code", "ag_frame", "f_globals"),
+        *("f_locals", "f_builtins", "f_back", "f_code", "tb_frame", "tb_next", "co_code", "co_consts", "func_globals"),
     ]
 )
 

@@ -1,0 +1,1 @@
+"""Solids: measures of them, and programs that build them. See README.md."""

@@ -59,15 +59,22 @@ class Placement:
         return move
 
 
-Policy = Callable[[Body, Body], list[tuple[Placement | None, Placement | None]]]
+# Of the first body and of the second, None where it stays: several to be tried.
+Placements = list[tuple[Placement | None, Placement | None]]
+Policy = Callable[[Body, Body], Placements]
 
 
-def absolute(ours: Body, theirs: Body) -> list[tuple[Placement | None, Placement | None]]:
+def placed(points: np.ndarray, placement: Placement | None) -> np.ndarray:
+    """[n, 3] points, placed where there is a placement."""
+    return points if placement is None else placement.points(points)
+
+
+def absolute(ours: Body, theirs: Body) -> Placements:
     """As they are, in mm: position, direction and size all count."""
     return [(None, None)]
 
 
-def bounding_box(ours: Body, theirs: Body) -> list[tuple[Placement | None, Placement | None]]:
+def bounding_box(ours: Body, theirs: Body) -> Placements:
     """Each by the middle of its bounding box and its longest side into the unit box around (0.5, 0.5, 0.5): cadrille.
 
     Position and size do not count, direction does.
@@ -75,9 +82,9 @@ def bounding_box(ours: Body, theirs: Body) -> list[tuple[Placement | None, Place
     return [(_boxed(ours), _boxed(theirs))]
 
 
-def inertia(ours: Body, theirs: Body) -> list[tuple[Placement | None, Placement | None]]:
-    """Each by its centre of mass, the size sqrt(sum of |principal moments| / mass) and its principal axes, in four turns
-    of which the best counts: CAD-Coder of Doris et al.
+def inertia(ours: Body, theirs: Body) -> Placements:
+    """Each by its centre of mass, the size sqrt(sum of |principal moments| / mass) and its principal axes, in four
+    turns of which the best counts: CAD-Coder of Doris et al.
 
     Neither position, direction nor size count. Of a body with two equal moments (a cube, a cylinder) the axes are not
     unique: turned, it may not meet itself.

@@ -1,4 +1,4 @@
-"""What solids have together, and what they are as one, by the kernel's boolean operations: exact, where they succeed."""
+"""What solids have together, and what they are as one, by the kernel's boolean operations: exact where they succeed."""
 
 from __future__ import annotations
 

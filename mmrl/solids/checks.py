@@ -13,6 +13,9 @@ from mmrl.solids.properties import bounding_box, counted, kind_of_shape, shapes_
 if TYPE_CHECKING:
     from OCP.TopoDS import TopoDS_Shape
 
+# Of the diagonal: with a larger tolerance boolean operations take what is apart for the same.
+_LOOSEST = 0.01
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -56,11 +59,18 @@ def is_closed(solid: TopoDS_Shape) -> bool:
 
 
 def is_valid(shape: TopoDS_Shape) -> bool:
-    """Whether the kernel's own check finds nothing wrong. It looks at each face and how they meet, not whether faces far
-    apart cross each other."""
+    """Whether the kernel's own check finds nothing wrong. It looks at each face and how they meet, not whether faces
+    far apart cross each other."""
     from OCP.BRepCheck import BRepCheck_Analyzer
 
     return bool(BRepCheck_Analyzer(shape).IsValid())
+
+
+def tolerance(shape: TopoDS_Shape) -> float:
+    """How far, in mm, what should meet in it may be apart: the largest that the kernel is told."""
+    from OCP.ShapeAnalysis import ShapeAnalysis_ShapeTolerance
+
+    return float(ShapeAnalysis_ShapeTolerance().Tolerance(shape, 1))
 
 
 def _passed(solid: TopoDS_Shape, limits: Limits) -> tuple[TopoDS_Shape, float]:
@@ -77,6 +87,8 @@ def _passed(solid: TopoDS_Shape, limits: Limits) -> tuple[TopoDS_Shape, float]:
         raise Refused(INVALID, f"it is {min(sides):.3g} mm thick; {limits.thickness:g} is the limit")
     if not is_closed(solid):
         raise Refused(INVALID, "its skin is open")
+    if tolerance(solid) > _LOOSEST * math.hypot(*sides):
+        raise Refused(INVALID, f"its faces meet within {tolerance(solid):.3g} mm only")
     if not is_valid(solid):
         raise Refused(INVALID, "the kernel's check finds it broken")
     size = volume(solid)

@@ -18,21 +18,21 @@ from mmrl.sandbox import Dialect
 _MATH = ("math", "cmath", "random", "itertools", "functools", "collections", "dataclasses", "typing", "enum", "numpy")
 _TYPES = (str, int, float, complex, bool, list, tuple, dict, set, frozenset)
 # Builtins that reach files, other programs' variables, or attributes by a text that no sieve reads.
-_NAMES = frozenset(
-    "eval exec compile open input breakpoint globals locals vars getattr setattr delattr memoryview help exit quit".split()
-)
+_NAMES = """eval exec compile open input breakpoint globals locals vars getattr setattr delattr memoryview help exit
+quit"""
 # Attributes of the libraries that read or write files, open viewers, or lead to the kernel below.
 _NUMPY = """DataSource fromfile fromregex genfromtxt load loadtxt memmap save savetxt savez savez_compressed tofile dump
 dumps frombuffer fromiter ctypes data show_config show_runtime info get_include"""
 _CADQUERY = """wrapped toOCC toVTK toVTKPolyData toVtkPolyData toJSON toSvg getSVG text export exportBin exportBrep
 exportDXF exportSTEP exportShape exportStep exportStl exportSvg importBin importBrep importDXF importSTEP importShape
-importStep importStl load loadBrep plot save show selectors exporters importers occ_impl assembly cq cqgi hull sketch vis func"""
+importStep importStl load loadBrep plot save show selectors exporters importers occ_impl assembly cq cqgi hull sketch
+vis func"""
 _BUILD123D = """wrapped export_brep export_gltf export_step export_stl export_svg export_3mf import_brep import_step
 import_stl import_svg import_svg_as_buildline_code import_svg_document importers exporters Mesher ExportDXF ExportSVG
 Text make_text serialize_shape deserialize_shape show_topology to_splines pack"""
 # Attributes that objects get when they are made, and no class has.
 _MADE = {
-    "cadquery": "objects ctx parent plane origin xDir yDir zDir children loc name obj color metadata solutions tag tags",
+    "cadquery": "objects ctx parent plane origin xDir yDir zDir children loc name obj color metadata tag tags",
     "build123d": "part sketch line children parent label color location position orientation edges faces",
 }
 
@@ -53,11 +53,12 @@ class CadDialect:
         """What the sandbox lets through: all public attributes of the library's classes, of numbers and texts, and of
         the modules that compute, but for the refused ones and those that are modules. library: imported."""
         computing = [importlib.import_module(name) for name in _MATH]
+        starred = set(getattr(library, "__all__", None) or dir(library))  # what `from library import *` brings
         attributes = _public([library, *computing], _TYPES) | set(_MADE[self.library].split())
         return Dialect(
             imports=frozenset({*_MATH, self.library}),
             stars=frozenset({"math", self.library}),
-            names=_NAMES,
+            names=frozenset(_NAMES.split()) | (self.refused & starred),
             attributes=frozenset(attributes - self.refused),
             dunders=frozenset({"__name__", "__init__", "__post_init__"}),
             characters=50_000,

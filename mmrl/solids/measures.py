@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mmrl.solids.alignments import ABSOLUTE, POLICIES, Placement
+from mmrl.solids.alignments import ABSOLUTE, POLICIES, Placement, Placements, placed
 from mmrl.solids.bodies import Body
 from mmrl.solids.meshes import FINE
 from mmrl.solids.overlaps import EXACT, MESH, Overlap, overlap
 from mmrl.solids.points import FORMS, SQUARED, chamfer, noise_floor, sampled
-
-Placements = list[tuple[Placement | None, Placement | None]]
 
 
 @dataclass(frozen=True)
@@ -96,14 +94,7 @@ def _distances(ours: Body, theirs: Body, placements: Placements, options: Option
     """ "chamfer", and "floor": that of the target to itself, in the same space."""
     mesh, target = ours.mesh(options.fineness), theirs.mesh(options.fineness)
     points, others = sampled(mesh, options.points, options.seed), sampled(target, options.points, options.seed + 1)
-    found = [
-        chamfer(
-            points if mine is None else mine.points(points),
-            others if other is None else other.points(others),
-            options.form,
-        )
-        for mine, other in placements
-    ]
+    found = [chamfer(placed(points, mine), placed(others, other), options.form) for mine, other in placements]
     scale = 1.0 if placements[0][1] is None else placements[0][1].scale
     floor = noise_floor(target, options.points, options.seed + 1, options.form)
     return {"chamfer": min(found), "floor": floor * scale ** (2 if options.form == SQUARED else 1)}

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from mmrl.sandbox import Refused
 
-__all__ = [
-    *("INVALID", "NOT_SOLID", "NO_RESULT", "STATUSES", "TOO_LARGE", "UNREADABLE"),
-    *("Limits", "Point", "Refused", "one_line"),
-]
+__all__ = ["INVALID", "NOT_SOLID", "NO_RESULT", "STATUSES", "TOO_LARGE", "UNREADABLE"]
+__all__ += ["Limits", "Point", "Refused", "one_line"]
 
 Point = tuple[float, float, float]
 

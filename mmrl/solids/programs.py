@@ -19,8 +19,8 @@ _MOST_STEPS = 64
 
 @dataclass(frozen=True)
 class Convention:
-    """Where the result is: in the first of the variables `results` that is set; elsewhere in what was shown, if `shown`;
-    elsewhere, if `last`, in the last variable that the program assigned a shape to.
+    """Where the result is: in the first of the variables `results` that is set; elsewhere in what was shown, if
+    `shown`; elsewhere, if `last`, in the last variable that the program assigned a shape to.
 
     steps: after each statement of the top level, too.
     """
@@ -53,9 +53,7 @@ def run(source: str, viewer: str, sieve: Dialect, more: Mapping[str, Any] = {}) 
 
     Raises Refused (syntax, blocked) before it is run, and what it raises.
     """
-    ran = Ran({})
-    for _, ran in stepped(source, viewer, sieve, more, whole=True):
-        pass
+    ((_, ran),) = stepped(source, viewer, sieve, more, whole=True)
     return ran
 
 

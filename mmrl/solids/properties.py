@@ -49,9 +49,9 @@ def bounding_box(shape: TopoDS_Shape, tight: bool = True) -> tuple[Point, Point]
     else:
         BRepBndLib.Add_s(shape, box, False)
     if box.IsVoid() or box.IsOpen():
-        return (np.inf,) * 3, (np.inf,) * 3
-    numbers = tuple(map(float, box.Get()))
-    return numbers[:3], numbers[3:]
+        return (np.inf, np.inf, np.inf), (np.inf, np.inf, np.inf)
+    x, y, z, right, back, top = map(float, box.Get())
+    return (x, y, z), (right, back, top)
 
 
 def solids_in(shape: TopoDS_Shape) -> list[TopoDS_Shape]:

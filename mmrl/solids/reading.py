@@ -63,7 +63,7 @@ def read_brep(data: bytes) -> TopoDS_Shape:
 
 
 def read_step(data: bytes) -> TopoDS_Shape:
-    """The shape of a STEP file; lengths in other units, inches say, become mm by what its header tells. Raises Refused."""
+    """The shape of a STEP file; lengths in other units, inches say, become mm by its header. Raises Refused."""
     from OCP.IFSelect import IFSelect_ReturnStatus
     from OCP.Interface import Interface_Static
     from OCP.STEPControl import STEPControl_Reader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,9 +78,7 @@ def _axes(view: Sequence[float]) -> np.ndarray:
 
 def _fitted(low: np.ndarray, high: np.ndarray, axes: np.ndarray, width: int) -> tuple[float, np.ndarray]:
     """Pixels a mm, and where the middle of the box goes, so that the box fits with a margin from any side."""
-    corners = np.array(
-        [[(low, high)[i][0], (low, high)[j][1], (low, high)[k][2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-    )
+    corners = np.array(list(product(*zip(low, high))))
     flat = corners @ axes[:2].T
     span = float((flat.max(axis=0) - flat.min(axis=0)).max())
     scale = 0.9 * width / max(span, 1e-12)

@@ -23,8 +23,8 @@ _WAYS = ((0.003, 0.35), (0.01, 0.6), (0.03, 1.2))  # fineness: of the diagonal, 
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """vertices: [V, 3] float64 in mm. triangles: [T, 3] int64, counter-clockwise from outside. status: "ok", or why there
-    is none, and then both are empty."""
+    """vertices: [V, 3] float64 in mm. triangles: [T, 3] int64, counter-clockwise from outside. status: "ok", or why
+    there is none, and then both are empty."""
 
     vertices: np.ndarray
     triangles: np.ndarray

@@ -21,7 +21,8 @@ _COARSE = 0.01  # fineness of meshes that are cut
 
 
 def viewed(ours: Body, theirs: Body, options: Options, most: int) -> dict[str, Any]:
-    """{"answer", "common", "missing", "extra": records of a Solid, "way", "alignment"}, each of at most `most` triangles.
+    """{"answer", "common", "missing", "extra": records of a Solid, "way", "alignment"}, each of at most `most`
+    triangles.
 
     missing: what the target has and the answer has not; extra: the other way round. All where the target is, in mm: an
     answer that is compared in another place or size is drawn where the alignment lays it. Raises Refused where no way

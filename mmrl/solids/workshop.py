@@ -10,7 +10,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mmrl.sandbox import Limits as Resources
@@ -31,9 +31,9 @@ class WorkshopError(RuntimeError):
 
 @dataclass(frozen=True)
 class Made:
-    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the program
-    handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its line, BREP).
-    """
+    """What a program came to. status: of mmrl.sandbox.Status or mmrl.solids.nouns.STATUSES, or LOST. brep: as the
+    program handed it back, so that nothing of it is to be believed. steps: of each statement that made a solid (its
+    line, BREP)."""
 
     status: str
     reason: str = ""
@@ -47,7 +47,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Target:
-    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid, or None."""
+    """A solid to compare with, checked, its parts united. facts: see Body.facts. mesh: the record of a Solid."""
 
     brep: bytes
     facts: Mapping[str, Any]
@@ -77,6 +77,7 @@ class Workshop:
     one. workers: programs, and solids, at a time. seconds, memory_mb: for one program; measuring has twice the seconds.
     convention: options of mmrl.solids.programs.Convention. limits: of solids. strict: refuse to run where the sandbox
     lacks a layer. May be used from several threads. What is asked twice is run once, while it is remembered.
+    Raises SandboxError for what can be seen without starting it.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Workshop:
         self._truths = of_programs()  # a target's program leaves nothing in the memory that policies' programs inherit
         measuring = Resources(seconds=2 * seconds, memory_mb=memory_mb)
         self._measuring = shared("mmrl.solids.runners.measure", measuring, workers=workers, strict=strict)
+        self._programs.check()
         self._made, self._found = _Memory(), _Memory()
 
     def start(self) -> None:
@@ -126,8 +128,10 @@ class Workshop:
 
     def target(self, given: bytes, mesh: int = 0) -> Target:
         """The target in a BREP or STEP file. mesh: the most triangles of its mesh. Raises WorkshopError."""
-        ((found, brep),) = self._asked([packed({**self._head("describe", mesh)}, given)])
+        request = packed(self._head("describe", mesh), given)
+        ((found, brep),) = self._asked([request])
         if not found.ok:
+            self._found.forget(_digest(request))  # a machine that is too busy now may not be later
             raise WorkshopError(f"the target cannot be used: {found.status}, {found.reason}")
         return Target(brep, found.facts, found.mesh)
 
@@ -137,7 +141,7 @@ class Workshop:
         made = self._made.get(key)
         if made is None:
             made = _made(self._truths.run([(source, self._argument(False))])[0])
-            if not made.ok:  # and not remembered: a machine that is too busy now may not be later
+            if not made.ok:  # nor is this remembered
                 raise WorkshopError(f"the target's program makes no solid: {made.status}, {made.reason}")
             self._made.keep(key, made, len(made.brep))
         return self.target(made.brep, mesh)
@@ -155,9 +159,8 @@ class Workshop:
 
     def viewed(self, made: Sequence[Made], target: Target, options: Options, mesh: int) -> list[Found]:
         """What is drawn of it beside the target, see mmrl.solids.views; mesh: the most triangles of each part."""
-        plain = Options(
-            options.alignment, way=options.way, fineness=options.fineness
-        )  # what more is measured is not drawn
+        # what more is measured is not drawn, so that rewards of one alignment have one view
+        plain = Options(options.alignment, way=options.way, fineness=options.fineness)
         return self._against("view", [Made(one.status, one.reason, one.brep) for one in made], target, plain, mesh)
 
     # ---------------------------------------------------------------- inside
@@ -165,17 +168,17 @@ class Workshop:
     def _against(self, task: str, made: Sequence[Made], target: Target, options: Options, mesh: int) -> list[Found]:
         head = self._head(task, mesh)
 
-        def requests(options: Options) -> list[bytes]:
+        def request(one: Made, options: Options) -> bytes:
             told = {**head, "options": asdict(options)}
-            return [packed(told, one.brep, target.brep, *(brep for _, brep in one.steps)) for one in made]
+            return packed(told, one.brep, target.brep, *(brep for _, brep in one.steps))
 
-        found = self._measured(made, requests(options))
-        if options.way is None and any(map(_too_much, found)):
-            plain = Options(**{**asdict(options), "way": MESH})
-            again = [Made(one.status, one.reason) if not _too_much(was) else one for one, was in zip(made, found)]
-            for place, other in enumerate(self._measured(again, requests(plain))):
-                if _too_much(found[place]):
-                    found[place] = other
+        found = self._measured(made, [request(one, options) for one in made])
+        if options.way is None:
+            plain = replace(options, way=MESH)
+            places = [place for place, one in enumerate(found) if _too_much(one)]
+            again = self._asked([request(made[place], plain) for place in places])
+            for place, (other, _) in zip(places, again):
+                found[place] = other
         return found
 
     def _head(self, task: str, mesh: int) -> dict[str, Any]:
@@ -224,8 +227,10 @@ def _found(outcome: Outcome) -> tuple[Found, bytes]:
 
 
 def _status(outcome: Outcome) -> str:
-    lost = outcome.status == Status.CRASH and outcome.reason.startswith("its worker ended")
-    return LOST if lost else str(outcome.status)
+    """A program cannot write that it was lost, but it may write this word."""
+    if outcome.lost:
+        return LOST
+    return str(Status.CRASH if outcome.status == LOST else outcome.status)
 
 
 def _too_much(found: Found) -> bool:
@@ -251,6 +256,10 @@ class _Memory:
                 return None
             self._kept.move_to_end(key)
             return self._kept[key][0]
+
+    def forget(self, key: str) -> None:
+        with self._lock:
+            self._size -= self._kept.pop(key, (None, 0))[1]
 
     def keep(self, key: str, value: Any, size: int) -> None:
         one = value[0] if isinstance(value, tuple) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import warnings
 from importlib.metadata import version
@@ -61,6 +62,7 @@ def test_env_names_the_versions():
     assert f"mmrl {version('mmrl')}" in told
     assert f"torch {version('torch')}" in told and f"pillow {version('pillow')}" in told
     assert "CUDA" in told
+    assert re.search(r"^sandbox: .*landlock, seccomp", told, re.MULTILINE)
 
 
 # ---- completion -------------------------------------------------------------------------------------------

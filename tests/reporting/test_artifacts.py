@@ -80,9 +80,9 @@ def test_no_pickle_on_the_way_out_or_in(tmp_path):
 
 
 def test_unknown_types_and_suffixes_name_what_is_known(tmp_path):
-    with pytest.raises(TypeError, match=r"set.*Clip, Image, ndarray, str.*register_artifact"):
+    with pytest.raises(TypeError, match=r"set.*Clip, Image, Solid, ndarray, str.*register_artifact"):
         save_artifact({1}, tmp_path, "x")
-    with pytest.raises(ValueError, match=r"\.pkl.*\.film\.png, \.npy, \.png, \.txt"):
+    with pytest.raises(ValueError, match=r"\.pkl.*\.film\.png, \.npy, \.png, \.solid\.json, \.txt"):
         load_artifact(tmp_path / "x.pkl")
 
 

@@ -44,7 +44,7 @@ def view(height):
 def sample(prompt, number, height=None, reward=0.0, text="import cadquery", target=None, **details):
     """One that built a brick of a height; or nothing."""
     told = {"status": "ok" if height else "syntax", **details}
-    told |= {"solids": view(height), "iou": reward} if height and "solids" not in details else {}
+    told |= {"view": view(height), "iou": reward} if height and "view" not in details else {}
     told |= {"target": target} if target else {}
     score = Score.of(reward, **told)
     return Sample(prompt, number, text, stop="eos", scores={"cad.iou": score}, reward=reward, advantage=reward - 0.5)
@@ -150,7 +150,7 @@ def test_no_word_of_a_run_becomes_markup_or_script(run):
     parts = {name: {**brick(3), "status": ATTACK} for name in ("answer", "common", "extra")}
     solids = {**parts, "missing": {"status": ATTACK}, "problem": ATTACK, "way": ATTACK, "alignment": ATTACK}
     told = {"status": ATTACK, "why": ATTACK, "way": "mesh", "alignment": ATTACK, "chamfer": 0.5}
-    page = run([built(0, 8, target=goal, text=ATTACK, solids=solids, **told), built(1, text=ATTACK, **told)])
+    page = run([built(0, 8, target=goal, text=ATTACK, view=solids, **told), built(1, text=ATTACK, **told)])
     tags = Page(page).tags
     assert len([tag for tag, _ in tags if tag == "script"]) == 3
     assert not [a for tag, a in tags if "onerror" in a or a.get("src") == "x"]
@@ -185,7 +185,7 @@ def test_a_mesh_that_is_none_is_refused(name):
 
 def test_a_mesh_that_is_none_is_told_in_its_place(run):
     solids = view(8) | {"answer": brick(8) | {"step": "x"}, "common": 7}
-    page = run([built(0, 8, target=brick(10), solids=solids)])
+    page = run([built(0, 8, target=brick(10), view=solids)])
     assert [list(pane) for pane in drawn(page)] == [["target"], ["extra"]]
     words = Page(page).text
     assert "no record of a solid: its numbers are none" in words and "common: no record of a solid" in words
@@ -245,7 +245,7 @@ def test_lines_of_what_was_measured(details, line):
     [None, "text", [[0, 0, 0]], [[0, 0, 0], [1, 2, math.nan]], [[0, 0], [1, 2]], [1, 2], [[0, 0, 0], [1, 2, "3"]]],
 )
 def test_what_is_no_number_is_not_told(box):
-    told = {"box": box, "iou": math.nan, "chamfer": "0.1", "volume": True, "solids": {"answer": {}}}
+    told = {"box": box, "iou": math.nan, "chamfer": "0.1", "volume": True, "solids": {"answer": {}}, "view": 3}
     assert numbers_of({"cad": {"details": told}}) == []
 
 

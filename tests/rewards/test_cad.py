@@ -47,6 +47,9 @@ class InProcess:
         except Exception as error:
             return Outcome(str(Status.EXCEPTION), reason=f"{type(error).__name__}: {error}")
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -215,8 +218,9 @@ def test_scores_of_distances_by_hand():
 
 
 def test_gains_of_statements_sum_to_the_iou_and_losses_cost():
-    grown = CQ + "a = cq.Workplane().box(10, 10, 5)\na = a.union(cq.Workplane().box(10, 10, 5).translate((0, 0, 5)))\nresult = a.translate((0, 0, -2.5))\n"  # fmt: skip
-    detour = CQ + "a = cq.Workplane().box(10, 10, 10)\nb = a.cut(cq.Workplane().box(10, 10, 5).translate((0, 0, 2.5)))\nresult = a\n"  # fmt: skip
+    half = "cq.Workplane().box(10, 10, 5)"
+    grown = f"{CQ}a = {half}\na = a.union({half}.translate((0, 0, 5)))\nresult = a.translate((0, 0, -2.5))\n"
+    detour = f"{CQ}a = cq.Workplane().box(10, 10, 10)\nb = a.cut({half}.translate((0, 0, 2.5)))\nresult = a\n"
     plain, lossy = (scores("step_gain", [fenced(grown), fenced(detour)], loss=loss) for loss in (1, 2))
     assert values(plain) == [1, 1]
     # grown: half of it, then 7.5 of 12.5 high, then all
@@ -226,7 +230,7 @@ def test_gains_of_statements_sum_to_the_iou_and_losses_cost():
     assert values(lossy) == [1, 0.5]
     for each in (*plain, *lossy):
         assert each.value <= sum(each.details["gains"]) + 1e-9
-    with pytest.raises(RewardError, match="loss=0.5"):
+    with pytest.raises(RewardError, match=r"loss=0\.5"):
         load_reward("cad.step_gain", {"loss": 0.5})
 
 
@@ -258,9 +262,9 @@ def test_the_solids_go_to_the_report_and_the_target_once():
     from mmrl.solids.shown import Solid
 
     found = scores("iou", [fenced(CUBE), fenced(TALL)], mesh=100)
-    assert [len(Solid.of(score.details["solids"]["answer"]).triangles) for score in found] == [12, 12]
+    assert [len(Solid.of(score.details["view"]["answer"]).triangles) for score in found] == [12, 12]
     assert ["target" in score.details for score in found] == [True, False]
-    assert not {"solids", "target"} & set(scores("iou", [fenced(CUBE)], mesh=0)[0].details)
+    assert not {"view", "target"} & set(scores("iou", [fenced(CUBE)], mesh=0)[0].details)
 
 
 # -------------------------------------------------------------------- what is invalid
@@ -277,11 +281,14 @@ def test_what_is_no_fault_of_the_program_is_invalid(monkeypatch):
         assert [score.status for score in found] == ["invalid"], record
         assert words in found[0].reason
     assert scores("executes", [fenced(CUBE)], {})[0].value == 1  # it needs none
-    lost = Outcome(str(Status.CRASH), reason="its worker ended 2 times")
+    lost = Outcome(str(Status.CRASH), reason="its worker ended 2 times", lost=True)
     shop = load_reward("cad.iou").call.shop
     monkeypatch.setattr(shop._programs, "run", lambda programs: [lost] * len(programs))
     found = scores("iou", ["```python\nlost = 1\n```", ""])
     assert [(score.status, score.value) for score in found] == [("invalid", None), ("ok", 0.0)]
+    said = [Outcome("lost", reason="not at all"), Outcome("crash", reason="its worker ended 2 times")]  # by a program
+    monkeypatch.setattr(shop._programs, "run", lambda programs: [said.pop() for _ in programs])
+    assert values(scores("iou", ["```python\nlost = 2\n```", "```python\nlost = 3\n```"])) == [0.0, 0.0]
 
 
 def test_a_measurement_that_is_too_much_is_done_by_meshes(monkeypatch):
@@ -306,6 +313,15 @@ def test_a_measurement_that_is_too_much_is_done_by_meshes(monkeypatch):
     found = scores("iou", [fenced(APART)])
     assert values(found) == [0] and found[0].details["status"] == "timeout"
     assert "while it was measured" in found[0].details["why"]
+
+
+def test_a_target_that_took_too_long_once_is_asked_for_again(monkeypatch):
+    shop = load_reward("cad.iou").call.shop
+    for sandbox in (shop._truths, shop._measuring):
+        with monkeypatch.context() as busy:
+            busy.setattr(sandbox, "run", lambda programs: [Outcome("timeout", reason="over 10 s")] * len(programs))
+            assert [score.status for score in scores("iou", [fenced(CUBE)])] == ["invalid"]
+    assert values(scores("iou", [fenced(CUBE)])) == [1.0]
 
 
 def test_a_result_that_the_program_wrote_itself_is_only_geometry(monkeypatch):
@@ -389,7 +405,7 @@ def test_a_judge_that_sees_has_pictures_of_both_and_is_not_asked_about_nothing(c
 
 
 def test_cad_rl_s_total_is_a_gate_and_a_sum(chat_server):
-    """R_exec (lambda_g IoU + lambda_e judge), with what docs/solids.md shows; nobody is asked about what does not run."""
+    """R_exec (lambda_g IoU + lambda_e judge), as docs/solids.md has it; nobody is asked about what does not run."""
     chat_server.answer = lambda request: "quality: 0.6\nframe: 0\nparameters: 0"
     judge = {"url": chat_server.url, "model": "small", "pause": 0.0}
     options = {
@@ -416,7 +432,8 @@ def test_shares_of_statuses_are_metrics():
     score_groups([group], [load_reward("cad.iou"), load_reward("vote.answer")])
     assert status_counts([group], "cad.iou") == {"ok": 4, "syntax": 1, "exception": 1, "no_program": 1}
     row = status_row([group], ["cad.iou", "vote.answer"], Processes())
-    assert row == {f"reward/cad.iou/status/{word}": count / 7 for word, count in (("exception", 1), ("no_program", 1), ("ok", 4), ("syntax", 1))}  # fmt: skip
+    counts = {"exception": 1, "no_program": 1, "ok": 4, "syntax": 1}
+    assert row == {f"reward/cad.iou/status/{word}": count / 7 for word, count in counts.items()}
 
 
 @every("name", ["cad.executes", "cad.iou", "compose.gated"])

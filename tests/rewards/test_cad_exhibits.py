@@ -47,9 +47,9 @@ def test_nothing_is_made_before_a_sample_is_stored_and_then_once_for_the_group()
     assert shop.asked == [] and [score.value for score in scores] == [1.0] * 3
     stored = [json.loads(dumps(score.details)) for score in scores]
     assert shop.asked.count((3, 300)) == 1 and shop.asked.count(b"goal") == 1 and len(shop.asked) == 2
-    assert stored[0] == {"status": "ok", "solids": {"answer": MESH}, "target": MESH}
+    assert stored[0] == {"status": "ok", "view": {"answer": MESH}, "target": MESH}
     assert stored[1] == {"status": "syntax"}
-    assert stored[2] == {"status": "ok", "solids": {"problem": "timeout: 10 s"}}
+    assert stored[2] == {"status": "ok", "view": {"problem": "timeout: 10 s"}}
 
 
 def test_the_target_goes_with_the_first_score_that_counts_whatever_its_program_did():
@@ -61,5 +61,5 @@ def test_the_target_goes_with_the_first_score_that_counts_whatever_its_program_d
 @pytest.mark.parametrize("target", [MESH, None])
 def test_what_cannot_be_made_says_so_and_stops_nothing(target):
     stored = [json.loads(dumps(score.details)) for score in told(Shop(WorkshopError("no sandbox"), target))]
-    assert stored[2]["solids"] == {"problem": "lost: no sandbox"}
+    assert stored[2]["view"] == {"problem": "lost: no sandbox"}
     assert stored[0]["target"] == (target or {"status": "too_fine"})

@@ -504,6 +504,7 @@ ELSEWHERE = {
     "jpeg.incompressible": "test_jpeg.py::test_no_metadata_no_mode_and_no_transparency_changes_the_size",
     "judge.answer": "test_judge.py::test_an_answer_cannot_write_past_its_end",
     "judge.consistent": "test_judge.py::test_r1_reward_s_consistency_and_sum",
+    "code.run": "test_code.py::test_a_program_earns_nothing_by",
     "rubric.points": "test_rubrics.py::test_a_wrong_answer_earns_nothing_and_asks_nobody",
     "judge.preferred": "test_judge.py::test_a_judge_with_a_favourite_place_favours_nobody",
     "judge.rubric": "test_judge.py::test_boilerplate_is_capped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -66,6 +67,12 @@ STATUSES = {
     "a long result": ("result = 'a' * (2 << 20)", Status.OUTPUT, b"", "the result has 2097152 bytes"),
     "much printed": ("while True: print('a' * 999)", Status.OUTPUT, b"", "what it printed is over 64 KiB"),
     "a fault": ("import ctypes; ctypes.string_at(0)", Status.CRASH, b"", "killed by SIGSEGV"),
+    "a stack that overflows": (
+        "x = ()\nfor n in range(10**6): x = (x,)\nhash(x)",
+        Status.CRASH,
+        b"",
+        "killed by SIGSEGV",
+    ),
     "an end of its own": ("import os; os._exit(3)", Status.CRASH, b"", "it ended by itself with 3"),
     "a good end of its own": ("import os; os._exit(0)", Status.NO_RESULT, b"", "it ended by itself with 0"),
     "too long": ("#" * (17 << 10), Status.BLOCKED, b"", "a program of 17 KiB, 16 are allowed"),
@@ -77,6 +84,45 @@ def test_each_end_of_a_program_has_its_status_and_a_reason_of_one_line(sandbox, 
     found = one(sandbox, source)
     assert (found.status, found.output) == (status, output)
     assert reason in found.reason and "\n" not in found.reason and bool(reason) == bool(found.reason)
+
+
+WRITES = "import json, os\ndef says(h): h = json.dumps(h).encode(); os.write(3, len(h).to_bytes(4, 'big') + h)\n"
+GOOD = "{'status': 'ok', 'reason': '', 'sizes': [3]}"
+# What a program writes to the result's pipe by itself, and what is made of it.
+PIPE = {
+    "half a length": ("os.write(3, b'\\0\\0'); os._exit(0)", Status.NO_RESULT, b""),
+    "half a header": ("os.write(3, b'\\0\\0\\0\\x40{'); os._exit(0)", Status.NO_RESULT, b""),
+    "a header of gigabytes": ("os.write(3, b'\\xff' * 9); os._exit(0)", Status.NO_RESULT, b""),
+    "a header that is no JSON": ("os.write(3, b'\\0\\0\\0\\x02[x'); os._exit(0)", Status.NO_RESULT, b""),
+    "a header of brackets": ("os.write(3, b'\\0\\0\\x0f\\xa0' + b'[' * 4000); os._exit(0)", Status.NO_RESULT, b""),
+    "a header without sizes": ("says({'status': 'ok'}); os._exit(0)", Status.NO_RESULT, b""),
+    "sizes below nothing": ("says({'status': 'ok', 'reason': '', 'sizes': [-1]}); os._exit(0)", Status.NO_RESULT, b""),
+    "sizes of terabytes": (
+        "says({'status': 'ok', 'reason': '', 'sizes': [1 << 40]}); os._exit(0)",
+        Status.NO_RESULT,
+        b"",
+    ),
+    "no status": ("says({'status': 1, 'reason': '', 'sizes': [0]}); os._exit(0)", Status.NO_RESULT, b""),
+    "a status in capitals": ("says({'status': 'OK!', 'reason': '', 'sizes': [0]}); os._exit(0)", Status.NO_RESULT, b""),
+    "fewer bytes": (f"says({GOOD}); os.write(3, b'ab'); os._exit(0)", Status.NO_RESULT, b""),
+    "more bytes": (f"says({GOOD}); os.write(3, b'abcd'); os._exit(0)", Status.NO_RESULT, b""),
+    "two results": (f"says({GOOD}); os.write(3, b'abc')", Status.NO_RESULT, b""),
+    "a result and a bad end": (f"says({GOOD}); os.write(3, b'abc'); os._exit(1)", Status.CRASH, b""),
+    "a result and a loop": (f"says({GOOD}); os.write(3, b'abc')\nwhile True: pass", Status.TIMEOUT, b""),
+    "a closed pipe": ("os.close(3)", Status.CRASH, b""),
+    "another pipe in its place": ("os.dup2(1, 3)", Status.NO_RESULT, b""),
+    # As good as one that the runner returns: whoever asks for it measures it.
+    "a whole result": (f"says({GOOD}); os.write(3, b'abc'); os._exit(0)", Status.OK, b"abc"),
+}
+
+
+@every("source, status, output", PIPE.values(), ids=PIPE)
+def test_what_a_program_writes_to_the_pipe_is_no_more_than_a_result(sandbox, source, status, output):
+    with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(made(QUICK)) if status == Status.TIMEOUT else sandbox
+        found = one(asked, WRITES + source)
+        assert (found.status, found.output) == (status, output), found
+        assert one(asked, "result = 1").output == b"1"
 
 
 def test_a_program_that_takes_too_long_is_killed():
@@ -109,14 +155,15 @@ def test_the_layers_are_told_and_what_is_asked_for_without_them_is_refused(tmp_p
     assert str(told.value).startswith("the sandbox lacks landlock (landlock: ")
     assert "strict: false" in str(told.value)
     with made(python=without, strict=False) as sandbox:
-        assert "landlock" in sandbox.start().missing
+        with pytest.warns(UserWarning, match="programs run without landlock"):
+            assert "landlock" in sandbox.start().missing
         assert one(sandbox, "result = open('/etc/passwd').read()").ok
 
 
 @every(
     "options, message",
     [
-        ({"python": "/nowhere/python"}, "'/nowhere/python' does not start: No such file or directory"),
+        ({"python": "/nowhere/python"}, "'/nowhere/python' does not start: it is no program"),
         ({"python": "/bin/true"}, "'/bin/true' did not start:"),
     ],
 )
@@ -158,7 +205,7 @@ def test_a_worker_that_dies_loses_no_program_and_invents_none():
         template, stop = sandbox._template.process.pid, threading.Event()
 
         def kill() -> None:
-            while not stop.wait(0.05):
+            while not stop.wait(0.1):
                 for pid in Path(f"/proc/{template}/task/{template}/children").read_text().split()[:1]:
                     os.kill(int(pid), signal.SIGKILL)
 
@@ -238,6 +285,20 @@ def test_nothing_stays_open_and_nobody_stays_behind():
     assert not any(alive(pid) for pid in (template, *workers))
     assert one(sandbox, "result = 5").output == b"5"  # and anew
     sandbox.close()
+
+
+def test_closing_it_while_others_run_loses_nothing_of_theirs():
+    with made(workers=2) as sandbox:
+        found: list = []
+        programs = [("import time; time.sleep(.3); result = 1", b"")] * 4
+        thread = threading.Thread(target=lambda: found.extend(sandbox.run(programs)))
+        thread.start()
+        wait_for(lambda: sandbox._made == 2)
+        sandbox.close()
+        thread.join(60)
+        assert [o.output for o in found] == [b"1"] * 4
+        sandbox.close()
+        assert sandbox._made == 0
 
 
 def test_many_threads_share_it(sandbox):

@@ -45,6 +45,15 @@ def twisted():
     return cq.Solid.extrudeLinear(wire, [], cq.Vector(0, 0, 1)).wrapped
 
 
+def loosely_made():
+    """A box whose faces may be 2 mm apart where they meet."""
+    from OCP.ShapeFix import ShapeFix_ShapeTolerance
+
+    made = box(10, 10, 10).wrapped
+    ShapeFix_ShapeTolerance().SetTolerance(made, 2.0)
+    return made
+
+
 def inside_out():
     """A box whose faces look inwards, as a solid of its own and not as a turned reference to one."""
     from OCP.BRep import BRep_Builder
@@ -71,6 +80,7 @@ REFUSED = {
     "1e9": (lambda: box(1e9, 1e9, 1e9).wrapped, TOO_LARGE, "5e.08"),
     "far away": (lambda: box(1, 1, 1, at=(1e9, 0, 0)).wrapped, TOO_LARGE, "1e.09"),
     "a film": (lambda: box(10, 10, 1e-5).wrapped, INVALID, "thick"),
+    "a loose one": (loosely_made, INVALID, "within 2 mm"),
     "one good, one bad": (lambda: compound([box(1, 1, 1).wrapped, open_solid()]), INVALID, "open"),
 }
 

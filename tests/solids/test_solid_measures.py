@@ -200,7 +200,7 @@ def test_a_mirror_image_is_another_shape():
 
 
 def test_the_sizes_of_alignments():
-    """The longest side is 1; of a cube of 2 the principal moments are 8 * 8 / 12 each, so that sqrt(sum / mass) is sqrt 2."""
+    """The longest side is 1; the moments of a cube of 2 are 8 * 8 / 12 each, so that sqrt(sum / mass) is sqrt 2."""
     ours = body(box(4, 2, 1, at=(9, 9, 9)))
     mine, _ = POLICIES["bounding_box"](ours, ours)[0]
     assert mine.body(ours).facts()["box"] == [pytest.approx([0, 0.25, 0.375]), pytest.approx([1, 0.75, 0.625])]

@@ -94,6 +94,7 @@ ALLOWED = {
         "core",
         "reporting",
         "rewarding",
+        "sandbox",
         "completion",
         "terminal",
         "versions",

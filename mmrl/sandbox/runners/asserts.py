@@ -5,9 +5,9 @@ whose answers are known, or noted down for the next time. Whoever runs this lets
 (calls.py), and runs the test again with the answers, until no call is left. A program cannot print a mark, override
 `assert`, or return an object that equals everything: all that comes from it are plain values.
 
-Argument: {"known": {key: answer}}, with answers of calls.py, or {"died": reason}. Output: {"calls", "passed", "failed",
-"asserts", "error", "broken"}: calls to be answered with their keys; asserts that held, that did not, and that are in
-the text; what ended the test; whether that came before the program had said anything.
+Argument: {"known": {key: answer}}, with answers of calls.py, or {"died": reason}. Output: {"calls", "asked", "passed",
+"failed", "asserts", "error", "broken"}: calls to be answered with their keys; whether an answer was used; asserts that
+held, that did not, and that are in the text; what ended the test; whether that came before any answer was used.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def execute(source: str, argument: bytes) -> bytes:
 
 def _said(run: _Run, error: str, broken: bool, asserts: int) -> bytes:
     failed = max(run.failed, int(run.died))
-    counts = {"passed": run.passed, "failed": failed, "asserts": asserts}
+    counts = {"asked": run.asked, "passed": run.passed, "failed": failed, "asserts": asserts}
     return json.dumps({"calls": list(run.wanted.items()), **counts, "error": error, "broken": broken}).encode()
 
 

@@ -29,7 +29,7 @@ _IMPORTS = [
         "weakref",
         "zlib",
     ),
-    *("numpy", "scipy", "pandas", "sympy", "networkx", "sortedcontainers", "numba"),
+    *("zlib", "numpy", "scipy", "pandas", "sympy", "networkx", "sortedcontainers", "numba"),
 ]
 # Names between double underscores that answers use; the rest of them leads into the interpreter.
 _DUNDERS = """abs add and annotations array bool call class class_getitem complex contains copy deepcopy del delattr

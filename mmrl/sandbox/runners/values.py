@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from ..outcome import one_line
+
 DEEPEST = 60
 MOST = 200_000  # items of an iterator
 
@@ -45,8 +47,8 @@ def encoded(value: Any, depth: int = 0) -> Any:
     if isinstance(value, tuple):
         return _tagged("tuple", [encoded(one, depth + 1) for one in value])
     if isinstance(value, set | frozenset):
-        kind = "set" if isinstance(value, set) else "frozenset"
-        return _tagged(kind, sorted((encoded(one, depth + 1) for one in value), key=repr))
+        name = "set" if isinstance(value, set) else "frozenset"
+        return _tagged(name, sorted((encoded(one, depth + 1) for one in value), key=repr))
     if isinstance(value, dict):
         return _tagged("dict", [[encoded(key, depth + 1), encoded(one, depth + 1)] for key, one in value.items()])
     if isinstance(value, bytes | bytearray):
@@ -97,7 +99,7 @@ _ONE: dict[str, Any] = {
     "bytes": bytes.fromhex,
     "range": _whole,
     "float": float,
-    "opaque": lambda name: Opaque(str(name)[:60]),
+    "opaque": lambda name: Opaque(one_line(str(name))[:60]),
 }
 
 

@@ -18,10 +18,9 @@ from . import landlock, seccomp
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 38, 9
 _CAPSET, _CAPABILITY_VERSION = {"x86_64": 126, "aarch64": 91}, 0x20080522
-_SYSTEM = [
-    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/dev/null", "/dev/urandom"),
-    *("/usr/share/zoneinfo", "/usr/share/fonts", "/etc/fonts", "/etc/localtime"),
-]
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
+_SYSTEM = ["/etc/ld.so.cache", "/etc/localtime", "/etc/fonts", "/usr/share/fonts", "/usr/share/zoneinfo"]
+_SYSTEM += ["/dev/null", "/dev/urandom"]
 LAYERS = ("rlimits", "capabilities", "landlock", "seccomp")
 
 
@@ -58,12 +57,13 @@ def readable() -> list[str]:
 
     No folder that a .pth file adds: that is where a checkout lies, with its data sets.
     """
-    names = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *_SYSTEM]
+    standard = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
-    standard = {os.path.realpath(name) for name in names[:2] if name}
-    found = [child for name in standard for child in _children(name) if os.path.basename(child) != "site-packages"]
-    for folder in sorted(packages):
-        found += [child for child in _children(folder) if not _is_ours(os.path.basename(child))]
+    libraries = {os.path.realpath(name) for name in _LIBRARIES}
+    found = [child for name in sorted(standard) for child in _children(name, but=("site-packages", "dist-packages"))]
+    found += [child for name in sorted(packages) for child in _children(name) if not _is_ours(os.path.basename(child))]
+    # Folders of Python are among the system's libraries, with packages in them: they are what stands above.
+    found += [child for name in sorted(libraries) for child in _children(name) if "/python" not in child]
     return [*found, *_SYSTEM, *_shared_libraries(sys.base_prefix)]
 
 
@@ -71,9 +71,9 @@ def _is_ours(name: str) -> bool:
     return name == "mmrl" or name.endswith(".pth") or name.startswith("__editable__")
 
 
-def _children(folder: str) -> list[str]:
+def _children(folder: str, but: tuple[str, ...] = ()) -> list[str]:
     try:
-        return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name not in but]
     except OSError:
         return []
 

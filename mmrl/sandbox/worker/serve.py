@@ -13,16 +13,22 @@ from typing import Any
 
 from ..outcome import Status, is_status, one_line
 from . import frames
-from .child import CONFINED, UNCONFINED, become
+from .child import UNCONFINED, become
 from .confine import Confinement
 
 _PIECE = 1 << 16
 _TICK = 1.0  # seconds between two looks at whether our parent lives
+_LOOK = 0.1  # seconds between two looks at how many threads a program has
 _SECOND = 1.0
+_BEGINS_IN = 60.0  # seconds from the fork to its program, on a machine that has much else to do
 
 
 class Unconfined(Exception):
     """A fork could not be confined, and its program was not run."""
+
+
+class NotBegun(Exception):
+    """A fork was killed, or hung, before its program began: no fault of that."""
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Watched:
     result: int  # descriptors to read
     printed: int
     parts: dict[int, bytearray] = field(default_factory=dict)
+    begun: float = 0.0  # when its program began, by the monotonic clock; 0 before
     status: str = ""  # why it was killed, if it was
     reason: str = ""
 
@@ -73,13 +80,14 @@ class Worker:
                 frames.send(self.socket, *self.run(source, argument))
             except Unconfined as error:
                 return frames.send(self.socket, {"unconfined": one_line(str(error))})
+            except NotBegun:
+                return None  # as if this worker had died: another one tries
 
     def run(self, source: bytes, argument: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """Run one program; the header and the bytes of its outcome."""
-        begun = time.monotonic()
         child = self._fork(source, argument)
         try:
-            self._watch(child, begun + self.limits["seconds"])
+            self._watch(child, time.monotonic() + _BEGINS_IN)
         finally:
             child.kill()
             _, code, usage = os.wait4(child.pid, 0)
@@ -91,7 +99,7 @@ class Worker:
         header = {
             "status": status,
             "reason": one_line(reason),
-            "seconds": round(time.monotonic() - begun, 6),
+            "seconds": round(time.monotonic() - child.begun, 6),
             "peak_mb": round(usage.ru_maxrss / 1024, 3),
         }
         return header, [output, printed]
@@ -110,7 +118,7 @@ class Worker:
         return Watched(pid, os.pidfd_open(pid), result, printed, {result: bytearray(), printed: bytearray()})
 
     def _watch(self, child: Watched, deadline: float) -> None:
-        """Read what the fork writes until it closes both pipes, runs out of time, or writes too much."""
+        """Read what the fork writes until it ends, runs out of time, writes too much, or has too many threads."""
         most = {
             child.result: (int(self.limits["output_mb"]) << 20) + frames.HEADER + 4,
             child.printed: int(self.limits["printed_kb"]) << 10,
@@ -118,37 +126,54 @@ class Worker:
         told = {child.result: "the result", child.printed: "what it printed"}
         poll = select.poll()
         poll.register(self.socket, select.POLLIN | select.POLLRDHUP)
-        for descriptor in most:
+        for descriptor in (*most, child.handle):
             poll.register(descriptor, select.POLLIN)
-        while most:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return child.kill(Status.TIMEOUT, f"over {self.limits['seconds']:g} s")
-            for descriptor, _ in poll.poll(min(left, _TICK) * 1000):
+        ended = False
+        while ready := self._ready(poll, child, ended, deadline):
+            for descriptor in ready:
                 if descriptor == self.socket.fileno():  # nobody asks twice: the other side is gone
                     child.kill()
                     raise SystemExit
+                if descriptor == child.handle:
+                    ended = True
+                    poll.unregister(descriptor)
+                    continue
                 part = os.read(descriptor, _PIECE)
                 if not part:
                     poll.unregister(descriptor)
-                    del most[descriptor]
                     continue
                 held = child.parts[descriptor]
+                if descriptor == child.result and not held:  # the byte that says that it is confined
+                    child.begun = time.monotonic()
+                    deadline = child.begun + self.limits["seconds"]
                 held += part
                 if len(held) > most[descriptor]:
                     del held[most[descriptor] :]
                     return child.kill(Status.OUTPUT, f"{told[descriptor]} is over {most[descriptor] >> 10} KiB")
-        # Both pipes are closed: it is ending, or it closed them itself and goes on.
-        if not select.select([child.handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            child.kill(Status.TIMEOUT, f"over {self.limits['seconds']:g} s")
         return None
+
+    def _ready(self, poll: select.poll, child: Watched, ended: bool, deadline: float) -> list[int]:
+        """Descriptors that have something; [] where all is read of a fork that ended, or it was killed."""
+        while True:
+            left = deadline - time.monotonic()
+            found = [descriptor for descriptor, _ in poll.poll(0 if ended else min(max(left, 0.0), _LOOK) * 1000)]
+            if ended or (found and left > 0):
+                return found
+            if left <= 0:
+                child.kill(Status.TIMEOUT, f"over {self.limits['seconds']:g} s")
+                return []
+            if _threads(child.pid) > self.limits["threads"]:  # which the kernel does not limit for root
+                child.kill(Status.MEMORY, f"over {self.limits['threads']} threads")
+                return []
 
     def _judge(self, child: Watched, code: int, cpu: float) -> tuple[str, str, bytes]:
         """(status, reason, output) of a fork that ended."""
         written = bytes(child.parts[child.result])
         first, rest = written[:1], written[1:]
-        if first != CONFINED and not child.status:
-            raise Unconfined(rest.decode(errors="replace") if first == UNCONFINED else "it ended before its program")
+        if first == UNCONFINED:
+            raise Unconfined(rest.decode(errors="replace"))
+        if not first:
+            raise NotBegun
         if child.status:
             return child.status, child.reason, b""
         if os.WIFSIGNALED(code):
@@ -166,11 +191,7 @@ class Worker:
         except frames.Broken as error:
             return Status.NO_RESULT, f"what came for a result is none: {error}", b""
         if os.WEXITSTATUS(code) != 0:
-            return (
-                Status.CRASH,
-                f"it ended with {os.WEXITSTATUS(code)} after its result; {header.get('reason')!s:.100}",
-                b"",
-            )
+            return Status.CRASH, f"it ended with {os.WEXITSTATUS(code)} after its result", b""
         status, reason = header.get("status"), header.get("reason")
         if not is_status(status) or not isinstance(reason, str) or len(blobs) != 1:
             return Status.NO_RESULT, "what came for a result has no status, reason and bytes", b""
@@ -185,6 +206,13 @@ def _holding(data: bytes) -> int:
         view = view[os.write(place, view) :]
     os.lseek(place, 0, os.SEEK_SET)
     return place
+
+
+def _threads(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
+    except FileNotFoundError:  # it has ended
+        return 0
 
 
 def _signal(number: int) -> str:

@@ -1,0 +1,1 @@
+"""What runs in the sandbox: one module a dialect, and one that measures."""

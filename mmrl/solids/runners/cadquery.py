@@ -34,7 +34,7 @@ def prepare() -> None:
     one_thread()
     sieve()
     made = cadquery.Workplane().box(1, 1, 1).cut(cadquery.Workplane().circle(0.2).extrude(1)).edges("|Z").fillet(0.1)
-    write_brep(made.val().wrapped)
+    write_brep(made.findSolid().wrapped)
 
 
 def execute(source: str, argument: bytes = b"") -> bytes:

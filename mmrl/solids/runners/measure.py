@@ -8,9 +8,9 @@ from mmrl.solids.bodies import Body
 from mmrl.solids.measures import Options, measured
 from mmrl.solids.nouns import Limits, Refused
 from mmrl.solids.packing import packed, unpacked
+from mmrl.solids.reading import read_shape, write_brep
 from mmrl.solids.shown import record_of
 from mmrl.solids.threads import one_thread
-from mmrl.solids.reading import read_shape, write_brep
 from mmrl.solids.views import viewed
 
 
@@ -34,9 +34,9 @@ def execute(source: str, argument: bytes) -> bytes:
 
     "describe", one file: packed {"facts", "mesh"} and the BREP of its union, which is quicker to compare with. "mesh":
     the most triangles that are told; 0 for none. "compare", an answer and a target that was described, with "options":
-    packed {"facts", "mesh", "measures"}. "mesh" as before, of the answer. "steps": files behind these two, each compared
-    with the target: "steps" has their IoU, null for what is no solid. "view": the same two files and options, packed
-    {"facts": {}, "view"}, see mmrl.solids.views, each part of at most "mesh" triangles.
+    packed {"facts", "mesh", "measures"}. "mesh" as before, of the answer. "steps": files behind these two, each
+    compared with the target: "steps" has their IoU, null for what is no solid. "view": the same two files and options,
+    packed {"facts": {}, "view"}, see mmrl.solids.views, each part of at most "mesh" triangles.
     source: nothing. A file that is refused gives {"refused": {"side", "status", "reason"}}, side "answer" or "target".
     Raises ValueError for another argument.
     """
