@@ -43,7 +43,7 @@ def cad_coder(record: Mapping[str, Any]) -> dict[str, Any]:
         answer = answer[:start] + unwritten(answer[start:end]) + answer[end:]
     code = _program(without_thoughts(answer), "cad_coder")
     made = {"id": _stem(text_in(record, "model_path", "cad_coder"))}
-    return made | {"messages": [*messages[:-1], {**said, "content": answer}]} | _built(record, code)
+    return made | {"messages": [*record["messages"][:-1], {**said, "content": answer}]} | _built(record, code)
 
 
 def gencad_code(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,11 +37,11 @@ class Reader:
     """
 
     environment: Environment | None = None
-    found: Find = staticmethod(digits)
     sees = hears = False
 
     def __init__(self, tokenizer: Any, prompts: PromptEncoder, skip_special_tokens: bool) -> None:
         self.tokenizer, self.prompts, self._skip = tokenizer, prompts, skip_special_tokens
+        self.found: Find = digits
         self._environments: dict[str, Environment] = {}  # of records that name their own
 
     # ---------------------------------------------------------------- what the policy is shown

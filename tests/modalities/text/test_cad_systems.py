@@ -6,6 +6,7 @@ What the kernel says is a stand-in here: which answers have a digit. The rewards
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import mmrl
 from mmrl.config import load
 from mmrl.modalities.load import adapter_class, config_class
 from mmrl.modalities.text.adapter import TextAdapter
+from mmrl.share import share
 
 SYSTEMS = ["cad_rl", "cadrille_like", "cad_coder"]
 PARTS = "share://datasets/parts/parts.py"
@@ -69,3 +71,27 @@ def test_a_twin_has_the_algorithm_of_its_system(name):
     real, tiny = (load(f"cad/{n}").stages[-1].algorithm for n in (name, f"{name}_tiny"))
     free = {"constant_length", "kl_coef"}
     assert {k: v for k, v in real.items() if k not in free} == {k: v for k, v in tiny.items() if k not in free}
+
+
+def test_the_model_that_ships_is_small_and_reads_digits_one_by_one():
+    from safetensors import safe_open
+    from transformers import AutoTokenizer
+
+    folder = share("assets", "cad-tiny")
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    assert sum(sizes) < 2_000_000
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = [tokenizer.decode([i]) for i in tokenizer("result.circle(127/2).extrude(30)").input_ids]
+    assert words == ["result", ".", "circle", "(", "1", "2", "7", "/", "2", ").", "extrude", "(", "3", "0", ")"]
+
+
+@pytest.mark.slow
+def test_the_default_is_rewarded_for_its_solids(tmp_path):
+    pytest.importorskip("cadquery")
+    changes = [f"out={tmp_path}", "stages.0.steps=1", "stages.0.groups=4", "stages.0.samples=4", "eval.prompts=8"]
+    mmrl.train(load("cad/tiny", changes), quiet=True)
+    (row,) = [json.loads(line) for line in (tmp_path / "cad-tiny/metrics.jsonl").read_text().splitlines()]
+    assert 0.1 < row["reward/mean"] < 1 and row["reward/invalid"] == 0 and row["grad_norm"] > 0
+    before = json.loads((tmp_path / "cad-tiny/summary.json").read_text())["eval"]["before"]
+    assert 0.1 < before["cad.iou"] < 0.7
