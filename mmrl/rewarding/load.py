@@ -70,8 +70,8 @@ class LoadedReward:
     source: the file it came from.
     at_once: how many groups it may be called with at a time; a class says so as `groups_at_once`.
     as_monitor: tells a class with a method of this name that its weight is 0, so that it keeps nobody waiting.
-    start: of a class with a method of this name: makes ready what takes a while, such as a process of its own, before the
-    run's first rollout; raises StopRun where that cannot be had.
+    start: of a class with a method of this name: makes ready what takes a while, such as a process of its own, before
+    the run's first rollout; raises StopRun where that cannot be had.
     reads: "artifact", or "latents", as a function or class says by an attribute of this name: it then looks at
     `Sample.latents`, and no artifact is made where nobody looks at one.
     lacks: what it needs and is not here, so that it cannot be called; only inside of

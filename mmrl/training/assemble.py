@@ -110,7 +110,7 @@ def load_rewards(config: Config, lacking: bool = False) -> tuple[list[LoadedRewa
 
 
 def start_rewards(rewards: Sequence[LoadedReward]) -> None:
-    """Make ready what rewards run beside this process. Raises RewardError in one line, before anything is rolled out."""
+    """Make ready what rewards run beside this process. Raises RewardError, in one line."""
     for reward in rewards:
         try:
             reward.start()

@@ -197,7 +197,10 @@ def test_a_fence_around_a_program_is_no_part_of_it(end):
 
 def test_the_program_of_an_answer_is_the_one_that_a_reward_would_take():
     """Behind the thoughts, and in Python; see rewards/cad_records.py."""
-    thought, said = f"<think>\n```\ncq.Sketch()\n```\n</think>\n{CODE}", f"```python\n{CODE}```\nIt has\n```text\ncq.\n```\n"
+    thought, said = (
+        f"<think>\n```\ncq.Sketch()\n```\n</think>\n{CODE}",
+        f"```python\n{CODE}```\nIt has\n```text\ncq.\n```\n",
+    )
     for answer in (thought, said):
         messages = [CAD_CODER["messages"][0], {"role": "assistant", "content": answer}]
         assert normalised({**CAD_CODER, "messages": messages})["gt"]["code"].strip() == CODE.strip()

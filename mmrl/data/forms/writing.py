@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-_NAMES = frozenset("export exportShape exportStep exportStl exportBrep exportSvg exportDXF save".split())
+_NAMES = frozenset(("export", "exportShape", "exportStep", "exportStl", "exportBrep", "exportSvg", "exportDXF", "save"))
 _CALL = rf"(?:\w+\.)*exporters\.(?:{'|'.join(sorted(_NAMES))})\("
 _COMMENTED = re.compile(rf"^[ \t]*#[ \t]*{_CALL}[^\n]*(?:\n|\Z)", re.MULTILINE)
 _LINE = re.compile(rf"^[ \t]*{_CALL}[^\n]*(?:\n|\Z)", re.MULTILINE)
