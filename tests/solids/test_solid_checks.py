@@ -215,7 +215,7 @@ def test_the_measurer_tells_whose_file_it_refuses():
     assert head["facts"]["volume"] == pytest.approx(6) and len(Solid.of(head["mesh"]).triangles) == 12
     steps = unpacked(measure.execute("", packed({"task": "compare"}, whole, united, whole, b"x")))[0]["steps"]
     assert steps == [pytest.approx(1.0), None]
-    with pytest.raises(ValueError, match="neither describe nor compare"):
+    with pytest.raises(ValueError, match="none of describe, compare, view"):
         measure.execute("", packed({"task": "exec"}, whole))
 
 
