@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ TOLERANCE = 1e-4
 # What TRL's loss reads of pictures.
 MEDIA = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
 
+# Of both sides, the other one first.
 Rows = dict[str, list[dict[str, float]]]
 
 
@@ -144,6 +145,8 @@ class Trl:
 
     turn: called with the row of a step whenever a step is done, before the next one.
     """
+
+    name = "TRL"
 
     def __init__(self, model: Any, processor: Any, dataset: Any, task: Task, output: str, **options: Any) -> None:
         from transformers import PrinterCallback, TrainerCallback
@@ -254,10 +257,10 @@ def _text(completion: Any) -> str:
 
 
 class Library:
-    """mmrl's adapter with the update and the learner of its training."""
+    """mmrl's adapter with the update and the learner of its training. samples: of a prompt."""
 
-    def __init__(self, adapter: Any, micro_batch: int) -> None:
-        self.adapter, self.micro_batch = adapter, micro_batch
+    def __init__(self, adapter: Any, micro_batch: int, samples: int = SAMPLES) -> None:
+        self.adapter, self.micro_batch, self.samples = adapter, micro_batch, samples
         parameters = adapter.trainable_parameters()
         self.learner = Learner("policy", parameters, OptimConfig(lr=LR), updates=1, processes=Processes("cpu"))
         self.algorithm = resolve("dapo", {"clip_low": LOW, "clip_high": HIGH})
@@ -268,7 +271,7 @@ class Library:
         self.clock = Clock()
         with self.clock.phase("rollout"):
             groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
-            groups = self.adapter.rollout(groups, SAMPLES, number, SEED)
+            groups = self.adapter.rollout(groups, self.samples, number, SEED)
         self.clock.counts["tokens"] = sum(len(s.actions.logp) for g in groups for s in g.samples)
         self.gradients(self.planned(groups, self.algorithm))
         with self.clock.phase("optimizer"):
@@ -309,15 +312,27 @@ def taken_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str,
     return found
 
 
-def check_equal(trl: Trl, library: Library, task: Task) -> None:
-    """TRL's completions replayed by mmrl from the same weights: every number agrees within TOLERANCE.
+class Side(Protocol):
+    """What mmrl is compared with: TRL, or a loop written out. inputs: of its loss, see Trl."""
+
+    name: str
+
+    def rollout(self, prompts: Sequence[Prompt]) -> dict[str, Any]: ...
+
+    def evaluate(self, inputs: dict[str, Any], loss_type: str) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def logprobs(self, inputs: dict[str, Any]) -> Tensor: ...
+
+
+def check_equal(other: Side, library: Library, task: Task, losses: Sequence[str] = ("dapo", "grpo")) -> None:
+    """The other side's completions replayed by mmrl from the same weights: every number agrees within TOLERANCE.
 
     The old log-probs are the policy's plus at most 0.1 either way: ratios other than 1, none of them clipped, for
     the value of a clipped loss is defined differently (tests/core/test_against_trl.py). Differences are relative to
     the largest entry of the tensor compared; that of the loss is to 1, about the size of its terms.
     """
     prompts = task.prompts(0)
-    inputs = trl.rollout(prompts)
+    inputs = other.rollout(prompts)
     print(f"prompts of {inputs['prompt_mask'].sum(1).float().mean():.0f} tokens\n")
     mask = inputs["completion_mask"].bool()
     rows = [ids[m].tolist() for ids, m in zip(inputs["completion_ids"], mask)]
@@ -328,14 +343,14 @@ def check_equal(trl: Trl, library: Library, task: Task) -> None:
     samples = [s for g in groups for s in g.samples]
     read = [ids[m.bool()] for ids, m in zip(inputs["prompt_ids"], inputs["prompt_mask"])]
     assert all(torch.equal(s.actions.tensors["prompt"], ids) for s, ids in zip(samples, read)), "prompts differ"
-    theirs = trl.logprobs(inputs)
+    theirs = other.logprobs(inputs)
     noise = torch.rand(theirs.shape, generator=torch.Generator().manual_seed(SEED))
     inputs["old_per_token_logps"] = old = theirs + 0.2 * (noise - 0.5)
     for sample, logp in zip(samples, old):
         sample.trajectory = replace(sample.actions, logp=logp[: len(sample.actions.logp)])
 
     found: dict[str, float] = {}
-    for loss_type in ("dapo", "grpo"):
+    for loss_type in losses:
         algorithm = resolve(loss_type, {"clip_low": LOW, "clip_high": HIGH, "std_eps": 1e-4})  # TRL's std_eps
         update = library.planned(groups, algorithm)
         assert len(update.rows) == len(samples), "a completion without an advantage is not replayed"
@@ -343,16 +358,16 @@ def check_equal(trl: Trl, library: Library, task: Task) -> None:
         loss, logp = library.gradients(update)
         found["log-probs"] = difference(logp * mask, theirs * mask)
         gradients = taken_gradients(library.learner.parameters.items())
-        their_loss, their_gradients = trl.evaluate(inputs, loss_type)
+        their_loss, their_gradients = other.evaluate(inputs, loss_type)
         assert gradients.keys() == their_gradients.keys(), gradients.keys() ^ their_gradients.keys()
         found[f"{loss_type} loss"] = abs(loss - float(their_loss))
         worst = {name: difference(gradients[name], g) for name, g in their_gradients.items()}
         found[f"{loss_type} gradient (worst of {len(worst)})"] = max(worst.values())
-    print("The same completions and weights, largest relative difference of mmrl to TRL:")
+    print(f"The same completions and weights, largest relative difference of mmrl to {other.name}:")
     for name, value in found.items():
         print(f"  {name:<28} {value:.1e}")
     wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
-    assert not wrong, f"mmrl and TRL differ by more than {TOLERANCE:g}: {wrong}"
+    assert not wrong, f"mmrl and {other.name} differ by more than {TOLERANCE:g}: {wrong}"
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -387,15 +402,12 @@ def measure(trl: Trl, library: Library, task: Task) -> Rows:
 
 def speedups(rows: Rows) -> list[float]:
     """Round by round, so that what else the machine does weighs on both."""
-    return [ours["rate"] / theirs["rate"] for theirs, ours in zip(rows["TRL"], rows["mmrl"], strict=True)]
+    return [ours["rate"] / theirs["rate"] for theirs, ours in zip(*rows.values(), strict=True)]
 
 
 def pooled(rows: Rows) -> float:
     """Of the rates over all rounds together: rounds differ in how many tokens happened to be sampled."""
-    theirs, ours = (
-        sum(row["tokens"] for row in found) / sum(row["total"] for row in found)
-        for found in (rows["TRL"], rows["mmrl"])
-    )
+    theirs, ours = (sum(row["tokens"] for row in found) / sum(row["total"] for row in found) for found in rows.values())
     return ours / theirs
 
 
@@ -412,7 +424,7 @@ def rows_verdict(name: str, rows: Rows, bar: float) -> str:
     gains = speedups(rows)
     found = statistics.median(gains)
     spread = f", {min(gains):.2f}-{max(gains):.2f}, all rounds together {pooled(rows):.2f}"
-    return verdict(f"{name} >= {bar:g} x TRL", found, bar, found >= bar, spread)
+    return verdict(f"{name} >= {bar:g} x {next(iter(rows))}", found, bar, found >= bar, spread)
 
 
 # ---- the machine ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ norm1: shares of the view's width and height.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,10 @@ Size = tuple[int, int]  # width, height
 
 # Marks the place of a picture in a text; there are as many as pictures. And that of a sound.
 IMAGE, AUDIO = "<image>", "<audio>"
+
+# Columns that hold a record's sounds, of which the first that is there counts, and types of a message's parts.
+SOUND_COLUMNS = ("sounds", "audios", "audio", "audio_path", "sound")
+SOUND_PARTS = ("audio", "audio_url", "input_audio")
 
 SPACES = ("original", "seen", "norm1000", "loc1024", "norm1")
 
@@ -98,6 +102,25 @@ class Heard:
 
 Place = View | Excerpt
 Perceived = Media | Heard
+
+
+def sound_column(record: Mapping[str, Any]) -> str | None:
+    """Which of SOUND_COLUMNS holds the record's sounds; None: it has none. An empty name is a (bad) sound."""
+    return next((name for name in SOUND_COLUMNS if not _nothing(record.get(name))), None)
+
+
+def own_sounds(record: Mapping[str, Any]) -> list[Any]:
+    """A record's sounds as it names them, alone or as a list; what mmrl.sounds.load opens."""
+    column = sound_column(record)
+    if column is None:
+        return []
+    given = record[column]
+    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], int) and not isinstance(given[0], str)
+    return list(given) if isinstance(given, list | tuple) and not pair else [given]  # (array, rate) is one
+
+
+def _nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, list | tuple) and not value)
 
 
 def pictures_of(media: Sequence[Perceived]) -> list[Media]:

@@ -194,6 +194,8 @@ class judge(Judged, Building):
     ) -> None:
         if not 0 <= deduction <= 1:
             raise ValueError(f"deduction={deduction} is from 0 to 1")
+        if runs and not sees:
+            raise ValueError("runs: a judge that is shown no pictures runs no program; leave it out, or set sees: true")
         Building.__init__(self, dialect, extract, runs)
         Judged.__init__(self, judge, longest, sees)
         self.sees, self.deduction = sees, deduction

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mmrl.fences import blocks
+from mmrl.fences import last_of
 from mmrl.located import cut_short, file_at, path_of
 from mmrl.solids.dialects import LANGUAGES
 from mmrl.solids.reading import kind_of
@@ -25,8 +25,9 @@ _CLOSE = 1e-3  # relative
 def program_of(sample: Sample, extract: str = "auto") -> str:
     """The program in a completion, behind its thoughts; "" without one.
 
-    extract: "fence", the last block between ``` that is marked as Python or not at all; "tag:code", what stands in
-    the last whole <code>; "whole", all of it; "auto", the last block, or else all. Raises ValueError for another word.
+    extract: "fence", the last block between ``` that is marked as Python, or else as nothing; "tag:code", what stands
+    in the last whole <code>; "whole", all of it; "auto", the last block, or else all. Raises ValueError for another
+    word.
     """
     text = text_of(sample)
     if extract == "whole":
@@ -36,18 +37,20 @@ def program_of(sample: Sample, extract: str = "auto") -> str:
     if extract not in ("auto", "fence"):
         raise ValueError(f"extract={extract!r} is none of auto, fence, whole, tag:name")
     said = without_thoughts(text)
-    if fenced := _blocks(said):
-        return fenced[-1]
+    if (program := _last(said)) is not None:
+        return program
     return said if extract == "auto" else ""
 
 
 def _unfenced(text: str) -> str:
-    fenced = _blocks(text)
-    return fenced[-1] if fenced else text
+    program = _last(text)
+    return text if program is None else program
 
 
-def _blocks(text: str) -> list[str]:
-    return [text[start:end] for start, end in blocks(text, LANGUAGES)]
+def _last(text: str) -> str | None:
+    """The last block of a program, or else of no language; None without one."""
+    block = last_of(text, LANGUAGES)
+    return None if block is None else block.code(text)
 
 
 # -------------------------------------------------------------------- targets

@@ -12,7 +12,7 @@ from itertools import accumulate
 from keyword import iskeyword
 from tokenize import NAME, NUMBER, TokenInfo
 
-from mmrl.fences import blocks
+from mmrl.fences import last_of
 from mmrl.solids.dialects import LANGUAGES
 from mmrl.thoughts import said_at
 
@@ -53,8 +53,8 @@ def spans(text: str) -> list[Span]:
 def program_span(text: str) -> Span:
     """Where in an answer its program stands: the one that is run and paid, see cad_records.program_of."""
     start, end = said_at(text)
-    fenced = blocks(text[start:end], LANGUAGES)
-    return (start + fenced[-1][0], start + fenced[-1][1]) if fenced else (start, end)
+    block = last_of(text[start:end], LANGUAGES)
+    return (start, end) if block is None else (start + block.start, start + block.end)
 
 
 def _exact(tokens: Sequence[TokenInfo]) -> Iterator[tuple[Place, Place]]:

@@ -11,8 +11,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from mmrl.fences import blocks
 from mmrl.rewarding import StopRun
-from mmrl.sandbox import Limits, Outcome, Sandbox, SandboxError, shared
+from mmrl.sandbox import Limits, Outcome, Sandbox, SandboxError, Status, shared
 from mmrl.sandbox.runners.values import encoded
 from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample, Score
@@ -23,7 +24,7 @@ from .code_tests import Asserted, BadTests, Called, Printed, tests_of
 from .code_trials import MOST_ROUNDS, Session, Trial
 
 _RUNNERS = "mmrl.sandbox.runners"
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FUTURE = re.compile(r"^from __future__ import [\w ,]+$", re.MULTILINE)
 _PYTHON = ("python", "py", "python3")
 
 
@@ -113,10 +114,11 @@ class run:
             called = [(t, test) for t, test in live if isinstance(test, Called)]
             outcomes = self._printing.run([(t.program, test.given.encode()) for t, test in printed])
             for (trial, test), outcome in zip(printed, outcomes):
-                trial.note(outcome, self._printed_right(outcome, test))
+                ended = outcome.ok or outcome.status == Status.NO_RESULT  # os._exit(0) is a good end, too
+                trial.note(outcome, self._printed_right(outcome, test), ended)
             outcomes = self._calling.run([(t.program, _call(test.name, test.arguments)) for t, test in called])
             for (trial, test), outcome in zip(called, outcomes):
-                trial.note(outcome, self._returned_right(outcome, test))
+                trial.note(outcome, self._returned_right(outcome, test), outcome.ok)
             self._assert([Session(t, test) for t, test in live if isinstance(test, Asserted)])
 
     def _printed_right(self, outcome: Outcome, test: Printed) -> str:
@@ -139,10 +141,13 @@ class run:
         for _ in range(MOST_ROUNDS):
             if not sessions:
                 return
-            outcomes = self._asserting.run([(s.test.source, s.argument()) for s in sessions])
+            told = [(session, session.argument()) for session in sessions]
+            told = [(session, known) for session, known in told if session.fits(known, self._asserting.limits)]
+            sessions = [session for session, _ in told]
+            outcomes = self._asserting.run([(session.test.source, known) for session, known in told])
             sessions = [session for session, outcome in zip(sessions, outcomes) if session.goes_on(outcome)]
             asked = [(session, key, call) for session in sessions for key, call in session.wanted]
-            programs = [(s.test.head + "\n" + s.trial.program, json.dumps(call).encode()) for s, _, call in asked]
+            programs = [(joined(s.test.head, s.trial.program), json.dumps(call).encode()) for s, _, call in asked]
             for (session, key, _), outcome in zip(asked, self._calling.run(programs)):
                 session.learn(key, outcome)
         for session in sessions:
@@ -157,10 +162,16 @@ def program_in(text: str, extract: str = "fence") -> str | None:
     said = without_thoughts(text)
     if extract == "whole":
         return said if said.strip() else None
-    blocks = [(found[1].lower(), found[2]) for found in _FENCE.finditer(said)]
-    of_python = [code for language, code in blocks if language in _PYTHON and code.strip()]
-    of_nobody = [code for language, code in blocks if not language and code.strip()]
+    found = [(block.language, block.code(said)) for block in blocks(said)]
+    of_python = [code for language, code in found if language in _PYTHON and code.strip()]
+    of_nobody = [code for language, code in found if not language and code.strip()]
     return next(iter([*of_python[-1:], *of_nobody[-1:]]), None)
+
+
+def joined(head: str, program: str) -> str:
+    """What stands before a program, and the program; its imports of the future first, as Python wants them."""
+    future = _FUTURE.findall(program) if head.strip() else []
+    return "\n".join([*future, head, _FUTURE.sub("", program) if future else program])
 
 
 def _call(name: str, arguments: list[Any]) -> bytes:

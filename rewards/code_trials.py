@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmrl.sandbox import Outcome, Status
+from mmrl.sandbox import Limits, Outcome, Status
 from mmrl.sandbox.outcome import one_line
 from mmrl.sandbox.runners.values import decoded
 
@@ -38,18 +38,21 @@ class Trial:
 
     def next(self, every: bool) -> Iterator[Test]:
         """The tests of the next wave; none where the score is known."""
-        if not (every and self.why) and self.long < LONG_ENDS:
+        if not (every and self.why) and not self.broken and self.long < LONG_ENDS:
             wave = self.tests[self.done : self.done + AT_ONCE]
             self.done += len(wave)
             yield from wave
 
-    def note(self, outcome: Outcome, wrong: str) -> None:
-        if outcome.ok and not wrong:
+    def note(self, outcome: Outcome, wrong: str, ended: bool) -> None:
+        """ended: whether the program came to a good end."""
+        if ended and not wrong:
             self.passed += 1
         else:
             self.fails(outcome, wrong)
 
     def fails(self, outcome: Outcome, wrong: str) -> None:
+        if outcome.lost:
+            self.broken = self.broken or f"a program could not be run: {outcome.reason}"
         self.long += outcome.status == Status.TIMEOUT
         self.why = self.why or (wrong if outcome.ok else f"{outcome.status}: {outcome.reason}")
 
@@ -67,10 +70,17 @@ class Session:
     def argument(self) -> bytes:
         return json.dumps({"known": self.known}).encode()
 
+    def fits(self, argument: bytes, limits: Limits) -> bool:
+        """Whether what the program's calls returned can be handed on; where it is too much, the trial has failed."""
+        if len(argument) <= limits.argument_mb << 20:
+            return True
+        self.trial.fails(Outcome(Status.OUTPUT, reason=f"its calls returned {len(argument) >> 20} MiB in all"), "")
+        return False
+
     def goes_on(self, outcome: Outcome) -> bool:
         """Whether there are calls to answer; where there are none, the trial is filled in."""
         if not outcome.ok:
-            if self.known:  # of the program's values; before them it is the test's own fault
+            if self.known or outcome.lost:  # of the program's values; before them it is the test's own fault
                 self.trial.fails(outcome, "")
             else:
                 self.trial.broken = f"its test ends with {outcome.status}: {outcome.reason}"

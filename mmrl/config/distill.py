@@ -75,7 +75,7 @@ class DistillStage(SampledStage):
         **dict.fromkeys(("updates", "epochs"), JOINT),
         **dict.fromkeys(("refill", "hints", "max_invalid", "shuffle_rewards"), REWARDED),
         **dict.fromkeys(("curriculum.retire_at", "curriculum.correct_at", "curriculum.advance_at"), REWARDED),
-        **dict.fromkeys(("curriculum.reestimate", "curriculum.window"), REWARDED),
+        **dict.fromkeys(("curriculum.reestimate", "curriculum.window", "curriculum.reward"), REWARDED),
         "teacher_steps": When(lambda _, run: run.data.eval_prompts, "`data.eval_prompts`, for the teacher to draw"),
     }
 

@@ -60,6 +60,7 @@ class GrpoStage(SampledStage):
         "rollout_chunk": WHOLE,
         "max_invalid": WHOLE,
         "curriculum.retire_at": WHOLE,
+        "curriculum.reward": WHOLE,
         "curriculum.correct_at": WHOLE,
         "curriculum.reestimate": WHOLE,
         "curriculum.advance_at": WHOLE,

@@ -21,8 +21,8 @@ class CurriculumConfig(Strict):
     order: Literal["shuffled", "sorted", "staged", "mixed", "shifting"] = Field(
         "shuffled",
         description="shuffled: passes over all prompts. sorted: level by level in each pass. staged: one level at a "
-        "time. mixed: the level and those before it. shifting: each from a level that is drawn, at first mostly one of "
-        "the first, at last mostly one of the last, linearly in the steps (docs/curriculum.md).",
+        "time, in passes of its own. mixed: the level and those before it. shifting: each from a level that is drawn, "
+        "at first mostly one of the first, at last mostly one of the last, linearly in the steps (docs/curriculum.md).",
     )
     column: str | None = Field(
         None, description="Column of the records that says how difficult a prompt is, or how often it is right."
@@ -54,7 +54,10 @@ class CurriculumConfig(Strict):
         description="Numbers of the column that are pass rates follow the rollouts: p becomes (1 - reestimate) p + "
         "reestimate times the group's; levels are drawn anew before each step, of `sorted` before each pass.",
     )
-    correct_at: float = Field(0.5, description="A sample with this summed reward or more has passed.")
+    reward: str | None = Field(
+        None, description="Name of the reward that says what has passed; null takes the weighted sum of all."
+    )
+    correct_at: float = Field(0.5, description="A sample with this reward or more has passed.")
 
     effects: ClassVar[Mapping[str, When]] = {
         **dict.fromkeys(
@@ -62,9 +65,12 @@ class CurriculumConfig(Strict):
         ),
         "advance": When(lambda s, _: s.has_levels, LEVELS),
         **dict.fromkeys(("advance_at", "window", "advance_every"), When(lambda s, _: s.advances_by_rate, BY_RATE)),
-        "correct_at": When(
-            lambda s, _: s.advances_by_rate or s.retire_at is not None or s.reestimate is not None,
-            f"`retire_at`, `reestimate`, or {BY_RATE}",
+        **dict.fromkeys(
+            ("reward", "correct_at"),
+            When(
+                lambda s, _: s.advances_by_rate or s.retire_at is not None or s.reestimate is not None,
+                f"`retire_at`, `reestimate`, or {BY_RATE}",
+            ),
         ),
     }
 

@@ -50,7 +50,8 @@ def reordered(prompt: Prompt, order: Sequence[int], id_: str) -> Prompt:
     Letters in the columns `answer`, `possible_answers` and `solution` become those of the new places ("B", "(b)", "B.
     Paris", "so \\boxed{B}"); answers that are an option's text stay. `choices` is put into the same order, and the
     column `options_order` tells it.
-    Raises ValueError for a prompt that shows no options, and an order that is no permutation of them.
+    Raises ValueError for a prompt that shows no options, an order that is no permutation of them, and an answer that is
+    the number of an option, for nobody says whether from 0 or from 1 (the format aqa does: from 0).
     """
     options = options_of(prompt)
     if options is None or sorted(order) != list(range(len(options))):
@@ -67,6 +68,7 @@ def reordered(prompt: Prompt, order: Sequence[int], id_: str) -> Prompt:
             record[name] = _mapped(record[name], permuted)
     for name in ANSWERS:
         if name in record:
+            _refuse_number(prompt.id, name, record[name], options)
             record[name] = _mapped(record[name], lambda gold: _relettered(gold, options, order))
     if given is not None:
         record["choices"] = _choices_in(record["choices"], given, order)
@@ -96,12 +98,24 @@ def in_order(prompt: Prompt, order: Sequence[int] | None) -> Prompt:
 def check_shuffled(prompts: Sequence[Prompt], key: str) -> None:
     """Raise ConfigError where an option of this name, which shuffles, finds nothing to move in any prompt, and warn of
     records whose column `choices` the prompt does not show."""
+    check_answers(prompts, key)
     tell_hidden(prompts, key)
     if prompts and not any(map(_movable, prompts)):
         raise ConfigError(
             f"{key}: none of {len(prompts)} prompts shows options that can be moved, first {prompts[0].id!r}; leave it "
             "out, or show the options of `choices` in the prompts"
         )
+
+
+def check_answers(prompts: Sequence[Prompt], key: str) -> None:
+    """Raise ConfigError where an option of this name, which moves options, meets an answer that cannot follow."""
+    for prompt in prompts:
+        if options := _movable(prompt):
+            try:
+                for name in ANSWERS:
+                    _refuse_number(prompt.id, name, prompt.record.get(name), options)
+            except ValueError as error:
+                raise ConfigError(f"{key}: {error}") from None
 
 
 def tell_hidden(prompts: Sequence[Prompt], key: str) -> None:
@@ -182,6 +196,15 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, Mapping):
         return {k: _mapped(v, change) if k in ("content", "text") else v for k, v in value.items()}
     return value
+
+
+def _refuse_number(id_: str, column: str, gold: Any, options: Sequence[str]) -> None:
+    for one in gold if isinstance(gold, list | tuple) else [gold]:
+        if isinstance(one, int) and not isinstance(one, bool) and not places_of(str(one), options, _plain):
+            raise ValueError(
+                f"prompt {id_!r}: `{column}` is {one}, the number of an option, which cannot follow it to another "
+                "place; write its letter or its text, or name format: aqa, whose numbers begin at 0"
+            )
 
 
 def _relettered(gold: str, options: Sequence[str], order: Sequence[int]) -> str:

@@ -17,8 +17,7 @@ from mmrl.data.forms.chats import ASSISTANT, alpaca, answered, plain, satori, sw
 from mmrl.data.forms.listening import aqa, is_aqa
 from mmrl.data.forms.programs import cad_coder, cad_recode, execad, gencad_code, program_format_of, text2cad
 from mmrl.data.forms.questions import mgpo, mmpr, sat, ui_s1, visionthink
-from mmrl.data.heard import COLUMNS as SOUNDS
-from mmrl.data.heard import column_of, sounds, unheard
+from mmrl.data.heard import sounds, unheard
 from mmrl.data.messages import (
     are_messages,
     conversation,
@@ -32,13 +31,14 @@ from mmrl.data.options import check_options
 from mmrl.data.pair_formats.kinds import PAIR_FORMATS, pair_format_of
 from mmrl.data.shown import listed, pictures, refuse_unknown_marks
 from mmrl.data.template import are_schemas, handed_to_template
+from mmrl.media import SOUND_COLUMNS, sound_column
 
 AUTO, PLAIN = "auto", "plain"
 SYSTEM = ("system", "system_prompt")
 # Columns that are shown or learned: null in them, as in a table of mixed rows, is a column that is not there.
 _ABSENT = (
-    "messages", "conversations", "context_messages", "images", "image", "image_path", *SOUNDS, *SYSTEM, "completion",
-    "chosen", "rejected", "rejected_response", "rejected_messages",
+    "messages", "conversations", "context_messages", "images", "image", "image_path", *SOUND_COLUMNS, *SYSTEM,
+    "completion", "chosen", "rejected", "rejected_response", "rejected_messages",
 )  # fmt: skip
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
 _UNSEEN_MEDIA = ("video", "videos", "rejected_images")
@@ -125,7 +125,7 @@ def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
     """Columns of a record that would change what a policy sees in other libraries, and do not here."""
     record = _without_empty(record)
     name = format_of(record) if form == AUTO else form
-    heard = unheard(record) if name != "aqa" or column_of(record) else set()
+    heard = unheard(record) if name != "aqa" or sound_column(record) else set()
     found = heard | {column for column in (() if name == PLAIN else _UNSEEN_MEDIA) if record.get(column)}
     if name == "swift" and (answered(record.get("messages")) or record.get("response") is not None):
         found -= {"rejected_images"}
@@ -149,7 +149,7 @@ def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
     that are a text of JSON, as a table without lists holds them, are read.
     """
     record = {**record, **{key: told for key in _MESSAGES if (told := messages_in(record.get(key))) is not None}}
-    lists = ("images", "messages", *SOUNDS)
+    lists = ("images", "messages", *SOUND_COLUMNS)
     empty = {key for key in lists if isinstance(record.get(key), list | tuple) and not record[key]}
     empty |= {key for key in _ABSENT if record.get(key) is None}
     return {key: value for key, value in record.items() if key not in empty}

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl.data.messages import SOUND_COLUMNS, are_messages, is_sound, marks_as, marks_in
-from mmrl.data.shown import listed
+from mmrl.data.messages import are_messages, is_sound, marks_as, marks_in
 from mmrl.located import path_of
-from mmrl.media import AUDIO
+from mmrl.media import AUDIO, SOUND_COLUMNS, own_sounds, sound_column
 from mmrl.sounds import Sound, SoundError, load, measure, written
 
-COLUMNS = SOUND_COLUMNS
 # What the data of Audio Flamingo has in place of AUDIO.
 _OTHER = "<sound>"
 _ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
@@ -29,11 +27,10 @@ def sounds(record: Mapping[str, Any]) -> dict[str, Any]:
     Without any mark, sounds stand in front of the text. Raises ValueError for what is no sound.
     """
     marks = marks_in(record, AUDIO)
-    column = column_of(record)
+    column = sound_column(record)
     if column is None:
         return {}  # without its sound, a mark is words
-    given = record[column]
-    found = [_reference(sound, f"{n} of `{column}`") for n, sound in enumerate([given] if _one(given) else given)]
+    found = [_reference(sound, f"{n} of `{column}`") for n, sound in enumerate(own_sounds(record))]
     others = 0 if marks else marks_in(record, _OTHER)
     if (marks or others) and marks + others != len(found):
         mark = AUDIO if marks else _OTHER
@@ -41,23 +38,18 @@ def sounds(record: Mapping[str, Any]) -> dict[str, Any]:
     return (marks_as(record, _OTHER, AUDIO) if others else {}) | {"sounds": found}
 
 
-def column_of(record: Mapping[str, Any]) -> str | None:
-    """Which of COLUMNS holds the record's sounds; None: it has none."""
-    return next((column for column in COLUMNS if record.get(column) is not None and not _nothing(record[column])), None)
-
-
 def unheard(record: Mapping[str, Any]) -> set[str]:
     """Columns that hold sounds beside the one that is heard, or under another name where none is."""
-    column = column_of(record)
+    column = sound_column(record)
     if column is None:
         messages = [value for value in record.values() if are_messages(value)]
         contents = [m["content"] for told in messages for m in told if isinstance(m.get("content"), list)]
         if any(is_sound(part) for content in contents for part in content):
             return set()
         return {name for name, value in record.items() if name not in _SAID and _like_a_sound(value)}
-    heard = listed(record[column]) if not _one(record[column]) else [record[column]]
+    heard = own_sounds(record)
     named = {one.get("path") if isinstance(one, Mapping) else one for one in heard if isinstance(one, str | Mapping)}
-    beside = {other: record.get(other) for other in COLUMNS if other != column}
+    beside = {other: record.get(other) for other in SOUND_COLUMNS if other != column}
     return {
         other
         for other, value in beside.items()
@@ -126,15 +118,6 @@ def _like_a_sound(value: Any) -> bool:
     return isinstance(value, str) and value.lower().endswith(_ENDINGS) and len(value.split()) == 1
 
 
-def _one(value: Any) -> bool:
-    """Whether a column holds one sound, not a list of them: also (array, rate)."""
-    return not isinstance(value, list) and not (isinstance(value, tuple) and not _with_rate(value))
-
-
-def _with_rate(value: tuple[Any, ...]) -> bool:
-    return len(value) == 2 and isinstance(value[1], int) and not isinstance(value[0], str)
-
-
 def _nothing(value: Any) -> bool:
     return isinstance(value, list | tuple | str) and len(value) == 0
 
@@ -147,4 +130,5 @@ def _reference(sound: Any, name: str) -> Any:
     held = callable(sound) or hasattr(sound, "get_all_samples") or isinstance(sound, tuple)
     if (known and sound) or held or isinstance(sound, Sound):
         return sound
-    raise ValueError(f"sound {name}: expected a file name or a sound, got {type(sound).__name__}")
+    got = "an empty one" if isinstance(sound, str | bytes | bytearray) else type(sound).__name__
+    raise ValueError(f"sound {name}: expected a file name or a sound, got {got}")

@@ -8,13 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from mmrl.media import AUDIO, IMAGE
+from mmrl.media import AUDIO, IMAGE, SOUND_COLUMNS, SOUND_PARTS
 
 _PICTURES = ("image", "image_url")  # types of a message's parts, and their keys
-_SOUNDS = ("audio", "audio_url", "input_audio")
 _PLACES = ("url", "path", "base64")  # transformers' keys of what a part with a type shows
-# Columns that hold a record's sounds, the first that is there counts.
-SOUND_COLUMNS = ("sounds", "audios", "audio", "audio_path", "sound")
 # Says of a message of role assistant whether it is learned: ms-swift's name, and OpenAI's.
 _LEARNED = ("loss", "weight")
 
@@ -93,7 +90,7 @@ def conversation(
         raise ValueError("pictures stand in the messages and in `images` or `image`, and are not the same")
     if pictures and not beside:
         made["images"] = pictures
-    sounds = [sound for message in messages for sound in _held(message.get("content"), _SOUNDS)]
+    sounds = [sound for message in messages for sound in _held(message.get("content"), SOUND_PARTS)]
     beside = any(_given(record.get(column)) for column in SOUND_COLUMNS)
     if sounds and beside:
         raise ValueError("sounds stand in the messages and in a column of their own; leave one of both out")
@@ -199,7 +196,7 @@ def _words(part: Any) -> str:
 
 def is_sound(part: Any) -> bool:
     """Whether a part of a message is a sound."""
-    return is_part(part, _SOUNDS)
+    return is_part(part, SOUND_PARTS)
 
 
 def is_part(part: Any, kinds: Sequence[str]) -> bool:

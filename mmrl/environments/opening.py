@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmrl.media import AUDIO, IMAGE
+from mmrl.media import AUDIO, IMAGE, SOUND_PARTS, own_sounds
 from mmrl.types import Prompt
 
-_PICTURE_TYPES = frozenset({"image", "image_url"})
+_PICTURE_TYPES = ("image", "image_url")
 
 
 def opening(prompt: Prompt, pictures: int, system: str | None = None) -> list[dict[str, str]]:
-    """[{role, content}] of a prompt whose record has `pictures` pictures, each with its IMAGE mark, and `sounds`, each
+    """[{role, content}] of a prompt whose record has `pictures` pictures, each with its IMAGE mark, and sounds, each
     with its AUDIO mark.
 
-    The record's `messages` (content a text, or a list of {"type": "text" | "image" ...}) without answers at its end,
-    or else the prompt's text as one user message. Where nothing marks the pictures they come first, and so do
+    The record's `messages` (content a text, or a list of {"type": "text" | "image" | "audio" ...}) without answers at
+    its end, or else the prompt's text as one user message. Where nothing marks the pictures they come first, and so do
     sounds, behind them. system: a text for the system message, behind the record's own.
 
     Raises ValueError, naming the record, for messages of another form and where marks and media differ in number.
     """
     messages = messages_of(prompt)
-    if sounds := len(prompt.record.get("sounds") or ()):
+    if sounds := len(own_sounds(prompt.record)):
         _mark(prompt, messages, AUDIO, sounds, "sounds")
     _mark(prompt, messages, IMAGE, pictures, "pictures")
     return with_system(messages, system)
@@ -50,11 +50,16 @@ def with_system(messages: list[dict[str, str]], system: str | None) -> list[dict
 def messages_of(prompt: Prompt) -> list[dict[str, str]]:
     """What a prompt says: the record's `messages` with texts as content, or its text. Raises ValueError."""
     given = prompt.record.get("messages")
+    if given is None:
+        return [{"role": "user", "content": prompt.text}]
     try:
-        begun = bool(prompt.record.get("continue_final_message"))
-        return [{"role": "user", "content": prompt.text}] if given is None else read_messages(given, begun)
+        read = read_messages(given, bool(prompt.record.get("continue_final_message")))
     except ValueError as error:
         raise ValueError(f"prompt {prompt.id!r}: {error}") from None
+    contents = [message["content"] for message in given if isinstance(message["content"], list | tuple)]
+    if any(_is_sound(part) for content in contents for part in content) and not own_sounds(prompt.record):
+        raise ValueError(f"prompt {prompt.id!r}: a part of its messages is a sound, and it has no `sounds`")
+    return read
 
 
 def question_of(prompt: Prompt) -> str:
@@ -93,9 +98,22 @@ def _text(content: Any) -> str:
 def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in _PICTURE_TYPES or (kind is None and isinstance(part, Mapping) and _PICTURE_TYPES & set(part)):
+    if _is_of(part, _PICTURE_TYPES):
         return IMAGE
+    if _is_sound(part):
+        return AUDIO
     if isinstance(part, Mapping) and isinstance(part.get("text"), str):
         return part["text"]
-    raise ValueError(f"a part of a message is neither text nor picture: {str(part)[:60]}")
+    raise ValueError(f"a part of a message is neither text nor picture nor sound: {str(part)[:60]}")
+
+
+def _is_sound(part: Any) -> bool:
+    return _is_of(part, SOUND_PARTS)
+
+
+def _is_of(part: Any, types: Sequence[str]) -> bool:
+    """Whether a part of a message is of one of these types, or has one as a key where it has no type."""
+    if not isinstance(part, Mapping):
+        return False
+    kind = part.get("type")
+    return kind in types if kind is not None else any(name in part for name in types)

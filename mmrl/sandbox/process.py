@@ -65,7 +65,8 @@ class Template:
     ) -> None:
         told = json.dumps({"runner": runner, "path": list(path), "reads": list(reads), "limits": limits.as_json()})
         self.control, theirs = socket.socketpair()
-        command = [python, "-I", str(_START), str(theirs.fileno()), told]
+        # As -I, without -E: the environment is ours, and says that hashes are the same in every worker.
+        command = [python, "-s", "-P", str(_START), str(theirs.fileno()), told]
         wrapped = [bubblewrap, *_BUBBLEWRAP] if bubblewrap else []
         with tempfile.TemporaryFile() as errors, theirs:
             try:
@@ -192,13 +193,11 @@ def find_bubblewrap() -> str:
     place = shutil.which("bwrap")
     if place is None:
         return ""
-    tried = subprocess.run(
-        [place, *_BUBBLEWRAP, sys.executable, "-I", "-S", "-c", ""],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    command = [place, *_BUBBLEWRAP, sys.executable, "-I", "-S", "-c", ""]
+    try:
+        tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
     return place if tried.returncode == 0 else ""
 
 

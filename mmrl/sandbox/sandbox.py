@@ -80,7 +80,7 @@ class Sandbox:
     def run(self, programs: Sequence[tuple[str, bytes]]) -> list[Outcome]:
         """What became of each (source, argument), in their order. Raises SandboxError where nothing can be run.
 
-        A program whose worker dies is run once more by another; if that dies, too, it is a crash.
+        A program whose worker dies is run once more by another; if that dies, too, it is lost.
         """
         most = (self.limits.output_mb + 1 << 20) + (self.limits.printed_kb << 10)
         outcomes: list[Outcome | None] = [self._refused(source, argument) for source, argument in programs]
@@ -100,11 +100,11 @@ class Sandbox:
                         self._gone(worker)
                         waiting.appendleft(place)
                 for worker in _answering(active):
-                    place, _ = active.pop(worker)
+                    place, _ = active[worker]  # and it stays there until it is back: Ctrl-C leaves none behind
                     try:
                         outcomes[place] = worker.take(most)
-                        self._back(worker)
                     except Lost:
+                        del active[worker]
                         self._gone(worker)
                         tries[place] += 1
                         if tries[place] < _TRIES:
@@ -113,9 +113,9 @@ class Sandbox:
                             outcomes[place] = Outcome(
                                 Status.CRASH, reason=f"its worker ended {_TRIES} times", lost=True
                             )
-                    except SandboxError:
-                        self._gone(worker)
-                        raise
+                    else:
+                        del active[worker]
+                        self._back(worker)
         finally:
             for worker in active:
                 self._gone(worker)

@@ -141,8 +141,7 @@ def _name(name: str, dialect: Dialect) -> Iterator[str]:
 def _attribute(name: str, dialect: Dialect) -> Iterator[str]:
     known = dialect.attributes is None or name in dialect.attributes
     inner = name in INNER or (_DUNDER.fullmatch(name) and name not in dialect.dunders)
-    private = dialect.attributes is not None and name.startswith("_") and name not in dialect.dunders
-    if inner or private or not (known or name in dialect.dunders):
+    if inner or not (known or name in dialect.dunders):
         yield f"the attribute {name[:60]} is not allowed"
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmrl.solids.nouns import one_line
-from mmrl.solids.properties import solids_in, volume
+from mmrl.solids.properties import bounding_box, solids_in, volume
 
 if TYPE_CHECKING:
     from OCP.TopoDS import TopoDS_Shape
 
 TOLERANCE = 1e-6  # relative, of volumes that are to be equal
+_SLACK = 1e-3  # of the longest side: how far the boxes of solids and of their union may be apart
 PARTED = 1e-3  # likewise, of parts that are only looked at
 
 
@@ -39,7 +42,16 @@ def united(solids: Sequence[TopoDS_Shape], volumes: Sequence[float]) -> list[Top
     size, slack = sum(map(volume, made)), TOLERANCE * sum(volumes)
     if not max(volumes) - slack <= size <= sum(volumes) + slack:
         raise BooleanFailed(f"their union, {size:.6g} mm3, is not between the largest of them and their sum")
+    (low, high), (lower, higher) = _reach(made), _reach(solids)
+    if np.abs(np.concatenate([low - lower, high - higher])).max() > _SLACK * np.abs(higher - lower).max():
+        raise BooleanFailed("their union reaches elsewhere than they do")
     return made
+
+
+def _reach(solids: Sequence[TopoDS_Shape]) -> tuple[np.ndarray, np.ndarray]:
+    """The bounding box of all of them."""
+    lows, highs = zip(*map(bounding_box, solids)) if solids else ([(np.inf,) * 3], [(np.inf,) * 3])
+    return np.min(lows, axis=0), np.max(highs, axis=0)
 
 
 def parted(

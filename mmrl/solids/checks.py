@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from mmrl.solids.meshes import FINE, fineness, steepness, tessellated
 from mmrl.solids.nouns import INVALID, NO_RESULT, NOT_SOLID, TOO_LARGE, Limits, Refused
 from mmrl.solids.properties import bounding_box, counted, kind_of_shape, shapes_in, solids_in, volume
+from mmrl.solids.windings import crossed
 
 if TYPE_CHECKING:
     from OCP.TopoDS import TopoDS_Shape
 
+_WAYS = (30 * FINE, FINE)  # fineness of the meshes on which crossings are looked for
+_FEW = 0.05  # of points: chords of curved faces may cross where no face does
 # Of the diagonal: with a larger tolerance boolean operations take what is apart for the same.
 _LOOSEST = 0.01
 
@@ -98,7 +102,14 @@ def _passed(solid: TopoDS_Shape, limits: Limits) -> tuple[TopoDS_Shape, float]:
         raise Refused(INVALID, f"its volume is {size:.3g} mm3")
     if size > 1.001 * math.prod(sides):  # of what is folded over itself
         raise Refused(INVALID, "its volume is larger than its bounding box")
+    if _crosses(solid, sides):
+        raise Refused(INVALID, "its skin crosses itself, or encloses the same twice")
     return solid, size
+
+
+def _crosses(solid: TopoDS_Shape, sides: list[float]) -> bool:
+    """Whether more than a few points of it say so; by a finer mesh, too, for walls that are thinner than the first."""
+    return all(crossed(tessellated(solid, fineness(sides, share), steepness(share))) > _FEW for share in _WAYS)
 
 
 def _turned(solid: TopoDS_Shape) -> tuple[TopoDS_Shape, float]:

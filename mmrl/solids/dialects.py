@@ -16,6 +16,7 @@ from types import ModuleType
 from mmrl.sandbox import Dialect
 
 _MATH = ("math", "cmath", "random", "itertools", "functools", "collections", "dataclasses", "typing", "enum", "numpy")
+_BELOW = ("numpy.linalg", "numpy.random")  # modules by whose names programs reach functions that compute
 _TYPES = (str, int, float, complex, bool, list, tuple, dict, set, frozenset)
 # Builtins that reach files, other programs' variables, or attributes by a text that no sieve reads.
 _NAMES = """eval exec compile open input breakpoint globals locals vars getattr setattr delattr memoryview help exit
@@ -25,8 +26,7 @@ _NUMPY = """DataSource fromfile fromregex genfromtxt load loadtxt memmap save sa
 dumps frombuffer fromiter ctypes data show_config show_runtime info get_include"""
 _CADQUERY = """wrapped toOCC toVTK toVTKPolyData toVtkPolyData toJSON toSvg getSVG text export exportBin exportBrep
 exportDXF exportSTEP exportShape exportStep exportStl exportSvg importBin importBrep importDXF importSTEP importShape
-importStep importStl load loadBrep plot save show selectors exporters importers occ_impl assembly cq cqgi hull sketch
-vis func"""
+importStep importStl load loadBrep plot save show exporters importers occ_impl assembly cq cqgi vis func"""
 _BUILD123D = """wrapped export_brep export_gltf export_step export_stl export_svg export_3mf import_brep import_step
 import_stl import_svg import_svg_as_buildline_code import_svg_document importers exporters Mesher ExportDXF ExportSVG
 Text make_text serialize_shape deserialize_shape show_topology to_splines pack"""
@@ -52,9 +52,9 @@ class CadDialect:
     def sieve(self, library: ModuleType) -> Dialect:
         """What the sandbox lets through: all public attributes of the library's classes, of numbers and texts, and of
         the modules that compute, but for the refused ones and those that are modules. library: imported."""
-        computing = [importlib.import_module(name) for name in _MATH]
+        computing = [importlib.import_module(name) for name in (*_MATH, *_BELOW)]
         starred = set(getattr(library, "__all__", None) or dir(library))  # what `from library import *` brings
-        attributes = _public([library, *computing], _TYPES) | set(_MADE[self.library].split())
+        attributes = _public([library, *computing], _TYPES) | set(_MADE[self.library].split()) | {"linalg", "random"}
         return Dialect(
             imports=frozenset({*_MATH, self.library}),
             stars=frozenset({"math", self.library}),
@@ -63,6 +63,7 @@ class CadDialect:
             dunders=frozenset({"__name__", "__init__", "__post_init__"}),
             characters=50_000,
             nodes=10_000,
+            depth=1000,  # a chain of calls is two deep for each
         )
 
     def sieve_for(self, source: str, sieve: Dialect) -> Dialect:
@@ -71,7 +72,7 @@ class CadDialect:
             tree = ast.parse(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # told by the sieve
             return sieve
-        own = {name for name in _own(tree) if not name.startswith("__")} - self.refused
+        own = {name for name in _own(tree) if not (name.startswith("__") and name.endswith("__"))} - self.refused
         return replace(sieve, attributes=(sieve.attributes or frozenset()) | own)
 
 
@@ -91,7 +92,7 @@ DIALECTS = {
         "show",
     ),
 }
-LANGUAGES = ("", "python", "py", "python3", *DIALECTS)  # of the fenced blocks that hold a program
+LANGUAGES = ("python", "py", "python3", *DIALECTS)  # of the fenced blocks that hold a program
 
 
 def dialect(name: str) -> CadDialect:
@@ -99,6 +100,18 @@ def dialect(name: str) -> CadDialect:
     if name not in DIALECTS:
         raise ValueError(f"dialect={name!r:.60} is none of {', '.join(DIALECTS)}")
     return DIALECTS[name]
+
+
+def tamed(library: ModuleType) -> None:
+    """Take modules out of CadQuery's namespace whose names are those of methods, too (`sketch`, `hull`); of one whose
+    classes programs name by it (`cq.selectors.BoxSelector`) only these classes are left."""
+    for name in ("sketch", "hull"):
+        if inspect.ismodule(getattr(library, name, None)):
+            delattr(library, name)
+    held = vars(library).get("selectors")
+    if inspect.ismodule(held):
+        classes = {name: value for name, value in vars(held).items() if inspect.isclass(value) and name[0] != "_"}
+        setattr(library, "selectors", type("selectors", (), classes))  # noqa: B010 (a module's attribute)
 
 
 def _public(modules: Iterable[ModuleType], types: Iterable[type]) -> set[str]:

@@ -37,6 +37,9 @@ class Options:
         if not 1e-5 <= self.fineness <= 0.1 or not 1 <= self.points <= 1_000_000:
             raise ValueError(f"fineness={self.fineness} is from 1e-5 to 0.1, points={self.points} from 1 to 1,000,000")
 
+        if self.way == EXACT and not self.chamfer and self.fineness != FINE:
+            raise ValueError(f"fineness={self.fineness} is of meshes, which way={EXACT!r} makes none of: leave one out")
+
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
         """Raises ValueError for an unknown name."""

@@ -30,6 +30,14 @@ class Convention:
     last: bool = True
     steps: bool = False
 
+    def __post_init__(self) -> None:
+        names = self.results
+        if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in names):
+            raise ValueError(f"results={names!r:.80} are the names of variables, as a list")
+        for name in ("shown", "last", "steps"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r:.40} is true or false")
+
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Convention:
         """Raises ValueError for an unknown name."""
@@ -74,18 +82,39 @@ def stepped(
         yield part, ran
 
 
-def result_of(ran: Ran, convention: Convention, is_shape: Callable[[Any], bool]) -> tuple[Any, str]:
-    """(the result, where it was found). is_shape: whether a variable may be one. Raises Refused without any."""
-    for name in convention.results:
-        if ran.variables.get(name) is not None:
-            return ran.variables[name], name
-    if convention.shown and ran.shown:
-        return list(ran.shown), "shown"
-    for name in reversed(ran.assigned) if convention.last else ():
-        if is_shape(ran.variables.get(name)):
-            return ran.variables[name], name
+def result_of(
+    ran: Ran, convention: Convention, is_shape: Callable[[Any], bool], solids: Callable[[Any], int]
+) -> tuple[Any, str]:
+    """(the result, where it was found). is_shape: whether a variable may be one. solids: how many a value has.
+
+    A variable that holds no shape is passed over (`r` may be a radius), and, but for the first of `results`, so is one
+    without a solid (a face that was measured) where another has some. Raises Refused without any.
+    """
+    found = list(_candidates(ran, convention, is_shape))
+    if found and found[0][1] == next(iter(convention.results), None):
+        return found[0]
+    for value, where in found:
+        if solids(value):
+            return value, where
+    others = [(value, name) for name in convention.results if (value := ran.variables.get(name)) is not None]
+    if found or others:
+        return (found or others)[0]
     wanted = " or ".join(convention.results)
     raise Refused(NO_RESULT, f"nothing is in {wanted}{', nothing is shown' if convention.shown else ''}")
+
+
+def _candidates(ran: Ran, convention: Convention, is_shape: Callable[[Any], bool]) -> Iterator[tuple[Any, str]]:
+    def holds(value: Any) -> bool:
+        return any(map(holds, value)) if isinstance(value, list | tuple) else is_shape(value)
+
+    for name in convention.results:
+        if holds(ran.variables.get(name)):
+            yield ran.variables[name], name
+    if convention.shown and ran.shown:
+        yield list(ran.shown), "shown"
+    for name in reversed(ran.assigned) if convention.last else ():
+        if is_shape(ran.variables.get(name)):
+            yield ran.variables[name], name
 
 
 def steps_of(

@@ -153,6 +153,14 @@ def test_answers_in_a_file_of_their_own(written, tmp_path):
     said = written([{"id": r["id"], "answer_prediction": r["answer"]} for r in MMAR_ROWS[:5]], "said.jsonl", lines=True)
     found = evaluate(file, MMAR, said, out=tmp_path / "out")
     assert found.score("overall") == 0.5
+    assert not any("no question of" in told for told in found.notices)
+    strange = [{"id": name, "answer_prediction": "a"} for name in ("z", "y")]
+    more = written([*strange, {"id": "q1", "answer_prediction": MMAR_ROWS[1]["answer"]}], "more.jsonl", lines=True)
+    found = evaluate(file, MMAR, more, out=tmp_path / "more", limit=2)
+    assert any("2 answers are to no question of" in told and "'z'" in told for told in found.notices)
+    assert found.score("overall") == 0.5
+    with pytest.raises(ConfigError, match="none of its 2 answers is to a question of"):
+        evaluate(file, MMAR, written(strange, "strange.jsonl", lines=True), out=tmp_path / "strange")
     with pytest.raises(ConfigError, match="no record has answer_prediction"):
         predictions(file, MMAR)
     again = [{"id": "q1", "answer_prediction": "a"}, {"id": "q1", "answer_prediction": "b"}]
@@ -294,6 +302,19 @@ def test_a_stopped_evaluation_goes_on_and_asks_nothing_twice(asked, tmp_path):
         asked(hears, rows, letters=True)
     with pytest.raises(ConfigError, match=r"answers\.seed: 0 -> 1"):
         asked(hears, rows, seed=1)
+
+
+@pytest.mark.parametrize("first_limit", [2, 3, 7])
+def test_more_questions_are_asked_as_if_all_had_been_asked_at_once(asked, tmp_path, first_limit):
+    """Of the lines that are there those stay whose sound is still the one that is played: another's is now another."""
+    rows = MMAU_ROWS[::100]
+    whole, _ = asked(hears, rows, name="whole")
+    asked(hears, rows, limit=first_limit)
+    found, ears = asked(hears, rows)
+    assert [r.score for r in found.rows] == [r.score for r in whole.rows]
+    told = [sorted((line["id"], line["name"], line["sound"] or "") for line in one.lines) for one in (found, whole)]
+    assert told[0] == told[1]
+    assert len({p.id for p in ears.asked}) < sum(len(r["choices"]) + 2 for r in rows)  # and not all anew
 
 
 def test_letters_that_are_shown_are_answers(asked):

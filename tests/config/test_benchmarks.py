@@ -36,7 +36,10 @@ def script(name: str) -> ModuleType:
     return module
 
 
-STUDIES = {name: script(name).STUDY for name in ("effects_text", "effects_vision", "effects_reward", "effects_image")}
+STUDIES = {
+    name: script(name).STUDY
+    for name in ("effects_text", "effects_vision", "effects_reward", "effects_image", "effects_audio")
+}
 EFFECTS = [(name, effect) for name, study in STUDIES.items() for effect in study.effects]
 
 
@@ -144,6 +147,26 @@ def test_all_students_start_from_the_one_that_was_distilled():
         }
     (base,) = load(study.config("four-steps")).stages
     assert (base.rewarded, base.steps) == (False, 120)
+
+
+@pytest.mark.parametrize("effect", STUDIES["effects_audio"].effects)
+def test_sides_of_what_hears_have_equal_samples_and_one_measure(effect):
+    """And of the orders the same prompts, each of which one pass asks once."""
+    study = STUDIES["effects_audio"]
+    arms = study.effects[effect].arms
+    for seed in "02":
+        runs = [load(study.config(effect, arm, seed)) for arm in arms]
+        assert len({(s.steps, s.groups, s.samples, s.optim.lr) for run in runs for s in run.stages}) == 1
+        assert {tuple(reward.name for reward in run.eval.rewards) for run in runs} == {("choice.text",)}
+        assert {tuple(run.data.eval_prompts_options["kinds"]) for run in runs} == {
+            ("voice", "louder", "first", "instrument", "count")
+        }
+        if effect in ("order", "reverse"):
+            (prompts,) = {run.data.prompts for run in runs}
+            rates = load(study.config(Path(prompts).parts[-3]))
+            assert rates.name == f"rates-{seed}" and rates.stages[0].low == 0
+            (stage,) = runs[0].stages
+            assert rates.data.prompts_count == stage.steps * stage.groups
 
 
 def test_the_distance_to_a_teacher_is_the_energy_distance(monkeypatch):

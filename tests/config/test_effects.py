@@ -159,6 +159,7 @@ CASES = [
     Case(GrpoStage, "max_invalid", "stages.0.max_invalid=0.5", "", TREE),
     Case(GrpoStage, "curriculum.retire_at", "stages.0.curriculum.retire_at=0.5", "", TREE),
     Case(GrpoStage, "curriculum.correct_at", "stages.0.curriculum.correct_at=0.9", STAGED, f"{STAGED} {TREE}"),
+    Case(GrpoStage, "curriculum.reward", "stages.0.curriculum.reward=b", STAGED, f"{STAGED} {TREE}"),
     Case(GrpoStage, "curriculum.advance_at", "stages.0.curriculum.advance_at=0.9", STAGED, f"{STAGED} {TREE}"),
     Case(GrpoStage, "curriculum.window", "stages.0.curriculum.window=9", STAGED, f"{STAGED} {TREE}"),
     *(
@@ -172,6 +173,7 @@ CASES = [
     Case(CurriculumConfig, "window", "stages.0.curriculum.window=9", STAGED),
     Case(CurriculumConfig, "advance_every", "stages.0.curriculum.advance_every=9", STAGED),
     Case(CurriculumConfig, "correct_at", "stages.0.curriculum.correct_at=0.9", "stages.0.curriculum.retire_at=0.5"),
+    Case(CurriculumConfig, "reward", "stages.0.curriculum.reward=b", "stages.0.curriculum.retire_at=0.5"),
     Case(ExpertConfig, "warmup", "stages.0.expert.warmup=5", "", "stages.0.expert.peak=0"),
     Case(ExpertConfig, "decay", "stages.0.expert.decay=5", "stages.0.expert.peak=0.5"),
     *(
@@ -221,6 +223,7 @@ CASES = [
             *(("hints", "{reward:a}", ""), ("shuffle_rewards", "true", "")),
             ("curriculum.retire_at", "0.5", ""),
             ("curriculum.correct_at", "0.9", STAGED),
+            ("curriculum.reward", "b", STAGED),
             ("curriculum.advance_at", "0.9", STAGED),
             ("curriculum.window", "9", STAGED),
             ("curriculum.reestimate", "0.5", SORTED),

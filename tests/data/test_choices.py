@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from itertools import permutations
 
 import pytest
 
 from mmrl.config import ConfigError
 from mmrl.data.choices import LETTERS, ORDER, check_shuffled, in_order, options_of, reordered, rotations, shuffled
+from mmrl.data.formats import normalised
 from mmrl.rewarding.load import load_reward
 from mmrl.rewarding.run import score_groups
 from mmrl.types import Group, Prompt, Sample
@@ -75,7 +77,7 @@ def test_above_and_below_are_places_too():
         ("Cat", "Cat"),
         ("C major", "C major"),
         (["C", "C 9", "nine"], ["A", "A 9", "nine"]),
-        (2, 2),
+        (9, 9),
     ],
 )
 def test_letters_of_the_answer_move_and_texts_stay(before, after):
@@ -86,6 +88,31 @@ def test_letters_of_the_answer_move_and_texts_stay(before, after):
     assert moved.record["choices"] == ["9", "5", "3", "1"]
     assert (moved.id, moved.root) == ("other", "root")
     assert record["choices"] == ["5", "3", "9", "1"]  # the record that was read is as it was
+
+
+@pytest.mark.parametrize("golds", [{"answer": 2}, {"possible_answers": [9, 0]}, {"solution": 4}])
+def test_a_number_of_an_option_cannot_follow_it_and_is_refused(golds):
+    """Nobody says whether from 0 or from 1."""
+    record = {"choices": ["5", "3", "9", "1"], **golds}
+    prompt = Prompt("q", "Which number? A 5 B 3 C 9 D 1", record)
+    with pytest.raises(ValueError, match=r"prompt 'q': `\w+` is \d, the number of an option.*format: aqa"):
+        reordered(prompt, [2, 0, 1, 3], "other")
+    with pytest.raises(ConfigError, match=r"data\.x: prompt 'q': "):
+        check_shuffled([prompt], "data.x")
+
+
+@pytest.mark.parametrize("right", range(4))
+def test_the_numbers_of_aqa_follow_their_options(right):
+    """Read from 0 as the text, so that in each order the gold is the option that it was."""
+    options = ["7", "a dog", "B", "rain"]
+    record = {"question": "What is heard?", "choices": options, "answer": right, "audio_path": "a.wav"}
+    made = normalised(record, "aqa")
+    prompt = Prompt("q", made["prompt"], made)
+    for order in permutations(range(4)):
+        moved = reordered(prompt, order, "r")
+        assert moved.record["answer"] == options[right]
+        shown = moved.text.splitlines()[1:]
+        assert shown == [f"{letter}. {options[i]}" for letter, i in zip("ABCD", order)]
 
 
 def test_an_option_that_is_a_letter_is_a_text():

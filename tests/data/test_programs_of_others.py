@@ -192,7 +192,7 @@ def test_a_fence_around_a_program_is_no_part_of_it(end):
     cells += [("cad_recode", "code", {"path": "1.py"}), ("text2cad", "code", TEXT2CAD)]
     for form, column, rest in cells:
         made = normalised({**rest, column: fenced}, form)
-        assert made["gt"]["code"] == made["code"] == CODE.replace("\n", end)
+        assert made["gt"]["code"] == made["code"] == CODE
 
 
 def test_the_program_of_an_answer_is_the_one_that_a_reward_would_take():

@@ -12,10 +12,10 @@ import pytest
 from mmrl import objects
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.formats import FORMATS, format_of, normalised, unseen
-from mmrl.data.heard import COLUMNS, bound_sounds, decode_sounds, stored_sounds
+from mmrl.data.heard import bound_sounds, decode_sounds, stored_sounds
 from mmrl.data.prompts import load_prompts
 from mmrl.data.records import KeptRecords, Records
-from mmrl.media import AUDIO
+from mmrl.media import AUDIO, SOUND_COLUMNS
 from mmrl.sounds import SoundError, load
 
 soundfile = pytest.importorskip("soundfile")
@@ -45,7 +45,7 @@ TOLD = [{"role": "user", "content": f"{AUDIO}{ASKED}"}]
 BYTES = {"bytes": wav(), "path": "x.wav"}
 # How libraries name sounds -> (the record, what `sounds` becomes, what is asked).
 NAMED = {
-    **{column: ({"prompt": ASKED, column: "a.wav"}, ["a.wav"], ASKED) for column in COLUMNS},
+    **{column: ({"prompt": ASKED, column: "a.wav"}, ["a.wav"], ASKED) for column in SOUND_COLUMNS},
     "a list": ({"prompt": f"{AUDIO} or {AUDIO}?", "sounds": ["a.wav", "b.wav"]}, ["a.wav", "b.wav"], None),
     "a table's bytes": ({"prompt": ASKED, "audio": BYTES}, [BYTES], ASKED),
     "a table's path": ({"prompt": ASKED, "audio": {"bytes": None, "path": "a.wav"}}, ["a.wav"], ASKED),
@@ -126,6 +126,14 @@ def test_every_name_of_a_sound_becomes_ours(named, folder):
 def test_null_columns_of_sounds_are_as_good_as_not_there():
     assert "sounds" not in normalised({"prompt": ASKED, "audio": None, "sounds": []})
     assert "sounds" not in normalised({"prompt": "what does <audio> mean?"})
+
+
+@pytest.mark.parametrize("empty", ["", b"", [""], {"bytes": None, "path": ""}])
+@pytest.mark.parametrize("column", SOUND_COLUMNS)
+def test_an_empty_sound_is_a_bad_record_and_no_question_without_sound(column, empty):
+    for record in ({"prompt": ASKED, column: empty}, {"messages": TOLD, column: empty}):
+        with pytest.raises(ValueError, match=f"sound 0 of `{column}`|stands 1 times in the text"):
+            normalised(record)
 
 
 def test_the_other_sounds_of_a_record_are_told_of(folder):

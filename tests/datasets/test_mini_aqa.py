@@ -27,6 +27,7 @@ TABLE = json.loads((FOLDER / "clips.json").read_text())
 NOTICE = (FOLDER / "NOTICE").read_text()
 BLOCKS = 12  # whole blocks of any number of options up to 4
 SPLITS = ("train", "heldout")
+VARY = (0.0, 1.0)
 
 
 def questions(kind, split, count=BLOCKS, **options):
@@ -114,11 +115,12 @@ def test_questions_are_those_of_their_index_and_of_their_seed():
     )
 
 
+@pytest.mark.parametrize("vary", VARY)
 @pytest.mark.parametrize("split", SPLITS)
-def test_what_is_heard_is_what_the_answer_says(split):
+def test_what_is_heard_is_what_the_answer_says(split, vary):
     rows = {row["file"]: row for row in TABLE}
     for kind in made.KINDS:
-        for q in questions(kind, split):
+        for q in questions(kind, split, vary=vary):
             parts = q["sounds"][0].args[0]
             heard = [rows[file] for file, *_ in parts]
             assert {row["family"] for row in heard} == set(q["families"])
@@ -139,23 +141,91 @@ def test_what_is_heard_is_what_the_answer_says(split):
                 assert len({row["file"] for row in heard}) == 1
 
 
+def test_a_varied_clip_is_another_sound_and_the_recorded_one_is_played_as_it_is():
+    for kind in made.KINDS:
+        plain, varied = ([load(q["sounds"][0], root=None) for q in questions(kind, "train", vary=v)] for v in VARY)
+        assert not {sound.digest for sound in plain} & {sound.digest for sound in varied}
+        assert len({sound.digest for sound in varied}) == len(varied)
+    cowbell = next(row for row in TABLE if row["file"] == "clips/perc_bell.flac")
+    whole, _ = made.mixing.mixed([made.mixing.part(cowbell, 0.5, 2.0)])
+    clip = load(cowbell["file"], root=FOLDER).samples
+    faded = RATE // 100
+    assert np.array_equal(whole[RATE // 2 :][: len(clip) - faded], clip[:-faded])
+    assert not whole[: RATE // 2].any()
+
+
+def loudest(samples):
+    """Hz, of the loudest tone."""
+    return float(np.abs(np.fft.rfft(samples)).argmax() * RATE / len(samples))
+
+
+def test_speed_and_colour_do_what_they_say(tmp_path):
+    import soundfile
+
+    time = np.arange(RATE) / RATE
+    low, high = (np.sin(2 * np.pi * hz * time) for hz in (250, 3000))
+    for name, samples in (("low", 0.5 * low), ("both", 0.2 * low + 0.2 * high)):
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE, subtype="FLOAT")
+    play = made.mixing.mixed
+    for speed in (0.8, 1.0, 1.25):
+        part = made.mixing.Part(str(tmp_path / "low.wav"), 0.0, 2.0, 1.0, speed)
+        whole, rate = play([part])
+        assert rate == RATE and len(whole) == 2 * RATE
+        assert loudest(whole) == pytest.approx(250 * speed, abs=1)
+        assert np.abs(whole[round(RATE / speed) + 1 :]).max() == 0 < np.abs(whole[round(RATE / speed) - 100 :]).max()
+    colour = (0.0, 6.0, 0.0, -6.0, 0.0)  # at 60, 250, 1000, 3000 and 8000 Hz
+    whole, _ = play([made.mixing.Part(str(tmp_path / "both.wav"), 0.0, 2.0, 1.0, 1.0, colour)])
+    tones = np.abs(np.fft.rfft(whole[:RATE]))
+    assert 20 * np.log10(tones[250] / tones[3000]) == pytest.approx(12, abs=0.5)
+    quiet, _ = play([], noise=0.01, seed=3)
+    assert quiet.std() == pytest.approx(0.01, rel=0.02) and np.array_equal(quiet, play([], noise=0.01, seed=3)[0])
+
+
+@pytest.mark.parametrize("kind", list(made.KINDS))
+def test_shuffled_sounds_tell_nothing_of_the_answer(kind):
+    """Of n questions about as many are right by the sound as there are by chance, and nothing else is changed."""
+    count = 240
+    own, shuffled = (questions(kind, "train", count, sounds=sounds) for sounds in ("own", "shuffled"))
+    kept = ("id", "kind", "answer", "split")
+    assert [[q[k] for k in kept] for q in own] == [[q[k] for k in kept] for q in shuffled]
+    assert all(sorted(o["choices"]) == sorted(s["choices"]) for o, s in zip(own, shuffled))
+    told = {q["answer"]: set() for q in own}
+    for q in own:
+        told[q["answer"]].add(first_of(kind, q["heard"]))
+    assert sum(map(len, told.values())) == len(set.union(*told.values()))  # of its own sound the answer is known
+    right = np.mean([first_of(kind, q["heard"]) in told[q["answer"]] for q in shuffled])
+    assert right == pytest.approx(1 / len(told), abs=3 * (0.25 / count) ** 0.5)
+    size = len(own[0]["choices"])
+    blocks = [[q["letter"] for q in shuffled[start : start + size]] for start in range(0, count, size)]
+    assert all(sorted(block) == list("ABCD"[:size]) for block in blocks)
+
+
+def first_of(kind, words):
+    """Of what is heard the part that the question asks for."""
+    if kind == "first":
+        return words.split(", and then")[0]
+    return words.split(" is heard")[-1] if kind == "count" else words
+
+
 def energy(samples):
     return float(np.sqrt((samples.astype(float) ** 2).mean()))
 
 
-def test_the_waves_are_as_told():
+@pytest.mark.parametrize("vary", VARY)
+def test_the_waves_are_as_told(vary):
     """Measured in what is mixed, not in what it was mixed of."""
-    for q in questions("count", "train", 24):
+    for q in questions("count", "train", 24, vary=vary):
         samples = load(q["sounds"][0], root=None).samples
-        places = [np.abs(samples[int(at * RATE) : int((at + 0.1) * RATE)]).max() > 0.02 for at in np.arange(0, 2, 0.4)]
-        assert sum(places) == ["one", "two", "three", "four"].index(q["answer"]) + 1
-    for q in questions("louder", "heldout", 8):
+        highest = [np.abs(samples[int(at * RATE) : int((at + 0.1) * RATE)]).max() for at in np.arange(0, 2, 0.4)]
+        struck = [high > 0.25 * max(highest) for high in highest]
+        assert sum(struck) == ["one", "two", "three", "four"].index(q["answer"]) + 1
+    for q in questions("louder", "heldout", 8, vary=vary):
         samples = load(q["sounds"][0], root=None).samples
         begins = int(q["sounds"][0].args[0][1][1] * RATE)
         first, second = energy(samples[: begins - RATE // 10]), energy(samples[begins : 2 * begins])
         assert (first > second) == (q["answer"] == "the first time")
     for kind in made.KINDS:
-        for q in questions(kind, "train", 8):
+        for q in questions(kind, "train", 8, vary=vary):
             samples = load(q["sounds"][0], root=None).samples
             assert len(samples) == 2 * RATE  # which tells nothing
             assert 0.05 < np.abs(samples).max() <= 1
@@ -188,8 +258,9 @@ def test_records_pass_the_checks_of_data_and_their_options_can_be_moved():
 
 
 def test_wrong_options_are_refused():
-    for wrong in ({"split": "test"}, {"kinds": ["colour"]}, {"kinds": []}, {"ask": "sing"}, {"most": 1}):
-        with pytest.raises(ValueError, match=r"expected|two options"):
+    wrongs = ({"split": "test"}, {"kinds": ["colour"]}, {"kinds": []}, {"ask": "sing"}, {"most": 1}, {"sounds": "none"})
+    for wrong in (*wrongs, {"vary": 1.5}, {"vary": -0.1}):
+        with pytest.raises(ValueError, match=r"expected|two options|from 0 to 1"):
             made.question(0, **wrong)
     with pytest.raises(ValueError, match="from 0 to 1"):
         made.record(0, habit=2)

@@ -96,4 +96,4 @@ def test_the_program_is_the_one_that_the_reward_runs(name):
     assert [text[a:b] for a, b in cad_spans.spans(text)] == ["box", "4", "3"]
     pytest.importorskip("cadquery")
     records = importlib.import_module(load_reward("cad.executes").call.made.__module__.replace("compared", "records"))
-    assert records.program_of(Sample(Prompt("", ""), 0, text)) == text[start:end]
+    assert records.program_of(Sample(Prompt("", ""), 0, text)) == text[start:end].replace("\r\n", "\n")

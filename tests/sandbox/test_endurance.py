@@ -79,7 +79,7 @@ def test_ten_thousand_programs():
                     assert (outcome.status, outcome.printed.decode()) == ("ok", expected), source
                 counts[outcome.status] += 1
             workers = children(template)
-            assert len(workers) == 2 and not any(children(worker) for worker in workers)
+            assert len(workers) == 2 and sum(len(children(worker)) for worker in workers) <= 1  # the last one's, ending
             lines.append((resident_mb(os.getpid()), max(resident_mb(worker) for worker in workers)))
         assert template == sandbox._template.process.pid
     print(f"\n{dict(counts)}\nMB of this process and its workers: {lines[1]} at {2 * BATCH}, {lines[-1]} at {PROGRAMS}")

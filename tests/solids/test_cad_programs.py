@@ -83,7 +83,7 @@ REFUSED = {
     "another module": ("import os", {}, "blocked", "import of os"),
     "a way out": (CQ + "cq.exporters.os.system('true')", {}, "blocked", "is not allowed"),
     "a star that brings a module": ("from cadquery import *\nx = exporters", {}, "blocked", "the name exporters"),
-    "a file": (CQ + "cq.Workplane().box(1, 2, 3).val().exportStep('x')", {}, "blocked", "exportStep"),
+    "a file": (CQ + "x = cq.Workplane().box(1, 2, 3).val().exportStep('x')", {}, "blocked", "exportStep"),
     "a way out that it defines": (CQ + "class A:\n  exporters = 1\ncq.exporters", {}, "blocked", "exporters"),
     "letters": (CQ + "result = cq.Workplane().text('a', 1, 1)", {}, "blocked", "text"),
     "a name as a text": (CQ + "getattr(cq, 'exporters')", {}, "blocked", "getattr"),

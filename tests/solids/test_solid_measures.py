@@ -212,7 +212,22 @@ def test_the_sizes_of_alignments():
         assert placed.mass[1] == pytest.approx((0, 0, 0), abs=1e-9)
 
 
-@every("options", [{"alignment": "icp"}, {"way": "voxels"}, {"form": "cubed"}, {"points": 0}, {"fineness": 1.0}])
+@every(
+    "options",
+    [
+        {"alignment": "icp"},
+        {"way": "voxels"},
+        {"form": "cubed"},
+        {"points": 0},
+        {"fineness": 1.0},
+        {"fineness": 0.01, "way": "exact"},
+    ],
+)
 def test_options_that_are_none_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Options(**options)
+
+
+def test_an_option_that_would_change_nothing_is_refused():
+    with pytest.raises(ValueError, match="makes none of"):
+        Options(way="exact", fineness=0.01)

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrl.data.order import cyclic_indices
-from mmrl.training.rollouts.curriculum import ORDERS, Curriculum, CurriculumError, difficulties, refill
+from mmrl.training.rollouts.curriculum import ORDERS, Curriculum
+from mmrl.training.rollouts.difficulty import CurriculumError, difficulties
+from mmrl.training.rollouts.refilling import refill
 from mmrl.types import Prompt
 
 NAMES = [f"p{i}" for i in range(6)]
@@ -85,6 +87,18 @@ def test_mixed_keeps_the_levels_below():
     made = curriculum(order="mixed", window=1, advance_at=0.5)
     made.record("p1", 0.6)
     assert set(made.order(0, 12, 0)) == {0, 1, 3, 4, 5}
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 3))
+def test_a_staged_level_asks_for_each_of_its_prompts_before_one_comes_again(count, every, seed):
+    """Wherever in a pass it opens."""
+    made = curriculum(order="staged", advance_every=every)
+    found = drawn(made, 12, count, seed)
+    for level in (1.0, 2.0, 3.0):
+        asked = [i for i in found if LEVELS[i] == level]
+        size = LEVELS.count(level)
+        assert all(len(set(asked[start : start + size])) == size for start in range(0, len(asked) - size + 1, size))
 
 
 def test_levels_by_step():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mmrl.config import ConfigError, load
 from mmrl.reporting.samples import read_step
 from mmrl.training.rollouts.buckets import levels, picked, shares
-from mmrl.training.rollouts.curriculum import Curriculum, CurriculumError
+from mmrl.training.rollouts.curriculum import Curriculum
+from mmrl.training.rollouts.difficulty import CurriculumError
 from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt
 
@@ -153,7 +154,7 @@ def test_an_estimate_follows_the_rollouts():
     made.record("p1", 0.0)  # 1.0 -> 0.5
     made.record("p1", 0.0)  # -> 0.25
     made.record("p4", 1.0)  # 0.125 -> 0.5625
-    assert made.estimates == {"p1": 0.25, "p4": 0.5625}
+    assert made.levels.estimates == {"p1": 0.25, "p4": 0.5625}
     assert made.order(0, 6, 0) == EASY_FIRST[2:]  # the pass that is on stays as it began
     second = made.order(1, 8, 0)
     assert second[:4] == [5, 3, 7, 4]
@@ -250,6 +251,57 @@ def test_a_run_that_stops_everywhere_asks_and_learns_as_one_that_never_does(tmp_
     assert torch.equal(resumed.adapter.table, straight.adapter.table)
     states = [json.dumps(loop.stage.rollouts.state(), sort_keys=True) for loop in (straight, resumed)]
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("reward", [None, "right", "form"])
+def test_what_is_right_is_what_one_reward_says_or_their_sum(tmp_path, reward):
+    """2 for the answer and 1 for the form, as SARI has them: by the sum the form alone is a right answer."""
+    (tmp_path / "score.py").write_text(
+        "def right(samples):\n    return [float('a' in s.artifact) for s in samples]\n"
+        "def form(samples):\n    return [float(s.artifact[:1] in ('a', 'b')) for s in samples]\n"
+    )
+    names = {"right": 2.0, "form": 1.0}
+    values = {
+        "out": str(tmp_path),
+        "data": {"prompts": "given"},
+        "rewards": [{"name": f"{tmp_path / 'score.py'}:{n}", "alias": n, "weight": w} for n, w in names.items()],
+        "stages": [
+            {
+                "kind": "grpo",
+                "steps": 1,
+                "groups": 8,
+                "samples": 6,
+                "curriculum": {**RATED, "order": "sorted", "reestimate": 1.0, **({"reward": reward} if reward else {})},
+            }
+        ],
+        "report": {"samples_every": 1, "groups": 8},
+    }
+    loop = make(values, PROMPTS)
+    loop.train()
+    groups, *_ = read_step(tmp_path / "run", "step_000001")
+
+    def passed(sample) -> bool:
+        scores = {name: sample.scores[name].value for name in names}
+        return (sum(names[n] * v for n, v in scores.items()) if reward is None else scores[reward]) >= 0.5
+
+    by_hand = {group.prompt.id: sum(map(passed, group.samples)) / len(group.samples) for group in groups}
+    assert loop.stage.rollouts.state()["curriculum"]["estimates"] == by_hand
+    assert len(by_hand) == 8 and 0 < sum(by_hand.values()) < 8
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ({"kind": "grpo", "curriculum": {"retire_at": 0.9, "reward": "b"}}, r"curriculum.reward: no reward 'b'.*is a"),
+        ({"kind": "filter", "rule": "difficulty", "reward": "b"}, r"reward: no reward 'b' \(there is a\)"),
+    ],
+)
+def test_a_reward_that_decides_has_to_be_there(tmp_path, stage, told):
+    (tmp_path / "score.py").write_text("def a(samples):\n    return [1.0 for s in samples]\n")
+    rewards = [{"name": f"{tmp_path / 'score.py'}:a", "alias": "a"}]
+    values = {"out": str(tmp_path), "data": {"prompts": "given"}, "rewards": rewards, "stages": [{**stage, "steps": 1}]}
+    with pytest.raises(ConfigError, match=told):
+        make(values, PROMPTS).train()
 
 
 def test_what_a_filter_measured_is_the_order_of_the_stage_behind_it(tmp_path):

@@ -16,9 +16,10 @@ from PIL import Image
 from mmrl.config import ConfigError, DataConfig, FilterStage, load
 from mmrl.data.records import KeptRecords
 from mmrl.modalities.adapter import Unsupported
+from mmrl.training.rollouts.deciding import looked_at
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run_folder import prompts_of
-from mmrl.training.stages.filter_rules import keep, looked_at, set_rewards
+from mmrl.training.stages.filter_rules import keep, set_rewards
 from mmrl.training.stages.filtered import NothingKept
 from mmrl.training.stages.preference import Preference
 from mmrl.training.stages.sft import Sft
@@ -188,9 +189,9 @@ def test_the_reward_of_the_rule_is_the_weighted_sum_or_one_of_them(tmp_path, rew
     table = [(Score(1.0), Score(0.5)), (Score(1.0), Score(None, status="na")), (Score(1.0), Score.invalid("broke"))]
     for sample, scores in zip(odd.samples, table):
         sample.scores = dict(zip(names, scores))
-    set_rewards(looked_at(FilterStage(steps=1, rule="pairs"), trainer.run.weights), [odd])
+    set_rewards(looked_at(trainer.run.weights, None), [odd])
     assert [s.reward for s in odd.samples] == [1.5, 2.0, None]
-    set_rewards(looked_at(FilterStage(steps=1, rule="pairs", reward=names[1]), trainer.run.weights), [odd])
+    set_rewards(looked_at(trainer.run.weights, names[1]), [odd])
     assert [s.reward for s in odd.samples] == [0.5, None, None]
 
 

@@ -49,12 +49,14 @@ def ask(
 ) -> Iterator[dict[str, Any]]:
     """A line for each way of each question: those of the ledger, and what the model says to the others.
 
+    A line of the ledger counts as far as it is about the sound that the way has now: with more questions, another's
+    sound is another one.
     lost: gets why the model cannot be asked, by the id of the prompt; None: that raises ConfigError.
     """
     places = [(question, number, way) for question in questions for number, way in enumerate(asked[question.id])]
     # Asked anew in the same parts: what is said then is the same to the bit.
     parts = [places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)]
-    left = [part for part in parts if any(ledger.get(q.id, number) is None for q, number, _ in part)]
+    left = [part for part in parts if any(_kept(ledger, *place) is None for place in part)]
     if left:
         adapter = opened(model)
         try:
@@ -71,14 +73,20 @@ def ask(
                     reply = group.samples[0].artifact
                     if not isinstance(reply, str):
                         raise ConfigError(f"the model makes {type(reply).__name__}, not texts")
-                    if ledger.get(q.id, number) is None:
+                    if _kept(ledger, q, number, way) is None:
                         ledger.add({"id": q.id, WAY: number, "name": way.name, "sound": way.sound, "said": reply})
         finally:
             adapter.close()
-    for question, number, _ in places:
-        line = ledger.get(question.id, number)
+    for place in places:
+        line = _kept(ledger, *place)
         if line is not None:
             yield line
+
+
+def _kept(ledger: Ledger, question: Question, number: int, way: Way) -> dict[str, Any] | None:
+    """What was said of the question in this way, where it was asked with this sound."""
+    line = ledger.get(question.id, number)
+    return line if line is not None and line.get("sound") == way.sound else None
 
 
 def _unfit(adapter: Any, prompt: Prompt) -> str | None:

@@ -18,6 +18,7 @@ from mmrl.bench.listening.scores import rows
 from mmrl.bench.listening.ways import GIVEN, wording_of
 from mmrl.bench.outcome import Outcome
 from mmrl.config import ConfigError
+from mmrl.near import short
 from mmrl.share import resolve
 from mmrl.sounds import MAX_SECONDS, SoundError, measure
 
@@ -57,6 +58,7 @@ def evaluate(
     questions = [question for question in found.questions if question.id in chosen]
     bad = {name: why for name, why in found.bad.items() if name in chosen}
     place: Path | None
+    unknown: list[str] = []
     lost: dict[str, str] = {}
     if isinstance(source, Model):
         if key is not None:
@@ -78,12 +80,20 @@ def evaluate(
                 f"whose answers? {file} has none ({key or ' or '.join(benchmark.said)}): give a config or a run's "
                 "folder, or --predictions FILE"
             )
+        known = set(found.order)
+        unknown = [name for name in answers if name not in known]
+        if len(unknown) == len(answers):
+            raise ConfigError(
+                f"{source}: none of its {len(answers)} answers is to a question of {file}, the first has the id "
+                f"{short(unknown[0])}; take the file that they are answers to"
+            )
         lines = [{"id": q.id, "said": answers[q.id]} for q in questions if q.id in answers]
         said = {line["id"]: {GIVEN: line["said"]} for line in lines}
         who = {"predictions": str(source or file)}
     told = [
         *found.odd,
         *_lost(lost),
+        *_unknown(unknown, file),
         *_told(questions, said, bad, deaf, isinstance(source, Model), version, _digest(found)),
     ]
     more = {"version": version, "questions_digest": _digest(found), **who}
@@ -176,6 +186,15 @@ def _lost(lost: Mapping[str, str]) -> Iterator[str]:
     if lost:
         name, why = next(iter(lost.items()))
         yield f"{len(lost)} times the model could not be asked, which counts as wrong, the first: {name}: {why}"
+
+
+def _unknown(names: Sequence[str], file: str | Path) -> Iterator[str]:
+    """names: ids of answers that are to no question."""
+    if names:
+        yield (
+            f"{len(names)} answers are to no question of {file} and count nothing, the first has the id "
+            f"{short(names[0])}"
+        )
 
 
 def _digest(found: File) -> str:

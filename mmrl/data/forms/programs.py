@@ -14,11 +14,11 @@ from typing import Any
 
 from mmrl.data.forms.columns import text_in
 from mmrl.data.forms.writing import unwritten
-from mmrl.fences import blocks
+from mmrl.fences import blocks, last_of
 from mmrl.near import short
 from mmrl.thoughts import without_thoughts
 
-_LANGUAGES = ("", "python", "py", "python3", "cadquery")
+_LANGUAGES = ("python", "py", "python3", "cadquery")
 _ASKED = "Write the CadQuery program of this part."  # where a data set has no words of its own
 
 
@@ -39,8 +39,9 @@ def cad_coder(record: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(said, Mapping) or said.get("role") != "assistant" or not isinstance(said.get("content"), str):
         raise ValueError("format cad_coder needs `messages` that end with an answer, which has the program")
     answer = said["content"]
-    for start, end in reversed(blocks(answer, _LANGUAGES)):
-        answer = answer[:start] + unwritten(answer[start:end]) + answer[end:]
+    for block in reversed(blocks(answer)):
+        if block.language in ("", *_LANGUAGES):
+            answer = answer[: block.start] + unwritten(answer[block.start : block.end]) + answer[block.end :]
     code = _program(without_thoughts(answer), "cad_coder")
     made = {"id": _stem(text_in(record, "model_path", "cad_coder"))}
     return made | {"messages": [*record["messages"][:-1], {**said, "content": answer}]} | _built(record, code)
@@ -128,8 +129,8 @@ def _object(value: Any) -> Any:
 def program_in(text: str) -> str:
     """A program without the fence that it may stand in and the lines that write files: a sandbox refuses them, and a
     policy would learn them."""
-    fenced = blocks(text, _LANGUAGES)
-    return unwritten(text[slice(*fenced[-1])] if fenced else text)
+    block = last_of(text, _LANGUAGES)
+    return unwritten(text if block is None else block.code(text))
 
 
 def _program(text: str, form: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmrl.engines.base import Completion
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
-from mmrl.media import Perceived, Size
+from mmrl.media import Perceived, Size, sounds_of
 from mmrl.modalities.tokens.config import ConversationConfig
 from mmrl.modalities.tokens.prompts import TooLong
 from mmrl.seeds import seed_of
@@ -46,7 +46,7 @@ class Speaker(Protocol):
 
     def opened(self, prompt: Prompt, context: Context) -> Opened: ...
 
-    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Perceived]]: ...
+    def replied(self, prompt: Prompt, reply: Reply, end: int | None, heard: int) -> tuple[Row, list[Perceived]]: ...
 
     def text(self, ids: Tensor) -> str: ...
 
@@ -254,7 +254,8 @@ def _advance(
         fresh = replace(episode, turns=[], media=[], finished=True, info={})  # the memory is the same
         return _started(talk.group, talk.index, talk.seed, fresh, start, talk.turns)
     last = int(talk.rest.ids[-1])
-    row, media = speaker.replied(episode.prompt, reply, last if last in stop_ids else None)
+    heard = len(sounds_of(episode.media))
+    row, media = speaker.replied(episode.prompt, reply, last if last in stop_ids else None, heard)
     behind = len(talk.rest) + len(row)
     over = len(talk.prompt) + behind + per_turn > rules.room or (
         limits.max_tokens is not None and behind >= limits.max_tokens

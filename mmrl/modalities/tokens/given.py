@@ -13,7 +13,7 @@ from mmrl.engines.base import Completion
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context
 from mmrl.environments.opening import opening
-from mmrl.media import AUDIO, IMAGE, Heard, Place, View
+from mmrl.media import AUDIO, IMAGE, SOUND_COLUMNS, Heard, Place, View, own_sounds
 from mmrl.modalities.tokens.conversation import Opened, Rules, converse
 from mmrl.modalities.tokens.prompts import continues
 from mmrl.modalities.tokens.reading import Reader
@@ -74,7 +74,7 @@ def _told(
         raise ValueError(f"prompt {prompt.id!r}: answer {index} is a conversation, and so is its environment")
     left = _encoded(reader, prompt, index, answer, banned)
     others = [message for message in answer if message["role"] != "assistant"]
-    pictures, sounds = len(reader.sizes(prompt)), len(prompt.record.get("sounds") or ())
+    pictures, sounds = len(reader.sizes(prompt)), len(own_sounds(prompt.record))
     pictures, sounds = pictures - _marks(others, IMAGE, pictures), sounds - _marks(others, AUDIO, sounds)
     start = _opened(reader, prompt, pictures, sounds)
     rest, media, turns = Row(torch.zeros(0, dtype=torch.int64)), list(start.media), list(start.turns)
@@ -117,8 +117,10 @@ def _told(
 def _opened(reader: Reader, prompt: Prompt, pictures: int, sounds: int) -> Opened:
     """The opening with the pictures and sounds that are not marked later: the first ones."""
     first = prompt
-    if 0 <= sounds < len(prompt.record.get("sounds") or ()):
-        first = replace(prompt, record={**prompt.record, "sounds": list(prompt.record["sounds"])[:sounds]})
+    own = own_sounds(prompt.record)
+    if 0 <= sounds < len(own):
+        others = {name: value for name, value in prompt.record.items() if name not in SOUND_COLUMNS}
+        first = replace(prompt, record={**others, "sounds": own[:sounds]})
     if not reader.sizes(prompt):
         return reader.opened(first, reader.opening(first))
     return reader.opened(first, Context(opening(first, pictures), [View(i) for i in range(pictures)]))

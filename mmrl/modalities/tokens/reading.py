@@ -15,7 +15,7 @@ from torch import Tensor
 from mmrl.engines.decoder import Row
 from mmrl.environments.base import Context, Environment, Episode, Reply, drawn_by
 from mmrl.environments.load import load_environment, parts_of
-from mmrl.media import IMAGE, Perceived, Place, Size
+from mmrl.media import IMAGE, Excerpt, Perceived, Place, Size, View, own_sounds
 from mmrl.modalities.tokens.conversation import Opened
 from mmrl.modalities.tokens.precise import Find, classes, digits, grown
 from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
@@ -110,15 +110,16 @@ class Reader:
     def unmet(self, prompt: Prompt, context: Context) -> str | None:
         """What of a prompt this policy has no sense for, in words that follow "prompt ...", or None."""
         marked = bool(prompt.record.get("images")) and any(IMAGE in message["content"] for message in context.messages)
-        if not self.sees and (marked or context.views):  # a video's frames, too
+        if not self.sees and (marked or any(isinstance(view, View) for view in context.views)):  # a video's frames, too
             return "shows pictures, which this modality does not read"
-        if not self.hears and prompt.record.get("sounds"):
+        if not self.hears and (own_sounds(prompt.record) or any(isinstance(v, Excerpt) for v in context.views)):
             return "has sounds, which this modality does not hear; leave the column out to ask without them"
         return None
 
-    def replied(self, prompt: Prompt, reply: Reply, end: int | None) -> tuple[Row, list[Perceived]]:
-        """What an environment adds behind a turn of the policy; end: the id that ended the turn, None for none."""
-        return self.observed(prompt, [{"role": reply.role, "content": reply.text}], reply.views, end)
+    def replied(self, prompt: Prompt, reply: Reply, end: int | None, heard: int = 0) -> tuple[Row, list[Perceived]]:
+        """What an environment adds behind a turn of the policy; end: the id that ended the turn, None for none; heard:
+        sounds before it."""
+        return self.observed(prompt, [{"role": reply.role, "content": reply.text}], reply.views, end, heard)
 
     def later(
         self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], pictures: int, sounds: int

@@ -39,10 +39,10 @@ def _named(name: str, names: dict[str, Any]) -> Any:
     first, *rest = name.split(".")
     if first == f"{SOLUTION}()":
         found = names[SOLUTION]()
+    elif SOLUTION in names and hasattr(names[SOLUTION], first):  # before what a star import brought
+        found = getattr(names[SOLUTION](), first)
     elif first in names:
         found = names[first]
-    elif SOLUTION in names and hasattr(names[SOLUTION], first):
-        found = getattr(names[SOLUTION](), first)
     else:
         raise NameError(f"the program defines no {name[:80]}")
     for attribute in rest:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
+import socket
 import sys
 from types import ModuleType
 from typing import NoReturn, TextIO
 
 from ..outcome import Refused, Status, is_status, one_line
 from .confine import Confinement, die_with, enter
-from .frames import packed
+from .frames import packed, receive
 
 RESULT = 3  # the descriptor that the message goes to
 CONFINED, UNCONFINED = b"+", b"-"  # its first byte, written before the program can write any
@@ -19,22 +21,24 @@ _RULES = 4
 
 
 def become(
+    program: socket.socket,
     runner: ModuleType,
-    source: bytes,
-    argument: bytes,
-    files: tuple[int, int, int, int],
+    files: tuple[int, int, int],
     how: Confinement,
     limits: dict[str, float],
     processes: int,
     parent: int,
 ) -> NoReturn:
-    """Never returns. files: descriptors that become standard input, output, error, and the result's."""
+    """Never returns. program: where its source and argument come from. files: descriptors that become standard output,
+    error, and the result's."""
     status = 70
     try:
         os.setsid()
-        _go_first()
-        _keep_only(files, how)
         die_with(parent)
+        _go_first()
+        most = (int(limits["source_kb"]) << 10) + (int(limits["argument_mb"]) << 20)
+        _, (source, argument) = receive(program, most)
+        _keep_only((_holding(argument), *files), how)
         own = Confinement(_RULES if how.rules >= 0 else -1, how.program, how.why)
         why = enter(own, limits["seconds"], int(limits["memory_mb"]), int(limits["files"]), processes)
         if failed := sorted(set(why) - set(how.why)):  # what the worker could enter, a fork of it can
@@ -49,6 +53,16 @@ def become(
             status = 0
     finally:
         os._exit(status)
+
+
+def _holding(data: bytes) -> int:
+    """A descriptor of memory with the data, at its beginning: standard input that needs nobody to write it."""
+    place = os.memfd_create("argument", os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(place, view) :]
+    os.lseek(place, 0, os.SEEK_SET)
+    return place
 
 
 def _go_first() -> None:
@@ -89,8 +103,16 @@ def _open_standard() -> None:
         setattr(sys, f"__{name}__", file)
 
 
+def _same_chance() -> None:
+    """Each program begins with the same random numbers, today and tomorrow: a reward is what it was."""
+    random.seed(0)  # Python gives every fork others
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(0)
+
+
 def _run(runner: ModuleType, source: bytes, argument: bytes, most: int) -> tuple[dict[str, str], bytes]:
     _open_standard()
+    _same_chance()
     try:
         output = runner.execute(source.decode("utf-8", "surrogatepass"), argument)
         if not isinstance(output, bytes):

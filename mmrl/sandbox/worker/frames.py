@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -16,14 +17,29 @@ class Broken(Exception):
 
 def packed(header: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
     """A message; `sizes` of the header are written here."""
-    said = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
+    return b"".join((_head(header, [len(blob) for blob in blobs]), *blobs))
+
+
+def _head(header: dict[str, Any], sizes: list[int]) -> bytes:
+    said = json.dumps({**header, "sizes": sizes}).encode()
     if len(said) > HEADER:
         raise ValueError(f"a header of {len(said)} bytes, {HEADER} are allowed")
-    return b"".join((len(said).to_bytes(4, "big"), said, *blobs))
+    return len(said).to_bytes(4, "big") + said
 
 
 def send(to: socket.socket, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
     to.sendall(packed(header, blobs))
+
+
+def send_parts(to: socket.socket, header: dict[str, Any], parts: Sequence[tuple[int, int, int]]) -> None:
+    """A message whose bytes are parts of files, each a descriptor, a place and a size; they go within the kernel."""
+    to.sendall(_head(header, [size for _, _, size in parts]))
+    for file, place, size in parts:
+        while size:
+            sent = os.sendfile(to.fileno(), file, place, size)
+            if not sent:
+                raise Broken("a file is shorter than it was")
+            place, size = place + sent, size - sent
 
 
 def receive(source: socket.socket, most: int) -> tuple[dict[str, Any], list[bytes]]:
@@ -37,23 +53,6 @@ def receive(source: socket.socket, most: int) -> tuple[dict[str, Any], list[byte
     if sum(sizes) > most:
         raise Broken(f"a message of {sum(sizes)} bytes, {most} are allowed")
     return header, [_exactly(source, size) for size in sizes]
-
-
-def unpacked(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """The one message that `data` is, to its last byte. Raises Broken for anything else."""
-    if len(data) < 4:
-        raise Broken("it ends within the length of its header")
-    size = length(data[:4])
-    if len(data) < 4 + size:
-        raise Broken("it ends within its header")
-    header = parsed(data[4 : 4 + size])
-    if len(data) != 4 + size + sum(header["sizes"]):
-        raise Broken("its length is not what its header says")
-    blobs, place = [], 4 + size
-    for one in header["sizes"]:
-        blobs.append(data[place : place + one])
-        place += one
-    return header, blobs
 
 
 def length(four: bytes) -> int:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
-from ..outcome import Status, is_status, one_line
+from ..outcome import Status, one_line
 from . import frames
-from .child import UNCONFINED, become
+from .child import become
 from .confine import Confinement
+from .verdict import Ended, NotBegun, Unconfined, judged
 
 _PIECE = 1 << 16
 _TICK = 1.0  # seconds between two looks at whether our parent lives
 _LOOK = 0.1  # seconds between two looks at how many threads a program has
 _SECOND = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
 _BEGINS_IN = 60.0  # seconds from the fork to its program, on a machine that has much else to do
-
-
-class Unconfined(Exception):
-    """A fork could not be confined, and its program was not run."""
-
-
-class NotBegun(Exception):
-    """A fork was killed, or hung, before its program began: no fault of that."""
 
 
 @dataclass
@@ -39,13 +33,14 @@ class Watched:
     handle: int  # its pidfd
     result: int  # descriptors to read
     printed: int
-    parts: dict[int, bytearray] = field(default_factory=dict)
+    files: dict[int, int]  # what was read of each so far: a file in memory, and its size
+    sizes: dict[int, int]
     begun: float = 0.0  # when its program began, by the monotonic clock; 0 before
-    status: str = ""  # why it was killed, if it was
-    reason: str = ""
+    why: tuple[str, str] | None = None  # status and reason, if we killed it
 
     def kill(self, status: str = "", reason: str = "") -> None:
-        self.status, self.reason = self.status or status, self.reason or reason
+        if status and self.why is None:
+            self.why = status, reason
         for send in (os.killpg, os.kill):
             try:
                 send(self.pid, signal.SIGKILL)
@@ -64,58 +59,63 @@ class Worker:
     processes: int
 
     def serve(self) -> None:
-        """Until the other side is gone."""
+        """Until the other side is gone, or a program was lost."""
         parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         frames.send(self.socket, {"pid": os.getpid()})
-        most = (int(self.limits["source_kb"]) << 10) + (int(self.limits["argument_mb"]) << 20)
         while True:
             while not select.select([self.socket], [], [], _TICK)[0]:
                 if os.getppid() != parent:
                     return None
             try:
-                _, (source, argument) = frames.receive(self.socket, most)
-            except (EOFError, OSError):
-                return None
-            try:
-                frames.send(self.socket, *self.run(source, argument))
+                if not self.socket.recv(1, socket.MSG_PEEK):
+                    return None
+                self.run()
             except Unconfined as error:
                 return frames.send(self.socket, {"unconfined": one_line(str(error))})
-            except NotBegun:
+            except (OSError, frames.Broken, NotBegun, Ended):
                 return None  # as if this worker had died: another one tries
 
-    def run(self, source: bytes, argument: bytes) -> tuple[dict[str, Any], list[bytes]]:
-        """Run one program; the header and the bytes of its outcome."""
-        child = self._fork(source, argument)
-        try:
-            self._watch(child, time.monotonic() + _BEGINS_IN)
-        finally:
-            child.kill()
-            _, code, usage = os.wait4(child.pid, 0)
-            for descriptor in (child.handle, child.result, child.printed):
-                os.close(descriptor)
-            _sweep()
-        printed = bytes(child.parts[child.printed])
-        status, reason, output = self._judge(child, code, usage.ru_utime + usage.ru_stime)
-        header = {
-            "status": status,
-            "reason": one_line(reason),
-            "seconds": round(time.monotonic() - child.begun, 6),
-            "peak_mb": round(usage.ru_maxrss / 1024, 3),
-        }
-        return header, [output, printed]
+    def run(self) -> None:
+        """Run the program that waits in the socket, and tell what became of it.
 
-    def _fork(self, source: bytes, argument: bytes) -> Watched:
+        Nothing of it passes through this process's memory, of which the next has a copy: the fork takes it from the
+        socket, and what it writes goes from pipe to file to socket within the kernel.
+        """
+        child = self._fork()
+        try:
+            try:
+                self._watch(child, time.monotonic() + _BEGINS_IN)
+            finally:
+                child.kill()
+                _, code, usage = os.wait4(child.pid, 0)
+                _sweep()
+            status, reason, output = judged(child.files[child.result], code, usage, self.limits, child.why)
+            header = {
+                "status": status,
+                "reason": one_line(reason),
+                "seconds": round(time.monotonic() - child.begun, 6),
+                "peak_mb": round(usage.ru_maxrss / 1024, 3),
+            }
+            printed = child.files[child.printed], 0, child.sizes[child.printed]
+            frames.send_parts(self.socket, header, [(child.files[child.result], *output), printed])
+        finally:
+            for descriptor in (child.handle, *child.files, *child.files.values()):
+                os.close(descriptor)
+
+    def _fork(self) -> Watched:
         result, to_result = os.pipe()
         printed, to_printed = os.pipe()
-        given, nothing = _holding(argument), os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            files = (given, to_printed, nothing, to_result)
-            become(self.runner, source, argument, files, self.how, self.limits, self.processes, parent)
-        for descriptor in (to_result, to_printed, given, nothing):
+            files = (to_printed, nothing, to_result)
+            become(self.socket, self.runner, files, self.how, self.limits, self.processes, parent)
+        for descriptor in (to_result, to_printed, nothing):
             os.close(descriptor)
-        return Watched(pid, os.pidfd_open(pid), result, printed, {result: bytearray(), printed: bytearray()})
+        written = {pipe: os.memfd_create("written", os.MFD_CLOEXEC) for pipe in (result, printed)}
+        return Watched(pid, os.pidfd_open(pid), result, printed, written, dict.fromkeys(written, 0))
 
     def _watch(self, child: Watched, deadline: float) -> None:
         """Read what the fork writes until it ends, runs out of time, writes too much, or has too many threads."""
@@ -125,7 +125,7 @@ class Worker:
         }
         told = {child.result: "the result", child.printed: "what it printed"}
         poll = select.poll()
-        poll.register(self.socket, select.POLLIN | select.POLLRDHUP)
+        poll.register(self.socket, select.POLLRDHUP)  # the fork still reads from it
         for descriptor in (*most, child.handle):
             poll.register(descriptor, select.POLLIN)
         ended = False
@@ -138,17 +138,17 @@ class Worker:
                     ended = True
                     poll.unregister(descriptor)
                     continue
-                part = os.read(descriptor, _PIECE)
-                if not part:
+                size = os.splice(descriptor, child.files[descriptor], _PIECE)
+                if not size:
                     poll.unregister(descriptor)
                     continue
-                held = child.parts[descriptor]
-                if descriptor == child.result and not held:  # the byte that says that it is confined
+                if descriptor == child.result and not child.begun:  # the byte that says that it is confined
                     child.begun = time.monotonic()
                     deadline = child.begun + self.limits["seconds"]
-                held += part
-                if len(held) > most[descriptor]:
-                    del held[most[descriptor] :]
+                    poll.modify(self.socket, select.POLLIN | select.POLLRDHUP)
+                child.sizes[descriptor] += size
+                if child.sizes[descriptor] > most[descriptor]:
+                    child.sizes[descriptor] = most[descriptor]
                     return child.kill(Status.OUTPUT, f"{told[descriptor]} is over {most[descriptor] >> 10} KiB")
         return None
 
@@ -166,60 +166,12 @@ class Worker:
                 child.kill(Status.MEMORY, f"over {self.limits['threads']} threads")
                 return []
 
-    def _judge(self, child: Watched, code: int, cpu: float) -> tuple[str, str, bytes]:
-        """(status, reason, output) of a fork that ended."""
-        written = bytes(child.parts[child.result])
-        first, rest = written[:1], written[1:]
-        if first == UNCONFINED:
-            raise Unconfined(rest.decode(errors="replace"))
-        if not first:
-            raise NotBegun
-        if child.status:
-            return child.status, child.reason, b""
-        if os.WIFSIGNALED(code):
-            number = os.WTERMSIG(code)
-            spent = number in (signal.SIGXCPU, signal.SIGKILL) and cpu >= self.limits["seconds"]
-            if spent:
-                return Status.TIMEOUT, f"over {self.limits['seconds']:g} s of the processor", b""
-            return Status.CRASH, f"killed by {_signal(number)}", b""
-        if not rest:
-            ended = os.WEXITSTATUS(code)
-            why = f"it ended by itself with {ended}, before its result"
-            return (Status.NO_RESULT if ended == 0 else Status.CRASH), why, b""
-        try:
-            header, blobs = frames.unpacked(rest)
-        except frames.Broken as error:
-            return Status.NO_RESULT, f"what came for a result is none: {error}", b""
-        if os.WEXITSTATUS(code) != 0:
-            return Status.CRASH, f"it ended with {os.WEXITSTATUS(code)} after its result", b""
-        status, reason = header.get("status"), header.get("reason")
-        if not is_status(status) or not isinstance(reason, str) or len(blobs) != 1:
-            return Status.NO_RESULT, "what came for a result has no status, reason and bytes", b""
-        return str(status), reason, blobs[0] if status == Status.OK else b""
-
-
-def _holding(data: bytes) -> int:
-    """A descriptor of memory with the data, at its beginning: standard input that needs nobody to write it."""
-    place = os.memfd_create("argument", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(place, view) :]
-    os.lseek(place, 0, os.SEEK_SET)
-    return place
-
 
 def _threads(pid: int) -> int:
     try:
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
     except FileNotFoundError:  # it has ended
         return 0
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _sweep() -> None:

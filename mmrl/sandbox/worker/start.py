@@ -1,4 +1,4 @@
-"""Run by the worker's interpreter with -I: makes a bare package `mmrl` of this one, and nothing else of its folder.
+"""Run by the worker's interpreter with -s -P: makes a bare package `mmrl` of this one, and nothing else of its folder.
 
 The interpreter need not have mmrl, nor any package of the trainer's.
 """

@@ -5,7 +5,6 @@ It is started as a program of its own, by any interpreter: never a fork of the t
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import importlib.util
@@ -25,7 +24,6 @@ from .confine import LAYERS, Confinement, enter, leaks, prepared
 from .serve import Worker
 
 _TICK = 1.0  # seconds between two looks at whether our parent lives
-_PR_SET_CHILD_SUBREAPER = 36
 _NOBODY = "_mmrl_no_such_module"
 
 
@@ -73,7 +71,6 @@ def _work(worker: Worker) -> None:
     """In the fork: serve until the socket is closed, and end."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         worker.serve()
     finally:
         os._exit(0)

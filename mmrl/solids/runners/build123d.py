@@ -12,6 +12,7 @@ from mmrl.sandbox import Dialect
 from mmrl.solids import programs
 from mmrl.solids.dialects import DIALECTS
 from mmrl.solids.nouns import NO_RESULT, NOT_SOLID, Refused
+from mmrl.solids.outputs import without_outputs
 from mmrl.solids.packing import packed
 from mmrl.solids.threads import one_thread
 
@@ -40,6 +41,7 @@ def execute(source: str, argument: bytes = b"") -> bytes:
     import build123d
 
     convention = programs.Convention.of({"results": DIALECT.results, **json.loads(argument or b"{}")})
+    source = without_outputs(source, DIALECT.viewer)
     allowed = DIALECT.sieve_for(source, sieve())
     steps: list[tuple[int, bytes]] = []
     if convention.steps:
@@ -48,7 +50,7 @@ def execute(source: str, argument: bytes = b"") -> bytes:
             if count:
                 steps.append((line, _brep(shape, build123d)))
     ran = programs.run(source, DIALECT.viewer, allowed, _MORE)
-    found, where = programs.result_of(ran, convention, _is_shape)
+    found, where = programs.result_of(ran, convention, _is_shape, lambda value: _shape_of(value, build123d)[1])
     shape, count = _shape_of(found, build123d)
     if shape is None:
         raise Refused(NO_RESULT, f"{where} holds no shape")

@@ -9,8 +9,9 @@ from typing import Any
 from mmrl.sandbox import Dialect
 from mmrl.solids import programs
 from mmrl.solids.bodies import compound
-from mmrl.solids.dialects import DIALECTS
+from mmrl.solids.dialects import DIALECTS, tamed
 from mmrl.solids.nouns import NO_RESULT, NOT_SOLID, Refused
+from mmrl.solids.outputs import without_outputs
 from mmrl.solids.packing import packed
 from mmrl.solids.properties import kind_of_shape, solids_in
 from mmrl.solids.reading import write_brep
@@ -24,6 +25,7 @@ _MORE = {"debug": lambda *_, **__: None}  # of the viewer, as show_object
 def sieve() -> Dialect:
     import cadquery
 
+    tamed(cadquery)
     return DIALECT.sieve(cadquery)
 
 
@@ -47,6 +49,7 @@ def execute(source: str, argument: bytes = b"") -> bytes:
     import cadquery
 
     convention = programs.Convention.of({"results": DIALECT.results, **json.loads(argument or b"{}")})
+    source = without_outputs(source, DIALECT.viewer)
     allowed = DIALECT.sieve_for(source, sieve())
     steps: list[tuple[int, bytes]] = []
     if convention.steps:
@@ -55,17 +58,25 @@ def execute(source: str, argument: bytes = b"") -> bytes:
             if shape is not None and solids_in(shape):
                 steps.append((line, write_brep(shape)))
     ran = programs.run(source, DIALECT.viewer, allowed, _MORE)
-    found, where = programs.result_of(ran, convention, _is_shape)
+    found, where = programs.result_of(ran, convention, _is_shape, _count)
     shape = _shape_of(found, cadquery)
     if shape is None and isinstance(found, cadquery.Sketch):
         raise Refused(NOT_SOLID, f"{where} is a Sketch, and no solid; extrude it")
     if shape is None:
         raise Refused(NO_RESULT, f"{where} holds {_named(found)}, and no shape")
-    count = len(solids_in(shape))
+    count = _count(found)
     if not count:
         raise Refused(NOT_SOLID, f"{where} holds {_named(found)} of a {kind_of_shape(shape)}, and no solid")
     head = {"from": where, "solids": count, "lines": [line for line, _ in steps]}
     return packed(head, write_brep(shape), *(brep for _, brep in steps))
+
+
+def _count(value: Any) -> int:
+    """Its solids."""
+    import cadquery
+
+    shape = _shape_of(value, cadquery)
+    return 0 if shape is None else len(solids_in(shape))
 
 
 def _is_shape(value: Any) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrl.config import ConfigError, EvalConfig
-from mmrl.data.choices import rotations, shuffled, tell_hidden
+from mmrl.data.choices import check_answers, rotations, shuffled, tell_hidden
 from mmrl.data.order import cyclic_indices
 from mmrl.media import pictures_of
 from mmrl.rewarding.run import Abandoned, score_groups
@@ -173,6 +173,7 @@ def questions(prompts: Sequence[Prompt], options: EvalConfig) -> list[Question]:
     """
     if options.choices == "given":
         return [Question(p, p) for p in prompts]
+    check_answers(prompts, "eval.choices")
     tell_hidden(prompts, "eval.choices")
     if options.choices == "shuffled":
         return [Question(shuffled(p, options.seed), p) for p in prompts]

@@ -16,8 +16,11 @@ from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.branching import branched, failing_alike
-from mmrl.training.rollouts.curriculum import Curriculum, difficulties, refill
+from mmrl.training.rollouts.curriculum import Curriculum
+from mmrl.training.rollouts.deciding import looked_at
+from mmrl.training.rollouts.difficulty import difficulties
 from mmrl.training.rollouts.hints import climb, plain
+from mmrl.training.rollouts.refilling import refill
 from mmrl.training.rollouts.replaying import replay_old
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled
 from mmrl.training.run import Run
@@ -150,7 +153,8 @@ class Collector:
         """Tell the curriculum the pass rates of the groups of all processes, in the order of their indices."""
         if not self.options.rewarded:
             return
-        options, weights, index = self.options, self.run.weights, self.curriculum.index
+        options, index = self.options, self.curriculum.index
+        weights = looked_at(self.run.weights, options.curriculum.reward)
         rates, known = (torch.zeros(options.groups, dtype=torch.float64) for _ in range(2))
         numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)
         for group in groups:

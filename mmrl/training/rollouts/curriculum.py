@@ -12,15 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.seeds import seed_of
-from mmrl.training.rollouts.buckets import levels, permutation, picked, shares
-from mmrl.types import Prompt
+from mmrl.training.rollouts.buckets import permutation, picked, shares
+from mmrl.training.rollouts.difficulty import CurriculumError, Levels
 
 LEVELLED = ("staged", "mixed")
 ORDERS = ("shuffled", "sorted", *LEVELLED, "shifting")
-
-
-class CurriculumError(ValueError):
-    """A curriculum that cannot be made, cannot go on, or does not fit its saved state; says what to do."""
 
 
 class AllRetired(CurriculumError):
@@ -35,7 +31,7 @@ class Curriculum:
     buckets: levels are so many buckets of about as many prompts each; None: the different numbers. See buckets.levels.
     order: shuffled, a new permutation for each pass.
         sorted, level by level in each pass (SARI: by falling pass rate); equal ones shuffled.
-        staged, only the prompts of the current level, shuffled; see `record`.
+        staged, only the prompts of the current level, shuffled, in passes that begin with it; see `record`.
         mixed, the prompts of the current level and of those before it, shuffled.
         shifting, each from a level drawn by buckets.shares of the steps that are done: at first mostly the first
         levels, at last mostly the last ones. A level's prompts come in passes of their own.
@@ -81,22 +77,20 @@ class Curriculum:
             raise CurriculumError("curriculum: window and advance_every must be 1 or more")
         self.kind, self.advance_at, self.window = order, advance_at, window
         self.advance_every, self.retire_at = advance_every, retire_at
-        self.evenly, self.steps, self.reestimate = advance == "evenly", steps, reestimate
-        self.first, self.buckets = first, buckets
+        self.evenly, self.steps = advance == "evenly", steps
         self.index = {name: i for i, name in enumerate(ids)}
-        self.values = [0.0] * len(ids) if difficulty is None else list(difficulty)
-        if reestimate is not None:
-            _refuse_no_rates(ids, self.values)
-        self.estimates: dict[str, float] = {}  # numbers that rollouts have changed
-        self.used: dict[str, float] = {}  # those of them that the levels are drawn from
-        self.rank = self._ranks()
-        self.top = max(self.rank) if buckets is None else buckets - 1
+        self.levels = Levels(ids, difficulty or [0.0] * len(ids), first, buckets, reestimate)
         self.level = 0
         # In the endless sequence over all prompts, those outside the pool included; of `shifting`, prompts drawn.
         self.position = 0
-        self.places = [0] * (self.top + 1)  # shifting: as position, for each level
+        self.places = [0] * (self.top + 1)  # staged, shifting: as position, for each level
         self.recent: list[float] = []
         self.retired: set[str] = set()
+
+    @property
+    def top(self) -> int:
+        """The last level."""
+        return self.levels.top
 
     def order(self, step: int, count: int, seed: int) -> list[int]:
         """The next `count` prompts, as indices; a second call goes on where the first ended (to refill a step).
@@ -105,19 +99,21 @@ class Curriculum:
         retired.
         """
         if self.kind != "sorted":
-            self._settle()
+            self.levels.settle()
         if self.kind == "shifting":
             return self._shifted(step, count, seed)
         if self.evenly:
             self._advance(step * (self.top + 1) // self.steps)
         elif self.advance_every is not None:
             self._advance(step // self.advance_every)
-        pool = self._pool()
+        level, pool = self._pool()
+        if self.kind == "staged":
+            return [self._next_of(level, pool, seed) for _ in range(count)]
         found: list[int] = []
         while len(found) < count:
             epoch, start = divmod(self.position, len(self.index))
             if start == 0:
-                self._settle()
+                self.levels.settle()
             sequence = self._pass(epoch, seed)
             offset = start
             while offset < len(sequence) and len(found) < count:
@@ -139,12 +135,10 @@ class Curriculum:
             raise CurriculumError(f"curriculum: pass rate {pass_rate} of {prompt_id!r} is not from 0 to 1")
         if self.retire_at is not None and pass_rate >= self.retire_at:
             self.retired.add(prompt_id)
-        if self.reestimate is not None:
-            before = self.estimates.get(prompt_id, self.values[self.index[prompt_id]])
-            self.estimates[prompt_id] = (1 - self.reestimate) * before + self.reestimate * pass_rate
+        self.levels.follow(prompt_id, pass_rate)
         if self.evenly:
             return
-        if self.kind in LEVELLED and self.rank[self.index[prompt_id]] == self.level:
+        if self.kind in LEVELLED and self.levels.rank[self.index[prompt_id]] == self.level:
             self.recent = [*self.recent, pass_rate][-self.window :]
             if len(self.recent) == self.window and math.fsum(self.recent) / self.window > self.advance_at:
                 self._advance(self.level + 1)
@@ -162,8 +156,7 @@ class Curriculum:
             "places": list(self.places),
             "recent": list(self.recent),
             "retired": sorted(self.retired, key=self.index.__getitem__),
-            "estimates": dict(self.estimates),
-            "used": dict(self.used),
+            **self.levels.state(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -176,19 +169,18 @@ class Curriculum:
             )
         self.level, self.position = state["level"], state["position"]
         self.recent, self.retired, self.places = list(state["recent"]), set(state["retired"]), list(state["places"])
-        self.estimates, self.used = dict(state["estimates"]), dict(state["used"])
-        self.rank = self._ranks()
+        self.levels.load(state)
 
     def _pass(self, epoch: int, seed: int) -> Sequence[int]:
         """All prompts in the order of one pass; prompts that retire meanwhile do not move the others."""
         sequence = permutation(len(self.index), seed, "order", epoch)
-        return sorted(sequence, key=self.rank.__getitem__) if self.kind == "sorted" else sequence
+        return sorted(sequence, key=self.levels.rank.__getitem__) if self.kind == "sorted" else sequence
 
     def _shifted(self, step: int, count: int, seed: int) -> list[int]:
         """The next prompt of each of `count` levels that are drawn; one without a prompt is not."""
         members: dict[int, set[int]] = {}
         for i in self._alive():
-            members.setdefault(self.rank[i], set()).add(i)
+            members.setdefault(self.levels.rank[i], set()).add(i)
         likely = shares(self.top + 1, min(1.0, step / max(1, self.steps - 1)))
         weights = [share if level in members else 0.0 for level, share in enumerate(likely)]
         found = []
@@ -199,23 +191,13 @@ class Curriculum:
         return found
 
     def _next_of(self, level: int, members: set[int], seed: int) -> int:
+        """The next of a level's prompts, which come in passes of their own."""
         while True:
             epoch, place = divmod(self.places[level], len(self.index))
             self.places[level] += 1
             prompt = permutation(len(self.index), seed, "order", level, epoch)[place]
             if prompt in members:
                 return prompt
-
-    def _settle(self) -> None:
-        """Draw the levels from the estimates as they are now."""
-        if self.used != self.estimates:
-            self.used = dict(self.estimates)
-            self.rank = self._ranks()
-
-    def _ranks(self) -> list[int]:
-        sign = -1 if self.first == "high" else 1
-        numbers = [sign * self.used.get(name, self.values[i]) for name, i in self.index.items()]
-        return levels(numbers, self.buckets)
 
     def _alive(self) -> set[int]:
         """Indices of the prompts that have not retired."""
@@ -227,64 +209,29 @@ class Curriculum:
             )
         return alive
 
-    def _pool(self) -> set[int]:
-        """Indices of the prompts that may come; a level whose prompts have all retired is over."""
-        alive = self._alive()
+    def _pool(self) -> tuple[int, set[int]]:
+        """(the level that is on, indices of the prompts that may come); one whose prompts have all retired is over."""
+        alive, rank = self._alive(), self.levels.rank
         if self.kind not in LEVELLED:
-            return alive
+            return 0, alive
         while True:
-            pool = {
-                i for i in alive if self.rank[i] == self.level or (self.kind == "mixed" and self.rank[i] < self.level)
-            }
-            if pool:
-                return pool
-            if self.evenly and (below := self._highest(alive)) is not None:
-                return {i for i in alive if self.rank[i] == below}
-            if self.level == self.top:  # nothing is left up here: take the most difficult of what is below
-                hardest = max(self.rank[i] for i in alive)
-                return {i for i in alive if self.rank[i] == hardest}
+            lowest = 0 if self.kind == "mixed" else self.level
+            if pool := {i for i in alive if lowest <= rank[i] <= self.level}:
+                return self.level, pool
+            other = self._highest(alive) if self.evenly else None
+            if other is None and self.level == self.top:  # nothing is left up here: the most difficult of what is below
+                other = max(rank[i] for i in alive)
+            if other is not None:
+                return other, {i for i in alive if rank[i] == other}
             self._advance(self.level + 1)
 
     def _highest(self, alive: set[int]) -> int | None:
         """By steps, a level that no prompt ever was in leaves the one before it on until its own time is over; None
         where the level has had prompts, which have retired, or nothing is below."""
-        if self.level in self.rank:
-            return None
-        return max((self.rank[i] for i in alive if self.rank[i] < self.level), default=None)
+        rank = self.levels.rank
+        return None if self.level in rank else max((rank[i] for i in alive if rank[i] < self.level), default=None)
 
     def _advance(self, level: int) -> None:
         """Rise to `level`, or to the last one; never back."""
         if self.level < min(level, self.top):
             self.level, self.recent = min(level, self.top), []
-
-
-def difficulties(prompts: Sequence[Prompt], column: str) -> list[float]:
-    """The number in `column` of every prompt's record. Raises CurriculumError, naming the prompt, without one."""
-    for prompt in prompts:
-        value = prompt.record.get(column)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise CurriculumError(
-                f"curriculum: prompt {prompt.id!r} has {column}={value!r}, which is no number; the order is by this "
-                "column, so every record needs it"
-            )
-    return [float(prompt.record[column]) for prompt in prompts]
-
-
-def _refuse_no_rates(ids: Sequence[str], values: Sequence[float]) -> None:
-    for name, value in zip(ids, values):
-        if not 0 <= value <= 1:
-            raise CurriculumError(
-                f"curriculum: reestimate needs pass rates, shares from 0 to 1, and prompt {name!r} has {value:g}; name "
-                "another column, or leave it out"
-            )
-
-
-def refill(wanted: int, kept: int, rounds: int, max_rounds: int) -> int:
-    """Dynamic sampling (DAPO): how many more groups to sample for a step, 0 when it has to go on with what it has.
-
-    wanted: groups of the step; kept: those with signal so far; rounds: times that were sampled, the first included;
-    max_rounds: their largest number. Groups that kept no signal are replaced by new prompts, one for one.
-    """
-    if max_rounds < 1:
-        raise CurriculumError(f"dynamic sampling: max_rounds={max_rounds}; the first sampling is a round: 1 or more")
-    return max(wanted - kept, 0) if rounds < max_rounds else 0

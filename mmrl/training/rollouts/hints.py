@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from mmrl.config import ConfigError
+from mmrl.training.rollouts.deciding import check_known
 from mmrl.types import Group, Prompt
 
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -44,8 +45,7 @@ def hinted(prompt: Prompt, level: int, fractions: Sequence[float] = FRACTIONS, s
 
 def check_hints(prompts: Sequence[Prompt], reward: str, rewards: Sequence[str]) -> None:
     """Raise ConfigError where a step would: for a reward that is not among `rewards`, and a prompt without solution."""
-    if reward not in rewards:
-        raise ConfigError(_no_reward(reward, rewards))
+    check_known(reward, rewards, "hints")
     for prompt in prompts:
         _solution(prompt)
 
@@ -55,11 +55,6 @@ def _solution(prompt: Prompt) -> str:
     if not isinstance(solution, str) or not solution.strip():
         raise ConfigError(f"hints: prompt {prompt.id!r} has no `solution` to take a hint from; add it to its record")
     return solution
-
-
-def _no_reward(reward: str, rewards: Sequence[str]) -> str:
-    known = ", ".join(rewards) or "none"
-    return f"hints: no reward {reward!r} (there is {known}); name one of the configured rewards"
 
 
 def _cut(share: float, length: int) -> int:
@@ -88,8 +83,7 @@ def needs_hint(group: Group, reward: str, threshold: float = 1.0) -> bool:
     A failed reward does not say that an answer is wrong. Raises ValueError where a sample was never scored by it.
     """
     for sample in group.samples:
-        if reward not in sample.scores:
-            raise ConfigError(_no_reward(reward, list(sample.scores)))
+        check_known(reward, sample.scores, "hints")
     values = [s.scores[reward].value for s in group.samples if s.scores[reward].ok]
     return bool(values) and all(value is not None and value < threshold for value in values)
 

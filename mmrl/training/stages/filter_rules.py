@@ -14,11 +14,6 @@ from mmrl.training.stages.pass_rates import Rate, rate_of
 from mmrl.types import Group, Prompt, Sample
 
 
-def looked_at(options: FilterStage, weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights of the rewards for the rule: one alone, all others being monitors, or those of the run."""
-    return {name: float(name == options.reward) if options.reward else weight for name, weight in weights.items()}
-
-
 def set_rewards(weights: Mapping[str, float], groups: Sequence[Group]) -> None:
     """`sample.reward`: the weighted sum; None where one failed or none applies."""
     for sample in (s for g in groups for s in g.samples):

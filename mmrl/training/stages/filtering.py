@@ -22,13 +22,14 @@ from mmrl.training.policy import Policy
 from mmrl.training.roles import Role
 from mmrl.training.rollouts.branching import REWARD as TREE
 from mmrl.training.rollouts.branching import failing_alike
+from mmrl.training.rollouts.deciding import check_known, looked_at
 from mmrl.training.rollouts.labelling import labelled
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled, score_new
 from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of
 from mmrl.training.stages.base import Stage
-from mmrl.training.stages.filter_rules import keep, looked_at, measured, set_rewards, with_rate
+from mmrl.training.stages.filter_rules import keep, measured, set_rewards, with_rate
 from mmrl.training.stages.filtered import join_parts, parts_of, rates_of, write_part, write_result
 from mmrl.training.stages.pass_rates import Known, Rate, described, line_of
 from mmrl.training.stages.rows import monitor_row
@@ -48,6 +49,7 @@ class Filtering(Stage[FilterStage]):
     def __init__(self, run: Run, options: FilterStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.prompts = prompts_of(run, options.data_from)
+        check_known(options.reward, run.weights, f"stage {options.name!r}: reward")
         if (options.steps - 1) * options.groups >= len(self.prompts):
             raise ConfigError(
                 f"stage {options.name!r}: {options.steps} steps of {options.groups} prompts are more than one pass "
@@ -86,7 +88,7 @@ class Filtering(Stage[FilterStage]):
             cursor.phase = "update"
             run.point("rollout")
         groups = self.waiting[0]
-        set_rewards({TREE: 1.0} if options.tree else looked_at(options, run.weights), groups)
+        set_rewards({TREE: 1.0} if options.tree else looked_at(run.weights, options.reward), groups)
         known = self._known()
         with run.processes.failing_alike(WriteError), writing(run.folder / "data"):
             records = [(group, record) for group in groups for record in keep(run.adapter, options, group)]
@@ -137,7 +139,7 @@ class Filtering(Stage[FilterStage]):
     def _collected(self) -> list[Group]:
         """This process's groups of the step, sampled and scored."""
         options, cursor, run = self.options, self.cursor, self.run
-        mine, weights = [group for group, rate in self._asked() if rate is None], looked_at(options, run.weights)
+        mine, weights = [group for group, rate in self._asked() if rate is None], looked_at(run.weights, options.reward)
         done: list[Group] = []
         if options.tree:
             with failing_alike(run), run.sampling():
@@ -162,7 +164,7 @@ class Filtering(Stage[FilterStage]):
             "filter/correct": correct / count if count else None,
             "filter/prompts": processes.total(len(groups)),
             "filter/kept": processes.total(len(kept)),
-            **monitor_row(groups, looked_at(options, self.run.weights), processes),
+            **monitor_row(groups, looked_at(self.run.weights, options.reward), processes),
             **{f"env/{name}": value for name, value in conversation_metrics(samples, processes).items()},
         }
 

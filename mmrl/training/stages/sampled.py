@@ -11,6 +11,7 @@ from mmrl.core.algorithm import Algorithm
 from mmrl.training.cursor import Cursor
 from mmrl.training.policy import Policy
 from mmrl.training.rollouts.collecting import Collector
+from mmrl.training.rollouts.deciding import check_known
 from mmrl.training.rollouts.hints import check_hints
 from mmrl.training.rollouts.queue import Rollouts
 from mmrl.training.run import Run
@@ -33,6 +34,7 @@ class Sampled(Stage[Section]):
         self.prompts = prompts_of(run, options.data_from)
         if options.rewarded and not any(run.weights.values()):
             raise ConfigError(f"stage {options.name!r}: every reward has weight 0: nothing would be learned")
+        check_known(options.curriculum.reward, run.weights, f"stage {options.name!r}: curriculum.reward")
         if options.hints:
             check_hints(self.prompts, options.hints.reward, list(run.weights))
         self.rollouts = Rollouts(run, options, cursor, Collector(run, options, algorithm, self.prompts, cursor))

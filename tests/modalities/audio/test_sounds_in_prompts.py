@@ -8,7 +8,8 @@ import torch
 
 from mmrl.config import ConfigError
 from mmrl.engines.decoder import Row
-from mmrl.media import AUDIO, IMAGE, Excerpt, MediaError, View
+from mmrl.environments.base import Context, Reply
+from mmrl.media import AUDIO, IMAGE, SOUND_COLUMNS, SOUND_PARTS, Excerpt, MediaError, View
 from mmrl.modalities.audio.tiny import KINDS
 from mmrl.sounds import SoundError
 from mmrl.training.assemble import usable
@@ -337,6 +338,55 @@ def test_a_conversation_to_learn_has_its_sounds_in_the_turns_that_mark_them(shar
         one, two = (policy.logprobs([s], places).logp[0] for s in (sample, changed))
     last = int(sample.trajectory.mask.nonzero()[-1])
     assert one[0] == two[0] and abs(float(one[last] - two[last])) > 1e-5
+
+
+class Sings:
+    """Plays the record's other sounds, one a turn."""
+
+    answers_cut = True
+
+    def open(self, episode):
+        return Context([{"role": "user", "content": f"{AUDIO}Which?"}], [Excerpt(0)])
+
+    def respond(self, episode):
+        turn = len(episode.said)
+        return Reply(f"And {AUDIO}?", [Excerpt(turn)]) if turn < 3 else None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "audioflamingo3"])
+def test_sounds_that_an_environment_plays_are_numbered_on(adapter, sung, kind):
+    """The row is that of the same conversation with all of its turns given, and of transformers' template."""
+    policy = adapter(kind)
+    record = {"sounds": [sung(n, 0.2 + 0.1 * n) for n in range(3)]}
+    words = ["One.", "Two.", "Three."]
+    asked = [{"role": "user", "content": f"And {AUDIO}?"}] * 2
+    turns = [{"role": "assistant", "content": said} for said in words]
+    (given,) = policy.given(Prompt("talk", "Which?", record), [[turns[0], asked[0], turns[1], asked[1], turns[2]]])
+    policy.environment = Sings()
+    (played,) = policy.given(Prompt("talk", "Which?", record), [words])
+    assert played.media == given.media and len(given.media) == 3
+    for name in ("prompt", "ids"):
+        assert played.trajectory.tensors[name].tolist() == given.trajectory.tensors[name].tolist()
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["with a type", "by its key"])
+@pytest.mark.parametrize("part", SOUND_PARTS)
+def test_parts_of_a_prompt_made_by_hand_are_sounds_by_any_name(shared, sung, part, typed):
+    """In the messages as libraries write them, and in any column that holds a record's sounds."""
+    policy = shared("qwen2_audio")
+    one = {part: "a.wav", **({"type": part} if typed else {})}
+    parts = [{"type": "text", "text": "Hear "}, one, {"type": "text", "text": "?"}]
+    wanted = policy.reader.opened(*_opening(policy, Prompt("p", f"Hear {AUDIO}?", {"sounds": [sung(1)]})))
+    messages = {"messages": [{"role": "user", "content": parts}]}
+    for column in SOUND_COLUMNS:
+        for held in ([sung(1)], sung(1), (sung(1)["array"], RATE)):
+            found = policy.reader.opened(*_opening(policy, Prompt("p", "", {**messages, column: held})))
+            assert found.row.ids.tolist() == wanted.row.ids.tolist() and len(found.media) == 1
+    assert "a part of its messages is a sound, and it has no `sounds`" in policy.usable(Prompt("p", "", messages))
+
+
+def _opening(policy, prompt):
+    return prompt, policy.reader.context(prompt)
 
 
 def test_sounds_of_later_turns_are_heard_in_parts_too(adapter, sung):
