@@ -37,8 +37,15 @@ def without_thoughts(text: str) -> str:
     The template may have opened a thought: what stands before an end without a beginning is one. So is what follows a
     beginning without an end.
     """
-    said = outside(text)
-    return next((piece for piece in reversed(said) if any(c.isalnum() for c in piece)), said[-1] if said else "")
+    start, end = said_at(text)
+    return text[start:end]
+
+
+def said_at(text: str) -> tuple[int, int]:
+    """Where `without_thoughts` stands in the text; at its end without any."""
+    said = _outside(text)
+    nothing = said[-1] if said else (len(text), len(text))
+    return next((place for place in reversed(said) if any(c.isalnum() for c in text[slice(*place)])), nothing)
 
 
 def behind_thoughts(text: str) -> str:
@@ -49,17 +56,22 @@ def behind_thoughts(text: str) -> str:
 
 def outside(text: str) -> list[str]:
     """The pieces of the text that are no thoughts, in order."""
+    return [text[start:end] for start, end in _outside(text)]
+
+
+def _outside(text: str) -> list[tuple[int, int]]:
     text = text.rstrip()
     while text.endswith(_ENDS):
         text = text[: text.rindex("<")].rstrip()
-    said, start, inside = [], 0, False
+    said: list[tuple[int, int]] = []
+    start, inside = 0, False
     for tag in _THOUGHT.finditer(text):
         if tag["open"]:
             if not inside:
-                said.append(text[start : tag.start()])
+                said.append((start, tag.start()))
             inside = True
         else:
             if not inside:
                 said.clear()
             inside, start = False, tag.end()
-    return said if inside else [*said, text[start:]]
+    return said if inside else [*said, (start, len(text))]

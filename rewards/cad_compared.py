@@ -83,6 +83,11 @@ class Building:
         self.extract, self.shop = extract, shared(dialect, runs or {})
         self.groups_at_once = self.shop.workers
 
+    def start(self) -> None:
+        """Start the processes, so that a machine that cannot have them says so before the first rollout."""
+        with sandboxed():
+            self.shop.start()
+
     def made(self, samples: Sequence[Sample], steps: bool = False) -> list[Made]:
         """What each sample's program builds. Raises StopRun where the sandbox does not start."""
         programs = [program_of(sample, self.extract) for sample in samples]

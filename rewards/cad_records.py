@@ -6,20 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mmrl.fences import last_of
 from mmrl.located import cut_short, file_at, path_of
+from mmrl.solids.dialects import LANGUAGES
 from mmrl.solids.reading import kind_of
 from mmrl.thoughts import without_thoughts
 from mmrl.types import Prompt, Sample
 
 from .answers import text_of
-from .fences import blocks
 from .places import said_in_tag
 
 LARGEST = 32 << 20  # bytes of a target's file
 KINDS = ("brep", "step", "code")  # the first that a record has is its target
 _NUMBERS = ("volume", "bbox", "n_solids")  # what a record may tell of it, and what then has to be true
 _CLOSE = 1e-3  # relative
-_NAMES = ("python", "py", "python3", "cadquery", "build123d")
 
 
 def program_of(sample: Sample, extract: str = "auto") -> str:
@@ -49,10 +49,8 @@ def _unfenced(text: str) -> str:
 
 def _last(text: str) -> str | None:
     """The last block of a program, or else of no language; None without one."""
-    found = blocks(text)
-    marked = [code for language, code in found if language in _NAMES]
-    of_nobody = [code for language, code in found if not language]
-    return next(iter([*marked[-1:], *of_nobody[-1:]]), None)
+    block = last_of(text, LANGUAGES)
+    return None if block is None else block.code(text)
 
 
 # -------------------------------------------------------------------- targets

@@ -6,14 +6,15 @@ For `model.precise`: `share://rewards/cad_spans.py:spans`.
 from __future__ import annotations
 
 import io
-import re
 import tokenize
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from keyword import iskeyword
 from tokenize import NAME, NUMBER, TokenInfo
 
-from mmrl.thoughts import behind_thoughts
+from mmrl.fences import last_of
+from mmrl.solids.dialects import LANGUAGES
+from mmrl.thoughts import said_at
 
 Span = tuple[int, int]
 Place = tuple[int, int]  # line, from 1, and column
@@ -31,7 +32,6 @@ _CALLS = {
     "pushPoints rarray polarArray Plane Pos Rot Location Locations GridLocations PolarLocations",
 }
 OPERATIONS = frozenset(name for names in _CALLS.values() for name in names.split())
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py|cadquery|build123d)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def spans(text: str) -> list[Span]:
@@ -51,10 +51,10 @@ def spans(text: str) -> list[Span]:
 
 
 def program_span(text: str) -> Span:
-    """Where in an answer its program stands."""
-    offset = len(text) - len(behind_thoughts(text))
-    fenced = list(_FENCE.finditer(text, offset))
-    return fenced[-1].span(1) if fenced else (offset, len(text))
+    """Where in an answer its program stands: the one that is run and paid, see cad_records.program_of."""
+    start, end = said_at(text)
+    block = last_of(text[start:end], LANGUAGES)
+    return (start, end) if block is None else (start + block.start, start + block.end)
 
 
 def _exact(tokens: Sequence[TokenInfo]) -> Iterator[tuple[Place, Place]]:

@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from mmrl.fences import blocks
 from mmrl.rewarding import StopRun
 from mmrl.sandbox import Limits, Outcome, Sandbox, SandboxError, Status, shared
 from mmrl.sandbox.runners.values import encoded
@@ -21,7 +22,6 @@ from .answers import text_of
 from .code_compare import same_text, same_value, value_in
 from .code_tests import Asserted, BadTests, Called, Printed, tests_of
 from .code_trials import MOST_ROUNDS, Session, Trial
-from .fences import blocks
 
 _RUNNERS = "mmrl.sandbox.runners"
 _FUTURE = re.compile(r"^from __future__ import [\w ,]+$", re.MULTILINE)
@@ -82,6 +82,13 @@ class run:
         except SandboxError as error:
             raise StopRun(str(error)) from error
         return [self._score(trial, sample.prompt) for trial, sample in zip(trials, samples)]
+
+    def start(self) -> None:
+        """Start a process, so that a machine that cannot have it says so before the first rollout."""
+        try:
+            self._calling.start()
+        except SandboxError as error:
+            raise StopRun(str(error)) from error
 
     def check_prompt(self, prompt: Prompt) -> str | None:
         """Why the prompt cannot be scored, or None."""
@@ -155,7 +162,7 @@ def program_in(text: str, extract: str = "fence") -> str | None:
     said = without_thoughts(text)
     if extract == "whole":
         return said if said.strip() else None
-    found = blocks(said)
+    found = [(block.language, block.code(said)) for block in blocks(said)]
     of_python = [code for language, code in found if language in _PYTHON and code.strip()]
     of_nobody = [code for language, code in found if not language and code.strip()]
     return next(iter([*of_python[-1:], *of_nobody[-1:]]), None)

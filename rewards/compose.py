@@ -41,6 +41,10 @@ class dispatch:
         """Called for a reward of weight 0: so are those inside."""
         as_monitors(self._parts)
 
+    def start(self) -> None:
+        """Called before the first rollout: so are those inside."""
+        start_parts(self._parts)
+
     def __call__(self, group: Group) -> list[Score]:
         part = self._of(group.prompt)
         if part is None:
@@ -68,6 +72,7 @@ class gated:
     result is; MMAR's rubric, only behind a right answer; CAD-RL's sum of geometry and judgement, only of what ran.
     then: a reward, or several, whose sum it is, weighted by `weights` (1 each). A condition that is invalid or not
     applicable makes the sample so, and so does an invalid part of the sum; one that does not apply counts nothing.
+    What stops a sample tells why: its details are the condition's.
     """
 
     def __init__(
@@ -97,6 +102,10 @@ class gated:
         """Called for a reward of weight 0: so are those inside."""
         as_monitors([*self.condition, self.then])
 
+    def start(self) -> None:
+        """Called before the first rollout: so are those inside."""
+        start_parts([*self.condition, self.then])
+
     def __call__(self, group: Group) -> list[Score]:
         scores: dict[int, Score] = {}
         left = list(range(len(group.samples)))
@@ -105,7 +114,8 @@ class gated:
                 if score.value is None:
                     scores[place] = score
                 elif score.value < self.threshold:
-                    scores[place] = Score.of(self.otherwise, stopped=part.name)
+                    told = {**score.details, "stopped": part.name}  # why it did not pass: a status, say
+                    scores[place] = replace(score, value=self.otherwise, details=told)
             left = [place for place in left if place not in scores]
         scores |= zip(left, self.then.scores(group, left))
         return [scores[place] for place in range(len(group.samples))]
@@ -144,9 +154,14 @@ class staged:
         """Called for a reward of weight 0: so are those inside."""
         as_monitors(self.stages)
 
+    def start(self) -> None:
+        """Called before the first rollout: so are those inside."""
+        start_parts(self.stages)
+
     def __call__(self, group: Group) -> list[Score]:
         everybody = range(len(group.samples))
         earned: list[dict[str, float]] = [{} for _ in everybody]
+        told: list[dict[str, Any]] = [{} for _ in everybody]  # of one name, the first stage's
         totals, failed, left = [0.0] * len(everybody), {}, list(everybody)
         for number, (stage, threshold, weight) in enumerate(zip(self.stages, self.thresholds, self.weights), 1):
             passed = []
@@ -157,10 +172,11 @@ class staged:
                 if score.value is not None:
                     totals[place] += weight * score.value
                     earned[place][f"{number} {stage.name}"] = score.value
+                    told[place] = {**score.details, **told[place]}
                 if score.value is None or score.value >= threshold:
                     passed.append(place)
             left = passed
-        return [failed.get(p) or _total(totals[p], earned[p]) for p in everybody]
+        return [failed.get(p) or _total(totals[p], earned[p], told[p]) for p in everybody]
 
     def check_prompt(self, prompt: Prompt) -> str | None:
         return _first_problem(self.stages, prompt)
@@ -207,11 +223,17 @@ def as_monitors(parts: Iterable[Part]) -> None:
         part.reward.as_monitor()
 
 
+def start_parts(parts: Iterable[Part]) -> None:
+    """Make ready what these parts run beside this process."""
+    for part in parts:
+        part.reward.start()
+
+
 def _first_problem(parts: Iterable[Part], prompt: Prompt) -> str | None:
     return next((problem for part in parts if (problem := part.problem(prompt))), None)
 
 
-def _total(total: float, earned: Mapping[str, float]) -> Score:
+def _total(total: float, earned: Mapping[str, float], told: Mapping[str, Any]) -> Score:
     if not earned:
         return Score(None, "no stage applies", "na")
-    return Score.of(total, **earned)
+    return Score.of(total, **{**told, **earned})

@@ -142,10 +142,9 @@ def top_advantage(advantage: Tensor, batch: Batch, *, keep: int = 4) -> Tensor:
     CPPO (arXiv 2503.22342), which cadrille takes with the loss of Dr. GRPO, and CADEvolve's released config keeps 4 of
     16. A sample's |A| is the largest of its actions'.
     """
-    if batch.mask.shape[1] == 0:
-        return batch.mask
     where = (batch.group, batch.n_groups, batch.reduce)
-    size = torch.where(batch.mask, advantage.abs(), -1.0).amax(1)
+    none = advantage.new_full((len(batch.mask), 1), -1.0)  # a rank without an action is asked as often as the others
+    size = torch.cat([torch.where(batch.mask, advantage.abs(), -1.0), none], 1).amax(1)
     counted = batch.mask.any(1)
     kept = torch.zeros_like(counted)
     for _ in range(keep):  # a place, or the places of equals, a round

@@ -70,6 +70,8 @@ class LoadedReward:
     source: the file it came from.
     at_once: how many groups it may be called with at a time; a class says so as `groups_at_once`.
     as_monitor: tells a class with a method of this name that its weight is 0, so that it keeps nobody waiting.
+    start: of a class with a method of this name: makes ready what takes a while, such as a process of its own, before
+    the run's first rollout; raises StopRun where that cannot be had.
     reads: "artifact", or "latents", as a function or class says by an attribute of this name: it then looks at
     `Sample.latents`, and no artifact is made where nobody looks at one.
     lacks: what it needs and is not here, so that it cannot be called; only inside of
@@ -84,6 +86,7 @@ class LoadedReward:
     source: str = ""
     at_once: int = 1
     as_monitor: Callable[[], None] = lambda: None
+    start: Callable[[], None] = lambda: None
     reads: str = ARTIFACT
     lacks: tuple[str, ...] = ()
 
@@ -143,6 +146,7 @@ def _loaded(name: str, options: dict[str, Any], timeout: float | None) -> Loaded
         source=source,
         at_once=at_once,
         as_monitor=getattr(call, "as_monitor", lambda: None),
+        start=getattr(call, "start", lambda: None),
         reads=getattr(target, "reads", ARTIFACT),
     )
 

@@ -92,6 +92,7 @@ DIALECTS = {
         "show",
     ),
 }
+LANGUAGES = ("python", "py", "python3", *DIALECTS)  # of the fenced blocks that hold a program
 
 
 def dialect(name: str) -> CadDialect:

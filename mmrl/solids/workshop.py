@@ -105,6 +105,11 @@ class Workshop:
         self._programs.check()
         self._made, self._found = _Memory(), _Memory()
 
+    def start(self) -> None:
+        """Start the processes, which the first program does otherwise. Raises SandboxError in one line."""
+        for sandbox in (self._programs, self._measuring):
+            sandbox.start()
+
     def close(self) -> None:
         """End the processes."""
         for sandbox in (self._programs, self._truths, self._measuring):

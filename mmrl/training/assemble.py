@@ -21,8 +21,9 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
 from mmrl.reporting.progress import counted
+from mmrl.rewarding.call import StopRun
 from mmrl.rewarding.lacking import without_what_is_lacking
-from mmrl.rewarding.load import LoadedReward, load_reward
+from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
 from mmrl.training.stopping import Stops
@@ -57,6 +58,8 @@ def assemble(
     prompts, eval_prompts = load_prompts(config, adapter, None if weights else LOOKED_AT, told)
     check_prompts(prompts, rewards, config.data.on_bad_record)
     check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
+    if weights:
+        start_rewards([*rewards, *eval_rewards])
     data = Data(prompts, eval_prompts, load_records(config, adapter) if training else None)
     return Run(config, adapter, rewards, eval_rewards, data, processes, Stops(processes, should_stop))
 
@@ -104,6 +107,15 @@ def load_rewards(config: Config, lacking: bool = False) -> tuple[list[LoadedRewa
     with without_what_is_lacking() if lacking else nullcontext():
         rewards = [get(r) for r in config.rewards]
         return rewards, rewards if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
+
+
+def start_rewards(rewards: Sequence[LoadedReward]) -> None:
+    """Make ready what rewards run beside this process. Raises RewardError, in one line."""
+    for reward in rewards:
+        try:
+            reward.start()
+        except StopRun as error:
+            raise RewardError(f"reward {reward.name!r}: {error}") from error
 
 
 # -------------------------------------------------------------------- data

@@ -207,7 +207,7 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
 
 def _code(config: Config) -> Iterator[tuple[str, str]]:
     """(file or function, mark of its code) of what is the user's own: rewards, data, stages, the modality, the
-    environment."""
+    environment, and functions that the model section names."""
     names = [*(reward.name for reward in config.rewards), *(stage.kind for stage in config.stages)]
     names += [reward.name for reward in config.eval.rewards or ()]
     data = config.data
@@ -217,6 +217,7 @@ def _code(config: Config) -> Iterator[tuple[str, str]]:
         data.records or "",
         config.modality,
         str((config.environment or {}).get("name", "")),
+        *(value for value in config.model_dump(mode="json")["model"].values() if isinstance(value, str)),
     ]
     for name in names:
         if objects.is_function(name):

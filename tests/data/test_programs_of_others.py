@@ -160,3 +160,64 @@ def test_files_of_python_are_records_by_a_pattern_alone(tmp_path):
     assert only(tmp_path).text == "x"
     with pytest.raises(ConfigError, match=r"name its function, as in build\.py:record; .*\*\.py"):
         only(tmp_path / "build.py")
+
+
+WRITES = "cq.exporters.export(\n    r,\n    'a.stl',\n)"
+
+
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        (f"{CODE}{WRITES}  # twice\n", CODE),
+        (f"{CODE}{WRITES}; s = 'é'; {WRITES}\n", f"{CODE}pass; s = 'é'; pass\n"),
+        (f"{CODE}if r:\n    cq.exporters.export(r, 'a.stl')\n", f"{CODE}if r:\n    pass\n"),
+        (f"{CODE}if r: r.val().exportStep('a')\n", f"{CODE}if r: pass\n"),
+        (f"{CODE}from cadquery import exporters\nexporters.exportShape(r, 'STL', 'a')\n", CODE),
+        (CODE + "s = 'exporters.export(1)'\n", CODE + "s = 'exporters.export(1)'\n"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_statements_that_write_files_go_whole_and_nothing_else_does(written, left, end):
+    """Of several lines, in a block of their own, beside others: what is left is Python still."""
+    for form, column, rest in (("gencad_code", "cadquery", GENCAD | {"image": "a.png"}), ("execad", "code", EXECAD)):
+        made = normalised({**rest, column: written.replace("\n", end)}, form)
+        assert made["gt"]["code"] == left.replace("\n", end)
+        compile(made["gt"]["code"], "<part>", "exec")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_fence_around_a_program_is_no_part_of_it(end):
+    fenced = f"Here:\n```python\n{CODE}```\n".replace("\n", end)
+    cells = [("gencad_code", "cadquery", GENCAD | {"image": "a.png"}), ("execad", "code", EXECAD)]
+    cells += [("cad_recode", "code", {"path": "1.py"}), ("text2cad", "code", TEXT2CAD)]
+    for form, column, rest in cells:
+        made = normalised({**rest, column: fenced}, form)
+        assert made["gt"]["code"] == made["code"] == CODE
+
+
+def test_the_program_of_an_answer_is_the_one_that_a_reward_would_take():
+    """Behind the thoughts, and in Python; see rewards/cad_records.py."""
+    thought, said = (
+        f"<think>\n```\ncq.Sketch()\n```\n</think>\n{CODE}",
+        f"```python\n{CODE}```\nIt has\n```text\ncq.\n```\n",
+    )
+    for answer in (thought, said):
+        messages = [CAD_CODER["messages"][0], {"role": "assistant", "content": answer}]
+        assert normalised({**CAD_CODER, "messages": messages})["gt"]["code"].strip() == CODE.strip()
+
+
+def test_an_empty_thought_is_none():
+    assert normalised({**EXECAD, "cot": " \n"})["completion"] == CODE
+
+
+def test_a_table_s_cell_can_hold_the_truth_as_json():
+    assert normalised({**TEXT2CAD, "gt": '{"step": "7.step"}'})["gt"] == {"step": "7.step"}
+    with pytest.raises(ValueError, match="`gt` begins as JSON and is none"):
+        normalised({**TEXT2CAD, "gt": "{'step': 1}"})
+
+
+def test_no_level_of_words_stands_in_for_another():
+    with pytest.raises(ValueError, match="text2cad needs `expert`"):
+        normalised({**TEXT2CAD, "expert": None}, "text2cad")
+    with pytest.raises(ValueError, match="text2cad needs `prompt`"):
+        normalised({**TEXT2CAD, "prompt": None}, "text2cad")

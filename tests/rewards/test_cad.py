@@ -11,8 +11,9 @@ from every import every
 
 from mmrl.rewarding import RewardError, load_reward
 from mmrl.rewarding.run import score_groups
-from mmrl.sandbox import Outcome, Refused, Status
+from mmrl.sandbox import Outcome, Refused, SandboxError, Status
 from mmrl.solids import workshop
+from mmrl.training.assemble import start_rewards
 from mmrl.types import Group, Prompt, Sample, Score
 
 pytest.importorskip("cadquery", reason="pip install 'mmrl[cad]'")
@@ -433,3 +434,15 @@ def test_shares_of_statuses_are_metrics():
     row = status_row([group], ["cad.iou", "vote.answer"], Processes())
     counts = {"exception": 1, "no_program": 1, "ok": 4, "syntax": 1}
     assert row == {f"reward/cad.iou/status/{word}": count / 7 for word, count in counts.items()}
+
+
+@every("name", ["cad.executes", "cad.iou", "compose.gated"])
+def test_a_machine_that_cannot_run_programs_says_so_before_the_first_rollout(name, monkeypatch):
+    def lacking(self):
+        raise SandboxError("the sandbox lacks landlock: run on Linux 5.13")
+
+    monkeypatch.setattr(InProcess, "start", lacking, raising=False)
+    gate = {"condition": {"name": "cad.executes"}, "then": [{"name": "cad.iou"}]}
+    reward = load_reward(name, gate if name == "compose.gated" else None)
+    with pytest.raises(RewardError, match=f"reward '{name}': the sandbox lacks landlock: run on Linux"):
+        start_rewards([reward])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrl.importing import import_file
+from mmrl.rewarding import load_reward
 from mmrl.share import share
+from mmrl.types import Prompt, Sample
 
 cad_spans = import_file(share("rewards", "cad_spans.py"))
 
@@ -66,3 +70,30 @@ def test_of_any_text_spans_lie_in_it_in_order(text):
     places = [place for span in spans for place in span]
     assert places == sorted(places) and all(0 <= place <= len(text) for place in places)
     assert all(any(c.isalnum() for c in text[a:b]) for a, b in spans)
+
+
+B = "r = w.box(4, 3)\n"
+# An answer, and its program: what runs is what has to be exact.
+ANSWERS = {
+    "of Windows": (f"A box:\r\n```python\r\n{B}```\r\nIt is 9 mm.", B),
+    "behind another block": (f"```text\n4 mm\n```\nthen\n```python\n{B}```\n", B),
+    "before another block": (f"```python\n{B}```\nIt gives\n```text\n9 mm\n```\n", B),
+    "in capitals": (f"```Python\n{B}```\n8", B),
+    "with more behind the name": (f"```python title=x\n{B}```\n8", B),
+    "a fence in a text": (f"```python\ns = '```'\n{B}```\nfin 8", f"s = '```'\n{B}"),
+    "on the line of the thought": (f"<think>a 3</think>```python\n{B}```\n", B),
+    "before a last thought": (f"{B}<think>b 5</think>", B),
+    "behind an end alone": (f"a 3</think>{B}", B),
+    "without an end": (f"<think>1</think>```python\n{B}", B),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_program_is_the_one_that_the_reward_runs(name):
+    text, program = ANSWERS[name]
+    start, end = cad_spans.program_span(text)
+    assert text[start:end].replace("\r", "").strip() == program.strip()
+    assert [text[a:b] for a, b in cad_spans.spans(text)] == ["box", "4", "3"]
+    pytest.importorskip("cadquery")
+    records = importlib.import_module(load_reward("cad.executes").call.made.__module__.replace("compared", "records"))
+    assert records.program_of(Sample(Prompt("", ""), 0, text)) == text[start:end].replace("\r\n", "\n")

@@ -183,7 +183,8 @@ def test_weights_and_thresholds_of_stages():
     options = {**SATORI, "weights": [0.5, 1, 2], "threshold": [0.5, 0.4, 1]}
     found = run("staged", options, [text], **RECORD)[0]
     assert found.value == pytest.approx(0.5 + 0.4 + 2)
-    assert found.details == {"1 caption.overlap": 1.0, "2 grounding.union_iou": 0.4, "3 exact.match": 1.0}
+    earned = {"1 caption.overlap": 1.0, "2 grounding.union_iou": 0.4, "3 exact.match": 1.0}
+    assert found.details.items() >= earned.items()
 
 
 def test_stages_that_fail_or_do_not_apply(parts):
@@ -212,3 +213,29 @@ def test_stages_that_fail_or_do_not_apply(parts):
 def test_wrong_options(name, options, told):
     with pytest.raises(RewardError, match=told):
         load_reward(f"compose.{name}", options)
+
+
+# -------------------------------------------------------------------- what the parts say of a sample
+
+SAYING = """
+from mmrl.types import Score
+
+def runs(samples):
+    fine = [s.artifact == "good" for s in samples]
+    return [Score.of(float(f), status="ok" if f else "syntax", why=s.artifact) for f, s in zip(fine, samples)]
+
+def fits(samples):
+    return [Score.of(0.5, status="ok", solids={"answer": 1}) for s in samples]
+"""
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_a_part_tells_of_a_sample_is_told_of_the_whole(tmp_path, several):
+    """Shares of statuses, and what the report draws, are read from details: a closed gate hides no failure."""
+    (tmp_path / "saying.py").write_text(SAYING)
+    then = f"{tmp_path}/saying.py:fits"
+    options = {"condition": f"{tmp_path}/saying.py:runs", "then": [then] if several else then}
+    good, bad = run("gated", options, ["good", "b(d"])
+    assert (good.value, bad.value) == (0.5, 0.0)
+    assert (good.details["status"], bad.details["status"]) == ("ok", "syntax")
+    assert bad.details["why"] == "b(d" and good.details["solids"] == {"answer": 1}

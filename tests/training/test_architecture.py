@@ -25,6 +25,7 @@ HELPERS = {
     *(
         "boxes",
         "content",
+        "fences",
         "films",
         "grids",
         "thoughts",

@@ -12,7 +12,7 @@ from answers import make
 from mmrl.config import DataConfig, load
 from mmrl.data.records import Records
 from mmrl.training.loop import Loop
-from mmrl.training.provenance import _mark_of_source
+from mmrl.training.provenance import _code, _mark_of_source
 from mmrl.training.run_folder import describe
 from mmrl.training.stopping import Stopped
 from mmrl.training.tensors import CheckpointError
@@ -287,3 +287,8 @@ def test_records_in_several_files_are_marked_by_what_all_of_them_hold(tmp_path, 
     (tmp_path / "train-1.jsonl").write_text('{"prompt": "1", "completion": "3"}\n')
     assert (_mark_of_source(f"{tmp_path}{source}", "train") == before) == source.endswith("0.jsonl")
     assert _mark_of_source("hub:owner/name", "train") is None
+
+
+def test_a_function_that_says_which_tokens_are_exact_is_code_of_the_run():
+    """Changed between two parts of a run it changes the loss, so that going on tells of it."""
+    assert "share://rewards/cad_spans.py" in dict(_code(load("cad/cad_rl_tiny")))

@@ -7,22 +7,24 @@ shape.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mmrl.data.forms.columns import text_in
+from mmrl.data.forms.writing import unwritten
+from mmrl.fences import blocks, last_of
 from mmrl.near import short
+from mmrl.thoughts import without_thoughts
 
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
-_WRITES = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:\w+\.)*exporters\.export\([^\n]*(?:\n|\Z)", re.MULTILINE)
-_LEVELS = ("expert", "intermediate", "beginner", "abstract")
+_LANGUAGES = ("python", "py", "python3", "cadquery")
 _ASKED = "Write the CadQuery program of this part."  # where a data set has no words of its own
 
 
 def execad(record: Mapping[str, Any]) -> dict[str, Any]:
     """CAD-RL's ExeCAD: `prompt_nl`, `prompt_sdl`, `images`, `cot`, `code`, `unit` and `gt`."""
-    code = text_in(record, "code", "execad")
+    code = program_in(text_in(record, "code", "execad"))
     if record.get("unit") is None:
         raise ValueError("format execad needs `unit`, which is mm")
     prompt = record.get("prompt") or text_in(record, "prompt_nl", "execad")
@@ -36,9 +38,11 @@ def cad_coder(record: Mapping[str, Any]) -> dict[str, Any]:
     said = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(said, Mapping) or said.get("role") != "assistant" or not isinstance(said.get("content"), str):
         raise ValueError("format cad_coder needs `messages` that end with an answer, which has the program")
-    answer = unwritten(said["content"])
-    fenced = _FENCE.findall(answer)
-    code = _program(fenced[-1] if fenced else answer, "cad_coder")
+    answer = said["content"]
+    for block in reversed(blocks(answer)):
+        if block.language in ("", *_LANGUAGES):
+            answer = answer[: block.start] + unwritten(answer[block.start : block.end]) + answer[block.end :]
+    code = _program(without_thoughts(answer), "cad_coder")
     made = {"id": _stem(text_in(record, "model_path", "cad_coder"))}
     return made | {"messages": [*record["messages"][:-1], {**said, "content": answer}]} | _built(record, code)
 
@@ -61,12 +65,12 @@ def cad_recode(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def text2cad(record: Mapping[str, Any]) -> dict[str, Any]:
     """Text2CAD: `uid` and four descriptions, of which `expert` is the most exact and the prompt, unless `data.columns`
-    takes another as `prompt`; there is no program, and one in `code` is the truth."""
-    level = next((name for name in ("prompt", *_LEVELS) if record.get(name) is not None), "expert")
+    takes another as `prompt`; there is no program, and one in `code` is the truth. A level stands in for no other."""
+    level = "prompt" if "prompt" in record else "expert"
     made = {"id": text_in(record, "uid", "text2cad"), "prompt": text_in(record, level, "text2cad")}
     if record.get("code") is None:
         return made | _measured(record)
-    code = text_in(record, "code", "text2cad")
+    code = program_in(text_in(record, "code", "text2cad"))
     return made | {"completion": code} | _built(record, code)
 
 
@@ -89,10 +93,10 @@ def program_format_of(has: set[str]) -> str | None:
 
 def thought(cot: Any, code: str) -> str:
     """The program behind its chain of thought, where there is one. Raises ValueError for one that is no text."""
-    if cot is None:
-        return code
-    if not isinstance(cot, str):
+    if cot is not None and not isinstance(cot, str):
         raise ValueError(f"`cot` is {type(cot).__name__}, expected a text")
+    if cot is None or not cot.strip():
+        return code
     return f"<think>{cot}</think>\n{code}"
 
 
@@ -104,7 +108,7 @@ def _built(record: Mapping[str, Any], code: str) -> dict[str, Any]:
 
 def _measured(record: Mapping[str, Any]) -> dict[str, Any]:
     """{unit, gt} as the record has them. Raises ValueError for another unit than mm, and for a `gt` that is none."""
-    unit, truth = record.get("unit"), record.get("gt")
+    unit, truth = record.get("unit"), _object(record.get("gt"))
     if unit is not None and str(unit).strip().lower() not in ("mm", "millimetre", "millimeter", "millimetres"):
         raise ValueError(f"`unit` is {short(unit)}, and solids are measured in mm; convert the program and its truth")
     if truth is not None and not isinstance(truth, Mapping):
@@ -112,16 +116,28 @@ def _measured(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"unit": "mm"} | ({} if truth is None else {"gt": dict(truth)})
 
 
-def unwritten(text: str) -> str:
-    """A program, or an answer with one, without the lines that write files: a sandbox refuses them, and a policy would
-    learn them."""
-    return _WRITES.sub("", text)
+def _object(value: Any) -> Any:
+    """What a cell of a table holds as JSON, where that is an object."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`gt` begins as JSON and is none: {error}") from None
 
 
-def _program(code: str, form: str) -> str:
+def program_in(text: str) -> str:
+    """A program without the fence that it may stand in and the lines that write files: a sandbox refuses them, and a
+    policy would learn them."""
+    block = last_of(text, _LANGUAGES)
+    return unwritten(text if block is None else block.code(text))
+
+
+def _program(text: str, form: str) -> str:
+    code = program_in(text)
     if "cadquery" not in code and "cq." not in code:
         raise ValueError(f"format {form}: `code` is no CadQuery program: {short(code.strip())}")
-    return unwritten(code)
+    return code
 
 
 def _stem(path: str) -> str:

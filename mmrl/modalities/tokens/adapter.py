@@ -393,7 +393,7 @@ class TokenAdapter(Adapter):
         for line, sample in zip(made, samples):
             stored = trajectory_of(sample)
             every = torch.zeros(len(stored.mask))
-            every[stored.mask] = self.reader.precise(stored.tensors["ids"][stored.mask])
+            every[stored.mask] = self.reader.precise(sample.prompt, stored.tensors["ids"][stored.mask])
             inside = columns < len(every)
             line[inside] = every[columns[inside]]
         return made

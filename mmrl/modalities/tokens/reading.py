@@ -189,11 +189,16 @@ class Reader:
         """The text of each id alone."""
         return self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
 
-    def precise(self, ids: Tensor) -> Tensor:
-        """[n] float32 for ids that the policy said: 1 where the token has to be exact (precise.py), otherwise 0."""
+    def precise(self, prompt: Prompt, ids: Tensor) -> Tensor:
+        """[n] float32 for ids that the policy said: 1 where the token has to be exact (precise.py), otherwise 0.
+
+        What finds them reads what rewards read: thoughts that the template opens begin with their tag, see `said`.
+        """
         told, text = ids.tolist(), self.text(ids)
         silent = self.prompts.turns.special - self._of_thoughts if self._skip else frozenset()
         words = ["" if i in silent else self.word_of[i] for i in told]
         if "".join(words) != text:
             words = grown(told, lambda part: self.text(torch.tensor(part, dtype=torch.int64)))
-        return torch.tensor(classes(text, words, self.found), dtype=torch.float32)
+        whole = self.said(prompt, [text])
+        before = whole[: len(whole) - len(text)]
+        return torch.tensor(classes(whole, [before, *words], self.found)[1:], dtype=torch.float32)

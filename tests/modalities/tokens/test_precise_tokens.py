@@ -39,6 +39,15 @@ def test_merged_tokens_count_where_one_of_their_letters_does(adapter):
     marked(policy, CODE, wanted)
 
 
+def test_thoughts_that_the_prompt_opens_are_no_program(adapter):
+    """Cut off before their end they hold no number of a program; behind their end stands one."""
+    policy = adapter(chat="off", precise=SPANS)
+    for text, exact in (("box(40", ""), ("box(4)</think>a(7)", "7")):
+        (sample,) = policy.given(Prompt("p", "A box. <think>"), [text])
+        found = policy.features([sample], torch.arange(len(text)), ["token_class"])["token_class"][0]
+        assert "".join(c for c, one in zip(text, found.tolist()) if one) == exact
+
+
 def test_tokens_that_are_not_trained_are_of_no_class(adapter):
     policy = adapter()
     (sample,) = policy.given(Prompt("p", "x"), ["1234"])
