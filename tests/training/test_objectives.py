@@ -74,7 +74,7 @@ def run(tmp_path):
         {"preset": "lp_reg", "terms": [{"name": "proxy_kl", "share": 0.2}]},
         {"preset": "spine"},
         {"preset": "capo"},
-        {"preset": "cad_rl", "action_masks": []},  # the model is random: every answer is cut off
+        {"preset": "cad_rl", "filters": []},  # the model is random: every answer is cut off
         {"preset": "topr", "advantage": "group_mean"},
         {"preset": "stable_reinforce"},
         {"preset": "stable_reinforce_tokens"},

@@ -53,6 +53,7 @@ ELSEWHERE = {
     "muon_ratio": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "muon_momentum": "tests/training/test_muon.py, on parameters that are matrices of blocks",
     "options": "tests/config/test_effects.py, with a function as records",
+    "reward": "tests/training/test_curriculum_of_rates.py, with several rewards",
 }
 
 TREE = {"iterations": 4, "children": 3, "depth": 4, "step_end": "b", "step_tokens": 3, "least_spread": 0.0}

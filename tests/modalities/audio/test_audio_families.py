@@ -345,9 +345,10 @@ def test_a_processor_of_another_rate_is_refused(adapter):
         Family(policy.model, policy.processor, policy.config)
 
 
-def test_vllm_is_refused_where_it_would_not_hear(adapter):
-    with pytest.raises(ValueError, match=r"engine\.name=vllm: Qwen2Audio.* would be asked with sounds.*; leave it at"):
-        adapter(engine={"name": "vllm"})
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "qwen2_audio"])
+def test_vllm_is_refused_where_nobody_saw_it_hear(adapter, kind):
+    with pytest.raises(ValueError, match=r"engine\.name=vllm: \w+ hears, which was not tried with vLLM.*; leave it at"):
+        adapter(kind, engine={"name": "vllm"})
 
 
 def test_silence_is_heard(shared, ask, roll):
