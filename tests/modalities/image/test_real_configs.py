@@ -92,6 +92,8 @@ def shrunk(name: str, tmp_path: Path) -> dict[str, Any]:
         stage |= {key: value for key, value in CUT.items() if key in stage}
         stage |= {"updates": min(2, stage["updates"])} if "updates" in stage else {}
         stage |= {"branches": 2} if stage.get("branches") else {}
+        if stage.get("adversary"):
+            stage["adversary"] |= {"blocks": 1}  # all that the tiny network has
         if stage.get("pairs"):
             stage["pairs"] = None
             values["data"] |= {"prompts": PAIRS, "prompts_count": 4}
