@@ -106,7 +106,7 @@ def test_pictures_are_sent_whole_and_ids_with_one_placeholder_each(folder, serve
             assert part["type"] == "image_url" and prefix == "data:image/png;base64"
             assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()
     server.features = 4
-    with pytest.raises(RuntimeError, match="made 14 ids of a prompt with 2 pictures and sounds of which .* 12"):
+    with pytest.raises(RuntimeError, match=r"made 14 ids of a prompt with 2 pictures and sounds of which .* 12"):
         engine.generate([Row(ids, tuple(shown))], 1, SAMPLING, [[11]])
 
 
