@@ -102,6 +102,7 @@ class Distilled:
             "seed": SEED,
             "model": {"path": "built", "family": "sd3", "build": build, "sampling": sampling},
             "data": {"prompts": str(prompts)},
+            "rewards": [{"name": "jpeg.incompressible"}] if stage and "joint" in stage else [],
             "stages": [{**own, **(stage or {})}],
             "report": {"samples_every": 0},
         }

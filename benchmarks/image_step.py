@@ -142,6 +142,9 @@ def main() -> None:
         "E": Noised(options.size, options.micro_batch),
         "F": PlainNft(options.size, options.plain_batch),
         "G": Distilled(options.size, options.micro_batch),
+        "H": Distilled(
+            options.size, options.micro_batch, {"joint": {"after": 0, "algorithm": {"preset": "flow_grpo"}}}
+        ),
     }
     count = sum(p.numel() for p in sides["A"].parameters.values())
     print(f"{machine()}; torch {torch.__version__}, diffusers {version('diffusers')}, one thread")
@@ -163,7 +166,7 @@ def main() -> None:
     for name, bar in BARS.items():
         found = statistics.median(speedups(rounds["A"], rounds[name]))
         print(f"{name} >= {bar} x A: {'reached' if found >= bar else 'NOT reached'} ({found:.2f})")
-    against = {"D": "Flow-DPPO", "E": "NFT", "G": "distillation"}
+    against = {"D": "Flow-DPPO", "E": "NFT", "G": "distillation", "H": "joint distillation"}
     for name, what in against.items():
         found = statistics.median(speedups(rounds["B"], rounds[name]))
         print(f"{what}: {1 / found:.2f} times Flow-GRPO's CPU time for a picture")
