@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from sides import (
     lexicon,
     machine,
     median,
+    nothing_banned,
     one_thread,
     quiet,
     rows_verdict,
@@ -133,16 +133,6 @@ def plain_side(folder: Path, case: Case, task: Task, library: Library) -> PlainL
     side = PlainLoop(folder, kind, task, library.samples, trained, adapter.banned, case.once)
     watch(side, side.model, side.processor)
     return side
-
-
-@contextmanager
-def nothing_banned(adapter: AudioAdapter) -> Iterator[None]:
-    """Placeholders have a share in the distribution, as in the plain loop's loss; it does not sample them either."""
-    banned, adapter.banned = adapter.banned, ()
-    try:
-        yield
-    finally:
-        adapter.banned = banned
 
 
 def compare(case: Case, rounds: int, micro_batch: int) -> Rows:

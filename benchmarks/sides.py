@@ -31,6 +31,7 @@ from mmrl.config import OptimConfig
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
 from mmrl.core.resolving import resolve
+from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.training.learner import Learner
 from mmrl.training.processes import Processes
 from mmrl.training.stages.experience import Experience
@@ -47,6 +48,16 @@ MEDIA = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
 
 # Of both sides, the other one first.
 Rows = dict[str, list[dict[str, float]]]
+
+
+@contextmanager
+def nothing_banned(adapter: TokenAdapter) -> Iterator[None]:
+    """Placeholders have a share in the distribution, as in the other side's loss; it does not sample them either."""
+    banned, adapter.banned = adapter.banned, ()
+    try:
+        yield
+    finally:
+        adapter.banned = banned
 
 
 @dataclass(frozen=True)

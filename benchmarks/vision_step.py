@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from sides import (
     machine,
     measure,
     median,
+    nothing_banned,
     one_thread,
     quiet,
     rows_verdict,
@@ -155,16 +155,6 @@ def watch(side: Trl | Library, model: Any, processor: Any) -> None:
 
 def count_pictures(images: Any) -> int:
     return sum(map(count_pictures, images)) if isinstance(images, list | tuple) else 1
-
-
-@contextmanager
-def nothing_banned(adapter: VisionAdapter) -> Iterator[None]:
-    """Placeholders have a share in the distribution, as in TRL's loss; it does not sample them either."""
-    banned, adapter.banned = adapter.banned, ()
-    try:
-        yield
-    finally:
-        adapter.banned = banned
 
 
 def compare(case: Case, rounds: int, micro_batch: int) -> Rows:

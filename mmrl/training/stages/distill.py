@@ -39,7 +39,7 @@ from mmrl.training.stages.joint import Joint, joint_row
 from mmrl.training.stages.looking import Direction, Look, Made, Row, above
 from mmrl.training.stages.policy_gradient import fitting
 from mmrl.training.stages.reals import Reals
-from mmrl.training.stages.rows import monitor_row, pair_row, reward_row, silent_share, status_row
+from mmrl.training.stages.rows import reward_row, scores_row, silent_share
 from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.surrogate import Surrogate, advantages, surrogate_row
 from mmrl.training.stages.teacher import show_teacher
@@ -285,9 +285,7 @@ class Distill(Sampled[DistillStage]):
         sums = self.cursor.sums.combined(run.processes)
         row = turns_row(turns, sums, self.learners)
         if experience is not None:
-            row |= reward_row(experience, run.processes) | monitor_row(groups, run.weights, run.processes)
-            row |= pair_row(groups, list(run.weights), run.processes)
-            row |= status_row(groups, list(run.weights), run.processes)
+            row |= reward_row(experience, run.processes) | scores_row(groups, run.weights, run.processes)
             row["group/zero_variance"] = silent_share(experience, run.processes)
             row |= joint_row(sums, updates) | surrogate_row(sums)
         return row | {k: v for k, v in sums.known.items() if k.startswith(("time/", "rollout/"))}

@@ -24,7 +24,7 @@ from mmrl.training.policy import Policy
 from mmrl.training.run import Run
 from mmrl.training.stages.experience import Experience, annotate
 from mmrl.training.stages.forward_update import Draws, Others, forward_gradient
-from mmrl.training.stages.rows import monitor_row, reward_row, tell_empty
+from mmrl.training.stages.rows import reward_row, scores_row, tell_empty
 from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.update import groups_of_update, plan_update
 from mmrl.types import Group
@@ -135,7 +135,7 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
 
     def _row(self, experience: Experience, groups: Sequence[Group]) -> dict[str, Any]:
         options, cursor, processes, batch = self.options, self.cursor, self.run.processes, experience.batch
-        row = reward_row(experience, processes) | monitor_row(groups, self.run.weights, processes)
+        row = reward_row(experience, processes) | scores_row(groups, self.run.weights, processes)
         silent = zero_variance_share(
             experience.advantage, experience.valid, batch.group, batch.n_groups, processes.reduce
         )

@@ -23,7 +23,7 @@ from mmrl.training.stages.experience import Experience, annotate
 from mmrl.training.stages.expert import expert_gradient, share
 from mmrl.training.stages.policy_gradient import PolicyGradient, fitting
 from mmrl.training.stages.readable import Readable
-from mmrl.training.stages.rows import grpo_row, monitor_row, pair_row, status_row, tell_empty
+from mmrl.training.stages.rows import grpo_row, scores_row, tell_empty
 from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.sft import record_prompt
 from mmrl.training.stages.update import MicroBatch
@@ -69,9 +69,7 @@ class Grpo(Sampled[GrpoStage]):
             cursor.end_update()
             run.point("update")
         row = grpo_row(experience, options, cursor, run.processes)
-        row |= monitor_row(groups, run.weights, run.processes)
-        row |= pair_row(groups, list(run.weights), run.processes)
-        row |= status_row(groups, list(run.weights), run.processes)
+        row |= scores_row(groups, run.weights, run.processes)
         row["lr"] = self.learners["policy"].rate
         self.keep_samples(groups)  # a disk may be full: what is counted behind it is counted once
         if row["loss"] is None and not options.tree:  # a tree without a branching has none, either

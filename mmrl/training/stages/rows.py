@@ -79,6 +79,16 @@ def status_row(groups: Sequence[Group], names: Sequence[str], processes: Process
     return row
 
 
+def scores_row(groups: Sequence[Group], weights: Mapping[str, float], processes: Processes) -> dict[str, Any]:
+    """What the scores of a step's samples tell beside the reward itself: monitors, pairs, statuses."""
+    names = list(weights)
+    return {
+        **monitor_row(groups, weights, processes),
+        **pair_row(groups, names, processes),
+        **status_row(groups, names, processes),
+    }
+
+
 def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, processes: Processes) -> dict[str, Any]:
     """Rewards, conversations, the share of groups without signal, and what the updates were like.
 
