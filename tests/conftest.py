@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 import pytest
 
@@ -19,6 +20,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Hundreds of files are compiled once, and not in each worker and in every process that a test starts.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# A server takes five connections at once by default. The others try again, each time after twice as long: where the
+# machine is busy a test that makes dozens waits for minutes.
+TCPServer.request_queue_size = 1024
 # Thousands of small files are made to last milliseconds each; what a test writes need not outlive a power cut.
 os.fsync = lambda descriptor: None
 
