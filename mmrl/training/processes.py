@@ -91,6 +91,10 @@ class Processes:
         """True on every process when it is true on one."""
         return self.total(float(flag), "max") > 0
 
+    def equal(self, count: int) -> int:
+        """The largest of the processes' counts: how many times all have to do what has to be done together."""
+        return int(self.total(count, "max"))
+
     def gather(self, value: Any) -> list[Any]:
         """Every process's `value`, something that JSON can hold, by rank."""
         if self.world == 1:

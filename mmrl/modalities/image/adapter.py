@@ -31,6 +31,7 @@ from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
+from mmrl.modalities.shards import Divisible
 from mmrl.near import short
 from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
@@ -90,7 +91,7 @@ class ImageAdapter(Adapter):
         self._records = RecordLosses(
             self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
         )
-        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
+        self._sampler = Sampler(self.policy, self._conditions, config, self._tag, self._asked)
         self._replay = replay.Replay(self._sampler, self.reference)
         self._forward = Forward(self._sampler)
         self._branches = Branches(self._sampler)
@@ -119,6 +120,26 @@ class ImageAdapter(Adapter):
         self._reference = None
         self._conditions.trained = "text_encoders" in self._parts.chosen
         self._forget()
+
+    def divisible(self) -> Sequence[Divisible]:
+        """See Adapter.divisible: the denoiser. Text encoders and autoencoder stay whole, trained or not."""
+        denoisers, name = self.family.denoisers, self.family.name
+        if "denoiser" not in self._parts.chosen:
+            raise Unsupported(
+                f"sharding: of components {sorted(self._parts.chosen)} none is divided; train the denoiser, or leave "
+                "sharding.shards at 1"
+            )
+        if len(denoisers) > 1:
+            raise Unsupported(
+                f"sharding: family {name} has {len(denoisers)} denoisers, of which each step runs another; leave "
+                "sharding.shards at 1"
+            )
+        full, blocks = self.config.train == "full", self.family.block_names
+        return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
+
+    def _tag(self) -> int | None:
+        """Of the weights as they are now; None where no process has all of them."""
+        return self._parts.tag() if self.shards is None else None
 
     def _forget(self) -> None:
         """Drop what frozen parts computed: they may be other ones now."""
