@@ -168,7 +168,7 @@ class Loop:
         for learner in stage.learners.values():  # at once, as sampling with such weights fails with words of its own
             learner.refuse_non_finite(self.cursor.total_steps + 1)
         stage.close_step()
-        row = {"step": self.cursor.total_steps + 1, "stage": stage.options.name, **row}
+        row = {"step": self.cursor.total_steps + 1, "stage": stage.options.name, **row, **self.run.processes.waiting()}
         self.cursor.end_step(strict(row, finite=False))  # it may have to wait in a checkpoint
         if self._evaluation_due(stage):
             self.run.point("evaluation")

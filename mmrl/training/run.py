@@ -119,4 +119,7 @@ class Run:
 
     def whole(self) -> AbstractContextManager[None]:
         """Around forwards without gradient of which processes may run different numbers. Every process enters."""
-        return nullcontext() if self.adapter.shards is None else self.adapter.shards.whole()
+        if self.adapter.shards is None:
+            return nullcontext()
+        self.processes.barrier()  # a slow process is waited for here, where it is counted, and not inside of the model
+        return self.adapter.shards.whole()

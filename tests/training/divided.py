@@ -1,8 +1,9 @@
-"""Runs whose weights are divided over processes, each beside the same run of one process: configs, and what they left."""
+"""Runs whose weights are divided over processes, and the same of one process: configs, and what they left."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,19 @@ SFT = {"kind": "sft", "steps": 2, "batch": 5, "micro_batch": 2, "optim": OPTIM}
 SIZES = {"hidden": 16, "layers": 2, "heads": 2, "kv_heads": 1}
 LORA = {"train": "lora", "lora": {"rank": 2, "alpha": 4}}
 
-# Several runs in one start of the processes: `python SCRIPT JOBS.json`, a list of [config, resume, fails].
+# Several runs in one start of the processes: `python SCRIPT JOBS.json`, a list of `job`s.
 TRAIN = """
 import json, os, sys
 from pathlib import Path
 import torch, mmrl
 torch.set_num_threads(1)
-for config, resume, fails in json.loads(Path(sys.argv[1]).read_text()):
+for config, resume, allow, fails in json.loads(Path(sys.argv[1]).read_text()):
     try:
-        mmrl.train(config, quiet=True, resume=resume)
+        mmrl.train(config, quiet=True, resume=resume, allow=allow)
     except Exception as error:
         if not fails:
             raise
-        if os.environ.get("RANK", "0") == "0":
-            print("FAILED", config["name"], type(error).__name__, " ".join(str(error).split()), flush=True)
+        print(json.dumps(["FAILED", config["name"], os.environ["RANK"], type(error).__name__, str(error)]), flush=True)
 """
 
 
@@ -141,6 +141,21 @@ class Runs:
         made = self._base("audio", "odd", model, list(stages))
         made["data"]["prompts"] = self._jsonl("heard", rows)
         return {"name": name, **made}
+
+
+def job(config: dict[str, Any], resume: bool = False, allow: Sequence[str] = (), fails: bool = False) -> list[Any]:
+    """A run of TRAIN. fails: whether it has to fail alike on all processes, which tell how."""
+    return [config, resume, list(allow), fails]
+
+
+def failures(out: str) -> dict[str, dict[int, tuple[str, str]]]:
+    """Name of a run -> process -> (kind of error, its message), of what TRAIN printed."""
+    found: dict[str, dict[int, tuple[str, str]]] = {}
+    for line in out.splitlines():
+        if line.startswith('["FAILED"'):
+            _, name, rank, kind, message = json.loads(line)
+            found.setdefault(name, {})[int(rank)] = kind, message
+    return found
 
 
 def both(config: dict[str, Any], **sharding: Any) -> tuple[dict[str, Any], dict[str, Any]]:
