@@ -302,8 +302,10 @@ def _refuse_small(model: Divisible, shards: int) -> None:
 
 def _square(parameters: Sequence[nn.Parameter]) -> Tensor:
     """The sum of the squares of their gradients, float64, on the CPU."""
-    norms = torch._foreach_norm([p.grad for p in parameters]) if parameters else [torch.zeros(())]
-    return torch.stack([n.double() for n in norms]).square().sum().cpu()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack([n.double() for n in torch._foreach_norm(gradients)]).square().sum().cpu()
 
 
 def _sharded(root: nn.Module) -> list[Any]:

@@ -297,19 +297,20 @@ class Held:
         return whole.clone()
 
 
-@every("first, end", [(0, 3), (3, 5), (5, 5)])
-def test_muon_moves_rows_as_the_whole_matrix(first, end):
+@every("first, end, is_divided", [(0, 3, True), (3, 5, True), (5, 5, True), (0, 5, False)])
+def test_muon_moves_rows_as_the_whole_matrix(first, end, is_divided):
     numbers = torch.Generator().manual_seed(0)
     start, *gradients = (torch.randn(5, 4, generator=numbers) for _ in range(4))
     held = Held(first, end)
     whole = torch.nn.Parameter(start.clone())
-    part = part_of(torch.nn.Parameter(held.cut(start).clone()), Rows(5))
+    part = torch.nn.Parameter(held.cut(start).clone())
+    part = part_of(part, Rows(5)) if is_divided else part
     options = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01, "momentum": 0.9, "ratio": 1.0}
     alone = MuonAdamW({"layers.0.w": whole}, **options)
     divided = MuonAdamW({"layers.0.w": part}, **options, shards=held)
     for gradient in gradients:
         momentum = [kept.clone() for kept in alone.state[whole].values()] if alone.state[whole] else []
-        held.wholes = [whole.detach().clone(), gradient, *momentum]
+        held.wholes = [whole.detach().clone(), gradient, *momentum] if is_divided else []
         whole.grad, part.grad = gradient.clone(), held.cut(gradient).clone()
         alone.step()
         divided.step()
