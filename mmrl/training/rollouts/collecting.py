@@ -11,6 +11,7 @@ from torch import Tensor
 from mmrl.config import ConfigError, GrpoStage, HintsConfig, SampledStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.data.choices import shuffled
+from mmrl.data.held import names_of
 from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
@@ -36,7 +37,7 @@ class Collector:
         self, run: Run, options: SampledStage, algorithm: Algorithm, prompts: Sequence[Prompt], cursor: Cursor
     ) -> None:
         self.run, self.options, self.algorithm, self.cursor = run, options, algorithm, cursor
-        self.prompts = list(prompts)
+        self.prompts = prompts
         self.seed = seed_of(run.seed, options.name)
         self.curriculum = made_curriculum(self.prompts, options)
         # One update right behind its rollout has the replay for nothing: it is what it differentiates.
@@ -51,12 +52,8 @@ class Collector:
         `branches` the samples that part at a step. What comes next depends on the seed and on the results, not on the
         number of processes. Where it fails, the curriculum is as it was.
         """
-        before = self.curriculum.state()
-        try:
+        with self.curriculum.kept_on_failure():
             groups = self._groups(step)
-        except BaseException:
-            self.curriculum.load(before)
-            raise
         self.score_kl(groups)
         if self._replays:
             replay_old(self.run.adapter, groups, self.options.micro_batch)
@@ -153,7 +150,7 @@ class Collector:
         """Tell the curriculum the pass rates of the groups of all processes, in the order of their indices."""
         if not self.options.rewarded:
             return
-        options, index = self.options, self.curriculum.index
+        options, place = self.options, self.curriculum.ids.place
         weights = looked_at(self.run.weights, options.curriculum.reward)
         rates, known = (torch.zeros(options.groups, dtype=torch.float64) for _ in range(2))
         numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)
@@ -162,7 +159,7 @@ class Collector:
             if values:
                 rates[group.index] = sum(v >= options.curriculum.correct_at for v in values) / len(values)
                 known[group.index] = 1
-                numbers[group.index] = index[plain(group.prompt).id]
+                numbers[group.index] = place(plain(group.prompt).id)
         reduce = self.run.processes.reduce
         rates, known, numbers = reduce(rates, "sum"), reduce(known, "sum"), reduce(numbers, "max")
         for rate, count, number in zip(rates.tolist(), known.tolist(), numbers.tolist()):
@@ -182,7 +179,7 @@ def made_curriculum(prompts: Sequence[Prompt], options: SampledStage) -> Curricu
     """The stage's order of prompts, at its beginning."""
     section = options.curriculum
     return Curriculum(
-        [prompt.id for prompt in prompts],
+        names_of(prompts),
         difficulties(prompts, section.column) if section.column else None,
         order=section.order,
         first=section.first,
