@@ -16,35 +16,14 @@ import sys
 import tempfile
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 SIZES = (1_000, 100_000, 1_000_000)
 STEPS = 4
 PARTS = ("records", "curriculum", "store", "report", "checkpoint")
-WORDS = [
-    "a",
-    "box",
-    "holds",
-    "red",
-    "apples",
-    "and",
-    "green",
-    "pears",
-    "how",
-    "many",
-    "are",
-    "there",
-    "when",
-    "some",
-    "more",
-    "come",
-    "and",
-    "a",
-    "few",
-    "are",
-    "eaten",
-]
+WORDS = ["a", "box", "holds", "red", "apples", "and", "green", "pears", "how", "many", "when", "few", "are", "eaten"]
 ORDERS: dict[str, dict[str, Any]] = {
     "shuffled": {},
     "shuffled, retire_at": {"retire_at": 0.9},
@@ -71,15 +50,16 @@ def write_records(path: Path, count: int) -> None:
             file.write(json.dumps(record) + "\n")
 
 
-def config(folder: Path, records: Path, steps: int, **stage: Any) -> dict[str, Any]:
+def config(folder: Path, records: Path, steps: int, looked_at: int | None = None, **stage: Any) -> dict[str, Any]:
     given = {"kind": "grpo", "steps": steps, "groups": 4, "samples": 4, **stage}
-    return {**TEXT, "out": str(folder), "name": "run", "data": {"prompts": str(records)}, "stages": [given]}
+    data = {"prompts": str(records)} | ({"looked_at": looked_at} if looked_at else {})
+    return {**TEXT, "out": str(folder), "name": "run", "data": data, "stages": [given]}
 
 
 # -------------------------------------------------------------------- records
 
 
-def one_size(count: int) -> dict[str, float]:
+def one_size(count: int, looked_at: int | None) -> dict[str, float]:
     """A run of STEPS steps over so many records, in this process."""
     import mmrl
     from mmrl.api import trainer
@@ -93,21 +73,25 @@ def one_size(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         records = Path(folder) / "records.jsonl"
         write_records(records, count)
-        made = mmrl.load_config(config(Path(folder), records, STEPS))
+        made = mmrl.load_config(config(Path(folder), records, STEPS, looked_at))
         before, began = _rss_mb(), time.process_time()
         trainer(made, should_stop=at, quiet=True).train()
     first = next(moment for place, moment in moments if place == "rollout")
     ends = [moment for place, moment in moments if place == "step"]
-    steps = [b - a for a, b in zip(ends, ends[1:])]
+    steps = [b - a for a, b in pairwise(ends)]
     return {"start_s": first - began, "step_s": min(steps), "held_mb": _rss_mb() - before, "peak_mb": _peak_mb()}
 
 
-def records_table(sizes: list[int]) -> None:
-    print("\nA run of the tiny text model over JSONL records of 260 bytes, one process")
+def records_table(sizes: list[int], looked_at: int | None) -> None:
+    told = f"looked at: {looked_at or 'all'}"
+    print(f"\nA run of the tiny text model over JSONL records of 260 bytes, one process, {told}")
     print("records      start, CPU s   a step, CPU s   held MB   peak MB")
     for count in sizes:
         told = subprocess.run(
-            [sys.executable, __file__, "--one", str(count)], check=True, capture_output=True, text=True
+            [sys.executable, __file__, "--one", str(count), "--looked-at", str(looked_at or 0)],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         found = json.loads(told.strip().splitlines()[-1])
         print(
@@ -123,9 +107,7 @@ def records_table(sizes: list[int]) -> None:
 def curriculum_table(sizes: list[int]) -> None:
     from mmrl.training.rollouts.curriculum import Curriculum
 
-    print(
-        "\nA step of the curriculum (64 prompts drawn, their results recorded), CPU ms, median of 20 behind the first"
-    )
+    print("\nA step of the curriculum (64 prompts drawn, their results recorded), CPU ms, median behind the first")
     print(f"{'order':22}" + "".join(f"{count:>12,}" for count in sizes))
     rng = random.Random(0)
     for name, options in ORDERS.items():
@@ -245,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--looked-at", type=int, help="data.looked_at of the runs over records; 0: all")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -253,11 +236,11 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if options.one:
-        print(json.dumps(one_size(options.one)))
+        print(json.dumps(one_size(options.one, options.looked_at or None)))
         return
     print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, one thread")
     tables = {
-        "records": lambda: records_table(options.sizes),
+        "records": lambda: records_table(options.sizes, options.looked_at or None),
         "curriculum": lambda: curriculum_table(options.sizes),
         "store": store_table,
         "report": report_table,

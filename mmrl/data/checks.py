@@ -13,7 +13,7 @@ from typing import Any
 from mmrl.config import ChainConfig, ConfigError, DataConfig, RecordFormat
 from mmrl.config.data import is_range
 from mmrl.data.candidates import as_preference
-from mmrl.data.formats import normalised, unseen
+from mmrl.data.formats import normalised_and_unseen
 from mmrl.data.forms.chains import COT, with_completion
 from mmrl.data.heard import check_sounds
 from mmrl.data.held import Held, Names
@@ -67,7 +67,7 @@ class Checker:
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
         shown = self.form in WITH_VIDEO
         raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos, shown)
-        record = normalised(raw, self.form, self.every_turn)
+        record, hidden = normalised_and_unseen(raw, self.form, self.every_turn)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(
@@ -89,7 +89,7 @@ class Checker:
         targets += film_refs(record["video"], self.root, self.video_frames) if "video" in self.columns else []
         check_images(record, self.root, self.max_pixels, targets)
         check_sounds(record, self.root, self.max_seconds)
-        self._tell(row, unseen(raw, self.form) - set(self.columns))
+        self._tell(row, hidden - set(self.columns))
         return record
 
     def _tell(self, row: Row, columns: set[str]) -> None:

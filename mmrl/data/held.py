@@ -107,7 +107,7 @@ class Held(Sequence[T], Generic[T]):
         data, self._unwritten = b"".join(self._unwritten), []
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="mmrl-", buffering=0)
+                self._file = tempfile.TemporaryFile(prefix="mmrl-", buffering=0)  # noqa: SIM115
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:

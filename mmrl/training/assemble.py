@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmrl.config import Config, ConfigError, RewardConfig
 from mmrl.data.choices import check_shuffled
-from mmrl.data.held import only
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
-from mmrl.media import MediaError
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
-from mmrl.reporting.progress import counted
 from mmrl.rewarding.call import StopRun
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
+from mmrl.training.fitting import usable
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
 from mmrl.training.stopping import Stops
@@ -138,11 +135,12 @@ def load_prompts(
 ) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     """(training prompts, held-out prompts) of a config; [] where it names none.
 
-    first: how many of each the adapter is asked about; None: all. told: the words of a bar over them; None: no bar.
-    processes: those that share the work.
+    first: how many of each the adapter is asked about; None: as many as the config says. told: the words of a bar over
+    them; None: no bar. processes: those that share the work.
     """
     columns, data = adapter.prompt_columns(), config.data
-    train = usable(adapter, training_prompts(data, columns), data.on_bad_record, first, told, processes)
+    ask = data.looked_at if first is None else min(first, data.looked_at or first)
+    train = usable(adapter, training_prompts(data, columns), data.on_bad_record, ask, told, processes)
     held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told, processes)
     if data.shuffle_options:
         check_shuffled(train, "data.shuffle_options")
@@ -167,68 +165,6 @@ def _told(ref: Any) -> Hashable:
     if isinstance(ref, Hashable):
         return ref
     return ref["bytes"] if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes) else repr(ref)
-
-
-def usable(
-    adapter: Adapter,
-    prompts: Sequence[Prompt],
-    on_bad: str,
-    first: int | None = None,
-    told: str | None = None,
-    processes: Processes | None = None,
-) -> Sequence[Prompt]:
-    """The prompts that the adapter can roll out; the others are counted and told.
-
-    first: how many it is asked about, unless it can use none of these; the rest counts as usable. None: all.
-    told: the words of a bar over them; None: no bar. processes: those that share the work, each with the same prompts.
-    Raises ConfigError without any, and for a picture or a sound that cannot be used unless `on_bad` is skip.
-    """
-    asked = prompts if first is None else prompts[:first]
-    reasons = _reasons(adapter, asked if told is None else counted(asked, told), on_bad, processes)
-    if len(reasons) == len(asked) < len(prompts):
-        return usable(adapter, prompts, on_bad, None, told, processes)
-    if reasons:
-        number = min(reasons)
-        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {prompts[number].id!r}: "
-        message += reasons[number]
-        if len(reasons) == len(prompts):
-            raise ConfigError(message)
-        warnings.warn(f"{message}; dropped", stacklevel=2)
-    keep = np.ones(len(prompts), dtype=bool)
-    keep[list(reasons)] = False
-    return only(prompts, keep)
-
-
-def _reasons(adapter: Adapter, prompts: Iterable[Prompt], on_bad: str, processes: Processes | None) -> dict[int, str]:
-    """Why prompts cannot be used, by their numbers. Every process looks at its share, and all know, and say, the same.
-
-    Raises ConfigError for the first whose picture or sound cannot be used, unless `on_bad` is skip.
-    """
-    rank, world = (processes.rank, processes.world) if processes else (0, 1)
-    found: dict[int, str] = {}
-    stop: tuple[int, str] | None = None
-    with warnings.catch_warnings(record=True) if world > 1 else nullcontext() as heard:
-        for number, prompt in enumerate(prompts):
-            if number % world != rank:
-                continue
-            try:
-                why = adapter.usable(prompt)
-            except MediaError as error:
-                why = str(error)
-                if on_bad == "stop":
-                    stop = number, f"prompt {prompt.id!r}: {why}; mend it, or set data.on_bad_record: skip"
-                    break
-            if why:
-                found[number] = why
-    if processes and world > 1:
-        shares = processes.gather([list(found.items()), stop, [str(one.message) for one in heard or ()]])
-        found = {number: why for some, _, _ in shares for number, why in some}
-        stop = min((at for _, at, _ in shares if at), default=None)
-        for message in dict.fromkeys(message for _, _, some in shares for message in some):
-            warnings.warn(message, stacklevel=3)
-    if stop:
-        raise ConfigError(stop[1])
-    return found
 
 
 def check_prompts(prompts: Sequence[Prompt], rewards: Sequence[LoadedReward], on_bad: str) -> None:

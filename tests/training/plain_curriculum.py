@@ -1,4 +1,4 @@
-"""The order of prompts as its definition says it, over sets and all prompts at each step: what the quick one must do."""
+"""The order of prompts as its definition says it, over all prompts at each step: what the quick one must do."""
 
 import random
 

@@ -16,6 +16,7 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
+from mmrl.training.fitting import Fitting
 from mmrl.training.rollouts.branching import branched, failing_alike
 from mmrl.training.rollouts.curriculum import Curriculum
 from mmrl.training.rollouts.deciding import looked_at
@@ -40,6 +41,9 @@ class Collector:
         self.prompts = prompts
         self.seed = seed_of(run.seed, options.name)
         self.curriculum = made_curriculum(self.prompts, options)
+        data = run.config.data
+        later = data.looked_at is not None and len(prompts) > data.looked_at
+        self._fitting = Fitting(run.adapter, prompts, data.on_bad_record) if later else None
         # One update right behind its rollout has the replay for nothing: it is what it differentiates.
         once = options.updates * options.epochs == 1 and options.ahead == 0 and algorithm.correction is None
         self._replays = options.replays_old(run.adapter.precision != torch.float32) and not once
@@ -121,13 +125,26 @@ class Collector:
         draws: how often each prompt was asked in this step already; counted on.
         """
         found = []
-        for place, number in zip(places, self.curriculum.order(step, len(places), self.seed)):
+        for place, number in zip(places, self._drawn(step, len(places))):
             prompt = self.prompts[number]
             draw = draws[prompt.id]
             if self.run.config.data.shuffle_options:
                 prompt = shuffled(prompt, seed_of(self.seed, step, draw))
             found.append(Group(prompt, place, draw=draw))
             draws[prompt.id] += 1
+        return found
+
+    def _drawn(self, step: int, count: int) -> list[int]:
+        """The next prompts of the curriculum that can be used."""
+        if self._fitting is None:
+            return self.curriculum.order(step, count, self.seed)
+        found: list[int] = []
+        while len(found) < count:
+            for number in self.curriculum.order(step, count - len(found), self.seed):
+                if self._fitting.fits(number):
+                    found.append(number)
+                else:
+                    self.curriculum.pass_over(number)
         return found
 
     def _mine(self, groups: Sequence[Group]) -> list[Group]:

@@ -151,9 +151,13 @@ class Curriculum:
             if len(self.recent) == self.window and math.fsum(self.recent) / self.window > self.advance_at:
                 self._advance(self.level + 1)
 
+    def pass_over(self, prompt: int) -> None:
+        """A prompt, by its index, that cannot be asked leaves for good."""
+        self.levels.retire(prompt)
+
     @property
     def exhausted(self) -> bool:
-        """Whether every prompt has retired."""
+        """Whether every prompt has retired, or was passed over."""
         return self.levels.left == 0
 
     @contextmanager
@@ -238,6 +242,8 @@ class Curriculum:
         return (lowest <= levels) & (levels <= level)
 
     def _refuse_none(self) -> None:
+        if self.exhausted and self.retire_at is None:
+            raise AllRetired(f"curriculum: none of {len(self.ids)} prompts can be used")
         if self.exhausted:
             raise AllRetired(
                 f"curriculum: all {len(self.ids)} prompts have reached a pass rate of {self.retire_at:g}; add "

@@ -121,8 +121,7 @@ class Filtering(Stage[FilterStage]):
 
     def _asked(self) -> list[tuple[Group, Rate | None]]:
         """This process's empty groups of the step, and the pass rates of those that were measured before."""
-        options, run = self.options, self.run
-        found = []
+        run, found = self.run, list[tuple[Group, Rate | None]]()
         for place, prompt in enumerate(self.prompts[number] for number in self._numbers()):
             rate = self.known.of(prompt) if self.known else None
             if run.config.data.shuffle_options:
