@@ -103,14 +103,15 @@ class Fitting:
 
     def fits(self, number: int) -> bool:
         """Whether prompt `number` can be used; one that cannot is told. Raises as why_unfit."""
-        if self._fit[number]:
-            return True
+        if self._fit[number] or number in self._unfit:
+            return number not in self._unfit
         prompt = self.prompts[number]
         why = why_unfit(self.adapter, prompt, self.on_bad)
-        self._fit[number] = why is None
-        if why is not None and number not in self._unfit:
-            self._unfit.add(number)
-            count = len(self._unfit)
-            if count <= _WARNINGS or not count & (count - 1):  # then at each power of 2
-                warnings.warn(f"prompt {prompt.id!r} cannot be used: {why}; passed over, {count} so far", stacklevel=2)
-        return why is None
+        if why is None:
+            self._fit[number] = True
+            return True
+        self._unfit.add(number)
+        count = len(self._unfit)
+        if count <= _WARNINGS or not count & (count - 1):  # then at each power of 2
+            warnings.warn(f"prompt {prompt.id!r} cannot be used: {why}; passed over, {count} so far", stacklevel=2)
+        return False

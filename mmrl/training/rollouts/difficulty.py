@@ -25,8 +25,14 @@ class Levels:
     called, and not before. A step looks at, and moves, the prompts that it is about: the others cost a copy of
     sorted numbers at most.
 
+    alive: [n] bool. left: how many they are.
+
     Raises CurriculumError for numbers that are to follow rates and are none.
     """
+
+    alive: np.ndarray
+    _all: np.ndarray  # the drawn numbers of all, rising
+    _unsettled: set[int]  # prompts whose levels are drawn from another value than they have now
 
     def __init__(
         self,
@@ -126,8 +132,9 @@ class Levels:
 
     def copied(self) -> Levels:
         """One that stands as this one does, and is not moved with it."""
+        self._sorted = self._living  # those who left are sorted out once
         made = copy.copy(self)
-        made.alive, made._gone, made._unsettled = self.alive.copy(), list(self._gone), set(self._unsettled)
+        made.alive, made._gone, made._unsettled = self.alive.copy(), [], set(self._unsettled)
         if self.reestimate is not None:  # all other arrays are replaced, never written to
             for name in ("_now", "_followed", "_drawn", "_used"):
                 setattr(made, name, getattr(self, name).copy())
