@@ -49,7 +49,9 @@ class Condition:
 
     def library(self, size: int, micro_batch: int, keeps: bool) -> Library:
         plan = {"name": "full"} if self.window is None else {"name": "random_window", "size": self.window}
-        model = {"keep_graph": keeps} | ({"train": "lora", "lora": LORA} if self.lora else {})
+        model: dict[str, Any] = {"keep_graph": keeps} | ({"train": "lora", "lora": LORA} if self.lora else {})
+        if keeps and self.updates > 1:  # an update is over whole groups
+            model["rollout_batch"] = SAMPLES
         branches = {"guidance_gradient": "both" if self.both else "conditional"}
         return Library(size, micro_batch, plan, model=model, **branches)
 
@@ -151,7 +153,7 @@ def shown(found: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one that is not")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one that is not; 0: that one counts")
     parser.add_argument("--size", type=int, default=48, help="height and width of the pictures in pixels")
     parser.add_argument("--plain-batch", type=int, default=16, help="samples per micro-batch of the plain loop")
     parser.add_argument("--micro-batch", type=int, default=64, help="samples x steps per micro-batch of mmrl")
@@ -172,7 +174,7 @@ def main() -> None:
             row = {name: sides.step(name, number + 1) for name in SIDES}
             told = ", ".join(f"{name} {seconds['total']:.2f}" for name, seconds in row.items())
             print(f"  {number} {sides.condition.name}: {told}", flush=True)
-            if number:
+            if number or not options.rounds:
                 for name, seconds in row.items():
                     rows[name].append(seconds)
     print(

@@ -30,8 +30,8 @@ class Graphs:
         self._kept[batch, step] = transition
 
     def take(self, tag: int, places: Sequence[tuple[int, int, int]]) -> Transition | None:
-        """The transitions of (batch, step, row of the batch), or None where not all are there. tag: of the weights as
-        they are now."""
+        """The transitions of (batch, step, row of the batch), or None where not all are there, or fewer than two thirds
+        of a batch are asked for. tag: of the weights as they are now."""
         self.begin(tag)
         rows: dict[tuple[int, int], list[int]] = {}
         where: dict[tuple[int, int], list[int]] = {}
@@ -41,6 +41,9 @@ class Graphs:
         if not rows.keys() <= self._kept.keys():
             return None
         found = [(self._kept.pop(key), torch.tensor(own)) for key, own in rows.items()]
+        # A backward goes through all rows of a batch, and costs two forwards: with few of them a replay is less.
+        if any(3 * len(own) < 2 * len(kept.mean) for kept, own in found):
+            return None
         order = torch.tensor([place for places in where.values() for place in places]).argsort()
 
         def gathered(name: str) -> Tensor:

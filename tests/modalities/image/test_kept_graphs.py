@@ -115,8 +115,18 @@ def test_some_rows_and_columns_in_any_order_are_their_own():
     policy = adapter(keep_graph=True)
     samples = roll(policy)
     calls = forwards(policy)
-    logp = policy.logprobs([samples[3], samples[0]], torch.tensor([2, 0])).logp
-    assert calls == [] and torch.equal(logp, old_logp(samples)[[3, 0]][:, [2, 0]])
+    logp = policy.logprobs([samples[3], samples[0], samples[2]], torch.tensor([2, 0])).logp
+    assert calls == [] and torch.equal(logp, old_logp(samples)[[3, 0, 2]][:, [2, 0]])
+
+
+def test_half_of_a_batch_is_replayed_as_a_backward_would_go_through_all_of_it():
+    policy = adapter(keep_graph=True)
+    samples = roll(policy)
+    calls = forwards(policy)
+    logp = policy.logprobs(samples[:2], torch.tensor([1])).logp
+    assert len(calls) > 0
+    torch.testing.assert_close(logp, old_logp(samples)[:2, 1:2], atol=1e-6, rtol=0)
+    assert len(policy._sampler.graphs._kept) == 2  # of the other steps
 
 
 def test_the_cut_keeps_what_was_denoised_together_and_does_not_ask_whether_graphs_are_there():
