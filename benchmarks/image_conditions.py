@@ -153,7 +153,7 @@ def shown(found: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one that is not; 0: that one counts")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after a first one; 0: that one")
     parser.add_argument("--size", type=int, default=48, help="height and width of the pictures in pixels")
     parser.add_argument("--plain-batch", type=int, default=16, help="samples per micro-batch of the plain loop")
     parser.add_argument("--micro-batch", type=int, default=64, help="samples x steps per micro-batch of mmrl")
