@@ -117,6 +117,11 @@ class ImageAdapter(Adapter):
     def select(self, components: Sequence[str] | None) -> None:
         """Choose the trained parts: denoiser, text_encoders, vae. See Parts.select."""
         self._parts.select(components)
+        if self.config.keep_graph and "text_encoders" in self._parts.chosen:
+            raise Unsupported(
+                "model.keep_graph with components: text_encoders: prompts are encoded without a graph in a rollout; "
+                "leave one of them out"
+            )
         self._reference = None
         self._conditions.trained = "text_encoders" in self._parts.chosen
         self._forget()
@@ -133,6 +138,11 @@ class ImageAdapter(Adapter):
             raise Unsupported(
                 f"sharding: family {name} has {len(denoisers)} denoisers, of which each step runs another; leave "
                 "sharding.shards at 1"
+            )
+        if self.config.keep_graph:
+            raise Unsupported(
+                "sharding: model.keep_graph goes back through a rollout's own forwards, whose gathered weights are "
+                "given back by then; leave it off, or sharding.shards at 1"
             )
         full, blocks = self.config.train == "full", self.family.block_names
         return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
