@@ -87,11 +87,18 @@ def trainer(
 
 
 def plan(
-    config: Source, *, processes: int | None = None, resume: bool = False, measure: bool = False, **overrides: Any
+    config: Source,
+    *,
+    processes: int | None = None,
+    shards: int = 1,
+    resume: bool = False,
+    measure: bool = False,
+    **overrides: Any,
 ) -> Iterator[str]:
     """Lines about what a training would do and take: its arithmetic, what was found, memory; nothing is left on disk.
 
-    processes: to plan for; None: those that a launcher started. resume: look at the run's last checkpoint, too.
+    processes: to plan for; None: those that a launcher started. shards: processes among which a copy of the model is
+    split. resume: look at the run's last checkpoint, too.
     measure: train one step of every stage, for its time and memory.
     Raises, as the lines are asked for, what `train` would raise before its first step.
     """
@@ -102,7 +109,7 @@ def plan(
     yield from plan_text(made, world).splitlines()
     from mmrl.training.dry_run import dry_run
 
-    yield from dry_run(made, world, resume)
+    yield from dry_run(made, world, resume, shards)
     if measure:
         from mmrl.training.dry_run import steps_done
         from mmrl.training.measure import measured

@@ -61,16 +61,20 @@ def train(
 @click.option(
     "--processes", type=click.IntRange(min=1), help="Processes to plan for; left out: those of the launcher, or one."
 )
+@click.option("--shards", type=click.IntRange(min=1), default=1, help="Processes among which a model is split.")
 @click.option("--resume", is_flag=True, help="Look, too, whether the run's last checkpoint goes on with this config.")
 @click.option("--measure", is_flag=True, help="Train one step of every stage in a temporary folder: seconds, memory.")
-def plan(words: Words, modality: str | None, processes: int | None, resume: bool, measure: bool) -> None:
+def plan(
+    words: Words, modality: str | None, processes: int | None, shards: int, resume: bool, measure: bool
+) -> None:
     """Look at all that a training needs, without the model's weights; say what it would do and take.
 
     Fails where `mmrl train` would fail before its first step.
     """
     from mmrl import api
 
-    for line in api.plan(read_config(words, modality), processes=processes, resume=resume, measure=measure):
+    options = {"processes": processes, "shards": shards, "resume": resume, "measure": measure}
+    for line in api.plan(read_config(words, modality), **options):
         click.echo(line)
 
 

@@ -128,6 +128,11 @@ class Adapter:
     def finish(self, objective: str, records: Sequence[dict[str, Any]]) -> None:
         """At the end of a supervised stage, with some of its records. Left out: nothing is done."""
 
+    def shared_models(self) -> Iterable[tuple[torch.nn.Module, Sequence[torch.nn.Module]]]:
+        """Models whose weights processes can split among them, block by block, each with the parts of it that all keep
+        whole: frozen towers, which run outside of its forward. Left out: every process keeps all."""
+        return ()
+
     # ---------------------------------------------------------------- sampling
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:

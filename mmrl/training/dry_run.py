@@ -9,8 +9,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrl.config import Config, ConfigError, DistillStage, FilterStage, ForwardProcessStage, SampledStage
-from mmrl.config import Stage as StageConfig
+from mmrl.config import Config, ConfigError, DistillStage, ForwardProcessStage
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter, Unsupported
@@ -20,8 +19,10 @@ from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
+from mmrl.training.estimate.splitting import most_rows, sharded_sizes
 from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
+from mmrl.training.plan_batches import batch_lines, check_shards
 from mmrl.training.plan_prompts import prompt_lines
 from mmrl.training.plan_rewards import reward_lines
 from mmrl.training.planned import PlannedProcesses
@@ -33,12 +34,14 @@ from mmrl.training.stages.kinds import made_stage
 from mmrl.types import Prompt
 
 
-def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterator[str]:
+def dry_run(config: Config, processes: int = 1, resume: bool = False, shards: int = 1) -> Iterator[str]:
     """Lines about what is there: files of the model, rewards, data, processes, tokens, memory; each once it is known.
 
-    processes: how many the run would have. resume: check that a training would go on from the run's checkpoint.
+    processes: how many the run would have. resume: check that a training would go on from the run's checkpoint. shards:
+    processes that share a copy of the model.
     Raises what a training would raise before its first step, as far as that is known without the weights.
     """
+    check_shards(processes, shards)
     check_packages(config)
     files = getattr(config.model, "files", None)
     yield from files() if files else ()
@@ -50,6 +53,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
     yield from reward_lines([*run.rewards, *run.eval_rewards])
     yield from _found(run.data.prompts, run.data.eval_prompts, run.data.records)
     yield from run.adapter.plan_lines()
+    check_shards(processes, shards, most_rows(run.adapter) if shards > 1 else None)
     if run.data.eval_prompts:
         check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:
@@ -60,7 +64,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
     for number, options in enumerate(config.stages):
         policy.select(options.components, options.name)
         cursor.begin_stage(number)
-        yield from _processes(options, processes)
+        yield from batch_lines(options, processes)
         if options.data_from is not None:
             yield f"stage {options.name}: its data come from stage {options.data_from}, and are not looked at"
             continue
@@ -68,7 +72,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         prompts, lines = _lengths(run.adapter, stage.rolled_out)
         yield from lines
         yield from _micro_batches(stage, prompts)
-        yield _estimated(stage, prompts)
+        yield from _estimated(stage, prompts, shards)
         yield from role_lines(stage)
 
 
@@ -123,20 +127,7 @@ def steps_done(config: Config) -> int:
     return int(state["cursor"]["total_steps"])
 
 
-# -------------------------------------------------------------------- processes and tokens
-
-
-def _processes(options: StageConfig, processes: int) -> Iterator[str]:
-    if isinstance(options, SampledStage | FilterStage) and options.groups < processes:
-        yield (
-            f"warning: stage {options.name}: {options.groups} prompts on {processes} processes: "
-            f"{processes - options.groups} of them have nothing to sample; take groups={processes} or more"
-        )
-    elif isinstance(options, SampledStage | FilterStage) and options.groups % processes:
-        yield (
-            f"stage {options.name}: {options.groups} prompts on {processes} processes: some have "
-            f"{-(-options.groups // processes)}, some {options.groups // processes}, and wait for the others"
-        )
+# -------------------------------------------------------------------- tokens
 
 
 def _lengths(adapter: Adapter, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
@@ -167,13 +158,18 @@ def _micro_batches(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str
         )
 
 
-def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> str:
+def _estimated(stage: Stage[Any], prompts: Sequence[Prompt], shards: int) -> Iterator[str]:
     name = stage.options.name
     if not is_hollow(stage.run.adapter):
-        return f"memory of stage {name}: not estimated, its adapter is made with its weights"
+        yield f"memory of stage {name}: not estimated, its adapter is made with its weights"
+        return
     try:
-        return estimate(stage, prompts).line(name)
+        if shards > 1:
+            yield from sharded_sizes(stage, prompts, shards).lines(name, stage.run.processes.world)
+        else:
+            yield estimate(stage, prompts).line(name)
     except (ConfigError, Unsupported):  # a training would come to it, too
         raise
     except Exception as error:  # whatever the code of a model raises where tensors hold no numbers
-        return f"memory of stage {name}: not estimated: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        told = " ".join(str(error).split())[:200]
+        yield f"memory of stage {name}: not estimated: {type(error).__name__}: {told}"

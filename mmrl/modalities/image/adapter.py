@@ -128,6 +128,15 @@ class ImageAdapter(Adapter):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return self._parts.trainable()
 
+    def shared_models(self) -> list[tuple[nn.Module, Sequence[nn.Module]]]:
+        """See Adapter.shared_models: the denoiser, and whatever else is trained."""
+        trained = {id(p) for p in self.trainable_parameters().values()}
+        return [
+            (module, ())
+            for name, module in self.modules().items()
+            if name in self.family.denoisers or any(id(p) in trained for p in module.parameters())
+        ]
+
     def to(self, device: torch.device) -> None:
         self.family.pipeline.to(device)
 

@@ -50,6 +50,9 @@ class MediaAdapter(TokenAdapter):
         """Towers that are not trained where all weights are."""
         raise NotImplementedError
 
+    def _whole(self) -> Sequence[nn.Module]:
+        return self._left_alone(self.model)
+
     def _rooms(self) -> Mapping[Tower, Room]:
         """Where the features of each tower are kept, for one decoder."""
         raise NotImplementedError

@@ -127,6 +127,14 @@ class TokenAdapter(Adapter):
         found = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         return found | ({"head.weight": self.head.weight} if self.head is not None else {})
 
+    def shared_models(self) -> list[tuple[nn.Module, Sequence[nn.Module]]]:
+        """See Adapter.shared_models."""
+        return [(self.model, self._whole())]
+
+    def _whole(self) -> Sequence[nn.Module]:
+        """Parts of the model that run outside of its forward, frozen."""
+        return ()
+
     def save(self, folder: Path) -> None:
         """A folder that `from_pretrained` loads, with the tokenizer; for LoRA, peft's own files. A scalar head is in
         its folder `head`."""

@@ -1,0 +1,66 @@
+"""`mmrl plan` about processes: what each of them has to do in a step, and what does not divide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmrl.config import ConfigError, FilterStage, SampledStage
+from mmrl.config import Stage as StageConfig
+
+
+def check_shards(processes: int, shards: int, rows: int | None = None) -> None:
+    """Raise ConfigError where so many processes cannot share a model in so many parts. rows: the longest first
+    dimension of its parameters, along which they are split; None: not known."""
+    if processes % shards:
+        divisors = [n for n in range(1, processes + 1) if processes % n == 0]
+        copies = processes // shards
+        worlds = [n * shards for n in (copies, copies + 1) if n]
+        raise ConfigError(
+            f"shards={shards} does not divide {processes} processes: each copy of the model needs as many; take "
+            f"shards={_listed(divisors)}, or {_listed(worlds)} processes"
+        )
+    if rows is not None and shards > rows:
+        raise ConfigError(f"shards={shards} is more than any of the model's parameters has rows: {rows} at most")
+
+
+def batch_lines(options: StageConfig, processes: int) -> Iterator[str]:
+    """What a step gives to each process, where there are several, and what does not divide, with the numbers that do."""
+    if processes == 1:
+        return
+    if isinstance(options, SampledStage | FilterStage):
+        yield from _shares(options, options.groups, "groups", "prompts", processes)
+        each = -(-options.groups // processes)
+        samples = getattr(options, "samples", None)
+        if samples:
+            yield (
+                f"stage {options.name} on {processes} processes: {options.groups} prompts x {samples} samples, at most "
+                f"{each} x {samples} = {each * samples} of each process"
+            )
+        updates = getattr(options, "updates", 1)
+        if updates > 1 and options.groups // updates % processes:
+            yield (
+                f"stage {options.name}: an update is over {options.groups // updates} prompts of {options.groups}, and "
+                f"some of {processes} processes have more of them than others; take a groups that updates x processes "
+                f"divides, such as {updates * processes}"
+            )
+    elif getattr(options, "batch", None):
+        yield from _shares(options, options.batch, "batch", "records", processes)
+
+
+def _shares(options: StageConfig, count: int, option: str, what: str, processes: int) -> Iterator[str]:
+    if count < processes:
+        doing = "sample" if what == "prompts" else "do"
+        yield (
+            f"warning: stage {options.name}: {count} {what} on {processes} processes: {processes - count} of them have "
+            f"nothing to {doing}; take {option}={processes} or more"
+        )
+    elif count % processes:
+        low = count // processes
+        yield (
+            f"stage {options.name}: {count} {what} on {processes} processes: some have {low + 1}, some {low}, and wait "
+            f"for the others; {option}={low * processes} or {(low + 1) * processes} divides evenly"
+        )
+
+
+def _listed(numbers: list[int]) -> str:
+    return f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
