@@ -93,13 +93,16 @@ def plan(
     shards: int = 1,
     resume: bool = False,
     measure: bool = False,
+    simulate: Sequence[int] = (),
+    hardware: str = "h100",
     **overrides: Any,
 ) -> Iterator[str]:
     """Lines about what a training would do and take: its arithmetic, what was found, memory; nothing is left on disk.
 
     processes: to plan for; None: those that a launcher started. shards: processes among which a copy of the model is
     split. resume: look at the run's last checkpoint, too.
-    measure: train one step of every stage, for its time and memory.
+    measure: train one step of every stage, for its time and memory. simulate: numbers of GPUs on each of which a step
+    is simulated; hardware: of such GPUs, a name or a YAML file (docs/plan.md).
     Raises, as the lines are asked for, what `train` would raise before its first step.
     """
     from mmrl.training.plan import plan_text, processes_of_environment
@@ -110,6 +113,10 @@ def plan(
     from mmrl.training.dry_run import dry_run
 
     yield from dry_run(made, world, resume, shards)
+    if simulate:
+        from mmrl.training.simulated import simulated
+
+        yield from simulated(made, simulate, shards, hardware)
     if measure:
         from mmrl.training.dry_run import steps_done
         from mmrl.training.measure import measured

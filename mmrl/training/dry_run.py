@@ -18,8 +18,8 @@ from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewa
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
-from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.estimate.splitting import most_rows, sharded_sizes
+from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
 from mmrl.training.plan_batches import batch_lines, check_shards
@@ -78,6 +78,12 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False, shards: in
 
 def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
     """(name, memory) of each stage whose data are there."""
+    for stage, prompts in made_stages(config):
+        yield stage.options.name, estimate(stage, prompts)
+
+
+def made_stages(config: Config) -> Iterator[tuple[Stage[Any], list[Prompt]]]:
+    """Each stage whose data are there, of a run without weights on one process, and its prompts, the longest first."""
     run = assemble(config, PlannedProcesses(1), weights=False)
     policy, cursor = Policy(run.adapter), Cursor()
     for number, options in enumerate(config.stages):
@@ -85,7 +91,7 @@ def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
         cursor.begin_stage(number)
         if options.data_from is None:
             stage = made_stage(run, options, policy, cursor)
-            yield options.name, estimate(stage, _lengths(run.adapter, stage.rolled_out)[0])
+            yield stage, _lengths(run.adapter, stage.rolled_out)[0]
 
 
 # -------------------------------------------------------------------- what is there

@@ -24,7 +24,7 @@ def check_shards(processes: int, shards: int, rows: int | None = None) -> None:
 
 
 def batch_lines(options: StageConfig, processes: int) -> Iterator[str]:
-    """What a step gives to each process, where there are several, and what does not divide, with the numbers that do."""
+    """What a step gives to each of several processes, and what does not divide, with the numbers that do."""
     if processes == 1:
         return
     if isinstance(options, SampledStage | FilterStage):

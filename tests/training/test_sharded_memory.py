@@ -239,7 +239,11 @@ def test_shards_that_cannot_be_are_refused_with_numbers_that_can(processes, shar
     [
         (1, {"groups": 3}, []),
         (2, {"groups": 4}, ["4 prompts x 2 samples, at most 2 x 2 = 4 of each"]),
-        (3, {"groups": 4}, ["some have 2, some 1, and wait for the others; groups=3 or 6 divides", "2 x 2 = 4 of each"]),
+        (
+            3,
+            {"groups": 4},
+            ["some have 2, some 1, and wait for the others; groups=3 or 6 divides", "2 x 2 = 4 of each"],
+        ),
         (8, {"groups": 4}, ["4 of them have nothing to sample; take groups=8", "1 x 2 = 2 of each"]),
         (4, {"groups": 4, "updates": 2}, ["1 x 2 = 2 of each", "over 2 prompts of 4.*such as 8"]),
     ],
@@ -250,3 +254,39 @@ def test_what_each_process_has_and_what_does_not_divide(processes, options, told
     assert len(lines) == len(told)
     for line, words in zip(lines, told, strict=True):
         assert re.search(words, line), line
+
+
+# ---------------------------------------------------------------- what a simulation starts from
+
+
+def test_operations_are_those_of_the_matrix_products():
+    """Two layers of 4 x 6 and 6 x 5 on 3 rows: 2 x 3 x (24 + 30); twice that backward, the first input's left out."""
+    from mmrl.training.estimate.work import counted
+
+    first, second = nn.Linear(4, 6), nn.Linear(6, 5)
+    x = torch.ones(3, 4)
+    assert counted(lambda: second(first(x))) == 2 * 3 * (24 + 30)
+    assert counted(lambda: second(first(x)).sum().backward()) == 2 * 3 * (2 * 24 + 3 * 30)
+    assert counted(lambda: second(first(x)), [second]) == 2 * 3 * 30
+    q = torch.ones(1, 2, 7, 4)
+    assert counted(lambda: nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * 2 * (2 * 7 * 7 * 4)
+
+
+@pytest.mark.parametrize(("name", "forwards", "varied"), [("text", None, True), ("image", 3, False)])
+def test_the_work_of_a_step_is_that_of_the_model(name, forwards, varied):
+    """An update is three forwards of all matrices or less, of each token: embeddings are looked up, not multiplied."""
+    from mmrl.training.estimate.work import work_of
+
+    stage, prompts = made(name, groups=4, samples=2)
+    work = work_of(stage, prompts)
+    assert (work.groups, work.samples, work.varied) == (4, 2, varied)
+    assert work.forwards == (forwards or stage.run.config.model.sampling.max_tokens)
+    numbers = sum(p.numel() for p in stage.learners["policy"].parameters.values())
+    assert work.gradients == 4 * numbers == work.optimizer / 7
+    assert work.blocks * work.block + work.around == pytest.approx(work.weights) and work.narrow == 0.5
+    if name == "text":
+        tokens = work.forwards + stage.run.adapter.cost(prompts[0])["tokens"]
+        assert work.forward_flops == 2 * numbers
+        assert 0.5 * 6 * numbers * work.forwards < work.update_flops < 1.5 * 6 * numbers * tokens
+    else:
+        assert work.update_flops > 3 * work.forward_flops

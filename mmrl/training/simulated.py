@@ -1,0 +1,34 @@
+"""`mmrl plan --simulate`: a step on other numbers of GPUs, from what the real model would compute and send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mmrl.config import Config
+from mmrl.training.dry_run import made_stages
+from mmrl.training.estimate.stages import is_hollow
+from mmrl.training.estimate.work import work_of
+from mmrl.training.plan_batches import check_shards
+from mmrl.training.simulation.advice import simulate
+from mmrl.training.simulation.hardware import hardware
+from mmrl.training.simulation.table import assumptions, table
+from mmrl.training.simulation.work import Layout
+
+
+def simulated(config: Config, worlds: Sequence[int], shards: int = 1, name: str = "h100") -> Iterator[str]:
+    """Lines about each stage that samples on each of these numbers of GPUs, and what was assumed.
+
+    shards: GPUs that share a copy of the model, at most as many as there are. name: as `hardware` takes it.
+    """
+    hard = hardware(name)
+    for world in worlds:
+        check_shards(world, min(shards, world))
+    for stage, prompts in made_stages(config):
+        options = stage.options
+        work = work_of(stage, prompts) if is_hollow(stage.run.adapter) else None
+        if work is None:
+            yield f"simulation of stage {options.name}: none; it samples nothing, or its model is not known by shapes"
+            continue
+        yield f"simulation of stage {options.name}, {work.groups} prompts x {work.samples} samples a step:"
+        yield from table([simulate(work, Layout(world, min(shards, world)), hard) for world in worlds])
+    yield from assumptions(hard, name)
