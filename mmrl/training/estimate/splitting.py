@@ -29,6 +29,7 @@ def sharded_sizes(stage: Stage[Any], prompts: Sequence[Prompt], shards: int) -> 
     micro-batch.
     """
     adapter = stage.run.adapter
+    parked = [_size(_once(part)) for part in adapter.parked()]
     if stage.needs_reference:
         adapter.prepare_reference()
     held = held_parts(stage, shards)
@@ -39,13 +40,14 @@ def sharded_sizes(stage: Stage[Any], prompts: Sequence[Prompt], shards: int) -> 
     with _as_gathered(adapter):
         sampling = peak(partial(adapter.trial, samples[::n], n)) if rolls_out(stage) and samples else 0
         activations = _activations(stage, samples, n, peak)
+    held["whole"] -= sum(parked)
     return Sharded(
         shards=shards,
         **held,
         gathered=most_gathered(found, compute),
         unreduced=max((unit.gradients(compute) for unit in found), default=0),
         copy=sum(unit.gathered(compute) for unit in found) if sampling else 0,
-        sampling=sampling,
+        sampling=sampling + max(parked, default=0),
         activations=activations,
     )
 

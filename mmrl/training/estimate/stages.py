@@ -47,7 +47,12 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
     base = int(own_peak_rss_mb() * 2**20)  # before anything is traced, which takes memory of its own
     wide = stage.run.adapter.precision == torch.float32
     sizes, gpu = sizes_of(stage, prompts), on_gpu(stage)
-    if gpu:  # in main memory they are part of what was there before
+    if gpu:
+        parked = [_bytes(part) for part in stage.run.adapter.parked()]
+        sizes = dataclasses.replace(
+            sizes, weights=sizes.weights - sum(parked), sampling=sizes.sampling + max(parked, default=0)
+        )
+        # In main memory they are part of what was there before.
         rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
         sizes = dataclasses.replace(sizes, rewards=rewards)
     return Estimate(sizes, base, gpu, wide)
