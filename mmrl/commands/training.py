@@ -69,7 +69,7 @@ def numbers(_: Any, option: click.Parameter, given: str | None) -> list[int]:
 @click.option(
     "--processes", type=click.IntRange(min=1), help="Processes to plan for; left out: those of the launcher, or one."
 )
-@click.option("--shards", type=click.IntRange(min=1), default=1, help="Processes among which a model is split.")
+@click.option("--shards", type=click.IntRange(min=1), help="In the place of the config's sharding.shards.")
 @click.option("--resume", is_flag=True, help="Look, too, whether the run's last checkpoint goes on with this config.")
 @click.option("--measure", is_flag=True, help="Train one step of every stage in a temporary folder: seconds, memory.")
 @click.option("--simulate", callback=numbers, metavar="N,N,...", help="Simulate a step on so many GPUs: 8,64,1024.")
@@ -78,7 +78,7 @@ def plan(
     words: Words,
     modality: str | None,
     processes: int | None,
-    shards: int,
+    shards: int | None,
     resume: bool,
     measure: bool,
     simulate: list[int],

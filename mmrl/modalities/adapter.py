@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward
+from mmrl.modalities.shards import Divisible, Shards
 from mmrl.share import resolve
 
 if TYPE_CHECKING:
@@ -104,6 +105,26 @@ class Adapter:
         """Name -> parameter, in a fixed order; the names are those of the trainer's state."""
         raise NotImplementedError(self._lacks("trainable_parameters"))
 
+    # How its weights are divided over processes; None: every process has all of them. A run sets it.
+    shards: Shards | None = None
+
+    def divisible(self) -> Sequence[Divisible]:
+        """Models whose weights can be divided over processes, as they are trained now; asked once, before the first
+        forward. Left out: a run with `sharding` is refused."""
+        raise Unsupported(
+            f"sharding: the weights of {type(self).__name__} cannot be divided over processes (it needs the method "
+            "divisible); leave sharding.shards at 1"
+        )
+
+    def held_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """`trainable_parameters`, of divided ones what this process holds: what optimizers move, roles exchange and
+        checkpoints keep."""
+        if self.shards is None:
+            return self.trainable_parameters()
+        if self.shards.is_whole:
+            raise RuntimeError("other weights cannot take the place of the policy's while these are gathered")
+        return {name: self.shards.part(p) for name, p in self.trainable_parameters().items()}
+
     def select(self, components: Sequence[str] | None) -> None:
         """Choose which parts of the model are trained from now on, before a stage; None is the adapter's own choice.
 
@@ -127,11 +148,6 @@ class Adapter:
 
     def finish(self, objective: str, records: Sequence[dict[str, Any]]) -> None:
         """At the end of a supervised stage, with some of its records. Left out: nothing is done."""
-
-    def shared_models(self) -> Iterable[tuple[torch.nn.Module, Sequence[torch.nn.Module]]]:
-        """Models whose weights processes can split among them, block by block, each with the parts of it that all keep
-        whole: frozen towers, which run outside of its forward. Left out: every process keeps all."""
-        return ()
 
     # ---------------------------------------------------------------- sampling
 
@@ -431,7 +447,9 @@ class Adapter:
             with torch.set_grad_enabled(gradient):
                 yield
             return
-        parameters = self.trainable_parameters()
+        parameters = self.held_parameters()
+        if gradient and self.shards is not None:
+            raise RuntimeError("roles get no gradient while the policy's weights are divided over processes")
         for name in weights or ():
             parameters[name]  # before anything is exchanged
         self._put_in_place(weights, parameters, gradient)
@@ -458,7 +476,7 @@ class Adapter:
 
     def prepare_reference(self) -> None:
         """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
-        self._reference = copies(self.trainable_parameters())
+        self._reference = copies(self.held_parameters())
 
     def take_reference(self, path: str, components: Sequence[str] | None = None) -> None:
         """Make another policy the reference: one like this, in a folder that `Config.at` reads, its parts as `select`

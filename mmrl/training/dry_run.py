@@ -22,26 +22,27 @@ from mmrl.training.estimate.splitting import most_rows, sharded_sizes
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
-from mmrl.training.plan_batches import batch_lines, check_shards
+from mmrl.training.plan_batches import batch_lines, check_rows
 from mmrl.training.plan_prompts import prompt_lines
 from mmrl.training.plan_rewards import reward_lines
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.policy import Policy
 from mmrl.training.provenance import made_with, refuse_other_run
 from mmrl.training.run import Run
+from mmrl.training.sharding import refuse
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.kinds import made_stage
 from mmrl.types import Prompt
 
 
-def dry_run(config: Config, processes: int = 1, resume: bool = False, shards: int = 1) -> Iterator[str]:
+def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterator[str]:
     """Lines about what is there: files of the model, rewards, data, processes, tokens, memory; each once it is known.
 
-    processes: how many the run would have. resume: check that a training would go on from the run's checkpoint. shards:
-    processes that share a copy of the model.
+    processes: how many the run would have. resume: check that a training would go on from the run's checkpoint.
     Raises what a training would raise before its first step, as far as that is known without the weights.
     """
-    check_shards(processes, shards)
+    shards = config.sharding.shards
+    refuse(config, processes)
     check_packages(config)
     files = getattr(config.model, "files", None)
     yield from files() if files else ()
@@ -53,7 +54,8 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False, shards: in
     yield from reward_lines([*run.rewards, *run.eval_rewards])
     yield from _found(run.data.prompts, run.data.eval_prompts, run.data.records)
     yield from run.adapter.plan_lines()
-    check_shards(processes, shards, most_rows(run.adapter) if shards > 1 else None)
+    if shards > 1:
+        check_rows(shards, most_rows(run.adapter))
     if run.data.eval_prompts:
         check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:
@@ -72,7 +74,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False, shards: in
         prompts, lines = _lengths(run.adapter, stage.rolled_out)
         yield from lines
         yield from _micro_batches(stage, prompts)
-        yield from _estimated(stage, prompts, shards)
+        yield from _estimated(stage, prompts)
         yield from role_lines(stage)
 
 
@@ -164,14 +166,14 @@ def _micro_batches(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str
         )
 
 
-def _estimated(stage: Stage[Any], prompts: Sequence[Prompt], shards: int) -> Iterator[str]:
+def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
     name = stage.options.name
     if not is_hollow(stage.run.adapter):
         yield f"memory of stage {name}: not estimated, its adapter is made with its weights"
         return
     try:
-        if shards > 1:
-            yield from sharded_sizes(stage, prompts, shards).lines(name, stage.run.processes.world)
+        if stage.run.config.sharding.shards > 1:
+            yield from sharded_sizes(stage, prompts).lines(name, stage.run.processes.world)
         else:
             yield estimate(stage, prompts).line(name)
     except (ConfigError, Unsupported):  # a training would come to it, too

@@ -8,19 +8,10 @@ from mmrl.config import ConfigError, FilterStage, SampledStage
 from mmrl.config import Stage as StageConfig
 
 
-def check_shards(processes: int, shards: int, rows: int | None = None) -> None:
-    """Raise ConfigError where so many processes cannot share a model in so many parts. rows: the longest first
-    dimension of its parameters, along which they are split; None: not known."""
-    if processes % shards:
-        divisors = [n for n in range(1, processes + 1) if processes % n == 0]
-        copies = processes // shards
-        worlds = [n * shards for n in (copies, copies + 1) if n]
-        raise ConfigError(
-            f"shards={shards} does not divide {processes} processes: each copy of the model needs as many; take "
-            f"shards={_listed(divisors)}, or {_listed(worlds)} processes"
-        )
-    if rows is not None and shards > rows:
-        raise ConfigError(f"shards={shards} is more than any of the model's parameters has rows: {rows} at most")
+def check_rows(shards: int, rows: int) -> None:
+    """Raise ConfigError for more shards than the longest of the model's weights has rows, along which it is split."""
+    if shards > rows:
+        raise ConfigError(f"sharding.shards={shards} is more than any of the model's weights has rows: {rows} at most")
 
 
 def batch_lines(options: StageConfig, processes: int) -> Iterator[str]:
@@ -60,7 +51,3 @@ def _shares(options: StageConfig, count: int, option: str, what: str, processes:
             f"stage {options.name}: {count} {what} on {processes} processes: some have {low + 1}, some {low}, and wait "
             f"for the others; {option}={low * processes} or {(low + 1) * processes} divides evenly"
         )
-
-
-def _listed(numbers: list[int]) -> str:
-    return f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])

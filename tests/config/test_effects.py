@@ -36,6 +36,7 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
+    ShardingConfig,
     SurrogateConfig,
     TimesConfig,
     TrainedTimes,
@@ -96,6 +97,15 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(ShardingConfig, "sync", "sharding.sync=update", "sharding.shards=2"),
+    Case(ShardingConfig, "gathered", "sharding.gathered=bfloat16", "sharding.shards=2 model.dtype=bfloat16"),
+    Case(
+        ShardingConfig,
+        "gathered",
+        "sharding.gathered=bfloat16",
+        "sharding.shards=2 model.dtype=bfloat16",
+        "sharding.shards=2",
+    ),
     Case(DistillStage, "teacher_steps", "stages.0.teacher_steps=4", HELD, stage="distill"),
     # Scores of given answers, and what becomes of an option where nothing is sampled.
     *(
@@ -519,7 +529,7 @@ ALWAYS: dict[type, set[str]] = {
     ChainConfig: {"style", "sections", "inside", "answer"},
     Config: {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "stages"),
-        *("checkpoint", "report", "trackers", "device", "threads", "timeout"),
+        *("checkpoint", "report", "trackers", "device", "threads", "timeout", "sharding"),
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {
@@ -537,6 +547,7 @@ ALWAYS: dict[type, set[str]] = {
     EvalConfig: {"every", "prompts", "seed", "by", "rewards"},
     ReportConfig: set(),
     CheckpointConfig: {"every", "keep"},
+    ShardingConfig: {"shards"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     SamplingStage: {"sampling"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},

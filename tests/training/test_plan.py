@@ -287,4 +287,4 @@ def test_a_sharded_run_is_planned_by_parts_and_shards_that_do_not_divide_are_ref
     assert "memory of stage grpo on each of 4 GPUs, 2 shards x 2 copies: about " in said
     assert "gathered blocks" in said and "the whole model" in said
     code, _, said = main("plan", path, "--processes", "4", "--shards", "3")
-    assert code == 1 and "take shards=1, 2 or 4, or 3 or 6 processes" in said
+    assert code == 1 and "take sharding.shards=1, 2 or 4, or 3 or 6 processes" in said

@@ -12,15 +12,17 @@ from test_estimate import run_config
 from torch import nn
 
 from mmrl.config import ConfigError
+from mmrl.modalities.shards import Divisible
 from mmrl.training.assemble import assemble
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.sharded import Sharded
 from mmrl.training.estimate.splitting import held_parts, most_rows, sharded_sizes, shared_units
 from mmrl.training.estimate.stages import sizes_of
-from mmrl.training.estimate.units import Unit, block_names, kept, most_gathered, units
-from mmrl.training.plan_batches import batch_lines, check_shards
+from mmrl.training.estimate.units import Unit, kept, most_gathered, units
+from mmrl.training.plan_batches import batch_lines, check_rows
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.policy import Policy
+from mmrl.training.sharding import refuse
 from mmrl.training.stages.kinds import made_stage
 
 # ---------------------------------------------------------------- Qwen2.5-VL-3B, by hand
@@ -70,24 +72,28 @@ def medium() -> Any:
         )  # fmt: skip
 
 
+QWEN_BLOCKS = ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock")
+SD_BLOCKS = ("JointTransformerBlock",)
+
+
 def counts(found: list[Unit]) -> list[int]:
     return [sum(p.numel() for p in unit.parameters) for unit in found]
 
 
 def test_the_parts_of_a_vision_language_model_are_those_worked_out_by_hand(qwen):
-    found = list(units(qwen, [qwen.model.visual]))
+    found = list(units(qwen, QWEN_BLOCKS, [qwen.model.visual]))
     assert [unit.root for unit in found] == [False] * 36 + [True]
     assert counts(found) == [QWEN_BLOCK] * 36 + [QWEN_ROOT]
     assert 36 * QWEN_BLOCK + QWEN_ROOT + EYES == 3_754_622_976  # as its card has it
     # The embeddings, and two blocks, in two bytes.
     assert most_gathered(found, torch.bfloat16) == 2 * (QWEN_ROOT + 2 * QWEN_BLOCK)
-    with_eyes = list(units(qwen))
+    with_eyes = list(units(qwen, QWEN_BLOCKS))
     assert sorted(counts(with_eyes))[:32] == [EYE_BLOCK] * 32 and sum(counts(with_eyes)) == 3_754_622_976
 
 
 def test_the_parts_of_a_denoiser_are_those_worked_out_by_hand(medium):
-    found = list(units(medium))
-    assert block_names(medium) == {"JointTransformerBlock"}
+    found = list(units(medium, SD_BLOCKS))
+    assert {*medium._no_split_modules, *medium._repeated_blocks} == set(SD_BLOCKS)
     assert counts(found) == [LAST] + [PLAIN] * 10 + [DUAL] * 13 + [SD_ROOT]
     assert sum(counts(found)) == 2_243_171_520
     assert most_gathered(found, torch.bfloat16) == 2 * (SD_ROOT + 2 * DUAL)
@@ -98,7 +104,7 @@ def stage_of(model: Any, whole: Any, train: str, **beside: Any) -> Any:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     adapter = SimpleNamespace(
         precision=torch.bfloat16,
-        shared_models=lambda: [(model, whole)],
+        divisible=lambda: [Divisible(model, [*QWEN_BLOCKS, *SD_BLOCKS], whole)],
         weights=lambda: [*model.parameters(), *model.buffers()],
         reference_parameters=lambda: trained,
     )
@@ -158,8 +164,6 @@ def test_inner_blocks_are_parts_of_their_own_and_what_is_shared_belongs_to_one()
             self.inner, self.own = Inner(2, 2, bias=False), nn.Linear(2, 3, bias=False)
 
     class Model(nn.Module):
-        _repeated_blocks = ["Inner", "Outer", "NotThere"]
-
         def __init__(self) -> None:
             super().__init__()
             self.embedding = nn.Embedding(5, 2)
@@ -167,7 +171,7 @@ def test_inner_blocks_are_parts_of_their_own_and_what_is_shared_belongs_to_one()
             self.head = nn.Linear(2, 5, bias=False)
             self.head.weight = self.embedding.weight
 
-    found = list(units(Model()))
+    found = list(units(Model(), ["Inner", "Outer", "NotThere"]))
     assert sorted(counts(found[:-1])) == [4, 4, 6, 6]
     assert found[-1].root and counts(found[-1:]) == [10]
 
@@ -202,7 +206,9 @@ def made(name: str, world: int = 1, **options: Any) -> tuple[Any, Any]:
 def test_activations_are_an_update_s_peak_without_its_gradients(name):
     """In float32, where what is gathered is what is kept, and an update of several micro-batches has gradients."""
     stage, prompts = made(name, micro_batch=2)
-    whole, split = sizes_of(stage, prompts), sharded_sizes(stage, prompts, 2)
+    whole = sizes_of(stage, prompts)
+    stage.run.config.sharding.shards = 2
+    split = sharded_sizes(stage, prompts)
     assert split.activations + whole.trained == whole.update
     assert 0 < split.sampling <= whole.sampling  # a frozen tower's features are kept from the first trace
     assert 0 < split.gathered <= split.copy
@@ -215,23 +221,15 @@ def test_activations_are_an_update_s_peak_without_its_gradients(name):
 # ---------------------------------------------------------------- what divides
 
 
-@pytest.mark.parametrize(
-    ("processes", "shards", "rows", "told"),
-    [
-        (8, 1, None, None),
-        (8, 4, 16, None),
-        (8, 8, 8, None),
-        (8, 3, None, "take shards=1, 2, 4 or 8, or 6 or 9 processes"),
-        (2, 4, None, "take shards=1 or 2, or 4 processes$"),
-        (64, 64, 32, "shards=64 is more than any of the model's parameters has rows: 32 at most"),
-    ],
-)
-def test_shards_that_cannot_be_are_refused_with_numbers_that_can(processes, shards, rows, told):
-    if told is None:
-        check_shards(processes, shards, rows)
-    else:
+def test_shards_that_cannot_be_are_refused_with_numbers_that_can():
+    config = run_config("text")
+    for shards, told in ((3, "take sharding.shards=1, 2, 4 or 8, or 6 or 9 processes"), (16, "with 8 processes")):
+        config.sharding.shards = shards
         with pytest.raises(ConfigError, match=told):
-            check_shards(processes, shards, rows)
+            refuse(config, 8)
+    check_rows(32, 32)
+    with pytest.raises(ConfigError, match=r"shards=64 is more than .* has rows: 32 at most"):
+        check_rows(64, 32)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
+from mmrl.modalities.shards import Divisible
 from mmrl.near import short
 from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
@@ -97,7 +98,7 @@ class ImageAdapter(Adapter):
         self._records = RecordLosses(
             self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
         )
-        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
+        self._sampler = Sampler(self.policy, self._conditions, config, self._tag, self._asked)
         self._replay = replay.Replay(self._sampler, self.reference)
         self._forward = Forward(self._sampler)
         self._branches = Branches(self._sampler)
@@ -129,6 +130,26 @@ class ImageAdapter(Adapter):
         self._conditions.trained = "text_encoders" in self._parts.chosen
         self._forget()
 
+    def divisible(self) -> Sequence[Divisible]:
+        """See Adapter.divisible: the denoiser. Text encoders and autoencoder stay whole, trained or not."""
+        denoisers, name = self.family.denoisers, self.family.name
+        if "denoiser" not in self._parts.chosen:
+            raise Unsupported(
+                f"sharding: of components {sorted(self._parts.chosen)} none is divided; train the denoiser, or leave "
+                "sharding.shards at 1"
+            )
+        if len(denoisers) > 1:
+            raise Unsupported(
+                f"sharding: family {name} has {len(denoisers)} denoisers, of which each step runs another; leave "
+                "sharding.shards at 1"
+            )
+        full, blocks = self.config.train == "full", self.family.block_names
+        return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
+
+    def _tag(self) -> int | None:
+        """Of the weights as they are now; None where no process has all of them."""
+        return self._parts.tag() if self.shards is None else None
+
     def _forget(self) -> None:
         """Drop what frozen parts computed: they may be other ones now."""
         self._conditions.clear()
@@ -136,15 +157,6 @@ class ImageAdapter(Adapter):
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return self._parts.trainable()
-
-    def shared_models(self) -> list[tuple[nn.Module, Sequence[nn.Module]]]:
-        """See Adapter.shared_models: the denoiser, and whatever else is trained."""
-        trained = {id(p) for p in self.trainable_parameters().values()}
-        return [
-            (module, ())
-            for name, module in self.modules().items()
-            if name in self.family.denoisers or any(id(p) in trained for p in module.parameters())
-        ]
 
     def to(self, device: torch.device) -> None:
         if self._parking:

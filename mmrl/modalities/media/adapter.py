@@ -50,9 +50,6 @@ class MediaAdapter(TokenAdapter):
         """Towers that are not trained where all weights are."""
         raise NotImplementedError
 
-    def _whole(self) -> Sequence[nn.Module]:
-        return self._left_alone(self.model)
-
     def _rooms(self) -> Mapping[Tower, Room]:
         """Where the features of each tower are kept, for one decoder."""
         raise NotImplementedError
@@ -116,6 +113,17 @@ class MediaAdapter(TokenAdapter):
 
     def _decoder(self) -> MediaDecoder:
         return MediaDecoder(self.model, self.family, self._rooms())
+
+    def _block_names(self) -> Sequence[str]:
+        decoder = self.family.language(self.model)
+        return sorted({*super()._block_names(), *(getattr(decoder, "_no_split_modules", None) or ())})
+
+    def _never_divided(self) -> Sequence[nn.Module]:
+        return self._towers(self.model)
+
+    def _towers(self, model: Any) -> Sequence[nn.Module]:
+        """What sees and hears."""
+        raise NotImplementedError
 
     @property
     def _sharing(self) -> bool:

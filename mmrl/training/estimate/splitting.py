@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.modalities.adapter import Adapter, Unsupported
+from mmrl.modalities.adapter import Adapter
 from mmrl.training.estimate.depth import peak_of_deep
 from mmrl.training.estimate.distilled import Peak, turn_peaks
 from mmrl.training.estimate.memory import MOMENTS
@@ -22,30 +22,30 @@ from mmrl.training.stages.distill import Distill
 from mmrl.types import Prompt, Sample
 
 
-def sharded_sizes(stage: Stage[Any], prompts: Sequence[Prompt], shards: int) -> Sharded:
-    """Sizes of a stage that was made of a run without weights, its model in `shards` parts. prompts: as for sizes_of.
-
-    Masters are float32, blocks are gathered in what the forward computes in, gradients are split micro-batch by
-    micro-batch.
-    """
-    adapter = stage.run.adapter
+def sharded_sizes(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sharded:
+    """Sizes of a stage that was made of a run without weights, its model divided as the run's section `sharding` says.
+    prompts: as for sizes_of."""
+    adapter, options = stage.run.adapter, stage.run.config.sharding
+    shards, late = options.shards, options.sync == "update"
     parked = [_size(_once(part)) for part in adapter.parked()]
     if stage.needs_reference:
         adapter.prepare_reference()
     held = held_parts(stage, shards)
     found = shared_units(adapter)
-    compute = adapter.precision
+    compute = torch.float32 if options.gathered is None else getattr(torch, options.gathered)
     samples, n = blank_samples(stage, prompts)
     peak = partial(peak_of_deep, list(adapter.deep_modules()))
-    with _as_gathered(adapter):
+    with _as_gathered(adapter, compute):
         sampling = peak(partial(adapter.trial, samples[::n], n)) if rolls_out(stage) and samples else 0
         activations = _activations(stage, samples, n, peak)
     held["whole"] -= sum(parked)
+    if late:
+        held["gradients"] = max(_size(learner.parameters.values()) for learner in stage.learners.values())
     return Sharded(
         shards=shards,
         **held,
         gathered=most_gathered(found, compute),
-        unreduced=max((unit.gradients(compute) for unit in found), default=0),
+        unreduced=0 if late else max((unit.gradients(compute) for unit in found), default=0),
         copy=sum(unit.gathered(compute) for unit in found) if sampling else 0,
         sampling=sampling + max(parked, default=0),
         activations=activations,
@@ -67,16 +67,13 @@ def _size(tensors: Iterable[Tensor]) -> int:
 
 
 def shared_units(adapter: Adapter) -> list[Unit]:
-    """What is gathered together, of all models that are shared."""
-    return [unit for model, whole in adapter.shared_models() for unit in units(model, whole)]
+    """What is gathered together, of all models that are divided. Raises Unsupported where none can be."""
+    return [unit for model in adapter.divisible() for unit in units(model.module, model.blocks, model.ignored)]
 
 
 def most_rows(adapter: Adapter) -> int:
     """The longest first dimension of the parameters that can be split. Raises Unsupported where none can."""
-    found = [p.shape[0] for unit in shared_units(adapter) for p in unit.parameters if p.ndim]
-    if not found:
-        raise Unsupported(f"{type(adapter).__name__} shares no weights among processes: leave `shards` at 1")
-    return max(found)
+    return max(p.shape[0] for unit in shared_units(adapter) for p in unit.parameters)
 
 
 def held_parts(stage: Stage[Any], shards: int) -> dict[str, int]:
@@ -108,14 +105,14 @@ def _once(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 @contextmanager
-def _as_gathered(adapter: Adapter) -> Iterator[None]:
-    """Inside, trained weights have the type that is computed in, as blocks are gathered, and there are gradients: what
-    is traced is activations alone."""
+def _as_gathered(adapter: Adapter, compute: torch.dtype) -> Iterator[None]:
+    """Inside, trained weights have the type in which blocks are gathered, and there are gradients: what is traced is
+    activations alone."""
     parameters: list[nn.Parameter] = list(adapter.trainable_parameters().values())
     before = [p.data for p in parameters]
     try:
         for p in parameters:
-            p.data = p.data.to(adapter.precision)
+            p.data = p.data.to(compute)
             p.grad = torch.empty_like(p)
         yield
     finally:

@@ -33,28 +33,17 @@ def width(tensor: Tensor, compute: torch.dtype) -> int:
 def kept(parameter: Tensor, shards: int) -> int:
     """Bytes of a parameter that the fullest of so many processes keeps: it is split along its first dimension, and all
     have room for as much as the first (torch.distributed.fsdp.fully_shard pads)."""
-    if parameter.ndim == 0:
-        return parameter.element_size()
     rows = parameter.shape[0]
     return -(-rows // shards) * (parameter.numel() // max(1, rows)) * parameter.element_size()
 
 
-def block_names(model: nn.Module) -> set[str]:
-    """Names of the classes of a model's blocks, as transformers and diffusers give them; empty where neither does."""
-    for key in ("_no_split_modules", "_repeated_blocks"):
-        names = getattr(model, key, None)
-        if names:
-            return set(names)
-    return set()
-
-
-def units(model: nn.Module, whole: Iterable[nn.Module] = ()) -> Iterator[Unit]:
-    """The blocks, inner ones before those that hold them, and last what is around them. whole: parts that every process
-    keeps as they are. A parameter belongs to the innermost block that has it, a shared one to the first; the rest, tied
-    embeddings among it, is the root's.
+def units(model: nn.Module, blocks: Iterable[str], whole: Iterable[nn.Module] = ()) -> Iterator[Unit]:
+    """The blocks, inner ones before those that hold them, and last what is around them. blocks: names of their classes.
+    whole: parts that every process keeps as they are, as it does single numbers. A parameter belongs to the innermost
+    block that has it, a shared one to the first; the rest, tied embeddings among it, is the root's.
     """
-    names = block_names(model)
-    seen = {id(p) for part in whole for p in part.parameters()}
+    names = set(blocks)
+    seen = {id(p) for part in whole for p in part.parameters()} | {id(p) for p in model.parameters() if p.ndim == 0}
     for module in reversed(list(model.modules())):
         if module is not model and type(module).__name__ in names and (own := _new(module, seen)):
             yield Unit(own)

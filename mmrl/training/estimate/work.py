@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from mmrl.modalities.adapter import Unsupported
 from mmrl.training.estimate.splitting import shared_units
 from mmrl.training.estimate.stages import blank_samples, one_update
 from mmrl.training.estimate.tracing import Tracer
+from mmrl.training.estimate.units import Unit
 from mmrl.training.simulation.work import Work
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.forward_process import ForwardProcess
@@ -32,7 +34,11 @@ def work_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Work | None:
     if not samples or not isinstance(stage, Grpo | ForwardProcess):
         return None
     adapter, options = stage.run.adapter, stage.options
-    found = shared_units(adapter)
+    try:
+        found = shared_units(adapter)
+    except Unsupported:  # then every process has all of it
+        weights = {id(t): t for t in adapter.weights() if isinstance(t, nn.Parameter)}
+        found = [Unit(tuple(weights.values()), root=True)]
     blocks = [unit.gathered(torch.float32) for unit in found if not unit.root]
     around = sum(unit.gathered(torch.float32) for unit in found if unit.root)
     sixteen = sum(unit.gathered(torch.bfloat16) for unit in found)
