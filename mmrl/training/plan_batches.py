@@ -34,8 +34,8 @@ def batch_lines(options: StageConfig, processes: int) -> Iterator[str]:
                 f"some of {processes} processes have more of them than others; take a groups that updates x processes "
                 f"divides, such as {updates * processes}"
             )
-    elif getattr(options, "batch", None):
-        yield from _shares(options, options.batch, "batch", "records", processes)
+    elif batch := getattr(options, "batch", None):
+        yield from _shares(options, int(batch), "batch", "records", processes)
 
 
 def _shares(options: StageConfig, count: int, option: str, what: str, processes: int) -> Iterator[str]:

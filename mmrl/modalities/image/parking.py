@@ -68,7 +68,8 @@ class Parking:
         self._inside[part] += 1
         brought = self._parked.get(part, []) if self._inside[part] == 1 else []
         home = _moved(brought, self.device)
-        self.moves[part] += bool(brought)
+        if brought:
+            self.moves[part] += 1
         try:
             yield
         finally:

@@ -54,18 +54,19 @@ def changes(work: Work, layout: Layout, hard: Hardware) -> Iterator[tuple[str, W
     even = -(-work.groups // layout.trainers) * layout.trainers
     if even != work.groups:
         yield f"groups={even}, which {layout.trainers} divides", dataclasses.replace(work, groups=even), layout
-    smaller = hard.node if layout.shards > hard.node else 1
-    if layout.shards > smaller and layout.trainers % smaller == 0 and layout.shards > hard.node:
-        yield f"shards within a node: sharding.shards={smaller}", work, dataclasses.replace(layout, shards=smaller)
+    if layout.shards > hard.node and layout.trainers % hard.node == 0:
+        within = dataclasses.replace(layout, shards=hard.node)
+        yield f"shards within a node: sharding.shards={hard.node}", work, within
     if layout.shards > 1 and not layout.half and work.narrow < 1:
         yield "sharding.gathered=bfloat16", work, dataclasses.replace(layout, half=True)
     if layout.shards > 1 and not layout.late:
         yield "sharding.sync=update", work, dataclasses.replace(layout, late=True)
     if layout.shards > 1:
         yield "twice the micro_batch", dataclasses.replace(work, micro_batch=2 * work.micro_batch), layout
-    if work.varied and layout.gpus > 1 and not layout.engines:
+    # Divided weights go to no engine yet (mmrl.training.sharding).
+    if work.varied and layout.gpus > 1 and layout.shards == 1 and not layout.engines:
         for part in (8, 4, 2):
             engines = layout.gpus // part
-            if engines and (layout.gpus - engines) % layout.shards == 0:
-                words = f"asynchronous rollouts on {engines} of the GPUs (engine vllm, mode server; staleness 1)"
+            if engines:
+                words = f"asynchronous rollouts, vLLM servers on {engines} of the GPUs (asynchronous={{staleness: 1}})"
                 yield words, work, dataclasses.replace(layout, engines=engines)

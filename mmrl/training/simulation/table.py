@@ -13,9 +13,9 @@ _HEAD = ("GPUs", "shards", "prompts", "s a step", "sampling", "waiting", "reward
 def table(rows: Sequence[Simulated]) -> Iterator[str]:
     """A line for each number of GPUs; below GOAL, what limits it and what would help."""
     cells = [_HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(_HEAD))]
-    for row in cells:
-        yield "  " + "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
+    widths = [max(len(line[i]) for line in cells) for i in range(len(_HEAD))]
+    for line in cells:
+        yield "  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
     for row in rows:
         if row.efficiency < GOAL:
             yield f"{row.layout.gpus} GPUs: {row.efficiency:.0%}, most is lost to {row.limit}; {_helps(row)}"
