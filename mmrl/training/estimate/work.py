@@ -34,6 +34,8 @@ def work_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Work | None:
     if not samples or not isinstance(stage, Grpo | ForwardProcess):
         return None
     adapter, options = stage.run.adapter, stage.options
+    if stage.needs_reference:
+        adapter.prepare_reference()
     try:
         found = shared_units(adapter)
     except Unsupported:  # then every process has all of it
