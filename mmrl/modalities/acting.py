@@ -36,6 +36,12 @@ def part_of(parameter: nn.Parameter, rows: Rows) -> nn.Parameter:
     return parameter
 
 
+def rows_of(parameter: nn.Parameter) -> int:
+    """How many rows the weight has of which the parameter is some; all of a weight that is not divided."""
+    rows = getattr(parameter, "rows", None)
+    return rows.of if isinstance(rows, Rows) else len(parameter)
+
+
 def copies(parameters: Mapping[str, Tensor], trained: bool = False) -> dict[str, nn.Parameter]:
     """Weights of their own that begin as the parameters are now; trained: an optimizer will move them."""
     return {name: nn.Parameter(p.detach().clone(), requires_grad=trained) for name, p in parameters.items()}

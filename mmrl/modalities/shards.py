@@ -9,6 +9,7 @@ for a while, and nothing is sent inside of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class Shards:
     ) -> None:
         from torch.distributed.device_mesh import init_device_mesh
 
+        # What a denoiser returns is a view of its last layer's output, which nothing here writes into.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
         world, self.rank = dist.get_world_size(), dist.get_rank()
         self.shards, self.copies, self.late = shards, world // shards, late
         shape, names = (shards,), ("shard",)
@@ -226,14 +229,9 @@ class Shards:
     @torch.no_grad()
     def norm(self, parameters: Iterable[nn.Parameter], total: Sum) -> Tensor:
         """The norm of all gradients, of which divided weights have each part on one process of a copy. Float32."""
-        mine, every = torch.zeros(2, dtype=torch.float64).unbind()
-        for parameter in parameters:
-            if parameter.grad is not None:
-                square = parameter.grad.double().norm().cpu() ** 2
-                if hasattr(parameter, "rows"):
-                    mine = mine + square
-                else:
-                    every = every + square
+        graded = [p for p in parameters if p.grad is not None and p.grad.numel()]
+        mine = _square([p for p in graded if hasattr(p, "rows")])
+        every = _square([p for p in graded if not hasattr(p, "rows")])
         return (total(mine, "sum") / self.copies + every).sqrt().float()
 
     # ---------------------------------------------------------------- out of the process
@@ -300,6 +298,14 @@ def _refuse_small(model: Divisible, shards: int) -> None:
             f"sharding.shards={shards}: no weight of {type(model.module).__name__} has so many rows (the largest has "
             f"{max(rows, default=0)}), and some processes would hold nothing; take fewer"
         )
+
+
+def _square(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The sum of the squares of their gradients, float64, on the CPU."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack([n.double() for n in torch._foreach_norm(gradients)]).square().sum().cpu()
 
 
 def _sharded(root: nn.Module) -> list[Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmrl.config import ConfigError
+from mmrl.modalities.acting import rows_of
 from mmrl.modalities.shards import Shards
 
 # Options of a group that torch's Muon takes.
@@ -83,15 +84,22 @@ class MuonAdamW(torch.optim.Optimizer):
         """Muon's step of one matrix, made of all its rows; this process keeps its own."""
         if part.grad is None:  # on all processes
             return
-        rows = part.rows.of
-        whole = nn.Parameter(shards.gather_rows(part.detach(), rows))
-        whole.grad = shards.gather_rows(part.grad, rows)
+        rows, is_divided = rows_of(part), hasattr(part, "rows")
+
+        def gathered(mine: torch.Tensor) -> torch.Tensor:
+            return shards.gather_rows(mine, rows) if is_divided else mine
+
+        def own(whole: torch.Tensor) -> torch.Tensor:
+            return shards.cut(whole).clone() if is_divided else whole
+
+        whole = nn.Parameter(gathered(part.detach()))
+        whole.grad = gathered(part.grad)
         options = self.parts[0].param_groups[0]
         alone = torch.optim.Muon([whole], **{name: options[name] for name in MUON})
-        alone.state[whole] = {name: shards.gather_rows(kept, rows) for name, kept in self.state[part].items()}
+        alone.state[whole] = {name: gathered(kept) for name, kept in self.state[part].items()}
         alone.step()
-        part.copy_(shards.cut(whole))
-        self.state[part] = {name: shards.cut(kept).clone() for name, kept in alone.state[whole].items()}
+        part.copy_(own(whole))
+        self.state[part] = {name: own(kept) for name, kept in alone.state[whole].items()}
 
 
 def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:

@@ -47,6 +47,8 @@ class Processes:
     while_waiting: asked twice a second in which this process waits for others; raises to leave them.
     """
 
+    _waited = 0.0  # seconds, for others
+
     def __init__(
         self,
         device: str = "auto",
@@ -69,7 +71,6 @@ class Processes:
         self.timeout = timeout
         self.notes = Notes(run_dir, self.rank, self.world)
         self.while_waiting: Callable[[], None] = _nothing
-        self._waited = 0.0  # seconds, for others
         self._reduce: Reduce = partial(distributed, wait=self._wait) if self.world > 1 else local
         if self.world > 1:
             atexit.unregister(_let_go)

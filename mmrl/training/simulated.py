@@ -20,14 +20,14 @@ def simulated(config: Config, worlds: Sequence[int], name: str = "h100") -> Iter
 
     Raises ConfigError for numbers of GPUs that the shards do not divide.
     """
-    hard, options = hardware(name), config.sharding
+    hard, sharding = hardware(name), config.sharding
 
     def layout(world: int) -> Layout:
-        return Layout(world, min(options.shards, world), options.sync == "update", options.gathered is not None)
+        return Layout(world, min(sharding.shards, world), sharding.sync == "update", sharding.gathered is not None)
 
     for world in worlds:
-        if world % min(options.shards, world):
-            raise ConfigError(f"--simulate: sharding.shards={options.shards} does not divide {world} GPUs")
+        if world % min(sharding.shards, world):
+            raise ConfigError(f"--simulate: sharding.shards={sharding.shards} does not divide {world} GPUs")
     for stage, prompts in made_stages(config):
         options = stage.options
         work = work_of(stage, prompts) if is_hollow(stage.run.adapter) else None

@@ -37,11 +37,15 @@ LORA = {"train": "lora", "lora": {"rank": 2, "alpha": 4}}
 
 # Several runs in one start of the processes: `python SCRIPT JOBS.json`, a list of `job`s.
 TRAIN = """
-import json, os, sys
+import json, os, shutil, sys
 from pathlib import Path
-import torch, mmrl
+import torch, mmrl, mmrl.training.reports
 torch.set_num_threads(1)
-for config, resume, allow, fails in json.loads(Path(sys.argv[1]).read_text()):
+mmrl.training.reports.write_report = lambda folder: folder  # most of the time of such a run
+for config, resume, allow, fails, copy in json.loads(Path(sys.argv[1]).read_text()):
+    folder = Path(config["out"]) / config["name"]
+    if copy and os.environ["RANK"] == "0":  # the others wait for it where the run begins
+        shutil.copytree(folder, folder.with_name(copy), symlinks=True)
     try:
         mmrl.train(config, quiet=True, resume=resume, allow=allow)
     except Exception as error:
@@ -143,9 +147,12 @@ class Runs:
         return {"name": name, **made}
 
 
-def job(config: dict[str, Any], resume: bool = False, allow: Sequence[str] = (), fails: bool = False) -> list[Any]:
-    """A run of TRAIN. fails: whether it has to fail alike on all processes, which tell how."""
-    return [config, resume, list(allow), fails]
+def job(
+    config: dict[str, Any], resume: bool = False, allow: Sequence[str] = (), fails: bool = False, copy: str = ""
+) -> list[Any]:
+    """A run of TRAIN. fails: whether it has to fail alike on all processes, which tell how. copy: the name of a run
+    that the folder is copied to before."""
+    return [config, resume, list(allow), fails, copy]
 
 
 def failures(out: str) -> dict[str, dict[int, tuple[str, str]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -30,8 +29,11 @@ from every import every
 
 import mmrl
 from mmrl.config import ConfigError, load
+from mmrl.modalities.acting import Rows, part_of
 from mmrl.modalities.shards import first_row
 from mmrl.training import pieces
+from mmrl.training.muon import MuonAdamW
+from mmrl.training.processes import LostProcess, Processes
 from mmrl.training.sharding import refuse
 from mmrl.training.tensors import CheckpointError
 
@@ -82,7 +84,7 @@ def together(helpers, folder, jobs: list[list]) -> str:
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     (folder / "jobs.py").write_text(TRAIN, encoding="utf-8")
     process = helpers.two_processes(str(folder / "jobs.py"), str(folder / "jobs.json"))
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err[-4000:]
     return out
 
@@ -106,11 +108,8 @@ def done(helpers, tmp_path_factory):
     resumed, stopped = longer(two, "resumed")
     alone, _ = longer(two, "again_alone")
     wide = {**resumed, "model": merged(resumed["model"], {"build": {"hidden": 32}})}
-    jobs = [job(divided) for _, divided in found.values()]
-    jobs += [job(straight), job(stopped)]
-    out = together(helpers, folder, jobs)
-    shutil.copytree(latest(stopped).parents[1], latest(alone).parents[1], symlinks=True)
-    jobs = [job(wide, True, ["model"], fails=True), job(resumed, True)]
+    jobs = [job(divided) for _, divided in found.values()] + [job(straight), job(stopped)]
+    jobs += [job(wide, True, ["model"], fails=True, copy=alone["name"]), job(resumed, True)]
     jobs += [job({**straight, "name": "many", "sharding": {"shards": 3}}, fails=True)]
     out = together(helpers, folder, jobs)
     with warnings.catch_warnings():
@@ -164,6 +163,62 @@ def test_a_checkpoint_of_another_model_and_too_many_shards_are_refused_alike_by_
         assert told[0][0] == told[1][0]
 
 
+# ---------------------------------------------------------------- every family, other options
+
+# Guidance that runs two passes where the family has them; options of the builder.
+GUIDED = {"z_image": 1.0, "flux": 3.5}
+DRAWING = ("sd", "sdxl", "flux", "qwen_image", "sana", "wan", "z_image", "flux2_klein")
+
+
+def family_case(name: str, train: str):
+    def case(runs):
+        sampling = {"guidance": GUIDED.get(name, 3.0), "frames": 5 if name == "wan" else None}
+        build = {"max_length": 48} if name == "flux2_klein" else {}
+        model = LORA if train == "lora" else {}
+        stage = merged(GRPO, {"micro_batch": 4, "groups": 3, "epochs": 2})
+        return runs.image(f"{name}_{train}", name, stage, build=build, sampling=sampling, **model), {}
+
+    return case
+
+
+def heard(runs):
+    return runs.audio("heard", merged(GRPO, {"micro_batch": 200}), **LORA), {}
+
+
+def spam(runs):
+    return runs.text("spam", merged(GRPO, {"optim": {"name": "spam"}})), {}
+
+
+MORE = {f"{name}_{train}": family_case(name, train) for name in DRAWING for train in ("full", "lora")}
+MORE |= {"heard": heard, "spam": spam}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_so_does_every_family(helpers, tmp_path):
+    runs = Runs(tmp_path)
+    made = {name: both(config, **sharding) for name, case in MORE.items() for config, sharding in [case(runs)]}
+    together(helpers, tmp_path, [job(divided) for _, divided in made.values()])
+    far = {}
+    for name, (alone, divided) in made.items():
+        mmrl.train(alone, quiet=True)
+        far[name] = max(distance(trained(alone), trained(divided)), distance(exported(alone), exported(divided)))
+    assert max(far.values()) < CLOSE, far
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page_trains(helpers, tmp_path):
+    small = ["steps=1", "groups=2", "samples=2", "updates=1"]
+    words = ["-m", "mmrl", "train", "text/tiny_sharded", f"out={tmp_path}", "name=run", "device=cpu", "threads=1"]
+    words += [f"stages.grpo.{one}" for one in small] + ["data.prompts_count=8", "data.eval_prompts_count=2"]
+    process = helpers.torchrun(*words)
+    _, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-4000:]
+    config = {"out": str(tmp_path), "name": "run"}
+    assert state(config)["divided"]["shards"] == 2 and exported(config)
+    assert {"time/waiting", "time/slowest_process"} <= rows(config)[0].keys()
+
+
 # ---------------------------------------------------------------- without processes
 
 
@@ -215,3 +270,49 @@ def test_pieces_come_back_in_any_number(tmp_path, now):
         assert torch.equal(torch.cat([part[name] for part in found]) if name in divided else found[0][name], value)
     with pytest.raises(CheckpointError, match="has 7 rows, expected 8"):
         pieces.read(tmp_path, told, {"a.w": 8}, lambda rows: (0, rows))
+
+
+def test_a_process_that_is_lost_inside_of_a_model_is_told_as_any_other(tmp_path):
+    processes = Processes("cpu", run_dir=str(tmp_path))
+    with pytest.raises(LostProcess, match="process 0 lost another one"), processes.ending_together():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    with pytest.raises(RuntimeError, match=r"^mine$"), processes.ending_together():
+        raise RuntimeError("mine")
+    assert processes.waiting() == {}
+
+
+class Held:
+    """Stands in for Shards: rows of matrices whose others are known."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self.first, self.end = first, end
+        self.wholes: list[torch.Tensor] = []
+
+    def cut(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole[self.first : self.end]
+
+    def gather_rows(self, mine: torch.Tensor, rows: int) -> torch.Tensor:
+        whole = self.wholes.pop(0)
+        assert torch.equal(self.cut(whole), mine) and len(whole) == rows
+        return whole.clone()
+
+
+@every("first, end, is_divided", [(0, 3, True), (3, 5, True), (5, 5, True), (0, 5, False)])
+def test_muon_moves_rows_as_the_whole_matrix(first, end, is_divided):
+    numbers = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(5, 4, generator=numbers) for _ in range(4))
+    held = Held(first, end)
+    whole = torch.nn.Parameter(start.clone())
+    part = torch.nn.Parameter(held.cut(start).clone())
+    part = part_of(part, Rows(5)) if is_divided else part
+    options = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01, "momentum": 0.9, "ratio": 1.0}
+    alone = MuonAdamW({"layers.0.w": whole}, **options)
+    divided = MuonAdamW({"layers.0.w": part}, **options, shards=held)
+    for gradient in gradients:
+        momentum = [kept.clone() for kept in alone.state[whole].values()] if alone.state[whole] else []
+        held.wholes = [whole.detach().clone(), gradient, *momentum] if is_divided else []
+        whole.grad, part.grad = gradient.clone(), held.cut(gradient).clone()
+        alone.step()
+        divided.step()
+        assert torch.equal(part, held.cut(whole)) and not held.wholes
+    assert not torch.equal(whole, start)
