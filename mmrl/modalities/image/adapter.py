@@ -124,6 +124,11 @@ class ImageAdapter(Adapter):
     def select(self, components: Sequence[str] | None) -> None:
         """Choose the trained parts: denoiser, text_encoders, vae. See Parts.select."""
         self._parts.select(components)
+        if self.config.keep_graph and "text_encoders" in self._parts.chosen:
+            raise Unsupported(
+                "model.keep_graph with components: text_encoders: prompts are encoded without a graph in a rollout; "
+                "leave one of them out"
+            )
         if self._parking and self._parking.device.type != "cpu":
             self._parking.settle(self._parking.device)
         self._reference = None
