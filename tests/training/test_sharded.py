@@ -233,7 +233,12 @@ PAIRS = {"kind": "preference", "pairs": "a.jsonl", "steps": 1}
         (2, 3, GRPO, "does not divide 3 processes"),
         (2, 2, PAIRS, "kind preference"),
         (2, 2, {**GRPO, "components": ["denoiser"]}, "leave the stage's components out"),
-        (2, 2, {**GRPO, "algorithm": {"kl_coef": 0.1, "kl_place": "reward"}}, "outside of its loss"),
+        (
+            2,
+            2,
+            {**GRPO, "algorithm": {"kl_coef": 0.1, "kl_place": "reward", "kl_estimator": "k1"}},
+            "outside of its loss",
+        ),
     ],
 )
 def test_what_cannot_be_divided_is_refused_by_its_config(tmp_path, shards, world, stage, message):

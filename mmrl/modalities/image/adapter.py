@@ -148,6 +148,11 @@ class ImageAdapter(Adapter):
                 f"sharding: family {name} has {len(denoisers)} denoisers, of which each step runs another; leave "
                 "sharding.shards at 1"
             )
+        if self.config.keep_graph:
+            raise Unsupported(
+                "sharding: model.keep_graph goes back through a rollout's own forwards, whose gathered weights are "
+                "given back by then; leave it off, or sharding.shards at 1"
+            )
         full, blocks = self.config.train == "full", self.family.block_names
         return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
 

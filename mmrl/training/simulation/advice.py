@@ -49,7 +49,7 @@ def simulate(work: Work, layout: Layout, hard: Hardware) -> Simulated:
 
 def changes(work: Work, layout: Layout, hard: Hardware) -> Iterator[tuple[str, Work, Layout]]:
     """What a config can change, in words, and what it makes of the step."""
-    if work.groups < 16 * layout.gpus:
+    if work.groups < 64 * layout.gpus:
         yield f"twice the prompts: groups={2 * work.groups}", work.times(2), layout
     even = -(-work.groups // layout.trainers) * layout.trainers
     if even != work.groups:
