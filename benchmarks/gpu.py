@@ -171,7 +171,7 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
         rows = list(steps(run))
         run.adapter.close()
         memory = torch.cuda.max_memory_reserved() if gpu else 0
-        counts = [float(row["actions"]) if case.sees else 32.0 for row in rows]
+        counts = [float(row["made"]) if case.sees else 32.0 for row in rows]
     measured = rows[1:]
     rollout = sum(row["time/rollout"] for row in measured) / len(measured)
     update = sum(row["time/update"] for row in measured) / len(measured)
@@ -203,11 +203,12 @@ def steps(run: Any) -> Iterator[dict[str, Any]]:
     stage = made_stage(run, options, policy, cursor)
     stage.begin()
     for _ in range(options.steps):
+        before = cursor.actions
         row = stage.step()
         stage.close_step()
         cursor.end_step(row)
         cursor.row = None
-        yield row
+        yield row | {"made": cursor.actions - before}
 
 
 def parity(case: Case, place: Path, tiny: bool) -> dict[str, float]:
