@@ -390,6 +390,11 @@ class Adapter:
         """All tensors of the policy, frozen parts and buffers too. Left out: what is trained."""
         return self.trainable_parameters().values()
 
+    def parked(self) -> Sequence[Sequence[Tensor]]:
+        """Of `weights` those that wait in main memory where the run trains on a GPU, in parts that come to it one at a
+        time. Left out: none."""
+        return ()
+
     def deep_modules(self) -> Iterable[torch.nn.Module]:
         """Models with lists of equal blocks that run one after the other, each on what the one before gave: of these a
         plan traces some. Left out: all that the policy computes is traced."""
@@ -407,6 +412,11 @@ class Adapter:
     def blank(self, prompt: Prompt) -> Sample | None:
         """A sample as long as a rollout makes them, its actions made up. Left out: memory is not estimated."""
         return None
+
+    def forwards(self, sample: Sample) -> int:
+        """How many forwards of the policy, one after the other, a rollout of this (blank) sample takes. Left out: one
+        for each action."""
+        return len(sample.actions.mask)
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """The part of a rollout of these blank samples, n of a prompt, that takes most memory. Left out: rollouts

@@ -18,6 +18,7 @@ from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
 from mmrl.reporting.shown import shown_samples
 from mmrl.reporting.summary import write_summary
+from mmrl.training.agreement import refuse_unlike
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.heldout import heldout
@@ -94,6 +95,7 @@ class Loop:
 
     def _train(self, resume: bool) -> dict[str, Any]:
         run = self.run
+        refuse_unlike(run.processes, self._made_with)
         run.folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._read_checkpoint()

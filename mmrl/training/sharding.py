@@ -44,7 +44,8 @@ def refuse(config: Config, world: int) -> None:
     if world % shards:
         raise ConfigError(
             f"sharding.shards={shards} does not divide {world} processes, and each copy of the weights takes "
-            f"{shards} of them; take another number of either"
+            f"{shards} of them; take sharding.shards={_divisors(world)}, or {world // shards * shards} or "
+            f"{(world // shards + 1) * shards} processes"
         )
     for stage in config.stages if shards > 1 else ():
         where = f"stage {stage.name!r}"
@@ -69,3 +70,9 @@ def _refuse_reference_outside(stage: GrpoStage, where: str) -> None:
             f"sharding: {where}: the algorithm compares with the reference outside of its loss, which divided weights "
             "do not do yet; set algorithm.kl_place: loss, or leave sharding.shards at 1"
         )
+
+
+def _divisors(world: int) -> str:
+    """In words."""
+    found = [str(n) for n in range(1, world + 1) if world % n == 0]
+    return f"{', '.join(found[:-1])} or {found[-1]}"

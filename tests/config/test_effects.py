@@ -349,6 +349,8 @@ CASES = [
         for name, value in (("rank", "9"), ("alpha", "9"), ("targets", "[a]"))
     ),
     Case(image.ModelConfig, "revision", "model.revision=a", "", "model.path=./here", modality="image"),
+    Case(image.ModelConfig, "park", "model.park=true", "", "device=cpu", modality="image"),
+    Case(image.ModelConfig, "park", "model.park=true", "", "model.components=[text_encoders,vae]", modality="image"),
     Case(image.ModelConfig, "lora", "model.lora.rank=9", LORA, modality="image"),
     Case(
         image.ModelConfig,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +27,7 @@ from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.given import given_pictures
 from mmrl.modalities.image.loading import load_family, note_float32
+from mmrl.modalities.image.parking import Parking
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
 from mmrl.modalities.image.policy import StepPolicy
@@ -61,7 +64,11 @@ class ImageAdapter(Adapter):
         self.family = load_family(config)
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
-        self._conditions = Conditions(self.family, StepPolicy(self.family, config), config.embedding_cache << 20)
+        self._parking = Parking(self.family) if config.park else None
+        bringing = partial(self._parking.using, "text_encoders") if self._parking else nullcontext
+        self._conditions = Conditions(
+            self.family, StepPolicy(self.family, config), config.embedding_cache << 20, bringing
+        )
         self._sample()
         drawn, shown = config.sampling, config.evaluation
         self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
@@ -122,6 +129,8 @@ class ImageAdapter(Adapter):
                 "model.keep_graph with components: text_encoders: prompts are encoded without a graph in a rollout; "
                 "leave one of them out"
             )
+        if self._parking and self._parking.device.type != "cpu":
+            self._parking.settle(self._parking.device)
         self._reference = None
         self._conditions.trained = "text_encoders" in self._parts.chosen
         self._forget()
@@ -160,7 +169,10 @@ class ImageAdapter(Adapter):
         return self._parts.trainable()
 
     def to(self, device: torch.device) -> None:
-        self.family.pipeline.to(device)
+        if self._parking:
+            self._parking.settle(device)
+        else:
+            self.family.pipeline.to(device)
 
     # ---------------------------------------------------------------- how it samples
 
@@ -324,6 +336,10 @@ class ImageAdapter(Adapter):
             yield from module.parameters()
             yield from module.buffers()
 
+    def parked(self) -> Sequence[Sequence[Tensor]]:
+        """See Adapter.parked."""
+        return list(self._parking.at_rest().values()) if self._parking else []
+
     def cost(self, prompt: Prompt) -> dict[str, int]:
         """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""
         return told.shown_tokens(self.family, self._sources.sizes(prompt)) if self.family.pictures[1] else {}
@@ -344,6 +360,10 @@ class ImageAdapter(Adapter):
     def deep_modules(self) -> Iterable[nn.Module]:
         """See Adapter.deep_modules."""
         return self.family.denoisers.values()
+
+    def forwards(self, sample: Sample) -> int:
+        """See Adapter.forwards: the steps of a trajectory, trained or not; branches of guidance count as one."""
+        return self.config.sampling.steps
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """See Adapter.trial."""
