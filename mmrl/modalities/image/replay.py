@@ -64,11 +64,12 @@ class Replay:
 
     def _kept(self, trajectories: Sequence[Trajectory], columns: Tensor) -> Transition | None:
         """What the rollout computed, with its graph, where that is kept and of the weights as they are now."""
-        if not torch.is_grad_enabled() or any("batch" not in kept.tensors for kept in trajectories):
+        tag = self.sampler.tag()
+        if tag is None or not torch.is_grad_enabled() or any("batch" not in kept.tensors for kept in trajectories):
             return None
         names = ("batch", "step", "row")
         each = [zip(*(kept.tensors[name][columns].tolist() for name in names)) for kept in trajectories]
-        return self.sampler.graphs.take(self.sampler.tag(), [place for places in each for place in places])
+        return self.sampler.graphs.take(tag, [place for places in each for place in places])
 
     def _unconditional_holds(self, trajectories: Sequence[Trajectory]) -> bool:
         """Whether all have stored unconditional outputs, and those are of the weights as they are now."""
