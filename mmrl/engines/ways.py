@@ -55,8 +55,9 @@ def trial_ids(vocabulary: int, banned: Sequence[int]) -> Tensor:
 def find_ways(decoder: Decoder, ids: Tensor, recomputed: bool = False) -> Ways:
     """The ways in which a decoder, in eval mode, gives the hidden states of the plain way.
 
-    ids: see trial_ids. recomputed: try Ways.recomputed, too, for a decoder with gradient checkpointing. What was found holds for every model of the same class and numbers. Raises
-    ValueError for one that cannot be replayed: its tokens see what is behind them, or its rows one another.
+    ids: see trial_ids. recomputed: try Ways.recomputed, too, for a decoder with gradient checkpointing. What was found
+    holds for every model of the same class and numbers. Raises ValueError for one that cannot be replayed: its tokens
+    see what is behind them, or its rows one another.
     """
     if decoder.prefix_attention:
         return Ways()  # a prompt of it is never in one row with what follows, so there is no plain way

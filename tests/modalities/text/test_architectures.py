@@ -89,7 +89,7 @@ def test_a_shared_prompt_leaves_the_gradient(tried):
 
 
 def test_a_prompt_is_shared_by_layers_that_are_recomputed(tried):
-    """The same log-probs and gradient as row by row, and as without recomputing; wherever prompts are shared without."""
+    """The same log-probs and gradient as row by row and as without recomputing, wherever prompts are shared without."""
     name, folder, plain, samples = tried
     if not plain._ways.shared:
         pytest.skip("whole rows are replayed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,7 +37,9 @@ def test_hidden_states_and_gradients_are_those_of_rows_alone(adapter, monkeypatc
     policy = adapter(build={"kind": kind, "layers": 2}, gradient_checkpointing=recomputed)
     assert policy._sharing
     model, forwards = policy.model, []
-    model.base_model.layers[1].mlp.register_forward_hook(lambda module, args, made: forwards.append(args[0].shape[:2]))
+    model.base_model.layers[0].self_attn.q_proj.register_forward_hook(
+        lambda module, args, made: forwards.append(args[0].shape[:2])
+    )
     decoder, columns = model.base_model, torch.tensor(columns)
     with recomputing(model, recomputed):
         hidden, valid = action_states(Decoder(decoder), PROMPTS, COMPLETIONS, columns, share)
@@ -103,7 +107,7 @@ def test_parts_are_what_adding_row_by_row_to_whole_lists_would_make():
     completions = [Row(torch.zeros(t, dtype=torch.int64)) for _, t in sizes]
     for share in (False, True):
         parts = cut_rows(prompts, completions, 300, share)
-        for part, after in zip(parts, parts[1:]):
+        for part, after in itertools.pairwise(parts):
             longer = [*part, after[0]]  # one more would not have fitted
             p, c = [prompts[i] for i in longer], [completions[i] for i in longer]
             plain = replay.plain_tokens(p, c)
