@@ -60,10 +60,12 @@ class Filled:
     every update begins from what it was; what the first forward, of prompts, put into it is what later ones go on from.
     """
 
-    def __init__(self, cache: Any) -> None:
-        """Of an empty cache. Raises ValueError for one with a state that is changed in place."""
+    def __init__(self, cache: Any, layers: int) -> None:
+        """Of an empty cache for so many layers. Raises ValueError for one with a state that is changed in place."""
         if has_state(cache):
             raise ValueError("its state is changed in place, and a layer that is recomputed needs what it was")
+        if (kind := cache.layer_class_to_replicate) is not None:  # it would get each where it is first updated
+            cache.layers += [kind() for _ in range(layers - len(cache.layers))]
         self.cache = cache
         self._filled: list[Any] = list(cache.layers)  # as the first update has left them
         cache.layers = [_again(layer, partial(self._fill, index)) for index, layer in enumerate(cache.layers)]

@@ -83,6 +83,11 @@ class Decoder:
         return self.module.device
 
     @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self.module.config.get_text_config().num_hidden_layers
+
+    @property
     def recomputed(self) -> bool:
         """Whether layers are computed again in the backward: their gradient checkpointing works in train mode."""
         return self.module.training and torch.is_grad_enabled()

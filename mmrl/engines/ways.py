@@ -187,7 +187,7 @@ class _Trial:
         from mmrl.engines.cache import Filled
 
         cache = self.decoder.new_cache()
-        filled = Filled(cache)
+        filled = Filled(cache, self.decoder.layers)
         before = self.decoder.run(self.prompts, left=True, cache=cache)
         places = torch.tensor([0, 0, 1], device=self.decoder.device)
         rows = [Row(self.completions[0].ids[:2]), *self.completions]

@@ -156,7 +156,7 @@ def _shared(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row]
     number = {keys[i]: u for u, i in enumerate(unique)}
     owner = torch.tensor([number[key] for key in keys], device=decoder.device)
     cache = decoder.new_cache()
-    filled = Filled(cache) if decoder.recomputed else None
+    filled = Filled(cache, decoder.layers) if decoder.recomputed else None
     before = decoder.run([prompts[i] for i in unique], left=True, cache=cache)
     hidden = before.hidden[owner, -1:]
     inputs = [decoder.cut(c, len(c) - 1) for c in completions]
