@@ -1,7 +1,7 @@
 """One more token of each row by the arithmetic of the usual decoder block, without the library's forward around it.
 
 That forward makes masks, passes its arguments through many hands, and takes norms and rotations apart into small
-operations. For a token at a time this is more than half of the time of a small model on a CPU.
+operations. For a token at a time that shows: 5 to 17 % of a rollout of 4 M parameters on busy cores.
 """
 
 from __future__ import annotations
