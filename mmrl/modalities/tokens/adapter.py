@@ -315,9 +315,10 @@ class TokenAdapter(Adapter):
     def _ways(self) -> Ways:
         """How the decoder may be run, asked where it is first run: on its device, in its precision."""
         if self._hollow:  # no numbers to compare: the ways of most models
-            return Ways()
+            return Ways(recomputed=self.config.gradient_checkpointing)
         with self._autocast():
-            ways = find_ways(self._decoder(), trial_ids(self._head().weight.shape[0], self.banned))
+            ids = trial_ids(self._head().weight.shape[0], self.banned)
+            ways = find_ways(self._decoder(), ids, self.config.gradient_checkpointing)
         if not ways.cached and self.config.engine.name == "transformers":
             warnings.warn(
                 f"{type(self.model).__name__}: its state cannot be kept from token to token here ({ways.why}), so each "
@@ -465,8 +466,11 @@ class TokenAdapter(Adapter):
 
     @property
     def _sharing(self) -> bool:
-        # Layers that are recomputed cannot fill a cache; where weights are divided, each micro-batch has one forward.
-        return not self.config.gradient_checkpointing and self.shards is None and self._ways.shared
+        """Whether rows may share the forward of their prompt, in a replay with gradient or without as it is now."""
+        if self.shards is not None:  # each micro-batch has one forward, as on all processes
+            return False
+        recomputed = self.config.gradient_checkpointing and torch.is_grad_enabled()
+        return self._ways.recomputed if recomputed else self._ways.shared
 
     def _replayed(self, samples: Sequence[Sample], columns: Tensor) -> Replayed:
         rows = [self.reader.rows(s) for s in samples]

@@ -88,6 +88,28 @@ def test_a_shared_prompt_leaves_the_gradient(tried):
     assert (found[0] - found[1]).norm() <= 1e-3 * found[0].norm()
 
 
+def test_a_prompt_is_shared_by_layers_that_are_recomputed(tried):
+    """The same log-probs and gradient as row by row and as without recomputing, wherever prompts are shared without."""
+    name, folder, plain, samples = tried
+    if not plain._ways.shared:
+        pytest.skip("whole rows are replayed")
+    policy = make_models.policy(folder, gradient_checkpointing=True)
+    policy.banned = plain.banned
+    columns, found = torch.arange(make_models.TOKENS), []
+    for one, shared in ((policy, True), (policy, False), (plain, True)):
+        one._ways = replace(one._ways, shared=shared, recomputed=shared and one._ways.recomputed)
+        assert one._sharing is shared, "layers that are recomputed cannot share"
+        one.model.zero_grad()
+        logp = one.logprobs(samples, columns).logp
+        logp.sum().backward()
+        gradient = [p.grad.flatten() for p in one.trainable_parameters().values() if p.grad is not None]
+        found.append((logp.detach(), torch.cat(gradient)))
+        policy._ways = replace(policy._ways, shared=True, recomputed=True)
+    for logp, gradient in found[1:]:
+        torch.testing.assert_close(found[0][0], logp, rtol=0, atol=max(1e-5, ROUNDING.get(name, 0)))
+        assert (found[0][1] - gradient).norm() <= 1e-3 * gradient.norm()
+
+
 def test_every_adapter_is_passed_and_none_routes(tried):
     """An adapter on a layer whose weight is read directly would have no gradient; on a router it would have one."""
     _, folder, _, samples = tried
