@@ -23,21 +23,23 @@ ROOT = Path("runs/effects_cad")
 PARTS = "share://datasets/parts/parts.py"
 HABITS = str(Path(__file__).resolve().with_name("cad_habits.py"))
 SPANS = "share://rewards/cad_spans.py:spans"
-STEPS, GROUPS, SAMPLES = 12, 8, 16
-TAUGHT, COLD = 20, 10  # supervised steps: of a base, and of a cold start
-HELDOUT, DRAWN = 80, 3  # parts, and programs for each
+STEPS, GROUPS, SAMPLES = 8, 8, 16
+TAUGHT, COLD = 20, 6  # supervised steps: of a base, and of a cold start
+HELDOUT, DRAWN = 48, 4  # parts, and programs for each
 POLICY = "checkpoints/latest/policy"
 ADAM = {"betas": [0.9, 0.98], "weight_decay": 0.0}
 
 Section = Mapping[str, Any]
 
-IOU, BUILDS = {"name": "cad.iou"}, {"name": "cad.executes"}
+PATIENT = {"options": {"runs": {"seconds": 60, "workers": 3}}}  # a busy machine is no fault of a program
+IOU, BUILDS = {"name": "cad.iou", **PATIENT}, {"name": "cad.executes", **PATIENT}
 MARK = {"name": f"{HABITS}:detail"}
 GATED = {"name": "compose.gated", "options": {"condition": BUILDS, "then": [IOU, MARK]}}
 MEASURES = [IOU, BUILDS, {"name": f"{HABITS}:numbers"}]
 WEIGHTED = {"name": "precision_tokens", "weight": 2.0}
 STRETCH = {"gate": {"name": "absolute", "low": 0.6, "high": 1.8}}
-OFTEN = {"updates": 2, "epochs": 4}  # eight optimizer steps of a rollout, so that there is a ratio to bound
+OFTEN = {"updates": 2, "epochs": 3}  # six optimizer steps of a rollout, so that there is a ratio to bound
+TWICE = {"updates": 2, "epochs": 2}
 
 # Supervised runs that arms start from: the records of each.
 BASES: dict[str, Section] = {
@@ -79,9 +81,9 @@ EFFECTS = {
         "written",
         "unfinished",
         {
-            "sum of overlap and mark": Arm("summed", rewards=(IOU, MARK)),
-            "gated sum": Arm("gated", rewards=(GATED,)),
-            "sum with executability": Arm("added", rewards=(IOU, MARK, BUILDS), claims=False),
+            "sum of overlap and mark": Arm("summed", TWICE, (IOU, MARK)),
+            "gated sum": Arm("gated", TWICE, (GATED,)),
+            "sum with executability": Arm("added", TWICE, (IOU, MARK, BUILDS), claims=False),
         },
         {"eval/cad.executes": 1, "eval/cad.iou": 1},
     ),
