@@ -67,6 +67,7 @@ SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
 FOLLOW = "stages.0.ema.follow"
 PLAIN = f"{FOLLOW}={{decay:0.5}}"
+TEXTS = "model.components=[denoiser,text_encoders]"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 UNIFORM = "stages.0.times.name=uniform"
@@ -455,6 +456,7 @@ CASES = [
         f"{EXACT} model.family=sd",
         modality="image",
     ),
+    Case(image.ModelConfig, "keep_graph", "model.keep_graph=true", "", TEXTS, modality="image"),
     Case(image.ModelConfig, "caption_dropout", "model.caption_dropout=0.3", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "supervised_sizes", "model.supervised_sizes=[32]", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "time_shift", "model.time_shift=3", "", "model.family=sd", "sft", "image"),
