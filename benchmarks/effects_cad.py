@@ -73,7 +73,7 @@ class Effect:
     claim: str
     base: str
     arms: Mapping[str, Arm]
-    measures: Mapping[str, int] = field(default_factory=lambda: {"eval/cad.iou": 1, "eval/cad.executes": 0})
+    measures: Mapping[str, int]
 
 
 PLAIN = Arm("plain", OFTEN)
@@ -94,6 +94,7 @@ EFFECTS = {
         "Bounds of 0.6 and 1.8 on the ratio let rare right turns rise faster than a clip of 0.2",
         "stubborn",
         {"clip of 0.2": PLAIN, "bounds of 0.6 and 1.8": Arm("stretched", {**OFTEN, "algorithm": STRETCH})},
+        {"eval/cad.iou": 1, "eval/cad_habits.numbers": 0, "eval/cad.executes": 0},
     ),
     "precision": Effect(
         "Tokens that have to be exact weigh 2 in the policy gradient, and overlap ends higher",
