@@ -97,6 +97,10 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(ReportConfig, "keep", "report.keep=7", "", "report.samples_every=0"),
+    Case(
+        ReportConfig, "keep", "report.keep=7", f"{HELD} eval.every=5 report.samples_every=0", "report.samples_every=0"
+    ),
     Case(DistillStage, "teacher_steps", "stages.0.teacher_steps=4", HELD, stage="distill"),
     # Scores of given answers, and what becomes of an option where nothing is sampled.
     *(
@@ -128,6 +132,7 @@ CASES = [
     ),
     Case(Config, "rewards", "rewards=[{name:a.b}]", f"{SCALAR} {HELD}", SCALAR, "reward_model"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
+    Case(DataConfig, "looked_at", "data.looked_at=9", None, "", "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "shuffle_options", "data.shuffle_options=true", "", "data.prompts=null", "sft"),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
