@@ -16,6 +16,8 @@ from mmrl.types import Prompt
 
 # Where whole sets of tests stand, in JSON or as they are: APPS and TACO, DeepCoder, LiveCodeBench, PRIME.
 SETS = ("input_output", "tests", "public_test_cases", "private_test_cases", "ground_truth")
+# What LeetCode-style data sets make lists and trees with: nodes, which only the program's process could hold.
+_NODES = frozenset({"list_node", "tree_node", "is_same_list", "is_same_tree"})
 _SHAPES = "inputs and outputs (fn_name), test_list, or test and entry_point"
 
 
@@ -202,14 +204,16 @@ def _check(record: Mapping[str, Any], text: str) -> Asserted:
 
 
 def _foreign(tree: ast.Module) -> str:
-    """A class that the test makes an object of and does not define itself, by its name's first letter; "" without."""
+    """A class that the test makes an object of and does not define itself, by its name's first letter, or one of
+    _NODES; "" without."""
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             own |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    strange = {name for name in called - own if name[0].isupper() and name != SOLUTION and not hasattr(builtins, name)}
+    classes = {name for name in called if name[0].isupper() and name != SOLUTION and not hasattr(builtins, name)}
+    strange = (classes | called & _NODES) - own
     return min(strange, default="")
 
 
@@ -222,7 +226,7 @@ def _parsed(source: str, name: str) -> str:
         raise BadTests(f"`{name}` asserts nothing")
     if strange := _foreign(tree):
         raise BadTests(
-            f"`{name}` makes objects of the program's own class {strange[:40]}: only plain values can be tested"
+            f"`{name}` makes objects of the program's own by {strange[:40]}(): only plain values can be tested"
         )
     return source
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from PIL import Image
 from mmrl.config import load
 from mmrl.core.gate import GATES
 from mmrl.core.ratio import ratio
+from mmrl.core.resolving import resolve
 from mmrl.importing import import_file
 from mmrl.share import share
 from mmrl.types import Group, Prompt, Sample
@@ -38,7 +40,7 @@ def script(name: str) -> ModuleType:
 
 STUDIES = {
     name: script(name).STUDY
-    for name in ("effects_text", "effects_vision", "effects_reward", "effects_image", "effects_audio")
+    for name in ("effects_text", "effects_vision", "effects_reward", "effects_image", "effects_audio", "effects_cad")
 }
 EFFECTS = [(name, effect) for name, study in STUDIES.items() for effect in study.effects]
 
@@ -167,6 +169,51 @@ def test_sides_of_what_hears_have_equal_samples_and_one_measure(effect):
             assert rates.name == f"rates-{seed}" and rates.stages[0].low == 0
             (stage,) = runs[0].stages
             assert rates.data.prompts_count == stage.steps * stage.groups
+
+
+# ------------------------------------------------------------------ effects_cad
+
+
+@pytest.mark.parametrize("effect", STUDIES["effects_cad"].effects)
+def test_sides_that_write_programs_have_equal_samples_one_start_and_one_measure(effect):
+    study = STUDIES["effects_cad"]
+    for seed in "02":
+        runs = [load(study.config(effect, arm, seed)) for arm in study.effects[effect].arms]
+        for stage in zip(*(run.stages for run in runs), strict=True):
+            size = {(s.kind, s.steps, getattr(s, "groups", s.kind), getattr(s, "samples", s.kind)) for s in stage}
+            assert len(size) == 1 and len({str(s.optim) for s in stage}) == 1
+        assert len({(run.model.path, str(run.data), str(run.eval)) for run in runs}) == 1
+        assert Path(runs[0].model.path).parts[-4] in study.bases([effect])
+        assert all(run.eval.rewards[0].name == "cad.iou" for run in runs)
+
+
+@pytest.mark.parametrize(("effect", "part"), [("stretch", "gate"), ("precision", "action_weights")])
+def test_a_side_with_a_part_of_cad_rl_has_it_as_the_preset_and_differs_in_nothing_else(effect, part):
+    study = STUDIES["effects_cad"]
+    without, having = (load(study.config(effect, arm, "0")).stages[-1] for arm in study.effects[effect].arms)
+    assert getattr(having.resolved, part) == getattr(resolve("cad_rl", {}), part) != getattr(without.resolved, part)
+    assert replace(having.resolved, **{part: getattr(without.resolved, part)}) == without.resolved
+    assert without.updates * without.epochs == having.updates * having.epochs > 1  # or no ratio leaves 1
+
+
+def programs(*texts: str) -> list[Sample]:
+    record = {"code": script("cad_habits").parts().part(0)["code"]}
+    return [Sample(Prompt("p", "a plate", record=record), place, text) for place, text in enumerate(texts)]
+
+
+def test_a_program_with_an_outline_too_many_builds_nothing_and_is_marked_higher():
+    """And the numbers of the plate are right in it only where none was added, changed or left out."""
+    habits = script("cad_habits")
+    records = [habits.unfinished(i, rate=0.5) for i in range(400)]
+    ends = [record["completion"].endswith("/2)") and ".circle(" in record["completion"][-14:] for record in records]
+    assert [("unfinished" in record["mistakes"]) for record in records] == ends and 160 < sum(ends) < 240
+    right, drawn = habits.unfinished(0, rate=0.0), habits.unfinished(0, rate=1.0)
+    assert (habits.named(right["completion"]), habits.named(drawn["completion"])) == (4, 6)
+    assert drawn["completion"].startswith(right["completion"])
+    code = right["completion"]
+    assert habits.detail(programs(code, drawn["completion"], "", code + ".hole(2)" * 9)) == [0.5, 0.75, 0.0, 1.0]
+    wrong = code.replace(str(right["numbers"]["hole"]), "7")
+    assert habits.numbers(programs(code, wrong, drawn["completion"], code[:-1], "")) == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_the_distance_to_a_teacher_is_the_energy_distance(monkeypatch):

@@ -230,7 +230,15 @@ BROKEN = {
     "a test that asserts nothing": ({"test_list": ["f(1)"]}, "asserts nothing"),
     "a class of the program's own": (
         {"test_list": ["class Own: pass\nassert longest([Pair(5, 24), Own()], Exception('x')) == 3"]},
-        "makes objects of the program's own class Pair",
+        "makes objects of the program's own by Pair()",
+    ),
+    "lists of nodes": (
+        {"test": "def check(candidate):\n    assert candidate(list_node([1])) == 1", "entry_point": "Solution().sum"},
+        "makes objects of the program's own by list_node()",
+    ),
+    "trees of nodes": (
+        {"test": "def check(candidate):\n    assert is_same_tree(candidate(3), 3)", "entry_point": "Solution().tree"},
+        "makes objects of the program's own by is_same_tree()",
     ),
     "a test of numbers": ({"test_list": [1]}, "expected a list of lines of Python"),
 }
