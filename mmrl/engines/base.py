@@ -47,12 +47,14 @@ class Completion:
     before top-k and top-p (of vLLM: after them, as it reports what it drew from). stop: "eos" where a stop id ended it,
     "length" where the budget did.
     features: name -> [t], where the engine has them for free ("entropy").
+    versions: [t] int64, of an engine whose weights may change meanwhile: which sync's weights sampled each id.
     """
 
     ids: Tensor
     logp: Tensor
     stop: str
     features: dict[str, Tensor] = field(default_factory=dict)
+    versions: Tensor | None = None
 
 
 class Engine(Protocol):

@@ -132,7 +132,7 @@ class Colocated:
         self._adapter = LoRARequest("policy", 1, path)
         self._forget()
 
-    def settle(self) -> None:
+    def settle(self, version: int) -> None:
         """Nothing: nobody else sends weights here."""
 
     def rest(self) -> None:
