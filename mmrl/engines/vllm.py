@@ -23,9 +23,10 @@ TEMPERATURES = (0.01, 2.0)  # vLLM raises smaller ones to the first without an e
 
 
 class Backend(Protocol):
-    """Where vLLM runs."""
+    """Where vLLM runs. flows: whether weights may change while it samples."""
 
     max_model_len: int
+    flows: bool
 
     def sample(self, requests: Sequence[Request], sampling: Sampling, adapted: bool) -> list[Drawn]:
         """One completion per request, in their order; adapted: with the adapter that was loaded, maybe by another
@@ -39,6 +40,12 @@ class Backend(Protocol):
 
     def settle(self, version: int) -> None:
         """After a load, on every process that shares it: what it holds now is what samples are to come from."""
+
+    def returned(self) -> bool:
+        """Whether a server that was lost answers again."""
+
+    def counts(self) -> dict[str, float]:
+        """Numbers of servers."""
 
     def rest(self) -> None:
         """Nothing will be sampled before the next load."""
@@ -108,6 +115,25 @@ class VllmEngine:
     def max_model_len(self) -> int:
         """Tokens of prompt and completion."""
         return self._backend.max_model_len
+
+    @property
+    def flows(self) -> bool:
+        """Whether weights may change while completions are sampled, which go on with the new ones: of servers only."""
+        return self._backend.flows
+
+    @flows.setter
+    def flows(self, on: bool) -> None:
+        if not self.shared:
+            raise ValueError("vllm: weights flow to servers only; set mode: server")
+        self._backend.flows = on
+
+    def returned(self) -> bool:
+        """Whether a server that was lost answers again, and needs a sync."""
+        return self._backend.returned()
+
+    def counts(self) -> dict[str, float]:
+        """rollout/servers: those that get prompts now; rollout/asked_again: requests so far that a server lost."""
+        return self._backend.counts()
 
     def generate(
         self, prompts: Sequence[Row | Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]

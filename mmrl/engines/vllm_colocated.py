@@ -47,6 +47,8 @@ class Colocated:
     The global random states of torch, NumPy and Python are as before after each call: vLLM seeds and draws from them.
     """
 
+    flows = False
+
     def __init__(
         self,
         path: str | Path,
@@ -134,6 +136,14 @@ class Colocated:
 
     def settle(self, version: int) -> None:
         """Nothing: nobody else sends weights here."""
+
+    def returned(self) -> bool:
+        """There is no server."""
+        return False
+
+    def counts(self) -> dict[str, float]:
+        """There is no server."""
+        return {}
 
     def rest(self) -> None:
         """Give the device's memory to the trainer until the next sync."""

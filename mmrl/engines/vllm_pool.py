@@ -220,6 +220,10 @@ class Pool:
         """Servers that get prompts."""
         return sum(server.lost is None for server in self.servers)
 
+    def counts(self) -> dict[str, float]:
+        """See VllmEngine.counts."""
+        return {"rollout/servers": self.ready, "rollout/asked_again": self.asked_again}
+
     def returned(self) -> bool:
         """Whether a server that was lost answers again, and is to get weights."""
         return any(server.lost is not None and server.answers() for server in self.servers)

@@ -86,7 +86,7 @@ def _with_plugin(folder: Path) -> dict[str, str]:
 
 
 def _answering(process: subprocess.Popen, url: str, log: Path) -> str:
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + 900
     while process.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"{url}/health", timeout=2).close()

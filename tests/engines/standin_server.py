@@ -35,6 +35,7 @@ class Fake(ThreadingHTTPServer):
         self.going.set()
         self.delay = 0.0  # seconds from token to token
         self.tokens = 1  # before the stop id
+        self.vocabulary: int | None = None  # else tokens are of so many ids, and none is a stop id
         self.awaited: str | None = None  # the end of the mark that a second token waits for
         self.received: dict[str, torch.Tensor] = {}
         self.dead = False
@@ -150,12 +151,16 @@ class Handler(BaseHTTPRequestHandler):
             if server.dead:
                 return
             last = number == server.tokens
+            if server.vocabulary:
+                sampled.append((3 + (seed + 7 * number) % server.vocabulary, -5.0))
+                marks.append(server.weights)
+                continue
             sampled.append((9, -0.5) if last else (server.token or seed, -float(seed)))
             marks.append(server.later if server.later and number else server.weights)
         choice = {
             "token_ids": [token for token, _ in sampled],
             "logprobs": {"content": [{"token_id": token, "logprob": logp} for token, logp in sampled]},
-            "finish_reason": "stop",
+            "finish_reason": "length" if server.vocabulary else "stop",
             "weight_versions": None if server.silent else spans(marks),
         }
         read = [i for token in body["token_ids"] for i in server.expansion(token)]

@@ -108,7 +108,7 @@ def test_the_last_server_that_is_lost_stops_the_run_in_one_line(folder, fakes):
     engine = connect(folder, servers)
     for server in servers:
         server.kill()
-    with pytest.warns(UserWarning), pytest.raises(ServerError, match="no server is left: .*; .*") as error:
+    with pytest.warns(UserWarning), pytest.raises(ServerError, match=r"no server is left: .*; .*") as error:
         engine.generate(PROMPTS, 1, SAMPLING, [[1]] * 4)
     assert "\n" not in str(error.value)
     with pytest.raises(ServerError):
@@ -208,7 +208,7 @@ def test_a_server_that_fails_at_a_transfer_speaks_at_once(folder, fakes, route):
     (server,) = fakes(1, told={"transfer": "gloo"}, refuse=route)
     engine = connect(folder, server, options={"transfer": "gloo", "timeout": 60})
     start = time.monotonic()
-    with pytest.raises(ServerError, match="answered 503: .*out of blocks"):
+    with pytest.raises(ServerError, match=r"answered 503: .*out of blocks"):
         engine.sync(WEIGHTS, 1)
     assert time.monotonic() - start < 30 and server.going.is_set()  # it does not stay paused
     engine.close()

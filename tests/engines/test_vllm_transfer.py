@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from mmrl.modalities.tokens.outside import merged_weights
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(900),  # the first import compiles and reads gigabytes
+    pytest.mark.timeout(1800),  # the first import compiles and reads gigabytes, and a server is started anew
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 GLOO = ("--weight-transfer-config", '{"backend": "gloo"}', "--max-model-len", "512")
@@ -33,7 +34,9 @@ def two(serve, tmp_path_factory):
     folder = tmp_path_factory.mktemp("transfer") / "base"
     model = tiny("qwen3", True)
     model.save_pretrained(folder)
-    return model, folder, [serve(folder, *GLOO, "--skip-tokenizer-init") for _ in range(2)]
+    with ThreadPoolExecutor(2) as both:
+        urls = list(both.map(lambda _: serve(folder, *GLOO, "--skip-tokenizer-init"), range(2)))
+    return model, folder, urls
 
 
 def engine_of(folder, urls):

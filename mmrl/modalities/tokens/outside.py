@@ -65,6 +65,28 @@ class OutsideEngine:
         """Tokens of a row, prompt and completion."""
         return self._engine.max_model_len
 
+    @property
+    def version(self) -> int:
+        """The number of the last sync."""
+        return self._version
+
+    @property
+    def flows(self) -> bool:
+        """Whether weights may change while requests are under way; see VllmEngine.flows."""
+        return self._engine.flows
+
+    @flows.setter
+    def flows(self, on: bool) -> None:
+        self._engine.flows = on
+
+    def returned(self) -> bool:
+        """Whether a server that was lost answers again."""
+        return self._engine.returned()
+
+    def counts(self) -> dict[str, float]:
+        """Numbers of the servers."""
+        return self._engine.counts()
+
     def sync(self, model: Any, save: Callable[[Path], None], once: Once) -> None:
         """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes; once: see Engine."""
         self._version += 1
