@@ -32,8 +32,8 @@ class Backend(Protocol):
         """One completion per request, in their order; adapted: with the adapter that was loaded, maybe by another
         process."""
 
-    def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
-        """Replace the weights and forget every cached prefix."""
+    def load(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int) -> None:
+        """Replace the weights and forget every cached prefix. weights: from the first one, also where asked again."""
 
     def load_lora(self, save: Save, version: int) -> None:
         """Replace the adapter by what `save` writes, and forget every cached prefix."""
@@ -160,7 +160,7 @@ class VllmEngine:
         """
         if self.lora:
             raise RuntimeError("vllm: the engine runs with lora=True; give what saves the adapter to sync_lora")
-        self._update(lambda: self._backend.load(self._model.sent(weights), version), version, once)
+        self._update(lambda: self._backend.load(lambda: self._model.sent(weights), version), version, once)
 
     def sync_lora(self, save: Save, version: int, once: Once = here) -> None:
         """Take over the adapter that `save` (`save_pretrained` of a PEFT model) writes. once: as for `sync`."""

@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,10 @@ class Colocated:
             )
         return [_drawn(output) for output in outputs]
 
-    def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+    def load(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int) -> None:
         # Prefixes get their room last: while weights are loaded there may be none for both.
         self._wake("weights")
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights()})
         self._wake("kv_cache")
         self._forget()
 

@@ -26,6 +26,7 @@ from mmrl.engines.vllm_transfer import TRANSFERS, Weights, buckets
 from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
 
 ADAPTER = "policy"
+PAUSE_S = 0.5  # between two looks at servers that are all lost
 ATTEMPTS = 3  # at one request for each server: what fails on all of them, again and again, is the request's fault
 
 
@@ -128,7 +129,7 @@ class Pool:
             while not (ready := [server for server in self.servers if server.lost is None]):
                 if not self.flows or self._closed or time.monotonic() > until:
                     raise Lost(f"vllm: no server is left: {'; '.join(str(server.lost) for server in self.servers)}")
-                self._changed.wait(0.5)
+                self._changed.wait(PAUSE_S)
             if home is not None:
                 home.prompts -= 1
             self._turn += 1
@@ -170,8 +171,11 @@ class Pool:
 
     # ---------------------------------------------------------------- weights
 
-    def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+    def load(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int) -> None:
         """Replace the weights of all servers that answer. Raises ServerError where none does, or one refuses."""
+        self._patiently(lambda: self._load(weights(), version))
+
+    def _load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         if self.servers[0].channel is None:
             target = self._folder.empty(f"version_{version}")
             _write(weights, target)
@@ -187,6 +191,17 @@ class Pool:
             return self._each(them, lambda s: s.pipe.end())
 
         self._update(version, send)
+
+    def _patiently(self, act: Callable[[], None]) -> None:
+        """Where weights flow, servers that are all lost may be back in a while."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                return act()
+            except Lost:
+                if not self.flows or time.monotonic() > until:
+                    raise
+                time.sleep(PAUSE_S)
 
     def load_lora(self, save: Save, version: int) -> None:
         """Replace the adapter."""

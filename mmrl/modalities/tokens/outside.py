@@ -93,7 +93,7 @@ class OutsideEngine:
         if self._engine.lora:
             self._engine.sync_lora(save, self._version, once)
         else:
-            self._engine.sync(merged_weights(model), self._version, once)
+            self._engine.sync(_Merged(model), self._version, once)
 
     def rest(self) -> None:
         """Nothing is sampled before the next sync."""
@@ -169,6 +169,16 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             yield name.replace(*_DOUBLED), tensor.detach()
     if f"{head}.weight" not in sent:
         yield f"{head}.weight", modules[head].weight.detach()
+
+
+class _Merged:
+    """`merged_weights`, from the first one each time: servers that were all lost get them again."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return merged_weights(self._model)
 
 
 def merged_layers(model: Any) -> Iterator[dict[str, Tensor]]:

@@ -61,18 +61,16 @@ class AsynchronousRollouts(Rollouts):
         return self._flow
 
     def next(self) -> list[Group]:
-        step = self.cursor.step
-        if not self.prepared:
-            self._push()
-            self._ask_ahead()
-            clock = time.monotonic()
-            dropped = self._whole(step)
-            self.cursor.sums.count("time/rollout", time.monotonic() - clock)
-            self._take(step, dropped)
-            self.prepared = True
-            self.cursor.phase = "update"
-            self.run.point("rollout")
+        step, sampled = self.cursor.step, not self.prepared
+        if sampled:
+            try:
+                self._prepare(step)
+            except BaseException:
+                self._end_flow()
+                raise
         self.cursor.phase = "update"
+        if sampled:
+            self.run.point("rollout")
         return self._made(step)
 
     def drop(self) -> None:
@@ -82,12 +80,24 @@ class AsynchronousRollouts(Rollouts):
 
     def close(self) -> None:
         """What is under way is given up."""
+        self._end_flow()
+        self.apart.close()
+
+    def _end_flow(self) -> None:
         if self._flow is not None:
             self._flow.close()
             self._flow = None
-        self.apart.close()
 
     # ---------------------------------------------------------------- a step
+
+    def _prepare(self, step: int) -> None:
+        self._push()
+        self._ask_ahead()
+        clock = time.monotonic()
+        dropped = self._whole(step)
+        self.cursor.sums.count("time/rollout", time.monotonic() - clock)
+        self._take(step, dropped)
+        self.prepared = True
 
     def _push(self) -> None:
         """Send the weights where it is time, or a server has come back. Every process calls."""
