@@ -1,7 +1,7 @@
 """A server that samples from a small language model and speaks the routes of `vllm serve` that mmrl asks for.
 
-For measurements where vLLM is not installed: the policy is transformers' own, weights come over gloo as vLLM's protocol has it,
-and all that waits is sampled together. Not fast, and no more than that. Ctrl-C ends it.
+For measurements where vLLM is not installed: the policy is transformers' own, weights come over gloo as vLLM's protocol
+has it, and all that waits is sampled together. Not fast, and no more than that. Ctrl-C ends it.
 
     python benchmarks/policy_server.py FOLDER --port 8001
 """

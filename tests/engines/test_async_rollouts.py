@@ -1,4 +1,4 @@
-"""Asynchronous rollouts over servers that come and go: groups are whole, never too old, and none is lost or invented."""
+"""Rollouts in the background, over servers that come and go: groups are whole, never too old, none lost or invented."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Watch:
         monkeypatch.setattr(AsynchronousRollouts, "_take", take)
 
     def check(self, steps, staleness):
-        """Every step once, in order, with whole groups at its places, no action too old, nothing newer than its step."""
+        """Every step once, in order, with whole groups at its places, and no action too old or of weights to come."""
         assert [step for step, _ in self.taken] == list(range(steps))
         for step, groups in self.taken:
             assert [group.index for group in groups] == list(range(GROUPS))
