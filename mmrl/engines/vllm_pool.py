@@ -198,7 +198,7 @@ class Pool:
         while True:
             try:
                 return act()
-            except Lost:
+            except (Lost, StaleWeights):
                 if not self.flows or time.monotonic() > until:
                     raise
                 time.sleep(PAUSE_S)
@@ -303,7 +303,7 @@ class Pool:
             try:
                 act(server)
                 done.append(server)
-            except Lost as error:
+            except (Lost, StaleWeights) as error:  # the second: it was started anew in the middle
                 failed = error
                 if len(self.servers) > 1:
                     with self._changed:
