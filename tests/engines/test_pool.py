@@ -83,10 +83,10 @@ def test_a_server_that_comes_back_gets_weights_before_prompts(folder, fakes):
         engine.generate(PROMPTS, 4, SAMPLING, SEEDS)
     again = started(port, root=str(folder))
     assert first_ids(engine.generate(PROMPTS, 4, SAMPLING, SEEDS)) == SEEDS
-    assert not again.posts and engine._backend.returned() and engine._backend.ready == 1
+    assert not again.posts and engine._backend.returned() and len(engine._backend.fleet.ready) == 1
     engine.sync(WEIGHTS, 2)
     assert first_ids(engine.generate(PROMPTS, 4, SAMPLING, SEEDS)) == SEEDS
-    assert again.posts[0][0] == "/collective_rpc" and prompts_of(again) and engine._backend.ready == 2
+    assert again.posts[0][0] == "/collective_rpc" and prompts_of(again) and len(engine._backend.fleet.ready) == 2
     engine.close()
     again.kill()
 
@@ -224,7 +224,7 @@ def test_one_of_two_that_fails_at_a_transfer_is_lost_and_comes_back(folder, fake
     assert first_ids(engine.generate(PROMPTS, 4, SAMPLING, SEEDS)) == SEEDS and not prompts_of(servers[0])
     servers[0].refuse = None
     engine.sync([(WEIGHTS[0][0], WEIGHTS[0][1] + 1)], 3)
-    assert engine._backend.ready == 2 and servers[0].weights == servers[1].weights
+    assert len(engine._backend.fleet.ready) == 2 and servers[0].weights == servers[1].weights
     assert torch.equal(servers[0].received[WEIGHTS[0][0]], WEIGHTS[0][1] + 1)
     engine.close()
 

@@ -53,7 +53,7 @@ def test_servers_follow_over_gloo(two):
         engine.sync(merged_weights(model), version)
         times.append(time.monotonic() - start)
         gaps.append(compare(engine, model, Sampling(max_tokens=12)))
-    held = [server.checksums() for server in engine._backend.servers]
+    held = [server.checksums() for server in engine._backend.fleet.servers]
     engine.close()
     print(f"over gloo: largest log-prob difference {max(gaps):.1e}; two servers in {min(times):.2f} s")
     assert held[0] and held[0] == held[1]
@@ -102,11 +102,11 @@ def test_a_server_that_was_killed_gets_weights_before_prompts(two, serve):
     perturb(model)
     engine.sync(merged_weights(model), 2)
     compare(engine, model, Sampling(max_tokens=12), n=4)
-    assert engine._backend.ready == 1
+    assert len(engine._backend.fleet.ready) == 1
     serve(folder, *GLOO, "--skip-tokenizer-init", port=urls[1].rpartition(":")[2])
     assert engine._backend.returned()
     perturb(model)
     engine.sync(merged_weights(model), 3)
-    assert engine._backend.ready == 2
+    assert len(engine._backend.fleet.ready) == 2
     compare(engine, model, Sampling(max_tokens=12), n=4)
     engine.close()
