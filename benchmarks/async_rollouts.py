@@ -193,9 +193,9 @@ def main() -> None:
                     rows[arm].append(trained(folder, folder / "base", servers, arm, seed, told.steps))
                     last = mean(row["reward/mean"] for row in rows[arm][-1][-5:])
                     print(f"{arm}, seed {seed}: {last:.3f} at the end, {time.monotonic() - start:.0f} s", flush=True)
+                print(table(rows), flush=True)
         finally:
             servers.close()
-        print(table(rows))
 
 
 if __name__ == "__main__":

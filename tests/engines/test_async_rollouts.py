@@ -74,11 +74,13 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.taken: list[tuple[int, list]] = []
+        self.begun = threading.Event()  # the first step has its groups
         original = AsynchronousRollouts._take
 
         def take(rollouts, step, dropped):
             original(rollouts, step, dropped)
             self.taken.append((step, rollouts._made(step)))
+            self.begun.set()
 
         monkeypatch.setattr(AsynchronousRollouts, "_take", take)
 
@@ -137,6 +139,7 @@ def test_servers_that_are_killed_and_started_anew_lose_no_group(seed, fakes, tmp
     servers, chance, over = fakes(2, delay=0.02), random.Random(seed), threading.Event()
 
     def come_and_go():
+        watch.begun.wait()
         while not over.wait(chance.uniform(0.05, 0.6)):
             place = chance.randrange(2)
             port = servers[place].server_address[1]
@@ -152,6 +155,7 @@ def test_servers_that_are_killed_and_started_anew_lose_no_group(seed, fakes, tmp
             mmrl.train(config(tmp_path, list(servers), steps=8), quiet=True)
         finally:
             over.set()
+            watch.begun.set()
             thread.join()
     watch.check(8, 1)
     assert len(rows_of(tmp_path)) == 8
@@ -205,20 +209,28 @@ def test_a_resume_loses_and_invents_nothing(point, when, fakes, tmp_path, watch)
     assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-def test_all_servers_gone_for_good_end_the_run_within_the_time_out(fakes, tmp_path):
+def test_all_servers_gone_for_good_end_the_run_within_the_time_out(fakes, tmp_path, watch):
     from mmrl.engines.vllm_http import ServerError
 
     servers = fakes(2, delay=0.02)
     told = config(tmp_path, servers, steps=50)
     told["model"]["engine"]["options"]["options"]["timeout"] = 1
-    killer = threading.Timer(1.5, lambda: [server.kill() for server in servers])
+    gone: list[float] = []
+
+    def kill():
+        watch.begun.wait()
+        for server in servers:
+            server.kill()
+        gone.append(time.monotonic())
+
+    killer = threading.Thread(target=kill)
     killer.start()
-    start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(ServerError, match="no server"):
+        with pytest.raises(ServerError, match=r"no server|cannot be reached"):
             mmrl.train(told, quiet=True)
-    assert time.monotonic() - start < 60
+    killer.join()
+    assert time.monotonic() - gone[0] < 120
 
 
 @pytest.mark.parametrize(
@@ -232,7 +244,8 @@ def test_all_servers_gone_for_good_end_the_run_within_the_time_out(fakes, tmp_pa
 def test_what_cannot_sample_in_the_background_is_refused(model, message):
     kind = adapter_class("text")
     served = {"name": "vllm", "options": {"mode": "server", "options": {"url": "http://127.0.0.1:1"}}}
-    adapter = kind(kind.Config(**{"path": "built", "build": BUILD, "chat": "off", "engine": served, **model}))
+    base = {"path": "built", "build": BUILD, "chat": "off", "sampling": {"max_tokens": 3}, "engine": served}
+    adapter = kind(kind.Config(**{**base, **model}))
     with pytest.raises(ValueError, match=message):
         adapter.apart()
 
