@@ -15,7 +15,7 @@ from mmrl.types import Group
 THREADS = 256  # groups that are sampled at a time, at most
 
 
-@dataclass
+@dataclass(eq=False)  # two are never the same, and tensors do not compare
 class Ticket:
     """A group that is asked for. step: that it is for. group: without samples. made: with them, scored; None where its
     prompt turned out broken. ended: whether that is so. asked: whether it is on its way. error: what stopped it."""
