@@ -55,7 +55,7 @@ def test_servers_follow_over_gloo(two):
         gaps.append(compare(engine, model, Sampling(max_tokens=12)))
     held = [server.checksums() for server in engine._backend.fleet.servers]
     engine.close()
-    print(f"over gloo: largest log-prob difference {max(gaps):.1e}; two servers in {min(times):.2f} s")
+    print(f"over gloo: largest log-prob difference {max(gaps):.1e}; {len(urls)} servers in {min(times):.2f} s")
     assert held[0] and all(found == held[0] for found in held)
 
 
