@@ -130,6 +130,11 @@ class Config(Strict):
                     )
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
+            if self.data.looked_at and _reads_all(stage):
+                raise ValueError(
+                    f"stage {stage.name!r} uses every prompt once, and has to know before which can be: leave "
+                    "data.looked_at out"
+                )
             if isinstance(stage, ForwardPreferenceStage) and not (stage.pairs or self.data.prompts):
                 raise ValueError(f"stage {stage.name!r} needs `pairs:`, or `data.prompts:`: pairs of pictures")
             if isinstance(stage, RewardModelStage):
@@ -220,6 +225,13 @@ def _check_reward_model(stage: RewardModelStage, run: Config) -> None:
         raise ValueError(
             f"stage {stage.name!r} with objective {stage.objective} needs model.head: {{outputs: {stage.outputs}}}"
         )
+
+
+def _reads_all(stage: Stage) -> bool:
+    """Whether it uses the run's prompts, and not in the order of a curriculum."""
+    if isinstance(stage, FilterStage):
+        return stage.data_from is None
+    return isinstance(stage, ForwardPreferenceStage | RewardModelStage) and not stage.pairs
 
 
 def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:

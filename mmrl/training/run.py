@@ -95,6 +95,11 @@ class Run:
         mine = sorted((group for group in groups if group.index in chosen), key=lambda group: group.index)
         with self.processes.failing_alike(WriteError):
             self.store.write(tag, mine, extra)
+        kind, _, number = tag.partition("_")
+        every = self.config.report.samples_every if kind == "step" else self.config.eval.every
+        if number.isdecimal() and every:
+            with self.processes.failing_alike(WriteError):  # all have written it
+                self.store.thin_out(kind, int(number), every, self.config.report.keep)
 
     def keep_offending(self, groups: Sequence[Group], why: str) -> str:
         """Store groups that broke a step; returns where they are, in words. A full disk hides no other reason."""

@@ -68,6 +68,7 @@ SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
 FOLLOW = "stages.0.ema.follow"
 PLAIN = f"{FOLLOW}={{decay:0.5}}"
+TEXTS = "model.components=[denoiser,text_encoders]"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 UNIFORM = "stages.0.times.name=uniform"
@@ -97,6 +98,10 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(ReportConfig, "keep", "report.keep=7", "", "report.samples_every=0"),
+    Case(
+        ReportConfig, "keep", "report.keep=7", f"{HELD} eval.every=5 report.samples_every=0", "report.samples_every=0"
+    ),
     Case(DistillStage, "teacher_steps", "stages.0.teacher_steps=4", HELD, stage="distill"),
     # Scores of given answers, and what becomes of an option where nothing is sampled.
     *(
@@ -128,6 +133,7 @@ CASES = [
     ),
     Case(Config, "rewards", "rewards=[{name:a.b}]", f"{SCALAR} {HELD}", SCALAR, "reward_model"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
+    Case(DataConfig, "looked_at", "data.looked_at=9", None, "", "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "shuffle_options", "data.shuffle_options=true", "", "data.prompts=null", "sft"),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
@@ -457,6 +463,7 @@ CASES = [
         f"{EXACT} model.family=sd",
         modality="image",
     ),
+    Case(image.ModelConfig, "keep_graph", "model.keep_graph=true", "", TEXTS, modality="image"),
     Case(image.ModelConfig, "caption_dropout", "model.caption_dropout=0.3", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "supervised_sizes", "model.supervised_sizes=[32]", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "time_shift", "model.time_shift=3", "", "model.family=sd", "sft", "image"),

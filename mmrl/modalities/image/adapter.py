@@ -116,6 +116,11 @@ class ImageAdapter(Adapter):
     def select(self, components: Sequence[str] | None) -> None:
         """Choose the trained parts: denoiser, text_encoders, vae. See Parts.select."""
         self._parts.select(components)
+        if self.config.keep_graph and "text_encoders" in self._parts.chosen:
+            raise Unsupported(
+                "model.keep_graph with components: text_encoders: prompts are encoded without a graph in a rollout; "
+                "leave one of them out"
+            )
         self._reference = None
         self._conditions.trained = "text_encoders" in self._parts.chosen
         self._forget()

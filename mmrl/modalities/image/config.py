@@ -162,6 +162,11 @@ class ModelConfig(Strict):
     gradient_checkpointing: bool = Field(
         False, description="Recompute the denoiser's activations in the backward pass: slower, far less memory."
     )
+    keep_graph: bool = Field(
+        False,
+        description="Keep what a backward needs of the rollout's trained forwards until the first update, which then "
+        "replays nothing: the same numbers, for the memory of all of them (docs/image.md).",
+    )
     max_sequence_length: int | None = Field(
         None, ge=1, description="Tokens of a prompt that the longest text encoder reads; null: the family's own number."
     )
@@ -230,6 +235,12 @@ class ModelConfig(Strict):
         "sampling.kl_published": When(
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
+        ),
+        "keep_graph": When(
+            lambda s, run: (
+                "text_encoders" not in s.components and any(_policy_gradients(stage) for stage in run.stages)
+            ),
+            "a stage that learns from log-probabilities, and text encoders that are not trained",
         ),
         "supervised_sizes": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "caption_dropout": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
