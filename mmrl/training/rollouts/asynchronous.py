@@ -10,6 +10,7 @@ from typing import Any
 
 from mmrl.config import AsynchronousConfig, SampledStage
 from mmrl.data.choices import shuffled
+from mmrl.data.held import ById
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.rollouts.broken import without_broken
@@ -231,7 +232,7 @@ class AsynchronousRollouts(Rollouts):
 
     def _group_of(self, asked: Mapping[str, Any]) -> Group:
         """The group that was asked for and not there; its prompt has the same order of options."""
-        prompt = next(p for p in self.collector.prompts if p.id == asked["id"])
+        prompt = ById(self.collector.prompts)[asked["id"]]
         if self.run.config.data.shuffle_options:
             prompt = shuffled(prompt, seed_of(self.collector.seed, asked["step"], asked["draw"]))
         return Group(prompt, asked["index"], draw=asked["draw"])

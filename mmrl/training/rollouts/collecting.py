@@ -68,12 +68,8 @@ class Collector:
     def asked(self, step: int) -> list[Group]:
         """This process's groups of a step, without samples, with the next prompts of the curriculum; `take` is told of
         them when they are whole. Raises AllRetired, the curriculum being as it was."""
-        before = self.curriculum.state()
-        try:
+        with self.curriculum.kept_on_failure():
             return self._mine(self._next(step, range(self.options.groups), Counter()))
-        except BaseException:
-            self.curriculum.load(before)
-            raise
 
     def take(self, groups: Sequence[Group]) -> None:
         """Whole groups of the step at hand, sampled elsewhere: ratios are measured against what their samplers noted,
