@@ -26,6 +26,7 @@ from mmrl.config.roles import FollowConfig, RoleConfig
 from mmrl.config.run import Config
 from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
+from mmrl.config.sharding import ShardingConfig
 from mmrl.config.stage import Stage
 from mmrl.config.surrogate import SurrogateConfig
 from mmrl.config.validation import validate
@@ -59,6 +60,7 @@ __all__ = [
     "RoleConfig",
     "SampledStage",
     "SftStage",
+    "ShardingConfig",
     "Stage",
     "SurrogateConfig",
     "TimesConfig",

@@ -23,6 +23,7 @@ from mmrl.config.own_sampling import of_stage, refuse_own_sampling
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.sampled import SampledStage
+from mmrl.config.sharding import ShardingConfig
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
 from mmrl.environments.load import load_environment
@@ -65,6 +66,7 @@ class Config(Strict):
         le=30 * 86400,
         description="Seconds that one of several processes waits for the others before it takes them for lost.",
     )
+    sharding: ShardingConfig = Field(default_factory=ShardingConfig)
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves torch's choice.")
 
     effects: ClassVar[Mapping[str, When]] = {

@@ -25,6 +25,7 @@ from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
 from mmrl.training.fitting import usable
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
+from mmrl.training.sharding import divide
 from mmrl.training.stopping import Stops
 from mmrl.training.wanted import refuse_unshown
 from mmrl.types import Prompt
@@ -52,6 +53,8 @@ def assemble(
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
     rewards, eval_rewards = load_rewards(config, lacking=not weights)
     adapter = load_adapter(config, processes.device, weights)
+    if weights and training:
+        divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"
     prompts, eval_prompts = load_prompts(config, adapter, None if weights else LOOKED_AT, told, processes)

@@ -37,6 +37,7 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
+    ShardingConfig,
     SurrogateConfig,
     TimesConfig,
     TrainedTimes,
@@ -98,6 +99,15 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(ShardingConfig, "sync", "sharding.sync=update", "sharding.shards=2"),
+    Case(ShardingConfig, "gathered", "sharding.gathered=bfloat16", "sharding.shards=2 model.dtype=bfloat16"),
+    Case(
+        ShardingConfig,
+        "gathered",
+        "sharding.gathered=bfloat16",
+        "sharding.shards=2 model.dtype=bfloat16",
+        "sharding.shards=2",
+    ),
     Case(ReportConfig, "keep", "report.keep=7", "", "report.samples_every=0"),
     Case(
         ReportConfig, "keep", "report.keep=7", f"{HELD} eval.every=5 report.samples_every=0", "report.samples_every=0"
@@ -341,6 +351,8 @@ CASES = [
         for name, value in (("rank", "9"), ("alpha", "9"), ("targets", "[a]"))
     ),
     Case(image.ModelConfig, "revision", "model.revision=a", "", "model.path=./here", modality="image"),
+    Case(image.ModelConfig, "park", "model.park=true", "", "device=cpu", modality="image"),
+    Case(image.ModelConfig, "park", "model.park=true", "", "model.components=[text_encoders,vae]", modality="image"),
     Case(image.ModelConfig, "lora", "model.lora.rank=9", LORA, modality="image"),
     Case(
         image.ModelConfig,
@@ -526,7 +538,7 @@ ALWAYS: dict[type, set[str]] = {
     ChainConfig: {"style", "sections", "inside", "answer"},
     Config: {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "stages"),
-        *("checkpoint", "report", "trackers", "device", "threads", "timeout"),
+        *("checkpoint", "report", "trackers", "device", "threads", "timeout", "sharding"),
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {
@@ -544,6 +556,7 @@ ALWAYS: dict[type, set[str]] = {
     EvalConfig: {"every", "prompts", "seed", "by", "rewards"},
     ReportConfig: set(),
     CheckpointConfig: {"every", "keep"},
+    ShardingConfig: {"shards"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     SamplingStage: {"sampling"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},

@@ -185,6 +185,11 @@ class ModelConfig(Strict):
         ge=0,
         description="Megabytes of prompt embeddings of frozen text encoders that are kept in CPU memory; 0 keeps none.",
     )
+    park: bool = Field(
+        False,
+        description="Frozen text encoders and autoencoder wait in main memory, and are on the GPU only while prompts "
+        "are encoded, and pictures decoded: slower, by what it takes to bring them there.",
+    )
     supervised_sizes: list[Pixels | tuple[Pixels, Pixels]] | None = Field(
         None,
         min_length=1,
@@ -204,6 +209,10 @@ class ModelConfig(Strict):
         ),
         "source_pixels": When(
             lambda s, _: s.asks(lambda family: family.pictures[1] > 0), "a family whose prompts show pictures"
+        ),
+        "park": When(
+            lambda s, run: run.device != "cpu" and not {"text_encoders", "vae"} <= set(s.components),
+            "a GPU (no `device: cpu`), and a part that is not trained",
         ),
         "sampling.frames": FILMS,
         "evaluation.frames": FILMS,
@@ -332,6 +341,15 @@ class ModelConfig(Strict):
         options = dict(self.sampling.plan)
         return len(make_plan(options.pop("name", "full"), self.sampling.steps, 0, 0, **options).trained)
 
+    def _resident(self) -> str:
+        """Which parts are on the device when."""
+        if not self.park:
+            return "denoiser, text encoders and autoencoder always (park: false)"
+        waiting = {"text_encoders": "text encoders while prompts are encoded", "vae": "autoencoder while it is used"}
+        trained = [part.replace("_", " ") for part in self.components if part in waiting]
+        always = ", ".join(["denoiser", *trained])
+        return "; ".join([f"{always} always", *(told for part, told in waiting.items() if part not in self.components)])
+
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         s, e = self.sampling, self.evaluation
@@ -342,6 +360,7 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}"
             f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: {evaluation}",
+            f"on the device: {self._resident()}",
             f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]
 

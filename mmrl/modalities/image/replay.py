@@ -75,7 +75,7 @@ class Replay:
         if any("unconditional" not in kept.tensors for kept in trajectories):
             return False
         tag = self.sampler.tag()
-        return all(bool((kept.tensors["weights"] == tag).all()) for kept in trajectories)
+        return tag is not None and all(bool((kept.tensors["weights"] == tag).all()) for kept in trajectories)
 
 
 def slices(samples: Sequence[Sample], budget: int) -> Iterator[Slice]:

@@ -56,14 +56,14 @@ class Noise:
 
 
 class Sampler:
-    """Samples the policy. tag: a number of the weights as they are now; asked: what a prompt asks for."""
+    """Samples the policy. tag: a number of the weights as they are now, or None; asked: what a prompt asks for."""
 
     def __init__(
         self,
         policy: StepPolicy,
         conditions: Conditions,
         config: ModelConfig,
-        tag: Callable[[], int],
+        tag: Callable[[], int | None],
         asked: Callable[[Prompt], Asked],
     ) -> None:
         self.policy = policy

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
 from mmrl.modalities.quiet import quiet
+from mmrl.modalities.shards import Divisible
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.apart import TokensApart
@@ -49,6 +50,8 @@ from mmrl.modalities.tokens.supervised import OBJECTIVES, PRECISE, supervised_lo
 from mmrl.modalities.tokens.truncation import kept_mass
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
+
+Made = TypeVar("Made")
 
 
 class TokenAdapter(Adapter):
@@ -128,6 +131,36 @@ class TokenAdapter(Adapter):
         """Those of the model, and `head.weight` where there is a scalar head."""
         found = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         return found | ({"head.weight": self.head.weight} if self.head is not None else {})
+
+    def divisible(self) -> Sequence[Divisible]:
+        """See Adapter.divisible: the layers of the decoder. Towers stay whole: not every row shows them something."""
+        name, config = type(self.model).__name__, self.config
+        if self.head is not None:
+            raise Unsupported("sharding: a model with a scalar head is not divided yet; leave sharding.shards at 1")
+        if config.engine.name != "transformers":
+            raise Unsupported(
+                f"sharding: engine.name={config.engine.name} gets no divided weights yet; leave it at transformers, or "
+                "sharding.shards at 1"
+            )
+        if self._decoder().prefix_attention:
+            raise Unsupported(
+                f"sharding: {name} runs its prompts by themselves, as many times as a micro-batch has prompts; leave "
+                "sharding.shards at 1"
+            )
+        _ = self._ways  # tried while no other process has to take part
+        return [Divisible(self.model, self._block_names(), self._never_divided(), True, config.train == "full")]
+
+    def _block_names(self) -> Sequence[str]:
+        """Class names of the layers."""
+        return sorted(getattr(self.model, "_no_split_modules", None) or ())
+
+    def _never_divided(self) -> Sequence[nn.Module]:
+        """Parts of the model that not every micro-batch runs."""
+        return ()
+
+    def _run(self, compute: Callable[[], Made]) -> Made:
+        """What `compute` gives, which runs the model."""
+        return compute() if self.shards is None else self.shards.run(self.model, compute)
 
     def save(self, folder: Path) -> None:
         """A folder that `from_pretrained` loads, with the tokenizer; for LoRA, peft's own files. A scalar head is in
@@ -377,8 +410,13 @@ class TokenAdapter(Adapter):
         self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
     ) -> ActionLogProbs:
         """See Adapter.logprobs; 0 at tokens that are not trained."""
-        tokens = self._replayed(samples, columns)
-        logp, spread = token_logprobs(tokens.hidden, tokens.ids, self._head(), tokens.temperature, entropy)
+
+        def compute() -> tuple[Replayed, Tensor, Tensor | None]:
+            tokens = self._replayed(samples, columns)
+            logp, spread = token_logprobs(tokens.hidden, tokens.ids, self._head(), tokens.temperature, entropy)
+            return tokens, logp, spread
+
+        tokens, logp, spread = self._run(compute)
         found = ActionLogProbs(tokens.by_row(logp), entropy=None if spread is None else tokens.by_row(spread))
         if reference:
             with self.reference():
@@ -401,8 +439,12 @@ class TokenAdapter(Adapter):
         if "token_class" in names:
             found["token_class"] = self._precise(samples, columns).to(self.model.device)
         if rest:
-            tokens = self._replayed(samples, columns)
-            flat = token_features(tokens.hidden, tokens.ids, self._head(), rest, tokens.temperature)
+
+            def compute() -> tuple[Replayed, dict[str, Tensor]]:
+                tokens = self._replayed(samples, columns)
+                return tokens, token_features(tokens.hidden, tokens.ids, self._head(), rest, tokens.temperature)
+
+            tokens, flat = self._run(compute)
             found |= {name: tokens.by_row(values) for name, values in flat.items()}
         return found
 
@@ -443,8 +485,8 @@ class TokenAdapter(Adapter):
 
     @property
     def _sharing(self) -> bool:
-        # Layers that are recomputed cannot fill a cache.
-        return not self.config.gradient_checkpointing and self._ways.shared
+        # Layers that are recomputed cannot fill a cache; where weights are divided, each micro-batch has one forward.
+        return not self.config.gradient_checkpointing and self.shards is None and self._ways.shared
 
     def _replayed(self, samples: Sequence[Sample], columns: Tensor) -> Replayed:
         rows = [self.reader.rows(s) for s in samples]
@@ -507,8 +549,12 @@ class TokenAdapter(Adapter):
             prompt, answer = given.answer_of(record)
             samples += self.given(prompt, [answer])
         columns = torch.arange(max(len(trajectory_of(s).mask) for s in samples))
-        tokens = self._replayed(samples, columns)
-        logp = token_logprobs(tokens.hidden, tokens.ids, self._head())[0]
+
+        def compute() -> tuple[Replayed, Tensor]:
+            tokens = self._replayed(samples, columns)
+            return tokens, token_logprobs(tokens.hidden, tokens.ids, self._head())[0]
+
+        tokens, logp = self._run(compute)
         counts = tokens.valid.sum(1).tolist()
         weight = None
         if objective == PRECISE:
