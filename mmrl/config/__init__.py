@@ -14,7 +14,7 @@ from mmrl.config.folder import is_run
 from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.forward_process import ForwardProcessStage, TimesConfig, TrainedTimes
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
-from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
+from mmrl.config.grpo_sections import AsynchronousConfig, CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.joint import JointConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.output import CheckpointConfig, ReportConfig
@@ -33,6 +33,7 @@ from mmrl.config.validation import validate
 
 __all__ = [
     "AdversaryConfig",
+    "AsynchronousConfig",
     "ChainConfig",
     "CheckpointConfig",
     "Config",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmrl.engines.base import Completion
     from mmrl.environments.base import Environment
     from mmrl.media import Heard, Media
+    from mmrl.modalities.apart import Apart
     from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
 
@@ -176,6 +177,12 @@ class Adapter:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
         entering, through `once` (mmrl.engines.base.Once) where processes share it. Left out: nothing is done."""
         return nullcontext()
+
+    def apart(self) -> Apart:
+        """For a stage with `asynchronous`: how it samples apart from the training, by servers. Left out: it cannot."""
+        raise Unsupported(
+            f"asynchronous: {type(self).__name__} samples with the policy that is trained; leave it out of the stage"
+        )
 
     def close(self) -> None:
         """Give back what sampling holds besides the policy, at the end of a training; it may be asked for again."""

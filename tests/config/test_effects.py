@@ -11,6 +11,7 @@ import torch
 
 from mmrl.config import (
     AdversaryConfig,
+    AsynchronousConfig,
     ChainConfig,
     CheckpointConfig,
     Config,
@@ -172,6 +173,7 @@ CASES = [
     Case(EvalConfig, "rewards.weight", "eval.rewards.0.weight=2", None, f"{HELD} eval.rewards=[{{name:a.b}}]"),
     Case(GrpoStage, "samples", "stages.0.samples=3", "", TREE),
     Case(GrpoStage, "rollout_chunk", "stages.0.rollout_chunk=1", "", TREE),
+    Case(GrpoStage, "rollout_chunk", "stages.0.rollout_chunk=1", "", "stages.0.asynchronous={}"),
     Case(GrpoStage, "max_invalid", "stages.0.max_invalid=0.5", "", TREE),
     Case(GrpoStage, "curriculum.retire_at", "stages.0.curriculum.retire_at=0.5", "", TREE),
     Case(GrpoStage, "curriculum.correct_at", "stages.0.curriculum.correct_at=0.9", STAGED, f"{STAGED} {TREE}"),
@@ -559,7 +561,8 @@ ALWAYS: dict[type, set[str]] = {
     SamplingStage: {"sampling"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
     SampledStage: {"groups", "updates", "epochs", "curriculum", "refill", "hints", "shuffle_rewards"},
-    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "branches", "expert"},
+    GrpoStage: {"kind", "old_logp", "staleness", "asynchronous", "algorithm", "tree", "branches", "expert"},
+    AsynchronousConfig: {"staleness", "push_every"},
     ForwardProcessStage: {
         *(
             "kind",

@@ -22,10 +22,12 @@ from mmrl.environments.base import Environment, drawn_by
 from mmrl.media import MediaError, pictures_of, sounds_of
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
+from mmrl.modalities.apart import Apart
 from mmrl.modalities.quiet import quiet
 from mmrl.modalities.shards import Divisible
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
+from mmrl.modalities.tokens.apart import TokensApart
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.conversation import Rules, converse
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
@@ -271,12 +273,7 @@ class TokenAdapter(Adapter):
         if self.config.engine.name == "transformers" or self._in_sync:
             yield
             return
-        if self._outside is None:
-            longest = self._longest or self.context
-            self._outside = OutsideEngine(
-                self.config, self.model, self.tokenizer, self._write_base, self._engine_options(), longest
-            )
-        engine = self._outside
+        engine = self._made_outside()
         engine.sync(self.model, self.save, once)
         self._in_sync = True
         try:
@@ -284,6 +281,29 @@ class TokenAdapter(Adapter):
         finally:
             self._in_sync = False
             engine.rest()
+
+    def _made_outside(self) -> OutsideEngine:
+        """The engine with a copy of the weights, made where it is not there."""
+        if self._outside is None:
+            longest = self._longest or self.context
+            self._outside = OutsideEngine(
+                self.config, self.model, self.tokenizer, self._write_base, self._engine_options(), longest
+            )
+        return self._outside
+
+    def apart(self) -> Apart:
+        """See Adapter.apart: the engine's servers sample."""
+        s = self.config.sampling
+        sampling = Sampling(s.temperature, max_tokens=s.max_tokens, stop_ids=self.stop_ids, banned=self.banned)
+
+        def send(once: Once) -> None:
+            self._made_outside().sync(self.model, self.save, once)
+
+        def own(samples: Sequence[Sample]) -> None:
+            self._replace_logprobs(samples)
+            self._made_outside().compare(samples)
+
+        return TokensApart(self.config, self.reader, sampling, self._rules, self._made_outside, send, own)
 
     def close(self) -> None:
         """Give back what an engine of its own holds; the next rollout makes it anew."""

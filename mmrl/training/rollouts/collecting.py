@@ -23,7 +23,7 @@ from mmrl.training.rollouts.deciding import looked_at
 from mmrl.training.rollouts.difficulty import difficulties
 from mmrl.training.rollouts.hints import climb, plain
 from mmrl.training.rollouts.refilling import refill
-from mmrl.training.rollouts.replaying import replay_old
+from mmrl.training.rollouts.replaying import SAMPLER, replay_old
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
@@ -47,6 +47,8 @@ class Collector:
         # One update right behind its rollout has the replay for nothing: it is what it differentiates.
         once = options.updates * options.epochs == 1 and options.ahead == 0 and algorithm.correction is None
         self._replays = options.replays_old(run.adapter.precision != torch.float32) and not once
+        if options.flowing and algorithm.correction is not None:  # from the servers' log-probs to the trainer's
+            self._replays = True
 
     def collect(self, step: int) -> list[Group]:
         """This process's groups for a step, sampled with the weights as they are, and scored.
@@ -62,6 +64,28 @@ class Collector:
         if self._replays:
             replay_old(self.run.adapter, groups, self.options.micro_batch)
         return groups
+
+    def asked(self, step: int) -> list[Group]:
+        """This process's groups of a step, without samples, with the next prompts of the curriculum; `take` is told of
+        them when they are whole. Raises AllRetired, the curriculum being as it was."""
+        with self.curriculum.kept_on_failure():
+            return self._mine(self._next(step, range(self.options.groups), Counter()))
+
+    def take(self, groups: Sequence[Group]) -> None:
+        """Whole groups of the step at hand, sampled elsewhere: ratios are measured against what their samplers noted,
+        or the policy's own replay. Every process calls. Raises RewardFailure as `collect`."""
+        if self.options.rewarded:
+            refuse_invalid(self.run, self.cursor, groups, self.options.max_invalid, self.run.weights)
+        self._record(groups)
+        self.score_kl(groups)
+        if self._replays:
+            replay_old(self.run.adapter, groups, self.options.micro_batch)
+        for sample in (s for group in groups for s in group.samples):
+            sample.actions.tensors.setdefault(SAMPLER, sample.actions.logp.clone())
+
+    def score_missing_kl(self, groups: Sequence[Group]) -> None:
+        """Of groups some of which have theirs."""
+        self.score_kl([group for group in groups if any(KL not in s.scores for s in group.samples)])
 
     def score_kl(self, groups: Sequence[Group]) -> None:
         """The KL that comes off the rewards, where the algorithm has one."""
