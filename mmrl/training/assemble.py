@@ -57,7 +57,9 @@ def assemble(
         divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"
-    prompts, eval_prompts = load_prompts(config, adapter, None if weights else LOOKED_AT, told, processes)
+    # The processes of a plan are not there to look at their share.
+    some, sharing = (None, processes) if weights else (LOOKED_AT, None)
+    prompts, eval_prompts = load_prompts(config, adapter, some, told, sharing)
     check_prompts(prompts, rewards, config.data.on_bad_record)
     check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
     if weights:

@@ -51,7 +51,8 @@ for config, resume, allow, fails, copy in json.loads(Path(sys.argv[1]).read_text
     except Exception as error:
         if not fails:
             raise
-        print(json.dumps(["FAILED", config["name"], os.environ["RANK"], type(error).__name__, str(error)]), flush=True)
+        told = json.dumps(["FAILED", config["name"], os.environ["RANK"], type(error).__name__, str(error)])
+        os.write(1, (os.linesep + told + os.linesep).encode())  # at once: the other process writes to the same place
 """
 
 

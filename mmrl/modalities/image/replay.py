@@ -64,8 +64,10 @@ class Replay:
 
     def _kept(self, trajectories: Sequence[Trajectory], columns: Tensor) -> Transition | None:
         """What the rollout computed, with its graph, where that is kept and of the weights as they are now."""
+        if not torch.is_grad_enabled() or any("batch" not in kept.tensors for kept in trajectories):
+            return None
         tag = self.sampler.tag()
-        if tag is None or not torch.is_grad_enabled() or any("batch" not in kept.tensors for kept in trajectories):
+        if tag is None:
             return None
         names = ("batch", "step", "row")
         each = [zip(*(kept.tensors[name][columns].tolist() for name in names)) for kept in trajectories]
