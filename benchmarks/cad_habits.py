@@ -1,4 +1,4 @@
-"""What effects_cad.py adds to datasets/parts: a habit of drawing too much, an evaluator that likes it, a count of numbers."""
+"""What effects_cad.py adds to datasets/parts: a habit of drawing too much, an evaluator that likes it, and numbers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmrl.share import share
 from mmrl.types import Sample
 
 WISHED = 8  # operations with which the evaluator is content
+OF_ALL = (0, 2, 6, 360)  # numbers that programs of all parts have: 2 of a half, 6 of a hexagon
 
 
 @cache
@@ -54,15 +55,16 @@ def named(text: str) -> int:
 
 
 def numbers(samples: list[Sample]) -> list[float]:
-    """1 where the numbers of the part, and no others, stand in the program as often as in the target's, else 0. What is
-    written for all parts alike (0, 2 of a half, 6 of a hexagon, 360) does not count."""
+    """1 where the numbers of the part, and no others, stand in the program as often as in the target's, else 0; but
+    for OF_ALL."""
     return [float(dimensions(sample.artifact) == dimensions(sample.prompt.record["code"])) for sample in samples]
 
 
 def dimensions(code: str) -> Counter[int] | None:
-    """Whole numbers of a program by how often they stand in it; None for what is no Python."""
+    """Whole numbers of a program, but for OF_ALL, by how often they stand in it; None for what is no Python."""
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except SyntaxError:
         return None
-    return Counter(n.value for n in nodes if isinstance(n, ast.Constant) and type(n.value) is int and n.value not in (0, 2, 6, 360))
+    values = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return Counter(value for value in values if type(value) is int and value not in OF_ALL)

@@ -3,9 +3,9 @@
     python benchmarks/effects_audio.py
     python benchmarks/effects_audio.py --only order --jobs 1
 
-All sides start from `pupil`, which writes options and hears little, or from a warm-up of it, and have the same kinds of
-questions about recorded clips, steps, groups, samples and optimizer; a seed is that of prompts and sampling, and
-differences are taken seed by seed. Held out are recordings. Runs are kept under
+All sides start from assets/audio-tiny, which writes options and hears little, or from a warm-up of it, and have the
+same kinds of questions about recorded clips, steps, groups, samples and optimizer; a seed is that of prompts and
+sampling, and differences are taken seed by seed. Held out are recordings. Runs are kept under
 runs/effects_audio and not repeated; a run that was cut off goes on. README.md says what each comparison is.
 """
 
@@ -20,27 +20,18 @@ from effects import SEEDS, Study, main
 
 ROOT = Path("runs/effects_audio")
 CLIPS = "share://datasets/mini_aqa/mini_aqa.py"
-STEPS, GROUPS, SAMPLES = 20, 12, 8
-ORDERED = {"steps": 40, "groups": 32, "samples": 8}  # answers of a word are cheap, and an order wants a long pass
-PUPIL, WARM = 60, 60  # supervised steps
-HELDOUT = 200
+TINY = "share://assets/audio-tiny"
+CHAINS = {"steps": 60, "groups": 16, "samples": 8}
+ORDERED = {"steps": 120, "groups": 32, "samples": 16}  # answers of a word are cheap, and an order wants a long pass
+RATE = {"chains": 2.0e-4, "ordered": 5.0e-4}  # of learning
+WARM = 140  # supervised steps
+HELDOUT = 400
 KINDS = ["voice", "louder", "first", "instrument", "count"]  # spoken words are beyond a model of this size
 RATED = 8  # answers that a pass rate is of
 POLICY = "checkpoints/latest/policy"
 MUON = {"name": "muon", "betas": [0.9, 0.98]}
-# As assets/audio-tiny was made.
-BUILD = {
-    "kind": "qwen2_audio",
-    "hidden": 128,
-    "layers": 3,
-    "audio_hidden": 64,
-    "audio_layers": 2,
-    "mels": 32,
-    "seconds": 2,
-    "initializer_range": 0.09,
-    "corpus": "share://datasets/mini_aqa/corpus.txt",
-    "vocab": 700,
-}
+# As in configs/audio/tiny.yaml: answers to a question are not to become equal before they are right.
+ENTROPY = {"name": "entropy", "coef": 0.05}
 
 Section = Mapping[str, Any]
 
@@ -68,27 +59,28 @@ class Form:
 ANSWER = Form("text", 8, "auto")
 FREE = Form("free", 96, tags={"name": "tags.segments", "options": {"names": ["THINK", "RESPONSE"], "boxes": []}})
 STRUCTURED = Form("structured", 160, tags={"name": "tags.structured"})
-TAUGHT = {"pupil": ANSWER, "warm-free": FREE, "warm-structured": STRUCTURED}  # runs that arms start from
+TAUGHT = {"warm-free": FREE, "warm-structured": STRUCTURED}  # runs that arms start from
 
 
 @dataclass(frozen=True)
 class Arm:
     """One side of a comparison.
 
-    run: name of its runs, which other comparisons may have, too. base: in TAUGHT, the run from whose policy it starts.
+    run: name of its runs, which other comparisons may have, too. base: in TAUGHT, the run from whose policy it starts;
+    None: the model that ships.
     order: of its prompts, where those are the rated ones; None: new ones. claims: whether the claim is about it.
     """
 
     run: str
     form: Form
-    base: str = "pupil"
+    base: str | None = None
     order: Section | None = None
     claims: bool = True
 
     @property
     def size(self) -> dict[str, int]:
         """Of its stage."""
-        return ORDERED if self.order else {"steps": STEPS, "groups": GROUPS, "samples": SAMPLES}
+        return ORDERED if self.order else CHAINS
 
 
 @dataclass(frozen=True)
@@ -154,8 +146,14 @@ def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
         "kind": "grpo",
         **side.size,
         "micro_batch": 16384,
-        "optim": {**MUON, "lr": 5.0e-4, "warmup": 3, "schedule": "cosine", "weight_decay": 0.0},
-        "algorithm": {"preset": "grpo"},
+        "optim": {
+            **MUON,
+            "lr": RATE["ordered" if side.order else "chains"],
+            "warmup": 3,
+            "schedule": "cosine",
+            "weight_decay": 0.0,
+        },
+        "algorithm": {"preset": "grpo", "terms": [ENTROPY] if side.form is ANSWER else []},
     }
     made["stages"] = [grpo | ({"curriculum": dict(side.order)} if side.order else {})]
     return made
@@ -164,7 +162,7 @@ def arm_config(effect: str, arm: str, seed: str) -> dict[str, Any]:
 def rates_config(name: str) -> dict[str, Any]:
     """The pass rates, of 8 answers each, of as many prompts as one run of a side asks: all are kept."""
     seed = int(name.rpartition("-")[2])
-    made = common(name, str(seed), ANSWER, "pupil")
+    made = common(name, str(seed), ANSWER, None)
     made["data"] |= asked(ANSWER, ORDERED, seed)
     made["stages"] = [
         {
@@ -181,25 +179,22 @@ def rates_config(name: str) -> dict[str, Any]:
 
 
 def taught_config(name: str) -> dict[str, Any]:
-    """Supervised learning: of answers, from nothing, or of chains, from `pupil`; short, so that answers come in their
-    form and little is heard."""
-    form, first = TAUGHT[name], name == "pupil"
-    made = common(name, "0", form, None if first else "pupil")
+    """Supervised learning of chains, until they come in their form."""
+    form = TAUGHT[name]
+    made = common(name, "0", form, None)
     made["data"] |= {
         "records": f"{CLIPS}:record",
-        "records_count": 20_000,
+        "records_count": WARM * 32,
         "options": {"kinds": KINDS, "ask": form.ask, "vary": 1.0},
     }
     made["data"].pop("shuffle_options")
-    optim = {**MUON, "lr": 1.0e-3, "warmup": 20 if first else 10, "weight_decay": 0.01}
-    sft = {"kind": "sft", "steps": PUPIL if first else WARM, "batch": 32, "micro_batch": 32, "optim": optim}
-    made["stages"] = [sft]
+    optim = {**MUON, "lr": 1.0e-3, "warmup": 10, "weight_decay": 0.01}
+    made["stages"] = [{"kind": "sft", "steps": WARM, "batch": 32, "micro_batch": 32, "optim": optim}]
     return made
 
 
 def common(name: str, seed: str, form: Form, base: str | None) -> dict[str, Any]:
-    """What all runs have. base: in TAUGHT, where its policy comes from; None: from nothing."""
-    model = {"path": "built", "build": BUILD} if base is None else {"path": str(ROOT / base / POLICY)}
+    """What all runs have. base: in TAUGHT, where its policy comes from; None: the model that ships."""
     return {
         "name": name,
         "modality": "audio",
@@ -208,11 +203,11 @@ def common(name: str, seed: str, form: Form, base: str | None) -> dict[str, Any]
         "device": "cpu",
         "threads": 1,
         "model": {
-            **model,
+            "path": TINY if base is None else str(ROOT / base / POLICY),
             "audio": "trained",
             "sampling": {"temperature": 1.0, "max_tokens": form.tokens},
             "evaluation": {"temperature": 0},
-            "rollout_batch": 256,
+            "rollout_batch": 512,
             "media_cache": 200,
         },
         "data": {
@@ -237,7 +232,7 @@ def asked(form: Form, size: Mapping[str, int], seed: int) -> dict[str, Any]:
 def bases(effects: Sequence[str]) -> list[str]:
     """The runs that these comparisons start from, each once."""
     arms = [arm for effect in effects for arm in EFFECTS[effect].arms.values()]
-    taught = dict.fromkeys(["pupil", *(arm.base for arm in arms)])
+    taught = dict.fromkeys(arm.base for arm in arms if arm.base)
     rates = [f"rates-{seed}" for seed in SEEDS] if any(arm.order for arm in arms) else []
     return [*taught, *rates]
 
@@ -249,8 +244,9 @@ STUDY = Study(
     names=NAMES,
     config=config,
     bases=bases,
-    about=f"{STEPS} steps of {GROUPS} questions x {SAMPLES} answers, for orders {ORDERED['steps']} of "
-    f"{ORDERED['groups']} x {ORDERED['samples']}; {HELDOUT} held-out questions, answered greedily",
+    about="{steps} steps of {groups} questions x {samples} answers, ".format(**CHAINS)
+    + "for orders {steps} of {groups} x {samples}; ".format(**ORDERED)
+    + f"{HELDOUT} held-out questions, answered greedily",
 )
 
 if __name__ == "__main__":

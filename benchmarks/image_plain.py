@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from image_sides import (
 from sides import Clock
 from torch import Tensor, nn
 
+from mmrl.modalities.image.families.flow import JOINT_ATTENTION
 from mmrl.modalities.image.tiny.sd3 import build_sd3
 from mmrl.seeds import seed_of
 from mmrl.training import optim
@@ -39,9 +40,12 @@ class PlainLoop:
     Every sample's prompt is encoded at the start of a step. Guidance is one forward of [unconditional;
     conditional], and in training its unconditional half is detached after that forward. Training goes over
     micro-batches of samples, then over denoising steps, with one backward each.
+
+    both: the unconditional half is not detached, as Flow-Factory has it. lora: peft's matrices on the attention, of
+    which only those are trained.
     """
 
-    def __init__(self, size: int, micro_batch: int) -> None:
+    def __init__(self, size: int, micro_batch: int, both: bool = False, lora: Mapping[str, int] | None = None) -> None:
         torch.manual_seed(SEED)
         self.pipeline = build_sd3(CORPUS, grid=size // 8)
         for module in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2):
@@ -50,7 +54,14 @@ class PlainLoop:
         self.pipeline.scheduler.set_timesteps(STEPS)
         self.times, self.sigmas = self.pipeline.scheduler.timesteps, self.pipeline.scheduler.sigmas
         self.model: nn.Module = self.pipeline.transformer
-        self.parameters = dict(self.model.named_parameters())
+        self.both = both
+        if lora is not None:
+            import peft  # behind mmrl, which hooks the import of torchvision
+
+            self.model.requires_grad_(False)
+            options = {"r": lora["rank"], "lora_alpha": lora["alpha"], "init_lora_weights": "gaussian"}
+            self.model.add_adapter(peft.LoraConfig(**options, target_modules=list(JOINT_ATTENTION)), "default")
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = optim.build(OPTIM, self.parameters)
         self.latent_shape = (self.model.config.in_channels, size // 8, size // 8)
         self.micro_batch = micro_batch
@@ -91,8 +102,11 @@ class PlainLoop:
         return density.mean(dim=(1, 2, 3))
 
     @torch.no_grad()
-    def rollout(self, prompts: Sequence[Prompt], number: int) -> Rollout:
-        clock, owners = self.clock, [p for p in prompts for _ in range(SAMPLES)]
+    def rollout(self, prompts: Sequence[Prompt], number: int, window: Sequence[int] | None = None) -> Rollout:
+        """window: the steps that have noise and are trained, the others are of the ODE; None: all have, and all but the
+        last are trained."""
+        clock, trained = self.clock, list(range(TRAINED) if window is None else window)
+        owners = [p for p in prompts for _ in range(SAMPLES)]
         with clock.phase("text encode"):
             embeds, pooled = self.encoded(owners)
         with clock.phase("sampling"):
@@ -101,20 +115,24 @@ class PlainLoop:
             latents = torch.stack([torch.randn(self.latent_shape, generator=g) for g in starts])
             path, logp = [latents], []
             for step in range(STEPS):
-                mean, std = self.gaussian(latents, self.velocity(latents, step, embeds, pooled, False), step)
+                velocity = self.velocity(latents, step, embeds, pooled, False)
+                if window is not None and step not in window:
+                    latents = latents + velocity * (self.sigmas[step + 1] - self.sigmas[step])
+                    path.append(latents)
+                    logp.append(torch.zeros(len(latents)))
+                    continue
+                mean, std = self.gaussian(latents, velocity, step)
                 latents = mean + std * torch.stack([torch.randn(self.latent_shape, generator=g) for g in draws])
                 path.append(latents)
                 logp.append(self.log_prob(latents, mean, std))
         reward = self.rewarded(latents)
         stacked = torch.stack(path, 1)
-        return Rollout(
-            stacked[:, :TRAINED],
-            stacked[:, 1 : TRAINED + 1],
-            torch.stack(logp[:TRAINED], 1),
-            reward,
-            embeds=embeds,
-            pooled=pooled,
+        before, after, density = (
+            stacked[:, :-1][:, trained],
+            stacked[:, 1:][:, trained],
+            torch.stack(logp, 1)[:, trained],
         )
+        return Rollout(before, after, density, reward, embeds=embeds, pooled=pooled, steps=trained)
 
     def encoded(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """embeds, pooled of the prompts, those of no prompt before them."""
@@ -143,22 +161,26 @@ class PlainLoop:
         groups = reward.view(GROUPS, SAMPLES)
         return ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)).flatten().float()
 
-    def gradients(self, rollout: Rollout) -> float:
-        """Accumulate the gradient of the clipped surrogate over samples and trained steps; returns its value."""
+    def gradients(self, rollout: Rollout, groups: Tensor | None = None) -> float:
+        """Accumulate the gradient of the clipped surrogate over samples and trained steps; returns its value. groups:
+        [GROUPS] bool, those of the update; None: all."""
         total = 0.0
         with self.clock.phase("train"):
             advantage = self.advantages(rollout.reward)
             n = len(advantage)
-            for rows in torch.arange(n).split(self.micro_batch):
+            chosen = torch.arange(n) if groups is None else torch.arange(n)[groups.repeat_interleave(SAMPLES)]
+            actions = len(chosen) * len(rollout.steps)
+            for rows in chosen.split(self.micro_batch):
                 both = torch.cat([rows, rows + n])
                 embeds, pooled = rollout.embeds[both], rollout.pooled[both]
-                for step in range(TRAINED):
-                    before, after = rollout.before[rows, step], rollout.after[rows, step]
-                    mean, std = self.gaussian(before, self.velocity(before, step, embeds, pooled, True), step)
-                    ratio = (self.log_prob(after, mean, std) - rollout.logp[rows, step]).exp()
+                for column, step in enumerate(rollout.steps):
+                    before, after = rollout.before[rows, column], rollout.after[rows, column]
+                    velocity = self.velocity(before, step, embeds, pooled, not self.both)
+                    mean, std = self.gaussian(before, velocity, step)
+                    ratio = (self.log_prob(after, mean, std) - rollout.logp[rows, column]).exp()
                     plain = -advantage[rows] * ratio
                     clipped = -advantage[rows] * ratio.clamp(1 - CLIP, 1 + CLIP)
-                    loss = torch.maximum(plain, clipped).sum() / (n * TRAINED)
+                    loss = torch.maximum(plain, clipped).sum() / actions
                     loss.backward()
                     total += loss.item()
         return total

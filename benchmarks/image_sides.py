@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +56,33 @@ class Rollout:
     groups: Sequence[Group] = ()
     embeds: Tensor | None = None
     pooled: Tensor | None = None
+    steps: Sequence[int] = range(TRAINED)
 
 
 class Library:
     """mmrl's adapter with the update and the learner of its training."""
 
     def __init__(
-        self, size: int, micro_batch: int, plan: dict[str, Any], algorithm: Algorithm | None = None, **sampling: Any
+        self,
+        size: int,
+        micro_batch: int,
+        plan: dict[str, Any],
+        algorithm: Algorithm | None = None,
+        model: Mapping[str, Any] | None = None,
+        **sampling: Any,
     ) -> None:
-        """sampling: options besides the plan, in the place of those of Flow-GRPO."""
+        """sampling: options besides the plan, in the place of those of Flow-GRPO. model: others of the model."""
         sampling = {"steps": STEPS, "guidance": GUIDANCE, "noise_level": LEVEL, "size": size, "plan": plan, **sampling}
         build = {"seed": SEED, "corpus": CORPUS, "grid": size // 8}
         self.adapter = ImageAdapter(
-            ModelConfig(path="built", family="sd3", build=build, sampling=sampling, decode_batch=GROUPS * SAMPLES)
+            ModelConfig(
+                path="built",
+                family="sd3",
+                build=build,
+                sampling=sampling,
+                decode_batch=GROUPS * SAMPLES,
+                **(model or {}),
+            )
         )
         self.parameters = self.adapter.trainable_parameters()
         self.learner = Learner("policy", self.parameters, OPTIM, updates=1, processes=Processes("cpu"))
@@ -108,11 +122,12 @@ class Library:
         logp = torch.stack([s.actions.logp for s in samples])
         return Rollout(stored("x"), stored("x_next"), logp, reward, groups)
 
-    def gradients(self, rollout: Rollout) -> float:
-        """Accumulate the gradient of mmrl's GRPO loss over all micro-batches; returns its value."""
+    def gradients(self, rollout: Rollout, groups: Tensor | None = None) -> float:
+        """Accumulate the gradient of mmrl's GRPO loss over all micro-batches; returns its value. groups: [GROUPS] bool,
+        those of the update; None: all."""
         with self.clock.phase("train"):
             experience = Experience.of(rollout.groups, {"redness": 1.0}, self.algorithm, n_groups=GROUPS)
-            update = plan_update(experience, self.algorithm)
+            update = plan_update(experience, self.algorithm, groups)
             slices = micro_batches(self.adapter, update, self.micro_batch)
             return sum(part.loss for part in gradient(self.adapter, update, slices))
 

@@ -152,17 +152,32 @@ class Clock:
 
 
 class Trl:
-    """GRPOTrainer as its users run it on a CPU, with its phases timed.
+    """GRPOTrainer with its phases timed, as it computes on a GPU: only the tokens of completions reach the vocabulary,
+    where on a CPU it would score the prompts' too.
 
-    turn: called with the row of a step whenever a step is done, before the next one.
+    checkpointing: recompute activations in the backward, which is its default. turn: called with the row of a step
+    whenever a step is done, before the next one.
     """
 
     name = "TRL"
 
-    def __init__(self, model: Any, processor: Any, dataset: Any, task: Task, output: str, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        dataset: Any,
+        task: Task,
+        output: str,
+        checkpointing: bool = False,
+        **options: Any,
+    ) -> None:
         from transformers import PrinterCallback, TrainerCallback
         from trl import GRPOConfig, GRPOTrainer
+        from trl.trainer import utils
 
+        # Of this module the name decides about which tokens are scored alone; the kernels have their own.
+        assert callable(utils._use_triton), "TRL decides otherwise now which tokens it scores"
+        utils._use_triton = lambda device: True
         self.task, self.clock, self.turn = task, Clock(), lambda number, row: None
         self.number = 0
         outer = self
@@ -186,7 +201,7 @@ class Trl:
                 use_cpu=True,
                 bf16=False,
                 dataloader_pin_memory=False,
-                gradient_checkpointing=False,
+                gradient_checkpointing=checkpointing,
                 report_to="none",
                 logging_strategy="no",
                 save_strategy="no",

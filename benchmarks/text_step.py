@@ -63,12 +63,13 @@ class Case:
     bar: float
     rounds: int = 5
     groups: int = 4  # prompts of a step
+    checkpointing: bool = False  # on both sides
 
 
 CASES = {
-    "varying": Case("lengths vary: 230 ids end a completion", tuple(range(300, 530)), 64, 12, 2.0, rounds=15),
-    "prompt": Case("long prompts, short answers", (), 16, 400, 2.3),
-    "full": Case("every completion as long as it may be, but for about 1 in 64", (), 64, 12, 0.95),
+    "varying": Case("lengths vary: 230 ids end a completion", tuple(range(300, 530)), 64, 12, 3.0, rounds=15),
+    "prompt": Case("long prompts, short answers", (), 16, 400, 4.0),
+    "full": Case("every completion as long as it may be, but for about 1 in 64", (), 64, 12, 1.5),
 }
 
 
@@ -124,9 +125,10 @@ def compare(case: Case, rounds: int, micro_batch: int) -> Rows:
         print(f"Qwen3 of {count / 1e6:.1f} M parameters, {case.groups} x {SAMPLES} completions,", end=" ")
         model, tokenizer = AutoModelForCausalLM.from_pretrained(scratch), AutoTokenizer.from_pretrained(scratch)
         records = [task.record(prompt) for number in range(rounds + 1) for prompt in task.prompts(number)]
-        trl = Trl(model, tokenizer, Dataset.from_list(records), task, f"{scratch}/output")
+        trl = Trl(model, tokenizer, Dataset.from_list(records), task, f"{scratch}/output", case.checkpointing)
         sampling = SamplingConfig(max_tokens=case.max_tokens)
-        library = Library(TextAdapter(ModelConfig(path=scratch, chat="off", sampling=sampling)), micro_batch)
+        ours = ModelConfig(path=scratch, chat="off", sampling=sampling, gradient_checkpointing=case.checkpointing)
+        library = Library(TextAdapter(ours), micro_batch)
         check_equal(trl, library, task)
         return measure(trl, library, task)
 
@@ -210,7 +212,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, help="measured rounds, after one that is not; else 15, 5, 5")
     parser.add_argument("--groups", type=int, default=4, help=f"prompts of a step, each with {SAMPLES} completions")
-    parser.add_argument("--micro-batch", type=int, default=768, help="tokens, prompts included, of mmrl's micro-batch")
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        default=ModelConfig.usual_micro_batch,
+        help="tokens, prompts included, of mmrl's micro-batch; what a stage has where it says none",
+    )
+    parser.add_argument("--checkpointing", nargs="+", choices=["off", "on"], default=["off", "on"])
     parser.add_argument("--cases", nargs="+", choices=[*CASES, "memory"], default=[*CASES, "memory"])
     parser.add_argument("--memory-of", choices=("dense", "TRL", "mmrl"), help="one side of the memory comparison")
     options = parser.parse_args()
@@ -225,11 +233,13 @@ def main() -> None:
         if name == "memory":
             compare_memory()
             continue
-        case = replace(CASES[name], groups=options.groups)
-        print(f"## {name}: {case.about}; up to {case.max_tokens} tokens, prompts of {case.words} words\n")
-        rows = compare(case, options.rounds or case.rounds, options.micro_batch)
-        print("\nCPU seconds, medians\n\n" + table(rows, case) + "\n")
-        print(rows_verdict(name, rows, case.bar) + "\n")
+        for state in options.checkpointing:
+            case = replace(CASES[name], groups=options.groups, checkpointing=state == "on")
+            print(f"## {name}: {case.about}; up to {case.max_tokens} tokens, prompts of {case.words} words;", end=" ")
+            print(f"gradient checkpointing {state}, micro-batches of {options.micro_batch} tokens\n")
+            rows = compare(case, options.rounds or case.rounds, options.micro_batch)
+            print("\nCPU seconds, medians\n\n" + table(rows, case) + "\n")
+            print(rows_verdict(f"{name}, checkpointing {state}", rows, case.bar) + "\n")
 
 
 if __name__ == "__main__":

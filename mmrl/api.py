@@ -87,22 +87,38 @@ def trainer(
 
 
 def plan(
-    config: Source, *, processes: int | None = None, resume: bool = False, measure: bool = False, **overrides: Any
+    config: Source,
+    *,
+    processes: int | None = None,
+    shards: int | None = None,
+    resume: bool = False,
+    measure: bool = False,
+    simulate: Sequence[int] = (),
+    hardware: str = "h100",
+    **overrides: Any,
 ) -> Iterator[str]:
     """Lines about what a training would do and take: its arithmetic, what was found, memory; nothing is left on disk.
 
-    processes: to plan for; None: those that a launcher started. resume: look at the run's last checkpoint, too.
-    measure: train one step of every stage, for its time and memory.
+    processes: to plan for; None: those that a launcher started. shards: in the place of the config's
+    `sharding.shards`. resume: look at the run's last checkpoint, too.
+    measure: train one step of every stage, for its time and memory. simulate: numbers of GPUs on each of which a step
+    is simulated; hardware: of such GPUs, a name or a YAML file (docs/plan.md).
     Raises, as the lines are asked for, what `train` would raise before its first step.
     """
     from mmrl.training.plan import plan_text, processes_of_environment
 
     made = _config(config, overrides)
+    if shards is not None:
+        made = made.model_copy(update={"sharding": made.sharding.model_copy(update={"shards": shards})})
     world = processes or processes_of_environment()
     yield from plan_text(made, world).splitlines()
     from mmrl.training.dry_run import dry_run
 
     yield from dry_run(made, world, resume)
+    if simulate:
+        from mmrl.training.simulated import simulated
+
+        yield from simulated(made, simulate, hardware)
     if measure:
         from mmrl.training.dry_run import steps_done
         from mmrl.training.measure import measured

@@ -16,7 +16,7 @@ from mmrl.types import Prompt
 
 # Where whole sets of tests stand, in JSON or as they are: APPS and TACO, DeepCoder, LiveCodeBench, PRIME.
 SETS = ("input_output", "tests", "public_test_cases", "private_test_cases", "ground_truth")
-# What LeetCode-style data sets give tests to make lists and trees with: nodes, which only the program's process could hold.
+# What LeetCode-style data sets make lists and trees with: nodes, which only the program's process could hold.
 _NODES = frozenset({"list_node", "tree_node", "is_same_list", "is_same_tree"})
 _SHAPES = "inputs and outputs (fn_name), test_list, or test and entry_point"
 
@@ -204,8 +204,8 @@ def _check(record: Mapping[str, Any], text: str) -> Asserted:
 
 
 def _foreign(tree: ast.Module) -> str:
-    """A class that the test makes an object of and does not define itself, by its name's first letter, or one of _NODES;
-    "" without."""
+    """A class that the test makes an object of and does not define itself, by its name's first letter, or one of
+    _NODES; "" without."""
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for node in ast.walk(tree):

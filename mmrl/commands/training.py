@@ -56,21 +56,45 @@ def train(
     say(f"{summary['steps']} steps in {summary['wall_s']:.0f} s; report: {config.run_dir / 'report.html'}")
 
 
+def numbers(_: Any, option: click.Parameter, given: str | None) -> list[int]:
+    """`8,64` as numbers above 0."""
+    words = [word.strip() for word in given.split(",")] if given else []
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise click.BadParameter(f"{given!r:.60} is no list of numbers such as 8,64,1024", param=option)
+    return [int(word) for word in words]
+
+
 @click.command()
 @with_config
 @click.option(
     "--processes", type=click.IntRange(min=1), help="Processes to plan for; left out: those of the launcher, or one."
 )
+@click.option("--shards", type=click.IntRange(min=1), help="In the place of the config's sharding.shards.")
 @click.option("--resume", is_flag=True, help="Look, too, whether the run's last checkpoint goes on with this config.")
 @click.option("--measure", is_flag=True, help="Train one step of every stage in a temporary folder: seconds, memory.")
-def plan(words: Words, modality: str | None, processes: int | None, resume: bool, measure: bool) -> None:
+@click.option("--simulate", callback=numbers, metavar="N,N,...", help="Simulate a step on so many GPUs: 8,64,1024.")
+@click.option("--hardware", metavar="NAME|FILE", help="Of --simulate: h100, h200, or a YAML file of their numbers.")
+def plan(
+    words: Words,
+    modality: str | None,
+    processes: int | None,
+    shards: int | None,
+    resume: bool,
+    measure: bool,
+    simulate: list[int],
+    hardware: str | None,
+) -> None:
     """Look at all that a training needs, without the model's weights; say what it would do and take.
 
     Fails where `mmrl train` would fail before its first step.
     """
     from mmrl import api
 
-    for line in api.plan(read_config(words, modality), processes=processes, resume=resume, measure=measure):
+    if hardware and not simulate:
+        raise click.UsageError("--hardware goes with --simulate")
+    options: dict[str, Any] = {"processes": processes, "shards": shards, "resume": resume, "measure": measure}
+    options |= {"simulate": simulate} | ({"hardware": hardware} if hardware else {})
+    for line in api.plan(read_config(words, modality), **options):
         click.echo(line)
 
 

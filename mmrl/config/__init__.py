@@ -14,7 +14,7 @@ from mmrl.config.folder import is_run
 from mmrl.config.forward_preference import ForwardPreferenceStage
 from mmrl.config.forward_process import ForwardProcessStage, TimesConfig, TrainedTimes
 from mmrl.config.grpo import GrpoStage, resolve_algorithm
-from mmrl.config.grpo_sections import CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
+from mmrl.config.grpo_sections import AsynchronousConfig, CurriculumConfig, ExpertConfig, HintsConfig, TreeConfig
 from mmrl.config.joint import JointConfig
 from mmrl.config.optim import OptimConfig
 from mmrl.config.output import CheckpointConfig, ReportConfig
@@ -26,12 +26,14 @@ from mmrl.config.roles import FollowConfig, RoleConfig
 from mmrl.config.run import Config
 from mmrl.config.sampled import SampledStage
 from mmrl.config.sft import SftStage
+from mmrl.config.sharding import ShardingConfig
 from mmrl.config.stage import Stage
 from mmrl.config.surrogate import SurrogateConfig
 from mmrl.config.validation import validate
 
 __all__ = [
     "AdversaryConfig",
+    "AsynchronousConfig",
     "ChainConfig",
     "CheckpointConfig",
     "Config",
@@ -58,6 +60,7 @@ __all__ = [
     "RoleConfig",
     "SampledStage",
     "SftStage",
+    "ShardingConfig",
     "Stage",
     "SurrogateConfig",
     "TimesConfig",

@@ -34,6 +34,13 @@ class DataConfig(Strict):
         "rows or a function (docs/python.md).",
     )
     eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
+    looked_at: int | None = Field(
+        None,
+        ge=1,
+        description="How many training prompts the model's tokenizer or processor looks at before the run; null: all. "
+        "Any other is looked at when it is first drawn, and passed over, with a warning, where it cannot be used. "
+        "Their records are checked before the run in any case.",
+    )
     where: dict[str, Any] = Field(
         default_factory=dict,
         description="Keep training prompts whose columns equal these values, or are numbers in a range, such as "
@@ -110,6 +117,10 @@ class DataConfig(Strict):
         "prompts": When(
             lambda _, run: not run.only_scores or any(stage.reads_prompts for stage in run.stages),
             "a stage without `pairs:` of its own",
+        ),
+        "looked_at": When(
+            lambda s, run: s.prompts and any(hasattr(stage, "curriculum") for stage in run.stages),
+            "`prompts`, and a stage that draws them in the order of a curriculum",
         ),
         "where": When(lambda s, _: s.prompts, "`prompts`"),
         "shuffle_options": When(lambda s, _: s.prompts, "`prompts`"),

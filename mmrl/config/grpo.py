@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mmrl.config.grpo_sections import ExpertConfig, TreeConfig
+from mmrl.config.grpo_sections import AsynchronousConfig, ExpertConfig, TreeConfig
 from mmrl.config.sampled import SampledStage
 from mmrl.core.algorithm import MANY, OPTIONAL, Algorithm, in_words
 from mmrl.core.resolving import ALONE, resolve
@@ -31,6 +31,11 @@ class GrpoStage(SampledStage):
         ge=0,
         description="Every rollout is used so many steps after it was sampled (PipelineRL-k), ratios being measured "
         "against the weights that sampled it; the first step fills the queue. 0 samples for each step anew.",
+    )
+    asynchronous: AsynchronousConfig | None = Field(
+        None,
+        description="Servers sample in the background while the policy is trained, which needs an engine in mode "
+        "server; null: a step's groups are sampled before it.",
     )
     old_logp: Literal["auto", "sampler", "replay"] = Field(
         "auto",
@@ -57,7 +62,10 @@ class GrpoStage(SampledStage):
     expert: ExpertConfig | None = Field(None, description="Expert mixing (CHORD); null: none.")
     effects: ClassVar[Mapping[str, When]] = {
         "samples": When(lambda s, _: s.tree is None, "whole answers (`tree: null`); a tree has `children`"),
-        "rollout_chunk": WHOLE,
+        "rollout_chunk": When(
+            lambda s, _: s.tree is None and s.asynchronous is None,
+            "whole answers (`tree: null`) that are not sampled in the background (`asynchronous: null`)",
+        ),
         "max_invalid": WHOLE,
         "curriculum.retire_at": WHOLE,
         "curriculum.reward": WHOLE,
@@ -77,7 +85,11 @@ class GrpoStage(SampledStage):
 
     @property
     def ahead(self) -> int:
-        return self.staleness
+        return self.asynchronous.staleness if self.asynchronous else self.staleness
+
+    @property
+    def flowing(self) -> AsynchronousConfig | None:
+        return self.asynchronous
 
     @property
     def resolved(self) -> Algorithm:
@@ -115,15 +127,24 @@ class GrpoStage(SampledStage):
         return self
 
     @model_validator(mode="after")
+    def _background_stands_alone(self) -> GrpoStage:
+        others = {"tree": self.tree is not None, "branches": self.branches is not None, "hints": self.hints is not None}
+        others |= {"refill": self.refill > 1, "staleness": self.staleness > 0}
+        if self.asynchronous and any(others.values()):
+            names = ", ".join(name for name, on in others.items() if on)
+            raise ValueError(f"asynchronous goes without {names} (it has a staleness of its own); leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _staleness_is_kept(self) -> GrpoStage:
         for hook in (h for h in self.resolved.filters if h.name == "staleness"):
             from mmrl.core.filter import FILTERS  # loaded already, to check the hook's options
 
             most = hook.options.get("most", FILTERS["staleness"].options["most"].default)
-            if self.staleness > most:
+            if self.ahead > most:
                 raise ValueError(
-                    f"staleness={self.staleness} makes rollouts that the filter staleness (most {most}) drops; take "
-                    f"staleness={most} or less, or most={self.staleness}"
+                    f"staleness={self.ahead} makes rollouts that the filter staleness (most {most}) drops; take "
+                    f"staleness={most} or less, or most={self.ahead}"
                 )
         return self
 
@@ -146,6 +167,11 @@ class GrpoStage(SampledStage):
         if self.staleness:
             lines.append(
                 f"rollouts are used {self.staleness} steps after they were sampled; the first step fills the queue"
+            )
+        if self.asynchronous:
+            lines.append(
+                f"servers sample in the background, at most {self.asynchronous.staleness} steps behind; weights are "
+                f"sent every {self.asynchronous.push_every} steps"
             )
         lines.append(
             f"advantage {in_words(algorithm.advantage)}, gate {in_words(algorithm.gate)}, "

@@ -15,6 +15,32 @@ BY_RATE = f"{LEVELS}, with `advance: pass_rate`"
 ORDERED = "another `order` than shuffled"
 
 
+class AsynchronousConfig(Strict):
+    """Servers sample in the background while the policy is trained (docs/async_rollouts.md)."""
+
+    staleness: int = Field(
+        1,
+        ge=1,
+        description="Steps by which the oldest weights that sampled a part of a group may be behind the step that "
+        "learns from it; an older group is dropped, counted, and sampled again. So far ahead groups are asked for.",
+    )
+    push_every: int = Field(
+        1,
+        ge=1,
+        description="Steps from one sending of the weights to the next; requests under way go on with the new ones.",
+    )
+
+    @model_validator(mode="after")
+    def _fresh_enough(self) -> AsynchronousConfig:
+        if self.push_every > self.staleness:
+            raise ValueError(
+                f"push_every={self.push_every} leaves the servers with weights that are {self.push_every - 1} steps "
+                f"old, and nothing is asked for ahead with staleness={self.staleness}; take "
+                f"push_every={self.staleness} or less"
+            )
+        return self
+
+
 class CurriculumConfig(Strict):
     """Which prompts come next."""
 

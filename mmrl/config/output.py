@@ -21,11 +21,25 @@ class ReportConfig(Strict):
     """What is stored for the report."""
 
     samples_every: int = Field(10, ge=0, description="Steps between stored sample groups; 0 stores none.")
+    keep: int = Field(
+        100,
+        ge=4,
+        description="Steps whose samples are kept, and as many evaluations: of more, the first, the newest and others "
+        "evenly between them stay.",
+    )
     groups: int = Field(4, ge=0, description="Groups stored each time, the first of the step over all processes.")
     eval_prompts: int = Field(12, ge=0, description="Held-out prompts whose samples are stored at evaluations.")
 
     effects: ClassVar[Mapping[str, When]] = {
         "samples_every": When(lambda _, run: not run.only_scores, "a stage that samples answers"),
+        "keep": When(
+            lambda s, run: (
+                (s.eval_prompts > 0 and run.data.eval_prompts and run.eval.every > 0)
+                or (s.samples_every > 0 and not run.only_scores)
+            ),
+            "held-out prompts that are evaluated `every` few steps and shown, or a `samples_every` above 0 and a stage "
+            "that samples answers",
+        ),
         "groups": When(
             lambda s, run: s.samples_every > 0 and not run.only_scores,
             "a `samples_every` above 0, and a stage that samples answers",

@@ -23,6 +23,7 @@ from mmrl.config.own_sampling import of_stage, refuse_own_sampling
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.sampled import SampledStage
+from mmrl.config.sharding import ShardingConfig
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
 from mmrl.environments.load import load_environment
@@ -65,6 +66,7 @@ class Config(Strict):
         le=30 * 86400,
         description="Seconds that one of several processes waits for the others before it takes them for lost.",
     )
+    sharding: ShardingConfig = Field(default_factory=ShardingConfig)
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null leaves torch's choice.")
 
     effects: ClassVar[Mapping[str, When]] = {
@@ -107,6 +109,10 @@ class Config(Strict):
     def _names_and_needs(self) -> Config:
         for stage in self.stages:
             stage.__dict__["name"] = stage.name or stage.kind
+            usual = getattr(self.model, "usual_micro_batch", None)  # of a modality that counts tokens
+            counts = not (stage.counts_records or isinstance(stage, FilterStage))
+            if usual and counts and "micro_batch" not in stage.model_fields_set:
+                stage.__dict__["micro_batch"] = usual
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages need different names, got {names}; set `name:` in each")
@@ -130,6 +136,11 @@ class Config(Strict):
                     )
             if stage.record_objectives() and not self.data.records:
                 raise ValueError(f"stage {stage.name!r} learns from records: it needs `data.records:`")
+            if self.data.looked_at and _reads_all(stage):
+                raise ValueError(
+                    f"stage {stage.name!r} uses every prompt once, and has to know before which can be: leave "
+                    "data.looked_at out"
+                )
             if isinstance(stage, ForwardPreferenceStage) and not (stage.pairs or self.data.prompts):
                 raise ValueError(f"stage {stage.name!r} needs `pairs:`, or `data.prompts:`: pairs of pictures")
             if isinstance(stage, RewardModelStage):
@@ -220,6 +231,13 @@ def _check_reward_model(stage: RewardModelStage, run: Config) -> None:
         raise ValueError(
             f"stage {stage.name!r} with objective {stage.objective} needs model.head: {{outputs: {stage.outputs}}}"
         )
+
+
+def _reads_all(stage: Stage) -> bool:
+    """Whether it uses the run's prompts, and not in the order of a curriculum."""
+    if isinstance(stage, FilterStage):
+        return stage.data_from is None
+    return isinstance(stage, ForwardPreferenceStage | RewardModelStage) and not stage.pairs
 
 
 def _check_data_from(stage: Stage, filters: Mapping[str, FilterStage]) -> None:

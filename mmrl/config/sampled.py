@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from mmrl.config.grpo_sections import CurriculumConfig, HintsConfig, TreeConfig
+from mmrl.config.grpo_sections import AsynchronousConfig, CurriculumConfig, HintsConfig, TreeConfig
 from mmrl.config.stage_sampling import SamplingStage
 
 
@@ -59,6 +59,11 @@ class SampledStage(SamplingStage):
     def ahead(self) -> int:
         """Steps for which rollouts wait until they are used."""
         return 0
+
+    @property
+    def flowing(self) -> AsynchronousConfig | None:
+        """How servers sample in the background; None: rollouts come before their step."""
+        return None
 
     def replays_old(self, sixteen_bit: bool) -> bool:
         """Whether ratios are measured against the trainer's own replay; sixteen_bit: what the forward computes in."""

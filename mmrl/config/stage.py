@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from mmrl.strict import Strict
 class Stage(Strict):
     """What every stage of training has."""
 
+    # Whether `micro_batch` counts records, whatever the modality.
+    counts_records: ClassVar[bool] = False
+
     kind: str = Field(
         "",
         description="grpo, forward_process, distill, sft, preference, forward_preference, reward_model, filter, or "
@@ -24,7 +27,8 @@ class Stage(Strict):
     micro_batch: int = Field(
         64,
         ge=1,
-        description="Model evaluations per micro-batch: records, tokens, or samples x denoising steps.",
+        description="Model evaluations per micro-batch: records, tokens, or samples x denoising steps. Of tokens 8192, "
+        "where nothing is said.",
     )
     optim: OptimConfig = Field(default_factory=OptimConfig)
     components: list[str] | None = Field(

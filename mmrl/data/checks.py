@@ -6,15 +6,17 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from mmrl.config import ChainConfig, ConfigError, DataConfig, RecordFormat
 from mmrl.config.data import is_range
 from mmrl.data.candidates import as_preference
-from mmrl.data.formats import normalised, unseen
+from mmrl.data.formats import normalised_and_unseen
 from mmrl.data.forms.chains import COT, with_completion
 from mmrl.data.heard import check_sounds
+from mmrl.data.held import Held, Names
 from mmrl.data.images import check_images
 from mmrl.data.messages import are_messages
 from mmrl.data.pair_formats.kinds import WITH_VIDEO
@@ -65,7 +67,7 @@ class Checker:
         named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
         shown = self.form in WITH_VIDEO
         raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos, shown)
-        record = normalised(raw, self.form, self.every_turn)
+        record, hidden = normalised_and_unseen(raw, self.form, self.every_turn)
         prompt = record.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(
@@ -87,7 +89,7 @@ class Checker:
         targets += film_refs(record["video"], self.root, self.video_frames) if "video" in self.columns else []
         check_images(record, self.root, self.max_pixels, targets)
         check_sounds(record, self.root, self.max_seconds)
-        self._tell(row, unseen(raw, self.form) - set(self.columns))
+        self._tell(row, hidden - set(self.columns))
         return record
 
     def _tell(self, row: Row, columns: set[str]) -> None:
@@ -96,15 +98,27 @@ class Checker:
             warnings.warn(f"{row.where}: the column `{column}` is not shown to the policy", stacklevel=4)
 
 
-def good_records(
-    rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapping[str, Any] | None = None
-) -> tuple[list[tuple[Row, dict[str, Any]]], int]:
-    """(rows with their checked records whose columns are as `where` says, number of bad ones); no two have one id.
+@dataclass(frozen=True)
+class Good:
+    """The records of a source that can be used, in its order: (where it stands, record) of each, and their ids; how
+    many others there were."""
 
-    Raises ConfigError at the first bad record when `on_bad` is "stop"; otherwise warns of it and skips it.
+    records: Held[tuple[str, dict[str, Any]]]
+    names: Names
+    bad: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def good_records(rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapping[str, Any] | None = None) -> Good:
+    """The checked records whose columns are as `where` says; no two have one id.
+
+    Rows are looked at one by one: only what is used is held. Raises ConfigError at the first bad record when `on_bad`
+    is "stop"; otherwise warns of it and skips it.
     """
-    good: list[tuple[Row, dict[str, Any]]] = []
-    seen: dict[str, str] = {}
+    records: Held[tuple[str, dict[str, Any]]] = Held()
+    names, places = Names(), dict[int | str, int]()
     bad = total = 0
     reasons: Counter[str] = Counter()
     for row in rows:
@@ -112,8 +126,10 @@ def good_records(
         try:
             record = checker.record(row)
             if all(_is_as(record.get(key), wanted) for key, wanted in (where or {}).items()):
-                _check_new(identity(record, row), row, seen)
-                good.append((row, record))
+                name = identity(record, row)
+                _check_new(name, names, places, records)
+                names.add(name)
+                records.add((row.where, record))
         except ValueError as error:
             message = refused(row, error, on_bad)
             bad += 1
@@ -122,7 +138,7 @@ def good_records(
                 warnings.warn(message, stacklevel=3)
     if bad:
         warnings.warn(f"data: skipped {bad} of {total} records{_counts(reasons)}", stacklevel=3)
-    return good, bad
+    return Good(records, names, bad)
 
 
 def _counts(reasons: Counter[str]) -> str:
@@ -200,10 +216,15 @@ def _check_identity(record: Mapping[str, Any]) -> None:
         raise ValueError(f"`id` is {given!r:.60}, expected a text or a whole number")
 
 
-def _check_new(name: str, row: Row, seen: dict[str, str]) -> None:
-    if name in seen:
-        raise ValueError(f"the id {name!r:.60} occurs more than once, first at {seen[name]}; ids tell records apart")
-    seen[name] = row.where
+def _check_new(name: str, names: Names, places: dict[int | str, int], records: Held[tuple[str, Any]]) -> None:
+    """places: of the ids so far by their hashes, which are shorter; of one whose hash another has, by itself."""
+    mark = hash(name)
+    first = places.setdefault(mark, len(names))
+    if first < len(names) and names[first] != name:
+        first = places.setdefault(name, len(names))
+    if first < len(names):
+        where = records[first][0]
+        raise ValueError(f"the id {name!r:.60} occurs more than once, first at {where}; ids tell records apart")
 
 
 def _check_environment(record: Mapping[str, Any]) -> None:

@@ -36,10 +36,11 @@ from mmrl.media import SOUND_COLUMNS, sound_column
 AUTO, PLAIN = "auto", "plain"
 SYSTEM = ("system", "system_prompt")
 # Columns that are shown or learned: null in them, as in a table of mixed rows, is a column that is not there.
-_ABSENT = (
+_ABSENT = frozenset({
     "messages", "conversations", "context_messages", "images", "image", "image_path", *SOUND_COLUMNS, *SYSTEM,
     "completion", "chosen", "rejected", "rejected_response", "rejected_messages",
-)  # fmt: skip
+})  # fmt: skip
+_LISTS = frozenset({"images", "messages", *SOUND_COLUMNS})
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
 _UNSEEN_MEDIA = ("video", "videos", "rejected_images")
 _MESSAGES = ("prompt", "messages", "conversations", "context_messages", "completion", "chosen", "rejected")
@@ -56,7 +57,19 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_tur
     mark, they stand in front.
     """
     record = _without_empty(record)
-    name = format_of(record) if form == AUTO else form
+    return _normalised(record, _format_of(record) if form == AUTO else form, every_turn)
+
+
+def normalised_and_unseen(
+    record: Mapping[str, Any], form: RecordFormat = "auto", every_turn: bool = False
+) -> tuple[dict[str, Any], set[str]]:
+    """Both of `normalised` and `unseen`, for one look at the columns."""
+    record = _without_empty(record)
+    name = _format_of(record) if form == AUTO else form
+    return _normalised(record, name, every_turn), _unseen(record, name)
+
+
+def _normalised(record: Mapping[str, Any], name: str, every_turn: bool) -> dict[str, Any]:
     changes = FORMATS[name](record)
     made = {key: value for key, value in {**record, **changes}.items() if key not in changes or value is not None}
     made |= with_prompt_inside(made.get("chosen"), made.get("rejected"), made.get("prompt"))
@@ -81,7 +94,11 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_tur
 
 def format_of(record: Mapping[str, Any]) -> str:
     """The format that a record's columns are of; plain, ours, for any others."""
-    has = {column for column, value in _without_empty(record).items() if value is not None}
+    return _format_of(_without_empty(record))
+
+
+def _format_of(record: Mapping[str, Any]) -> str:
+    has = {column for column, value in record.items() if value is not None}
     whole = all(isinstance(record.get(column), list) for column in ("chosen", "rejected"))
     pictured = bool(has & {"image", "images", "image_path"})
     if is_pair(record):
@@ -124,7 +141,10 @@ def format_of(record: Mapping[str, Any]) -> str:
 def unseen(record: Mapping[str, Any], form: RecordFormat = "auto") -> set[str]:
     """Columns of a record that would change what a policy sees in other libraries, and do not here."""
     record = _without_empty(record)
-    name = format_of(record) if form == AUTO else form
+    return _unseen(record, _format_of(record) if form == AUTO else form)
+
+
+def _unseen(record: Mapping[str, Any], name: str) -> set[str]:
     heard = unheard(record) if name != "aqa" or sound_column(record) else set()
     found = heard | {column for column in (() if name == PLAIN else _UNSEEN_MEDIA) if record.get(column)}
     if name == "swift" and (answered(record.get("messages")) or record.get("response") is not None):
@@ -148,11 +168,15 @@ def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
     They say as much as a column that is not there. Others stay, for a reward may be meant to meet their null. Messages
     that are a text of JSON, as a table without lists holds them, are read.
     """
-    record = {**record, **{key: told for key in _MESSAGES if (told := messages_in(record.get(key))) is not None}}
-    lists = ("images", "messages", *SOUND_COLUMNS)
-    empty = {key for key in lists if isinstance(record.get(key), list | tuple) and not record[key]}
-    empty |= {key for key in _ABSENT if record.get(key) is None}
-    return {key: value for key, value in record.items() if key not in empty}
+    made = {key: value for key, value in record.items() if not (key in _ABSENT and _says_nothing(key, value))}
+    for key in _MESSAGES:
+        if isinstance(made.get(key), str) and (told := messages_in(made[key])) is not None:
+            made[key] = told
+    return made
+
+
+def _says_nothing(key: str, value: Any) -> bool:
+    return value is None or (key in _LISTS and isinstance(value, list | tuple) and not value)
 
 
 def _told_first(made: Mapping[str, Any]) -> dict[str, Any]:

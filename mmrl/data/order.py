@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from mmrl.seeds import seed_of
@@ -12,7 +14,11 @@ def cyclic_indices(start: int, count: int, size: int, seed: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         epoch, offset = divmod(start + len(found), size)
-        generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-        order = torch.randperm(size, generator=generator)
-        found += order[offset : offset + count - len(found)].tolist()
+        found += _pass(size, seed, epoch)[offset : offset + count - len(found)].tolist()
     return found
+
+
+@lru_cache(maxsize=4)
+def _pass(size: int, seed: int, epoch: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+    return torch.randperm(size, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from mmrl.data.prompts import load_prompts
 from mmrl.types import Prompt
 
 
-def load_preferences(source: str | Path, on_bad: str, **reading: Any) -> list[Prompt]:
+def load_preferences(source: str | Path, on_bad: str, **reading: Any) -> Sequence[Prompt]:
     """Prompts of a source whose records also have `chosen` and `rejected`, two different answers.
 
     A pair of two texts has them too: the preferred one, and the other. reading: keywords of `load_prompts`. An answer

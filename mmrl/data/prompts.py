@@ -7,14 +7,15 @@ from typing import Any
 
 from mmrl import objects
 from mmrl.config import ConfigError, DataConfig, RecordFormat
-from mmrl.data.checks import MAX_PIXELS, MAX_SECONDS, VIDEO_FRAMES, Checker, good_records, identity
+from mmrl.data.checks import MAX_PIXELS, MAX_SECONDS, VIDEO_FRAMES, Checker, good_records
+from mmrl.data.held import Prompts
 from mmrl.data.rows import Row
 from mmrl.data.sources import HUB, absolute, folder_of, function_of, function_rows, read_rows
 from mmrl.share import resolve
 from mmrl.types import Prompt
 
 
-def training_prompts(data: DataConfig, columns: Sequence[str] = ()) -> list[Prompt]:
+def training_prompts(data: DataConfig, columns: Sequence[str] = ()) -> Sequence[Prompt]:
     """The training prompts that `data` names, [] for none; `columns` must be in each besides `prompt`."""
     source = data.prompts
     if not source:
@@ -24,7 +25,7 @@ def training_prompts(data: DataConfig, columns: Sequence[str] = ()) -> list[Prom
     return load_prompts(source, data.where, data.on_bad_record, columns, rows=rows, **reading(data, source))
 
 
-def heldout_prompts(data: DataConfig, columns: Sequence[str] = ()) -> list[Prompt]:
+def heldout_prompts(data: DataConfig, columns: Sequence[str] = ()) -> Sequence[Prompt]:
     """The held-out prompts that `data` names, [] for none; `columns` must be in each besides `prompt`."""
     source = data.eval_prompts
     if not source:
@@ -66,8 +67,9 @@ def load_prompts(
     max_seconds: float = MAX_SECONDS,
     video_frames: int = VIDEO_FRAMES,
     whole_videos: bool = False,
-) -> list[Prompt]:
-    """Prompts of a source (see DataConfig.prompts), in its order; those whose columns are as `where` says.
+) -> Sequence[Prompt]:
+    """Prompts of a source (see DataConfig.prompts), in its order; those whose columns are as `where` says. Many are
+    made from a temporary file when they are asked for (see held.Prompts).
 
     A record needs `prompt` (or `messages`) and `columns`, after `mapping` (our name -> the source's) and after it was
     made ours from `form` (see formats.normalised); its id is `id`, or its number. Chat messages give the text of the
@@ -89,10 +91,11 @@ def load_prompts(
         whole_videos=whole_videos,
         max_seconds=max_seconds,
     )
-    found, bad = good_records(rows, checker, on_bad, where)
-    if not found:
+    good = good_records(rows, checker, on_bad, where)
+    if not len(good):
         name = source if source.startswith(HUB) or objects.is_object(source) else resolve(source)
         raise ConfigError(
-            f"data: {name} holds no prompts" + (f" with {dict(where)}" if where else "") + f" ({bad} bad)"
+            f"data: {name} holds no prompts" + (f" with {dict(where)}" if where else "") + f" ({good.bad} bad)"
         )
-    return [Prompt(identity(record, row), record["prompt"], record, root) for row, record in found]
+    prompts = Prompts(good.records, good.names, root)
+    return list(prompts) if good.records.in_memory else prompts

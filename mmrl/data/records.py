@@ -56,13 +56,16 @@ class Records:
         if function is not None:
             self.count = config.records_count
             row_of = partial(function_row, self.source, function)
-            self.get = self._good(row_of, lambda _, row: self._ready(row, self.checker.record(row)))
+            self.get = self._good(row_of, self._checked)
         else:
-            found, bad = good_records(read_rows(self.source, config.split, config.subset), self.checker, self.on_bad)
-            if not found:
-                raise ConfigError(f"data.records: {self.source} holds no usable record ({bad} bad)")
-            self.count = len(found)
-            self.get = self._good(lambda index: found[index][0], lambda index, row: self._ready(row, found[index][1]))
+            good = good_records(read_rows(self.source, config.split, config.subset), self.checker, self.on_bad)
+            if not len(good):
+                raise ConfigError(f"data.records: {self.source} holds no usable record ({good.bad} bad)")
+            self.count = len(good)
+            self.get = self._good(
+                lambda index: Row(good.records[index][0], index),
+                lambda index, _: self._ready(good.names[index], good.records[index][1]),
+            )
 
     def batch(self, step: int, size: int, seed: int) -> list[dict[str, Any]]:
         """The `step`-th batch of a seeded, endlessly reshuffled pass over the records."""
@@ -89,9 +92,13 @@ class Records:
 
         return get
 
-    def _ready(self, row: Row, record: dict[str, Any]) -> dict[str, Any]:
+    def _checked(self, _: int, row: Row) -> dict[str, Any]:
+        record = self.checker.record(row)
+        return self._ready(identity(record, row), record)
+
+    def _ready(self, name: str, record: dict[str, Any]) -> dict[str, Any]:
         bound = self.checker.max_pixels
-        made = bound_images({**record, "id": identity(record, row)}, self.root, bound)
+        made = bound_images({**record, "id": name}, self.root, bound)
         made = bound_sounds(made, self.root)
         if "image" in self.checker.columns:
             made["image"] = open_image(made["image"], self.root, bound)

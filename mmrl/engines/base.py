@@ -47,12 +47,14 @@ class Completion:
     before top-k and top-p (of vLLM: after them, as it reports what it drew from). stop: "eos" where a stop id ended it,
     "length" where the budget did.
     features: name -> [t], where the engine has them for free ("entropy").
+    versions: [t] int64, of an engine whose weights may change meanwhile: which sync's weights sampled each id.
     """
 
     ids: Tensor
     logp: Tensor
     stop: str
     features: dict[str, Tensor] = field(default_factory=dict)
+    versions: Tensor | None = None
 
 
 class Engine(Protocol):
@@ -82,9 +84,12 @@ class OwnWeights(Engine, Protocol):
 
     lora: its copy is fixed weights and an adapter, which `sync_lora` takes; otherwise `sync` takes whole weights.
     max_model_len: tokens of a row, prompt and completion.
+    flows: whether `sync` may come while others generate, who go on with the new weights; completions then have
+    `versions`. Setting it raises ValueError where that cannot be.
     """
 
     lora: bool
+    flows: bool
 
     @property
     def max_model_len(self) -> int: ...
@@ -97,6 +102,12 @@ class OwnWeights(Engine, Protocol):
     ) -> float:
         """Largest difference from the trainer's log-probs, in nats; raises where they are not within the tolerance.
         low, high: [t] for each completion, equal where the trainer knows more than a range."""
+
+    def returned(self) -> bool:
+        """Whether a server that was lost answers again, and needs a sync."""
+
+    def counts(self) -> dict[str, float]:
+        """Numbers of the servers that it samples from, for the row of metrics."""
 
     def rest(self) -> None:
         """Nothing will be sampled before the next sync: memory can be given back until then."""

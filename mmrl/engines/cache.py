@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,13 +34,73 @@ def select_rows(cache: Any, rows: Tensor) -> None:
     `reorder_cache` is the one method that every kind of layer has: layers with a state of their own (Mamba, linear
     attention) do not know `batch_select_indices`, and hybrid ones would select their keys and forget their state.
     """
+    moved: Tensor | None = None  # found once for all layers: it waits for the device
     for layer in cache.layers:
-        layer.reorder_cache(rows)
+        if isinstance(layer, RoomyLayer):
+            moved = places_changed(rows) if moved is None else moved
+            layer.move(rows, moved)
+        else:
+            layer.reorder_cache(rows)
+
+
+def places_changed(rows: Tensor) -> Tensor:
+    """Where the row that comes to a place is not the one that was there."""
+    return torch.nonzero(rows != torch.arange(len(rows), device=rows.device)).flatten()
 
 
 def has_state(cache: Any) -> bool:
     """Whether something in the cache is a state that each token changes in place, beside keys and values by token."""
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+class Filled:
+    """A cache that layers may be computed on again in the backward, where they are checkpointed.
+
+    A layer that is recomputed updates its cache a second time. So each of the cache's layers is replaced by one whose
+    every update begins from what it was; what the first forward, of prompts, put into it is what later ones go on from.
+    """
+
+    def __init__(self, cache: Any, layers: int) -> None:
+        """Of an empty cache for so many layers. Raises ValueError for one with a state that is changed in place."""
+        if has_state(cache):
+            raise ValueError("its state is changed in place, and a layer that is recomputed needs what it was")
+        if (kind := cache.layer_class_to_replicate) is not None:  # it would get each where it is first updated
+            cache.layers += [kind() for _ in range(layers - len(cache.layers))]
+        self.cache = cache
+        self._filled: list[Any] = list(cache.layers)  # as the first update has left them
+        cache.layers = [_again(layer, partial(self._fill, index)) for index, layer in enumerate(cache.layers)]
+
+    def _fill(self, index: int, was: Any, layer: Any) -> None:
+        if self._filled[index] is was:
+            self._filled[index] = layer
+
+    def select(self, rows: Tensor) -> Any:
+        """A cache of the rows at `rows` [k] of the first forward, whose layers go on with their own when they are
+        recomputed. Rows are copied inside of a layer's update, so that nothing but the prompts' keys and values is kept
+        until the backward."""
+        made = copy.copy(self.cache)
+        made.layers = [_again(layer, rows=rows) for layer in self._filled]
+        return made
+
+
+def _again(layer: Any, told: Callable[[Any, Any], None] | None = None, rows: Tensor | None = None) -> Any:
+    """A layer like this one, whose every update begins from it, or from these rows of it, and leaves it as it is.
+
+    told: is called with the layer and what an update has made of it.
+    """
+    shown = copy.copy(layer)
+
+    def update(*args: Any, **kwargs: Any) -> Any:
+        one = copy.copy(layer)  # its tensors are replaced, never written to
+        if rows is not None:
+            one.reorder_cache(rows)
+        found = one.update(*args, **kwargs)
+        if told is not None:
+            told(layer, one)
+        return found
+
+    shown.update = update
+    return shown
 
 
 class RoomyLayer(DynamicLayer):
@@ -70,12 +132,15 @@ class RoomyLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """The rows at `beam_idx`, at most as many as there are."""
+        self.move(beam_idx, places_changed(beam_idx))
+
+    def move(self, rows: Tensor, moved: Tensor) -> None:
+        """The same; moved: `places_changed` of them."""
         seen = self.keys.shape[2]
-        moved = torch.nonzero(beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).flatten()
         if len(moved):
             for room in self._room:
-                room[moved, :, :seen] = room[beam_idx[moved], :, :seen]
-        self._show(len(beam_idx), seen)
+                room[moved, :, :seen] = room[rows[moved], :, :seen]
+        self._show(len(rows), seen)
 
     def _show(self, rows: int, seen: int) -> None:
         self.keys, self.values = (room[:rows, :, :seen] for room in self._room)

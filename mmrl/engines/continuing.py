@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mmrl.engines.blocks import Blocks
 from mmrl.engines.decoder import Decoder, Row
 
 
@@ -27,15 +28,20 @@ class Continuing(Protocol):
 class Cached:
     """Rows of each prompt on a cache that was filled by one forward of each. Shorter prompts are padded on the left.
 
-    counts: rows of each prompt. room: tokens that a row may still have.
+    counts: rows of each prompt. room: tokens that a row may still have. blocks: by engines.blocks, where that is right
+    for the decoder as it is now.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int) -> None:
+    def __init__(
+        self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int, blocks: bool = False
+    ) -> None:
         from mmrl.engines.cache import repeat_rows
 
         self.decoder, self.cache = decoder, decoder.new_cache()
         states = decoder.run(prompts, left=True, cache=self.cache)
         repeat_rows(self.cache, counts, decoder.device)
+        module = decoder.module
+        self._blocks = Blocks(module) if blocks and Blocks.usable(module, self.cache) else None
         self.hidden = _repeated(states.hidden[:, -1], counts)
         self._position = _repeated(states.next, counts)
         self._seen = max(len(prompt) for prompt in prompts)
@@ -43,6 +49,8 @@ class Cached:
         if self._attended is not None:  # without padding the attention needs no mask, and is faster
             ones = self._attended.new_ones(len(prompts), room)
             self._attended = _repeated(torch.cat([self._attended, ones], 1), counts)
+            if self._blocks is not None:
+                self._attended = self._attended[:, None, None].bool()
 
     def select(self, rows: Tensor) -> None:
         from mmrl.engines.cache import select_rows
@@ -53,8 +61,9 @@ class Cached:
 
     def step(self, token: Tensor) -> None:
         self._seen += 1
-        attended = None if self._attended is None else self._attended[:, : self._seen]
-        self.hidden = self.decoder.step(token, self._position, self.cache, attended)
+        attended = None if self._attended is None else self._attended[..., : self._seen]
+        steps = self.decoder if self._blocks is None else self._blocks
+        self.hidden = steps.step(token, self._position, self.cache, attended)
         self._position = self._position + 1
 
     def last(self, token: Tensor, room: int) -> None:

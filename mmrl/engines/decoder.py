@@ -82,6 +82,16 @@ class Decoder:
     def device(self) -> torch.device:
         return self.module.device
 
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self.module.config.get_text_config().num_hidden_layers
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether layers are computed again in the backward: their gradient checkpointing works in train mode."""
+        return self.module.training and torch.is_grad_enabled()
+
     def new_cache(self) -> Any:
         """An empty cache of keys, values and states, as transformers makes it for the model's kinds of layers."""
         from transformers import DynamicCache

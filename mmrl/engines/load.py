@@ -21,7 +21,7 @@ def load_engine(
     """The engine named by config["name"] ("transformers" where none is), with the section's other keys as its options.
 
     model: the policy, which `transformers` samples from directly. path: a folder or hub name that holds the same
-    policy with its config, which `vllm` loads. tokenizer: neither of the two needs it, as ids go in and come out.
+    policy with its config, which `vllm` loads. tokenizer: ids go in and come out, but a server must have the same.
     Raises ValueError for an unknown engine or option, or a vllm engine without a path; ImportError without vLLM.
     """
     options = dict(config)
@@ -35,7 +35,7 @@ def load_engine(
 
         if path is None:
             raise ValueError("engine vllm loads the policy from a folder; save the model there and set its path")
-        return _make(VllmEngine, name, (path,), options)
+        return _make(VllmEngine, name, (path, tokenizer), options)
     raise ValueError(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}")
 
 
@@ -50,11 +50,13 @@ def longest_row(config: Mapping[str, Any]) -> int | None:
         return int(config["max_model_len"])
     if config.get("mode") != "server":
         return None
+    from mmrl.engines.vllm_about import served
     from mmrl.engines.vllm_http import Client, ServerError
-    from mmrl.engines.vllm_server import URL, served
+    from mmrl.engines.vllm_server import URL
 
+    url = dict(config.get("options") or {}).get("url", URL)
     try:
-        return served(Client(dict(config.get("options") or {}).get("url", URL), ASK_S)).max_model_len
+        return min(served(Client(each, ASK_S)).max_model_len for each in ([url] if isinstance(url, str) else url))
     except ServerError:  # an evaluation needs none, and a training says so itself when it starts the engine
         return None
 

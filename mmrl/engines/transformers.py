@@ -21,6 +21,11 @@ from mmrl.engines.ways import Ways
 
 # Uniform numbers drawn at a time from a sample's stream.
 BLOCK = 64
+# Tokens after which an accelerator is asked which rows have ended: it is waited for, and a step of fewer rows is hardly
+# a shorter one.
+LOOK = 8
+# Probabilities that are summed as one where a token is drawn.
+SUMMED = 64
 
 
 class TransformersEngine:
@@ -45,6 +50,7 @@ class TransformersEngine:
         self.decoder = decoder or Decoder(decoder_of(model))
         self.head = head or (lambda hidden: model.get_output_embeddings()(hidden).float())
         self.rows = rows
+        self.look = 1 if self.decoder.device.type == "cpu" else LOOK
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int, once: Once = here) -> None:
         """Nothing to do: the weights are the policy's."""
@@ -98,8 +104,12 @@ class TransformersEngine:
         """Completions of every prompt, prompt by prompt, one for each of its seeds."""
         device = self.decoder.device
         streams = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
-        kind: type[Cached] | type[Recomputed] = Cached if self.ways.cached else Recomputed
-        growing: Continuing = kind(self.decoder, prompts, [len(row) for row in seeds], sampling.max_tokens)
+        counts, room = [len(row) for row in seeds], sampling.max_tokens
+        growing: Continuing
+        if self.ways.cached:
+            growing = Cached(self.decoder, prompts, counts, room, self.ways.blocks)
+        else:
+            growing = Recomputed(self.decoder, prompts, counts, room)
         ids = torch.zeros(len(streams), sampling.max_tokens, dtype=torch.int64, device=device)
         logp = torch.zeros(len(streams), sampling.max_tokens, dtype=torch.float32, device=device)
         length = torch.full((len(streams),), sampling.max_tokens, device=device)
@@ -112,9 +122,11 @@ class TransformersEngine:
                 uniform = _uniform(streams, alive.tolist(), min(BLOCK, sampling.max_tokens - t)).to(device)
             token, token_logp = draw(self.head(growing.hidden), uniform[:, t % BLOCK], t)
             ids[alive, t], logp[alive, t] = token, token_logp
-            ended = torch.isin(token, stop)
-            if ended.any():
-                length[alive[ended]], stopped[alive[ended]] = t + 1, True
+            # A row that has ended goes on until somebody looks, and what is behind its end is cut off below.
+            now = torch.isin(token, stop) & ~stopped[alive]
+            length[alive] = torch.where(now, t + 1, length[alive])
+            stopped[alive] = stopped[alive] | now
+            if (t + 1) % self.look == 0 and (ended := stopped[alive]).any():
                 going = _closed_up(ended)
                 if not len(going):
                     break
@@ -179,13 +191,21 @@ class _Sampler:
             logits = logits / heat
         if self.banned is not None:
             logits = logits.index_fill(1, self.banned, -torch.inf)
-        logp = logits.log_softmax(1)
-        token = logp.argmax(1) if heat == 0 else _invert(self._kept(logp), uniform)
-        return token, logp.gather(1, token[:, None])[:, 0]
+        top = logits.amax(1, keepdim=True)
+        p = (logits - top).exp_()  # not normalised
+        sums = _block_sums(p)
+        if heat == 0:
+            token = logits.argmax(1)
+        else:
+            kept = self._kept(p)
+            token = _invert(kept, uniform, sums if kept is p else None)
+        own = logits.gather(1, token[:, None]) - top
+        return token, (own[:, 0].double() - sums.sum(1).log()).to(logits.dtype)
 
-    def _kept(self, logp: Tensor) -> Tensor:
-        """Probabilities [b, V] with 0 for what top-k and top-p cut off; not normalised."""
-        sampling, p = self.sampling, logp.exp()
+    def _kept(self, p: Tensor) -> Tensor:
+        """Of probabilities [b, V], not normalised: with 0 for what top-k and top-p cut off; themselves, where nothing
+        is."""
+        sampling = self.sampling
         if 0 < sampling.top_k < p.shape[1]:
             floor = p.topk(sampling.top_k, dim=1).values[:, -1:]
             p = p.masked_fill(p < floor, 0.0)
@@ -197,9 +217,30 @@ class _Sampler:
         return p
 
 
-def _invert(p: Tensor, uniform: Tensor) -> Tensor:
-    """The first id whose cumulative probability is above uniform * total; ids of probability 0 are never it."""
-    summed = p.double().cumsum(1)
+def _block_sums(p: Tensor) -> Tensor:
+    """[b, V] -> [b, n] float64, sums of SUMMED columns each; those that are left over are the last."""
+    whole = p.shape[1] // SUMMED * SUMMED
+    parts = [p[:, :whole].unflatten(1, (-1, SUMMED)).sum(2)] if whole else []
+    parts += [p[:, whole:].sum(1, keepdim=True)] if whole < p.shape[1] else []
+    return torch.cat(parts, 1).double()
+
+
+def _invert(p: Tensor, uniform: Tensor, sums: Tensor | None = None) -> Tensor:
+    """The first id whose cumulative probability is above uniform * total; ids of probability 0 are never it.
+
+    sums: `_block_sums` of p. The block is found first, and then the id in it, so that only these are summed in float64.
+    """
+    sums = _block_sums(p) if sums is None else sums
+    summed = sums.cumsum(1)
     total = summed[:, -1:].contiguous()
-    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(summed, point, right=True)[:, 0]
+    point = torch.minimum(uniform[:, None] * total, _below(total))
+    block = torch.searchsorted(summed, point, right=True)
+    ids = block * SUMMED + torch.arange(SUMMED, device=p.device)
+    inside = p.gather(1, ids.clamp(max=p.shape[1] - 1)).masked_fill(ids >= p.shape[1], 0.0).double().cumsum(1)
+    rest = point - (summed.gather(1, block) - sums.gather(1, block))
+    rest = torch.minimum(rest.clamp(min=0.0), _below(inside[:, -1:]))  # a block's own sum is rounded
+    return ids.gather(1, torch.searchsorted(inside, rest, right=True))[:, 0]
+
+
+def _below(x: Tensor) -> Tensor:
+    return torch.nextafter(x, torch.zeros_like(x))

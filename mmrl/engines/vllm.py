@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,26 +18,34 @@ from mmrl.engines.view import collapse
 from mmrl.engines.vllm_model import HEAD, Model
 from mmrl.engines.vllm_wire import Drawn, Request, Save
 
+GIVEN = {"lora", "model", "dtype", "tokenizer"}  # to a server by the engine itself
 TEMPERATURES = (0.01, 2.0)  # vLLM raises smaller ones to the first without an error, and refuses larger ones
 
 
 class Backend(Protocol):
-    """Where vLLM runs."""
+    """Where vLLM runs. flows: whether weights may change while it samples."""
 
     max_model_len: int
+    flows: bool
 
     def sample(self, requests: Sequence[Request], sampling: Sampling, adapted: bool) -> list[Drawn]:
         """One completion per request, in their order; adapted: with the adapter that was loaded, maybe by another
         process."""
 
-    def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
-        """Replace the weights and forget every cached prefix."""
+    def load(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int) -> None:
+        """Replace the weights and forget every cached prefix. weights: from the first one, also where asked again."""
 
     def load_lora(self, save: Save, version: int) -> None:
         """Replace the adapter by what `save` writes, and forget every cached prefix."""
 
-    def settle(self) -> None:
+    def settle(self, version: int) -> None:
         """After a load, on every process that shares it: what it holds now is what samples are to come from."""
+
+    def returned(self) -> bool:
+        """Whether a server that was lost answers again."""
+
+    def counts(self) -> dict[str, float]:
+        """Numbers of servers."""
 
     def rest(self) -> None:
         """Nothing will be sampled before the next load."""
@@ -49,12 +58,13 @@ class VllmEngine:
 
     path: the model, a folder in Hugging Face format or a hub name; the first weights come from there.
     mode: "colocated" runs vLLM in this process; "server" talks to a running `vllm serve` (see docs/vllm.md).
-    dtype: as vLLM takes it ("float32", "bfloat16", "auto"); a server has its own. max_model_len: prompt + completion;
-    of a server, the least that it must have.
+    dtype: as vLLM takes it ("float32", "bfloat16", "auto"); a server must have it, "auto" takes any.
+    max_model_len: prompt + completion; of a server, the least that it must have.
     processor: what vLLM's processor of pictures is told; a server has its own.
     lora: an adapter over fixed weights, which `sync_lora` takes. Without, `sync` takes whole (merged) weights.
     sleep: colocated, what `rest` gives back: 0 nothing, 1 or 2 the device's memory (see Colocated).
-    options: keyword arguments of `vllm.LLM`, or of `mmrl.engines.vllm_server.Server`.
+    options: keyword arguments of `vllm.LLM`, or of `mmrl.engines.vllm_pool.Pool`.
+    tokenizer: the policy's, which a server's must equal; None: not compared.
 
     With top_p or top_k on, log-probs are those of the truncated distribution: what vLLM drew from is all it reports.
     """
@@ -64,6 +74,7 @@ class VllmEngine:
     def __init__(
         self,
         path: str | Path,
+        tokenizer: Any = None,
         *,
         mode: Literal["colocated", "server"] = "colocated",
         dtype: str = "auto",
@@ -79,11 +90,12 @@ class VllmEngine:
         self.shared = mode == "server"  # one engine for all processes
         self._backend: Backend
         if mode == "server":
-            from mmrl.engines.vllm_server import Server
+            from mmrl.engines.vllm_pool import Pool
 
             if sleep:
                 raise ValueError("vllm: sleep is for mode colocated; a server has its device for itself")
-            self._backend = Server(lora=lora, model=self._model, **(options or {}))
+            _refuse_unknown(Pool, options or {})
+            self._backend = Pool(lora=lora, model=self._model, dtype=dtype, tokenizer=tokenizer, **(options or {}))
         elif mode == "colocated":
             from mmrl.engines.vllm_colocated import Colocated
 
@@ -103,6 +115,25 @@ class VllmEngine:
     def max_model_len(self) -> int:
         """Tokens of prompt and completion."""
         return self._backend.max_model_len
+
+    @property
+    def flows(self) -> bool:
+        """Whether weights may change while completions are sampled, which go on with the new ones: of servers only."""
+        return self._backend.flows
+
+    @flows.setter
+    def flows(self, on: bool) -> None:
+        if not self.shared:
+            raise ValueError("vllm: weights flow to servers only; set mode: server")
+        self._backend.flows = on
+
+    def returned(self) -> bool:
+        """Whether a server that was lost answers again, and needs a sync."""
+        return self._backend.returned()
+
+    def counts(self) -> dict[str, float]:
+        """rollout/servers: those that get prompts now; rollout/asked_again: requests so far that a server lost."""
+        return self._backend.counts()
 
     def generate(
         self, prompts: Sequence[Row | Tensor], n: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
@@ -129,7 +160,7 @@ class VllmEngine:
         """
         if self.lora:
             raise RuntimeError("vllm: the engine runs with lora=True; give what saves the adapter to sync_lora")
-        self._update(lambda: self._backend.load(self._model.sent(weights), version), version, once)
+        self._update(lambda: self._backend.load(lambda: self._model.sent(weights), version), version, once)
 
     def sync_lora(self, save: Save, version: int, once: Once = here) -> None:
         """Take over the adapter that `save` (`save_pretrained` of a PEFT model) writes. once: as for `sync`."""
@@ -179,7 +210,7 @@ class VllmEngine:
             once(load)
         else:
             load()
-        self._backend.settle()
+        self._backend.settle(version)
         self.version = version
 
     def _causes(self, found: Agreement) -> list[str]:
@@ -235,8 +266,18 @@ def _completion(drawn: Drawn, sampling: Sampling) -> Completion:
         raise RuntimeError(f"vllm: {len(drawn.ids)} tokens came back with log-probs {drawn.logp[:8]} ...; not usable")
     if forbidden := set(drawn.ids) & set(sampling.banned):
         raise RuntimeError(f"vllm: sampled the banned ids {sorted(forbidden)}, which it was told to mask")
+    if drawn.versions is not None and len(drawn.versions) != len(drawn.ids):
+        raise RuntimeError(f"vllm: {len(drawn.ids)} tokens came back with the versions of {len(drawn.versions)}")
     stop = "eos" if drawn.stopped else "length"
-    return Completion(torch.tensor(drawn.ids), torch.tensor(drawn.logp, dtype=torch.float32), stop)
+    logp = torch.tensor(drawn.logp, dtype=torch.float32)
+    versions = None if drawn.versions is None else torch.tensor(drawn.versions)
+    return Completion(torch.tensor(drawn.ids), logp, stop, versions=versions)
+
+
+def _refuse_unknown(backend: Any, options: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(backend).parameters if name not in GIVEN]
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"vllm: a server has no option {', '.join(unknown)}; it has: {', '.join(known)}")
 
 
 def _several_processes() -> bool:

@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Colocated:
     the weights in the CPU's memory, 2 drops them, 0 stays awake.
     The global random states of torch, NumPy and Python are as before after each call: vLLM seeds and draws from them.
     """
+
+    flows = False
 
     def __init__(
         self,
@@ -115,10 +117,10 @@ class Colocated:
             )
         return [_drawn(output) for output in outputs]
 
-    def load(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+    def load(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int) -> None:
         # Prefixes get their room last: while weights are loaded there may be none for both.
         self._wake("weights")
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights()})
         self._wake("kv_cache")
         self._forget()
 
@@ -132,8 +134,16 @@ class Colocated:
         self._adapter = LoRARequest("policy", 1, path)
         self._forget()
 
-    def settle(self) -> None:
+    def settle(self, version: int) -> None:
         """Nothing: nobody else sends weights here."""
+
+    def returned(self) -> bool:
+        """There is no server."""
+        return False
+
+    def counts(self) -> dict[str, float]:
+        """There is no server."""
+        return {}
 
     def rest(self) -> None:
         """Give the device's memory to the trainer until the next sync."""

@@ -15,6 +15,10 @@ class ServerError(RuntimeError):
     """The server refused, failed, is not vLLM or could not be reached; the message holds its own words."""
 
 
+class Lost(ServerError):
+    """The server is not there, broke off, or failed within (5xx): another one may do what it was asked."""
+
+
 class Client:
     """url: where the server listens. timeout: seconds for one request. Requests are not repeated: a server that came
     back after a crash holds other weights. A key in the environment variable VLLM_API_KEY is sent along."""
@@ -27,9 +31,9 @@ class Client:
     def get(self, path: str) -> Answer:
         return Answer(self.url + path, self._call(urllib.request.Request(self.url + path)))
 
-    def post(self, path: str, body: dict[str, Any]) -> Answer:
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Answer:
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(self.url + path, json.dumps(body or {}).encode(), headers)
         return Answer(self.url + path, self._call(request))
 
     def _call(self, request: urllib.request.Request) -> str:
@@ -40,13 +44,12 @@ class Client:
                 return str(answer.read().decode(errors="replace"))
         except urllib.error.HTTPError as error:
             words = " ".join(error.read().decode(errors="replace").split())[:1000]
-            raise ServerError(f"vllm: {request.full_url} answered {error.code}: {words}") from error
+            kind = Lost if error.code >= 500 else ServerError
+            raise kind(f"vllm: {request.full_url} answered {error.code}: {words}") from error
         except OSError as error:
-            raise ServerError(f"vllm: {request.full_url} cannot be reached: {error}") from error
+            raise Lost(f"vllm: {request.full_url} cannot be reached: {error}") from error
         except http.client.HTTPException as error:
-            raise ServerError(
-                f"vllm: {request.full_url} does not answer in HTTP: {error!r}; look at the url"
-            ) from error
+            raise Lost(f"vllm: {request.full_url} does not answer in HTTP: {error!r}; look at the url") from error
 
 
 class Answer:
@@ -68,6 +71,13 @@ class Answer:
                 "url: does another server listen there?"
             ) from None
         return found
+
+    def maybe(self, *path: str | int) -> Any:
+        """As `at`; None where the answer has nothing there."""
+        try:
+            return self.at(*path)
+        except ServerError:
+            return None
 
     @cached_property
     def _value(self) -> Any:

@@ -30,12 +30,14 @@ class Drawn:
     """What a backend returns for one request.
 
     ids: the completion. logp: of each id. stopped: whether a stop id ended it. read: the ids made of the prompt.
+    versions: of a server whose weights may change meanwhile, those that sampled each id; None: the last that were sent.
     """
 
     ids: list[int]
     logp: list[float]
     stopped: bool
     read: list[int]
+    versions: list[int] | None = None
 
 
 def write_lora(save: Save, folder: Path) -> str:

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.engines.blocks import Blocks
 from mmrl.engines.continuing import Cached
 from mmrl.engines.decoder import Decoder, Row
 
 # Tokens of the two rows that are tried: prompts shorter and longer than the kernel of a convolution.
 PROMPTS, COMPLETION = (2, 7), 4
 TOKENS = sum(PROMPTS) + 2 * COMPLETION
+# Parameters, the smallest ones, whose gradients are compared.
+GRADIENTS = 8
 # Of hidden states, relative to their size: what another order of sums rounds, in float32 (norms of small states make
 # much of it) and in 16 bit.
 ROUNDING, ROUNDING_16 = 5e-3, 0.1
@@ -28,12 +31,15 @@ ROUNDING, ROUNDING_16 = 5e-3, 0.1
 @dataclass(frozen=True)
 class Ways:
     """cached: tokens may be sampled on a cache. padded: prompts of unequal length may fill it together, padded on the
-    left. shared: completions may be replayed, with gradient, on the cache of their prompt. why: what is wrong with a
-    cache that is of no use, or with padding."""
+    left. shared: completions may be replayed, with gradient, on the cache of their prompt; recomputed: in train mode,
+    too, where layers are computed again in the backward (gradient checkpointing). blocks: tokens may be sampled by
+    engines.blocks. why: what is wrong with a cache that is of no use, or with padding."""
 
     cached: bool = True
     padded: bool = True
     shared: bool = True
+    recomputed: bool = False
+    blocks: bool = False
     why: str = ""
 
 
@@ -46,17 +52,18 @@ def trial_ids(vocabulary: int, banned: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def find_ways(decoder: Decoder, ids: Tensor) -> Ways:
+def find_ways(decoder: Decoder, ids: Tensor, recomputed: bool = False) -> Ways:
     """The ways in which a decoder, in eval mode, gives the hidden states of the plain way.
 
-    ids: see trial_ids. What was found holds for every model of the same class and numbers. Raises
-    ValueError for one that cannot be replayed: its tokens see what is behind them, or its rows one another.
+    ids: see trial_ids. recomputed: try Ways.recomputed, too, for a decoder with gradient checkpointing. What was found
+    holds for every model of the same class and numbers. Raises ValueError for one that cannot be replayed: its tokens
+    see what is behind them, or its rows one another.
     """
     if decoder.prefix_attention:
         return Ways()  # a prompt of it is never in one row with what follows, so there is no plain way
-    key = _kind(decoder)
+    key = _kind(decoder), recomputed
     if key not in _FOUND:
-        _FOUND[key] = _tried(decoder, ids)
+        _FOUND[key] = _tried(decoder, ids, recomputed)
     return _FOUND[key]
 
 
@@ -71,7 +78,7 @@ def _kind(decoder: Decoder) -> Hashable:
     return type(decoder), type(module), config.to_json_string(), config._attn_implementation, kind, computes
 
 
-def _tried(decoder: Decoder, ids: Tensor) -> Ways:
+def _tried(decoder: Decoder, ids: Tensor, recomputed: bool) -> Ways:
     pieces = [Row(piece) for piece in ids.split([*PROMPTS, COMPLETION, COMPLETION])]
     trial = _Trial(decoder, pieces[:2], pieces[2:])
     if not trial.causal():
@@ -81,7 +88,10 @@ def _tried(decoder: Decoder, ids: Tensor) -> Ways:
             "and what it samples cannot be replayed. Choose another model.path"
         )
     if trial.right(trial.sampled, (0, 1)) and not _counts_padding(decoder):
-        return Ways(shared=trial.right(trial.shared))
+        shared = trial.right(trial.shared)
+        recomputed = shared and recomputed and trial.right(trial.recomputed)
+        blocks = Blocks.usable(decoder.module) and trial.right(trial.sampled, (0, 1), True)
+        return Ways(shared=shared, recomputed=recomputed, blocks=blocks)
     cached = trial.right(trial.sampled, (0,)) and trial.right(trial.sampled, (1,))
     return Ways(cached, padded=False, shared=False, why=trial.why)
 
@@ -127,10 +137,10 @@ class _Trial:
         rows.append(self.decoder.run([self.prompts[1]]).hidden[0])
         return self.right(lambda: (rows, [*self.plain, self.plain[1][: PROMPTS[1]]]))
 
-    def sampled(self, chosen: Sequence[int]) -> Compared:
+    def sampled(self, chosen: Sequence[int], blocks: bool = False) -> Compared:
         """Two rows of each chosen prompt on one cache; the first ends after a token, and the last takes its place."""
         owners = [i for i in chosen for _ in range(2)]
-        growing = Cached(self.decoder, [self.prompts[i] for i in chosen], [2] * len(chosen), COMPLETION)
+        growing = Cached(self.decoder, [self.prompts[i] for i in chosen], [2] * len(chosen), COMPLETION, blocks)
         found: list[Tensor] = []
         wanted: list[Tensor] = []
         for t in range(COMPLETION):
@@ -159,6 +169,31 @@ class _Trial:
         found = [line[: len(row)] for line, row in zip(hidden, rows)]
         return found, [self.plain[i][PROMPTS[i] :][: len(row)] for i, row in zip(owner, rows)]
 
+    def recomputed(self) -> Compared:
+        """The same in train mode with gradient, and the gradient of a few small parameters."""
+        module = self.decoder.module
+        parameters = sorted((p for p in module.parameters() if p.requires_grad), key=Tensor.numel)[:GRADIENTS]
+        module.train()
+        try:
+            with torch.enable_grad():
+                found, wanted = self._on_filled(), [self.decoder.run([row]).hidden[0] for row in self.whole]
+                wanted = [wanted[i][PROMPTS[i] :][: len(line)] for i, line in zip((0, 0, 1), found)]
+                gradients = [_gradients(lines, parameters) for lines in (found, wanted)]
+        finally:
+            module.eval()
+        return [*found, *gradients[0]], [*wanted, *gradients[1]]
+
+    def _on_filled(self) -> list[Tensor]:
+        from mmrl.engines.cache import Filled
+
+        cache = self.decoder.new_cache()
+        filled = Filled(cache, self.decoder.layers)
+        before = self.decoder.run(self.prompts, left=True, cache=cache)
+        places = torch.tensor([0, 0, 1], device=self.decoder.device)
+        rows = [Row(self.completions[0].ids[:2]), *self.completions]
+        hidden = self.decoder.run(rows, cache=filled.select(places), before=before, owner=places).hidden
+        return [line[: len(row)] for line, row in zip(hidden, rows)]
+
     @property
     def _exact(self) -> bool:
         return self.plain[0].dtype == torch.float32 and not torch.is_autocast_enabled(self.decoder.device.type)
@@ -169,3 +204,12 @@ class _Trial:
         gaps = [(a - b).abs().amax(-1) / b.abs().amax(-1).clamp(min=1e-6) for a, b in zip(found, wanted)]
         gap = torch.cat(gaps).float()
         return float(gap.max() if self._exact else gap.median())
+
+
+def _gradients(lines: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """[1, numel] of each parameter, of a sum over hidden states that weighs each number differently."""
+    if not parameters:
+        return []
+    flat = torch.cat([line.flatten() for line in lines]).float()
+    loss = (flat * torch.linspace(-1, 1, len(flat), device=flat.device)).sum()
+    return [g.flatten()[None] for g in torch.autograd.grad(loss, parameters, materialize_grads=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,26 @@ MIXED = (
     "a backward goes through weights that do not act now: differentiate a loss inside of the `acting` block in which "
     "it was made, and detach what comes from outside of it"
 )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """That a parameter is some rows of a weight, which is divided over processes (mmrl.modalities.shards). of: how many
+    rows there are in all."""
+
+    of: int
+
+
+def part_of(parameter: nn.Parameter, rows: Rows) -> nn.Parameter:
+    """The parameter, marked as rows of a weight, whose memory it shares."""
+    parameter.rows = rows  # type: ignore[attr-defined]
+    return parameter
+
+
+def rows_of(parameter: nn.Parameter) -> int:
+    """How many rows the weight has of which the parameter is some; all of a weight that is not divided."""
+    rows = getattr(parameter, "rows", None)
+    return rows.of if isinstance(rows, Rows) else len(parameter)
 
 
 def copies(parameters: Mapping[str, Tensor], trained: bool = False) -> dict[str, nn.Parameter]:
@@ -47,6 +68,12 @@ def exchange(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], ap
     for parameter, tensor in pairs:
         data, gradient = parameter.data, parameter.grad
         parameter.grad = None
+        if hasattr(parameter, "rows"):  # the model gathers from this very memory
+            held = data.clone()
+            data.copy_(tensor.data)
+            tensor.data.copy_(held)
+            parameter.grad, tensor.grad = tensor.grad, gradient
+            continue
         if apart:  # a parameter whose type changes gets another node that gradients arrive at
             parameter.data = data.new_empty(0, dtype=torch.float64 if data.dtype != torch.float64 else torch.float32)
         parameter.data, parameter.grad = tensor.data, tensor.grad

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward
+from mmrl.modalities.shards import Divisible, Shards
 from mmrl.share import resolve
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mmrl.engines.base import Completion
     from mmrl.environments.base import Environment
     from mmrl.media import Heard, Media
+    from mmrl.modalities.apart import Apart
     from mmrl.types import ActionLogProbs, Group, Noised, Prompt, Sample, Slice
 
 
@@ -104,6 +106,26 @@ class Adapter:
         """Name -> parameter, in a fixed order; the names are those of the trainer's state."""
         raise NotImplementedError(self._lacks("trainable_parameters"))
 
+    # How its weights are divided over processes; None: every process has all of them. A run sets it.
+    shards: Shards | None = None
+
+    def divisible(self) -> Sequence[Divisible]:
+        """Models whose weights can be divided over processes, as they are trained now; asked once, before the first
+        forward. Left out: a run with `sharding` is refused."""
+        raise Unsupported(
+            f"sharding: the weights of {type(self).__name__} cannot be divided over processes (it needs the method "
+            "divisible); leave sharding.shards at 1"
+        )
+
+    def held_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """`trainable_parameters`, of divided ones what this process holds: what optimizers move, roles exchange and
+        checkpoints keep."""
+        if self.shards is None:
+            return self.trainable_parameters()
+        if self.shards.is_whole:
+            raise RuntimeError("other weights cannot take the place of the policy's while these are gathered")
+        return {name: self.shards.part(p) for name, p in self.trainable_parameters().items()}
+
     def select(self, components: Sequence[str] | None) -> None:
         """Choose which parts of the model are trained from now on, before a stage; None is the adapter's own choice.
 
@@ -155,6 +177,12 @@ class Adapter:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
         entering, through `once` (mmrl.engines.base.Once) where processes share it. Left out: nothing is done."""
         return nullcontext()
+
+    def apart(self) -> Apart:
+        """For a stage with `asynchronous`: how it samples apart from the training, by servers. Left out: it cannot."""
+        raise Unsupported(
+            f"asynchronous: {type(self).__name__} samples with the policy that is trained; leave it out of the stage"
+        )
 
     def close(self) -> None:
         """Give back what sampling holds besides the policy, at the end of a training; it may be asked for again."""
@@ -369,6 +397,11 @@ class Adapter:
         """All tensors of the policy, frozen parts and buffers too. Left out: what is trained."""
         return self.trainable_parameters().values()
 
+    def parked(self) -> Sequence[Sequence[Tensor]]:
+        """Of `weights` those that wait in main memory where the run trains on a GPU, in parts that come to it one at a
+        time. Left out: none."""
+        return ()
+
     def deep_modules(self) -> Iterable[torch.nn.Module]:
         """Models with lists of equal blocks that run one after the other, each on what the one before gave: of these a
         plan traces some. Left out: all that the policy computes is traced."""
@@ -386,6 +419,11 @@ class Adapter:
     def blank(self, prompt: Prompt) -> Sample | None:
         """A sample as long as a rollout makes them, its actions made up. Left out: memory is not estimated."""
         return None
+
+    def forwards(self, sample: Sample) -> int:
+        """How many forwards of the policy, one after the other, a rollout of this (blank) sample takes. Left out: one
+        for each action."""
+        return len(sample.actions.mask)
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """The part of a rollout of these blank samples, n of a prompt, that takes most memory. Left out: rollouts
@@ -416,7 +454,9 @@ class Adapter:
             with torch.set_grad_enabled(gradient):
                 yield
             return
-        parameters = self.trainable_parameters()
+        parameters = self.held_parameters()
+        if gradient and self.shards is not None:
+            raise RuntimeError("roles get no gradient while the policy's weights are divided over processes")
         for name in weights or ():
             parameters[name]  # before anything is exchanged
         self._put_in_place(weights, parameters, gradient)
@@ -443,7 +483,7 @@ class Adapter:
 
     def prepare_reference(self) -> None:
         """Make the policy as it is now the reference. Left out: a copy of the trained parameters is kept."""
-        self._reference = copies(self.trainable_parameters())
+        self._reference = copies(self.held_parameters())
 
     def take_reference(self, path: str, components: Sequence[str] | None = None) -> None:
         """Make another policy the reference: one like this, in a folder that `Config.at` reads, its parts as `select`

@@ -252,7 +252,13 @@ def _own_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
+    found: dict[str, None] = {}
+    last: Mapping[str, Any] = {}
+    for row in rows:
+        if row.keys() != last.keys():  # most have the names of the row before
+            found |= dict.fromkeys(row)
+            last = row
+    return list(found)
 
 
 def with_evaluations(rows: Sequence[Mapping[str, Any]], by_step: Mapping[int, Values]) -> list[Mapping[str, Any]]:

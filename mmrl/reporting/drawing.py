@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from numpy.lib.stride_tricks import sliding_window_view
 
 # matplotlib cannot write `var(--x)`, so it draws with these stand-ins and the SVG is rewritten after.
 INK, GRID = "#0a0b0c", "#0d0e0f"
@@ -75,17 +77,33 @@ def _draw(axes: Any, line: Series, colour: str, marker: str, smooth: bool) -> No
         axes.plot(steps, values, linewidth=1.7, marker="o" if alone else marker, markersize=4, **style)
         return
     axes.plot(steps, values, linewidth=0.8, alpha=0.35, **style)
-    means = thin(moving_mean(line.points, window))
+    even = blocks(line.points)
+    means = thin(moving_mean(even, len(even) // 20))
     axes.plot(*zip(*means, strict=True), linewidth=1.9, **style)
 
 
 def moving_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
     """Mean of the last `window` finite values at each step; NaN where there is none."""
-    out = []
-    for end, (step, _) in enumerate(points, start=1):
-        recent = [value for _, value in points[max(0, end - window) : end] if math.isfinite(value)]
-        out.append((step, sum(recent) / len(recent) if recent else math.nan))
-    return out
+    steps, values = np.array(points, dtype=np.float64).T
+    finite = np.isfinite(values)
+    before = np.zeros(window - 1)
+    sums = sliding_window_view(np.concatenate([before, np.where(finite, values, 0.0)]), window).sum(axis=1)
+    counts = sliding_window_view(np.concatenate([before, finite]), window).sum(axis=1)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
+    return list(zip(steps.tolist(), means.tolist()))
+
+
+def blocks(points: Sequence[tuple[float, float]], most: int = 10_000) -> list[tuple[float, float]]:
+    """At most `most` points: means of so many neighbours each, at the last one's step; NaN where none is finite."""
+    width = -(-len(points) // most)
+    if width <= 1:
+        return list(points)
+    made = []
+    for start in range(0, len(points), width):
+        some = points[start : start + width]
+        finite = [value for _, value in some if math.isfinite(value)]
+        made.append((some[-1][0], math.fsum(finite) / len(finite) if finite else math.nan))
+    return made
 
 
 def _dress(axes: Any, log: bool) -> None:

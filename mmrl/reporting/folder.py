@@ -84,6 +84,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     """
     if depth > MOST_DEPTH:
         raise ValueError(f"more than {MOST_DEPTH} levels")
+    if type(value) is float:  # nearly all of a run's values
+        return value if abs(value) <= MOST_NUMBER else None  # NaN is not
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, bool) or value is None:

@@ -172,6 +172,7 @@ def readable_rows(data: bytes, where: str, problems: list[str]) -> list[dict[str
     """
     rows: dict[int, dict[str, Any]] = {}
     faults: dict[str, list[int]] = defaultdict(list)
+    names: dict[str, str] = {}
     last = -math.inf
     for number, _, value, problem in lines_of(data):
         step = value.get("step") if isinstance(value, Mapping) else None
@@ -185,7 +186,11 @@ def readable_rows(data: bytes, where: str, problems: list[str]) -> list[dict[str
             elif step < last:
                 faults["behind that of a later step, put in its place"].append(number)
             last = max(last, step)
-            rows[step] = rows.get(step, {}) | {plain(key): plain(v) for key, v in value.items() if _is_number(v)}
+            rows[step] = rows.get(step, {}) | {
+                names.get(key) or names.setdefault(key, plain(key)): plain(v)
+                for key, v in value.items()
+                if _is_number(v)
+            }
     for what, numbers in faults.items():
         count = f"{len(numbers)} line{'s' if len(numbers) > 1 else ''}"
         problems.append(f"{where}: {count} {what} (line {numbers[0]}{' and on' if len(numbers) > 1 else ''})")

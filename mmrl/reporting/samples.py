@@ -22,6 +22,7 @@ from mmrl.reporting.conversations import GroupPictures, Render, media_record, re
 from mmrl.reporting.disk import sync, writing
 from mmrl.reporting.files import dumps
 from mmrl.reporting.folder import RunFolder
+from mmrl.reporting.thinning import thin_out
 from mmrl.types import Group, Prompt, Sample, Score
 
 PART = re.compile(r"part_[0-9]{4,}")
@@ -44,6 +45,11 @@ class SampleStore:
     def write(self, tag: str, groups: Sequence[Group], extra: Mapping[str, Any] | None = None) -> Path:
         """See write_step."""
         return self._kept(write_step(self.run_dir, tag, groups, extra, self.render, self.part, self.parts))
+
+    def thin_out(self, kind: str, step: int, every: int, most: int) -> None:
+        """See thinning.thin_out; the first process does it, when all have written the step."""
+        if self.part == 0:
+            thin_out(self.run_dir, kind, step, every, most)
 
     def offending(self, groups: Sequence[Group], why: str) -> Path:
         """See write_offending."""
@@ -94,7 +100,7 @@ def write_step(
                 "groups": [_group_record(g, f"{place:04d}", building, render) for place, g in enumerate(groups)],
                 "extra": extra or {},
             }
-            (building / "index.json").write_text(dumps(index, indent=1), encoding="utf-8")
+            (building / "index.json").write_text(dumps(index), encoding="utf-8")
             if parts > 1:
                 step.mkdir(exist_ok=True)
             if part == 0 and parts > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,16 @@ from mmrl.data.choices import check_shuffled
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
-from mmrl.media import MediaError
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
-from mmrl.reporting.progress import counted
 from mmrl.rewarding.call import StopRun
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
+from mmrl.training.fitting import usable
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
+from mmrl.training.sharding import divide
 from mmrl.training.stopping import Stops
 from mmrl.training.wanted import refuse_unshown
 from mmrl.types import Prompt
@@ -53,9 +53,13 @@ def assemble(
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
     rewards, eval_rewards = load_rewards(config, lacking=not weights)
     adapter = load_adapter(config, processes.device, weights)
+    if weights and training:
+        divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"
-    prompts, eval_prompts = load_prompts(config, adapter, None if weights else LOOKED_AT, told)
+    # The processes of a plan are not there to look at their share.
+    some, sharing = (None, processes) if weights else (LOOKED_AT, None)
+    prompts, eval_prompts = load_prompts(config, adapter, some, told, sharing)
     check_prompts(prompts, rewards, config.data.on_bad_record)
     check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
     if weights:
@@ -128,18 +132,25 @@ def load_records(config: Config, adapter: Adapter) -> Records | None:
 
 
 def load_prompts(
-    config: Config, adapter: Adapter, first: int | None = None, told: str | None = None
-) -> tuple[list[Prompt], list[Prompt]]:
+    config: Config,
+    adapter: Adapter,
+    first: int | None = None,
+    told: str | None = None,
+    processes: Processes | None = None,
+) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     """(training prompts, held-out prompts) of a config; [] where it names none.
 
-    first: how many of each the adapter is asked about; None: all. told: the words of a bar over them; None: no bar.
+    first: how many of each the adapter is asked about; None: as many as the config says. told: the words of a bar over
+    them; None: no bar. processes: those that share the work.
     """
     columns, data = adapter.prompt_columns(), config.data
-    train = usable(adapter, training_prompts(data, columns), data.on_bad_record, first, told)
-    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told)
+    ask = data.looked_at if first is None else min(first, data.looked_at or first)
+    train = usable(adapter, training_prompts(data, columns), data.on_bad_record, ask, told, processes)
+    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told, processes)
     if data.shuffle_options:
         check_shuffled(train, "data.shuffle_options")
-    both = {_asked(p) for p in train} & {_asked(p) for p in held}
+    asked = {_asked(p) for p in held}
+    both = {same for p in train if (same := _asked(p)) in asked} if asked else set()
     if both:
         text = min(text for text, _ in both)
         warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {text!r}", stacklevel=2)
@@ -150,40 +161,15 @@ def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
     """Equal for prompts that ask the same."""
     refs = [*(prompt.record.get("images") or ()), *(prompt.record.get("sounds") or ())]
     candidates = prompt.record.get("candidates")
-    shown = tuple(ref if isinstance(ref, Hashable) else id(ref) for ref in refs)
+    shown = tuple(map(_told, refs))
     return prompt.text, (*shown, repr(candidates)) if candidates else shown
 
 
-def usable(
-    adapter: Adapter, prompts: Sequence[Prompt], on_bad: str, first: int | None = None, told: str | None = None
-) -> list[Prompt]:
-    """The prompts that the adapter can roll out; the others are counted and told.
-
-    first: how many it is asked about, unless it can use none of these; the rest counts as usable. None: all.
-    told: the words of a bar over them; None: no bar.
-    Raises ConfigError without any, and for a picture or a sound that cannot be used unless `on_bad` is skip.
-    """
-    asked = prompts[:first]
-    shown = asked if told is None else counted(asked, told)
-    reasons = {p.id: why for p in shown if (why := _unusable(adapter, p, on_bad))}
-    if len(reasons) == len(asked) < len(prompts):
-        return usable(adapter, prompts, on_bad, None, told)
-    if reasons:
-        named, why = next(iter(reasons.items()))
-        message = f"{len(reasons)} of {len(prompts)} prompts cannot be used, first {named!r}: {why}"
-        if len(reasons) == len(prompts):
-            raise ConfigError(message)
-        warnings.warn(f"{message}; dropped", stacklevel=2)
-    return [p for p in prompts if p.id not in reasons]
-
-
-def _unusable(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
-    try:
-        return adapter.usable(prompt)
-    except MediaError as error:
-        if on_bad == "stop":
-            raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
-        return str(error)
+def _told(ref: Any) -> Hashable:
+    """Equal for references that name, or hold, the same."""
+    if isinstance(ref, Hashable):
+        return ref
+    return ref["bytes"] if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes) else repr(ref)
 
 
 def check_prompts(prompts: Sequence[Prompt], rewards: Sequence[LoadedReward], on_bad: str) -> None:

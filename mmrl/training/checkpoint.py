@@ -8,16 +8,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmrl.modalities.shards import Shards
 from mmrl.reporting.disk import WriteError
+from mmrl.training import pieces
 from mmrl.training.cursor import Cursor
 from mmrl.training.tensors import CheckpointError
 
@@ -48,10 +50,7 @@ class Checkpoints:
     ) -> Path:
         """Write what the main process knows into the temporary folder (made by `begin`)."""
         folder = self.temporary(cursor)
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
-            folder / "trainer.safetensors",
-        )
+        pieces.write(folder / pieces.WHOLE, tensors)
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         save_policy(folder / "policy")
         return folder
@@ -91,14 +90,21 @@ class Checkpoints:
     def abandon(self, cursor: Cursor) -> None:
         shutil.rmtree(self.temporary(cursor), ignore_errors=True)
 
-    def read(self) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
-        """(folder, state, tensors) of the latest checkpoint; CheckpointError when there is none."""
+    def read(
+        self, shards: Shards | None = None, weights: Mapping[str, int] = MappingProxyType({})
+    ) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+        """(folder, state, tensors) of the latest checkpoint; CheckpointError when there is none.
+
+        shards, weights: how weights are divided now, and all rows of those that are by name (see pieces.rows_of): of
+        these the tensors are this process's rows. However many processes wrote it.
+        """
         folder = self.latest
         if folder is None:
             raise CheckpointError(f"nothing to resume: no checkpoint in {self.root}; start anew with --fresh")
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "trainer.safetensors")
+            wanted = shards.range if shards else lambda rows: (0, rows)
+            tensors = pieces.read(folder, state.get("divided", {}), weights, wanted)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"checkpoint {folder} cannot be read ({error}); point checkpoints/latest at an older one"

@@ -9,8 +9,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrl.config import Config, ConfigError, DistillStage, FilterStage, ForwardProcessStage, SampledStage
-from mmrl.config import Stage as StageConfig
+from mmrl.config import Config, ConfigError, DistillStage, ForwardProcessStage
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter, Unsupported
@@ -19,15 +18,18 @@ from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewa
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
+from mmrl.training.estimate.splitting import most_rows, sharded_sizes
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.evaluation.scores import check_tasks, chosen
 from mmrl.training.packages import check_packages
+from mmrl.training.plan_batches import batch_lines, check_rows
 from mmrl.training.plan_prompts import prompt_lines
 from mmrl.training.plan_rewards import reward_lines
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.policy import Policy
 from mmrl.training.provenance import made_with, refuse_other_run
 from mmrl.training.run import Run
+from mmrl.training.sharding import refuse
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.kinds import made_stage
 from mmrl.types import Prompt
@@ -39,6 +41,8 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
     processes: how many the run would have. resume: check that a training would go on from the run's checkpoint.
     Raises what a training would raise before its first step, as far as that is known without the weights.
     """
+    shards = config.sharding.shards
+    refuse(config, processes)
     check_packages(config)
     files = getattr(config.model, "files", None)
     yield from files() if files else ()
@@ -50,6 +54,8 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
     yield from reward_lines([*run.rewards, *run.eval_rewards])
     yield from _found(run.data.prompts, run.data.eval_prompts, run.data.records)
     yield from run.adapter.plan_lines()
+    if shards > 1:
+        check_rows(shards, most_rows(run.adapter))
     if run.data.eval_prompts:
         check_tasks(chosen(run.data.eval_prompts, config.eval), config.eval)
     if resume:
@@ -60,7 +66,7 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
     for number, options in enumerate(config.stages):
         policy.select(options.components, options.name)
         cursor.begin_stage(number)
-        yield from _processes(options, processes)
+        yield from batch_lines(options, processes)
         if options.data_from is not None:
             yield f"stage {options.name}: its data come from stage {options.data_from}, and are not looked at"
             continue
@@ -68,12 +74,18 @@ def dry_run(config: Config, processes: int = 1, resume: bool = False) -> Iterato
         prompts, lines = _lengths(run.adapter, stage.rolled_out)
         yield from lines
         yield from _micro_batches(stage, prompts)
-        yield _estimated(stage, prompts)
+        yield from _estimated(stage, prompts)
         yield from role_lines(stage)
 
 
 def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
     """(name, memory) of each stage whose data are there."""
+    for stage, prompts in made_stages(config):
+        yield stage.options.name, estimate(stage, prompts)
+
+
+def made_stages(config: Config) -> Iterator[tuple[Stage[Any], list[Prompt]]]:
+    """Each stage whose data are there, of a run without weights on one process, and its prompts, the longest first."""
     run = assemble(config, PlannedProcesses(1), weights=False)
     policy, cursor = Policy(run.adapter), Cursor()
     for number, options in enumerate(config.stages):
@@ -81,7 +93,7 @@ def estimates(config: Config) -> Iterator[tuple[str, Estimate]]:
         cursor.begin_stage(number)
         if options.data_from is None:
             stage = made_stage(run, options, policy, cursor)
-            yield options.name, estimate(stage, _lengths(run.adapter, stage.rolled_out)[0])
+            yield stage, _lengths(run.adapter, stage.rolled_out)[0]
 
 
 # -------------------------------------------------------------------- what is there
@@ -123,20 +135,7 @@ def steps_done(config: Config) -> int:
     return int(state["cursor"]["total_steps"])
 
 
-# -------------------------------------------------------------------- processes and tokens
-
-
-def _processes(options: StageConfig, processes: int) -> Iterator[str]:
-    if isinstance(options, SampledStage | FilterStage) and options.groups < processes:
-        yield (
-            f"warning: stage {options.name}: {options.groups} prompts on {processes} processes: "
-            f"{processes - options.groups} of them have nothing to sample; take groups={processes} or more"
-        )
-    elif isinstance(options, SampledStage | FilterStage) and options.groups % processes:
-        yield (
-            f"stage {options.name}: {options.groups} prompts on {processes} processes: some have "
-            f"{-(-options.groups // processes)}, some {options.groups // processes}, and wait for the others"
-        )
+# -------------------------------------------------------------------- tokens
 
 
 def _lengths(adapter: Adapter, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
@@ -167,13 +166,18 @@ def _micro_batches(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str
         )
 
 
-def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> str:
+def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
     name = stage.options.name
     if not is_hollow(stage.run.adapter):
-        return f"memory of stage {name}: not estimated, its adapter is made with its weights"
+        yield f"memory of stage {name}: not estimated, its adapter is made with its weights"
+        return
     try:
-        return estimate(stage, prompts).line(name)
+        if stage.run.config.sharding.shards > 1:
+            yield from sharded_sizes(stage, prompts).lines(name, stage.run.processes.world)
+        else:
+            yield estimate(stage, prompts).line(name)
     except (ConfigError, Unsupported):  # a training would come to it, too
         raise
     except Exception as error:  # whatever the code of a model raises where tensors hold no numbers
-        return f"memory of stage {name}: not estimated: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        told = " ".join(str(error).split())[:200]
+        yield f"memory of stage {name}: not estimated: {type(error).__name__}: {told}"

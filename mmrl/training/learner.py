@@ -50,7 +50,7 @@ class Learner:
         self.adapter = adapter
         self.name, self.options, self.updates, self.processes = name, options, updates, processes
         self.parameters = dict(parameters)
-        self.optimizer = optim.build(options, self.parameters)
+        self.optimizer = optim.build(options, self.parameters, adapter.shards if adapter else None)
         self.average = self._averaging(options.ema) if options.ema else None
         self.steps = 0  # that are done
         self.rate = 0.0  # of the last one
@@ -63,8 +63,7 @@ class Learner:
         """
         if self.adapter and not self.adapter.policy_acts:
             raise RuntimeError(f"a step of {self.name} inside of a block `acting`: take it behind the block")
-        self.processes.sum_gradients(self.parameters.values())
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.options.max_grad_norm)
+        norm = self._summed()
         if not torch.isfinite(norm):
             raise NonFiniteError(f"gradient norm of {self.name} is {float(norm)}")
         self.rate = optim.learning_rate(self.options, self.steps, self.updates)
@@ -76,6 +75,18 @@ class Learner:
         if self.average:
             self.average.follow(self.steps)
         return float(norm)
+
+    def _summed(self) -> Tensor:
+        """Sum gradients over processes and clip them; returns the norm before."""
+        shards, parameters = self.adapter.shards if self.adapter else None, self.parameters.values()
+        if shards is None:
+            self.processes.sum_gradients(parameters)
+            return nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        shards.collect(self.processes.reduce)
+        self.processes.sum_gradients(p for p in parameters if not hasattr(p, "rows"))
+        norm = shards.norm(parameters, self.processes.reduce)
+        nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
+        return norm
 
     def _averaging(self, decay: float) -> Follower:
         return Follower(FollowConfig(decay=decay, rise="average"), copies(self.parameters), self.parameters)
@@ -92,7 +103,10 @@ class Learner:
     def refuse_non_finite(self, step: int | None = None) -> None:
         """Raise NonFiniteError where a weight is no number; step: of the run, for the message."""
         norms = torch._foreach_norm([p.detach() for p in self.parameters.values() if p.numel()])
-        if norms and not bool(torch.isfinite(torch.stack([n.float().cpu() for n in norms])).all()):
+        odd = bool(norms) and not bool(torch.isfinite(torch.stack([n.float().cpu() for n in norms])).all())
+        if self.adapter is not None and self.adapter.shards is not None:  # each process looks at its own parts
+            odd = self.processes.any(odd)
+        if odd:
             raise NonFiniteError(
                 f"weights of {self.name} are not finite after {self.steps} optimizer steps"
                 f"{f' (step {step})' if step else ''}; they are neither saved nor evaluated: lower the stage's "

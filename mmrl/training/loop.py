@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.shards import Gathered, as_whole
 from mmrl.reporting.disk import WriteError
 from mmrl.reporting.files import strict
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.progress import Progress
 from mmrl.reporting.shown import shown_samples
 from mmrl.reporting.summary import write_summary
+from mmrl.training.agreement import refuse_unlike
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor, Sums
 from mmrl.training.evaluation.heldout import heldout
@@ -46,7 +48,7 @@ class Loop:
         self.run, self.quiet, self.allow = run, quiet, tuple(allow)
         self.policy, self.cursor = Policy(run.adapter), Cursor()
         self.checkpoints = Checkpoints(run.folder, run.config.checkpoint.keep)
-        self.saver = Saver(self.checkpoints, run.processes)
+        self.saver = Saver(self.checkpoints, run.processes, run.adapter.shards)
         self.stage: Stage[Any] | None = None
         self.metrics: MetricsWriter | None = None
         self.progress: Progress | None = None
@@ -93,6 +95,7 @@ class Loop:
 
     def _train(self, resume: bool) -> dict[str, Any]:
         run = self.run
+        refuse_unlike(run.processes, self._made_with)
         run.folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._read_checkpoint()
@@ -167,7 +170,7 @@ class Loop:
         for learner in stage.learners.values():  # at once, as sampling with such weights fails with words of its own
             learner.refuse_non_finite(self.cursor.total_steps + 1)
         stage.close_step()
-        row = {"step": self.cursor.total_steps + 1, "stage": stage.options.name, **row}
+        row = {"step": self.cursor.total_steps + 1, "stage": stage.options.name, **row, **self.run.processes.waiting()}
         self.cursor.end_step(strict(row, finite=False))  # it may have to wait in a checkpoint
         if self._evaluation_due(stage):
             self.run.point("evaluation")
@@ -275,7 +278,12 @@ class Loop:
         cursor.wall_s = self._wall()
         everyone = replace(cursor, sums=cursor.sums.combined(self.run.processes))
         about = {"cursor": everyone.state(), "made_with": self._made_with}
-        return self.saver.save(cursor, self._parts(stage), about, self._save_own, self._save_policy, required)
+        save_policy, weights = self._save_policy, self._divided()
+        if self.adapter.shards is not None:
+            with averaged(stage.learners.values()):
+                gathered = self.adapter.shards.gathered(keep=self.run.processes.is_main)
+            save_policy = partial(self._save_gathered, gathered)
+        return self.saver.save(cursor, self._parts(stage), about, self._save_own, save_policy, required, weights)
 
     def _save_own(self, folder: Path) -> None:
         """What this process alone holds; rows and samples that the checkpoint counts on are on the disk before it."""
@@ -292,9 +300,18 @@ class Loop:
         with averaged(self.stage.learners.values() if self.stage else ()):
             self.run.adapter.save(folder)
 
+    def _save_gathered(self, gathered: Gathered, folder: Path) -> None:
+        with as_whole(gathered):
+            self.adapter.save(folder)
+
+    def _divided(self) -> dict[str, int]:
+        """All rows of the weights that are divided over processes, by name."""
+        return self.adapter.shards.names(self.adapter.held_parameters()) if self.adapter.shards is not None else {}
+
     def _read_checkpoint(self) -> None:
         """Take over where the last checkpoint stands. Raises CheckpointError where the run is another one."""
-        self._saved = _, state, _ = self.checkpoints.read()
+        with self.run.processes.failing_alike(CheckpointError):
+            self._saved = _, state, _ = self.checkpoints.read(self.adapter.shards, self._divided())
         self.cursor.load(state["cursor"])
         refuse_other_run(state["made_with"], self._made_with, self.cursor, self.allow)
 
@@ -302,7 +319,8 @@ class Loop:
         """The parts of the checkpoint, into a stage that was just made; nothing is written before all of them fit."""
         assert self._saved is not None
         (folder, state, tensors), self._saved = self._saved, None
-        load_parts(self._parts(stage), state["parts"], tensors)
+        with self.run.processes.failing_alike(CheckpointError):
+            load_parts(self._parts(stage), state["parts"], tensors)
         if stage.needs_reference and not self.run.adapter.reference_parameters():  # asked for by this resume only
             stage.prepare_reference()
         stage.load_own(folder)

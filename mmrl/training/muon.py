@@ -9,6 +9,11 @@ import torch
 from torch import nn
 
 from mmrl.config import ConfigError
+from mmrl.modalities.acting import rows_of
+from mmrl.modalities.shards import Shards
+
+# Options of a group that torch's Muon takes.
+MUON = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -17,6 +22,8 @@ class MuonAdamW(torch.optim.Optimizer):
     matrices: what `is_hidden_matrix` says of parameters by name; they move by an orthogonalised momentum whose size is
         matched to AdamW's (0.2 times the root of the longer side; Liu et al. 2025, arXiv 2502.16982), at `ratio` times
         the learning rate. Embeddings, heads, vectors and convolutions are AdamW's.
+    shards: how weights are divided, of which the parameters are parts then. Each matrix is gathered for its step, whose
+        direction is of the whole of it, and every process makes that step.
     betas, eps: AdamW's. momentum: Muon's. weight_decay: of both, decoupled.
 
     Raises ConfigError where no parameter is a hidden matrix.
@@ -31,7 +38,9 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: float,
         momentum: float,
         ratio: float,
+        shards: Shards | None = None,
     ) -> None:
+        self.shards = shards
         matrices = [p for name, p in parameters.items() if is_hidden_matrix(name, p)]
         others = [p for name, p in parameters.items() if not is_hidden_matrix(name, p)]
         if not matrices:
@@ -62,9 +71,35 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self.parts:
+        if self.shards is None:
+            self.parts[0].step()
+        else:
+            for matrix in self.parts[0].param_groups[0]["params"]:
+                self._gathered_step(matrix, self.shards)
+        for part in self.parts[1:]:
             part.step()
         return loss
+
+    def _gathered_step(self, part: nn.Parameter, shards: Shards) -> None:
+        """Muon's step of one matrix, made of all its rows; this process keeps its own."""
+        if part.grad is None:  # on all processes
+            return
+        rows, is_divided = rows_of(part), hasattr(part, "rows")
+
+        def gathered(mine: torch.Tensor) -> torch.Tensor:
+            return shards.gather_rows(mine, rows) if is_divided else mine
+
+        def own(whole: torch.Tensor) -> torch.Tensor:
+            return shards.cut(whole).clone() if is_divided else whole
+
+        whole = nn.Parameter(gathered(part.detach()))
+        whole.grad = gathered(part.grad)
+        options = self.parts[0].param_groups[0]
+        alone = torch.optim.Muon([whole], **{name: options[name] for name in MUON})
+        alone.state[whole] = {name: gathered(kept) for name, kept in self.state[part].items()}
+        alone.step()
+        part.copy_(own(whole))
+        self.state[part] = {name: own(kept) for name, kept in alone.state[whole].items()}
 
 
 def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmrl.config import OptimConfig
+from mmrl.modalities.shards import Shards
 from mmrl.training.muon import MuonAdamW
 from mmrl.training.spam import Spam
 
@@ -24,8 +25,10 @@ def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
     return config.lr * warm * shape
 
 
-def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer that `config.name` says, over the parameters in their order."""
+def build(
+    config: OptimConfig, parameters: dict[str, nn.Parameter], shards: Shards | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer that `config.name` says, over the parameters in their order. shards: where they are parts."""
     if config.name == "muon":
         return MuonAdamW(
             parameters,
@@ -35,6 +38,7 @@ def build(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> torch.opt
             weight_decay=config.weight_decay,
             momentum=config.muon_momentum,
             ratio=config.muon_ratio,
+            shards=shards,
         )
     trained = list(parameters.values())
     if config.name == "spam":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mmrl.core.reduce import local
@@ -15,3 +17,7 @@ class PlannedProcesses(Processes):
         self.rank, self.world = 0, world
         self.device = torch.device("cpu")
         self._reduce = local
+
+    def gather(self, value: Any) -> list[Any]:
+        """The others would say the same."""
+        return [value] * self.world

@@ -33,7 +33,7 @@ class Policy:
             self.adapter.select(components)
         except Unsupported as error:
             raise ConfigError(f"stage {stage!r}: {error}") from None
-        self.parameters = self.adapter.trainable_parameters()
+        self.parameters = self.adapter.held_parameters()
         if not self.parameters:
             raise ConfigError(f"stage {stage!r} trains nothing; look at its components and model.train")
         first: dict[int, str] = {}

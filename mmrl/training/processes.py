@@ -47,6 +47,8 @@ class Processes:
     while_waiting: asked twice a second in which this process waits for others; raises to leave them.
     """
 
+    _waited = 0.0  # seconds, for others
+
     def __init__(
         self,
         device: str = "auto",
@@ -90,6 +92,10 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """True on every process when it is true on one."""
         return self.total(float(flag), "max") > 0
+
+    def equal(self, count: int) -> int:
+        """The largest of the processes' counts: how many times all have to do what has to be done together."""
+        return int(self.total(count, "max"))
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's `value`, something that JSON can hold, by rank."""
@@ -150,22 +156,25 @@ class Processes:
             self.barrier()
         except besides:
             raise
-        except LostProcess as error:  # told by the main process, where that is not the one
-            self.notes.refuse(patience=LAG_S if self.is_main else 2 * LAG_S)
-            if self.is_main:
-                self.notes.write(error)
-            raise
         except Failed:
             raise
         except BaseException as error:
-            self.notes.write(error)
-            raise
+            # Where weights are divided, others are lost in the middle of a model, which says so in its own words.
+            lost = self._lost(error) if _of_network(error) else error
+            if isinstance(lost, LostProcess):  # told by the main process, where that is not the one
+                self.notes.refuse(patience=LAG_S if self.is_main else 2 * LAG_S)
+            if self.is_main or not isinstance(lost, LostProcess):
+                self.notes.write(lost)
+            if lost is error:
+                raise
+            raise lost from error
 
     def _wait(self, work: dist.Work) -> None:
         """Until a collective is done, coming back to Python now and then, so that handlers of signals run.
 
         Raises LostProcess, and what `while_waiting` raises.
         """
+        began = time.monotonic()
         while not self._is_done(work, _ASK_S):
             try:
                 self.notes.refuse()
@@ -176,12 +185,24 @@ class Processes:
         try:
             work.wait()
         except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise LostProcess(
-                f"process {self.rank} lost another one: it was killed (out of memory?), or kept the others waiting for "
-                f"longer than timeout={self.timeout:g} seconds ({first}); the last checkpoint stands: go on with "
-                "--resume"
-            ) from error
+            raise self._lost(error) from error
+        self._waited += time.monotonic() - began
+
+    def _lost(self, error: BaseException) -> LostProcess:
+        first = (str(error).splitlines() or [""])[0]
+        return LostProcess(
+            f"process {self.rank} lost another one: it was killed (out of memory?), or kept the others waiting for "
+            f"longer than timeout={self.timeout:g} seconds ({first}); the last checkpoint stands: go on with --resume"
+        )
+
+    def waiting(self) -> dict[str, float]:
+        """Since the last call: the seconds that the process which waited most has waited for others, and which one
+        waited least: it is the slowest. {} for one process. Every process calls."""
+        if self.world == 1:
+            return {}
+        spent, self._waited = self._waited, 0.0
+        every = self.gather(spent)
+        return {"time/waiting": max(every), "time/slowest_process": every.index(min(every))}
 
     def _is_done(self, work: dist.Work, patience: float) -> bool:
         """Whether a collective ends, well or not, within so many seconds."""
@@ -245,6 +266,11 @@ def is_shared(error: BaseException) -> bool:
 
 
 _abandoned: list[dist.Work] = []  # collectives that were left while others were missing
+
+
+def _of_network(error: BaseException) -> bool:
+    """Whether a collective failed: gloo's are plain RuntimeErrors that say where in gloo."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
 
 
 def _nothing() -> None:

@@ -21,7 +21,7 @@ from mmrl.types import Prompt
 
 # Sections and keys that say where a run is, what is shown of it and how fast it goes, not what it computes.
 PLACE = ("name", "out")
-RUNNING = ("device", "threads", "timeout")
+RUNNING = ("device", "threads", "timeout", "sharding.shards", "sharding.sync")
 FREE = (*PLACE, *RUNNING, "about", "trackers", "checkpoint", "report", "eval", "data.eval_prompts")
 FREE_OF_STAGE = ("micro_batch", "expert.micro_batch", "rollout_chunk", "max_invalid")
 FREE_OF_REWARD = ("timeout",)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -95,6 +95,11 @@ class Run:
         mine = sorted((group for group in groups if group.index in chosen), key=lambda group: group.index)
         with self.processes.failing_alike(WriteError):
             self.store.write(tag, mine, extra)
+        kind, _, number = tag.partition("_")
+        every = self.config.report.samples_every if kind == "step" else self.config.eval.every
+        if number.isdecimal() and every:
+            with self.processes.failing_alike(WriteError):  # all have written it
+                self.store.thin_out(kind, int(number), every, self.config.report.keep)
 
     def keep_offending(self, groups: Sequence[Group], why: str) -> str:
         """Store groups that broke a step; returns where they are, in words. A full disk hides no other reason."""
@@ -107,10 +112,19 @@ class Run:
         """A place where the run can be cut; see Stops.point."""
         self.stops.point(name)
 
-    def sampling(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
         """Around all rollouts between two updates. An engine with a copy of the weights gets them once, on entering.
 
         Every process enters, also one that has nothing to sample: an engine they share is brought up to date by one of
         them while the others wait.
         """
-        return self.adapter.synced(self.processes.once)
+        with self.whole(), self.adapter.synced(self.processes.once):
+            yield
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Around forwards without gradient of which processes may run different numbers. Every process enters."""
+        if self.adapter.shards is None:
+            return nullcontext()
+        self.processes.barrier()  # a slow process is waited for here, where it is counted, and not inside of the model
+        return self.adapter.shards.whole()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from mmrl.modalities.shards import Shards
+from mmrl.training import pieces
 from mmrl.training.checkpoint import Checkpoints, disk_errors, explain_write_error
 from mmrl.training.cursor import Cursor
 from mmrl.training.processes import Processes
@@ -45,11 +48,12 @@ def load_parts(parts: Mapping[str, Part], state: Mapping[str, Any], tensors: Map
 class Saver:
     """Writes checkpoints of a run; every process calls `save`.
 
+    shards: how the model's weights are divided over processes; None: they are not.
     unsaved: why the last one could not be written, or None.
     """
 
-    def __init__(self, checkpoints: Checkpoints, processes: Processes) -> None:
-        self.checkpoints, self.processes = checkpoints, processes
+    def __init__(self, checkpoints: Checkpoints, processes: Processes, shards: Shards | None = None) -> None:
+        self.checkpoints, self.processes, self.shards = checkpoints, processes, shards
         self.unsaved: str | None = None
 
     def save(
@@ -60,15 +64,21 @@ class Saver:
         save_own: Callable[[Path], None],
         save_policy: Callable[[Path], None],
         required: bool = False,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Path:
         """Write a checkpoint of this very point; on a full disk, warn, and the loop tries again after the next step.
 
         about: what the run was made with. save_own: writes what each process has of its own; save_policy: the model.
+        weights: all rows of divided weights by name; each process writes those that it holds, of these and of what is
+        kept beside them.
         required: raise CheckpointError where it cannot be written.
         """
-        begin, commit = partial(self._begin, cursor), partial(self._commit, cursor, parts, about, save_policy)
+        folder = self.checkpoints.temporary(cursor)
+        begin, own = partial(self._begin, cursor), partial(save_own, folder)
+        rows = partial(self._write_rows, folder, parts, weights)
+        commit = partial(self._commit, cursor, parts, about, save_policy, weights)
         failed: OSError | None = None
-        for piece in (begin, partial(save_own, self.checkpoints.temporary(cursor)), commit):
+        for piece in (begin, own, rows, commit):
             try:
                 with disk_errors():
                     piece()
@@ -99,8 +109,19 @@ class Saver:
         parts: Mapping[str, Part],
         about: Mapping[str, Any],
         save_policy: Callable[[Path], None],
+        weights: Mapping[str, int],
     ) -> None:
         if self.processes.is_main:
             state, tensors = state_of(parts)
-            self.checkpoints.write(cursor, {**about, "parts": state}, tensors, save_policy)
+            rows = pieces.rows_of(tensors, weights)
+            divided = {"divided": {"shards": self.shards.shards, "rows": rows}} if self.shards else {}
+            whole = {name: tensor for name, tensor in tensors.items() if name not in rows}
+            self.checkpoints.write(cursor, {**about, **divided, "parts": state}, whole, save_policy)
             self.checkpoints.commit(cursor)
+
+    def _write_rows(self, folder: Path, parts: Mapping[str, Part], weights: Mapping[str, int]) -> None:
+        """This process's rows of what is divided."""
+        if self.shards and self.shards.writes:
+            _, tensors = state_of(parts)
+            mine = {name: tensors[name] for name in pieces.rows_of(tensors, weights)}
+            pieces.write(pieces.place(folder, self.shards.number), mine)

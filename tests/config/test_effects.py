@@ -11,6 +11,7 @@ import torch
 
 from mmrl.config import (
     AdversaryConfig,
+    AsynchronousConfig,
     ChainConfig,
     CheckpointConfig,
     Config,
@@ -36,6 +37,7 @@ from mmrl.config import (
     RoleConfig,
     SampledStage,
     SftStage,
+    ShardingConfig,
     SurrogateConfig,
     TimesConfig,
     TrainedTimes,
@@ -67,6 +69,7 @@ SCALAR = "model.head={}"
 SCALAR_STAGE = "stages.0={kind:reward_model,steps:1,pairs:a.jsonl} data.prompts=null rewards=[]"
 FOLLOW = "stages.0.ema.follow"
 PLAIN = f"{FOLLOW}={{decay:0.5}}"
+TEXTS = "model.components=[denoiser,text_encoders]"
 DPPO = "stages.0.algorithm={preset:flow_dppo}"
 AWM, NORMAL = "stages.0.objective=awm", "stages.0.times.name=logit_normal"
 UNIFORM = "stages.0.times.name=uniform"
@@ -96,6 +99,19 @@ CASES = [
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
+    Case(ShardingConfig, "sync", "sharding.sync=update", "sharding.shards=2"),
+    Case(ShardingConfig, "gathered", "sharding.gathered=bfloat16", "sharding.shards=2 model.dtype=bfloat16"),
+    Case(
+        ShardingConfig,
+        "gathered",
+        "sharding.gathered=bfloat16",
+        "sharding.shards=2 model.dtype=bfloat16",
+        "sharding.shards=2",
+    ),
+    Case(ReportConfig, "keep", "report.keep=7", "", "report.samples_every=0"),
+    Case(
+        ReportConfig, "keep", "report.keep=7", f"{HELD} eval.every=5 report.samples_every=0", "report.samples_every=0"
+    ),
     Case(DistillStage, "teacher_steps", "stages.0.teacher_steps=4", HELD, stage="distill"),
     # Scores of given answers, and what becomes of an option where nothing is sampled.
     *(
@@ -127,6 +143,7 @@ CASES = [
     ),
     Case(Config, "rewards", "rewards=[{name:a.b}]", f"{SCALAR} {HELD}", SCALAR, "reward_model"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
+    Case(DataConfig, "looked_at", "data.looked_at=9", None, "", "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "shuffle_options", "data.shuffle_options=true", "", "data.prompts=null", "sft"),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
@@ -156,6 +173,7 @@ CASES = [
     Case(EvalConfig, "rewards.weight", "eval.rewards.0.weight=2", None, f"{HELD} eval.rewards=[{{name:a.b}}]"),
     Case(GrpoStage, "samples", "stages.0.samples=3", "", TREE),
     Case(GrpoStage, "rollout_chunk", "stages.0.rollout_chunk=1", "", TREE),
+    Case(GrpoStage, "rollout_chunk", "stages.0.rollout_chunk=1", "", "stages.0.asynchronous={}"),
     Case(GrpoStage, "max_invalid", "stages.0.max_invalid=0.5", "", TREE),
     Case(GrpoStage, "curriculum.retire_at", "stages.0.curriculum.retire_at=0.5", "", TREE),
     Case(GrpoStage, "curriculum.correct_at", "stages.0.curriculum.correct_at=0.9", STAGED, f"{STAGED} {TREE}"),
@@ -333,6 +351,8 @@ CASES = [
         for name, value in (("rank", "9"), ("alpha", "9"), ("targets", "[a]"))
     ),
     Case(image.ModelConfig, "revision", "model.revision=a", "", "model.path=./here", modality="image"),
+    Case(image.ModelConfig, "park", "model.park=true", "", "device=cpu", modality="image"),
+    Case(image.ModelConfig, "park", "model.park=true", "", "model.components=[text_encoders,vae]", modality="image"),
     Case(image.ModelConfig, "lora", "model.lora.rank=9", LORA, modality="image"),
     Case(
         image.ModelConfig,
@@ -455,6 +475,7 @@ CASES = [
         f"{EXACT} model.family=sd",
         modality="image",
     ),
+    Case(image.ModelConfig, "keep_graph", "model.keep_graph=true", "", TEXTS, modality="image"),
     Case(image.ModelConfig, "caption_dropout", "model.caption_dropout=0.3", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "supervised_sizes", "model.supervised_sizes=[32]", "stages.0.expert={}", modality="image"),
     Case(image.ModelConfig, "time_shift", "model.time_shift=3", "", "model.family=sd", "sft", "image"),
@@ -517,7 +538,7 @@ ALWAYS: dict[type, set[str]] = {
     ChainConfig: {"style", "sections", "inside", "answer"},
     Config: {
         *("name", "about", "modality", "seed", "out", "model", "environment", "data", "stages"),
-        *("checkpoint", "report", "trackers", "device", "threads", "timeout"),
+        *("checkpoint", "report", "trackers", "device", "threads", "timeout", "sharding"),
     },
     # What a run can draw on, and how it is stored, may stay unused: the command line takes stages out and puts them in.
     DataConfig: {
@@ -535,11 +556,13 @@ ALWAYS: dict[type, set[str]] = {
     EvalConfig: {"every", "prompts", "seed", "by", "rewards"},
     ReportConfig: set(),
     CheckpointConfig: {"every", "keep"},
+    ShardingConfig: {"shards"},
     RewardConfig: {"name", "alias", "weight", "options", "timeout"},
     SamplingStage: {"sampling"},
     Stage: {"kind", "name", "steps", "micro_batch", "optim", "components", "data_from"},
     SampledStage: {"groups", "updates", "epochs", "curriculum", "refill", "hints", "shuffle_rewards"},
-    GrpoStage: {"kind", "old_logp", "staleness", "algorithm", "tree", "branches", "expert"},
+    GrpoStage: {"kind", "old_logp", "staleness", "asynchronous", "algorithm", "tree", "branches", "expert"},
+    AsynchronousConfig: {"staleness", "push_every"},
     ForwardProcessStage: {
         *(
             "kind",

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -34,20 +35,26 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
     """serve(folder, *arguments) -> the address of a server of the model in `folder`, once it answers."""
     log = tmp_path_factory.mktemp("serve") / "server.log"
     started: list[subprocess.Popen] = []
+    environment = os.environ | SWITCHES | _with_plugin(tmp_path_factory.mktemp("plugin"))
 
-    def start(folder: Path, *arguments: str) -> str:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = str(s.getsockname()[1])
+    def start(folder: Path, *arguments: str, port: str | None = None) -> str:
+        if port is None:
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                port = str(s.getsockname()[1])
         # What `vllm serve` runs; the command itself asks for metadata that the CPU build keeps under another name.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", port]
         command += ["--dtype", "float32", "--enforce-eager", "--enable-scale-out"]
         command += ["--logprobs-mode", "processed_logprobs", *arguments]
         command += [] if torch.cuda.is_available() else ["--kv-cache-memory-bytes", str(64 << 20)]
         with log.open("a") as file:
-            started.append(subprocess.Popen(command, env=os.environ | SWITCHES, stdout=file, stderr=subprocess.STDOUT))
-        return _answering(started[-1], f"http://127.0.0.1:{port}", log)
+            started.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True))
+        url = _answering(started[-1], f"http://127.0.0.1:{port}", log)
+        processes[url] = started[-1]
+        return url
 
+    processes: dict[str, subprocess.Popen] = {}
+    start.processes = processes  # type: ignore[attr-defined]
     yield start
     for process in started:
         process.terminate()
@@ -66,8 +73,20 @@ def text_server(serve: Callable[..., str], tmp_path_factory: pytest.TempPathFact
     return serve(base, "--max-model-len", "96", "--enable-lora", "--max-lora-rank", "8"), base
 
 
+def _with_plugin(folder: Path) -> dict[str, str]:
+    """What lets a server find the plug-in for gloo, where mmrl was installed before it had one."""
+    if any(point.name == "mmrl_gloo" for point in entry_points(group="vllm.general_plugins")):
+        return {}
+    about = folder / "mmrl_gloo-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mmrl-gloo\nVersion: 0\n", encoding="utf-8")
+    point = "[vllm.general_plugins]\nmmrl_gloo = mmrl.engines.vllm_gloo:register\n"
+    (about / "entry_points.txt").write_text(point, encoding="utf-8")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 def _answering(process: subprocess.Popen, url: str, log: Path) -> str:
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + 900
     while process.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"{url}/health", timeout=2).close()
@@ -89,7 +108,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def server():
     fake = Fake()
-    thread = threading.Thread(target=fake.serve_forever)
+    thread = threading.Thread(target=fake.serve_forever, args=(0.01,))
     thread.start()
     yield fake
     fake.shutdown()

@@ -30,6 +30,8 @@ SAMPLING = Sampling(temperature=0.5, stop_ids=(9,), banned=(3,), max_tokens=4)
 class Layers(torch.nn.Linear):
     """A model with its layers not apart."""
 
+    device = torch.device("cpu")
+
     def get_input_embeddings(self):
         return None
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmrl.reporting.cards import MAX_SIDE, by_advantage, data_uri
 from mmrl.reporting.curves import conversation_charts, health_charts, reward_charts, section, series
-from mmrl.reporting.drawing import moving_mean, thin
+from mmrl.reporting.drawing import blocks, moving_mean, thin
 from mmrl.reporting.filmstrip import spread
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.report import write_report
@@ -189,6 +189,36 @@ def test_charts_bear_all_numbers_that_a_folder_may_hold(lines):
     for chart in [*health_charts(rows), *conversation_charts(rows)]:
         moved = any(len({value for _, value in line.points if not math.isnan(value)}) > 1 for line in chart.series)
         assert chart.svg.startswith("<svg") if moved else chart.svg == ""
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=40), st.integers(1, 45))
+def test_moving_mean_is_that_of_the_last_ones_that_are_finite(values, window):
+    points = [(float(step), value) for step, value in enumerate(values)]
+    for end, (step, mean) in enumerate(moving_mean(points, window), start=1):
+        recent = [value for value in values[max(0, end - window) : end] if math.isfinite(value)]
+        assert step == end - 1
+        assert math.isnan(mean) if not recent else math.isclose(mean, math.fsum(recent) / len(recent), abs_tol=1e-6)
+
+
+def test_a_spike_does_not_spoil_what_comes_behind_it():
+    points = [(float(step), 1e100 if step == 3 else 1.0) for step in range(20)]
+    assert [mean for _, mean in moving_mean(points, 4)][7:] == [1.0] * 13
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, 3.0, math.nan]), min_size=1, max_size=50), st.integers(1, 9))
+def test_long_lines_become_means_of_blocks(values, most):
+    points = [(float(step), value) for step, value in enumerate(values)]
+    made, width = blocks(points, most), -(-len(points) // most)
+    assert len(made) <= most
+    if len(points) <= most:
+        assert repr(made) == repr(points)
+    for block, (step, mean) in enumerate(made):
+        some = values[block * width : (block + 1) * width]
+        finite = [value for value in some if math.isfinite(value)]
+        assert step == block * width + len(some) - 1
+        assert math.isnan(mean) if not finite else math.isclose(mean, math.fsum(finite) / len(finite))
 
 
 def test_moving_mean_by_hand():

@@ -233,11 +233,11 @@ BROKEN = {
         "makes objects of the program's own by Pair()",
     ),
     "lists of nodes": (
-        {"test": "def check(candidate):\n    assert candidate(list_node([1, 2])) == 3", "entry_point": "Solution().sum"},
+        {"test": "def check(candidate):\n    assert candidate(list_node([1])) == 1", "entry_point": "Solution().sum"},
         "makes objects of the program's own by list_node()",
     ),
     "trees of nodes": (
-        {"test": "def check(candidate):\n    assert is_same_tree(candidate(3), None)", "entry_point": "Solution().tree"},
+        {"test": "def check(candidate):\n    assert is_same_tree(candidate(3), 3)", "entry_point": "Solution().tree"},
         "makes objects of the program's own by is_same_tree()",
     ),
     "a test of numbers": ({"test_list": [1]}, "expected a list of lines of Python"),

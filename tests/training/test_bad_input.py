@@ -15,7 +15,7 @@ from PIL import Image
 from mmrl.config import ConfigError
 from mmrl.modalities.image.adapter import ImageAdapter
 from mmrl.reporting.samples import list_tags, read_index
-from mmrl.training import checkpoint, selfcheck
+from mmrl.training import checkpoint, pieces, selfcheck
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run_folder import RunFolderError
@@ -254,7 +254,7 @@ def test_a_full_disk_loses_nothing(tiny, helpers, monkeypatch, capsys, what):
     elif what == "save_policy":
         monkeypatch.setattr(ImageAdapter, "save", fails(ImageAdapter.save))
     else:
-        monkeypatch.setattr(checkpoint, "save_file", fails(checkpoint.save_file))
+        monkeypatch.setattr(pieces, "save_file", fails(pieces.save_file))
     helpers.train(config)
     out = capsys.readouterr().out
     assert out.count("warning: checkpoint not written") == 1
@@ -280,7 +280,7 @@ def test_a_disk_that_stays_full_keeps_the_last_checkpoint(tiny, helpers, monkeyp
         def full(*args, **kwargs):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        broken.setattr(checkpoint, "save_file", full)
+        broken.setattr(pieces, "save_file", full)
         with pytest.raises(CheckpointError, match=r"disk of .* is full"):
             helpers.train(config, resume=True)
     assert (run_dir(config) / "checkpoints" / "latest").resolve() == last

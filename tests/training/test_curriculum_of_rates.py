@@ -154,7 +154,7 @@ def test_an_estimate_follows_the_rollouts():
     made.record("p1", 0.0)  # 1.0 -> 0.5
     made.record("p1", 0.0)  # -> 0.25
     made.record("p4", 1.0)  # 0.125 -> 0.5625
-    assert made.levels.estimates == {"p1": 0.25, "p4": 0.5625}
+    assert made.state()["estimates"] == {"p1": 0.25, "p4": 0.5625}
     assert made.order(0, 6, 0) == EASY_FIRST[2:]  # the pass that is on stays as it began
     second = made.order(1, 8, 0)
     assert second[:4] == [5, 3, 7, 4]

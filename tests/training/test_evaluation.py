@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -147,6 +148,7 @@ def test_visual_tokens_and_environment_beside_the_scores():
         data=Data(eval_prompts=[prompt("0", "a"), prompt("1")]),
         stops=SimpleNamespace(waited_long=lambda: False),
         keep=lambda *stored: None,
+        whole=nullcontext,
     )
     found = evaluate(run, "now")
     assert found["eval/r"] == 1.0

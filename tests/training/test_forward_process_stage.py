@@ -25,7 +25,8 @@ LOOSE = {"clip_low": 0.9, "clip_high": 9.0}
 
 
 def values(folder, name="run", **stage):
-    (folder / "letters.py").write_text(REWARD, encoding="utf-8")
+    if not (folder / "letters.py").exists():  # all processes call, and read it
+        (folder / "letters.py").write_text(REWARD, encoding="utf-8")
     if stage.get("objective") == "awm":  # of five numbers, whose errors are far larger than those of a picture
         stage.setdefault("algorithm", {"preset": "flow_grpo", **LOOSE})
     made = {"kind": "forward_process", "steps": 3, "groups": 6, "samples": 4, "optim": {"lr": 0.02}, **stage}

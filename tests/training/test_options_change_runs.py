@@ -47,6 +47,7 @@ ELSEWHERE = {
     "data_from": "tests/training/test_filtering.py",
     **dict.fromkeys(("pass_rates", "pass_rates_of"), "tests/training/test_pass_rates.py"),
     "show": "tests/judging/test_scalar_model.py, on a model that sees",
+    "asynchronous": "tests/engines/test_async_rollouts.py, over servers",
     "old_logp": "tests/training/test_old_logp.py, on a model that samples with a cache",
     "sampling": "tests/training/test_own_sampling.py, on a model that draws",
     "branches": "tests/training/test_branches.py, on a model that draws",

@@ -278,3 +278,16 @@ def test_time_is_that_of_the_steps_that_are_left():
     seconds = 2 * (steps[0] - 3) + sum((2 + n) * count for n, count in enumerate(steps) if n)
     *_, last = told(config, rows, done=3)
     assert last.startswith(f"time: about {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} ")
+
+
+def test_a_sharded_run_is_planned_by_parts_and_shards_that_do_not_divide_are_refused(text, main, tmp_path):
+    path = written(tmp_path, "config.yaml", yaml.safe_dump(text()))
+    code, said, _ = main("plan", path, "--processes", "4", "--shards", "2", "--simulate", "2,8")
+    assert code == 0
+    table = said.partition("simulation of stage grpo, 2 prompts x 2 samples a step:\n")[2].splitlines()
+    assert [line.split()[:2] for line in table[:3]] == [["GPUs", "shards"], ["2", "2"], ["8", "2"]]
+    assert "simulated, not measured, on h100" in said
+    assert "memory of stage grpo on each of 4 GPUs, 2 shards x 2 copies: about " in said
+    assert "gathered blocks" in said and "the whole model" in said
+    code, _, said = main("plan", path, "--processes", "4", "--shards", "3")
+    assert code == 1 and "take sharding.shards=1, 2 or 4, or 3 or 6 processes" in said

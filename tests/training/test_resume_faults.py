@@ -312,7 +312,7 @@ def test_a_run_that_was_killed_behind_a_stage_without_prompts_left_goes_on(base,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mmrl.training.stages.base.Stage.clean", killed)
+        patch.setattr("mmrl.training.stages.sampled.Sampled.clean", killed)
         with pytest.raises(KeyboardInterrupt):
             loops["killed"].train()
     resumed = make(values, PROMPTS[:8])

@@ -35,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.sent: dict[str, list[bytes]] = {}  # the weights of each sync
         self.models: set[str] = set()
         self.weights = "default"  # the weight version
+        self.runs = Path()
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -90,7 +91,13 @@ class Handler(BaseHTTPRequestHandler):
 
 # Three prompts in chunks of one: the first process asks for two rollouts, the second for one.
 CHUNKS = {"steps": 2, "groups": 3, "rollout_chunk": 1}
-RUNS = {"chunks": CHUNKS, "one_prompt": {"steps": 1, "groups": 1}, "refused": {"steps": 1, "groups": 2}}
+FLOWING = {"steps": 3, "groups": 3, "asynchronous": {"staleness": 1}}
+RUNS = {
+    "chunks": CHUNKS,
+    "one_prompt": {"steps": 1, "groups": 1},
+    "flowing": FLOWING,
+    "refused": {"steps": 1, "groups": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +121,7 @@ def start(helpers, tmp_path_factory):
         server.shutdown()
         thread.join()
         server.server_close()
+        server.runs = folder / "runs"
         return server, process.returncode, err
 
     return go
@@ -176,6 +184,18 @@ def test_a_process_without_prompts_waits_too(trained):
     server, _, err = trained
     assert "one_prompt" in server.events and "refused" in server.events, err
     assert server.events["one_prompt"].count("sync") == 2
+
+
+def test_each_process_asks_for_its_share_in_the_background(trained):
+    """One sends for both, once a step and for the check before; every group is whole, and none asked for twice."""
+    server, _, err = trained
+    asked = [event for event in server.events["flowing"] if event not in ("sync", "ready")]
+    assert server.events["flowing"].count("sync") == 1 + 3, err
+    assert len(asked) == 4 + 3 * 3 * 4 and all(asked.count(prompt) % 4 in (0, 2) for prompt in asked)
+    lines = (server.runs / "flowing" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 3 and all(row["rollout/age_max"] <= 1 and row["rollout/dropped"] == 0 for row in rows)
+    assert json.loads((server.runs / "flowing" / "summary.json").read_text(encoding="utf-8"))["samples"] == 36
 
 
 def test_where_the_sync_fails_no_process_goes_on(trained):

@@ -64,6 +64,9 @@ class AudioAdapter(MediaAdapter):
         hearing = self.family.fixed(model) if self.config.audio == "trained" else self.family.hearing(model)
         return [*hearing, *(self.family.seeing(model) if self.config.vision == "frozen" else ())]
 
+    def _towers(self, model: Any) -> Sequence[nn.Module]:
+        return [*self.family.hearing(model), *self.family.fixed(model), *self.family.seeing(model)]
+
     def _reader(self, limit: int) -> MediaReader:
         family, kept = self.family, self.config.media_cache << 20
         self.sounds = SoundShelf(family, self.config.channels, self.config.long_sounds, kept)

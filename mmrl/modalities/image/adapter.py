@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,12 +27,14 @@ from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.given import given_pictures
 from mmrl.modalities.image.loading import load_family, note_float32
+from mmrl.modalities.image.parking import Parking
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
 from mmrl.modalities.image.policy import StepPolicy
 from mmrl.modalities.image.records import OBJECTIVES, RecordLosses
 from mmrl.modalities.image.sampling import Noise, Run, Sampler
 from mmrl.modalities.image.sources import Sources, refs
+from mmrl.modalities.shards import Divisible
 from mmrl.near import short
 from mmrl.pictures import is_video
 from mmrl.seeds import seed_of
@@ -60,7 +64,11 @@ class ImageAdapter(Adapter):
         self.family = load_family(config)
         self._parts = Parts(self.family, config)
         self._sources = Sources(MAX_PIXELS)
-        self._conditions = Conditions(self.family, StepPolicy(self.family, config), config.embedding_cache << 20)
+        self._parking = Parking(self.family) if config.park else None
+        bringing = partial(self._parking.using, "text_encoders") if self._parking else nullcontext
+        self._conditions = Conditions(
+            self.family, StepPolicy(self.family, config), config.embedding_cache << 20, bringing
+        )
         self._sample()
         drawn, shown = config.sampling, config.evaluation
         self.eval_size = self._size(shown.size or drawn.size, shown.frames or drawn.frames)
@@ -90,7 +98,7 @@ class ImageAdapter(Adapter):
         self._records = RecordLosses(
             self.policy, self._conditions, config, self.train_size, supervised, self._asked_of_record
         )
-        self._sampler = Sampler(self.policy, self._conditions, config, self._parts.tag, self._asked)
+        self._sampler = Sampler(self.policy, self._conditions, config, self._tag, self._asked)
         self._replay = replay.Replay(self._sampler, self.reference)
         self._forward = Forward(self._sampler)
         self._branches = Branches(self._sampler)
@@ -116,9 +124,41 @@ class ImageAdapter(Adapter):
     def select(self, components: Sequence[str] | None) -> None:
         """Choose the trained parts: denoiser, text_encoders, vae. See Parts.select."""
         self._parts.select(components)
+        if self.config.keep_graph and "text_encoders" in self._parts.chosen:
+            raise Unsupported(
+                "model.keep_graph with components: text_encoders: prompts are encoded without a graph in a rollout; "
+                "leave one of them out"
+            )
+        if self._parking and self._parking.device.type != "cpu":
+            self._parking.settle(self._parking.device)
         self._reference = None
         self._conditions.trained = "text_encoders" in self._parts.chosen
         self._forget()
+
+    def divisible(self) -> Sequence[Divisible]:
+        """See Adapter.divisible: the denoiser. Text encoders and autoencoder stay whole, trained or not."""
+        denoisers, name = self.family.denoisers, self.family.name
+        if "denoiser" not in self._parts.chosen:
+            raise Unsupported(
+                f"sharding: of components {sorted(self._parts.chosen)} none is divided; train the denoiser, or leave "
+                "sharding.shards at 1"
+            )
+        if len(denoisers) > 1:
+            raise Unsupported(
+                f"sharding: family {name} has {len(denoisers)} denoisers, of which each step runs another; leave "
+                "sharding.shards at 1"
+            )
+        if self.config.keep_graph:
+            raise Unsupported(
+                "sharding: model.keep_graph goes back through a rollout's own forwards, whose gathered weights are "
+                "given back by then; leave it off, or sharding.shards at 1"
+            )
+        full, blocks = self.config.train == "full", self.family.block_names
+        return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
+
+    def _tag(self) -> int | None:
+        """Of the weights as they are now; None where no process has all of them."""
+        return self._parts.tag() if self.shards is None else None
 
     def _forget(self) -> None:
         """Drop what frozen parts computed: they may be other ones now."""
@@ -129,7 +169,10 @@ class ImageAdapter(Adapter):
         return self._parts.trainable()
 
     def to(self, device: torch.device) -> None:
-        self.family.pipeline.to(device)
+        if self._parking:
+            self._parking.settle(device)
+        else:
+            self.family.pipeline.to(device)
 
     # ---------------------------------------------------------------- how it samples
 
@@ -293,6 +336,10 @@ class ImageAdapter(Adapter):
             yield from module.parameters()
             yield from module.buffers()
 
+    def parked(self) -> Sequence[Sequence[Tensor]]:
+        """See Adapter.parked."""
+        return list(self._parking.at_rest().values()) if self._parking else []
+
     def cost(self, prompt: Prompt) -> dict[str, int]:
         """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""
         return told.shown_tokens(self.family, self._sources.sizes(prompt)) if self.family.pictures[1] else {}
@@ -313,6 +360,10 @@ class ImageAdapter(Adapter):
     def deep_modules(self) -> Iterable[nn.Module]:
         """See Adapter.deep_modules."""
         return self.family.denoisers.values()
+
+    def forwards(self, sample: Sample) -> int:
+        """See Adapter.forwards: the steps of a trajectory, trained or not; branches of guidance count as one."""
+        return self.config.sampling.steps
 
     def trial(self, samples: Sequence[Sample], n: int) -> None:
         """See Adapter.trial."""

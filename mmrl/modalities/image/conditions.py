@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -19,10 +20,18 @@ class Conditions:
 
     limit: bytes of rows of frozen text encoders that are kept on the CPU, in the type that the denoiser computes in;
     the longest unused are thrown away first, and 0 keeps none. What comes out is the same for every limit.
+    bringing: around the encoding of those that are not kept, what brings the text encoders to the device.
     trained: whether the text encoders are; then nothing is kept, and there is a graph where gradients are enabled.
     """
 
-    def __init__(self, family: Family, policy: StepPolicy, limit: int) -> None:
+    def __init__(
+        self,
+        family: Family,
+        policy: StepPolicy,
+        limit: int,
+        bringing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.bringing = bringing
         self.family = family
         self.policy = policy
         self.trained = False
@@ -56,7 +65,12 @@ class Conditions:
     @torch.no_grad()
     def _once(self, asked: Sequence[Asked], size: Extent) -> list[Row]:
         """Each is encoded alone, so that its row does not depend on its neighbours."""
-        device = self.family.device
+        device, kept = self.family.device, self._kept
+        missing = any(kept is None or kept.get((one.key, size)) is None for one in asked)
+        with self.bringing() if missing else nullcontext():
+            return self._rows(asked, size, device)
+
+    def _rows(self, asked: Sequence[Asked], size: Extent, device: torch.device) -> list[Row]:
         return [{key: value.to(device) for key, value in self._one(one, size).items()} for one in asked]
 
     def _one(self, one: Asked, size: Extent) -> Row:

@@ -162,6 +162,11 @@ class ModelConfig(Strict):
     gradient_checkpointing: bool = Field(
         False, description="Recompute the denoiser's activations in the backward pass: slower, far less memory."
     )
+    keep_graph: bool = Field(
+        False,
+        description="Keep what a backward needs of the rollout's trained forwards until the first update, which then "
+        "replays nothing: the same numbers, for the memory of all of them (docs/image.md).",
+    )
     max_sequence_length: int | None = Field(
         None, ge=1, description="Tokens of a prompt that the longest text encoder reads; null: the family's own number."
     )
@@ -179,6 +184,11 @@ class ModelConfig(Strict):
         1024,
         ge=0,
         description="Megabytes of prompt embeddings of frozen text encoders that are kept in CPU memory; 0 keeps none.",
+    )
+    park: bool = Field(
+        False,
+        description="Frozen text encoders and autoencoder wait in main memory, and are on the GPU only while prompts "
+        "are encoded, and pictures decoded: slower, by what it takes to bring them there.",
     )
     supervised_sizes: list[Pixels | tuple[Pixels, Pixels]] | None = Field(
         None,
@@ -199,6 +209,10 @@ class ModelConfig(Strict):
         ),
         "source_pixels": When(
             lambda s, _: s.asks(lambda family: family.pictures[1] > 0), "a family whose prompts show pictures"
+        ),
+        "park": When(
+            lambda s, run: run.device != "cpu" and not {"text_encoders", "vae"} <= set(s.components),
+            "a GPU (no `device: cpu`), and a part that is not trained",
         ),
         "sampling.frames": FILMS,
         "evaluation.frames": FILMS,
@@ -230,6 +244,12 @@ class ModelConfig(Strict):
         "sampling.kl_published": When(
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
+        ),
+        "keep_graph": When(
+            lambda s, run: (
+                "text_encoders" not in s.components and any(_policy_gradients(stage) for stage in run.stages)
+            ),
+            "a stage that learns from log-probabilities, and text encoders that are not trained",
         ),
         "supervised_sizes": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
         "caption_dropout": When(lambda _, run: _supervises(run), "supervised training with objective sft"),
@@ -321,6 +341,15 @@ class ModelConfig(Strict):
         options = dict(self.sampling.plan)
         return len(make_plan(options.pop("name", "full"), self.sampling.steps, 0, 0, **options).trained)
 
+    def _resident(self) -> str:
+        """Which parts are on the device when."""
+        if not self.park:
+            return "denoiser, text encoders and autoencoder always (park: false)"
+        waiting = {"text_encoders": "text encoders while prompts are encoded", "vae": "autoencoder while it is used"}
+        trained = [part.replace("_", " ") for part in self.components if part in waiting]
+        always = ", ".join(["denoiser", *trained])
+        return "; ".join([f"{always} always", *(told for part, told in waiting.items() if part not in self.components)])
+
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         s, e = self.sampling, self.evaluation
@@ -331,6 +360,7 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}"
             f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: {evaluation}",
+            f"on the device: {self._resident()}",
             f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]
 

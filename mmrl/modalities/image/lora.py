@@ -33,7 +33,14 @@ def add(family: Family, config: LoraConfig) -> None:
         if beside or not all(getattr(module, "peft_config", None) for module in family.denoisers.values()):
             found = f"LoRA of {', '.join(beside)}" if beside else "no LoRA of the denoiser"
             raise ValueError(f"model.lora.path {config.path!r} holds {found}; only LoRA of the denoiser is trained")
-        return
+    else:
+        _put(family, config)
+    from mmrl.modalities.image.folded import fold  # imports peft, which only LoRA needs
+
+    fold(family)
+
+
+def _put(family: Family, config: LoraConfig) -> None:
     import peft
 
     targets = list(config.targets or family.lora_targets)

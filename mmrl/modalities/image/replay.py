@@ -45,7 +45,7 @@ class Replay:
             output, _ = policy.predict(latents, time, condition, run.scales, size, unconditional, empty)
             return policy.transition(latents, output, schedule, index)
 
-        step = transition()
+        step = self._kept(trajectories, columns) or transition()
         logp = policy.log_prob(after, step)
         found = ActionLogProbs(logp=logp.view(b, t))
         if sampler.keeps_mean:
@@ -62,20 +62,43 @@ class Replay:
             found.logp_reference = policy.log_prob(after, frozen).view(b, t)
         return found
 
+    def _kept(self, trajectories: Sequence[Trajectory], columns: Tensor) -> Transition | None:
+        """What the rollout computed, with its graph, where that is kept and of the weights as they are now."""
+        if not torch.is_grad_enabled() or any("batch" not in kept.tensors for kept in trajectories):
+            return None
+        tag = self.sampler.tag()
+        if tag is None:
+            return None
+        names = ("batch", "step", "row")
+        each = [zip(*(kept.tensors[name][columns].tolist() for name in names)) for kept in trajectories]
+        return self.sampler.graphs.take(tag, [place for places in each for place in places])
+
     def _unconditional_holds(self, trajectories: Sequence[Trajectory]) -> bool:
         """Whether all have stored unconditional outputs, and those are of the weights as they are now."""
         if any("unconditional" not in kept.tensors for kept in trajectories):
             return False
         tag = self.sampler.tag()
-        return all(bool((kept.tensors["weights"] == tag).all()) for kept in trajectories)
+        return tag is not None and all(bool((kept.tensors["weights"] == tag).all()) for kept in trajectories)
 
 
 def slices(samples: Sequence[Sample], budget: int) -> Iterator[Slice]:
-    """Rows first: all trained steps of a sample stay together unless they alone are over the budget."""
+    """Rows first: all trained steps of a sample stay together unless they alone are over the budget.
+
+    Rows that were denoised together, and whose graphs are kept, stay together, however many: one backward frees all.
+    """
     if not samples:
         return
-    columns = torch.arange(len(_trajectories(samples)[0].logp))
+    kept = _trajectories(samples)
+    columns = torch.arange(len(kept[0].logp))
     if not len(columns):  # of a plan that trains no step
+        return
+    if all("batch" in one.tensors for one in kept):
+        batches: dict[int, list[int]] = {}
+        for row, one in enumerate(kept):
+            batches.setdefault(int(one.tensors["batch"][0]), []).append(row)
+        for together in batches.values():
+            for some in columns.split(max(1, budget // len(together))):
+                yield Slice(torch.tensor(together), some)
         return
     rows = torch.arange(len(samples))
     for part in rows.split(max(1, budget // len(columns))):

@@ -15,10 +15,12 @@ from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.ended import ended
 from mmrl.modalities.image.families.asked import Asked, Condition, Extent
 from mmrl.modalities.image.families.base import Schedule
+from mmrl.modalities.image.graphs import Graphs
 from mmrl.modalities.image.guidance import Scales
 from mmrl.modalities.image.kernels import Transition, sample
 from mmrl.modalities.image.plans import StepPlan
 from mmrl.modalities.image.policy import StepPolicy
+from mmrl.seeds import seed_of
 from mmrl.types import Group, Prompt, Sample, Trajectory
 
 
@@ -54,14 +56,14 @@ class Noise:
 
 
 class Sampler:
-    """Samples the policy. tag: a number of the weights as they are now; asked: what a prompt asks for."""
+    """Samples the policy. tag: a number of the weights as they are now, or None; asked: what a prompt asks for."""
 
     def __init__(
         self,
         policy: StepPolicy,
         conditions: Conditions,
         config: ModelConfig,
-        tag: Callable[[], int],
+        tag: Callable[[], int | None],
         asked: Callable[[Prompt], Asked],
     ) -> None:
         self.policy = policy
@@ -70,6 +72,7 @@ class Sampler:
         self.config = config
         self.tag = tag
         self.asked = asked
+        self.graphs = Graphs()
 
     @property
     def keeps_mean(self) -> bool:
@@ -126,7 +129,9 @@ class Sampler:
         shape = self.family.latent_shape(size)
         latents = torch.stack([source.start(shape) for source in noise]).to(device)
         storing = plan is not None and unconditional is not None and not policy.both_branches
-        tag = self.tag() if storing else None
+        keeps = self.config.keep_graph and plan is not None and run.stores and bool(plan.trained)
+        tag = self.tag() if storing or keeps else None
+        batch = self._batch(prompts, latents, run, tag) if keeps and tag is not None else None
         kept: list[dict[str, Tensor]] = []
         way: list[Tensor] = []
         for i in range(run.steps):
@@ -134,20 +139,32 @@ class Sampler:
                 way.append(latents.cpu())
             index = torch.full((len(prompts),), i, device=device)
             time = schedule.time[i].float().to(device).expand(len(prompts))
-            output, empty = policy.predict(latents, time, condition, run.scales, size, unconditional)
             stochastic = plan is not None and i in plan.stochastic
-            transition = policy.transition(latents, output, schedule, index, stochastic)
+            trained = plan is not None and i in plan.trained
+            with torch.set_grad_enabled(batch is not None and trained):
+                output, empty = policy.predict(latents, time, condition, run.scales, size, unconditional)
+                transition = policy.transition(latents, output, schedule, index, stochastic)
+            if batch is not None and trained:
+                self.graphs.keep(batch, i, transition)
             if not stochastic:
                 latents = transition.mean.to(policy.storage).float()
                 continue
             draw = torch.stack([source.next(shape) for source in noise]).to(device)
             after = sample(transition, draw, policy.storage)
-            if plan is not None and i in plan.trained:
-                kept.append(self.keep(latents, after, transition, index, empty, tag))
+            if trained:
+                kept.append(self.keep(latents, after, transition, index, empty, tag if storing else None))
+                if batch is not None:
+                    kept[-1] |= {"batch": torch.full_like(index, batch).cpu(), "row": torch.arange(len(prompts))}
             latents = after
         if plan is None or not run.stores:
             return latents, [None] * len(prompts)
         return latents, trajectories(kept, len(prompts)) if plan.trained else _ended(latents, way)
+
+    def _batch(self, prompts: Sequence[Prompt], latents: Tensor, run: Run, tag: int) -> int:
+        """A number of a batch whose graphs are kept: of all that decides its numbers, so that no other one has it."""
+        self.graphs.begin(tag)
+        bits = latents.view(torch.int32).flatten(1).sum(1).tolist()
+        return seed_of(tag, run, *bits, *(self.asked(prompt).key for prompt in prompts))
 
     def keep(
         self,

@@ -114,6 +114,17 @@ class MediaAdapter(TokenAdapter):
     def _decoder(self) -> MediaDecoder:
         return MediaDecoder(self.model, self.family, self._rooms())
 
+    def _block_names(self) -> Sequence[str]:
+        decoder = self.family.language(self.model)
+        return sorted({*super()._block_names(), *(getattr(decoder, "_no_split_modules", None) or ())})
+
+    def _never_divided(self) -> Sequence[nn.Module]:
+        return self._towers(self.model)
+
+    def _towers(self, model: Any) -> Sequence[nn.Module]:
+        """What sees and hears."""
+        raise NotImplementedError
+
     @property
     def _sharing(self) -> bool:
         return super()._sharing and self.family.shares_prompts

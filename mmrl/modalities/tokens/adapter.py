@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,12 @@ from mmrl.environments.base import Environment, drawn_by
 from mmrl.media import MediaError, pictures_of, sounds_of
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
+from mmrl.modalities.apart import Apart
 from mmrl.modalities.quiet import quiet
+from mmrl.modalities.shards import Divisible
 from mmrl.modalities.tokens import given, loading, stepping
 from mmrl.modalities.tokens.annealing import temperatures
+from mmrl.modalities.tokens.apart import TokensApart
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.conversation import Rules, converse
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
@@ -47,6 +50,8 @@ from mmrl.modalities.tokens.supervised import OBJECTIVES, PRECISE, supervised_lo
 from mmrl.modalities.tokens.truncation import kept_mass
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
+
+Made = TypeVar("Made")
 
 
 class TokenAdapter(Adapter):
@@ -126,6 +131,36 @@ class TokenAdapter(Adapter):
         """Those of the model, and `head.weight` where there is a scalar head."""
         found = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         return found | ({"head.weight": self.head.weight} if self.head is not None else {})
+
+    def divisible(self) -> Sequence[Divisible]:
+        """See Adapter.divisible: the layers of the decoder. Towers stay whole: not every row shows them something."""
+        name, config = type(self.model).__name__, self.config
+        if self.head is not None:
+            raise Unsupported("sharding: a model with a scalar head is not divided yet; leave sharding.shards at 1")
+        if config.engine.name != "transformers":
+            raise Unsupported(
+                f"sharding: engine.name={config.engine.name} gets no divided weights yet; leave it at transformers, or "
+                "sharding.shards at 1"
+            )
+        if self._decoder().prefix_attention:
+            raise Unsupported(
+                f"sharding: {name} runs its prompts by themselves, as many times as a micro-batch has prompts; leave "
+                "sharding.shards at 1"
+            )
+        _ = self._ways  # tried while no other process has to take part
+        return [Divisible(self.model, self._block_names(), self._never_divided(), True, config.train == "full")]
+
+    def _block_names(self) -> Sequence[str]:
+        """Class names of the layers."""
+        return sorted(getattr(self.model, "_no_split_modules", None) or ())
+
+    def _never_divided(self) -> Sequence[nn.Module]:
+        """Parts of the model that not every micro-batch runs."""
+        return ()
+
+    def _run(self, compute: Callable[[], Made]) -> Made:
+        """What `compute` gives, which runs the model."""
+        return compute() if self.shards is None else self.shards.run(self.model, compute)
 
     def save(self, folder: Path) -> None:
         """A folder that `from_pretrained` loads, with the tokenizer; for LoRA, peft's own files. A scalar head is in
@@ -238,12 +273,7 @@ class TokenAdapter(Adapter):
         if self.config.engine.name == "transformers" or self._in_sync:
             yield
             return
-        if self._outside is None:
-            longest = self._longest or self.context
-            self._outside = OutsideEngine(
-                self.config, self.model, self.tokenizer, self._write_base, self._engine_options(), longest
-            )
-        engine = self._outside
+        engine = self._made_outside()
         engine.sync(self.model, self.save, once)
         self._in_sync = True
         try:
@@ -251,6 +281,29 @@ class TokenAdapter(Adapter):
         finally:
             self._in_sync = False
             engine.rest()
+
+    def _made_outside(self) -> OutsideEngine:
+        """The engine with a copy of the weights, made where it is not there."""
+        if self._outside is None:
+            longest = self._longest or self.context
+            self._outside = OutsideEngine(
+                self.config, self.model, self.tokenizer, self._write_base, self._engine_options(), longest
+            )
+        return self._outside
+
+    def apart(self) -> Apart:
+        """See Adapter.apart: the engine's servers sample."""
+        s = self.config.sampling
+        sampling = Sampling(s.temperature, max_tokens=s.max_tokens, stop_ids=self.stop_ids, banned=self.banned)
+
+        def send(once: Once) -> None:
+            self._made_outside().sync(self.model, self.save, once)
+
+        def own(samples: Sequence[Sample]) -> None:
+            self._replace_logprobs(samples)
+            self._made_outside().compare(samples)
+
+        return TokensApart(self.config, self.reader, sampling, self._rules, self._made_outside, send, own)
 
     def close(self) -> None:
         """Give back what an engine of its own holds; the next rollout makes it anew."""
@@ -282,9 +335,10 @@ class TokenAdapter(Adapter):
     def _ways(self) -> Ways:
         """How the decoder may be run, asked where it is first run: on its device, in its precision."""
         if self._hollow:  # no numbers to compare: the ways of most models
-            return Ways()
+            return Ways(recomputed=self.config.gradient_checkpointing)
         with self._autocast():
-            ways = find_ways(self._decoder(), trial_ids(self._head().weight.shape[0], self.banned))
+            ids = trial_ids(self._head().weight.shape[0], self.banned)
+            ways = find_ways(self._decoder(), ids, self.config.gradient_checkpointing)
         if not ways.cached and self.config.engine.name == "transformers":
             warnings.warn(
                 f"{type(self.model).__name__}: its state cannot be kept from token to token here ({ways.why}), so each "
@@ -357,8 +411,13 @@ class TokenAdapter(Adapter):
         self, samples: Sequence[Sample], columns: Tensor, reference: bool = False, entropy: bool = False
     ) -> ActionLogProbs:
         """See Adapter.logprobs; 0 at tokens that are not trained."""
-        tokens = self._replayed(samples, columns)
-        logp, spread = token_logprobs(tokens.hidden, tokens.ids, self._head(), tokens.temperature, entropy)
+
+        def compute() -> tuple[Replayed, Tensor, Tensor | None]:
+            tokens = self._replayed(samples, columns)
+            logp, spread = token_logprobs(tokens.hidden, tokens.ids, self._head(), tokens.temperature, entropy)
+            return tokens, logp, spread
+
+        tokens, logp, spread = self._run(compute)
         found = ActionLogProbs(tokens.by_row(logp), entropy=None if spread is None else tokens.by_row(spread))
         if reference:
             with self.reference():
@@ -381,8 +440,12 @@ class TokenAdapter(Adapter):
         if "token_class" in names:
             found["token_class"] = self._precise(samples, columns).to(self.model.device)
         if rest:
-            tokens = self._replayed(samples, columns)
-            flat = token_features(tokens.hidden, tokens.ids, self._head(), rest, tokens.temperature)
+
+            def compute() -> tuple[Replayed, dict[str, Tensor]]:
+                tokens = self._replayed(samples, columns)
+                return tokens, token_features(tokens.hidden, tokens.ids, self._head(), rest, tokens.temperature)
+
+            tokens, flat = self._run(compute)
             found |= {name: tokens.by_row(values) for name, values in flat.items()}
         return found
 
@@ -423,8 +486,11 @@ class TokenAdapter(Adapter):
 
     @property
     def _sharing(self) -> bool:
-        # Layers that are recomputed cannot fill a cache.
-        return not self.config.gradient_checkpointing and self._ways.shared
+        """Whether rows may share the forward of their prompt, in a replay with gradient or without as it is now."""
+        if self.shards is not None:  # each micro-batch has one forward, as on all processes
+            return False
+        recomputed = self.config.gradient_checkpointing and torch.is_grad_enabled()
+        return self._ways.recomputed if recomputed else self._ways.shared
 
     def _replayed(self, samples: Sequence[Sample], columns: Tensor) -> Replayed:
         rows = [self.reader.rows(s) for s in samples]
@@ -487,8 +553,12 @@ class TokenAdapter(Adapter):
             prompt, answer = given.answer_of(record)
             samples += self.given(prompt, [answer])
         columns = torch.arange(max(len(trajectory_of(s).mask) for s in samples))
-        tokens = self._replayed(samples, columns)
-        logp = token_logprobs(tokens.hidden, tokens.ids, self._head())[0]
+
+        def compute() -> tuple[Replayed, Tensor]:
+            tokens = self._replayed(samples, columns)
+            return tokens, token_logprobs(tokens.hidden, tokens.ids, self._head())[0]
+
+        tokens, logp = self._run(compute)
         counts = tokens.valid.sum(1).tolist()
         weight = None
         if objective == PRECISE:

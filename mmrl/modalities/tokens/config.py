@@ -150,6 +150,8 @@ class TokenModelConfig(Strict):
 
     # What `micro_batch` counts, in words for `mmrl plan`.
     budget: ClassVar[str] = "tokens, those of prompts and pictures included"
+    # A stage's `micro_batch` in tokens, where it says none: a dozen rows, so that rows share the forward of a prompt.
+    usual_micro_batch: ClassVar[int] = 8192
 
     path: str = Field(description="A hub id or a folder that transformers' `from_pretrained` loads; share:// works.")
     revision: str | None = Field(None, description="Hub revision.")

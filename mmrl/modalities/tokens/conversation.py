@@ -78,12 +78,13 @@ class Conversation:
     trained: list[Tensor] = field(default_factory=list)
     heat: list[Tensor] = field(default_factory=list)
     turn: list[Tensor] = field(default_factory=list)
+    versions: list[Tensor] = field(default_factory=list)
     turns: int = 0  # of the policy, over all rows of the episode
     stop: str = ""
 
     def add(self, made: Completion, heat: Sequence[float], text: str) -> None:
         """A turn of the policy."""
-        self._extend(Row(made.ids), made.logp, True, heat, self.turns)
+        self._extend(Row(made.ids), made.logp, True, heat, self.turns, made.versions)
         self.episode.turns.append(Turn("assistant", text, trained=True))
         self.episode.finished = made.stop != "length"
         self.turns += 1
@@ -103,17 +104,26 @@ class Conversation:
         if drop <= 0:
             return
         self.rest = Row(self.rest.ids[:-drop], self.rest.media)
-        for columns in (self.logp, self.trained, self.heat, self.turn):
+        for columns in (self.logp, self.trained, self.heat, self.turn, self.versions):
             columns[-1] = columns[-1][:count]
         self.episode.turns[-1] = Turn("assistant", text, trained=True)
 
-    def _extend(self, row: Row, logp: Tensor, trained: bool, heat: Sequence[float], turn: int) -> None:
+    def _extend(
+        self,
+        row: Row,
+        logp: Tensor,
+        trained: bool,
+        heat: Sequence[float],
+        turn: int,
+        versions: Tensor | None = None,
+    ) -> None:
         count = len(row)
         self.rest = self.rest.then(row)
         self.logp.append(logp)
         self.trained.append(torch.full((count,), trained))
         self.heat.append(torch.tensor([*heat[:count], *[1.0] * (count - len(heat))]))
         self.turn.append(torch.full((count,), float(turn)))
+        self.versions.append(torch.full((count,), -1) if versions is None else versions)
 
 
 def converse(
@@ -291,6 +301,9 @@ def _sample(talk: Conversation, speaker: Speaker) -> Sample:
         tensors["temperature"] = heat
     if talk.turns > 1 or len(talk.turn) > 1:
         tensors["step"] = torch.cat(talk.turn)
+    versions = torch.cat(talk.versions)
+    if bool((versions >= 0).any()):
+        tensors["versions"] = versions
     trajectory = Trajectory(torch.cat(talk.logp), torch.cat(talk.trained), tensors)
     episode = talk.episode
     return Sample(

@@ -163,6 +163,8 @@ def _enable_checkpointing(model: Any) -> None:
         for name, value in vars(module).items():
             if isinstance(value, float) and ("drop" in name or "jitter" in name):
                 setattr(module, name, 0.0)
+        if hasattr(module, "_can_checkpoint_with_cache"):
+            module._can_checkpoint_with_cache = True  # see engines.cache.Filled
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
 

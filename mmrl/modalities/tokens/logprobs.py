@@ -1,7 +1,8 @@
 """Log-probabilities of tokens from hidden states, a chunk of tokens at a time: [tokens, V] never exists whole.
 
 With z = softcap(scale * (W h + b)) / temperature and banned ids at -inf, log p(id) = z[id] - logsumexp(z). Each
-chunk's logits are made, used and freed, and made again in the backward pass, where
+chunk's logits are made, used and freed, and made again in the backward pass (but for one chunk, whose probabilities are
+kept: the backward would take that memory anyway), where
     d log p(id) / dz = onehot(id) - p        dH / dz = -p (log p + H),  H = -sum p log p.
 """
 
@@ -103,7 +104,8 @@ def token_logprobs(
     hidden: [n, D], where a token's distribution comes from. ids: [n] int64. temperature: [n]; None is 1.
     """
     heat = torch.ones(len(ids), device=hidden.device) if temperature is None else temperature
-    logp, spread = _TokenLogProbs.apply(hidden, head.weight, head.bias, ids, heat, head, entropy)
+    keep = torch.is_grad_enabled() and not entropy and head.softcap is None
+    logp, spread = _TokenLogProbs.apply(hidden, head.weight, head.bias, ids, heat, head, entropy, keep)
     return logp, (spread if entropy else None)
 
 
@@ -139,11 +141,13 @@ class _TokenLogProbs(torch.autograd.Function):
         temperature: Tensor,
         head: Head,
         entropy: bool,
+        keep: bool,
     ) -> tuple[Tensor, Tensor]:
         wide = _wide(head.compute)
         logp, total, spread = (torch.zeros(len(ids), dtype=wide, device=hidden.device) for _ in range(3))
         buffer = head.buffer(len(ids))
-        for part in head.chunks(len(ids)):
+        # The first chunk is as large as any: it comes last, and its probabilities stay where they are.
+        for part in reversed(list(head.chunks(len(ids)))):
             z = head.distribution(hidden[part], temperature[part], buffer)
             own, top = z.gather(1, ids[part, None])[:, 0], z.amax(1)
             z -= top[:, None]
@@ -155,6 +159,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 mass = z.exp_().sum(1)
             total[part] = top + mass.log()
             logp[part] = own - total[part]
+        ctx.kept, ctx.buffer = (z.div_(mass[:, None]), buffer) if keep and len(ids) else (None, None)
         ctx.save_for_backward(hidden, weight, bias, ids, temperature, total, spread)
         ctx.head, ctx.entropy = head, entropy
         return logp, spread
@@ -168,17 +173,22 @@ class _TokenLogProbs(torch.autograd.Function):
         wide = _wide(head.compute)
         grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=wide) if need_bias and bias is not None else None
-        buffer = head.buffer(len(ids))
+        kept, buffer = ctx.kept, head.buffer(len(ids)) if ctx.buffer is None else ctx.buffer
+        ctx.kept = ctx.buffer = None  # they are written to: a second backward makes its own
         for part in head.chunks(len(ids)):
-            raw = head.logits(hidden[part], buffer)
-            slope = None if head.softcap is None else 1 - (raw / head.softcap) ** 2
-            z = head._temper(raw, temperature[part]).sub_(total[part, None])
-            if ctx.entropy:
-                p = z.exp()
-                grad = head._fill_banned(z, 0.0).add_(spread[part, None]).mul_(p).mul_(-grad_spread[part, None])
-                grad -= p.mul_(grad_logp[part, None])
+            slope = None
+            if kept is not None:
+                grad, kept = kept.mul_(-grad_logp[part, None]), None
             else:
-                grad = z.exp_().mul_(-grad_logp[part, None])
+                raw = head.logits(hidden[part], buffer)
+                slope = None if head.softcap is None else 1 - (raw / head.softcap) ** 2
+                z = head._temper(raw, temperature[part]).sub_(total[part, None])
+                if ctx.entropy:
+                    p = z.exp()
+                    grad = head._fill_banned(z, 0.0).add_(spread[part, None]).mul_(p).mul_(-grad_spread[part, None])
+                    grad -= p.mul_(grad_logp[part, None])
+                else:
+                    grad = z.exp_().mul_(-grad_logp[part, None])
             grad.scatter_add_(1, ids[part, None], grad_logp[part, None])
             grad /= temperature[part, None]
             if slope is not None:
@@ -200,7 +210,7 @@ class _TokenLogProbs(torch.autograd.Function):
             grad_weight = grad_weight.to(weight.dtype)
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -65,13 +65,35 @@ class OutsideEngine:
         """Tokens of a row, prompt and completion."""
         return self._engine.max_model_len
 
+    @property
+    def version(self) -> int:
+        """The number of the last sync."""
+        return self._version
+
+    @property
+    def flows(self) -> bool:
+        """Whether weights may change while requests are under way; see VllmEngine.flows."""
+        return self._engine.flows
+
+    @flows.setter
+    def flows(self, on: bool) -> None:
+        self._engine.flows = on
+
+    def returned(self) -> bool:
+        """Whether a server that was lost answers again."""
+        return self._engine.returned()
+
+    def counts(self) -> dict[str, float]:
+        """Numbers of the servers."""
+        return self._engine.counts()
+
     def sync(self, model: Any, save: Callable[[Path], None], once: Once) -> None:
         """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes; once: see Engine."""
         self._version += 1
         if self._engine.lora:
             self._engine.sync_lora(save, self._version, once)
         else:
-            self._engine.sync(merged_weights(model), self._version, once)
+            self._engine.sync(_Merged(model), self._version, once)
 
     def rest(self) -> None:
         """Nothing is sampled before the next sync."""
@@ -147,6 +169,16 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             yield name.replace(*_DOUBLED), tensor.detach()
     if f"{head}.weight" not in sent:
         yield f"{head}.weight", modules[head].weight.detach()
+
+
+class _Merged:
+    """`merged_weights`, from the first one each time: servers that were all lost get them again."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return merged_weights(self._model)
 
 
 def merged_layers(model: Any) -> Iterator[dict[str, Tensor]]:

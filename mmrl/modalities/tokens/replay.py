@@ -149,18 +149,22 @@ def _plain(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row])
 
 def _shared(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row], keys: Sequence[Hashable]) -> Take:
     """A forward of the different prompts, padded on the left, then one of all completions on their caches."""
-    from mmrl.engines.cache import select_rows  # imports transformers
+    from mmrl.engines.cache import Filled, select_rows  # imports transformers
 
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     unique = sorted(first.values())
     number = {keys[i]: u for u, i in enumerate(unique)}
     owner = torch.tensor([number[key] for key in keys], device=decoder.device)
     cache = decoder.new_cache()
+    filled = Filled(cache, decoder.layers) if decoder.recomputed else None
     before = decoder.run([prompts[i] for i in unique], left=True, cache=cache)
     hidden = before.hidden[owner, -1:]
     inputs = [decoder.cut(c, len(c) - 1) for c in completions]
     if max(map(len, inputs)):
-        select_rows(cache, owner)
+        if filled is None:
+            select_rows(cache, owner)
+        else:
+            cache = filled.select(owner)
         following = decoder.run(inputs, cache=cache, before=before, owner=owner).hidden
         hidden = torch.cat([hidden, following], 1)
     return lambda row, place: hidden[row.to(hidden.device), place.to(hidden.device)]
@@ -179,23 +183,36 @@ def cut_rows(prompts: Sequence[Row], completions: Sequence[Row], budget: int, sh
         order = sorted(range(len(keys)), key=lambda i: (-len(prompts[i]), kinds[keys[i]], -len(completions[i]), i))
     else:
         order = sorted(range(len(keys)), key=lambda i: (-len(prompts[i]) - len(completions[i]), i))
-    parts: list[list[int]] = []
+    parts: list[_Part] = []
     for i in order:
-        if parts and _tokens([*parts[-1], i], keys, prompts, completions, share) <= budget:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    return parts
+        row = keys[i], len(prompts[i]), len(completions[i])
+        if not parts or parts[-1].tokens_with(*row, share) > budget:
+            parts.append(_Part())
+        parts[-1].add(i, *row)
+    return [part.rows for part in parts]
 
 
-def _tokens(
-    rows: Sequence[int],
-    keys: Sequence[Hashable],
-    prompts: Sequence[Row],
-    completions: Sequence[Row],
-    share: bool,
-) -> int:
-    p, c = [prompts[i] for i in rows], [completions[i] for i in rows]
-    plain = plain_tokens(p, c)
-    shared = shared_tokens([keys[i] for i in rows], p, c)
-    return shared if share and shared <= WORTH_SHARING * plain else plain
+class _Part:
+    """Rows of a micro-batch, and what their tokens come to: numbers that one more row changes in constant time."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self._keys: set[Hashable] = set()
+        self._longest = (0, 0, 0)  # prompt, completion, both
+
+    def _with(self, prompt: int, completion: int) -> tuple[int, int, int]:
+        longest = self._longest
+        return max(longest[0], prompt), max(longest[1], completion), max(longest[2], prompt + completion)
+
+    def tokens_with(self, key: Hashable, prompt: int, completion: int, share: bool) -> int:
+        """Tokens of the forward, with padding, where this row is in it, too: as action_states would compute it."""
+        prompt, completion, whole = self._with(prompt, completion)
+        count = len(self.rows) + 1
+        plain = count * whole
+        shared = (len(self._keys) + (key not in self._keys)) * prompt + count * completion
+        return shared if share and shared <= WORTH_SHARING * plain else plain
+
+    def add(self, number: int, key: Hashable, prompt: int, completion: int) -> None:
+        self._longest = self._with(prompt, completion)
+        self._keys.add(key)
+        self.rows.append(number)

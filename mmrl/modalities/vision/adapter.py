@@ -60,6 +60,9 @@ class VisionAdapter(MediaAdapter):
     def _left_alone(self, model: Any) -> Sequence[nn.Module]:
         return self.family.towers(model) if self.config.vision == "frozen" else ()
 
+    def _towers(self, model: Any) -> Sequence[nn.Module]:
+        return self.family.towers(model)
+
     def _engine_options(self) -> dict[str, Any]:
         return {"processor": self.family.processor_options()}
 

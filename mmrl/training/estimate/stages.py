@@ -47,7 +47,12 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
     base = int(own_peak_rss_mb() * 2**20)  # before anything is traced, which takes memory of its own
     wide = stage.run.adapter.precision == torch.float32
     sizes, gpu = sizes_of(stage, prompts), on_gpu(stage)
-    if gpu:  # in main memory they are part of what was there before
+    if gpu:
+        parked = [_bytes(part) for part in stage.run.adapter.parked()]
+        sizes = dataclasses.replace(
+            sizes, weights=sizes.weights - sum(parked), sampling=sizes.sampling + max(parked, default=0)
+        )
+        # In main memory they are part of what was there before.
         rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
         sizes = dataclasses.replace(sizes, rewards=rewards)
     return Estimate(sizes, base, gpu, wide)
@@ -65,11 +70,11 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
         held = dataclasses.replace(held, reference=_bytes(adapter.reference_parameters().values()))
     samples, n = blank_samples(stage, prompts)
     peak = partial(peak_of_deep, list(adapter.deep_modules()))
-    sampling = peak(partial(adapter.trial, samples[::n], n)) if _samples(stage) and samples else 0
+    sampling = peak(partial(adapter.trial, samples[::n], n)) if rolls_out(stage) and samples else 0
     if isinstance(stage, Distill) and samples:
         turns = turn_peaks(stage, samples, n, peak)
         return dataclasses.replace(held, sampling=sampling, update=max(turns.values()), turns=turns)
-    update = peak(partial(_updates, stage, samples)) if stage.learners else 0
+    update = peak(partial(one_update, stage, samples)) if stage.learners else 0
     return dataclasses.replace(held, sampling=sampling, update=update)
 
 
@@ -124,14 +129,15 @@ def blank_samples(stage: Stage[Any], prompts: Sequence[Prompt]) -> tuple[list[Sa
     return found[: n * max(1, -(-groups // updates))], n
 
 
-def _samples(stage: Stage[Any]) -> bool:
+def rolls_out(stage: Stage[Any]) -> bool:
+    """Whether the stage samples."""
     return isinstance(stage.options, SampledStage | FilterStage)
 
 
 # -------------------------------------------------------------------- the work of an update
 
 
-def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
+def one_update(stage: Stage[Any], samples: Sequence[Sample]) -> None:
     """The fullest micro-batch of an update, where there are several beside the gradient that others have left."""
     try:
         _work(stage, samples)
@@ -143,7 +149,8 @@ def _updates(stage: Stage[Any], samples: Sequence[Sample]) -> None:
 def _left(adapter: Adapter) -> None:
     """Gradients, as earlier micro-batches leave them."""
     for parameter in adapter.trainable_parameters().values():
-        parameter.grad = torch.empty_like(parameter)
+        if parameter.grad is None:
+            parameter.grad = torch.empty_like(parameter)
 
 
 def _work(stage: Stage[Any], samples: Sequence[Sample]) -> None:

@@ -100,7 +100,7 @@ def evaluate(
     check_tasks(prompts, options)
     places, asked = shared_out(questions(prompts, options), prompts, processes)
     run.adapter.wanted = wanted(run.eval_rewards, shown=True)
-    with averaged(learners):
+    with averaged(learners), run.whole():
         kept, groups = without_broken(
             lambda some: draw([asked[i].prompt for i in some], options.samples, options.seed),
             range(len(asked)),

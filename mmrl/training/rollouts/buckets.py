@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from mmrl.seeds import seed_of
@@ -16,11 +16,25 @@ def levels(values: Sequence[float], buckets: int | None) -> list[int]:
 
     Equal values are in one bucket, so that some may be empty: a value with r lower ones among n is in floor(B r / n).
     """
+    numbers = np.array(values, dtype=np.float64)
+    return levels_of(numbers, cuts(np.sort(numbers), buckets)).tolist()
+
+
+def cuts(ordered: np.ndarray, buckets: int | None) -> np.ndarray:
+    """Where levels part: the numbers, rising, of which as many lie below a value as its level says.
+
+    ordered: all values, rising. Of buckets there is one cut less: as floor(B r / n) is b or more from r = ceil(b n / B)
+    on, a value is in bucket b or above where it is larger than the ceil(b n / B)-th of all.
+    """
     if buckets is None:
-        rungs = {value: rank for rank, value in enumerate(sorted(set(values)))}
-        return [rungs[value] for value in values]
-    ordered = sorted(values)
-    return [buckets * bisect_left(ordered, value) // len(values) for value in values]
+        return ordered[np.concatenate([[True], ordered[1:] > ordered[:-1]])]
+    places = -(-np.arange(1, buckets) * len(ordered) // buckets)
+    return ordered[places - 1]
+
+
+def levels_of(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """The level of each value."""
+    return np.searchsorted(cuts, values, side="left")
 
 
 def shares(count: int, done: float) -> list[float]:
@@ -44,7 +58,7 @@ def picked(weights: Sequence[float], chance: float) -> int:
 
 
 @lru_cache(maxsize=64)
-def permutation(size: int, *key: object) -> tuple[int, ...]:
-    """A permutation of range(size) that depends on its key alone."""
+def permutation(size: int, *key: object) -> np.ndarray:
+    """[size] int32, a permutation of range(size) that depends on its key alone; not to be written to."""
     generator = torch.Generator().manual_seed(seed_of(*key))
-    return tuple(torch.randperm(size, generator=generator).tolist())
+    return torch.randperm(size, generator=generator).to(torch.int32).numpy()

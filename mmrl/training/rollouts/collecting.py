@@ -11,17 +11,19 @@ from torch import Tensor
 from mmrl.config import ConfigError, GrpoStage, HintsConfig, SampledStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.data.choices import shuffled
+from mmrl.data.held import names_of
 from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
+from mmrl.training.fitting import Fitting
 from mmrl.training.rollouts.branching import branched, failing_alike
 from mmrl.training.rollouts.curriculum import Curriculum
 from mmrl.training.rollouts.deciding import looked_at
 from mmrl.training.rollouts.difficulty import difficulties
 from mmrl.training.rollouts.hints import climb, plain
 from mmrl.training.rollouts.refilling import refill
-from mmrl.training.rollouts.replaying import replay_old
+from mmrl.training.rollouts.replaying import SAMPLER, replay_old
 from mmrl.training.rollouts.sampling import refuse_invalid, sampled
 from mmrl.training.run import Run
 from mmrl.types import Group, Prompt, Sample, Score
@@ -36,12 +38,17 @@ class Collector:
         self, run: Run, options: SampledStage, algorithm: Algorithm, prompts: Sequence[Prompt], cursor: Cursor
     ) -> None:
         self.run, self.options, self.algorithm, self.cursor = run, options, algorithm, cursor
-        self.prompts = list(prompts)
+        self.prompts = prompts
         self.seed = seed_of(run.seed, options.name)
         self.curriculum = made_curriculum(self.prompts, options)
+        data = run.config.data
+        later = data.looked_at is not None and len(prompts) > data.looked_at
+        self._fitting = Fitting(run.adapter, prompts, data.on_bad_record) if later else None
         # One update right behind its rollout has the replay for nothing: it is what it differentiates.
         once = options.updates * options.epochs == 1 and options.ahead == 0 and algorithm.correction is None
         self._replays = options.replays_old(run.adapter.precision != torch.float32) and not once
+        if options.flowing and algorithm.correction is not None:  # from the servers' log-probs to the trainer's
+            self._replays = True
 
     def collect(self, step: int) -> list[Group]:
         """This process's groups for a step, sampled with the weights as they are, and scored.
@@ -51,16 +58,34 @@ class Collector:
         `branches` the samples that part at a step. What comes next depends on the seed and on the results, not on the
         number of processes. Where it fails, the curriculum is as it was.
         """
-        before = self.curriculum.state()
-        try:
+        with self.curriculum.kept_on_failure():
             groups = self._groups(step)
-        except BaseException:
-            self.curriculum.load(before)
-            raise
         self.score_kl(groups)
         if self._replays:
             replay_old(self.run.adapter, groups, self.options.micro_batch)
         return groups
+
+    def asked(self, step: int) -> list[Group]:
+        """This process's groups of a step, without samples, with the next prompts of the curriculum; `take` is told of
+        them when they are whole. Raises AllRetired, the curriculum being as it was."""
+        with self.curriculum.kept_on_failure():
+            return self._mine(self._next(step, range(self.options.groups), Counter()))
+
+    def take(self, groups: Sequence[Group]) -> None:
+        """Whole groups of the step at hand, sampled elsewhere: ratios are measured against what their samplers noted,
+        or the policy's own replay. Every process calls. Raises RewardFailure as `collect`."""
+        if self.options.rewarded:
+            refuse_invalid(self.run, self.cursor, groups, self.options.max_invalid, self.run.weights)
+        self._record(groups)
+        self.score_kl(groups)
+        if self._replays:
+            replay_old(self.run.adapter, groups, self.options.micro_batch)
+        for sample in (s for group in groups for s in group.samples):
+            sample.actions.tensors.setdefault(SAMPLER, sample.actions.logp.clone())
+
+    def score_missing_kl(self, groups: Sequence[Group]) -> None:
+        """Of groups some of which have theirs."""
+        self.score_kl([group for group in groups if any(KL not in s.scores for s in group.samples)])
 
     def score_kl(self, groups: Sequence[Group]) -> None:
         """The KL that comes off the rewards, where the algorithm has one."""
@@ -124,13 +149,26 @@ class Collector:
         draws: how often each prompt was asked in this step already; counted on.
         """
         found = []
-        for place, number in zip(places, self.curriculum.order(step, len(places), self.seed)):
+        for place, number in zip(places, self._drawn(step, len(places))):
             prompt = self.prompts[number]
             draw = draws[prompt.id]
             if self.run.config.data.shuffle_options:
                 prompt = shuffled(prompt, seed_of(self.seed, step, draw))
             found.append(Group(prompt, place, draw=draw))
             draws[prompt.id] += 1
+        return found
+
+    def _drawn(self, step: int, count: int) -> list[int]:
+        """The next prompts of the curriculum that can be used."""
+        if self._fitting is None:
+            return self.curriculum.order(step, count, self.seed)
+        found: list[int] = []
+        while len(found) < count:
+            for number in self.curriculum.order(step, count - len(found), self.seed):
+                if self._fitting.fits(number):
+                    found.append(number)
+                else:
+                    self.curriculum.pass_over(number)
         return found
 
     def _mine(self, groups: Sequence[Group]) -> list[Group]:
@@ -153,7 +191,7 @@ class Collector:
         """Tell the curriculum the pass rates of the groups of all processes, in the order of their indices."""
         if not self.options.rewarded:
             return
-        options, index = self.options, self.curriculum.index
+        options, place = self.options, self.curriculum.ids.place
         weights = looked_at(self.run.weights, options.curriculum.reward)
         rates, known = (torch.zeros(options.groups, dtype=torch.float64) for _ in range(2))
         numbers = torch.full((options.groups,), -1.0, dtype=torch.float64)
@@ -162,7 +200,7 @@ class Collector:
             if values:
                 rates[group.index] = sum(v >= options.curriculum.correct_at for v in values) / len(values)
                 known[group.index] = 1
-                numbers[group.index] = index[plain(group.prompt).id]
+                numbers[group.index] = place(plain(group.prompt).id)
         reduce = self.run.processes.reduce
         rates, known, numbers = reduce(rates, "sum"), reduce(known, "sum"), reduce(numbers, "max")
         for rate, count, number in zip(rates.tolist(), known.tolist(), numbers.tolist()):
@@ -182,7 +220,7 @@ def made_curriculum(prompts: Sequence[Prompt], options: SampledStage) -> Curricu
     """The stage's order of prompts, at its beginning."""
     section = options.curriculum
     return Curriculum(
-        [prompt.id for prompt in prompts],
+        names_of(prompts),
         difficulties(prompts, section.column) if section.column else None,
         order=section.order,
         first=section.first,

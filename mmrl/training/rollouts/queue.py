@@ -1,4 +1,4 @@
-"""The queue of rollouts that are not used up: what an asynchronous pool would fill."""
+"""The queue of rollouts that are not used up, filled before each step; in the background: see asynchronous."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 from mmrl.config import SampledStage
 from mmrl.training.cursor import Cursor
-from mmrl.training.rollouts.collecting import KL, Collector
+from mmrl.training.rollouts.collecting import Collector
 from mmrl.training.rollouts.curriculum import AllRetired
 from mmrl.training.rollouts.sampling import score_new
 from mmrl.training.rollouts.stored import load_queue, save_queue
 from mmrl.training.run import Run
+from mmrl.training.tensors import CheckpointError
 from mmrl.types import Group
+
+ASKED = "asked_{}.json"  # in a checkpoint: what asynchronous rollouts had asked for, by process
 
 
 class Rollouts:
@@ -47,6 +50,9 @@ class Rollouts:
         """The step is done with the first."""
         self.queue = self.queue[1:]
         self.exhausted = not self.queue and self.collector.curriculum.exhausted
+
+    def close(self) -> None:
+        """The stage is over."""
 
     def _fill(self) -> bool:
         """Sample until the step's rollout, and those of the next `ahead` steps, wait; returns whether any was.
@@ -86,9 +92,13 @@ class Rollouts:
     def load_groups(self, folder: Path) -> None:
         """This process's share, whatever number of processes saved; prompts get back the records that they had."""
         processes = self.run.processes
+        if any(folder.glob(ASKED.format("*"))):
+            raise CheckpointError(
+                f"{folder} was saved with groups under way (asynchronous): go on with the stage's `asynchronous`"
+            )
         self.queue = load_queue(folder, processes.rank, processes.world, self.collector.prompts)
         self.exhausted = self.exhausted and not self.queue
         groups = [group for groups in self.queue for group in groups]
         if self.options.rewarded and not self.options.searched:  # the branchings of a tree have scores of their own
             score_new(self.run, groups)
-        self.collector.score_kl([group for group in groups if any(KL not in s.scores for s in group.samples)])
+        self.collector.score_missing_kl(groups)

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from mmrl.data.choices import ORDER, in_order
+from mmrl.data.held import ById
 from mmrl.reporting.files import strict
 from mmrl.reporting.samples import read_step, write_step
 from mmrl.training.rollouts.hints import HINT, PLAIN
@@ -31,7 +32,7 @@ def load_queue(folder: Path, rank: int, world: int, prompts: Sequence[Prompt]) -
     """
     numbers = sorted({place.name.split("_")[1] for place in folder.glob("pending_*")})
     queue = [load_groups(sorted(folder.glob(f"pending_{number}_*")), rank, world) for number in numbers]
-    known = {prompt.id: prompt for prompt in prompts}
+    known = ById(prompts)
     for group in (group for groups in queue for group in groups):
         group.prompt = with_record(group.prompt, known)
         for sample in group.samples:

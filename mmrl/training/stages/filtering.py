@@ -114,13 +114,15 @@ class Filtering(Stage[FilterStage]):
         folder, data = self.run.folder / "data", self.run.config.data
         return stored_sounds(stored_images(record, root, folder, data.max_pixels), root, folder, data.max_seconds)
 
+    def _numbers(self) -> list[int]:
+        """Of the step's prompts, over all processes."""
+        size, first = len(self.prompts), self.cursor.step * self.options.groups
+        return cyclic_indices(first, min(self.options.groups, size - first), size, self.seed)
+
     def _asked(self) -> list[tuple[Group, Rate | None]]:
         """This process's empty groups of the step, and the pass rates of those that were measured before."""
-        options, run = self.options, self.run
-        size, first = len(self.prompts), self.cursor.step * options.groups
-        order = cyclic_indices(0, size, size, self.seed)[first : first + options.groups]
-        found = []
-        for place, prompt in enumerate(self.prompts[p] for p in order):
+        run, found = self.run, list[tuple[Group, Rate | None]]()
+        for place, prompt in enumerate(self.prompts[number] for number in self._numbers()):
             rate = self.known.of(prompt) if self.known else None
             if run.config.data.shuffle_options:
                 prompt = shuffled(prompt, self.seed)
@@ -133,8 +135,9 @@ class Filtering(Stage[FilterStage]):
     def _lines(self, groups: Sequence[Group], known: Sequence[tuple[Group, Rate]]) -> list[tuple[int, dict[str, Any]]]:
         """The pass rates of the step's prompts, those that are not kept, too."""
         rates = [(group, measured(group, self.options)) for group in groups]
-        asked = {prompt.id: prompt for prompt in self.prompts}
-        return [(g.index, line_of(asked[g.prompt.id], rate)) for g, rate in [*rates, *known] if rate is not None]
+        numbers = self._numbers()
+        asked = [(group, rate) for group, rate in [*rates, *known] if rate is not None]
+        return [(group.index, line_of(self.prompts[numbers[group.index]], rate)) for group, rate in asked]
 
     def _collected(self) -> list[Group]:
         """This process's groups of the step, sampled and scored."""

@@ -41,7 +41,7 @@ class Grpo(Sampled[GrpoStage]):
         if options.tree:  # an adapter that makes no single steps says so
             run.adapter.next_steps([], [], greedy=True, end=options.tree.step_end, max_tokens=1)
         self.replays = options.replays_old(run.adapter.precision != torch.float32)
-        self.policy_gradient = PolicyGradient(run, options, cursor, algorithm, self.seed, self.replays)
+        self.policy_gradient = PolicyGradient(run, options, cursor, algorithm, self.seed, self.replays, self.prompts)
         self.readable = Readable(
             run.processes, run.config.data, record_prompt, run.adapter.check_media
         )  # of the expert's records

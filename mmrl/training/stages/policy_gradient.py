@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -18,28 +18,47 @@ from mmrl.training.rollouts.broken import without_broken
 from mmrl.training.run import Run
 from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
 from mmrl.training.stages.addends import Addend
-from mmrl.training.stages.experience import Experience, adapter_features
+from mmrl.training.stages.experience import Experience, Features, adapter_features
 from mmrl.training.stages.rows import LARGEST, OFF
-from mmrl.training.stages.update import MicroBatch, Update, gradient, groups_of_update, micro_batches, plan_update
-from mmrl.types import ActionLogProbs, Group, Prompt
+from mmrl.training.stages.update import (
+    MicroBatch,
+    Update,
+    compares,
+    fill,
+    gradient,
+    groups_of_update,
+    micro_batches,
+    plan_update,
+)
+from mmrl.types import ActionLogProbs, Group, Prompt, Sample
 
 
 class PolicyGradient:
     """algorithm: see `fitting`. seed: the stage's. replays: whether ratios are measured against the trainer's own
-    replay."""
+    replay. prompts: the stage's."""
 
     def __init__(
-        self, run: Run, options: SampledStage, cursor: Cursor, algorithm: Algorithm, seed: int, replays: bool = False
+        self,
+        run: Run,
+        options: SampledStage,
+        cursor: Cursor,
+        algorithm: Algorithm,
+        seed: int,
+        replays: bool = False,
+        prompts: Sequence[Prompt] = (),
     ) -> None:
+        self.prompts = prompts
         self.run, self.options, self.cursor, self.algorithm, self.seed = run, options, cursor, algorithm, seed
         self.replays = replays
-        self.features = adapter_features(run.adapter, options.micro_batch)
+        self.features = self._whole(adapter_features(run.adapter, options.micro_batch))
         quiet = not run.processes.is_main
         self.check = SelfCheck(algorithm, run.adapter.precision, options.name, quiet=quiet, own=replays)
 
     def refuse_broken_adapter(self, prompts: Sequence[Prompt]) -> None:
         """The contract's cheap clauses, on the first of the prompts whose pictures can be read."""
         run = self.run
+        if run.adapter.shards is not None:  # it differentiates alone; the first micro-batch's ratios are still checked
+            return
 
         def check(some: list[Prompt]) -> list[Group]:
             refuse_broken_adapter(run.adapter, some[:1], self.options.micro_batch, run.seed)
@@ -75,13 +94,32 @@ class PolicyGradient:
         adapter, first = self.run.adapter, number == 0 and experience.fresh
         update = self._planned(experience, number)
         slices = micro_batches(adapter, update, self.options.micro_batch)
+        # Where weights are divided, every process takes part in every micro-batch of the others.
+        missing = self.run.processes.equal(len(slices)) - len(slices) if adapter.shards is not None else 0
         check: Callable[[int, ActionLogProbs, Batch], None] | None = self.check if first else None
 
         def add(start: int) -> Iterator[MicroBatch]:
             own = first and self.replays
-            return gradient(adapter, update, slices, scale=scale, start=start, on_replay=check, own=own)
+            yield from gradient(adapter, update, slices, scale=scale, start=start, on_replay=check, own=own)
+            self._fill(update, missing)
 
         return Addend(len(slices), add)
+
+    def _fill(self, update: Update, missing: int) -> None:
+        """Take part in micro-batches that other processes have more of."""
+        if missing:
+            sample = update.samples[0] if update.samples else self.run.adapter.blank(self.prompts[0])
+            assert sample is not None, "an adapter that can be divided makes blank samples"
+            fill(self.run.adapter, sample, missing, compares(update.algorithm))
+
+    def _whole(self, features: Features) -> Features:
+        """Micro-batch by micro-batch, of which processes have different numbers."""
+
+        def compute(samples: Sequence[Sample], names: Iterable[str]) -> dict[str, Tensor]:
+            with self.run.whole():
+                return features(samples, names)
+
+        return compute
 
     def _planned(self, experience: Experience, number: int) -> Update:
         """How far the sampler's log-probs are off is counted beside it."""

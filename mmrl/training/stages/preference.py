@@ -50,7 +50,7 @@ class Preference(Stage[PreferenceStage]):
         )
         self.shift = Shift()
 
-    def _pairs(self) -> list[Prompt]:
+    def _pairs(self) -> Sequence[Prompt]:
         options, data = self.options, self.run.config.data
         if options.data_from:
             kept = result_path(self.run.folder, options.data_from)

@@ -97,7 +97,7 @@ def grpo_row(experience: Experience, options: GrpoStage, cursor: Cursor, process
     """
     row = reward_row(experience, processes)
     samples = experience.samples
-    if options.staleness:
+    if options.ahead:
         age = processes.total(sum(cursor.step - s.version for s in samples))
         row["rollout/age"] = age / max(processes.total(len(samples)), 1)
     row |= {f"env/{name}": value for name, value in conversation_metrics(samples, processes).items()}

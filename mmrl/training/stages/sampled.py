@@ -10,10 +10,10 @@ from mmrl.config import ConfigError, SampledStage
 from mmrl.core.algorithm import Algorithm
 from mmrl.training.cursor import Cursor
 from mmrl.training.policy import Policy
+from mmrl.training.rollouts.asynchronous import made_rollouts
 from mmrl.training.rollouts.collecting import Collector
 from mmrl.training.rollouts.deciding import check_known
 from mmrl.training.rollouts.hints import check_hints
-from mmrl.training.rollouts.queue import Rollouts
 from mmrl.training.run import Run
 from mmrl.training.run_folder import prompts_of
 from mmrl.training.stages.base import Stage
@@ -37,7 +37,8 @@ class Sampled(Stage[Section]):
         check_known(options.curriculum.reward, run.weights, f"stage {options.name!r}: curriculum.reward")
         if options.hints:
             check_hints(self.prompts, options.hints.reward, list(run.weights))
-        self.rollouts = Rollouts(run, options, cursor, Collector(run, options, algorithm, self.prompts, cursor))
+        collector = Collector(run, options, algorithm, self.prompts, cursor)
+        self.rollouts = made_rollouts(run, options, cursor, collector)
 
     @property
     def rolled_out(self) -> Sequence[Prompt]:
@@ -76,6 +77,9 @@ class Sampled(Stage[Section]):
 
     def close_step(self) -> None:
         self.rollouts.drop()
+
+    def clean(self) -> None:
+        self.rollouts.close()
 
     def state(self) -> dict[str, Any]:
         return {"rollouts": self.rollouts.state()}

@@ -110,3 +110,6 @@ def supervised_gradient(
         share = adapter.supervised_weight(part) / total
         (loss * (scale * share)).backward()
         yield number, float(loss.detach()) * share
+    if adapter.shards is not None and processes.rank >= len(parts) % processes.world > 0:
+        # Where weights are divided, every process takes part in every micro-batch of the others.
+        (0.0 * adapter.supervised_loss(parts[0][:1], objective, seed_of(*at, 0))).backward()

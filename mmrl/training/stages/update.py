@@ -143,7 +143,7 @@ def gradient(
     A loss that is not finite is yielded without a backward.
     """
     algorithm, samples, rows, batch = update.algorithm, update.samples, update.rows, update.batch
-    asks = {"reference": needs_reference(algorithm) and algorithm.kl_place == "loss"}
+    asks = {"reference": compares(algorithm)}
     if {hook.name for hook in algorithm.terms} & NEED_ENTROPY:
         asks["entropy"] = True
     advantage = update.experience.advantage
@@ -170,6 +170,20 @@ def gradient(
         if loss.requires_grad and torch.isfinite(loss):
             (scale * loss).backward()
         yield MicroBatch(number, float(loss.detach()), metrics, some)
+
+
+def fill(adapter: Adapter, sample: Sample, count: int, reference: bool = False) -> None:
+    """As many forwards and backwards as `count` micro-batches make, whose gradient is zero: of the first trained action
+    of the sample. reference: whether they run the reference, too."""
+    columns = torch.nonzero(sample.actions.mask)[:1, 0]
+    for _ in range(count):
+        replay = adapter.logprobs([sample], columns, **({"reference": True} if reference else {}))
+        (0.0 * replay.logp.sum()).backward()
+
+
+def compares(algorithm: Algorithm) -> bool:
+    """Whether each micro-batch also runs the reference."""
+    return needs_reference(algorithm) and algorithm.kl_place == "loss"
 
 
 def _refuse_cut_sequences(update: Update, slices: Sequence[Slice]) -> None:

@@ -43,6 +43,9 @@ def plain_logprobs(folder, samples, banned):
         yield logp.gather(1, stored["ids"][:, None])[:, 0]
 
 
+WITHOUT_CACHE = {"GPT-2", "OPT"}  # where layers are recomputed
+
+
 @pytest.fixture(scope="module", params=list(zoo.ARCHITECTURES))
 def tried(request, tmp_path_factory):
     """(name, folder, policy, samples): unequal prompts, rows that end early, a batch cut into chunks."""
@@ -86,6 +89,29 @@ def test_a_shared_prompt_leaves_the_gradient(tried):
         )
     policy._ways = replace(policy._ways, shared=True)
     assert (found[0] - found[1]).norm() <= 1e-3 * found[0].norm()
+
+
+def test_a_prompt_is_shared_by_layers_that_are_recomputed(tried):
+    """The same log-probs and gradient as row by row and as without recomputing, wherever prompts are shared without;
+    but for models that give recomputed layers no cache, which replay whole rows, to the same numbers."""
+    name, folder, plain, samples = tried
+    if not plain._ways.shared:
+        pytest.skip("whole rows are replayed")
+    policy = make_models.policy(folder, gradient_checkpointing=True)
+    policy.banned = plain.banned
+    columns, found = torch.arange(make_models.TOKENS), []
+    for one, shared in ((policy, True), (policy, False), (plain, True)):
+        one._ways = replace(one._ways, shared=shared, recomputed=shared and one._ways.recomputed)
+        assert one._sharing is (shared and (one is plain or name not in WITHOUT_CACHE))
+        one.model.zero_grad()
+        logp = one.logprobs(samples, columns).logp
+        logp.sum().backward()
+        gradient = [p.grad.flatten() for p in one.trainable_parameters().values() if p.grad is not None]
+        found.append((logp.detach(), torch.cat(gradient)))
+        policy._ways = replace(policy._ways, shared=True, recomputed=name not in WITHOUT_CACHE)
+    for logp, gradient in found[1:]:
+        torch.testing.assert_close(found[0][0], logp, rtol=0, atol=max(1e-5, ROUNDING.get(name, 0)))
+        assert (found[0][1] - gradient).norm() <= 1e-3 * gradient.norm()
 
 
 def test_every_adapter_is_passed_and_none_routes(tried):

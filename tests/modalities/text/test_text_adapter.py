@@ -165,16 +165,18 @@ def test_features_by_name(adapter, roll):
 
 
 def test_checkpointing_recomputes_layers_and_leaves_the_gradient(adapter, roll):
-    calls = []
+    calls, counts = [], []
     gradients = []
     for on in (False, True):
         policy = adapter(build={"layers": 2}, gradient_checkpointing=on)
         samples = roll(policy, n=2)
-        policy.model.base_model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+        calls.clear()
+        policy.model.base_model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: calls.append(1))
         loss = policy.logprobs(samples, torch.arange(12)).logp.sum()
         gradients.append(torch.autograd.grad(loss, list(policy.trainable_parameters().values())))
         assert not policy.model.training
-    assert len(calls) == 1 + 2
+        counts.append(len(calls))
+    assert counts == [2, 4]  # the prompts and what is behind them
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

@@ -79,6 +79,32 @@ def test_values_and_gradients_are_those_of_the_dense_computation(case, entropy, 
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("chunk", [4, None])
+def test_a_second_backward_has_the_same_gradient(chunk):
+    """The first one has used up what was kept for it."""
+    hidden, weight, _, ids, heat, upstream, _ = inputs()
+    hidden.requires_grad_(), weight.requires_grad_()
+    logp, _ = token_logprobs(hidden, ids, Head(weight, compute=torch.float64, chunk=chunk), heat)
+    first, second = (
+        torch.autograd.grad((logp * upstream).sum(), [hidden, weight], retain_graph=True) for _ in range(2)
+    )
+    for a, b in zip(first, second):
+        torch.testing.assert_close(a, b)
+
+
+def test_logits_of_one_chunk_are_computed_once(monkeypatch):
+    hidden, weight, _, ids, heat, upstream, _ = inputs()
+    hidden.requires_grad_()
+    made = []
+    real = Head.logits
+    monkeypatch.setattr(Head, "logits", lambda self, some, out=None: made.append(len(some)) or real(self, some, out))
+    for chunk, wanted in ((None, [TOKENS]), (4, [3, 4, 4, 4, 3])):  # chunks of 4, 4 and 3, the first one comes last
+        made.clear()
+        logp, _ = token_logprobs(hidden, ids, Head(weight, compute=torch.float64, chunk=chunk), heat)
+        (logp * upstream).sum().backward()
+        assert made == wanted
+
+
 def test_float32_is_within_rounding_of_the_dense_computation():
     hidden, weight, _, ids, heat, upstream, _ = inputs(torch.float32)
     hidden, weight = hidden.requires_grad_(), weight.requires_grad_()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmrl.engines.decoder import Decoder, Row
 from mmrl.modalities.tokens import replay
-from mmrl.modalities.tokens.replay import action_states, cut_rows
+from mmrl.modalities.tokens.replay import action_states, cut_rows, recomputing
 
 A, B = Row(torch.arange(5, 45)), Row(torch.arange(60, 72))  # long prompts
 PROMPTS = [A, A, B, A, B]
@@ -27,19 +29,30 @@ def by_row(decoder, columns):
 
 @pytest.mark.parametrize("columns", [list(range(7)), [0], [1, 4], [6, 2]])
 @pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("recomputed", [False, True])
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_hidden_states_and_gradients_are_those_of_rows_alone(adapter, monkeypatch, kind, share, columns):
+def test_hidden_states_and_gradients_are_those_of_rows_alone(adapter, monkeypatch, kind, recomputed, share, columns):
     if share:
         monkeypatch.setattr(replay, "WORTH_SHARING", 10.0)  # always
-    model = adapter(build={"kind": kind, "layers": 2}).model
+    policy = adapter(build={"kind": kind, "layers": 2}, gradient_checkpointing=recomputed)
+    assert policy._sharing
+    model, forwards = policy.model, []
+    model.base_model.layers[0].self_attn.q_proj.register_forward_hook(
+        lambda module, args, made: forwards.append(args[0].shape[:2])
+    )
     decoder, columns = model.base_model, torch.tensor(columns)
-    hidden, valid = action_states(Decoder(decoder), PROMPTS, COMPLETIONS, columns, share)
+    with recomputing(model, recomputed):
+        hidden, valid = action_states(Decoder(decoder), PROMPTS, COMPLETIONS, columns, share)
+    assert len(forwards) == (2 if share and max(columns) else 1)
     assert valid.tolist() == [[c < len(row) for c in columns.tolist()] for row in COMPLETIONS]
     wanted = by_row(decoder, columns)
     torch.testing.assert_close(hidden, wanted, rtol=0, atol=1e-5)
     weights = torch.linspace(-1, 1, wanted.numel()).view_as(wanted)
     parameters = list(decoder.parameters())
-    made, real = (torch.autograd.grad((h * weights).sum(), parameters) for h in (hidden, wanted))
+    before = len(forwards)
+    made = torch.autograd.grad((hidden * weights).sum(), parameters)
+    assert forwards[before:] == (forwards[: before - 5][::-1] if recomputed else [])  # each again, the last one first
+    real = torch.autograd.grad((wanted * weights).sum(), parameters)
     for a, b in zip(made, real):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(b.abs().max().clamp(min=1)))
 
@@ -84,3 +97,38 @@ def test_rows_of_a_long_prompt_stay_together():
     prompts = [A, B, A, B, A, B]
     completions = [Row(torch.zeros(t, dtype=torch.int64)) for t in (9, 9, 3, 3, 6, 6)]
     assert cut_rows(prompts, completions, 40 + 27, share=True) == [[0, 4, 2], [1, 5, 3]]
+
+
+def test_parts_are_what_adding_row_by_row_to_whole_lists_would_make():
+    """The rule said out in full, for rows of many lengths and prompts."""
+    draw = torch.Generator().manual_seed(0)
+    sizes = torch.randint(1, 40, (60, 2), generator=draw).tolist()
+    prompts = [Row(torch.full((p,), p % 3)) for p, _ in sizes]
+    completions = [Row(torch.zeros(t, dtype=torch.int64)) for _, t in sizes]
+    for share in (False, True):
+        parts = cut_rows(prompts, completions, 300, share)
+        for part, after in itertools.pairwise(parts):
+            longer = [*part, after[0]]  # one more would not have fitted
+            p, c = [prompts[i] for i in longer], [completions[i] for i in longer]
+            plain = replay.plain_tokens(p, c)
+            shared = replay.shared_tokens([row.key for row in p], p, c)
+            tokens = shared if share and shared <= replay.WORTH_SHARING * plain else plain
+            assert tokens > 300
+
+
+def test_many_rows_are_cut_in_one_pass():
+    """Each row's key and lengths are looked at a fixed number of times."""
+    looked = []
+
+    class Counted(Row):
+        def __len__(self):
+            looked.append(1)
+            return super().__len__()
+
+    counts = []
+    for rows in (100, 400):
+        looked.clear()
+        made = [Counted(torch.zeros(3, dtype=torch.int64)) for _ in range(rows)]
+        assert len(cut_rows(made, made, 10**6, share=True)) == 1
+        counts.append(len(looked))
+    assert counts[1] == 4 * counts[0]

@@ -1,0 +1,244 @@
+"""The servers of a run: prompts go round them, weights to all, and what one of them loses another one is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmrl.engines.base import Sampling
+from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.vllm_about import refuse_other_model
+from mmrl.engines.vllm_ask import drawn, part, sampling_params
+from mmrl.engines.vllm_fleet import PAUSE_S, Fleet
+from mmrl.engines.vllm_http import Lost, ServerError
+from mmrl.engines.vllm_model import Model
+from mmrl.engines.vllm_server import TIMEOUT_S, URL, Server, StaleWeights
+from mmrl.engines.vllm_transfer import TRANSFERS, Weights, buckets
+from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
+
+ADAPTER = "policy"
+ATTEMPTS = 3  # at one request for each server: what fails on all of them, again and again, is the request's fault
+
+
+class Pool:
+    """Talks to one `vllm serve` or several of the same model; see Server and Fleet.
+
+    model: the policy's, which theirs must have the shape of. dtype, tokenizer: see refuse_other_model.
+    url: where they listen. transfer: how whole weights get there: "file", or "nccl" and "gloo" as in vllm_transfer.
+    folder: with files, and for adapters: where they are written; the servers must see the same path. None is the
+    temporary folder, for servers on this machine. concurrency: requests in flight at each. timeout: seconds for one.
+
+    Each sync writes its mark on the servers as their weight version, which comes back with every completion.
+    All samples of a prompt are asked of one server, whose prefix cache serves them. A server that fails is lost: what
+    it had is asked of the others, and it gets weights again, before prompts, with the first load that it answers.
+    Where weights flow (see VllmEngine.flows) requests wait while all servers are lost, until one has come back.
+    """
+
+    def __init__(
+        self,
+        *,
+        lora: bool,
+        model: Model,
+        dtype: str = "auto",
+        tokenizer: Any = None,
+        url: str | Sequence[str] = URL,
+        transfer: str = "file",
+        folder: str | Path | None = None,
+        concurrency: int = 64,
+        timeout: float = TIMEOUT_S,
+    ) -> None:
+        urls = _checked(url, transfer, folder, lora)
+        self._timeout, self._perceives = timeout, model.perceives
+        self._folder = WeightsFolder(folder)
+        servers = [Server(each, lora=lora, transfer=transfer, timeout=timeout) for each in urls]
+        # Adapters alone are sent: what lies under them must be the same everywhere.
+        self.fleet = Fleet(servers, timeout, compared=lora)
+        for server in servers:
+            refuse_other_model(server.url, server.about, model, dtype, tokenizer)
+            if transfer not in ("file", server.about.transfer):
+                raise ServerError(
+                    f"vllm: {server.url} runs with --weight-transfer-config of {server.about.transfer or 'nothing'}; "
+                    f'start it with --weight-transfer-config \'{{"backend": "{transfer}"}}\''
+                )
+        self.max_model_len = min(server.about.served.max_model_len for server in servers)
+        self._turn = 0
+        self._closed = False
+        self.asked_again = 0
+        self._threads = ThreadPoolExecutor(concurrency * len(urls), thread_name_prefix="vllm")
+
+    @property
+    def flows(self) -> bool:
+        """See VllmEngine.flows."""
+        return self.fleet.flows
+
+    @flows.setter
+    def flows(self, on: bool) -> None:
+        self.fleet.flows = on
+
+    # ---------------------------------------------------------------- prompts
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling, adapted: bool) -> list[Drawn]:
+        """See Backend.sample. Raises ServerError where the last server is lost, or refuses."""
+        params = sampling_params(sampling)
+        media = {shown.key: shown for request in requests for shown in request.media}
+        parts = {key: part(shown) for key, shown in media.items()}
+        homes: dict[Any, Server] = {}  # of the prompts
+
+        def one(request: Request) -> Drawn:
+            body = {
+                "token_ids": request.ids,
+                "content_parts": [parts[shown.key] for shown in request.media] or None,
+                "sampling_params": params | {"seed": request.seed},
+                "return_token_ids": True,
+            }
+            prompt = (*request.ids, *(shown.key for shown in request.media))
+            for attempts in range(ATTEMPTS * len(self.fleet.servers), -1, -1):
+                server = self._home(homes, prompt)
+                try:
+                    name = ADAPTER if adapted else server.about.served.name
+                    answer = server.http.post("/inference/v1/generate", {"model": name, **body})
+                    return drawn(answer, self.fleet.versions(server, answer))
+                except (Lost, StaleWeights) as error:
+                    if self._closed or not self._may_go_on(server, error) or not attempts:
+                        raise
+            raise AssertionError("the last attempt returns or raises")
+
+        try:
+            return list(self._threads.map(one, requests))
+        finally:
+            with self.fleet.changed:
+                for server in homes.values():
+                    server.prompts -= 1
+
+    def _home(self, homes: dict[Any, Server], prompt: Any) -> Server:
+        """The server of a prompt: the one that has the fewest, in turns. Waits for one where all are lost."""
+        until = time.monotonic() + self._timeout
+        with self.fleet.changed:
+            home = homes.get(prompt)
+            if home is not None and home.lost is None:
+                return home
+            while not (ready := self.fleet.ready):
+                if not self.flows or self._closed or time.monotonic() > until:
+                    raise Lost(f"vllm: no server is left: {self.fleet.why}")
+                self.fleet.changed.wait(PAUSE_S)
+            if home is not None:
+                home.prompts -= 1
+            self._turn += 1
+            turns = ready[self._turn % len(ready) :] + ready[: self._turn % len(ready)]
+            home = homes[prompt] = min(turns, key=lambda server: server.prompts)
+            home.prompts += 1
+            return home
+
+    def _may_go_on(self, server: Server, error: ServerError) -> bool:
+        """The server is lost; returns whether its prompts may be asked elsewhere, or later."""
+        if len(self.fleet.servers) == 1 and not self.flows:
+            return False
+        with self.fleet.changed:
+            self.asked_again += 1
+        self.fleet.lose(server, error)
+        return True
+
+    # ---------------------------------------------------------------- weights
+
+    def load(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int) -> None:
+        """Replace the weights of all servers that answer. Raises ServerError where none does, or one refuses."""
+        if self.fleet.servers[0].channel is None:
+            self.fleet.patiently(lambda: self._load_file(weights(), version))
+        else:
+            self.fleet.patiently(lambda: self._transfer(weights(), version))
+
+    def _load_file(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        target = self._folder.empty(f"version_{version}")
+        _write(weights, target)
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(target.resolve())}}
+        self._tell(version, "/collective_rpc", body)
+        self._folder.keep_only(target)
+
+    def _transfer(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        each = self.fleet.each
+
+        def send(them: list[Server]) -> list[Server]:
+            them = each(them, lambda s: s.pipe.begin())
+            for some in buckets(weights):
+                them = each(them, partial(_send, some))
+            return each(them, lambda s: s.pipe.end())
+
+        self.fleet.update(version, self._perceives, send)
+
+    def load_lora(self, save: Save, version: int) -> None:
+        """Replace the adapter."""
+        target = self._folder.empty(f"lora_{version}")
+        body = {"lora_name": ADAPTER, "lora_path": write_lora(save, target), "load_inplace": True}
+        self._tell(version, "/v1/load_lora_adapter", body)
+        self._folder.keep_only(target)
+
+    def _tell(self, version: int, route: str, body: dict[str, Any]) -> None:
+        """Have all servers load what was written."""
+        each = self.fleet.each
+        self.fleet.update(version, self._perceives, lambda them: each(them, lambda s: s.http.post(route, body)))
+
+    def settle(self, version: int) -> None:
+        """See Fleet.settle."""
+        self.fleet.settle(version)
+
+    def returned(self) -> bool:
+        """See Fleet.returned."""
+        return self.fleet.returned()
+
+    def counts(self) -> dict[str, float]:
+        """See VllmEngine.counts."""
+        return {"rollout/servers": len(self.fleet.ready), "rollout/asked_again": self.asked_again}
+
+    def rest(self) -> None:
+        """Nothing: a server has its device for itself."""
+
+    def close(self) -> None:
+        with self.fleet.changed:
+            self._closed = True
+            self.fleet.changed.notify_all()
+        if self.flows:  # nobody waits for what is under way
+            for server in self.fleet.servers:
+                with contextlib.suppress(ServerError):
+                    server.http.post("/abort_requests")
+        self._threads.shutdown(cancel_futures=True)
+        for server in self.fleet.servers:
+            if server.channel is not None:
+                server.channel.close()
+        self._folder.close()
+
+
+def _send(some: Weights, server: Server) -> None:
+    server.pipe.send(some)
+
+
+def _write(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    # A copy of each: safetensors refuses tensors that share memory, as a tied head does.
+    save_file(
+        {name: weight.cpu().contiguous().clone() for name, weight in weights},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def _checked(url: str | Sequence[str], transfer: str, folder: object, lora: bool) -> list[str]:
+    """The addresses. Raises ValueError for options that do not go together."""
+    urls = [url] if isinstance(url, str) else [str(each) for each in url]
+    twice = sorted({each for each in urls if urls.count(each) > 1})
+    if not urls or twice:
+        raise ValueError(f"vllm: url names {', '.join(twice) + ' twice' if twice else 'no server'}")
+    if transfer not in TRANSFERS:
+        raise ValueError(f"vllm: transfer is {transfer!r}; write {', '.join(TRANSFERS)}")
+    if transfer != "file" and lora:
+        raise ValueError(f"vllm: transfer {transfer} sends whole weights, and lora: true adapters; leave one out")
+    if transfer != "file" and folder is not None:
+        raise ValueError(f"vllm: with transfer {transfer} nothing is written; leave folder out")
+    return urls

@@ -1,0 +1,78 @@
+"""From the `sharding:` section to weights that are divided: what is refused, and the dividing."""
+
+from __future__ import annotations
+
+import torch
+
+from mmrl.config import Config, ConfigError, GrpoStage, SftStage, resolve_algorithm
+from mmrl.core.resolving import needs, needs_reference
+from mmrl.modalities.adapter import Adapter, Unsupported
+from mmrl.modalities.shards import DivisionError, Shards
+from mmrl.training.processes import Processes
+
+# Stages all of whose processes run the same blocks of the model in the same order.
+KINDS = (GrpoStage, SftStage)
+
+
+def divide(adapter: Adapter, config: Config, processes: Processes) -> None:
+    """Divide the adapter's weights, whose device is the processes', as the config says.
+
+    Raises ConfigError where that cannot be: the same on every process, which the main one tells.
+    """
+    if config.sharding.shards == 1:
+        return
+    with processes.failing_alike(ConfigError):
+        refuse(config, processes.world)
+        options = config.sharding
+        gathered = getattr(torch, options.gathered) if options.gathered else None
+        try:
+            adapter.shards = Shards(
+                adapter.divisible(), options.shards, processes.device, options.sync == "update", gathered
+            )
+        except (Unsupported, DivisionError) as error:
+            raise ConfigError(str(error)) from None
+
+
+def refuse(config: Config, world: int) -> None:
+    """Raise ConfigError where this number of processes cannot divide weights so, or a stage has another way."""
+    shards = config.sharding.shards
+    if shards > world:
+        raise ConfigError(
+            f"sharding.shards={shards} with {world} process{'es' if world > 1 else ''}: start as many "
+            "(torchrun --nproc_per_node), or take fewer shards"
+        )
+    if world % shards:
+        raise ConfigError(
+            f"sharding.shards={shards} does not divide {world} processes, and each copy of the weights takes "
+            f"{shards} of them; take sharding.shards={_divisors(world)}, or {world // shards * shards} or "
+            f"{(world // shards + 1) * shards} processes"
+        )
+    for stage in config.stages if shards > 1 else ():
+        where = f"stage {stage.name!r}"
+        if not isinstance(stage, KINDS):
+            kind = getattr(stage, "kind", type(stage).__name__)
+            raise ConfigError(f"sharding: {where}: kind {kind} does not divide weights yet; leave sharding.shards at 1")
+        if stage.components is not None:
+            raise ConfigError(
+                f"sharding: {where}: weights are divided once, as model.components are trained; leave the stage's "
+                "components out, or sharding.shards at 1"
+            )
+        if isinstance(stage, GrpoStage):
+            _refuse_reference_outside(stage, where)
+
+
+def _refuse_reference_outside(stage: GrpoStage, where: str) -> None:
+    """The reference takes the policy's place in each process's own parts: only where all do it together."""
+    algorithm = resolve_algorithm(stage.algorithm)
+    asked = needs_reference(algorithm) and algorithm.kl_place != "loss"
+    if asked or "logp_reference" in needs(algorithm):
+        raise ConfigError(
+            f"sharding: {where}: the algorithm compares with the reference outside of its loss, which divided weights "
+            "do not do yet; set algorithm.kl_place: loss, or leave sharding.shards at 1"
+        )
+
+
+def _divisors(world: int) -> str:
+    """In words."""
+    found = [str(n) for n in range(1, world + 1) if world % n == 0]
+    return f"{', '.join(found[:-1])} or {found[-1]}"

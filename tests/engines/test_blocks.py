@@ -1,0 +1,125 @@
+"""Tokens by the blocks of a decoder alone are those of the library's own forward, or the blocks are not used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+import mmrl  # noqa: F401  before transformers' models: it hooks the import of torchvision
+from mmrl.engines import ways
+from mmrl.engines.base import Sampling
+from mmrl.engines.blocks import KNOWN, Blocks
+from mmrl.engines.decoder import Decoder
+from mmrl.engines.transformers import TransformersEngine
+from mmrl.engines.ways import Ways, find_ways, trial_ids
+
+V = 40
+PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26])]
+SEEDS = [[10 * i + k for k in range(3)] for i in range(len(PROMPTS))]
+SAMPLING = Sampling(max_tokens=24, stop_ids=(3, 4, 8))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def model(kind, **numbers):
+    torch.manual_seed(1)
+    sizes = {
+        "vocab_size": V,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+        **numbers,
+    }
+    made = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(4) if parameter.ndim > 1 else parameter.add_(0.3)  # norms and biases that matter
+    return made
+
+
+def completions(net, blocks, prompts=PROMPTS, look=1):
+    engine = TransformersEngine(net, ways=Ways(blocks=blocks))
+    engine.look = look
+    return [one for row in engine.generate(prompts, 3, SAMPLING, SEEDS) for one in row]
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [PROMPTS[0]] * 3], ids=["padded", "alike"])
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Llama", "Mistral"])
+def test_they_sample_what_the_library_s_forward_samples(kind, prompts, monkeypatch):
+    net = model(kind, **({"sliding_window": None} if kind == "Mistral" else {}))
+    assert find_ways(Decoder(net.base_model), trial_ids(V, ())).blocks
+    wanted = completions(net, False, prompts)
+    monkeypatch.setattr(Decoder, "step", None)  # the library's is not called
+    for made, real in zip(completions(net, True, prompts), wanted, strict=True):
+        assert made.ids.tolist() == real.ids.tolist() and made.stop == real.stop
+        torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
+    assert len({len(c.ids) for c in wanted}) > 2  # rows leave one by one
+
+
+def test_adapters_of_lora_are_in_them():
+    from peft import LoraConfig
+
+    net = model("Qwen3")
+    net.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], init_lora_weights=False))
+    for made, real in zip(completions(net, True), completions(net, False), strict=True):
+        torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
+
+
+def heard(net):
+    net.base_model.layers[1].register_forward_hook(lambda *_: None)
+
+
+OTHERS = {
+    "somebody listens": lambda: (net := model("Qwen3"), heard(net))[0],
+    "16 bit": lambda: model("Qwen3").bfloat16(),
+    "eager": lambda: model("Qwen3", attn_implementation="eager"),
+    "a window": lambda: model("Mistral", sliding_window=4),
+    "another block": lambda: model("Gemma2"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_they_are_left_alone_where_they_would_not_be_the_model(name, monkeypatch):
+    net = OTHERS[name]()
+    monkeypatch.setattr(Blocks, "step", None)
+    completions(net, True)
+
+
+def test_autocast_is_seen():
+    net = model("Qwen3").base_model
+    assert Blocks.usable(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not Blocks.usable(net)
+
+
+def test_blocks_that_compute_something_else_are_found_out(monkeypatch):
+    """A layer of a known name that does more."""
+    monkeypatch.setattr(ways, "_FOUND", {})  # another model of this class may have been tried
+    net = model("Qwen2")
+    kind = type(net.base_model.layers[0])
+    other = type(kind.__name__, (kind,), {"forward": lambda self, x, **more: 1.5 * kind.forward(self, x, **more)})
+    net.base_model.layers[0].__class__ = other
+    assert kind.__name__ in KNOWN
+    decoder = Decoder(net.base_model)
+    assert find_ways(decoder, trial_ids(V, ())) == Ways()
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("look", [2, 8, 100])
+def test_rows_that_go_on_until_somebody_looks_are_what_they_were(look, blocks):
+    net = model("Qwen2")
+    for made, real in zip(completions(net, blocks, look=look), completions(net, blocks), strict=True):
+        assert made.ids.tolist() == real.ids.tolist() and made.stop == real.stop
+        torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-6)

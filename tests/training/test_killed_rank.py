@@ -1,0 +1,70 @@
+"""A process of two is killed at twenty moments: the other ends in time, and the run that goes on is the whole one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import content
+
+HERE = Path(__file__).parent
+TIMEOUT = 60  # seconds of the runs
+
+REWARDS = "def letters(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n"
+
+
+def config(place: Path) -> dict:
+    """Three steps of two updates on Answers, with a reference and averaged weights; a checkpoint behind each."""
+    (place / "rewards.py").write_text(REWARDS, encoding="utf-8")
+    lines = [json.dumps({"id": str(i), "prompt": "x" * i}) for i in range(1, 9)]
+    (place / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    stage = {"kind": "grpo", "steps": 3, "groups": 4, "samples": 4, "updates": 2, "micro_batch": 20}
+    optim = {"lr": 0.05, "ema": 0.5}
+    return {
+        "out": str(place / "runs"),
+        "device": "cpu",
+        "threads": 1,
+        "timeout": TIMEOUT,
+        "modality": f"{HERE / 'answers.py'}:Answers",
+        "data": {"prompts": str(place / "prompts.jsonl")},
+        "rewards": [{"name": f"{place / 'rewards.py'}:letters"}],
+        "stages": [{**stage, "optim": optim, "algorithm": {"preset": "grpo", "kl_coef": 0.1}}],
+        "checkpoint": {"every": 1},
+        "report": {"samples_every": 1},
+    }
+
+
+@pytest.fixture(params=[pytest.param(20, marks=pytest.mark.slow)])
+def killed(request, tmp_path, helpers):
+    """(the folder, what killing.py says, line by line)."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config(tmp_path)), encoding="utf-8")
+    process = helpers.command(str(HERE / "killing.py"), str(tmp_path), str(request.param), cwd=HERE)
+    out, err = process.communicate(timeout=1800)
+    assert process.returncode == 0, err[-3000:]
+    return tmp_path, [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def left(place: Path, name: str) -> tuple:
+    """Weights, moments, averages; rows without their times."""
+    run = place / "runs" / name
+    tensors = {str(p.relative_to(run)): content(p) for p in sorted(run.glob("checkpoints/latest/*.safetensors"))}
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+    return tensors, rows
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on_to_the_same_weights(killed):
+    place, ([whole, *others]) = killed
+    assert whole == {"whole": [0, 0]}
+    wanted = left(place, "whole")
+    assert wanted[0] and len(wanted[1]) == 3
+    for one in others:
+        codes, rank = one["codes"], one["rank"]
+        # At its last moments the other may be done already.
+        assert codes[rank] == -9 and codes[1 - rank] in (1, 0), one
+        assert one["lag"] < TIMEOUT, one
+        assert one["after"] == [0, 0], one
+        assert left(place, one["name"]) == wanted, one
+    assert {one["saved"] for one in others} == {True, False}

@@ -1,0 +1,323 @@
+"""Weights divided over two processes train as those of one: updates, checkpoints, the policy that is saved."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from divided import (
+    GRPO,
+    LORA,
+    SFT,
+    TRAIN,
+    Runs,
+    both,
+    distance,
+    exported,
+    failures,
+    job,
+    latest,
+    merged,
+    rows,
+    state,
+    trained,
+)
+from every import every
+
+import mmrl
+from mmrl.config import ConfigError, load
+from mmrl.modalities.acting import Rows, part_of
+from mmrl.modalities.shards import first_row
+from mmrl.training import pieces
+from mmrl.training.muon import MuonAdamW
+from mmrl.training.processes import LostProcess, Processes
+from mmrl.training.sharding import refuse
+from mmrl.training.tensors import CheckpointError
+
+KL = {"algorithm": {"kl_coef": 0.1, "kl_place": "loss"}}
+SD3 = {"build": {"layers": 2, "heads": 2, "head_dim": 16, "grid": 4}, "sampling": {"guidance": 3.0}}
+# Three numbers per update are sums of other groupings: weights of size 1 differ by a few of their roundings.
+CLOSE = 1e-5
+
+
+def full(runs):
+    """Tied embeddings, an average, a reference; three groups and two, cut into micro-batches of their lengths."""
+    return runs.text("full", merged(GRPO, {"optim": {"ema": 0.9}, **KL})), {}
+
+
+def lora(runs):
+    return runs.text("lora", merged(GRPO, KL), **LORA), {}
+
+
+def late(runs):
+    """An output layer of its own, and gradients that are summed once for an update."""
+    return runs.text("late", GRPO, build={"tied": False}), {"sync": "update"}
+
+
+def empty(runs):
+    """Records and then one group, which is the first process's; layers that are computed again in the backward."""
+    return runs.text("empty", SFT, merged(GRPO, {"groups": 1, "samples": 4}), gradient_checkpointing=True), {}
+
+
+def pictures(runs):
+    """Of five groups two show a picture, both to one process; the tower is trained, and every process has all of it."""
+    return runs.vision("pictures", merged(GRPO, {"micro_batch": 200}), vision="trained"), {}
+
+
+def drawn(runs):
+    return runs.image("drawn", "sd3", merged(GRPO, {"micro_batch": 4, **KL}), **SD3), {}
+
+
+def drawn_lora(runs):
+    model = merged(SD3, {"sampling": {"guidance_gradient": "both"}})
+    return runs.image("drawn_lora", "sd3", merged(GRPO, {"micro_batch": 4, **KL}), **model, **LORA), {}
+
+
+CASES = {case.__name__: case for case in (full, lora, late, empty, pictures, drawn, drawn_lora)}
+
+
+def together(helpers, folder, jobs: list[list]) -> str:
+    """Standard output of two processes that do these (divided.TRAIN)."""
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    (folder / "jobs.py").write_text(TRAIN, encoding="utf-8")
+    process = helpers.two_processes(str(folder / "jobs.py"), str(folder / "jobs.json"))
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-4000:]
+    return out
+
+
+def longer(config, name: str):
+    """The run with one more step of its stage, and what is left of it in a folder of its own."""
+    made = {**config, "name": name, "stages": [merged(config["stages"][0], {"steps": 2, "epochs": 2})]}
+    return made, {**made, "stages": [merged(made["stages"][0], {"steps": 1})]}
+
+
+@pytest.fixture(scope="module")
+def done(helpers, tmp_path_factory):
+    """(case -> (config of one process, that of two), all trained; what failed; the runs of two steps)."""
+    folder = tmp_path_factory.mktemp("sharded")
+    runs, found = Runs(folder), {}
+    for name, case in CASES.items():
+        config, sharding = case(runs)
+        found[name] = both(config, **sharding)
+    two = found["full"][1]
+    straight, _ = longer(two, "straight")
+    resumed, stopped = longer(two, "resumed")
+    alone, _ = longer(two, "again_alone")
+    wide = {**resumed, "model": merged(resumed["model"], {"build": {"hidden": 32}})}
+    jobs = [job(divided) for _, divided in found.values()] + [job(straight), job(stopped)]
+    jobs += [job(wide, True, ["model"], fails=True, copy=alone["name"]), job(resumed, True)]
+    jobs += [job({**straight, "name": "many", "sharding": {"shards": 3}}, fails=True)]
+    out = together(helpers, folder, jobs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for one, _ in found.values():
+            mmrl.train(one, quiet=True)
+        mmrl.train({**alone, "sharding": {"shards": 1}}, quiet=True, resume=True)
+    return SimpleNamespace(pairs=found, failed=failures(out), straight=straight, resumed=resumed, alone=alone)
+
+
+@pytest.fixture
+def pairs(done):
+    return done.pairs
+
+
+@every("case", list(CASES))
+def test_two_processes_with_parts_of_the_weights_train_as_one_with_all(pairs, case):
+    alone, divided = pairs[case]
+    one, two = trained(alone), trained(divided)
+    assert distance(one, two) < CLOSE
+    assert distance(exported(alone), exported(divided)) < CLOSE
+    for left, right in zip(rows(alone), rows(divided), strict=True):
+        assert right["grad_norm"] == pytest.approx(left["grad_norm"], abs=1e-6)
+        assert right["loss"] == pytest.approx(left["loss"], abs=1e-6)
+
+
+@every("case", list(CASES))
+def test_each_process_holds_a_part_and_both_are_all(pairs, case):
+    from safetensors.torch import load_file
+
+    _, divided = pairs[case]
+    parts = [load_file(latest(divided) / f"trainer_{n:05d}.safetensors") for n in range(2)]
+    numbers = [sum(t.numel() for name, t in part.items() if "/param/" in name) for part in parts]
+    assert numbers[0] > 0 and numbers[1] > 0 and max(numbers) < 0.7 * sum(numbers)
+    kinds = {name.split("/")[1] for name in state(divided)["divided"]["rows"]}
+    assert {"param", "optim"} <= kinds and ("ema" in kinds) == (case == "full")
+
+
+def test_a_resume_of_as_many_processes_is_bit_for_bit_and_one_of_fewer_is_near(done):
+    wanted = trained(done.straight)
+    assert distance(wanted, trained(done.resumed)) == 0.0
+    assert distance(wanted, trained(done.alone)) < CLOSE
+    assert "divided" not in state(done.alone)
+
+
+def test_a_checkpoint_of_another_model_and_too_many_shards_are_refused_alike_by_one_line(done):
+    assert set(done.failed) == {"resumed", "many"}
+    for name, words in (("resumed", "the checkpoint does not fit"), ("many", "sharding.shards=3 with 2 processes")):
+        told = done.failed[name]
+        assert set(told) == {0, 1} and words in told[0][1] and "\n" not in told[0][1].strip()
+        assert told[0][0] == told[1][0]
+
+
+# ---------------------------------------------------------------- every family, other options
+
+# Guidance that runs two passes where the family has them; options of the builder.
+GUIDED = {"z_image": 1.0, "flux": 3.5}
+DRAWING = ("sd", "sdxl", "flux", "qwen_image", "sana", "wan", "z_image", "flux2_klein")
+
+
+def family_case(name: str, train: str):
+    def case(runs):
+        sampling = {"guidance": GUIDED.get(name, 3.0), "frames": 5 if name == "wan" else None}
+        build = {"max_length": 48} if name == "flux2_klein" else {}
+        model = LORA if train == "lora" else {}
+        stage = merged(GRPO, {"micro_batch": 4, "groups": 3, "epochs": 2})
+        return runs.image(f"{name}_{train}", name, stage, build=build, sampling=sampling, **model), {}
+
+    return case
+
+
+def heard(runs):
+    return runs.audio("heard", merged(GRPO, {"micro_batch": 200}), **LORA), {}
+
+
+def spam(runs):
+    return runs.text("spam", merged(GRPO, {"optim": {"name": "spam"}})), {}
+
+
+MORE = {f"{name}_{train}": family_case(name, train) for name in DRAWING for train in ("full", "lora")}
+MORE |= {"heard": heard, "spam": spam}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_so_does_every_family(helpers, tmp_path):
+    runs = Runs(tmp_path)
+    made = {name: both(config, **sharding) for name, case in MORE.items() for config, sharding in [case(runs)]}
+    together(helpers, tmp_path, [job(divided) for _, divided in made.values()])
+    far = {}
+    for name, (alone, divided) in made.items():
+        mmrl.train(alone, quiet=True)
+        far[name] = max(distance(trained(alone), trained(divided)), distance(exported(alone), exported(divided)))
+    assert max(far.values()) < CLOSE, far
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page_trains(helpers, tmp_path):
+    small = ["steps=1", "groups=2", "samples=2", "updates=1"]
+    words = ["-m", "mmrl", "train", "text/tiny_sharded", f"out={tmp_path}", "name=run", "device=cpu", "threads=1"]
+    words += [f"stages.grpo.{one}" for one in small] + ["data.prompts_count=8", "data.eval_prompts_count=2"]
+    process = helpers.torchrun(*words)
+    _, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-4000:]
+    config = {"out": str(tmp_path), "name": "run"}
+    assert state(config)["divided"]["shards"] == 2 and exported(config)
+    assert {"time/waiting", "time/slowest_process"} <= rows(config)[0].keys()
+
+
+# ---------------------------------------------------------------- without processes
+
+
+PAIRS = {"kind": "preference", "pairs": "a.jsonl", "steps": 1}
+
+
+@every(
+    "shards, world, stage, message",
+    [
+        (3, 2, GRPO, "sharding.shards=3 with 2 processes"),
+        (2, 1, GRPO, "sharding.shards=2 with 1 process: start"),
+        (2, 3, GRPO, "does not divide 3 processes"),
+        (2, 2, PAIRS, "kind preference"),
+        (2, 2, {**GRPO, "components": ["denoiser"]}, "leave the stage's components out"),
+        (
+            2,
+            2,
+            {**GRPO, "algorithm": {"kl_coef": 0.1, "kl_place": "reward", "kl_estimator": "k1"}},
+            "outside of its loss",
+        ),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_by_its_config(tmp_path, shards, world, stage, message):
+    config = Runs(tmp_path).text("x", stage)
+    with pytest.raises(ConfigError, match=message):
+        refuse(load({**config, "sharding": {"shards": shards}}), world)
+
+
+def test_rows_are_cut_as_torch_cuts_them():
+    for count in range(9):
+        for shards in range(1, 5):
+            cut = [first_row(count, shards, n + 1) - first_row(count, shards, n) for n in range(shards)]
+            chunks = [len(c) for c in torch.zeros(count).chunk(shards)] if count else []
+            assert cut == chunks + [0] * (shards - len(chunks))
+
+
+@every("now", [1, 2, 3, 5])
+def test_pieces_come_back_in_any_number(tmp_path, now):
+    whole = {"role/param/a.w": torch.arange(14.0).view(7, 2), "role/optim/a.w/step": torch.tensor(3.0)}
+    whole |= {"role/optim/a.w/exp_avg": torch.arange(7.0), "role/param/b": torch.ones(4)}
+    weights = {"a.w": 7}
+    divided = pieces.rows_of(whole, weights)
+    assert divided == {"role/param/a.w": 7, "role/optim/a.w/exp_avg": 7}
+    for shard in range(3):
+        low, high = first_row(7, 3, shard), first_row(7, 3, shard + 1)
+        pieces.write(pieces.place(tmp_path, shard), {name: whole[name][low:high] for name in divided})
+    pieces.write(tmp_path / pieces.WHOLE, {name: whole[name] for name in whole if name not in divided})
+    told = {"shards": 3, "rows": divided}
+    found = [
+        pieces.read(tmp_path, told, weights, lambda rows, n=n: (first_row(rows, now, n), first_row(rows, now, n + 1)))
+        for n in range(now)
+    ]
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in found]) if name in divided else found[0][name], value)
+    with pytest.raises(CheckpointError, match="has 7 rows, expected 8"):
+        pieces.read(tmp_path, told, {"a.w": 8}, lambda rows: (0, rows))
+
+
+def test_a_process_that_is_lost_inside_of_a_model_is_told_as_any_other(tmp_path):
+    processes = Processes("cpu", run_dir=str(tmp_path))
+    with pytest.raises(LostProcess, match="process 0 lost another one"), processes.ending_together():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    with pytest.raises(RuntimeError, match=r"^mine$"), processes.ending_together():
+        raise RuntimeError("mine")
+    assert processes.waiting() == {}
+
+
+class Held:
+    """Stands in for Shards: rows of matrices whose others are known."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self.first, self.end = first, end
+        self.wholes: list[torch.Tensor] = []
+
+    def cut(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole[self.first : self.end]
+
+    def gather_rows(self, mine: torch.Tensor, rows: int) -> torch.Tensor:
+        whole = self.wholes.pop(0)
+        assert torch.equal(self.cut(whole), mine) and len(whole) == rows
+        return whole.clone()
+
+
+@every("first, end, is_divided", [(0, 3, True), (3, 5, True), (5, 5, True), (0, 5, False)])
+def test_muon_moves_rows_as_the_whole_matrix(first, end, is_divided):
+    numbers = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(5, 4, generator=numbers) for _ in range(4))
+    held = Held(first, end)
+    whole = torch.nn.Parameter(start.clone())
+    part = torch.nn.Parameter(held.cut(start).clone())
+    part = part_of(part, Rows(5)) if is_divided else part
+    options = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01, "momentum": 0.9, "ratio": 1.0}
+    alone = MuonAdamW({"layers.0.w": whole}, **options)
+    divided = MuonAdamW({"layers.0.w": part}, **options, shards=held)
+    for gradient in gradients:
+        momentum = [kept.clone() for kept in alone.state[whole].values()] if alone.state[whole] else []
+        held.wholes = [whole.detach().clone(), gradient, *momentum] if is_divided else []
+        whole.grad, part.grad = gradient.clone(), held.cut(gradient).clone()
+        alone.step()
+        divided.step()
+        assert torch.equal(part, held.cut(whole)) and not held.wholes
+    assert not torch.equal(whole, start)
