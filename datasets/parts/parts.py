@@ -22,7 +22,8 @@ SEEN = tuple(name for name in FAMILIES if name not in UNSEEN)
 SPLITS = ("train", "heldout", "unseen")
 HELD_OUT_SHARE = 0.1
 IMPORT = "import cadquery as cq\n"
-_PLACED = " It stands on the plane z = 0, centred on the z axis."
+_PLACED = " It stands on the plane z = 0, centred on the z axis{}."
+_LENGTH = ", its length along x"  # of parts that have one; their width is then along y
 _TRIES = 10_000
 
 
@@ -37,7 +38,8 @@ def part(
 
     gt: {code, volume (mm^3), bbox (xmin, ymin, zmin, xmax, ymax, zmax in mm), n_solids}. split: train, or heldout (the
     same families with other numbers), or unseen (families that neither of them has); none shares a part with another,
-    whatever seed and index. only: families in turn, of those of the split. placed: the words say where the part stands.
+    whatever seed and index. only: families in turn, of those of the split. placed: the words, and the description, say
+    where the part stands and along which axis its length is.
     Raises ValueError for a split or a family that there is not.
     """
     name = _family(index, split, only)
@@ -48,8 +50,8 @@ def part(
     x, y, z = shape.size(numbers)
     return {
         "id": f"{split}-{index}",
-        "prompt": rng.choice(shape.words).format(**numbers) + (_PLACED if placed else ""),
-        "description": structured(name, numbers),
+        "prompt": rng.choice(shape.words).format(**numbers) + (stands(numbers) if placed else ""),
+        "description": structured(name, numbers) + (frame(numbers) if placed else ""),
         "code": code,
         "unit": "mm",
         "gt": {
@@ -94,6 +96,16 @@ def program(
 def structured(family: str, numbers: dict[str, int]) -> str:
     """The part as one line of a name and its numbers: `plate(length=60, width=30, thickness=5, hole=6)`."""
     return f"{family}({', '.join(f'{name}={value}' for name, value in numbers.items())})"
+
+
+def stands(numbers: dict[str, int]) -> str:
+    """The sentence that says where a part is."""
+    return _PLACED.format(_LENGTH if "length" in numbers else "")
+
+
+def frame(numbers: dict[str, int]) -> str:
+    """The same as the end of the structured line: ` on(z=0, centre=z_axis, length=x)`."""
+    return f" on(z=0, centre=z_axis{', length=x' if 'length' in numbers else ''})"
 
 
 def thought(record: dict[str, Any]) -> str:

@@ -51,13 +51,28 @@ def test_words_and_program_have_the_numbers_of_the_part_and_no_others(index, spl
     """Constants that no part has: 0, 360 and 6 of a hexagon, 2 of a half, and minus."""
     record = parts.program(index, seed, split, slips=float(slips))
     numbers = sorted(record["numbers"].values())
-    asked = record["prompt"].removesuffix(" It stands on the plane z = 0, centred on the z axis.")
-    assert asked != record["prompt"] and sorted(map(int, re.findall(r"\d+", asked))) == numbers
+    asked, said, where = record["prompt"].partition(" It stands on the plane z = 0, ")
+    assert said and where.startswith("centred on the z axis") and sorted(map(int, re.findall(r"\d+", asked))) == numbers
     for code in (record["code"], record["completion"]):
         constants = {n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant) and type(n.value) is int}
         assert set(numbers) <= constants <= {*numbers, 0, 2, 6, 360}
     assert record["gt"]["code"] == record["code"] and record["unit"] == "mm"
     assert (record["completion"] == record["code"].rstrip("\n")) == (not record["mistakes"])
+
+
+@pytest.mark.parametrize(("split", "family"), SPLITS)
+def test_a_part_with_a_length_says_along_which_axis_it_is(family, split):
+    """In words and in the structured line, and it is so; what is round says no such thing."""
+    long = "length" in BY_HAND[family][0]
+    for index in range(20):
+        record = parts.part(index, split=split, only=[family])
+        assert record["prompt"].endswith("the z axis, its length along x." if long else "centred on the z axis.")
+        line = parts.structured(family, record["numbers"])
+        assert record["description"] == f"{line} on(z=0, centre=z_axis{', length=x' if long else ''})"
+        low, high = record["gt"]["bbox"][0], record["gt"]["bbox"][3]
+        assert not long or high - low == record["numbers"]["length"]
+        plain = parts.part(index, split=split, only=[family], placed=False)
+        assert plain["description"] == line and record["prompt"].startswith(plain["prompt"] + " It stands")
 
 
 # family -> (numbers, volume, bounding box from zmin on) by hand
