@@ -25,6 +25,8 @@ def resolve_algorithm(section: Mapping[str, Any]) -> Algorithm:
 class GrpoStage(SampledStage):
     """Reinforcement learning with groups of samples per prompt."""
 
+    counts_tokens: ClassVar[bool] = True
+
     kind: Literal["grpo"] = "grpo"
     staleness: int = Field(
         0,

@@ -16,6 +16,8 @@ Weight = Annotated[float, Field(ge=0)]
 class PreferenceStage(Stage):
     """Offline preference training on pairs of answers, chosen and rejected."""
 
+    counts_tokens: ClassVar[bool] = True
+
     kind: Literal["preference"] = "preference"
     pairs: str | None = Field(
         None,

@@ -21,6 +21,8 @@ METRIC = {"shares": "eval/pairs/accuracy", "values": "eval/values/r2"}
 class RewardModelStage(Stage):
     """Training of a scalar reward model: `model.head` on pairs, or on numbers."""
 
+    counts_tokens: ClassVar[bool] = True
+
     kind: Literal["reward_model"] = "reward_model"
     pairs: str | None = Field(
         None,

@@ -110,8 +110,7 @@ class Config(Strict):
         for stage in self.stages:
             stage.__dict__["name"] = stage.name or stage.kind
             usual = getattr(self.model, "usual_micro_batch", None)  # of a modality that counts tokens
-            counts = not (stage.counts_records or isinstance(stage, FilterStage))
-            if usual and counts and "micro_batch" not in stage.model_fields_set:
+            if usual and stage.counts_tokens and "micro_batch" not in stage.model_fields_set:
                 stage.__dict__["micro_batch"] = usual
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):

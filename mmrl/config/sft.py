@@ -15,8 +15,6 @@ from mmrl.strict import When
 class SftStage(Stage):
     """Supervised training on records."""
 
-    counts_records: ClassVar[bool] = True
-
     kind: Literal["sft"] = "sft"
     objective: str = Field(
         "sft",

@@ -14,8 +14,8 @@ from mmrl.strict import Strict
 class Stage(Strict):
     """What every stage of training has."""
 
-    # Whether `micro_batch` counts records, whatever the modality.
-    counts_records: ClassVar[bool] = False
+    # Whether `micro_batch` counts tokens, where the policy's actions are tokens.
+    counts_tokens: ClassVar[bool] = False
 
     kind: str = Field(
         "",

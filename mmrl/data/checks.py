@@ -125,17 +125,20 @@ def good_records(rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapp
         total += 1
         try:
             record = checker.record(row)
-            if all(_is_as(record.get(key), wanted) for key, wanted in (where or {}).items()):
-                name = identity(record, row)
-                _check_new(name, names, places, records)
-                names.add(name)
-                records.add((row.where, record))
+            if not all(_is_as(record.get(key), wanted) for key, wanted in (where or {}).items()):
+                continue
+            name = identity(record, row)
+            _check_new(name, names, places, records)
         except ValueError as error:
             message = refused(row, error, on_bad)
             bad += 1
             reasons[getattr(error, "reason", "")] += 1
             if bad <= _WARNINGS:
                 warnings.warn(message, stacklevel=3)
+        else:  # not above: a disk that is full is no bad record
+            names.add(name)
+            records.add((row.where, record))
+    records.flush()
     if bad:
         warnings.warn(f"data: skipped {bad} of {total} records{_counts(reasons)}", stacklevel=3)
     return Good(records, names, bad)

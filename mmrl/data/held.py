@@ -94,7 +94,7 @@ class Held(Sequence[T], Generic[T]):
     # ---------------------------------------------------------------- the file
 
     def _write(self, value: T) -> None:
-        if _is_exact(value):
+        if _is_held(value):
             raw = marshal.dumps(cast(Any, value))
         else:
             raw, self._odd[len(self)] = b"", value
@@ -103,13 +103,20 @@ class Held(Sequence[T], Generic[T]):
         if len(self._unwritten) >= 1024:
             self._flush()
 
+    def flush(self) -> None:
+        """Write what waits, before several threads read. Raises ConfigError where there is no room."""
+        if self._unwritten:
+            self._flush()
+
     def _flush(self) -> None:
-        data, self._unwritten = b"".join(self._unwritten), []
+        data = b"".join(self._unwritten)
+        place = self._ends[-1] - len(data)  # said, so that a write that was cut short is done again in its place
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="mmrl-", buffering=0)  # noqa: SIM115
             while data:
-                data = data[self._file.write(data) :]
+                written = os.pwrite(self._file.fileno(), data, place)
+                data, place = data[written:], place + written
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise ConfigError(f"data: no temporary file in {tempfile.gettempdir()}: {error.strerror}") from None
@@ -117,10 +124,10 @@ class Held(Sequence[T], Generic[T]):
                 f"data: {tempfile.gettempdir()} is full with {self._ends[-1] / 1e6:,.0f} MB of records; free some "
                 "space, or set TMPDIR to a folder that has it"
             ) from None
+        self._unwritten = []
 
     def _read(self, start: int, end: int) -> bytes:
-        if self._unwritten:
-            self._flush()
+        self.flush()
         if start == end:
             return b""
         assert self._file is not None
@@ -131,6 +138,13 @@ class Held(Sequence[T], Generic[T]):
                 raise OSError(errno.EIO, "a temporary file of records is shorter than it was written")
             found += more
         return found
+
+
+def _is_held(value: Any) -> bool:
+    try:
+        return _is_exact(value)
+    except RecursionError:
+        return False
 
 
 def _is_exact(value: Any) -> bool:

@@ -6,6 +6,7 @@ operations. For a token at a time that shows: 5 to 17 % of a rollout of 4 M para
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,12 +41,12 @@ class Blocks:
         from mmrl.engines.cache import RoomyLayer
 
         layers = getattr(module, "layers", ())
-        if not layers or any(type(layer).__name__ not in KNOWN for layer in layers):
+        if not layers or not all(_known(type(layer)) for layer in layers):
             return False
         if cache is not None and any(type(layer) is not RoomyLayer for layer in cache.layers):
             return False
         exact = module.dtype == torch.float32 and not torch.is_autocast_enabled(module.device.type)
-        return exact and module.config._attn_implementation == "sdpa" and not any(map(_heard, (module, *layers)))
+        return exact and module.config._attn_implementation == "sdpa" and not any(map(_heard, _passed_by(module)))
 
     def step(self, token: Tensor, position: Tensor, cache: Any, mask: Tensor | None) -> Tensor:
         """Hidden states [b, D] after one more token [b] at position [b]. mask: [b, 1, 1, seen + 1] bool, False where
@@ -82,6 +83,20 @@ def _norm(norm: Any, x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
+def _known(layer: type) -> bool:
+    return layer.__name__ in KNOWN and layer.__module__.startswith("transformers.models.")
+
+
+def _passed_by(module: Any) -> Iterator[Any]:
+    """The modules whose own forward is not called."""
+    yield module
+    yield module.norm
+    for layer in module.layers:
+        part = layer.self_attn
+        yield from (layer, part, layer.input_layernorm, layer.post_attention_layernorm)
+        yield from (getattr(part, name) for name in ("q_norm", "k_norm") if hasattr(part, name))
+
+
 def _heard(module: Any) -> bool:
-    """Whether something wants to see each forward of a module, or to change it."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether something wants to see each forward of a module, or has changed it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

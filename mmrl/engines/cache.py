@@ -77,7 +77,9 @@ class Filled:
     def select(self, rows: Tensor) -> Any:
         """A cache of the rows at `rows` [k] of the first forward, whose layers go on with their own when they are
         recomputed. Rows are copied inside of a layer's update, so that nothing but the prompts' keys and values is kept
-        until the backward."""
+        until the backward. Raises ValueError where the model did not fill them."""
+        if any(layer.get_seq_length() == 0 for layer in self._filled):
+            raise ValueError("layers that are recomputed get no cache")
         made = copy.copy(self.cache)
         made.layers = [_again(layer, rows=rows) for layer in self._filled]
         return made

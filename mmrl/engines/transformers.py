@@ -50,7 +50,9 @@ class TransformersEngine:
         self.decoder = decoder or Decoder(decoder_of(model))
         self.head = head or (lambda hidden: model.get_output_embeddings()(hidden).float())
         self.rows = rows
-        self.look = 1 if self.decoder.device.type == "cpu" else LOOK
+        # Dynamic rotations follow the longest row of the batch, also where that has ended.
+        dynamic = any(getattr(part, "rope_type", None) == "dynamic" for part in self.decoder.module.modules())
+        self.look = 1 if dynamic or self.decoder.device.type == "cpu" else LOOK
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int, once: Once = here) -> None:
         """Nothing to do: the weights are the policy's."""

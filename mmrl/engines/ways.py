@@ -23,6 +23,7 @@ PROMPTS, COMPLETION = (2, 7), 4
 TOKENS = sum(PROMPTS) + 2 * COMPLETION
 # Parameters, the smallest ones, whose gradients are compared.
 GRADIENTS = 8
+GRADIENTS_OFF = 0.2  # of all of them together, relative; in 16 bit rounding alone makes some hundredths
 # Of hidden states, relative to their size: what another order of sums rounds, in float32 (norms of small states make
 # much of it) and in 16 bit.
 ROUNDING, ROUNDING_16 = 5e-3, 0.1
@@ -53,7 +54,7 @@ def trial_ids(vocabulary: int, banned: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def find_ways(decoder: Decoder, ids: Tensor, recomputed: bool = False) -> Ways:
-    """The ways in which a decoder, in eval mode, gives the hidden states of the plain way.
+    """The ways in which a decoder gives the hidden states of the plain way; tried in eval mode.
 
     ids: see trial_ids. recomputed: try Ways.recomputed, too, for a decoder with gradient checkpointing. What was found
     holds for every model of the same class and numbers. Raises ValueError for one that cannot be replayed: its tokens
@@ -63,7 +64,12 @@ def find_ways(decoder: Decoder, ids: Tensor, recomputed: bool = False) -> Ways:
         return Ways()  # a prompt of it is never in one row with what follows, so there is no plain way
     key = _kind(decoder), recomputed
     if key not in _FOUND:
-        _FOUND[key] = _tried(decoder, ids, recomputed)
+        training = decoder.module.training  # asked in the middle of a replay it may be
+        decoder.module.eval()
+        try:
+            _FOUND[key] = _tried(decoder, ids, recomputed)
+        finally:
+            decoder.module.train(training)
     return _FOUND[key]
 
 
@@ -181,6 +187,10 @@ class _Trial:
                 gradients = [_gradients(lines, parameters) for lines in (found, wanted)]
         finally:
             module.eval()
+        if parameters:  # by themselves: right states may not outvote them
+            one, other = (torch.cat(each, 1) for each in gradients)
+            if not (off := float((one - other).norm() / other.norm().clamp(min=1e-6))) <= GRADIENTS_OFF:
+                raise ValueError(f"gradients are off by {off:.1e} on a cache")
         return [*found, *gradients[0]], [*wanted, *gradients[1]]
 
     def _on_filled(self) -> list[Tensor]:

@@ -6,8 +6,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +34,24 @@ def score_groups(
     the number of processes. What it raises or returns amiss makes the samples of that call invalid,
     with the reason. should_stop: as in RewardRunner.gather.
     """
-    with RewardRunner(rewards) as runner:
+    with _turn(should_stop), RewardRunner(rewards) as runner:
         runner.submit(groups)
         runner.gather(should_stop)
+
+
+_scoring = threading.Lock()
+
+
+@contextmanager
+def _turn(should_stop: Callable[[], bool] | None) -> Iterator[None]:
+    """Wait while another thread scores, as a reward is never called twice at a time. Raises Abandoned."""
+    while not _scoring.acquire(timeout=0.2):
+        if should_stop is not None and should_stop():
+            raise Abandoned("others were being scored when it was asked to stop")
+    try:
+        yield
+    finally:
+        _scoring.release()
 
 
 def total(sample: Sample, weights: Mapping[str, float]) -> float | None:

@@ -71,6 +71,8 @@ class Loop:
                     self.reports.ended(error, self.cursor.total_steps)
                 raise
             finally:
+                if self.stage is not None:
+                    self.stage.leave()
                 self.run.adapter.close()
 
     def _saving(self, resume: bool) -> dict[str, Any]:

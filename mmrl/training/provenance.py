@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ RUNNING = ("device", "threads", "timeout", "sharding.shards", "sharding.sync")
 FREE = (*PLACE, *RUNNING, "about", "trackers", "checkpoint", "report", "eval", "data.eval_prompts")
 FREE_OF_STAGE = ("micro_batch", "expert.micro_batch", "rollout_chunk", "max_invalid")
 FREE_OF_REWARD = ("timeout",)
+LISTED = ("stages.", "rewards.")
 _MISSING = "(not there)"
 _SHOWN = 60
 
@@ -56,11 +57,12 @@ def made_with(run: Run) -> dict[str, Any]:
 def all_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """Between two of `made_with`: keys of the configs, and keys whose files have another content.
 
-    An option that the saved config does not know and that is at its default is none: an earlier mmrl began the run.
+    An option that the saved config does not know and that is at its default is none: an earlier mmrl began the run. So
+    is a whole section; a stage or a reward is one.
     """
     found = differences(saved["config"], now["config"])
     known = {_owner(key) for key in _flat(_by_name(saved["config"]))}
-    found = [d for d in found if d.before != _MISSING or d.key in now["chosen"] or _owner(d.key) not in known]
+    found = [d for d in found if d.before != _MISSING or d.key in now["chosen"] or _is_added(d.key, known)]
     told = {difference.key for difference in found}
     before, after = saved["content"], now["content"]
     changed = [key for key in after if key in before and before[key] != after[key] and key not in told]
@@ -163,9 +165,14 @@ def _chosen(config: Config) -> list[str]:
     return list(_flat(_by_name({**chosen, "stages": stages})))
 
 
+def _is_added(key: str, known: Collection[str]) -> bool:
+    """Whether a key is of a stage or a reward that is not among the known owners."""
+    return key.startswith(LISTED) and _owner(key) not in known
+
+
 def _owner(key: str) -> str:
     """The stage or reward that a key is of, or its section: "stages.grpo" of "stages.grpo.optim.lr"."""
-    return ".".join(key.split(".")[: 2 if key.startswith(("stages.", "rewards.")) else 1])
+    return ".".join(key.split(".")[: 2 if key.startswith(LISTED) else 1])
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

@@ -146,6 +146,15 @@ def test_an_option_that_an_earlier_mmrl_did_not_know_matters_where_it_is_given(b
     make(base, PROMPTS).train(resume=True)
 
 
+@pytest.mark.parametrize("section", ["sharding", "trackers", "environment"])
+def test_a_section_that_an_earlier_mmrl_did_not_know_is_no_difference(base, section):
+    state = stopped(base, IN_SECOND).checkpoints.latest / "state.json"
+    saved = json.loads(state.read_text())
+    del saved["made_with"]["config"][section]
+    state.write_text(json.dumps(saved))
+    make(base, PROMPTS).train(resume=True)
+
+
 FREE = {
     "micro_batch": ("stages.1.micro_batch", 7),
     "rollout_chunk": ("stages.1.rollout_chunk", 1),

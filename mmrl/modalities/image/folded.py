@@ -42,6 +42,7 @@ class FoldedLinear(Linear):
             and (isinstance(dropout, nn.Identity) or not dropout.training)
             and all(t.dtype == torch.float32 for t in (x, self.base_layer.weight, a.weight, b.weight))
             and not torch.is_autocast_enabled(x.device.type)
+            and torch.get_float32_matmul_precision() == "highest"  # TF32 would round the fold, not the adapter
         )
 
 

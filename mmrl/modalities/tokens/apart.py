@@ -101,6 +101,7 @@ class _Locked:
 
     def __init__(self, inside: Any, lock: threading.RLock) -> None:
         self._inside, self._lock = inside, lock
+        self._locks: dict[int, threading.RLock] = {}  # of environments, which prompts share
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inside, name)
@@ -110,6 +111,8 @@ class _Locked:
         def call(*arguments: Any, **named: Any) -> Any:
             with self._lock:
                 made = found(*arguments, **named)
-            return _Locked(made, threading.RLock()) if name == "environment_of" and made is not None else made
+                if name != "environment_of" or made is None:
+                    return made
+                return _Locked(made, self._locks.setdefault(id(made), threading.RLock()))
 
         return call

@@ -42,8 +42,8 @@ class Collector:
         self.seed = seed_of(run.seed, options.name)
         self.curriculum = made_curriculum(self.prompts, options)
         data = run.config.data
-        later = data.looked_at is not None and len(prompts) > data.looked_at
-        self._fitting = Fitting(run.adapter, prompts, data.on_bad_record) if later else None
+        # Some may have been left out at the start, so the number that is left says nothing of who was looked at.
+        self._fitting = Fitting(run.adapter, prompts, data.on_bad_record) if data.looked_at is not None else None
         # One update right behind its rollout has the replay for nothing: it is what it differentiates.
         once = options.updates * options.epochs == 1 and options.ahead == 0 and algorithm.correction is None
         self._replays = options.replays_old(run.adapter.precision != torch.float32) and not once

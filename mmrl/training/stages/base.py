@@ -93,6 +93,9 @@ class Stage(Generic[Section]):
     def end(self) -> None:
         """Behind the last step, the parameters being their averages, where there are any."""
 
+    def leave(self) -> None:
+        """Training ends here, done or cut short: what runs in the background is given up."""
+
     def clean(self) -> None:
         """Behind the checkpoint that holds its end: what only a resume would have needed goes."""
 

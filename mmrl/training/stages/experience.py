@@ -87,7 +87,8 @@ class Experience:
             three = shuffled(three, group, n_groups, shuffle, reduce)
             scores, valid, applicable = three[0].to(scores), three[1].to(valid), three[2].to(applicable)
         logp_old, mask = padded(samples) if draws is None else undrawn(len(samples), draws)
-        fresh = all(sample.version == step for sample in samples)
+        stale = any(sample.version != step for sample in samples)
+        fresh = not reduce(torch.tensor(float(stale)), "max")  # of all, who compute features together
         known = valid.bool() & applicable.bool()
         early = early_needs(algorithm) & COMPUTED
         batch = Batch(

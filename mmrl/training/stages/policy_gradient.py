@@ -108,7 +108,8 @@ class PolicyGradient:
     def _fill(self, update: Update, missing: int) -> None:
         """Take part in micro-batches that other processes have more of."""
         if missing:
-            sample = update.samples[0] if update.samples else self.run.adapter.blank(self.prompts[0])
+            trained = (sample for sample in update.samples if sample.actions.mask.any())
+            sample = next(trained, None) or self.run.adapter.blank(self.prompts[0])
             assert sample is not None, "an adapter that can be divided makes blank samples"
             fill(self.run.adapter, sample, missing, compares(update.algorithm))
 

@@ -78,8 +78,11 @@ class Sampled(Stage[Section]):
     def close_step(self) -> None:
         self.rollouts.drop()
 
-    def clean(self) -> None:
+    def leave(self) -> None:
         self.rollouts.close()
+
+    def clean(self) -> None:
+        self.leave()
 
     def state(self) -> dict[str, Any]:
         return {"rollouts": self.rollouts.state()}
