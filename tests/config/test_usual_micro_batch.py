@@ -28,3 +28,14 @@ def test_it_is_as_the_modality_counts(tmp_path, run, stage, wanted):
     assert made.stages[0].micro_batch == wanted
     (tmp_path / "config.yaml").write_text(made.dump())
     assert load(tmp_path / "config.yaml").stages[0].micro_batch == wanted
+
+
+def test_a_stage_of_ones_own_keeps_its_default(tmp_path):
+    """It may count records; nobody has said that it counts tokens."""
+    (tmp_path / "own.py").write_text(
+        "from mmrl.config import Stage\nfrom mmrl.training.stages.base import Stage as Base\n"
+        "class Options(Stage):\n    micro_batch: int = 16\n"
+        "class Mine(Base):\n    Options = Options\n"
+    )
+    made = Config(**TEXT, data=DATA, stages=[{"kind": f"{tmp_path / 'own.py'}:Mine", "steps": 1}])
+    assert made.stages[0].micro_batch == 16

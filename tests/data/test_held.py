@@ -1,6 +1,8 @@
 """Records that are read from a temporary file are what they would be in memory."""
 
+import errno
 import json
+import os
 import tempfile
 import warnings
 from itertools import product
@@ -149,3 +151,26 @@ def test_records_from_a_file_are_those_in_memory(tmp_path, monkeypatch):
     many = Records(DataConfig(records=str(path)), ("completion",))
     assert many.batch(3, 5, 1) == few.batch(3, 5, 1) and many.count == few.count == 9
     assert [many.get(i)["id"] for i in range(9)] == [str(i + 1) for i in range(9)]
+
+
+@pytest.mark.parametrize("on_bad", ["skip", "stop"])
+def test_a_disk_that_is_full_for_a_moment_is_no_bad_record(tmp_path, monkeypatch, on_bad):
+    """Half of a write, then no room, then room again: an id never gets the words of another."""
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"id": str(i), "prompt": f"question {i}"}) + "\n" for i in range(3000)))
+    monkeypatch.setattr(held, "FEW", 10)
+    real, seen = os.pwrite, []
+
+    def full(file, data, place):
+        seen.append(place)
+        if len(seen) == 2:
+            return real(file, data[: len(data) // 2], place)
+        if len(seen) == 3:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return real(file, data, place)
+
+    monkeypatch.setattr(held.os, "pwrite", full)
+    with pytest.raises(ConfigError, match=r"is full with .* MB of records"):
+        load_prompts(str(path), {}, on_bad)
+    assert len(seen) == 3
+    assert [p.text for p in load_prompts(str(path), {}, on_bad)] == [f"question {i}" for i in range(3000)]

@@ -81,8 +81,19 @@ def heard(net):
     net.base_model.layers[1].register_forward_hook(lambda *_: None)
 
 
+def steered(net):
+    net.base_model.layers[1].self_attn.register_forward_hook(lambda *_: None)
+
+
+def patched(net):
+    norm = net.base_model.layers[0].input_layernorm
+    norm.forward = norm.forward
+
+
 OTHERS = {
     "somebody listens": lambda: (net := model("Qwen3"), heard(net))[0],
+    "somebody listens inside of a layer": lambda: (net := model("Qwen3"), steered(net))[0],
+    "another forward": lambda: (net := model("Qwen3"), patched(net))[0],
     "16 bit": lambda: model("Qwen3").bfloat16(),
     "eager": lambda: model("Qwen3", attn_implementation="eager"),
     "a window": lambda: model("Mistral", sliding_window=4),
