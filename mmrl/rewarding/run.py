@@ -34,7 +34,7 @@ def score_groups(
     the number of processes. What it raises or returns amiss makes the samples of that call invalid,
     with the reason. should_stop: as in RewardRunner.gather.
     """
-    with _turn(should_stop), RewardRunner(rewards) as runner:
+    with RewardRunner(rewards) as runner:
         runner.submit(groups)
         runner.gather(should_stop)
 
@@ -43,8 +43,9 @@ _scoring = threading.Lock()
 
 
 @contextmanager
-def _turn(should_stop: Callable[[], bool] | None) -> Iterator[None]:
-    """Wait while another thread scores, as a reward is never called twice at a time. Raises Abandoned."""
+def turn(should_stop: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Around `score_groups` where another thread of the run scores, too: one at a time, as a reward is never called
+    twice at once. Raises Abandoned. Not for a reward that scores by others: its turn is on."""
     while not _scoring.acquire(timeout=0.2):
         if should_stop is not None and should_stop():
             raise Abandoned("others were being scored when it was asked to stop")

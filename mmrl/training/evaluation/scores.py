@@ -14,7 +14,7 @@ from mmrl.config import ConfigError, EvalConfig
 from mmrl.data.choices import check_answers, rotations, shuffled, tell_hidden
 from mmrl.data.order import cyclic_indices
 from mmrl.media import pictures_of
-from mmrl.rewarding.run import Abandoned, score_groups
+from mmrl.rewarding.run import Abandoned, score_groups, turn
 from mmrl.training.evaluation.conversations import conversation_metrics
 from mmrl.training.learner import Learner, averaged
 from mmrl.training.processes import Processes
@@ -111,7 +111,8 @@ def evaluate(
     for place, group in zip(places, groups, strict=True):
         group.index = place
     try:
-        score_groups(groups, run.eval_rewards, run.stops.waited_long)
+        with turn(run.stops.waited_long):
+            score_groups(groups, run.eval_rewards, run.stops.waited_long)
     except Abandoned as error:
         raise StopHere(str(error)) from None
     for sample in (s for group in groups for s in group.samples):

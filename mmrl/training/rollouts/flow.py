@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from mmrl.rewarding.load import LoadedReward
-from mmrl.rewarding.run import Abandoned, score_groups
+from mmrl.rewarding.run import Abandoned, score_groups, turn
 from mmrl.rewarding.threads import Threads
 from mmrl.types import Group
 
@@ -84,7 +84,8 @@ class Flow:
             except Empty:
                 more = first
             try:
-                score_groups([t.made for t in tickets if t.made], self._rewards, self._left.is_set)
+                with turn(self._left.is_set):
+                    score_groups([t.made for t in tickets if t.made], self._rewards, self._left.is_set)
             except Abandoned:
                 return
             except BaseException as error:
