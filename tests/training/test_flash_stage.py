@@ -34,7 +34,8 @@ GRPO = {"algorithm": {"preset": "grpo"}}
 
 
 def loop_of(folder, processes=None, adapter=Renoising, stages=None, **stage):
-    (folder / "letters.py").write_text(REWARD)
+    if not (folder / "letters.py").exists():  # all processes call, and read it
+        (folder / "letters.py").write_text(REWARD)
     config = {"name": "run", "out": str(folder), "data": {"prompts": "unused.txt"}}
     made = stages or [{**DISTILL, **stage}]
     rewarded = any(s.get("joint") or s["kind"] == "grpo" for s in made)

@@ -27,7 +27,8 @@ STAGE = {"kind": "distill", "steps": 3, "groups": 3, "samples": 4, "optim": {"lr
 
 
 def loop_of(folder, processes=None, reward="a", kind=Flowing, **stage):
-    (folder / "letters.py").write_text(REWARDS)
+    if not (folder / "letters.py").exists():  # all processes call, and read it
+        (folder / "letters.py").write_text(REWARDS)
     made = {**STAGE, "fake": {"optim": {"lr": 0.02}}, "surrogate": LEARNS, **stage}
     config = {"name": "run", "out": str(folder), "data": {"prompts": "unused.txt"}, "stages": [made]}
     config["rewards"] = [{"name": f"{folder / 'letters.py'}:{reward}"}]
