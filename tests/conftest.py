@@ -39,6 +39,19 @@ def pytest_collection() -> object:
         gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums are bit for bit the same only with the same number of threads."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # nothing is summed
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class ChatServer:
     """Serves POST /v1/chat/completions by `answer(request)`: words, (status, body), or a function of the handler.
 

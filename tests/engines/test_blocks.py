@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import transformers
+from random_decoders import V, decoder
 
 import mmrl  # noqa: F401  before transformers' models: it hooks the import of torchvision
 from mmrl.engines import ways
@@ -14,35 +14,13 @@ from mmrl.engines.decoder import Decoder
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
 
-V = 40
 PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26])]
 SEEDS = [[10 * i + k for k in range(3)] for i in range(len(PROMPTS))]
 SAMPLING = Sampling(max_tokens=24, stop_ids=(3, 4, 8))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def model(kind, **numbers):
-    torch.manual_seed(1)
-    sizes = {
-        "vocab_size": V,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 256,
-        "pad_token_id": 0,
-        **numbers,
-    }
-    made = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval()
+    made = decoder(kind, **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, **numbers})
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(4) if parameter.ndim > 1 else parameter.add_(0.3)  # norms and biases that matter

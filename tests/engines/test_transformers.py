@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_decoders import V, decoder
 from scipy.stats import chisquare
 
 import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
@@ -11,33 +12,10 @@ from mmrl.engines.base import Sampling
 from mmrl.engines.transformers import TransformersEngine, _invert
 
 PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26], [5, 6, 8])]
-V = 40
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def model(kind="Qwen2", **numbers):
-    import transformers
-
-    torch.manual_seed(1)
-    sizes = {
-        "vocab_size": V,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 256,
-        "pad_token_id": 0,
-        **numbers,
-    }
-    made = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval()
+    made = decoder(kind, **{"num_attention_heads": 2, "num_key_value_heads": 1, **numbers})
     with torch.no_grad():
         made.get_output_embeddings().weight.mul_(8)  # far from uniform, so that mistakes show
     return made

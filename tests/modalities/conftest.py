@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import mmrl  # noqa: F401  before transformers: it hooks the import of torchvision
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

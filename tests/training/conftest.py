@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from divided import merged
 
 import mmrl
 
@@ -43,15 +43,6 @@ def squares(index):
     image.paste(COLOURS[name], (index % 4, index % 3, 4 + index % 4, 5 + index % 3))
     return {"id": str(index), "prompt": f"a {name} dot", "image": image}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Runs are bit for bit the same only with the same number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -127,14 +118,6 @@ def grpo(**options: Any) -> dict[str, Any]:
 def sft(**options: Any) -> dict[str, Any]:
     """A stage of 2 steps of 3 micro-batches."""
     return merged({"kind": "sft", "steps": 2, "batch": 6, "micro_batch": 2, "optim": {"lr": 1e-3}}, options)
-
-
-def merged(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    both = dict(base)
-    for key, value in overrides.items():
-        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        both[key] = merged(base[key], value) if nested else value
-    return both
 
 
 def outcome(config: dict[str, Any]) -> dict[str, Any]:
