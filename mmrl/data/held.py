@@ -27,7 +27,24 @@ _EXACT = (str, int, float, bool, type(None), bytes)  # what comes out of the fil
 T = TypeVar("T")
 
 
-class Held(Sequence[T], Generic[T]):
+class Made(Sequence[T], Generic[T]):
+    """A sequence whose values are made when they are asked for, by `_at` of a place from 0."""
+
+    def _at(self, i: int) -> T:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+        there = range(len(self))[place]
+        return [self._at(i) for i in there] if isinstance(there, range) else self._at(there)
+
+
+class Held(Made[T]):
     """Values in the order in which they were added. Each is a tuple of what JSON may hold, tuples and bytes; one that
     has anything else in it (a picture, a function) stays in memory.
 
@@ -59,18 +76,9 @@ class Held(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._ends) - 1 if self._few is None else len(self._few)
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[T]: ...
-
-    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+    def _at(self, i: int) -> T:
         if self._few is not None:
-            return self._few[place]
-        if isinstance(place, slice):
-            return [self[i] for i in range(len(self))[place]]
-        i = range(len(self))[place]
+            return self._few[i]
         if i in self._odd:
             return self._odd[i]
         return marshal.loads(self._read(self._ends[i], self._ends[i + 1]))
@@ -157,7 +165,7 @@ def _is_exact(value: Any) -> bool:
     return kind in (list, tuple) and all(map(_is_exact, value))
 
 
-class Names(Sequence[str]):
+class Names(Made[str]):
     """Ids in their order, and the place of each."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -175,16 +183,7 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._marks)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(len(self))[place]]
-        i = range(len(self))[place]
+    def _at(self, i: int) -> str:
         return self._text[self._ends[i] : self._ends[i + 1]].decode("utf-8", "surrogatepass")
 
     def __contains__(self, name: object) -> bool:
@@ -224,7 +223,7 @@ class Names(Sequence[str]):
         return None
 
 
-class Prompts(Sequence[Prompt]):
+class Prompts(Made[Prompt]):
     """Prompts that are made when they are asked for.
 
     records: (where it stands, record) of each, the record with its `prompt`. names: their ids. root: see Prompt.
@@ -245,16 +244,7 @@ class Prompts(Sequence[Prompt]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Prompt: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Prompt]: ...
-
-    def __getitem__(self, place: int | slice) -> Prompt | Sequence[Prompt]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(len(self))[place]]
-        i = range(len(self))[place]
+    def _at(self, i: int) -> Prompt:
         return self._made(self.names[i], self._records[int(self._places[i])])
 
     def __iter__(self) -> Iterator[Prompt]:
