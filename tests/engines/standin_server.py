@@ -37,6 +37,7 @@ class Fake(ThreadingHTTPServer):
         self.tokens = 1  # before the stop id
         self.vocabulary: int | None = None  # else tokens are of so many ids, and none is a stop id
         self.awaited: str | None = None  # the end of the mark that a second token waits for
+        self.crossed: str | None = None  # the end of a mark: what begins with these weights goes on with the next ones
         self.received: dict[str, torch.Tensor] = {}
         self.dead = False
         self._connections: set[socket.socket] = set()
@@ -147,6 +148,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(server.delay)
             while number and server.awaited and not (server.weights.endswith(server.awaited) or server.dead):
                 time.sleep(0.005)
+            if number == 1 and server.crossed and marks[0].endswith(server.crossed):
+                self.wait_for_others(marks[0])
             server.going.wait()
             if server.dead:
                 return
@@ -165,6 +168,12 @@ class Handler(BaseHTTPRequestHandler):
         }
         read = [i for token in body["token_ids"] for i in server.expansion(token)]
         self.reply({"choices": [choice], "prompt_token_ids": read})
+
+    def wait_for_others(self, weights):
+        """Until the server holds others, or, where nobody sends them before this request is answered, for seconds."""
+        over = time.monotonic() + 20
+        while self.server.weights == weights and not self.server.dead and time.monotonic() < over:
+            time.sleep(0.005)
 
     def reply(self, body, status=200):
         data = json.dumps(body).encode()

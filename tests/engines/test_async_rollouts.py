@@ -126,8 +126,9 @@ def test_servers_sample_ahead_of_the_training(flowing, versions, fakes, tmp_path
 
 
 def test_weights_come_while_tokens_are_sampled(fakes, tmp_path, watch):
-    """Slow servers: groups whose tokens are of two policies are learned from, and say so."""
-    mmrl.train(config(tmp_path, fakes(delay=0.15), asynchronous={"staleness": 2}), quiet=True)
+    """Groups whose tokens are of two policies are learned from, and say so. What is asked for with the weights of
+    step 1 (the third that are sent), for two steps later, is not done before those of step 2 are there."""
+    mmrl.train(config(tmp_path, fakes(crossed=" 3"), asynchronous={"staleness": 2}), quiet=True)
     watch.check(5, 2)
     versions = [set(s.actions.tensors["versions"].tolist()) for _, gs in watch.taken for g in gs for s in g.samples]
     assert any(len(some) > 1 for some in versions)

@@ -179,25 +179,49 @@ class Rank(Processes):
         self._reduce = lambda x, op="sum": combine[op](torch.stack(meet(x)))
 
 
+class Meeting:
+    """Where ranks that are threads bring a value each, and all leave with all of them.
+
+    A barrier of threading would not do: who leaves it and aborts it at once breaks it for those still on their way out.
+    """
+
+    def __init__(self, world: int) -> None:
+        self.world, self.brought, self.found = world, dict[int, Any](), list[Any]()
+        self.count = 0  # meetings that are over
+        self.aborted = False
+        self.changed = threading.Condition()
+
+    def meet(self, rank: int, x: Any) -> list[Any]:
+        """Raises BrokenBarrierError where another rank comes no more, or not for two minutes."""
+        with self.changed:
+            number = self.count
+            self.brought[rank] = x
+            if len(self.brought) == self.world:
+                self.found = [self.brought[each] for each in range(self.world)]
+                self.brought, self.count = {}, number + 1
+                self.changed.notify_all()
+            self.changed.wait_for(lambda: self.count > number or self.aborted, 120)
+            if self.count == number:
+                raise threading.BrokenBarrierError
+            return self.found  # of this meeting: the next one wants this rank, too
+
+    def abort(self) -> None:
+        with self.changed:
+            self.aborted = True
+            self.changed.notify_all()
+
+
 def ranks(work: Callable[[Processes], Any], world: int = 2) -> list[Any]:
     """[work(processes) of each rank], side by side."""
     from concurrent.futures import ThreadPoolExecutor
 
-    barrier = threading.Barrier(world, timeout=120)
-    slots: list[Any] = [None] * world
+    meeting = Meeting(world)
 
     def run(rank: int) -> Any:
-        def meet(x: Any) -> list[Any]:
-            slots[rank] = x
-            barrier.wait()
-            found = list(slots)
-            barrier.wait()
-            return found
-
         try:
-            return work(Rank(rank, world, meet))
+            return work(Rank(rank, world, lambda x: meeting.meet(rank, x)))
         except BaseException:
-            barrier.abort()
+            meeting.abort()
             raise
 
     with ThreadPoolExecutor(world) as pool:
