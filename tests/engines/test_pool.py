@@ -12,8 +12,8 @@ import torch
 from standin_server import connect, started
 
 from mmrl.engines.base import Sampling
+from mmrl.engines.http_client import ServerError
 from mmrl.engines.load import longest_row
-from mmrl.engines.vllm_http import ServerError
 from mmrl.engines.vllm_transfer import buckets
 
 SAMPLING = Sampling(stop_ids=(9,), max_tokens=4)

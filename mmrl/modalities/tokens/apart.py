@@ -27,6 +27,8 @@ class TokensApart:
     engine: made where it is not there. send: sends it the weights. own: see Apart.own.
     """
 
+    wanted: frozenset[str] = frozenset({"artifact"})  # texts are there anyway
+
     def __init__(
         self,
         config: TokenModelConfig,

@@ -56,7 +56,7 @@ class AsynchronousRollouts(Rollouts):
         if self._flow is None:
             run, options = self.run, self.options
             rewards = run.rewards if options.rewarded else ()
-            run.adapter.wanted = wanted(rewards, shown=True)
+            run.adapter.wanted = self.apart.wanted = wanted(rewards, shown=True)
             most = (self.flowing.staleness + 1) * options.groups
             self._flow = Flow(self._roll, rewards, most)
         return self._flow
