@@ -34,6 +34,7 @@ class Fleet(Generic[S]):
         self._run = uuid.uuid4().hex[:12]
         self._mark = self.servers[0].holds
         self._watched: dict[S, bool] = {}  # lost servers, and whether they answer again
+        self._refused: set[S] = set()  # of those, those that answer, and could not be used
         self._ended = threading.Event()
         if compared:
             self._compare(self.servers)
@@ -55,14 +56,17 @@ class Fleet(Generic[S]):
         with self.changed:
             return any(self._watched.get(server, False) for server in self.servers if server.lost is not None)
 
-    def lose(self, server: S, error: Exception) -> None:
-        """It gets no prompts until it has got weights."""
+    def lose(self, server: S, error: Exception, refused: bool = False) -> None:
+        """It gets no prompts until it has got weights. refused: it answers, and could not be used: it does not count as
+        returned, but is looked at again whenever weights are sent."""
         with self.changed:
             if server.lost is None:
                 warnings.warn(f"a server is lost, its prompts go to others: {error}", stacklevel=2)
             server.lost = str(error)
             watched = server in self._watched
             self._watched[server] = False
+            if refused:
+                self._refused.add(server)
         if not watched:
             threading.Thread(target=self._watch, args=(server,), daemon=True, name="watch of a lost server").start()
 
@@ -158,7 +162,7 @@ class Fleet(Generic[S]):
                 self.lose(server, error)
                 continue
             current = holds.rpartition(" ")[2] == str(version) or not several
-            if not current:
+            if not current and server.lost is None:
                 self.lose(server, Lost(f"{server.who}: {server.url} holds {holds!r}"))
             with self.changed:
                 server.holds = holds
@@ -171,6 +175,7 @@ class Fleet(Generic[S]):
         """It gets prompts again."""
         server.lost = None
         self._watched.pop(server, None)
+        self._refused.discard(server)
 
     def _is_back(self, server: S) -> bool:
         """Whether a lost server answers, and is still one that this run can use."""
@@ -181,7 +186,7 @@ class Fleet(Generic[S]):
             server.look_again()
             first.refuse_difference(server)
         except ServerError as error:
-            self.lose(server, error)
+            self.lose(server, error, refused=not isinstance(error, Lost))
             return False
         return True
 
@@ -192,7 +197,9 @@ class Fleet(Generic[S]):
             with self.changed:
                 if server not in self._watched:
                     return
-                self._watched[server] = there
+                if not there:
+                    self._refused.discard(server)
+                self._watched[server] = there and server not in self._refused
                 self.changed.notify_all()
             self._ended.wait(PAUSE_S)
 

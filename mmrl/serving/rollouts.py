@@ -147,4 +147,3 @@ class RolloutService:
 
 def _section(adapter: Adapter, sampling: Mapping[str, Any]) -> Any:
     return type(adapter.config.sampling)(**sampling)
-
