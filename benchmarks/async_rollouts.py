@@ -168,6 +168,34 @@ def table(rows: dict[str, list[list[dict[str, Any]]]]) -> str:
     return "\n".join(lines)
 
 
+def paired(rows: dict[str, list[list[dict[str, Any]]]], width: int = 5) -> str:
+    """Markdown: each arm's reward less that of `sync` with the same seed, the mean and its standard error over seeds.
+
+    After the same number of updates; and against `sync` a step before, as what is learned from in the background was
+    sampled a step before: the curve that is the same but for that has 0 there.
+    """
+    curves = {arm: [[row["reward/mean"] for row in run] for run in runs] for arm, runs in rows.items()}
+    steps = min(len(curve) for some in curves.values() for curve in some)
+    starts = range(width, steps - width + 1, 2 * width)
+    lines = ["| steps | " + " | ".join(f"{start + 1} to {start + width}" for start in starts) + " |"]
+    lines.append("|---" * (len(starts) + 1) + "|")
+    for arm, some in curves.items():
+        levels = [[mean(curve[start : start + width]) for curve in some] for start in starts]
+        told = [f"{mean(level):.3f} ± {stdev(level):.3f}" for level in levels]
+        lines.append(f"| {arm} | {' | '.join(told)} |")
+        for behind in (0, 1) if arm != "sync" else ():
+            gaps = [
+                [
+                    mean(c[at : at + width]) - mean(s[at - behind : at - behind + width])
+                    for c, s in zip(some, curves["sync"])
+                ]
+                for at in starts
+            ]
+            told = [f"{mean(gap):+.3f} ± {stdev(gap) / len(gap) ** 0.5:.3f}" for gap in gaps]
+            lines.append(f"| less sync{', a step before' if behind else ''} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", action="store_true")
@@ -200,6 +228,8 @@ def main() -> None:
                     last = mean(row["reward/mean"] for row in rows[arm][-1][-5:])
                     print(f"{arm}, seed {seed}: {last:.3f} at the end, {time.monotonic() - start:.0f} s", flush=True)
                 print(table(rows), flush=True)
+            if told.seeds > 1 and "sync" in rows:
+                print(paired(rows))
         finally:
             servers.close()
 

@@ -348,7 +348,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(folder, fakes):
 
 
 def test_a_server_that_came_back_as_another_is_not_asked_again_and_again(folder, fakes):
-    """It answers, and this run cannot use it: nobody sends weights for its sake, and it gets some when it can be used."""
+    """It answers, and this run cannot use it: nobody sends weights for its sake, and it gets some once it can be."""
     servers = fakes(2)
     engine = connect(folder, servers)
     engine.sync(WEIGHTS, 1)
