@@ -29,7 +29,10 @@ def serve_rollouts(words: Words, modality: str | None, host: str, port: int, tok
         raise ImportError(f'serve-rollouts needs the package {error.name!r}: pip install "mmrl[serve]"') from None
     from mmrl.training.assemble import load_adapter, set_threads
 
-    config = read_config(words, modality, [("model.engine.name", "diffusers"), ("model.engine.options", {})])
+    config = read_config(words, modality)
+    if hasattr(config.model, "engine"):  # the training's; here the model itself draws
+        own = config.model.model_copy(update={"engine": type(config.model.engine)()})
+        config = config.model_copy(update={"model": own})
     token = token_of(token_env)
     set_threads(config)
     adapter = load_adapter(config)

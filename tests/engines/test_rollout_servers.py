@@ -106,9 +106,9 @@ def test_servers_draw_what_is_drawn_here_bit_for_bit_also_after_updates(family, 
     """Group by group, as other batches round otherwise. Weights follow, whichever are trained."""
     here = made(family, **model)
     away = made(family, **model, **to(served(made(family, **model))))
-    for step in range(3):
-        for group in groups(2):
-            mine, theirs = here.rollout([group], 3, step, 7), away.rollout([group], 3, step, 7)
+    for step in range(2):
+        for group in groups(2 - step):
+            mine, theirs = here.rollout([group], 2, step, 7), away.rollout([group], 2, step, 7)
             assert largest(mine, theirs) == 0
         moved(here, step)
         moved(away, step)
@@ -406,11 +406,11 @@ def test_a_training_over_servers_is_the_training_without(served, tmp_path):
     folders = [tmp_path / "here", tmp_path / "away"]
     for folder in folders:
         folder.mkdir()
-    alone = config(folders[0], [], algorithm={"preset": "flow_grpo"})
+    alone = config(folders[0], [], 3, algorithm={"preset": "flow_grpo"})
     alone["model"].pop("engine")
     mmrl.train(alone, quiet=True)
     servers = served(of_run(alone), 2)
-    mmrl.train(config(folders[1], servers, algorithm={"preset": "flow_grpo"}), quiet=True)
+    mmrl.train(config(folders[1], servers, 3, algorithm={"preset": "flow_grpo"}), quiet=True)
     first, second = (rows_of(folder) for folder in folders)
     assert [row["reward/mean"] for row in first] == pytest.approx([row["reward/mean"] for row in second], abs=1e-5)
     assert [row["loss"] for row in first] == pytest.approx([row["loss"] for row in second], abs=1e-4)
@@ -442,12 +442,10 @@ class Watch:
                 assert not sample.latents
 
 
-@pytest.mark.parametrize("staleness", [1, 2])
-def test_a_training_in_the_background_keeps_its_bound_while_servers_come_and_go(
-    staleness, served, tmp_path, monkeypatch
-):
-    watch, over, chance = Watch(monkeypatch), threading.Event(), random.Random(staleness)
-    told = config(tmp_path, [], steps=8, asynchronous={"staleness": staleness})
+def test_a_training_in_the_background_keeps_its_bound_while_servers_come_and_go(served, tmp_path, monkeypatch):
+    staleness, steps = 2, 6
+    watch, over, chance = Watch(monkeypatch), threading.Event(), random.Random(0)
+    told = config(tmp_path, [], steps=steps, asynchronous={"staleness": staleness})
     base = of_run(told)
     servers = served(base, 2)
     told["model"] |= to(servers)
@@ -470,5 +468,5 @@ def test_a_training_in_the_background_keeps_its_bound_while_servers_come_and_go(
             over.set()
             watch.begun.set()
             thread.join()
-    watch.check(8, staleness)
+    watch.check(steps, staleness)
     assert max(row["rollout/age_max"] for row in rows_of(tmp_path)) <= staleness

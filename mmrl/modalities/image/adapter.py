@@ -352,7 +352,7 @@ class ImageAdapter(Adapter):
     def _made_elsewhere(self) -> Elsewhere:
         """The way to the servers, made where it is not there."""
         if self._elsewhere is None:
-            read = self.family.pictures[1] > 0
+            read = Sources(self.max_pixels or MAX_PIXELS) if self.family.pictures[1] else None  # threads use it
 
             def push() -> Push:
                 return Push(list(self.trainable_parameters()), sorted(self._parts.chosen), self.state())
@@ -364,7 +364,7 @@ class ImageAdapter(Adapter):
                 return torch.cat(parts).float().cpu()
 
             self._elsewhere = Elsewhere(
-                self.config, self.served(), push, lambda prompt: self._sources(prompt) if read else (), own
+                self.config, self.served(), push, lambda prompt: read(prompt) if read else (), own
             )
         return self._elsewhere
 
