@@ -384,6 +384,12 @@ class ModelConfig(Strict):
         always = ", ".join(["denoiser", *trained])
         return "; ".join([f"{always} always", *(told for part, told in waiting.items() if part not in self.components)])
 
+    def _servers(self) -> str:
+        """Where rollouts are drawn."""
+        url = self.engine.options.get("url", "http://localhost:8100")
+        urls = [url] if isinstance(url, str) else [str(each) for each in url]
+        return f"{len(urls)} server(s): {', '.join(urls)}"
+
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         s, e = self.sampling, self.evaluation
@@ -394,6 +400,7 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}"
             f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: {evaluation}",
+            *([f"rollouts: drawn by {self._servers()}"] if self.engine.name == "servers" else []),
             f"on the device: {self._resident()}",
             f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]
