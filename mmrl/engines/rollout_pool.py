@@ -36,7 +36,7 @@ class Push:
 
 
 class RolloutServer(Remote):
-    """One of them. knows: whether it has got weights by this run, so that those that are not trained are the run's."""
+    """One of them. knows: whether those of its weights that are not trained are the run's."""
 
     who: ClassVar[str] = "rollouts"
     key: ClassVar[str] = "MMRL_SERVE_TOKEN"
@@ -61,6 +61,11 @@ class RolloutServer(Remote):
                 raise ServerError(
                     f"rollouts: {self.url} has model.{name}={options.get(name)!r}, and this run {own!r}; {START}"
                 )
+
+    def freeze(self, mark: str) -> None:
+        if self.version() != self.holds:  # started anew
+            self.look_again()
+        super().freeze(mark)
 
     def begin(self, push: Push) -> None:
         self.http.post("/start_weight_update", {"components": list(push.components), "state": dict(push.state)})
@@ -107,6 +112,11 @@ class RolloutPool:
         version = self.version
         once(lambda: self.fleet.patiently(lambda: self.fleet.update(version, False, partial(self._send, push))))
         self.fleet.settle(version)
+
+    def renew(self) -> None:
+        """Weights that are not trained may be other ones than at the last push."""
+        for server in self.fleet.servers:
+            server.knows = False
 
     def sample(self, groups: Sequence[Asked]) -> list[tuple[list[Sample], int]]:
         """Of each group its samples, and the number of the push whose weights drew them."""

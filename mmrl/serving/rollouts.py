@@ -52,7 +52,7 @@ class RolloutService:
         """Give up what waits; what is being drawn is finished."""
         with self._changed:
             waiting, self._waiting = self._waiting, []
-        for _, future in waiting:
+        for future in (each for _, each in waiting if each.set_running_or_notify_cancel()):
             future.set_exception(Refused(503, "given up: the server was told to abort its requests"))
 
     def pause(self) -> None:

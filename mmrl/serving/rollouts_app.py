@@ -41,8 +41,17 @@ def make_rollouts_app(
 
     async def generate(request: Request) -> Response:
         _allow(request, token, hosts)
-        future = service.ask(Asked.of(await _body(request, most)))
-        return Response(await asyncio.wrap_future(future), media_type="application/octet-stream")
+        asked = asyncio.wrap_future(service.ask(Asked.of(await _body(request, most))))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            both: set[asyncio.Future[Any]] = {asked, gone}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():  # and not begun: nobody waits for it
+                asked.cancel()
+                raise Refused(499, "the asker went away")
+        finally:
+            gone.cancel()
+        return Response(asked.result(), media_type="application/octet-stream")
 
     async def receive(request: Request) -> Response:
         _allow(request, token, hosts)
@@ -76,6 +85,12 @@ def make_rollouts_app(
 def _allow(request: Request, token: str, hosts: tuple[str, ...]) -> None:
     expect_host(request, hosts)
     authorise(request, token)
+
+
+async def _gone(request: Request) -> None:
+    """Until who asked, and has sent all, is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import json
 import random
@@ -71,7 +72,9 @@ def largest(mine, theirs):
         first, second = numbers(one), numbers(other)
         assert first.keys() == second.keys() and one.index == other.index
         apart += [
-            float((first[name].float() - second[name].float()).abs().max()) for name in first if name != "picture"
+            float((first[name].float() - second[name].float()).abs().max())
+            for name in first
+            if name != "picture" and len(first[name])
         ]
         assert int((first["picture"].int() - second["picture"].int()).abs().max()) <= 1
     return max(apart)
@@ -100,6 +103,7 @@ def served():
         ("sd3", {"components": ["denoiser", "text_encoders"]}),
         ("sd", {}),
         ("flux", {"dtype": "bfloat16", **LORA}),
+        ("sd3", {"sampling": {"plan": {"name": "untrained", "boundaries": True}, "same_noise": True}}),
     ],
 )
 def test_servers_draw_what_is_drawn_here_bit_for_bit_also_after_updates(family, model, served):
@@ -270,6 +274,61 @@ def test_a_server_of_another_model_is_refused_in_one_line(theirs, mine, message,
         away.rollout(groups(1), 2, 0, 0)
     assert "mmrl serve-rollouts" in str(error.value) and "\n" not in str(error.value)
     assert servers[0].service.mark == "default"
+
+
+def test_a_stage_that_trains_other_parts_sends_what_the_last_one_ended_with(served):
+    """The last updates of a stage come after its last push, and another part is trained then, or between two."""
+    servers = served(made())
+    here, away = made(), made(**to(servers))
+    for parts in (["denoiser"], ["text_encoders"], ["denoiser"]):
+        for adapter in (here, away):
+            adapter.select(parts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert largest(here.rollout(groups(1), 2, 0, 3), away.rollout(groups(1), 2, 0, 3)) == 0
+        for adapter in (here, away):
+            moved(adapter, 1)
+            adapter.select(["vae"])
+            moved(adapter, 2)
+    away.close()
+
+
+def test_a_server_that_was_started_anew_unnoticed_gets_all_that_it_has_otherwise(served):
+    """Between two pushes: nobody asked it anything, so that it was never lost."""
+    servers = served(made(), 2)
+    here, away = made(), made(**to(servers))
+    for adapter in (here, away):
+        adapter.select(["text_encoders"])
+        moved(adapter, 4)
+        adapter.select(["denoiser"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        away.rollout(groups(1), 2, 0, 3)
+        servers[1].kill()
+        [again] = served(made(), port=servers[1].port)
+        assert largest(here.rollout(groups(), 2, 1, 3), away.rollout(groups(), 2, 1, 3)) < 1e-5
+    assert len(away._made_elsewhere().pool.fleet.ready) == 2
+    assert sums(again.service.policy.weights) == sums(away.served().weights)
+    away.close()
+
+
+def test_what_nobody_waits_for_is_not_drawn(served, monkeypatch):
+    [server] = served(made())
+    away = made(**to([server], timeout=0.3))
+    away._made_elsewhere()
+    drawn = []
+    monkeypatch.setattr(server.service, "_draw", lambda some, mark: drawn.extend(some))
+    original = server.service.resume
+    monkeypatch.setattr(server.service, "resume", lambda: None)  # it stays paused after the weights
+    with pytest.raises(ServerError, match="did not answer within"):
+        away.rollout(groups(1), 2, 0, 3)
+    [(_, future)] = server.service._waiting
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(timeout=60)
+    away.close()
+    original()
+    server.service.pause()
+    assert not drawn
 
 
 def test_log_probs_that_are_not_the_models_stop_the_run(served, monkeypatch):

@@ -140,6 +140,8 @@ class ImageAdapter(Adapter):
             self._parking.settle(self._parking.device)
         self._reference = None
         self._conditions.trained = "text_encoders" in self._parts.chosen
+        if self._elsewhere is not None:
+            self._elsewhere.renew()
         self._forget()
 
     def divisible(self) -> Sequence[Divisible]:
@@ -291,7 +293,7 @@ class ImageAdapter(Adapter):
         """See Adapter.rollout. The plan of stochastic and trained steps is shared by all groups of a step."""
         if self.config.engine.name == "servers":
             with self.synced(here):
-                filled, _ = self._made_elsewhere().rollout(self.config, groups, n, step, seed, self.wanted)
+                filled, _ = self._made_elsewhere().rollout(groups, n, step, seed, self.wanted)
                 self._made_elsewhere().compare([sample for group in filled for sample in group.samples])
                 return filled
         same = self.config.sampling.same_noise
@@ -340,7 +342,7 @@ class ImageAdapter(Adapter):
                 "asynchronous: the policy cannot sample while it is trained; set model.engine.name to servers "
                 "(docs/async_rollouts.md)"
             )
-        return ImageApart(self._made_elsewhere, lambda: self.config)
+        return ImageApart(self._made_elsewhere)
 
     def served(self) -> Policy:
         """See Adapter.served."""
@@ -364,7 +366,7 @@ class ImageAdapter(Adapter):
                 return torch.cat(parts).float().cpu()
 
             self._elsewhere = Elsewhere(
-                self.config, self.served(), push, lambda prompt: read(prompt) if read else (), own
+                lambda: self.config, self.served(), push, lambda prompt: read(prompt) if read else (), own
             )
         return self._elsewhere
 

@@ -22,12 +22,13 @@ TOLERANCE_16_BIT = 0.05
 
 
 class Elsewhere:
-    """policy: what servers must have alike. push: what is sent, as it is now. pictures: of a prompt, opened. logprobs:
-    the model's own of samples [n, T], without graph; a mean over latent elements."""
+    """config: of the rollouts, as a stage has it. policy: what servers must have alike. push: what is sent, as it is now.
+    pictures: of a prompt, opened. logprobs: the model's own of samples [n, T], without graph; a mean over latent
+    elements."""
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: Callable[[], ModelConfig],
         policy: Policy,
         push: Callable[[], Push],
         pictures: Callable[[Prompt], Sequence[Source]],
@@ -35,7 +36,7 @@ class Elsewhere:
     ) -> None:
         self._config, self._push, self._pictures, self._logprobs = config, push, pictures, logprobs
         self._opening = threading.Lock()
-        self.pool = RolloutPool(policy, **options_of(config))
+        self.pool = RolloutPool(policy, **options_of(config()))
 
     def push(self, once: Once) -> None:
         """Send the weights as they are. Every process calls. Raises RuntimeError where several processes come without
@@ -45,11 +46,15 @@ class Elsewhere:
             raise RuntimeError("rollouts: several processes share the servers; sample within Adapter.synced(once)")
         self.pool.push(self._push(), once)
 
+    def renew(self) -> None:
+        """Other parts are trained from now on."""
+        self.pool.renew()
+
     def rollout(
-        self, config: ModelConfig, groups: Sequence[Group], n: int, step: int, seed: int, wanted: frozenset[str]
+        self, groups: Sequence[Group], n: int, step: int, seed: int, wanted: frozenset[str]
     ) -> tuple[list[Group], list[int]]:
         """See Adapter.rollout; and of each group the number of the push whose weights drew it."""
-        sampling = config.sampling.model_dump(mode="json")
+        sampling = self._config().sampling.model_dump(mode="json")
         asked = [Asked(g, n, step, seed, sampling, wanted, self._opened(g.prompt)) for g in groups]
         made = self.pool.sample(asked)
         filled = [Group(g.prompt, g.index, samples, g.draw) for g, (samples, _) in zip(groups, made)]
@@ -66,10 +71,11 @@ class Elsewhere:
         if not some:
             return
         own, theirs = self._logprobs(some), torch.stack([sample.actions.logp for sample in some])
-        if self._config.sampling.logp_reduction == "sum":
+        config = self._config()
+        if config.sampling.logp_reduction == "sum":
             own, theirs = (each / some[0].actions.tensors["x"][0].numel() for each in (own, theirs))
         apart = float((own - theirs).abs().max())
-        tolerance = self._config.engine.tolerance or TOLERANCE.get(self._config.dtype, TOLERANCE_16_BIT)
+        tolerance = config.engine.tolerance or TOLERANCE.get(config.dtype, TOLERANCE_16_BIT)
         if not apart <= tolerance:
             raise EngineMismatch(
                 f"the servers' log-probs differ from this model's by up to {apart:.3g} (tolerated are {tolerance:g}). "
@@ -82,13 +88,12 @@ class Elsewhere:
 
 
 class ImageApart:
-    """See mmrl.modalities.apart. made: the way to the servers, begun where it is first used. config: of the rollouts,
-    as a stage has it."""
+    """See mmrl.modalities.apart. made: the way to the servers, begun where it is first used."""
 
     wanted: frozenset[str] = frozenset({"artifact"})
 
-    def __init__(self, made: Callable[[], Elsewhere], config: Callable[[], ModelConfig]) -> None:
-        self._made, self._config = made, config
+    def __init__(self, made: Callable[[], Elsewhere]) -> None:
+        self._made = made
         self._elsewhere: Elsewhere | None = None
         self._steps: dict[int, int] = {}  # training step by the number of a push
 
@@ -100,7 +105,7 @@ class ImageApart:
 
     def rollout(self, group: Group, n: int, step: int, seed: int) -> Group:
         assert self._elsewhere is not None  # pushed to
-        (filled,), (version,) = self._elsewhere.rollout(self._config(), [group], n, step, seed, self.wanted)
+        (filled,), (version,) = self._elsewhere.rollout([group], n, step, seed, self.wanted)
         for sample in filled.samples:
             sample.version = self._steps[version]
             sample.actions.tensors["versions"] = torch.full((len(sample.actions.logp),), sample.version)
