@@ -22,7 +22,7 @@ TOLERANCE_16_BIT = 0.05
 
 
 class Elsewhere:
-    """config: of the rollouts, as a stage has it. policy: what servers must have alike. push: what is sent, as it is now.
+    """config: of the rollouts, as a stage has it. policy: what servers must have alike. push: what is sent, as it is.
     pictures: of a prompt, opened. logprobs: the model's own of samples [n, T], without graph; a mean over latent
     elements."""
 
