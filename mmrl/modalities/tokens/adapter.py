@@ -24,6 +24,7 @@ from mmrl.media import MediaError, pictures_of, sounds_of
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
+from mmrl.modalities.compiling import compile_parts, tokenwise
 from mmrl.modalities.quiet import quiet
 from mmrl.modalities.shards import Divisible
 from mmrl.modalities.tokens import given, loading, stepping
@@ -87,6 +88,9 @@ class TokenAdapter(Adapter):
             loading.check_head(self.model, self._head())
         if config.gradient_checkpointing and not self._hollow:
             loading.check_train_mode(self.model)
+        if config.compile is not None and not self._hollow:
+            name = type(self.model).__name__
+            compile_parts(tokenwise(self._decoder().module, self._block_names()), config.compile, name)
         self._longest = longest_row(section(config))
         limit = loading.prompt_limit(config, self.context)
         self.reader = self._reader(prompt_room(config, limit, self._longest))
@@ -144,6 +148,8 @@ class TokenAdapter(Adapter):
                 f"sharding: engine.name={config.engine.name} gets no divided weights yet; leave it at transformers, or "
                 "sharding.shards at 1"
             )
+        if config.compile is not None:
+            raise Unsupported("sharding: model.compile was not tried with divided weights; leave one of them out")
         if self._decoder().prefix_attention:
             raise Unsupported(
                 f"sharding: {name} runs its prompts by themselves, as many times as a micro-batch has prompts; leave "

@@ -32,6 +32,7 @@ class Levels:
     """
 
     alive: np.ndarray
+    _cuts: np.ndarray  # where levels part
     _all: np.ndarray  # the drawn numbers of all, rising
     _unsettled: set[int]  # prompts whose levels are drawn from another value than they have now
 
