@@ -79,6 +79,8 @@ def train(tmp_path, monkeypatch):
     monkeypatch.setattr(asynchronous, "BACK_S", 0.0)
     (tmp_path / "letters.py").write_text("def a(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n")
 
+    importing = threading.Lock()  # ranks that are threads share the interpreter's caches of modules
+
     def run(sky, processes):
         stage = {"kind": "grpo", "steps": 5, "groups": 4, "samples": 3, "micro_batch": 20, "asynchronous": {}}
         values = {
@@ -91,7 +93,8 @@ def train(tmp_path, monkeypatch):
         }
         adapter, rows = Answers(Answers.Config()), []
         adapter.apart = lambda: InSky(adapter, sky, processes.rank)
-        trainer = make(values, PROMPTS, adapter=adapter, processes=processes)
+        with importing:
+            trainer = make(values, PROMPTS, adapter=adapter, processes=processes)
         trainer._log = rows.append
         trainer.train()
         return rows
