@@ -12,6 +12,7 @@ from typing import Any
 
 from mmrl import objects
 from mmrl.config import Config, ForwardPreferenceStage, PreferenceStage, RewardModelStage
+from mmrl.config.data import is_function
 from mmrl.data.sources import files_of
 from mmrl.share import resolve
 from mmrl.training.cursor import Cursor
@@ -199,7 +200,7 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
     """(key of the config, what its file holds, in a few words)."""
     data = run.data
     if data.prompts:
-        yield "data.prompts", f"{len(data.prompts)} prompts, hash {mark_of_prompts(data.prompts)}"
+        yield "data.prompts", f"{len(data.prompts)} prompts, hash {_mark_of_many(run) or mark_of_prompts(data.prompts)}"
     if data.records is not None:
         mark = _mark_of_source(str(run.config.data.records), run.config.data.split)
         yield "data.records", f"{data.records.count} records" + (f", hash {mark}" if mark else "")
@@ -232,6 +233,16 @@ def _code(config: Config) -> Iterator[tuple[str, str]]:
         file, _, _ = name.rpartition(":")
         if file.endswith(".py") and (mark := _mark_of_file(file)):
             yield file, mark
+
+
+def _mark_of_many(run: Run) -> str | None:
+    """Of more prompts than were looked at, what their files hold, which is read a hundred times faster than prompts are
+    made; None for fewer, and for prompts that no file holds."""
+    data = run.config.data
+    if run.data.known == len(run.data.prompts) or is_function(data.prompts):
+        return None
+    mark = _mark_of_source(str(data.prompts), data.split)
+    return f"{mark} of files" if mark else None
 
 
 def mark_of_prompts(prompts: Sequence[Prompt]) -> str:
