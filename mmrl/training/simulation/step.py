@@ -87,7 +87,7 @@ def _update(work: Work, layout: Layout, hard: Hardware, samples: int) -> tuple[f
     blocks = max(1, work.blocks)
     gather, first = (narrow * _gather(size, layout, hard) for size in (work.block, work.around))
     sent = _gather(work.gradients / blocks, layout, hard) + copies / blocks
-    forward = computing / parts / 3 / blocks
+    forward = hard.overlap * computing / parts / 3 / blocks
     behind = 0.0 if layout.late else sent
     waits = max(0.0, gather - forward) + max(0.0, gather + behind - 2 * forward)
     shown = parts * (2 * first + blocks * waits + behind)
