@@ -18,6 +18,7 @@ from mmrl.training.assemble import LOOKED_AT, assemble, load_rewards
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
+from mmrl.training.estimate.residency import engine_lines, residency_lines
 from mmrl.training.estimate.splitting import most_rows, sharded_sizes
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.evaluation.scores import check_tasks, chosen
@@ -177,7 +178,10 @@ def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
         if stage.run.config.sharding.shards > 1:
             yield from sharded_sizes(stage, prompts).lines(name, stage.run.processes.world)
         else:
-            yield estimate(stage, prompts).line(name)
+            found = estimate(stage, prompts)
+            yield found.line(name)
+            yield from engine_lines(stage, found)
+        yield from residency_lines(stage)
     except (ConfigError, Unsupported):  # a training would come to it, too
         raise
     except Exception as error:  # whatever the code of a model raises where tensors hold no numbers
