@@ -1,12 +1,12 @@
-"""What `mmrl plan --simulate` would say of this machine, against what steps took on it: one process and two over gloo.
+"""What `mmrl plan --simulate` would say of this machine, against what steps took on it: one process, and two over gloo.
 
-The numbers of the machine (operations a second, bytes a second of memory and of gloo, what a forward takes at least) are
-fitted to some runs; the steps of the other runs, of other sizes, batches and numbers of processes, are predicted with
-them, by the functions that simulate clusters. Seconds are CPU seconds of a process, one thread each, so that other work
-on the machine does not count; waiting does not, either.
+The numbers of the machine (operations a second, bytes a second of memory and of gloo, what a forward takes at least)
+are fitted to some runs; the steps of the other runs, of other sizes, batches and numbers of processes, are predicted
+with them, by the functions that simulate clusters. Seconds are CPU seconds of a process, one thread each, so that other
+work on the machine counts little; waiting does not count at all.
 
-    python benchmarks/simulation.py              all runs, about ten minutes
-    python benchmarks/simulation.py --keep F     the same from what an earlier call measured, and wrote to F
+    python benchmarks/simulation.py              all runs: a few minutes on a quiet machine
+    python benchmarks/simulation.py --keep F     the same, with what is measured in a file F, read where it is there
 """
 
 from __future__ import annotations
@@ -29,15 +29,8 @@ from typing import Any
 STEPS = 3  # the first warms up
 PARTS = ("sampling", "update")
 WORDS = (
-    "a red dot",
-    "two blue squares",
-    "green and white stripes",
-    "one yellow box",
-    "six dots",
-    "a line",
-    "no box",
-    "x",
-)
+    "a red dot", "two blue squares", "green and white stripes", "one yellow box", "six dots", "a line", "no box", "x",
+)  # fmt: skip
 REWARD = """
 def noise(samples):
     return [hash((s.prompt.id, s.index)) % 97 / 97 for s in samples]
@@ -244,14 +237,16 @@ def fitted(runs: Sequence[Run], known: Sequence[Any], took: Sequence[Mapping[str
 
 def table(runs: Sequence[Run], took: Sequence[Mapping[str, float]], said: Sequence[Mapping[str, float]]) -> None:
     print(f"{'':58} | {' | '.join(f'{part:>13}' for part in (*PARTS, 'step'))} |   off")
-    worst: list[float] = []
-    for run, real, ours in zip(runs, took, said, strict=True):
-        whole, told = (sum(row[part] for part in PARTS) for row in (real, ours))
-        cells = [f"{ours[part]:5.2f} / {real[part]:5.2f}" for part in PARTS] + [f"{told:5.2f} / {whole:5.2f}"]
-        print(f"{run.name:58} | {' | '.join(cells)} | {told / whole - 1:+5.0%}{' (fitted)' if run.fit else ''}")
+    off: dict[str, list[float]] = {part: [] for part in (*PARTS, "step")}
+    for run, one, other in zip(runs, took, said, strict=True):
+        real, ours = ({**row, "step": sum(row[part] for part in PARTS)} for row in (one, other))
+        cells = [f"{ours[part]:5.2f} / {real[part]:5.2f}" for part in off]
+        gaps = {part: ours[part] / real[part] - 1 for part in off}
+        print(f"{run.name:58} | {' | '.join(cells)} | {gaps['step']:+5.0%}{' (fitted)' if run.fit else ''}")
         if not run.fit:
-            worst.append(abs(told / whole - 1))
-    print(f"predicted steps: off by {sum(worst) / len(worst):.0%} in the mean, {max(worst):.0%} at most")
+            off = {part: [*off[part], abs(gaps[part])] for part in off}
+    for part, gaps_of in off.items():
+        print(f"predicted {part}: off by {sum(gaps_of) / len(gaps_of):.0%} in the mean, {max(gaps_of):.0%} at most")
 
 
 def main() -> None:
@@ -280,8 +275,8 @@ def main() -> None:
     rows, known = [took[run.name] for run in RUNS], works(RUNS)
     numbers = fitted(RUNS, known, rows)
     loads = [row["load"] for row in rows]
-    print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, one thread a process, "
-          f"load {min(loads):.0f} to {max(loads):.0f}")  # fmt: skip
+    made = f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{made}, one thread a process, load {min(loads):.0f} to {max(loads):.0f}")
     print("fitted: " + ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
     print("CPU seconds of a step, predicted / measured")
     table(RUNS, rows, [predicted(run, w, numbers, row["length"]) for run, w, row in zip(RUNS, known, rows)])

@@ -22,7 +22,7 @@ from typing import Any
 
 SIZES = (1_000, 100_000, 1_000_000)
 STEPS = 4
-PARTS = ("records", "curriculum", "store", "report", "checkpoint")
+PARTS = ("records", "pairs", "curriculum", "store", "report", "checkpoint")
 WORDS = ["a", "box", "holds", "red", "apples", "and", "green", "pears", "how", "many", "when", "few", "are", "eaten"]
 ORDERS: dict[str, dict[str, Any]] = {
     "shuffled": {},
@@ -108,6 +108,29 @@ def records_table(sizes: list[int], looked_at: int | None) -> None:
             f"{found['peak_mb']:7.0f}",
             flush=True,
         )
+
+
+def pairs_table(count: int = 20_000) -> None:
+    from mmrl.data.pairs import read_pairs
+
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for number in range(count):
+                asked, *answers = (" ".join(rng.choices(WORDS, k=20)) for _ in range(3))
+                record = {
+                    "id": f"q{number}",
+                    "prompt": asked,
+                    "chosen": answers[0],
+                    "rejected": f"{answers[1]} {number}",
+                }
+                file.write(json.dumps(record) + "\n")
+        before, began = _rss_mb(), time.process_time()
+        found = read_pairs(path)
+        taken, held = time.process_time() - began, _rss_mb() - before
+    each = f"{1e6 * taken / len(found):.0f} us of CPU time and {1e6 * held / len(found):,.0f} bytes each"
+    print(f"\nPairs, all held in memory: {each}", flush=True)
 
 
 # -------------------------------------------------------------------- curricula
@@ -250,6 +273,7 @@ def main() -> None:
     print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, one thread")
     tables = {
         "records": lambda: records_table(options.sizes, options.looked_at),
+        "pairs": pairs_table,
         "curriculum": lambda: curriculum_table(options.sizes),
         "store": store_table,
         "report": report_table,

@@ -46,9 +46,11 @@ def seconds(work: Work, layout: Layout, hard: Hardware) -> dict[str, float]:
 
 
 def _forward(work: Work, rows: float, hard: Hardware) -> float:
-    """A forward of so many rows: it computes, or it reads all weights, or its kernels are launched."""
+    """A forward of so many rows computes, reads all weights, and its kernels are launched, at once or one after the
+    other."""
     computed = rows * work.forward_flops / (hard.flops * hard.rollout_share)
-    return max(computed, work.weights / (hard.memory_bandwidth * hard.decode_share), hard.forward)
+    takes = (computed, work.weights / (hard.memory_bandwidth * hard.decode_share), hard.forward)
+    return hard.overlap * max(takes) + (1 - hard.overlap) * sum(takes)
 
 
 def _rollout(work: Work, layout: Layout, hard: Hardware, groups: int) -> tuple[float, float]:
