@@ -66,6 +66,7 @@ RUNS = (
     Run(False, 256, 6, world=2, shards=2, fit=True),
     Run(False, 384, 8, groups=4),
     Run(False, 640, 8, length=48),
+    Run(False, 1024, 8),
     Run(True, 384, 6),
     Run(True, 256, 4, groups=4),
     Run(False, 512, 8, world=2),

@@ -141,3 +141,48 @@ def test_a_run_that_passes_prompts_over_goes_on_bit_for_bit_and_counts_them(tiny
     assert found == wanted
     rows = [json.loads(line) for line in (tmp_path / "runs" / "straight" / "metrics.jsonl").read_text().splitlines()]
     assert sum(row.get("rollout/passed_over", 0) for row in rows) == skipped
+
+
+JOBS = """
+import json, os, sys, warnings
+from pathlib import Path
+
+import torch
+import mmrl
+from mmrl.config import ConfigError
+
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+passing, stopping = json.loads(Path(sys.argv[1]).read_text())
+mmrl.train(passing, quiet=True)
+try:
+    mmrl.train(stopping, quiet=True)
+except ConfigError as error:
+    print(os.environ["RANK"], error, flush=True)
+"""
+
+
+def test_two_processes_pass_over_the_same_and_stop_alike(tiny, helpers, tmp_path):
+    """Each looks at its share of what is drawn: one alone meets the bad picture, and both go the same way."""
+    names = ["good0.png", "bad1.png", "good2.png", "bad3.png", "good4.png"]
+    data = {"prompts": pictured(tmp_path, names), "looked_at": 1, "records": None}
+    stages = [grpo(steps=2, optim={"lr": 1e-3, "eps": 1e-3})]
+    one, two, ending = (
+        tiny(name=name, stages=stages, data=data | {"on_bad_record": on_bad})
+        for name, on_bad in (("one", "skip"), ("two", "skip"), ("ending", "stop"))
+    )
+    (tmp_path / "jobs.json").write_text(json.dumps([two, ending]), encoding="utf-8")
+    (tmp_path / "jobs.py").write_text(JOBS, encoding="utf-8")
+    process = helpers.two_processes(str(tmp_path / "jobs.py"), str(tmp_path / "jobs.json"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(one)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-4000:]
+    wanted, found = outcome(one)["rows"], outcome(two)["rows"]
+    assert [row.get("rollout/passed_over") for row in found] == [row.get("rollout/passed_over") for row in wanted]
+    assert sum(row.get("rollout/passed_over", 0) for row in found) == 2
+    assert [row["reward/mean"] for row in found] == pytest.approx([row["reward/mean"] for row in wanted], rel=1e-4)
+    told = sorted(line for line in out.splitlines() if ": " in line)
+    assert [line[:1] for line in told] == ["0", "1"] and len({line[1:] for line in told}) == 1
+    assert "prompts.jsonl:" in told[0] and told[0].endswith("set data.on_bad_record: skip")
