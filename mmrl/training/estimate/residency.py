@@ -58,11 +58,10 @@ def residency_lines(stage: Stage[Any]) -> Iterator[str]:
     others = [t for name, role in stage.roles.items() if name != "policy" for t in role.weights.values()]
     always[f"other roles{divided}"] = _size(others)
     if stage.needs_reference:
+        adapter.prepare_reference()
         always[f"reference{divided}"] = _size(adapter.reference_parameters().values())
     always["rewards"] = held([*stage.run.rewards, *stage.run.eval_rewards])
     yield f"residency of stage {stage.options.name} on a GPU: always {_told(always)}"
-    if stage.needs_reference and not always[f"reference{divided}"]:
-        yield "  the reference is the policy with its adapters off: nothing of its own"
     if parked:
         yield f"  in main memory, on the GPU while it is used: {_told({n: _size(p) for n, p in parked.items()})}"
     if shards > 1 and stage.rolled_out:
