@@ -1,6 +1,7 @@
 """What nobody looked at before a run is looked at when it is drawn: by the same rules, with the same words."""
 
 import json
+import re
 import warnings
 
 import pytest
@@ -15,6 +16,7 @@ from mmrl.data.records import Records
 from mmrl.rewarding.load import LoadedReward
 from mmrl.training.fitting import Fitting, Look, check_prompts, usable
 from mmrl.training.stopping import Stopped
+from mmrl.training.tensors import CheckpointError
 
 
 class Taking:
@@ -141,6 +143,24 @@ def test_a_run_that_passes_prompts_over_goes_on_bit_for_bit_and_counts_them(tiny
     assert found == wanted
     rows = [json.loads(line) for line in (tmp_path / "runs" / "straight" / "metrics.jsonl").read_text().splitlines()]
     assert sum(row.get("rollout/passed_over", 0) for row in rows) == skipped
+
+
+def test_a_resume_knows_other_data_by_its_file_where_there_are_more_than_were_looked_at(tiny, tmp_path):
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(f"dot {number}" for number in range(6)) + "\n")
+    config = tiny(stages=[grpo(steps=3)], data={"prompts": str(path), "looked_at": 2})
+    with pytest.raises(Stopped):
+        train(config, should_stop=lambda place: place == "step")
+    (state,) = (tmp_path / "runs" / "run" / "checkpoints").glob("step_*/state.json")
+    told = json.loads(state.read_text())
+    assert re.fullmatch(r"6 prompts, hash \w{12} of files", told["made_with"]["content"]["data.prompts"])
+    path.write_text(path.read_text().replace("dot 5", "dot 7"))
+    with pytest.raises(CheckpointError, match=r"data\.prompts: .*6 prompts, hash"):
+        train(config, resume=True)
+    # As an earlier mmrl, which compared prompts, has written it: the numbers are compared.
+    told["made_with"]["content"]["data.prompts"] = "6 prompts, hash 0123456789ab"
+    state.write_text(json.dumps(told))
+    train(config, resume=True)
 
 
 JOBS = """
