@@ -406,10 +406,19 @@ class Adapter:
         """All tensors of the policy, frozen parts and buffers too. Left out: what is trained."""
         return self.trainable_parameters().values()
 
-    def parked(self) -> Sequence[Sequence[Tensor]]:
-        """Of `weights` those that wait in main memory where the run trains on a GPU, in parts that come to it one at a
-        time. Left out: none."""
-        return ()
+    def parts(self) -> Mapping[str, Sequence[Tensor]]:
+        """`weights` by what they are, for `mmrl plan`. Left out: all are the policy's."""
+        return {"policy": list(self.weights())}
+
+    def parked(self) -> Mapping[str, Sequence[Tensor]]:
+        """Of `parts` those that wait in main memory where the run trains on a GPU, and come to it one at a time. Left
+        out: none."""
+        return {}
+
+    def kept_graphs(self, sample: Sample) -> tuple[int, Callable[[], Any]] | None:
+        """(how many forwards of a sample a rollout keeps the graphs of until the first update, a computation of what
+        one of them keeps), for `mmrl plan`. Left out: None, a rollout keeps none."""
+        return None
 
     def deep_modules(self) -> Iterable[torch.nn.Module]:
         """Models with lists of equal blocks that run one after the other, each on what the one before gave: of these a

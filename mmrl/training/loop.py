@@ -106,6 +106,12 @@ class Loop:
         run.processes.start_trackers(run.config.name, run.config.model_dump(mode="json"))
         total = sum(stage.steps for stage in run.config.stages)
         shown = run.processes.is_main and not self.quiet
+        if shown and run.data.known < len(run.data.prompts):
+            print(
+                f"data: {run.data.known:,} of {len(run.data.prompts):,} prompts were looked at; the others are when "
+                "they are drawn (data.looked_at)",
+                flush=True,
+            )
         with Progress(total, start=self.cursor.total_steps, main=shown) as self.progress:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)

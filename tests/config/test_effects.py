@@ -143,7 +143,7 @@ CASES = [
     ),
     Case(Config, "rewards", "rewards=[{name:a.b}]", f"{SCALAR} {HELD}", SCALAR, "reward_model"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
-    Case(DataConfig, "looked_at", "data.looked_at=9", None, "", "sft"),
+    Case(DataConfig, "looked_at", "data.looked_at=9", "data.records=a.jsonl", RECORDS, "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "shuffle_options", "data.shuffle_options=true", "", "data.prompts=null", "sft"),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),

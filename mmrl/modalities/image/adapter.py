@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.given import given_pictures
 from mmrl.modalities.image.loading import load_family, note_float32
-from mmrl.modalities.image.parking import Parking
+from mmrl.modalities.image.parking import PARKED, Parking
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
 from mmrl.modalities.image.policy import StepPolicy
@@ -413,9 +413,24 @@ class ImageAdapter(Adapter):
             yield from module.parameters()
             yield from module.buffers()
 
-    def parked(self) -> Sequence[Sequence[Tensor]]:
+    def parts(self) -> Mapping[str, Sequence[Tensor]]:
+        """See Adapter.parts."""
+        family = self.family
+        apart = {"text encoders": list(family.text_encoders.values()), "autoencoder": [family.vae]}
+        found = {name: [t for m in some for t in (*m.parameters(), *m.buffers())] for name, some in apart.items()}
+        beside = {id(t) for tensors in found.values() for t in tensors}
+        return {"policy": [t for t in self.weights() if id(t) not in beside], **found}
+
+    def parked(self) -> Mapping[str, Sequence[Tensor]]:
         """See Adapter.parked."""
-        return list(self._parking.at_rest().values()) if self._parking else []
+        found = self._parking.at_rest() if self._parking else {}
+        return {name: found[part] for part, name in PARKED.items() if part in found}
+
+    def kept_graphs(self, sample: Sample) -> tuple[int, Callable[[], Any]] | None:
+        """See Adapter.kept_graphs: the trained steps' forwards, with `keep_graph`."""
+        if not self.config.keep_graph or not len(sample.actions.mask):
+            return None
+        return int(sample.actions.mask.sum()), lambda: self.logprobs([sample], torch.zeros(1, dtype=torch.long))
 
     def cost(self, prompt: Prompt) -> dict[str, int]:
         """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""

@@ -50,7 +50,9 @@ class Estimate:
     @property
     def _largest(self) -> tuple[str, int]:
         sizes, heap = self.sizes, 1.0 if self.gpu else HEAP
-        passing = dataclasses.replace(sizes, sampling=int(heap * sizes.sampling), update=int(heap * sizes.update))
+        passing = dataclasses.replace(
+            sizes, sampling=int(heap * sizes.sampling), update=int(heap * sizes.update), graphs=int(heap * sizes.graphs)
+        )
         found = phases(passing, together=self.gpu)
         return largest_phase(found if self.gpu else found | {"checkpoint": checkpoint(self.sizes, on_host=True)})
 
@@ -67,6 +69,7 @@ class Estimate:
             "roles": sizes.roles,
             "reference": sizes.reference,
             "rollout": sizes.sampling,
+            "graphs of rollouts": sizes.graphs,
             "update with gradients": sizes.update,
         }
         return ", ".join(f"{name} {shown(size)}" for name, size in named.items() if size)

@@ -32,6 +32,8 @@ from mmrl.training.stages.update import (
 )
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample
 
+_TRIED = 64  # prompts that are made at once, to find one that can be read
+
 
 class PolicyGradient:
     """algorithm: see `fitting`. seed: the stage's. replays: whether ratios are measured against the trainer's own
@@ -65,7 +67,10 @@ class PolicyGradient:
             return []
 
         with run.sampling():
-            without_broken(check, prompts, lambda prompt: prompt.id, run.config.data.on_bad_record)
+            for start in range(0, len(prompts), _TRIED):
+                some = prompts[start : start + _TRIED]
+                if without_broken(check, some, lambda prompt: prompt.id, run.config.data.on_bad_record)[0]:
+                    return
 
     def experience(
         self, groups: Sequence[Group], n_groups: int, weights: Mapping[str, float] | None = None

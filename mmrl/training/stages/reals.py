@@ -51,6 +51,11 @@ class Reals:
         """What the teacher drew for a step."""
         self._drawn = {(group.index, number): s for group in groups for number, s in enumerate(group.samples)}
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the teacher has drawn some."""
+        return bool(self._drawn)
+
     def of(self, rows: Sequence[Row]) -> list[Sample]:
         """As many real samples: each row has its own, whoever else is in the micro-batch."""
         if self._drawn:
