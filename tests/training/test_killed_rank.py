@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import content
+from saved import files
 
 HERE = Path(__file__).parent
 TIMEOUT = 60  # seconds of the runs
@@ -49,10 +49,9 @@ def killed(request, tmp_path, helpers):
 def left(place: Path, name: str) -> tuple:
     """Weights, moments, averages; rows without their times."""
     run = place / "runs" / name
-    tensors = {str(p.relative_to(run)): content(p) for p in sorted(run.glob("checkpoints/latest/*.safetensors"))}
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
-    return tensors, rows
+    return files(run / "checkpoints" / "latest"), rows
 
 
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_to_the_same_weights(killed):
