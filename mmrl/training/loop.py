@@ -67,12 +67,11 @@ class Loop:
             try:
                 return self._saving(resume)
             except (Exception, KeyboardInterrupt) as error:
-                if not isinstance(error, KeyboardInterrupt):
-                    self.saver.leave()
                 if self.reports:
                     self.reports.ended(error, self.cursor.total_steps)
                 raise
             finally:
+                self.saver.leave()
                 if self.stage is not None:
                     self.stage.leave()
                 self.run.adapter.close()

@@ -56,7 +56,7 @@ class Presence:
         self._file: int | None = None
         self._seen: set[int] = set()  # processes whose locks were seen: not on every disk do others see them
         self._over = threading.Event()
-        self._alone = threading.Lock()
+        self._alone = threading.RLock()
         self._next = 0
 
     def open(self, meet: Callable[[], None], gone: Callable[[], None]) -> None:
@@ -69,20 +69,22 @@ class Presence:
         with suppress(OSError):  # without a place to write it is not seen, and what happens to it is told without it
             self._file = os.open(self.folder / f".at_{self.rank}", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             self._write()
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fsync(self._file)
         meet()
         self._over.clear()
         self.ended(self._watched)
         threading.Thread(target=self._watch, args=(gone,), name="presence", daemon=True).start()
 
-    def close(self) -> None:
-        """This process's work is done: that it goes means nothing."""
+    def close(self, well: bool) -> None:
+        """This process's work is done: that it goes means nothing. well: and nobody will ask where it was."""
         self._over.set()
         self.at(left=True)
         if self._file is not None:
             os.close(self._file)
             self._file = None
+            if well:
+                (self.folder / f".at_{self.rank}").unlink(missing_ok=True)
 
     def at(self, **where: Any) -> None:
         """What this process is at now: fields of Place."""
@@ -162,9 +164,8 @@ class Presence:
         except OSError:
             return None
         try:
-            place = Place(**json.loads(os.pread(file, SIZE, 0)))
-            own = (place.host, place.pid) == (self.place.host, self.place.pid)  # ranks that are threads
-            return place, own or _is_locked(file)
+            locked = _is_locked(file)  # first: who gives its lock up has said before that it is done
+            return Place(**json.loads(os.pread(file, SIZE, 0))), locked
         except (OSError, ValueError, TypeError):
             return None
         finally:
@@ -184,10 +185,9 @@ def clear_places(folder: Path) -> None:
 
 
 def _is_locked(file: int) -> bool:
-    """Whether another process holds the lock. This one asks for a shared one, which those who ask do not refuse one
-    another; unlike flock's, such locks are not handed on to children."""
+    """Whether somebody holds the lock. Those who ask for a shared one do not refuse it one another."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     return False

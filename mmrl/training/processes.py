@@ -166,7 +166,9 @@ class Processes:
         try:
             yield
             self.barrier()
+            self.presence.close(well=True)
         except besides:
+            self.presence.close(well=True)
             raise
         except Failed:
             raise
@@ -183,7 +185,7 @@ class Processes:
                 raise
             raise lost from error
         finally:
-            self.presence.close()
+            self.presence.close(well=False)
 
     def _wait(self, work: dist.Work) -> None:
         """Until a collective is done, coming back to Python now and then, so that handlers of signals run.

@@ -141,7 +141,7 @@ class Saver:
             self.unsaved = None
 
     def leave(self) -> None:
-        """Where training ends by an error: let the checkpoint under way be finished, if the others do their part."""
+        """Where training ends: let the checkpoint under way be finished, if the others do their part."""
         if self._work is not None:
             self._until = time.monotonic() + LEAVING_S
             while not self._work.join(LOOK_S):
@@ -156,10 +156,11 @@ class Saver:
                     draft.write_rows()
                 return
             try:
-                draft.write_rows()
-                began = time.monotonic()
-                background.wait_for_all(draft.folder, self.processes.world, partial(self._given_up, began))
-                self._commit(cursor, draft)
+                with self.processes.presence.undisturbed():
+                    draft.write_rows()
+                    began = time.monotonic()
+                    background.wait_for_all(draft.folder, self.processes.world, partial(self._given_up, began))
+                    self._commit(cursor, draft)
             except BaseException:
                 self.checkpoints.abandon(cursor)
                 raise
