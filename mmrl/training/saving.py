@@ -129,7 +129,6 @@ class Saver:
             return
         while not work.join(LOOK_S):
             self.processes.notes.refuse()
-            self.processes.while_waiting()
         self._work = None
         with self.processes.failing_alike(CheckpointError):
             if work.error is not None and not isinstance(work.error, OSError):

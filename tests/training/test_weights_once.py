@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from mmrl.api import trainer
 from mmrl.config import load
-from mmrl.training import within
+from mmrl.modalities.shards import first_row
+from mmrl.training import pieces, within
 from mmrl.training.stopping import Stopped
 from mmrl.training.tensors import CheckpointError
 from mmrl.types import Prompt
@@ -202,3 +203,24 @@ def test_rows_are_compared_where_they_stand(tmp_path):
     for first, end, other, stays in ((0, 4, 0, False), (4, 7, 0, False), (4, 7, 1, True), (7, 7, 0, False)):
         mine = {"param/w": whole[first:end] + other}
         assert bool(within.without(tmp_path, mine, places, lambda _, first=first: first)) == stays
+
+
+@pytest.mark.parametrize("now", [1, 2, 3])
+def test_rows_of_files_and_of_the_policy_are_joined_for_any_number_of_processes(tmp_path, now):
+    """`w` was divided over two: the first left its rows to the policy, the second did not; `v` was whole."""
+    w, v, moments = torch.arange(21.0).reshape(7, 3), torch.arange(5.0) + 50, torch.arange(7.0) + 90
+    (tmp_path / within.FOLDER).mkdir()
+    second = torch.cat([w[:4], w[4:] + 0.5])
+    save_file({"w": w, "v": v}, tmp_path / within.FOLDER / "a.safetensors")
+    pieces.write(tmp_path / pieces.WHOLE, {})
+    pieces.write(pieces.place(tmp_path, 0), {"optim/w/exp_avg": moments[:4]})
+    pieces.write(pieces.place(tmp_path, 1), {"optim/w/exp_avg": moments[4:], "param/w": second[4:]})
+    told = {"shards": 2, "rows": {"param/w": 7, "optim/w/exp_avg": 7}}
+    in_policy = within.recorded(tmp_path, {"param/w": ["a.safetensors", "w"], "param/v": ["a.safetensors", "v"]})
+    weights = {"w": 7, "v": 5} if now > 1 else {}
+    parts = [
+        pieces.read(tmp_path, told, weights, lambda r, n=n: (first_row(r, now, n), first_row(r, now, n + 1)), in_policy)
+        for n in range(now)
+    ]
+    for name, wanted in (("param/w", second), ("param/v", v), ("optim/w/exp_avg", moments)):
+        assert torch.equal(torch.cat([part[name] for part in parts]), wanted), name
