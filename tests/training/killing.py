@@ -114,7 +114,10 @@ def run(place: Path, moments: int, saving: bool) -> None:
         saved = (place / "runs" / name / "checkpoints" / "latest").exists()
         after, _ = both(place, name, ["--resume"] if saved else ["--fresh"])
         told = {"moment": at, "of": counts[rank], "rank": rank, "codes": codes, "lag": lag, "saved": saved}
-        print(json.dumps({**told, "said": said, "after": after, "name": name}), flush=True)
+        line = json.dumps({**told, "said": said, "after": after, "name": name})
+        print(line, flush=True)
+        with (place / "told.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
 
 if __name__ == "__main__":
