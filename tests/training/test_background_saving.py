@@ -239,3 +239,57 @@ def test_a_copy_stays_as_it_was(tmp_path):
     assert held["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and held["rows"].tolist() == [[0, 1, 2]]
     pieces.write(tmp_path / "x.safetensors", held)
     assert saved.load_file(tmp_path / "x.safetensors")["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+HELD_BACK = """
+import os, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import json
+from pathlib import Path
+import mmrl
+from mmrl.training.draft import Draft
+from mmrl.training.loop import Loop
+
+config, go = json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[2]).with_name("go")
+latest = Path(config["out"]) / config["name"] / "checkpoints" / "latest"
+write, log = Draft.write_rows, Loop._log
+
+def held_back(draft):
+    until = time.monotonic() + 60
+    while threading.current_thread() is not threading.main_thread() and not go.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    write(draft)
+
+def logged(loop, row):
+    log(loop, row)
+    if os.environ["RANK"] == "0" and row["step"] == 3:
+        time.sleep(0.5)  # in which the main process could have given it its name
+        print("THERE", latest.exists(), flush=True)
+        go.touch()
+    if os.environ["RANK"] == "0" and row["step"] == 4:
+        until = time.monotonic() + 60
+        while not latest.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        print("THERE", latest.resolve().name, flush=True)
+
+Loop._log = logged
+if os.environ["RANK"] == "1":
+    Draft.write_rows = held_back
+mmrl.train(config, quiet=True)
+"""
+
+
+def test_a_checkpoint_of_two_processes_waits_for_the_slower_one(base, helpers, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join("x" * n for n in range(1, 9)))
+    both = {"modality": f"{HERE / 'answers.py'}:Answers", "device": "cpu", "threads": 1}
+    config = {**base(every=2), **both, "data": {"prompts": str(tmp_path / "prompts.txt")}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "slower.py").write_text(HELD_BACK)
+    process = helpers.two_processes(str(tmp_path / "slower.py"), str(HERE), str(tmp_path / "config.json"))
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err[-3000:]
+    assert [line for line in out.splitlines() if "THERE" in line] == ["THERE False", "THERE step_000002"]
+    root = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in root.iterdir()) == ["latest", "step_000002", "step_000004"]
+    assert not list(root.glob("step_*/.*")) and not list(root.glob("step_*/likely.json"))
