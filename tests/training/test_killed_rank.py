@@ -89,5 +89,5 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_to_the_same_weights
         assert one["after"] == [0, 0], one
         assert left(place, one["name"]) == wanted, one
     named = [f"lost process {one['rank']} (pid " in one["said"] for one in others if one["codes"][1 - one["rank"]] == 1]
-    assert sum(named) > len(named) / 2, others  # those that are killed before they meet have no name yet
+    assert named and all(named), others
     assert {one["saved"] for one in others} == {True, False}
