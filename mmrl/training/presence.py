@@ -59,10 +59,13 @@ class Presence:
         self._alone = threading.RLock()
         self._next = 0
 
-    def open(self, meet: Callable[[], None], gone: Callable[[], None]) -> None:
+    def open(
+        self, meet: Callable[[], None], gone: Callable[[], None], failed: Callable[[], bool] = lambda: False
+    ) -> None:
         """From now on others see this process. Every process calls. meet: a barrier.
 
-        gone: called in a thread of its own where another one is gone and this process has not ended GRACE_S later.
+        gone: called in a thread of its own where another one is gone, or has `failed`, and this process has not ended
+        GRACE_S later.
         """
         if self.world == 1:
             return
@@ -74,7 +77,7 @@ class Presence:
         meet()
         self._over.clear()
         self.ended(self._watched)
-        threading.Thread(target=self._watch, args=(gone,), name="presence", daemon=True).start()
+        threading.Thread(target=self._watch, args=(gone, failed), name="presence", daemon=True).start()
 
     def close(self, well: bool) -> None:
         """This process's work is done: that it goes means nothing. well: and nobody will ask where it was."""
@@ -147,9 +150,9 @@ class Presence:
         start, self._next = self._next, (self._next + AT_ONCE) % len(others)
         return (others + others)[start : start + min(AT_ONCE, len(others))]
 
-    def _watch(self, gone: Callable[[], None]) -> None:
+    def _watch(self, gone: Callable[[], None], failed: Callable[[], bool]) -> None:
         while not self._over.wait(LOOK_S):
-            if self.ended(self._watched):
+            if self.ended(self._watched) or failed():
                 if self._over.wait(GRACE_S):
                     return
                 with self._alone:

@@ -90,7 +90,7 @@ class Processes:
     def appear(self) -> None:
         """From now on the others see what this process is at, and read its notes: the run's folder is theirs."""
         self.notes.open()
-        self.presence.open(self.barrier, self._end_alone)
+        self.presence.open(self.barrier, self._end_alone, lambda: bool(self.notes.read()))
 
     def reduce(self, x: Tensor, op: str = "sum") -> Tensor:
         """`x` combined over processes ("sum", "max", "min"), on the CPU."""

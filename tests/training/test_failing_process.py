@@ -88,6 +88,7 @@ CASES = {
     "nan": ("nan", 1, WELL, "process 1 failed: loss is nan at step"),
     "nan on the main one": ("nan", 0, WELL, "error: loss is nan at step"),
     "bug in a rollout": ("rollout_bug", 1, WELL, "process 1 failed: KeyError: 'boom' (failing.py:"),
+    "bug in a rollout, others are busy": ("rollout_bug", 1, WELL, "process 1 failed: KeyError: 'boom' (failing.py:"),
     "sys.exit in a rollout": ("rollout_exit", 1, WELL, "process 1 failed: SystemExit: 0 (failing.py:"),
     "memory": ("replay_memory", 1, WELL, "process 1 failed: MemoryError (failing.py:"),
     "record": ("loss_record", 1, WELL, "process 1 failed: records.jsonl, line 7: no picture"),
