@@ -124,7 +124,7 @@ class Run:
         Every process enters, also one that has nothing to sample: an engine they share is brought up to date by one of
         them while the others wait.
         """
-        with self.whole(), self.adapter.synced(self.processes.once):
+        with self.processes.presence.doing("sampling"), self.whole(), self.adapter.synced(self.processes.once):
             yield
 
     def whole(self) -> AbstractContextManager[None]:

@@ -98,6 +98,7 @@ CASES = [
     *(Case(Config, "eval", f"eval.{given}", HELD) for given in ("every=5", "prompts=9", "by=kind", "seed=1")),
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
+    Case(CheckpointConfig, "background", "checkpoint.background=true", "", "checkpoint.every=0"),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
     Case(ShardingConfig, "sync", "sharding.sync=update", "sharding.shards=2"),
     Case(ShardingConfig, "gathered", "sharding.gathered=bfloat16", "sharding.shards=2 model.dtype=bfloat16"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import saved
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -182,13 +182,7 @@ def state(config: dict[str, Any]) -> dict[str, Any]:
 
 def trained(config: dict[str, Any]) -> dict[str, Tensor]:
     """All tensors of a checkpoint, those of several processes joined by hand."""
-    found = load_file(latest(config) / "trainer.safetensors")
-    divided = state(config).get("divided", {"shards": 0, "rows": {}})
-    files = [load_file(latest(config) / f"trainer_{n:05d}.safetensors") for n in range(divided["shards"])]
-    for name, rows in divided["rows"].items():
-        found[name] = torch.cat([file[name] for file in files])
-        assert len(found[name]) == rows, name
-    return found
+    return saved.tensors(latest(config))
 
 
 def exported(config: dict[str, Any]) -> dict[str, Tensor]:

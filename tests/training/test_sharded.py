@@ -142,10 +142,12 @@ def test_each_process_holds_a_part_and_both_are_all(pairs, case):
 
     _, divided = pairs[case]
     parts = [load_file(latest(divided) / f"trainer_{n:05d}.safetensors") for n in range(2)]
-    numbers = [sum(t.numel() for name, t in part.items() if "/param/" in name) for part in parts]
+    numbers = [sum(t.numel() for name, t in part.items() if name.endswith("/exp_avg")) for part in parts]
     assert numbers[0] > 0 and numbers[1] > 0 and max(numbers) < 0.7 * sum(numbers)
     kinds = {name.split("/")[1] for name in state(divided)["divided"]["rows"]}
     assert {"param", "optim"} <= kinds and ("ema" in kinds) == (case == "full")
+    once = "/ema/" if "ema" in kinds else "/param/"  # what `policy/` holds
+    assert not any(once in name for part in parts for name in part)
 
 
 def test_a_resume_of_as_many_processes_is_bit_for_bit_and_one_of_fewer_is_near(done):

@@ -55,7 +55,8 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
         # In main memory they are part of what was there before.
         rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
         sizes = dataclasses.replace(sizes, rewards=rewards)
-    return Estimate(sizes, base, gpu, wide)
+    saving = stage.run.config.checkpoint
+    return Estimate(sizes, base, gpu, wide, saving.background and saving.every > 0)
 
 
 def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
