@@ -12,7 +12,6 @@ from divided import (
     GRPO,
     LORA,
     SFT,
-    TRAIN,
     Runs,
     both,
     distance,
@@ -23,6 +22,7 @@ from divided import (
     merged,
     rows,
     state,
+    together,
     trained,
 )
 from every import every
@@ -77,16 +77,6 @@ def drawn_lora(runs):
 
 
 CASES = {case.__name__: case for case in (full, lora, late, empty, pictures, drawn, drawn_lora)}
-
-
-def together(helpers, folder, jobs: list[list]) -> str:
-    """Standard output of two processes that do these (divided.TRAIN)."""
-    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    (folder / "jobs.py").write_text(TRAIN, encoding="utf-8")
-    process = helpers.two_processes(str(folder / "jobs.py"), str(folder / "jobs.json"))
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err[-4000:]
-    return out
 
 
 def longer(config, name: str):
