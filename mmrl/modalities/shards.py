@@ -146,6 +146,12 @@ class Shards:
         be seen: alone, or in tuples, lists and dicts."""
         return compute() if self.is_whole else cast(Found, self._by_module[id(module)](compute))
 
+    def seen(self, module: nn.Module, inside: Sequence[Tensor]) -> None:
+        """What modules inside of a model gave is differentiated, and not what the model gives: what is in no block is
+        gathered for it, too."""
+        if not self.is_whole:
+            self._by_module[id(module)]._get_fsdp_state()._register_pre_backward_hook(list(inside))
+
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Inside, every process has all weights, and may run any number of forwards, without gradient."""
@@ -269,12 +275,19 @@ class Shards:
 
 @contextmanager
 def as_whole(gathered: Gathered) -> Iterator[None]:
-    """Inside, the `state_dict` of models gives what was gathered, whoever asks for it."""
+    """Inside, the `state_dict` of models gives what was gathered, whoever asks for it, and they are of their own class,
+    not of that which FSDP gave them: libraries write its name."""
+    from torch.distributed.fsdp import FSDPModule
+
     with ExitStack() as stack:
         for module, found in gathered:
             # In its place as a plain attribute: the libraries that write checkpoints call it on the module.
             vars(module)["state_dict"] = lambda *_, found=found, **__: dict(found)
             stack.callback(vars(module).pop, "state_dict")
+            divided = type(module)
+            if issubclass(divided, FSDPModule):
+                module.__class__ = divided.__bases__[-1]
+                stack.callback(setattr, module, "__class__", divided)
         yield
 
 

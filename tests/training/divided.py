@@ -27,6 +27,9 @@ def odd(samples):
     ids = [s.actions.tensors["ids"] for s in samples]
     return [float(i[0] % 7) + 0.1 * len(i) for i in ids]
 
+def numbered(samples):
+    return [float((7 * s.index + len(s.prompt.text)) % 5) for s in samples]
+
 def bright(samples):
     return [float(np.asarray(s.artifact, dtype=np.float64)[..., 0].mean()) / 255 for s in samples]
 """
@@ -40,11 +43,13 @@ SIZES = {"hidden": 16, "layers": 2, "heads": 2, "kv_heads": 1}
 LORA = {"train": "lora", "lora": {"rank": 2, "alpha": 4}}
 
 # Several runs in one start of the processes: `python SCRIPT JOBS.json`, a list of `job`s.
-TRAIN = f"""
+TRAIN = (
+    f"""
 import json, os, shutil, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-""" + """
+"""
+    + """
 from divided import noting
 import torch, mmrl, mmrl.training.reports
 torch.set_num_threads(1)
@@ -62,6 +67,7 @@ for config, resume, allow, fails, copy in json.loads(Path(sys.argv[1]).read_text
         told = json.dumps(["FAILED", config["name"], os.environ["RANK"], type(error).__name__, str(error)])
         os.write(1, (os.linesep + told + os.linesep).encode())  # at once: the other process writes to the same place
 """
+)
 
 
 @contextmanager
@@ -106,12 +112,13 @@ def gradients(config: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 
 
 def off(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Of all gradients of two runs, element by element, the largest difference, as a share of the largest element of
-    the update: an element of 0 by cancellation has the rounding of what cancels."""
+    """Of the gradients of two runs in each optimizer's first update, where weights are equal, the largest difference of
+    an element, as a share of the largest element: one that is 0 by cancellation has the rounding of what cancels."""
     left, right = gradients(one), gradients(other)
     assert left.keys() == right.keys() and left
-    largest = {u: max(float(g.abs().max()) for g in some.values() if g.numel()) for u, some in left.items()}
-    return max(distance(left[u], right[u]) / largest[u] for u in left if largest[u] > 0)
+    first = [update for update in left if update.endswith("_000")]
+    largest = {u: max(float(g.abs().max()) for g in left[u].values() if g.numel()) for u in first}
+    return max(distance(left[u], right[u]) / largest[u] for u in first)
 
 
 def merged(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -153,11 +160,14 @@ class Runs:
         built = {"kind": "qwen3", "context": 64, **SIZES, **model.pop("build", {})}
         model = {"path": "built", "build": built, "chat": "off", "sampling": {"max_tokens": 6}, **model}
         made = self._base("text", "odd", model, list(stages))
-        if any(stage["kind"] == "sft" and "data_from" not in stage or "expert" in stage for stage in stages):
+        if any((stage["kind"] == "sft" and "data_from" not in stage) or "expert" in stage for stage in stages):
             made["data"]["records"] = str(self.folder / "records.jsonl")
         return {"name": name, **made}
 
-    def image(self, name: str, family: str, *stages: dict[str, Any], **model: Any) -> dict[str, Any]:
+    def image(
+        self, name: str, family: str, *stages: dict[str, Any], reward: str = "bright", **model: Any
+    ) -> dict[str, Any]:
+        """reward: one of REWARDS. What sees a picture sees it in 8 bits, and a rounding may turn one of them."""
         model = merged(
             {
                 "path": "built",
@@ -168,7 +178,7 @@ class Runs:
             },
             model,
         )
-        return {"name": name, **self._base("image", "bright", model, list(stages))}
+        return {"name": name, **self._base("image", reward, model, list(stages))}
 
     def vision(self, name: str, *stages: dict[str, Any], kind: str = "qwen2_5_vl", **model: Any) -> dict[str, Any]:
         """Of six prompts two show a picture, which come to one process only."""
@@ -257,6 +267,12 @@ def exported(config: dict[str, Any]) -> dict[str, Tensor]:
         for path in sorted(root.rglob("*.safetensors"))
         for name, value in load_file(path).items()
     }
+
+
+def described(config: dict[str, Any]) -> dict[str, Any]:
+    """What `policy/` says of the models in it."""
+    root = latest(config) / "policy"
+    return {str(path.relative_to(root)): json.loads(path.read_text()) for path in sorted(root.rglob("config.json"))}
 
 
 def rows(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,8 +1,7 @@
-"""Every kind of stage with weights divided over two processes: gradients, weights of all roles, checkpoints, resumes."""
+"""Every kind of stage with weights divided over two processes: gradients, weights of all roles, resumes."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +16,7 @@ from divided import (
     SFT,
     Runs,
     both,
+    described,
     distance,
     exported,
     job,
@@ -42,7 +42,14 @@ SD3 = {"build": {"layers": 2, "heads": 2, "head_dim": 16, "grid": 4}, "sampling"
 ENDS = {**SD3, "sampling": {"guidance": 1.0, "plan": {"name": "untrained"}}}
 FORWARD = {"kind": "forward_process", "steps": 2, "groups": 3, "samples": 2, "micro_batch": 4, "draws": 2, **TRAINED}
 RENOISE = {**SD3, "sampling": {"guidance": 1.0, "kernel": "renoise"}}
-DISTILL = {"kind": "distill", "steps": 2, "groups": 3, "samples": 2, "micro_batch": 4, "fake": {**TRAINED, "updates": 2}}
+DISTILL = {
+    "kind": "distill",
+    "steps": 2,
+    "groups": 3,
+    "samples": 2,
+    "micro_batch": 4,
+    "fake": {**TRAINED, "updates": 2},
+}
 DISTILL |= TRAINED
 
 
@@ -57,12 +64,16 @@ def drawn_pairs(runs: Runs) -> str:
         picture = np.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(picture).save(runs.folder / f"drawn{i}.png")
     shown = [{"images": [f"drawn{i}.png"]} for i in range(2)]
-    return runs.jsonl("drawn", [{"prompt": p, "candidates": shown, "shares": [i % 2, 1 - i % 2]} for i, p in enumerate(PROMPTS)])
+    return runs.jsonl(
+        "drawn", [{"prompt": p, "candidates": shown, "shares": [i % 2, 1 - i % 2]} for i, p in enumerate(PROMPTS)]
+    )
 
 
 def dpo(runs):
     """Three pairs and two in each step, cut into micro-batches by their lengths."""
-    return runs.text("dpo", {"kind": "preference", "pairs": pairs(runs), "batch": 5, "micro_batch": 20, "steps": 5, **TRAINED})
+    return runs.text(
+        "dpo", {"kind": "preference", "pairs": pairs(runs), "batch": 5, "micro_batch": 20, "steps": 5, **TRAINED}
+    )
 
 
 def mpo_lora(runs):
@@ -72,10 +83,14 @@ def mpo_lora(runs):
 
 
 def scalar(runs):
-    """A head, which both processes hold, on a decoder that is divided; in odd steps the second has nothing."""
+    """A head, which both processes hold, on a decoder that is divided."""
     stage = {"kind": "reward_model", "pairs": pairs(runs), "batch": 5, "micro_batch": 60, "steps": 5, **TRAINED}
-    config = runs.text("scalar", stage, merged(stage, {"name": "alone", "batch": 1, "steps": 2}), head={"init": 0.1})
-    return {**config, "data": {}, "rewards": []}
+    return {**runs.text("scalar", stage, head={"init": 0.1}), "data": {}, "rewards": []}
+
+
+def scalar_alone(runs):
+    stage = {"kind": "reward_model", "pairs": pairs(runs), "batch": 1, "steps": 5, **TRAINED}
+    return {**runs.text("scalar_alone", stage, head={"init": 0.1}, **LORA), "data": {}, "rewards": []}
 
 
 def expert(runs):
@@ -111,15 +126,24 @@ def flash(runs):
     """Generator, fake score, heads, and rewards in the same updates."""
     adversary = {"real": "teacher", "teacher_steps": 2, "blocks": 2, "width": 8, "weight": 0.1, "heads": TRAINED}
     joint = {"schedule": "weighted", "weight": 0.5}
-    return runs.image("flash", "sd3", merged(DISTILL, {"adversary": adversary, "joint": joint}), **RENOISE)
+    return runs.image(
+        "flash", "sd3", merged(DISTILL, {"adversary": adversary, "joint": joint}), reward="numbered", **RENOISE
+    )
 
 
 def flash_alone(runs):
-    """One group: the second process has no sample, and takes part in what the first does of every role."""
+    """One group: the second process has no sample, and takes part in what the first does of every role. Its gradients
+    add nothing, so that sums are bit for bit, and Muon's steps of matrices that are gathered, too."""
     adversary = {"real": "teacher", "teacher_steps": 2, "blocks": 1, "width": 8, "weight": 0.1, "heads": TRAINED}
     joint = {"objective": "step_dpo", "anchor": {"follow": {"decay": 0.5}}, "schedule": "alternate"}
     stage = merged(DISTILL, {"adversary": adversary, "joint": joint, "groups": 1, "samples": 3})
+    stage = merged(stage, {"fake": {"optim": {"name": "muon"}}})
     return runs.image("flash_alone", "sd3", stage, **RENOISE, **LORA), {"sync": "update"}
+
+
+def muon(runs):
+    """One group, as above."""
+    return runs.text("muon", merged(GRPO, {"groups": 1, "optim": {"name": "muon"}}), build={"tied": False})
 
 
 def tdm(runs):
@@ -136,10 +160,109 @@ def tdm_alone(runs):
 
 def kept(runs):
     """What is sampled and kept is learned from records."""
-    sieve = {"kind": "filter", "name": "sieve", "rule": "rejection", "correct_at": 0.0, "steps": 1, "groups": 3, "samples": 2}
+    sieve = {
+        "kind": "filter",
+        "name": "sieve",
+        "rule": "rejection",
+        "correct_at": 0.0,
+        "steps": 1,
+        "groups": 3,
+        "samples": 2,
+    }
     return runs.text("kept", sieve, merged(SFT, {"data_from": "sieve"}))
 
 
-CASES = [dpo, mpo_lora, scalar, expert, nft, awm_lora, dgpo, drawn_dpo, drawn_dpo_alone]
-CASES += [flash, flash_alone, tdm, tdm_alone, kept]
-NAMES = [case.__name__ for case in CASES]
+CASES = [dpo, mpo_lora, scalar, scalar_alone, expert, nft, awm_lora, dgpo, drawn_dpo, drawn_dpo_alone]
+CASES += [flash, flash_alone, muon, tdm, tdm_alone, kept]
+# Of pairs the gradient is what is left of two that are nearly alike.
+CANCELS = 1e-5
+QUICK = ("dpo", "scalar", "nft", "flash", "muon")
+
+
+def made(runs: Runs) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Case -> (the run of one process, that of two)."""
+    found = {}
+    for case in CASES:
+        config = case(runs)
+        config, sharding = config if isinstance(config, tuple) else (config, {})
+        found[case.__name__] = both(config, **sharding)
+    return found
+
+
+def one(config: dict[str, Any], resume: bool = False) -> None:
+    with warnings.catch_warnings(), noting(latest(config).parents[1]):
+        warnings.simplefilter("ignore")
+        mmrl.train(config, quiet=True, resume=resume)
+
+
+def agree(alone: dict[str, Any], divided: dict[str, Any]) -> None:
+    """Gradients of each optimizer's first update, weights and what is kept beside them at the end, what is saved."""
+    name = alone["name"]
+    assert off(alone, divided) < (CANCELS if name.startswith("drawn_dpo") else ALIKE), name
+    assert distance(trained(alone), trained(divided)) < CLOSE, name
+    assert distance(exported(alone), exported(divided)) < CLOSE, name
+    assert described(alone) == described(divided), name
+    for left, right in zip(rows(alone), rows(divided), strict=True):
+        for key in ("loss", "grad_norm", "fake/loss", "heads/loss", "surrogate/loss"):
+            assert right.get(key) == pytest.approx(left.get(key), abs=1e-5), (name, key)
+
+
+@pytest.fixture(scope="module")
+def done(helpers, tmp_path_factory):
+    """(case -> its pair of runs, all trained; a run of two steps that was stopped between them, resumed by as many
+    processes, and by one)."""
+    folder = tmp_path_factory.mktemp("sharded_stages")
+    pairs = {name: pair for name, pair in made(Runs(folder)).items() if name in QUICK}
+    alone_flash = pairs["flash"][0]
+    flash = pairs["flash"][1]
+    whole = {**flash, "name": "flash_whole", "sharding": {}}
+    resumed, alone = ({**flash, "name": name} for name in ("resumed", "again_alone"))
+    stopped = {**resumed, "stages": [merged(flash["stages"][0], {"steps": 1})]}
+    jobs = [job(divided) for _, divided in pairs.values()] + [job(whole)]
+    jobs += [job(stopped), job(resumed, True, copy="again_alone")]
+    together(helpers, folder, jobs)
+    for name, (config, divided) in pairs.items():
+        one(config)
+        if name == "flash":
+            pairs[name] = whole, divided
+    one({**alone, "sharding": {"shards": 1}}, resume=True)
+    return SimpleNamespace(pairs=pairs, resumed=resumed, alone=alone, one=alone_flash)
+
+
+@every("case", QUICK)
+def test_a_stage_of_two_processes_with_parts_of_the_weights_is_that_of_one(done, case):
+    """flash: of two with all of them, which draw the same samples together: log-probabilities of re-noise steps, whose
+    noise is small, keep less of their digits than gradients do."""
+    agree(*done.pairs[case])
+    if case == "flash":
+        assert distance(trained(done.one), trained(done.pairs[case][1])) < 1e-4
+
+
+def test_muon_moves_divided_weights_bit_for_bit_where_gradients_are_equal(done):
+    alone, divided = done.pairs["muon"]
+    assert off(alone, divided) == 0.0 == distance(trained(alone), trained(divided))
+
+
+def test_roles_and_what_moves_them_are_kept_in_rows(done):
+    """Fake score and average of it, not the heads, which every process has."""
+    kept = state(done.pairs["flash"][1])["divided"]["rows"]
+    kinds = {tuple(name.split("/")[:2]) for name in kept}
+    assert {("role.policy", "param"), ("role.fake", "param"), ("role.fake", "optim")} <= kinds
+    assert not any(name.startswith("role.heads") for name in kept)
+    assert any(name.startswith("policy/reference") for name in kept)
+
+
+def test_several_optimizers_resume_bit_for_bit_and_on_one_process(done):
+    wanted = trained(done.pairs["flash"][1])
+    assert distance(wanted, trained(done.resumed)) == 0.0
+    assert distance(wanted, trained(done.alone)) < CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_so_is_every_other_kind(helpers, tmp_path):
+    pairs = {name: pair for name, pair in made(Runs(tmp_path)).items() if name not in QUICK}
+    together(helpers, tmp_path, [job(divided) for _, divided in pairs.values()])
+    for alone, divided in pairs.values():
+        one(alone)
+        agree(alone, divided)

@@ -414,7 +414,10 @@ class ImageAdapter(Adapter):
         self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
     ) -> list[Tensor]:
         """See Adapter.block_features, and blocks.py."""
-        return self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+        found = self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+        if self.shards is not None:
+            self.shards.seen(self.family.denoiser, found)
+        return found
 
     def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
         """See Adapter.solved; no pictures, only latents."""

@@ -80,6 +80,7 @@ class RewardModel(Stage[RewardModelStage]):
         more = missing(run, len(parts))
         is_short = len(parts) + more == 1 and cursor.micro == 0
         once = scored(parts[0]) if is_short and parts else None
+        extra = self._spare() if is_short and more else None  # when the others score theirs
         found = scores_of(adapter, rows, parts, options.outputs) if once is None else _put(once)
         if not is_short:
             with torch.no_grad():
@@ -93,7 +94,7 @@ class RewardModel(Stage[RewardModelStage]):
             scored if once is None else lambda _: once,
             everyone,
             (record.id for record in records),
-            self._spare,
+            self._spare if extra is None else lambda: extra,
         )
         row = {"loss": loss, **_row(options, processes, rows, records, found)}
         row["grad_norm"] = learner.step()
