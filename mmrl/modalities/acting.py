@@ -43,8 +43,8 @@ def rows_of(parameter: nn.Parameter) -> int:
 
 
 def copies(parameters: Mapping[str, Tensor], trained: bool = False) -> dict[str, nn.Parameter]:
-    """Weights of their own that begin as the parameters are now, marked as rows where those are; trained: an optimizer will
-    move them."""
+    """Weights of their own that begin as the parameters are now, marked as rows where those are; trained: an optimizer
+    will move them."""
     found = {}
     for name, p in parameters.items():
         made = nn.Parameter(p.detach().clone(), requires_grad=trained)

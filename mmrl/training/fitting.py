@@ -11,7 +11,7 @@ import numpy as np
 from mmrl.config import ConfigError
 from mmrl.data.held import only
 from mmrl.media import MediaError
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.progress import counted
 from mmrl.training.processes import Processes
 from mmrl.types import Prompt
@@ -28,6 +28,8 @@ def why_unfit(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
         if on_bad == "stop":
             raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
         return str(error)
+    except Unsupported as error:  # by the run as it is configured
+        raise ConfigError(str(error)) from None
 
 
 def usable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -227,7 +228,7 @@ def test_the_command_of_the_page_trains(helpers, tmp_path):
 # ---------------------------------------------------------------- without processes
 
 
-PAIRS = {"kind": "preference", "pairs": "a.jsonl", "steps": 1}
+OWN = {"kind": f"{Path(__file__).with_name('test_own_stage.py')}:Baseline", "steps": 1}
 
 
 @every(
@@ -236,7 +237,7 @@ PAIRS = {"kind": "preference", "pairs": "a.jsonl", "steps": 1}
         (3, 2, GRPO, "sharding.shards=3 with 2 processes"),
         (2, 1, GRPO, "sharding.shards=2 with 1 process: start"),
         (2, 3, GRPO, "does not divide 3 processes"),
-        (2, 2, PAIRS, "kind preference"),
+        (2, 2, OWN, ":Baseline does not divide weights yet"),
         (2, 2, {**GRPO, "components": ["denoiser"]}, "leave the stage's components out"),
         (
             2,
