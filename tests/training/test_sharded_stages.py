@@ -204,7 +204,7 @@ def agree(alone: dict[str, Any], divided: dict[str, Any]) -> None:
     assert described(alone) == described(divided), name
     for left, right in zip(rows(alone), rows(divided), strict=True):
         for key in ("loss", "grad_norm", "fake/loss", "heads/loss", "surrogate/loss"):
-            assert right.get(key) == pytest.approx(left.get(key), abs=1e-5), (name, key)
+            assert right.get(key) == pytest.approx(left.get(key), rel=1e-5, abs=1e-5), (name, key)
 
 
 @pytest.fixture(scope="module")
