@@ -13,7 +13,7 @@ import torch
 
 from mmrl.modalities.tokens.tokenizer import build_tokenizer
 
-WINDOW = 8
+WINDOW = 12
 COMMON = {
     "hidden_size": 32,
     "intermediate_size": 48,

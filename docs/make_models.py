@@ -47,6 +47,9 @@ line. Image models are families, each of which a pipeline of diffusers belongs t
   to token in this version of transformers, so each is computed from its whole row; right, but slow.
 - **Shared prompt**: whether a group's prompt is computed once in training. A model with a recurrent state changes it in
   place, which a gradient cannot go back through: it replays whole rows.
+- **In line**: whether rows are replayed one behind the other, without padding, each prompt once (mmrl/engines/packing.py).
+  It takes attention by sdpa, and a model whose layers know of rows by their mask alone; a micro-batch with a row that is
+  longer than a layer's window is padded instead.
 - **LoRA layers** are those that `lora.targets: null` adapts: linear layers, without the head, routers and gates of
   experts, and layers whose weights the model's kernels read themselves. Experts that are one tensor for all are no
   layers: to train them, take `train: full`.
@@ -59,7 +62,7 @@ Ways are found by running a few short rows when a model is first used, not by it
 LongRoPE a run takes one of the two sets of frequencies and keeps it (docs/text.md).
 
 """
-COLUMNS = ("architecture", "class", "attention", "sampling", "shared prompt", "LoRA layers", "full", "LoRA")
+COLUMNS = ("architecture", "class", "attention", "sampling", "shared prompt", "in line", "LoRA layers", "full", "LoRA")
 SETTINGS = list(itertools.product(("float32", "bfloat16"), (False, True)))
 TEXTS = ("a+b=", "What is three times five?")
 TOKENS = 10
@@ -84,8 +87,8 @@ def policy(folder: Path, **model: Any) -> TextAdapter:
         return TextAdapter(ModelConfig(path=str(folder), chat="off", sampling=sampling, **model))
 
 
-def found(folder: Path) -> tuple[str, str, str, str, str]:
-    """(class, attention, sampling, shared prompt, LoRA layers) of a checkpoint."""
+def found(folder: Path) -> tuple[str, ...]:
+    """(class, attention, sampling, shared prompt, in line, LoRA layers) of a checkpoint."""
     made = policy(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,6 +103,7 @@ def found(folder: Path) -> tuple[str, str, str, str, str]:
         attention if attends else "none",
         sampling,
         "yes" if ways.shared else "no",
+        "no" if not ways.line else "yes" if ways.line == sys.maxsize else "within its window",
         ", ".join(sorted(names)),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,11 @@ class States:
     real: Tensor
     next: Tensor
     attended: Tensor | None
+
+
+# Names of numbers in configs that bound how far a layer sees: sliding windows, chunks, local attention. What is no such
+# bound, and named alike, makes a bound that is too small and costs time alone.
+_WINDOW = re.compile(r"(?!.*(layer|pattern|feed_forward|expert)).*(window|chunk|local).*")
 
 
 def decoder_of(model: Any) -> Any:
@@ -139,6 +145,29 @@ class Decoder:
             ids.to(self.device), position, attended, cache, media, real, prompt=left and before is None
         )
         return States(hidden, real, following, attended)
+
+    def line(self, segments: Sequence[Row], after: Sequence[int | None]) -> Tensor:
+        """Hidden states [N, D] of all tokens of the segments, one behind the other: one forward without padding.
+
+        after: the segment that each goes on from, which goes on from none itself; None: it is a row's beginning.
+        Only for decoders for which find_ways says `line`, and rows within their `window`.
+        """
+        from mmrl.engines.packing import LineMask
+
+        made = [self.positions(row) + self.first_position for row in segments]
+        ends = [int(p.max()) + 1 if p.numel() else self.first_position for p in made]
+        shifts = [0 if one is None else ends[one] - self.first_position for one in after]
+        position = torch.cat([p + shift for p, shift in zip(made, shifts)], 1).to(self.device)
+        ids = torch.cat([row.ids for row in segments])[None].to(self.device)
+        mask = LineMask.of([len(row) for row in segments], after, self.device)
+        media = [m for row in segments for m in row.media]
+        return self.forward(ids, position[:, None], mask, None, media, torch.ones_like(ids, dtype=torch.bool))[0]
+
+    @property
+    def window(self) -> int | None:
+        """Tokens within which every layer sees all that is before, as far as the config says; None: always."""
+        named = self.module.config.get_text_config().to_dict().items()
+        return min((n for key, n in named if type(n) is int and n > 0 and _WINDOW.fullmatch(key)), default=None)
 
     def step(self, token: Tensor, position: Tensor, cache: Any, attended: Tensor | None) -> Tensor:
         """Hidden states [b, D] after one more token [b] at position [b]."""

@@ -7,6 +7,7 @@ rows are run in each way and compared with the plain way: one row, one forward, 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,13 +35,16 @@ class Ways:
     """cached: tokens may be sampled on a cache. padded: prompts of unequal length may fill it together, padded on the
     left. shared: completions may be replayed, with gradient, on the cache of their prompt; recomputed: in train mode,
     too, where layers are computed again in the backward (gradient checkpointing). blocks: tokens may be sampled by
-    engines.blocks. why: what is wrong with a cache that is of no use, or with padding."""
+    engines.blocks. line: rows of up to so many tokens may be replayed,
+    with gradient, one behind the other (Decoder.line), recomputed or not; 0: none.
+    why: what is wrong with a cache that is of no use, or with padding."""
 
     cached: bool = True
     padded: bool = True
     shared: bool = True
     recomputed: bool = False
     blocks: bool = False
+    line: int = 0
     why: str = ""
 
 
@@ -93,13 +97,16 @@ def _tried(decoder: Decoder, ids: Tensor, recomputed: bool) -> Ways:
             f"{name}: its tokens see what is behind them, or other rows of the batch; it is no causal language model, "
             "and what it samples cannot be replayed. Choose another model.path"
         )
+    line = 0
+    if not _counts_padding(decoder) and trial.line_is_right(recomputed):
+        line = decoder.window or sys.maxsize
     if trial.right(trial.sampled, (0, 1)) and not _counts_padding(decoder):
         shared = trial.right(trial.shared)
         recomputed = shared and recomputed and trial.right(trial.recomputed)
         blocks = Blocks.usable(decoder.module) and trial.right(trial.sampled, (0, 1), True)
-        return Ways(shared=shared, recomputed=recomputed, blocks=blocks)
+        return Ways(shared=shared, recomputed=recomputed, blocks=blocks, line=line)
     cached = trial.right(trial.sampled, (0,)) and trial.right(trial.sampled, (1,))
-    return Ways(cached, padded=False, shared=False, why=trial.why)
+    return Ways(cached, padded=False, shared=False, line=line, why=trial.why)
 
 
 def _counts_padding(decoder: Decoder) -> bool:
@@ -177,12 +184,23 @@ class _Trial:
 
     def recomputed(self) -> Compared:
         """The same in train mode with gradient, and the gradient of a few small parameters."""
+        return self._with_gradient(self._on_filled, True)
+
+    def line_is_right(self, recomputed: bool) -> bool:
+        """Whether rows may stand one behind the other, in train mode, too, where layers are computed again there."""
+        why = self.why
+        right = all(self.right(self._with_gradient, self._in_line, train) for train in (False, True)[: 1 + recomputed])
+        self.why = why  # that is of caches
+        return right
+
+    def _with_gradient(self, way: Callable[[], list[Tensor]], train: bool) -> Compared:
+        """The lines that a way gives, of both completions and a part of the first, and their gradients."""
         module = self.decoder.module
         parameters = sorted((p for p in module.parameters() if p.requires_grad), key=Tensor.numel)[:GRADIENTS]
-        module.train()
+        module.train(train)
         try:
             with torch.enable_grad():
-                found, wanted = self._on_filled(), [self.decoder.run([row]).hidden[0] for row in self.whole]
+                found, wanted = way(), [self.decoder.run([row]).hidden[0] for row in self.whole]
                 wanted = [wanted[i][PROMPTS[i] :][: len(line)] for i, line in zip((0, 0, 1), found)]
                 gradients = [_gradients(lines, parameters) for lines in (found, wanted)]
         finally:
@@ -190,8 +208,18 @@ class _Trial:
         if parameters:  # by themselves: right states may not outvote them
             one, other = (torch.cat(each, 1) for each in gradients)
             if not (off := float((one - other).norm() / other.norm().clamp(min=1e-6))) <= GRADIENTS_OFF:
-                raise ValueError(f"gradients are off by {off:.1e} on a cache")
+                raise ValueError(f"gradients are off by {off:.1e}")
         return [*found, *gradients[0]], [*wanted, *gradients[1]]
+
+    def _in_line(self) -> list[Tensor]:
+        """Prompts, and completions that go on from them; whole rows beside them must not be seen."""
+        rows = [Row(self.completions[0].ids[:2]), *self.completions]
+        segments, after = [*self.prompts, *rows, self.whole[1]], [None, None, 0, 0, 1, None]
+        pieces = self.decoder.line(segments, after).split([len(segment) for segment in segments])
+        gap = self._gap([pieces[-1].detach()], [self.plain[1]])
+        if not gap <= (ROUNDING if self._exact else ROUNDING_16):
+            raise ValueError(f"hidden states of a row that follows others are off by {gap:.1e}")
+        return list(pieces[2:5])
 
     def _on_filled(self) -> list[Tensor]:
         from mmrl.engines.cache import Filled

@@ -606,7 +606,7 @@ ALWAYS: dict[type, set[str]] = {
     },
     image.EvaluationConfig: {"steps", "kernel", "guidance", "size"},
     image.ModelConfig: {
-        *("path", "family", "build", "dtype", "train", "components", "gradient_checkpointing", "sampling"),
+        *("path", "family", "build", "dtype", "train", "components", "gradient_checkpointing", "compile", "sampling"),
         *("evaluation", "rollout_batch", "decode_batch", "embedding_cache"),
     },
     tokens.LoraConfig: {"path"},
@@ -617,7 +617,7 @@ ALWAYS: dict[type, set[str]] = {
     tokens.EvaluationConfig: {"max_tokens"},
     tokens.ConversationConfig: {"max_turns", "max_pictures", "max_tokens"},  # records may bring environments
     tokens.TokenModelConfig: {
-        *("path", "build", "dtype", "attention", "train", "gradient_checkpointing", "chat", "system"),
+        *("path", "build", "dtype", "attention", "train", "gradient_checkpointing", "compile", "chat", "system"),
         "chat_template_kwargs",
         *("max_prompt_tokens", "skip_special_tokens", "sampling", "evaluation", "conversation"),
     },

@@ -30,13 +30,14 @@ class PlainCurriculum:
         self.reestimate, self.retire_at = reestimate, retire_at
         self.values, self.now = list(values), list(values)
         self.everyone = range(len(values))
+        self.top = len(values)
         self.draw_levels()
         self.top = max(self.rank) if buckets is None else buckets - 1
         self.level = self.position = 0
         self.places, self.recent, self.retired = [0] * (self.top + 1), [], set()
 
     def draw_levels(self):
-        self.rank = ranks([self.sign * value for value in self.now], self.buckets)
+        self.rank = [min(one, self.top) for one in ranks([self.sign * value for value in self.now], self.buckets)]
 
     def order(self, step, count, seed):
         if self.kind != "sorted":

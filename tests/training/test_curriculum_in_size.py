@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plain_curriculum import Nobody, PlainCurriculum
 
@@ -35,6 +35,14 @@ def courses(draw):
 @settings(deadline=None, max_examples=120)
 @given(
     course=courses(), steps=st.lists(st.tuples(st.integers(1, 7), st.lists(RATES, min_size=7, max_size=7)), max_size=8)
+)
+@example(  # a value that moved above the only level that there was at the start
+    course=(
+        [0.0, 0.0],
+        {"order": "staged", "first": "high", "buckets": None, "advance": "pass_rate", "window": 1, "steps": 1}
+        | {"advance_every": None, "reestimate": 0.5, "retire_at": 0.75},
+    ),
+    steps=[(1, [0.0] * 7)] * 5 + [(2, [0.0, 0.75, 0.0, 0.0, 0.0, 0.0, 0.0]), (1, [0.0] * 7)],
 )
 def test_it_asks_what_its_definition_says(width, course, steps):
     """However far it looks ahead, stopped and gone on before every second step, with a step that fails before each."""

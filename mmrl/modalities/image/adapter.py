@@ -17,6 +17,7 @@ from mmrl.grids import as_grid
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
+from mmrl.modalities.compiling import compile_parts
 from mmrl.modalities.image import lora, replay, told
 from mmrl.modalities.image.blocks import spread
 from mmrl.modalities.image.branching import Branches
@@ -78,6 +79,8 @@ class ImageAdapter(Adapter):
         if config.gradient_checkpointing:
             for module in self.family.denoisers.values():
                 module.enable_gradient_checkpointing()
+        if config.compile is not None and not hollow.is_wanted():
+            compile_parts(self.family.blocks, config.compile, type(self.family.denoiser).__name__)
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
         self._evaluator.schedule(self._evaluation.steps, self._evaluation.size)
         self._warned = self._warned_of_pictures = False
@@ -148,6 +151,8 @@ class ImageAdapter(Adapter):
                 f"sharding: family {name} has {len(denoisers)} denoisers, of which each step runs another; leave "
                 "sharding.shards at 1"
             )
+        if self.config.compile is not None:
+            raise Unsupported("sharding: model.compile was not tried with divided weights; leave one of them out")
         if self.config.keep_graph:
             raise Unsupported(
                 "sharding: model.keep_graph goes back through a rollout's own forwards, whose gathered weights are "

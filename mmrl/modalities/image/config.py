@@ -162,6 +162,11 @@ class ModelConfig(Strict):
     gradient_checkpointing: bool = Field(
         False, description="Recompute the denoiser's activations in the backward pass: slower, far less memory."
     )
+    compile: str | None = Field(
+        None,
+        description="A backend of torch.compile, such as inductor, for the denoiser's blocks: the same numbers "
+        "but for the order of sums, after a while of compiling (docs/scale.md). null: nothing is compiled.",
+    )
     keep_graph: bool = Field(
         False,
         description="Keep what a backward needs of the rollout's trained forwards until the first update, which then "

@@ -17,6 +17,7 @@ from mmrl.modalities.tokens import loading
 from mmrl.modalities.tokens.adapter import TokenAdapter
 from mmrl.modalities.tokens.lora import adaptable
 from mmrl.modalities.tokens.reading_models import located
+from mmrl.modalities.tokens.replay import Way
 
 
 class MediaAdapter(TokenAdapter):
@@ -126,8 +127,9 @@ class MediaAdapter(TokenAdapter):
         raise NotImplementedError
 
     @property
-    def _sharing(self) -> bool:
-        return super()._sharing and self.family.shares_prompts
+    def _way(self) -> Way:
+        way = super()._way
+        return way if self.family.shares_prompts else Way()
 
     def save(self, folder: Path) -> None:
         """A folder that `from_pretrained` loads, with the processor; for LoRA, peft's own files."""

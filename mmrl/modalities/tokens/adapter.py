@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from mmrl.media import MediaError, pictures_of, sounds_of
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
+from mmrl.modalities.compiling import compile_parts, tokenwise
 from mmrl.modalities.quiet import quiet
 from mmrl.modalities.shards import Divisible
 from mmrl.modalities.tokens import given, loading, stepping
@@ -37,6 +39,7 @@ from mmrl.modalities.tokens.prompts import PromptEncoder, Unfit
 from mmrl.modalities.tokens.reading import Reader
 from mmrl.modalities.tokens.replay import (
     Replayed,
+    Way,
     cut_rows,
     end_states,
     recomputing,
@@ -85,6 +88,9 @@ class TokenAdapter(Adapter):
             loading.check_head(self.model, self._head())
         if config.gradient_checkpointing and not self._hollow:
             loading.check_train_mode(self.model)
+        if config.compile is not None and not self._hollow:
+            name = type(self.model).__name__
+            compile_parts(tokenwise(self._decoder().module, self._block_names()), config.compile, name)
         self._longest = longest_row(section(config))
         limit = loading.prompt_limit(config, self.context)
         self.reader = self._reader(prompt_room(config, limit, self._longest))
@@ -140,6 +146,8 @@ class TokenAdapter(Adapter):
                 f"sharding: engine.name={config.engine.name} gets no divided weights yet; leave it at transformers, or "
                 "sharding.shards at 1"
             )
+        if config.compile is not None:
+            raise Unsupported("sharding: model.compile was not tried with divided weights; leave one of them out")
         if self._decoder().prefix_attention:
             raise Unsupported(
                 f"sharding: {name} runs its prompts by themselves, as many times as a micro-batch has prompts; leave "
@@ -333,7 +341,9 @@ class TokenAdapter(Adapter):
     def _ways(self) -> Ways:
         """How the decoder may be run, asked where it is first run: on its device, in its precision."""
         if self._hollow:  # no numbers to compare: the ways of most models
-            return Ways(recomputed=self.config.gradient_checkpointing)
+            decoder = self._decoder()
+            line = (decoder.window or sys.maxsize) if decoder.module.config._attn_implementation == "sdpa" else 0
+            return Ways(recomputed=self.config.gradient_checkpointing, line=line)
         with self._autocast():
             ids = trial_ids(self._head().weight.shape[0], self.banned)
             ways = find_ways(self._decoder(), ids, self.config.gradient_checkpointing)
@@ -401,7 +411,7 @@ class TokenAdapter(Adapter):
         lengths = [trained_length(s) for s in samples]
         rows = [i for i, length in enumerate(lengths) if length]
         pairs = [self.reader.rows(samples[i], lengths[i]) for i in rows]
-        for part in cut_rows([p for p, _ in pairs], [c for _, c in pairs], budget, self._sharing):
+        for part in cut_rows([p for p, _ in pairs], [c for _, c in pairs], budget, self._way):
             chosen = [rows[i] for i in part]
             yield Slice(torch.tensor(chosen), torch.arange(max(lengths[i] for i in chosen)))
 
@@ -472,7 +482,7 @@ class TokenAdapter(Adapter):
 
         def compute() -> Tensor:
             with recomputing(self.model, self.config.gradient_checkpointing), self._autocast():
-                return end_states(self._decoder(), rows, [scored_places(s) for s in samples], self._sharing)
+                return end_states(self._decoder(), rows, [scored_places(s) for s in samples], self._way)
 
         return head(self._run(compute))
 
@@ -486,18 +496,18 @@ class TokenAdapter(Adapter):
         return self.head
 
     @property
-    def _sharing(self) -> bool:
-        """Whether rows may share the forward of their prompt, in a replay with gradient or without as it is now."""
-        if self.shards is not None:  # each micro-batch has one forward, as on all processes
-            return False
+    def _way(self) -> Way:
+        """How rows may be replayed together, with gradient or without as it is now."""
         recomputed = self.config.gradient_checkpointing and torch.is_grad_enabled()
-        return self._ways.recomputed if recomputed else self._ways.shared
+        share = self._ways.recomputed if recomputed else self._ways.shared
+        # Divided weights: each micro-batch has one forward, as on all processes.
+        return Way(share and self.shards is None, self._ways.line)
 
     def _replayed(self, samples: Sequence[Sample], columns: Tensor) -> Replayed:
         rows = [self.reader.rows(s) for s in samples]
         heat = self.config.sampling.temperature
         with recomputing(self.model, self.config.gradient_checkpointing), self._autocast():
-            return replayed(self._decoder(), samples, rows, columns.cpu(), self._sharing, heat)
+            return replayed(self._decoder(), samples, rows, columns.cpu(), self._way, heat)
 
     def _head(self) -> Head:
         compute = torch.float32 if self.config.fp32_head else self.precision

@@ -175,6 +175,11 @@ class TokenModelConfig(Strict):
     gradient_checkpointing: bool = Field(
         False, description="Recompute the layers' activations in the backward pass: slower, far less memory."
     )
+    compile: str | None = Field(
+        None,
+        description="A backend of torch.compile, such as inductor, for norms and MLPs of the layers: the same numbers "
+        "but for the order of sums, after a while of compiling (docs/scale.md). null: nothing is compiled.",
+    )
     chat: Literal["auto", "off"] = Field(
         "auto", description="auto: the tokenizer's chat template, where it has one. off: the prompt as it is."
     )

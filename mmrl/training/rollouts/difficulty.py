@@ -22,7 +22,8 @@ class Levels:
 
     Prompts are told by their numbers, from 0. names: their ids, for messages. values: how difficult each is. first,
     buckets, reestimate: see Curriculum. Values that follow the rollouts move prompts between levels when `settle` is
-    called, and not before. A step looks at, and moves, the prompts that it is about: the others cost a copy of
+    called, and not before; where levels are the different values of the start, the last one takes what new values would
+    put above it. A step looks at, and moves, the prompts that it is about: the others cost a copy of
     sorted numbers at most.
 
     alive: [n] bool. left: how many they are.
@@ -31,6 +32,7 @@ class Levels:
     """
 
     alive: np.ndarray
+    _cuts: np.ndarray  # where levels part
     _all: np.ndarray  # the drawn numbers of all, rising
     _unsettled: set[int]  # prompts whose levels are drawn from another value than they have now
 
@@ -46,8 +48,10 @@ class Levels:
         self._values = np.array(values, dtype=np.float64)  # as they came
         if reestimate is not None:
             _refuse_no_rates(names, self._values)
+        self.top = len(self._values) if buckets is None else buckets - 1  # as many as there may be
         self.load({}, {}, ())
-        self.top = int(self._rank(self._all[-1:])[0]) if buckets is None else buckets - 1
+        self.top = int(self._rank(self._all[-1:])[0]) if buckets is None else self.top
+        self._cuts = self._cuts[: self.top]
 
     def of(self, prompts: np.ndarray) -> np.ndarray:
         """The levels of prompts."""
@@ -78,17 +82,17 @@ class Levels:
         self._all = _changed(self._all, before, now)
         stays = self.alive[moved]
         self._sorted = _changed(living, before[stays], now[stays])
-        self._cuts = cuts(self._all, self.buckets)
+        self._cuts = cuts(self._all, self.buckets)[: self.top]
         self._used[moved] = True
         self._unsettled = set()
 
     # ---------------------------------------------------------------- who is where
 
     def counts(self) -> np.ndarray:
-        """[top + 1] how many of the living are on each level; what lies above the last is on none."""
+        """[top + 1] how many of the living are on each level."""
         ends = np.searchsorted(self._living, self._cuts, side="right")
-        ends = np.append(ends, [len(self._sorted)] * max(0, self.top + 1 - len(ends)))
-        return np.diff(ends[: self.top + 1], prepend=0)
+        ends = np.append(ends, [len(self._sorted)] * (self.top + 1 - len(ends)))
+        return np.diff(ends, prepend=0)
 
     def any_between(self, lowest: int, highest: int) -> bool:
         """Whether any of the living is on one of these levels, both included."""
@@ -128,7 +132,7 @@ class Levels:
         self.left = int(self.alive.sum())
         self._gone: list[int] = []  # that left since the living were sorted
         self._all, self._sorted = np.sort(self._drawn), np.sort(self._drawn[self.alive])
-        self._cuts = cuts(self._all, self.buckets)
+        self._cuts = cuts(self._all, self.buckets)[: self.top]
 
     def copied(self) -> Levels:
         """One that stands as this one does, and is not moved with it."""

@@ -26,7 +26,8 @@ from mmrl.types import Prompt
 _NOT_SAMPLING = frozenset({
     *("path", "revision", "build", "trust_remote_code", "train", "lora", "head", "first_share", "precise"),
     *("precise_weight", "evaluation"),
-    *("engine", "rollout_batch", "logits_chunk", "attention", "gradient_checkpointing", "picture_cache", "media_cache"),
+    *("engine", "rollout_batch", "logits_chunk", "attention", "gradient_checkpointing", "compile", "picture_cache"),
+    "media_cache",
     *("audio", "vision"),  # whether a tower is trained
 })  # fmt: skip
 

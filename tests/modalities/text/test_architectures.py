@@ -75,23 +75,25 @@ def test_the_model_is_no_flat_one(tried):
     assert logp.std() > 0.3
 
 
-def test_a_shared_prompt_leaves_the_gradient(tried):
+@pytest.mark.parametrize("way", ["shared", "line"])
+def test_rows_that_are_replayed_together_leave_the_gradient(tried, way):
     _, _, policy, samples = tried
-    if not policy._ways.shared:
-        pytest.skip("whole rows are replayed")
-    found = []
-    for shared in (True, False):
-        policy._ways = replace(policy._ways, shared=shared)
+    if not getattr(policy._ways, way):
+        pytest.skip("padded rows are replayed")
+    found, ways = [], policy._ways
+    for one in (replace(ways, line=0) if way == "shared" else ways, replace(ways, shared=False, line=0)):
+        policy._ways = one
         policy.model.zero_grad()
         policy.logprobs(samples, torch.arange(make_models.TOKENS)).logp.sum().backward()
         found.append(
             torch.cat([p.grad.flatten() for p in policy.trainable_parameters().values() if p.grad is not None])
         )
-    policy._ways = replace(policy._ways, shared=True)
+    policy._ways = ways
     assert (found[0] - found[1]).norm() <= 1e-3 * found[0].norm()
 
 
-def test_a_prompt_is_shared_by_layers_that_are_recomputed(tried):
+@pytest.mark.parametrize("in_line", [False, True])
+def test_a_prompt_is_shared_by_layers_that_are_recomputed(tried, in_line):
     """The same log-probs and gradient as row by row and as without recomputing, wherever prompts are shared without;
     but for models that give recomputed layers no cache, which replay whole rows, to the same numbers."""
     name, folder, plain, samples = tried
@@ -99,16 +101,17 @@ def test_a_prompt_is_shared_by_layers_that_are_recomputed(tried):
         pytest.skip("whole rows are replayed")
     policy = make_models.policy(folder, gradient_checkpointing=True)
     policy.banned = plain.banned
-    columns, found = torch.arange(make_models.TOKENS), []
+    columns, found, ways = torch.arange(make_models.TOKENS), [], (policy._ways, plain._ways)
     for one, shared in ((policy, True), (policy, False), (plain, True)):
-        one._ways = replace(one._ways, shared=shared, recomputed=shared and one._ways.recomputed)
-        assert one._sharing is (shared and (one is plain or name not in WITHOUT_CACHE))
+        line = one._ways.line if shared and in_line else 0
+        one._ways = replace(one._ways, shared=shared, recomputed=shared and one._ways.recomputed, line=line)
+        assert one._way.share is (shared and (one is plain or name not in WITHOUT_CACHE))
         one.model.zero_grad()
         logp = one.logprobs(samples, columns).logp
         logp.sum().backward()
         gradient = [p.grad.flatten() for p in one.trainable_parameters().values() if p.grad is not None]
         found.append((logp.detach(), torch.cat(gradient)))
-        policy._ways = replace(policy._ways, shared=True, recomputed=name not in WITHOUT_CACHE)
+        policy._ways, plain._ways = ways
     for logp, gradient in found[1:]:
         torch.testing.assert_close(found[0][0], logp, rtol=0, atol=max(1e-5, ROUNDING.get(name, 0)))
         assert (found[0][1] - gradient).norm() <= 1e-3 * gradient.norm()

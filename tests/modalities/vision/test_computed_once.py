@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -28,7 +28,9 @@ def test_a_group_of_eight_with_two_pictures(adapter, drawn, ask, roll, kind):
     assert shapes[1][0] == 8
     shapes.clear()
     replay(policy, samples, reference=True)
-    assert [rows for rows, width in shapes if width == before] == [1, 1]  # once for the policy, once for its reference
+    said = sum(len(s.trajectory.tensors["ids"]) - 1 for s in samples)
+    prompts = [(1, before + said)] * 2 if policy._ways.line else [(1, before), *shapes[1:2]] * 2
+    assert shapes == prompts  # once for the policy, once for its reference
     roll(policy, [prompt], n=8, step=1)
     replay(policy, samples, budget=200)
     assert policy.shelf.processed == 2
@@ -75,10 +77,13 @@ def test_views_of_conversations_are_shared_too(adapter, drawn, ask, roll):
     assert policy.shelf.processed == 2 and sum(seen) == 2
 
 
-def test_a_trained_tower_sees_a_picture_of_both_parts_of_a_row_once(adapter, drawn, ask, roll, monkeypatch):
-    """The whole picture stands in the prompt, which has a forward of its own, and in the conversation behind it; what
-    is shared has the gradient of what is computed for each row apart."""
+@pytest.mark.parametrize("line", [True, False])
+def test_a_trained_tower_sees_a_picture_of_both_parts_of_a_row_once(adapter, drawn, ask, roll, monkeypatch, line):
+    """The whole picture stands in the prompt, which may have a forward of its own, and in the conversation behind it;
+    what is shared has the gradient of what is computed for each row apart."""
     policy = adapter(vision="trained", loud=True)
+    assert policy._ways.line
+    policy._ways = replace(policy._ways, line=policy._ways.line if line else 0)
     policy.environment = Closer()
     seen, shapes = watch(policy)
     samples = roll(policy, [ask("?", drawn(1))], n=4)
@@ -88,7 +93,7 @@ def test_a_trained_tower_sees_a_picture_of_both_parts_of_a_row_once(adapter, dra
     with monkeypatch.context() as patch:
         patch.setattr(replaying, "WORTH_SHARING", 10.0)  # always
         loss = policy.logprobs(samples, columns).logp.sum()
-    assert sum(seen) == 2 and [rows for rows, _ in shapes] == [1, 4]
+    assert sum(seen) == 2 and [rows for rows, _ in shapes] == ([1] if line else [1, 4])
     parameters = list(policy.trainable_parameters().values())
     made = torch.autograd.grad(loss, parameters)
     alone = [torch.autograd.grad(policy.logprobs([s], columns).logp.sum(), parameters) for s in samples]

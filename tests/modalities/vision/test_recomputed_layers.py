@@ -24,17 +24,18 @@ def prompts(drawn, ask):
 def test_log_probs_and_gradients_are_those_of_whole_rows(adapter, drawn, ask, roll, kind):
     policy = adapter(kind, loud=True, vision="trained", gradient_checkpointing=True)
     samples = roll(policy, prompts(drawn, ask), n=3)
-    assert policy._sharing or not policy._ways.shared or not policy.family.shares_prompts
-    found = []
-    for recomputed in (policy._ways.recomputed, False):
-        policy._ways = replace(policy._ways, recomputed=recomputed)
+    ways, found = policy._ways, []
+    assert policy._way.share or not ways.shared or not policy.family.shares_prompts
+    for one in (ways, replace(ways, line=0), replace(ways, line=0, recomputed=False)):
+        policy._ways = one
         policy.model.zero_grad()
         logp = policy.logprobs(samples, torch.arange(10)).logp
         logp.square().mean().backward()
         gradient = [p.grad.flatten() for p in policy.trainable_parameters().values() if p.grad is not None]
         found.append((logp.detach(), torch.cat(gradient)))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-4)
-    assert (found[0][1] - found[1][1]).norm() <= 1e-4 * found[1][1].norm()
+    for logp, gradient in found[:2]:
+        torch.testing.assert_close(logp, found[2][0], rtol=0, atol=1e-4)
+        assert (gradient - found[2][1]).norm() <= 1e-4 * found[2][1].norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,212 @@
+"""Rows of unequal length in one line of tokens, without padding: only attention pads, block by block, and only inside.
+
+Norms, projections and the layers between them see each token once, and know of no rows. Which tokens see which is told
+by a mask that does the attention itself, so that a decoder needs nothing but `attention_mask` and sdpa for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A block takes segments down to half of its longest one, and a little less, so that padding is at most half of it.
+RATIO, SLACK = 2, 16
+# Pairs of tokens in the mask of one block.
+MASK_PAIRS = 2**26
+
+
+@dataclass(frozen=True)
+class _Padded:
+    """Segments side by side: [rows, width] places, of which token `tokens[i]` of the line has `where[i]`.
+
+    tokens: [n], None where they are the whole line in order. where: None where no place is empty.
+    """
+
+    rows: int
+    width: int
+    tokens: Tensor | None
+    where: Tensor | None
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[int, int]], total: int, device: torch.device) -> _Padded:
+        """spans: (first token, length) of each segment. total: tokens of the line."""
+        width = max(length for _, length in spans)
+        tokens = torch.cat([torch.arange(start, start + length) for start, length in spans])
+        where = torch.cat([torch.arange(length) + row * width for row, (_, length) in enumerate(spans)])
+        everything = len(tokens) == total and bool((tokens == torch.arange(total)).all())
+        full = len(where) == len(spans) * width
+        return cls(len(spans), width, None if everything else tokens.to(device), None if full else where.to(device))
+
+    def pad(self, line: Tensor) -> Tensor:
+        """[N, h, d] -> [rows, width, h, d], 0 at empty places."""
+        chosen = line if self.tokens is None else line.index_select(0, self.tokens)
+        if self.where is not None:
+            empty = chosen.new_zeros(self.rows * self.width, *chosen.shape[1:])
+            chosen = empty.index_copy(0, self.where, chosen)
+        return chosen.reshape(self.rows, self.width, *chosen.shape[1:])
+
+    def unpad(self, made: Tensor) -> Tensor:
+        """[rows, width, h, d] -> [n, h, d], the tokens as in `tokens`."""
+        flat = made.flatten(0, 1)
+        return flat if self.where is None else flat.index_select(0, self.where)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Segments whose attention is computed together: each sees itself causally, and all of the one that it follows.
+
+    before: the segments that they follow, each once; owner: [rows], which of them. allowed: [rows, 1, width, keys]
+    bool, keys being those of `before` and their own; None: causal, and no segment follows another.
+    """
+
+    own: _Padded
+    before: _Padded | None
+    owner: Tensor | None
+    allowed: Tensor | None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """[N, h, d] of the line each -> [n, h, d] of the block's tokens."""
+        q, k, v = (self._keys(x) if x is not query else self.own.pad(x) for x in (query, key, value))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        made = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self.allowed, is_causal=self.allowed is None and q.shape[2] > 1, **options
+        )
+        return self.own.unpad(made.transpose(1, 2))
+
+    def _keys(self, line: Tensor) -> Tensor:
+        own = self.own.pad(line)
+        if self.before is None or self.owner is None:
+            return own
+        return torch.cat([self.before.pad(line).index_select(0, self.owner), own], 1)
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """blocks: of all segments. back: [N], where each token is in what they give one after the other; None: in place."""
+
+    blocks: Sequence[_Block]
+    back: Tensor | None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """[1, h, N, d] each, as F.scaled_dot_product_attention."""
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        made = [block.attend(q, k, v, **options) for block in self.blocks]
+        line = made[0] if len(made) == 1 else torch.cat(made)
+        line = line if self.back is None else line.index_select(0, self.back)
+        return line.transpose(0, 1)[None]
+
+
+class LineMask(Tensor):
+    """The attention mask [1, 1, N, N] of a line of segments. It holds no pairs: sdpa asks it for the attention itself.
+
+    Whatever else a model does with its mask raises TypeError, so that no model is computed wrongly without a word.
+    """
+
+    arrangement: Arrangement
+
+    @staticmethod
+    def of(lengths: Sequence[int], after: Sequence[int | None], device: torch.device) -> LineMask:
+        """lengths: of the segments, one behind the other; 0 is allowed. after: the segment that each follows and sees
+        whole, which itself follows none; None: it is a row of its own."""
+        total = sum(lengths)
+        mask = torch.zeros((), dtype=torch.bool, device=device).expand(1, 1, total, total).as_subclass(LineMask)
+        mask.arrangement = _arranged(lengths, after, device)
+        return mask
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func.__name__ == "__get__" or func in _ASKED:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        raise TypeError(f"{func.__name__} of a mask for rows in one line: it is for sdpa alone")
+
+
+_ASKED = (Tensor.dim, Tensor.size, Tensor.is_floating_point, Tensor.ndimension)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    if not isinstance(attn_mask, LineMask) or is_causal or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        raise TypeError("a mask for rows in one line, where one row of queries with their own keys was asked for")
+    return attn_mask.arrangement.attend(query, key, value, dropout_p=dropout_p, **options)
+
+
+def _arranged(lengths: Sequence[int], after: Sequence[int | None], device: torch.device) -> Arrangement:
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    spans = list(zip(starts, lengths))
+    filled = [i for i, length in enumerate(lengths) if length]
+    apart = _groups([i for i in filled if not _seen(lengths, after, i)], lengths, after)
+    following = _groups([i for i in filled if _seen(lengths, after, i)], lengths, after)
+    blocks = [_block(group, spans, after, device) for group in (*apart, *following)]
+    order = torch.cat([torch.arange(a, a + n) for g in (*apart, *following) for a, n in (spans[i] for i in g)])
+    in_place = bool((order == torch.arange(starts[-1])).all())
+    return Arrangement(blocks, None if in_place else torch.argsort(order).to(device))
+
+
+def _seen(lengths: Sequence[int], after: Sequence[int | None], segment: int) -> int:
+    """How many tokens a segment sees before its own."""
+    owner = after[segment]
+    return 0 if owner is None else lengths[owner]
+
+
+def _groups(segments: Sequence[int], lengths: Sequence[int], after: Sequence[int | None]) -> list[list[int]]:
+    """Segments that are padded together. Those of about one length stay in order."""
+    if not segments:
+        return []
+    seen = {i: _seen(lengths, after, i) for i in segments}
+    if all(_alike(max(x), min(x)) for x in ([lengths[i] for i in segments], list(seen.values()))):
+        order = list(segments)
+    else:
+        order = sorted(segments, key=lambda i: (-seen[i], -lengths[i]))
+    groups: list[list[int]] = [[]]
+    before, own = 0, 0  # the longest in the last group
+    for i in order:
+        wider, longer = max(before, seen[i]), max(own, lengths[i])
+        pairs = (len(groups[-1]) + 1) * longer * (wider + longer) if seen[i] else 0
+        fits = _alike(wider, min(seen[k] for k in (*groups[-1], i))) and pairs <= MASK_PAIRS
+        if groups[-1] and not (fits and _alike(longer, min(lengths[k] for k in (*groups[-1], i)))):
+            groups.append([])
+            wider, longer = seen[i], lengths[i]
+        groups[-1].append(i)
+        before, own = wider, longer
+    return groups
+
+
+def _alike(longest: int, shortest: int) -> bool:
+    return longest <= RATIO * shortest + SLACK
+
+
+def _block(
+    group: Sequence[int], spans: Sequence[tuple[int, int]], after: Sequence[int | None], device: torch.device
+) -> _Block:
+    total = spans[-1][0] + spans[-1][1]
+    own = _Padded.of([spans[i] for i in group], total, device)
+    owners = [after[i] for i in group if after[i] is not None]
+    if not owners or not any(spans[o][1] for o in owners if o is not None):
+        return _Block(own, None, None, None)
+    unique = sorted({o for o in owners if o is not None})
+    before = _Padded.of([spans[o] for o in unique], total, device)
+    owner = torch.tensor([unique.index(o) for o in owners if o is not None], device=device)
+    known = torch.arange(before.width)[None] < torch.tensor([spans[o][1] for o in owners if o is not None])[:, None]
+    causal = torch.ones(own.width, own.width, dtype=torch.bool).tril()
+    allowed = torch.cat([known[:, None].expand(-1, own.width, -1), causal[None].expand(own.rows, -1, -1)], 2)
+    return _Block(own, before, owner, allowed[:, None].to(device))

@@ -1,0 +1,91 @@
+"""model.compile: parts of the model run compiled, and every number is what it was but for the order of sums."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_pipelines import LORA
+from small_pipelines import adapter as pictures
+from small_pipelines import roll as draw
+from torch._dynamo.utils import counters
+
+from mmrl.modalities.adapter import Unsupported
+from mmrl.modalities.compiling import compile_parts
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+
+
+def numbers(policy, samples):
+    """(log-probs, gradient by name) of a loss that weighs actions differently."""
+    columns = torch.arange(max(len(s.trajectory.mask) for s in samples))
+    logp = policy.logprobs(samples, columns).logp
+    (logp * torch.linspace(-1, 2, logp.numel()).view_as(logp)).sum().backward()
+    found = {name: p.grad.clone() for name, p in policy.trainable_parameters().items() if p.grad is not None}
+    return logp.detach(), found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient_checkpointing": True}, {"train": "lora"}], ids=["full", "recomputed", "lora"]
+)
+def test_a_decoder_samples_and_learns_as_without(adapter, roll, options, backend):
+    build = {"kind": "qwen3", "layers": 2, "hidden": 32}
+    torch.manual_seed(0)
+    plain = adapter(build=build, **options)
+    torch.manual_seed(0)
+    policy = adapter(build=build, compile=backend, **options)
+    assert plain.model.state_dict().keys() == policy.model.state_dict().keys()
+    drawn = [roll(one, ["1+2=", "what is it?"], n=3) for one in (plain, policy)]
+    for a, b in zip(*drawn, strict=True):
+        assert a.artifact == b.artifact
+        torch.testing.assert_close(a.trajectory.logp, b.trajectory.logp, rtol=0, atol=1e-5)
+    before = counters["frames"]["ok"]
+    (logp, gradient), (found, made) = numbers(plain, drawn[0]), numbers(policy, drawn[0])
+    assert counters["frames"]["ok"] > 0 and before > 0  # the rollout, too
+    torch.testing.assert_close(found, logp, rtol=0, atol=1e-5)
+    for name, wanted in gradient.items():
+        torch.testing.assert_close(made[name], wanted, rtol=0, atol=1e-5 * float(max(1, wanted.abs().max())))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("sd3", {}),
+        pytest.param("flux", LORA, marks=pytest.mark.slow),
+        pytest.param("sd", {}, marks=pytest.mark.slow),
+        ("sd3", {"gradient_checkpointing": True} | LORA),
+    ],
+)
+def test_a_denoiser_draws_and_learns_as_without(family, options, backend):
+    torch.manual_seed(0)
+    plain = pictures(family, **options)
+    torch.manual_seed(0)
+    policy = pictures(family, compile=backend, **options)
+    drawn = [draw(one) for one in (plain, policy)]
+    for a, b in zip(*drawn, strict=True):
+        torch.testing.assert_close(a.trajectory.logp, b.trajectory.logp, rtol=0, atol=1e-4)
+    assert counters["frames"]["ok"] > 0
+    (logp, gradient), (found, made) = numbers(plain, drawn[0]), numbers(policy, drawn[0])
+    torch.testing.assert_close(found, logp, rtol=0, atol=1e-4)
+    scale = max(float(g.abs().max()) for g in gradient.values())
+    for name, wanted in gradient.items():
+        torch.testing.assert_close(made[name], wanted, rtol=0, atol=1e-4 * scale)
+
+
+def test_what_cannot_be_compiled_is_refused(adapter):
+    with pytest.raises(ValueError, match="'gnu' is no backend"):
+        adapter(compile="gnu")
+    with pytest.raises(ValueError, match="has no part"):
+        compile_parts([], "aot_eager", "A")
+    with pytest.raises(Unsupported, match=r"model\.compile was not tried"):
+        adapter(compile="aot_eager").divisible()
