@@ -242,8 +242,8 @@ class ImageAdapter(Adapter):
             return f"shows {shown} pictures (column images); family {name} takes {least} to {most}"
         if shown and self.shards is not None:
             raise Unsupported(
-                f"sharding: prompt {prompt.id!r:.60} shows pictures; family {name} runs rows whose pictures differ in size "
-                "one after the other, which processes would not do alike; leave sharding.shards at 1"
+                f"sharding: prompt {prompt.id!r:.60} shows pictures; family {name} runs rows whose pictures differ in "
+                "size one after the other, which processes would not do alike; leave sharding.shards at 1"
             )
         if any(is_video(ref) for ref in refs(prompt)):
             return f"shows a video, which family {name} does not read"
