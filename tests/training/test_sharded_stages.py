@@ -176,7 +176,7 @@ CASES = [dpo, mpo_lora, scalar, scalar_alone, expert, nft, awm_lora, dgpo, drawn
 CASES += [flash, flash_alone, muon, tdm, tdm_alone, kept]
 # Of pairs the gradient is what is left of two that are nearly alike.
 CANCELS = 1e-5
-QUICK = ("dpo", "scalar", "flash", "muon")
+QUICK = ("dpo", "flash", "muon")
 
 
 def made(runs: Runs) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -203,8 +203,9 @@ def agree(alone: dict[str, Any], divided: dict[str, Any]) -> None:
     assert distance(exported(alone), exported(divided)) < CLOSE, name
     assert described(alone) == described(divided), name
     for left, right in zip(rows(alone), rows(divided), strict=True):
-        for key in ("loss", "grad_norm", "fake/loss", "heads/loss", "surrogate/loss"):
-            assert right.get(key) == pytest.approx(left.get(key), rel=1e-5, abs=1e-5), (name, key)
+        for key in {"loss", "grad_norm", "fake/loss", "heads/loss", "surrogate/loss"} & left.keys():
+            known = left[key] is not None  # of a filter
+            assert right[key] == (pytest.approx(left[key], rel=1e-5, abs=1e-5) if known else None), (name, key)
 
 
 @pytest.fixture(scope="module")
