@@ -192,10 +192,11 @@ MORE |= {"heard": heard, "spam": spam}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_so_does_every_family(helpers, tmp_path):
     """Near to two processes that have all weights, and to one. SDXL's pictures differ a little where fewer of them are
-    drawn together, divided or not, and Adam makes more of that."""
+    drawn together, divided or not, and Adam makes more of that. UNets sum more of what cancels into an element."""
     runs = Runs(tmp_path)
     made = {name: both(config, **sharding) for name, case in MORE.items() for config, sharding in [case(runs)]}
     whole = {name: {**divided, "name": f"{name}_whole", "sharding": {}} for name, (_, divided) in made.items()}
@@ -204,11 +205,11 @@ def test_so_does_every_family(helpers, tmp_path):
     for name, (alone, divided) in made.items():
         with noting(latest(alone).parents[1]):
             mmrl.train(alone, quiet=True)
-        gradients[name] = off(alone, divided)
+        gradients[name] = off(whole[name], divided)
         for found, other in ((far, whole[name]), (from_one, alone)):
             found[name] = max(distance(trained(other), trained(divided)), distance(exported(other), exported(divided)))
     assert max(far.values()) < CLOSE, far
-    assert all(gap < (5e-4 if name.startswith("sdxl") else ALIKE) for name, gap in gradients.items()), gradients
+    assert all(gap < (1e-5 if name.startswith("sd") else ALIKE) for name, gap in gradients.items()), gradients
     assert all(gap < (5e-4 if name.startswith("sdxl") else CLOSE) for name, gap in from_one.items()), from_one
 
 

@@ -260,6 +260,7 @@ def test_several_optimizers_resume_bit_for_bit_and_on_one_process(done):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_so_is_every_other_kind(helpers, tmp_path):
     pairs = {name: pair for name, pair in made(Runs(tmp_path)).items() if name not in QUICK}
