@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmrl.engines.base import Completion
+    from mmrl.engines.rollout_wire import Policy
     from mmrl.environments.base import Environment
     from mmrl.media import Heard, Media
     from mmrl.modalities.apart import Apart
@@ -182,6 +183,14 @@ class Adapter:
         """For a stage with `asynchronous`: how it samples apart from the training, by servers. Left out: it cannot."""
         raise Unsupported(
             f"asynchronous: {type(self).__name__} samples with the policy that is trained; leave it out of the stage"
+        )
+
+    def served(self) -> Policy:
+        """For `mmrl serve-rollouts`, and for runs that sample from it: what both must have alike. The server then calls
+        `select`, `load_state`, `sample_as` and `rollout`. Left out: it is not served."""
+        raise Unsupported(
+            f"serve-rollouts: {type(self).__name__} says not what a server of it needs (Adapter.served); text, vision "
+            "and audio are sampled by vLLM (docs/vllm.md)"
         )
 
     def close(self) -> None:

@@ -350,6 +350,14 @@ CASES = [
         for section, modality in ((image.LoraConfig, "image"), (tokens.LoraConfig, "text"))
         for name, value in (("rank", "9"), ("alpha", "9"), ("targets", "[a]"))
     ),
+    *(
+        Case(image.EngineConfig, entry, given, "model.engine.name=servers", modality="image")
+        for entry, given in (
+            ("options", "model.engine.options={concurrency:2}"),
+            ("tolerance", "model.engine.tolerance=1"),
+        )
+    ),
+    Case(image.ModelConfig, "engine", "model.engine.name=servers", None, stage="sft", modality="image"),
     Case(image.ModelConfig, "revision", "model.revision=a", "", "model.path=./here", modality="image"),
     Case(image.ModelConfig, "park", "model.park=true", "", "device=cpu", modality="image"),
     Case(image.ModelConfig, "park", "model.park=true", "", "model.components=[text_encoders,vae]", modality="image"),
@@ -600,6 +608,7 @@ ALWAYS: dict[type, set[str]] = {
     ExpertConfig: {"objective", "batch", "micro_batch", "peak", "valley"},
     TreeConfig: {"iterations", "children", "depth", "c", "least_spread", "step_end", "step_tokens"},
     image.LoraConfig: {"path"},
+    image.EngineConfig: {"name"},
     image.SamplingConfig: {
         *("steps", "kernel", "plan", "guidance", "same_noise", "size", "logp_reduction", "ratio_norm"),
         "storage",

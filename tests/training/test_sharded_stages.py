@@ -142,8 +142,8 @@ def flash_alone(runs):
 
 
 def muon(runs):
-    """Steps of one micro-batch, the first process's."""
-    return runs.text("muon", merged(SFT, {"batch": 2, "steps": 5, "optim": {"name": "muon", "max_grad_norm": 1e9}}))
+    """A step of one micro-batch, the first process's."""
+    return runs.text("muon", merged(SFT, {"batch": 2, "steps": 1, "optim": {"name": "muon", "max_grad_norm": 1e9}}))
 
 
 def tdm(runs):
@@ -241,7 +241,9 @@ def test_a_stage_of_two_processes_with_parts_of_the_weights_is_that_of_one(done,
 
 def test_muon_moves_divided_weights_bit_for_bit_where_gradients_are_equal(done):
     alone, divided = done.pairs["muon"]
-    assert off(alone, divided) == 0.0 == distance(trained(alone), trained(divided))
+    assert off(alone, divided) == 0.0
+    found = [{k: v for k, v in trained(run).items() if v.ndim == 2 and ".layers." in k} for run in (alone, divided)]
+    assert distance(*found) == 0.0
 
 
 def test_roles_and_what_moves_them_are_kept_in_rows(done):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.apart import TokensApart
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.conversation import Rules, converse
+from mmrl.modalities.tokens.locked import Locked
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 from mmrl.modalities.tokens.outside import OutsideEngine, Shifts, prompt_room, section
 from mmrl.modalities.tokens.precise import finder
@@ -309,6 +310,8 @@ class TokenAdapter(Adapter):
             self._replace_logprobs(samples)
             self._made_outside().compare(samples)
 
+        if not isinstance(self.reader, Locked):  # from now on threads use it, too
+            self.reader = cast(Any, Locked(self.reader))
         return TokensApart(self.config, self.reader, sampling, self._rules, self._made_outside, send, own)
 
     def close(self) -> None:
