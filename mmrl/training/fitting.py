@@ -13,7 +13,7 @@ from mmrl.data.checks import refused
 from mmrl.data.held import Prompts, only
 from mmrl.data.rows import Row
 from mmrl.media import MediaError
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.reporting.progress import counted
 from mmrl.rewarding.load import LoadedReward
 from mmrl.training.processes import Processes
@@ -31,6 +31,8 @@ def why_unfit(adapter: Adapter, prompt: Prompt, on_bad: str) -> str | None:
         if on_bad == "stop":
             raise ConfigError(f"prompt {prompt.id!r}: {error}; mend it, or set data.on_bad_record: skip") from None
         return str(error)
+    except Unsupported as error:  # by the run as it is configured
+        raise ConfigError(str(error)) from None
 
 
 def usable(

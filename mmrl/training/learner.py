@@ -82,9 +82,9 @@ class Learner:
         if shards is None:
             self.processes.sum_gradients(parameters)
             return nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        shards.collect(self.processes.reduce)
+        shards.collect()
         self.processes.sum_gradients(p for p in parameters if not hasattr(p, "rows"))
-        norm = shards.norm(parameters, self.processes.reduce)
+        norm = shards.norm(parameters)
         nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
         return norm
 

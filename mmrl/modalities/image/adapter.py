@@ -251,6 +251,11 @@ class ImageAdapter(Adapter):
             return f"shows pictures, which family {name} does not read" if named else None
         if not least <= shown <= most:
             return f"shows {shown} pictures (column images); family {name} takes {least} to {most}"
+        if shown and self.shards is not None:
+            raise Unsupported(
+                f"sharding: prompt {prompt.id!r:.60} shows pictures; family {name} runs rows whose pictures differ in "
+                "size one after the other, which processes would not do alike; leave sharding.shards at 1"
+            )
         if any(is_video(ref) for ref in refs(prompt)):
             return f"shows a video, which family {name} does not read"
         self._sources.bound = self.max_pixels or MAX_PIXELS
@@ -506,7 +511,10 @@ class ImageAdapter(Adapter):
         self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
     ) -> list[Tensor]:
         """See Adapter.block_features, and blocks.py."""
-        return self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+        found = self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+        if self.shards is not None:
+            self.shards.seen(self.family.denoiser, found)
+        return found
 
     def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
         """See Adapter.solved; no pictures, only latents."""

@@ -142,8 +142,6 @@ class TokenAdapter(Adapter):
     def divisible(self) -> Sequence[Divisible]:
         """See Adapter.divisible: the layers of the decoder. Towers stay whole: not every row shows them something."""
         name, config = type(self.model).__name__, self.config
-        if self.head is not None:
-            raise Unsupported("sharding: a model with a scalar head is not divided yet; leave sharding.shards at 1")
         if config.engine.name != "transformers":
             raise Unsupported(
                 f"sharding: engine.name={config.engine.name} gets no divided weights yet; leave it at transformers, or "
@@ -484,9 +482,12 @@ class TokenAdapter(Adapter):
                 return self.scores(samples)
         head = self._scoring()
         rows = [self.reader.rows(s) for s in samples]
-        with recomputing(self.model, self.config.gradient_checkpointing), self._autocast():
-            hidden = end_states(self._decoder(), rows, [scored_places(s) for s in samples], self._way)
-        return head(hidden)
+
+        def compute() -> Tensor:
+            with recomputing(self.model, self.config.gradient_checkpointing), self._autocast():
+                return end_states(self._decoder(), rows, [scored_places(s) for s in samples], self._way)
+
+        return head(self._run(compute))
 
     def steps(self, prompt: Prompt, texts: Sequence[str]) -> Sample:
         """See Adapter.steps: each step is encoded by itself, as a search samples it, and no end of a turn follows."""

@@ -41,7 +41,7 @@ class Reals:
                 )
             return
         asked = [Group(group.prompt, group.index, draw=group.draw) for group in groups]
-        with teacher():
+        with teacher(), self.run.whole():
             made = self.run.adapter.solved(
                 asked, self.options.samples, seed_of(self.seed, step), adversary.teacher_steps, self.guidance
             )
