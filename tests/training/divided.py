@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import saved
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
