@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
 import json
 import os
 import socket
 import ssl
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 import weakref
 from functools import cached_property
@@ -21,7 +23,8 @@ class ServerError(RuntimeError):
 
 
 class Lost(ServerError):
-    """The server is not there, broke off, or failed within (5xx): another one may do what it was asked."""
+    """The server is not there, broke off, failed within (5xx), or is not as it was left (409), as one that was started
+    anew: another one may do what it was asked."""
 
 
 class Slow(Lost):
@@ -30,7 +33,8 @@ class Slow(Lost):
 
 class Client:
     """url: where the server listens. timeout: seconds for one request. who: what speaks in errors. key: the variable of
-    the environment whose value is sent along as a bearer token, where it has one.
+    the environment whose value is sent along as a bearer token, where it has one. Proxies of the environment are
+    passed by where the url is this machine's own.
 
     Requests are not repeated: a server that came back after a crash holds other weights.
     """
@@ -40,7 +44,8 @@ class Client:
             raise ValueError(f"{who}: url is {url!r}; write http://host:port")
         self.url, self._timeout, self._who, self._key = url.rstrip("/"), timeout, who, key
         self._sockets = _Sockets()
-        self._opener = urllib.request.build_opener(_Http(self._sockets), _Https(self._sockets))
+        direct = [urllib.request.ProxyHandler({})] if _is_here(url) else []
+        self._opener = urllib.request.build_opener(_Http(self._sockets), _Https(self._sockets), *direct)
 
     def get(self, path: str) -> Answer:
         return self._answer(urllib.request.Request(self.url + path))
@@ -63,14 +68,14 @@ class Client:
 
     def _call(self, request: urllib.request.Request) -> bytes:
         who, where = self._who, request.full_url
-        if key := os.environ.get(self._key):
+        if key := os.environ.get(self._key, "").strip():
             request.add_header("Authorization", f"Bearer {key}")
         try:
             with self._opener.open(request, timeout=self._timeout) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             words = " ".join(error.read().decode(errors="replace").split())[:1000]
-            kind = Lost if error.code >= 500 else ServerError
+            kind = Lost if error.code >= 500 or error.code == 409 else ServerError
             raise kind(f"{who}: {where} answered {error.code}: {words}") from error
         except TimeoutError as error:  # of the answer; while connecting it comes as an URLError
             raise Slow(
@@ -80,6 +85,14 @@ class Client:
             raise Lost(f"{who}: {where} cannot be reached: {error}") from error
         except http.client.HTTPException as error:
             raise Lost(f"{who}: {where} does not answer in HTTP: {error!r}; look at the url") from error
+
+
+def _is_here(url: str) -> bool:
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Answer:

@@ -48,6 +48,7 @@ class RolloutServer(Remote):
     def look_again(self) -> None:
         self.knows = False
         told = self.http.get("/rollout_info")
+        self._process = told.at("process")
         if told.at("protocol") != PROTOCOL:
             raise ServerError(f"rollouts: {self.url} speaks protocol {told.at('protocol')}, and this run {PROTOCOL}")
         theirs, mine = told.at("shapes"), self._policy.shapes
@@ -62,13 +63,19 @@ class RolloutServer(Remote):
                     f"rollouts: {self.url} has model.{name}={options.get(name)!r}, and this run {own!r}; {START}"
                 )
 
+    def refuse_difference(self, other: RolloutServer) -> None:
+        if other is not self and other._process == self._process:
+            raise ServerError(f"rollouts: {self.url} and {other.url} are one server; name it once")
+
     def freeze(self, mark: str) -> None:
         if self.version() != self.holds:  # started anew
             self.look_again()
         super().freeze(mark)
 
     def begin(self, push: Push) -> None:
-        self.http.post("/start_weight_update", {"components": list(push.components), "state": dict(push.state)})
+        body = {"components": list(push.components), "state": dict(push.state)}
+        if self.http.post("/start_weight_update", body).at("process") != self._process:  # started anew just now
+            self.look_again()
 
     def send(self, message: bytes) -> None:
         self.http.exchange("/update_weights", message)
@@ -76,6 +83,11 @@ class RolloutServer(Remote):
     def end(self) -> None:
         self.http.post("/finish_weight_update")
         self.knows = True
+
+    def thaw(self, mark: str, perceives: bool) -> None:
+        super().thaw(mark, perceives)
+        if self.version() != mark:  # what went on is another process
+            raise Lost(f"rollouts: {self.url} was started anew while weights were sent")
 
     def lacking(self, own: Mapping[str, str]) -> list[str]:
         """Names of weights that it has otherwise. own: checksums."""
@@ -96,7 +108,7 @@ class RolloutPool:
     def __init__(
         self, policy: Policy, *, url: str | Sequence[str] = URL, concurrency: int = 16, timeout: float = TIMEOUT_S
     ) -> None:
-        urls = [url] if isinstance(url, str) else [str(each) for each in url]
+        urls = [each.rstrip("/") for each in ([url] if isinstance(url, str) else url)]
         twice = sorted({each for each in urls if urls.count(each) > 1})
         if not urls or twice:
             raise ValueError(f"rollouts: url names {', '.join(twice) + ' twice' if twice else 'no server'}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -90,15 +91,36 @@ class Asked:
     def of(cls, message: bytes) -> Asked:
         """Raises ValueError for another message, or one of another version of the protocol."""
         told, tensors = unpack(message)
-        if told.get("protocol") != PROTOCOL:
-            raise ValueError(
-                f"protocol {told.get('protocol')!r}; this server speaks {PROTOCOL}: take one mmrl for both"
-            )
-        pictures = tuple(_picture(tensors[f"picture.{i}"]) for i in range(len(tensors)))
+        if not isinstance(told, dict) or told.get("protocol") != PROTOCOL:
+            spoken = told.get("protocol") if isinstance(told, dict) else None
+            raise ValueError(f"protocol {spoken!r}; this server speaks {PROTOCOL}: take one mmrl for both")
+        try:
+            one = _Told.model_validate(told)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
+        pictures = tuple(_shown(tensors, f"picture.{i}") for i in range(len(tensors)))
         record = {"images": list(pictures)} if pictures else {}
-        group = Group(Prompt(told["prompt"]["id"], told["prompt"]["text"], record), 0, draw=told["draw"])
-        numbers = (told["n"], told["step"], told["seed"])
-        return cls(group, *numbers, told["sampling"], frozenset(told["wanted"]), pictures)
+        group = Group(Prompt(one.prompt.id, one.prompt.text, record), 0, draw=one.draw)
+        return cls(group, one.n, one.step, one.seed, one.sampling, frozenset(one.wanted), pictures)
+
+
+class _ToldPrompt(BaseModel, strict=True):
+    id: str
+    text: str
+
+
+class _Told(BaseModel, strict=True):
+    """The head of a request."""
+
+    protocol: int
+    prompt: _ToldPrompt
+    draw: int
+    n: int = Field(ge=1, le=1 << 16)
+    step: int
+    seed: int
+    sampling: dict[str, Any]
+    wanted: list[str]
 
 
 def packed_samples(samples: Sequence[Sample], mark: str) -> bytes:
@@ -143,6 +165,15 @@ def _kind(artifact: Any) -> str | None:
 def _pixels(artifact: Any) -> Tensor:
     """[height, width, 3] uint8 of a picture; of a film [frames, height, width, 3]."""
     return torch.from_numpy(np.array(artifact, copy=True))
+
+
+def _shown(tensors: Mapping[str, Tensor], name: str) -> Image.Image:
+    """Raises ValueError where it is none."""
+    pixels = tensors.get(name)
+    if pixels is None or pixels.dtype != torch.uint8 or pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] != 3:
+        is_ = "nothing" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(f"{name} is {is_}, and has to be torch.uint8 [height, width, 3]")
+    return _picture(pixels)
 
 
 def _picture(pixels: Tensor) -> Image.Image:

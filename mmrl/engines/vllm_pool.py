@@ -186,7 +186,7 @@ def _write(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
 
 def _checked(url: str | Sequence[str], transfer: str, folder: object, lora: bool) -> list[str]:
     """The addresses. Raises ValueError for options that do not go together."""
-    urls = [url] if isinstance(url, str) else [str(each) for each in url]
+    urls = [str(each).rstrip("/") for each in ([url] if isinstance(url, str) else url)]
     twice = sorted({each for each in urls if urls.count(each) > 1})
     if not urls or twice:
         raise ValueError(f"vllm: url names {', '.join(twice) + ' twice' if twice else 'no server'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -27,6 +28,7 @@ class RolloutService:
         self._adapter, self._together = adapter, together
         self.policy = adapter.served()
         self.mark = FIRST
+        self.process = uuid.uuid4().hex  # tells it from one that is started anew at the same place
         self._changed = threading.Condition()
         self._waiting: list[tuple[Asked, Future[bytes]]] = []
         self._paused = self._busy = False
@@ -36,7 +38,8 @@ class RolloutService:
         threading.Thread(target=self._work, daemon=True, name="rollouts").start()
 
     def info(self) -> dict[str, Any]:
-        return {"protocol": PROTOCOL, "shapes": self.policy.shapes, "model": dict(self.policy.model)}
+        told = {"protocol": PROTOCOL, "process": self.process}
+        return {**told, "shapes": self.policy.shapes, "model": dict(self.policy.model)}
 
     # ---------------------------------------------------------------- groups
 
@@ -105,15 +108,22 @@ class RolloutService:
 
     # ---------------------------------------------------------------- weights
 
-    def begin(self, components: list[str], state: Mapping[str, Any]) -> None:
-        """New weights come, of a policy that trains these parts. Raises Refused unless it is paused, ValueError for
-        parts that it cannot train."""
+    def call(self, mark: str) -> None:
+        """The weights are these from now on. Raises Refused unless it is paused: one that was started anew while
+        weights were sent must not pass for one that has them."""
+        self._expect_pause()
+        self.mark = mark
+
+    def begin(self, components: list[str], state: Mapping[str, Any]) -> dict[str, Any]:
+        """New weights come, of a policy that trains these parts; says who it is. Raises Refused unless it is paused,
+        ValueError for parts that it cannot train."""
         self._expect_pause()
         if self._components != tuple(components):
             self._adapter.select(components)
             self._components = tuple(components)
         self._others_came = dict(state) != dict(self._state)
         self._state = state
+        return {"process": self.process}
 
     @torch.no_grad()
     def receive(self, message: bytes) -> None:

@@ -59,7 +59,7 @@ def make_rollouts_app(
         return _reply({"success": True})
 
     def mark(body: dict[str, Any]) -> None:
-        service.mark = str(body["new_version"])
+        service.call(str(body["new_version"]))
 
     get("/health", lambda: {"status": "ok"})
     get("/rollout_info", service.info)
@@ -84,6 +84,8 @@ def make_rollouts_app(
 
 def _allow(request: Request, token: str, hosts: tuple[str, ...]) -> None:
     expect_host(request, hosts)
+    if not token and "origin" in request.headers:  # browsers send it, and no run does
+        raise Refused(403, "pages of the web are not answered without a token")
     authorise(request, token)
 
 
@@ -103,7 +105,10 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    found = json.loads(await _body(request, 1 << 20) or b"{}")
+    try:
+        found = json.loads(await _body(request, 1 << 20) or b"{}")
+    except RecursionError:
+        raise Refused(422, "the body is JSON that is nested too deep") from None
     if not isinstance(found, dict):
         raise Refused(422, "the body has to be an object of JSON")
     return found

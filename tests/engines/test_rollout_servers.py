@@ -7,8 +7,10 @@ import copy
 import json
 import random
 import threading
+import urllib.error
 import urllib.request
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -383,6 +385,124 @@ def test_a_server_takes_weights_under_a_pause_only_and_says_what_is_wrong(served
     assert "no message" in post("/update_weights", b"\x00" * 64, 422)
     assert "protocol" in post("/rollout/generate", pack({"protocol": 99}, {}), 422)
     assert sums(server.service.policy.weights) == before
+
+
+def _asking(server, **told):
+    """The status of a request for samples whose head has other entries."""
+    head = {"protocol": 1, "prompt": {"id": "a", "text": "a red circle"}, "draw": 0, "n": 2, "step": 0, "seed": 0}
+    head |= {"sampling": {"steps": 3, "size": 32}, "wanted": ["artifact"]}
+    request = urllib.request.Request(server.url + "/rollout/generate", pack({**head, **told}, {}))
+    try:
+        return urllib.request.urlopen(request, timeout=60).status
+    except urllib.error.HTTPError as error:
+        assert "error" in json.loads(error.read())
+        return error.code
+
+
+def test_no_request_however_wrong_keeps_a_server_from_the_next(served):
+    """Each is told that it is wrong, not that the server is, and groups are drawn behind it."""
+    [server] = served(made())
+    wrong = [
+        {"n": "3"},
+        {"n": 0},
+        {"n": -1},
+        {"n": 10**9},
+        {"n": True},
+        {"sampling": [1]},
+        {"sampling": {"steps": "x"}},
+        {"sampling": {"plan": {"name": "none"}}},
+        {"wanted": 3},
+        {"prompt": []},
+        {"prompt": {"id": "a", "text": 5}},
+        {"draw": "x"},
+        {"step": None},
+    ]
+    assert [(told, _asking(server, **told)) for told in wrong] == [(told, 422) for told in wrong]
+    for told, tensors in [([1], {}), ({"protocol": 1}, {}), ({"protocol": 1}, {"picture.0": torch.zeros(2)})]:
+        request = urllib.request.Request(server.url + "/rollout/generate", pack(told, tensors))
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request, timeout=20)
+        assert error.value.code == 422
+    assert _asking(server) == 200
+
+
+def test_pages_of_the_web_cannot_reach_a_server_without_a_token(served):
+    """A browser sends a POST to this machine for any page, and says whose."""
+    [server] = served(made())
+    request = urllib.request.Request(server.url + "/pause", b"", {"Origin": "http://page.example"})
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=20)
+    assert error.value.code == 403 and not server.service._paused
+
+
+@pytest.mark.parametrize("route", ["/update_weight_version", "/start_weight_update", "/update_weights", "/resume"])
+def test_a_server_that_is_started_anew_in_the_middle_of_a_push_is_lost_and_never_taken_for_one_that_has_weights(
+    route, served, monkeypatch
+):
+    """At each of the requests of a push: just before it the process is another one, at the same address."""
+    servers = served(made(), 2)
+    here, away = made(), made(**to(servers))
+    pool = away._made_elsewhere().pool
+    moved(here, 1)
+    moved(away, 1)
+    first, killed = pool.fleet.servers[0], []
+
+    def call(original, path, *rest):
+        if path == route and not killed:
+            killed.append(path)
+            servers[0].kill()
+            served(made(), port=servers[0].port)
+        return original(path, *rest)
+
+    for name in ("post", "exchange"):
+        monkeypatch.setattr(first.http, name, partial(call, getattr(first.http, name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = away.rollout(groups(), 2, 0, 3)
+    assert killed and largest(here.rollout(groups(), 2, 0, 3), found) < 1e-5
+    away.close()
+
+
+def test_a_server_that_is_named_twice_is_refused(served):
+    [server] = served(made())
+    for other in (server.url + "/", server.url.replace("127.0.0.1", "localhost")):
+        model = to([server])
+        model["engine"]["options"]["url"] = [server.url, other]
+        with pytest.raises((ValueError, ServerError), match=r"twice|are one server; name it once"):
+            made(**model).rollout(groups(1), 2, 0, 0)
+
+
+def test_proxies_are_not_asked_for_this_machine(served, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    away = made(**to(served(made())))
+    away.rollout(groups(1), 2, 0, 3)
+    away.close()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"url": 8100}, {"url": []}, {"url": "localhost:8100"}, {"concurrency": 0}, {"concurrency": "x"}, {"timeout": -1}],
+)
+def test_options_that_are_none_are_refused_when_the_model_is_loaded(option):
+    with pytest.raises(ValueError, match=f"engine servers: {next(iter(option))} is "):
+        made(engine={"name": "servers", "options": option})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parts_that_were_trained_and_are_frozen_again_keep_the_servers_types(dtype, served):
+    """Full training keeps weights in float32, and the rest is in the run's type."""
+    servers = served(made(dtype=dtype))
+    here, away = made(dtype=dtype), made(dtype=dtype, **to(servers))
+    for adapter in (here, away):
+        adapter.select(["text_encoders"])
+        moved(adapter, 4)
+        adapter.select(["denoiser"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = away.rollout(groups(1), 2, 0, 3)
+    assert largest(here.rollout(groups(1), 2, 0, 3), found) == 0
+    away.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -35,6 +35,8 @@ def engine_of(model: Any) -> Engine | None:
     if section is None or section.name == "transformers":
         return None
     options = section.options
+    if section.name in ("diffusers", "servers"):  # pictures: the policy itself, or servers with GPUs of their own
+        return None if section.name == "diffusers" else Engine(section.name)
     if options.get("mode", "colocated") == "server":
         return Engine(section.name)
     share = (options.get("options") or {}).get("gpu_memory_utilization", SHARE)
