@@ -76,7 +76,8 @@ class Client:
         except urllib.error.HTTPError as error:
             words = " ".join(error.read().decode(errors="replace").split())[:1000]
             kind = Lost if error.code >= 500 or error.code == 409 else ServerError
-            raise kind(f"{who}: {where} answered {error.code}: {words}") from error
+            hint = f"; set {self._key} to its token" if error.code == 401 else ""
+            raise kind(f"{who}: {where} answered {error.code}: {words}{hint}") from error
         except TimeoutError as error:  # of the answer; while connecting it comes as an URLError
             raise Slow(
                 f"{who}: {where} did not answer within {self._timeout:g} s; raise timeout where it needs longer"
