@@ -82,7 +82,7 @@ class Decoder:
         takes = inspect.signature(module.forward).parameters
         # Models that are nothing but a state (Mamba) call their cache otherwise, and have no positions.
         self._cache = next((name for name in ("past_key_values", "cache_params") if name in takes), None)
-        self._takes_positions = "position_ids" in takes
+        self.takes_positions = "position_ids" in takes
 
     @property
     def device(self) -> torch.device:
@@ -159,9 +159,13 @@ class Decoder:
         shifts = [0 if one is None else ends[one] - self.first_position for one in after]
         position = torch.cat([p + shift for p, shift in zip(made, shifts)], 1).to(self.device)
         ids = torch.cat([row.ids for row in segments])[None].to(self.device)
-        mask = LineMask.of([len(row) for row in segments], after, self.device)
+        # A token alone sees itself, and sdpa may be called in another form for one query.
+        mask = LineMask.of([len(row) for row in segments], after, self.device) if ids.shape[1] > 1 else None
         media = [m for row in segments for m in row.media]
-        return self.forward(ids, position[:, None], mask, None, media, torch.ones_like(ids, dtype=torch.bool))[0]
+        hidden = self.forward(ids, position[:, None], mask, None, media, torch.ones_like(ids, dtype=torch.bool))[0]
+        if mask is not None and mask.asked < self.layers:
+            raise TypeError(f"{mask.asked} of {self.layers} layers asked for the attention of rows in one line")
+        return hidden
 
     @property
     def window(self) -> int | None:
@@ -197,7 +201,7 @@ class Decoder:
         """
         if self._cache == "cache_params" and attended is not None:
             attended = attended[:, -ids.shape[1] :]  # a state knows of no earlier tokens
-        options: dict[str, Any] = {"position_ids": position[0]} if self._takes_positions else {}
+        options: dict[str, Any] = {"position_ids": position[0]} if self.takes_positions else {}
         if self._cache is not None:
             options |= {self._cache: cache, "use_cache": cache is not None}
         return self.module(input_ids=ids, attention_mask=attended, **options).last_hidden_state

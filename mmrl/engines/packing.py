@@ -105,9 +105,11 @@ class LineMask(Tensor):
     """The attention mask [1, 1, N, N] of a line of segments. It holds no pairs: sdpa asks it for the attention itself.
 
     Whatever else a model does with its mask raises TypeError, so that no model is computed wrongly without a word.
+    asked: how many times sdpa did, so that layers that leave their mask out are seen, too.
     """
 
     arrangement: Arrangement
+    asked: int
 
     @staticmethod
     def of(lengths: Sequence[int], after: Sequence[int | None], device: torch.device) -> LineMask:
@@ -115,7 +117,7 @@ class LineMask(Tensor):
         whole, which itself follows none; None: it is a row of its own."""
         total = sum(lengths)
         mask = torch.zeros((), dtype=torch.bool, device=device).expand(1, 1, total, total).as_subclass(LineMask)
-        mask.arrangement = _arranged(lengths, after, device)
+        mask.arrangement, mask.asked = _arranged(lengths, after, device), 0
         return mask
 
     @classmethod
@@ -145,6 +147,7 @@ def _attention(
 ) -> Tensor:
     if not isinstance(attn_mask, LineMask) or is_causal or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise TypeError("a mask for rows in one line, where one row of queries with their own keys was asked for")
+    attn_mask.asked += 1
     return attn_mask.arrangement.attend(query, key, value, dropout_p=dropout_p, **options)
 
 
