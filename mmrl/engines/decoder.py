@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,15 @@ class States:
 # Names of numbers in configs that bound how far a layer sees: sliding windows, chunks, local attention. What is no such
 # bound, and named alike, makes a bound that is too small and costs time alone.
 _WINDOW = re.compile(r"(?!.*(layer|pattern|feed_forward|expert)).*(window|chunk|local).*")
+
+
+def _windows(config: Mapping[Any, Any]) -> Iterator[int]:
+    """Of a config and of what is inside of it, such as numbers of one layer."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _windows(value)
+        elif _WINDOW.fullmatch(str(key)):
+            yield from (n for n in (value if isinstance(value, list | tuple) else [value]) if type(n) is int and n > 0)
 
 
 def decoder_of(model: Any) -> Any:
@@ -170,8 +179,7 @@ class Decoder:
     @property
     def window(self) -> int | None:
         """Tokens within which every layer sees all that is before, as far as the config says; None: always."""
-        named = self.module.config.get_text_config().to_dict().items()
-        return min((n for key, n in named if type(n) is int and n > 0 and _WINDOW.fullmatch(key)), default=None)
+        return min(_windows(self.module.config.get_text_config().to_dict()), default=None)
 
     def step(self, token: Tensor, position: Tensor, cache: Any, attended: Tensor | None) -> Tensor:
         """Hidden states [b, D] after one more token [b] at position [b]."""

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from random_decoders import V, decoder
-from transformers import Qwen3Config, Qwen3Model
+from transformers import AutoConfig, Qwen3Config, Qwen3Model
 
 from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.ways import TOKENS, Ways, find_ways, trial_ids
@@ -172,3 +172,28 @@ def test_a_line_of_one_token(net):
     token = Row(torch.tensor([7]))
     alone = Decoder(net).run([token]).hidden[0]
     torch.testing.assert_close(Decoder(net).line([token, Row(token.ids[:0])], [None, 0]), alone)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "window"),
+    [
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1}, None),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, 8),
+        ("exaone4", {"sliding_window": 8, "sliding_window_pattern": 4}, 8),
+        ("modernbert-decoder", {"local_attention": 8}, 4),  # half of it on a side
+        ("llama", {}, None),
+        ("llama", {"attn_config": {"sliding_window_size": 9}, "windows": [None, 12, 7]}, 7),
+        (
+            "qwen3",
+            {"sliding_window": 8, "use_sliding_window": True} | {"per_layer_config": {1: {"sliding_window": 5}}},
+            5,
+        ),
+    ],
+)
+def test_the_narrowest_window_of_a_config_is_found(net, kind, numbers, window):
+    class Named:
+        config = AutoConfig.for_model(kind, **numbers)
+
+    tried = Decoder(net)
+    tried.module = Named
+    assert tried.window == window
