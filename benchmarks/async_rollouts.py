@@ -41,6 +41,8 @@ def even(samples):
 ARMS: dict[str, dict[str, Any]] = {
     "sync": {},
     "async 1": {"asynchronous": {"staleness": 1}},
+    "async 1, corrected": {"asynchronous": {"staleness": 1}, "algorithm": {"preset": "grpo", "correction": "truncate"}},
+    "stale 1": {"staleness": 1},
     "async 4": {"asynchronous": {"staleness": 4}},
     "async 4, corrected": {"asynchronous": {"staleness": 4}, "algorithm": {"preset": "grpo", "correction": "truncate"}},
     "async 1, killed": {"asynchronous": {"staleness": 1}},
@@ -158,11 +160,39 @@ def table(rows: dict[str, list[list[dict[str, Any]]]]) -> str:
         most = max(row.get("rollout/age_max", 0.0) for run in runs for row in run)
         dropped = sum(row.get("rollout/dropped", 0.0) for run in runs for row in run)
         again = sum(run[-1].get("rollout/asked_again", 0.0) for run in runs)
-        waited = mean(row["time/rollout"] for run in runs for row in run[1:])
+        waited = mean(row.get("time/rollout", 0.0) for run in runs for row in run[1:])
         step = mean(row["time/step"] for run in runs for row in run[1:])
         cells = [arm, f"{first:.3f}", f"{mean(last):.3f}{spread}", f"{age:.2f} / {most:.0f}", f"{dropped:.0f}"]
         cells += [f"{again:.0f}", f"{waited:.2f} / {step:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def paired(rows: dict[str, list[list[dict[str, Any]]]], width: int = 5) -> str:
+    """Markdown: each arm's reward less that of `sync` with the same seed, the mean and its standard error over seeds.
+
+    After the same number of updates; and against `sync` a step before, as what is learned from in the background was
+    sampled a step before: the curve that is the same but for that has 0 there.
+    """
+    curves = {arm: [[row["reward/mean"] for row in run] for run in runs] for arm, runs in rows.items()}
+    steps = min(len(curve) for some in curves.values() for curve in some)
+    starts = range(width, steps - width + 1, 2 * width)
+    lines = ["| steps | " + " | ".join(f"{start + 1} to {start + width}" for start in starts) + " |"]
+    lines.append("|---" * (len(starts) + 1) + "|")
+    for arm, some in curves.items():
+        levels = [[mean(curve[start : start + width]) for curve in some] for start in starts]
+        told = [f"{mean(level):.3f} ± {stdev(level):.3f}" for level in levels]
+        lines.append(f"| {arm} | {' | '.join(told)} |")
+        for behind in (0, 1) if arm != "sync" else ():
+            gaps = [
+                [
+                    mean(c[at : at + width]) - mean(s[at - behind : at - behind + width])
+                    for c, s in zip(some, curves["sync"])
+                ]
+                for at in starts
+            ]
+            told = [f"{mean(gap):+.3f} ± {stdev(gap) / len(gap) ** 0.5:.3f}" for gap in gaps]
+            lines.append(f"| less sync{', a step before' if behind else ''} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 
@@ -171,6 +201,7 @@ def main() -> None:
     parser.add_argument("--vllm", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rows", type=Path, help="A file for every run's rewards, step by step, as JSON.")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     told = parser.parse_args()
     torch.set_num_threads(1)
@@ -191,9 +222,14 @@ def main() -> None:
                 for arm in told.arms:
                     start = time.monotonic()
                     rows[arm].append(trained(folder, folder / "base", servers, arm, seed, told.steps))
+                    if told.rows:
+                        rewards = {a: [[row["reward/mean"] for row in run] for run in some] for a, some in rows.items()}
+                        told.rows.write_text(json.dumps(rewards), encoding="utf-8")
                     last = mean(row["reward/mean"] for row in rows[arm][-1][-5:])
                     print(f"{arm}, seed {seed}: {last:.3f} at the end, {time.monotonic() - start:.0f} s", flush=True)
                 print(table(rows), flush=True)
+            if told.seeds > 1 and "sync" in rows:
+                print(paired(rows))
         finally:
             servers.close()
 

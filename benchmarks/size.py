@@ -22,7 +22,7 @@ from typing import Any
 
 SIZES = (1_000, 100_000, 1_000_000)
 STEPS = 4
-PARTS = ("records", "curriculum", "store", "report", "checkpoint")
+PARTS = ("records", "pairs", "curriculum", "store", "report", "checkpoint")
 WORDS = ["a", "box", "holds", "red", "apples", "and", "green", "pears", "how", "many", "when", "few", "are", "eaten"]
 ORDERS: dict[str, dict[str, Any]] = {
     "shuffled": {},
@@ -52,7 +52,7 @@ def write_records(path: Path, count: int) -> None:
 
 def config(folder: Path, records: Path, steps: int, looked_at: int | None = None, **stage: Any) -> dict[str, Any]:
     given = {"kind": "grpo", "steps": steps, "groups": 4, "samples": 4, **stage}
-    data = {"prompts": str(records)} | ({"looked_at": looked_at} if looked_at else {})
+    data = {"prompts": str(records)} | ({} if looked_at is None else {"looked_at": looked_at})
     return {**TEXT, "out": str(folder), "name": "run", "data": data, "stages": [given]}
 
 
@@ -82,13 +82,22 @@ def one_size(count: int, looked_at: int | None) -> dict[str, float]:
     return {"start_s": first - began, "step_s": min(steps), "held_mb": _rss_mb() - before, "peak_mb": _peak_mb()}
 
 
+def _told(looked_at: int | None) -> str:
+    return "as the default says" if looked_at is None else f"{looked_at or 'all'}"
+
+
 def records_table(sizes: list[int], looked_at: int | None) -> None:
-    told = f"looked at: {looked_at or 'all'}"
-    print(f"\nA run of the tiny text model over JSONL records of 260 bytes, one process, {told}")
+    print(f"\nA run of the tiny text model over JSONL records of 260 bytes, looked at: {_told(looked_at)}")
     print("records      start, CPU s   a step, CPU s   held MB   peak MB")
     for count in sizes:
         told = subprocess.run(
-            [sys.executable, __file__, "--one", str(count), "--looked-at", str(looked_at or 0)],
+            [
+                sys.executable,
+                __file__,
+                "--one",
+                str(count),
+                *([] if looked_at is None else ["--looked-at", str(looked_at)]),
+            ],
             check=True,
             capture_output=True,
             text=True,
@@ -99,6 +108,29 @@ def records_table(sizes: list[int], looked_at: int | None) -> None:
             f"{found['peak_mb']:7.0f}",
             flush=True,
         )
+
+
+def pairs_table(count: int = 20_000) -> None:
+    from mmrl.data.pairs import read_pairs
+
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for number in range(count):
+                asked, *answers = (" ".join(rng.choices(WORDS, k=20)) for _ in range(3))
+                record = {
+                    "id": f"q{number}",
+                    "prompt": asked,
+                    "chosen": answers[0],
+                    "rejected": f"{answers[1]} {number}",
+                }
+                file.write(json.dumps(record) + "\n")
+        before, began = _rss_mb(), time.process_time()
+        found = read_pairs(path)
+        taken, held = time.process_time() - began, _rss_mb() - before
+    each = f"{1e6 * taken / len(found):.0f} us of CPU time and {1e6 * held / len(found):,.0f} bytes each"
+    print(f"\nPairs, all held in memory: {each}", flush=True)
 
 
 # -------------------------------------------------------------------- curricula
@@ -236,11 +268,12 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if options.one:
-        print(json.dumps(one_size(options.one, options.looked_at or None)))
+        print(json.dumps(one_size(options.one, options.looked_at)))
         return
     print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, one thread")
     tables = {
-        "records": lambda: records_table(options.sizes, options.looked_at or None),
+        "records": lambda: records_table(options.sizes, options.looked_at),
+        "pairs": pairs_table,
         "curriculum": lambda: curriculum_table(options.sizes),
         "store": store_table,
         "report": report_table,

@@ -79,7 +79,7 @@ def trainer(
     processes = processes or _processes(config)
     _check_objects(config, processes)
     processes.once(lambda: claim(config.run_dir, resume, fresh))
-    processes.notes.open()
+    processes.appear()
     run = assemble(config, processes, should_stop, quiet=quiet)
     if not resume:
         processes.once(lambda: describe(config))

@@ -16,6 +16,7 @@ from mmrl.commands.policy import evaluate, sample
 from mmrl.commands.reward import reward
 from mmrl.commands.runs import compare, merge, report
 from mmrl.commands.serve_reward import serve_reward
+from mmrl.commands.serve_rollouts import serve_rollouts
 from mmrl.commands.training import check, plan, train
 from mmrl.terminal import own_warnings
 
@@ -23,7 +24,7 @@ COMMANDS = (
     *(train, plan, check),
     *(evaluate, sample),
     *(report, compare, merge),
-    *(reward, judge, bench, serve_reward),
+    *(reward, judge, bench, serve_reward, serve_rollouts),
     *(list_, env, completion),
 )
 

@@ -21,6 +21,8 @@ RecordFormat = Literal[
     "hpdv3", "editreward_bench", "consistency_rank",
 ]  # fmt: skip
 
+LOOKED_AT = 10_000  # prompts and records that are looked at before a run, of more
+
 
 class DataConfig(Strict):
     """Where prompts and supervised records come from."""
@@ -36,10 +38,11 @@ class DataConfig(Strict):
     eval_prompts: str | None = Field(None, description="Held-out prompts, same formats.")
     looked_at: int | None = Field(
         None,
-        ge=1,
-        description="How many training prompts the model's tokenizer or processor looks at before the run; null: all. "
-        "Any other is looked at when it is first drawn, and passed over, with a warning, where it cannot be used. "
-        "Their records are checked before the run in any case.",
+        ge=0,
+        description="How many training prompts the model's tokenizer or processor and the rewards look at before the "
+        "run, and of how many prompts and records pictures and sounds are opened; 0: all. null: the first 10,000, and "
+        "all prompts where a stage uses every one once. Any other is looked at when it is first drawn, and passed "
+        "over, with a warning, where it cannot be used. Their records are checked before the run in any case.",
     )
     where: dict[str, Any] = Field(
         default_factory=dict,
@@ -119,8 +122,11 @@ class DataConfig(Strict):
             "a stage without `pairs:` of its own",
         ),
         "looked_at": When(
-            lambda s, run: s.prompts and any(hasattr(stage, "curriculum") for stage in run.stages),
-            "`prompts`, and a stage that draws them in the order of a curriculum",
+            lambda s, run: (
+                (s.prompts and any(hasattr(stage, "curriculum") for stage in run.stages))
+                or (s.records and not is_function(s.records))
+            ),
+            "`prompts` and a stage that draws them in the order of a curriculum, or `records` that are no function",
         ),
         "where": When(lambda s, _: s.prompts, "`prompts`"),
         "shuffle_options": When(lambda s, _: s.prompts, "`prompts`"),
@@ -142,6 +148,11 @@ class DataConfig(Strict):
         ),
         "eval_split": When(lambda s, _: has_splits(s.eval_prompts), "`eval_prompts` that have splits"),
     }
+
+    @property
+    def first_looked_at(self) -> int | None:
+        """How many are looked at before a run; None: all."""
+        return LOOKED_AT if self.looked_at is None else self.looked_at or None
 
     @property
     def sources(self) -> list[str]:

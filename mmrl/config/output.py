@@ -15,6 +15,13 @@ class CheckpointConfig(Strict):
 
     every: int = Field(50, ge=0, description="Steps between checkpoints; 0 saves at the end of a stage only.")
     keep: int = Field(2, ge=1, description="Checkpoints kept; the newest always is.")
+    background: bool = Field(
+        False,
+        description="Write the tensors of the trainer while the training goes on, from a copy in main memory; the next "
+        "checkpoint, and the end of a stage, wait for the one under way (docs/scale.md).",
+    )
+
+    effects: ClassVar[Mapping[str, When]] = {"background": When(lambda s, _: s.every > 0, "`every` above 0")}
 
 
 class ReportConfig(Strict):

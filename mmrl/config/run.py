@@ -20,9 +20,11 @@ from mmrl.config.kinds import AnyStage
 from mmrl.config.markup import write
 from mmrl.config.output import CheckpointConfig, ReportConfig
 from mmrl.config.own_sampling import of_stage, refuse_own_sampling
+from mmrl.config.preference import PreferenceStage
 from mmrl.config.reward import RewardConfig
 from mmrl.config.reward_model import RewardModelStage
 from mmrl.config.sampled import SampledStage
+from mmrl.config.sft import SftStage
 from mmrl.config.sharding import ShardingConfig
 from mmrl.config.stage import Stage
 from mmrl.config.validation import validate
@@ -198,6 +200,15 @@ class Config(Strict):
     def of_stage(self, stage: Stage) -> Config:
         """This run with the model as the stage samples."""
         return self.model_copy(update={"model": of_stage(self.model, stage)})
+
+    @property
+    def prompts_looked_at(self) -> int | None:
+        """How many training prompts are looked at before the run; None: all, also where a stage may use any of them
+        without a curriculum."""
+        known = (FilterStage, PreferenceStage, ForwardPreferenceStage, RewardModelStage, SftStage)
+        own = (not hasattr(stage, "curriculum") and not isinstance(stage, known) for stage in self.stages)
+        whole = any(own) or any(map(_reads_all, self.stages))
+        return None if whole and self.data.looked_at is None else self.data.first_looked_at
 
     @property
     def only_scores(self) -> bool:

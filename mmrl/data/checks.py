@@ -13,7 +13,8 @@ from typing import Any
 from mmrl.config import ChainConfig, ConfigError, DataConfig, RecordFormat
 from mmrl.config.data import is_range
 from mmrl.data.candidates import as_preference
-from mmrl.data.formats import normalised_and_unseen
+from mmrl.data.flat import Flat
+from mmrl.data.formats import PLAIN, as_ours
 from mmrl.data.forms.chains import COT, with_completion
 from mmrl.data.heard import check_sounds
 from mmrl.data.held import Held, Names
@@ -58,39 +59,66 @@ class Checker:
         self.root, self.max_pixels, self.max_seconds = root, max_pixels, max_seconds
         self.video_frames, self.whole_videos, self.chain = video_frames, whole_videos, chain
         self._unseen: set[str] = set()
+        self._flat = Flat()
 
-    def record(self, row: Row) -> dict[str, Any]:
-        """The row's record in our form. Raises ValueError, without the row's place, for one that cannot be used."""
+    def record(self, row: Row, media: bool = True) -> dict[str, Any]:
+        """The row's record in our form. media: whether its pictures and sounds are looked at, too (see `look`).
+
+        Raises ValueError, without the row's place, for one that cannot be used.
+        """
         if row.problem:
             raise ValueError(row.problem)
-        refuse_unsound(row.record)
-        named = {ours: _reach(row.record, ours, theirs) for ours, theirs in self.mapping.items()}
-        shown = self.form in WITH_VIDEO
-        raw = with_frames({**row.record, **named}, self.root, self.video_frames, self.whole_videos, shown)
-        record, hidden = normalised_and_unseen(raw, self.form, self.every_turn)
-        prompt = record.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(
-                "needs a non-empty string `prompt`, or a list of messages (data.columns maps other names); it has "
-                f"{', '.join(record)}"
-            )
-        if set(self.columns) >= _PREFERENCE:
-            record |= as_preference(record)
-        if self.chain is not None and "completion" in self.columns:
-            record = with_completion(record, self.chain)
-        missing = [column for column in self.columns if record.get(column) is None]
-        if missing:
-            hint = "; it has `cot`: see data.chain" if "completion" in missing and COT in record else ""
-            raise ValueError(f"lacks {', '.join(missing)}{hint}")
-        _check_identity(record)
-        _check_environment(record)
-        _check_answers(record, self.columns)
+        given = self._named(row.record)
+        if self._flat.is_same(given):
+            return given
+        record, hidden, form = self._checked(row.record, given)
+        if media:
+            self.look(record)
+        if form == PLAIN and not hidden and self.chain is None:
+            self._flat.note(given, record)
+        self._tell(row, hidden - set(self.columns))
+        return record
+
+    def look(self, record: Mapping[str, Any]) -> None:
+        """Look at a record's pictures and sounds, none of which is decoded. Raises ValueError for one that cannot be
+        used."""
         targets = [record["image"]] if "image" in self.columns else []
         targets += film_refs(record["video"], self.root, self.video_frames) if "video" in self.columns else []
         check_images(record, self.root, self.max_pixels, targets)
         check_sounds(record, self.root, self.max_seconds)
-        self._tell(row, hidden - set(self.columns))
-        return record
+
+    def _named(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The record with the columns that have our names beside those of the source."""
+        try:
+            return {**record, **{ours: _reach(record, ours, theirs) for ours, theirs in self.mapping.items()}}
+        except ValueError:
+            refuse_unsound(record)
+            raise
+
+    def _checked(self, record: Mapping[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], set[str], str]:
+        """(the record in our form, its columns that nobody sees, the name of its format): the long way."""
+        refuse_unsound(record)
+        shown = self.form in WITH_VIDEO
+        raw = with_frames(given, self.root, self.video_frames, self.whole_videos, shown)
+        made, hidden, form = as_ours(raw, self.form, self.every_turn)
+        prompt = made.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(
+                "needs a non-empty string `prompt`, or a list of messages (data.columns maps other names); it has "
+                f"{', '.join(made)}"
+            )
+        if set(self.columns) >= _PREFERENCE:
+            made |= as_preference(made)
+        if self.chain is not None and "completion" in self.columns:
+            made = with_completion(made, self.chain)
+        missing = [column for column in self.columns if made.get(column) is None]
+        if missing:
+            hint = "; it has `cot`: see data.chain" if "completion" in missing and COT in made else ""
+            raise ValueError(f"lacks {', '.join(missing)}{hint}")
+        _check_identity(made)
+        _check_environment(made)
+        _check_answers(made, self.columns)
+        return made, hidden, form
 
     def _tell(self, row: Row, columns: set[str]) -> None:
         for column in sorted(columns - self._unseen):
@@ -101,30 +129,40 @@ class Checker:
 @dataclass(frozen=True)
 class Good:
     """The records of a source that can be used, in its order: (where it stands, record) of each, and their ids; how
-    many others there were."""
+    many others there were; of how many of the first the pictures and sounds were looked at, too."""
 
     records: Held[tuple[str, dict[str, Any]]]
     names: Names
     bad: int
+    looked_at: int
 
     def __len__(self) -> int:
         return len(self.records)
 
 
-def good_records(rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapping[str, Any] | None = None) -> Good:
+def good_records(
+    rows: Iterable[Row],
+    checker: Checker,
+    on_bad: str,
+    where: Mapping[str, Any] | None = None,
+    looked_at: int | None = None,
+) -> Good:
     """The checked records whose columns are as `where` says; no two have one id.
 
+    looked_at: of how many of the first the pictures and sounds are looked at, too, which takes opening files; those of
+    the others are left to who uses them (Checker.look). None: of all.
     Rows are looked at one by one: only what is used is held. Raises ConfigError at the first bad record when `on_bad`
     is "stop"; otherwise warns of it and skips it.
     """
     records: Held[tuple[str, dict[str, Any]]] = Held()
     names, places = Names(), dict[int | str, int]()
-    bad = total = 0
+    bad = total = count = 0
     reasons: Counter[str] = Counter()
     for row in rows:
         total += 1
         try:
-            record = checker.record(row)
+            media = looked_at is None or count < looked_at
+            record = checker.record(row, media)
             if not all(_is_as(record.get(key), wanted) for key, wanted in (where or {}).items()):
                 continue
             name = identity(record, row)
@@ -138,10 +176,11 @@ def good_records(rows: Iterable[Row], checker: Checker, on_bad: str, where: Mapp
         else:  # not above: a disk that is full is no bad record
             names.add(name)
             records.add((row.where, record))
+            count += 1
     records.flush()
     if bad:
         warnings.warn(f"data: skipped {bad} of {total} records{_counts(reasons)}", stacklevel=3)
-    return Good(records, names, bad)
+    return Good(records, names, bad, count if looked_at is None else min(looked_at, count))
 
 
 def _counts(reasons: Counter[str]) -> str:

@@ -64,9 +64,10 @@ def _text_lines(path: Path) -> Iterator[Row]:
 
 def _lines(path: Path, read: Callable[[str, int, str], Row]) -> Iterator[Row]:
     """What `read` makes of (where, number from 1, text) of each line that is not blank."""
+    place = f"{path}:"
     with _binary(path) as file:
         for number, raw in enumerate(file, 1):
-            where = f"{path}:{number}"
+            where = f"{place}{number}"
             raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             try:
                 line = raw.decode("utf-8").strip()

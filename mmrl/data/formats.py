@@ -19,6 +19,7 @@ from mmrl.data.forms.programs import cad_coder, cad_recode, execad, gencad_code,
 from mmrl.data.forms.questions import mgpo, mmpr, sat, ui_s1, visionthink
 from mmrl.data.heard import sounds, unheard
 from mmrl.data.messages import (
+    MESSAGES,
     are_messages,
     conversation,
     last_user_text,
@@ -43,7 +44,6 @@ _ABSENT = frozenset({
 _LISTS = frozenset({"images", "messages", *SOUND_COLUMNS})
 # Columns of these formats that would change what a policy sees, and that nothing here shows.
 _UNSEEN_MEDIA = ("video", "videos", "rejected_images")
-_MESSAGES = ("prompt", "messages", "conversations", "context_messages", "completion", "chosen", "rejected")
 
 
 def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_turn: bool = False) -> dict[str, Any]:
@@ -60,13 +60,13 @@ def normalised(record: Mapping[str, Any], form: RecordFormat = "auto", every_tur
     return _normalised(record, _format_of(record) if form == AUTO else form, every_turn)
 
 
-def normalised_and_unseen(
+def as_ours(
     record: Mapping[str, Any], form: RecordFormat = "auto", every_turn: bool = False
-) -> tuple[dict[str, Any], set[str]]:
-    """Both of `normalised` and `unseen`, for one look at the columns."""
+) -> tuple[dict[str, Any], set[str], str]:
+    """(what `normalised` gives, what `unseen` gives, the format's name), for one look at the columns."""
     record = _without_empty(record)
     name = _format_of(record) if form == AUTO else form
-    return _normalised(record, name, every_turn), _unseen(record, name)
+    return _normalised(record, name, every_turn), _unseen(record, name), name
 
 
 def _normalised(record: Mapping[str, Any], name: str, every_turn: bool) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
     that are a text of JSON, as a table without lists holds them, are read.
     """
     made = {key: value for key, value in record.items() if not (key in _ABSENT and _says_nothing(key, value))}
-    for key in _MESSAGES:
+    for key in MESSAGES:
         if isinstance(made.get(key), str) and (told := messages_in(made[key])) is not None:
             made[key] = told
     return made

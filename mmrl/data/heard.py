@@ -16,7 +16,7 @@ from mmrl.sounds import Sound, SoundError, load, measure, written
 # What the data of Audio Flamingo has in place of AUDIO.
 _OTHER = "<sound>"
 _ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
-_SAID = ("id", "prompt", "answer", "completion", "chosen", "rejected")  # where the name of a file is a text
+SAID = ("id", "prompt", "answer", "completion", "chosen", "rejected")  # where the name of a file is a text
 _BEGINS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
 
 
@@ -46,7 +46,7 @@ def unheard(record: Mapping[str, Any]) -> set[str]:
         contents = [m["content"] for told in messages for m in told if isinstance(m.get("content"), list)]
         if any(is_sound(part) for content in contents for part in content):
             return set()
-        return {name for name, value in record.items() if name not in _SAID and _like_a_sound(value)}
+        return {name for name, value in record.items() if name not in SAID and _like_a_sound(value)}
     heard = own_sounds(record)
     named = {one.get("path") if isinstance(one, Mapping) else one for one in heard if isinstance(one, str | Mapping)}
     beside = {other: record.get(other) for other in SOUND_COLUMNS if other != column}
@@ -115,7 +115,12 @@ def _like_a_sound(value: Any) -> bool:
         if isinstance(data, bytes):
             return data.startswith(_BEGINS) or (isinstance(name, str) and _like_a_sound(name))
         return value.get("array") is not None and "sampling_rate" in value
-    return isinstance(value, str) and value.lower().endswith(_ENDINGS) and len(value.split()) == 1
+    return isinstance(value, str) and named_like_a_sound(value) and len(value.split()) == 1
+
+
+def named_like_a_sound(text: str) -> bool:
+    """Whether a text ends as the name of a sound's file does."""
+    return text.lower().endswith(_ENDINGS)
 
 
 def _nothing(value: Any) -> bool:

@@ -12,7 +12,7 @@ import marshal
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Generic, TypeVar, cast, overload
 
 import numpy as np
@@ -22,7 +22,8 @@ from mmrl.types import Prompt
 
 FEW = 20_000  # values that stay in memory as they are
 _AT_ONCE = 1 << 20  # bytes of the file that are read in one go
-_EXACT = (str, int, float, bool, type(None), bytes)  # what comes out of the file as it went in
+_EXACT = frozenset({str, int, float, bool, type(None), bytes})  # what comes out of the file as it went in
+_NAMES = frozenset({str})
 
 T = TypeVar("T")
 
@@ -161,7 +162,8 @@ def _is_exact(value: Any) -> bool:
     if kind in _EXACT:
         return True
     if kind is dict:
-        return all(type(key) is str and (type(inner) in _EXACT or _is_exact(inner)) for key, inner in value.items())
+        kinds = set(map(type, value.values()))
+        return _NAMES.issuperset(map(type, value)) and (kinds <= _EXACT or all(map(_is_exact, value.values())))
     return kind in (list, tuple) and all(map(_is_exact, value))
 
 
@@ -227,7 +229,8 @@ class Prompts(Made[Prompt]):
     """Prompts that are made when they are asked for.
 
     records: (where it stands, record) of each, the record with its `prompt`. names: their ids. root: see Prompt.
-    places: which of the records, rising; None: all.
+    places: which of the records, rising; None: all. later: looks at what reading left for later of all records from
+    number `read` on, such as their pictures; raises ValueError. None: nothing was left.
     """
 
     def __init__(
@@ -236,8 +239,11 @@ class Prompts(Made[Prompt]):
         names: Names,
         root: str | None,
         places: np.ndarray | None = None,
+        *,
+        read: int = 0,
+        later: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
-        self._records, self._root = records, root
+        self._records, self._root, self._read, self._later = records, root, read, later
         self._places = np.arange(len(records)) if places is None else places
         self.names = names
 
@@ -257,7 +263,17 @@ class Prompts(Made[Prompt]):
     def only(self, keep: np.ndarray) -> Prompts:
         """Those whose entry in `keep`, [n] bool, is True."""
         names = Names(self.names[i] for i in np.flatnonzero(keep).tolist())
-        return Prompts(self._records, names, self._root, self._places[keep])
+        return Prompts(self._records, names, self._root, self._places[keep], read=self._read, later=self._later)
+
+    def where(self, i: int) -> str:
+        """Where the record of a prompt stands."""
+        return self._records[int(self._places[i])][0]
+
+    def look(self, i: int) -> None:
+        """Look at what reading a prompt left for later. Raises ValueError."""
+        place = int(self._places[i])
+        if self._later is not None and place >= self._read:
+            self._later(self._records[place][1])
 
     def _made(self, name: str, record: tuple[str, Mapping[str, Any]]) -> Prompt:
         return Prompt(name, record[1]["prompt"], record[1], self._root)

@@ -12,6 +12,8 @@ from mmrl.media import AUDIO, IMAGE, SOUND_COLUMNS, SOUND_PARTS
 
 _PICTURES = ("image", "image_url")  # types of a message's parts, and their keys
 _PLACES = ("url", "path", "base64")  # transformers' keys of what a part with a type shows
+# Columns that may be messages, or a text of JSON that is them.
+MESSAGES = ("prompt", "messages", "conversations", "context_messages", "completion", "chosen", "rejected")
 # Says of a message of role assistant whether it is learned: ms-swift's name, and OpenAI's.
 _LEARNED = ("loss", "weight")
 

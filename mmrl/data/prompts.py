@@ -15,14 +15,16 @@ from mmrl.share import resolve
 from mmrl.types import Prompt
 
 
-def training_prompts(data: DataConfig, columns: Sequence[str] = ()) -> Sequence[Prompt]:
-    """The training prompts that `data` names, [] for none; `columns` must be in each besides `prompt`."""
+def training_prompts(data: DataConfig, columns: Sequence[str] = (), looked_at: int | None = None) -> Sequence[Prompt]:
+    """The training prompts that `data` names, [] for none; `columns` must be in each besides `prompt`. looked_at: see
+    load_prompts."""
     source = data.prompts
     if not source:
         return []
     function = function_of(source, data.prompts_options, "data.prompts")
     rows = function_rows(source, function, data.prompts_count) if function else None
-    return load_prompts(source, data.where, data.on_bad_record, columns, rows=rows, **reading(data, source))
+    how = reading(data, source)
+    return load_prompts(source, data.where, data.on_bad_record, columns, rows=rows, looked_at=looked_at, **how)
 
 
 def heldout_prompts(data: DataConfig, columns: Sequence[str] = ()) -> Sequence[Prompt]:
@@ -67,6 +69,7 @@ def load_prompts(
     max_seconds: float = MAX_SECONDS,
     video_frames: int = VIDEO_FRAMES,
     whole_videos: bool = False,
+    looked_at: int | None = None,
 ) -> Sequence[Prompt]:
     """Prompts of a source (see DataConfig.prompts), in its order; those whose columns are as `where` says. Many are
     made from a temporary file when they are asked for (see held.Prompts).
@@ -75,7 +78,8 @@ def load_prompts(
     made ours from `form` (see formats.normalised); its id is `id`, or its number. Chat messages give the text of the
     last user message, and the record keeps them as `messages`.
     rows: the raw records, where they do not come from files. root: folder that its pictures and sounds are below, None
-    for the source's own; each is looked at, and not decoded.
+    for the source's own; each is looked at, and not decoded. looked_at: of how many prompts; those of the others by
+    held.Prompts.look. None: of all.
     Raises ConfigError with file and line for a bad record (or warns, skips and counts it, as `on_bad` says), one with
     the id of another included, and for a source without prompts.
     """
@@ -91,11 +95,11 @@ def load_prompts(
         whole_videos=whole_videos,
         max_seconds=max_seconds,
     )
-    good = good_records(rows, checker, on_bad, where)
+    good = good_records(rows, checker, on_bad, where, looked_at)
     if not len(good):
         name = source if source.startswith(HUB) or objects.is_object(source) else resolve(source)
         raise ConfigError(
             f"data: {name} holds no prompts" + (f" with {dict(where)}" if where else "") + f" ({good.bad} bad)"
         )
-    prompts = Prompts(good.records, good.names, root)
-    return list(prompts) if good.records.in_memory else prompts
+    prompts = Prompts(good.records, good.names, root, read=good.looked_at, later=checker.look)
+    return list(prompts) if good.records.in_memory and good.looked_at == len(good) else prompts

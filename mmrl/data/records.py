@@ -32,9 +32,9 @@ class Records:
 
     columns: what every record needs besides its prompt; a column `image` is opened, so are the frames of `video`, and
     the names in `images` become functions that open them, those in `sounds` paths. Every record has an `id`, a text:
-    its number where it brings none. A source is checked at once, a function when a record is asked for. Raises
-    ConfigError for a source that is missing, unreadable or without a usable record, and as `data.on_bad_record` says
-    for a record that cannot be used.
+    its number where it brings none. A source is checked at once, a function when a record is asked for, and so are the
+    pictures and sounds of a source's later records (`data.looked_at`). Raises ConfigError for a source that is missing,
+    unreadable or without a usable record, and as `data.on_bad_record` says for a record that cannot be used.
     """
 
     def __init__(self, config: DataConfig, columns: Sequence[str] = ()) -> None:
@@ -58,14 +58,19 @@ class Records:
             row_of = partial(function_row, self.source, function)
             self.get = self._good(row_of, self._checked)
         else:
-            good = good_records(read_rows(self.source, config.split, config.subset), self.checker, self.on_bad)
+            rows = read_rows(self.source, config.split, config.subset)
+            good = good_records(rows, self.checker, self.on_bad, looked_at=config.first_looked_at)
             if not len(good):
                 raise ConfigError(f"data.records: {self.source} holds no usable record ({good.bad} bad)")
             self.count = len(good)
-            self.get = self._good(
-                lambda index: Row(good.records[index][0], index),
-                lambda index, _: self._ready(good.names[index], good.records[index][1]),
-            )
+
+            def made(index: int, _: Row) -> dict[str, Any]:
+                record = good.records[index][1]
+                if index >= good.looked_at:
+                    self.checker.look(record)
+                return self._ready(good.names[index], record)
+
+            self.get = self._good(lambda index: Row(good.records[index][0], index), made)
 
     def batch(self, step: int, size: int, seed: int) -> list[dict[str, Any]]:
         """The `step`-th batch of a seeded, endlessly reshuffled pass over the records."""

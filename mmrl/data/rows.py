@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,8 +44,11 @@ def as_row(where: str, number: int, value: Any) -> Row:
     return Row(where, number, problem=f"needs a non-empty string `prompt` in an object, got {type(value).__name__}")
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    made = {}
     for key, value in pairs:
         made[key] = Flaw("stands twice in one object") if key in made else value
     return made

@@ -50,8 +50,8 @@ def longest_row(config: Mapping[str, Any]) -> int | None:
         return int(config["max_model_len"])
     if config.get("mode") != "server":
         return None
+    from mmrl.engines.http_client import Client, ServerError
     from mmrl.engines.vllm_about import served
-    from mmrl.engines.vllm_http import Client, ServerError
     from mmrl.engines.vllm_server import URL
 
     url = dict(config.get("options") or {}).get("url", URL)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmrl.engines.vllm_http import Client, ServerError
+from mmrl.engines.http_client import Client, ServerError
 from mmrl.engines.vllm_model import Model, differences
 
 # A text whose ids tell tokenizers apart: words, digits, white space, letters of several scripts.
@@ -89,12 +88,6 @@ def refuse_other_model(url: str, found: About, model: Model, dtype: str, tokeniz
         )
     if found.tokens is not None and tokenizer is not None and found.tokens != _ids(tokenizer):
         raise ServerError(f"vllm: {url} has another tokenizer than the policy; start it with this run's model.path")
-
-
-def refuse_differences(urls: Sequence[str], found: Sequence[About]) -> None:
-    """Raises ServerError where one of the servers is not as the first."""
-    for url, other in zip(urls[1:], found[1:]):
-        refuse_difference(urls[0], found[0], url, other)
 
 
 def refuse_difference(first: str, one: About, url: str, other: About) -> None:

@@ -7,8 +7,8 @@ import io
 from typing import Any
 
 from mmrl.engines.base import Sampling
+from mmrl.engines.http_client import Answer, ServerError
 from mmrl.engines.view import Shown
-from mmrl.engines.vllm_http import Answer, ServerError
 from mmrl.engines.vllm_wire import Drawn
 from mmrl.media import SOUND_RATE, Heard
 

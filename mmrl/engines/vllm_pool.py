@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,18 +11,19 @@ from typing import Any
 from torch import Tensor
 
 from mmrl.engines.base import Sampling
+from mmrl.engines.fleet import Fleet
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.http_client import ServerError
+from mmrl.engines.remote import TIMEOUT_S
+from mmrl.engines.rounds import Homes, Rounds
 from mmrl.engines.vllm_about import refuse_other_model
-from mmrl.engines.vllm_ask import drawn, part, sampling_params
-from mmrl.engines.vllm_fleet import PAUSE_S, Fleet
-from mmrl.engines.vllm_http import Lost, ServerError
+from mmrl.engines.vllm_ask import drawn, part, sampling_params, spans
 from mmrl.engines.vllm_model import Model
-from mmrl.engines.vllm_server import TIMEOUT_S, URL, Server, StaleWeights
+from mmrl.engines.vllm_server import URL, Server
 from mmrl.engines.vllm_transfer import TRANSFERS, Weights, buckets
 from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
 
 ADAPTER = "policy"
-ATTEMPTS = 3  # at one request for each server: what fails on all of them, again and again, is the request's fault
 
 
 class Pool:
@@ -55,7 +54,7 @@ class Pool:
         timeout: float = TIMEOUT_S,
     ) -> None:
         urls = _checked(url, transfer, folder, lora)
-        self._timeout, self._perceives = timeout, model.perceives
+        self._perceives = model.perceives
         self._folder = WeightsFolder(folder)
         servers = [Server(each, lora=lora, transfer=transfer, timeout=timeout) for each in urls]
         # Adapters alone are sent: what lies under them must be the same everywhere.
@@ -68,9 +67,7 @@ class Pool:
                     f'start it with --weight-transfer-config \'{{"backend": "{transfer}"}}\''
                 )
         self.max_model_len = min(server.about.served.max_model_len for server in servers)
-        self._turn = 0
-        self._closed = False
-        self.asked_again = 0
+        self._rounds = Rounds(self.fleet, timeout)
         self._threads = ThreadPoolExecutor(concurrency * len(urls), thread_name_prefix="vllm")
 
     @property
@@ -89,7 +86,7 @@ class Pool:
         params = sampling_params(sampling)
         media = {shown.key: shown for request in requests for shown in request.media}
         parts = {key: part(shown) for key, shown in media.items()}
-        homes: dict[Any, Server] = {}  # of the prompts
+        homes: Homes[Server] = Homes()
 
         def one(request: Request) -> Drawn:
             body = {
@@ -98,52 +95,18 @@ class Pool:
                 "sampling_params": params | {"seed": request.seed},
                 "return_token_ids": True,
             }
-            prompt = (*request.ids, *(shown.key for shown in request.media))
-            for attempts in range(ATTEMPTS * len(self.fleet.servers), -1, -1):
-                server = self._home(homes, prompt)
-                try:
-                    name = ADAPTER if adapted else server.about.served.name
-                    answer = server.http.post("/inference/v1/generate", {"model": name, **body})
-                    return drawn(answer, self.fleet.versions(server, answer))
-                except (Lost, StaleWeights) as error:
-                    if self._closed or not self._may_go_on(server, error) or not attempts:
-                        raise
-            raise AssertionError("the last attempt returns or raises")
+
+            def of(server: Server) -> Drawn:
+                name = ADAPTER if adapted else server.about.served.name
+                answer = server.http.post("/inference/v1/generate", {"model": name, **body})
+                return drawn(answer, self.fleet.versions(server, spans(answer)))
+
+            return self._rounds.ask(homes, (*request.ids, *(shown.key for shown in request.media)), of)
 
         try:
             return list(self._threads.map(one, requests))
         finally:
-            with self.fleet.changed:
-                for server in homes.values():
-                    server.prompts -= 1
-
-    def _home(self, homes: dict[Any, Server], prompt: Any) -> Server:
-        """The server of a prompt: the one that has the fewest, in turns. Waits for one where all are lost."""
-        until = time.monotonic() + self._timeout
-        with self.fleet.changed:
-            home = homes.get(prompt)
-            if home is not None and home.lost is None:
-                return home
-            while not (ready := self.fleet.ready):
-                if not self.flows or self._closed or time.monotonic() > until:
-                    raise Lost(f"vllm: no server is left: {self.fleet.why}")
-                self.fleet.changed.wait(PAUSE_S)
-            if home is not None:
-                home.prompts -= 1
-            self._turn += 1
-            turns = ready[self._turn % len(ready) :] + ready[: self._turn % len(ready)]
-            home = homes[prompt] = min(turns, key=lambda server: server.prompts)
-            home.prompts += 1
-            return home
-
-    def _may_go_on(self, server: Server, error: ServerError) -> bool:
-        """The server is lost; returns whether its prompts may be asked elsewhere, or later."""
-        if len(self.fleet.servers) == 1 and not self.flows:
-            return False
-        with self.fleet.changed:
-            self.asked_again += 1
-        self.fleet.lose(server, error)
-        return True
+            self._rounds.leave(homes)
 
     # ---------------------------------------------------------------- weights
 
@@ -194,23 +157,15 @@ class Pool:
 
     def counts(self) -> dict[str, float]:
         """See VllmEngine.counts."""
-        return {"rollout/servers": len(self.fleet.ready), "rollout/asked_again": self.asked_again}
+        return self._rounds.counts()
 
     def rest(self) -> None:
         """Nothing: a server has its device for itself."""
 
     def close(self) -> None:
-        with self.fleet.changed:
-            self._closed = True
-            self.fleet.changed.notify_all()
-        if self.flows:  # nobody waits for what is under way
-            for server in self.fleet.servers:
-                with contextlib.suppress(ServerError):
-                    server.http.post("/abort_requests")
+        """Nobody waits for what is under way."""
+        self._rounds.close()
         self._threads.shutdown(cancel_futures=True)
-        for server in self.fleet.servers:
-            if server.channel is not None:
-                server.channel.close()
         self._folder.close()
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from mmrl.engines.vllm_http import Answer, Client, Lost, ServerError
+from mmrl.engines.http_client import Answer, Client, Lost, ServerError
 
 TRANSFERS = ("file", "nccl", "gloo")
 BUCKET = 256 << 20  # bytes that are announced together

@@ -43,8 +43,14 @@ def rows_of(parameter: nn.Parameter) -> int:
 
 
 def copies(parameters: Mapping[str, Tensor], trained: bool = False) -> dict[str, nn.Parameter]:
-    """Weights of their own that begin as the parameters are now; trained: an optimizer will move them."""
-    return {name: nn.Parameter(p.detach().clone(), requires_grad=trained) for name, p in parameters.items()}
+    """Weights of their own that begin as the parameters are now, marked as rows where those are; trained: an optimizer
+    will move them."""
+    found = {}
+    for name, p in parameters.items():
+        made = nn.Parameter(p.detach().clone(), requires_grad=trained)
+        rows = getattr(p, "rows", None)
+        found[name] = made if rows is None else part_of(made, rows)
+    return found
 
 
 def misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

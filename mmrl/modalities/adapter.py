@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward
+from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward, part_of
 from mmrl.modalities.shards import Divisible, Shards
 from mmrl.share import resolve
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmrl.engines.base import Completion
+    from mmrl.engines.rollout_wire import Policy
     from mmrl.environments.base import Environment
     from mmrl.media import Heard, Media
     from mmrl.modalities.apart import Apart
@@ -182,6 +183,14 @@ class Adapter:
         """For a stage with `asynchronous`: how it samples apart from the training, by servers. Left out: it cannot."""
         raise Unsupported(
             f"asynchronous: {type(self).__name__} samples with the policy that is trained; leave it out of the stage"
+        )
+
+    def served(self) -> Policy:
+        """For `mmrl serve-rollouts`, and for runs that sample from it: what both must have alike. The server then calls
+        `select`, `load_state`, `sample_as` and `rollout`. Left out: it is not served."""
+        raise Unsupported(
+            f"serve-rollouts: {type(self).__name__} says not what a server of it needs (Adapter.served); text, vision "
+            "and audio are sampled by vLLM (docs/vllm.md)"
         )
 
     def close(self) -> None:
@@ -397,10 +406,19 @@ class Adapter:
         """All tensors of the policy, frozen parts and buffers too. Left out: what is trained."""
         return self.trainable_parameters().values()
 
-    def parked(self) -> Sequence[Sequence[Tensor]]:
-        """Of `weights` those that wait in main memory where the run trains on a GPU, in parts that come to it one at a
-        time. Left out: none."""
-        return ()
+    def parts(self) -> Mapping[str, Sequence[Tensor]]:
+        """`weights` by what they are, for `mmrl plan`. Left out: all are the policy's."""
+        return {"policy": list(self.weights())}
+
+    def parked(self) -> Mapping[str, Sequence[Tensor]]:
+        """Of `parts` those that wait in main memory where the run trains on a GPU, and come to it one at a time. Left
+        out: none."""
+        return {}
+
+    def kept_graphs(self, sample: Sample) -> tuple[int, Callable[[], Any]] | None:
+        """(how many forwards of a sample a rollout keeps the graphs of until the first update, a computation of what
+        one of them keeps), for `mmrl plan`. Left out: None, a rollout keeps none."""
+        return None
 
     def deep_modules(self) -> Iterable[torch.nn.Module]:
         """Models with lists of equal blocks that run one after the other, each on what the one before gave: of these a
@@ -455,22 +473,41 @@ class Adapter:
                 yield
             return
         parameters = self.held_parameters()
-        if gradient and self.shards is not None:
-            raise RuntimeError("roles get no gradient while the policy's weights are divided over processes")
         for name in weights or ():
             parameters[name]  # before anything is exchanged
         self._put_in_place(weights, parameters, gradient)
         try:
-            with torch.set_grad_enabled(gradient), nullcontext() if gradient else no_backward(parameters.values()):
+            with torch.set_grad_enabled(gradient), nullcontext() if gradient else self._no_backward(parameters):
                 yield
-        finally:
-            self._put_in_place(before, parameters, gradient)
+        except BaseException:
+            # Where weights are divided, gradients are brought by all processes together, which do not come here.
+            self._put_in_place(before, parameters, gradient, failed=True)
+            raise
+        self._put_in_place(before, parameters, gradient)
+
+    @contextmanager
+    def _no_backward(self, parameters: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
+        refused = self.shards is not None and self.shards.refuses
+        with no_backward(parameters.values()):
+            if self.shards is not None:
+                self.shards.refuses = True
+            try:
+                yield
+            finally:
+                if self.shards is not None:
+                    self.shards.refuses = refused
 
     def _put_in_place(
-        self, weights: Mapping[str, Tensor] | None, parameters: Mapping[str, torch.nn.Parameter], gradient: bool
+        self,
+        weights: Mapping[str, Tensor] | None,
+        parameters: Mapping[str, torch.nn.Parameter],
+        gradient: bool,
+        failed: bool = False,
     ) -> None:
-        """gradient: graphs that are built before and after it may not be mixed."""
+        """gradient: graphs that are built before and after it may not be mixed. failed: what came before has failed."""
         before = self._in_place
+        if gradient and self.shards is not None and not failed:
+            self.shards.collect()  # of whoever acted until now, whose gradients leave with its weights
         if gradient:
             guard(parameters.values(), lambda: self._in_place is before)
         for some in (before, weights):  # back to the policy's own first
@@ -504,7 +541,17 @@ class Adapter:
                 f"teacher {path!r:.80} is another model than the policy: {wrong}; take the one that the policy was "
                 "made from, in the same form (`model.train`)"
             )
-        self._reference = copies({name: theirs[name].to(p) for name, p in mine.items()})
+        self._reference = copies(self._like_held(theirs))
+
+    def _like_held(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of whole weights what this process holds of the policy's."""
+        found = {}
+        for name, held in self.held_parameters().items():
+            if self.shards is None or not hasattr(held, "rows"):
+                found[name] = whole[name].to(held)
+            else:
+                found[name] = part_of(torch.nn.Parameter(self.shards.cut(whole[name].detach()).to(held)), held.rows)
+        return found
 
     def unlike(self, other: Self) -> str | None:
         """Why trained weights of another policy of the same shapes would be another model here, in words; None where

@@ -14,7 +14,10 @@ class Apart(Protocol):
     """What an adapter gives to a stage with `asynchronous`; see Adapter.apart.
 
     `rollout` is called from many threads; all else from the one that trains, between two updates.
+    wanted: what samples bring, as Adapter.wanted, which an evaluation changes meanwhile.
     """
+
+    wanted: frozenset[str]
 
     def push(self, step: int, once: Once) -> None:
         """Send the weights as they are, of training step `step`. What is sampled meanwhile goes on with them.

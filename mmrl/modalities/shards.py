@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmrl.modalities.acting import Rows, part_of
+from mmrl.modalities.acting import MIXED, Rows, part_of
 
 Found = TypeVar("Found")
 # Models, and the whole of what their `state_dict` gives.
@@ -62,9 +62,10 @@ class _Root(nn.Module):
 class Shards:
     """The weights of some models in `shards` parts, one for each of so many processes of rising rank.
 
-    late: gradients are summed over processes once for an update, and whole until then; else behind every backward.
-    gathered: the type in which weights are gathered, None for their own; parts, gradients and sums stay in float32.
-    is_whole: whether all weights are gathered now.
+    total: sums over processes. late: gradients are summed over processes once for an update, and whole until then; else
+    behind every backward. gathered: the type in which weights are gathered, None for their own; parts, gradients and
+    sums stay in float32.
+    is_whole: whether all weights are gathered now. refuses: whether a backward through the weights is a mistake now.
     Raises DivisionError. Every process calls every method, but for `run` inside of `whole`.
     """
 
@@ -73,6 +74,7 @@ class Shards:
         models: Sequence[Divisible],
         shards: int,
         device: torch.device,
+        total: Sum,
         late: bool = False,
         gathered: torch.dtype | None = None,
     ) -> None:
@@ -86,7 +88,8 @@ class Shards:
         if self.copies > 1:
             shape, names = (self.copies, shards), ("replicate", "shard")  # type: ignore[assignment]
         self.mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-        self.is_whole = False
+        self.is_whole = self.refuses = False
+        self._total = total
         self._models = models
         for model in models:
             _refuse_small(model, shards)
@@ -129,7 +132,12 @@ class Shards:
         return made
 
     def _noting(self, weight: int) -> Callable[[Tensor], None]:
-        return lambda _: self._used.add(weight)
+        def note(_: Tensor) -> None:
+            if self.refuses:
+                raise RuntimeError(MIXED)
+            self._used.add(weight)
+
+        return note
 
     # ---------------------------------------------------------------- running the model
 
@@ -137,6 +145,12 @@ class Shards:
         """What `compute` gives, which runs modules inside of a model. Tensors with a gradient that it returns have to
         be seen: alone, or in tuples, lists and dicts."""
         return compute() if self.is_whole else cast(Found, self._by_module[id(module)](compute))
+
+    def seen(self, module: nn.Module, inside: Sequence[Tensor]) -> None:
+        """What modules inside of a model gave is differentiated, and not what the model gives: what is in no block is
+        gathered for it, too."""
+        if not self.is_whole:
+            self._by_module[id(module)]._get_fsdp_state()._register_pre_backward_hook(list(inside))
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -196,8 +210,8 @@ class Shards:
         return {name: rows.of for name, rows in found.items() if rows is not None}
 
     @torch.no_grad()
-    def collect(self, total: Sum) -> None:
-        """Bring the gradients of divided weights, summed over all processes, to their parts.
+    def collect(self) -> None:
+        """Add the gradients of divided weights, summed over all processes, to those of their parts.
 
         A weight that no backward of any process has reached has no gradient, as on one process.
         """
@@ -207,7 +221,7 @@ class Shards:
                 root._get_fsdp_state()._root_post_backward_final_callback()
                 root.set_requires_gradient_sync(False)
         trained = [weight for weight in self._divided.values() if weight.requires_grad]
-        used = total(torch.tensor([float(id(weight) in self._used) for weight in trained]), "max").tolist()
+        used = self._total(torch.tensor([float(id(weight) in self._used) for weight in trained]), "max").tolist()
         self._used.clear()
         for weight, reached in zip(trained, used):
             gradient, weight.grad = weight.grad, None
@@ -227,12 +241,12 @@ class Shards:
         return torch.cat(found)[:rows]
 
     @torch.no_grad()
-    def norm(self, parameters: Iterable[nn.Parameter], total: Sum) -> Tensor:
+    def norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """The norm of all gradients, of which divided weights have each part on one process of a copy. Float32."""
         graded = [p for p in parameters if p.grad is not None and p.grad.numel()]
         mine = _square([p for p in graded if hasattr(p, "rows")])
         every = _square([p for p in graded if not hasattr(p, "rows")])
-        return (total(mine, "sum") / self.copies + every).sqrt().float()
+        return (self._total(mine, "sum") / self.copies + every).sqrt().float()
 
     # ---------------------------------------------------------------- out of the process
 
@@ -261,12 +275,19 @@ class Shards:
 
 @contextmanager
 def as_whole(gathered: Gathered) -> Iterator[None]:
-    """Inside, the `state_dict` of models gives what was gathered, whoever asks for it."""
+    """Inside, the `state_dict` of models gives what was gathered, whoever asks for it, and they are of their own class,
+    not of that which FSDP gave them: libraries write its name."""
+    from torch.distributed.fsdp import FSDPModule
+
     with ExitStack() as stack:
         for module, found in gathered:
             # In its place as a plain attribute: the libraries that write checkpoints call it on the module.
             vars(module)["state_dict"] = lambda *_, found=found, **__: dict(found)
             stack.callback(vars(module).pop, "state_dict")
+            divided = type(module)
+            if issubclass(divided, FSDPModule):
+                module.__class__ = divided.__bases__[-1]
+                stack.callback(setattr, module, "__class__", divided)
         yield
 
 

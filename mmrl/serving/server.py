@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mmrl.serving.app import make_app
@@ -62,28 +63,39 @@ class Patient(H11Protocol):
 def serve(
     served: Served, limits: Limits, host: str = "127.0.0.1", port: int = 5000, say: Callable[[str], None] = print
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C: requests under way are finished, new ones refused. port: 0 takes a free one.
-
-    say: gets the line that tells where, once requests are taken. Raises ServeError where the place is taken.
-    """
+    """Serve a reward until SIGTERM or Ctrl-C. See `listen`."""
     if limits.bodies < limits.body:
         raise ServeError(f"all bodies may have {limits.bodies} bytes, and one {limits.body}: no such one would fit")
-    if not (limits.token or _is_loopback(host)):
+    limits = replace(limits, hosts=hosts_of(host, limits.token))
+    told = f"{served.name} ({served.kind}, version {served.version})"
+    listen(make_app(served, limits), told, host, port, limits.token, say)
+
+
+def hosts_of(host: str, token: str) -> tuple[str, ...]:
+    """Names by which a request may call a server that listens there; () for any."""
+    return tuple(dict.fromkeys((host, *_LOOPBACK))) if _is_loopback(host) and not token else ()
+
+
+def listen(app: FastAPI, told: str, host: str, port: int, token: str, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C: requests under way are finished, new ones refused. port: 0 takes a free one.
+
+    told: what is served. say: gets the line that tells where, once requests are taken. Raises ServeError where the
+    place is taken.
+    """
+    if not (token or _is_loopback(host)):
         warnings.warn(
             f"{host} can be reached by others, and there is no token: whoever can reach it can use it; set a token, "
             "or serve on 127.0.0.1",
             stacklevel=2,
         )
-    if _is_loopback(host) and not limits.token:
-        limits = replace(limits, hosts=tuple(dict.fromkeys((host, *_LOOPBACK))))
     try:
         at = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
     except (OSError, OverflowError) as error:
         raise ServeError(f"cannot listen at {host}:{port}: {error}") from None
     shown = f"[{host}]" if ":" in host else host
-    say(f"serving {served.name} ({served.kind}, version {served.version}) at http://{shown}:{at.getsockname()[1]}")
+    say(f"serving {told} at http://{shown}:{at.getsockname()[1]}")
     config = uvicorn.Config(
-        make_app(served, limits),
+        app,
         http=Patient,
         ws="none",
         log_level="warning",

@@ -22,7 +22,7 @@ from mmrl.modalities.load import adapter_class
 from mmrl.rewarding.call import StopRun
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
-from mmrl.training.fitting import usable
+from mmrl.training.fitting import check_prompts, usable
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
 from mmrl.training.sharding import divide
@@ -59,12 +59,14 @@ def assemble(
     told = None if quiet or not processes.is_main else "reading prompts"
     # The processes of a plan are not there to look at their share.
     some, sharing = (None, processes) if weights else (LOOKED_AT, None)
-    prompts, eval_prompts = load_prompts(config, adapter, some, told, sharing)
-    check_prompts(prompts, rewards, config.data.on_bad_record)
-    check_prompts(eval_prompts, eval_rewards, config.data.on_bad_record)
+    data = load_prompts(config, adapter, some, told, sharing)
+    known = data.known if weights else config.prompts_looked_at or len(data.prompts)
+    check_prompts(data.prompts, rewards, config.data.on_bad_record, known)
+    check_prompts(data.eval_prompts, eval_rewards, config.data.on_bad_record, len(data.eval_prompts))
     if weights:
         start_rewards([*rewards, *eval_rewards])
-    data = Data(prompts, eval_prompts, load_records(config, adapter) if training else None)
+    if training:
+        data = replace(data, records=load_records(config, adapter))
     return Run(config, adapter, rewards, eval_rewards, data, processes, Stops(processes, should_stop))
 
 
@@ -137,24 +139,32 @@ def load_prompts(
     first: int | None = None,
     told: str | None = None,
     processes: Processes | None = None,
-) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-    """(training prompts, held-out prompts) of a config; [] where it names none.
+) -> Data:
+    """The training prompts and the held-out prompts of a config; [] where it names none.
 
-    first: how many of each the adapter is asked about; None: as many as the config says. told: the words of a bar over
-    them; None: no bar. processes: those that share the work.
+    first: how many of each the adapter is asked about at most; None: as many training prompts as the config says, and
+    all that are held out. told: the words of a bar over them; None: no bar. processes: those that share the work.
     """
-    columns, data = adapter.prompt_columns(), config.data
-    ask = data.looked_at if first is None else min(first, data.looked_at or first)
-    train = usable(adapter, training_prompts(data, columns), data.on_bad_record, ask, told, processes)
-    held = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told, processes)
+    columns, data, ask = adapter.prompt_columns(), config.data, config.prompts_looked_at
+    if first is not None:
+        ask = first if ask is None else min(first, ask)
+    read = training_prompts(data, columns, config.prompts_looked_at)
+    train, known = usable(adapter, read, data.on_bad_record, ask, told, processes)
+    held, _ = usable(adapter, heldout_prompts(data, columns), data.on_bad_record, first, told, processes)
     if data.shuffle_options:
         check_shuffled(train, "data.shuffle_options")
+    _tell_shared(train, held)
+    return Data(train, held, known=known)
+
+
+def _tell_shared(train: Sequence[Prompt], held: Sequence[Prompt]) -> None:
+    """Warn of held-out prompts that are also training prompts."""
     asked = {_asked(p) for p in held}
-    both = {same for p in train if (same := _asked(p)) in asked} if asked else set()
+    texts = {text for text, _ in asked}
+    both = {same for p in train if p.text in texts and (same := _asked(p)) in asked} if asked else set()
     if both:
         text = min(text for text, _ in both)
-        warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {text!r}", stacklevel=2)
-    return train, held
+        warnings.warn(f"{len(both)} held-out prompts are also training prompts, e.g. {text!r}", stacklevel=3)
 
 
 def _asked(prompt: Prompt) -> tuple[str, tuple[Any, ...]]:
@@ -170,23 +180,6 @@ def _told(ref: Any) -> Hashable:
     if isinstance(ref, Hashable):
         return ref
     return ref["bytes"] if isinstance(ref, Mapping) and isinstance(ref.get("bytes"), bytes) else repr(ref)
-
-
-def check_prompts(prompts: Sequence[Prompt], rewards: Sequence[LoadedReward], on_bad: str) -> None:
-    """Ask each reward whether it can score the prompts, before anything is trained."""
-    for reward in rewards:
-        if reward.check_all is not None and (why := reward.check_all(prompts)):
-            raise ConfigError(f"reward {reward.name}: {why}")
-        if reward.check_prompt is None:
-            continue
-        problems = [(p, why) for p in prompts if (why := reward.check_prompt(p))]
-        if not problems:
-            continue
-        prompt, why = problems[0]
-        message = f"reward {reward.name}: {len(problems)} prompts do not suit it, first {prompt.id!r}: {why}"
-        if on_bad == "stop":
-            raise ConfigError(f"{message}; mend them, or set data.on_bad_record: skip to leave them unscored")
-        warnings.warn(message, stacklevel=2)
 
 
 def with_checkpoint(config: Config, run: str | Path | None) -> Config:

@@ -52,7 +52,8 @@ def run_checks(config: Config, prompts: int = 3) -> list[CheckResult]:
     """
     set_threads(config)
     adapter = load_adapter(config)
-    train, held = load_prompts(config, adapter)
+    data = load_prompts(config, adapter)
+    train, held = data.prompts, data.eval_prompts
     if not (train or held):
         raise ConfigError("check needs prompts to sample: set data.prompts or data.eval_prompts")
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,8 @@ from mmrl.reporting.disk import WriteError
 from mmrl.training import pieces
 from mmrl.training.cursor import Cursor
 from mmrl.training.tensors import CheckpointError
+
+STATE, IN_POLICY = "state.json", "in_policy"
 
 
 class Checkpoints:
@@ -44,16 +46,6 @@ class Checkpoints:
     def _name(self, cursor: Cursor) -> str:
         name = f"step_{cursor.total_steps:06d}"
         return f"{name}_u{cursor.update}_m{cursor.micro}" if cursor.phase == "update" else name
-
-    def write(
-        self, cursor: Cursor, state: dict[str, Any], tensors: dict[str, Tensor], save_policy: Callable[[Path], None]
-    ) -> Path:
-        """Write what the main process knows into the temporary folder (made by `begin`)."""
-        folder = self.temporary(cursor)
-        pieces.write(folder / pieces.WHOLE, tensors)
-        (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        save_policy(folder / "policy")
-        return folder
 
     def begin(self, cursor: Cursor) -> Path:
         """An empty temporary folder; leftovers of writes that were cut off are removed."""
@@ -91,20 +83,25 @@ class Checkpoints:
         shutil.rmtree(self.temporary(cursor), ignore_errors=True)
 
     def read(
-        self, shards: Shards | None = None, weights: Mapping[str, int] = MappingProxyType({})
+        self,
+        shards: Shards | None = None,
+        weights: Mapping[str, int] = MappingProxyType({}),
+        share: tuple[int, int] = (0, 1),
     ) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
         """(folder, state, tensors) of the latest checkpoint; CheckpointError when there is none.
 
         shards, weights: how weights are divided now, and all rows of those that are by name (see pieces.rows_of): of
-        these the tensors are this process's rows. However many processes wrote it.
+        these the tensors are this process's rows. However many processes wrote it. share: (rank, world), of what all
+        processes look at together (see within.opened).
         """
         folder = self.latest
         if folder is None:
             raise CheckpointError(f"nothing to resume: no checkpoint in {self.root}; start anew with --fresh")
         try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             wanted = shards.range if shards else lambda rows: (0, rows)
-            tensors = pieces.read(folder, state.get("divided", {}), weights, wanted)
+            divided, in_policy = state.get("divided", {}), state.get(IN_POLICY, {})
+            tensors = pieces.read(folder, divided, weights, wanted, in_policy, share)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"checkpoint {folder} cannot be read ({error}); point checkpoints/latest at an older one"

@@ -14,13 +14,15 @@ from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.files import NotDownloaded
-from mmrl.training.assemble import LOOKED_AT, assemble, check_prompts, load_rewards
+from mmrl.training.assemble import LOOKED_AT, assemble, load_rewards
 from mmrl.training.checkpoint import Checkpoints
 from mmrl.training.cursor import Cursor
 from mmrl.training.estimate.lines import Estimate
+from mmrl.training.estimate.residency import engine_lines, residency_lines
 from mmrl.training.estimate.splitting import most_rows, sharded_sizes
 from mmrl.training.estimate.stages import blank_samples, estimate, is_hollow, role_lines
 from mmrl.training.evaluation.scores import check_tasks, chosen
+from mmrl.training.fitting import check_prompts
 from mmrl.training.packages import check_packages
 from mmrl.training.plan_batches import batch_lines, check_rows
 from mmrl.training.plan_prompts import prompt_lines
@@ -110,9 +112,10 @@ def _found(prompts: Sequence[Prompt], held: Sequence[Prompt], records: Records |
 def _without_model(config: Config) -> Iterator[str]:
     """What can be looked at where the model is to be downloaded."""
     rewards, eval_rewards = load_rewards(config, lacking=True)
-    prompts, held = training_prompts(config.data), heldout_prompts(config.data)
-    check_prompts(prompts, rewards, config.data.on_bad_record)
-    check_prompts(held, eval_rewards, config.data.on_bad_record)
+    looked_at = config.prompts_looked_at
+    prompts, held = training_prompts(config.data, looked_at=looked_at), heldout_prompts(config.data)
+    check_prompts(prompts, rewards, config.data.on_bad_record, len(prompts) if looked_at is None else looked_at)
+    check_prompts(held, eval_rewards, config.data.on_bad_record, len(held))
     wanted = any(stage.record_objectives() for stage in config.stages)
     yield from reward_lines([*rewards, *eval_rewards])
     yield from _found(prompts, held, Records(config.data) if wanted else None)
@@ -175,7 +178,10 @@ def _estimated(stage: Stage[Any], prompts: Sequence[Prompt]) -> Iterator[str]:
         if stage.run.config.sharding.shards > 1:
             yield from sharded_sizes(stage, prompts).lines(name, stage.run.processes.world)
         else:
-            yield estimate(stage, prompts).line(name)
+            found = estimate(stage, prompts)
+            yield found.line(name)
+            yield from engine_lines(stage, found)
+        yield from residency_lines(stage)
     except (ConfigError, Unsupported):  # a training would come to it, too
         raise
     except Exception as error:  # whatever the code of a model raises where tensors hold no numbers

@@ -82,9 +82,9 @@ class Learner:
         if shards is None:
             self.processes.sum_gradients(parameters)
             return nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        shards.collect(self.processes.reduce)
+        shards.collect()
         self.processes.sum_gradients(p for p in parameters if not hasattr(p, "rows"))
-        norm = shards.norm(parameters, self.processes.reduce)
+        norm = shards.norm(parameters)
         nn.utils.clip_grads_with_norm_(parameters, self.options.max_grad_norm, norm)
         return norm
 
@@ -157,10 +157,14 @@ class Learner:
         for key, parameter in self.parameters.items():
             parameter.grad = gradients[key].to(parameter) if key in gradients else None
             if key in remembered:
-                self.optimizer.state[parameter] = {
-                    k: v.clone() if k == "step" else v.to(parameter.device, copy=True)
-                    for k, v in remembered[key].items()
-                }
+                self.optimizer.state[parameter] = self._remembering(parameter, remembered[key])
+
+    def _remembering(self, parameter: nn.Parameter, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the optimizer kept, where it wants it: a fused one counts steps where the parameter is."""
+        groups = self.optimizer.param_groups
+        counts = any(group.get("fused") and any(p is parameter for p in group["params"]) for group in groups)
+        on_cpu = set() if counts else {"step"}
+        return {k: v.clone() if k in on_cpu else v.to(parameter.device, copy=True) for k, v in kept.items()}
 
     def _remembered(self) -> dict[str, list[str]]:
         """What the optimizer keeps, by the parameter's name."""

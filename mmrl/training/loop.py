@@ -48,7 +48,7 @@ class Loop:
         self.run, self.quiet, self.allow = run, quiet, tuple(allow)
         self.policy, self.cursor = Policy(run.adapter), Cursor()
         self.checkpoints = Checkpoints(run.folder, run.config.checkpoint.keep)
-        self.saver = Saver(self.checkpoints, run.processes, run.adapter.shards)
+        self.saver = Saver(self.checkpoints, run.processes, run.adapter.shards, run.config.checkpoint.background)
         self.stage: Stage[Any] | None = None
         self.metrics: MetricsWriter | None = None
         self.progress: Progress | None = None
@@ -71,6 +71,7 @@ class Loop:
                     self.reports.ended(error, self.cursor.total_steps)
                 raise
             finally:
+                self.saver.leave()
                 if self.stage is not None:
                     self.stage.leave()
                 self.run.adapter.close()
@@ -106,6 +107,12 @@ class Loop:
         run.processes.start_trackers(run.config.name, run.config.model_dump(mode="json"))
         total = sum(stage.steps for stage in run.config.stages)
         shown = run.processes.is_main and not self.quiet
+        if shown and run.data.known < len(run.data.prompts):
+            print(
+                f"data: {run.data.known:,} of {len(run.data.prompts):,} prompts were looked at; the others are when "
+                "they are drawn (data.looked_at)",
+                flush=True,
+            )
         with Progress(total, start=self.cursor.total_steps, main=shown) as self.progress:
             for number in range(len(run.config.stages)):
                 self._run_stage(number)
@@ -165,6 +172,7 @@ class Loop:
     def _step(self, stage: Stage[Any]) -> None:
         # A stage that does not count what it has done within a step is cut between steps only.
         self.run.stops.may_cut = lambda: self.cursor.phase == "update"
+        self.run.processes.presence.at(step=self.cursor.total_steps + 1, doing="training")
         try:
             row = stage.step()
         finally:
@@ -187,8 +195,9 @@ class Loop:
         cursor.row = None
         if due:
             self._track(due)
+        self.saver.look()
         if not stage.done and ((every and cursor.step % every == 0) or self.saver.unsaved):
-            self.save()
+            self.save(wait=False)
         self.run.point("step")
 
     def _log(self, row: dict[str, Any]) -> None:
@@ -221,7 +230,8 @@ class Loop:
     def _evaluate(self, tag: str) -> dict[str, float]:
         learners: Sequence[Learner] = list(self.stage.learners.values()) if self.stage else []
         asked = bool(self.run.heldout_metrics and self.run.data.eval_prompts)
-        with self.progress.doing("evaluating") if self.progress and asked else contextlib.nullcontext():
+        shown = self.progress.doing("evaluating") if self.progress and asked else contextlib.nullcontext()
+        with shown, self.run.processes.presence.doing("evaluating"):
             found = heldout(self.run, tag, learners, must_score=tag == "before")
         if found:
             self.cursor.evaluations[tag] = found
@@ -271,8 +281,12 @@ class Loop:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save(self, required: bool = False) -> Path:
+    def save(self, required: bool = False, wait: bool = True) -> Path:
         """Write a checkpoint of this very point; see Saver.save. Raises NonFiniteError for weights that are not."""
+        with self.run.processes.presence.doing("saving"):
+            return self._save(required, wait)
+
+    def _save(self, required: bool, wait: bool) -> Path:
         stage, cursor = self.stage, self.cursor
         assert stage is not None
         for learner in stage.learners.values():
@@ -285,7 +299,7 @@ class Loop:
             with averaged(stage.learners.values()):
                 gathered = self.adapter.shards.gathered(keep=self.run.processes.is_main)
             save_policy = partial(self._save_gathered, gathered)
-        return self.saver.save(cursor, self._parts(stage), about, self._save_own, save_policy, required, weights)
+        return self.saver.save(cursor, self._parts(stage), about, self._save_own, save_policy, required, weights, wait)
 
     def _save_own(self, folder: Path) -> None:
         """What this process alone holds; rows and samples that the checkpoint counts on are on the disk before it."""
@@ -313,7 +327,8 @@ class Loop:
     def _read_checkpoint(self) -> None:
         """Take over where the last checkpoint stands. Raises CheckpointError where the run is another one."""
         with self.run.processes.failing_alike(CheckpointError):
-            self._saved = _, state, _ = self.checkpoints.read(self.adapter.shards, self._divided())
+            share = self.run.processes.rank, self.run.processes.world
+            self._saved = _, state, _ = self.checkpoints.read(self.adapter.shards, self._divided(), share)
         self.cursor.load(state["cursor"])
         refuse_other_run(state["made_with"], self._made_with, self.cursor, self.allow)
 

@@ -11,6 +11,7 @@ from torch import nn
 from mmrl.config import ConfigError
 from mmrl.modalities.acting import rows_of
 from mmrl.modalities.shards import Shards
+from mmrl.training.adamw import adamw
 
 # Options of a group that torch's Muon takes.
 MUON = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
@@ -58,7 +59,7 @@ class MuonAdamW(torch.optim.Optimizer):
             )
         ]
         if others:
-            self.parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+            self.parts.append(adamw(others, lr, betas, eps, weight_decay))
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         self.parts[0].param_groups[0]["ratio"] = ratio
         for part in self.parts:

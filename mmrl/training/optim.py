@@ -9,6 +9,7 @@ from torch import nn
 
 from mmrl.config import OptimConfig
 from mmrl.modalities.shards import Shards
+from mmrl.training.adamw import adamw
 from mmrl.training.muon import MuonAdamW
 from mmrl.training.spam import Spam
 
@@ -53,6 +54,4 @@ def build(
             warmup=config.spam_warmup,
             clip_after=config.spam_clip_after,
         )
-    return torch.optim.AdamW(
-        trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
-    )
+    return adamw(trained, config.lr, config.betas, config.eps, config.weight_decay)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrl.modalities.shards import first_row
+from mmrl.reporting.disk import sync
+from mmrl.training import within
 from mmrl.training.tensors import CheckpointError
 
 WHOLE = "trainer.safetensors"
@@ -41,49 +44,85 @@ def place(folder: Path, shard: int) -> Path:
     return folder / f"trainer_{shard:05d}.safetensors"
 
 
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each with memory of its own, which stays as it is while the training goes on."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    """As a file that is on the disk when this returns."""
+    seen: set[int] = set()
+    alone = {}
+    for name, tensor in tensors.items():  # a file holds no memory twice, and none that is a part of more
+        made = tensor.detach().cpu().contiguous()
+        memory = made.untyped_storage()
+        own = memory.nbytes() == made.nbytes and memory.data_ptr() not in seen
+        alone[name] = made if own else made.clone()
+        seen.add(alone[name].untyped_storage().data_ptr())
+    save_file(alone, path)
+    sync(path)
 
 
-def read(folder: Path, divided: Mapping[str, Any], weights: Mapping[str, int], wanted: Wanted) -> dict[str, Tensor]:
+def read(
+    folder: Path,
+    divided: Mapping[str, Any],
+    weights: Mapping[str, int],
+    wanted: Wanted,
+    in_policy: Mapping[str, Any] = MappingProxyType({}),
+    share: tuple[int, int] = (0, 1),
+) -> dict[str, Tensor]:
     """All tensors of a checkpoint; of those that are divided now (see rows_of) the wanted rows.
 
     divided: {"shards": how many files, "rows": {name: all rows}} of those that were divided when it was written, or {}.
-    Raises CheckpointError where a divided weight had another number of rows.
+    in_policy, share: see within.recorded and within.opened.
+    Raises CheckpointError where a divided weight had another number of rows, or `policy/` is not what it was.
     """
     found: dict[str, Tensor] = {}
+    elsewhere: Mapping[str, within.Place] = in_policy.get("tensors", {})
     with ExitStack() as stack:
+        held = stack.enter_context(within.opened(folder, in_policy, share))
         whole = stack.enter_context(safe_open(folder / WHOLE, framework="pt"))
-        for name in whole.keys():  # noqa: SIM118  it is no dict
-            shape = whole.get_slice(name).get_shape()
-            like = torch.empty(shape, device="meta")
+        rows_before, here = divided.get("rows", {}), set(whole.keys())
+        for name in [*here, *(name for name in elsewhere if name not in here and name not in rows_before)]:
+            there = whole.get_slice(name) if name in here else held.rows(elsewhere[name])
+            like = torch.empty(there.get_shape(), device="meta")
             rows = rows_of({name: like}, weights).get(name)
             if rows is None:
-                found[name] = whole.get_tensor(name)
+                found[name] = whole.get_tensor(name) if name in here else held.whole(elsewhere[name])
                 continue
-            _refuse_other(name, shape[0], rows)
+            _refuse_other(name, len(like), rows)
             first, end = wanted(rows)
-            found[name] = whole.get_slice(name)[first:end]
+            found[name] = there[first:end]
         files = [
             stack.enter_context(safe_open(place(folder, n), framework="pt")) for n in range(divided.get("shards", 0))
         ]
-        for name, rows in divided.get("rows", {}).items():
+        names = [set(file.keys()) for file in files]
+        for name, rows in rows_before.items():
             now = next((weights[part] for part in name.split("/") if part in weights), None)
             first, end = (0, rows) if now is None else wanted(rows)
             _refuse_other(name, rows, now)
-            found[name] = torch.cat(list(_slices(files, name, rows, first, end)))
+            sources = [
+                file.get_slice(name) if name in held_here or name not in elsewhere else held.rows(elsewhere[name])
+                for file, held_here in zip(files, names)
+            ]
+            own = [name in held_here for held_here in names]
+            found[name] = torch.cat(list(_slices(sources, own, rows, first, end)))
     return found
 
 
-def _slices(files: list[Any], name: str, rows: int, first: int, end: int) -> Iterator[Tensor]:
-    """Rows from `first` to `end` of a tensor, file by file; at least one piece, which may be empty."""
-    starts = [first_row(rows, len(files), n) for n in range(len(files) + 1)]
-    for number, file in enumerate(files):
+def _slices(sources: list[Any], own: list[bool], rows: int, first: int, end: int) -> Iterator[Tensor]:
+    """Rows from `first` to `end` of a tensor, part by part; at least one piece, which may be empty.
+
+    own: whether a source has the rows of its part alone; else it has all rows.
+    """
+    starts = [first_row(rows, len(sources), n) for n in range(len(sources) + 1)]
+    for number, source in enumerate(sources):
         low, high = max(first, starts[number]), min(end, starts[number + 1])
-        if low < high or number == 0:
-            piece = file.get_slice(name)
-            offset = starts[number]
-            yield piece[low - offset : high - offset] if low < high else file.get_tensor(name)[:0]
+        offset = starts[number] if own[number] else 0
+        if low < high:
+            yield source[low - offset : high - offset]
+        elif number == 0:
+            yield source[:0]
 
 
 def _refuse_other(name: str, rows: int, now: int | None) -> None:

@@ -27,7 +27,8 @@ def plan_text(config: Config, processes: int = 1) -> str:
         lines.append(f"evaluation: {between}before and after: {count} held-out prompts x {config.eval.samples}")
     every = config.checkpoint.every
     when = f"every {every} steps and at the end of a stage" if every else "at the end of a stage"
-    lines.append(f"checkpoints: {when}, {config.checkpoint.keep} kept")
+    behind = ", written in the background" if config.checkpoint.background else ""
+    lines.append(f"checkpoints: {when}, {config.checkpoint.keep} kept{behind}")
     return "\n".join(lines) + "\n"
 
 

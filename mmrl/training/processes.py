@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mmrl.config import ConfigError
 from mmrl.core.reduce import Reduce, distributed, local
 from mmrl.training.notes import LAG_S, Failed, Notes, told
+from mmrl.training.presence import Presence
 
 TIMEOUT_S = 1800.0
 # While a process waits for others: the first pause, how much longer each is than the one before, the longest; and how
@@ -34,6 +35,9 @@ _PAUSE_S, _GROWTH, _LONGEST_S, _ASK_S = 1e-5, 1.1, 0.02, 0.5
 
 Error = TypeVar("Error", bound=Exception)
 _SHARED = "raised_by_all_processes"
+_KILLED = "was killed (out of memory?)"
+# NCCL ends a process without a word where its own time is over: so much later than ours.
+_LATER_S = 30.0
 
 
 class LostProcess(RuntimeError):
@@ -48,6 +52,7 @@ class Processes:
     """
 
     _waited = 0.0  # seconds, for others
+    presence = Presence(".", 0, 1)  # of one process, which nobody looks for
 
     def __init__(
         self,
@@ -59,17 +64,19 @@ class Processes:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         check_trackers(trackers)
+        backend_s = timeout if device == "cpu" or not torch.accelerator.is_available() else timeout + _LATER_S
         self.accelerator = Accelerator(
             cpu=device == "cpu",
             log_with=list(trackers) or None,
             project_dir=run_dir,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=backend_s))],
         )
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self.timeout = timeout
         self.notes = Notes(run_dir, self.rank, self.world)
+        self.presence = Presence(run_dir, self.rank, self.world)
         self.while_waiting: Callable[[], None] = _nothing
         self._reduce: Reduce = partial(distributed, wait=self._wait) if self.world > 1 else local
         if self.world > 1:
@@ -79,6 +86,11 @@ class Processes:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def appear(self) -> None:
+        """From now on the others see what this process is at, and read its notes: the run's folder is theirs."""
+        self.notes.open()
+        self.presence.open(self.barrier, self._end_alone, lambda: bool(self.notes.read()))
 
     def reduce(self, x: Tensor, op: str = "sum") -> Tensor:
         """`x` combined over processes ("sum", "max", "min"), on the CPU."""
@@ -154,7 +166,9 @@ class Processes:
         try:
             yield
             self.barrier()
+            self.presence.close(well=True)
         except besides:
+            self.presence.close(well=True)
             raise
         except Failed:
             raise
@@ -162,12 +176,16 @@ class Processes:
             # Where weights are divided, others are lost in the middle of a model, which says so in its own words.
             lost = self._lost(error) if _of_network(error) else error
             if isinstance(lost, LostProcess):  # told by the main process, where that is not the one
+                self.presence.at(lost=True)
                 self.notes.refuse(patience=LAG_S if self.is_main else 2 * LAG_S)
+                lost = self._named(lost)
             if self.is_main or not isinstance(lost, LostProcess):
                 self.notes.write(lost)
             if lost is error:
                 raise
             raise lost from error
+        finally:
+            self.presence.close(well=False)
 
     def _wait(self, work: dist.Work) -> None:
         """Until a collective is done, coming back to Python now and then, so that handlers of signals run.
@@ -176,9 +194,11 @@ class Processes:
         """
         began = time.monotonic()
         while not self._is_done(work, _ASK_S):
+            self.presence.at(waits=True)
             try:
                 self.notes.refuse()
                 self.while_waiting()
+                self._refuse_to_wait_longer(began)
             except BaseException:
                 _abandoned.append(work)
                 raise
@@ -186,14 +206,50 @@ class Processes:
             work.wait()
         except RuntimeError as error:
             raise self._lost(error) from error
+        if self.presence.place.waits:
+            self.presence.at(waits=False)
         self._waited += time.monotonic() - began
+
+    def _refuse_to_wait_longer(self, began: float) -> None:
+        """Where the backend ends the whole process behind a time-out, as NCCL's does, say first what it was."""
+        if self.device.type != "cpu" and time.monotonic() - began > self.timeout:
+            raise self._lost(RuntimeError("the time is over"))
 
     def _lost(self, error: BaseException) -> LostProcess:
         first = (str(error).splitlines() or [""])[0]
-        return LostProcess(
-            f"process {self.rank} lost another one: it was killed (out of memory?), or kept the others waiting for "
-            f"longer than timeout={self.timeout:g} seconds ({first}); the last checkpoint stands: go on with --resume"
-        )
+        return LostProcess(self._about_lost("another one", f"{_KILLED}, or {self._late} ({first})"))
+
+    def _named(self, lost: LostProcess) -> LostProcess:
+        """The same with who is missing, where that is known."""
+        missing, ended = self.presence.missing()
+        if not missing or type(lost) is not LostProcess:
+            return lost
+        who = ", ".join(f"process {rank} ({place})" for rank, place in missing.items())
+        why = {True: _KILLED, False: self._late, None: f"{_KILLED}, or {self._late}"}[ended]
+        return LostProcess(self._about_lost(who, why))
+
+    def _about_lost(self, who: str, why: str) -> str:
+        return f"process {self.rank} lost {who}: it {why}; the last checkpoint stands: go on with --resume"
+
+    @property
+    def _late(self) -> str:
+        return f"kept the others waiting for longer than timeout={self.timeout:g} seconds"
+
+    def _end_alone(self) -> None:
+        """In a thread: another process is gone, and this one, maybe in the middle of a collective that cannot be left,
+        has not ended for it. One process tells why, as in `ending_together`."""
+        try:
+            self.notes.refuse(patience=LAG_S if self.is_main else 2 * LAG_S)
+            error: Exception = self._named(self._lost(TimeoutError("no collective ended")))
+            self.notes.write(error)
+            tells = True
+        except Failed as failed:
+            error, tells = failed, self.is_main
+        if tells:
+            print(f"error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
     def waiting(self) -> dict[str, float]:
         """Since the last call: the seconds that the process which waited most has waited for others, and which one

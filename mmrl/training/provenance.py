@@ -12,6 +12,7 @@ from typing import Any
 
 from mmrl import objects
 from mmrl.config import Config, ForwardPreferenceStage, PreferenceStage, RewardModelStage
+from mmrl.config.data import is_function
 from mmrl.data.sources import files_of
 from mmrl.share import resolve
 from mmrl.training.cursor import Cursor
@@ -28,6 +29,7 @@ FREE_OF_REWARD = ("timeout",)
 LISTED = ("stages.", "rewards.")
 _MISSING = "(not there)"
 _SHOWN = 60
+_OF_FILES = " of files"  # behind a hash of what files hold, not of the prompts that were made of them
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,16 @@ def all_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Di
     found = [d for d in found if d.before != _MISSING or d.key in now["chosen"] or _is_added(d.key, known)]
     told = {difference.key for difference in found}
     before, after = saved["content"], now["content"]
-    changed = [key for key in after if key in before and before[key] != after[key] and key not in told]
+    changed = [key for key in after if key in before and _is_other(before[key], after[key]) and key not in told]
     return found + [Difference(key, before[key], after[key]) for key in changed]
+
+
+def _is_other(before: str, after: str) -> bool:
+    """Whether data has another content. Of hashes of two kinds, as of a run that an earlier mmrl began, only the
+    numbers can be compared."""
+    if before.endswith(_OF_FILES) == after.endswith(_OF_FILES):
+        return before != after
+    return before.partition(",")[0] != after.partition(",")[0]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -199,7 +209,7 @@ def _content(run: Run) -> Iterator[tuple[str, str]]:
     """(key of the config, what its file holds, in a few words)."""
     data = run.data
     if data.prompts:
-        yield "data.prompts", f"{len(data.prompts)} prompts, hash {mark_of_prompts(data.prompts)}"
+        yield "data.prompts", f"{len(data.prompts)} prompts, hash {_mark_of_many(run) or mark_of_prompts(data.prompts)}"
     if data.records is not None:
         mark = _mark_of_source(str(run.config.data.records), run.config.data.split)
         yield "data.records", f"{data.records.count} records" + (f", hash {mark}" if mark else "")
@@ -232,6 +242,16 @@ def _code(config: Config) -> Iterator[tuple[str, str]]:
         file, _, _ = name.rpartition(":")
         if file.endswith(".py") and (mark := _mark_of_file(file)):
             yield file, mark
+
+
+def _mark_of_many(run: Run) -> str | None:
+    """Of more prompts than were looked at, what their files hold, which is read a hundred times faster than prompts are
+    made; None for fewer, and for prompts that no file holds."""
+    data, looked_at = run.config.data, run.config.prompts_looked_at
+    if looked_at is None or len(run.data.prompts) <= looked_at or is_function(data.prompts):
+        return None
+    mark = _mark_of_source(str(data.prompts), data.split)
+    return f"{mark}{_OF_FILES}" if mark else None
 
 
 def mark_of_prompts(prompts: Sequence[Prompt]) -> str:

@@ -23,11 +23,16 @@ from mmrl.types import Group, Prompt, Sample
 
 @dataclass(frozen=True)
 class Data:
-    """What the config's `data:` names; a stage may take its own instead."""
+    """What the config's `data:` names; a stage may take its own instead.
+
+    known: how many of the first prompts were looked at: the adapter can roll them out. Of the others nobody knows
+    before they are drawn (mmrl.training.fitting).
+    """
 
     prompts: Sequence[Prompt] = ()
     eval_prompts: Sequence[Prompt] = ()
     records: Records | None = None
+    known: int = 0
 
 
 def _met(adapter: Adapter, sample: Sample, media: Perceived) -> Any:
@@ -119,7 +124,7 @@ class Run:
         Every process enters, also one that has nothing to sample: an engine they share is brought up to date by one of
         them while the others wait.
         """
-        with self.whole(), self.adapter.synced(self.processes.once):
+        with self.processes.presence.doing("sampling"), self.whole(), self.adapter.synced(self.processes.once):
             yield
 
     def whole(self) -> AbstractContextManager[None]:

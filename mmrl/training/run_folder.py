@@ -15,6 +15,7 @@ from mmrl.data.prompts import load_prompts
 from mmrl.reporting.files import write_atomic
 from mmrl.training.notes import clear_notes
 from mmrl.training.plan import plan_text
+from mmrl.training.presence import clear_places
 from mmrl.training.provenance import PLACE, Difference
 from mmrl.training.run import Run
 from mmrl.types import Prompt
@@ -46,6 +47,7 @@ def claim(folder: Path, resume: bool, fresh: bool) -> None:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}") from None
     _lock(folder)
     clear_notes(folder)
+    clear_places(folder)
 
 
 def _lock(folder: Path) -> None:

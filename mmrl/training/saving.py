@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -11,11 +13,16 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mmrl.modalities.shards import Shards
-from mmrl.training import pieces
+from mmrl.training import background
 from mmrl.training.checkpoint import Checkpoints, disk_errors, explain_write_error
 from mmrl.training.cursor import Cursor
+from mmrl.training.draft import Draft
 from mmrl.training.processes import Processes
 from mmrl.training.tensors import CheckpointError, under
+
+LOOK_S = 0.2  # how often a process that waits for a checkpoint looks for other news
+# How long a run that ends by an error waits for other processes' parts of the checkpoint under way.
+LEAVING_S = 20.0
 
 
 class Part(Protocol):
@@ -46,15 +53,20 @@ def load_parts(parts: Mapping[str, Part], state: Mapping[str, Any], tensors: Map
 
 
 class Saver:
-    """Writes checkpoints of a run; every process calls `save`.
+    """Writes checkpoints of a run; every process calls its methods, but for `leave`.
 
-    shards: how the model's weights are divided over processes; None: they are not.
+    shards: how the model's weights are divided over processes; None: they are not. behind: whether tensors may be
+    written in the background, of one checkpoint at a time.
     unsaved: why the last one could not be written, or None.
     """
 
-    def __init__(self, checkpoints: Checkpoints, processes: Processes, shards: Shards | None = None) -> None:
-        self.checkpoints, self.processes, self.shards = checkpoints, processes, shards
+    def __init__(
+        self, checkpoints: Checkpoints, processes: Processes, shards: Shards | None = None, behind: bool = False
+    ) -> None:
+        self.checkpoints, self.processes, self.shards, self.behind = checkpoints, processes, shards, behind
         self.unsaved: str | None = None
+        self._work: background.Work | None = None  # the checkpoint that is under way
+        self._until = float("inf")  # time.monotonic() from which on its other writers are not waited for
 
     def save(
         self,
@@ -65,33 +77,107 @@ class Saver:
         save_policy: Callable[[Path], None],
         required: bool = False,
         weights: Mapping[str, int] = MappingProxyType({}),
+        wait: bool = True,
     ) -> Path:
         """Write a checkpoint of this very point; on a full disk, warn, and the loop tries again after the next step.
 
         about: what the run was made with. save_own: writes what each process has of its own; save_policy: the model.
         weights: all rows of divided weights by name; each process writes those that it holds, of these and of what is
         kept beside them.
-        required: raise CheckpointError where it cannot be written.
+        required: raise CheckpointError where it cannot be written. wait: have it on the disk when this returns; False:
+        the tensors may be written while the training goes on.
         """
+        self.settle()
+        cursor = replace(cursor)  # the training's goes on
+        behind = self.behind and not (required or wait)
         folder = self.checkpoints.temporary(cursor)
-        begin, own = partial(self._begin, cursor), partial(save_own, folder)
-        rows = partial(self._write_rows, folder, parts, weights)
-        commit = partial(self._commit, cursor, parts, about, save_policy, weights)
+        state, tensors = state_of(parts)
+        draft = Draft(folder, {**about, "parts": state}, tensors, weights, self.shards, self.processes.is_main, behind)
+        pieces: list[Callable[[], Any]] = [partial(self._begin, cursor), partial(save_own, folder)]
+        pieces.append(partial(draft.save_policy, save_policy))
+        if not behind:
+            pieces += [draft.write_rows, partial(self._commit, cursor, draft)]
         failed: OSError | None = None
-        for piece in (begin, own, rows, commit):
+        for piece in pieces:
             try:
                 with disk_errors():
                     piece()
             except OSError as error:
                 failed = error
             if self.processes.any(failed is not None):  # also the barrier between the pieces
-                break
+                return self._could_not(failed, cursor, required)
+        if behind:
+            draft.copy()
+            self._until = float("inf")
+            self._work = background.Work(partial(self._write, cursor, draft))
+            return self.checkpoints.root
+        self.unsaved = None
+        return self.checkpoints.latest or self.checkpoints.root
+
+    # ---------------------------------------------------------------- in the background
+
+    def look(self) -> None:
+        """Between steps: where the checkpoint under way is done, on all processes, see how it ended."""
+        if self._work is not None and not self.processes.any(not self._work.is_done):
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the checkpoint under way. On a full disk, warn as `save` does; raises CheckpointError, on all
+        processes, for any other reason that it could not be written for."""
+        work = self._work
+        if work is None:
+            return
+        while not work.join(LOOK_S):
+            self.processes.notes.refuse()
+        self._work = None
+        with self.processes.failing_alike(CheckpointError):
+            if work.error is not None and not isinstance(work.error, OSError):
+                told = f"{type(work.error).__name__}: {work.error}"
+                raise CheckpointError(f"writing a checkpoint in the background failed: {told}") from work.error
+        if self.processes.any(work.error is not None):
+            self._could_not(work.error if isinstance(work.error, OSError) else None)
         else:
             self.unsaved = None
-            return self.checkpoints.latest or self.checkpoints.root
+
+    def leave(self) -> None:
+        """Where training ends: let the checkpoint under way be finished, if the others do their part."""
+        if self._work is not None:
+            self._until = time.monotonic() + LEAVING_S
+            while not self._work.join(LOOK_S):
+                pass
+            self._work = None
+
+    def _write(self, cursor: Cursor, draft: Draft) -> None:
+        """In a thread of each process; the main one waits for the others, and gives the whole its name."""
+        with disk_errors():
+            if not self.processes.is_main:
+                with background.marked(draft.folder, self.processes.rank):
+                    draft.write_rows()
+                return
+            try:
+                with self.processes.presence.undisturbed():
+                    draft.write_rows()
+                    began = time.monotonic()
+                    background.wait_for_all(draft.folder, self.processes.world, partial(self._given_up, began))
+                    self._commit(cursor, draft)
+            except BaseException:
+                self.checkpoints.abandon(cursor)
+                raise
+
+    def _given_up(self, began: float, missing: set[int]) -> str | None:
+        """Why these processes, which have not done their part, will not do it."""
+        gone = missing.intersection(self.processes.presence.ended())
+        now = time.monotonic()
+        if gone or now > self._until or now > began + self.processes.timeout:
+            return f"process {min(gone or missing)} {'is gone' if gone else 'has not written its part'}"
+        return None
+
+    # ---------------------------------------------------------------- pieces
+
+    def _could_not(self, failed: OSError | None, cursor: Cursor | None = None, required: bool = False) -> Path:
         failed = failed or OSError("another process could not write its part")
         self.unsaved = explain_write_error(failed, self.checkpoints.root)
-        if self.processes.is_main:
+        if self.processes.is_main and cursor is not None:
             self.checkpoints.abandon(cursor)
         if required:
             raise CheckpointError(self.unsaved) from failed
@@ -103,25 +189,8 @@ class Saver:
         if self.processes.is_main:
             self.checkpoints.begin(cursor)
 
-    def _commit(
-        self,
-        cursor: Cursor,
-        parts: Mapping[str, Part],
-        about: Mapping[str, Any],
-        save_policy: Callable[[Path], None],
-        weights: Mapping[str, int],
-    ) -> None:
+    def _commit(self, cursor: Cursor, draft: Draft) -> None:
         if self.processes.is_main:
-            state, tensors = state_of(parts)
-            rows = pieces.rows_of(tensors, weights)
-            divided = {"divided": {"shards": self.shards.shards, "rows": rows}} if self.shards else {}
-            whole = {name: tensor for name, tensor in tensors.items() if name not in rows}
-            self.checkpoints.write(cursor, {**about, **divided, "parts": state}, whole, save_policy)
-            self.checkpoints.commit(cursor)
-
-    def _write_rows(self, folder: Path, parts: Mapping[str, Part], weights: Mapping[str, int]) -> None:
-        """This process's rows of what is divided."""
-        if self.shards and self.shards.writes:
-            _, tensors = state_of(parts)
-            mine = {name: tensors[name] for name in pieces.rows_of(tensors, weights)}
-            pieces.write(pieces.place(folder, self.shards.number), mine)
+            with self.processes.presence.undisturbed():
+                draft.write_rest()
+                self.checkpoints.commit(cursor)

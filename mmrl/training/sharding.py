@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from mmrl.config import Config, ConfigError, GrpoStage, SftStage, resolve_algorithm
+from mmrl.config import (
+    Config,
+    ConfigError,
+    DistillStage,
+    FilterStage,
+    ForwardPreferenceStage,
+    ForwardProcessStage,
+    GrpoStage,
+    PreferenceStage,
+    RewardModelStage,
+    SftStage,
+)
+from mmrl.core.algorithm import Algorithm
 from mmrl.core.resolving import needs, needs_reference
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.shards import DivisionError, Shards
 from mmrl.training.processes import Processes
 
 # Stages all of whose processes run the same blocks of the model in the same order.
-KINDS = (GrpoStage, SftStage)
+KINDS = (
+    GrpoStage,
+    ForwardProcessStage,
+    DistillStage,
+    SftStage,
+    PreferenceStage,
+    ForwardPreferenceStage,
+    RewardModelStage,
+    FilterStage,
+)
 
 
 def divide(adapter: Adapter, config: Config, processes: Processes) -> None:
@@ -27,7 +50,12 @@ def divide(adapter: Adapter, config: Config, processes: Processes) -> None:
         gathered = getattr(torch, options.gathered) if options.gathered else None
         try:
             adapter.shards = Shards(
-                adapter.divisible(), options.shards, processes.device, options.sync == "update", gathered
+                adapter.divisible(),
+                options.shards,
+                processes.device,
+                processes.reduce,
+                options.sync == "update",
+                gathered,
             )
         except (Unsupported, DivisionError) as error:
             raise ConfigError(str(error)) from None
@@ -57,13 +85,19 @@ def refuse(config: Config, world: int) -> None:
                 f"sharding: {where}: weights are divided once, as model.components are trained; leave the stage's "
                 "components out, or sharding.shards at 1"
             )
-        if isinstance(stage, GrpoStage):
-            _refuse_reference_outside(stage, where)
+        for algorithm in _algorithms(stage):
+            _refuse_reference_outside(algorithm, where)
 
 
-def _refuse_reference_outside(stage: GrpoStage, where: str) -> None:
+def _algorithms(stage: Any) -> list[Algorithm]:
+    """By which a stage makes advantages."""
+    sections = (stage, getattr(stage, "joint", None), getattr(stage, "surrogate", None))
+    found = (getattr(section, "resolved", None) for section in sections)
+    return [algorithm for algorithm in found if isinstance(algorithm, Algorithm)]
+
+
+def _refuse_reference_outside(algorithm: Algorithm, where: str) -> None:
     """The reference takes the policy's place in each process's own parts: only where all do it together."""
-    algorithm = resolve_algorithm(stage.algorithm)
     asked = needs_reference(algorithm) and algorithm.kl_place != "loss"
     if asked or "logp_reference" in needs(algorithm):
         raise ConfigError(

@@ -62,12 +62,14 @@ class Stops:
         """Whether a signal has come; also true between two points."""
         return self.asked_at is not None
 
-    def waited_long(self) -> bool:
-        """Whether a single process was asked to stop and has waited long enough for what it is doing.
+    @property
+    def asked_long(self) -> bool:
+        """Whether this process was asked to stop and has waited long enough for what it is doing."""
+        return self.asked_at is not None and time.monotonic() - self.asked_at > PATIENCE_S
 
-        One of several cannot leave alone: the others would wait for it.
-        """
-        return self.processes.world == 1 and self.asked_at is not None and time.monotonic() - self.asked_at > PATIENCE_S
+    def waited_long(self) -> bool:
+        """`asked_long` of a single process. One of several cannot leave alone: the others would wait for it."""
+        return self.processes.world == 1 and self.asked_long
 
     def refuse_to_wait(self) -> None:
         """Asked while this process waits for others. Raises LeftAlone where it was asked to stop a while ago."""

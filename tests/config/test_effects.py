@@ -98,6 +98,7 @@ CASES = [
     *(Case(Config, "eval", f"eval.{given}", HELD) for given in ("every=5", "prompts=9", "by=kind", "seed=1")),
     Case(Config, "eval", "eval.rewards=[{name:a.b}]", HELD),
     Case(Config, "report.eval_prompts", "report.eval_prompts=3", HELD),
+    Case(CheckpointConfig, "background", "checkpoint.background=true", "", "checkpoint.every=0"),
     Case(ReportConfig, "groups", "report.groups=3", "", "report.samples_every=0"),
     Case(ShardingConfig, "sync", "sharding.sync=update", "sharding.shards=2"),
     Case(ShardingConfig, "gathered", "sharding.gathered=bfloat16", "sharding.shards=2 model.dtype=bfloat16"),
@@ -143,7 +144,7 @@ CASES = [
     ),
     Case(Config, "rewards", "rewards=[{name:a.b}]", f"{SCALAR} {HELD}", SCALAR, "reward_model"),
     Case(DataConfig, "where", "data.where={a:1}", "", "data.prompts=null", "sft"),
-    Case(DataConfig, "looked_at", "data.looked_at=9", None, "", "sft"),
+    Case(DataConfig, "looked_at", "data.looked_at=9", "data.records=a.jsonl", RECORDS, "sft"),
     Case(DataConfig, "eval_where", "data.eval_where={a:1}", HELD),
     Case(DataConfig, "shuffle_options", "data.shuffle_options=true", "", "data.prompts=null", "sft"),
     Case(DataConfig, "prompts_count", "data.prompts_count=9", FUNCTION),
@@ -350,6 +351,14 @@ CASES = [
         for section, modality in ((image.LoraConfig, "image"), (tokens.LoraConfig, "text"))
         for name, value in (("rank", "9"), ("alpha", "9"), ("targets", "[a]"))
     ),
+    *(
+        Case(image.EngineConfig, entry, given, "model.engine.name=servers", modality="image")
+        for entry, given in (
+            ("options", "model.engine.options={concurrency:2}"),
+            ("tolerance", "model.engine.tolerance=1"),
+        )
+    ),
+    Case(image.ModelConfig, "engine", "model.engine.name=servers", None, stage="sft", modality="image"),
     Case(image.ModelConfig, "revision", "model.revision=a", "", "model.path=./here", modality="image"),
     Case(image.ModelConfig, "park", "model.park=true", "", "device=cpu", modality="image"),
     Case(image.ModelConfig, "park", "model.park=true", "", "model.components=[text_encoders,vae]", modality="image"),
@@ -600,6 +609,7 @@ ALWAYS: dict[type, set[str]] = {
     ExpertConfig: {"objective", "batch", "micro_batch", "peak", "valley"},
     TreeConfig: {"iterations", "children", "depth", "c", "least_spread", "step_end", "step_tokens"},
     image.LoraConfig: {"path"},
+    image.EngineConfig: {"name"},
     image.SamplingConfig: {
         *("steps", "kernel", "plan", "guidance", "same_noise", "size", "logp_reduction", "ratio_norm"),
         "storage",

@@ -531,10 +531,11 @@ def test_the_same_question_about_another_picture_is_another_prompt(red):
     data = {"prompts": train, "eval_prompts": held}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert [len(p) for p in load_config_prompts(SimpleNamespace(data=DataConfig(**data)), Adapter(None))] == [1, 1]
+        read = load_config_prompts(SimpleNamespace(data=DataConfig(**data), prompts_looked_at=None), Adapter(None))
+        assert [len(read.prompts), len(read.eval_prompts)] == [1, 1]
     same = DataConfig(**{**data, "eval_prompts": train})
     with pytest.warns(UserWarning, match="1 held-out prompts are also training prompts, e.g. '<image>colour"):
-        load_config_prompts(SimpleNamespace(data=same), Adapter(None))
+        load_config_prompts(SimpleNamespace(data=same, prompts_looked_at=None), Adapter(None))
 
 
 SHOWN = ("messages", "images", "image", "image_path", "conversations", "system", "system_prompt")

@@ -26,6 +26,7 @@ class Fake(ThreadingHTTPServer):
     def __init__(self, port: int = 0):
         self.posts: list[tuple[str, dict]] = []
         self.mode, self.refuse, self.success, self.token = "processed_logprobs", None, True, None
+        self.refuse_control: tuple[str, int] | None = None  # a route beside `posts`, and the status that it answers
         self.features = 3  # of a picture, whose placeholder is 7
         self.weights = "default"  # the weight version
         self.root = ""  # the folder of its model
@@ -129,6 +130,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def aside(self, path):
         told = self.server.told
+        if self.server.refuse_control and path == self.server.refuse_control[0]:
+            return self.reply({"error": "not now"}, self.server.refuse_control[1])
         if path == "/pause":
             self.server.going.clear()
         if path == "/resume":

@@ -211,7 +211,7 @@ def test_a_resume_loses_and_invents_nothing(point, when, fakes, tmp_path, watch)
 
 
 def test_all_servers_gone_for_good_end_the_run_within_the_time_out(fakes, tmp_path, watch):
-    from mmrl.engines.vllm_http import ServerError
+    from mmrl.engines.http_client import ServerError
 
     servers = fakes(2, delay=0.02)
     told = config(tmp_path, servers, steps=50)

@@ -19,10 +19,10 @@ import mmrl  # noqa: F401  (hooks torchvision before transformers is imported)
 from mmrl.engines.agreement import EngineMismatch
 from mmrl.engines.base import Completion, Sampling
 from mmrl.engines.decoder import Row
+from mmrl.engines.http_client import ServerError
 from mmrl.engines.load import load_engine
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.vllm import VllmEngine
-from mmrl.engines.vllm_http import ServerError
 
 SAMPLING = Sampling(temperature=0.5, stop_ids=(9,), banned=(3,), max_tokens=4)
 

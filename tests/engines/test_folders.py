@@ -11,7 +11,7 @@ import torch
 from standin_server import connect
 
 from mmrl.engines.folders import WeightsFolder
-from mmrl.engines.vllm_http import ServerError
+from mmrl.engines.http_client import ServerError
 
 
 @pytest.fixture

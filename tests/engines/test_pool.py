@@ -12,8 +12,8 @@ import torch
 from standin_server import connect, started
 
 from mmrl.engines.base import Sampling
+from mmrl.engines.http_client import ServerError
 from mmrl.engines.load import longest_row
-from mmrl.engines.vllm_http import ServerError
 from mmrl.engines.vllm_transfer import buckets
 
 SAMPLING = Sampling(stop_ids=(9,), max_tokens=4)
@@ -39,6 +39,13 @@ def fakes():
 
 def prompts_of(fake):
     return [tuple(body["token_ids"]) for path, body in fake.posts if path == "/inference/v1/generate"]
+
+
+def until_back(engine):
+    """Whether a lost server answers again, which a thread finds out."""
+    fleet = engine._backend.fleet
+    with fleet.changed:
+        return fleet.changed.wait_for(engine.returned, 60)
 
 
 def first_ids(rows):
@@ -83,7 +90,7 @@ def test_a_server_that_comes_back_gets_weights_before_prompts(folder, fakes):
         engine.generate(PROMPTS, 4, SAMPLING, SEEDS)
     again = started(port, root=str(folder))
     assert first_ids(engine.generate(PROMPTS, 4, SAMPLING, SEEDS)) == SEEDS
-    assert not again.posts and engine._backend.returned() and len(engine._backend.fleet.ready) == 1
+    assert until_back(engine) and not again.posts and len(engine._backend.fleet.ready) == 1
     engine.sync(WEIGHTS, 2)
     assert first_ids(engine.generate(PROMPTS, 4, SAMPLING, SEEDS)) == SEEDS
     assert again.posts[0][0] == "/collective_rpc" and prompts_of(again) and len(engine._backend.fleet.ready) == 2
@@ -277,3 +284,86 @@ def test_where_weights_flow_those_of_nobody_are_still_refused(folder, fakes):
 def test_the_longest_row_is_that_of_the_server_with_the_least_room(fakes):
     urls = [fake.url for fake in (*fakes(1), *fakes(1, told={"longest": 12}))]
     assert longest_row({"name": "vllm", "mode": "server", "options": {"url": urls}}) == 12
+
+
+def test_a_server_that_cannot_be_stopped_leaves_no_other_one_standing_still(folder, fakes):
+    """The second refuses the pause, whatever its reason: the first, which stands still by then, goes on."""
+    servers = fakes(2)
+    engine = connect(folder, servers)
+    engine.sync(WEIGHTS, 1)
+    servers[1].refuse_control = ("/pause", 400)
+    with pytest.raises(ServerError, match="answered 400"):
+        engine.sync(WEIGHTS, 2)
+    assert servers[0].going.is_set()
+    servers[1].refuse_control = None
+    engine.sync(WEIGHTS, 3)
+    assert first_ids(engine.generate(PROMPTS, 4, SAMPLING, SEEDS)) == SEEDS
+    engine.close()
+
+
+def test_a_slow_server_is_not_lost_and_its_prompts_are_asked_of_another(folder, fakes):
+    servers = fakes(2)
+    engine = connect(folder, servers, options={"timeout": 0.3})
+    engine.sync(WEIGHTS, 1)
+    servers[0].going.clear()  # it takes requests, and answers what is asked of it beside them
+    assert first_ids(engine.generate(PROMPTS, 4, SAMPLING, SEEDS)) == SEEDS
+    assert len(engine._backend.fleet.ready) == 2 and engine.counts()["rollout/asked_again"] > 0
+    servers[0].going.set()
+    engine.close()
+
+
+def test_a_single_slow_server_says_what_to_raise(folder, fakes):
+    [server] = fakes(1)
+    engine = connect(folder, server, options={"timeout": 0.3})
+    server.going.clear()
+    with pytest.raises(ServerError, match=r"did not answer within 0\.3 s; raise timeout"):
+        engine.generate(PROMPTS, 1, SAMPLING, [[1]] * 4)
+    server.going.set()
+    engine.close()
+
+
+def test_closing_does_not_wait_for_a_server_that_hangs(folder, fakes):
+    servers = fakes(2)
+    engine = connect(folder, servers, options={"timeout": 600})
+    engine.sync(WEIGHTS, 1)
+    engine.flows = True
+    for server in servers:
+        server.going.clear()
+    failed = []
+
+    def ask():
+        with pytest.raises(ServerError) as error:
+            engine.generate(PROMPTS, 1, SAMPLING, [[1]] * 4)
+        failed.append(str(error.value))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not all(prompts_of(server) for server in servers):
+        time.sleep(0.005)
+    engine.close()
+    thread.join(60)
+    assert failed and "\n" not in failed[0]
+    for server in servers:
+        server.going.set()
+
+
+def test_a_server_that_came_back_as_another_is_not_asked_again_and_again(folder, fakes):
+    """It answers, and this run cannot use it: nobody sends weights for its sake, and it gets some once it can be."""
+    servers = fakes(2)
+    engine = connect(folder, servers)
+    engine.sync(WEIGHTS, 1)
+    port = servers[1].server_address[1]
+    servers[1].kill()
+    with pytest.warns(UserWarning, match="a server is lost"):
+        engine.generate(PROMPTS, 4, SAMPLING, SEEDS)
+    other = started(port, root=str(folder), mode="raw_logprobs")
+    assert until_back(engine)
+    engine.sync(WEIGHTS, 2)
+    fleet = engine._backend.fleet
+    assert not fleet.returned() and "raw_logprobs" in fleet.why
+    other.kill()
+    again = started(port, root=str(folder))
+    engine.sync(WEIGHTS, 3)
+    assert len(fleet.ready) == 2
+    engine.close()
+    again.kill()

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from standin_server import connect
 
+from mmrl.engines.http_client import ServerError
 from mmrl.engines.load import longest_row
 from mmrl.engines.vllm import VllmEngine
-from mmrl.engines.vllm_http import ServerError
 
 
 @pytest.fixture

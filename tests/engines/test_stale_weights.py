@@ -9,7 +9,8 @@ import torch
 from standin_server import connect
 
 from mmrl.engines.base import Sampling
-from mmrl.engines.vllm_server import ServerError, StaleWeights
+from mmrl.engines.http_client import ServerError
+from mmrl.engines.remote import StaleWeights
 
 SAMPLING = Sampling(stop_ids=(9,), max_tokens=4)
 WEIGHTS = [("lm_head.weight", torch.ones(2, 2))]

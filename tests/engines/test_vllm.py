@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 import mmrl  # noqa: F401  (hooks torchvision before transformers is imported)
 from mmrl.engines.agreement import EngineMismatch, default_tolerance
 from mmrl.engines.base import Sampling
+from mmrl.engines.http_client import ServerError
 from mmrl.engines.load import load_engine
+from mmrl.engines.remote import StaleWeights
 from mmrl.engines.vllm import VllmEngine
-from mmrl.engines.vllm_server import ServerError, StaleWeights
 from mmrl.modalities.tokens.outside import merged_weights
 
 pytestmark = [

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import saved
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from mmrl.training import optim
 
 PROMPTS = ["one", "two", "three is", "four or so", "five", "six six six"]
 
@@ -22,6 +27,9 @@ import numpy as np
 def odd(samples):
     ids = [s.actions.tensors["ids"] for s in samples]
     return [float(i[0] % 7) + 0.1 * len(i) for i in ids]
+
+def numbered(samples):
+    return [float((7 * s.index + len(s.prompt.text)) % 5) for s in samples]
 
 def bright(samples):
     return [float(np.asarray(s.artifact, dtype=np.float64)[..., 0].mean()) / 255 for s in samples]
@@ -36,9 +44,14 @@ SIZES = {"hidden": 16, "layers": 2, "heads": 2, "kv_heads": 1}
 LORA = {"train": "lora", "lora": {"rank": 2, "alpha": 4}}
 
 # Several runs in one start of the processes: `python SCRIPT JOBS.json`, a list of `job`s.
-TRAIN = """
+TRAIN = (
+    f"""
 import json, os, shutil, sys
 from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+"""
+    + """
+from divided import noting
 import torch, mmrl, mmrl.training.reports
 torch.set_num_threads(1)
 mmrl.training.reports.write_report = lambda folder: folder  # most of the time of such a run
@@ -47,13 +60,66 @@ for config, resume, allow, fails, copy in json.loads(Path(sys.argv[1]).read_text
     if copy and os.environ["RANK"] == "0":  # the others wait for it where the run begins
         shutil.copytree(folder, folder.with_name(copy), symlinks=True)
     try:
-        mmrl.train(config, quiet=True, resume=resume, allow=allow)
+        with noting(folder):
+            mmrl.train(config, quiet=True, resume=resume, allow=allow)
     except Exception as error:
         if not fails:
             raise
         told = json.dumps(["FAILED", config["name"], os.environ["RANK"], type(error).__name__, str(error)])
         os.write(1, (os.linesep + told + os.linesep).encode())  # at once: the other process writes to the same place
 """
+)
+
+
+@contextmanager
+def noting(folder: Path) -> Iterator[None]:
+    """Inside, a run puts down the gradient of each update as each process's optimizer sees it."""
+    before, rank, made = optim.build, os.environ.get("RANK", "0"), []
+
+    def build(config: Any, parameters: dict[str, Any], shards: Any = None) -> Any:
+        optimizer, learner = before(config, parameters, shards), len(made)
+        made.append(0)
+
+        def note(*_: Any) -> None:
+            place = folder / "gradients" / f"{learner}_{made[learner]:03d}_{rank}.safetensors"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            kind = {name: "rows" if hasattr(p, "rows") else "whole" for name, p in parameters.items()}
+            graded = {f"{kind[k]}/{k}": p.grad.contiguous() for k, p in parameters.items() if p.grad is not None}
+            save_file(graded, place)
+            made[learner] += 1
+
+        optimizer.register_step_pre_hook(note)
+        return optimizer
+
+    optim.build = build
+    try:
+        yield
+    finally:
+        optim.build = before
+
+
+def gradients(config: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Update of an optimizer -> its gradients by name, those of several processes joined by hand."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for path in sorted((Path(config["out"]) / config["name"] / "gradients").glob("*_0.safetensors")):
+        update = path.name.removesuffix("_0.safetensors")
+        every = [load_file(part) for part in sorted(path.parent.glob(f"{update}_*.safetensors"))]
+        found[update] = {
+            name.partition("/")[2]: torch.cat([part[name] for part in every]) if name.startswith("rows/") else value
+            for name, value in every[0].items()
+        }
+        assert all(part.keys() == every[0].keys() for part in every)
+    return found
+
+
+def off(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Of the gradients of two runs in each optimizer's first update, where weights are equal, the largest difference of
+    an element, as a share of the largest element: one that is 0 by cancellation has the rounding of what cancels."""
+    left, right = gradients(one), gradients(other)
+    assert left.keys() == right.keys() and left
+    first = [update for update in left if update.endswith("_000")]
+    largest = {u: max(float(g.abs().max()) for g in left[u].values() if g.numel()) for u in first}
+    return max(distance(left[u], right[u]) / largest[u] for u in first)
 
 
 def merged(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -72,9 +138,9 @@ class Runs:
         (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
         (folder / "mine.py").write_text(REWARDS, encoding="utf-8")
         rows = [{"id": str(i), "prompt": p, "completion": p[::-1] * (1 + i % 3)} for i, p in enumerate(PROMPTS)]
-        self._jsonl("records", rows)
+        self.jsonl("records", rows)
 
-    def _jsonl(self, name: str, rows: list[dict[str, Any]]) -> str:
+    def jsonl(self, name: str, rows: list[dict[str, Any]]) -> str:
         path = self.folder / f"{name}.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
         return str(path)
@@ -95,11 +161,14 @@ class Runs:
         built = {"kind": "qwen3", "context": 64, **SIZES, **model.pop("build", {})}
         model = {"path": "built", "build": built, "chat": "off", "sampling": {"max_tokens": 6}, **model}
         made = self._base("text", "odd", model, list(stages))
-        if any(stage["kind"] == "sft" for stage in stages):
+        if any((stage["kind"] == "sft" and "data_from" not in stage) or "expert" in stage for stage in stages):
             made["data"]["records"] = str(self.folder / "records.jsonl")
         return {"name": name, **made}
 
-    def image(self, name: str, family: str, *stages: dict[str, Any], **model: Any) -> dict[str, Any]:
+    def image(
+        self, name: str, family: str, *stages: dict[str, Any], reward: str = "bright", **model: Any
+    ) -> dict[str, Any]:
+        """reward: one of REWARDS. What sees a picture sees it in 8 bits, and a rounding may turn one of them."""
         model = merged(
             {
                 "path": "built",
@@ -110,7 +179,7 @@ class Runs:
             },
             model,
         )
-        return {"name": name, **self._base("image", "bright", model, list(stages))}
+        return {"name": name, **self._base("image", reward, model, list(stages))}
 
     def vision(self, name: str, *stages: dict[str, Any], kind: str = "qwen2_5_vl", **model: Any) -> dict[str, Any]:
         """Of six prompts two show a picture, which come to one process only."""
@@ -126,7 +195,7 @@ class Runs:
         build = {"kind": kind, "vision_hidden": 32, "vision_heads": 2, "patch": 8, **SIZES, "hidden": 32}
         model = {"path": "built", "build": build, "sampling": {"max_tokens": 6}, **model}
         made = self._base("vision", "odd", model, list(stages))
-        made["data"]["prompts"] = self._jsonl("seen", rows)
+        made["data"]["prompts"] = self.jsonl("seen", rows)
         return {"name": name, **made}
 
     def audio(self, name: str, *stages: dict[str, Any], kind: str = "qwen2_audio", **model: Any) -> dict[str, Any]:
@@ -144,7 +213,7 @@ class Runs:
         build = {"kind": kind, "audio_hidden": 16, "audio_layers": 1, "audio_heads": 2, "seconds": 1, **SIZES}
         model = {"path": "built", "build": build, "sampling": {"max_tokens": 6}, **model}
         made = self._base("audio", "odd", model, list(stages))
-        made["data"]["prompts"] = self._jsonl("heard", rows)
+        made["data"]["prompts"] = self.jsonl("heard", rows)
         return {"name": name, **made}
 
 
@@ -182,13 +251,7 @@ def state(config: dict[str, Any]) -> dict[str, Any]:
 
 def trained(config: dict[str, Any]) -> dict[str, Tensor]:
     """All tensors of a checkpoint, those of several processes joined by hand."""
-    found = load_file(latest(config) / "trainer.safetensors")
-    divided = state(config).get("divided", {"shards": 0, "rows": {}})
-    files = [load_file(latest(config) / f"trainer_{n:05d}.safetensors") for n in range(divided["shards"])]
-    for name, rows in divided["rows"].items():
-        found[name] = torch.cat([file[name] for file in files])
-        assert len(found[name]) == rows, name
-    return found
+    return saved.tensors(latest(config))
 
 
 def exported(config: dict[str, Any]) -> dict[str, Tensor]:
@@ -201,6 +264,12 @@ def exported(config: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
+def described(config: dict[str, Any]) -> dict[str, Any]:
+    """What `policy/` says of the models in it."""
+    root = latest(config) / "policy"
+    return {str(path.relative_to(root)): json.loads(path.read_text()) for path in sorted(root.rglob("config.json"))}
+
+
 def rows(config: dict[str, Any]) -> list[dict[str, Any]]:
     lines = (Path(config["out"]) / config["name"] / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -211,3 +280,13 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys() and one
     assert all(one[name].shape == other[name].shape for name in one)
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one if one[name].numel())
+
+
+def together(helpers: Any, folder: Path, jobs: list[list[Any]]) -> str:
+    """Standard output of two processes that do these (TRAIN)."""
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    (folder / "jobs.py").write_text(TRAIN, encoding="utf-8")
+    process = helpers.two_processes(str(folder / "jobs.py"), str(folder / "jobs.json"))
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-4000:]
+    return str(out)

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import saved
 import torch
 from able import Able
 from answers import AnswersConfig, make
 from flowing import Flowing
 from renoising import Renoising
-from safetensors.torch import load_file
 
 import mmrl.training.reports
 from mmrl.config import DataConfig
@@ -207,7 +207,7 @@ class Case:
         stored = sorted(p for part in ("samples", "data") for p in (folder / part).rglob("*") if p.is_file())
         cursor = {k: v for k, v in state["cursor"].items() if k != "wall_s"}
         return {
-            "tensors": {k: (v.dtype, v.tolist()) for k, v in load_file(latest / "trainer.safetensors").items()},
+            "tensors": {k: (v.dtype, v.tolist()) for k, v in saved.tensors(latest).items()},
             "parts": state["parts"],
             "cursor": cursor,
             "rows": [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines],

@@ -1,8 +1,9 @@
 """Trains in two processes, one of which is killed at the N-th time that it meets the other or the disk.
 
-    python tests/training/killing.py FOLDER MOMENTS
+    python tests/training/killing.py FOLDER MOMENTS [saving]
 
-FOLDER holds config.yaml. They are forked, so that torch is imported once. Prints what happened, one object a line.
+FOLDER holds config.yaml. saving: only at moments at which something is written. They are forked, so that torch is
+imported once. Prints what happened, one object a line.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from typing import Any
 import accelerate
 import torch
 import torch._dynamo
+import torch.distributed as dist
+import transformers.models.auto.modeling_auto
 
 import mmrl.training.assemble
 import mmrl.training.loop
 from mmrl.cli import main
+from mmrl.training import pieces
 from mmrl.training.processes import Processes
 
-IMPORTED = (accelerate, torch._dynamo, mmrl.training.assemble, mmrl.training.loop)
+IMPORTED = (accelerate, torch._dynamo, mmrl.training.assemble, mmrl.training.loop, transformers.models.auto)
 HUNG = 300.0  # seconds behind which a process that does not end is ended by the test
 
 
-def train(place: Path, name: str, rank: int, port: int, words: list[str], at: int) -> None:
+def train(place: Path, name: str, rank: int, port: int, words: list[str], at: int, saving: bool) -> None:
     """In a child: `mmrl train`, and what it passed is left in NAME.RANK.passed. at: where it is killed; 0: nowhere."""
     for number, stream in ((1, "out"), (2, "err")):
         os.dup2(os.open(place / f"{name}.{rank}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -38,17 +42,22 @@ def train(place: Path, name: str, rank: int, port: int, words: list[str], at: in
     os.environ["MASTER_PORT"] = str(port)
     passed = [0]
 
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+    def counting(function: Callable[..., Any], spoil: Callable[..., Any] = lambda *_: None) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             passed[0] += 1
             if passed[0] == at:
+                spoil(*arguments)
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **options)
 
         return call
 
-    Processes.reduce = counting(Processes.reduce)  # type: ignore[method-assign]
+    if not saving:
+        Processes.reduce = counting(Processes.reduce)  # type: ignore[method-assign]
+        dist.all_gather_into_tensor = counting(dist.all_gather_into_tensor)  # of FSDP, in the middle of a model
+        dist.reduce_scatter_tensor = counting(dist.reduce_scatter_tensor)
     os.replace, os.rename, os.fsync = counting(os.replace), counting(os.rename), counting(os.fsync)
+    pieces.save_file = counting(pieces.save_file, lambda _, path: Path(path).write_bytes(b"half of a file"))
     sys.argv = ["mmrl", "train", str(place / "config.yaml"), f"name={name}", "--quiet", *words]
     try:
         main()
@@ -58,7 +67,9 @@ def train(place: Path, name: str, rank: int, port: int, words: list[str], at: in
         sys.stderr.flush()
 
 
-def both(place: Path, name: str, words: list[str], rank: int = 0, at: int = 0) -> tuple[list[int | None], float]:
+def both(
+    place: Path, name: str, words: list[str], rank: int = 0, at: int = 0, saving: bool = False
+) -> tuple[list[int | None], float]:
     """(exit codes of both, None for one that hung; seconds from the first that ended to the second)."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -69,7 +80,7 @@ def both(place: Path, name: str, words: list[str], rank: int = 0, at: int = 0) -
         if pid == 0:
             code = 1
             try:
-                train(place, name, number, port, words, at if number == rank else 0)
+                train(place, name, number, port, words, at if number == rank else 0, saving)
                 code = 0
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -90,20 +101,24 @@ def both(place: Path, name: str, words: list[str], rank: int = 0, at: int = 0) -
     return codes, ends[-1] - ends[0] if len(ends) == 2 else HUNG
 
 
-def run(place: Path, moments: int) -> None:
+def run(place: Path, moments: int, saving: bool) -> None:
     torch.set_num_threads(1)
-    whole, _ = both(place, "whole", [])
+    whole, _ = both(place, "whole", [], saving=saving)
     print(json.dumps({"whole": whole}), flush=True)
     counts = [int((place / f"whole.{rank}.passed").read_text(encoding="utf-8")) for rank in range(2)]
     for moment in range(moments):
         rank, name = moment % 2, f"killed_{moment}"
         at = 1 + int((moment + 0.5) * counts[rank] / moments)
-        codes, lag = both(place, name, [], rank, at)
+        codes, lag = both(place, name, [], rank, at, saving)
+        said = (place / f"{name}.{1 - rank}.err").read_text(encoding="utf-8")
         saved = (place / "runs" / name / "checkpoints" / "latest").exists()
         after, _ = both(place, name, ["--resume"] if saved else ["--fresh"])
         told = {"moment": at, "of": counts[rank], "rank": rank, "codes": codes, "lag": lag, "saved": saved}
-        print(json.dumps({**told, "after": after, "name": name}), flush=True)
+        line = json.dumps({**told, "said": said, "after": after, "name": name})
+        print(line, flush=True)
+        with (place / "told.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), int(sys.argv[2]))
+    run(Path(sys.argv[1]), int(sys.argv[2]), "saving" in sys.argv[3:])

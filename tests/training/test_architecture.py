@@ -78,7 +78,7 @@ ALLOWED = {
         "pictures",
     },
     "bench": {"types", "config", "judging", "rewarding", "reporting", "training", "pictures", "sounds"},
-    "serving": {"types", "config", "rewarding", "judging", "pictures"},
+    "serving": {"types", "config", "engines", "modalities", "rewarding", "judging", "pictures"},
     "terminal": set(),
     "versions": set(),
     "completion": {"config", "modalities"},

@@ -90,6 +90,9 @@ def test_an_estimate_is_of_the_largest_phase():
     assert (small.phase, small.peak) == ("checkpoint", 24 + 26 + 100 + REST)
     assert (gpu.phase, gpu.peak, gpu.host) == ("update", 46 + CUDA, 24 + 100 + REST)
     assert dataclasses.replace(cpu, wide=False).peak > cpu.peak
+    behind = dataclasses.replace(cpu, behind=True)
+    assert (behind.phase, behind.peak) == ("update", cpu.peak + 24), "what is still being written"
+    assert dataclasses.replace(gpu, behind=True).host == gpu.host
 
 
 @pytest.mark.parametrize(

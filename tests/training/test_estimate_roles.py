@@ -10,9 +10,11 @@ from torch import Tensor
 from mmrl.config import load
 from mmrl.training.assemble import assemble
 from mmrl.training.cursor import Cursor
-from mmrl.training.estimate.distilled import turn_peaks
+from mmrl.training.estimate import distilled
+from mmrl.training.estimate.distilled import step_counts, turn_peaks
 from mmrl.training.estimate.stages import blank_samples, held_sizes, role_lines
 from mmrl.training.estimate.tracing import Tracer
+from mmrl.training.estimate.work import counted
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.policy import Policy
 from mmrl.training.stages.kinds import made_stage
@@ -98,3 +100,32 @@ def test_a_plan_tells_what_each_role_holds(name):
     assert sizes.roles == copies * policy + heads
     assert sizes.moments == 2 * ((len(trained) - bool(heads)) * policy + heads)
     assert sizes.average == policy == sizes.trained
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_operations_of_a_step_are_those_of_all_turns_that_it_has(name):
+    """On real weights, turn by turn of every step; on none, the mean of the kinds as often as they come."""
+    hollow, real = stage_of(name, weights=False), stage_of(name, weights=True)
+    samples, n = blank_samples(hollow, hollow.rolled_out)
+    found = step_counts(hollow, samples, n, counted)
+    real_samples, _ = blank_samples(real, real.rolled_out)
+    given = distilled._scored(real, real_samples, n)
+    done, trained, micros = 0.0, 0, 0
+    last = range(max(0, real.options.steps - distilled._STEPS), real.options.steps)
+    known: dict[tuple[str, int], float] = {}
+    if real.options.adversary:
+        one = counted(lambda: distilled._teacher_draws(real, given))
+        done += one * real.options.adversary.teacher_steps * len(last)
+    for real.cursor.step in last:
+        if real.joint:
+            experience = real.joint.experience(given, len(given))
+        else:
+            experience = real.surrogate.experience(given, len(given))
+        for turn in real.turns(given, experience):
+            if (turn.loss, 0) not in known:
+                known[turn.loss, 0] = counted(lambda turn=turn: list(turn.addend().add(0)))
+            done += known[turn.loss, 0]
+            micros += 1  # a micro-batch holds all samples
+            trained += sum(p.numel() for p in real.learners[turn.role].parameters.values())
+    assert found.flops == pytest.approx(done / len(last) / len(real_samples), rel=0.02)
+    assert found.trained == pytest.approx(trained / len(last)) and found.parts == pytest.approx(micros / len(last))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import saved
 import torch
 from answers import Answers, AnswersConfig
-from safetensors.torch import load_file
 
 from mmrl.config import ConfigError, load
 from mmrl.modalities.image.pixels import to_pictures
@@ -65,7 +65,7 @@ def trained(tiny, tmp_path):
 
         family.decode, loop._log = counted, logged
         loop.train()
-        weights = load_file(Path(config.out) / name / "checkpoints" / "latest" / "trainer.safetensors")
+        weights = saved.tensors(Path(config.out) / name / "checkpoints" / "latest")
         return steps, weights
 
     return run

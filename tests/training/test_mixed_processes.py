@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import saved
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 # Each prompt's samples are ranked by their letters, so that every group has something to say.
 REWARD = """
@@ -68,7 +68,7 @@ def test_a_process_without_pictures_takes_part_in_the_tower_s_update(config, hel
 
     found = {}
     for made in (one, two):
-        state = load_file(Path(made["out"]) / made["name"] / "checkpoints/latest/trainer.safetensors")
+        state = saved.tensors(Path(made["out"]) / made["name"] / "checkpoints/latest")
         found[made["name"]] = {k: v for k, v in state.items() if "/param/" in k}
     start = {name: p.detach() for name, p in started(one).model.named_parameters()}
     moved = 0.0

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+import saved
 import torch
-from safetensors.torch import load_file
 
 # What a person writes who starts `accelerate launch train.py`: no file of data or rewards anywhere.
 JOB = '''
@@ -102,7 +102,7 @@ def test_objects_of_python_train_in_two_processes_as_in_one(helpers, tmp_path):
 
 def left_by(run: Path):
     """(weights, rows of metrics without times, scores of the end) of a run."""
-    state = load_file(run / "checkpoints/latest/trainer.safetensors")
+    state = saved.tensors(run / "checkpoints/latest")
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
     kept = [{k: v for k, v in row.items() if isinstance(v, int | float)} for row in rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import saved
 import torch
 from answers import LETTERS, Answers, AnswersConfig, make, ranks, train_in_pieces
 from torch.nn.functional import logsigmoid
@@ -145,9 +146,8 @@ def test_the_shift_is_the_mean_of_all_rewards_so_far(pairs, tmp_path):
         assert row["preference/delta"] == pytest.approx(sum(means[:n]) / n)
 
 
-def outcome(values: dict[str, Any]) -> tuple[bytes, list[dict[str, Any]]]:
-    run = Path(values["out"]) / "run"
-    return (run / "checkpoints" / "latest" / "trainer.safetensors").read_bytes(), rows(values)
+def outcome(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return saved.files(Path(values["out"]) / "run" / "checkpoints" / "latest"), rows(values)
 
 
 @pytest.mark.parametrize("point", ["micro", "step"])

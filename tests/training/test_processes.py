@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import saved
 import torch
-from safetensors.torch import load_file
 
 from mmrl.data.order import cyclic_indices
 from mmrl.reporting.samples import read_index
@@ -116,7 +116,7 @@ def test_two_processes_give_the_numbers_of_one(tiny, helpers, tmp_path):
     for key, value in (found[0] | found[1]).items():
         assert value == pytest.approx(wanted[key], abs=1e-12), key
 
-    weights = {c["name"]: load_file(folder(c) / "checkpoints/latest/trainer.safetensors") for c in (one, two, stopped)}
+    weights = {c["name"]: saved.tensors(folder(c) / "checkpoints/latest") for c in (one, two, stopped)}
     assert weights["one"].keys() == weights["two"].keys() == weights["stopped"].keys()
     start = start_weights(one)
     moved = 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import saved
 import torch
 from answers import LETTERS, Answers, AnswersConfig, make, ranks, train_in_pieces
 from answers import __file__ as MODALITY
@@ -251,9 +252,8 @@ def test_held_out_numbers_have_an_error_and_a_share_of_their_variance(values, tm
     assert summary["after"]["eval/values/r2"] > max(0.5, summary["before"]["eval/values/r2"])
 
 
-def outcome(values: dict[str, Any]) -> tuple[bytes, list[dict[str, Any]]]:
-    run = Path(values["out"]) / "run"
-    return (run / "checkpoints" / "latest" / "trainer.safetensors").read_bytes(), rows(values)
+def outcome(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return saved.files(Path(values["out"]) / "run" / "checkpoints" / "latest"), rows(values)
 
 
 @pytest.mark.parametrize("point", ["micro", "step"])

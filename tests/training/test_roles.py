@@ -8,7 +8,7 @@ import pytest
 import three_roles
 import torch
 from answers import Answers, AnswersConfig, make, ranks
-from safetensors.torch import load_file
+from saved import tensors
 from torch import nn
 
 from mmrl.config import ConfigError, FollowConfig, OptimConfig, RoleConfig, load
@@ -71,7 +71,7 @@ def stage(values):
 
 
 def saved(config):
-    return load_file(Path(config["out"]) / config["name"] / "checkpoints" / "latest" / "trainer.safetensors")
+    return tensors(Path(config["out"]) / config["name"] / "checkpoints" / "latest")
 
 
 def entropy(adapter):

@@ -109,6 +109,7 @@ def test_prompts_without_options_are_refused_before_anything_is_trained(tmp_path
 
     class Config:
         data = DataConfig(prompts=str(tmp_path / "bare.jsonl"), shuffle_options=True)
+        prompts_looked_at = None
 
     class Adapter:
         prompt_columns = staticmethod(list)

@@ -61,6 +61,22 @@ def drawn(seed: int) -> tuple[Work, Layout, Hardware]:
 # ---------------------------------------------------------------- identities
 
 
+def test_where_nothing_runs_at_once_all_takes_its_own_time():
+    """By hand: ten forwards of 8 pictures compute, read all weights and are launched, one behind the other."""
+    one = dataclasses.replace(IMAGE, groups=1, micro_batch=8)
+    hard = Hardware(overlap=0, forward=0.5, step=0)
+    each = 8 * 1e13 / (0.45 * 989e12) + 6.2e9 / (0.6 * 3.35e12) + 0.5
+    prompt = 3e12 / (0.45 * 989e12)
+    assert seconds(one, Layout(1), hard)["sampling"] == pytest.approx(prompt + 10 * each)
+    assert seconds(one, Layout(1), Hardware(forward=0.5, step=0))["sampling"] == pytest.approx(prompt + 10 * 0.5)
+    # A ring of 8 on one node: forward and backward gather 36 blocks of 310 MB, and what is around them; one sends sums.
+    sent = seconds(one, Layout(8, 8), hard)["gathering"]
+    gather = 7 / 8 * 3.1e8 / (0.8 * 450e9) + 7 * 3e-6
+    around = 7 / 8 * 1.2e9 / (0.8 * 450e9) + 7 * 3e-6
+    sums = 7 / 8 * 1.2e10 / 36 / (0.8 * 450e9) + 7 * 3e-6
+    assert sent == pytest.approx(2 * around + 36 * (2 * gather + sums) + sums)
+
+
 def test_one_gpu_takes_the_sum_of_its_parts():
     """By hand: 8,192 answers in batches of 128 rows of 410 forwards on average, each of which reads the weights."""
     hard = Hardware(spread=0, reward=0.01)

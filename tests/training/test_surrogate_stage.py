@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import saved
 import torch
 from answers import AnswersConfig, assert_cuts_and_processes_agree, make
 from flowing import SIZE, STEPS, Flowing
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from mmrl.config import DistillStage
 from mmrl.core import flow_match
@@ -288,8 +288,7 @@ def test_a_picture_model_learns_by_its_surrogate(tiny, helpers, model):
     run = Path(config["out"]) / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(row["grad_norm"] > 0 and row["surrogate/grad_norm"] > 0 for row in rows)
-    saved = load_file(run / "checkpoints" / "latest" / "trainer.safetensors")
-    held = {key.split("/")[0] for key in saved if key.startswith("role.")}
+    held = {key.split("/")[0] for key in saved.tensors(run / "checkpoints" / "latest") if key.startswith("role.")}
     assert held == {"role.policy", "role.fake", "role.surrogate", "role.slow"}
 
 

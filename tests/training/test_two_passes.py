@@ -40,7 +40,7 @@ class Model:
 
 def stage(cursor=None):
     points: list = []
-    run = SimpleNamespace(processes=Processes(), point=points.append)
+    run = SimpleNamespace(processes=Processes(), point=points.append, adapter=SimpleNamespace(shards=None))
     options = SimpleNamespace(kind="preference")
     return SimpleNamespace(run=run, cursor=cursor or Cursor(), options=options, points=points)
 

@@ -7,7 +7,8 @@ import pytest
 from mmrl.config import ConfigError
 from mmrl.media import MediaError
 from mmrl.training.assemble import _asked
-from mmrl.training.fitting import Fitting, usable
+from mmrl.training.cursor import Cursor
+from mmrl.training.fitting import Fitting, Look, usable
 from mmrl.training.rollouts.collecting import Collector
 from mmrl.training.rollouts.curriculum import AllRetired, Curriculum
 from mmrl.types import Prompt
@@ -50,7 +51,7 @@ def outcome(adapter, prompts, on_bad, processes=None):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            found = [prompt.id for prompt in usable(adapter, prompts, on_bad, processes=processes)]
+            found = [prompt.id for prompt in usable(adapter, prompts, on_bad, processes=processes)[0]]
         except ConfigError as error:
             found = str(error)
     return found, {str(one.message) for one in told}
@@ -93,13 +94,38 @@ def test_media_that_hold_the_same_are_the_same_question():
     assert asked("a.png") == asked("a.png") != asked("b.png")
 
 
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_passes_over_the_same_when_they_are_drawn(world, on_bad):
+    def found(adapter, processes=None):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                fit = Fitting(Look(adapter, prompts, on_bad), 2, processes).fit([7, 0, 3, 5, 3, 4])
+            except ConfigError as error:
+                fit = str(error)
+        return fit, [str(one.message) for one in told]
+
+    prompts = [Prompt(f"p{i}", text) for i, text in enumerate(["a", "b", "c", "x", "d", "!", "e", "g"])]
+    wanted = found(Picky())
+    assert wanted[0] == ([7, 0, 4] if on_bad == "skip" else "prompt 'p5': a picture is broken; mend it, or set "
+                         "data.on_bad_record: skip")  # fmt: skip
+    told, adapters = [None] * world, [Picky() for _ in range(world)]
+    for rank, adapter in enumerate(adapters):
+        with pytest.raises(Heard):
+            found(adapter, Share(rank, told))
+    assert sum(len(adapter.looked) for adapter in adapters) <= 4
+    for rank in range(world):
+        assert found(Picky(), Share(rank, told)) == wanted
+
+
 # -------------------------------------------------------------------- when they are drawn
 
 
 def drawn(fitting, curriculum, step, count):
     """As the collector draws."""
     collector = Collector.__new__(Collector)
-    collector._fitting, collector.curriculum, collector.seed = fitting, curriculum, 0
+    collector._fitting, collector.curriculum, collector.seed, collector.cursor = fitting, curriculum, 0, Cursor()
     return collector._drawn(step, count)
 
 
@@ -112,22 +138,22 @@ def test_what_cannot_be_used_is_passed_over_for_good_and_moves_no_other(order):
     ids = [prompt.id for prompt in prompts]
     made, plain = Curriculum(ids, levels, order=order), Curriculum(ids, levels, order=order)
     adapter = Picky()
-    fitting = Fitting(adapter, prompts, "stop")
+    fitting = Fitting(Look(adapter, prompts, "stop"))
     with pytest.warns(UserWarning, match=r"prompt 'p\d' cannot be used: has an x; passed over, 1 so far"):
         found = [number for step in range(4) for number in drawn(fitting, made, step, 3)]
     assert found == [number for number in plain.order(0, 60, 0) if number not in bad][:12]
     assert len(adapter.looked) == len(set(adapter.looked))
     again = Curriculum(ids, levels, order=order)
     again.load(made.state())
-    assert drawn(Fitting(Picky(), prompts, "stop"), again, 4, 3) == drawn(fitting, made, 4, 3)
+    assert drawn(Fitting(Look(Picky(), prompts, "stop")), again, 4, 3) == drawn(fitting, made, 4, 3)
 
 
 def test_without_a_prompt_that_can_be_used_it_ends_and_a_broken_picture_stops_it():
     prompts = [Prompt(f"p{i}", "x") for i in range(3)]
     with pytest.warns(UserWarning), pytest.raises(AllRetired, match="none of 3 prompts can be used"):
-        drawn(Fitting(Picky(), prompts, "stop"), Curriculum([p.id for p in prompts]), 0, 2)
+        drawn(Fitting(Look(Picky(), prompts, "stop")), Curriculum([p.id for p in prompts]), 0, 2)
     broken = [Prompt("p", "!")]
     with pytest.raises(ConfigError, match=r"prompt 'p': a picture is broken; mend it"):
-        drawn(Fitting(Picky(), broken, "stop"), Curriculum(["p"]), 0, 1)
+        drawn(Fitting(Look(Picky(), broken, "stop")), Curriculum(["p"]), 0, 1)
     with pytest.warns(UserWarning, match="a picture is broken; passed over"), pytest.raises(AllRetired):
-        drawn(Fitting(Picky(), broken, "skip"), Curriculum(["p"]), 0, 1)
+        drawn(Fitting(Look(Picky(), broken, "skip")), Curriculum(["p"]), 0, 1)

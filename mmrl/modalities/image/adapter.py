@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,22 +13,27 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from mmrl.engines.base import Once, here
+from mmrl.engines.rollout_pool import Push
+from mmrl.engines.rollout_wire import Policy
 from mmrl.grids import as_grid
 from mmrl.media import IMAGE
 from mmrl.modalities import hollow
 from mmrl.modalities.adapter import Adapter, Unsupported
+from mmrl.modalities.apart import Apart
 from mmrl.modalities.compiling import compile_parts
 from mmrl.modalities.image import lora, replay, told
 from mmrl.modalities.image.blocks import spread
 from mmrl.modalities.image.branching import Branches
 from mmrl.modalities.image.conditions import Conditions
 from mmrl.modalities.image.config import ModelConfig
+from mmrl.modalities.image.elsewhere import Elsewhere, ImageApart, options_of
 from mmrl.modalities.image.ended import ends
 from mmrl.modalities.image.families.asked import Asked, Extent
 from mmrl.modalities.image.forward import Forward
 from mmrl.modalities.image.given import given_pictures
 from mmrl.modalities.image.loading import load_family, note_float32
-from mmrl.modalities.image.parking import Parking
+from mmrl.modalities.image.parking import PARKED, Parking
 from mmrl.modalities.image.parts import Parts
 from mmrl.modalities.image.plans import StepPlan, make_plan
 from mmrl.modalities.image.policy import StepPolicy
@@ -83,7 +88,9 @@ class ImageAdapter(Adapter):
             compile_parts(self.family.blocks, config.compile, type(self.family.denoiser).__name__)
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
         self._evaluator.schedule(self._evaluation.steps, self._evaluation.size)
-        self._warned = self._warned_of_pictures = False
+        self._warned = self._warned_of_pictures = self._in_sync = False
+        self._elsewhere: Elsewhere | None = None
+        options_of(config)
         self.select(None)
         hollow.fill(self.modules().values())
 
@@ -136,6 +143,8 @@ class ImageAdapter(Adapter):
             self._parking.settle(self._parking.device)
         self._reference = None
         self._conditions.trained = "text_encoders" in self._parts.chosen
+        if self._elsewhere is not None:
+            self._elsewhere.renew()
         self._forget()
 
     def divisible(self) -> Sequence[Divisible]:
@@ -158,6 +167,8 @@ class ImageAdapter(Adapter):
                 "sharding: model.keep_graph goes back through a rollout's own forwards, whose gathered weights are "
                 "given back by then; leave it off, or sharding.shards at 1"
             )
+        if self.config.engine.name == "servers":
+            raise Unsupported("sharding: engine.name=servers gets no divided weights yet; leave one of them out")
         full, blocks = self.config.train == "full", self.family.block_names
         return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
 
@@ -240,6 +251,11 @@ class ImageAdapter(Adapter):
             return f"shows pictures, which family {name} does not read" if named else None
         if not least <= shown <= most:
             return f"shows {shown} pictures (column images); family {name} takes {least} to {most}"
+        if shown and self.shards is not None:
+            raise Unsupported(
+                f"sharding: prompt {prompt.id!r:.60} shows pictures; family {name} runs rows whose pictures differ in "
+                "size one after the other, which processes would not do alike; leave sharding.shards at 1"
+            )
         if any(is_video(ref) for ref in refs(prompt)):
             return f"shows a video, which family {name} does not read"
         self._sources.bound = self.max_pixels or MAX_PIXELS
@@ -285,6 +301,11 @@ class ImageAdapter(Adapter):
 
     def rollout(self, groups: Sequence[Group], n: int, step: int, seed: int) -> list[Group]:
         """See Adapter.rollout. The plan of stochastic and trained steps is shared by all groups of a step."""
+        if self.config.engine.name == "servers":
+            with self.synced(here):
+                filled, _ = self._made_elsewhere().rollout(groups, n, step, seed, self.wanted)
+                self._made_elsewhere().compare([sample for group in filled for sample in group.samples])
+                return filled
         same = self.config.sampling.same_noise
         noise = [
             Noise(seed_of(seed, step, g.key, "start" if same else i, "start"), seed_of(seed, step, g.key, i, "steps"))
@@ -298,6 +319,8 @@ class ImageAdapter(Adapter):
 
     def branches(self, groups: Sequence[Group], n: int, width: int, step: int, seed: int) -> list[list[Group]]:
         """See Adapter.branches. With `same_noise` all ways of a group are one."""
+        if self.config.engine.name == "servers":
+            raise Unsupported("branches: servers draw whole samples; leave the stage's `branches` or the engine out")
         same = self.config.sampling.same_noise
         ways = [
             [
@@ -308,6 +331,60 @@ class ImageAdapter(Adapter):
             for way in range(n // width)
         ]
         return self._branches(groups, n, ways, self._wanted(self._training(self.plan(step, seed))))
+
+    @contextmanager
+    def synced(self, once: Once) -> Iterator[None]:
+        """See Adapter.synced: servers get the weights."""
+        if self.config.engine.name != "servers" or self._in_sync:
+            yield
+            return
+        self._made_elsewhere().push(once)
+        self._in_sync = True
+        try:
+            yield
+        finally:
+            self._in_sync = False
+
+    def apart(self) -> Apart:
+        """See Adapter.apart: servers sample."""
+        if self.config.engine.name != "servers":
+            raise Unsupported(
+                "asynchronous: the policy cannot sample while it is trained; set model.engine.name to servers "
+                "(docs/async_rollouts.md)"
+            )
+        return ImageApart(self._made_elsewhere)
+
+    def served(self) -> Policy:
+        """See Adapter.served."""
+        weights = {f"{n}.{key}": p for n, module in self.modules().items() for key, p in module.named_parameters()}
+        config = self.config
+        alike = {name: getattr(config, name) for name in ("dtype", "train", "max_sequence_length", "source_pixels")}
+        return Policy(weights, {"family": self.family.name, **alike, "scales of LoRA": lora.scales(self.family)})
+
+    def _made_elsewhere(self) -> Elsewhere:
+        """The way to the servers, made where it is not there."""
+        if self._elsewhere is None:
+            read = Sources(self.max_pixels or MAX_PIXELS) if self.family.pictures[1] else None  # threads use it
+
+            def push() -> Push:
+                return Push(list(self.trainable_parameters()), sorted(self._parts.chosen), self.state())
+
+            @torch.no_grad()
+            def own(samples: Sequence[Sample]) -> Tensor:
+                columns = torch.arange(len(samples[0].actions.logp))
+                parts = [self.logprobs([sample], columns).logp for sample in samples]
+                return torch.cat(parts).float().cpu()
+
+            self._elsewhere = Elsewhere(
+                lambda: self.config, self.served(), push, lambda prompt: read(prompt) if read else (), own
+            )
+        return self._elsewhere
+
+    def close(self) -> None:
+        """Leave the servers; the next rollout asks them anew."""
+        if self._elsewhere is not None:
+            self._elsewhere.close()
+            self._elsewhere = None
 
     @property
     def branch_steps(self) -> int:
@@ -341,9 +418,24 @@ class ImageAdapter(Adapter):
             yield from module.parameters()
             yield from module.buffers()
 
-    def parked(self) -> Sequence[Sequence[Tensor]]:
+    def parts(self) -> Mapping[str, Sequence[Tensor]]:
+        """See Adapter.parts."""
+        family = self.family
+        apart = {"text encoders": list(family.text_encoders.values()), "autoencoder": [family.vae]}
+        found = {name: [t for m in some for t in (*m.parameters(), *m.buffers())] for name, some in apart.items()}
+        beside = {id(t) for tensors in found.values() for t in tensors}
+        return {"policy": [t for t in self.weights() if id(t) not in beside], **found}
+
+    def parked(self) -> Mapping[str, Sequence[Tensor]]:
         """See Adapter.parked."""
-        return list(self._parking.at_rest().values()) if self._parking else []
+        found = self._parking.at_rest() if self._parking else {}
+        return {name: found[part] for part, name in PARKED.items() if part in found}
+
+    def kept_graphs(self, sample: Sample) -> tuple[int, Callable[[], Any]] | None:
+        """See Adapter.kept_graphs: the trained steps' forwards, with `keep_graph`."""
+        if not self.config.keep_graph or not len(sample.actions.mask):
+            return None
+        return int(sample.actions.mask.sum()), lambda: self.logprobs([sample], torch.zeros(1, dtype=torch.long))
 
     def cost(self, prompt: Prompt) -> dict[str, int]:
         """Tokens of the pictures that it shows, which the denoiser sees beside those of each that is drawn."""
@@ -419,7 +511,10 @@ class ImageAdapter(Adapter):
         self, samples: Sequence[Sample], times: Tensor, seeds: Sequence[int], clean: Tensor, count: int
     ) -> list[Tensor]:
         """See Adapter.block_features, and blocks.py."""
-        return self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+        found = self._forward.features(samples, times, seeds, self._acting_run(), clean, count)
+        if self.shards is not None:
+            self.shards.seen(self.family.denoiser, found)
+        return found
 
     def solved(self, groups: Sequence[Group], n: int, seed: int, steps: int, guidance: float | None) -> list[Group]:
         """See Adapter.solved; no pictures, only latents."""

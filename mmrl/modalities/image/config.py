@@ -138,6 +138,32 @@ class EvaluationConfig(Strict):
     frames: int | None = Field(None, ge=1, description="Frames of a film; null takes the training number.")
 
 
+class EngineConfig(Strict):
+    """What draws the samples of rollouts."""
+
+    name: Literal["diffusers", "servers"] = Field(
+        "diffusers",
+        description="diffusers: the policy itself. servers: `mmrl serve-rollouts` on other machines, which get its "
+        "weights (docs/async_rollouts.md).",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="servers: `url`, one or a list; `concurrency`, groups asked of each at a time (16); `timeout`, "
+        "seconds that a group may take (600).",
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="servers: how far their log-probs, as means over latent elements, may be from the policy's own. "
+        "null: 1e-4 for float32, 0.05 for 16-bit types.",
+    )
+
+    effects: ClassVar[Mapping[str, When]] = {
+        "options": When(lambda s, _: s.name == "servers", "`name: servers`"),
+        "tolerance": When(lambda s, _: s.name == "servers", "`name: servers`"),
+    }
+
+
 class ModelConfig(Strict):
     """A text-to-image model, how it is sampled and what of it is trained."""
 
@@ -183,6 +209,7 @@ class ModelConfig(Strict):
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     rollout_batch: int = Field(64, ge=1, description="Pictures denoised together.")
     decode_batch: int = Field(16, ge=1, description="Pictures decoded together.")
     embedding_cache: int = Field(
@@ -250,6 +277,7 @@ class ModelConfig(Strict):
             lambda s, run: not s.is_ddim and any(_in_loss(stage) for stage in run.stages),
             "the exact KL in the loss, and another kernel than ddim",
         ),
+        "engine": When(lambda _, run: any(hasattr(stage, "groups") for stage in run.stages), "a stage with rollouts"),
         "keep_graph": When(
             lambda s, run: (
                 "text_encoders" not in s.components and any(_policy_gradients(stage) for stage in run.stages)
@@ -321,6 +349,12 @@ class ModelConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _graphs_are_kept_here(self) -> ModelConfig:
+        if self.keep_graph and self.engine.name == "servers":
+            raise ValueError("keep_graph keeps what a rollout here computes, and engine: servers rolls out elsewhere")
+        return self
+
+    @model_validator(mode="after")
     def _evaluation_samples_as_training(self) -> ModelConfig:
         if self.evaluation.kernel == "renoise" and self.sampling.kernel != "renoise":
             raise ValueError(
@@ -355,6 +389,12 @@ class ModelConfig(Strict):
         always = ", ".join(["denoiser", *trained])
         return "; ".join([f"{always} always", *(told for part, told in waiting.items() if part not in self.components)])
 
+    def _servers(self) -> str:
+        """Where rollouts are drawn."""
+        url = self.engine.options.get("url", "http://localhost:8100")
+        urls = [url] if isinstance(url, str) else [str(each) for each in url]
+        return f"{len(urls)} server(s): {', '.join(urls)}"
+
     def describe(self) -> list[str]:
         """Lines for `mmrl plan`."""
         s, e = self.sampling, self.evaluation
@@ -365,6 +405,7 @@ class ModelConfig(Strict):
             f"sampling: {s.steps} steps, kernel {s.kernel or 'of the family'}, plan {s.plan.get('name', 'full')}, "
             f"guidance {'off' if s.guidance is None else format(s.guidance, 'g')}"
             f"{f', true CFG {s.true_cfg:g}' if s.true_cfg else ''}; evaluation: {evaluation}",
+            *([f"rollouts: drawn by {self._servers()}"] if self.engine.name == "servers" else []),
             f"on the device: {self._resident()}",
             f"sizes: {_sizes_in_words(s.size, e.size if e.size is not None else s.size)}",
         ]

@@ -23,6 +23,9 @@ RUNS = {
     "reconstruct": ("vae",),
 }
 
+# Parts -> what they are called to people.
+PARKED = {"text_encoders": "text encoders", "vae": "autoencoder"}
+
 
 class Parking:
     """The frozen parts of a family, at rest on the CPU.

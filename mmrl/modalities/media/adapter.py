@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmrl.modalities import hollow
 from mmrl.modalities.media.decoder import MediaDecoder
@@ -125,6 +125,12 @@ class MediaAdapter(TokenAdapter):
     def _towers(self, model: Any) -> Sequence[nn.Module]:
         """What sees and hears."""
         raise NotImplementedError
+
+    def parts(self) -> Mapping[str, Sequence[Tensor]]:
+        """See Adapter.parts."""
+        towers = {id(t): t for m in self._towers(self.model) for t in (*m.parameters(), *m.buffers())}
+        rest = [t for t in self.weights() if id(t) not in towers]
+        return {"policy": rest, "towers": list(towers.values())}
 
     @property
     def _way(self) -> Way:

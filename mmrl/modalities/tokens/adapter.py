@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from mmrl.modalities.tokens.annealing import temperatures
 from mmrl.modalities.tokens.apart import TokensApart
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.conversation import Rules, converse
+from mmrl.modalities.tokens.locked import Locked
 from mmrl.modalities.tokens.logprobs import Head, token_features, token_logprobs
 from mmrl.modalities.tokens.outside import OutsideEngine, Shifts, prompt_room, section
 from mmrl.modalities.tokens.precise import finder
@@ -141,8 +142,6 @@ class TokenAdapter(Adapter):
     def divisible(self) -> Sequence[Divisible]:
         """See Adapter.divisible: the layers of the decoder. Towers stay whole: not every row shows them something."""
         name, config = type(self.model).__name__, self.config
-        if self.head is not None:
-            raise Unsupported("sharding: a model with a scalar head is not divided yet; leave sharding.shards at 1")
         if config.engine.name != "transformers":
             raise Unsupported(
                 f"sharding: engine.name={config.engine.name} gets no divided weights yet; leave it at transformers, or "
@@ -311,6 +310,8 @@ class TokenAdapter(Adapter):
             self._replace_logprobs(samples)
             self._made_outside().compare(samples)
 
+        if not isinstance(self.reader, Locked):  # from now on threads use it, too
+            self.reader = cast(Any, Locked(self.reader))
         return TokensApart(self.config, self.reader, sampling, self._rules, self._made_outside, send, own)
 
     def close(self) -> None:
@@ -481,9 +482,12 @@ class TokenAdapter(Adapter):
                 return self.scores(samples)
         head = self._scoring()
         rows = [self.reader.rows(s) for s in samples]
-        with recomputing(self.model, self.config.gradient_checkpointing), self._autocast():
-            hidden = end_states(self._decoder(), rows, [scored_places(s) for s in samples], self._way)
-        return head(hidden)
+
+        def compute() -> Tensor:
+            with recomputing(self.model, self.config.gradient_checkpointing), self._autocast():
+                return end_states(self._decoder(), rows, [scored_places(s) for s in samples], self._way)
+
+        return head(self._run(compute))
 
     def steps(self, prompt: Prompt, texts: Sequence[str]) -> Sample:
         """See Adapter.steps: each step is encoded by itself, as a search samples it, and no end of a turn follows."""

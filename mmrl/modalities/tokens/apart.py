@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,9 +22,11 @@ NEEDS = "asynchronous: the policy cannot sample while it is trained; set "
 class TokensApart:
     """See mmrl.modalities.apart.
 
-    reader: of prompts and answers, used by one thread at a time. rules: of a conversation, by the engine's room.
+    reader: of prompts and answers, Locked. rules: of a conversation, by the engine's room.
     engine: made where it is not there. send: sends it the weights. own: see Apart.own.
     """
+
+    wanted: frozenset[str] = frozenset({"artifact"})  # texts are there anyway
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class TokensApart:
         own: Callable[[Sequence[Sample]], None],
     ) -> None:
         refuse_unfit(config)
-        self._reader, self._sampling, self._rules = _Locked(reader, threading.RLock()), sampling, rules
+        self._reader, self._sampling, self._rules = reader, sampling, rules
         self._make, self._send, self._own = engine, send, own
         self._engine: OutsideEngine | None = None
         self._steps: dict[int, int] = {}  # training step by the number of a sync
@@ -94,25 +95,3 @@ def refuse_unfit(config: TokenModelConfig) -> None:
         )
     if config.sampling.annealing:
         raise Unsupported("asynchronous: vLLM has one temperature for a request; leave sampling.annealing out")
-
-
-class _Locked:
-    """Whatever it stands for, one call at a time; environments that it hands out, too."""
-
-    def __init__(self, inside: Any, lock: threading.RLock) -> None:
-        self._inside, self._lock = inside, lock
-        self._locks: dict[int, threading.RLock] = {}  # of environments, which prompts share
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inside, name)
-        if not callable(found):
-            return found
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            with self._lock:
-                made = found(*arguments, **named)
-                if name != "environment_of" or made is None:
-                    return made
-                return _Locked(made, self._locks.setdefault(id(made), threading.RLock()))
-
-        return call

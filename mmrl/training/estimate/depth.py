@@ -26,14 +26,30 @@ Stretch = Sequence[nn.Module]
 
 def peak_of_deep(modules: Iterable[nn.Module], compute: Callable[[], Any]) -> int:
     """As `tracing.peak_of`, of a computation by models with lists of equal blocks."""
+    with _traced(modules) as tracer:
+        compute()
+    return tracer.peak
+
+
+def held_by(modules: Iterable[nn.Module], compute: Callable[[], Any]) -> int:
+    """Bytes that what `compute` gives holds, its graph among them."""
+    with _traced(modules) as tracer:
+        made = compute()
+        torch.clear_autocast_cache()
+        size = tracer.now
+        del made
+    return size
+
+
+@contextmanager
+def _traced(modules: Iterable[nn.Module]) -> Iterator[Tracer]:
     with Tracer() as tracer, ExitStack() as undo:
         for module in modules:
             kept: list[Tensor] = []  # until the model has run
             undo.callback(module.register_forward_hook(lambda *_, kept=kept: kept.clear()).remove)
             for blocks in stretches(module):
                 undo.enter_context(_shortened(blocks, tracer, kept))
-        compute()
-    return tracer.peak
+        yield tracer
 
 
 def stretches(module: nn.Module) -> Iterator[Stretch]:

@@ -21,7 +21,7 @@ HEAP = 1.25
 @dataclass(frozen=True)
 class Estimate:
     """Of a stage. base: bytes of main memory that a process takes before it has a model. gpu: whether it trains on one.
-    wide: whether it computes in float32.
+    wide: whether it computes in float32. behind: whether checkpoints are written while it goes on.
 
     peak: bytes of the device, in `phase`. host: bytes of main memory.
     """
@@ -30,6 +30,7 @@ class Estimate:
     base: int
     gpu: bool
     wide: bool = True
+    behind: bool = False
 
     @property
     def phase(self) -> str:
@@ -50,8 +51,12 @@ class Estimate:
     @property
     def _largest(self) -> tuple[str, int]:
         sizes, heap = self.sizes, 1.0 if self.gpu else HEAP
-        passing = dataclasses.replace(sizes, sampling=int(heap * sizes.sampling), update=int(heap * sizes.update))
+        passing = dataclasses.replace(
+            sizes, sampling=int(heap * sizes.sampling), update=int(heap * sizes.update), graphs=int(heap * sizes.graphs)
+        )
         found = phases(passing, together=self.gpu)
+        if self.behind and not self.gpu:
+            found = {phase: size + self.sizes.saved for phase, size in found.items()}
         return largest_phase(found if self.gpu else found | {"checkpoint": checkpoint(self.sizes, on_host=True)})
 
     @property
@@ -67,6 +72,7 @@ class Estimate:
             "roles": sizes.roles,
             "reference": sizes.reference,
             "rollout": sizes.sampling,
+            "graphs of rollouts": sizes.graphs,
             "update with gradients": sizes.update,
         }
         return ", ".join(f"{name} {shown(size)}" for name, size in named.items() if size)

@@ -16,8 +16,8 @@ class Sizes:
     weights: of all parameters and buffers. rewards: of weights that rewards hold on the same device. trained: of the
     parameters that one optimizer steps (float32). largest: of the largest of these. moments: of what the optimizers
     keep. average: of averaged weights. roles: of all roles but the policy. reference: of what is kept of it.
-    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included. turns:
-    of each kind of update, where a stage has several.
+    sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included. graphs:
+    of rollouts, kept until the first update. turns: of each kind of update, where a stage has several.
     """
 
     weights: int
@@ -30,6 +30,7 @@ class Sizes:
     reference: int = 0
     sampling: int = 0
     update: int = 0
+    graphs: int = 0
     turns: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -48,9 +49,9 @@ def phases(sizes: Sizes, together: bool = False) -> dict[str, int]:
 
     together: the optimizer works on all parameters at once, as it does on GPUs, and not on one after the other.
     """
-    found = {"rollout": sizes.resident + sizes.sampling}
+    found = {"rollout": sizes.resident + sizes.sampling + sizes.graphs}
     if sizes.trained:
-        found["update"] = sizes.resident + sizes.update
+        found["update"] = sizes.resident + sizes.update + sizes.graphs
         # AdamW: a root of the second moment, and its quotient, of what is updated together.
         found["optimizer"] = sizes.resident + sizes.trained + (sizes.trained if together else 2 * sizes.largest)
     return found

@@ -27,7 +27,7 @@ def sharded_sizes(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sharded:
     prompts: as for sizes_of."""
     adapter, options = stage.run.adapter, stage.run.config.sharding
     shards, late = options.shards, options.sync == "update"
-    parked = [_size(_once(part)) for part in adapter.parked()]
+    parked = [_size(_once(part)) for part in adapter.parked().values()]
     if stage.needs_reference:
         adapter.prepare_reference()
     held = held_parts(stage, shards)

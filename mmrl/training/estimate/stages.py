@@ -16,7 +16,7 @@ from mmrl.core.algorithm import Algorithm
 from mmrl.modalities.adapter import Adapter
 from mmrl.reporting.summary import own_peak_rss_mb
 from mmrl.training.assemble import LOOKED_AT
-from mmrl.training.estimate.depth import peak_of_deep
+from mmrl.training.estimate.depth import held_by, peak_of_deep
 from mmrl.training.estimate.distilled import turn_peaks
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes, shown
@@ -48,14 +48,15 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
     wide = stage.run.adapter.precision == torch.float32
     sizes, gpu = sizes_of(stage, prompts), on_gpu(stage)
     if gpu:
-        parked = [_bytes(part) for part in stage.run.adapter.parked()]
+        parked = [_bytes(part) for part in stage.run.adapter.parked().values()]
         sizes = dataclasses.replace(
             sizes, weights=sizes.weights - sum(parked), sampling=sizes.sampling + max(parked, default=0)
         )
         # In main memory they are part of what was there before.
         rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
         sizes = dataclasses.replace(sizes, rewards=rewards)
-    return Estimate(sizes, base, gpu, wide)
+    saving = stage.run.config.checkpoint
+    return Estimate(sizes, base, gpu, wide, saving.background and saving.every > 0)
 
 
 def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
@@ -75,7 +76,20 @@ def sizes_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sizes:
         turns = turn_peaks(stage, samples, n, peak)
         return dataclasses.replace(held, sampling=sampling, update=max(turns.values()), turns=turns)
     update = peak(partial(one_update, stage, samples)) if stage.learners else 0
-    return dataclasses.replace(held, sampling=sampling, update=update)
+    graphs = kept_graphs(stage, samples) if isinstance(stage, Grpo) else 0
+    return dataclasses.replace(held, sampling=sampling, update=update, graphs=graphs)
+
+
+def kept_graphs(stage: Stage[Any], samples: Sequence[Sample]) -> int:
+    """Bytes that the graphs of a step's rollouts keep until its first update, where the adapter keeps them. samples: of
+    one process's share of an update."""
+    adapter, options = stage.run.adapter, stage.options
+    told = adapter.kept_graphs(samples[0]) if samples else None
+    if told is None:
+        return 0
+    steps, one = told
+    mine = options.samples * -(-options.groups // stage.run.processes.world) * (options.ahead + 1)
+    return mine * steps * held_by(list(adapter.deep_modules()), one)
 
 
 def role_lines(stage: Stage[Any]) -> list[str]:

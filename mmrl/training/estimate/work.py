@@ -11,15 +11,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mmrl.modalities.adapter import Unsupported
+from mmrl.training.estimate.distilled import Updates, step_counts
 from mmrl.training.estimate.splitting import shared_units
 from mmrl.training.estimate.stages import blank_samples, one_update
 from mmrl.training.estimate.tracing import Tracer
 from mmrl.training.estimate.units import Unit
 from mmrl.training.simulation.work import Work
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.distill import Distill
 from mmrl.training.stages.forward_process import ForwardProcess
 from mmrl.training.stages.grpo import Grpo
-from mmrl.types import Prompt
+from mmrl.types import Prompt, Sample
 
 # What AdamW reads and writes of a parameter: itself, its gradient and two moments, and all but the gradient again.
 _TOUCHED = 7
@@ -31,7 +33,7 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 def work_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Work | None:
     """Of a stage that samples and was made of a run without weights; None of another. prompts: the longest first."""
     samples, n = blank_samples(stage, prompts)
-    if not samples or not isinstance(stage, Grpo | ForwardProcess):
+    if not samples or not isinstance(stage, Grpo | ForwardProcess | Distill):
         return None
     adapter, options = stage.run.adapter, stage.options
     if stage.needs_reference:
@@ -46,11 +48,7 @@ def work_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Work | None:
     sixteen = sum(unit.gathered(torch.bfloat16) for unit in found)
     numbers = sum(p.numel() for unit in found for p in unit.parameters)
     trained = sum(p.numel() for p in adapter.trainable_parameters().values())
-    if isinstance(stage, ForwardProcess):
-        draws = stage.options.draws
-        parts = max(1, -(-len(samples) * draws // options.micro_batch))
-    else:
-        parts = len(list(adapter.slices(samples, options.micro_batch)))
+    update = _update(stage, samples, n, trained)
     together = int(getattr(stage.run.config.model, "rollout_batch", len(samples)))
     deep = list(adapter.deep_modules())
     rows = min(together, len(samples))
@@ -59,21 +57,32 @@ def work_of(stage: Stage[Any], prompts: Sequence[Prompt]) -> Work | None:
     return Work(
         groups=options.groups,
         samples=n,
-        micro_batch=len(samples) / parts,
+        micro_batch=len(samples) / update.parts,
         together=together,
         forwards=adapter.forwards(samples[0]),
         varied=samples[0].stop == "length",
         forward_flops=per_row,
         prompt_flops=2.0 * numbers * asked,
-        update_flops=counted(lambda: one_update(stage, samples)) * parts / len(samples),
+        update_flops=update.flops,
         weights=sixteen if adapter.precision != torch.float32 else sum(blocks) + around,
         blocks=len(blocks),
         block=sum(blocks) / max(1, len(blocks)),
         around=around,
-        gradients=4.0 * trained,
-        optimizer=4.0 * _TOUCHED * trained,
+        gradients=4.0 * update.trained,
+        optimizer=4.0 * _TOUCHED * update.trained,
         narrow=sixteen / max(1, sum(blocks) + around),
     )
+
+
+def _update(stage: Stage[Any], samples: Sequence[Sample], n: int, trained: int) -> Updates:
+    """All updates of a step on these samples. trained: parameters of the policy."""
+    if isinstance(stage, Distill):
+        return step_counts(stage, samples, n, counted)
+    if isinstance(stage, ForwardProcess):
+        parts = max(1, -(-len(samples) * stage.options.draws // stage.options.micro_batch))
+    else:
+        parts = len(list(stage.run.adapter.slices(samples, stage.options.micro_batch)))
+    return Updates(counted(lambda: one_update(stage, samples)) * parts / len(samples), parts, trained)
 
 
 def counted(compute: Callable[[], Any], within: Sequence[nn.Module] = ()) -> float:

@@ -44,7 +44,8 @@ def scored_metrics(run: Run, tag: str, learners: Sequence[Learner] = ()) -> dict
         records, made, places, invalid = _rows(run, options, mine)
         rows = Rows.of(made)
         parts = micro_batches(run.adapter, rows.samples, options.micro_batch)
-        found = scores_of(run.adapter, rows, parts, options.outputs)
+        with run.whole():
+            found = scores_of(run.adapter, rows, parts, options.outputs)
     for number, (record, samples) in enumerate(zip(records, made, strict=True)):
         own = found[rows.place[number][rows.present[number]]]
         task = record.prompt.record.get(run.config.eval.by) if run.config.eval.by else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mmrl.config import AsynchronousConfig, SampledStage
 from mmrl.data.choices import shuffled
@@ -26,7 +28,7 @@ from mmrl.training.wanted import wanted
 from mmrl.types import Group
 
 POLL_S = 0.1  # between two looks at whether to stop
-BACK_S = 2.0  # between two looks at whether a lost server is back
+BACK_S = 2.0  # from one sending of weights to a lost server that is back to the next
 
 
 class AsynchronousRollouts(Rollouts):
@@ -56,7 +58,7 @@ class AsynchronousRollouts(Rollouts):
         if self._flow is None:
             run, options = self.run, self.options
             rewards = run.rewards if options.rewarded else ()
-            run.adapter.wanted = wanted(rewards, shown=True)
+            run.adapter.wanted = self.apart.wanted = wanted(rewards, shown=True)
             most = (self.flowing.staleness + 1) * options.groups
             self._flow = Flow(self._roll, rewards, most)
         return self._flow
@@ -135,27 +137,29 @@ class AsynchronousRollouts(Rollouts):
             self.flow.ask(ticket)
 
     def _whole(self, step: int) -> int:
-        """Wait until the step's groups are there, none of them too old; returns how many were."""
-        dropped = 0
-        while True:
-            self._wait(self.steps[step])
-            old = [ticket for ticket in self.steps[step] if self._too_old(ticket)]
-            if not old:
-                return dropped
-            dropped += len(old)
-            for ticket in old:
-                self.flow.ask(ticket)
+        """Wait until the step's groups are there on every process, none of them too old; returns how many were here.
 
-    def _wait(self, tickets: Sequence[Ticket]) -> None:
-        run, looked = self.run, time.monotonic()
-        while not self.flow.wait(tickets, POLL_S):
-            if run.stops.waited_long():  # what is under way is asked for again on a resume
+        Processes wait together: all go on, stop, or give a server that is back its weights, at the same time. What
+        fails on one ends the others where they meet.
+        """
+        run, tickets, dropped, pushed = self.run, self.steps[step], 0, time.monotonic()
+        while True:
+            there = self.flow.wait(tickets, POLL_S)
+            if there and (old := [ticket for ticket in tickets if self._too_old(ticket)]):
+                there, dropped = False, dropped + len(old)
+                for ticket in old:
+                    self.flow.ask(ticket)
+            back = time.monotonic() - pushed > BACK_S and self.apart.returned()
+            waits, stops, back = run.processes.reduce(
+                torch.tensor([not there, run.stops.asked_long, back], dtype=torch.uint8), "max"
+            ).tolist()
+            if not waits:
+                return dropped
+            if stops:  # what is under way is asked for again on a resume
                 raise StopHere
-            if run.processes.world == 1 and time.monotonic() - looked > BACK_S:  # nothing is trained meanwhile
-                looked = time.monotonic()
-                if self.apart.returned():
-                    self.apart.push(self.cursor.step, run.processes.once)
-                    self.pushed = self.cursor.step
+            if back:  # nothing is trained meanwhile
+                self.apart.push(self.cursor.step, run.processes.once)
+                self.pushed, pushed = self.cursor.step, time.monotonic()
 
     def _too_old(self, ticket: Ticket) -> bool:
         samples = ticket.made.samples if ticket.made else []

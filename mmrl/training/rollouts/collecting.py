@@ -16,7 +16,7 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.rewarding.run import total
 from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
-from mmrl.training.fitting import Fitting
+from mmrl.training.fitting import Fitting, Look
 from mmrl.training.rollouts.branching import branched, failing_alike
 from mmrl.training.rollouts.curriculum import Curriculum
 from mmrl.training.rollouts.deciding import looked_at
@@ -41,9 +41,10 @@ class Collector:
         self.prompts = prompts
         self.seed = seed_of(run.seed, options.name)
         self.curriculum = made_curriculum(self.prompts, options)
-        data = run.config.data
-        # Some may have been left out at the start, so the number that is left says nothing of who was looked at.
-        self._fitting = Fitting(run.adapter, prompts, data.on_bad_record) if data.looked_at is not None else None
+        self._fitting = None  # all were looked at
+        if prompts is run.data.prompts and run.data.known < len(prompts):
+            look = Look(run.adapter, prompts, run.config.data.on_bad_record, run.rewards if options.rewarded else ())
+            self._fitting = Fitting(look, run.data.known, run.processes)
         # One update right behind its rollout has the replay for nothing: it is what it differentiates.
         once = options.updates * options.epochs == 1 and options.ahead == 0 and algorithm.correction is None
         self._replays = options.replays_old(run.adapter.precision != torch.float32) and not once
@@ -163,12 +164,17 @@ class Collector:
         if self._fitting is None:
             return self.curriculum.order(step, count, self.seed)
         found: list[int] = []
+        passed_over = 0
         while len(found) < count:
-            for number in self.curriculum.order(step, count - len(found), self.seed):
-                if self._fitting.fits(number):
-                    found.append(number)
-                else:
+            drawn = self.curriculum.order(step, count - len(found), self.seed)
+            fit = self._fitting.fit(drawn)
+            for number in dict.fromkeys(drawn):
+                if number not in fit:
                     self.curriculum.pass_over(number)
+                    passed_over += 1
+            found += fit
+        if passed_over:
+            self.cursor.sums.count("rollout/passed_over", passed_over)
         return found
 
     def _mine(self, groups: Sequence[Group]) -> list[Group]:

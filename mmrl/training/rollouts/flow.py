@@ -91,6 +91,8 @@ class Flow:
             except BaseException as error:
                 self._end(tickets, error)
             else:
+                for sample in (s for t in tickets if t.made for s in t.made.samples):
+                    sample.latents = {}  # nobody looks at them any more
                 self._end(tickets)
             if more is None:
                 return

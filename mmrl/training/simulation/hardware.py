@@ -27,6 +27,8 @@ class Hardware(Strict):
     link_latency: float = Field(3e-6, ge=0, description="Seconds of a hop in a node (assumed).")
     network_latency: float = Field(10e-6, ge=0, description="Seconds of a hop between nodes (assumed).")
     reached: float = Field(0.8, gt=0, le=1, description="Share of `link` and `network` that is reached (assumed).")
+    overlap: float = Field(1.0, ge=0, le=1, description="How far what can run at once does: gathering weights behind "
+                           "computing, launching kernels (assumed; 0: one after the other).")  # fmt: skip
     update_share: float = Field(0.45, gt=0, le=1, description="Share of `flops` that an update reaches (the goal of "
                                 "benchmarks/gpu.py; assumed).")  # fmt: skip
     rollout_share: float = Field(0.45, gt=0, le=1, description="Share of `flops` that sampling reaches where it "

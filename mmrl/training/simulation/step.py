@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 from mmrl.training.simulation.hardware import Hardware
@@ -46,9 +46,16 @@ def seconds(work: Work, layout: Layout, hard: Hardware) -> dict[str, float]:
 
 
 def _forward(work: Work, rows: float, hard: Hardware) -> float:
-    """A forward of so many rows: it computes, or it reads all weights, or its kernels are launched."""
+    """A forward of so many rows computes, reads all weights, and its kernels are launched, at once or one after the
+    other."""
     computed = rows * work.forward_flops / (hard.flops * hard.rollout_share)
-    return max(computed, work.weights / (hard.memory_bandwidth * hard.decode_share), hard.forward)
+    read = work.weights / (hard.memory_bandwidth * hard.decode_share)
+    return _together((computed, read, hard.forward), hard)
+
+
+def _together(takes: Sequence[float], hard: Hardware) -> float:
+    """What can run at once, as far as it does."""
+    return hard.overlap * max(takes) + (1 - hard.overlap) * sum(takes)
 
 
 def _rollout(work: Work, layout: Layout, hard: Hardware, groups: int) -> tuple[float, float]:
@@ -78,7 +85,9 @@ def _pooled(work: Work, engines: int, hard: Hardware) -> float:
 def _update(work: Work, layout: Layout, hard: Hardware, samples: int) -> tuple[float, float]:
     """(seconds of computing, seconds beside it that are not hidden behind it). All make as many micro-batches."""
     parts = max(1, ceil(samples / work.micro_batch))
-    computing = samples * work.update_flops / (hard.flops * hard.update_share)
+    # A backward launches about twice the kernels of a forward.
+    takes = (samples * work.update_flops / (hard.flops * hard.update_share), 3 * parts * hard.forward)
+    computing = _together(takes, hard)
     copies = _sum(work.gradients / layout.shards, layout.copies, layout.shards, hard)
     if layout.shards == 1:
         return computing, copies
@@ -87,7 +96,7 @@ def _update(work: Work, layout: Layout, hard: Hardware, samples: int) -> tuple[f
     blocks = max(1, work.blocks)
     gather, first = (narrow * _gather(size, layout, hard) for size in (work.block, work.around))
     sent = _gather(work.gradients / blocks, layout, hard) + copies / blocks
-    forward = computing / parts / 3 / blocks
+    forward = hard.overlap * computing / parts / 3 / blocks
     behind = 0.0 if layout.late else sent
     waits = max(0.0, gather - forward) + max(0.0, gather + behind - 2 * forward)
     shown = parts * (2 * first + blocks * waits + behind)

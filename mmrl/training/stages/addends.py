@@ -24,7 +24,7 @@ def chained(addends: Sequence[Addend]) -> Addend:
         before = 0
         for addend in addends:
             done = min(max(0, start - before), addend.micros)
-            if done < addend.micros:
+            if done < addend.micros or not addend.micros:  # a process without any may have to take part in others'
                 yield from (replace(part, number=before + part.number) for part in addend.add(done))
             before += addend.micros
 

@@ -43,6 +43,7 @@ from mmrl.training.stages.rows import reward_row, scores_row, silent_share
 from mmrl.training.stages.sampled import Sampled
 from mmrl.training.stages.surrogate import Surrogate, advantages, surrogate_row
 from mmrl.training.stages.teacher import show_teacher
+from mmrl.training.stages.together import missing, spare_sample
 from mmrl.training.stages.turns import Turn, turns_row
 from mmrl.training.stages.update import MicroBatch
 from mmrl.training.tensors import copy_into
@@ -73,8 +74,10 @@ class Distill(Sampled[DistillStage]):
         self.joint: Joint | None = None
         if options.joint:
             anchor = partial(self.acting, "anchor") if options.joint.anchor else None
-            self.joint = Joint(run, options, cursor, algorithm, self.seed, anchor)
-        self.surrogate = Surrogate(run, options, cursor, self.seed, self.acting) if options.surrogate else None
+            self.joint = Joint(run, options, cursor, algorithm, self.seed, anchor, self.prompts)
+        self.surrogate: Surrogate | None = None
+        if options.surrogate:
+            self.surrogate = Surrogate(run, options, cursor, self.seed, self.acting, self.prompts)
 
     def make_roles(self) -> list[Role]:
         roles, options, run = super().make_roles(), self.options.adversary, self.run
@@ -135,7 +138,7 @@ class Distill(Sampled[DistillStage]):
         if experience is not None:
             annotate(experience)
         if self.options.adversary and self.options.adversary.heads.updates_in(cursor.step):
-            self.reals.begin(groups, cursor.step, partial(self.acting, "reference"))
+            self.reals.begin(groups or self._blank_groups(), cursor.step, partial(self.acting, "reference"))
         turns = self.turns(groups, experience)
         while cursor.update < len(turns):
             self._take(turns[cursor.update])
@@ -187,13 +190,23 @@ class Distill(Sampled[DistillStage]):
         rows = [Row(group, sample) for group in groups for sample in group.samples]
         size, share = self.options.micro_batch, 1 / (self.options.groups * self.options.samples)
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        more = missing(self.run, len(parts))
 
         def add(start: int) -> Any:
             for number, part in enumerate(parts[start:], start):
                 told = loss_of(part, share)
                 yield MicroBatch(number, sum(told.values()), told, [row.sample for row in part])
+            for _ in range(more):
+                loss_of(rows[:1] or self._blank_rows(), 0.0)
 
         return Addend(len(parts), add)
+
+    def _blank_groups(self) -> list[Group]:
+        """What a process without samples takes part with, where weights are divided."""
+        return [Group(self.prompts[0], 0)] if self.run.adapter.shards is not None else []
+
+    def _blank_rows(self) -> list[Row]:
+        return [Row(group, spare_sample(self.run.adapter, (), [group.prompt])) for group in self._blank_groups()]
 
     # ---------------------------------------------------------------- how samples are looked at
 

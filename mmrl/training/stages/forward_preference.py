@@ -25,6 +25,7 @@ from mmrl.training.stages.base import Stage
 from mmrl.training.stages.forward_update import Draws, refuse_other_path
 from mmrl.training.stages.readable import Readable
 from mmrl.training.stages.rows import tell_empty
+from mmrl.training.stages.together import missing
 from mmrl.training.stages.two_passes import two_passes
 from mmrl.types import Noised, Pair, Prompt, Sample
 
@@ -80,7 +81,12 @@ class ForwardPreference(Stage[ForwardPreferenceStage]):
         looks = Looks(
             samples, Draws.named(names, options.draws, options.times, self.seed, adapter), options.micro_batch
         )
+        more = missing(run, len(looks.parts))
+        spare = looks if looks.parts or not more else self._spare(everyones)
         own, reference = looks.errors(adapter)
+        for context in (nullcontext, adapter.reference) * more:
+            with torch.no_grad(), context():
+                spare.first_error(adapter)
         smoothing = torch.tensor([smoothed(pair, options.label_smoothing) for pair in pairs], dtype=torch.float64)
 
         def losses(error: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,6 +101,7 @@ class ForwardPreference(Stage[ForwardPreferenceStage]):
             lambda part: (part[:, 0], looks.error(adapter, part)),
             len(everyones),
             (pair.id for pair in pairs),
+            lambda: spare.first_error(adapter),
         )
         share = 1 / max(len(everyones), 1)
         told = {f"preference/{k}": processes.total(float(v.sum())) * share for k, v in losses(own)[1].items()}
@@ -108,6 +115,12 @@ class ForwardPreference(Stage[ForwardPreferenceStage]):
         cursor.actions += 2 * len(everyones) * options.draws
         return {**row, "lr": learner.rate, "time/step": time.monotonic() - began}
 
+    def _spare(self, everyones: Sequence[Pair]) -> Looks:
+        """Of another process's samples."""
+        adapter, options = self.run.adapter, self.options
+        samples = given_samples(adapter, everyones[:1])[:1]
+        return Looks(samples, Draws.named([(self.cursor.step, 0)], 1, options.times, self.seed, adapter), 1)
+
 
 class Looks:
     """S samples at K draws each. parts: micro-batches [b, 2] of (sample, draw); an error is a mean over the draws."""
@@ -119,21 +132,27 @@ class Looks:
 
     def error(self, adapter: Adapter, part: Tensor) -> Tensor:
         """[b]: what a micro-batch adds to the errors of its samples, differentiable."""
-        found = self._noised(adapter, part)
+        return self._error(self._noised(adapter, part))
+
+    def _error(self, found: Noised) -> Tensor:
         return flow_match.matching_error(found.velocity, found.clean, found.noise) / self.draws.times.shape[1]
 
     @torch.no_grad()
     def errors(self, adapter: Adapter) -> Tensor:
         """[2, S] float64 on the CPU: under the policy, and under the reference."""
         sums = torch.zeros(2, len(self.samples), dtype=torch.float64)
-        if self.parts:
-            first = self.parts[0]
-            refuse_other_path(adapter, self._noised(adapter, first), self.draws.times[first[:, 0], first[:, 1]])
-        for part in self.parts:
+        for number, part in enumerate(self.parts):
             for line, context in zip(sums, (nullcontext, adapter.reference)):
                 with context():
-                    line.index_add_(0, part[:, 0], self.error(adapter, part).double().cpu())
+                    found = self._noised(adapter, part)
+                if number == 0:
+                    refuse_other_path(adapter, found, self.draws.times[part[:, 0], part[:, 1]])
+                line.index_add_(0, part[:, 0], self._error(found).double().cpu())
         return sums
+
+    def first_error(self, adapter: Adapter) -> Tensor:
+        """[1]: of the first sample at its first draw, differentiable."""
+        return self.error(adapter, self.parts[0][:1])
 
     def _noised(self, adapter: Adapter, part: Tensor) -> Noised:
         rows, columns = part[:, 0], part[:, 1]

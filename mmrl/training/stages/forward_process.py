@@ -23,9 +23,10 @@ from mmrl.training.learner import NonFiniteError
 from mmrl.training.policy import Policy
 from mmrl.training.run import Run
 from mmrl.training.stages.experience import Experience, annotate
-from mmrl.training.stages.forward_update import Draws, Others, forward_gradient
+from mmrl.training.stages.forward_update import Draws, Others, forward_gradient, pairs_of
 from mmrl.training.stages.rows import reward_row, scores_row, tell_empty
 from mmrl.training.stages.sampled import Sampled
+from mmrl.training.stages.together import missing, spare_sample
 from mmrl.training.stages.update import groups_of_update, plan_update
 from mmrl.types import Group
 
@@ -59,7 +60,8 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
     def _sampled_by_policy(self, number: int) -> bool:
         """Whether the policy that sampled is the one that the update begins with."""
         old = self.roles["old"].weights
-        return number == 0 and all(torch.equal(p, old[name]) for name, p in self.policy.parameters.items())
+        moved = not all(torch.equal(p, old[name]) for name, p in self.policy.parameters.items())
+        return number == 0 and not self.run.processes.any(moved)  # each may hold other rows
 
     # ---------------------------------------------------------------- one step
 
@@ -122,7 +124,10 @@ class ForwardProcess(Sampled[ForwardProcessStage]):
             run.adapter.reference if self.needs_reference else None,
             partial(self.acting, "ema") if options.ema_coef > 0 else None,
         )
-        for micro in forward_gradient(run.adapter, update, draws, options, others, start=cursor.micro):
+        more = missing(run, len(pairs_of(update, options.draws, options.micro_batch)))
+        own = (sample for group in groups for sample in group.samples)
+        spare = spare_sample(run.adapter, own, self.prompts) if more else None
+        for micro in forward_gradient(run.adapter, update, draws, options, others, cursor.micro, more, spare):
             if not math.isfinite(micro.loss):
                 raise NonFiniteError(self.non_finite(f"loss is {micro.loss}", micro.samples))
             cursor.sums.add({**micro.metrics, "loss": micro.loss})

@@ -69,13 +69,16 @@ def _placed(even: Tensor, times: TimesConfig, adapter: Adapter) -> Tensor:
     return flow_match.TIMES.bind(Hook(times.name, times.options))(even)
 
 
+Context = Callable[[], AbstractContextManager[None]]
+
+
 class Others(NamedTuple):
     """Contexts in which the adapter is another policy. old: the one that sampled; None: the policy itself, as nothing
     was updated since. reference, ema: None where nothing compares with it."""
 
-    old: Callable[[], AbstractContextManager[None]] | None
-    reference: Callable[[], AbstractContextManager[None]] | None
-    ema: Callable[[], AbstractContextManager[None]] | None = None
+    old: Context | None
+    reference: Context | None
+    ema: Context | None = None
 
 
 def pairs_of(update: Update, draws: int, micro_batch: int) -> list[Tensor]:
@@ -91,14 +94,18 @@ def forward_gradient(
     options: ForwardProcessStage,
     others: Others,
     start: int = 0,
+    more: int = 0,
+    spare: Sample | None = None,
 ) -> Iterator[MicroBatch]:
     """Accumulate the gradient of the update's loss; yields behind each micro-batch. start: how many are done already.
+    more: how many other processes have besides (see together.missing), in which this one takes part with `spare`.
 
     Every process must call, also without samples: with dgpo the logits of groups are made of all of them first.
     A loss that is not finite is yielded without a backward.
     """
     parts = pairs_of(update, draws.times.shape[1], options.micro_batch)
-    logits = _logits(adapter, update, draws, parts, options, others) if options.objective == "dgpo" else None
+    extra = [] if spare is None else [_Asked.alone(spare)] * more
+    logits = _logits(adapter, update, draws, parts, options, others, extra) if options.objective == "dgpo" else None
     for number, part in enumerate(parts):
         if number < start:
             continue
@@ -123,6 +130,22 @@ def forward_gradient(
         error = flow_match.matching_error(now.velocity.detach(), now.clean, now.noise)
         sums = {name: value.double().sum() for name, value in {**metrics, "error": error}.items()}
         yield MicroBatch(number, float(total.detach()), {**sums, "draws": torch.tensor(len(part))}, asked.samples)
+    for asked in extra:
+        now = asked.of_policy(adapter)
+        for other in _compared(update, options, others):
+            asked.of_other(adapter, other)
+        (0.0 * now.velocity.sum()).backward()
+
+
+def _compared(update: Update, options: ForwardProcessStage, others: Others) -> list[Context]:
+    """Whom a micro-batch asks besides the policy, one after the other."""
+    uncut = options.objective == "dgpo" and update.algorithm.gate.name == "none"
+    asked = (
+        None if uncut else others.old,
+        others.reference if options.reference_coef > 0 else None,
+        others.ema if options.ema_coef > 0 else None,
+    )
+    return [context for context in asked if context is not None]
 
 
 def refuse_other_path(adapter: Adapter, found: Noised, times: Tensor) -> None:
@@ -200,6 +223,7 @@ def _logits(
     parts: Sequence[Tensor],
     options: ForwardProcessStage,
     others: Others,
+    extra: Sequence[_Asked] = (),
 ) -> Tensor:
     """DGPO's logits [n_groups, K], of whole groups over all processes; a sample without advantage is only counted."""
     assert others.reference is not None
@@ -209,6 +233,9 @@ def _logits(
         for line, found in zip(error, (asked.of_policy(adapter), asked.of_other(adapter, others.reference))):
             value = flow_match.matching_error(found.velocity, found.clean, found.noise)
             line[part[:, 0], part[:, 1]] = value.double().cpu()
+    for asked in extra:
+        asked.of_policy(adapter)
+        asked.of_other(adapter, others.reference)
     counted = update.batch.mask.any(1)
     return dgpo_logits(
         error[0][counted],
@@ -238,6 +265,12 @@ class _Asked:
         samples = [update.experience.samples[row] for row in rows]
         return cls(samples, draws.times[rows, columns], seeds, rows, columns)
 
+    @classmethod
+    def alone(cls, sample: Sample) -> _Asked:
+        """A sample at some time, of no experience."""
+        nowhere = torch.zeros(1, dtype=torch.int64)
+        return cls([sample], torch.full((1,), 0.5), [0], nowhere, nowhere)
+
     def of_policy(self, adapter: Adapter) -> Noised:
         """Raises ConfigError for what does not fit together."""
         found = adapter.velocities(self.samples, self.times, self.seeds)
@@ -249,6 +282,6 @@ class _Asked:
             )
         return found
 
-    def of_other(self, adapter: Adapter, context: Callable[[], AbstractContextManager[None]]) -> Noised:
+    def of_other(self, adapter: Adapter, context: Context) -> Noised:
         with torch.no_grad(), context():
             return self.of_policy(adapter)

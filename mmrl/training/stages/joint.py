@@ -19,15 +19,17 @@ from mmrl.training.stages.addends import Addend
 from mmrl.training.stages.experience import Experience
 from mmrl.training.stages.policy_gradient import PolicyGradient
 from mmrl.training.stages.rows import replay_row
+from mmrl.training.stages.together import missing, spare_sample, take_part
 from mmrl.training.stages.update import MicroBatch
-from mmrl.types import Group
+from mmrl.types import Group, Prompt, Sample
 
 # A context in which the adapter is what log-probs are compared with.
 Anchor = Callable[[], AbstractContextManager[None]]
 
 
 class Joint:
-    """algorithm: mmrl.training.stages.policy_gradient.fitting's. anchor: None is the policy that sampled."""
+    """algorithm: mmrl.training.stages.policy_gradient.fitting's. anchor: None is the policy that sampled. prompts: the
+    stage's."""
 
     def __init__(
         self,
@@ -37,10 +39,12 @@ class Joint:
         algorithm: Algorithm,
         seed: int,
         anchor: Anchor | None = None,
+        prompts: Sequence[Prompt] = (),
     ) -> None:
         assert options.joint is not None
         self.run, self.options, self.joint, self.anchor = run, options, options.joint, anchor
-        self.policy_gradient = PolicyGradient(run, options, cursor, algorithm, seed)
+        self.prompts = prompts
+        self.policy_gradient = PolicyGradient(run, options, cursor, algorithm, seed, prompts=prompts)
 
     def experience(self, groups: Sequence[Group], n_groups: int) -> Experience:
         """A step's groups as tensors, with their advantages."""
@@ -64,39 +68,55 @@ class Joint:
         )
         steps = float(_both(experience.mask, pairs).sum())
         total = self.run.processes.total(steps)
-        return preference(
-            self.run.adapter,
-            experience,
-            pairs,
-            self.joint,
-            self.options.micro_batch,
-            anchor=self.anchor,
-            scale=weight,
-            total=max(total, 1.0),
+        parts = _parts(pairs, experience.mask.shape[1], self.options.micro_batch)
+        own = preference(
+            self.run.adapter, experience, parts, self.joint, anchor=self.anchor, scale=weight, total=max(total, 1.0)
         )
+        more = missing(self.run, len(parts))
+
+        def add(start: int) -> Iterator[MicroBatch]:
+            yield from own.add(start)
+            take_part(more, lambda: self._spare(experience.samples))
+
+        return Addend(own.micros, add)
+
+    def _spare(self, samples: Sequence[Sample]) -> Tensor:
+        """What a micro-batch computes, of a single step."""
+        adapter, first = self.run.adapter, torch.zeros(1, dtype=torch.int64)
+        sample = spare_sample(adapter, samples, self.prompts)
+        if self.anchor is not None:
+            with self.anchor():
+                adapter.logprobs([sample], first)
+        return adapter.logprobs([sample], first).logp
+
+
+# Micro-batches of (rows of better and worse samples [P, 2], steps).
+Parts = Sequence[tuple[Tensor, Tensor]]
+
+
+def _parts(pairs: Tensor, steps: int, micro_batch: int) -> Parts:
+    """Of pairs [P, 2], all steps of some together, or where that is too much some steps of one."""
+    widest = max(1, micro_batch // 2)  # steps of one pair
+    columns = list(torch.arange(steps).split(widest)) if steps else []
+    rows = list(pairs.split(max(1, widest // max(1, steps)))) if len(pairs) else []
+    return [(some, where) for some in rows for where in columns]
 
 
 def preference(
     adapter: Adapter,
     experience: Experience,
-    pairs: Tensor,
+    parts: Parts,
     options: JointConfig,
-    micro_batch: int,
     *,
     anchor: Anchor | None,
     scale: float,
     total: float,
 ) -> Addend:
-    """`scale` times the gradient of the mean of step_dpo over steps. pairs: [P, 2], rows of better and worse samples.
+    """`scale` times the gradient of the mean of step_dpo over steps.
 
     total: steps of all pairs of all processes. anchor: None takes the log-probs that were noted while sampling.
     """
     batch = experience.batch
-    steps = torch.arange(experience.mask.shape[1])
-    widest = max(1, micro_batch // 2)  # steps of one pair
-    columns = list(steps.split(widest)) if len(steps) else []
-    rows = list(pairs.split(max(1, widest // max(1, len(steps))))) if len(pairs) else []
-    parts = [(some, where) for some in rows for where in columns]
 
     def add(start: int) -> Iterator[MicroBatch]:
         for number, (some, where) in enumerate(parts[start:], start):

@@ -20,6 +20,7 @@ from mmrl.training.selfcheck import SelfCheck, refuse_broken_adapter
 from mmrl.training.stages.addends import Addend
 from mmrl.training.stages.experience import Experience, Features, adapter_features
 from mmrl.training.stages.rows import LARGEST, OFF
+from mmrl.training.stages.together import missing, spare_sample
 from mmrl.training.stages.update import (
     MicroBatch,
     Update,
@@ -31,6 +32,8 @@ from mmrl.training.stages.update import (
     plan_update,
 )
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample
+
+_TRIED = 64  # prompts that are made at once, to find one that can be read
 
 
 class PolicyGradient:
@@ -65,7 +68,10 @@ class PolicyGradient:
             return []
 
         with run.sampling():
-            without_broken(check, prompts, lambda prompt: prompt.id, run.config.data.on_bad_record)
+            for start in range(0, len(prompts), _TRIED):
+                some = prompts[start : start + _TRIED]
+                if without_broken(check, some, lambda prompt: prompt.id, run.config.data.on_bad_record)[0]:
+                    return
 
     def experience(
         self, groups: Sequence[Group], n_groups: int, weights: Mapping[str, float] | None = None
@@ -94,24 +100,22 @@ class PolicyGradient:
         adapter, first = self.run.adapter, number == 0 and experience.fresh
         update = self._planned(experience, number)
         slices = micro_batches(adapter, update, self.options.micro_batch)
-        # Where weights are divided, every process takes part in every micro-batch of the others.
-        missing = self.run.processes.equal(len(slices)) - len(slices) if adapter.shards is not None else 0
+        more = missing(self.run, len(slices))
         check: Callable[[int, ActionLogProbs, Batch], None] | None = self.check if first else None
 
         def add(start: int) -> Iterator[MicroBatch]:
             own = first and self.replays
             yield from gradient(adapter, update, slices, scale=scale, start=start, on_replay=check, own=own)
-            self._fill(update, missing)
+            self._fill(update, more)
 
         return Addend(len(slices), add)
 
-    def _fill(self, update: Update, missing: int) -> None:
+    def _fill(self, update: Update, count: int) -> None:
         """Take part in micro-batches that other processes have more of."""
-        if missing:
+        if count:
             trained = (sample for sample in update.samples if sample.actions.mask.any())
-            sample = next(trained, None) or self.run.adapter.blank(self.prompts[0])
-            assert sample is not None, "an adapter that can be divided makes blank samples"
-            fill(self.run.adapter, sample, missing, compares(update.algorithm))
+            sample = spare_sample(self.run.adapter, trained, self.prompts)
+            fill(self.run.adapter, sample, count, compares(update.algorithm))
 
     def _whole(self, features: Features) -> Features:
         """Micro-batch by micro-batch, of which processes have different numbers."""

@@ -24,6 +24,7 @@ from mmrl.training.run_folder import result_path
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.readable import Readable
 from mmrl.training.stages.rows import tell_empty
+from mmrl.training.stages.together import missing
 from mmrl.training.stages.two_passes import two_passes
 from mmrl.types import Prompt, Sample, Slice
 
@@ -44,7 +45,7 @@ class Preference(Stage[PreferenceStage]):
     def __init__(self, run: Run, options: PreferenceStage, policy: Policy, cursor: Cursor) -> None:
         super().__init__(run, options, policy, cursor)
         self.pairs = self._pairs()
-        given_samples(run.adapter, self.pairs[:1])  # an adapter that takes no answers says so
+        self._first = given_samples(run.adapter, self.pairs[:1])[0]  # an adapter that takes no answers says so
         self.readable: Readable[Prompt] = Readable(
             run.processes, run.config.data, lambda pair: pair, run.adapter.check_media
         )
@@ -72,7 +73,11 @@ class Preference(Stage[PreferenceStage]):
         samples = given_samples(adapter, pairs)
         masks = _masks(samples)
         slices = list(adapter.slices(samples, options.micro_batch)) if samples else []
+        more = missing(run, len(slices))
         logp, reference = score(adapter, samples, masks, slices)
+        with torch.no_grad():
+            for _ in range(more):
+                self._spare(reference=True)
         shift = shifted(self.shift, options, processes, logp, reference)
 
         def losses(logp: Tensor) -> objectives.Outcome:
@@ -84,7 +89,7 @@ class Preference(Stage[PreferenceStage]):
             return part.rows, torch.where(inside, replay.logp, 0.0).sum(1)
 
         ids = (pair.id for pair in pairs)
-        loss = two_passes(self, logp, lambda leaf: losses(leaf)[0], slices, again, len(everyones), ids)
+        loss = two_passes(self, logp, lambda leaf: losses(leaf)[0], slices, again, len(everyones), ids, self._spare)
         row: dict[str, Any] = {"loss": loss, **_row(options, processes, losses(logp)[1], len(everyones), shift)}
         if not everyones:
             row = dict.fromkeys(row)  # means over no pair
@@ -94,6 +99,12 @@ class Preference(Stage[PreferenceStage]):
         cursor.samples += 2 * len(everyones)
         cursor.actions += int(processes.total(float(masks.sum())))
         return {**row, "lr": learner.rate, "time/step": time.monotonic() - began}
+
+    def _spare(self, reference: bool = False) -> Tensor:
+        """The log-prob of the first trained action of all: what every process can compute."""
+        columns = torch.nonzero(self._first.actions.mask)[:1, 0]
+        asks = {"reference": True} if reference else {}
+        return self.run.adapter.logprobs([self._first], columns, **asks).logp
 
     # ---------------------------------------------------------------- a part of a checkpoint
 

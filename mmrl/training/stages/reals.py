@@ -41,7 +41,7 @@ class Reals:
                 )
             return
         asked = [Group(group.prompt, group.index, draw=group.draw) for group in groups]
-        with teacher():
+        with teacher(), self.run.whole():
             made = self.run.adapter.solved(
                 asked, self.options.samples, seed_of(self.seed, step), adversary.teacher_steps, self.guidance
             )
@@ -50,6 +50,11 @@ class Reals:
     def take(self, groups: Sequence[Group]) -> None:
         """What the teacher drew for a step."""
         self._drawn = {(group.index, number): s for group in groups for number, s in enumerate(group.samples)}
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the teacher has drawn some."""
+        return bool(self._drawn)
 
     def of(self, rows: Sequence[Row]) -> list[Sample]:
         """As many real samples: each row has its own, whoever else is in the micro-batch."""

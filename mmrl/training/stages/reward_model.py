@@ -24,9 +24,10 @@ from mmrl.training.policy import Policy
 from mmrl.training.processes import Processes
 from mmrl.training.run import Run
 from mmrl.training.run_folder import result_path
-from mmrl.training.scoring import Rows, checked, micro_batches, rows_of, scores_of
+from mmrl.training.scoring import Rows, checked, micro_batches, rows_of, scores_in, scores_of
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.readable import Readable
+from mmrl.training.stages.together import missing
 from mmrl.training.stages.two_passes import two_passes
 from mmrl.types import Prompt, Sample
 
@@ -40,11 +41,16 @@ class RewardModel(Stage[RewardModelStage]):
         super().__init__(run, options, policy, cursor)
         self.records = kept_records(self._prompts(), options, run.config.data.on_bad_record)
         run.adapter.score_notes = {**run.adapter.score_notes, **_about(run, options)}
-        first = rows_of(run.adapter, self.records[0], options.show)  # an adapter that takes no answers says so
-        checked(run.adapter, first[:1], Rows.of([first[:1]]).count, options.outputs)
+        self._first = rows_of(run.adapter, self.records[0], options.show)[0]  # an adapter that takes no answers says so
+        with torch.no_grad():
+            self._spare()
         self.readable: Readable[Scored] = Readable(
             run.processes, run.config.data, lambda record: record.pictures, run.adapter.check_media
         )
+
+    def _spare(self) -> Tensor:
+        """Scores of the first row of all: what every process can compute."""
+        return checked(self.run.adapter, [self._first], scores_in(self._first), self.options.outputs)
 
     def _prompts(self) -> Sequence[Prompt]:
         options, data = self.options, self.run.config.data
@@ -71,8 +77,15 @@ class RewardModel(Stage[RewardModelStage]):
             places = rows.at(part)
             return places, checked(adapter, [rows.samples[r] for r in part], len(places), options.outputs)
 
-        once = scored(parts[0]) if len(parts) == 1 and cursor.micro == 0 else None
+        more = missing(run, len(parts))
+        is_short = len(parts) + more == 1 and cursor.micro == 0
+        once = scored(parts[0]) if is_short and parts else None
+        extra = self._spare() if is_short and more else None  # when the others score theirs
         found = scores_of(adapter, rows, parts, options.outputs) if once is None else _put(once)
+        if not is_short:
+            with torch.no_grad():
+                for _ in range(more):
+                    self._spare()
         loss = two_passes(
             self,
             found,
@@ -81,6 +94,7 @@ class RewardModel(Stage[RewardModelStage]):
             scored if once is None else lambda _: once,
             everyone,
             (record.id for record in records),
+            self._spare if extra is None else lambda: extra,
         )
         row = {"loss": loss, **_row(options, processes, rows, records, found)}
         row["grad_norm"] = learner.step()
@@ -120,7 +134,8 @@ class RewardModel(Stage[RewardModelStage]):
         records = self.readable.of((held or self.records)[: options.calibrate])
         rows, processes = Rows.of(self._shown(records)[1]), run.processes
         parts = micro_batches(run.adapter, rows.samples, options.micro_batch)
-        own = scores_of(run.adapter, rows, parts, options.outputs)[:, 0].tolist()
+        with run.whole():
+            own = scores_of(run.adapter, rows, parts, options.outputs)[:, 0].tolist()
         scores = torch.tensor([score for some in processes.gather(own) for score in some], dtype=torch.float64)
         if len(scores) < 2:
             warnings.warn(

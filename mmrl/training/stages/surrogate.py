@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,21 +26,41 @@ from mmrl.training.stages.addends import Addend
 from mmrl.training.stages.experience import Experience
 from mmrl.training.stages.forward_update import Draws, pairs_of
 from mmrl.training.stages.looking import Direction, above
+from mmrl.training.stages.together import missing, spare_sample
 from mmrl.training.stages.update import MicroBatch, Update, plan_update
-from mmrl.types import Group, Noised, Sample
+from mmrl.types import Group, Noised, Prompt, Sample
 
 # The stage's `acting`: inside, the adapter is a role.
 Acting = Callable[..., AbstractContextManager[None]]
 TOLD = "surrogate/"
 
 
-class Surrogate:
-    """acting: the stage's; of its roles `policy`, `surrogate` and `slow` are asked, and the reference."""
+class _Asked(NamedTuple):
+    """Boundaries of a micro-batch: b samples, where on their way [b] in [0, 1), times [b] and seeds of the noises."""
 
-    def __init__(self, run: Run, options: DistillStage, cursor: Cursor, seed: int, acting: Acting) -> None:
+    samples: list[Sample]
+    places: Tensor
+    times: Tensor
+    seeds: list[int]
+
+
+class Surrogate:
+    """acting: the stage's; of its roles `policy`, `surrogate` and `slow` are asked, and the reference. prompts: the
+    stage's."""
+
+    def __init__(
+        self,
+        run: Run,
+        options: DistillStage,
+        cursor: Cursor,
+        seed: int,
+        acting: Acting,
+        prompts: Sequence[Prompt] = (),
+    ) -> None:
         assert options.surrogate is not None
         self.run, self.stage, self.options, self.cursor = run, options, options.surrogate, cursor
         self.algorithm, self.seed, self.acting = advantages(options.surrogate), seed, acting
+        self.prompts = prompts
         self.levels = run.adapter.levels()  # an adapter that tells none says so here
 
     def experience(self, groups: Sequence[Group], n_groups: int) -> Experience:
@@ -69,12 +89,19 @@ class Surrogate:
         update = plan_update(experience, self.algorithm)
         draws = self._draws(groups)
         parts = pairs_of(update, len(self.levels), self.stage.micro_batch)
+        asked = [self._asked(update, draws, part) for part in parts]
+        more = missing(self.run, len(parts))
+        extra = [self._spare(experience.samples)] * more if more else []
 
         def add(start: int) -> Iterator[MicroBatch]:
-            known = self._errors(update, draws, parts)
+            known = self._errors(update, parts, asked, extra)
             logits = self._logits(update, known)
             for number, part in enumerate(parts[start:], start):
-                yield self._micro_batch(number, part, update, draws, known, logits)
+                yield self._micro_batch(number, part, asked[number], update, known, logits)
+            for one in extra:
+                clean = self._clean(one)
+                with self.acting("surrogate", gradient=True):
+                    (0.0 * self._error(one, clean).sum()).backward()
 
         return Addend(len(parts), add)
 
@@ -90,15 +117,30 @@ class Surrogate:
             times = above(times, self.levels.expand_as(times))
         return Draws(times, [[found.seeds[row * count + k][0] for k in range(count)] for row in range(len(rows))])
 
-    def _errors(self, update: Update, draws: Draws, parts: Sequence[Tensor]) -> Tensor:
+    def _asked(self, update: Update, draws: Draws, part: Tensor) -> _Asked:
+        rows, columns = part[:, 0], part[:, 1]
+        samples = [update.experience.samples[row] for row in rows.tolist()]
+        seeds = [draws.seeds[row][column] for row, column in part.tolist()]
+        return _Asked(samples, (columns + 0.5) / len(self.levels), draws.times[rows, columns], seeds)
+
+    def _spare(self, samples: Sequence[Sample]) -> _Asked:
+        """What a process takes part with in others' micro-batches."""
+        half = torch.full((1,), 0.5)
+        return _Asked([spare_sample(self.run.adapter, samples, self.prompts)], half, half, [0])
+
+    def _errors(
+        self, update: Update, parts: Sequence[Tensor], asked: Sequence[_Asked], extra: Sequence[_Asked]
+    ) -> Tensor:
         """[3, N, K] float64 on the CPU: errors of the surrogate, of the reference, of the slow copy."""
         found = torch.zeros(3, len(update.batch), len(self.levels), dtype=torch.float64)
         names = ("surrogate", "reference", *(("slow",) if self.options.clip > 0 else ()))
-        for part in parts:
-            samples, clean = self._clean(update, part)
+        for part, one in zip([*parts, *[None] * len(extra)], [*asked, *extra], strict=True):
+            clean = self._clean(one)
             for line, name in zip(found, names):
                 with torch.no_grad(), self.acting(name):
-                    line[part[:, 0], part[:, 1]] = self._error(samples, clean, part, draws).double().cpu()
+                    errors = self._error(one, clean).double().cpu()
+                if part is not None:
+                    line[part[:, 0], part[:, 1]] = errors
         return found
 
     def _logits(self, update: Update, known: Tensor) -> Tensor:
@@ -115,12 +157,12 @@ class Surrogate:
         )
 
     def _micro_batch(
-        self, number: int, part: Tensor, update: Update, draws: Draws, known: Tensor, logits: Tensor
+        self, number: int, part: Tensor, asked: _Asked, update: Update, known: Tensor, logits: Tensor
     ) -> MicroBatch:
         options, rows, columns = self.options, part[:, 0], part[:, 1]
-        samples, clean = self._clean(update, part)
+        clean = self._clean(asked)
         with self.acting("surrogate", gradient=True):
-            error = self._error(samples, clean, part, draws)
+            error = self._error(asked, clean)
             reference, slow, logit, advantage = (
                 values.to(error)
                 for values in (
@@ -144,21 +186,20 @@ class Surrogate:
         value = float(loss.detach())
         sums = {f"{TOLD}{name}": values.double().sum() for name, values in {**told, "error": error.detach()}.items()}
         return MicroBatch(
-            number, value, {**sums, "surrogate": torch.tensor(value), f"{TOLD}looks": torch.tensor(len(part))}, samples
+            number,
+            value,
+            {**sums, "surrogate": torch.tensor(value), f"{TOLD}looks": torch.tensor(len(part))},
+            asked.samples,
         )
 
-    def _clean(self, update: Update, part: Tensor) -> tuple[list[Sample], Tensor]:
-        """(samples, what the policy took for their ends at these boundaries [b, ...])."""
-        samples = [update.experience.samples[row] for row in part[:, 0].tolist()]
-        places = (part[:, 1] + 0.5) / len(self.levels)
+    def _clean(self, asked: _Asked) -> Tensor:
+        """What the policy took for the samples' ends at these boundaries [b, ...]."""
         with torch.no_grad(), self.acting("policy"):
-            return samples, self.run.adapter.generated(samples, places)
+            return self.run.adapter.generated(asked.samples, asked.places)
 
-    def _error(self, samples: Sequence[Sample], clean: Tensor, part: Tensor, draws: Draws) -> Tensor:
+    def _error(self, asked: _Asked, clean: Tensor) -> Tensor:
         """[b] of whoever acts."""
-        times, pairs = draws.times[part[:, 0], part[:, 1]], part.tolist()
-        seeds = [draws.seeds[row][column] for row, column in pairs]
-        seen: Noised = self.run.adapter.velocities(samples, times, seeds, clean=clean)
+        seen: Noised = self.run.adapter.velocities(asked.samples, asked.times, asked.seeds, clean=clean)
         return flow_match.matching_error(seen.velocity, seen.clean, seen.noise)
 
     # ---------------------------------------------------------------- what it asks of the policy

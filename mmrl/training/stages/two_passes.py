@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmrl.training.learner import refuse_non_finite
 from mmrl.training.stages.base import Stage
+from mmrl.training.stages.together import missing, take_part
 
 Part = TypeVar("Part")
 
@@ -28,12 +29,14 @@ def two_passes(
     again: Callable[[Part], tuple[Tensor, Tensor]],
     everyone: int,
     ids: Iterable[str],
+    spare: Callable[[], Tensor] | None = None,
 ) -> float:
     """Accumulate the gradient of the mean loss over `everyone`, the records of all processes; returns that mean.
 
     scores: [K, ...] of the first pass, without gradient. losses: scores -> [P], a loss for each record of this process.
     parts: the micro-batches of the second pass, of which those before the cursor are done. again: a micro-batch ->
     (places in [K], their scores with gradient); a score that is cut is the sum of its pieces. ids: of the records.
+    spare: scores with gradient of a small micro-batch, which a process takes part with that has fewer than others.
     Raises NonFiniteError, before any gradient, for a loss that is no number.
     """
     leaf = scores.clone().requires_grad_(True)
@@ -44,6 +47,7 @@ def two_passes(
     mean = run.processes.total(float(lost.detach().sum())) * share
     refuse_non_finite(f"{stage.options.kind} loss", mean, cursor.step + 1, ids)
     cursor.phase = "update"
+    more = missing(run, len(parts))
     for number, part in enumerate(parts):
         if number < cursor.micro:
             continue
@@ -52,4 +56,7 @@ def two_passes(
             made.backward(weights[places].to(made))
         cursor.micro = number + 1
         run.point("micro")
+    if more:
+        assert spare is not None, "an adapter that can be divided has something to score"
+        take_part(more, spare)
     return mean

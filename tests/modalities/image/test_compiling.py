@@ -22,7 +22,9 @@ def fresh():
     torch._dynamo.reset()
 
 
-BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+# Its kernels are compiled in C++, minutes on a busy machine.
+INDUCTOR = pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
+BACKENDS = ["aot_eager", INDUCTOR]
 
 
 def numbers(policy, samples):

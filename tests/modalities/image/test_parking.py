@@ -164,7 +164,7 @@ def test_a_plan_says_what_is_where_and_counts_no_more_than_is_there_at_a_time():
     parked = config.model_copy(update={"park": True})
     assert any("text encoders while prompts are encoded" in line for line in parked.describe())
     policy = build(park=True)
-    at_rest: list[Tensor] = [tensor for part in policy.parked() for tensor in part]
+    at_rest: list[Tensor] = [tensor for part in policy.parked().values() for tensor in part]
     assert {id(t) for t in at_rest} < {id(t) for t in policy.weights()}
     assert len(policy.parked()) == 2 and not any(t.requires_grad for t in at_rest)
-    assert build().parked() == []
+    assert build().parked() == {}

@@ -62,7 +62,7 @@ def opening(config: dict[str, Any]) -> str:
     """What the policy reads of the first record, each id in words; a picture is one sign."""
     made = load(config)
     adapter = load_adapter(made)
-    prompts, _ = load_prompts(made, adapter)
+    prompts = load_prompts(made, adapter).prompts
     return "".join(adapter.reader.words(adapter.reader.opened(prompts[0], adapter.reader.context(prompts[0])).row.ids))
 
 

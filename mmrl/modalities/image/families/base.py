@@ -127,7 +127,8 @@ class Family:
     def blocks(self) -> list[nn.Module]:
         """Those blocks, in the order in which they run, that see the picture."""
         lists = [part for part in self.denoiser.children() if isinstance(part, nn.ModuleList)]
-        return [block for part in lists for block in part if type(block).__name__ in self.block_names]
+        named = self.block_names  # a block whose weights are divided is of a class below its own
+        return [b for part in lists for b in part if any(kind.__name__ in named for kind in type(b).__mro__)]
 
     @property
     def block_width(self) -> int:

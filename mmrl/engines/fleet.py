@@ -7,36 +7,41 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
-from mmrl.engines.vllm_about import refuse_difference, refuse_differences
-from mmrl.engines.vllm_ask import spans
-from mmrl.engines.vllm_http import Answer, Lost, ServerError
-from mmrl.engines.vllm_server import ALONE, Server, StaleWeights
+from mmrl.engines.http_client import Lost, ServerError
+from mmrl.engines.remote import ALONE, Remote, StaleWeights
 
-PAUSE_S = 0.5  # between two looks at servers that are all lost
+PAUSE_S = 0.5  # between two looks at servers that are lost
+
+S = TypeVar("S", bound=Remote)
 
 
-class Fleet:
-    """servers: alike, see refuse_differences. patience: seconds that one which is back is waited for, where weights
-    flow. flows: whether weights may change while requests are under way. compared: whether their weights must be the
-    same at the start, too.
+class Fleet(Generic[S]):
+    """servers: alike, see Remote.refuse_difference. patience: seconds that one which is back is waited for, where
+    weights flow. flows: whether weights may change while requests are under way. compared: whether their weights must
+    be the same at the start, too.
 
-    A server that fails is lost, with a warning, until it has got weights again. changed: guards who is lost.
+    A server that fails is lost, with a warning, until it has got weights again. changed: guards who is lost, and tells.
     """
 
-    def __init__(self, servers: Sequence[Server], patience: float, compared: bool) -> None:
+    def __init__(self, servers: Sequence[S], patience: float, compared: bool) -> None:
         self.servers, self.patience = list(servers), patience
         self.flows = False
         self.changed = threading.Condition()
-        refuse_differences([s.url for s in servers], [s.about for s in servers])
+        for other in self.servers[1:]:
+            self.servers[0].refuse_difference(other)
         self._run = uuid.uuid4().hex[:12]
         self._mark = self.servers[0].holds
+        self._watched: dict[S, bool] = {}  # lost servers, and whether they answer again
+        self._refused: set[S] = set()  # of those, those that answer, and could not be used
+        self._ended = threading.Event()
         if compared:
             self._compare(self.servers)
         self._compared = compared
 
     @property
-    def ready(self) -> list[Server]:
+    def ready(self) -> list[S]:
         """Those that get prompts."""
         return [server for server in self.servers if server.lost is None]
 
@@ -46,20 +51,29 @@ class Fleet:
         return "; ".join(server.lost for server in self.servers if server.lost is not None)
 
     def returned(self) -> bool:
-        """Whether a server that was lost answers again, and is to get weights."""
-        return any(server.lost is not None and server.answers() for server in self.servers)
+        """Whether a server that was lost answers again, and is to get weights. Known without asking it now: threads
+        ask, however long it takes to answer."""
+        with self.changed:
+            return any(self._watched.get(server, False) for server in self.servers if server.lost is not None)
 
-    def lose(self, server: Server, error: Exception) -> None:
-        """It gets no prompts until it has got weights."""
+    def lose(self, server: S, error: Exception, refused: bool = False) -> None:
+        """It gets no prompts until it has got weights. refused: it answers, and could not be used: it does not count as
+        returned, but is looked at again whenever weights are sent."""
         with self.changed:
             if server.lost is None:
                 warnings.warn(f"a server is lost, its prompts go to others: {error}", stacklevel=2)
             server.lost = str(error)
+            watched = server in self._watched
+            self._watched[server] = False
+            if refused:
+                self._refused.add(server)
+        if not watched:
+            threading.Thread(target=self._watch, args=(server,), daemon=True, name="watch of a lost server").start()
 
-    def versions(self, server: Server, answer: Answer) -> list[int] | None:
-        """Of a completion's tokens, the numbers of the syncs whose weights sampled them; None where weights do not flow
-        and they are the last ones. Raises StaleWeights where they are not this run's, or not the last ones."""
-        told = spans(answer)
+    def versions(self, server: S, told: Sequence[tuple[str, int]]) -> list[int] | None:
+        """Of what a server sampled, action by action, the numbers of the syncs whose weights did; None where weights do
+        not flow and they are the last ones. told: (mark of the weights, how many actions), in order. Raises
+        StaleWeights where they are not this run's, or not the last ones."""
         marks = {mark for mark, _ in told}
         if self.flows:
             run, numbers = self._mark.rpartition(" ")[0], [mark.rpartition(" ") for mark, _ in told]
@@ -69,16 +83,22 @@ class Fleet:
             return None
         other = ", ".join(sorted(marks - {server.holds})) or "of no version"
         raise StaleWeights(
-            f"vllm: {server.url} sampled with weights {other!r} where this run's last sync is "
+            f"{server.who}: {server.url} sampled with weights {other!r} where this run's last sync is "
             f"{server.holds!r}: it was started anew (then they are 'default'), or another run sends to it. {ALONE}"
         )
 
+    def close(self) -> None:
+        """Nothing is asked of the servers any more; what is under way fails at once."""
+        self._ended.set()
+        for server in self.servers:
+            server.close()
+
     # ---------------------------------------------------------------- weights
 
-    def each(self, servers: Sequence[Server], act: Callable[[Server], object]) -> list[Server]:
+    def each(self, servers: Sequence[S], act: Callable[[S], object]) -> list[S]:
         """Those for which it was done; others are lost. Raises where it is none."""
-        done: list[Server] = []
-        failed: Exception = Lost("vllm: no server answers")
+        done: list[S] = []
+        failed: Exception = Lost(f"{self.servers[0].who}: no server answers")
         for server in servers:
             try:
                 act(server)
@@ -103,18 +123,20 @@ class Fleet:
                     raise
                 time.sleep(PAUSE_S)
 
-    def update(self, version: int, perceives: bool, send: Callable[[list[Server]], list[Server]]) -> None:
+    def update(self, version: int, perceives: bool, send: Callable[[list[S]], list[S]]) -> None:
         """Exchange the weights of all that answer, those that were lost among them. send: as `each`.
 
         The mark is another one as soon as the weights may be: what others sample meanwhile is seen as not theirs.
+        Where it fails, no server is left standing still.
         """
         mark = f"mmrl {self._run} {version}"
         back = [server for server in self.servers if server.lost is not None and self._is_back(server)]
-        frozen = self.each([*self.ready, *back], lambda s: s.freeze(mark))
+        asked = [*self.ready, *back]
         try:
+            frozen = self.each(asked, lambda s: s.freeze(mark))
             done = self.each(send(frozen), lambda s: s.thaw(mark, perceives))
         except BaseException:
-            for server in frozen:
+            for server in asked:
                 server.go_on()
             raise
         if back or not self._compared:
@@ -123,7 +145,7 @@ class Fleet:
         with self.changed:
             self._mark = mark
             for server in done:
-                server.lost = None
+                self._found(server)
             self.changed.notify_all()
 
     def settle(self, version: int) -> None:
@@ -140,26 +162,48 @@ class Fleet:
                 self.lose(server, error)
                 continue
             current = holds.rpartition(" ")[2] == str(version) or not several
+            if not current and server.lost is None:
+                self.lose(server, Lost(f"{server.who}: {server.url} holds {holds!r}"))
             with self.changed:
                 server.holds = holds
-                server.lost = None if current else f"vllm: {server.url} holds {holds!r}"
-                self._mark = holds if current else self._mark
+                if current:
+                    self._found(server)
+                    self._mark = holds
                 self.changed.notify_all()
 
-    def _is_back(self, server: Server) -> bool:
+    def _found(self, server: S) -> None:
+        """It gets prompts again."""
+        server.lost = None
+        self._watched.pop(server, None)
+        self._refused.discard(server)
+
+    def _is_back(self, server: S) -> bool:
         """Whether a lost server answers, and is still one that this run can use."""
         first = next((s for s in self.servers if s is not server), server)
         try:
-            if not server.answers():
+            if not (self._watched.get(server, False) or server.answers()):
                 return False
             server.look_again()
-            refuse_difference(first.url, first.about, server.url, server.about)
+            first.refuse_difference(server)
         except ServerError as error:
-            self.lose(server, error)
+            self.lose(server, error, refused=not isinstance(error, Lost))
             return False
         return True
 
-    def _compare(self, servers: Sequence[Server]) -> None:
+    def _watch(self, server: S) -> None:
+        """Ask a lost server until it answers; where it is lost again meanwhile, from the beginning."""
+        while not self._ended.is_set():
+            there = server.answers(patiently=True)
+            with self.changed:
+                if server not in self._watched:
+                    return
+                if not there:
+                    self._refused.discard(server)
+                self._watched[server] = there and server not in self._refused
+                self.changed.notify_all()
+            self._ended.wait(PAUSE_S)
+
+    def _compare(self, servers: Sequence[S]) -> None:
         """Raises ServerError where their weights differ; nothing where there is one, or one computes no checksums."""
         if len(servers) < 2:
             return
@@ -168,6 +212,6 @@ class Fleet:
             if first[1] is not None and found is not None and found != first[1]:
                 wrong = sorted(name for name in {*found, *first[1]} if found.get(name) != first[1].get(name))
                 raise ServerError(
-                    f"vllm: {first[0]} and {url} hold different weights after the same were sent ({wrong[0]} and "
-                    f"{len(wrong) - 1} more); start both with this run's model.path"
+                    f"{servers[0].who}: {first[0]} and {url} hold different weights after the same were sent "
+                    f"({wrong[0]} and {len(wrong) - 1} more); start both with this run's model.path"
                 )

@@ -1,0 +1,95 @@
+"""One server that samples: whose weights it holds, how it is stopped while they are exchanged.
+
+The routes are those of vLLM's development mode, which other servers of this package speak, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ClassVar
+
+from mmrl.engines.http_client import Client, ServerError
+
+TIMEOUT_S = 600.0
+ASK_S = 5.0  # for a question that is answered without sampling, where nobody may be kept waiting
+ALONE = "Give each run a server of its own that stays up, and go on from the last checkpoint (--resume)"
+
+
+class StaleWeights(ServerError):
+    """The server sampled with other weights than those of this run's last sync."""
+
+
+class Remote:
+    """A server that somebody else started. Subclasses say what else is asked of it.
+
+    holds: the mark of its weights. lost: why it gets no prompts; None: it gets some. prompts: how many are at it.
+    """
+
+    who: ClassVar[str] = "vllm"
+    key: ClassVar[str] = "VLLM_API_KEY"
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.http, self._quick = (Client(url, seconds, self.who, self.key) for seconds in (timeout, ASK_S))
+        self.lost: str | None = None
+        self.prompts = 0
+        self.look_again()
+        self.holds = self.version()
+
+    @property
+    def url(self) -> str:
+        return self.http.url
+
+    def look_again(self) -> None:
+        """At what it says of itself: at the start, and where it was lost and answers, as it may be another process.
+        Raises ServerError where this run cannot use it."""
+
+    def refuse_difference(self, other: Any) -> None:
+        """Raises ServerError where another server of the run is not as this one."""
+
+    def version(self) -> str:
+        """The mark of its weights, as it says itself."""
+        return str(self.http.get("/weight_info").at("weight_version"))
+
+    def answers(self, patiently: bool = False) -> bool:
+        """Whether it does: within seconds, or within the time-out of a request."""
+        try:
+            (self.http if patiently else self._quick).get("/weight_info").at("weight_version")
+        except ServerError:
+            return False
+        return True
+
+    def freeze(self, mark: str) -> None:
+        """Stop sampling, and say that these weights are nobody's. Requests under way wait."""
+        self.http.post("/pause?mode=keep")
+        self.http.post("/update_weight_version", {"new_version": f"{mark}, loading"})
+
+    def thaw(self, mark: str, perceives: bool) -> None:
+        """The new weights are there: say so, and go on. perceives: whether the policy is shown pictures or sounds."""
+        self.http.post("/update_weight_version", {"new_version": mark})
+        if (held := self.version()) != mark:
+            raise StaleWeights(f"{self.who}: {self.url} holds {held!r} right after {mark!r} was sent. {ALONE}")
+        self.http.post("/resume")
+        self.holds = mark
+
+    def go_on(self) -> None:
+        """Sample again, whatever it holds; its marks say what that is."""
+        with contextlib.suppress(ServerError):
+            self._quick.post("/resume")
+
+    def abort(self) -> None:
+        """Give up all that it samples."""
+        with contextlib.suppress(ServerError):
+            self._quick.post("/abort_requests")
+
+    def close(self) -> None:
+        """Nothing is asked of it any more, and what is under way fails at once."""
+        for client in (self.http, self._quick):
+            client.close()
+
+    def checksums(self) -> dict[str, str] | None:
+        """Of each of its tensors; None where it does not compute any."""
+        try:
+            found: dict[str, str] = self.http.post("/weight_checker", {"action": "checksum"}).at("checksums")
+        except ServerError:
+            return None
+        return found
