@@ -48,7 +48,7 @@ def marked(folder: Path, rank: int) -> Iterator[None]:
         yield
     except BaseException as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        with suppress(OSError):  # a full disk: then the main process waits until it gives up
+        with suppress(OSError):  # a full disk: then the main process hears it where all wait for the work
             (folder / f"{FAILED.format(rank)}.tmp").write_text(words, encoding="utf-8")
             os.rename(folder / f"{FAILED.format(rank)}.tmp", folder / FAILED.format(rank))
         raise

@@ -193,4 +193,6 @@ def _is_locked(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # a disk without locks: where it is can be read all the same
+        return False
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,15 @@ def _lock(folder: Path) -> None:
     file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - held as long as the process lives
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         file.close()
         raise RunFolderError(f"{folder} is being written by another run; stop that one, or take another name") from None
+    except OSError as error:  # as of a Lustre that was mounted without them
+        warnings.warn(
+            f"the file system of {folder} has no locks ({error.strerror}): a second run in this folder would not be "
+            "refused; start none",
+            stacklevel=2,
+        )
     _locks[key] = file
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,7 @@ class Saver:
         self.unsaved: str | None = None
         self._work: background.Work | None = None  # the checkpoint that is under way
         self._until = float("inf")  # time.monotonic() from which on its other writers are not waited for
+        self._broken = threading.Event()  # another process could not do its part, and maybe could leave no mark of it
 
     def save(
         self,
@@ -95,8 +97,22 @@ class Saver:
         draft = Draft(folder, {**about, "parts": state}, tensors, weights, self.shards, self.processes.is_main, behind)
         pieces: list[Callable[[], Any]] = [partial(self._begin, cursor), partial(save_own, folder)]
         pieces.append(partial(draft.save_policy, save_policy))
-        if not behind:
-            pieces += [draft.write_rows, partial(self._commit, cursor, draft)]
+        rest: list[Callable[[], Any]] = [draft.write_rows, partial(self._commit, cursor, draft)]
+        if not self._all_do(pieces, cursor, required):
+            return self.checkpoints.root
+        # Processes that write in the background tell one another by files of this folder.
+        if behind and not self.processes.any(not folder.is_dir()):
+            draft.copy()
+            self._until = float("inf")
+            self._broken.clear()
+            self._work = background.Work(partial(self._write, cursor, draft))
+        elif self._all_do(rest, cursor, required):
+            self.unsaved = None
+            return self.checkpoints.latest or self.checkpoints.root
+        return self.checkpoints.root
+
+    def _all_do(self, pieces: Sequence[Callable[[], Any]], cursor: Cursor, required: bool) -> bool:
+        """One after the other, on all processes. Whether it went well; where not, see `_could_not`."""
         failed: OSError | None = None
         for piece in pieces:
             try:
@@ -105,14 +121,9 @@ class Saver:
             except OSError as error:
                 failed = error
             if self.processes.any(failed is not None):  # also the barrier between the pieces
-                return self._could_not(failed, cursor, required)
-        if behind:
-            draft.copy()
-            self._until = float("inf")
-            self._work = background.Work(partial(self._write, cursor, draft))
-            return self.checkpoints.root
-        self.unsaved = None
-        return self.checkpoints.latest or self.checkpoints.root
+                self._could_not(failed, cursor, required)
+                return False
+        return True
 
     # ---------------------------------------------------------------- in the background
 
@@ -127,8 +138,11 @@ class Saver:
         work = self._work
         if work is None:
             return
-        while not work.join(LOOK_S):
-            self.processes.notes.refuse()
+        if not self.processes.is_main:
+            self._join(work)
+        if self.processes.any(not self.processes.is_main and work.error is not None):
+            self._broken.set()
+        self._join(work)
         self._work = None
         with self.processes.failing_alike(CheckpointError):
             if work.error is not None and not isinstance(work.error, OSError):
@@ -138,6 +152,10 @@ class Saver:
             self._could_not(work.error if isinstance(work.error, OSError) else None)
         else:
             self.unsaved = None
+
+    def _join(self, work: background.Work) -> None:
+        while not work.join(LOOK_S):
+            self.processes.notes.refuse()
 
     def leave(self) -> None:
         """Where training ends: let the checkpoint under way be finished, if the others do their part."""
@@ -168,13 +186,15 @@ class Saver:
         """Why these processes, which have not done their part, will not do it."""
         gone = missing.intersection(self.processes.presence.ended())
         now = time.monotonic()
+        if self._broken.is_set():
+            return "another process could not write its part"
         if gone or now > self._until or now > began + self.processes.timeout:
             return f"process {min(gone or missing)} {'is gone' if gone else 'has not written its part'}"
         return None
 
     # ---------------------------------------------------------------- pieces
 
-    def _could_not(self, failed: OSError | None, cursor: Cursor | None = None, required: bool = False) -> Path:
+    def _could_not(self, failed: OSError | None, cursor: Cursor | None = None, required: bool = False) -> None:
         failed = failed or OSError("another process could not write its part")
         self.unsaved = explain_write_error(failed, self.checkpoints.root)
         if self.processes.is_main and cursor is not None:
@@ -183,7 +203,6 @@ class Saver:
             raise CheckpointError(self.unsaved) from failed
         if self.processes.is_main:
             print(f"warning: {self.unsaved}", flush=True)
-        return self.checkpoints.root
 
     def _begin(self, cursor: Cursor) -> None:
         if self.processes.is_main:

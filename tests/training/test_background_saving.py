@@ -293,3 +293,51 @@ def test_a_checkpoint_of_two_processes_waits_for_the_slower_one(base, helpers, t
     root = tmp_path / "run" / "checkpoints"
     assert sorted(path.name for path in root.iterdir()) == ["latest", "step_000002", "step_000004"]
     assert not list(root.glob("step_*/.*")) and not list(root.glob("step_*/likely.json"))
+
+
+LEAVES_NO_MARK = """
+import errno, os, sys, threading
+sys.path.insert(0, sys.argv[1])
+import json
+from contextlib import nullcontext
+from pathlib import Path
+import mmrl
+from mmrl.training import background
+from mmrl.training.checkpoint import Checkpoints
+from mmrl.training.draft import Draft
+
+full, elsewhere = json.loads(Path(sys.argv[2]).read_text())
+write, marked, temporary, failed = Draft.write_rows, background.marked, Checkpoints.temporary, []
+
+def first_fails(draft):
+    if not failed:
+        failed.append(1)
+        background.marked = marked
+        raise OSError(errno.ENOSPC, "no space")
+    write(draft)
+
+if os.environ["RANK"] == "1":
+    Draft.write_rows, background.marked = first_fails, lambda *_: nullcontext()
+mmrl.train(full, quiet=True)
+if os.environ["RANK"] == "1":
+    Draft.write_rows, background.marked = write, marked
+    Checkpoints.temporary = lambda checkpoints, cursor: Path("/not/there")
+mmrl.train(elsewhere, quiet=True)
+"""
+
+
+def test_a_process_that_can_leave_no_mark_is_not_waited_for(base, helpers, tmp_path):
+    """On a disk that is full to the last byte its checkpoint is given up; where it does not see the folder, nothing is
+    written in the background. Else the first process would wait until the run's timeout."""
+    (tmp_path / "prompts.txt").write_text("\n".join("x" * n for n in range(1, 9)))
+    both = {"modality": f"{HERE / 'answers.py'}:Answers", "device": "cpu", "threads": 1}
+    both |= {"data": {"prompts": str(tmp_path / "prompts.txt")}}
+    (tmp_path / "configs.json").write_text(json.dumps([base(name) | both for name in ("full", "elsewhere")]))
+    (tmp_path / "no_mark.py").write_text(LEAVES_NO_MARK)
+    process = helpers.two_processes(str(tmp_path / "no_mark.py"), str(HERE), str(tmp_path / "configs.json"))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-3000:]
+    assert out.count("another process could not write its part") == 1
+    found = {name: {p.name for p in (tmp_path / name / "checkpoints").iterdir()} for name in ("full", "elsewhere")}
+    steps = {f"step_00000{n}" for n in range(1, 5)}
+    assert found == {"full": {*steps - {"step_000001"}, "latest"}, "elsewhere": {*steps, "latest"}}

@@ -69,6 +69,30 @@ def test_what_it_remembers_is_saved():
         assert torch.equal(whole.parameters[name], second.parameters[name]), name
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_so_it_is_of_weights_in_another_order_in_memory(name):
+    """What a checkpoint gives back lies in rows, whatever the weights do: the same numbers, wherever they lie."""
+    shapes = {"blocks.0.wide": (4, 16), "picture": (8, 4, 3, 3), "turned": (5, 7)}
+
+    def made(other_order: bool) -> Learner:
+        one = learner(shapes=shapes, name=name)
+        if other_order:
+            one.parameters["picture"].data = one.parameters["picture"].data.to(memory_format=torch.channels_last)
+            one.parameters["turned"].data = one.parameters["turned"].data.t().contiguous().t()
+        return Learner("policy", one.parameters, one.options, 10, Processes())
+
+    rows, first, second = made(False), made(True), made(True)
+    step(rows, 1), step(first, 1)
+    second.load(
+        first.state(),
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in first.tensors().items()},
+    )
+    step(rows, 2), step(first, 2), step(second, 2)
+    for key in shapes:
+        torch.testing.assert_close(first.parameters[key].detach(), rows.parameters[key].detach(), rtol=1e-6, atol=1e-7)
+        assert torch.equal(first.parameters[key], second.parameters[key]), key
+
+
 def test_momentum_is_used():
     assert not torch.equal(*(_second(muon_momentum=momentum) for momentum in (0.0, 0.95)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -13,7 +15,7 @@ import pytest
 from mmrl.training import presence
 from mmrl.training.presence import Place, Presence
 from mmrl.training.processes import LostProcess, Processes
-from mmrl.training.run_folder import claim
+from mmrl.training.run_folder import claim, released
 
 
 def nothing() -> None:
@@ -41,6 +43,23 @@ def test_who_waits_is_not_missing_and_who_does_not_is(three):
     assert str(missing[2]) == f"pid {os.getpid()} on {third.place.host}, last at step 7, training"
     third.at(lost=True)
     assert first.missing()[0] == {}
+
+
+def test_a_disk_without_locks_is_used_and_tells_where_processes_are_but_not_who_ended(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with released(tmp_path), pytest.warns(UserWarning, match="has no locks"):
+        claim(tmp_path, resume=False, fresh=False)
+    first, second = (Presence(tmp_path, rank, 2) for rank in range(2))
+    for one in (second, first):
+        one.open(nothing, nothing)
+    second.at(step=7, doing="sampling")
+    missing, ended = first.missing()
+    assert missing[1].step == 7 and ended is None and first.ended() == {}
+    for one in (first, second):
+        one.close(well=True)
 
 
 def test_doing_is_left_where_it_failed(three):
