@@ -1,6 +1,6 @@
 """Tiny models of every architecture in docs/models.md, made from its own configuration class, without any file.
 
-Windows and chunks are of 8 tokens, so that prompts are longer than these. Weights are large, so that what a model does
+Windows and chunks are of 12 tokens, so that prompts are longer than these. Weights are large, so that what a model does
 wrong shows in its log-probabilities: as transformers draws them, every token of a tiny model is about as likely.
 """
 
@@ -88,7 +88,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "OLMo 2": ("olmo2", {}),
     "OLMo 3": ("olmo3", WINDOWED),
     "Cohere 1": ("cohere", {"logit_scale": 0.5}),
-    "Cohere 2": ("cohere2", {**WINDOWED, "logit_scale": 0.25}),
+    "Cohere 2": ("cohere2", {**WINDOWED, "logit_scale": 0.5}),
     "SmolLM3": ("smollm3", {"no_rope_layer_interval": 2}),
     "GLM-4": ("glm4", {}),
     "DeepSeek-V3": (

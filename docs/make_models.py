@@ -48,8 +48,8 @@ line. Image models are families, each of which a pipeline of diffusers belongs t
 - **Shared prompt**: whether a group's prompt is computed once in training. A model with a recurrent state changes it in
   place, which a gradient cannot go back through: it replays whole rows.
 - **In line**: whether rows are replayed one behind the other, without padding, each prompt once
-  (mmrl/engines/packing.py). It takes attention by sdpa, and a model whose layers know of rows by their mask alone; a
-  micro-batch with a row that is longer than a layer's window is padded instead.
+  (mmrl/engines/packing.py). It takes attention by sdpa, positions that are given, and a model whose layers know of rows
+  by their mask alone; a micro-batch with a row that is longer than a layer's window is padded instead.
 - **LoRA layers** are those that `lora.targets: null` adapts: linear layers, without the head, routers and gates of
   experts, and layers whose weights the model's kernels read themselves. Experts that are one tensor for all are no
   layers: to train them, take `train: full`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,15 @@ class States:
 _WINDOW = re.compile(r"(?!.*(layer|pattern|feed_forward|expert)).*(window|chunk|local).*")
 
 
+def _windows(config: Mapping[Any, Any]) -> Iterator[int]:
+    """Of a config and of what is inside of it, such as numbers of one layer."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _windows(value)
+        elif _WINDOW.fullmatch(str(key)):
+            yield from (n for n in (value if isinstance(value, list | tuple) else [value]) if type(n) is int and n > 0)
+
+
 def decoder_of(model: Any) -> Any:
     """The layers of a causal language model, without its head; the model itself where they are not apart."""
     base = getattr(model, "base_model", model)
@@ -82,7 +91,7 @@ class Decoder:
         takes = inspect.signature(module.forward).parameters
         # Models that are nothing but a state (Mamba) call their cache otherwise, and have no positions.
         self._cache = next((name for name in ("past_key_values", "cache_params") if name in takes), None)
-        self._takes_positions = "position_ids" in takes
+        self.takes_positions = "position_ids" in takes
 
     @property
     def device(self) -> torch.device:
@@ -159,15 +168,18 @@ class Decoder:
         shifts = [0 if one is None else ends[one] - self.first_position for one in after]
         position = torch.cat([p + shift for p, shift in zip(made, shifts)], 1).to(self.device)
         ids = torch.cat([row.ids for row in segments])[None].to(self.device)
-        mask = LineMask.of([len(row) for row in segments], after, self.device)
+        # A token alone sees itself, and sdpa may be called in another form for one query.
+        mask = LineMask.of([len(row) for row in segments], after, self.device) if ids.shape[1] > 1 else None
         media = [m for row in segments for m in row.media]
-        return self.forward(ids, position[:, None], mask, None, media, torch.ones_like(ids, dtype=torch.bool))[0]
+        hidden = self.forward(ids, position[:, None], mask, None, media, torch.ones_like(ids, dtype=torch.bool))[0]
+        if mask is not None and mask.asked < self.layers:
+            raise TypeError(f"{mask.asked} of {self.layers} layers asked for the attention of rows in one line")
+        return hidden
 
     @property
     def window(self) -> int | None:
         """Tokens within which every layer sees all that is before, as far as the config says; None: always."""
-        named = self.module.config.get_text_config().to_dict().items()
-        return min((n for key, n in named if type(n) is int and n > 0 and _WINDOW.fullmatch(key)), default=None)
+        return min(_windows(self.module.config.get_text_config().to_dict()), default=None)
 
     def step(self, token: Tensor, position: Tensor, cache: Any, attended: Tensor | None) -> Tensor:
         """Hidden states [b, D] after one more token [b] at position [b]."""
@@ -197,7 +209,7 @@ class Decoder:
         """
         if self._cache == "cache_params" and attended is not None:
             attended = attended[:, -ids.shape[1] :]  # a state knows of no earlier tokens
-        options: dict[str, Any] = {"position_ids": position[0]} if self._takes_positions else {}
+        options: dict[str, Any] = {"position_ids": position[0]} if self.takes_positions else {}
         if self._cache is not None:
             options |= {self._cache: cache, "use_cache": cache is not None}
         return self.module(input_ids=ids, attention_mask=attended, **options).last_hidden_state

@@ -44,11 +44,11 @@ class _Padded:
 
     def pad(self, line: Tensor) -> Tensor:
         """[N, h, d] -> [rows, width, h, d], 0 at empty places."""
-        chosen = line if self.tokens is None else line.index_select(0, self.tokens)
+        own = line if self.tokens is None else line.index_select(0, self.tokens)
         if self.where is not None:
-            empty = chosen.new_zeros(self.rows * self.width, *chosen.shape[1:])
-            chosen = empty.index_copy(0, self.where, chosen)
-        return chosen.reshape(self.rows, self.width, *chosen.shape[1:])
+            empty = own.new_zeros(self.rows * self.width, *own.shape[1:])
+            own = empty.index_copy(0, self.where, own)
+        return own.reshape(self.rows, self.width, *own.shape[1:])
 
     def unpad(self, made: Tensor) -> Tensor:
         """[rows, width, h, d] -> [n, h, d], the tokens as in `tokens`."""
@@ -82,7 +82,30 @@ class _Block:
         own = self.own.pad(line)
         if self.before is None or self.owner is None:
             return own
-        return torch.cat([self.before.pad(line).index_select(0, self.owner), own], 1)
+        return torch.cat([chosen(self.before.pad(line), self.owner), own], 1)
+
+
+def chosen(x: Tensor, index: Tensor) -> Tensor:
+    """x[index] along the first axis, where an index may stand several times: its gradients are summed in a fixed order
+    on GPUs, too, so that a run can be repeated bit for bit."""
+    made: Tensor = _Chosen.apply(x, index)
+    return made
+
+
+class _Chosen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = x.shape
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        made = grad.new_zeros(ctx.shape)
+        if grad.device.type == "cpu":
+            return made.index_add_(0, index, grad), None
+        return made.index_put_((index,), grad, accumulate=True), None  # sorts, where index_add_ takes what comes first
 
 
 @dataclass(frozen=True)
@@ -105,9 +128,11 @@ class LineMask(Tensor):
     """The attention mask [1, 1, N, N] of a line of segments. It holds no pairs: sdpa asks it for the attention itself.
 
     Whatever else a model does with its mask raises TypeError, so that no model is computed wrongly without a word.
+    asked: how many times sdpa did, so that layers that leave their mask out are seen, too.
     """
 
     arrangement: Arrangement
+    asked: int
 
     @staticmethod
     def of(lengths: Sequence[int], after: Sequence[int | None], device: torch.device) -> LineMask:
@@ -115,7 +140,7 @@ class LineMask(Tensor):
         whole, which itself follows none; None: it is a row of its own."""
         total = sum(lengths)
         mask = torch.zeros((), dtype=torch.bool, device=device).expand(1, 1, total, total).as_subclass(LineMask)
-        mask.arrangement = _arranged(lengths, after, device)
+        mask.arrangement, mask.asked = _arranged(lengths, after, device), 0
         return mask
 
     @classmethod
@@ -145,6 +170,7 @@ def _attention(
 ) -> Tensor:
     if not isinstance(attn_mask, LineMask) or is_causal or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise TypeError("a mask for rows in one line, where one row of queries with their own keys was asked for")
+    attn_mask.asked += 1
     return attn_mask.arrangement.attend(query, key, value, dropout_p=dropout_p, **options)
 
 

@@ -12,6 +12,10 @@ from torch import nn
 # Parts of a decoder's layer that see each token by itself, and so know of no rows, masks and caches.
 TOKENWISE = re.compile(r".*(MLP|Norm|FeedForward)")
 
+# Graphs of one class's forward: it is compiled for rows and columns that are one or many, with gradient, without, and
+# of what has none itself, in each precision. torch stops at 8, and only its log says that it compiles no more.
+GRAPHS = 64
+
 
 def compile_parts(parts: Iterable[nn.Module], backend: str, of: str) -> None:
     """Have each part compiled when it is first called. backend: of torch.compile. of: whose parts, for messages.
@@ -26,11 +30,14 @@ def compile_parts(parts: Iterable[nn.Module], backend: str, of: str) -> None:
     found = list(parts)
     if not found:
         raise ValueError(f"model.compile: {of} has no part that is compiled; leave it out")
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     for part in found:
         part.compile(backend=backend)
 
 
 def tokenwise(decoder: Any, block_names: Sequence[str]) -> list[nn.Module]:
-    """Norms and MLPs of a decoder's layers, whose classes have these names."""
+    """Norms and MLPs of a decoder's layers, whose classes have these names. torch compiles no module of its own."""
     layers = [module for module in decoder.modules() if type(module).__name__ in block_names]
-    return [part for layer in layers for part in layer.children() if TOKENWISE.fullmatch(type(part).__name__)]
+    kinds = {type(part) for layer in layers for part in layer.children()}
+    chosen = {kind for kind in kinds if TOKENWISE.fullmatch(kind.__name__) and not kind.__module__.startswith("torch.")}
+    return [part for layer in layers for part in layer.children() if type(part) in chosen]

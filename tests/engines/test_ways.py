@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3Model
+from random_decoders import V, decoder
+from transformers import AutoConfig, Qwen3Config, Qwen3Model
 
-from mmrl.engines.decoder import Decoder
+from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.ways import TOKENS, Ways, find_ways, trial_ids
 
+HYBRID = {
+    "Jamba": {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
+    "OlmoHybrid": {"layer_types": ["linear_attention", "full_attention"]}
+    | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 4, "linear_num_value_heads": 4},
+}
 NUMBERS = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8}
 
 
@@ -107,3 +115,85 @@ def test_a_kind_of_model_is_tried_once(net):
 def test_ids_without_a_text_are_not_tried():
     ids = trial_ids(50, range(3, 50))
     assert len(ids) == TOKENS and set(ids.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(("kind", "numbers"), [("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}), ("BioGpt", {})])
+def test_a_parameter_without_gradient_is_not_judged_by_its_rounding(kind, numbers):
+    """A bias of keys moves all scores of a query alike, where keys are not rotated."""
+    net = decoder(kind, num_attention_heads=4, **numbers)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    assert find_ways(Decoder(decoder_of(net)), trial_ids(V, ())).line
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoder_that_counts_places_itself_has_no_rows_in_line(dtype):
+    """In 16 bit its positions, which are small where it is not trained, are less than rounding may be."""
+    numbers = {"decoder_layers": 2, "decoder_attention_heads": 4, "d_model": 32, "decoder_ffn_dim": 48}
+    net = decoder("BlenderbotSmall", scale_embedding=True, **numbers).to(dtype)
+    assert not find_ways(Decoder(decoder_of(net)), trial_ids(V, ())).line
+
+
+class MaskIsLeftOut(Decoder):
+    """One of its layers attends without it."""
+
+    def line(self, *given):
+        layer = self.module.layers[1].self_attn
+        kind = type(layer)
+
+        def forward(self, *args, attention_mask=None, **more):
+            return kind.forward(self, *args, attention_mask=None, **more)
+
+        layer.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+        try:
+            return super().line(*given)
+        finally:
+            layer.__class__ = kind
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kind", ["Jamba", "OlmoHybrid", "MaskIsLeftOut"])
+def test_rows_that_would_see_one_another_do_not_stand_in_line(net, kind, autocast):
+    """Also where weights are so small that in 16 bit it is less than rounding may be."""
+    if kind == "MaskIsLeftOut":
+        tried = MaskIsLeftOut(copy.deepcopy(net))
+    else:
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.002}
+        tried = Decoder(decoder_of(decoder(kind, **heads, **HYBRID[kind])))
+    for parameter in tried.module.parameters():
+        parameter.data *= 0.1 if parameter.ndim > 1 else 1
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert not find_ways(tried, trial_ids(V, ())).line
+
+
+def test_a_line_of_one_token(net):
+    """Queries share their keys' heads here, and sdpa is called in another form for one query."""
+    token = Row(torch.tensor([7]))
+    alone = Decoder(net).run([token]).hidden[0]
+    torch.testing.assert_close(Decoder(net).line([token, Row(token.ids[:0])], [None, 0]), alone)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "window"),
+    [
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1}, None),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, 8),
+        ("exaone4", {"sliding_window": 8, "sliding_window_pattern": 4}, 8),
+        ("modernbert-decoder", {"local_attention": 8}, 4),  # half of it on a side
+        ("llama", {}, None),
+        ("llama", {"attn_config": {"sliding_window_size": 9}, "windows": [None, 12, 7]}, 7),
+        (
+            "qwen3",
+            {"sliding_window": 8, "use_sliding_window": True} | {"per_layer_config": {1: {"sliding_window": 5}}},
+            5,
+        ),
+    ],
+)
+def test_the_narrowest_window_of_a_config_is_found(net, kind, numbers, window):
+    class Named:
+        config = AutoConfig.for_model(kind, **numbers)
+
+    tried = Decoder(net)
+    tried.module = Named
+    assert tried.window == window

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -14,8 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from divided import merged
-
-import mmrl
+from small_runs import content, grpo, outcome, train  # noqa: F401  for the fixture `helpers`
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["a red dot", "a blue dot", "two green dots", "one red dot", "a green dot", "two blue dots"]
@@ -100,54 +98,9 @@ def tiny(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-def grpo(**options: Any) -> dict[str, Any]:
-    """A stage of 2 steps, each with 2 updates of 2 micro-batches."""
-    base = {
-        "kind": "grpo",
-        "steps": 2,
-        "groups": 4,
-        "samples": 4,
-        "updates": 2,
-        "micro_batch": 12,
-        "optim": {"lr": 1e-3},
-        "algorithm": {"preset": "flow_grpo"},
-    }
-    return merged(base, options)
-
-
 def sft(**options: Any) -> dict[str, Any]:
     """A stage of 2 steps of 3 micro-batches."""
     return merged({"kind": "sft", "steps": 2, "batch": 6, "micro_batch": 2, "optim": {"lr": 1e-3}}, options)
-
-
-def outcome(config: dict[str, Any]) -> dict[str, Any]:
-    """What a finished run leaves: final trainer state and policy as bytes, and metrics without their times."""
-    run = Path(config["out"]) / config["name"]
-    latest = run / "checkpoints" / "latest"
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return {
-        "trainer": (latest / "trainer.safetensors").read_bytes(),
-        "policy": {str(p.relative_to(latest)): content(p) for p in sorted(latest.rglob("policy/**/*.safetensors"))},
-        "rows": rows,
-        "counts": {key: summary[key] for key in ("steps", "samples", "actions")},
-    }
-
-
-def content(path: Path) -> tuple[dict[str, Any], bytes]:
-    """(header, data) of a safetensors file: its format leaves the order of the metadata's keys open."""
-    raw = path.read_bytes()
-    size = int.from_bytes(raw[:8], "little")
-    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
-
-
-def train(config: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """mmrl.train without progress; the folder is free again afterwards, as when a process ends."""
-    from mmrl.training.run_folder import released
-
-    with released(Path(config["out"]) / config["name"]):
-        return mmrl.train(config, quiet=True, **options)
 
 
 def command(*words: str, **options: Any) -> subprocess.Popen:

@@ -58,7 +58,8 @@ mmrl.training.reports.write_report = lambda folder: folder  # most of the time o
 for config, resume, allow, fails, copy in json.loads(Path(sys.argv[1]).read_text()):
     folder = Path(config["out"]) / config["name"]
     if copy and os.environ["RANK"] == "0":  # the others wait for it where the run begins
-        shutil.copytree(folder, folder.with_name(copy), symlinks=True)
+        presence = shutil.ignore_patterns(".at_*")  # of the other process, which may be at its end
+        shutil.copytree(folder, folder.with_name(copy), symlinks=True, ignore=presence)
     try:
         with noting(folder):
             mmrl.train(config, quiet=True, resume=resume, allow=allow)

@@ -5,8 +5,8 @@ import re
 import warnings
 
 import pytest
-from conftest import grpo, outcome, train
 from PIL import Image
+from small_runs import grpo, outcome, train
 
 from mmrl.config import ConfigError, DataConfig, load
 from mmrl.config.data import LOOKED_AT

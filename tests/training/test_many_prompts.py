@@ -1,7 +1,7 @@
 """A run whose prompts lie in a temporary file, looked at when they are drawn, is the run that has them in memory."""
 
 import pytest
-from conftest import grpo, outcome, train
+from small_runs import grpo, outcome, train
 
 from mmrl.config import ConfigError, load
 from mmrl.data import held

@@ -6,7 +6,7 @@ import gc
 from types import SimpleNamespace
 
 import pytest
-from conftest import grpo
+from small_runs import grpo
 from torch import Tensor
 
 from mmrl.config import load
@@ -36,6 +36,8 @@ def test_the_engine_that_a_config_asks_for():
     assert engine_of(SimpleNamespace()) is None
     assert engine_of(SimpleNamespace(engine=SimpleNamespace(name="transformers", options={}))) is None
     assert engine_of(engine(mode="server", urls=["a"])) == Engine("vllm")
+    assert engine_of(SimpleNamespace(engine=SimpleNamespace(name="diffusers", options={}))) is None
+    assert engine_of(SimpleNamespace(engine=SimpleNamespace(name="servers", options={}))) == Engine("servers")
     assert engine_of(engine()) == Engine("vllm", SHARE, 0)
     assert engine_of(engine(sleep=2, options={"gpu_memory_utilization": 0.3})) == Engine("vllm", 0.3, 2)
 

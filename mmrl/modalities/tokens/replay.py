@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrl.engines.decoder import Decoder, Row
+from mmrl.engines.packing import chosen
 from mmrl.types import Sample, Trajectory
 
 # Rows share the forward of their prompt where that leaves at most this share of the tokens: the two forwards of the
@@ -190,7 +191,7 @@ def _in_line(decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row
     hidden = decoder.line(segments, after)
 
     def take(row: Tensor, place: Tensor) -> Tensor:
-        return hidden.index_select(0, torch.where(place > 0, base[row] + place, first[row]).to(hidden.device))
+        return chosen(hidden, torch.where(place > 0, base[row] + place, first[row]).to(hidden.device))
 
     return take
 

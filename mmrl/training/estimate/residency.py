@@ -15,6 +15,7 @@ from mmrl.training.estimate.memory import MOMENTS, shown
 from mmrl.training.plan_rewards import held
 from mmrl.training.stages.base import Stage
 
+OWN = frozenset({"transformers", "diffusers"})  # the policy itself samples
 # vLLM's own default of gpu_memory_utilization (0.32).
 SHARE = 0.92
 
@@ -32,10 +33,10 @@ class Engine:
 def engine_of(model: Any) -> Engine | None:
     """The engine that a model section asks for; None where the policy itself samples."""
     section = getattr(model, "engine", None)
-    if section is None or section.name == "transformers":
+    if section is None or section.name in OWN:
         return None
     options = section.options
-    if options.get("mode", "colocated") == "server":
+    if section.name == "servers" or options.get("mode", "colocated") == "server":
         return Engine(section.name)
     share = (options.get("options") or {}).get("gpu_memory_utilization", SHARE)
     sleep = options.get("sleep", 0)

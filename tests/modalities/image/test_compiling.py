@@ -8,9 +8,10 @@ from small_pipelines import LORA
 from small_pipelines import adapter as pictures
 from small_pipelines import roll as draw
 from torch._dynamo.utils import counters
+from transformers import OPTConfig, OPTModel
 
 from mmrl.modalities.adapter import Unsupported
-from mmrl.modalities.compiling import compile_parts
+from mmrl.modalities.compiling import compile_parts, tokenwise
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +85,31 @@ def test_a_denoiser_draws_and_learns_as_without(family, options, backend):
         torch.testing.assert_close(made[name], wanted, rtol=0, atol=1e-4 * scale)
 
 
+def test_every_shape_and_mode_of_a_run_is_compiled():
+    """torch stops at its limit, 8 as it comes, without an error."""
+
+    class Norm(torch.nn.LayerNorm):
+        def forward(self, x):
+            return super().forward(x)
+
+    part = Norm(4)
+    compile_parts([part], "aot_eager", "A")
+    for shape in ((1, 1, 4), (1, 3, 4), (3, 1, 4), (3, 3, 4)):
+        for dtype in (torch.float32, torch.float64):
+            for needed in (True, False):
+                part.to(dtype)(torch.ones(shape, dtype=dtype, requires_grad=needed))
+            with torch.no_grad():
+                part(torch.ones(shape, dtype=dtype))
+    assert counters["stats"]["unique_graphs"] >= 4 * 2 * 3
+
+
 def test_what_cannot_be_compiled_is_refused(adapter):
     with pytest.raises(ValueError, match="'gnu' is no backend"):
         adapter(compile="gnu")
     with pytest.raises(ValueError, match="has no part"):
         compile_parts([], "aot_eager", "A")
+    sizes = {"hidden_size": 8, "ffn_dim": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}
+    decoder = OPTModel(OPTConfig(word_embed_proj_dim=8, **sizes)).decoder
+    assert tokenwise(decoder, ["OPTDecoderLayer"]) == []  # norms of torch alone, which it does not compile
     with pytest.raises(Unsupported, match=r"model\.compile was not tried"):
         adapter(compile="aot_eager").divisible()
