@@ -69,7 +69,8 @@ class Checker:
         if row.problem:
             raise ValueError(row.problem)
         given = self._named(row.record)
-        if self._flat.is_same(given):
+        covered = any(ours in row.record and row.record[ours] is not given[ours] for ours in self.mapping)
+        if not covered and self._flat.is_same(given):  # what is covered is not seen in `given`
             return given
         record, hidden, form = self._checked(row.record, given)
         if media:

@@ -27,6 +27,7 @@ from mmrl.training.policy import Policy
 from mmrl.training.processes import is_shared
 from mmrl.training.provenance import Difference, all_differences, changed_code, made_with, refuse_other_run
 from mmrl.training.reports import Reports, report_of
+from mmrl.training.rollouts.curriculum import AllRetired
 from mmrl.training.rollouts.sampling import RewardFailure
 from mmrl.training.run import Run
 from mmrl.training.run_folder import record_resume
@@ -157,7 +158,11 @@ class Loop:
         if cursor.step == 0 and cursor.phase == "step":
             stage.begin()
         while not stage.done:
-            self._step(stage)
+            try:
+                self._step(stage)
+            except AllRetired:  # all that could be used have retired: found out when others were drawn
+                if not stage.done:
+                    raise
         if cursor.step < options.steps and self.run.processes.is_main:
             print(
                 f"stage {options.name!r} ends after {cursor.step} of {options.steps} steps: {stage.why_done}",

@@ -87,6 +87,15 @@ def test_names_of_columns_are_those_of_the_source_beside_ours(tmp_path):
     assert [p.record for p in found] == [{**row, "prompt": row["q"], "answer": row["a"]} for row in rows]
 
 
+@pytest.mark.parametrize("covered", [math.nan, 1 << 1024, "\ud800", [math.inf]])
+def test_a_column_that_another_one_covers_is_looked_at_all_the_same(covered):
+    checker = Checker(mapping={"prompt": "q"})
+    for number in range(2):
+        checker.record(Row("here", number, {"prompt": "old", "q": f"new {number}"}))
+    with pytest.raises(ValueError, match="`prompt` "):
+        checker.record(Row("here", 3, {"prompt": covered, "q": "new"}))
+
+
 def test_nothing_is_noted_of_what_the_long_way_changed():
     flat = Flat()
     flat.note({"prompt": "a", "answer": None}, {"prompt": "a"})

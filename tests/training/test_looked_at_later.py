@@ -145,6 +145,35 @@ def test_a_run_that_passes_prompts_over_goes_on_bit_for_bit_and_counts_them(tiny
     assert sum(row.get("rollout/passed_over", 0) for row in rows) == skipped
 
 
+@pytest.mark.parametrize("stage", [{}, {"staleness": 1}, {"refill": 3}], ids=["plain", "ahead", "refilled"])
+def test_a_stage_ends_where_those_that_are_left_cannot_be_used(tiny, tmp_path, stage):
+    """One picture is good; it is drawn first (seed 4), and retires at once: the others are met behind it."""
+    path = pictured(tmp_path, ["good0.png", *(f"bad{n}.png" for n in range(1, 5))])
+    (tmp_path / "same.py").write_text("def same(samples):\n    return [1.0] * len(samples)\n")
+    rewards = [{"name": f"{tmp_path}/same.py:same"}] if "refill" in stage else tiny()["rewards"]
+    retiring = grpo(steps=4, groups=1, updates=1, curriculum={"retire_at": 1.0, "correct_at": 0.0}, **stage)
+    behind = grpo(steps=1, groups=1, updates=1, name="behind")
+    found = []
+    for looked_at in (0, 1):
+        config = tiny(
+            name=f"run{looked_at}",
+            seed=4,
+            rewards=rewards,
+            stages=[retiring, behind],
+            data={"prompts": path, "on_bad_record": "skip", "looked_at": looked_at, "records": None},
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if looked_at:
+                with pytest.raises(Stopped):
+                    train(config, should_stop=lambda place: place == "update")
+            train(config, resume=bool(looked_at))
+        found.append(outcome(config))
+    for one in found:
+        assert [row["stage"] for row in one["rows"]] == ["grpo", "behind"]
+    assert found[1]["policy"] == found[0]["policy"]
+
+
 def test_a_resume_knows_other_data_by_its_file_where_there_are_more_than_were_looked_at(tiny, tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("\n".join(f"dot {number}" for number in range(6)) + "\n")

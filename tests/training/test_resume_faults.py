@@ -290,7 +290,8 @@ def test_a_curriculum_that_retires_everything_ends_the_stage_whole(base, options
     done = summary["steps"] - 1
     assert 1 <= done <= 2
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage")]
-    assert said == [f"stage 'grpo' ends after {done} of 9 steps: all 8 prompts have retired (curriculum.retire_at)"]
+    why = "all 8 prompts have retired (curriculum.retire_at), or cannot be used"
+    assert said == [f"stage 'grpo' ends after {done} of 9 steps: {why}"]
     assert any(name.startswith("eval/") for name in rows(loop)[-1])
     before = loop.adapter.table.detach().clone()
     again = make(values, PROMPTS[:8], eval_prompts=PROMPTS[:3])

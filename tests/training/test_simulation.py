@@ -205,6 +205,19 @@ def test_advice_is_what_was_simulated_and_each_of_it_helps(name, gpus):
         assert found.advice[0][1] == max(first.values()) == first[found.advice[0][0]]
 
 
+def test_of_very_few_prompts_it_is_told_that_many_more_help_where_twice_as_many_do_not():
+    """Five seconds beside milliseconds of work: nothing but many times the work makes a share of it."""
+    hard, layout = Hardware(step=5.0), Layout(1024, 1)
+    few = dataclasses.replace(IMAGE, groups=1024, samples=1, forwards=1, forward_flops=1e8, update_flops=3e8)
+    found = simulate(few, layout, hard)
+    assert found.efficiency < 0.01
+    (words, reached), *_ = found.advice
+    times = int(words.partition(" times the prompts")[0])
+    assert times > 2 and f"groups={times}" in words
+    assert reached == losses(few.times(times), layout, hard)[0] >= found.efficiency + 0.01
+    assert losses(few.times(times // 2), layout, hard)[0] < found.efficiency + 0.01
+
+
 def test_shards_over_many_nodes_are_told_to_stay_in_one():
     slow = Hardware(network=5e9)
     found = simulate(IMAGE, Layout(64, 64), slow)

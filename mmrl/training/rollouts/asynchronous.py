@@ -125,6 +125,7 @@ class AsynchronousRollouts(Rollouts):
                 groups = self.collector.asked(number)
             except AllRetired:
                 if not self.steps:
+                    self.exhausted = step > 0
                     raise
                 return
             self.steps[number] = [Ticket(number, group) for group in groups]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from mmrl.seeds import seed_of
 from mmrl.training.cursor import Cursor
 from mmrl.training.fitting import Fitting, Look
 from mmrl.training.rollouts.branching import branched, failing_alike
-from mmrl.training.rollouts.curriculum import Curriculum
+from mmrl.training.rollouts.curriculum import AllRetired, Curriculum
 from mmrl.training.rollouts.deciding import looked_at
 from mmrl.training.rollouts.difficulty import difficulties
 from mmrl.training.rollouts.hints import climb, plain
@@ -59,7 +61,7 @@ class Collector:
         `branches` the samples that part at a step. What comes next depends on the seed and on the results, not on the
         number of processes. Where it fails, the curriculum is as it was.
         """
-        with self.curriculum.kept_on_failure():
+        with self._ending_where_none_is_left(), self.curriculum.kept_on_failure():
             groups = self._groups(step)
         self.score_kl(groups)
         if self._replays:
@@ -69,7 +71,7 @@ class Collector:
     def asked(self, step: int) -> list[Group]:
         """This process's groups of a step, without samples, with the next prompts of the curriculum; `take` is told of
         them when they are whole. Raises AllRetired, the curriculum being as it was."""
-        with self.curriculum.kept_on_failure():
+        with self._ending_where_none_is_left(), self.curriculum.kept_on_failure():
             return self._mine(self._next(step, range(self.options.groups), Counter()))
 
     def take(self, groups: Sequence[Group]) -> None:
@@ -135,7 +137,10 @@ class Collector:
             ):
                 break
             mine = {group.index for group in groups}
-            again = [group for group in self._next(step, silent, draws) if group.index in mine]
+            try:
+                again = [group for group in self._next(step, silent, draws) if group.index in mine]
+            except AllRetired:  # none of those that are left can be used
+                break
             made = self._sampled(again, step, seen)
             self._record(made)
             groups = _replaced(groups, made)
@@ -165,17 +170,29 @@ class Collector:
             return self.curriculum.order(step, count, self.seed)
         found: list[int] = []
         passed_over = 0
-        while len(found) < count:
-            drawn = self.curriculum.order(step, count - len(found), self.seed)
-            fit = self._fitting.fit(drawn)
-            for number in dict.fromkeys(drawn):
-                if number not in fit:
-                    self.curriculum.pass_over(number)
-                    passed_over += 1
-            found += fit
-        if passed_over:
-            self.cursor.sums.count("rollout/passed_over", passed_over)
+        try:
+            while len(found) < count:
+                drawn = self.curriculum.order(step, count - len(found), self.seed)
+                fit = self._fitting.fit(drawn)
+                for number in dict.fromkeys(drawn):
+                    if number not in fit:
+                        self.curriculum.pass_over(number)
+                        passed_over += 1
+                found += fit
+        finally:
+            if passed_over:
+                self.cursor.sums.count("rollout/passed_over", passed_over)
         return found
+
+    @contextmanager
+    def _ending_where_none_is_left(self) -> Iterator[None]:
+        """Where the block finds none to ask, those that are left cannot be used, and leave: the stage can end."""
+        try:
+            yield
+        except AllRetired:
+            for number in np.flatnonzero(self.curriculum.levels.alive).tolist():
+                self.curriculum.pass_over(number)
+            raise
 
     def _mine(self, groups: Sequence[Group]) -> list[Group]:
         return list(groups[self.run.processes.rank :: self.run.processes.world])

@@ -246,8 +246,8 @@ class Curriculum:
             raise AllRetired(f"curriculum: none of {len(self.ids)} prompts can be used")
         if self.exhausted:
             raise AllRetired(
-                f"curriculum: all {len(self.ids)} prompts have reached a pass rate of {self.retire_at:g}; add "
-                "prompts, end the stage earlier, or raise retire_at"
+                f"curriculum: all {len(self.ids)} prompts have reached a pass rate of {self.retire_at:g}, or cannot be "
+                "used; add prompts, end the stage earlier, or raise retire_at"
             )
 
     def _pool(self) -> tuple[int, int]:

@@ -39,7 +39,10 @@ class Rollouts:
         return self.options.groups * (tree.iterations if tree else steps)
 
     def next(self) -> list[Group]:
-        """This process's groups for the step; sampled first, where they do not wait already."""
+        """This process's groups for the step; sampled first, where they do not wait already.
+
+        Raises AllRetired; behind the first step the stage is then `exhausted`.
+        """
         sampled = self._fill()
         self.cursor.phase = "update"
         if sampled:
@@ -72,6 +75,7 @@ class Rollouts:
                     self.queue.append(self.collector.collect(number))
                 except AllRetired:  # the rollouts that wait are the last
                     if not self.queue:
+                        self.exhausted = step > 0
                         raise
                     break
         return len(self.queue) > before

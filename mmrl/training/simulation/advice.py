@@ -12,6 +12,7 @@ from mmrl.training.simulation.work import Layout, Work
 
 GOAL = 0.9
 _LEAST = 0.01  # what a change has to gain to be told
+_PROMPTS = 64  # a GPU: with as many, no more are tried
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,29 @@ def simulate(work: Work, layout: Layout, hard: Hardware) -> Simulated:
     while here[2] < GOAL:
         found = [(words, w, at, losses(w, at, hard)[0]) for words, w, at in changes(here[0], here[1], hard)]
         words, better_work, better, reached = max(found, key=lambda one: one[3], default=("", work, layout, 0.0))
-        if reached < here[2] + _LEAST:
+        if reached < here[2] + _LEAST:  # of very few prompts, twice as many may gain next to nothing, and many much
+            found = [(words, w, here[1], losses(w, here[1], hard)[0]) for words, w in _more(here[0], here[1])]
+            words, better_work, better, reached = next(
+                (one for one in found if one[3] >= here[2] + _LEAST), ("", here[0], here[1], 0.0)
+            )
+        if not words:
             break
         told.append((words, reached))
         here = (better_work, better, reached)
     return Simulated(work, layout, seconds(work, layout, hard), efficiency, PARTS[limit], tuple(told))
 
 
+def _more(work: Work, layout: Layout) -> Iterator[tuple[str, Work]]:
+    """Four, eight ... times the prompts, as far as doubling goes in `changes`."""
+    times = 2
+    while times * work.groups < _PROMPTS * layout.gpus:
+        times *= 2
+        yield f"{times} times the prompts: groups={times * work.groups}", work.times(times)
+
+
 def changes(work: Work, layout: Layout, hard: Hardware) -> Iterator[tuple[str, Work, Layout]]:
     """What a config can change, in words, and what it makes of the step."""
-    if work.groups < 64 * layout.gpus:
+    if work.groups < _PROMPTS * layout.gpus:
         yield f"twice the prompts: groups={2 * work.groups}", work.times(2), layout
     even = -(-work.groups // layout.trainers) * layout.trainers
     if even != work.groups:

@@ -53,7 +53,7 @@ class Sampled(Stage[Section]):
 
     @property
     def why_done(self) -> str:
-        return f"all {len(self.prompts)} prompts have retired (curriculum.retire_at)"
+        return f"all {len(self.prompts)} prompts have retired (curriculum.retire_at), or cannot be used"
 
     # ---------------------------------------------------------------- samples
 
