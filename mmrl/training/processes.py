@@ -62,14 +62,20 @@ class Processes:
         timeout: float = TIMEOUT_S,
     ) -> None:
         from accelerate import Accelerator, InitProcessGroupKwargs
+        from accelerate.utils import GradientAccumulationPlugin
 
         check_trackers(trackers)
         backend_s = timeout if device == "cpu" or not torch.accelerator.is_available() else timeout + _LATER_S
+        group, steps = InitProcessGroupKwargs(timeout=timedelta(seconds=backend_s)), GradientAccumulationPlugin(1)
+        # Their own empty os.environ for a moment: a thread of an earlier run that reads it then ends the process.
+        vars(group)["to_kwargs"] = partial(dict, timeout=group.timeout)
+        vars(steps)["to_kwargs"] = partial(dict, num_steps=1)
         self.accelerator = Accelerator(
             cpu=device == "cpu",
             log_with=list(trackers) or None,
             project_dir=run_dir,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=backend_s))],
+            gradient_accumulation_plugin=steps,
+            kwargs_handlers=[group],
         )
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes

@@ -289,5 +289,5 @@ def together(helpers: Any, folder: Path, jobs: list[list[Any]]) -> str:
     (folder / "jobs.py").write_text(TRAIN, encoding="utf-8")
     process = helpers.two_processes(str(folder / "jobs.py"), str(folder / "jobs.json"))
     out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err[-4000:]
+    assert process.returncode == 0, err[:3000] + err[-3000:]
     return str(out)

@@ -142,10 +142,16 @@ class TokenAdapter(Adapter):
     def divisible(self) -> Sequence[Divisible]:
         """See Adapter.divisible: the layers of the decoder. Towers stay whole: not every row shows them something."""
         name, config = type(self.model).__name__, self.config
-        if config.engine.name != "transformers":
+        engine = config.engine
+        if engine.name != "transformers" and engine.options.get("mode") != "server":
             raise Unsupported(
-                f"sharding: engine.name={config.engine.name} gets no divided weights yet; leave it at transformers, or "
-                "sharding.shards at 1"
+                f"sharding: engine.name={engine.name} beside the trainer gets no divided weights; give it machines of "
+                "its own (model.engine.options.mode: server), or leave sharding.shards at 1"
+            )
+        if engine.options.get("lora"):
+            raise Unsupported(
+                "sharding: adapters in files are not written of divided weights; leave model.engine.options.lora out, "
+                "so that servers get merged weights"
             )
         if config.compile is not None:
             raise Unsupported("sharding: model.compile was not tried with divided weights; leave one of them out")

@@ -181,10 +181,24 @@ class _Merged:
         return merged_weights(self._model)
 
 
+def _state(model: Any) -> dict[str, Tensor]:
+    """`state_dict`; of divided weights that are gathered, which it would divide again, the same by other means."""
+    if not any(hasattr(module, "unshard") for module in model.modules()):
+        state: dict[str, Tensor] = model.state_dict()
+        return state
+    passing = {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    }
+    kept = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: tensor for name, tensor in kept if name not in passing}
+
+
 def merged_layers(model: Any) -> Iterator[dict[str, Tensor]]:
     """A model's state, LoRA added in, a layer at a time, by the names and in the shapes of the model without LoRA."""
     deltas = _deltas(dict(model.named_modules()))
-    for names in _by_layer(model.state_dict()):
+    for names in _by_layer(_state(model)):
         layer = {}
         for name, tensor in names.items():
             if ".lora_" not in name:

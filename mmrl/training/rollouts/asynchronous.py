@@ -108,7 +108,8 @@ class AsynchronousRollouts(Rollouts):
         due = self.pushed is None or step - self.pushed >= self.flowing.push_every
         if due or processes.any(self.apart.returned()):
             clock = time.monotonic()
-            self.apart.push(step, processes.once)
+            with self.run.whole():
+                self.apart.push(step, processes.once)
             self.pushed = step
             self.cursor.sums.count("time/sync", time.monotonic() - clock)
         for tickets in self.steps.values():  # of a checkpoint
@@ -159,7 +160,8 @@ class AsynchronousRollouts(Rollouts):
             if stops:  # what is under way is asked for again on a resume
                 raise StopHere
             if back:  # nothing is trained meanwhile
-                self.apart.push(self.cursor.step, run.processes.once)
+                with run.whole():
+                    self.apart.push(self.cursor.step, run.processes.once)
                 self.pushed, pushed = self.cursor.step, time.monotonic()
 
     def _too_old(self, ticket: Ticket) -> bool:
@@ -169,7 +171,8 @@ class AsynchronousRollouts(Rollouts):
     def _take(self, step: int, dropped: int) -> None:
         groups, total = self._made(step), self.run.processes.total
         fresh = [group for group in groups if all(sample.version == step for sample in group.samples)]
-        self.apart.own([sample for group in fresh for sample in group.samples])
+        with self.run.whole():
+            self.apart.own([sample for group in fresh for sample in group.samples])
         try:
             self.collector.take(groups)
         except BaseException:
