@@ -48,9 +48,10 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
         command += ["--logprobs-mode", "processed_logprobs", *arguments]
         command += [] if torch.cuda.is_available() else ["--kv-cache-memory-bytes", str(64 << 20)]
         with log.open("a") as file:
-            started.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True))
-        url = _answering(started[-1], f"http://127.0.0.1:{port}", log)
-        processes[url] = started[-1]
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+        started.append(process)  # threads start several at once
+        url = _answering(process, f"http://127.0.0.1:{port}", log)
+        processes[url] = process
         return url
 
     processes: dict[str, subprocess.Popen] = {}
