@@ -118,6 +118,13 @@ class Adapter:
             "divisible); leave sharding.shards at 1"
         )
 
+    def check_divided(self) -> None:
+        """Try what an adapter that was made with unread weights (mmrl.modalities.unread) could not try on them; called
+        on all processes once each has read its rows, inside of `Shards.trying`. Left out: nothing.
+
+        Raises ValueError for a model that cannot be used.
+        """
+
     def held_parameters(self) -> dict[str, torch.nn.Parameter]:
         """`trainable_parameters`, of divided ones what this process holds: what optimizers move, roles exchange and
         checkpoints keep."""

@@ -16,6 +16,7 @@ from mmrl.data.choices import check_shuffled
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
+from mmrl.modalities import unread
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
@@ -25,7 +26,7 @@ from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
 from mmrl.training.fitting import check_prompts, usable
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
-from mmrl.training.sharding import divide
+from mmrl.training.sharding import divide, refuse_alike
 from mmrl.training.stopping import Stops
 from mmrl.training.wanted import refuse_unshown
 from mmrl.types import Prompt
@@ -52,8 +53,12 @@ def assemble(
     set_threads(config)
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
     rewards, eval_rewards = load_rewards(config, lacking=not weights)
-    adapter = load_adapter(config, processes.device, weights)
-    if weights and training:
+    divided = weights and training and config.sharding.shards > 1
+    if divided:
+        refuse_alike(config, processes)
+    with unread.wanted() if divided else nullcontext():
+        adapter = load_adapter(config, processes.device, weights)
+    if divided:
         divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"

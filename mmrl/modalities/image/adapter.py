@@ -18,7 +18,7 @@ from mmrl.engines.rollout_pool import Push
 from mmrl.engines.rollout_wire import Policy
 from mmrl.grids import as_grid
 from mmrl.media import IMAGE
-from mmrl.modalities import hollow
+from mmrl.modalities import hollow, unread
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
 from mmrl.modalities.compiling import compile_parts
@@ -188,7 +188,9 @@ class ImageAdapter(Adapter):
         if self._parking:
             self._parking.settle(device)
         else:
-            self.family.pipeline.to(device)
+            for module in self.family.pipeline.components.values():
+                if isinstance(module, nn.Module):
+                    unread.move(module, device)
 
     # ---------------------------------------------------------------- how it samples
 

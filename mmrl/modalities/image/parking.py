@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmrl.modalities import unread
 from mmrl.modalities.image.families.base import Family
 
 # Methods of a family -> the parts that they run.
@@ -50,7 +51,7 @@ class Parking:
         waiting = {id(module) for modules in parts.values() for module in modules}
         for module in self.family.pipeline.components.values():
             if isinstance(module, nn.Module) and id(module) not in waiting:
-                module.to(device)
+                unread.move(module, device)
         self._parked = {}
         for name, modules in parts.items():
             frozen = not any(p.requires_grad for module in modules for p in module.parameters())

@@ -18,10 +18,10 @@ from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
-from mmrl.engines.ways import Ways, find_ways, trial_ids
+from mmrl.engines.ways import Ways, find_line, find_ways, trial_ids
 from mmrl.environments.base import Environment, drawn_by
 from mmrl.media import MediaError, pictures_of, sounds_of
-from mmrl.modalities import hollow
+from mmrl.modalities import hollow, unread
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
 from mmrl.modalities.compiling import compile_parts, tokenwise
@@ -52,6 +52,7 @@ from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.scoring import ScoreHead, scored_places
 from mmrl.modalities.tokens.supervised import OBJECTIVES, PRECISE, supervised_loss
 from mmrl.modalities.tokens.truncation import kept_mass
+from mmrl.modalities.tokens.trying import Divided
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
@@ -70,6 +71,8 @@ class TokenAdapter(Adapter):
     objectives = OBJECTIVES
     provides = frozenset({"reference", "entropy"})
     holds_conversations = True
+    # What find_line has found of weights that are divided; None where find_ways is asked.
+    _line: int | None = None
     # Tokens of higher probability than exp(-this) have gradients that are mostly float32 rounding (`mmrl check`).
     certain_logp = 1e-3
 
@@ -85,10 +88,8 @@ class TokenAdapter(Adapter):
         self.head = ScoreHead.of(config, self._head().weight.shape[1])
         self.stop_ids = loading.stop_ids(self.model, self.tokenizer)
         self.context = fix_longrope(self.model, config) or loading.context(self.model)
-        if not self._hollow:
-            loading.check_head(self.model, self._head())
-        if config.gradient_checkpointing and not self._hollow:
-            loading.check_train_mode(self.model)
+        if not self._hollow and not unread.is_unread(self.model):
+            self._check_model()
         if config.compile is not None and not self._hollow:
             name = type(self.model).__name__
             compile_parts(tokenwise(self._decoder().module, self._block_names()), config.compile, name)
@@ -129,8 +130,24 @@ class TokenAdapter(Adapter):
 
     # ---------------------------------------------------------------- the policy
 
+    def _check_model(self) -> None:
+        """Raises ValueError for a model that computes something else than is thought of it here."""
+        loading.check_head(self.model, self._head())
+        if self.config.gradient_checkpointing:
+            loading.check_train_mode(self.model)
+
+    def check_divided(self) -> None:
+        """See Adapter.check_divided. What is asked for a rollout alone, which has all weights, is tried there."""
+        assert self.shards is not None
+        with torch.no_grad():
+            self._run(self._check_model)
+        ids = trial_ids(self.model.get_output_embeddings().weight.shape[0], self.banned)
+        with self._autocast():
+            here = Divided(self.shards, self.model)
+            self._line = find_line(self._decoder(), ids, self.config.gradient_checkpointing, here)
+
     def to(self, device: torch.device) -> None:
-        self.model.to(device)
+        unread.move(self.model, device)
         if self.head is not None:
             self.head.to(device)
 
@@ -160,7 +177,8 @@ class TokenAdapter(Adapter):
                 f"sharding: {name} runs its prompts by themselves, as many times as a micro-batch has prompts; leave "
                 "sharding.shards at 1"
             )
-        _ = self._ways  # tried while no other process has to take part
+        if not unread.is_unread(self.model):
+            _ = self._ways  # tried while no other process has to take part
         return [Divisible(self.model, self._block_names(), self._never_divided(), True, config.train == "full")]
 
     def _block_names(self) -> Sequence[str]:
@@ -355,7 +373,9 @@ class TokenAdapter(Adapter):
             return Ways(recomputed=self.config.gradient_checkpointing, line=line)
         with self._autocast():
             ids = trial_ids(self._head().weight.shape[0], self.banned)
-            ways = find_ways(self._decoder(), ids, self.config.gradient_checkpointing)
+            ways = find_ways(
+                self._decoder(), ids, self.config.gradient_checkpointing and self._line is None, self._line
+            )
         if not ways.cached and self.config.engine.name == "transformers":
             warnings.warn(
                 f"{type(self.model).__name__}: its state cannot be kept from token to token here ({ways.why}), so each "
@@ -507,6 +527,8 @@ class TokenAdapter(Adapter):
     @property
     def _way(self) -> Way:
         """How rows may be replayed together, with gradient or without as it is now."""
+        if self._line is not None:
+            return Way(False, self._line)
         recomputed = self.config.gradient_checkpointing and torch.is_grad_enabled()
         share = self._ways.recomputed if recomputed else self._ways.shared
         # Divided weights: each micro-batch has one forward, as on all processes.
