@@ -92,17 +92,27 @@ class Unread(Tensor):
     ) -> Any:
         options = dict(kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():
+            before = [(one, one._version) for one in _unread_inside((args, options))]
             found = func(*args, **options)
+            changed = any(one._version != version for one, version in before)
+        if changed or func == Tensor.data.__set__:
+            raise NotAsStored(f"{func.__name__} changes a weight in its place")
         if func is Tensor.detach:
             return cls.of(args[0].source)
-        if isinstance(found, Tensor):
-            if not any(found is one for one in args):
-                return cls.of(Made(func, args, options, None, found.shape, found.dtype))
-            if func is not Tensor.requires_grad_:
-                raise NotAsStored(f"{func.__name__} changes a weight in its place")
-        elif isinstance(found, tuple | list) and found and all(isinstance(one, Tensor) for one in found):
+        if isinstance(found, Tensor) and not any(found is one for one, _ in before):
+            return cls.of(Made(func, args, options, None, found.shape, found.dtype))
+        if isinstance(found, tuple | list) and found and all(isinstance(one, Tensor) for one in found):
             return [cls.of(Made(func, args, options, i, one.shape, one.dtype)) for i, one in enumerate(found)]
         return found
+
+
+def _unread_inside(value: Any) -> Iterator[Unread]:
+    """What is unread in lists, tuples and dicts."""
+    if isinstance(value, Unread):
+        yield value
+    elif type(value) in (tuple, list, dict):
+        for one in value.values() if type(value) is dict else value:
+            yield from _unread_inside(one)
 
 
 def _read_inside(value: Any) -> Any:

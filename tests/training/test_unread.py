@@ -4,15 +4,18 @@ is, bit for bit, what it would hold of a model that was read whole."""
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from divided import GRPO, LORA, Runs
+from divided import GRPO, LORA, Runs, described, distance, exported, rows, trained
 from every import every
 from safetensors.torch import load_file, save_file
 
+from mmrl.modalities import unread
+from mmrl.modalities.load import adapter_class
 from mmrl.training.assemble import load_adapter
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -147,3 +150,172 @@ def test_what_was_left_in_files_is_what_a_whole_start_reads(starts, case):
     for found in starts[case].values():
         assert found.unread > 0
         assert found.wrong == []
+
+
+# ---------------------------------------------------------------- whole runs
+
+RUN = f"""
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch, mmrl, mmrl.training.reports
+from mmrl.modalities import unread
+torch.set_num_threads(1)
+mmrl.training.reports.write_report = lambda folder: folder
+wanted = unread.is_wanted
+for config in json.loads(Path(sys.argv[1]).read_text()):
+    unread.is_wanted = (lambda: False) if config["name"].endswith("_whole") else wanted
+    mmrl.train(config, quiet=True)
+"""
+RUNS = {
+    "text": lambda runs: text(runs),
+    "experts_half": lambda runs: experts(runs, **HALF),
+    "drawn": lambda runs: drawn(runs, **LORA),
+}
+
+
+def test_a_run_is_the_one_that_started_whole_bit_for_bit(helpers, tmp_path):
+    """Two steps, each with a rollout in which all weights are gathered, and the policy that is saved."""
+    runs = Runs(tmp_path)
+    jobs = {}
+    for name, case in RUNS.items():
+        stage = {**GRPO, "epochs": 1, "steps": 2, "micro_batch": 60 if name != "drawn" else 4}
+        for way in ("unread", "whole"):
+            jobs[f"{name}_{way}"] = {
+                **case(runs),
+                "name": f"{name}_{way}",
+                "stages": [stage],
+                "sharding": {"shards": 2},
+            }
+    (tmp_path / "jobs.json").write_text(json.dumps(list(jobs.values())), encoding="utf-8")
+    (tmp_path / "run.py").write_text(RUN, encoding="utf-8")
+    process = helpers.two_processes(str(tmp_path / "run.py"), str(tmp_path / "jobs.json"))
+    _, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[:3000] + err[-3000:]
+    assert "every process reads all weights" not in err
+    for name in RUNS:
+        one, other = (jobs[f"{name}_{way}"] for way in ("unread", "whole"))
+        assert distance(trained(one), trained(other)) == 0.0
+        assert distance(exported(one), exported(other)) == 0.0
+        assert described(one) == described(other)
+        told = [
+            [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows(run)] for run in (one, other)
+        ]
+        assert told[0] == told[1] and len(told[0]) == 2
+
+
+# ---------------------------------------------------------------- what is read whole
+
+
+def made(config, want: bool = True):
+    """The adapter of a config, as a run with shards makes it."""
+    torch.manual_seed(0)
+    with unread.wanted() if want else nullcontext():
+        return adapter_class(config["modality"])(adapter_class(config["modality"]).Config(**config["model"]))
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+
+
+def untied(folder: Path) -> None:
+    found = load_file(folder / "model.safetensors")
+    name = next(name for name in found if name.endswith("embed_tokens.weight"))
+    save_file({**found, "lm_head.weight": found[name] + 1}, folder / "model.safetensors", {"format": "pt"})
+
+
+def eight_bits(folder: Path) -> None:
+    found = load_file(folder / "model.safetensors")
+    wide = {name: t.to(torch.float8_e4m3fn) if "q_proj" in name else t for name, t in found.items()}
+    save_file(wide, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [(untied, "stored besides as something else"), (eight_bits, "is stored as F8_E4M3")],
+    ids=["untied", "eight_bits"],
+)
+def test_a_model_that_is_not_as_its_files_is_read_whole_and_says_why(tmp_path, change, why):
+    copy_model(ASSETS / "text-tiny", tmp_path / "model")
+    change(tmp_path / "model")
+    config = text(Runs(tmp_path), path=str(tmp_path / "model"))
+    with pytest.warns(UserWarning, match=f"every process reads all weights of .*{why}"):
+        found = made(config)
+    assert not unread.is_unread(found.model) and same(found, made(config, want=False))
+
+
+def test_adapters_that_ask_for_weights_are_put_on_whole_ones(tmp_path):
+    base = text(Runs(tmp_path), **LORA)
+    made(base, want=False).save(tmp_path / "lora")
+    again = {**base, "model": {**base["model"], "lora": {"path": str(tmp_path / "lora")}}}
+    found = made(again)
+    assert unread.is_unread(found.model)  # read from there without it, as it is
+    told = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    told["init_lora_weights"] = "pissa"
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(told))
+    with pytest.warns(UserWarning, match="init_lora_weights, which may ask for the weights"):
+        assert not unread.is_unread(made(again).model)
+
+
+def test_files_that_lack_a_weight_are_refused_as_ever(tmp_path):
+    copy_model(ASSETS / "text-tiny", tmp_path / "model")
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    found.pop(next(name for name in found if "q_proj" in name))
+    save_file(found, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    config = text(Runs(tmp_path), path=str(tmp_path / "model"))
+    for want in (False, True):
+        with pytest.raises(ValueError, match=r"its files lack 1 weights of Qwen3ForCausalLM, such as .*q_proj"):
+            made(config, want)
+
+
+# ---------------------------------------------------------------- without models
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    tensors = {"a": torch.arange(21.0).view(7, 3), "b": torch.arange(6.0).view(2, 3)}
+    save_file(tensors, tmp_path / "some.safetensors")
+    return tensors, unread.tensors([tmp_path / "some.safetensors"])
+
+
+def test_what_torch_makes_of_unread_tensors_is_made_of_those_that_are_read(numbers):
+    tensors, stored = numbers
+
+    def make(a, b):
+        joined = torch.cat([a[:2], b], dim=0).transpose(0, 1)
+        return [joined.contiguous(), *a.chunk(2, dim=0), torch.stack([b, b * 2])]
+
+    wanted = make(**tensors)
+    found = make(**{name: unread.Unread.of(one) for name, one in stored.items()})
+    for one, other in zip(wanted, found, strict=True):
+        assert other.is_meta and other.shape == one.shape
+        assert torch.equal(other.source.rows(), one)
+        assert torch.equal(other.source.rows(1, 2), one[1:2])
+
+
+@every(
+    "change",
+    [
+        lambda one: one.add_(1),
+        lambda one: one.__setitem__(0, 1.0),
+        lambda one: one.chunk(2)[0].zero_(),
+        lambda one: setattr(one, "data", one + 1),
+    ],
+)
+def test_a_change_in_place_is_refused(numbers, change):
+    _, stored = numbers
+    with pytest.raises(unread.NotAsStored, match="changes a weight in its place"):
+        change(unread.Unread.of(stored["a"]))
+
+
+def test_what_stands_in_for_a_weight_takes_no_memory_and_goes_again(numbers):
+    _, stored = numbers
+    module = torch.nn.Linear(3, 7, bias=False)
+    module.weight = weight = unread.parameter(stored["a"])
+    with unread.standing_in(module):
+        assert module.weight.device.type == "cpu" and module.weight.untyped_storage().nbytes() == 4
+        assert not torch.equal(module.weight, stored["a"].rows())
+        module.weight.requires_grad_(True)
+    assert module.weight is weight and weight.is_meta and weight.requires_grad
+    unread.read(unread.places(module), torch.device("cpu"), lambda rows: (0, rows))
+    assert torch.equal(module.weight, stored["a"].rows()) and module.weight.requires_grad
