@@ -76,14 +76,15 @@ Source = Stored | Made
 
 
 class Unread(Tensor):
-    """A tensor without numbers that knows its source, also where torch's functions make another of it."""
+    """A tensor without numbers that knows its source, also where torch's functions make another of it; None for one
+    that was changed in its place, and for what is made of such."""
 
-    source: Source
+    source: Source | None
 
     @staticmethod
-    def of(source: Source) -> Unread:
+    def of(source: Source, known: bool = True) -> Unread:
         made = torch.empty(source.shape, dtype=source.dtype, device="meta").as_subclass(Unread)
-        made.source = source
+        made.source = source if known else None
         return made
 
     @classmethod
@@ -94,15 +95,16 @@ class Unread(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             before = [(one, one._version) for one in _unread_inside((args, options))]
             found = func(*args, **options)
-            changed = any(one._version != version for one, version in before)
-        if changed or func == Tensor.data.__set__:
-            raise NotAsStored(f"{func.__name__} changes a weight in its place")
-        if func is Tensor.detach:
+            changed = [one for one, version in before if one._version != version]
+        for one in [args[0]] if func == cast(Any, Tensor.data).__set__ else changed:
+            one.source = None
+        known = all(one.source is not None for one, _ in before)
+        if func is Tensor.detach and known:
             return cls.of(args[0].source)
         if isinstance(found, Tensor) and not any(found is one for one, _ in before):
-            return cls.of(Made(func, args, options, None, found.shape, found.dtype))
+            return cls.of(Made(func, args, options, None, found.shape, found.dtype), known)
         if isinstance(found, tuple | list) and found and all(isinstance(one, Tensor) for one in found):
-            return [cls.of(Made(func, args, options, i, one.shape, one.dtype)) for i, one in enumerate(found)]
+            return [cls.of(Made(func, args, options, i, one.shape, one.dtype), known) for i, one in enumerate(found)]
         return found
 
 
@@ -118,7 +120,7 @@ def _unread_inside(value: Any) -> Iterator[Unread]:
 def _read_inside(value: Any) -> Any:
     """What is nested in lists, tuples and dicts, all that is unread in it read."""
     if isinstance(value, Unread):
-        return value.source.rows()
+        return cast(Source, value.source).rows()
     if type(value) in (tuple, list):
         return type(value)(_read_inside(one) for one in value)
     return {key: _read_inside(one) for key, one in value.items()} if type(value) is dict else value
@@ -168,13 +170,18 @@ def parameter(source: Source) -> nn.Parameter:
 
 
 def settle(module: nn.Module) -> None:
-    """In a module, plain parameters that are not read for those of class Unread, ties kept; its buffers are read."""
+    """In a module, plain parameters that are not read for those of class Unread, ties kept; its buffers are read.
+
+    Raises NotAsStored for one that was changed in its place.
+    """
     made: dict[int, tuple[Unread, Tensor]] = {}
     for one in module.modules():
         for held, new in ((one._parameters, parameter), (one._buffers, lambda source: source.rows())):
             table = cast(dict[str, Any], held)
             for name, tensor in table.items():
                 if isinstance(tensor, Unread):
+                    if tensor.source is None:
+                        raise NotAsStored(f"{name} is changed in its place while it is read")
                     if id(tensor) not in made:
                         made[id(tensor)] = tensor, new(tensor.source)
                     table[name] = made[id(tensor)][1]

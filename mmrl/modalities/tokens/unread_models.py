@@ -147,8 +147,13 @@ def _tie(model: Any) -> None:
         setattr(model.get_submodule(path), name, other)
 
 
-def _equal(one: Source, other: Source) -> bool:
-    return one.shape == other.shape and all(torch.equal(a, b) for a, b in zip(_pieces(one), _pieces(other)))
+def _equal(one: Source | None, other: Source | None) -> bool:
+    return (
+        one is not None
+        and other is not None
+        and one.shape == other.shape
+        and all(torch.equal(a, b) for a, b in zip(_pieces(one), _pieces(other)))
+    )
 
 
 def _pieces(source: Source) -> Iterator[torch.Tensor]:
