@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from mmrl.modalities import unread
 from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward, part_of
 from mmrl.modalities.shards import Divisible, Shards
 from mmrl.share import resolve
@@ -534,12 +535,13 @@ class Adapter:
         has chosen them here.
 
         Raises Unsupported for one of other shapes, or where the config has no `at`. For a moment all of it is in memory
-        beside the policy.
+        beside the policy, but for weights that are divided and can be left in their files.
         """
         at = getattr(self.config, "at", None)
         if at is None:
             raise Unsupported(f"teacher: {type(self.config).__name__} has no method `at`, by which one would be read")
-        other = type(self)(at(resolve(path)))
+        with nullcontext() if self.shards is None else unread.wanted():
+            other = type(self)(at(resolve(path)))
         other.select(components)
         mine, theirs = self.trainable_parameters(), other.trainable_parameters()
         wrong = misfit(mine, theirs) or self.unlike(other)
@@ -551,13 +553,16 @@ class Adapter:
         self._reference = copies(self._like_held(theirs))
 
     def _like_held(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of whole weights what this process holds of the policy's."""
+        """Of whole weights, which may be unread, what this process holds of the policy's."""
         found = {}
         for name, held in self.held_parameters().items():
+            source, weight = unread.source_of(whole[name]), whole[name].detach()
             if self.shards is None or not hasattr(held, "rows"):
-                found[name] = whole[name].to(held)
+                found[name] = (weight if source is None else source.rows()).to(held)
             else:
-                found[name] = part_of(torch.nn.Parameter(self.shards.cut(whole[name].detach()).to(held)), held.rows)
+                first, end = self.shards.range(len(weight))
+                rows = weight[first:end] if source is None else source.rows(first, end)
+                found[name] = part_of(torch.nn.Parameter(rows.to(held)), held.rows)
         return found
 
     def unlike(self, other: Self) -> str | None:

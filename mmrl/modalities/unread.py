@@ -47,6 +47,8 @@ class Stored:
 
     def rows(self, first: int | None = None, end: int | None = None) -> Tensor:
         """Its rows from `first` to `end`, or all of it, with memory of their own."""
+        if first is not None and first == end:
+            return torch.empty(0, *self.shape[1:], dtype=self.dtype)
         # Opened for each: what a mapping has shown is a process's memory for as long as the mapping is there.
         with safe_open(self.path, framework="pt") as file:
             found = file.get_tensor(self.name) if first is None else file.get_slice(self.name)[first:end]
@@ -264,9 +266,7 @@ def _read(
 
     made: Any = torch.empty_like(weight, device=device)
     if isinstance(made, DTensor):
-        first, end = own(len(weight))
-        if first < end:
-            made.to_local().copy_(source.rows(first, end))
+        made.to_local().copy_(source.rows(*own(len(weight))))
     else:
         made.copy_(source.rows())
     return nn.Parameter(made, weight.requires_grad)

@@ -51,7 +51,7 @@ def wrong(whole: dict[str, Tensor], divided: dict[str, Tensor]) -> list[str]:
     found = [] if whole.keys() == divided.keys() else [f"names {sorted(whole.keys() ^ divided.keys())[:3]}"]
     if ties(whole) != ties(divided):
         found.append("ties")
-    for name in whole.keys() & divided.keys():
+    for name in (name for name in whole if name in divided):  # in an order that all processes have
         one, other = whole[name], divided[name]
         told = [[str(t.dtype), t.requires_grad, list(t.shape), isinstance(t, nn.Parameter)] for t in (one, other)]
         full = other.full_tensor() if hasattr(other, "full_tensor") else other
@@ -75,6 +75,14 @@ def start(config: Any, processes: Processes) -> tuple[Any, int]:
     return adapter, count
 
 
+def taken(adapter: Any, path: str) -> list[str]:
+    """What is wrong where the policy's own model is its reference, read again."""
+    adapter.take_reference(path)
+    kept, mine = adapter.reference_parameters(), adapter.held_parameters()
+    names = [name for name in mine if not name.startswith("head.")]  # drawn again
+    return [f"reference {name}" for name in names if not torch.equal(kept[name], mine[name])]
+
+
 def main(path: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -85,6 +93,8 @@ def main(path: str) -> None:
         adapter, count = start(config, processes)
         every, shares = tensors(whole), held(adapter) / held(whole)
         told = [name, processes.rank, count, shares, wrong(every, tensors(adapter))]
+        if config.model.train == "full":
+            told[-1] += taken(adapter, config.model.path)
         os.write(1, (os.linesep + json.dumps(told) + os.linesep).encode())
 
 
