@@ -223,6 +223,34 @@ def spam(runs):
     return runs.text("spam", merged(GRPO, {"optim": {"name": "spam"}})), {}
 
 
+# What is not divided: two processes have all weights.
+WHOLE = {"shards": 1}
+
+
+def edited(runs):
+    """Prompts of which all but one show a picture."""
+    stage = merged(GRPO, {"micro_batch": 4, "groups": 3, "samples": 2, "epochs": 2})
+    made = runs.image("edited", "flux_kontext", stage, source_pixels=4096, **LORA)
+    rows: list[dict[str, Any]] = [{"id": str(i), "prompt": prompt} for i, prompt in enumerate(PROMPTS)]
+    for i in range(1, len(rows)):
+        picture = np.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(runs.folder / f"source{i}.png")
+        rows[i]["images"] = [f"source{i}.png"]
+    return {**made, "data": {"prompts": runs.jsonl("edited", rows)}}, WHOLE
+
+
+def two_denoisers(runs):
+    stage = merged(GRPO, {"micro_batch": 4, "groups": 3, "epochs": 2})
+    return runs.image(
+        "two_denoisers", "wan", stage, build={"boundary_ratio": 0.7}, sampling={"guidance": 3.0, "frames": 5}
+    ), WHOLE
+
+
+def both_directions(runs):
+    """Prompts that see themselves in both directions."""
+    return runs.vision("both_directions", merged(GRPO, {"micro_batch": 200}), kind="paligemma"), WHOLE
+
+
 # ---------------------------------------------------------------- tables
 
 GROUPS = {case.__name__: case for case in (full, lora, late, empty, pictures, drawn, drawn_lora)}
@@ -230,9 +258,12 @@ MORE = {f"{name}_{train}": family_case(name, train) for name in DRAWING for trai
 MORE |= {"heard": heard, "spam": spam}
 STAGES = [dpo, mpo_lora, scalar, scalar_alone, expert, nft, awm_lora, dgpo, drawn_dpo, drawn_dpo_alone]
 STAGES += [flash, flash_alone, muon, tdm, tdm_alone, kept]
-# Whose rounding in float32 says nothing, as much follows from it.
+# Of which float32 says little: it makes much of a rounding.
 ROUNDED = [flash_seen, muon_everywhere]
-ALL: dict[str, Callable[[Runs], Any]] = {**GROUPS, **MORE, **{case.__name__: case for case in STAGES + ROUNDED}}
+RARE = {name: family_case(*name.rsplit("_", 1)) for name in ("qwen_image_21_full", "qwen_image_21_lora")}
+RARE |= {name: family_case(*name.rsplit("_", 1)) for name in ("flux2_lora", "flux_kontext_lora")}
+RARE |= {case.__name__: case for case in (edited, two_denoisers, both_directions)}
+ALL: dict[str, Callable[[Runs], Any]] = {**GROUPS, **{case.__name__: case for case in STAGES + ROUNDED}, **MORE, **RARE}
 
 
 def pairs(runs: Runs, names: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from compared import exactly, state
 from divided import Runs, job, merged, together
-from sharded_cases import ALL, pairs
+from sharded_cases import ALL, MORE, RARE, pairs
 
 QUICK = ("flash",)
+FAMILIES = {*MORE, *RARE}
 # Stages of several roles, with their slow copies; the last has one group, so that all processes but one are empty.
 ROLES = ("flash", "tdm", "flash_alone")
 
@@ -27,8 +28,9 @@ def test_two_processes_are_one(helpers, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_so_they_are_for_every_other_stage_family_and_option(helpers, tmp_path):
-    for alone, divided in trained_both(helpers, tmp_path, [name for name in ALL if name not in QUICK]).values():
+@pytest.mark.parametrize("names", [ALL.keys() - FAMILIES, FAMILIES], ids=["stages", "families"])
+def test_so_they_are_in_every_other_case(names, helpers, tmp_path):
+    for alone, divided in trained_both(helpers, tmp_path, [name for name in ALL if name in names - {*QUICK}]).values():
         exactly(alone, divided)
 
 

@@ -84,6 +84,7 @@ def test_a_denoiser_draws_and_learns_as_without(family, options, backend):
         torch.testing.assert_close(a.trajectory.logp, b.trajectory.logp, rtol=0, atol=1e-4)
     assert counters["frames"]["ok"] > 0
     (logp, gradient), (found, made) = numbers(plain, drawn[0]), numbers(policy, drawn[0])
+    assert not counters["graph_break"]  # a block is one graph
     torch.testing.assert_close(found, logp, rtol=0, atol=1e-4)
     scale = max(float(g.abs().max()) for g in gradient.values())
     for name, wanted in gradient.items():
