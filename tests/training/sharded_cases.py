@@ -197,6 +197,14 @@ def kept(runs):
     return runs.text("kept", sieve, merged(SFT, {"data_from": "sieve"}))
 
 
+def rated(runs):
+    """Prompts are measured, which marks the whole weights, and learned from in the order of their rates."""
+    sieve = {"kind": "filter", "name": "sieve", "rule": "difficulty", "low": 0.0, "high": 1.0, "correct_at": 0.0}
+    sieve |= {"steps": 1, "groups": 4, "samples": 2}
+    sort = {"order": "sorted", "column": "pass_rate", "first": "high"}
+    return runs.text("rated", sieve, merged(GRPO, {"data_from": "sieve", "curriculum": sort, "steps": 1, "groups": 2}))
+
+
 # ---------------------------------------------------------------- every family, other options
 
 # Guidance that runs two passes where the family has them; options of the builder.
@@ -257,7 +265,7 @@ GROUPS = {case.__name__: case for case in (full, lora, late, empty, pictures, dr
 MORE = {f"{name}_{train}": family_case(name, train) for name in DRAWING for train in ("full", "lora")}
 MORE |= {"heard": heard, "spam": spam}
 STAGES = [dpo, mpo_lora, scalar, scalar_alone, expert, nft, awm_lora, dgpo, drawn_dpo, drawn_dpo_alone]
-STAGES += [flash, flash_alone, muon, tdm, tdm_alone, kept]
+STAGES += [flash, flash_alone, muon, tdm, tdm_alone, kept, rated]
 # Of which float32 says little: it makes much of a rounding.
 ROUNDED = [flash_seen, muon_everywhere]
 RARE = {name: family_case(*name.rsplit("_", 1)) for name in ("qwen_image_21_full", "qwen_image_21_lora")}

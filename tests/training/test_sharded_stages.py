@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from compared import ALIKE, CLOSE, agree, distance, off, state, trained
+from compared import ALIKE, CLOSE, agree, distance, latest, off, state, trained
 from divided import Runs, job, merged, one, together
 from every import every
 from sharded_cases import STAGES, pairs
@@ -80,3 +80,8 @@ def test_so_is_every_other_kind(helpers, tmp_path):
         one(alone)
         agree(whole if name == "flash" else alone, divided, alike(name))
     assert distance(*map(trained, found["flash"])) < 1e-4
+    assert len({rates(config) for config in found["rated"]}) == 1
+
+
+def rates(config):
+    return (latest(config).parents[1] / "data" / "sieve.pass_rates.jsonl").read_text()
