@@ -20,6 +20,7 @@ def trained_both(helpers, folder, names):
     return found
 
 
+@pytest.mark.timeout(900)
 def test_two_processes_are_one(helpers, tmp_path):
     """Flash-DMD with rewards, which is furthest from it in float32."""
     for alone, divided in trained_both(helpers, tmp_path, QUICK).values():
