@@ -21,8 +21,9 @@ from torch import Tensor
 from mmrl.media import Clip
 from mmrl.types import Group, Prompt, Sample, Trajectory
 
-PROTOCOL = 1
+PROTOCOL = 2
 ROUTE = "/rollout/generate"
+RUN = "X-MMRL-Run"  # the header that says which run asks
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmrl.engines.base import Sampling
 from mmrl.engines.fleet import Fleet
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.holding import Holder
 from mmrl.engines.http_client import ServerError
 from mmrl.engines.remote import TIMEOUT_S
 from mmrl.engines.rounds import Homes, Rounds
@@ -146,6 +147,12 @@ class Pool:
         """Have all servers load what was written."""
         each = self.fleet.each
         self.fleet.update(version, self._perceives, lambda them: each(them, lambda s: s.http.post(route, body)))
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See VllmEngine.meet."""
+        self.fleet.named(run, title)
+        if claims:
+            self.fleet.claim()
 
     def settle(self, version: int) -> None:
         """See Fleet.settle."""

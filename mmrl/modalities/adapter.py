@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmrl.engines.base import Completion
+    from mmrl.engines.holding import Holder
     from mmrl.engines.rollout_wire import Policy
     from mmrl.environments.base import Environment
     from mmrl.media import Heard, Media
@@ -178,6 +179,12 @@ class Adapter:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
         entering, through `once` (mmrl.engines.base.Once) where processes share it. Left out: nothing is done."""
         return nullcontext()
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """Called once, before a training does anything, on every process: ask each server that is to sample whether it
+        is one that this run can use. run, title: which run it is, the same on all processes. claims: on the process
+        that sends weights, which takes hold of the servers. Raises ServerError, or ValueError for options. Left out:
+        there are none."""
 
     def apart(self) -> Apart:
         """For a stage with `asynchronous`: how it samples apart from the training, by servers. Left out: it cannot."""

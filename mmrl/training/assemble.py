@@ -23,6 +23,7 @@ from mmrl.rewarding.call import StopRun
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
 from mmrl.training.fitting import check_prompts, usable
+from mmrl.training.meeting import meet_servers
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
 from mmrl.training.sharding import divide
@@ -53,6 +54,27 @@ def assemble(
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
     rewards, eval_rewards = load_rewards(config, lacking=not weights)
     adapter = load_adapter(config, processes.device, weights)
+    if weights and training:
+        meet_servers(adapter, config, processes)
+    try:
+        return _assembled(config, adapter, (rewards, eval_rewards), processes, should_stop, training, quiet, weights)
+    except BaseException:
+        if weights and training:
+            adapter.close()  # servers that it holds are free for others
+        raise
+
+
+def _assembled(
+    config: Config,
+    adapter: Adapter,
+    loaded: tuple[list[LoadedReward], list[LoadedReward]],
+    processes: Processes,
+    should_stop: Callable[[str], bool] | None,
+    training: bool,
+    quiet: bool,
+    weights: bool,
+) -> Run:
+    rewards, eval_rewards = loaded
     if weights and training:
         divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)

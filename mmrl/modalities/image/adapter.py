@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.engines.base import Once, here
+from mmrl.engines.holding import Holder
 from mmrl.engines.rollout_pool import Push
 from mmrl.engines.rollout_wire import Policy
 from mmrl.grids import as_grid
@@ -344,6 +345,11 @@ class ImageAdapter(Adapter):
             yield
         finally:
             self._in_sync = False
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See Adapter.meet."""
+        if self.config.engine.name == "servers":
+            self._made_elsewhere().pool.meet(run, title, claims)
 
     def apart(self) -> Apart:
         """See Adapter.apart: servers sample."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row, decoder_of
+from mmrl.engines.holding import Holder
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_ways, trial_ids
@@ -303,6 +304,11 @@ class TokenAdapter(Adapter):
                 self.config, self.model, self.tokenizer, self._write_base, self._engine_options(), longest
             )
         return self._outside
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See Adapter.meet."""
+        if self.config.engine.options.get("mode") == "server":
+            self._made_outside().meet(run, title, claims)
 
     def apart(self) -> Apart:
         """See Adapter.apart: the engine's servers sample."""

@@ -13,6 +13,7 @@ from mmrl.engines.agreement import default_tolerance
 from mmrl.engines.base import Completion, Once, OwnWeights, Sampling
 from mmrl.engines.decoder import Row
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.holding import Holder
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.replay import trajectory_of
 from mmrl.share import resolve
@@ -78,6 +79,10 @@ class OutsideEngine:
     @flows.setter
     def flows(self, on: bool) -> None:
         self._engine.flows = on
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See VllmEngine.meet."""
+        self._engine.meet(run, title, claims)
 
     def returned(self) -> bool:
         """Whether a server that was lost answers again."""
