@@ -103,8 +103,8 @@ class Fleet(Generic[S]):
         holder = Holder.of(other)
         who = "another run" if holder is None or str(holder) == str(self.run) else f"another run, {holder.words},"
         return StaleWeights(
-            f"{server.who}: {server.url} {has} weights {other!r} where this run's last sync is {last!r}: it was started "
-            f"anew (then they are 'default'), or {who} sends to it. {ALONE}"
+            f"{server.who}: {server.url} {has} weights {other!r} where this run's last sync is {last!r}: it was "
+            f"started anew (then they are 'default'), or {who} sends to it. {ALONE}"
         )
 
     def close(self) -> None:
@@ -171,8 +171,8 @@ class Fleet(Generic[S]):
             self.changed.notify_all()
 
     def settle(self, version: int) -> None:
-        """Remember which weights the servers hold; every process calls it when one of them has sent. Raises StaleWeights
-        where a single server holds others."""
+        """Remember which weights the servers hold; every process calls it when one of them has sent. Raises
+        StaleWeights where a single server holds others."""
         several = len(self.servers) > 1
         for server in self.servers:
             if server.lost is not None and not server.answers():

@@ -6,15 +6,31 @@ The routes are those of vLLM's development mode, which other servers of this pac
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mmrl.engines.holding import Holder
 from mmrl.engines.http_client import Client, ServerError
 
 TIMEOUT_S = 600.0
-START_S = 30.0  # for what a server is asked when it is met: one that hangs is refused then
+MOST_SECONDS = 10_000_000  # sockets hold no more
+START_S = 60.0  # for what a server is asked when it is met: one that hangs is refused then
 ASK_S = 5.0  # for a question that is answered without sampling, where nobody may be kept waiting
+# A text whose ids tell tokenizers apart: words, digits, white space, letters of several scripts.
+PROBE = 'A probe: 12345 + 678,  naïve\tЖук\n漢字 {"a": [1.5]}'
 ALONE = "Give each run a server of its own that stays up, and go on from the last checkpoint (--resume)"
+
+
+def check_options(who: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for what is no `url`, `concurrency` or `timeout`, where they are said."""
+    url, concurrency, timeout = options.get("url", "http://"), options.get("concurrency", 1), options.get("timeout", 1)
+    urls = url if isinstance(url, list | tuple) else [url]
+    if not urls or not all(isinstance(each, str) and each.startswith(("http://", "https://")) for each in urls):
+        raise ValueError(f"{who}: url is {url!r}; write http://host:port, or a list of them")
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ValueError(f"{who}: concurrency is {concurrency!r}; write a whole number from 1")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MOST_SECONDS:
+        raise ValueError(f"{who}: timeout is {timeout!r}; write seconds above 0, at most {MOST_SECONDS}")
 
 
 class StaleWeights(ServerError):
@@ -24,7 +40,8 @@ class StaleWeights(ServerError):
 class Remote:
     """A server that somebody else started. Subclasses say what else is asked of it.
 
-    met: asks it what it is. holds: the mark of its weights. lost: why it gets no prompts; None: it gets some. prompts: how many are at it.
+    met: asks it what it is. holds: the mark of its weights. lost: why it gets no prompts; None: it gets some. prompts:
+    how many are at it.
     """
 
     who: ClassVar[str] = "vllm"

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
+import mmrl
 from mmrl.engines.base import Once
 from mmrl.engines.fleet import Fleet
 from mmrl.engines.holding import Holder, Taken
@@ -58,6 +59,10 @@ class RolloutServer(Remote):
         self._process = told.at("process")
         if told.at("protocol") != PROTOCOL:
             raise ServerError(f"rollouts: {self.url} speaks protocol {told.at('protocol')}, and this run {PROTOCOL}")
+        if (version := told.maybe("version")) != mmrl.__version__:
+            raise ServerError(
+                f"rollouts: {self.url} is mmrl {version}, and this run {mmrl.__version__}; take one for both"
+            )
         theirs, mine = told.at("shapes"), self._policy.shapes
         if wrong := sorted(name for name in {*theirs, *mine} if theirs.get(name) != mine.get(name)):
             raise ServerError(

@@ -132,8 +132,8 @@ class VllmEngine:
         self._backend.flows = on
 
     def meet(self, run: Holder, title: str, claims: bool) -> None:
-        """Before a run does anything, on each of its processes: whose the servers are. run: the same on all; title: what
-        it is called. claims: on the process that sends. Raises ServerError where another run sends to one of them."""
+        """Before a run does anything, on each of its processes: whose the servers are. run: the same on all; title:
+        what it is called. claims: on the process that sends. Raises Taken where another run sends to one of them."""
         self._backend.meet(run, title, claims)
 
     def returned(self) -> bool:

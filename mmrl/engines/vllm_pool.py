@@ -15,7 +15,7 @@ from mmrl.engines.fleet import Fleet
 from mmrl.engines.folders import WeightsFolder
 from mmrl.engines.holding import Holder
 from mmrl.engines.http_client import ServerError
-from mmrl.engines.remote import TIMEOUT_S
+from mmrl.engines.remote import TIMEOUT_S, check_options
 from mmrl.engines.rounds import Homes, Rounds
 from mmrl.engines.vllm_about import refuse_other_model
 from mmrl.engines.vllm_ask import drawn, part, sampling_params, spans
@@ -54,7 +54,7 @@ class Pool:
         concurrency: int = 64,
         timeout: float = TIMEOUT_S,
     ) -> None:
-        urls = _checked(url, transfer, folder, lora)
+        urls = _checked(url, transfer, folder, lora, concurrency, timeout)
         self._perceives = model.perceives
         self._folder = WeightsFolder(folder)
         servers = [Server(each, lora=lora, transfer=transfer, timeout=timeout) for each in urls]
@@ -191,8 +191,11 @@ def _write(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     )
 
 
-def _checked(url: str | Sequence[str], transfer: str, folder: object, lora: bool) -> list[str]:
+def _checked(
+    url: str | Sequence[str], transfer: str, folder: object, lora: bool, concurrency: int, timeout: float
+) -> list[str]:
     """The addresses. Raises ValueError for options that do not go together."""
+    check_options("vllm", {"url": url, "concurrency": concurrency, "timeout": timeout})
     urls = [str(each).rstrip("/") for each in ([url] if isinstance(url, str) else url)]
     twice = sorted({each for each in urls if urls.count(each) > 1})
     if not urls or twice:

@@ -28,7 +28,8 @@ class Server(Remote):
     about: About
 
     def __init__(self, url: str, *, lora: bool, transfer: str, timeout: float = TIMEOUT_S) -> None:
-        self._lora, self._warned, self._first = lora, False, True
+        self._lora, self._transfer = lora, transfer
+        self._warned, self._first = False, True
         self.channel: Channel | None = None
         super().__init__(url, timeout)
         self.channel = None if transfer == "file" else Channel(self.http, transfer, timeout)
@@ -40,7 +41,7 @@ class Server(Remote):
         return self.channel
 
     def look_again(self) -> None:
-        self.about = about(self.met, self._lora)
+        self.about = about(self.met, self._lora, self._transfer)
         if self.channel is not None:  # its workers may know of no group
             self.channel.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import mmrl
 from mmrl.engines.rollout_wire import PROTOCOL, Asked, packed_samples, unpack
 from mmrl.engines.weight_sums import sums
 from mmrl.modalities.adapter import Adapter
@@ -38,7 +39,7 @@ class RolloutService:
         threading.Thread(target=self._work, daemon=True, name="rollouts").start()
 
     def info(self) -> dict[str, Any]:
-        told = {"protocol": PROTOCOL, "process": self.process}
+        told = {"protocol": PROTOCOL, "version": mmrl.__version__, "process": self.process}
         return {**told, "shapes": self.policy.shapes, "model": dict(self.policy.model)}
 
     # ---------------------------------------------------------------- groups

@@ -21,7 +21,7 @@ from rollout_servers import Served
 import mmrl
 from mmrl.engines.agreement import EngineMismatch
 from mmrl.engines.http_client import ServerError
-from mmrl.engines.rollout_wire import pack, unpack
+from mmrl.engines.rollout_wire import PROTOCOL, pack, unpack
 from mmrl.engines.weight_sums import sums
 from mmrl.modalities.adapter import Unsupported
 from mmrl.modalities.image.adapter import ImageAdapter
@@ -389,7 +389,14 @@ def test_a_server_takes_weights_under_a_pause_only_and_says_what_is_wrong(served
 
 def _asking(server, **told):
     """The status of a request for samples whose head has other entries."""
-    head = {"protocol": 1, "prompt": {"id": "a", "text": "a red circle"}, "draw": 0, "n": 2, "step": 0, "seed": 0}
+    head = {
+        "protocol": PROTOCOL,
+        "prompt": {"id": "a", "text": "a red circle"},
+        "draw": 0,
+        "n": 2,
+        "step": 0,
+        "seed": 0,
+    }
     head |= {"sampling": {"steps": 3, "size": 32}, "wanted": ["artifact"]}
     request = urllib.request.Request(server.url + "/rollout/generate", pack({**head, **told}, {}))
     try:
@@ -418,7 +425,11 @@ def test_no_request_however_wrong_keeps_a_server_from_the_next(served):
         {"step": None},
     ]
     assert [(told, _asking(server, **told)) for told in wrong] == [(told, 422) for told in wrong]
-    for told, tensors in [([1], {}), ({"protocol": 1}, {}), ({"protocol": 1}, {"picture.0": torch.zeros(2)})]:
+    for told, tensors in [
+        ([1], {}),
+        ({"protocol": PROTOCOL}, {}),
+        ({"protocol": PROTOCOL}, {"picture.0": torch.zeros(2)}),
+    ]:
         request = urllib.request.Request(server.url + "/rollout/generate", pack(told, tensors))
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(request, timeout=20)

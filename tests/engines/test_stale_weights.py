@@ -66,7 +66,7 @@ def test_a_second_run_that_syncs_to_the_same_server(engine, server, folder, othe
     other = connect(folder, server, lora=other_lora)
     send(other, 1)  # the same number of syncs
     draw(other)
-    with pytest.raises(StaleWeights, match="another run, process .*, sends to it"):
+    with pytest.raises(StaleWeights, match=r"another run, process .*, sends to it"):
         draw(engine)
     with pytest.raises(Taken, match="sends weights"):
         send(engine, 2)

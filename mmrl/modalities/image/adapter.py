@@ -24,6 +24,7 @@ from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
 from mmrl.modalities.compiling import compile_parts
 from mmrl.modalities.image import lora, replay, told
+from mmrl.modalities.image.alike import alike
 from mmrl.modalities.image.blocks import spread
 from mmrl.modalities.image.branching import Branches
 from mmrl.modalities.image.conditions import Conditions
@@ -363,9 +364,7 @@ class ImageAdapter(Adapter):
     def served(self) -> Policy:
         """See Adapter.served."""
         weights = {f"{n}.{key}": p for n, module in self.modules().items() for key, p in module.named_parameters()}
-        config = self.config
-        alike = {name: getattr(config, name) for name in ("dtype", "train", "max_sequence_length", "source_pixels")}
-        return Policy(weights, {"family": self.family.name, **alike, "scales of LoRA": lora.scales(self.family)})
+        return Policy(weights, alike(self.family, self.config))
 
     def _made_elsewhere(self) -> Elsewhere:
         """The way to the servers, made where it is not there."""
