@@ -47,7 +47,15 @@ def about(http: Client, lora: bool, transfer: str) -> About:
         raise ServerError(f"{error}. Start the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints") from None
     if (mode := info.at("vllm_config", "model_config", "logprobs_mode")) != "processed_logprobs":
         raise ServerError(f"vllm: the server runs with {mode}; start it with --logprobs-mode processed_logprobs")
-    _refuse_without(http, "/inference/v1/generate", "--enable-scale-out")
+    try:  # without the flag the route is there, and forbidden
+        http.post("/inference/v1/generate")
+    except ServerError as error:
+        if error.status in (403, 404):
+            raise ServerError(
+                f"vllm: {http.url} takes no ids (/inference/v1/generate); start it with --enable-scale-out"
+            ) from None
+        if error.status not in (400, 422):  # what it says to a request of nothing
+            raise
     for route in ("/pause", "/resume", "/update_weight_version", "/reset_prefix_cache", *_sending(lora, transfer)):
         _refuse_without(http, route, "vLLM 0.32 or 0.33, and VLLM_SERVER_DEV_MODE=1")
     if lora and info.at("vllm_config", "lora_config") is None:

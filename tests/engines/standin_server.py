@@ -133,6 +133,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply({"success": True, "new_version": self.server.weights})
         if path in ASIDE:
             return self.aside(path)
+        if path == "/inference/v1/generate":
+            if path in self.server.lacks:
+                return self.reply({"error": {"message": "Scale-out endpoints are disabled."}}, 403)
+            if not body:
+                return self.reply({"error": {"message": "token_ids: Field required"}}, 400)
         self.server.posts.append((self.path, body))
         if self.path == self.server.refuse:
             return self.reply({"error": {"message": "out of blocks"}}, 503)
