@@ -236,7 +236,7 @@ class RolloutPool:
 
     @torch.no_grad()
     def _send(self, push: Push, them: list[RolloutServer]) -> list[RolloutServer]:
-        each, weights = self.fleet.each, self.policy.weights
+        each, weights = self.fleet.each, self.policy.weights()
         them = each(them, lambda server: server.begin(push))
         rest: dict[str, str] = {}
 

@@ -131,7 +131,7 @@ class RolloutService:
         """Some weights. Raises ValueError where one does not fit, before any is taken."""
         self._expect_pause()
         _, tensors = unpack(message)
-        own = self.policy.weights
+        own = self.policy.weights()
         for name, tensor in tensors.items():
             if name not in own or (own[name].shape, own[name].dtype) != (tensor.shape, tensor.dtype):
                 here = f"{own[name].dtype} {list(own[name].shape)}" if name in own else "nothing"
@@ -149,7 +149,7 @@ class RolloutService:
             self._others_came = False
 
     def checksums(self) -> dict[str, str]:
-        return sums(self.policy.weights)
+        return sums(self.policy.weights())
 
     def _expect_pause(self) -> None:
         if not self._paused:

@@ -197,7 +197,11 @@ def test_a_server_that_is_killed_loses_no_sample_and_gets_weights_before_groups(
     assert again.service.mark == "default"
     assert largest(here.rollout(groups(), 2, 1, 3), away.rollout(groups(), 2, 1, 3)) < 1e-5
     assert pool.counts()["rollout/servers"] == 2
-    assert sums(again.service.policy.weights) == sums(servers[1].service.policy.weights) == sums(away.served().weights)
+    assert (
+        sums(again.service.policy.weights())
+        == sums(servers[1].service.policy.weights())
+        == sums(away.served().weights())
+    )
     away.close()
 
 
@@ -314,7 +318,7 @@ def test_a_server_that_was_started_anew_unnoticed_gets_all_that_it_has_otherwise
         [again] = served(made(), port=servers[1].port)
         assert largest(here.rollout(groups(), 2, 1, 3), away.rollout(groups(), 2, 1, 3)) < 1e-5
     assert len(away._made_elsewhere().pool.fleet.ready) == 2
-    assert sums(again.service.policy.weights) == sums(away.served().weights)
+    assert sums(again.service.policy.weights()) == sums(away.served().weights())
     away.close()
 
 
@@ -381,14 +385,14 @@ def test_a_server_takes_weights_under_a_pause_only_and_says_what_is_wrong(served
         assert error.value.code == status
         return json.loads(error.value.read())["error"]
 
-    before = sums(server.service.policy.weights)
-    name = next(iter(server.service.policy.weights))
+    before = sums(server.service.policy.weights())
+    name = next(iter(server.service.policy.weights()))
     assert "pause first" in post("/update_weights", pack({}, {name: torch.zeros(1)}), 409)
     server.service.pause()
     assert "came as torch.float32 [1]" in post("/update_weights", pack({}, {name: torch.zeros(1)}), 422)
     assert "no message" in post("/update_weights", b"\x00" * 64, 422)
     assert "protocol" in post("/rollout/generate", pack({"protocol": 99}, {}), 422)
-    assert sums(server.service.policy.weights) == before
+    assert sums(server.service.policy.weights()) == before
 
 
 def _asking(server, **told):

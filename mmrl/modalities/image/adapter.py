@@ -169,8 +169,6 @@ class ImageAdapter(Adapter):
                 "sharding: model.keep_graph goes back through a rollout's own forwards, whose gathered weights are "
                 "given back by then; leave it off, or sharding.shards at 1"
             )
-        if self.config.engine.name == "servers":
-            raise Unsupported("sharding: engine.name=servers gets no divided weights yet; leave one of them out")
         full, blocks = self.config.train == "full", self.family.block_names
         return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
 
@@ -363,8 +361,11 @@ class ImageAdapter(Adapter):
 
     def served(self) -> Policy:
         """See Adapter.served."""
-        weights = {f"{n}.{key}": p for n, module in self.modules().items() for key, p in module.named_parameters()}
-        return Policy(weights, alike(self.family, self.config))
+
+        def weights() -> dict[str, nn.Parameter]:
+            return {f"{n}.{key}": p for n, module in self.modules().items() for key, p in module.named_parameters()}
+
+        return Policy.of(weights, alike(self.family, self.config))
 
     def _made_elsewhere(self) -> Elsewhere:
         """The way to the servers, made where it is not there."""
