@@ -25,12 +25,19 @@ from mmrl.modalities.shards import Shards
 
 SEEN: dict = {}
 POLICY: list = []  # the modules whose weights are divided
-PLAIN = Shards.__init__
+COPIES: list = []
+PLAIN, WHOLE = Shards.__init__, Shards.whole
 
 
 def noted(self, models, *args, **options):
     PLAIN(self, models, *args, **options)
     POLICY[:] = [model.module for model in models]
+
+
+def beside(self):
+    """Count where all weights are gathered while the engine has its own, too."""
+    SEEN["beside"] = SEEN.get("beside", 0) + any(not copy.asleep for copy in COPIES)
+    return WHOLE(self)
 
 
 def gathered() -> float:
@@ -47,6 +54,7 @@ class Copy:
         self.path, self.max_model_len, self.sleep = path, max_model_len, sleep
         self.take(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval())
         self.asleep = False
+        COPIES[:] = [self]
 
     def take(self, model):
         self.model, self.engine = model, load_engine({}, model, None, None)
@@ -97,10 +105,10 @@ class Copy:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     mmrl.training.reports.write_report = lambda folder: folder  # most of the time of such a run
-    Shards.__init__ = noted
+    Shards.__init__, Shards.whole = noted, beside
     colocated.Colocated = Copy
     for config in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
-        SEEN.clear(), POLICY.clear()
+        SEEN.clear(), POLICY.clear(), COPIES.clear()
         mmrl.train(config, quiet=True)
         folder = Path(config["out"]) / config["name"]
         (folder / f"seen_{os.environ['RANK']}.json").write_text(json.dumps(SEEN), encoding="utf-8")

@@ -25,7 +25,7 @@ STAGE = {"kind": "grpo", "steps": 3, "groups": 3, "samples": 4, "micro_batch": 4
 LORA = {"train": "lora", "lora": {"rank": 2, "alpha": 4}}
 # KL off the reward and a correction need forwards of their own; groups are asked for again; three for two processes.
 KINDS = {
-    "full": ({}, {}, STAGE | {"refill": 2}),
+    "full": ({}, {"sleep": 2}, STAGE | {"refill": 2}),
     "merged": (LORA, {}, STAGE | {"staleness": 1, "algorithm": {"correction": "truncate"}}),
     "files": (LORA, {"lora": True}, STAGE),
 }
@@ -85,3 +85,5 @@ def test_no_process_holds_all_weights_while_the_engine_is_brought_up_to_date_or_
         for one in seen(folder):
             assert one["sampling"] == one["loading"] == 0 if shards > 1 else one["ids"]
             assert len(one["ids"]) >= 3
+            # It sleeps where the policy replays what was sampled, and where it is evaluated.
+            assert shards == 1 or one["beside"] == 0

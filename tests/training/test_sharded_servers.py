@@ -86,6 +86,40 @@ def test_servers_follow_divided_weights(tmp_path, helpers, server, flowing):
         torch.testing.assert_close(weights[2][name], wanted, rtol=0, atol=1e-5)
 
 
+DRAWN = {
+    "modality": "image",
+    "device": "cpu",
+    "threads": 1,
+    "model": {
+        "path": "built",
+        "family": "sd3",
+        "build": {"layers": 1, "heads": 2, "head_dim": 16, "grid": 4, "corpus": ["a red circle"]},
+        "sampling": {"steps": 3, "size": 32},
+    },
+    "report": {"samples_every": 0},
+}
+
+
+@pytest.mark.parametrize("base", [BASE, pytest.param(DRAWN, marks=pytest.mark.slow)], ids=["text", "image"])
+def test_servers_that_are_not_there_are_refused_by_one_line_of_all_processes(tmp_path, helpers, base):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{s.getsockname()[1]}"
+    (tmp_path / "prompts.txt").write_text("a red circle\n", encoding="utf-8")
+    engine = {"name": "servers", "options": {"url": url}}
+    if base is BASE:
+        engine = {"name": "vllm", "options": {"mode": "server", "options": {"url": url}}}
+    (tmp_path / "mine.py").write_text("def none(samples):\n    return [0.0] * len(samples)\n", encoding="utf-8")
+    own = {"name": "run", "out": str(tmp_path), "model": {"engine": engine}, "stages": [STAGE]}
+    own |= {"data": {"prompts": str(tmp_path / "prompts.txt")}, "rewards": [{"name": f"{tmp_path / 'mine.py'}:none"}]}
+    path = helpers.written(merged({**base, "data": {}}, own), tmp_path)
+    process = helpers.two_processes(str(helpers.root / "mmrl" / "__main__.py"), "train", str(path), "--quiet")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1 and out == ""
+    assert len(err.splitlines()) == 1 and err.startswith("error: model.engine: ") and url in err, err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 BRIGHT = """
 import numpy as np
 
@@ -100,21 +134,16 @@ def bright(samples):
 def test_servers_of_pictures_follow_divided_weights(tmp_path, helpers, model):
     (tmp_path / "bright.py").write_text(BRIGHT, encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("a red circle\ntwo circles\na square\n", encoding="utf-8")
-    build = {"layers": 1, "heads": 2, "head_dim": 16, "grid": 4, "corpus": ["a red circle"]}
-    drawn = {"path": "built", "family": "sd3", "build": build, "sampling": {"steps": 3, "size": 32}, **model}
     stage = {"kind": "grpo", "steps": 3, "groups": 3, "samples": 4, "micro_batch": 6}
-    config = {
+    own = {
         "name": "served",
         "out": str(tmp_path),
-        "modality": "image",
-        "model": drawn,
+        "model": model,
         "data": {"prompts": str(tmp_path / "prompts.txt")},
         "rewards": [{"name": f"{tmp_path / 'bright.py'}:bright"}],
         "stages": [stage | {"optim": {"lr": 1e-3, "eps": 1e-3}}],
-        "report": {"samples_every": 0},
-        "threads": 1,
-        "device": "cpu",
     }
+    config = merged(DRAWN, own)
     serving = helpers.command("-m", "mmrl", "serve-rollouts", str(helpers.written(config, tmp_path)), "--port", "0")
     try:
         url = serving.stdout.readline().split(" at ")[1].strip()
