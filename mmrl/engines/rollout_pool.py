@@ -91,7 +91,7 @@ class RolloutServer(Remote):
         body = {"run": str(run), "title": words, "seconds": LEASE_S}
         first = None
         while True:
-            told = self.met.post("/lease", body)
+            told = (self._quick if self._leased else self.met).post("/lease", body)
             if told.at("held"):
                 self._leased = True
                 return
@@ -175,8 +175,8 @@ class RolloutPool:
             self._keep()
 
     def keep_leases(self) -> None:
-        """Renew those of all servers that answer; one that is held by another run now says so at the next push."""
-        for server in self.fleet.servers:
+        """Renew those of all servers that get groups; one that is held by another run now says so at the next push."""
+        for server in self.fleet.ready:
             with contextlib.suppress(ServerError):
                 server.claim(self.fleet.run, self.fleet.title)
 

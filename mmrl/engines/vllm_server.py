@@ -52,7 +52,7 @@ class Server(Remote):
         """Requests under way read their tokens so far again with the new weights, and what the old ones made of prompts
         is dropped."""
         held = self.version()
-        if held not in (self.holds, FIRST) and not _own(held, mark):
+        if held not in (self.holds, FIRST) and not (_own(held, mark) or held.endswith(ENDED)):
             raise self._taken(held)
         if self.channel is not None and held != self.holds:  # started anew: its workers know of no group
             self.channel.close()
