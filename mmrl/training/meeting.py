@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from mmrl.config import Config, ConfigError
-from mmrl.engines.holding import Holder
-from mmrl.engines.http_client import ServerError
 from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.meeting import Unmet, meet, name_of_run
 from mmrl.training.processes import Processes
 
 
 def meet_servers(adapter: Adapter, config: Config, processes: Processes) -> None:
     """Raises ConfigError in one line, on every process: where a server cannot be reached or used, or samples for
     another run that still lives. Nothing is held then."""
-    run = Holder.read(processes.gather(str(Holder.own()))[0])
-    assert run is not None
+    run = str(processes.gather(name_of_run())[0])
     try:
         for claims in (False, True):  # hold servers only where every process can use all of them
             with processes.failing_alike(ConfigError):
@@ -24,8 +22,8 @@ def meet_servers(adapter: Adapter, config: Config, processes: Processes) -> None
         raise
 
 
-def _meet(adapter: Adapter, run: Holder, title: str, claims: bool) -> None:
+def _meet(adapter: Adapter, run: str, title: str, claims: bool) -> None:
     try:
-        adapter.meet(run, title, claims)
-    except (ServerError, ValueError, OSError, ImportError) as error:
-        raise ConfigError(f"model.engine: {' '.join(str(error).split())}") from error
+        meet(adapter, run, title, claims)
+    except Unmet as error:
+        raise ConfigError(f"model.engine: {error}") from error
