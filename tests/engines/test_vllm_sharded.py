@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 MEMORY = {} if torch.cuda.is_available() else {"kv_cache_memory_bytes": 64 << 20}
+LORA = {"train": "lora", "lora": {"rank": 8, "alpha": 16}}
 REWARD = "def letters(samples):\n    return [float(sum(map(ord, s.artifact)) % 7) for s in samples]\n"
 SCRIPT = """
 import json, sys
@@ -42,7 +43,7 @@ with open(f"{config['out']}/{config['name']}/drawn_{os.environ['RANK']}.json", "
 
 @pytest.mark.parametrize(
     ("trained", "engine"),
-    [({}, {}), ({"train": "lora", "lora": {"rank": 8, "alpha": 16}}, {}), ({"train": "lora"}, {"lora": True})],
+    [({}, {}), (LORA, {}), (LORA, {"lora": True})],
     ids=["full", "lora-merged", "lora-files"],
 )
 def test_a_run_of_divided_weights_is_the_one_without_shards(trained, engine, tmp_path):
@@ -90,7 +91,7 @@ def test_a_run_of_divided_weights_is_the_one_without_shards(trained, engine, tmp
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         # vLLM's log-probs are the trainer's after each update, which its weights of the step before are not.
         assert len(rows) == 3 and all(abs(row["rollout/ratio_max"] - 1) < 4e-5 for row in rows)
-        print([row["rollout/ratio_max"] - 1 for row in rows], [row["ratio/max_dev"] for row in rows])
+        print("largest ratios", *(f"1 + {row['rollout/ratio_max'] - 1:.1e}" for row in rows))
         drawn[shards] = [json.loads((folder / f"drawn_{rank}.json").read_text()) for rank in range(2)]
         (file,) = (folder / "checkpoints" / "latest" / "policy").glob("*model.safetensors")
         weights[shards] = load_file(file)
