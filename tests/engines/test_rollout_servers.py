@@ -363,8 +363,6 @@ def test_what_does_not_go_with_servers_is_refused(served):
     away = made(**to(served(made())))
     with pytest.raises(Unsupported, match="branches"):
         away.branches(groups(1), 4, 2, 0, 0)
-    with pytest.raises(Unsupported, match="sharding"):
-        away.divisible()
     with pytest.raises(Unsupported, match=r"set model\.engine\.name to servers"):
         made().apart()
     with pytest.raises(ValueError, match="keep_graph"):
