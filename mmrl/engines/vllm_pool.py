@@ -13,8 +13,9 @@ from torch import Tensor
 from mmrl.engines.base import Sampling
 from mmrl.engines.fleet import Fleet
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.holding import Holder
 from mmrl.engines.http_client import ServerError
-from mmrl.engines.remote import TIMEOUT_S
+from mmrl.engines.remote import TIMEOUT_S, check_options
 from mmrl.engines.rounds import Homes, Rounds
 from mmrl.engines.vllm_about import refuse_other_model
 from mmrl.engines.vllm_ask import drawn, part, sampling_params, spans
@@ -53,7 +54,7 @@ class Pool:
         concurrency: int = 64,
         timeout: float = TIMEOUT_S,
     ) -> None:
-        urls = _checked(url, transfer, folder, lora)
+        urls = _checked(url, transfer, folder, lora, concurrency, timeout)
         self._perceives = model.perceives
         self._folder = WeightsFolder(folder)
         servers = [Server(each, lora=lora, transfer=transfer, timeout=timeout) for each in urls]
@@ -147,6 +148,12 @@ class Pool:
         each = self.fleet.each
         self.fleet.update(version, self._perceives, lambda them: each(them, lambda s: s.http.post(route, body)))
 
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See VllmEngine.meet."""
+        self.fleet.named(run, title)
+        if claims:
+            self.fleet.claim()
+
     def settle(self, version: int) -> None:
         """See Fleet.settle."""
         self.fleet.settle(version)
@@ -184,8 +191,11 @@ def _write(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     )
 
 
-def _checked(url: str | Sequence[str], transfer: str, folder: object, lora: bool) -> list[str]:
+def _checked(
+    url: str | Sequence[str], transfer: str, folder: object, lora: bool, concurrency: int, timeout: float
+) -> list[str]:
     """The addresses. Raises ValueError for options that do not go together."""
+    check_options("vllm", {"url": url, "concurrency": concurrency, "timeout": timeout})
     urls = [str(each).rstrip("/") for each in ([url] if isinstance(url, str) else url)]
     twice = sorted({each for each in urls if urls.count(each) > 1})
     if not urls or twice:

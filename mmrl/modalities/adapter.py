@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmrl.engines.base import Completion
+    from mmrl.engines.holding import Holder
     from mmrl.engines.rollout_wire import Policy
     from mmrl.environments.base import Environment
     from mmrl.media import Heard, Media
@@ -186,6 +187,22 @@ class Adapter:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
         entering, through `once` (mmrl.engines.base.Once) where processes share it. Left out: nothing is done."""
         return nullcontext()
+
+    @property
+    def samples_divided(self) -> bool:
+        """Whether what samples within `synced` asks nothing of divided weights, so that they need not be gathered for
+        it: an engine with a copy of its own, to which `synced` brings them part by part, on every process."""
+        return False
+
+    def replay_sampled(self) -> None:
+        """Where it `samples_divided`: what waits of `rollout` until weights are gathered, such as log-probabilities of
+        the policy's own. Left out: nothing does."""
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """Called once, before a training does anything, on every process: ask each server that is to sample whether it
+        is one that this run can use. run, title: which run it is, the same on all processes. claims: on the process
+        that sends weights, which takes hold of the servers. Raises ServerError, or ValueError for options. Left out:
+        there are none."""
 
     def apart(self) -> Apart:
         """For a stage with `asynchronous`: how it samples apart from the training, by servers. Left out: it cannot."""

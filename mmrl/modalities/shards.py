@@ -199,6 +199,22 @@ class Shards:
         own."""
         return self._gathered.get(id(weight), weight)
 
+    @contextmanager
+    def whole_of(self, module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+        """Inside, these weights of a model are whole, and what is gathered with them: a block at a time is small. What
+        is made of them outlives it, they themselves do not. Every process enters, with the same names in turn."""
+        if self.is_whole:
+            yield
+            return
+        root = self._by_module[id(module)]
+        inside = dict(module.named_modules(remove_duplicate=False))
+        units = {id(unit): unit for unit in (_gathered_with(name, inside, root) for name in names)}
+        with ExitStack() as stack:
+            for unit in units.values():
+                stack.callback(unit.reshard)
+                unit.unshard()
+            yield
+
     # ---------------------------------------------------------------- parts
 
     def part(self, weight: nn.Parameter) -> nn.Parameter:
@@ -367,6 +383,17 @@ def _sharded(root: nn.Module) -> list[Any]:
     from torch.distributed.fsdp import FSDPModule
 
     return [module for module in root.modules() if isinstance(module, FSDPModule)]
+
+
+def _gathered_with(name: str, modules: Mapping[str, nn.Module], root: Any) -> Any:
+    """The module with which a weight is gathered: the innermost around it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    while name:
+        name = name.rpartition(".")[0]
+        if isinstance(modules[name], FSDPModule):
+            return modules[name]
+    return root
 
 
 def _is_divided(weight: Tensor) -> bool:

@@ -24,6 +24,7 @@ from mmrl.rewarding.call import StopRun
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
 from mmrl.training.fitting import check_prompts, usable
+from mmrl.training.meeting import meet_servers
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
 from mmrl.training.sharding import divide, refuse_alike
@@ -58,7 +59,28 @@ def assemble(
         refuse_alike(config, processes)
     with unread.wanted() if divided else nullcontext():
         adapter = load_adapter(config, processes.device, weights)
-    if divided:
+    if weights and training:
+        meet_servers(adapter, config, processes)
+    try:
+        return _assembled(config, adapter, (rewards, eval_rewards), processes, should_stop, training, quiet, weights)
+    except BaseException:
+        if weights and training:
+            adapter.close()  # servers that it holds are free for others
+        raise
+
+
+def _assembled(
+    config: Config,
+    adapter: Adapter,
+    loaded: tuple[list[LoadedReward], list[LoadedReward]],
+    processes: Processes,
+    should_stop: Callable[[str], bool] | None,
+    training: bool,
+    quiet: bool,
+    weights: bool,
+) -> Run:
+    rewards, eval_rewards = loaded
+    if weights and training and config.sharding.shards > 1:
         divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"

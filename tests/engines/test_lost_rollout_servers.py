@@ -59,7 +59,11 @@ def test_a_server_that_is_killed_loses_no_sample_and_gets_weights_before_groups(
     assert again.service.mark == "default"
     assert largest(here.rollout(groups(), 2, 1, 3), away.rollout(groups(), 2, 1, 3)) < 1e-5
     assert pool.counts()["rollout/servers"] == 2
-    assert sums(again.service.policy.weights) == sums(servers[1].service.policy.weights) == sums(away.served().weights)
+    assert (
+        sums(again.service.policy.weights())
+        == sums(servers[1].service.policy.weights())
+        == sums(away.served().weights())
+    )
     away.close()
 
 
@@ -132,7 +136,7 @@ def test_a_server_that_was_started_anew_unnoticed_gets_all_that_it_has_otherwise
         [again] = served(made(), port=servers[1].port)
         assert largest(here.rollout(groups(), 2, 1, 3), away.rollout(groups(), 2, 1, 3)) < 1e-5
     assert len(away._made_elsewhere().pool.fleet.ready) == 2
-    assert sums(again.service.policy.weights) == sums(away.served().weights)
+    assert sums(again.service.policy.weights()) == sums(away.served().weights())
     away.close()
 
 

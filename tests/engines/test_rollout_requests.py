@@ -13,7 +13,7 @@ import torch
 from drawn_elsewhere import BUILD, CORPUS, LORA, groups, made, to
 
 from mmrl.engines.http_client import ServerError
-from mmrl.engines.rollout_wire import pack, unpack
+from mmrl.engines.rollout_wire import PROTOCOL, pack, unpack
 from mmrl.engines.weight_sums import sums
 from mmrl.modalities.adapter import Unsupported
 from mmrl.modalities.image.adapter import ImageAdapter
@@ -53,8 +53,6 @@ def test_what_does_not_go_with_servers_is_refused(served):
     away = made(**to(served(made())))
     with pytest.raises(Unsupported, match="branches"):
         away.branches(groups(1), 4, 2, 0, 0)
-    with pytest.raises(Unsupported, match="sharding"):
-        away.divisible()
     with pytest.raises(Unsupported, match=r"set model\.engine\.name to servers"):
         made().apart()
     with pytest.raises(ValueError, match="keep_graph"):
@@ -93,19 +91,26 @@ def test_a_server_takes_weights_under_a_pause_only_and_says_what_is_wrong(served
         assert error.value.code == status
         return json.loads(error.value.read())["error"]
 
-    before = sums(server.service.policy.weights)
-    name = next(iter(server.service.policy.weights))
+    before = sums(server.service.policy.weights())
+    name = next(iter(server.service.policy.weights()))
     assert "pause first" in post("/update_weights", pack({}, {name: torch.zeros(1)}), 409)
     server.service.pause()
     assert "came as torch.float32 [1]" in post("/update_weights", pack({}, {name: torch.zeros(1)}), 422)
     assert "no message" in post("/update_weights", b"\x00" * 64, 422)
     assert "protocol" in post("/rollout/generate", pack({"protocol": 99}, {}), 422)
-    assert sums(server.service.policy.weights) == before
+    assert sums(server.service.policy.weights()) == before
 
 
 def _asking(server, **told):
     """The status of a request for samples whose head has other entries."""
-    head = {"protocol": 1, "prompt": {"id": "a", "text": "a red circle"}, "draw": 0, "n": 2, "step": 0, "seed": 0}
+    head = {
+        "protocol": PROTOCOL,
+        "prompt": {"id": "a", "text": "a red circle"},
+        "draw": 0,
+        "n": 2,
+        "step": 0,
+        "seed": 0,
+    }
     head |= {"sampling": {"steps": 3, "size": 32}, "wanted": ["artifact"]}
     request = urllib.request.Request(server.url + "/rollout/generate", pack({**head, **told}, {}))
     try:
@@ -134,7 +139,11 @@ def test_no_request_however_wrong_keeps_a_server_from_the_next(served):
         {"step": None},
     ]
     assert [(told, _asking(server, **told)) for told in wrong] == [(told, 422) for told in wrong]
-    for told, tensors in [([1], {}), ({"protocol": 1}, {}), ({"protocol": 1}, {"picture.0": torch.zeros(2)})]:
+    for told, tensors in [
+        ([1], {}),
+        ({"protocol": PROTOCOL}, {}),
+        ({"protocol": PROTOCOL}, {"picture.0": torch.zeros(2)}),
+    ]:
         request = urllib.request.Request(server.url + "/rollout/generate", pack(told, tensors))
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(request, timeout=20)

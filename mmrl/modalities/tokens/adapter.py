@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row, decoder_of
+from mmrl.engines.holding import Holder
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
 from mmrl.engines.ways import Ways, find_line, find_ways, trial_ids
@@ -100,6 +101,7 @@ class TokenAdapter(Adapter):
         self.stop_ids = self.reader.prompts.stop_ids
         self._outside: OutsideEngine | None = None
         self._in_sync = False
+        self._unreplayed: list[tuple[list[Sample], Sampling]] = []  # what the engine has sampled
 
     # ---------------------------------------------------------------- what a modality says
 
@@ -159,17 +161,6 @@ class TokenAdapter(Adapter):
     def divisible(self) -> Sequence[Divisible]:
         """See Adapter.divisible: the layers of the decoder. Towers stay whole: not every row shows them something."""
         name, config = type(self.model).__name__, self.config
-        engine = config.engine
-        if engine.name != "transformers" and engine.options.get("mode") != "server":
-            raise Unsupported(
-                f"sharding: engine.name={engine.name} beside the trainer gets no divided weights; give it machines of "
-                "its own (model.engine.options.mode: server), or leave sharding.shards at 1"
-            )
-        if engine.options.get("lora"):
-            raise Unsupported(
-                "sharding: adapters in files are not written of divided weights; leave model.engine.options.lora out, "
-                "so that servers get merged weights"
-            )
         if config.compile is not None:
             raise Unsupported("sharding: model.compile was not tried with divided weights; leave one of them out")
         if self._decoder().prefix_attention:
@@ -305,13 +296,33 @@ class TokenAdapter(Adapter):
             yield
             return
         engine = self._made_outside()
-        engine.sync(self.model, self.save, once)
+        engine.sync(self.model, self.save, once, self.shards)
+        self._unreplayed = []
         self._in_sync = True
         try:
             yield
         finally:
             self._in_sync = False
             engine.rest()
+
+    @property
+    def samples_divided(self) -> bool:
+        """See Adapter.samples_divided: an engine in each process, or adapters, which are small."""
+        engine = self.config.engine
+        served = engine.options.get("mode") == "server" and not engine.options.get("lora")
+        return self.shards is not None and engine.name != "transformers" and not served
+
+    def replay_sampled(self) -> None:
+        """See Adapter.replay_sampled: chunk by chunk, as they were sampled."""
+        waiting, self._unreplayed = self._unreplayed, []
+        for samples, sampling in waiting:
+            self._replay_sampled(samples, sampling)
+
+    def _replay_sampled(self, samples: Sequence[Sample], sampling: Sampling) -> None:
+        engine = self._made_outside()
+        self._replace_logprobs(samples)
+        cut = sampling.top_p < 1 or sampling.top_k > 0
+        engine.compare(samples, self._cut_shifts(samples, sampling, engine.tolerance) if cut else None)
 
     def _made_outside(self) -> OutsideEngine:
         """The engine with a copy of the weights, made where it is not there."""
@@ -322,13 +333,18 @@ class TokenAdapter(Adapter):
             )
         return self._outside
 
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See Adapter.meet."""
+        if self.config.engine.options.get("mode") == "server":
+            self._made_outside().meet(run, title, claims)
+
     def apart(self) -> Apart:
         """See Adapter.apart: the engine's servers sample."""
         s = self.config.sampling
         sampling = Sampling(s.temperature, max_tokens=s.max_tokens, stop_ids=self.stop_ids, banned=self.banned)
 
         def send(once: Once) -> None:
-            self._made_outside().sync(self.model, self.save, once)
+            self._made_outside().sync(self.model, self.save, once, self.shards)
 
         def own(samples: Sequence[Sample]) -> None:
             self._replace_logprobs(samples)
@@ -401,10 +417,9 @@ class TokenAdapter(Adapter):
         rules, budget, heat = self._rules(room), sampling.max_tokens, sampling.annealing
         filled = converse(self.reader, groups, n, seeds, generate, rules, per_turn=budget, heat=heat, step=step)
         if isinstance(engine, OutsideEngine):
-            samples = [s for g in filled for s in g.samples]
-            self._replace_logprobs(samples)
-            cut = sampling.top_p < 1 or sampling.top_k > 0
-            engine.compare(samples, self._cut_shifts(samples, sampling, engine.tolerance) if cut else None)
+            self._unreplayed.append(([s for g in filled for s in g.samples], sampling))
+            if not self.samples_divided:
+                self.replay_sampled()
         return filled
 
     def _rules(self, room: int | None = None) -> Rules:

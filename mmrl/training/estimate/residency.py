@@ -65,9 +65,11 @@ def residency_lines(stage: Stage[Any]) -> Iterator[str]:
     yield f"residency of stage {stage.options.name} on a GPU: always {_told(always)}"
     if parked:
         yield f"  in main memory, on the GPU while it is used: {_told({n: _size(p) for n, p in parked.items()})}"
-    if shards > 1 and stage.rolled_out:
-        yield "  while the policy itself samples: its weights as a whole"
     engine = engine_of(stage.run.config.model)
+    if shards > 1 and stage.rolled_out:
+        beside = engine is not None and engine.share is not None
+        when = "is evaluated, and replays what the engine sampled" if beside else "samples"
+        yield f"  while the policy itself {when}: its weights as a whole"
     if engine is not None and stage.rolled_out:
         yield f"  {_sampled(engine)}"
 
