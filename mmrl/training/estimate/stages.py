@@ -20,6 +20,7 @@ from mmrl.training.estimate.depth import held_by, peak_of_deep
 from mmrl.training.estimate.distilled import turn_peaks
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes, shown
+from mmrl.training.optim import scratch
 from mmrl.training.plan_rewards import held
 from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
@@ -117,7 +118,7 @@ def held_sizes(stage: Stage[Any]) -> Sizes:
     return Sizes(
         weights=_bytes(stage.run.adapter.weights()),
         trained=max(trained, default=0),
-        largest=max((_bytes([p]) for learner in learners for p in learner.parameters.values()), default=0),
+        scratch=max((scratch(one.optimizer, on_gpu(stage), lambda p: _bytes([p])) for one in learners), default=0),
         moments=MOMENTS * sum(trained),
         average=sum(_bytes(learner.average.weights.values()) for learner in learners if learner.average),
         roles=sum(_bytes(role.weights.values()) for name, role in stage.roles.items() if name != "policy"),
