@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrl.copying import to_device
 from mmrl.engines.kernels import Kernel, kernel_for
 from mmrl.engines.pieces import Pieces
 
@@ -214,4 +215,4 @@ def _place(spans: Sequence[tuple[int, int]], device: torch.device) -> Place:
     """The tokens of spans (first, end), as one stretch where they are one."""
     if all(end == start for (_, end), (start, _) in pairwise(spans)):
         return slice(spans[0][0], spans[-1][1])
-    return torch.cat([torch.arange(start, end) for start, end in spans]).to(device)
+    return to_device(torch.cat([torch.arange(start, end) for start, end in spans]), device)

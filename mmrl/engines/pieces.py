@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mmrl.copying import to_device
+
 # A block takes pieces down to half of its longest one, and a little less, so that padding is at most half of it.
 RATIO, SLACK = 2, 16
 
@@ -75,7 +77,7 @@ class Block:
         keys = Padded.of(pieces.keys, group, pieces.device)
         lengths = torch.tensor([pieces.keys[i] for i in group])
         unseen = torch.arange(keys.width)[None] >= lengths[:, None]
-        return cls(queries, keys, unseen.to(pieces.device) if bool(unseen.any()) else None)
+        return cls(queries, keys, to_device(unseen, pieces.device) if bool(unseen.any()) else None)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Padded:
         filled, empty = real.nonzero()[:, 0], real.logical_not().nonzero()[:, 0]
         tokens = places[filled]
         everything = torch.equal(tokens, torch.arange(sum(lengths)))
-        tokens, places, filled, empty = (x.to(device) for x in (tokens, places, filled, empty))
+        tokens, places, filled, empty = (to_device(x, device) for x in (tokens, places, filled, empty))
         return cls(len(group), width, everything, tokens, places, filled, empty if len(empty) else None)
 
     def pad(self, pieces: Tensor) -> Tensor:
@@ -135,4 +137,4 @@ def _alike(longest: int, shortest: int) -> bool:
 
 
 def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+    return to_device(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), device)

@@ -21,7 +21,7 @@ from mmrl.training.estimate.distilled import turn_peaks
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes, shown
 from mmrl.training.optim import scratch
-from mmrl.training.plan_rewards import held
+from mmrl.training.plan_rewards import held, waiting
 from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
 from mmrl.training.scoring import rows_of
@@ -54,8 +54,9 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
             sizes, weights=sizes.weights - sum(parked), sampling=sizes.sampling + max(parked, default=0)
         )
         # In main memory they are part of what was there before.
-        rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
-        sizes = dataclasses.replace(sizes, rewards=rewards)
+        found = [*stage.run.rewards, *stage.run.eval_rewards]
+        beside = sum(waiting(found).values())  # they may score while the next rollout samples
+        sizes = dataclasses.replace(sizes, rewards=held(found, "cuda"), sampling=sizes.sampling + beside)
     saving = stage.run.config.checkpoint
     return Estimate(sizes, base, gpu, wide, saving.background and saving.every > 0)
 
