@@ -37,8 +37,8 @@ class Parked:
         """Wait in main memory from now on."""
         for module in self.modules:
             module.to("cpu")
-        with torch.no_grad():
-            self._replace({id(t): pinned(t) for _, _, t in self._slots()})
+        for tensor in {id(t): t for _, _, t in self._slots()}.values():
+            tensor.data = pinned(tensor.data)
 
     @property
     def size(self) -> int:
@@ -64,26 +64,20 @@ class Parked:
 
     def _bring(self) -> None:
         slots = list(self._slots())
+        there: dict[int, Tensor] = {}
         try:
-            there = {id(t): to_device(t.detach(), self.device) for _, _, t in slots}
+            for tensor in {id(t): t for _, _, t in slots}.values():
+                made = to_device(tensor.detach(), self.device)
+                there[id(tensor)] = nn.Parameter(made, False) if type(tensor) is nn.Parameter else made
         except torch.OutOfMemoryError as error:
             raise NoRoom(
                 f"{self.name}: no room on {self.device} for {self.size / 1e9:.2f} GB that wait in main memory; "
                 "lower what else is there then, such as rollout_batch"
             ) from error
-        self._replace(there)
+        for table, name, tensor in slots:
+            table[name] = there[id(tensor)]
         self._home = slots
         self.moves += 1
-
-    def _replace(self, others: dict[int, Tensor]) -> None:
-        """Other tensors in the place of those with these ids, ties kept."""
-        made: dict[int, Tensor] = {}
-        for table, name, tensor in list(self._slots()):
-            if id(tensor) not in made:
-                other = others[id(tensor)]
-                parameter = type(tensor) is nn.Parameter and other is not tensor
-                made[id(tensor)] = nn.Parameter(other, False) if parameter else other
-            table[name] = made[id(tensor)]
 
     def _slots(self) -> Iterator[_Slot]:
         for module in {id(m): m for root in self.modules for m in root.modules()}.values():

@@ -33,8 +33,7 @@ class RewardConfig(Strict):
     park: bool = Field(
         False,
         description="Its models wait in main memory, and are on the GPU only while it scores, which may be beside the "
-        "next rollout: slower, by what it takes to bring them there. Needs a GPU (no `device: cpu`), and torch models "
-        "that the reward holds in this process.",
+        "next rollout: slower, by what it takes to bring them there. The reward has to hold torch models itself.",
     )
 
     effects: ClassVar = {"park": When(lambda _, run: run.device != "cpu", "a GPU (no `device: cpu`)")}

@@ -36,7 +36,7 @@ class Part:
 class Arrangement:
     """Attention of a line in parts: all of its segments by themselves, causally, and those that follow others to what
     they follow, whole. Both are merged by their log-sum-exp, so that no mask says what is seen, and what several
-    segments follow is read once and copied never.
+    segments follow is read once for all of them.
 
     own: of all tokens, in order. before: None where no segment follows another.
     """
