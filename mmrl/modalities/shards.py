@@ -265,12 +265,17 @@ class Shards:
                 if not (model.saves_frozen or weight.requires_grad):
                     continue
                 if id(weight) not in seen:
-                    full = weight.full_tensor() if _is_divided(weight) else weight.detach()
-                    seen[id(weight)] = full.cpu() if keep else full[:0]
+                    all_of_it = full(weight)
+                    seen[id(weight)] = all_of_it.cpu() if keep else all_of_it[:0]
                 if keep:
                     found[name] = seen[id(weight)]
             made.append((model.module, found))
         return made
+
+
+def full(weight: Tensor) -> Tensor:
+    """All of a weight, which may be divided, without gradient; every process calls, in the same order."""
+    return cast(Any, weight).full_tensor().detach() if _is_divided(weight) else weight.detach()
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from mmrl.config import Config
 
 _SHOWN = 40  # characters of a long option
@@ -33,12 +31,6 @@ def plan_text(config: Config, processes: int = 1) -> str:
     behind = ", written in the background" if config.checkpoint.background else ""
     lines.append(f"checkpoints: {when}, {config.checkpoint.keep} kept{behind}")
     return "\n".join(lines) + "\n"
-
-
-def processes_of_environment() -> int:
-    """How many processes a launcher (torchrun, accelerate) has started, by what it has set; 1 without."""
-    number = os.environ.get("WORLD_SIZE", "")
-    return int(number) if number.isdecimal() and int(number) else 1
 
 
 def _model_lines(config: Config) -> list[str]:

@@ -218,7 +218,7 @@ def test_so_does_every_family(helpers, tmp_path):
 @pytest.mark.slow
 def test_the_command_of_the_page_trains(helpers, tmp_path):
     small = ["steps=1", "groups=2", "samples=2", "updates=1"]
-    words = ["-m", "mmrl", "train", "text/tiny_sharded", f"out={tmp_path}", "name=run", "device=cpu", "threads=1"]
+    words = ["-m", "mmrl", "train", "text/tiny_sharded", f"out={tmp_path}", "name=run", "threads=1"]
     words += [f"stages.grpo.{one}" for one in small] + ["data.prompts_count=8", "data.eval_prompts_count=2"]
     process = helpers.torchrun(*words)
     _, err = process.communicate(timeout=900)

@@ -172,8 +172,20 @@ def kept(runs):
     return runs.text("kept", sieve, merged(SFT, {"data_from": "sieve"}))
 
 
+def rated(runs):
+    """Prompts are measured, which marks the whole weights, and learned from in the order of their rates."""
+    sieve = {"kind": "filter", "name": "sieve", "rule": "difficulty", "low": 0.0, "high": 1.0, "correct_at": 0.0}
+    sieve |= {"steps": 1, "groups": 4, "samples": 2}
+    sort = {"order": "sorted", "column": "pass_rate", "first": "high"}
+    return runs.text("rated", sieve, merged(GRPO, {"data_from": "sieve", "curriculum": sort, "steps": 1, "groups": 2}))
+
+
+def rates(config: dict[str, Any]) -> str:
+    return (latest(config).parents[1] / "data" / "sieve.pass_rates.jsonl").read_text()
+
+
 CASES = [dpo, mpo_lora, scalar, scalar_alone, expert, nft, awm_lora, dgpo, drawn_dpo, drawn_dpo_alone]
-CASES += [flash, flash_alone, muon, tdm, tdm_alone, kept]
+CASES += [flash, flash_alone, muon, tdm, tdm_alone, kept, rated]
 # Of pairs the gradient is what is left of two that are nearly alike.
 CANCELS = 1e-5
 QUICK = ("dpo", "flash", "muon")
@@ -270,3 +282,4 @@ def test_so_is_every_other_kind(helpers, tmp_path):
     for alone, divided in pairs.values():
         one(alone)
         agree(alone, divided)
+    assert len({rates(config) for config in pairs["rated"]}) == 1
