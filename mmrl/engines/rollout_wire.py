@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mmrl.copying import to_host
 from mmrl.media import Clip
 from mmrl.types import Group, Prompt, Sample, Trajectory
 
@@ -43,8 +44,7 @@ class Policy:
 
 def pack(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """A message. Tensors may be anywhere, and share memory."""
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return save(own, {"told": json.dumps(told)})
+    return save(to_host(tensors), {"told": json.dumps(told)})
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:

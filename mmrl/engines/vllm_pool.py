@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmrl.copying import to_host
 from mmrl.engines.base import Sampling
 from mmrl.engines.fleet import Fleet
 from mmrl.engines.folders import WeightsFolder
@@ -184,11 +185,8 @@ def _write(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     from safetensors.torch import save_file
 
     # A copy of each: safetensors refuses tensors that share memory, as a tied head does.
-    save_file(
-        {name: weight.cpu().contiguous().clone() for name, weight in weights},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    own = {name: to_host({name: weight})[name] for name, weight in weights}  # merged ones are there one at a time
+    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _checked(

@@ -143,6 +143,28 @@ def _tried(decoder: Decoder, ids: Tensor, recomputed: bool, line: int | None) ->
     return Ways(cached, padded=False, shared=False, line=line, why=trial.why)
 
 
+def likely_ways(decoder: Decoder, recomputed: bool = False) -> Ways:
+    """What find_ways would find of a decoder without numbers, as far as its class and its config tell. recomputed: as
+    there."""
+    if decoder.prefix_attention:
+        return Ways()
+    padded = not _counts_padding(decoder)
+    shared = padded and not _keeps_state(decoder)
+    in_line = shared and decoder.takes_positions and decoder.module.config._attn_implementation == "sdpa"
+    line = (decoder.window or sys.maxsize) if in_line else 0
+    return Ways(padded=padded, shared=shared, recomputed=shared and recomputed, line=line)
+
+
+def _keeps_state(decoder: Decoder) -> bool:
+    """Whether there is more to go on from than keys and values by token. What has no cache here may keep anything."""
+    from mmrl.engines.cache import has_state
+
+    try:
+        return has_state(decoder.new_cache())
+    except Exception:  # as for _Trial.right
+        return True
+
+
 def _counts_padding(decoder: Decoder) -> bool:
     """Llama 4 warms its attention by a token's place in the batch, padding included, from thousands of tokens on
     (`floor_scale`): no short row shows it."""

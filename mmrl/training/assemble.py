@@ -21,6 +21,7 @@ from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
 from mmrl.rewarding.call import StopRun
+from mmrl.rewarding.holding import parked
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
 from mmrl.training.fitting import check_prompts, usable
@@ -128,18 +129,24 @@ def load_rewards(config: Config, lacking: bool = False) -> tuple[list[LoadedRewa
     lacking: those whose packages or files are not on this machine are not loaded, and say so (LoadedReward.lacks).
     """
     made: dict[str, LoadedReward] = {}
+    parks: dict[str, bool] = {}
 
-    def get(section: RewardConfig) -> LoadedReward:
+    def get(section: RewardConfig) -> str:
         monitor = section.weight == 0
-        key = f"{section.name} {section.alias} {sorted(section.options.items())} {section.timeout} {monitor}"
+        how = f"{section.timeout} {monitor} {section.park}"
+        key = f"{section.name} {section.alias} {sorted(section.options.items())} {how}"
         if key not in made:
             loaded = load_reward(section.name, section.options, section.timeout, monitor)
             made[key] = replace(loaded, name=section.alias) if section.alias else loaded
-        return made[key]
+            parks[key] = section.park
+        return key
 
     with without_what_is_lacking() if lacking else nullcontext():
-        rewards = [get(r) for r in config.rewards]
-        return rewards, rewards if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
+        trained = [get(r) for r in config.rewards]
+        held_out = trained if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
+    there = dict(zip(made, parked([*made.values()], [*parks.values()])))
+    rewards = [there[key] for key in trained]
+    return rewards, rewards if config.eval.rewards is None else [there[key] for key in held_out]
 
 
 def start_rewards(rewards: Sequence[LoadedReward]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.holding import Holder
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
-from mmrl.engines.ways import Ways, find_line, find_ways, trial_ids
+from mmrl.engines.ways import Ways, find_line, find_ways, likely_ways, trial_ids
 from mmrl.environments.base import Environment, drawn_by
 from mmrl.media import MediaError, pictures_of, sounds_of
 from mmrl.modalities import hollow, unread
@@ -383,10 +382,8 @@ class TokenAdapter(Adapter):
     @cached_property
     def _ways(self) -> Ways:
         """How the decoder may be run, asked where it is first run: on its device, in its precision."""
-        if self._hollow:  # no numbers to compare: the ways of most models
-            decoder = self._decoder()
-            line = (decoder.window or sys.maxsize) if decoder.module.config._attn_implementation == "sdpa" else 0
-            return Ways(recomputed=self.config.gradient_checkpointing, line=line)
+        if self._hollow:  # no numbers to compare
+            return likely_ways(self._decoder(), self.config.gradient_checkpointing)
         with self._autocast():
             ids = trial_ids(self._head().weight.shape[0], self.banned)
             ways = find_ways(
