@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmrl.engines.blocks import Blocks
 from mmrl.engines.decoder import Decoder, Row
+from mmrl.engines.folded_blocks import WORTH
 
 
 class Continuing(Protocol):
@@ -29,11 +30,17 @@ class Cached:
     """Rows of each prompt on a cache that was filled by one forward of each. Shorter prompts are padded on the left.
 
     counts: rows of each prompt. room: tokens that a row may still have. blocks: by engines.blocks, where that is right
-    for the decoder as it is now.
+    for the decoder as it is now; fold: with its weights folded; None: where that pays.
     """
 
     def __init__(
-        self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int, blocks: bool = False
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Row],
+        counts: Sequence[int],
+        room: int,
+        blocks: bool = False,
+        fold: bool | None = None,
     ) -> None:
         from mmrl.engines.cache import repeat_rows
 
@@ -41,7 +48,10 @@ class Cached:
         states = decoder.run(prompts, left=True, cache=self.cache)
         repeat_rows(self.cache, counts, decoder.device)
         module = decoder.module
-        self._blocks = Blocks(module) if blocks and Blocks.usable(module, self.cache) else None
+        self._blocks: Blocks | None = None
+        if blocks and Blocks.usable(module, self.cache):
+            places = int(states.next.min()), int(states.next.max()) + room
+            self._blocks = Blocks(module, places, room >= WORTH if fold is None else fold)
         self.hidden = _repeated(states.hidden[:, -1], counts)
         self._position = _repeated(states.next, counts)
         self._seen = max(len(prompt) for prompt in prompts)
