@@ -6,7 +6,7 @@ by a mask that does the attention itself, so that a decoder needs nothing but `a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,38 +22,75 @@ MASK_PAIRS = 2**26
 
 @dataclass(frozen=True)
 class _Padded:
-    """Segments side by side: [rows, width] places, of which token `tokens[i]` of the line has `where[i]`.
+    """Segments side by side: [rows, width] places, of which place `where[i]` has token `tokens[i]` of the line.
 
-    tokens: [n], None where they are the whole line in order. where: None where no place is empty.
+    source: [rows * width], the token of each place; an empty one has its row's first token, which nothing reads: it
+    stands behind all that see it, or the mask hides it. where: None where no place is empty. whole: whether the tokens
+    are those of the line, in order.
     """
 
     rows: int
     width: int
-    tokens: Tensor | None
+    source: Tensor
+    tokens: Tensor
     where: Tensor | None
+    whole: bool
 
     @classmethod
     def of(cls, spans: Sequence[tuple[int, int]], total: int, device: torch.device) -> _Padded:
         """spans: (first token, length) of each segment. total: tokens of the line."""
-        width = max(length for _, length in spans)
-        tokens = torch.cat([torch.arange(start, start + length) for start, length in spans])
-        where = torch.cat([torch.arange(length) + row * width for row, (_, length) in enumerate(spans)])
-        everything = len(tokens) == total and bool((tokens == torch.arange(total)).all())
-        full = len(where) == len(spans) * width
-        return cls(len(spans), width, None if everything else tokens.to(device), None if full else where.to(device))
+        starts, lengths = (torch.tensor(numbers) for numbers in zip(*spans))
+        width = int(lengths.max())
+        place = torch.arange(width)[None]
+        filled = place < lengths[:, None]
+        source = starts[:, None] + torch.where(filled, place, 0)
+        tokens = source[filled]
+        whole = len(tokens) == total and bool((tokens == torch.arange(total)).all())
+        where = None if bool(filled.all()) else filled.flatten().nonzero()[:, 0].to(device)
+        return cls(len(spans), width, source.flatten().to(device), tokens.to(device), where, whole)
 
     def pad(self, line: Tensor) -> Tensor:
-        """[N, h, d] -> [rows, width, h, d], 0 at empty places."""
-        own = line if self.tokens is None else line.index_select(0, self.tokens)
-        if self.where is not None:
-            empty = own.new_zeros(self.rows * self.width, *own.shape[1:])
-            own = empty.index_copy(0, self.where, own)
-        return own.reshape(self.rows, self.width, *own.shape[1:])
+        """[N, h, d] -> [rows, width, h, d]."""
+        if not (self.whole and self.where is None):
+            line = _Placed.apply(line, self)
+        return line.view(self.rows, self.width, *line.shape[1:])
 
     def unpad(self, made: Tensor) -> Tensor:
         """[rows, width, h, d] -> [n, h, d], the tokens as in `tokens`."""
         flat = made.flatten(0, 1)
-        return flat if self.where is None else flat.index_select(0, self.where)
+        return flat if self.where is None else _Taken.apply(flat, self)
+
+
+class _Placed(torch.autograd.Function):
+    """Tokens at their places. Empty places have no gradient, and no token stands twice: the backward adds nothing up."""
+
+    @staticmethod
+    def forward(ctx: Any, line: Tensor, padded: _Padded) -> Tensor:
+        ctx.padded, ctx.total = padded, len(line)
+        return line.index_select(0, padded.source)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        [grad], padded = gradients, ctx.padded
+        own = grad if padded.where is None else grad.index_select(0, padded.where)
+        if padded.whole:
+            return own, None
+        return grad.new_zeros(ctx.total, *grad.shape[1:]).index_copy_(0, padded.tokens, own), None
+
+
+class _Taken(torch.autograd.Function):
+    """The tokens of their places, of which each is taken once."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, padded: _Padded) -> Tensor:
+        ctx.padded = padded
+        return flat.index_select(0, padded.where)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        [grad], padded = gradients, ctx.padded
+        empty = grad.new_zeros(padded.rows * padded.width, *grad.shape[1:])
+        return empty.index_copy_(0, padded.where, grad), None
 
 
 @dataclass(frozen=True)
@@ -202,7 +239,8 @@ def _groups(segments: Sequence[int], lengths: Sequence[int], after: Sequence[int
     if all(_alike(max(x), min(x)) for x in ([lengths[i] for i in segments], list(seen.values()))):
         order = list(segments)
     else:
-        order = sorted(segments, key=lambda i: (-seen[i], -lengths[i]))
+        classes = _classes(seen.values())  # else each length of a prompt would begin blocks of its own
+        order = sorted(segments, key=lambda i: (-classes[seen[i]], -lengths[i], -seen[i]))
     groups: list[list[int]] = [[]]
     before, own = 0, 0  # the longest in the last group
     for i in order:
@@ -215,6 +253,16 @@ def _groups(segments: Sequence[int], lengths: Sequence[int], after: Sequence[int
         groups[-1].append(i)
         before, own = wider, longer
     return groups
+
+
+def _classes(lengths: Iterable[int]) -> dict[int, int]:
+    """Of each length the longest one that it is alike to."""
+    found: dict[int, int] = {}
+    longest = 0
+    for length in sorted(set(lengths), reverse=True):
+        longest = longest if _alike(longest, length) and found else length
+        found[length] = longest
+    return found
 
 
 def _alike(longest: int, shortest: int) -> bool:
