@@ -123,4 +123,3 @@ def _passed_by(module: Any) -> Iterator[Any]:
         part = layer.self_attn
         yield from (layer, part, layer.input_layernorm, layer.post_attention_layernorm)
         yield from (getattr(part, name) for name in ("q_norm", "k_norm") if hasattr(part, name))
-

@@ -1,4 +1,4 @@
-"""Weights of decoder layers as the products of a few rows want them: joined, turned, and with the norms' weights inside.
+"""Weights of decoder layers as the products of a few rows want them: joined, turned, with the norms' weights inside.
 
 A token of some dozen rows reads every weight once and computes little with it. On a CPU the product is a quarter to a
 third cheaper where a weight lies the other way round, queries, keys and values are one product, and gates and values of
@@ -70,8 +70,10 @@ class Folded:
         """[b, D] -> [b, D]. cos, turn: [b, 1, d]. kept: the layer's cache. mask: as for Blocks.step."""
         b, d = len(x), self.size
         heads, groups = self.heads
-        both, values = _times(_normed(x, self.eps[0]), self.inward, self.inward_bias).view(b, -1, d).tensor_split(
-            (heads + groups,), 1
+        both, values = (
+            _times(_normed(x, self.eps[0]), self.inward, self.inward_bias)
+            .view(b, -1, d)
+            .tensor_split((heads + groups,), 1)
         )
         if self.norms is not None:
             both = _normed(both, self.eps[2]).mul_(self.norms)
@@ -102,9 +104,10 @@ def _linears(layer: Any) -> list[Any]:
 
 def _plain(linear: Any) -> bool:
     """Whether it is a matrix of numbers in main memory that is multiplied, and nothing else."""
-    if type(linear) is not nn.Linear or heard(linear) or linear.weight.device.type != "cpu" or linear.weight.dtype != torch.float32:
+    if type(linear) is not nn.Linear or heard(linear):
         return False
-    return type(linear.weight.data) is Tensor
+    weight = linear.weight.data
+    return type(weight) is Tensor and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _plain_mlp(mlp: Any) -> bool:

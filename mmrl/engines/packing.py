@@ -62,7 +62,7 @@ class _Padded:
 
 
 class _Placed(torch.autograd.Function):
-    """Tokens at their places. Empty places have no gradient, and no token stands twice: the backward adds nothing up."""
+    """Tokens at their places. Empty ones have no gradient, so the backward has nothing to add up."""
 
     @staticmethod
     def forward(ctx: Any, line: Tensor, padded: _Padded) -> Tensor:

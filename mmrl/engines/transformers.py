@@ -200,14 +200,15 @@ class _Sampler:
         self.banned = torch.tensor(sampling.banned, dtype=torch.int64, device=device) if sampling.banned else None
 
     def __call__(self, logits: Tensor, uniform: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """(ids [b], log-probs [b] at the temperature, before top-k and top-p) of the t-th token."""
+        """(ids [b], log-probs [b] at the temperature, before top-k and top-p) of the t-th token. `logits` are ours to
+        write to."""
         heat = self.sampling.temperature
         if self.sampling.annealing:
             heat = self.sampling.annealing[min(t, len(self.sampling.annealing) - 1)]
         if heat != 1.0 and heat > 0:
             logits = logits / heat
         if self.banned is not None:
-            logits = logits.index_fill(1, self.banned, -torch.inf)
+            logits = logits.index_fill_(1, self.banned, -torch.inf)
         top = logits.amax(1, keepdim=True)
         p = (logits - top).exp_()  # not normalised
         sums = _block_sums(p)
