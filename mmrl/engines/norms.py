@@ -7,9 +7,7 @@ The library's own forward is five operations, and what autograd makes of them fo
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
+import copy
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -43,36 +41,37 @@ class RootMeanSquare(torch.autograd.Function):
         return dx, dw, None
 
 
-# What forward has to be, by its names of the weight and of eps.
-_FORMULA = """
-input_dtype = hidden_states.dtype
-hidden_states = hidden_states.to(torch.float32)
-variance = hidden_states.pow(2).mean(-1, keepdim=True)
-hidden_states = hidden_states * torch.rsqrt(variance + self.variance_epsilon)
-return self.weight * hidden_states.to(input_dtype)
-"""
+# Where the usual norms are defined, whose names end so.
+_HOMES, _NAME = ("transformers.models.", "diffusers.models.normalization"), "RMSNorm"
 
 
 class _Quick:
     """In front of the class of a norm, whose own forward is left where numbers are not float32."""
 
     weight: Tensor
-    variance_epsilon: float
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        weight, x = self.weight, hidden_states
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
         if x.dtype != torch.float32 or weight.dtype != torch.float32 or type(weight) is not nn.Parameter:
-            return super().forward(hidden_states)  # type: ignore[misc, no-any-return]
-        made: Tensor = RootMeanSquare.apply(x, weight, self.variance_epsilon)
+            return super().forward(x)  # type: ignore[misc, no-any-return]
+        made: Tensor = RootMeanSquare.apply(x, weight, _eps(self))
         return made
 
 
 def quicken(modules: Iterable[nn.Module]) -> None:
-    """Let each of these norms that is of the library, by the formula above, and in main memory compute it so."""
+    """Let each of these norms that is of transformers or diffusers, and by the formula above, compute it so."""
     for module in modules:
         kind = type(module)
-        if _is_usual(kind) and module.weight.device.type == "cpu":
+        home = kind.__module__.startswith(_HOMES) and kind.__name__.endswith(_NAME)
+        if not home or not _has_one_weight(module) or "forward" in vars(module):
+            continue
+        if kind not in _USUAL:
+            _USUAL[kind] = _is_usual(module)
+        if _USUAL[kind]:
             module.__class__ = _quick(kind)
+
+
+_USUAL: dict[type, bool] = {}
 
 
 @cache
@@ -80,17 +79,24 @@ def _quick(kind: type) -> type:
     return type(kind.__name__, (_Quick, kind), {"__module__": kind.__module__})
 
 
-@cache
-def _is_usual(kind: type) -> bool:
-    """Whether a class of transformers' models says the formula, and nothing else."""
-    if not kind.__name__.endswith("RMSNorm") or not kind.__module__.startswith("transformers.models."):
+def _eps(module: Any) -> Any:
+    return getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+
+
+def _has_one_weight(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    if weight is None or getattr(module, "bias", None) is not None or not isinstance(_eps(module), float):
         return False
-    try:
-        said = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))  # type: ignore[attr-defined]
-    except (OSError, TypeError, SyntaxError):
-        return False
-    [function] = said.body
-    if not isinstance(function, ast.FunctionDef):
-        return False
-    body = [line for line in function.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
-    return [ast.dump(line) for line in body] == [ast.dump(line) for line in ast.parse(_FORMULA).body]
+    return bool(weight.ndim == 1)
+
+
+@torch.no_grad()
+def _is_usual(module: nn.Module) -> bool:
+    """Whether the module's class computes the formula; others weigh by 1 + w, or take the mean off."""
+    draw = torch.Generator().manual_seed(0)
+    tried = copy.deepcopy(module).to_empty(device="cpu").float()  # a hollow one has no numbers
+    size = tried.weight.shape[0]
+    tried.weight.copy_(torch.randn(size, generator=draw))
+    x = torch.randn(2, 3, size, generator=draw) + 1
+    wanted = RootMeanSquare.apply(x, tried.weight, _eps(module))
+    return bool(torch.allclose(tried(x), wanted, rtol=1e-5, atol=1e-6))
