@@ -122,13 +122,8 @@ def heard(module: Any) -> bool:
 
 def _joined(linears: Sequence[nn.Linear], norm: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """([in, out of all], bias); norm: [in], the weight of the norm before them."""
-    width = sum(linear.out_features for linear in linears)
-    made, start = linears[0].weight.new_empty(linears[0].in_features, width), 0
-    for linear in linears:
-        part = made[:, start : start + linear.out_features]
-        turned = linear.weight.detach().t()
-        part.copy_(turned) if norm is None else torch.mul(turned, norm.detach()[:, None], out=part)
-        start += linear.out_features
+    joined = torch.cat([linear.weight.detach() for linear in linears])
+    made = (joined if norm is None else joined.mul_(norm.detach())).t().contiguous()
     if all(linear.bias is None for linear in linears):
         return made, None
     biases = [made.new_zeros(n.out_features) if n.bias is None else n.bias.detach() for n in linears]

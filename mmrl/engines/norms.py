@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import torch
@@ -53,12 +52,12 @@ class _Quick:
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if x.dtype != torch.float32 or weight.dtype != torch.float32 or type(weight) is not nn.Parameter:
-            return super().forward(x)  # type: ignore[misc, no-any-return]
+            return super().forward(x)  # type: ignore[misc]
         made: Tensor = RootMeanSquare.apply(x, weight, _eps(self))
         return made
 
 
-def quicken(modules: Iterable[nn.Module]) -> None:
+def quicken(modules: Iterable[Any]) -> None:
     """Let each of these norms that is of transformers or diffusers, and by the formula above, compute it so."""
     for module in modules:
         kind = type(module)
@@ -68,15 +67,13 @@ def quicken(modules: Iterable[nn.Module]) -> None:
         if kind not in _USUAL:
             _USUAL[kind] = _is_usual(module)
         if _USUAL[kind]:
-            module.__class__ = _quick(kind)
+            if kind not in _QUICK:
+                _QUICK[kind] = type(kind.__name__, (_Quick, kind), {"__module__": kind.__module__})
+            module.__class__ = _QUICK[kind]
 
 
 _USUAL: dict[type, bool] = {}
-
-
-@cache
-def _quick(kind: type) -> type:
-    return type(kind.__name__, (_Quick, kind), {"__module__": kind.__module__})
+_QUICK: dict[type, type] = {}
 
 
 def _eps(module: Any) -> Any:
@@ -91,7 +88,7 @@ def _has_one_weight(module: Any) -> bool:
 
 
 @torch.no_grad()
-def _is_usual(module: nn.Module) -> bool:
+def _is_usual(module: Any) -> bool:
     """Whether the module's class computes the formula; others weigh by 1 + w, or take the mean off."""
     draw = torch.Generator().manual_seed(0)
     tried = copy.deepcopy(module).to_empty(device="cpu").float()  # a hollow one has no numbers

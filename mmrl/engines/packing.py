@@ -84,6 +84,7 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flat: Tensor, padded: _Padded) -> Tensor:
         ctx.padded = padded
+        assert padded.where is not None  # else nothing is left out
         return flat.index_select(0, padded.where)
 
     @staticmethod

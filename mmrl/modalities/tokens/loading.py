@@ -172,7 +172,7 @@ def _enable_checkpointing(model: Any) -> None:
     enable()
     # The backward begins at the last layer: what it would compute again at once need not be thrown away.
     decoder = decoder_of(model)
-    layers = getattr(getattr(decoder, "language_model", decoder), "layers", ())
+    layers = list(getattr(getattr(decoder, "language_model", decoder), "layers", []))
     if len(layers) > 1 and hasattr(layers[-1], "gradient_checkpointing"):
         layers[-1].gradient_checkpointing = False
 
