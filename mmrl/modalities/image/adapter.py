@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.engines.base import Once, here
-from mmrl.engines.norms import quicken
 from mmrl.engines.rollout_pool import Push
 from mmrl.engines.rollout_wire import Policy
 from mmrl.grids import as_grid
@@ -85,9 +84,7 @@ class ImageAdapter(Adapter):
         if config.gradient_checkpointing:
             for module in self.family.denoisers.values():
                 module.enable_gradient_checkpointing()
-        if config.compile is None:
-            quicken(m for module in self.family.denoisers.values() for m in module.modules())
-        elif not hollow.is_wanted():
+        if config.compile is not None and not hollow.is_wanted():
             compile_parts(self.family.blocks, config.compile, type(self.family.denoiser).__name__)
         # Made now, so that a scheduler that cannot make them is refused before anything is sampled.
         self._evaluator.schedule(self._evaluation.steps, self._evaluation.size)

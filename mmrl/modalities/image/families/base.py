@@ -330,10 +330,7 @@ class Family:
     def decode(self, latents: Tensor, size: Extent) -> Tensor:
         """Latents in the denoiser's layout -> pixels, about [-1, 1], float32."""
         shift, scale = self.latent_scale()
-        found = self.unpack(latents, size) / scale + shift
-        if found.ndim == 4:  # convolutions are cheaper so, and what they give is laid out as pictures are
-            found = found.contiguous(memory_format=torch.channels_last)
-        return self.reconstruct(found).float()
+        return self.reconstruct(self.unpack(latents, size) / scale + shift).float()
 
 
 REQUIRED = ("name", "is_flow", "kernel", "encode", "schedule", "predict", "denoising_loss")
