@@ -18,6 +18,8 @@ class Continuing(Protocol):
 
     # [b, D], what the next token's distribution comes from.
     hidden: Tensor
+    # Whether no code but mmrl's takes part in a step: then none that keeps a tensor for later.
+    alone: bool
 
     def select(self, rows: Tensor) -> None:
         """Go on with the rows at `rows` [k] only, in this order."""
@@ -52,6 +54,7 @@ class Cached:
         if blocks and Blocks.usable(module, self.cache):
             places = int(states.next.min()), int(states.next.max()) + room
             self._blocks = Blocks(module, places, room >= WORTH if fold is None else fold)
+        self.alone = self._blocks is not None
         self.hidden = _repeated(states.hidden[:, -1], counts)
         self._position = _repeated(states.next, counts)
         self._seen = max(len(prompt) for prompt in prompts)
@@ -84,6 +87,8 @@ class Cached:
 
 class Recomputed:
     """Rows of each prompt, each computed whole for every token: for decoders whose cache is of no use here."""
+
+    alone = False
 
     def __init__(self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int) -> None:
         self.decoder = decoder

@@ -8,6 +8,7 @@ that cannot do so (ways.py) have prompts of one length in a batch, or compute ev
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,28 +128,30 @@ class TransformersEngine:
         stop = torch.tensor(sampling.stop_ids, dtype=torch.int64)
         ends: Tensor | None = None  # [V], whether an id ends a row
         draw = _Sampler(sampling, device)
-        for t in range(room):
-            if t % BLOCK == 0:
-                uniform = _uniform(streams, alive.tolist(), min(BLOCK, room - t)).to(device)
-            logits = self.head(growing.hidden)
-            if ends is None:
-                ends = torch.isin(torch.arange(logits.shape[1]), stop).to(device)
-            drawn.append(draw(logits, uniform[:, t % BLOCK], t))
-            token = drawn[-1][0]
-            # A row that has ended goes on until somebody looks, and what is behind its end is cut off below.
-            ended = ended | ends[token]
-            if (t + 1) % self.look == 0 and ended.any():
-                keep(t + 1)
-                drawn, since = [], t + 1
-                going = _closed_up(ended)
-                if not len(going):
-                    break
-                growing.select(going)
-                alive, token, uniform, ended = alive[going], token[going], uniform[going], ended[going]
-            if t + 1 < room:
-                growing.step(token)
-        if drawn:
-            keep(room)
+        # Nobody ever asks for a gradient of what is in here, and torch need not be ready for it: a tenth of a rollout.
+        with torch.inference_mode() if growing.alone else nullcontext():
+            for t in range(room):
+                if t % BLOCK == 0:
+                    uniform = _uniform(streams, alive.tolist(), min(BLOCK, room - t)).to(device)
+                logits = self.head(growing.hidden)
+                if ends is None:
+                    ends = torch.isin(torch.arange(logits.shape[1]), stop).to(device)
+                drawn.append(draw(logits, uniform[:, t % BLOCK], t))
+                token = drawn[-1][0]
+                # A row that has ended goes on until somebody looks, and what is behind its end is cut off below.
+                ended = ended | ends[token]
+                if (t + 1) % self.look == 0 and ended.any():
+                    keep(t + 1)
+                    drawn, since = [], t + 1
+                    going = _closed_up(ended)
+                    if not len(going):
+                        break
+                    growing.select(going)
+                    alive, token, uniform, ended = alive[going], token[going], uniform[going], ended[going]
+                if t + 1 < room:
+                    growing.step(token)
+            if drawn:
+                keep(room)
         stops = torch.isin(ids, stop)
         whole = stops.any(1)  # a row of fewer tokens than there is room for has ended
         lengths = torch.where(whole, stops.int().argmax(1) + 1, room).tolist()
