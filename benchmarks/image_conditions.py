@@ -2,9 +2,10 @@
 
     python benchmarks/image_conditions.py --rounds 3
 
-Each condition has three sides: the loop as published trainers write it, mmrl as it is by default, and mmrl with
-`model.keep_graph`. Before a condition is timed, the sides' rollouts, losses and gradients from the same weights are
-compared. README.md says what stands for which trainer.
+Each condition has five sides: the loop as published trainers write it, mmrl as it is by default, mmrl with
+`model.keep_graph`, and both with `model.compile: inductor`, which compiles the denoiser's blocks. Before a condition is
+timed, the sides' rollouts, losses and gradients from the same weights are compared. README.md says what stands for
+which trainer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -29,7 +30,14 @@ import mmrl  # noqa: F401  before diffusers: it hooks the import of torchvision
 from mmrl.training.stages.update import groups_of_update
 
 LORA = {"rank": 32, "alpha": 64}
-SIDES = ("plain loop", "mmrl", "keep_graph")
+# Options of the model on mmrl's sides.
+WITH: dict[str, dict[str, Any]] = {
+    "mmrl": {},
+    "keep_graph": {"keep_graph": True},
+    "compile": {"compile": "inductor"},
+    "compile, keep_graph": {"compile": "inductor", "keep_graph": True},
+}
+SIDES = ("plain loop", *WITH)
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,10 @@ class Condition:
     def plain(self, size: int, batch: int) -> PlainLoop:
         return PlainLoop(size, batch, both=self.both, lora=LORA if self.lora else None)
 
-    def library(self, size: int, micro_batch: int, keeps: bool) -> Library:
+    def library(self, size: int, micro_batch: int, options: Mapping[str, Any]) -> Library:
         plan = {"name": "full"} if self.window is None else {"name": "random_window", "size": self.window}
-        model: dict[str, Any] = {"keep_graph": keeps} | ({"train": "lora", "lora": LORA} if self.lora else {})
-        if keeps and self.updates > 1:  # an update is over whole groups
+        model = dict(options) | ({"train": "lora", "lora": LORA} if self.lora else {})
+        if options.get("keep_graph") and self.updates > 1:  # an update is over whole groups
             model["rollout_batch"] = SAMPLES
         branches = {"guidance_gradient": "both" if self.both else "conditional"}
         return Library(size, micro_batch, plan, model=model, **branches)
@@ -69,11 +77,11 @@ CONDITIONS = (
 class Sides:
     """The sides of a condition, from the same weights."""
 
-    def __init__(self, condition: Condition, size: int, batch: int, micro_batch: int) -> None:
+    def __init__(self, condition: Condition, size: int, batch: int, micro_batch: int, names: Sequence[str]) -> None:
         self.condition = condition
         self.plain = condition.plain(size, batch)
-        self.libraries = [condition.library(size, micro_batch, keeps) for keeps in (False, True)]
-        self.all: dict[str, Any] = dict(zip(SIDES, (self.plain, *self.libraries)))
+        self.libraries = [condition.library(size, micro_batch, WITH[name]) for name in names]
+        self.all: dict[str, Any] = dict(zip(("plain loop", *names), (self.plain, *self.libraries)))
         self._alike()
 
     def _alike(self) -> None:
@@ -111,7 +119,7 @@ class Sides:
     def check(self) -> None:
         """Rollouts, loss and gradient of the first update agree."""
         theirs, groups = self.rollout(self.plain, 0), self.shares(0)[0]
-        for name, library in zip(SIDES[1:], self.libraries):
+        for name, library in list(self.all.items())[1:]:
             ours = self.rollout(library, 0)
             found = {
                 key: difference(getattr(ours, key), getattr(theirs, key))
@@ -131,7 +139,7 @@ class Sides:
 
     def held(self) -> float:
         """MB that the graphs of a rollout hold beside the weights."""
-        library, storages = self.libraries[1], {}
+        library, storages = self.all["keep_graph"], {}
         weights = {p.untyped_storage().data_ptr() for p in library.adapter.weights()}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -157,41 +165,43 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48, help="height and width of the pictures in pixels")
     parser.add_argument("--plain-batch", type=int, default=16, help="samples per micro-batch of the plain loop")
     parser.add_argument("--micro-batch", type=int, default=64, help="samples x steps per micro-batch of mmrl")
-    names = [condition.name for condition in CONDITIONS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CONDITION", help="; ".join(names))
+    every_name = [condition.name for condition in CONDITIONS]
+    parser.add_argument(
+        "--only", nargs="+", choices=every_name, default=every_name, metavar="CONDITION", help="; ".join(every_name)
+    )
+    parser.add_argument("--sides", nargs="+", choices=[*WITH], default=[*WITH], metavar="SIDE", help="; ".join(WITH))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     print(f"{machine()}; torch {torch.__version__}, diffusers {version('diffusers')}, one thread")
     print(f"{GROUPS} x {SAMPLES} pictures of {options.size} px; CPU seconds, medians of {options.rounds} rounds\n")
     chosen = [c for c in CONDITIONS if c.name in options.only]
-    every = [Sides(c, options.size, options.plain_batch, options.micro_batch) for c in chosen]
+    names = options.sides
+    every = [Sides(c, options.size, options.plain_batch, options.micro_batch, names) for c in chosen]
     for sides in every:
         sides.check()
-    found: list[dict[str, list[dict[str, float]]]] = [{name: [] for name in SIDES} for _ in every]
+    found: list[dict[str, list[dict[str, float]]]] = [{name: [] for name in ("plain loop", *names)} for _ in every]
     for number in range(options.rounds + 1):
         for sides, rows in zip(every, found):
-            row = {name: sides.step(name, number + 1) for name in SIDES}
+            row = {name: sides.step(name, number + 1) for name in sides.all}
             told = ", ".join(f"{name} {seconds['total']:.2f}" for name, seconds in row.items())
             print(f"  {number} {sides.condition.name}: {told}", flush=True)
             if number or not options.rounds:
                 for name, seconds in row.items():
                     rows[name].append(seconds)
     print(
-        "\n| condition | plain loop | mmrl | speed-up | with keep_graph | speed-up | graphs, MB | bar |\n"
-        + "|---" * 8
-        + "|"
+        "\n| condition | plain loop | " + " | ".join(f"{name} | speed-up" for name in names) + " | graphs, MB | bar |"
     )
+    print("|---" * (4 + 2 * len(names)) + "|")
     for sides, rows in zip(every, found):
-        totals = [f"{statistics.median(r['total'] for r in rows[name]):.2f}" for name in SIDES]
-        gains = [shown(ratios(rows, name)) for name in SIDES[1:]]
-        print(
-            f"| {sides.condition.name} | {totals[0]} | {totals[1]} | {gains[0]} | {totals[2]} | {gains[1]} | "
-            f"{sides.held():.0f} | {sides.condition.bar} |"
-        )
+        totals = {name: f"{statistics.median(r['total'] for r in rows[name]):.2f}" for name in rows}
+        cells = [cell for name in names for cell in (totals[name], shown(ratios(rows, name)))]
+        held = f"{sides.held():.0f}" if "keep_graph" in names else "-"
+        cells = [sides.condition.name, totals["plain loop"], *cells, held, str(sides.condition.bar)]
+        print("| " + " | ".join(cells) + " |")
     print("\n| condition | side | " + " | ".join(PHASES) + " |\n" + "|---" * (2 + len(PHASES)) + "|")
     for sides, rows in zip(every, found):
-        for name in SIDES:
+        for name in rows:
             numbers = [statistics.median(r.get(phase, 0.0) for r in rows[name]) for phase in PHASES]
             print(f"| {sides.condition.name} | {name} | " + " | ".join(f"{n:.2f}" for n in numbers) + " |")
 

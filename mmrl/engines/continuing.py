@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmrl.engines.blocks import Blocks
 from mmrl.engines.decoder import Decoder, Row
+from mmrl.engines.folded_blocks import WORTH
 
 
 class Continuing(Protocol):
@@ -17,6 +18,8 @@ class Continuing(Protocol):
 
     # [b, D], what the next token's distribution comes from.
     hidden: Tensor
+    # Whether no code but mmrl's takes part in a step: then none that keeps a tensor for later.
+    alone: bool
 
     def select(self, rows: Tensor) -> None:
         """Go on with the rows at `rows` [k] only, in this order."""
@@ -29,11 +32,17 @@ class Cached:
     """Rows of each prompt on a cache that was filled by one forward of each. Shorter prompts are padded on the left.
 
     counts: rows of each prompt. room: tokens that a row may still have. blocks: by engines.blocks, where that is right
-    for the decoder as it is now.
+    for the decoder as it is now; fold: with its weights folded; None: where that pays.
     """
 
     def __init__(
-        self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int, blocks: bool = False
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Row],
+        counts: Sequence[int],
+        room: int,
+        blocks: bool = False,
+        fold: bool | None = None,
     ) -> None:
         from mmrl.engines.cache import repeat_rows
 
@@ -41,7 +50,11 @@ class Cached:
         states = decoder.run(prompts, left=True, cache=self.cache)
         repeat_rows(self.cache, counts, decoder.device)
         module = decoder.module
-        self._blocks = Blocks(module) if blocks and Blocks.usable(module, self.cache) else None
+        self._blocks: Blocks | None = None
+        if blocks and Blocks.usable(module, self.cache):
+            places = int(states.next.min()), int(states.next.max()) + room
+            self._blocks = Blocks(module, places, room >= WORTH if fold is None else fold)
+        self.alone = self._blocks is not None
         self.hidden = _repeated(states.hidden[:, -1], counts)
         self._position = _repeated(states.next, counts)
         self._seen = max(len(prompt) for prompt in prompts)
@@ -74,6 +87,8 @@ class Cached:
 
 class Recomputed:
     """Rows of each prompt, each computed whole for every token: for decoders whose cache is of no use here."""
+
+    alone = False
 
     def __init__(self, decoder: Decoder, prompts: Sequence[Row], counts: Sequence[int], room: int) -> None:
         self.decoder = decoder

@@ -137,7 +137,8 @@ def _tried(decoder: Decoder, ids: Tensor, recomputed: bool, line: int | None) ->
     if trial.right(trial.sampled, (0, 1)) and not _counts_padding(decoder):
         shared = trial.right(trial.shared)
         recomputed = shared and recomputed and trial.right(trial.recomputed)
-        blocks = Blocks.usable(decoder.module) and trial.right(trial.sampled, (0, 1), True)
+        blocks = Blocks.usable(decoder.module)
+        blocks = blocks and all(trial.right(trial.sampled, (0, 1), True, fold) for fold in (False, True))
         return Ways(shared=shared, recomputed=recomputed, blocks=blocks, line=line)
     cached = trial.right(trial.sampled, (0,)) and trial.right(trial.sampled, (1,))
     return Ways(cached, padded=False, shared=False, line=line, why=trial.why)
@@ -227,10 +228,10 @@ class _Trial:
         rows = self._run(otherwise)
         return self.right(lambda: (rows, [*self.plain, self.plain[1][: PROMPTS[1]]]))
 
-    def sampled(self, chosen: Sequence[int], blocks: bool = False) -> Compared:
+    def sampled(self, chosen: Sequence[int], blocks: bool = False, fold: bool = False) -> Compared:
         """Two rows of each chosen prompt on one cache; the first ends after a token, and the last takes its place."""
         owners = [i for i in chosen for _ in range(2)]
-        growing = Cached(self.decoder, [self.prompts[i] for i in chosen], [2] * len(chosen), COMPLETION, blocks)
+        growing = Cached(self.decoder, [self.prompts[i] for i in chosen], [2] * len(chosen), COMPLETION, blocks, fold)
         found: list[Tensor] = []
         wanted: list[Tensor] = []
         for t in range(COMPLETION):

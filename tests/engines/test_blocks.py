@@ -68,6 +68,31 @@ def patched(net):
     norm.forward = norm.forward
 
 
+def test_each_rollout_is_of_the_weights_as_they_are():
+    """What is sampled by copies of the weights follows an update of them."""
+    net = model("Qwen3")
+    engine = TransformersEngine(net, ways=Ways(blocks=True))
+
+    def sampled():
+        return [one for row in engine.generate(PROMPTS, 3, SAMPLING, SEEDS) for one in row]
+
+    before = sampled()
+    with torch.no_grad():
+        for name in ("input_layernorm", "self_attn.k_proj", "mlp.down_proj"):
+            net.base_model.layers[1].get_submodule(name).weight.mul_(-0.5)
+    after = sampled()
+    assert [c.ids.tolist() for c in before] != [c.ids.tolist() for c in after]
+    for made, real in zip(after, completions(net, False), strict=True):
+        torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
+
+
+def test_a_projection_that_somebody_steers_is_called():
+    net = model("Qwen2")
+    net.base_model.layers[0].mlp.up_proj.register_forward_hook(lambda module, given, found: 2 * found)
+    for made, real in zip(completions(net, True), completions(net, False), strict=True):
+        torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
+
+
 OTHERS = {
     "somebody listens": lambda: (net := model("Qwen3"), heard(net))[0],
     "somebody listens inside of a layer": lambda: (net := model("Qwen3"), steered(net))[0],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row, decoder_of
+from mmrl.engines.folded_blocks import WORTH
 from mmrl.engines.holding import Holder
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
@@ -244,7 +245,9 @@ class TokenAdapter(Adapter):
         sampling = Sampling(s.temperature, s.top_p, s.top_k, s.max_tokens, self.stop_ids, self.banned, heat)
         seeds = [[seed_of(seed, step, g.key, i) for i in range(n)] for g in groups]
         with self.synced(here):
-            return self._sampled(groups, n, sampling, seeds, self._outside or self._own_engine(), step)
+            return self._sampled(
+                groups, n, sampling, seeds, self._outside or self._own_engine(sampling.max_tokens), step
+            )
 
     def evaluate(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[Group]:
         """Completions at the evaluation's temperature, 0 being greedy, by the policy itself."""
@@ -253,7 +256,7 @@ class TokenAdapter(Adapter):
         sampling = Sampling(e.temperature, max_tokens=budget, stop_ids=self.stop_ids, banned=self.banned)
         groups = [Group(prompt, index) for index, prompt in enumerate(prompts)]
         seeds = [[seed_of(seed, "eval", p.id, i) for i in range(n)] for p in prompts]
-        return self._sampled(groups, n, sampling, seeds, self._own_engine(), None)
+        return self._sampled(groups, n, sampling, seeds, self._own_engine(sampling.max_tokens), None)
 
     def weights(self) -> Iterator[Tensor]:
         yield from self.model.parameters()
@@ -375,9 +378,11 @@ class TokenAdapter(Adapter):
     def stepped(self, prompt: Prompt, path: Sequence[Completion], steps: Sequence[Completion]) -> Sample:
         return stepping.stepped(self.reader, prompt, path, steps)
 
-    def _own_engine(self) -> TransformersEngine:
-        head, decoder = self._head().logits, self._decoder()
-        return TransformersEngine(self.model, head, self.config.rollout_batch, decoder, self._ways)
+    def _own_engine(self, room: int = 0) -> TransformersEngine:
+        """Of the weights as they are now. room: tokens that a row may get, where that is known."""
+        head, decoder = self._head(), self._decoder()
+        head = head.for_few_rows() if room >= WORTH and not self._hollow else head
+        return TransformersEngine(self.model, head.logits, self.config.rollout_batch, decoder, self._ways)
 
     @cached_property
     def _ways(self) -> Ways:

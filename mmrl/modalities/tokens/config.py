@@ -173,7 +173,9 @@ class TokenModelConfig(Strict):
         "null: none.",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recompute the layers' activations in the backward pass: slower, far less memory."
+        False,
+        description="Recompute the activations of all layers but the last in the backward pass: slower, far less "
+        "memory.",
     )
     compile: str | None = Field(
         None,

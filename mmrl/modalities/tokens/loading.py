@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mmrl.engines.decoder import decoder_of
+from mmrl.engines.norms import quicken
 from mmrl.modalities import hollow, unread
 from mmrl.modalities.files import check_weights, is_local, lora_folder
 from mmrl.modalities.tokens import attention
@@ -146,6 +147,8 @@ def trained(model: Any, config: TokenModelConfig, frozen: Sequence[nn.Module] = 
             parameter.requires_grad_(True)
     for module in frozen:
         module.to(getattr(torch, config.dtype))
+    if config.compile is None:  # a compiler makes less of them than of the library's own
+        quicken(model.modules())
     if config.gradient_checkpointing:
         _check_class(type(model), model.config, config)
         _enable_checkpointing(model)
@@ -187,6 +190,11 @@ def _enable_checkpointing(model: Any) -> None:
             module._can_checkpoint_with_cache = True  # see engines.cache.Filled
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
+    # The backward begins at the last layer: what it would compute again at once need not be thrown away.
+    decoder = decoder_of(model)
+    layers = list(getattr(getattr(decoder, "language_model", decoder), "layers", []))
+    if len(layers) > 1 and hasattr(layers[-1], "gradient_checkpointing"):
+        layers[-1].gradient_checkpointing = False
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ kept: the backward would take that memory anyway), where
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from mmrl.core.token_features import FEATURES
 
 # Logits of a chunk, in numbers (64 MB of float32), where no chunk size is given.
 CHUNK_NUMBERS = 2**24
+# Numbers of a head that may be copied for sampling (256 MB of float32).
+MOST_TURNED = 2**26
 
 
 @dataclass
@@ -59,6 +61,14 @@ class Head:
         softcap = next((cap for name in caps if (cap := getattr(numbers, name, None))), None)
         ids = torch.tensor(banned, dtype=torch.int64, device=layer.weight.device) if banned else None
         return cls(layer.weight, layer.bias, compute, scale, softcap, ids, chunk)
+
+    def for_few_rows(self) -> Head:
+        """The same head where it is asked for a few rows again and again: on a CPU their product is cheaper with a
+        weight that lies the other way round, of which this one has a copy, up to a size. Of the weights as they are."""
+        made = replace(self)
+        if self.weight.device.type == "cpu" and self.weight.numel() <= MOST_TURNED:
+            made._cast = self._cast.T.contiguous().T
+        return made
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """Logits [n, V] before temperature and banned ids, without gradient; written to `out` where it is given."""
