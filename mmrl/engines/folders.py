@@ -32,10 +32,12 @@ class WeightsFolder:
             self._parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._parent)
             own = self._parent / f"{PREFIX}{uuid.uuid4().hex[:12]}"
-            own.mkdir(mode=0o700 if self._private else 0o777)
-            self._lock = open(own / LOCK, "wb")  # noqa: SIM115 - held as long as the folder is there
+            made = own.with_name(f".{own.name}")  # nobody takes it for a leftover before it is locked
+            made.mkdir(mode=0o700 if self._private else 0o777)
+            self._lock = open(made / LOCK, "wb")  # noqa: SIM115 - held as long as the folder is there
             with contextlib.suppress(OSError):  # a file system without locks: the folder is never taken for a leftover
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            made.rename(own)
             self._own = own
         return self._own
 

@@ -14,7 +14,7 @@ from mmrl.engines.http_client import Client, ServerError
 
 TIMEOUT_S = 600.0
 MOST_SECONDS = 10_000_000  # sockets hold no more
-START_S = 60.0  # for what a server is asked when it is met: one that hangs is refused then
+START_S = 180.0  # for what a server is asked when it is met: one that hangs is refused then
 ASK_S = 5.0  # for a question that is answered without sampling, where nobody may be kept waiting
 # A text whose ids tell tokenizers apart: words, digits, white space, letters of several scripts.
 PROBE = 'A probe: 12345 + 678,  naïve\tЖук\n漢字 {"a": [1.5]}'

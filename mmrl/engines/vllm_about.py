@@ -44,6 +44,8 @@ def about(http: Client, lora: bool, transfer: str) -> About:
     try:
         info = http.get("/server_info?config_format=json")
     except ServerError as error:
+        if error.status is None:
+            raise
         raise ServerError(f"{error}. Start the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints") from None
     if (mode := info.at("vllm_config", "model_config", "logprobs_mode")) != "processed_logprobs":
         raise ServerError(f"vllm: the server runs with {mode}; start it with --logprobs-mode processed_logprobs")

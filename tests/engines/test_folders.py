@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import pytest
 import torch
 from standin_server import connect
 
-from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.folders import WeightsFolder, remove_leftovers
 from mmrl.engines.http_client import ServerError
 
 
@@ -38,7 +39,7 @@ def test_a_folder_is_made_when_it_is_needed_and_removed_at_the_end(place):
 
 KILLED = """
 import os, signal, sys
-from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.folders import WeightsFolder, remove_leftovers
 folder = WeightsFolder(sys.argv[1])
 (folder.empty("version_1") / "model.safetensors").write_bytes(b"0" * 100)
 print(folder.path.name, flush=True)
@@ -90,4 +91,24 @@ def test_two_runs_in_one_folder_do_not_write_over_each_other(tmp_path, folder, s
     assert len(set(paths)) == 2 and len(list(tmp_path.iterdir())) == 2
     for engine in engines:
         engine.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_locked_before_others_can_take_it_for_a_leftover(tmp_path, monkeypatch):
+    """Processes of a run make theirs at the same time: one that looks for leftovers meanwhile finds none."""
+    lock = fcntl.flock
+    made = []
+
+    def locked(file, how):
+        if not made:
+            made.append(file)
+            remove_leftovers(tmp_path)  # another process comes just before it is locked
+        return lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", locked)
+    folder = WeightsFolder(tmp_path)
+    assert folder.empty("lora").is_dir() and made
+    remove_leftovers(tmp_path)
+    assert folder.path.is_dir()
+    folder.close()
     assert not list(tmp_path.iterdir())
