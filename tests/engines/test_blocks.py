@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from random_decoders import V, decoder
@@ -84,6 +86,22 @@ def test_each_rollout_is_of_the_weights_as_they_are():
     assert [c.ids.tolist() for c in before] != [c.ids.tolist() for c in after]
     for made, real in zip(after, completions(net, False), strict=True):
         torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
+
+
+def test_rows_leave_a_cache_that_had_to_grow():
+    """It has room for 64 tokens at first; what was sampled may be replayed with gradient."""
+    net = model("Qwen3")
+    asked = replace(SAMPLING, max_tokens=150, stop_ids=(3,))
+    drawn = []
+    for blocks in (True, False):
+        engine = TransformersEngine(net, ways=Ways(blocks=blocks))
+        drawn.append([one for row in engine.generate(PROMPTS, 3, asked, SEEDS) for one in row])
+    assert any(64 < len(one.ids) < 150 for one in drawn[1])
+    for made, real in zip(*drawn, strict=True):
+        assert made.ids.tolist() == real.ids.tolist()
+        torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
+    first = drawn[0][0]
+    net(input_ids=first.ids[None]).logits[0].gather(1, first.ids[:, None]).sum().backward()
 
 
 def test_a_projection_that_somebody_steers_is_called():
