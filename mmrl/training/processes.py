@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmrl.config import ConfigError
 from mmrl.core.reduce import Reduce, distributed, local
-from mmrl.launched import processes
+from mmrl.launched import lacking, processes
 from mmrl.training.notes import LAG_S, Failed, Notes, told
 from mmrl.training.presence import Presence
 
@@ -66,6 +66,11 @@ class Processes:
         from accelerate.utils import GradientAccumulationPlugin
 
         check_trackers(trackers)
+        if missing := lacking():
+            raise ConfigError(
+                f"WORLD_SIZE={processes()} is set, and {', '.join(missing)} not; start with torchrun, which sets all, "
+                "or unset WORLD_SIZE for one process"
+            )
         on_cpu = device == "cpu" or not torch.accelerator.is_available()
         backend_s = timeout if on_cpu else timeout + _LATER_S
         group, steps = InitProcessGroupKwargs(timeout=timedelta(seconds=backend_s)), GradientAccumulationPlugin(1)
@@ -83,8 +88,7 @@ class Processes:
         self.world: int = self.accelerator.num_processes
         if processes() != self.world:
             raise ConfigError(
-                f"the launcher says WORLD_SIZE={processes()} and {self.world} came together; set RANK, LOCAL_RANK, "
-                "MASTER_ADDR and MASTER_PORT, too, or start with torchrun"
+                f"the launcher says WORLD_SIZE={processes()} and {self.world} came together; start with torchrun"
             )
         self.device: torch.device = self.accelerator.device
         self.timeout = timeout

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch.distributed as dist
 
+from mmrl import terminal
 from mmrl.commands import one_voice
 from mmrl.config import ConfigError
 from mmrl.training.processes import Processes
@@ -66,13 +67,32 @@ def test_a_wrong_word_is_one_line_under_torchrun(helpers, words):
 
 
 def test_processes_that_did_not_come_together_are_refused():
-    """One that trains alone while its launcher started two, such as without LOCAL_RANK on GPUs."""
+    """One that trains alone while its launcher started two."""
+    said = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     script = (
-        "import os; from mmrl.training.processes import Processes; Processes('cpu'); os.environ['WORLD_SIZE'] = '2';"
+        f"import os; from mmrl.training.processes import Processes; Processes('cpu'); os.environ.update({said});"
         "Processes('cpu')"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert ConfigError.__name__ in ended.stderr and "WORLD_SIZE=2 and 1 came together" in ended.stderr
+
+
+@pytest.mark.parametrize("rank", [{}, {"RANK": "0"}], ids=["", "with its rank"])
+def test_a_number_of_processes_alone_is_refused_in_one_line(monkeypatch, rank):
+    """WORLD_SIZE left in the environment of one process, as in an allocation or a notebook."""
+    for name, value in {"WORLD_SIZE": "2", **rank}.items():
+        monkeypatch.setenv(name, value)
+    wanted = ", ".join(name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in rank)
+    with pytest.raises(ConfigError, match=f"WORLD_SIZE=2 is set, and {wanted} not"):
+        Processes("cpu")
+
+
+def test_the_only_process_speaks_whatever_its_rank(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    terminal.say("here")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    terminal.say("not here")
+    assert capsys.readouterr().out == "here\n"
 
 
 def test_without_an_accelerator_all_are_asked_to_join_over_cpus(monkeypatch):
