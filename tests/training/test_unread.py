@@ -258,6 +258,31 @@ def test_adapters_that_ask_for_weights_are_put_on_whole_ones(tmp_path):
         assert not unread.is_unread(made(again).model)
 
 
+@pytest.mark.parametrize(
+    "more", [{"bias": "all"}, {"target_modules": ["q_proj", "embed_tokens"]}], ids=["biases", "embeddings"]
+)
+def test_adapters_with_weights_of_the_model_are_put_on_whole_ones(tmp_path, more):
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    numbers = Qwen2Config(
+        vocab_size=400, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(numbers)
+    model.save_pretrained(tmp_path / "model")
+    copy_tokenizer(tmp_path / "model")
+    adapted = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", **{"target_modules": ["q_proj"], **more}))
+    for name, weight in adapted.named_parameters():
+        if "bias" in name or "lora" in name:
+            torch.nn.init.normal_(weight)
+    adapted.save_pretrained(tmp_path / "lora")
+    config = text(Runs(tmp_path), **LORA | {"path": str(tmp_path / "model"), "lora": {"path": str(tmp_path / "lora")}})
+    with pytest.warns(UserWarning, match="has weights of the model itself, such as .*(bias|embed_tokens)"):
+        found = made(config)
+    assert not unread.is_unread(found.model) and same(found, made(config, want=False))
+
+
 def test_files_that_lack_a_weight_are_refused_as_ever(tmp_path):
     copy_model(ASSETS / "text-tiny", tmp_path / "model")
     found = load_file(tmp_path / "model" / "model.safetensors")

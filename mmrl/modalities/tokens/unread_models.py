@@ -54,6 +54,9 @@ def check_adapter(config: TokenModelConfig) -> None:
         more.append("init_lora_weights")
     if more:
         raise NotAsStored(f"{folder} has {', '.join(more)}, which may ask for the weights beside it")
+    # As of `bias`, or of embeddings that have matrices: peft puts them in the place of the model's.
+    if whole := [name for name in unread.tensors(sorted(folder.glob("*.safetensors"))) if ".lora_" not in name]:
+        raise NotAsStored(f"{folder} has weights of the model itself, such as {whole[0]}")
 
 
 def unread_model(
