@@ -81,9 +81,13 @@ def trainer(
     processes.once(lambda: claim(config.run_dir, resume, fresh))
     processes.appear()
     run = assemble(config, processes, should_stop, quiet=quiet)
-    if not resume:
-        processes.once(lambda: describe(config))
-    return Loop(run, quiet=quiet, allow=allow)
+    try:
+        if not resume:
+            processes.once(lambda: describe(config))
+        return Loop(run, quiet=quiet, allow=allow)
+    except BaseException:
+        run.adapter.close()  # servers that it holds are free for others
+        raise
 
 
 def plan(

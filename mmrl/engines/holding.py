@@ -21,7 +21,8 @@ class Taken(ServerError):
 @dataclass(frozen=True)
 class Holder:
     """A run by its main process. began: when that began, in the kernel's ticks (0: not known), as numbers of processes
-    are used again. unique: tells the engines of one process apart. host: without `:` and spaces."""
+    are used again. unique: tells the engines of one process apart. host: as headers of requests take it, without `:`
+    and spaces."""
 
     host: str
     pid: int
@@ -71,7 +72,7 @@ class Holder:
 
 
 def _host() -> str:
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in socket.gethostname()) or "unknown"
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "-" for c in socket.gethostname()) or "unknown"
 
 
 def _began(pid: int) -> int | None:

@@ -43,14 +43,16 @@ class Push:
 
 
 class RolloutServer(Remote):
-    """One of them. knows: whether those of its weights that are not trained are the run's."""
+    """One of them. knows: whether those of its weights that are not trained are the run's. leased: whether this process
+    holds it."""
 
     who: ClassVar[str] = "rollouts"
     key: ClassVar[str] = "MMRL_SERVE_TOKEN"
 
     def __init__(self, url: str, policy: Policy, timeout: float) -> None:
         self._policy = policy
-        self._leased = False
+        self.leased = False
+        self._leasing = threading.Lock()  # what renews a lease must not take it once more behind its end
         super().__init__(url, timeout)
 
     def look_again(self) -> None:
@@ -91,12 +93,12 @@ class RolloutServer(Remote):
         body = {"run": str(run), "title": words, "seconds": LEASE_S}
         first = None
         while True:
-            told = (self._quick if self._leased else self.met).post("/lease", body)
+            told = (self._quick if self.leased else self.met).post("/lease", body)
             if told.at("held"):
-                self._leased = True
+                self.leased = True
                 return
             by, renewed, left = (told.at(key) for key in ("by", "renewed", "left"))
-            if self._leased or (first is not None and first != (by, renewed)):
+            if self.leased or (first is not None and first != (by, renewed)):
                 raise Taken(
                     f"rollouts: {self.url} samples for another run: {by} holds its lease, and renews it. Give each run "
                     "servers of its own, or wait until that one has ended"
@@ -108,8 +110,15 @@ class RolloutServer(Remote):
             first = by, renewed
             time.sleep(min(1.0, max(0.05, left)))
 
+    def renew(self, run: Holder, title: str) -> None:
+        """Keep its lease, where this process has it."""
+        with self._leasing:
+            if self.leased:
+                self.claim(run, title)
+
     def release(self, run: Holder) -> None:
-        with contextlib.suppress(ServerError):
+        with self._leasing, contextlib.suppress(ServerError):
+            self.leased = False
             self._quick.post("/release", {"run": str(run)})
 
     def freeze(self, mark: str) -> None:
@@ -171,14 +180,14 @@ class RolloutPool:
         for server in self.fleet.servers:
             server.named(run)
         if claims:
+            self._keep()  # those that are held already, too, while another one is waited for
             self.fleet.claim()
-            self._keep()
 
     def keep_leases(self) -> None:
         """Renew those of all servers that get groups; one that is held by another run now says so at the next push."""
         for server in self.fleet.ready:
             with contextlib.suppress(ServerError):
-                server.claim(self.fleet.run, self.fleet.title)
+                server.renew(self.fleet.run, self.fleet.title)
 
     def _keep(self) -> None:
         if self._keeper is None:

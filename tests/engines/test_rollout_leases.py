@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import threading
+import time
 import urllib.error
 import urllib.request
 import warnings
 
 import pytest
-from drawn_elsewhere import groups, made, moved, to
+from drawn_elsewhere import CORPUS, groups, made, moved, to
 
 from mmrl.engines.holding import Holder, Taken
 from mmrl.engines.http_client import ServerError
@@ -53,6 +56,77 @@ def test_a_second_run_is_refused_while_the_first_lives(served, monkeypatch):
         third.rollout(groups(2), 2, 0, 0)  # comes back, and is told whose they are
     late.rollout(groups(2), 2, 0, 0)
     late.close()
+
+
+def asked(server, run: str, route: str = "lease") -> dict:
+    """What a server says to a run that asks for its lease, or gives it back."""
+    body = json.dumps({"run": run, "title": "a stranger", "seconds": 60}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{server.url}/{route}", body), timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def test_servers_that_are_held_stay_so_while_another_is_waited_for(served, monkeypatch):
+    """Else two runs that name the same servers in another order each get what the other one has lost meanwhile."""
+    monkeypatch.setattr("mmrl.engines.rollout_pool.RENEW_S", 0.02)
+    one, other = served(made(), 2)
+    assert asked(other, "stranger")["held"]
+    pool = RolloutPool(one.service.policy, url=[one.url, other.url])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its waiting
+        waiting = threading.Thread(target=pool.meet, args=(Holder.own(), "first", True))
+        waiting.start()
+        first = {"held": True}
+        try:
+            until = time.monotonic() + 20
+            while time.monotonic() < until and not first.get("renewed"):
+                first = asked(one, "another")
+                if first["held"]:  # was before the pool
+                    asked(one, "another", "release")
+            assert waiting.is_alive() and first["renewed"] > 0
+        finally:
+            asked(other, "stranger", "release")
+            waiting.join(30)
+    assert not asked(other, "stranger")["held"]
+    pool.close()
+
+
+def test_what_renews_leases_takes_none_that_was_given_back(served):
+    [server] = served(made())
+    pool = RolloutPool(server.service.policy, url=server.url)
+    pool.meet(Holder.own(), "first", claims=True)
+    pool.fleet.servers[0].release(pool.fleet.run)
+    pool.keep_leases()
+    assert asked(server, "another")["held"]
+    pool.close()
+    assert asked(server, "another")["held"]
+
+
+def test_a_run_that_fails_before_its_first_step_gives_servers_back(served, monkeypatch, tmp_path):
+    """Its folder cannot be described, as on a full disk."""
+    import mmrl
+
+    [server] = served(made())
+    monkeypatch.setattr("mmrl.training.run_folder.describe", lambda config: 1 / 0)
+    (tmp_path / "rewards.py").write_text("def one(samples):\n    return [1.0 for _ in samples]\n", encoding="utf-8")
+    config = {
+        "name": "run",
+        "out": str(tmp_path),
+        "modality": "image",
+        "device": "cpu",
+        "model": {**made(**to([server])).config.model_dump(exclude_unset=True)},
+        "data": {"prompts": [{"prompt": text} for text in CORPUS]},
+        "rewards": [{"name": f"{tmp_path / 'rewards.py'}:one"}],
+        "stages": [{"kind": "grpo", "steps": 1, "groups": 2, "samples": 2, "algorithm": {"preset": "flow_grpo"}}],
+    }
+    with pytest.raises(ZeroDivisionError):
+        mmrl.train(config, quiet=True)
+    assert asked(server, "another")["held"]
+
+
+def test_a_name_of_a_machine_goes_into_headers(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "büro машина:1")
+    holder = Holder.own()
+    assert str(holder).isascii() and " " not in str(holder) and Holder.read(str(holder)) == holder and holder.lives
 
 
 def test_a_pool_that_nobody_has_any_more_holds_nothing(served, monkeypatch):
