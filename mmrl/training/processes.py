@@ -66,7 +66,7 @@ class Processes:
         from accelerate.utils import GradientAccumulationPlugin
 
         check_trackers(trackers)
-        if missing := lacking():
+        if not dist.is_initialized() and (missing := lacking()):
             raise ConfigError(
                 f"WORLD_SIZE={processes()} is set, and {', '.join(missing)} not; start with torchrun, which sets all, "
                 "or unset WORLD_SIZE for one process"
