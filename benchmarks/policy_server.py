@@ -100,6 +100,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body, server = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}"), self.server
         match self.path.partition("?")[0]:
+            case "/inference/v1/generate" if not body:
+                return self.reply({"error": "token_ids: Field required"}, 400)
             case "/inference/v1/generate":
                 return self.generate(body)
             case "/pause":
@@ -129,9 +131,9 @@ class Handler(BaseHTTPRequestHandler):
         }
         self.reply({"choices": [choice], "prompt_token_ids": body["token_ids"]})
 
-    def reply(self, body: dict[str, Any]) -> None:
+    def reply(self, body: dict[str, Any], status: int = 200) -> None:
         data = json.dumps(body).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -105,12 +105,13 @@ def plan(
     is simulated; hardware: of such GPUs, a name or a YAML file (docs/plan.md).
     Raises, as the lines are asked for, what `train` would raise before its first step.
     """
-    from mmrl.training.plan import plan_text, processes_of_environment
+    from mmrl.launched import processes as started
+    from mmrl.training.plan import plan_text
 
     made = _config(config, overrides)
     if shards is not None:
         made = made.model_copy(update={"sharding": made.sharding.model_copy(update={"shards": shards})})
-    world = processes or processes_of_environment()
+    world = processes or started()
     yield from plan_text(made, world).splitlines()
     from mmrl.training.dry_run import dry_run
 

@@ -12,6 +12,7 @@ from mmrl.commands.bench import bench
 from mmrl.commands.installed import completion, env, list_
 from mmrl.commands.judge import judge
 from mmrl.commands.nearest import Nearest
+from mmrl.commands.one_voice import to_tell
 from mmrl.commands.policy import evaluate, sample
 from mmrl.commands.reward import reward
 from mmrl.commands.runs import compare, merge, report
@@ -73,7 +74,8 @@ def _run() -> None:
         click.echo("ended by Ctrl-C", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        if to_tell(error.format_message()) is not None:
+            error.show()
         sys.exit(error.exit_code)
     except BaseException as error:
         from mmrl.training.notes import is_told
@@ -82,7 +84,8 @@ def _run() -> None:
             sys.exit(1)
         if not (_is_meant(error) or isinstance(error, FileNotFoundError | ImportError)):
             raise
-        click.echo(f"error: {error}", err=True)
+        if (message := to_tell(str(error))) is not None:
+            click.echo(f"error: {message}", err=True)
         sys.exit(1)
 
 

@@ -12,18 +12,10 @@ from typing import TextIO
 
 import click
 
+from mmrl.launched import is_main
+
 _HERE = str(Path(__file__).resolve().parent)
 _INSTALLED = ("site-packages", "dist-packages")
-
-
-def is_main() -> bool:
-    """Whether this is the process that prints: rank 0 of whatever launcher started it."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def processes() -> int:
-    """How many processes the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def say(text: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from mmrl.commands.words import Words, read_config, with_config
-from mmrl.terminal import processes, say
+from mmrl.launched import processes
+from mmrl.terminal import say
 
 EXIT_STOPPED = 3
 

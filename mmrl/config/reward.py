@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from mmrl.near import short
-from mmrl.strict import Strict
+from mmrl.strict import Strict, When
 
 # Names of scores beside the rewards: the KL that comes off them, and what a tree gives its steps. And what stands in
 # the place of a reward in the names of metrics: `reward/mean`, `eval/turns`.
@@ -29,6 +29,14 @@ class RewardConfig(Strict):
         description="Seconds that a call, on the samples of one group, may take; after that they are invalid, with the "
         "reason. null waits for ever.",
     )
+
+    park: bool = Field(
+        False,
+        description="Its models wait in main memory, and are on the GPU only while it scores, which may be beside the "
+        "next rollout: slower, by what it takes to bring them there. The reward has to hold torch models itself.",
+    )
+
+    effects: ClassVar = {"park": When(lambda _, run: run.device != "cpu", "a GPU (no `device: cpu`)")}
 
     @field_validator("alias")
     @classmethod

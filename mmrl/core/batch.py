@@ -94,22 +94,26 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """The batch on a device. Nobody waits until it is on a GPU, whose stream has it before all that is behind."""
+        ahead = device.type == "cuda"
 
         def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device)
+            return None if x is None else x.to(device, non_blocking=ahead)
+
+        def moved(table: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x.to(device, non_blocking=ahead) for name, x in table.items()}
 
         return dataclasses.replace(
             self,
-            group=self.group.to(device),
-            mask=self.mask.to(device),
+            group=self.group.to(device, non_blocking=ahead),
+            mask=self.mask.to(device, non_blocking=ahead),
             truncated=move(self.truncated),
             length=move(self.length),
-            scores={name: x.to(device) for name, x in self.scores.items()},
+            scores=moved(self.scores),
             logp_old=move(self.logp_old),
             logp_sampler=move(self.logp_sampler),
-            columns={name: x.to(device) for name, x in self.columns.items()},
-            features={name: x.to(device) for name, x in self.features.items()},
+            columns=moved(self.columns),
+            features=moved(self.features),
         )
 
 

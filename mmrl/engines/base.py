@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from mmrl.engines.decoder import Row
+from mmrl.engines.holding import Holder
 
 # Runs an action on one of the processes that share an engine, while the others wait until it has ended.
 Once = Callable[[Callable[[], None]], None]
@@ -102,6 +103,9 @@ class OwnWeights(Engine, Protocol):
     ) -> float:
         """Largest difference from the trainer's log-probs, in nats; raises where they are not within the tolerance.
         low, high: [t] for each completion, equal where the trainer knows more than a range."""
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """Before anything is done: take hold of the servers that it samples from, or raise ServerError."""
 
     def returned(self) -> bool:
         """Whether a server that was lost answers again, and needs a sync."""

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.copying import to_device
+
 
 @dataclass(frozen=True)
 class Row:
@@ -131,15 +133,15 @@ class Decoder:
         lengths = torch.tensor([len(row) for row in rows])
         shift = width - lengths if left else torch.zeros_like(lengths)
         places = torch.arange(width)[None] - shift[:, None]
-        real = ((places >= 0) & (places < lengths[:, None])).to(self.device)
+        real = to_device((places >= 0) & (places < lengths[:, None]), self.device)
         ids = torch.zeros(len(rows), width, dtype=torch.int64)
         made = [self.positions(row) for row in rows]
         position = torch.zeros(made[0].shape[0], len(rows), width, dtype=torch.int64)
         for i, row in enumerate(rows):
             inside = slice(int(shift[i]), int(shift[i]) + len(row))
             ids[i, inside], position[:, i, inside] = row.ids, made[i]
-        following = torch.tensor([int(p.max()) + 1 if p.numel() else 0 for p in made]).to(self.device)
-        position = position.to(self.device)
+        following = torch.tensor([int(p.max()) + 1 if p.numel() else 0 for p in made])
+        following, position = to_device(following, self.device), to_device(position, self.device)
         attended = real.long() if left and not bool(real.all()) else None
         if before is None:
             position, following = position + self.first_position, following + self.first_position
@@ -151,7 +153,7 @@ class Decoder:
                 attended = torch.cat([before.attended[owner], torch.ones_like(real).long()], 1)
         media = [m for row in rows for m in row.media]
         hidden = self.forward(
-            ids.to(self.device), position, attended, cache, media, real, prompt=left and before is None
+            to_device(ids, self.device), position, attended, cache, media, real, prompt=left and before is None
         )
         return States(hidden, real, following, attended)
 
@@ -166,8 +168,8 @@ class Decoder:
         made = [self.positions(row) + self.first_position for row in segments]
         ends = [int(p.max()) + 1 if p.numel() else self.first_position for p in made]
         shifts = [0 if one is None else ends[one] - self.first_position for one in after]
-        position = torch.cat([p + shift for p, shift in zip(made, shifts)], 1).to(self.device)
-        ids = torch.cat([row.ids for row in segments])[None].to(self.device)
+        position = to_device(torch.cat([p + shift for p, shift in zip(made, shifts)], 1), self.device)
+        ids = to_device(torch.cat([row.ids for row in segments])[None], self.device)
         # A token alone sees itself, and sdpa may be called in another form for one query.
         mask = LineMask.of([len(row) for row in segments], after, self.device) if ids.shape[1] > 1 else None
         media = [m for row in segments for m in row.media]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from mmrl.engines.holding import Holder
 from mmrl.engines.http_client import Lost, ServerError
 from mmrl.engines.remote import ALONE, Remote, StaleWeights
 
@@ -22,6 +22,7 @@ class Fleet(Generic[S]):
     weights flow. flows: whether weights may change while requests are under way. compared: whether their weights must
     be the same at the start, too.
 
+    run, title: that sends weights, and what it is called; the same on all its processes once they are `named`.
     A server that fails is lost, with a warning, until it has got weights again. changed: guards who is lost, and tells.
     """
 
@@ -31,7 +32,8 @@ class Fleet(Generic[S]):
         self.changed = threading.Condition()
         for other in self.servers[1:]:
             self.servers[0].refuse_difference(other)
-        self._run = uuid.uuid4().hex[:12]
+        self.run, self.title = Holder.own(), ""
+        self.knows_run = self._claims = False  # of processes that never send: which run does; whether this one has
         self._mark = self.servers[0].holds
         self._watched: dict[S, bool] = {}  # lost servers, and whether they answer again
         self._refused: set[S] = set()  # of those, those that answer, and could not be used
@@ -39,6 +41,19 @@ class Fleet(Generic[S]):
         if compared:
             self._compare(self.servers)
         self._compared = compared
+
+    def named(self, run: Holder, title: str) -> None:
+        """Every process of a run calls, with the same."""
+        self.run, self.title, self.knows_run = run, title, True
+
+    def claim(self) -> None:
+        """Before anything is sent, by the process that will. Raises Taken where another run sends to a server."""
+        for server in self.servers:
+            self._claim(server)
+
+    def _claim(self, server: S) -> None:
+        self._claims = self.knows_run = True
+        server.claim(self.run, self.title)
 
     @property
     def ready(self) -> list[S]:
@@ -82,15 +97,22 @@ class Fleet(Generic[S]):
         elif marks == {server.holds}:
             return None
         other = ", ".join(sorted(marks - {server.holds})) or "of no version"
-        raise StaleWeights(
-            f"{server.who}: {server.url} sampled with weights {other!r} where this run's last sync is "
-            f"{server.holds!r}: it was started anew (then they are 'default'), or another run sends to it. {ALONE}"
+        raise self._not_last(server, "sampled with", other, server.holds)
+
+    def _not_last(self, server: S, has: str, other: str, last: str) -> StaleWeights:
+        holder = Holder.of(other)
+        who = "another run" if holder is None or str(holder) == str(self.run) else f"another run, {holder.words},"
+        return StaleWeights(
+            f"{server.who}: {server.url} {has} weights {other!r} where this run's last sync is {last!r}: it was "
+            f"started anew (then they are 'default'), or {who} sends to it. {ALONE}"
         )
 
     def close(self) -> None:
         """Nothing is asked of the servers any more; what is under way fails at once."""
         self._ended.set()
         for server in self.servers:
+            if self._claims:
+                server.release(self.run)
             server.close()
 
     # ---------------------------------------------------------------- weights
@@ -129,9 +151,9 @@ class Fleet(Generic[S]):
         The mark is another one as soon as the weights may be: what others sample meanwhile is seen as not theirs.
         Where it fails, no server is left standing still.
         """
-        mark = f"mmrl {self._run} {version}"
+        mark = self.run.mark(version)
         back = [server for server in self.servers if server.lost is not None and self._is_back(server)]
-        asked = [*self.ready, *back]
+        asked = self.each([*self.ready, *back], self._claim)
         try:
             frozen = self.each(asked, lambda s: s.freeze(mark))
             done = self.each(send(frozen), lambda s: s.thaw(mark, perceives))
@@ -149,7 +171,8 @@ class Fleet(Generic[S]):
             self.changed.notify_all()
 
     def settle(self, version: int) -> None:
-        """Remember which weights the servers hold; every process calls it when one of them has sent."""
+        """Remember which weights the servers hold; every process calls it when one of them has sent. Raises
+        StaleWeights where a single server holds others."""
         several = len(self.servers) > 1
         for server in self.servers:
             if server.lost is not None and not server.answers():
@@ -161,7 +184,9 @@ class Fleet(Generic[S]):
                     raise
                 self.lose(server, error)
                 continue
-            current = holds.rpartition(" ")[2] == str(version) or not several
+            current = holds == self.run.mark(version) if self.knows_run else holds.rpartition(" ")[2] == str(version)
+            if not (current or several):
+                raise self._not_last(server, "holds", holds, self.run.mark(version))
             if not current and server.lost is None:
                 self.lose(server, Lost(f"{server.who}: {server.url} holds {holds!r}"))
             with self.changed:

@@ -19,7 +19,11 @@ from typing import Any
 
 
 class ServerError(RuntimeError):
-    """The server refused, failed, is another one or could not be reached; the message holds its own words."""
+    """The server refused, failed, is another one or could not be reached; the message holds its own words.
+
+    status: of its answer; None: there was none, or it was not what was expected."""
+
+    status: int | None = None
 
 
 class Lost(ServerError):
@@ -34,15 +38,24 @@ class Slow(Lost):
 class Client:
     """url: where the server listens. timeout: seconds for one request. who: what speaks in errors. key: the variable of
     the environment whose value is sent along as a bearer token, where it has one. Proxies of the environment are
-    passed by where the url is this machine's own.
+    passed by where the url is this machine's own. late: said behind what was not answered in time. headers: sent along.
 
     Requests are not repeated: a server that came back after a crash holds other weights.
     """
 
-    def __init__(self, url: str, timeout: float, who: str = "vllm", key: str = "VLLM_API_KEY") -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        who: str = "vllm",
+        key: str = "VLLM_API_KEY",
+        late: str = "raise timeout where it needs longer",
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{who}: url is {url!r}; write http://host:port")
         self.url, self._timeout, self._who, self._key = url.rstrip("/"), timeout, who, key
+        self._late = late
+        self.headers: dict[str, str] = {}
         self._sockets = _Sockets()
         direct = [urllib.request.ProxyHandler({})] if _is_here(url) else []
         self._opener = urllib.request.build_opener(_Http(self._sockets), _Https(self._sockets), *direct)
@@ -70,6 +83,8 @@ class Client:
         who, where = self._who, request.full_url
         if key := os.environ.get(self._key, "").strip():
             request.add_header("Authorization", f"Bearer {key}")
+        for name, value in self.headers.items():
+            request.add_header(name, value)
         try:
             with self._opener.open(request, timeout=self._timeout) as answer:
                 return bytes(answer.read())
@@ -77,11 +92,11 @@ class Client:
             words = " ".join(error.read().decode(errors="replace").split())[:1000]
             kind = Lost if error.code >= 500 or error.code == 409 else ServerError
             hint = f"; set {self._key} to its token" if error.code == 401 else ""
-            raise kind(f"{who}: {where} answered {error.code}: {words}{hint}") from error
+            failed = kind(f"{who}: {where} answered {error.code}: {words}{hint}")
+            failed.status = error.code
+            raise failed from error
         except TimeoutError as error:  # of the answer; while connecting it comes as an URLError
-            raise Slow(
-                f"{who}: {where} did not answer within {self._timeout:g} s; raise timeout where it needs longer"
-            ) from error
+            raise Slow(f"{who}: {where} did not answer within {self._timeout:g} s; {self._late}") from error
         except OSError as error:
             raise Lost(f"{who}: {where} cannot be reached: {error}") from error
         except http.client.HTTPException as error:

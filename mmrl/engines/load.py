@@ -42,7 +42,7 @@ def load_engine(
 def longest_row(config: Mapping[str, Any]) -> int | None:
     """Tokens of a row, prompt and completion, that the engine named by config["name"] will take, as far as that can be
     known before it is there: what the section says, or what a server that runs already says. None: not known, or all
-    that the model takes. Raises ValueError for a url that is none.
+    that the model takes. Raises ValueError for options that are none.
     """
     if config.get("name", "transformers") != "vllm":
         return None
@@ -51,10 +51,13 @@ def longest_row(config: Mapping[str, Any]) -> int | None:
     if config.get("mode") != "server":
         return None
     from mmrl.engines.http_client import Client, ServerError
+    from mmrl.engines.remote import check_options
     from mmrl.engines.vllm_about import served
     from mmrl.engines.vllm_server import URL
 
-    url = dict(config.get("options") or {}).get("url", URL)
+    options = dict(config.get("options") or {})
+    check_options("vllm", options)
+    url = options.get("url", URL)
     try:
         return min(served(Client(each, ASK_S)).max_model_len for each in ([url] if isinstance(url, str) else url))
     except ServerError:  # an evaluation needs none, and a training says so itself when it starts the engine

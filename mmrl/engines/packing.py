@@ -1,4 +1,4 @@
-"""Rows of unequal length in one line of tokens, without padding: only attention pads, block by block, and only inside.
+"""Rows of unequal length in one line of tokens, without padding: only attention may pad, block by block, and inside.
 
 Norms, projections and the layers between them see each token once, and know of no rows. Which tokens see which is told
 by a mask that does the attention itself, so that a decoder needs nothing but `attention_mask` and sdpa for it.
@@ -6,121 +6,102 @@ by a mask that does the attention itself, so that a decoder needs nothing but `a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A block takes segments down to half of its longest one, and a little less, so that padding is at most half of it.
-RATIO, SLACK = 2, 16
-# Pairs of tokens in the mask of one block.
-MASK_PAIRS = 2**26
+from mmrl.copying import to_device
+from mmrl.engines.kernels import Kernel, kernel_for
+from mmrl.engines.pieces import Pieces
+
+# Tokens of a line: a stretch, or these.
+Place = slice | Tensor
 
 
 @dataclass(frozen=True)
-class _Padded:
-    """Segments side by side: [rows, width] places, of which place `where[i]` has token `tokens[i]` of the line.
+class Part:
+    """Pieces of a line, and where their queries and keys are in it: no token is in the queries, or the keys, twice."""
 
-    source: [rows * width], the token of each place; an empty one has its row's first token, which nothing reads: it
-    stands behind all that see it, or the mask hides it. where: None where no place is empty. whole: whether the tokens
-    are those of the line, in order.
-    """
-
-    rows: int
-    width: int
-    source: Tensor
-    tokens: Tensor
-    where: Tensor | None
-    whole: bool
-
-    @classmethod
-    def of(cls, spans: Sequence[tuple[int, int]], total: int, device: torch.device) -> _Padded:
-        """spans: (first token, length) of each segment. total: tokens of the line."""
-        starts, lengths = (torch.tensor(numbers) for numbers in zip(*spans))
-        width = int(lengths.max())
-        place = torch.arange(width)[None]
-        filled = place < lengths[:, None]
-        source = starts[:, None] + torch.where(filled, place, 0)
-        tokens = source[filled]
-        whole = len(tokens) == total and bool((tokens == torch.arange(total)).all())
-        where = None if bool(filled.all()) else filled.flatten().nonzero()[:, 0].to(device)
-        return cls(len(spans), width, source.flatten().to(device), tokens.to(device), where, whole)
-
-    def pad(self, line: Tensor) -> Tensor:
-        """[N, h, d] -> [rows, width, h, d]."""
-        if not (self.whole and self.where is None):
-            line = _Placed.apply(line, self)
-        return line.view(self.rows, self.width, *line.shape[1:])
-
-    def unpad(self, made: Tensor) -> Tensor:
-        """[rows, width, h, d] -> [n, h, d], the tokens as in `tokens`."""
-        flat = made.flatten(0, 1)
-        return flat if self.where is None else _Taken.apply(flat, self)
-
-
-class _Placed(torch.autograd.Function):
-    """Tokens at their places. Empty ones have no gradient, so the backward has nothing to add up."""
-
-    @staticmethod
-    def forward(ctx: Any, line: Tensor, padded: _Padded) -> Tensor:
-        ctx.padded, ctx.total = padded, len(line)
-        return line.index_select(0, padded.source)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        [grad], padded = gradients, ctx.padded
-        own = grad if padded.where is None else grad.index_select(0, padded.where)
-        if padded.whole:
-            return own, None
-        return grad.new_zeros(ctx.total, *grad.shape[1:]).index_copy_(0, padded.tokens, own), None
-
-
-class _Taken(torch.autograd.Function):
-    """The tokens of their places, of which each is taken once."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, padded: _Padded) -> Tensor:
-        ctx.padded = padded
-        assert padded.where is not None  # else nothing is left out
-        return flat.index_select(0, padded.where)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        [grad], padded = gradients, ctx.padded
-        empty = grad.new_zeros(padded.rows * padded.width, *grad.shape[1:])
-        return empty.index_copy_(0, padded.where, grad), None
+    queries: Place
+    keys: Place
+    pieces: Pieces
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Segments whose attention is computed together: each sees itself causally, and all of the one that it follows.
+class Arrangement:
+    """Attention of a line in parts: all of its segments by themselves, causally, and those that follow others to what
+    they follow, whole. Both are merged by their log-sum-exp, so that no mask says what is seen, and what several
+    segments follow is read once for all of them.
 
-    before: the segments that they follow, each once; owner: [rows], which of them. allowed: [rows, 1, width, keys]
-    bool, keys being those of `before` and their own; None: causal, and no segment follows another.
+    own: of all tokens, in order. before: None where no segment follows another.
     """
 
-    own: _Padded
-    before: _Padded | None
-    owner: Tensor | None
-    allowed: Tensor | None
+    own: Part
+    before: Part | None
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """[N, h, d] of the line each -> [n, h, d] of the block's tokens."""
-        q, k, v = (self._keys(x) if x is not query else self.own.pad(x) for x in (query, key, value))
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        made = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self.allowed, is_causal=self.allowed is None and q.shape[2] > 1, **options
-        )
-        return self.own.unpad(made.transpose(1, 2))
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+        """[1, h, N, d] each -> [1, h, N, e], as F.scaled_dot_product_attention."""
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        kernel = kernel_for(q, v)
+        if self.before is None and not kernel.fast:
+            line = _by_rows(q, k, v, self.own.pieces, scale)
+        else:
+            parts = (self.own,) if self.before is None else (self.own, self.before)
+            line = _Merged.apply(q, k, v, parts, kernel, q.shape[-1] ** -0.5 if scale is None else scale)
+        return line.transpose(0, 1)[None]
 
-    def _keys(self, line: Tensor) -> Tensor:
-        own = self.own.pad(line)
-        if self.before is None or self.owner is None:
-            return own
-        return torch.cat([chosen(self.before.pad(line), self.owner), own], 1)
+
+def _by_rows(query: Tensor, key: Tensor, value: Tensor, pieces: Pieces, scale: float | None) -> Tensor:
+    """[N, h, d] each: causal attention of each piece by itself, by torch's own choice of a kernel."""
+    line = None if len(pieces.blocks) == 1 else query.new_zeros(len(query), value.shape[1], value.shape[2])
+    for block in pieces.blocks:
+        q, k, v = map(block.queries.pad, (query, key, value))
+        made = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, scale=scale)
+        line = block.queries.put(made, line)
+    assert line is not None
+    return line
+
+
+class _Merged(torch.autograd.Function):
+    """The attention of parts as one. The backward of each needs the log-sum-exp and the result of all."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], kernel: Kernel, scale: float
+    ) -> Tensor:
+        first, *others = parts
+        with torch.autocast(query.device.type, enabled=False):
+            out, lse = kernel.forward(query, key, value, first.pieces, scale)
+            for part in others:
+                of, to = part.queries, part.keys
+                more, weight = kernel.forward(query[of], key[to], value[to], part.pieces, scale)
+                share = torch.sigmoid(weight - lse[of])[..., None]
+                out[of] = torch.lerp(out[of].to(share.dtype), more.to(share.dtype), share).to(out.dtype)
+                lse[of] = torch.logaddexp(lse[of], weight)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.parts, ctx.kernel, ctx.scale = parts, kernel, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        (grad,) = gradients
+        first, *others = ctx.parts
+        with torch.autocast(query.device.type, enabled=False):
+            dq, dk, dv = ctx.kernel.backward(grad, query, key, value, out, lse, first.pieces, ctx.scale)
+            for part in others:
+                of, to = part.queries, part.keys
+                given = (grad[of], query[of], key[to], value[to], out[of], lse[of])
+                for whole, place, more in zip(
+                    (dq, dk, dv), (of, to, to), ctx.kernel.backward(*given, part.pieces, ctx.scale)
+                ):
+                    whole[place] += more  # each place once, so that the order of sums is fixed on GPUs, too
+        return dq, dk, dv, None, None, None
 
 
 def chosen(x: Tensor, index: Tensor) -> Tensor:
@@ -146,22 +127,6 @@ class _Chosen(torch.autograd.Function):
         return made.index_put_((index,), grad, accumulate=True), None  # sorts, where index_add_ takes what comes first
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """blocks: of all segments. back: [N], where each token is in what they give one after the other; None: in place."""
-
-    blocks: Sequence[_Block]
-    back: Tensor | None
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """[1, h, N, d] each, as F.scaled_dot_product_attention."""
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        made = [block.attend(q, k, v, **options) for block in self.blocks]
-        line = made[0] if len(made) == 1 else torch.cat(made)
-        line = line if self.back is None else line.index_select(0, self.back)
-        return line.transpose(0, 1)[None]
-
-
 class LineMask(Tensor):
     """The attention mask [1, 1, N, N] of a line of segments. It holds no pairs: sdpa asks it for the attention itself.
 
@@ -178,7 +143,7 @@ class LineMask(Tensor):
         whole, which itself follows none; None: it is a row of its own."""
         total = sum(lengths)
         mask = torch.zeros((), dtype=torch.bool, device=device).expand(1, 1, total, total).as_subclass(LineMask)
-        mask.arrangement, mask.asked = _arranged(lengths, after, device), 0
+        mask.arrangement, mask.asked = arranged(lengths, after, device), 0
         return mask
 
     @classmethod
@@ -204,84 +169,50 @@ def _attention(
     attn_mask: Any = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    **options: Any,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     if not isinstance(attn_mask, LineMask) or is_causal or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise TypeError("a mask for rows in one line, where one row of queries with their own keys was asked for")
+    if dropout_p:
+        raise TypeError("a mask for rows in one line, and dropout: what is replayed has none")
     attn_mask.asked += 1
-    return attn_mask.arrangement.attend(query, key, value, dropout_p=dropout_p, **options)
+    query, key, value = map(_autocast, (query, key, value))
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    return attn_mask.arrangement.attend(query, key, value, scale)
 
 
-def _arranged(lengths: Sequence[int], after: Sequence[int | None], device: torch.device) -> Arrangement:
+def _autocast(x: Tensor) -> Tensor:
+    """As autocast hands it to sdpa."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+def arranged(lengths: Sequence[int], after: Sequence[int | None], device: torch.device) -> Arrangement:
+    """See LineMask.of."""
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
-    spans = list(zip(starts, lengths))
-    filled = [i for i, length in enumerate(lengths) if length]
-    apart = _groups([i for i in filled if not _seen(lengths, after, i)], lengths, after)
-    following = _groups([i for i in filled if _seen(lengths, after, i)], lengths, after)
-    blocks = [_block(group, spans, after, device) for group in (*apart, *following)]
-    order = torch.cat([torch.arange(a, a + n) for g in (*apart, *following) for a, n in (spans[i] for i in g)])
-    in_place = bool((order == torch.arange(starts[-1])).all())
-    return Arrangement(blocks, None if in_place else torch.argsort(order).to(device))
+    filled = tuple(length for length in lengths if length)
+    own = Part(slice(None), slice(None), Pieces(filled, filled, True, device))
+    followers: dict[int, list[int]] = {}
+    for segment, owner in enumerate(after):
+        if owner is not None and lengths[owner] and lengths[segment]:
+            followers.setdefault(owner, []).append(segment)
+    if not followers:
+        return Arrangement(own, None)
+    queries = tuple(sum(lengths[i] for i in segments) for segments in followers.values())
+    pieces = Pieces(queries, tuple(lengths[owner] for owner in followers), False, device)
+    spans = list(pairwise(starts))
+    asking = [spans[i] for segments in followers.values() for i in segments]
+    return Arrangement(own, Part(_place(asking, device), _place([spans[o] for o in followers], device), pieces))
 
 
-def _seen(lengths: Sequence[int], after: Sequence[int | None], segment: int) -> int:
-    """How many tokens a segment sees before its own."""
-    owner = after[segment]
-    return 0 if owner is None else lengths[owner]
-
-
-def _groups(segments: Sequence[int], lengths: Sequence[int], after: Sequence[int | None]) -> list[list[int]]:
-    """Segments that are padded together. Those of about one length stay in order."""
-    if not segments:
-        return []
-    seen = {i: _seen(lengths, after, i) for i in segments}
-    if all(_alike(max(x), min(x)) for x in ([lengths[i] for i in segments], list(seen.values()))):
-        order = list(segments)
-    else:
-        classes = _classes(seen.values())  # else each length of a prompt would begin blocks of its own
-        order = sorted(segments, key=lambda i: (-classes[seen[i]], -lengths[i], -seen[i]))
-    groups: list[list[int]] = [[]]
-    before, own = 0, 0  # the longest in the last group
-    for i in order:
-        wider, longer = max(before, seen[i]), max(own, lengths[i])
-        pairs = (len(groups[-1]) + 1) * longer * (wider + longer) if seen[i] else 0
-        fits = _alike(wider, min(seen[k] for k in (*groups[-1], i))) and pairs <= MASK_PAIRS
-        if groups[-1] and not (fits and _alike(longer, min(lengths[k] for k in (*groups[-1], i)))):
-            groups.append([])
-            wider, longer = seen[i], lengths[i]
-        groups[-1].append(i)
-        before, own = wider, longer
-    return groups
-
-
-def _classes(lengths: Iterable[int]) -> dict[int, int]:
-    """Of each length the longest one that it is alike to."""
-    found: dict[int, int] = {}
-    longest = 0
-    for length in sorted(set(lengths), reverse=True):
-        longest = longest if _alike(longest, length) and found else length
-        found[length] = longest
-    return found
-
-
-def _alike(longest: int, shortest: int) -> bool:
-    return longest <= RATIO * shortest + SLACK
-
-
-def _block(
-    group: Sequence[int], spans: Sequence[tuple[int, int]], after: Sequence[int | None], device: torch.device
-) -> _Block:
-    total = spans[-1][0] + spans[-1][1]
-    own = _Padded.of([spans[i] for i in group], total, device)
-    owners = [after[i] for i in group if after[i] is not None]
-    if not owners or not any(spans[o][1] for o in owners if o is not None):
-        return _Block(own, None, None, None)
-    unique = sorted({o for o in owners if o is not None})
-    before = _Padded.of([spans[o] for o in unique], total, device)
-    owner = torch.tensor([unique.index(o) for o in owners if o is not None], device=device)
-    known = torch.arange(before.width)[None] < torch.tensor([spans[o][1] for o in owners if o is not None])[:, None]
-    causal = torch.ones(own.width, own.width, dtype=torch.bool).tril()
-    allowed = torch.cat([known[:, None].expand(-1, own.width, -1), causal[None].expand(own.rows, -1, -1)], 2)
-    return _Block(own, before, owner, allowed[:, None].to(device))
+def _place(spans: Sequence[tuple[int, int]], device: torch.device) -> Place:
+    """The tokens of spans (first, end), as one stretch where they are one."""
+    if all(end == start for (_, end), (start, _) in pairwise(spans)):
+        return slice(spans[0][0], spans[-1][1])
+    return to_device(torch.cat([torch.arange(start, end) for start, end in spans]), device)

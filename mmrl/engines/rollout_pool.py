@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,17 +15,20 @@ from typing import Any, ClassVar
 
 import torch
 
+import mmrl
 from mmrl.engines.base import Once
 from mmrl.engines.fleet import Fleet
+from mmrl.engines.holding import Holder, Taken
 from mmrl.engines.http_client import Lost, ServerError
 from mmrl.engines.remote import TIMEOUT_S, Remote
-from mmrl.engines.rollout_wire import PROTOCOL, ROUTE, Asked, Policy, pack, unpacked_samples
+from mmrl.engines.rollout_wire import PROTOCOL, ROUTE, RUN, Asked, Policy, pack, unpacked_samples
 from mmrl.engines.rounds import Homes, Rounds
 from mmrl.engines.vllm_transfer import buckets
 from mmrl.engines.weight_sums import sums
 from mmrl.types import Sample
 
 URL = "http://localhost:8100"
+LEASE_S, RENEW_S = 30.0, 5.0  # for how long a server is held by the run that says so, and how often it does
 START = "start it with this run's config: mmrl serve-rollouts CONFIG"
 
 
@@ -43,14 +50,19 @@ class RolloutServer(Remote):
 
     def __init__(self, url: str, policy: Policy, timeout: float) -> None:
         self._policy = policy
+        self._leased = False
         super().__init__(url, timeout)
 
     def look_again(self) -> None:
         self.knows = False
-        told = self.http.get("/rollout_info")
+        told = self.met.get("/rollout_info")
         self._process = told.at("process")
         if told.at("protocol") != PROTOCOL:
             raise ServerError(f"rollouts: {self.url} speaks protocol {told.at('protocol')}, and this run {PROTOCOL}")
+        if (version := told.maybe("version")) != mmrl.__version__:
+            raise ServerError(
+                f"rollouts: {self.url} is mmrl {version}, and this run {mmrl.__version__}; take one for both"
+            )
         theirs, mine = told.at("shapes"), self._policy.shapes
         if wrong := sorted(name for name in {*theirs, *mine} if theirs.get(name) != mine.get(name)):
             raise ServerError(
@@ -66,6 +78,39 @@ class RolloutServer(Remote):
     def refuse_difference(self, other: RolloutServer) -> None:
         if other is not self and other._process == self._process:
             raise ServerError(f"rollouts: {self.url} and {other.url} are one server; name it once")
+
+    def named(self, run: Holder) -> None:
+        """Say with every request which run asks."""
+        for client in self.clients:
+            client.headers[RUN] = str(run)
+
+    def claim(self, run: Holder, title: str) -> None:
+        """Take its lease, or keep it. The first time one of another run is waited for: where that is renewed
+        meanwhile, the run lives."""
+        words = f"run {title!r} ({run.words})" if title else run.words
+        body = {"run": str(run), "title": words, "seconds": LEASE_S}
+        first = None
+        while True:
+            told = (self._quick if self._leased else self.met).post("/lease", body)
+            if told.at("held"):
+                self._leased = True
+                return
+            by, renewed, left = (told.at(key) for key in ("by", "renewed", "left"))
+            if self._leased or (first is not None and first != (by, renewed)):
+                raise Taken(
+                    f"rollouts: {self.url} samples for another run: {by} holds its lease, and renews it. Give each run "
+                    "servers of its own, or wait until that one has ended"
+                )
+            if first is None:
+                warnings.warn(
+                    f"rollouts: {self.url} is held by {by}; waiting up to {left:.0f} s for a sign of it", stacklevel=2
+                )
+            first = by, renewed
+            time.sleep(min(1.0, max(0.05, left)))
+
+    def release(self, run: Holder) -> None:
+        with contextlib.suppress(ServerError):
+            self._quick.post("/release", {"run": str(run)})
 
     def freeze(self, mark: str) -> None:
         if self.version() != self.holds:  # started anew
@@ -113,16 +158,45 @@ class RolloutPool:
         if not urls or twice:
             raise ValueError(f"rollouts: url names {', '.join(twice) + ' twice' if twice else 'no server'}")
         self.policy = policy
+        self.ended = threading.Event()
+        self._keeper: threading.Thread | None = None
         self.fleet = Fleet([RolloutServer(each, policy, timeout) for each in urls], timeout, compared=False)
         self._rounds = Rounds(self.fleet, timeout)
         self._threads = ThreadPoolExecutor(concurrency * len(urls), thread_name_prefix="rollouts")
         self.version = 0
 
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """Before anything is sampled, on every process; claims: on the one that sends. See Fleet."""
+        self.fleet.named(run, title)
+        for server in self.fleet.servers:
+            server.named(run)
+        if claims:
+            self.fleet.claim()
+            self._keep()
+
+    def keep_leases(self) -> None:
+        """Renew those of all servers that get groups; one that is held by another run now says so at the next push."""
+        for server in self.fleet.ready:
+            with contextlib.suppress(ServerError):
+                server.claim(self.fleet.run, self.fleet.title)
+
+    def _keep(self) -> None:
+        if self._keeper is None:
+            told = weakref.ref(self), self.ended
+            self._keeper = threading.Thread(target=_keep, args=told, daemon=True, name="leases of servers")
+            self._keeper.start()
+
     def push(self, push: Push, once: Once) -> None:
         """Give all servers that answer the weights as they are. Every process calls; one of them sends."""
         self.version += 1
         version = self.version
-        once(lambda: self.fleet.patiently(lambda: self.fleet.update(version, False, partial(self._send, push))))
+
+        def send() -> None:
+            if not self.fleet.knows_run:
+                self.meet(self.fleet.run, "", claims=True)
+            self.fleet.patiently(lambda: self.fleet.update(version, False, partial(self._send, push)))
+
+        once(send)
         self.fleet.settle(version)
 
     def renew(self) -> None:
@@ -156,12 +230,13 @@ class RolloutPool:
 
     def close(self) -> None:
         """Nobody waits for what is under way."""
+        self.ended.set()
         self._rounds.close()
         self._threads.shutdown(cancel_futures=True)
 
     @torch.no_grad()
     def _send(self, push: Push, them: list[RolloutServer]) -> list[RolloutServer]:
-        each, weights = self.fleet.each, self.policy.weights
+        each, weights = self.fleet.each, self.policy.weights()
         them = each(them, lambda server: server.begin(push))
         rest: dict[str, str] = {}
 
@@ -188,3 +263,13 @@ class RolloutPool:
 
 def _send(message: bytes, server: RolloutServer) -> None:
     server.send(message)
+
+
+def _keep(pool: weakref.ref[RolloutPool], ended: threading.Event) -> None:
+    """Renew leases for as long as anybody has the pool."""
+    while not ended.wait(RENEW_S):
+        alive = pool()
+        if alive is None:
+            return
+        alive.keep_leases()
+        del alive

@@ -18,30 +18,33 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mmrl.copying import to_host
 from mmrl.media import Clip
 from mmrl.types import Group, Prompt, Sample, Trajectory
 
-PROTOCOL = 1
+PROTOCOL = 2
 ROUTE = "/rollout/generate"
+RUN = "X-MMRL-Run"  # the header that says which run asks
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a run and its servers must have alike. weights: all parameters by name, of every part. model: the options of
-    the section `model` that decide what they compute, as JSON."""
+    """What a run and its servers must have alike. weights: gives all parameters by name, of every part, as they are
+    now: divided ones are others while they are gathered. shapes: theirs. model: what decides what they compute, as
+    JSON."""
 
-    weights: Mapping[str, Tensor]
+    weights: Callable[[], Mapping[str, Tensor]]
+    shapes: Mapping[str, Sequence[int]]
     model: Mapping[str, Any]
 
-    @property
-    def shapes(self) -> dict[str, list[int]]:
-        return {name: list(weight.shape) for name, weight in self.weights.items()}
+    @classmethod
+    def of(cls, weights: Callable[[], Mapping[str, Tensor]], model: Mapping[str, Any]) -> Policy:
+        return cls(weights, {name: list(weight.shape) for name, weight in weights().items()}, model)
 
 
 def pack(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """A message. Tensors may be anywhere, and share memory."""
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return save(own, {"told": json.dumps(told)})
+    return save(to_host(tensors), {"told": json.dumps(told)})
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmrl.engines.agreement import Agreement, EngineMismatch, measure
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Row
+from mmrl.engines.holding import Holder
 from mmrl.engines.view import collapse
 from mmrl.engines.vllm_model import HEAD, Model
 from mmrl.engines.vllm_wire import Drawn, Request, Save
@@ -37,6 +38,9 @@ class Backend(Protocol):
 
     def load_lora(self, save: Save, version: int) -> None:
         """Replace the adapter by what `save` writes, and forget every cached prefix."""
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See VllmEngine.meet."""
 
     def settle(self, version: int) -> None:
         """After a load, on every process that shares it: what it holds now is what samples are to come from."""
@@ -126,6 +130,11 @@ class VllmEngine:
         if not self.shared:
             raise ValueError("vllm: weights flow to servers only; set mode: server")
         self._backend.flows = on
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """Before a run does anything, on each of its processes: whose the servers are. run: the same on all; title:
+        what it is called. claims: on the process that sends. Raises Taken where another run sends to one of them."""
+        self._backend.meet(run, title, claims)
 
     def returned(self) -> bool:
         """Whether a server that was lost answers again, and needs a sync."""

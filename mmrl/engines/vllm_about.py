@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mmrl.engines.http_client import Client, ServerError
+from mmrl.engines.remote import PROBE
 from mmrl.engines.vllm_model import Model, differences
-
-# A text whose ids tell tokenizers apart: words, digits, white space, letters of several scripts.
-PROBE = 'A probe: 12345 + 678,  naïve\tЖук\n漢字 {"a": [1.5]}'
 
 
 class Served(NamedTuple):
@@ -39,8 +37,9 @@ def served(http: Client) -> Served:
     return Served(str(name), int(longest), str(root))
 
 
-def about(http: Client, lora: bool) -> About:
-    """Raises ServerError where it was started in a way that this run cannot use."""
+def about(http: Client, lora: bool, transfer: str) -> About:
+    """lora, transfer: how weights are to get there, see Pool. Raises ServerError where it was started in a way that
+    this run cannot use."""
     there = served(http)
     try:
         info = http.get("/server_info?config_format=json")
@@ -48,8 +47,21 @@ def about(http: Client, lora: bool) -> About:
         raise ServerError(f"{error}. Start the server with VLLM_SERVER_DEV_MODE=1: syncs need its endpoints") from None
     if (mode := info.at("vllm_config", "model_config", "logprobs_mode")) != "processed_logprobs":
         raise ServerError(f"vllm: the server runs with {mode}; start it with --logprobs-mode processed_logprobs")
+    try:  # without the flag the route is there, and forbidden
+        http.post("/inference/v1/generate")
+    except ServerError as error:
+        if error.status in (403, 404):
+            raise ServerError(
+                f"vllm: {http.url} takes no ids (/inference/v1/generate); start it with --enable-scale-out"
+            ) from None
+        if error.status not in (400, 422):  # what it says to a request of nothing
+            raise
+    for route in ("/pause", "/resume", "/update_weight_version", "/reset_prefix_cache", *_sending(lora, transfer)):
+        _refuse_without(http, route, "vLLM 0.32 or 0.33, and VLLM_SERVER_DEV_MODE=1")
     if lora and info.at("vllm_config", "lora_config") is None:
         raise ServerError("vllm: the server runs without --enable-lora, and the engine with lora=True")
+    if lora:
+        _refuse_without(http, "/v1/load_lora_adapter", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
     dtype = info.maybe("vllm_config", "model_config", "dtype")
     return About(
         there,
@@ -104,6 +116,24 @@ def refuse_difference(first: str, one: About, url: str, other: About) -> None:
         if here is not None and there is not None and here != there:
             values = "" if isinstance(here, tuple) else f" ({here} and {there})"
             raise ServerError(f"vllm: {first} and {url} differ in {what}{values}; start all servers of a run alike")
+
+
+def _sending(lora: bool, transfer: str) -> tuple[str, ...]:
+    """Routes by which weights get there."""
+    if lora:
+        return ()
+    return ("/collective_rpc",) if transfer == "file" else ("/init_weight_transfer_engine", "/start_weight_update")
+
+
+def _refuse_without(http: Client, route: str, hint: str) -> None:
+    """Raise ServerError where nothing answers to a route that is posted to later."""
+    try:
+        http.get(route)
+    except ServerError as error:
+        if error.status == 404:
+            raise ServerError(f"vllm: {http.url} has no route {route}; start it with {hint}") from None
+        if error.status is None:
+            raise
 
 
 def _tokens(http: Client, name: str) -> tuple[int, ...] | None:

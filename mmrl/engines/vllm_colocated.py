@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmrl.engines.base import Sampling
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.holding import Holder
 from mmrl.engines.vllm_wire import Drawn, Request, Save, write_lora
 from mmrl.media import SOUND_RATE, Heard
 
@@ -133,6 +134,9 @@ class Colocated:
         self._llm.llm_engine.add_lora(LoRARequest("policy", 1, path, load_inplace=True))
         self._adapter = LoRARequest("policy", 1, path)
         self._forget()
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """Nothing: nobody else can send weights here."""
 
     def settle(self, version: int) -> None:
         """Nothing: nobody else sends weights here."""

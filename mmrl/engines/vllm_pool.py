@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from mmrl.copying import to_host
 from mmrl.engines.base import Sampling
 from mmrl.engines.fleet import Fleet
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.holding import Holder
 from mmrl.engines.http_client import ServerError
-from mmrl.engines.remote import TIMEOUT_S
+from mmrl.engines.remote import TIMEOUT_S, check_options
 from mmrl.engines.rounds import Homes, Rounds
 from mmrl.engines.vllm_about import refuse_other_model
 from mmrl.engines.vllm_ask import drawn, part, sampling_params, spans
@@ -53,7 +55,7 @@ class Pool:
         concurrency: int = 64,
         timeout: float = TIMEOUT_S,
     ) -> None:
-        urls = _checked(url, transfer, folder, lora)
+        urls = _checked(url, transfer, folder, lora, concurrency, timeout)
         self._perceives = model.perceives
         self._folder = WeightsFolder(folder)
         servers = [Server(each, lora=lora, transfer=transfer, timeout=timeout) for each in urls]
@@ -147,6 +149,12 @@ class Pool:
         each = self.fleet.each
         self.fleet.update(version, self._perceives, lambda them: each(them, lambda s: s.http.post(route, body)))
 
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See VllmEngine.meet."""
+        self.fleet.named(run, title)
+        if claims:
+            self.fleet.claim()
+
     def settle(self, version: int) -> None:
         """See Fleet.settle."""
         self.fleet.settle(version)
@@ -177,15 +185,15 @@ def _write(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     from safetensors.torch import save_file
 
     # A copy of each: safetensors refuses tensors that share memory, as a tied head does.
-    save_file(
-        {name: weight.cpu().contiguous().clone() for name, weight in weights},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    own = {name: to_host({name: weight})[name] for name, weight in weights}  # merged ones are there one at a time
+    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _checked(url: str | Sequence[str], transfer: str, folder: object, lora: bool) -> list[str]:
+def _checked(
+    url: str | Sequence[str], transfer: str, folder: object, lora: bool, concurrency: int, timeout: float
+) -> list[str]:
     """The addresses. Raises ValueError for options that do not go together."""
+    check_options("vllm", {"url": url, "concurrency": concurrency, "timeout": timeout})
     urls = [str(each).rstrip("/") for each in ([url] if isinstance(url, str) else url)]
     twice = sorted({each for each in urls if urls.count(each) > 1})
     if not urls or twice:

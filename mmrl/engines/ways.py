@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from torch import Tensor
 from mmrl.engines.blocks import Blocks
 from mmrl.engines.continuing import Cached
 from mmrl.engines.decoder import Decoder, Row
+
+Found = TypeVar("Found")
 
 # Tokens of the two rows that are tried: prompts shorter and longer than the kernel of a convolution.
 PROMPTS, COMPLETION = (2, 7), 4
@@ -57,25 +59,43 @@ def trial_ids(vocabulary: int, banned: Sequence[int]) -> Tensor:
     return known[torch.randint(len(known), (TOKENS,), generator=torch.Generator().manual_seed(0))]
 
 
+class Here:
+    """How a trial runs a decoder whose weights are all there."""
+
+    def run(self, compute: Callable[[], Found]) -> Found:
+        return compute()
+
+    def weights(self, module: Any) -> list[Tensor]:
+        """The trained parameters that a gradient is asked of."""
+        return [p for p in module.parameters() if p.requires_grad]
+
+
 @torch.no_grad()
-def find_ways(decoder: Decoder, ids: Tensor, recomputed: bool = False) -> Ways:
+def find_ways(decoder: Decoder, ids: Tensor, recomputed: bool = False, line: int | None = None) -> Ways:
     """The ways in which a decoder gives the hidden states of the plain way; tried in eval mode.
 
-    ids: see trial_ids. recomputed: try Ways.recomputed, too, for a decoder with gradient checkpointing. What was found
-    holds for every model of the same class and numbers. Raises ValueError for one that cannot be replayed: its tokens
-    see what is behind them, or its rows one another.
+    ids: see trial_ids. recomputed: try Ways.recomputed, too, for a decoder with gradient checkpointing. line: what
+    find_line has found; None: it is tried, too. What was found holds for every model of the same class and numbers.
+    Raises ValueError for one that cannot be replayed: its tokens see what is behind them, or its rows one another.
     """
     if decoder.prefix_attention:
         return Ways()  # a prompt of it is never in one row with what follows, so there is no plain way
-    key = _kind(decoder), recomputed
+    key = _kind(decoder), recomputed, line
     if key not in _FOUND:
         training = decoder.module.training  # asked in the middle of a replay it may be
         decoder.module.eval()
         try:
-            _FOUND[key] = _tried(decoder, ids, recomputed)
+            _FOUND[key] = _tried(decoder, ids, recomputed, line)
         finally:
             decoder.module.train(training)
     return _FOUND[key]
+
+
+@torch.no_grad()
+def find_line(decoder: Decoder, ids: Tensor, recomputed: bool, here: Here) -> int:
+    """Ways.line alone, in which other weights than a block's need not be there; see find_ways, also for what it raises.
+    The decoder is in eval mode."""
+    return _line(_trial(decoder, ids, here), recomputed)
 
 
 _FOUND: dict[Hashable, Ways] = {}
@@ -89,20 +109,31 @@ def _kind(decoder: Decoder) -> Hashable:
     return type(decoder), type(module), config.to_json_string(), config._attn_implementation, kind, computes
 
 
-def _tried(decoder: Decoder, ids: Tensor, recomputed: bool) -> Ways:
+def _trial(decoder: Decoder, ids: Tensor, here: Here) -> _Trial:
+    """Raises ValueError for a decoder that is not causal."""
     pieces = [Row(piece) for piece in ids.split([*PROMPTS, COMPLETION, COMPLETION])]
-    trial = _Trial(decoder, pieces[:2], pieces[2:])
+    trial = _Trial(decoder, pieces[:2], pieces[2:], here)
     if not trial.causal():
         name = type(decoder.module).__name__
         raise ValueError(
             f"{name}: its tokens see what is behind them, or other rows of the batch; it is no causal language model, "
             "and what it samples cannot be replayed. Choose another model.path"
         )
-    line = 0
-    # In 16 bit numbers alone do not tell: what untrained layers do, or places that they count from the beginning of the
-    # line, may be less than rounding. So positions have to be taken, no state kept, and each layer has to ask the mask.
-    if decoder.takes_positions and not _counts_padding(decoder) and trial.line_is_right(recomputed):
-        line = decoder.window or sys.maxsize
+    return trial
+
+
+def _line(trial: _Trial, recomputed: bool) -> int:
+    """See Ways.line. In 16 bit numbers alone do not tell: what untrained layers do, or places that they count from the
+    beginning of the line, may be less than rounding. So positions have to be taken, no state kept, and each layer has
+    to ask the mask."""
+    decoder = trial.decoder
+    right = decoder.takes_positions and not _counts_padding(decoder) and trial.line_is_right(recomputed)
+    return (decoder.window or sys.maxsize) if right else 0
+
+
+def _tried(decoder: Decoder, ids: Tensor, recomputed: bool, line: int | None) -> Ways:
+    trial = _trial(decoder, ids, Here())
+    line = _line(trial, recomputed) if line is None else line
     if trial.right(trial.sampled, (0, 1)) and not _counts_padding(decoder):
         shared = trial.right(trial.shared)
         recomputed = shared and recomputed and trial.right(trial.recomputed)
@@ -111,6 +142,28 @@ def _tried(decoder: Decoder, ids: Tensor, recomputed: bool) -> Ways:
         return Ways(shared=shared, recomputed=recomputed, blocks=blocks, line=line)
     cached = trial.right(trial.sampled, (0,)) and trial.right(trial.sampled, (1,))
     return Ways(cached, padded=False, shared=False, line=line, why=trial.why)
+
+
+def likely_ways(decoder: Decoder, recomputed: bool = False) -> Ways:
+    """What find_ways would find of a decoder without numbers, as far as its class and its config tell. recomputed: as
+    there."""
+    if decoder.prefix_attention:
+        return Ways()
+    padded = not _counts_padding(decoder)
+    shared = padded and not _keeps_state(decoder)
+    in_line = shared and decoder.takes_positions and decoder.module.config._attn_implementation == "sdpa"
+    line = (decoder.window or sys.maxsize) if in_line else 0
+    return Ways(padded=padded, shared=shared, recomputed=shared and recomputed, line=line)
+
+
+def _keeps_state(decoder: Decoder) -> bool:
+    """Whether there is more to go on from than keys and values by token. What has no cache here may keep anything."""
+    from mmrl.engines.cache import has_state
+
+    try:
+        return has_state(decoder.new_cache())
+    except Exception:  # as for _Trial.right
+        return True
 
 
 def _counts_padding(decoder: Decoder) -> bool:
@@ -128,10 +181,27 @@ class _Trial:
 
     why = ""
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row]) -> None:
-        self.decoder, self.prompts, self.completions = decoder, prompts, completions
+    def __init__(self, decoder: Decoder, prompts: Sequence[Row], completions: Sequence[Row], here: Here) -> None:
+        self.decoder, self.prompts, self.completions, self.here = decoder, prompts, completions, here
         self.whole = [p.then(c) for p, c in zip(prompts, completions)]
-        self.plain = [decoder.run([row]).hidden[0] for row in self.whole]
+        self.plain = self._run(self._plainly)
+
+    def _plainly(self) -> list[Tensor]:
+        return [self.decoder.run([row]).hidden[0] for row in self.whole]
+
+    def _run(self, compute: Callable[[], Found]) -> Found:
+        """What `compute` gives; what it raises is raised outside of what runs the model."""
+
+        def attempt() -> tuple[Found | None, Exception | None]:
+            try:
+                return compute(), None
+            except Exception as error:
+                return None, error
+
+        found, error = self.here.run(attempt)
+        if error is not None:
+            raise error
+        return cast(Found, found)
 
     def right(self, way: Callable[..., Compared], *arguments: Any) -> bool:
         """Whether a way gives what is wanted. What a cache cannot do, it says with any exception."""
@@ -149,9 +219,13 @@ class _Trial:
 
     def causal(self) -> bool:
         """Rows padded on the right, and prompts alone, are computed as they are in whole rows."""
-        batch = self.decoder.run(self.whole).hidden
-        rows = [batch[i, : len(row)] for i, row in enumerate(self.whole)]
-        rows.append(self.decoder.run([self.prompts[1]]).hidden[0])
+
+        def otherwise() -> list[Tensor]:
+            batch = self.decoder.run(self.whole).hidden
+            rows = [batch[i, : len(row)] for i, row in enumerate(self.whole)]
+            return [*rows, self.decoder.run([self.prompts[1]]).hidden[0]]
+
+        rows = self._run(otherwise)
         return self.right(lambda: (rows, [*self.plain, self.plain[1][: PROMPTS[1]]]))
 
     def sampled(self, chosen: Sequence[int], blocks: bool = False, fold: bool = False) -> Compared:
@@ -200,13 +274,15 @@ class _Trial:
     def _with_gradient(self, way: Callable[[], list[Tensor]], train: bool) -> Compared:
         """The lines that a way gives, of both completions and a part of the first, and their gradients."""
         module = self.decoder.module
-        parameters = sorted((p for p in module.parameters() if p.requires_grad), key=Tensor.numel)[:GRADIENTS]
+        parameters = sorted(self.here.weights(module), key=Tensor.numel)[:GRADIENTS]
         module.train(train)
         try:
             with torch.enable_grad():
-                found, wanted = way(), [self.decoder.run([row]).hidden[0] for row in self.whole]
-                wanted = [wanted[i][PROMPTS[i] :][: len(line)] for i, line in zip((0, 0, 1), found)]
-                gradients = [_gradients(lines, parameters) for lines in (found, wanted)]
+                found = self._run(way)
+                gradients = [_gradients(found, parameters)]
+                plain = self._run(self._plainly)
+                wanted = [plain[i][PROMPTS[i] :][: len(line)] for i, line in zip((0, 0, 1), found)]
+                gradients.append(_gradients(wanted, parameters))
         finally:
             module.eval()
         if parameters:  # by themselves: right states may not outvote them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from mmrl.content import mark_of
 from mmrl.data.showing import SHOW
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.load import BUILT_IN, adapter_class, config_class
+from mmrl.modalities.marks import mark_of_weights
 from mmrl.training.scoring import micro_batches, row_of
 from mmrl.types import Candidate, Prompt, Sample, Score
 
@@ -45,7 +45,7 @@ class ScalarModel:
         self.adapter, self.batch = _adapter(policy, self.notes, device), batch
         self.show = str(self.notes.get("show", SHOW))
         # Of LoRA the folder holds the smaller part, and of large files not every byte is read: so the weights as well.
-        mark = f"{mark_of(policy)}:{_mark_of_weights(self.adapter)}"
+        mark = f"{mark_of(policy)}:{mark_of_weights(self.adapter)}"
         self.identity = f"scalar:{mark}:{'normalised' if normalise else 'raw'}"
         self._one = threading.Lock()  # a model computes for one caller at a time
 
@@ -124,15 +124,6 @@ def _spread(notes: Mapping[str, Any], folder: str | Path) -> tuple[float, float]
             "store (calibrate: 0, or a merged model), or which is 0"
         )
     return float(mean), float(std)
-
-
-def _mark_of_weights(adapter: Adapter) -> str:
-    """Another one where a number of the model is another: every weight is read, a second for a gigabyte or two."""
-    digest = hashlib.sha256()
-    for tensor in adapter.weights():
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _invalid(error: ValueError) -> Score:

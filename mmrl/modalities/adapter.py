@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from mmrl.modalities import unread
 from mmrl.modalities.acting import copies, exchange, guard, misfit, no_backward, part_of
 from mmrl.modalities.shards import Divisible, Shards
 from mmrl.share import resolve
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmrl.engines.base import Completion
+    from mmrl.engines.holding import Holder
     from mmrl.engines.rollout_wire import Policy
     from mmrl.environments.base import Environment
     from mmrl.media import Heard, Media
@@ -118,6 +120,13 @@ class Adapter:
             "divisible); leave sharding.shards at 1"
         )
 
+    def check_divided(self) -> None:
+        """Try what an adapter that was made with unread weights (mmrl.modalities.unread) could not try on them; called
+        on all processes once each has read its rows, inside of `Shards.trying`. Left out: nothing.
+
+        Raises ValueError for a model that cannot be used.
+        """
+
     def held_parameters(self) -> dict[str, torch.nn.Parameter]:
         """`trainable_parameters`, of divided ones what this process holds: what optimizers move, roles exchange and
         checkpoints keep."""
@@ -178,6 +187,22 @@ class Adapter:
         """A context around all rollouts between two updates. An engine with a copy of the weights gets them on
         entering, through `once` (mmrl.engines.base.Once) where processes share it. Left out: nothing is done."""
         return nullcontext()
+
+    @property
+    def samples_divided(self) -> bool:
+        """Whether what samples within `synced` asks nothing of divided weights, so that they need not be gathered for
+        it: an engine with a copy of its own, to which `synced` brings them part by part, on every process."""
+        return False
+
+    def replay_sampled(self) -> None:
+        """Where it `samples_divided`: what waits of `rollout` until weights are gathered, such as log-probabilities of
+        the policy's own. Left out: nothing does."""
+
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """Called once, before a training does anything, on every process: ask each server that is to sample whether it
+        is one that this run can use. run, title: which run it is, the same on all processes. claims: on the process
+        that sends weights, which takes hold of the servers. Raises ServerError, or ValueError for options. Left out:
+        there are none."""
 
     def apart(self) -> Apart:
         """For a stage with `asynchronous`: how it samples apart from the training, by servers. Left out: it cannot."""
@@ -527,12 +552,13 @@ class Adapter:
         has chosen them here.
 
         Raises Unsupported for one of other shapes, or where the config has no `at`. For a moment all of it is in memory
-        beside the policy.
+        beside the policy, but for weights that are divided and can be left in their files.
         """
         at = getattr(self.config, "at", None)
         if at is None:
             raise Unsupported(f"teacher: {type(self.config).__name__} has no method `at`, by which one would be read")
-        other = type(self)(at(resolve(path)))
+        with nullcontext() if self.shards is None else unread.wanted():
+            other = type(self)(at(resolve(path)))
         other.select(components)
         mine, theirs = self.trainable_parameters(), other.trainable_parameters()
         wrong = misfit(mine, theirs) or self.unlike(other)
@@ -544,13 +570,16 @@ class Adapter:
         self._reference = copies(self._like_held(theirs))
 
     def _like_held(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of whole weights what this process holds of the policy's."""
+        """Of whole weights, which may be unread, what this process holds of the policy's."""
         found = {}
         for name, held in self.held_parameters().items():
+            source, weight = unread.source_of(whole[name]), whole[name].detach()
             if self.shards is None or not hasattr(held, "rows"):
-                found[name] = whole[name].to(held)
+                found[name] = (weight if source is None else source.rows()).to(held)
             else:
-                found[name] = part_of(torch.nn.Parameter(self.shards.cut(whole[name].detach()).to(held)), held.rows)
+                first, end = self.shards.range(len(weight))
+                rows = weight[first:end] if source is None else source.rows(first, end)
+                found[name] = part_of(torch.nn.Parameter(rows.to(held)), held.rows)
         return found
 
     def unlike(self, other: Self) -> str | None:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmrl.modalities import unread
 from mmrl.modalities.acting import MIXED, Rows, part_of
 
 Found = TypeVar("Found")
@@ -62,6 +63,8 @@ class _Root(nn.Module):
 class Shards:
     """The weights of some models in `shards` parts, one for each of so many processes of rising rank.
 
+    Weights that are not read yet (mmrl.modalities.unread) are read once they are divided, each process its rows.
+
     total: sums over processes. late: gradients are summed over processes once for an update, and whole until then; else
     behind every backward. gathered: the type in which weights are gathered, None for their own; parts, gradients and
     sums stay in float32.
@@ -93,21 +96,17 @@ class Shards:
         self._models = models
         for model in models:
             _refuse_small(model, shards)
-        self._roots = [self._divide(model, gathered) for model in models]
+        self._roots = [self._divide(model, gathered, device) for model in models]
         self._by_module = {id(model.module): root for model, root in zip(models, self._roots)}
         self._used: set[int] = set()  # ids of weights that a backward has reached since the last sum
-        with self.whole():
-            gathered_weights = [dict(model.module.named_parameters()) for model in models]
         self._divided: dict[int, nn.Parameter] = {}
-        for model, full in zip(models, gathered_weights):
-            for name, weight in model.module.named_parameters():
-                if _is_divided(weight):
-                    self._divided[id(weight)] = weight
-                    if weight.requires_grad:
-                        full[name].register_post_accumulate_grad_hook(self._noting(id(weight)))
+        self._gathered: dict[int, nn.Parameter] = {}
+        for root in self._roots:
+            for module in _sharded(root):
+                self._note_use(module)
         self._parts: dict[int, nn.Parameter] = {}
 
-    def _divide(self, model: Divisible, gathered: torch.dtype | None) -> Any:
+    def _divide(self, model: Divisible, gathered: torch.dtype | None, device: torch.device) -> Any:
         """Bottom-up: a block inside of a block is gathered by itself."""
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -117,6 +116,7 @@ class Shards:
         whole = {p for module in model.ignored for p in module.parameters()}
         whole |= {p for p in model.module.parameters() if p.ndim == 0}
         root = _Root(model.module) if model.inner else model.module
+        places = unread.places(model.module)
         for module in _blocks(model, whole):
             fully_shard(module, mesh=self.mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=whole)
         made: Any = fully_shard(
@@ -128,8 +128,21 @@ class Shards:
             module.set_gradient_divide_factor(1.0)
         made.set_reduce_scatter_unused_params(True)
         made.set_requires_gradient_sync(not self.late)
+        unread.read(places, device, self.range)
         made._get_fsdp_state()._lazy_init()  # before anything inside is called without its root
         return made
+
+    def _note_use(self, module: Any) -> None:
+        """Let what a module gathers by itself note in each backward that it has been reached."""
+        divided = dict(module.named_parameters())
+        module.unshard()  # one after the other: never all weights at once
+        for name, weight in module.named_parameters():
+            if _is_divided(divided[name]) and not _is_divided(weight):
+                self._divided[id(divided[name])] = divided[name]
+                self._gathered[id(divided[name])] = weight
+                if weight.requires_grad:
+                    weight.register_post_accumulate_grad_hook(self._noting(id(divided[name])))
+        module.reshard()
 
     def _noting(self, weight: int) -> Callable[[Tensor], None]:
         def note(_: Tensor) -> None:
@@ -169,6 +182,38 @@ class Shards:
             yield
             for root in self._roots:  # the order of so many forwards is no order of a backward
                 root.reset_iter_state()
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Inside, processes run the same forwards by `run`, and ask alike for gradients of `gathered_as`
+        (torch.autograd.grad), which come to no weight."""
+        with ExitStack() as stack:
+            for root in self._roots:
+                root.set_requires_gradient_sync(False)
+                stack.callback(root.set_requires_gradient_sync, not self.late)
+                stack.callback(root.reset_iter_state)
+            yield
+
+    def gathered_as(self, weight: nn.Parameter) -> nn.Parameter:
+        """The parameter that stands for a divided weight while it is gathered; a weight that is not divided is its
+        own."""
+        return self._gathered.get(id(weight), weight)
+
+    @contextmanager
+    def whole_of(self, module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+        """Inside, these weights of a model are whole, and what is gathered with them: a block at a time is small. What
+        is made of them outlives it, they themselves do not. Every process enters, with the same names in turn."""
+        if self.is_whole:
+            yield
+            return
+        root = self._by_module[id(module)]
+        inside = dict(module.named_modules(remove_duplicate=False))
+        units = {id(unit): unit for unit in (_gathered_with(name, inside, root) for name in names)}
+        with ExitStack() as stack:
+            for unit in units.values():
+                stack.callback(unit.reshard)
+                unit.unshard()
+            yield
 
     # ---------------------------------------------------------------- parts
 
@@ -265,12 +310,17 @@ class Shards:
                 if not (model.saves_frozen or weight.requires_grad):
                     continue
                 if id(weight) not in seen:
-                    full = weight.full_tensor() if _is_divided(weight) else weight.detach()
-                    seen[id(weight)] = full.cpu() if keep else full[:0]
+                    all_of_it = full(weight)
+                    seen[id(weight)] = all_of_it.cpu() if keep else all_of_it[:0]
                 if keep:
                     found[name] = seen[id(weight)]
             made.append((model.module, found))
         return made
+
+
+def full(weight: Tensor) -> Tensor:
+    """All of a weight, which may be divided, without gradient; every process calls, in the same order."""
+    return cast(Any, weight).full_tensor().detach() if _is_divided(weight) else weight.detach()
 
 
 @contextmanager
@@ -333,6 +383,17 @@ def _sharded(root: nn.Module) -> list[Any]:
     from torch.distributed.fsdp import FSDPModule
 
     return [module for module in root.modules() if isinstance(module, FSDPModule)]
+
+
+def _gathered_with(name: str, modules: Mapping[str, nn.Module], root: Any) -> Any:
+    """The module with which a weight is gathered: the innermost around it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    while name:
+        name = name.rpartition(".")[0]
+        if isinstance(modules[name], FSDPModule):
+            return modules[name]
+    return root
 
 
 def _is_divided(weight: Tensor) -> bool:

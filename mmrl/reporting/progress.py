@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
+
+from mmrl.launched import is_main
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ class Progress:
     """Context manager; call `update(row)` with the metrics row of each finished step.
 
     total: the last step. start: the last step of the run being resumed (0 for a new one).
-    main: whether this is the process that prints; by default rank 0 of the launcher's RANK.
+    main: whether this is the process that prints; by default rank 0 of the launcher.
     stream: where to print, stdout by default; clock: seconds, for tests.
     """
 
@@ -41,7 +42,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.start = total, start
-        self.main = os.environ.get("RANK", "0") == "0" if main is None else main
+        self.main = is_main() if main is None else main
         self.stream = stream or sys.stdout
         self.clock = clock
         self._began = clock()

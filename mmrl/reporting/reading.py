@@ -9,7 +9,7 @@ from typing import Any
 from mmrl.reporting.ending import NAME as ENDING
 from mmrl.reporting.folder import RunFolder, Unreadable
 from mmrl.reporting.records import readable_ending, readable_index, readable_rows, readable_summary
-from mmrl.reporting.samples import index_names, join_parts, list_tags
+from mmrl.reporting.sample_index import index_names, join_parts, list_tags
 
 MOST_TEXT_BYTES = 2_000_000
 Readable = Callable[[Any, str, list[str]], dict[str, Any] | None]

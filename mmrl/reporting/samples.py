@@ -8,27 +8,20 @@ readers join them. A folder is built under a hidden name and renamed, so a part 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from mmrl.reporting.artifacts import load_artifact, save_artifact
-from mmrl.reporting.conversations import GroupPictures, Render, media_record, read_media, read_turn, turn_record
+from mmrl.reporting.conversations import Render
 from mmrl.reporting.disk import sync, writing
 from mmrl.reporting.files import dumps
-from mmrl.reporting.folder import RunFolder
+from mmrl.reporting.sample_index import TAG, list_tags, part_name
+from mmrl.reporting.sample_records import group_record
 from mmrl.reporting.thinning import thin_out
-from mmrl.types import Group, Prompt, Sample, Score
-
-PART = re.compile(r"part_[0-9]{4,}")
-MOST_PARTS = 4096
-KEPT = ("options_order",)  # of a prompt's record: in which order mmrl.data.choices put its options
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+from mmrl.types import Group
 
 
 class SampleStore:
@@ -97,7 +90,7 @@ def write_step(
             index = {
                 "tag": tag,
                 "parts": parts,
-                "groups": [_group_record(g, f"{place:04d}", building, render) for place, g in enumerate(groups)],
+                "groups": [group_record(g, f"{place:04d}", building, render) for place, g in enumerate(groups)],
                 "extra": extra or {},
             }
             (building / "index.json").write_text(dumps(index), encoding="utf-8")
@@ -105,7 +98,7 @@ def write_step(
                 step.mkdir(exist_ok=True)
             if part == 0 and parts > 1:
                 _clear(step, parts)
-            _replace(building, step / _part_name(part) if parts > 1 else step)
+            _replace(building, step / part_name(part) if parts > 1 else step)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
@@ -132,99 +125,6 @@ def sync_step(folder: Path) -> None:
                 sync(path)
             except FileNotFoundError:  # another process replaces its part
                 continue
-
-
-def list_tags(run_dir: Path, prefix: str = "") -> list[str]:
-    """Stored tags that start with `prefix`, sorted by name."""
-    try:
-        names = os.listdir(Path(run_dir) / "samples")
-    except OSError:
-        return []
-    chosen = (name for name in sorted(names) if TAG.fullmatch(name) and name.startswith(prefix))
-    return [name for name in chosen if index_names(run_dir, name)]
-
-
-def read_index(run_dir: Path, tag: str) -> dict[str, Any]:
-    """The records of a tag: {"groups": [{"prompt", "index", "samples": [...]}], "extra", "missing"}, all parts joined.
-
-    Files are named from samples/<tag>/. missing: numbers of the parts that are not there.
-    Raises FileNotFoundError with the tags that exist, and ValueError where an index is not one, or a file's name leaves
-    its folder.
-    """
-    names = index_names(run_dir, tag)
-    if not names:
-        known = ", ".join(list_tags(run_dir)) or "none"
-        raise FileNotFoundError(f"{Path(run_dir) / 'samples' / tag} has no index.json; stored tags: {known}")
-    folder, parts = RunFolder(run_dir), {}
-    for name in names:
-        try:
-            parts[name] = json.loads(folder.file(name).read_text(encoding="utf-8"))
-            unsafe = next((file for file in _files(parts[name]) if Path(file).name != file), None)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{folder.root / name}: is no index of samples ({type(error).__name__}: {error})"
-            ) from None
-        if unsafe is not None:  # a run folder may come from someone else
-            raise ValueError(f"{folder.root / name}: artifact {unsafe!r} must be a file name inside the folder")
-    return join_parts(parts)
-
-
-def index_names(run_dir: Path, tag: str) -> list[str]:
-    """The index files of a tag by their names in the run's folder: one, or one for each part that is there."""
-    step = f"samples/{tag}"
-    folder = RunFolder(run_dir)
-    if folder.has(f"{step}/index.json"):
-        return [f"{step}/index.json"]
-    try:
-        parts = sorted(name for name in os.listdir(Path(run_dir) / step) if PART.fullmatch(name))
-    except OSError:  # no folder, or one that another process is just replacing
-        return []
-    return [f"{step}/{part}/index.json" for part in parts if folder.has(f"{step}/{part}/index.json")]
-
-
-def join_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What read_index returns, from the index of each part by the name of its file.
-
-    The groups of several parts come in the order of their places in the step (those with the same, by part). Parts that
-    another number of processes wrote than the first are left over from before, and not read.
-    """
-    first = next(iter(parts.values()))
-    world = first.get("parts", 1)
-    groups: list[Mapping[str, Any]] = []
-    there: set[str] = set()
-    for name, index in parts.items():
-        part = "/".join(name.split("/")[2:-1])
-        if index.get("parts", 1) == world:
-            there.add(part)
-            groups += [_below(part, group) for group in index["groups"]] if part else index["groups"]
-    if there != {""}:
-        groups.sort(key=lambda group: group["index"])
-    wanted = [_part_name(number) for number in range(min(world, MOST_PARTS))] if world > 1 else []
-    return {"groups": groups, "extra": first["extra"], "missing": [name for name in wanted if name not in there]}
-
-
-def read_step(run_dir: Path, tag: str) -> tuple[list[Group], dict[str, Any]]:
-    """The groups of a tag, artifacts loaded, and its `extra`. Trajectories and records are not stored, but for the
-    order of options.
-
-    Raises what read_index raises, and Unreadable (a ValueError) for an artifact that is not a file in the folder.
-    """
-    index = read_index(run_dir, tag)
-    folder = RunFolder(run_dir)
-    groups = []
-    for record in index["groups"]:
-        asked = record["prompt"]
-        prompt = Prompt(asked["id"], asked["text"], _kept(asked))
-        samples = [_sample(entry, prompt, folder, tag) for entry in record["samples"]]
-        groups.append(Group(prompt, record["index"], samples))
-    return groups, index["extra"]
-
-
-# -------------------------------------------------------------------- folders
-
-
-def _part_name(part: int) -> str:
-    return f"part_{part:04d}"
 
 
 def _claimed(folder: Path) -> bool:
@@ -260,99 +160,10 @@ def _replace(building: Path, final: Path) -> None:
 def _clear(step: Path, parts: int) -> None:
     """Remove what an earlier writing of the step left that no part of this one replaces, its index first."""
     (step / "index.json").unlink(missing_ok=True)
-    current = {_part_name(number) for number in range(parts)}
+    current = {part_name(number) for number in range(parts)}
     for path in step.iterdir():
         if not path.is_dir():
             path.unlink()
         elif path.name not in current:
             (path / "index.json").unlink(missing_ok=True)
             shutil.rmtree(path)
-
-
-# -------------------------------------------------------------------- records
-
-
-def _files(index: Mapping[str, Any]) -> Iterator[str]:
-    """Every file that an index names."""
-    for group in index["groups"]:
-        for sample in group["samples"]:
-            names = (sample["file"], *(shown.get("file") for shown in sample.get("media", ())))
-            yield from (name for name in names if name is not None)
-
-
-def _below(part: str, group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group of a part with its files named from the step's folder."""
-
-    def placed(record: Mapping[str, Any]) -> dict[str, Any]:
-        return {**record, "file": f"{part}/{record['file']}"} if record.get("file") is not None else {**record}
-
-    samples = [{**placed(sample), "media": [placed(m) for m in sample.get("media", ())]} for sample in group["samples"]]
-    return {**group, "samples": samples}
-
-
-def _group_record(group: Group, stem: str, folder: Path, render: Render | None) -> dict[str, Any]:
-    pictures = GroupPictures(folder, stem, render) if render else None
-    return {
-        "prompt": {"id": group.prompt.id, "text": group.prompt.text, **_kept(group.prompt.record)},
-        "index": group.index,
-        "samples": [
-            _sample_record(sample, f"{stem}_{number:03d}", folder, pictures)
-            for number, sample in enumerate(group.samples)
-        ],
-    }
-
-
-def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is stored of a prompt's record."""
-    return {name: record[name] for name in KEPT if record.get(name) is not None}
-
-
-def _sample_record(sample: Sample, stem: str, folder: Path, pictures: GroupPictures | None) -> dict[str, Any]:
-    return {
-        "index": sample.index,
-        "file": None if sample.artifact is None else save_artifact(sample.artifact, folder, stem),
-        "stop": sample.stop,
-        "version": sample.version,
-        "reward": sample.reward,
-        "advantage": sample.advantage,
-        "actions": _actions(sample),
-        "scores": {
-            name: {
-                "value": score.value,
-                "status": score.status,
-                "reason": score.reason,
-                "details": score.details,
-            }
-            for name, score in sample.scores.items()
-        },
-        "turns": [turn_record(turn) for turn in sample.turns],
-        "media": [media_record(m) | (pictures.save(sample, m) if pictures else {}) for m in sample.media],
-        "info": sample.info,
-    }
-
-
-def _actions(sample: Sample) -> dict[str, list] | None:
-    """Words, log-probs and the mask of the actions, where the modality gives words; and advantages of their own."""
-    if not sample.words or sample.trajectory is None:
-        return None
-    logp = [round(value, 4) for value in sample.trajectory.logp.tolist()]
-    own = {"advantage": [round(value, 4) for value in sample.advantages]} if len(sample.advantages) else {}
-    return {"words": list(sample.words), "logp": logp, "trained": sample.trajectory.mask.tolist(), **own}
-
-
-def _sample(entry: Mapping[str, Any], prompt: Prompt, folder: RunFolder, tag: str) -> Sample:
-    file = None if entry["file"] is None else folder.file(f"samples/{tag}/{entry['file']}")
-    return Sample(
-        prompt=prompt,
-        index=entry["index"],
-        artifact=None if file is None else load_artifact(file),
-        stop=entry["stop"],
-        scores={name: Score(**score) for name, score in entry["scores"].items()},
-        reward=entry["reward"],
-        advantage=entry["advantage"],
-        words=(entry.get("actions") or {}).get("words", ()),
-        turns=tuple(map(read_turn, entry.get("turns", ()))),
-        media=tuple(map(read_media, entry.get("media", ()))),
-        info=entry.get("info", {}),
-        version=entry.get("version", 0),
-    )

@@ -7,12 +7,13 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmrl import objects
 from mmrl.near import near
@@ -20,6 +21,9 @@ from mmrl.rewarding import lacking, trl
 from mmrl.rewarding.limit import Limited
 from mmrl.share import resolve, share
 from mmrl.types import Prompt
+
+if TYPE_CHECKING:  # torch is not loaded to list rewards
+    from mmrl.parking import Parked
 
 T = TypeVar("T")
 
@@ -74,6 +78,7 @@ class LoadedReward:
     the run's first rollout; raises StopRun where that cannot be had.
     reads: "artifact", or "latents", as a function or class says by an attribute of this name: it then looks at
     `Sample.latents`, and no artifact is made where nobody looks at one.
+    parked: the models that wait in main memory and are brought to its device while it scores (mmrl.rewarding.holding).
     lacks: what it needs and is not here, so that it cannot be called; only inside of
     mmrl.rewarding.lacking.without_what_is_lacking, elsewhere it is not loaded.
     """
@@ -88,7 +93,16 @@ class LoadedReward:
     as_monitor: Callable[[], None] = lambda: None
     start: Callable[[], None] = lambda: None
     reads: str = ARTIFACT
+    parked: tuple[Parked, ...] = ()
     lacks: tuple[str, ...] = ()
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Around calls that come one after the other: its models are where they compute. Raises NoRoom."""
+        with ExitStack() as stack:
+            for one in self.parked:
+                stack.enter_context(one.using())
+            yield
 
 
 def group_reward(reward: T) -> T:

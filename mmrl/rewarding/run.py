@@ -220,10 +220,11 @@ def _timed(groups: list[Group], reward: LoadedReward, before: Future[_Result] | 
     def scores(group: Group) -> list[Score]:
         return [] if left.is_set() else call(reward, group)
 
-    if reward.at_once == 1 or len(groups) < 2:
-        found = [scores(group) for group in groups]
-    else:
-        found = Threads(min(reward.at_once, len(groups)), f"reward {reward.name}").map(scores, groups)
+    with reward.present():
+        if reward.at_once == 1 or len(groups) < 2:
+            found = [scores(group) for group in groups]
+        else:
+            found = Threads(min(reward.at_once, len(groups)), f"reward {reward.name}").map(scores, groups)
     return _Result(found, time.perf_counter() - start)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import mmrl
 from mmrl.engines.rollout_wire import PROTOCOL, Asked, packed_samples, unpack
 from mmrl.engines.weight_sums import sums
 from mmrl.modalities.adapter import Adapter
@@ -38,7 +39,7 @@ class RolloutService:
         threading.Thread(target=self._work, daemon=True, name="rollouts").start()
 
     def info(self) -> dict[str, Any]:
-        told = {"protocol": PROTOCOL, "process": self.process}
+        told = {"protocol": PROTOCOL, "version": mmrl.__version__, "process": self.process}
         return {**told, "shapes": self.policy.shapes, "model": dict(self.policy.model)}
 
     # ---------------------------------------------------------------- groups
@@ -130,7 +131,7 @@ class RolloutService:
         """Some weights. Raises ValueError where one does not fit, before any is taken."""
         self._expect_pause()
         _, tensors = unpack(message)
-        own = self.policy.weights
+        own = self.policy.weights()
         for name, tensor in tensors.items():
             if name not in own or (own[name].shape, own[name].dtype) != (tensor.shape, tensor.dtype):
                 here = f"{own[name].dtype} {list(own[name].shape)}" if name in own else "nothing"
@@ -148,7 +149,7 @@ class RolloutService:
             self._others_came = False
 
     def checksums(self) -> dict[str, str]:
-        return sums(self.policy.weights)
+        return sums(self.policy.weights())
 
     def _expect_pause(self) -> None:
         if not self._paused:

@@ -10,9 +10,10 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from mmrl.engines.rollout_wire import ROUTE, Asked
+from mmrl.engines.rollout_wire import ROUTE, RUN, Asked
 from mmrl.media import MediaError
 from mmrl.serving.access import authorise, expect_host
+from mmrl.serving.lease import Lease
 from mmrl.serving.rollouts import RolloutService
 from mmrl.serving.wire import Refused, written
 
@@ -30,9 +31,13 @@ def make_rollouts_app(
 
         app.add_api_route(path, route, methods=["GET"])
 
-    def post(path: str, act: Callable[[dict[str, Any]], Any]) -> None:
+    lease = Lease()
+
+    def post(path: str, act: Callable[[dict[str, Any]], Any], anyone: bool = False) -> None:
         async def route(request: Request) -> Response:
             _allow(request, token, hosts)
+            if not anyone:
+                lease.allow(request.headers.get(RUN, ""))
             body = await _json(request)
             found: dict[str, Any] | None = await asyncio.to_thread(act, body)
             return _reply(found or {"success": True})
@@ -55,6 +60,7 @@ def make_rollouts_app(
 
     async def receive(request: Request) -> Response:
         _allow(request, token, hosts)
+        lease.allow(request.headers.get(RUN, ""))
         await asyncio.to_thread(service.receive, await _body(request, most))
         return _reply({"success": True})
 
@@ -70,7 +76,9 @@ def make_rollouts_app(
     post("/update_weight_version", mark)
     post("/start_weight_update", lambda body: service.begin(body["components"], body["state"]))
     post("/finish_weight_update", lambda _: service.end())
-    post("/weight_checker", lambda _: {"checksums": service.checksums()})
+    post("/weight_checker", lambda _: {"checksums": service.checksums()}, anyone=True)
+    post("/lease", lambda body: lease.ask(body["run"], body["title"], body["seconds"]), anyone=True)
+    post("/release", lambda body: lease.release(str(body["run"])), anyone=True)
     app.add_api_route(ROUTE, generate, methods=["POST"])
     app.add_api_route("/update_weights", receive, methods=["POST"])
     app.add_exception_handler(Refused, _failed)

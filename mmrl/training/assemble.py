@@ -16,16 +16,19 @@ from mmrl.data.choices import check_shuffled
 from mmrl.data.prompts import heldout_prompts, training_prompts
 from mmrl.data.records import Records, record_columns
 from mmrl.environments.load import load_environment
+from mmrl.modalities import unread
 from mmrl.modalities.adapter import Adapter
 from mmrl.modalities.hollow import without_weights
 from mmrl.modalities.load import adapter_class
 from mmrl.rewarding.call import StopRun
+from mmrl.rewarding.holding import parked
 from mmrl.rewarding.lacking import without_what_is_lacking
 from mmrl.rewarding.load import LoadedReward, RewardError, load_reward
 from mmrl.training.fitting import check_prompts, usable
+from mmrl.training.meeting import meet_servers
 from mmrl.training.processes import Processes
 from mmrl.training.run import Data, Run
-from mmrl.training.sharding import divide
+from mmrl.training.sharding import divide, refuse_alike
 from mmrl.training.stopping import Stops
 from mmrl.training.wanted import refuse_unshown
 from mmrl.types import Prompt
@@ -52,8 +55,33 @@ def assemble(
     set_threads(config)
     processes = processes or Processes(config.device, config.trackers, str(config.run_dir))
     rewards, eval_rewards = load_rewards(config, lacking=not weights)
-    adapter = load_adapter(config, processes.device, weights)
+    divided = weights and training and config.sharding.shards > 1
+    if divided:
+        refuse_alike(config, processes)
+    with unread.wanted() if divided else nullcontext():
+        adapter = load_adapter(config, processes.device, weights)
     if weights and training:
+        meet_servers(adapter, config, processes)
+    try:
+        return _assembled(config, adapter, (rewards, eval_rewards), processes, should_stop, training, quiet, weights)
+    except BaseException:
+        if weights and training:
+            adapter.close()  # servers that it holds are free for others
+        raise
+
+
+def _assembled(
+    config: Config,
+    adapter: Adapter,
+    loaded: tuple[list[LoadedReward], list[LoadedReward]],
+    processes: Processes,
+    should_stop: Callable[[str], bool] | None,
+    training: bool,
+    quiet: bool,
+    weights: bool,
+) -> Run:
+    rewards, eval_rewards = loaded
+    if weights and training and config.sharding.shards > 1:
         divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"
@@ -101,18 +129,24 @@ def load_rewards(config: Config, lacking: bool = False) -> tuple[list[LoadedRewa
     lacking: those whose packages or files are not on this machine are not loaded, and say so (LoadedReward.lacks).
     """
     made: dict[str, LoadedReward] = {}
+    parks: dict[str, bool] = {}
 
-    def get(section: RewardConfig) -> LoadedReward:
+    def get(section: RewardConfig) -> str:
         monitor = section.weight == 0
-        key = f"{section.name} {section.alias} {sorted(section.options.items())} {section.timeout} {monitor}"
+        how = f"{section.timeout} {monitor} {section.park}"
+        key = f"{section.name} {section.alias} {sorted(section.options.items())} {how}"
         if key not in made:
             loaded = load_reward(section.name, section.options, section.timeout, monitor)
             made[key] = replace(loaded, name=section.alias) if section.alias else loaded
-        return made[key]
+            parks[key] = section.park
+        return key
 
     with without_what_is_lacking() if lacking else nullcontext():
-        rewards = [get(r) for r in config.rewards]
-        return rewards, rewards if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
+        trained = [get(r) for r in config.rewards]
+        held_out = trained if config.eval.rewards is None else [get(r) for r in config.eval.rewards]
+    there = dict(zip(made, parked([*made.values()], [*parks.values()])))
+    rewards = [there[key] for key in trained]
+    return rewards, rewards if config.eval.rewards is None else [there[key] for key in held_out]
 
 
 def start_rewards(rewards: Sequence[LoadedReward]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmrl.config import OptimConfig
 from mmrl.modalities.shards import Shards
@@ -55,3 +56,25 @@ def build(
             clip_after=config.spam_clip_after,
         )
     return adamw(trained, config.lr, config.betas, config.eps, config.weight_decay)
+
+
+# Copies of a parameter that a step of SPAM or Muon holds at most, measured: roots and clipped gradients of the one, the
+# iterates of the other in 16 bit, and its update.
+COPIES = 4
+
+
+def scratch(optimizer: torch.optim.Optimizer, together: bool, size: Callable[[Tensor], int]) -> int:
+    """Bytes that a step works with beside gradients and what it remembers; none where a fused kernel makes it.
+
+    together: all parameters at once, as torch's AdamW does on GPUs without that kernel. size: of a parameter, or of the
+    part of it that is here.
+    """
+    if isinstance(optimizer, MuonAdamW):
+        return max(scratch(part, together, size) for part in optimizer.parts)
+    sizes = [size(p) for group in optimizer.param_groups for p in group["params"]]
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return COPIES * max(sizes, default=0)
+    if all(group["fused"] for group in optimizer.param_groups):
+        return 0
+    # A root of the second moment and its quotient, beside the quotient of the parameter before.
+    return sum(sizes) if together else 3 * max(sizes, default=0)

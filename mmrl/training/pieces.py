@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmrl.copying import to_host
 from mmrl.modalities.shards import first_row
 from mmrl.reporting.disk import sync
 from mmrl.training import within
@@ -46,7 +47,7 @@ def place(folder: Path, shard: int) -> Path:
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, each with memory of its own, which stays as it is while the training goes on."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return to_host(tensors)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:

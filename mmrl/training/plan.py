@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from mmrl.config import Config
 
 _SHOWN = 40  # characters of a long option
@@ -27,15 +25,12 @@ def plan_text(config: Config, processes: int = 1) -> str:
         lines.append(f"evaluation: {between}before and after: {count} held-out prompts x {config.eval.samples}")
     every = config.checkpoint.every
     when = f"every {every} steps and at the end of a stage" if every else "at the end of a stage"
+    sections = {r.name: r for r in (*config.rewards, *(config.eval.rewards or ()))}
+    if parked := [r.alias or r.name for r in sections.values() if r.park]:
+        lines.append(f"rewards in main memory, on the GPU while they score, beside rollouts too: {', '.join(parked)}")
     behind = ", written in the background" if config.checkpoint.background else ""
     lines.append(f"checkpoints: {when}, {config.checkpoint.keep} kept{behind}")
     return "\n".join(lines) + "\n"
-
-
-def processes_of_environment() -> int:
-    """How many processes a launcher (torchrun, accelerate) has started, by what it has set; 1 without."""
-    number = os.environ.get("WORLD_SIZE", "")
-    return int(number) if number.isdecimal() and int(number) else 1
 
 
 def _model_lines(config: Config) -> list[str]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
-from types import ModuleType
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmrl.rewarding.holding import inside
 from mmrl.rewarding.load import LoadedReward
 from mmrl.training.estimate.memory import shown
-
-_DEEP = 6  # objects inside of objects
 
 
 def reward_lines(rewards: Iterable[LoadedReward]) -> Iterator[str]:
@@ -32,30 +29,17 @@ def held(rewards: Iterable[LoadedReward], device: str | None = None) -> int:
     """Bytes of the tensors that rewards hold, each once; device: those of this kind alone, such as cuda."""
     found: dict[int, Tensor] = {}
     for reward in rewards:
-        for tensor in _tensors(reward.call, set(), _DEEP):
+        for tensor in _tensors(reward.call):
             if device is None or tensor.device.type == device:
                 found[tensor.untyped_storage()._cdata] = tensor
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
-def _tensors(thing: Any, seen: set[int], deep: int) -> Iterator[Tensor]:
-    if id(thing) in seen or not deep or isinstance(thing, type | ModuleType):
-        return
-    seen.add(id(thing))
-    if isinstance(thing, Tensor):
-        yield thing
-        return
-    if isinstance(thing, nn.Module):
-        yield from (*thing.parameters(), *thing.buffers())
-        return
-    inside: list[Any] = []
-    if isinstance(thing, partial):
-        inside = [thing.func, *thing.args, *thing.keywords.values()]
-    elif isinstance(thing, Mapping):
-        inside = list(thing.values())
-    elif isinstance(thing, list | tuple | set | frozenset):
-        inside = list(thing)
-    else:
-        inside = [*getattr(thing, "__dict__", {}).values(), getattr(thing, "__self__", None)]
-    for one in inside:
-        yield from _tensors(one, seen, deep - 1)
+def _tensors(call: Any) -> Iterator[Tensor]:
+    for one in inside(call):
+        yield from [one] if isinstance(one, Tensor) else [*one.parameters(), *one.buffers()]
+
+
+def waiting(rewards: Iterable[LoadedReward]) -> dict[str, int]:
+    """Bytes of models that wait in main memory and are on the GPU while their rewards score, by what they are."""
+    return {one.name: one.size for one in dict.fromkeys(one for reward in rewards for one in reward.parked)}

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mmrl.config import ConfigError
 from mmrl.core.reduce import Reduce, distributed, local
+from mmrl.launched import processes
 from mmrl.training.notes import LAG_S, Failed, Notes, told
 from mmrl.training.presence import Presence
 
@@ -65,13 +66,14 @@ class Processes:
         from accelerate.utils import GradientAccumulationPlugin
 
         check_trackers(trackers)
-        backend_s = timeout if device == "cpu" or not torch.accelerator.is_available() else timeout + _LATER_S
+        on_cpu = device == "cpu" or not torch.accelerator.is_available()
+        backend_s = timeout if on_cpu else timeout + _LATER_S
         group, steps = InitProcessGroupKwargs(timeout=timedelta(seconds=backend_s)), GradientAccumulationPlugin(1)
         # Their own empty os.environ for a moment: a thread of an earlier run that reads it then ends the process.
         vars(group)["to_kwargs"] = partial(dict, timeout=group.timeout)
         vars(steps)["to_kwargs"] = partial(dict, num_steps=1)
         self.accelerator = Accelerator(
-            cpu=device == "cpu",
+            cpu=on_cpu,  # or accelerate joins no processes where it finds no accelerator
             log_with=list(trackers) or None,
             project_dir=run_dir,
             gradient_accumulation_plugin=steps,
@@ -79,6 +81,11 @@ class Processes:
         )
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
+        if processes() != self.world:
+            raise ConfigError(
+                f"the launcher says WORLD_SIZE={processes()} and {self.world} came together; set RANK, LOCAL_RANK, "
+                "MASTER_ADDR and MASTER_PORT, too, or start with torchrun"
+            )
         self.device: torch.device = self.accelerator.device
         self.timeout = timeout
         self.notes = Notes(run_dir, self.rank, self.world)

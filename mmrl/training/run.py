@@ -122,10 +122,18 @@ class Run:
         """Around all rollouts between two updates. An engine with a copy of the weights gets them once, on entering.
 
         Every process enters, also one that has nothing to sample: an engine they share is brought up to date by one of
-        them while the others wait.
+        them while the others wait. What needs the policy's weights comes behind it (`whole`), as inside they may be
+        divided.
         """
-        with self.processes.presence.doing("sampling"), self.whole(), self.adapter.synced(self.processes.once):
-            yield
+        with self.processes.presence.doing("sampling"):
+            if not self.adapter.samples_divided:
+                with self.whole(), self.adapter.synced(self.processes.once):
+                    yield
+                return
+            with self.adapter.synced(self.processes.once):
+                yield
+            with self.whole():
+                self.adapter.replay_sampled()
 
     def whole(self) -> AbstractContextManager[None]:
         """Around forwards without gradient of which processes may run different numbers. Every process enters."""

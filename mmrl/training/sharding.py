@@ -20,6 +20,7 @@ from mmrl.config import (
 )
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.resolving import needs, needs_reference
+from mmrl.modalities import unread
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.shards import DivisionError, Shards
 from mmrl.training.processes import Processes
@@ -38,27 +39,34 @@ KINDS = (
 
 
 def divide(adapter: Adapter, config: Config, processes: Processes) -> None:
-    """Divide the adapter's weights, whose device is the processes', as the config says.
+    """Divide the adapter's weights, whose device is the processes', as the config says, and read what was left unread.
 
     Raises ConfigError where that cannot be: the same on every process, which the main one tells.
     """
-    if config.sharding.shards == 1:
-        return
     with processes.failing_alike(ConfigError):
-        refuse(config, processes.world)
         options = config.sharding
         gathered = getattr(torch, options.gathered) if options.gathered else None
         try:
+            models = adapter.divisible()
+            untried = any(unread.is_unread(model.module) for model in models)
             adapter.shards = Shards(
-                adapter.divisible(),
-                options.shards,
-                processes.device,
-                processes.reduce,
-                options.sync == "update",
-                gathered,
+                models, options.shards, processes.device, processes.reduce, options.sync == "update", gathered
             )
         except (Unsupported, DivisionError) as error:
             raise ConfigError(str(error)) from None
+    if not processes.any(untried):
+        return
+    with processes.failing_alike(ConfigError), adapter.shards.trying():
+        try:
+            adapter.check_divided()
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+
+
+def refuse_alike(config: Config, processes: Processes) -> None:
+    """See refuse: on every process alike, before a model is read."""
+    with processes.failing_alike(ConfigError):
+        refuse(config, processes.world)
 
 
 def refuse(config: Config, world: int) -> None:

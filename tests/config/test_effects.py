@@ -361,6 +361,7 @@ CASES = [
     Case(image.ModelConfig, "engine", "model.engine.name=servers", None, stage="sft", modality="image"),
     Case(image.ModelConfig, "revision", "model.revision=a", "", "model.path=./here", modality="image"),
     Case(image.ModelConfig, "park", "model.park=true", "", "device=cpu", modality="image"),
+    Case(RewardConfig, "park", "rewards.0.park=true", "", "device=cpu"),
     Case(image.ModelConfig, "park", "model.park=true", "", "model.components=[text_encoders,vae]", modality="image"),
     Case(image.ModelConfig, "lora", "model.lora.rank=9", LORA, modality="image"),
     Case(

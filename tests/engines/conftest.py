@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,3 +116,20 @@ def server():
     fake.shutdown()
     thread.join()
     fake.server_close()
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., list[Any]]]:
+    """served(adapter, n) -> n servers with the adapter's model; all are ended behind the test."""
+    from rollout_servers import Served
+
+    running: list[Any] = []
+
+    def start(adapter: Any, n: int = 1, port: int = 0, **options: Any) -> list[Any]:
+        running.extend(Served(adapter, port, **options) for _ in range(n))
+        return running[-n:]
+
+    yield start
+    for server in running:
+        if not server.dead:
+            server.kill()

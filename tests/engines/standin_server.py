@@ -14,6 +14,15 @@ import torch
 from mmrl.engines.vllm import VllmEngine
 from mmrl.engines.vllm_transfer import gloo_broadcast, gloo_group
 
+POSTED = (
+    "/inference/v1/generate",
+    "/update_weight_version",
+    "/reset_prefix_cache",
+    "/collective_rpc",
+    "/v1/load_lora_adapter",
+    "/init_weight_transfer_engine",
+    "/start_weight_update",
+)
 ASIDE = ("/pause", "/resume", "/tokenize", "/weight_checker", "/abort_requests")  # not among `posts`
 
 
@@ -40,6 +49,8 @@ class Fake(ThreadingHTTPServer):
         self.awaited: str | None = None  # the end of the mark that a second token waits for
         self.crossed: str | None = None  # the end of a mark: what begins with these weights goes on with the next ones
         self.received: dict[str, torch.Tensor] = {}
+        self.lacks: set[str] = set()  # routes that are not there
+        self.hangs, self.hanging = False, threading.Event()  # whether it takes questions and answers none
         self.dead = False
         self._connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), Handler)
@@ -66,6 +77,7 @@ class Fake(ThreadingHTTPServer):
     def kill(self):
         """As SIGKILL would: nobody gets an answer any more."""
         self.dead = True
+        self.hanging.set()
         self.going.set()
         self.shutdown()
         self.server_close()
@@ -105,9 +117,13 @@ class Handler(BaseHTTPRequestHandler):
         }
         if "version" in told:
             answers["/version"] = {"version": told["version"]}
-        if self.path in answers:
+        if self.server.hangs:
+            self.server.hanging.wait(60)
+        if self.path in answers and self.path.partition("?")[0] not in self.server.lacks:
             return self.reply(answers[self.path])
-        return self.reply({"error": "no such route"}, 404)
+        if self.path in self.server.lacks or self.path not in (*POSTED, *ASIDE):
+            return self.reply({"error": "no such route"}, 404)
+        return self.reply({"error": "method not allowed"}, 405)
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -117,6 +133,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply({"success": True, "new_version": self.server.weights})
         if path in ASIDE:
             return self.aside(path)
+        if path == "/inference/v1/generate":
+            if path in self.server.lacks:
+                return self.reply({"error": {"message": "Scale-out endpoints are disabled."}}, 403)
+            if not body:
+                return self.reply({"error": {"message": "token_ids: Field required"}}, 400)
         self.server.posts.append((self.path, body))
         if self.path == self.server.refuse:
             return self.reply({"error": {"message": "out of blocks"}}, 503)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import random
 import threading
 import time
 import warnings
-from collections import Counter
-from pathlib import Path
 
 import pytest
 from standin_server import started
+from watching import Watch, coming_and_going, rows_of, versions_of
 
 import mmrl
 from mmrl.config import ConfigError, GrpoStage
 from mmrl.modalities.load import adapter_class
-from mmrl.training.rollouts.asynchronous import AsynchronousRollouts
 from mmrl.training.stopping import Stopped
 
 PROMPTS = ["one", "two", "three", "four", "five", "six", "seven"]
@@ -64,45 +60,9 @@ def config(folder, servers, steps=5, asynchronous=None, **stage):
     }
 
 
-def rows_of(folder):
-    lines = (Path(folder) / "runs" / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-class Watch:
-    """What each step learned from, noted where it is handed over."""
-
-    def __init__(self, monkeypatch):
-        self.taken: list[tuple[int, list]] = []
-        self.begun = threading.Event()  # the first step has its groups
-        original = AsynchronousRollouts._take
-
-        def take(rollouts, step, dropped):
-            original(rollouts, step, dropped)
-            self.taken.append((step, rollouts._made(step)))
-            self.begun.set()
-
-        monkeypatch.setattr(AsynchronousRollouts, "_take", take)
-
-    def check(self, steps, staleness):
-        """Every step once, in order, with whole groups at its places, and no action too old or of weights to come."""
-        assert [step for step, _ in self.taken] == list(range(steps))
-        for step, groups in self.taken:
-            assert [group.index for group in groups] == list(range(GROUPS))
-            for group in groups:
-                assert [sample.index for sample in group.samples] == list(range(SAMPLES))
-                for sample in group.samples:
-                    versions = sample.actions.tensors["versions"].tolist()
-                    assert len(versions) == TOKENS and versions == sorted(versions)
-                    assert sample.version == versions[0] >= step - staleness and versions[-1] <= step
-                    assert "mine.odd" in sample.scores and "logp_sampler" in sample.actions.tensors
-        prompts = Counter(group.prompt.id for _, groups in self.taken for group in groups)
-        assert max(prompts.values()) - min(prompts.get(p, 0) for p in prompts) <= 1  # passes over all prompts
-
-
 @pytest.fixture
 def watch(monkeypatch):
-    return Watch(monkeypatch)
+    return Watch(monkeypatch, GROUPS, SAMPLES, "mine.odd")
 
 
 @pytest.mark.parametrize(
@@ -130,34 +90,21 @@ def test_weights_come_while_tokens_are_sampled(fakes, tmp_path, watch):
     step 1 (the third that are sent), for two steps later, is not done before those of step 2 are there."""
     mmrl.train(config(tmp_path, fakes(crossed=" 3"), asynchronous={"staleness": 2}), quiet=True)
     watch.check(5, 2)
-    versions = [set(s.actions.tensors["versions"].tolist()) for _, gs in watch.taken for g in gs for s in g.samples]
-    assert any(len(some) > 1 for some in versions)
+    versions = [versions_of(sample) for sample in watch.all_samples()]
+    assert all(len(some) == TOKENS for some in versions) and any(len(set(some)) > 1 for some in versions)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_servers_that_are_killed_and_started_anew_lose_no_group(seed, fakes, tmp_path, watch):
     """At random moments, all of them at times; what comes back gets weights before prompts."""
-    servers, chance, over = fakes(2, delay=0.02), random.Random(seed), threading.Event()
+    servers = fakes(2, delay=0.02)
+    told = config(tmp_path, list(servers), steps=8)
 
-    def come_and_go():
-        watch.begun.wait()
-        while not over.wait(chance.uniform(0.05, 0.6)):
-            place = chance.randrange(2)
-            port = servers[place].server_address[1]
-            servers[place].kill()
-            over.wait(chance.uniform(0.0, 0.3))
-            servers[place] = fakes(1, port, delay=0.02)[0]
+    def again(gone):
+        return fakes(1, gone.server_address[1], delay=0.02)[0]
 
-    thread = threading.Thread(target=come_and_go)
-    thread.start()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            mmrl.train(config(tmp_path, list(servers), steps=8), quiet=True)
-        finally:
-            over.set()
-            watch.begun.set()
-            thread.join()
+    with coming_and_going(watch, servers, again, seed, most_up=0.6, most_down=0.3):
+        mmrl.train(told, quiet=True)
     watch.check(8, 1)
     assert len(rows_of(tmp_path)) == 8
 

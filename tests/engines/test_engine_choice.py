@@ -163,7 +163,7 @@ def test_a_process_that_waits_while_another_sends_knows_what_the_server_holds(fo
 
         def once(action, asked=asked, model=model):
             asked.append(action)
-            server.weights = f"sent by another process as {model}"
+            server.weights = f"mmrl {model} 3"
 
         if extra:
             engine.sync_lora(saves(1), 3, once=once)

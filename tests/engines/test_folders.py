@@ -82,7 +82,9 @@ def test_an_engine_leaves_nothing_whether_its_sync_went_well_or_not(place, folde
 
 
 def test_two_runs_in_one_folder_do_not_write_over_each_other(tmp_path, folder, server):
-    for engine in (engines := [connect(folder, server, options={"folder": tmp_path}) for _ in range(2)]):
+    engines = []
+    for _ in range(2):
+        engines.append(engine := connect(folder, server, options={"folder": tmp_path}))
         engine.sync([("lm_head.weight", torch.ones(2, 2))], 1)
     paths = [body["kwargs"]["weights_path"] for path, body in server.posts if path == "/collective_rpc"]
     assert len(set(paths)) == 2 and len(list(tmp_path.iterdir())) == 2

@@ -174,7 +174,7 @@ def test_checksums_are_compared_after_the_first_weights(folder, fakes):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"url": []}, "names no server"),
+        ({"url": []}, "url is "),
         ({"url": ["http://a:1", "http://a:1"]}, "names http://a:1 twice"),
         ({"transfer": "rdma"}, "transfer is 'rdma'; write file, nccl, gloo"),
         ({"transfer": "gloo", "folder": "/tmp"}, "nothing is written; leave folder out"),

@@ -117,3 +117,39 @@ def test_a_training_over_other_processes_of_which_one_is_killed(config, tmp_path
         for process, _ in servers:
             process.kill()
             process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_trainings_of_one_server(config, tmp_path):
+    """In processes of their own: the second is refused while the first lives, and takes over when it was killed."""
+    server, url = _started(config(), tmp_path, 0)
+    steps = {"steps": 500, "optim": {"lr": 1e-4}}
+    words = [sys.executable, "-m", "mmrl", "train", str(config(url, **steps)), "--quiet"]
+    switches = {"env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, "text": True}
+    first = subprocess.Popen([*words, "name=first"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **switches)
+    try:
+        metrics = tmp_path / "runs" / "first" / "metrics.jsonl"
+        while not (metrics.is_file() and metrics.read_text(encoding="utf-8")):
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = [*words, "name=second", "stages.rl.steps=2"]
+        refused = subprocess.run(second, capture_output=True, check=False, **switches)
+        lines = [line for line in refused.stderr.splitlines() if not line.startswith("warning: ")]
+        assert refused.returncode == 1 and len(lines) == 1, refused.stderr
+        assert lines[0].startswith(
+            f"error: model.engine: rollouts: {url} samples for another run: run 'first' (process"
+        )
+        assert not (tmp_path / "runs" / "second" / "metrics.jsonl").exists()
+        steps_before = len(metrics.read_text(encoding="utf-8").splitlines())
+        while len(metrics.read_text(encoding="utf-8").splitlines()) < steps_before + 2:  # it was not disturbed
+            assert first.poll() is None
+            time.sleep(0.05)
+        first.kill()
+        first.wait()
+        taken = subprocess.run([*second, "--fresh"], capture_output=True, check=False, **switches)
+        assert taken.returncode == 0, taken.stderr
+    finally:
+        for process in (first, server):
+            process.kill()
+            process.wait()

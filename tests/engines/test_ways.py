@@ -10,7 +10,7 @@ from random_decoders import V, decoder
 from transformers import AutoConfig, Qwen3Config, Qwen3Model
 
 from mmrl.engines.decoder import Decoder, Row, decoder_of
-from mmrl.engines.ways import TOKENS, Ways, find_ways, trial_ids
+from mmrl.engines.ways import TOKENS, Ways, find_ways, likely_ways, trial_ids
 
 HYBRID = {
     "Jamba": {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
@@ -172,6 +172,23 @@ def test_a_line_of_one_token(net):
     token = Row(torch.tensor([7]))
     alone = Decoder(net).run([token]).hidden[0]
     torch.testing.assert_close(Decoder(net).line([token, Row(token.ids[:0])], [None, 0]), alone)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        *HYBRID.items(),
+        ("Qwen3", {}),
+        ("Mistral", {"sliding_window": 64}),
+        ("Mamba", {"state_size": 8}),
+    ],
+)
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_what_a_plan_takes_for_likely_is_what_a_trial_finds(kind, numbers, recomputed):
+    heads = {} if kind == "Mamba" else {"num_attention_heads": 4, "num_key_value_heads": 2}
+    tried = Decoder(decoder_of(decoder(kind, **heads, **numbers)))
+    found, likely = find_ways(tried, trial_ids(V, ()), recomputed), likely_ways(tried, recomputed)
+    assert (likely.line, likely.shared) == (found.line, found.shared)
 
 
 @pytest.mark.parametrize(

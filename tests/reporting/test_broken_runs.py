@@ -23,7 +23,8 @@ from mmrl.cli import cli
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.records import readable_rows
 from mmrl.reporting.report import ReportError, write_report
-from mmrl.reporting.samples import read_step, write_offending, write_step
+from mmrl.reporting.sample_records import read_step
+from mmrl.reporting.samples import write_offending, write_step
 from mmrl.reporting.summary import write_summary
 from mmrl.types import Group, Prompt, Sample, Score, Trajectory
 

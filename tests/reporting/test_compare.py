@@ -14,7 +14,8 @@ from mmrl.cli import cli
 from mmrl.reporting.compare import MOST_RUNS, write_comparison
 from mmrl.reporting.ending import write_ending
 from mmrl.reporting.report import ReportError
-from mmrl.reporting.samples import read_step, write_step
+from mmrl.reporting.sample_records import read_step
+from mmrl.reporting.samples import write_step
 from mmrl.types import Group, Prompt, Sample, Score
 
 

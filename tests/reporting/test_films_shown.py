@@ -8,7 +8,8 @@ from mmrl.media import Clip
 from mmrl.reporting.cards import CardMaker
 from mmrl.reporting.folder import RunFolder
 from mmrl.reporting.records import readable_index
-from mmrl.reporting.samples import read_index, write_step
+from mmrl.reporting.sample_index import read_index
+from mmrl.reporting.samples import write_step
 from mmrl.types import Group, Prompt, Sample
 
 

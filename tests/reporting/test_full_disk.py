@@ -13,7 +13,9 @@ from mmrl.reporting import disk
 from mmrl.reporting.disk import WriteError
 from mmrl.reporting.files import write_atomic
 from mmrl.reporting.metrics import MetricsWriter, read_metrics
-from mmrl.reporting.samples import SampleStore, list_tags, read_step, write_offending, write_step
+from mmrl.reporting.sample_index import list_tags
+from mmrl.reporting.sample_records import read_step
+from mmrl.reporting.samples import SampleStore, write_offending, write_step
 from mmrl.reporting.summary import write_summary
 from mmrl.types import Group, Prompt, Sample
 

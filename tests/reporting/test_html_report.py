@@ -376,7 +376,8 @@ def test_tokens_are_coloured_by_advantage_and_those_that_are_not_trained_are_mar
     import torch
 
     from mmrl.reporting.report import write_report
-    from mmrl.reporting.samples import read_step, write_step
+    from mmrl.reporting.sample_records import read_step
+    from mmrl.reporting.samples import write_step
     from mmrl.types import Group, Prompt, Sample, Trajectory
 
     def said(advantage, words, trained):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrl.reporting.samples import SampleStore, list_tags
+from mmrl.reporting.sample_index import list_tags
+from mmrl.reporting.samples import SampleStore
 from mmrl.reporting.thinning import kept_stride
 from mmrl.types import Group, Prompt, Sample
 

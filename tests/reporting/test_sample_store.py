@@ -7,7 +7,9 @@ from PIL import Image
 
 from mmrl.media import Media, View
 from mmrl.reporting import samples
-from mmrl.reporting.samples import list_tags, read_index, read_step, write_offending, write_step
+from mmrl.reporting.sample_index import list_tags, read_index
+from mmrl.reporting.sample_records import read_step
+from mmrl.reporting.samples import write_offending, write_step
 from mmrl.types import Group, Prompt, Sample, Score, Turn
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from mmrl.media import Excerpt, Heard
 from mmrl.reporting.metrics import MetricsWriter
 from mmrl.reporting.report import write_report
-from mmrl.reporting.samples import read_step, write_step
+from mmrl.reporting.sample_records import read_step
+from mmrl.reporting.samples import write_step
 from mmrl.reporting.sounds import HEIGHT, WIDTH, save_sound, spectrogram
 from mmrl.sounds import RATE, load
 from mmrl.types import Group, Prompt, Sample, Turn

@@ -112,9 +112,13 @@ def command(*words: str, **options: Any) -> subprocess.Popen:
     )
 
 
+def processes(count: int, *words: str, float64: bool = False) -> subprocess.Popen:
+    """A script and its arguments, in so many processes over gloo, forked from one (forked.py)."""
+    return command(str(Path(__file__).with_name("forked.py")), str(count), *["float64"] * float64, *words)
+
+
 def two_processes(*words: str) -> subprocess.Popen:
-    """A script and its arguments, in two processes over gloo, forked from one (forked_pair.py)."""
-    return command(str(Path(__file__).with_name("forked_pair.py")), *words)
+    return processes(2, *words)
 
 
 def torchrun(*words: str) -> subprocess.Popen:
@@ -138,5 +142,5 @@ def helpers():
     """The functions above, for tests in other files."""
     import types
 
-    names = (grpo, sft, merged, outcome, train, command, two_processes, torchrun, written)
+    names = (grpo, sft, merged, outcome, train, command, processes, two_processes, torchrun, written)
     return types.SimpleNamespace(**{f.__name__: f for f in names}, root=ROOT, prompts=PROMPTS)

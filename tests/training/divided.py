@@ -1,21 +1,20 @@
-"""Runs whose weights are divided over processes, and the same of one process: configs, and what they left."""
+"""Configs of tiny runs, of one process and with weights that are divided over several, and how they are run."""
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import saved
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
+import mmrl
 from mmrl.training import optim
 
 PROMPTS = ["one", "two", "three is", "four or so", "five", "six six six"]
@@ -41,6 +40,7 @@ OPTIM = {"lr": 1e-2, "eps": 1e-3}
 GRPO = {"kind": "grpo", "steps": 1, "groups": 5, "samples": 3, "epochs": 5, "micro_batch": 30, "optim": OPTIM}
 SFT = {"kind": "sft", "steps": 2, "batch": 5, "micro_batch": 2, "optim": OPTIM}
 SIZES = {"hidden": 16, "layers": 2, "heads": 2, "kv_heads": 1}
+SD3 = {"build": {"layers": 2, "heads": 2, "head_dim": 16, "grid": 4}, "sampling": {"guidance": 3.0}}
 LORA = {"train": "lora", "lora": {"rank": 2, "alpha": 4}}
 
 # Several runs in one start of the processes: `python SCRIPT JOBS.json`, a list of `job`s.
@@ -57,7 +57,7 @@ torch.set_num_threads(1)
 mmrl.training.reports.write_report = lambda folder: folder  # most of the time of such a run
 for config, resume, allow, fails, copy in json.loads(Path(sys.argv[1]).read_text()):
     folder = Path(config["out"]) / config["name"]
-    if copy and os.environ["RANK"] == "0":  # the others wait for it where the run begins
+    if copy and os.environ.get("RANK", "0") == "0":  # the others wait for it where the run begins
         presence = shutil.ignore_patterns(".at_*")  # of the other process, which may be at its end
         shutil.copytree(folder, folder.with_name(copy), symlinks=True, ignore=presence)
     try:
@@ -97,30 +97,6 @@ def noting(folder: Path) -> Iterator[None]:
         yield
     finally:
         optim.build = before
-
-
-def gradients(config: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Update of an optimizer -> its gradients by name, those of several processes joined by hand."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for path in sorted((Path(config["out"]) / config["name"] / "gradients").glob("*_0.safetensors")):
-        update = path.name.removesuffix("_0.safetensors")
-        every = [load_file(part) for part in sorted(path.parent.glob(f"{update}_*.safetensors"))]
-        found[update] = {
-            name.partition("/")[2]: torch.cat([part[name] for part in every]) if name.startswith("rows/") else value
-            for name, value in every[0].items()
-        }
-        assert all(part.keys() == every[0].keys() for part in every)
-    return found
-
-
-def off(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Of the gradients of two runs in each optimizer's first update, where weights are equal, the largest difference of
-    an element, as a share of the largest element: one that is 0 by cancellation has the rounding of what cancels."""
-    left, right = gradients(one), gradients(other)
-    assert left.keys() == right.keys() and left
-    first = [update for update in left if update.endswith("_000")]
-    largest = {u: max(float(g.abs().max()) for g in left[u].values() if g.numel()) for u in first}
-    return max(distance(left[u], right[u]) / largest[u] for u in first)
 
 
 def merged(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -242,52 +218,22 @@ def both(config: dict[str, Any], **sharding: Any) -> tuple[dict[str, Any], dict[
     return {**config, "name": f"{config['name']}_alone"}, {**config, **divided}
 
 
-def latest(config: dict[str, Any]) -> Path:
-    return Path(config["out"]) / config["name"] / "checkpoints" / "latest"
+def one(config: dict[str, Any], resume: bool = False) -> None:
+    """The run, in this process alone."""
+    with warnings.catch_warnings(), noting(folder_of(config)):
+        warnings.simplefilter("ignore")
+        mmrl.train(config, quiet=True, resume=resume)
 
 
-def state(config: dict[str, Any]) -> dict[str, Any]:
-    return json.loads((latest(config) / "state.json").read_text())
+def folder_of(config: dict[str, Any]) -> Path:
+    return Path(config["out"]) / config["name"]
 
 
-def trained(config: dict[str, Any]) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, those of several processes joined by hand."""
-    return saved.tensors(latest(config))
-
-
-def exported(config: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of `policy/`, by file and name."""
-    root = latest(config) / "policy"
-    return {
-        f"{path.relative_to(root)}:{name}": value
-        for path in sorted(root.rglob("*.safetensors"))
-        for name, value in load_file(path).items()
-    }
-
-
-def described(config: dict[str, Any]) -> dict[str, Any]:
-    """What `policy/` says of the models in it."""
-    root = latest(config) / "policy"
-    return {str(path.relative_to(root)): json.loads(path.read_text()) for path in sorted(root.rglob("config.json"))}
-
-
-def rows(config: dict[str, Any]) -> list[dict[str, Any]]:
-    lines = (Path(config["out"]) / config["name"] / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Between tensors of the same names and shapes, the largest of all."""
-    assert one.keys() == other.keys() and one
-    assert all(one[name].shape == other[name].shape for name in one)
-    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one if one[name].numel())
-
-
-def together(helpers: Any, folder: Path, jobs: list[list[Any]]) -> str:
-    """Standard output of two processes that do these (TRAIN)."""
+def together(helpers: Any, folder: Path, jobs: list[list[Any]], count: int = 2, float64: bool = False) -> str:
+    """Standard output of so many processes that do these (TRAIN)."""
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     (folder / "jobs.py").write_text(TRAIN, encoding="utf-8")
-    process = helpers.two_processes(str(folder / "jobs.py"), str(folder / "jobs.json"))
-    out, err = process.communicate(timeout=900)
+    process = helpers.processes(count, str(folder / "jobs.py"), str(folder / "jobs.json"), float64=float64)
+    out, err = process.communicate(timeout=1800)
     assert process.returncode == 0, err[:3000] + err[-3000:]
     return str(out)

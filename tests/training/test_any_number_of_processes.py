@@ -22,7 +22,7 @@ from flowing import Flowing
 from mmrl.config import load
 from mmrl.core.aggregate import AGGREGATIONS
 from mmrl.data.records import Records
-from mmrl.reporting.samples import list_tags, read_index
+from mmrl.reporting.sample_index import list_tags, read_index
 from mmrl.training.processes import Processes
 from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt

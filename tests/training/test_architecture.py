@@ -31,6 +31,7 @@ HELPERS = {
         "thoughts",
         "importing",
         "later",
+        "launched",
         "located",
         "media",
         "near",

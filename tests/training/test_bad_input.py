@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmrl.config import ConfigError
 from mmrl.modalities.image.adapter import ImageAdapter
-from mmrl.reporting.samples import list_tags, read_index
+from mmrl.reporting.sample_index import list_tags, read_index
 from mmrl.training import checkpoint, pieces, selfcheck
 from mmrl.training.learner import NonFiniteError
 from mmrl.training.rollouts.sampling import RewardFailure

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrl.config import ConfigError, load
-from mmrl.reporting.samples import read_step
+from mmrl.reporting.sample_records import read_step
 from mmrl.training.rollouts.buckets import levels, picked, shares
 from mmrl.training.rollouts.curriculum import Curriculum
 from mmrl.training.rollouts.difficulty import CurriculumError

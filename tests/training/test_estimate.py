@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrl.config import load
+from mmrl.config import OptimConfig, load
 from mmrl.modalities.hollow import without_weights
 from mmrl.training.assemble import assemble, load_adapter
 from mmrl.training.dry_run import estimates
 from mmrl.training.estimate.lines import CUDA, REST, Estimate
 from mmrl.training.estimate.memory import Sizes, checkpoint, phases, shown
 from mmrl.training.estimate.tracing import Tracer, peak_of
+from mmrl.training.optim import build, scratch
 from mmrl.training.planned import PlannedProcesses
 from mmrl.training.stages.update import given_update, gradient, micro_batches
 
@@ -70,13 +71,32 @@ class RealTracer(Tracer):
     counted = Tensor
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ["adamw", "spam", "muon"])
+def test_what_a_step_of_an_optimizer_works_with(name, fused):
+    """Measured on its second step, when it remembers already: never more than is told, and no less than half of it."""
+    shapes = {"layers.0.w": (64, 96), "layers.1.w": (64, 64), "bias": (96,)}
+    parameters = {key: nn.Parameter(torch.randn(shape)) for key, shape in shapes.items()}
+    optimizer = build(OptimConfig(name=name, spam_clip_after=0), parameters)
+    for group in optimizer.param_groups:
+        if "fused" in group:
+            group["fused"] = fused
+    for parameter in parameters.values():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    with RealTracer() as tracer:
+        optimizer.step()
+    told = scratch(optimizer, False, lambda p: p.numel() * p.element_size())
+    assert told / 2 <= max(tracer.peak - 64, 0) <= told  # but for counters of steps
+    assert (told == 0) == (name == "adamw" and fused)
+
+
 # -------------------------------------------------------------------- from sizes to memory
 
 
 def test_phases_are_sums():
-    sizes = Sizes(weights=10, trained=8, largest=3, moments=16, average=8, reference=8, sampling=5, update=20)
+    sizes = Sizes(weights=10, trained=8, scratch=6, moments=16, average=8, reference=8, sampling=5, update=20)
     assert phases(sizes) == {"rollout": 47, "update": 62, "optimizer": 42 + 8 + 6}
-    assert phases(sizes, together=True)["optimizer"] == 42 + 8 + 8
     assert checkpoint(sizes, on_host=False) == 8 + 16 + 8 + 8
     assert checkpoint(sizes, on_host=True) == 40 + 42
     assert phases(Sizes(weights=10, sampling=5)) == {"rollout": 15}

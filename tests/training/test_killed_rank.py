@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import sharded_cases
 import yaml
+from divided import Runs, merged
 from saved import files
 
 HERE = Path(__file__).parent
@@ -14,7 +16,8 @@ TIMEOUT = 60  # seconds of the runs
 
 REWARDS = "def letters(samples):\n    return [s.artifact.count('a') / 5 for s in samples]\n"
 SIZES = {"kind": "qwen3", "context": 64, "hidden": 16, "layers": 2, "heads": 2, "kv_heads": 1}
-# What is trained -> (overrides, how many moments, only those at which a checkpoint is written).
+# What is trained -> (overrides, how many moments, only those at which a checkpoint is written). roles: a case of
+# sharded_cases.py, whose policy, fake score, slow copies and rewards' own updates are divided.
 KINDS = {
     "whole weights": ({}, 20, ""),
     "divided weights": ({"sharding": {"shards": 2}}, 20, ""),
@@ -24,7 +27,15 @@ KINDS = {
         20,
         "saving",
     ),
+    "divided roles": ({"roles": "flash"}, 6, ""),
+    "divided roles, while they are saved": ({"roles": "tdm"}, 4, "saving"),
 }
+
+
+def of_roles(place: Path, case: str) -> dict:
+    """Three steps of a distill stage, a checkpoint behind each."""
+    made = {**sharded_cases.ALL[case](Runs(place)), "sharding": {"shards": 2}, "timeout": TIMEOUT}
+    return {**made, "checkpoint": {"every": 1}, "stages": [merged(made["stages"][0], {"steps": 3})]}
 
 
 def config(place: Path, overrides: dict) -> dict:
@@ -59,7 +70,8 @@ def config(place: Path, overrides: dict) -> dict:
 def killed(request, tmp_path, helpers):
     """(the folder, what killing.py says, line by line)."""
     overrides, moments, saving = KINDS[request.param]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config(tmp_path, overrides)), encoding="utf-8")
+    made = of_roles(tmp_path, overrides["roles"]) if "roles" in overrides else config(tmp_path, overrides)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
     words = [str(tmp_path), str(moments), *([saving] if saving else [])]
     process = helpers.command(str(HERE / "killing.py"), *words, cwd=HERE)
     out, err = process.communicate(timeout=1800)

@@ -12,7 +12,8 @@ from answers import Answers, AnswersConfig, make, ranks
 from every import every
 
 from mmrl.config import ConfigError
-from mmrl.training.stages.pass_rates import Known, Rate, mark_of_weights, rate_of
+from mmrl.modalities.marks import mark_of_weights
+from mmrl.training.stages.pass_rates import Known, Rate, rate_of
 from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt
 

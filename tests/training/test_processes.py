@@ -10,7 +10,7 @@ import saved
 import torch
 
 from mmrl.data.order import cyclic_indices
-from mmrl.reporting.samples import read_index
+from mmrl.reporting.sample_index import read_index
 from mmrl.seeds import seed_of
 
 # FLAT prompts have the same reward for every sample: groups without signal, all that the first process has, so

@@ -17,6 +17,7 @@ from mmrl.training.estimate.memory import Sizes, phases
 from mmrl.training.estimate.residency import SHARE, Engine, engine_lines, engine_of, least_gpu, residency_lines
 from mmrl.training.estimate.stages import blank_samples, kept_graphs, sizes_of
 from mmrl.training.estimate.tracing import Tracer
+from mmrl.training.plan import plan_text
 from mmrl.training.planned import PlannedProcesses
 
 TEXT = {"path": "b", "build": {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1}}
@@ -115,3 +116,23 @@ def test_what_a_graph_keeps_is_what_one_of_real_tensors_does(tiny):
 def test_a_stage_of_another_kind_keeps_none(tiny):
     stage, _ = made(tiny(stages=[{"kind": "sft", "steps": 1}], data={"prompts": None}))
     assert kept_graphs(stage, []) == 0
+
+
+def test_rewards_that_wait_in_main_memory_are_told_and_counted_where_they_score(tiny, tmp_path):
+    (tmp_path / "towers.py").write_text(
+        "from torch import nn\n"
+        "class tower:\n"
+        "    def __init__(self):\n"
+        "        self.net = nn.Linear(1000, 1000)\n"
+        "    def __call__(self, samples):\n"
+        "        return [0.0 for _ in samples]\n"
+    )
+    rewards = [{"name": f"{tmp_path}/towers.py:tower", "park": True}]
+    stage, _ = made(tiny(data=PLAIN, device="auto", rewards=rewards))
+    first, second = residency_lines(stage)
+    assert "rewards" not in first
+    assert second == "  in main memory, on the GPU while they score, beside rollouts too: reward towers.tower 4 MB"
+    whole, *_ = residency_lines(made(tiny(data=PLAIN, device="auto", rewards=[{**rewards[0], "park": False}]))[0])
+    assert "rewards 4 MB" in whole
+    told = plan_text(load(tiny(data=PLAIN, device="auto", rewards=rewards)))
+    assert "rewards in main memory, on the GPU while they score" in told

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from divided import (
-    GRPO,
-    LORA,
-    SFT,
-    Runs,
-    both,
-    described,
-    distance,
-    exported,
-    failures,
-    job,
-    latest,
-    merged,
-    noting,
-    off,
-    rows,
-    state,
-    together,
-    trained,
-)
+from compared import ALIKE, CLOSE, agree, distance, exported, latest, off, rows, state, trained
+from divided import GRPO, Runs, failures, job, merged, one, together
 from every import every
+from sharded_cases import GROUPS, MORE, pairs
 
-import mmrl
 from mmrl.config import ConfigError, load
 from mmrl.modalities.acting import Rows, part_of
 from mmrl.modalities.shards import first_row
@@ -39,49 +20,6 @@ from mmrl.training.muon import MuonAdamW
 from mmrl.training.processes import LostProcess, Processes
 from mmrl.training.sharding import refuse
 from mmrl.training.tensors import CheckpointError
-
-KL = {"algorithm": {"kl_coef": 0.1, "kl_place": "loss"}}
-SD3 = {"build": {"layers": 2, "heads": 2, "head_dim": 16, "grid": 4}, "sampling": {"guidance": 3.0}}
-# Of the gradients of an update whose weights are equal; the largest element is 1.
-ALIKE = 1e-6
-# Three numbers per update are sums of other groupings: weights of size 1 differ by a few of their roundings.
-CLOSE = 1e-5
-
-
-def full(runs):
-    """Tied embeddings, an average, a reference; three groups and two, cut into micro-batches of their lengths."""
-    return runs.text("full", merged(GRPO, {"optim": {"ema": 0.9}, **KL})), {}
-
-
-def lora(runs):
-    return runs.text("lora", merged(GRPO, KL), **LORA), {}
-
-
-def late(runs):
-    """An output layer of its own, and gradients that are summed once for an update."""
-    return runs.text("late", GRPO, build={"tied": False}), {"sync": "update"}
-
-
-def empty(runs):
-    """Records and then one group, which is the first process's; layers that are computed again in the backward."""
-    return runs.text("empty", SFT, merged(GRPO, {"groups": 1, "samples": 4}), gradient_checkpointing=True), {}
-
-
-def pictures(runs):
-    """Of five groups two show a picture, both to one process; the tower is trained, and every process has all of it."""
-    return runs.vision("pictures", merged(GRPO, {"micro_batch": 200}), vision="trained"), {}
-
-
-def drawn(runs):
-    return runs.image("drawn", "sd3", merged(GRPO, {"micro_batch": 4, **KL}), **SD3), {}
-
-
-def drawn_lora(runs):
-    model = merged(SD3, {"sampling": {"guidance_gradient": "both"}})
-    return runs.image("drawn_lora", "sd3", merged(GRPO, {"micro_batch": 4, **KL}), **model, **LORA), {}
-
-
-CASES = {case.__name__: case for case in (full, lora, late, empty, pictures, drawn, drawn_lora)}
 
 
 def longer(config, name: str):
@@ -94,10 +32,7 @@ def longer(config, name: str):
 def done(helpers, tmp_path_factory):
     """(case -> (config of one process, that of two), all trained; what failed; the runs of two steps)."""
     folder = tmp_path_factory.mktemp("sharded")
-    runs, found = Runs(folder), {}
-    for name, case in CASES.items():
-        config, sharding = case(runs)
-        found[name] = both(config, **sharding)
+    found = pairs(Runs(folder), GROUPS)
     two = found["full"][1]
     straight, _ = longer(two, "straight")
     resumed, stopped = longer(two, "resumed")
@@ -107,38 +42,22 @@ def done(helpers, tmp_path_factory):
     jobs += [job(wide, True, ["model"], fails=True, copy=alone["name"]), job(resumed, True)]
     jobs += [job({**straight, "name": "many", "sharding": {"shards": 3}}, fails=True)]
     out = together(helpers, folder, jobs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for one, _ in found.values():
-            with noting(latest(one).parents[1]):
-                mmrl.train(one, quiet=True)
-        mmrl.train({**alone, "sharding": {"shards": 1}}, quiet=True, resume=True)
+    for config, _ in found.values():
+        one(config)
+    one({**alone, "sharding": {"shards": 1}}, resume=True)
     return SimpleNamespace(pairs=found, failed=failures(out), straight=straight, resumed=resumed, alone=alone)
 
 
-@pytest.fixture
-def pairs(done):
-    return done.pairs
+@every("case", list(GROUPS))
+def test_two_processes_with_parts_of_the_weights_train_as_one_with_all(done, case):
+    agree(*done.pairs[case], near=1e-6)
 
 
-@every("case", list(CASES))
-def test_two_processes_with_parts_of_the_weights_train_as_one_with_all(pairs, case):
-    alone, divided = pairs[case]
-    one, two = trained(alone), trained(divided)
-    assert off(alone, divided) < ALIKE
-    assert distance(one, two) < CLOSE
-    assert distance(exported(alone), exported(divided)) < CLOSE
-    assert described(alone) == described(divided)
-    for left, right in zip(rows(alone), rows(divided), strict=True):
-        assert right["grad_norm"] == pytest.approx(left["grad_norm"], abs=1e-6)
-        assert right["loss"] == pytest.approx(left["loss"], abs=1e-6)
-
-
-@every("case", list(CASES))
-def test_each_process_holds_a_part_and_both_are_all(pairs, case):
+@every("case", list(GROUPS))
+def test_each_process_holds_a_part_and_both_are_all(done, case):
     from safetensors.torch import load_file
 
-    _, divided = pairs[case]
+    _, divided = done.pairs[case]
     parts = [load_file(latest(divided) / f"trainer_{n:05d}.safetensors") for n in range(2)]
     numbers = [sum(t.numel() for name, t in part.items() if name.endswith("/exp_avg")) for part in parts]
     assert numbers[0] > 0 and numbers[1] > 0 and max(numbers) < 0.7 * sum(numbers)
@@ -165,33 +84,6 @@ def test_a_checkpoint_of_another_model_and_too_many_shards_are_refused_alike_by_
 
 # ---------------------------------------------------------------- every family, other options
 
-# Guidance that runs two passes where the family has them; options of the builder.
-GUIDED = {"z_image": 1.0, "flux": 3.5}
-DRAWING = ("sd", "sdxl", "flux", "qwen_image", "sana", "wan", "z_image", "flux2_klein")
-
-
-def family_case(name: str, train: str):
-    def case(runs):
-        sampling = {"guidance": GUIDED.get(name, 3.0), "frames": 5 if name == "wan" else None}
-        build = {"max_length": 48} if name == "flux2_klein" else {}
-        model = LORA if train == "lora" else {}
-        stage = merged(GRPO, {"micro_batch": 4, "groups": 3, "epochs": 2})
-        return runs.image(f"{name}_{train}", name, stage, build=build, sampling=sampling, **model), {}
-
-    return case
-
-
-def heard(runs):
-    return runs.audio("heard", merged(GRPO, {"micro_batch": 200}), **LORA), {}
-
-
-def spam(runs):
-    return runs.text("spam", merged(GRPO, {"optim": {"name": "spam"}})), {}
-
-
-MORE = {f"{name}_{train}": family_case(name, train) for name in DRAWING for train in ("full", "lora")}
-MORE |= {"heard": heard, "spam": spam}
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -199,14 +91,12 @@ MORE |= {"heard": heard, "spam": spam}
 def test_so_does_every_family(helpers, tmp_path):
     """Near to two processes that have all weights, and to one. SDXL's pictures differ a little where fewer of them are
     drawn together, divided or not, and Adam makes more of that. UNets sum more of what cancels into an element."""
-    runs = Runs(tmp_path)
-    made = {name: both(config, **sharding) for name, case in MORE.items() for config, sharding in [case(runs)]}
+    made = pairs(Runs(tmp_path), MORE)
     whole = {name: {**divided, "name": f"{name}_whole", "sharding": {}} for name, (_, divided) in made.items()}
     together(helpers, tmp_path, [job(config) for config in [*(d for _, d in made.values()), *whole.values()]])
     far, from_one, gradients = {}, {}, {}
     for name, (alone, divided) in made.items():
-        with noting(latest(alone).parents[1]):
-            mmrl.train(alone, quiet=True)
+        one(alone)
         gradients[name] = off(whole[name], divided)
         for found, other in ((far, whole[name]), (from_one, alone)):
             found[name] = max(distance(trained(other), trained(divided)), distance(exported(other), exported(divided)))
@@ -218,7 +108,7 @@ def test_so_does_every_family(helpers, tmp_path):
 @pytest.mark.slow
 def test_the_command_of_the_page_trains(helpers, tmp_path):
     small = ["steps=1", "groups=2", "samples=2", "updates=1"]
-    words = ["-m", "mmrl", "train", "text/tiny_sharded", f"out={tmp_path}", "name=run", "device=cpu", "threads=1"]
+    words = ["-m", "mmrl", "train", "text/tiny_sharded", f"out={tmp_path}", "name=run", "threads=1"]
     words += [f"stages.grpo.{one}" for one in small] + ["data.prompts_count=8", "data.eval_prompts_count=2"]
     process = helpers.torchrun(*words)
     _, err = process.communicate(timeout=900)

@@ -178,11 +178,11 @@ def test_inner_blocks_are_parts_of_their_own_and_what_is_shared_belongs_to_one()
 
 def test_phases_of_a_shard_are_sums():
     sizes = Sharded(
-        4, frozen=1, masters=20, whole=300, moments=40, gradients=20, gathered=7, unreduced=8, copy=80, sampling=5,
-        activations=9,
+        4, frozen=1, masters=20, whole=300, moments=40, gradients=20, scratch=3, gathered=7, unreduced=8, copy=80,
+        sampling=5, activations=9,
     )  # fmt: skip
     assert sizes.resident == 361
-    assert sizes.phases() == {"rollout": 446, "update": 361 + 20 + 7 + 8 + 9, "optimizer": 401}
+    assert sizes.phases() == {"rollout": 446, "update": 361 + 20 + 7 + 8 + 9, "optimizer": 361 + 20 + 3}
     assert Sharded(4, frozen=1, copy=2).phases() == {"rollout": 3}
     first, *others = sizes.lines("grpo", 8)
     assert "each of 8 GPUs, 4 shards x 2 copies" in first and "(rollout)" in first

@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not body and self.path == "/inference/v1/generate":
+            return self.reply({"error": "token_ids: Field required"}, 400)
         if self.path == "/inference/v1/generate":
             self.server.models.add(body["model"])
             self.server.events[self.server.run].append("-".join(map(str, body["token_ids"])))

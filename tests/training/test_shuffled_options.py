@@ -12,7 +12,7 @@ from answers import make
 from mmrl.config import ConfigError, DataConfig
 from mmrl.data.choices import ORDER, in_order, options_of
 from mmrl.reporting.report import write_report
-from mmrl.reporting.samples import read_step
+from mmrl.reporting.sample_records import read_step
 from mmrl.training.assemble import load_prompts
 from mmrl.training.stopping import Stopped
 from mmrl.types import Prompt

@@ -11,7 +11,8 @@ import pytest
 import saved
 import torch
 from answers import Answers, AnswersConfig, make
-from divided import GRPO, LORA, Runs, latest
+from compared import latest
+from divided import GRPO, LORA, Runs
 from safetensors.torch import load_file, save_file
 
 from mmrl.api import trainer

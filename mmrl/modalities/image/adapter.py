@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.engines.base import Once, here
+from mmrl.engines.holding import Holder
 from mmrl.engines.rollout_pool import Push
 from mmrl.engines.rollout_wire import Policy
 from mmrl.grids import as_grid
 from mmrl.media import IMAGE
-from mmrl.modalities import hollow
+from mmrl.modalities import hollow, unread
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
 from mmrl.modalities.compiling import compile_parts
 from mmrl.modalities.image import lora, replay, told
+from mmrl.modalities.image.alike import alike
 from mmrl.modalities.image.blocks import spread
 from mmrl.modalities.image.branching import Branches
 from mmrl.modalities.image.conditions import Conditions
@@ -167,8 +169,6 @@ class ImageAdapter(Adapter):
                 "sharding: model.keep_graph goes back through a rollout's own forwards, whose gathered weights are "
                 "given back by then; leave it off, or sharding.shards at 1"
             )
-        if self.config.engine.name == "servers":
-            raise Unsupported("sharding: engine.name=servers gets no divided weights yet; leave one of them out")
         full, blocks = self.config.train == "full", self.family.block_names
         return [Divisible(module, blocks, saves_frozen=full) for module in denoisers.values()]
 
@@ -188,7 +188,9 @@ class ImageAdapter(Adapter):
         if self._parking:
             self._parking.settle(device)
         else:
-            self.family.pipeline.to(device)
+            for module in self.family.pipeline.components.values():
+                if isinstance(module, nn.Module):
+                    unread.move(module, device)
 
     # ---------------------------------------------------------------- how it samples
 
@@ -345,6 +347,11 @@ class ImageAdapter(Adapter):
         finally:
             self._in_sync = False
 
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See Adapter.meet."""
+        if self.config.engine.name == "servers":
+            self._made_elsewhere().pool.meet(run, title, claims)
+
     def apart(self) -> Apart:
         """See Adapter.apart: servers sample."""
         if self.config.engine.name != "servers":
@@ -356,10 +363,11 @@ class ImageAdapter(Adapter):
 
     def served(self) -> Policy:
         """See Adapter.served."""
-        weights = {f"{n}.{key}": p for n, module in self.modules().items() for key, p in module.named_parameters()}
-        config = self.config
-        alike = {name: getattr(config, name) for name in ("dtype", "train", "max_sequence_length", "source_pixels")}
-        return Policy(weights, {"family": self.family.name, **alike, "scales of LoRA": lora.scales(self.family)})
+
+        def weights() -> dict[str, nn.Parameter]:
+            return {f"{n}.{key}": p for n, module in self.modules().items() for key, p in module.named_parameters()}
+
+        return Policy.of(weights, alike(self.family, self.config))
 
     def _made_elsewhere(self) -> Elsewhere:
         """The way to the servers, made where it is not there."""

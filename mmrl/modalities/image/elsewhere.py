@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mmrl.engines.agreement import EngineMismatch
 from mmrl.engines.base import Once, here
-from mmrl.engines.rollout_pool import URL, Push, RolloutPool
+from mmrl.engines.remote import check_options
+from mmrl.engines.rollout_pool import Push, RolloutPool
 from mmrl.engines.rollout_wire import Asked, Policy
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families.asked import Source
@@ -19,7 +20,6 @@ from mmrl.types import Group, Prompt, Sample
 
 TOLERANCE = {"float32": 1e-4}
 TOLERANCE_16_BIT = 0.05
-MOST_SECONDS = 10_000_000  # sockets hold no more
 
 
 class Elsewhere:
@@ -133,17 +133,5 @@ def options_of(config: ModelConfig) -> dict[str, Any]:
     options: Mapping[str, Any] = config.engine.options
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"engine servers has no option {', '.join(unknown)}; it has: {', '.join(known)}")
-    _check(options)
+    check_options("engine servers", options)
     return dict(options)
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for a value that is none."""
-    url, concurrency, timeout = options.get("url", URL), options.get("concurrency", 1), options.get("timeout", 1)
-    urls = url if isinstance(url, list | tuple) else [url]
-    if not urls or not all(isinstance(each, str) and each.startswith(("http://", "https://")) for each in urls):
-        raise ValueError(f"engine servers: url is {url!r}; write http://host:port, or a list of them")
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ValueError(f"engine servers: concurrency is {concurrency!r}; write a whole number from 1")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MOST_SECONDS:
-        raise ValueError(f"engine servers: timeout is {timeout!r}; write seconds above 0, at most {MOST_SECONDS}")

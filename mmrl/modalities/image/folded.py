@@ -42,8 +42,14 @@ class FoldedLinear(Linear):
             and (isinstance(dropout, nn.Identity) or not dropout.training)
             and all(t.dtype == torch.float32 for t in (x, self.base_layer.weight, a.weight, b.weight))
             and not torch.is_autocast_enabled(x.device.type)
-            and torch.get_float32_matmul_precision() == "highest"  # TF32 would round the fold, not the adapter
+            and _exact_products()
         )
+
+
+@torch.compiler.assume_constant_result  # the question itself would end a compiled graph at each layer
+def _exact_products() -> bool:
+    """TF32 would round the fold, not the adapter."""
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 class _Folded(torch.autograd.Function):

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from mmrl.modalities import hollow
+from mmrl.modalities import hollow, unread
 from mmrl.modalities.files import NotDownloaded, cached, check_weights, is_local
 from mmrl.modalities.image.config import ModelConfig
 from mmrl.modalities.image.families import FAMILIES, family_class, family_of
 from mmrl.modalities.image.families.base import Family
 from mmrl.modalities.image.families.published import MODELS as PUBLISHED
 from mmrl.modalities.image.families.published import published_skeleton
-from mmrl.modalities.image.skeleton import INDEX, left_out, skeleton_pipeline, weighty_parts
+from mmrl.modalities.image.skeleton import INDEX, left_out, pipeline_class, skeleton_pipeline, weighty_parts
+from mmrl.modalities.image.unread_denoiser import unread_denoiser
 from mmrl.modalities.quiet import quiet
 from mmrl.share import resolve
 
@@ -59,16 +60,33 @@ def load_family(config: ModelConfig) -> Family:
         pipeline = _skeleton(config, local if here else None, dtype)
     else:
         source = str(local) if here else config.path
-        pipeline = DiffusionPipeline.from_pretrained(
+        made = _unread(source, config, dtype, _variant(local, parts)) if unread.is_wanted() else {}
+        of = pipeline_class(source, config.revision) if made else DiffusionPipeline
+        pipeline = of.from_pretrained(
             source,
             revision=config.revision,
             variant=_variant(local, parts),
-            dtype=dtype,
+            dtype={part: kind for part, kind in dtype.items() if part not in made},
             use_safetensors=True,
             **left_out(source, config.revision),
+            **made,
         )
     name = config.family if config.family != "auto" else family_of(type(pipeline).__name__)
     return _made(name, pipeline, config)
+
+
+def _unread(source: str, config: ModelConfig, dtype: Mapping[str, torch.dtype], variant: str | None) -> dict[str, Any]:
+    """The denoiser with its weights left in their files, by its name in the pipeline; {} where it has to be read."""
+    from diffusers import DiffusionPipeline
+
+    folder = Path(source)
+    if not is_local(config.path):
+        folder = Path(DiffusionPipeline.download(source, revision=config.revision, use_safetensors=True))
+    try:
+        return unread_denoiser(folder, PARTS["denoiser"], dtype, variant)
+    except unread.NotAsStored as why:
+        unread.tell(config.path, why)
+        return {}
 
 
 def _skeleton(config: ModelConfig, folder: Path | None, dtype: Mapping[str, torch.dtype]) -> Any:

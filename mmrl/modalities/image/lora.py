@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmrl.modalities import unread
 from mmrl.modalities.files import is_local
 from mmrl.modalities.image.config import LoraConfig
 from mmrl.modalities.image.families.base import Family
@@ -28,7 +31,8 @@ def add(family: Family, config: LoraConfig) -> None:
                     "pytorch_lora_weights.safetensors, or a hub id"
                 )
             source = str(resolve(source))
-        family.load_lora(source, NAME)
+        with _standing_in(family):
+            family.load_lora(source, NAME)
         beside = [name for name, encoder in family.text_encoders.items() if getattr(encoder, "peft_config", None)]
         if beside or not all(getattr(module, "peft_config", None) for module in family.denoisers.values()):
             found = f"LoRA of {', '.join(beside)}" if beside else "no LoRA of the denoiser"
@@ -47,8 +51,18 @@ def _put(family: Family, config: LoraConfig) -> None:
     matrices = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, init_lora_weights="gaussian", target_modules=targets
     )
-    for module in family.denoisers.values():
-        module.add_adapter(matrices, adapter_name=NAME)
+    with _standing_in(family):
+        for module in family.denoisers.values():
+            module.add_adapter(matrices, adapter_name=NAME)
+
+
+@contextmanager
+def _standing_in(family: Family) -> Iterator[None]:
+    """See unread.standing_in, for all denoisers."""
+    with ExitStack() as stack:
+        for module in family.denoisers.values():
+            stack.enter_context(unread.standing_in(module))
+        yield
 
 
 def is_lora(parameter: str) -> bool:

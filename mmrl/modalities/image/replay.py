@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from mmrl.copying import to_device
 from mmrl.modalities.image.kernels import Transition, gaussian_kl, ratio_norm
 from mmrl.modalities.image.sampling import Run, Sampler
 from mmrl.types import ActionLogProbs, Sample, Slice, Trajectory
@@ -30,7 +31,7 @@ class Replay:
         b, t = len(samples), len(columns)
 
         def gather(key: str) -> Tensor:
-            return torch.stack([kept.tensors[key][columns] for kept in trajectories]).flatten(0, 1).to(device)
+            return to_device(torch.stack([kept.tensors[key][columns] for kept in trajectories]).flatten(0, 1), device)
 
         schedule = sampler.schedule(run.steps, size)
         index, latents, after = gather("step"), gather("x"), gather("x_next")
@@ -52,7 +53,7 @@ class Replay:
             with torch.no_grad():
                 found.divergence = gaussian_kl(step.mean, gather("mean"), step.std).view(b, t)
         if policy.sampling.ratio_norm:
-            old = torch.stack([kept.logp[columns] for kept in trajectories]).flatten().to(device)
+            old = to_device(torch.stack([kept.logp[columns] for kept in trajectories]).flatten(), device)
             log_ratio, weight = ratio_norm(logp, old, step.mean, gather("mean"), step.std, step.dt)
             found.log_ratio, found.weight = log_ratio.view(b, t), weight.view(b, t)
         if with_reference:

@@ -18,7 +18,7 @@ SAFETY = "safety_checker"
 
 def weighty_parts(folder: Path) -> list[str]:
     """Names of a pipeline's parts that are models, which have weights in a folder of that name."""
-    return list(_models(folder))
+    return list(models_of(folder))
 
 
 def skeleton_pipeline(folder: Path, dtype: Mapping[str, torch.dtype]) -> Any:
@@ -26,17 +26,20 @@ def skeleton_pipeline(folder: Path, dtype: Mapping[str, torch.dtype]) -> Any:
 
     dtype: of each part, or "default".
     """
-    import diffusers
-
     made = {
         name: _skeleton(source, folder / name, dtype.get(name, dtype["default"]))
-        for name, source in _models(folder).items()
+        for name, source in models_of(folder).items()
     }
-    # The class itself: DiffusionPipeline does not know which of its parts are optional, and would read those that are
-    # given to it (Wan's denoisers).
-    name = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("_class_name")
-    pipeline = getattr(diffusers, str(name), diffusers.DiffusionPipeline)
-    return pipeline.from_pretrained(str(folder), **made, **left_out(str(folder)))
+    return pipeline_class(str(folder)).from_pretrained(str(folder), **made, **left_out(str(folder)))
+
+
+def pipeline_class(source: str, revision: str | None = None) -> Any:
+    """The class that a folder or the hub names. DiffusionPipeline itself does not know which of its parts are optional,
+    and would read those that are given to it (Wan's denoisers)."""
+    import diffusers
+
+    name = diffusers.DiffusionPipeline.load_config(source, revision=revision).get("_class_name")
+    return getattr(diffusers, str(name), diffusers.DiffusionPipeline)
 
 
 def left_out(source: str, revision: str | None = None) -> dict[str, Any]:
@@ -50,8 +53,8 @@ def left_out(source: str, revision: str | None = None) -> dict[str, Any]:
     return {SAFETY: None, "requires_safety_checker": False} if SAFETY in index else {}
 
 
-def _models(folder: Path) -> dict[str, type]:
-    """Part -> its class, of diffusers or transformers, for those that are modules."""
+def models_of(folder: Path) -> dict[str, type]:
+    """Part of the pipeline in a folder -> its class, of diffusers or transformers, for those that are modules."""
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     parts = {n: part for n, part in index.items() if isinstance(part, list) and None not in part and n != SAFETY}
     found = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 from mmrl.engines.base import Completion, Once, Sampling, here
 from mmrl.engines.decoder import Decoder, Row, decoder_of
 from mmrl.engines.folded_blocks import WORTH
+from mmrl.engines.holding import Holder
 from mmrl.engines.load import longest_row
 from mmrl.engines.transformers import TransformersEngine
-from mmrl.engines.ways import Ways, find_ways, trial_ids
+from mmrl.engines.ways import Ways, find_line, find_ways, likely_ways, trial_ids
 from mmrl.environments.base import Environment, drawn_by
 from mmrl.media import MediaError, pictures_of, sounds_of
-from mmrl.modalities import hollow
+from mmrl.modalities import hollow, unread
 from mmrl.modalities.adapter import Adapter, Unsupported
 from mmrl.modalities.apart import Apart
 from mmrl.modalities.compiling import compile_parts, tokenwise
@@ -53,6 +53,7 @@ from mmrl.modalities.tokens.rope import fix_longrope
 from mmrl.modalities.tokens.scoring import ScoreHead, scored_places
 from mmrl.modalities.tokens.supervised import OBJECTIVES, PRECISE, supervised_loss
 from mmrl.modalities.tokens.truncation import kept_mass
+from mmrl.modalities.tokens.trying import Divided
 from mmrl.seeds import seed_of
 from mmrl.types import ActionLogProbs, Group, Prompt, Sample, Slice, Trajectory
 
@@ -71,6 +72,8 @@ class TokenAdapter(Adapter):
     objectives = OBJECTIVES
     provides = frozenset({"reference", "entropy"})
     holds_conversations = True
+    # What find_line has found of weights that are divided; None where find_ways is asked.
+    _line: int | None = None
     # Tokens of higher probability than exp(-this) have gradients that are mostly float32 rounding (`mmrl check`).
     certain_logp = 1e-3
 
@@ -86,10 +89,8 @@ class TokenAdapter(Adapter):
         self.head = ScoreHead.of(config, self._head().weight.shape[1])
         self.stop_ids = loading.stop_ids(self.model, self.tokenizer)
         self.context = fix_longrope(self.model, config) or loading.context(self.model)
-        if not self._hollow:
-            loading.check_head(self.model, self._head())
-        if config.gradient_checkpointing and not self._hollow:
-            loading.check_train_mode(self.model)
+        if not self._hollow and not unread.is_unread(self.model):
+            self._check_model()
         if config.compile is not None and not self._hollow:
             name = type(self.model).__name__
             compile_parts(tokenwise(self._decoder().module, self._block_names()), config.compile, name)
@@ -100,6 +101,7 @@ class TokenAdapter(Adapter):
         self.stop_ids = self.reader.prompts.stop_ids
         self._outside: OutsideEngine | None = None
         self._in_sync = False
+        self._unreplayed: list[tuple[list[Sample], Sampling]] = []  # what the engine has sampled
 
     # ---------------------------------------------------------------- what a modality says
 
@@ -130,8 +132,24 @@ class TokenAdapter(Adapter):
 
     # ---------------------------------------------------------------- the policy
 
+    def _check_model(self) -> None:
+        """Raises ValueError for a model that computes something else than is thought of it here."""
+        loading.check_head(self.model, self._head())
+        if self.config.gradient_checkpointing:
+            loading.check_train_mode(self.model)
+
+    def check_divided(self) -> None:
+        """See Adapter.check_divided. What is asked for a rollout alone, which has all weights, is tried there."""
+        assert self.shards is not None
+        with torch.no_grad():
+            self._run(self._check_model)
+        ids = trial_ids(self.model.get_output_embeddings().weight.shape[0], self.banned)
+        with self._autocast():
+            here = Divided(self.shards, self.model)
+            self._line = find_line(self._decoder(), ids, self.config.gradient_checkpointing, here)
+
     def to(self, device: torch.device) -> None:
-        self.model.to(device)
+        unread.move(self.model, device)
         if self.head is not None:
             self.head.to(device)
 
@@ -143,17 +161,6 @@ class TokenAdapter(Adapter):
     def divisible(self) -> Sequence[Divisible]:
         """See Adapter.divisible: the layers of the decoder. Towers stay whole: not every row shows them something."""
         name, config = type(self.model).__name__, self.config
-        engine = config.engine
-        if engine.name != "transformers" and engine.options.get("mode") != "server":
-            raise Unsupported(
-                f"sharding: engine.name={engine.name} beside the trainer gets no divided weights; give it machines of "
-                "its own (model.engine.options.mode: server), or leave sharding.shards at 1"
-            )
-        if engine.options.get("lora"):
-            raise Unsupported(
-                "sharding: adapters in files are not written of divided weights; leave model.engine.options.lora out, "
-                "so that servers get merged weights"
-            )
         if config.compile is not None:
             raise Unsupported("sharding: model.compile was not tried with divided weights; leave one of them out")
         if self._decoder().prefix_attention:
@@ -161,7 +168,8 @@ class TokenAdapter(Adapter):
                 f"sharding: {name} runs its prompts by themselves, as many times as a micro-batch has prompts; leave "
                 "sharding.shards at 1"
             )
-        _ = self._ways  # tried while no other process has to take part
+        if not unread.is_unread(self.model):
+            _ = self._ways  # tried while no other process has to take part
         return [Divisible(self.model, self._block_names(), self._never_divided(), True, config.train == "full")]
 
     def _block_names(self) -> Sequence[str]:
@@ -290,13 +298,33 @@ class TokenAdapter(Adapter):
             yield
             return
         engine = self._made_outside()
-        engine.sync(self.model, self.save, once)
+        engine.sync(self.model, self.save, once, self.shards)
+        self._unreplayed = []
         self._in_sync = True
         try:
             yield
         finally:
             self._in_sync = False
             engine.rest()
+
+    @property
+    def samples_divided(self) -> bool:
+        """See Adapter.samples_divided: an engine in each process, or adapters, which are small."""
+        engine = self.config.engine
+        served = engine.options.get("mode") == "server" and not engine.options.get("lora")
+        return self.shards is not None and engine.name != "transformers" and not served
+
+    def replay_sampled(self) -> None:
+        """See Adapter.replay_sampled: chunk by chunk, as they were sampled."""
+        waiting, self._unreplayed = self._unreplayed, []
+        for samples, sampling in waiting:
+            self._replay_sampled(samples, sampling)
+
+    def _replay_sampled(self, samples: Sequence[Sample], sampling: Sampling) -> None:
+        engine = self._made_outside()
+        self._replace_logprobs(samples)
+        cut = sampling.top_p < 1 or sampling.top_k > 0
+        engine.compare(samples, self._cut_shifts(samples, sampling, engine.tolerance) if cut else None)
 
     def _made_outside(self) -> OutsideEngine:
         """The engine with a copy of the weights, made where it is not there."""
@@ -307,13 +335,18 @@ class TokenAdapter(Adapter):
             )
         return self._outside
 
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See Adapter.meet."""
+        if self.config.engine.options.get("mode") == "server":
+            self._made_outside().meet(run, title, claims)
+
     def apart(self) -> Apart:
         """See Adapter.apart: the engine's servers sample."""
         s = self.config.sampling
         sampling = Sampling(s.temperature, max_tokens=s.max_tokens, stop_ids=self.stop_ids, banned=self.banned)
 
         def send(once: Once) -> None:
-            self._made_outside().sync(self.model, self.save, once)
+            self._made_outside().sync(self.model, self.save, once, self.shards)
 
         def own(samples: Sequence[Sample]) -> None:
             self._replace_logprobs(samples)
@@ -354,13 +387,13 @@ class TokenAdapter(Adapter):
     @cached_property
     def _ways(self) -> Ways:
         """How the decoder may be run, asked where it is first run: on its device, in its precision."""
-        if self._hollow:  # no numbers to compare: the ways of most models
-            decoder = self._decoder()
-            line = (decoder.window or sys.maxsize) if decoder.module.config._attn_implementation == "sdpa" else 0
-            return Ways(recomputed=self.config.gradient_checkpointing, line=line)
+        if self._hollow:  # no numbers to compare
+            return likely_ways(self._decoder(), self.config.gradient_checkpointing)
         with self._autocast():
             ids = trial_ids(self._head().weight.shape[0], self.banned)
-            ways = find_ways(self._decoder(), ids, self.config.gradient_checkpointing)
+            ways = find_ways(
+                self._decoder(), ids, self.config.gradient_checkpointing and self._line is None, self._line
+            )
         if not ways.cached and self.config.engine.name == "transformers":
             warnings.warn(
                 f"{type(self.model).__name__}: its state cannot be kept from token to token here ({ways.why}), so each "
@@ -386,10 +419,9 @@ class TokenAdapter(Adapter):
         rules, budget, heat = self._rules(room), sampling.max_tokens, sampling.annealing
         filled = converse(self.reader, groups, n, seeds, generate, rules, per_turn=budget, heat=heat, step=step)
         if isinstance(engine, OutsideEngine):
-            samples = [s for g in filled for s in g.samples]
-            self._replace_logprobs(samples)
-            cut = sampling.top_p < 1 or sampling.top_k > 0
-            engine.compare(samples, self._cut_shifts(samples, sampling, engine.tolerance) if cut else None)
+            self._unreplayed.append(([s for g in filled for s in g.samples], sampling))
+            if not self.samples_divided:
+                self.replay_sampled()
         return filled
 
     def _rules(self, room: int | None = None) -> Rules:
@@ -512,6 +544,8 @@ class TokenAdapter(Adapter):
     @property
     def _way(self) -> Way:
         """How rows may be replayed together, with gradient or without as it is now."""
+        if self._line is not None:
+            return Way(False, self._line)
         recomputed = self.config.gradient_checkpointing and torch.is_grad_enabled()
         share = self._ways.recomputed if recomputed else self._ways.shared
         # Divided weights: each micro-batch has one forward, as on all processes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,14 @@ from torch import nn
 
 from mmrl.engines.decoder import decoder_of
 from mmrl.engines.norms import quicken
-from mmrl.modalities import hollow
+from mmrl.modalities import hollow, unread
 from mmrl.modalities.files import check_weights, is_local, lora_folder
 from mmrl.modalities.tokens import attention
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.logprobs import Head
 from mmrl.modalities.tokens.lora import targets_of
 from mmrl.modalities.tokens.reading_models import skeleton
+from mmrl.modalities.tokens.unread_models import check_adapter, unread_model
 from mmrl.share import resolve
 
 
@@ -75,10 +77,25 @@ def read(auto: Any, place: Mapping[str, Any], config: TokenModelConfig, what: st
         check_weights(Path(place["pretrained_model_name_or_path"]))
     if hollow.is_wanted():
         return skeleton(auto, numbers, place, options(config))
-    with attention.explained(found or auto, config):
+    if unread.is_wanted():
+        try:
+            check_adapter(config)
+            with _without_draws():
+                model, told = unread_model(found, auto, numbers, place, options(config))
+            _check_names(model, told, config)
+            return model
+        except unread.NotAsStored as why:
+            unread.tell(config.path, why)
+    with attention.explained(found or auto, config), _without_draws():
         model, told = auto.from_pretrained(**place, **options(config), output_loading_info=True)
     _check_names(model, told, config)
     return model
+
+
+def _without_draws() -> contextlib.AbstractContextManager[None]:
+    """Some classes draw numbers for weights that are then read, where there is memory for them: what is drawn later
+    must not depend on it."""
+    return torch.random.fork_rng(devices=[])
 
 
 def _check_names(model: Any, told: Mapping[str, Any], config: TokenModelConfig) -> None:
@@ -152,10 +169,13 @@ def _add_lora(model: Any, config: TokenModelConfig) -> None:
         if hollow.is_wanted():
             model.add_adapter(LoraConfig.from_pretrained(str(folder), inference_mode=False))
         else:
-            model.load_adapter(str(folder), is_trainable=True)
+            with unread.standing_in(model):
+                model.load_adapter(str(folder), is_trainable=True)
         return
     targets = targets_of(model, lora.targets)
-    model.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"))
+    made = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    with unread.standing_in(model):
+        model.add_adapter(made)
 
 
 def _enable_checkpointing(model: Any) -> None:

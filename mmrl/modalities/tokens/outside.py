@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from mmrl.engines.agreement import default_tolerance
 from mmrl.engines.base import Completion, Once, OwnWeights, Sampling
 from mmrl.engines.decoder import Row
 from mmrl.engines.folders import WeightsFolder
+from mmrl.engines.holding import Holder
+from mmrl.modalities.shards import Shards, as_whole
 from mmrl.modalities.tokens.config import TokenModelConfig
 from mmrl.modalities.tokens.replay import trajectory_of
 from mmrl.share import resolve
@@ -47,7 +51,7 @@ class OutsideEngine:
         tolerance = config.engine.tolerance
         self.tolerance = tolerance if tolerance is not None else default_tolerance(config.dtype)
         try:
-            base = _base_path(config, model, self._folder, write_base)
+            base = _base_path(config, self._folder, write_base)
             self._engine = cast(OwnWeights, load_engine({**options, **section(config)}, model, tokenizer, base))
         except BaseException:
             self._folder.close()
@@ -79,6 +83,10 @@ class OutsideEngine:
     def flows(self, on: bool) -> None:
         self._engine.flows = on
 
+    def meet(self, run: Holder, title: str, claims: bool) -> None:
+        """See VllmEngine.meet."""
+        self._engine.meet(run, title, claims)
+
     def returned(self) -> bool:
         """Whether a server that was lost answers again."""
         return self._engine.returned()
@@ -87,13 +95,15 @@ class OutsideEngine:
         """Numbers of the servers."""
         return self._engine.counts()
 
-    def sync(self, model: Any, save: Callable[[Path], None], once: Once) -> None:
-        """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes; once: see Engine."""
+    def sync(self, model: Any, save: Callable[[Path], None], once: Once, shards: Shards | None = None) -> None:
+        """Send the weights of `model`, or, to an engine that takes LoRA files, what `save` writes; once: see Engine.
+
+        shards: how they are divided. Then every process comes, and takes part in gathering them."""
         self._version += 1
         if self._engine.lora:
-            self._engine.sync_lora(save, self._version, once)
+            self._engine.sync_lora(_gathered(model, save, shards), self._version, once)
         else:
-            self._engine.sync(_Merged(model), self._version, once)
+            self._engine.sync(_Merged(model, shards), self._version, once)
 
     def rest(self) -> None:
         """Nothing is sampled before the next sync."""
@@ -151,9 +161,9 @@ def prompt_room(config: TokenModelConfig, limit: int, longest: int | None) -> in
 _DOUBLED = ("language_model.model.model.", "language_model.model.")
 
 
-def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(model: Any, shards: Shards | None = None) -> Iterator[tuple[str, Tensor]]:
     """A model's weights by the names and in the shapes of its checkpoint, LoRA added in, and the head also where it is
-    tied. Layer by layer: merged ones never exist all at once.
+    tied. Layer by layer: merged ones never exist all at once. shards: how they are divided, see merged_layers.
 
     transformers keeps some weights in another form than files have them (all experts of a layer in one tensor);
     `save_pretrained` turns them back by the same function.
@@ -163,7 +173,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     modules = dict(model.named_modules())
     head = next(name for name, module in modules.items() if module is model.get_output_embeddings())
     sent: set[str] = set()
-    for layer in merged_layers(model):
+    for layer in merged_layers(model, shards):
         sent |= set(layer)  # by the model's own names: files may have the head under another
         for name, tensor in revert_weight_conversion(model, layer).items():
             yield name.replace(*_DOUBLED), tensor.detach()
@@ -174,11 +184,11 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 class _Merged:
     """`merged_weights`, from the first one each time: servers that were all lost get them again."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, shards: Shards | None) -> None:
+        self._model, self._shards = model, shards
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return merged_weights(self._model)
+        return merged_weights(self._model, self._shards)
 
 
 def _state(model: Any) -> dict[str, Tensor]:
@@ -195,18 +205,59 @@ def _state(model: Any) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in kept if name not in passing}
 
 
-def merged_layers(model: Any) -> Iterator[dict[str, Tensor]]:
-    """A model's state, LoRA added in, a layer at a time, by the names and in the shapes of the model without LoRA."""
+@torch.no_grad()
+def merged_layers(model: Any, shards: Shards | None = None) -> Iterator[dict[str, Tensor]]:
+    """A model's state, LoRA added in, a layer at a time, by the names and in the shapes of the model without LoRA.
+
+    shards: how its weights are divided over processes, which all iterate: each layer is gathered for itself, and what
+    is yielded is a copy.
+    """
     deltas = _deltas(dict(model.named_modules()))
+    divided = shards is not None and not shards.is_whole
     for names in _by_layer(_state(model)):
         layer = {}
-        for name, tensor in names.items():
-            if ".lora_" not in name:
-                plain = name.replace(".base_layer", "")
-                for adapted, adapter in deltas.get(plain, ()):
-                    tensor = tensor + adapted.get_delta_weight(adapter).to(tensor)
-                layer[plain] = tensor.detach()
+        with shards.whole_of(model, names) if shards is not None else nullcontext():
+            for name, tensor in (_now(model, names) if divided else names).items():
+                if ".lora_" not in name:
+                    plain = name.replace(".base_layer", "")
+                    for adapted, adapter in deltas.get(plain, ()):
+                        tensor = tensor + adapted.get_delta_weight(adapter).to(tensor)
+                    layer[plain] = tensor.detach().clone() if divided and plain not in deltas else tensor.detach()
         yield layer
+
+
+def _now(model: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    """A model's weights and buffers by name, as they are now: gathered ones are other tensors than divided ones."""
+    found = {}
+    for name in names:
+        inside, _, own = name.rpartition(".")
+        found[name] = getattr(model.get_submodule(inside), own)
+    return found
+
+
+def _gathered(model: Any, save: Callable[[Path], None], shards: Shards | None) -> Callable[[Path], None]:
+    """What writes an adapter: `save`, with the adapter's weights gathered before where they are divided."""
+    gathered = shards.gathered(keep=True) if shards is not None else ()
+
+    def write(folder: Path) -> None:
+        with as_whole(gathered), _written_here():
+            save(folder)
+
+    return write
+
+
+@contextmanager
+def _written_here() -> Iterator[None]:
+    """Inside, transformers writes on this process, where it would leave that to the first of a group: an engine in each
+    reads what its own process has written."""
+    from transformers import PreTrainedModel
+
+    name = "should_save_on_this_rank"
+    setattr(PreTrainedModel, name, lambda *_, **__: True)
+    try:
+        yield
+    finally:
+        delattr(PreTrainedModel, name)  # that of its base is there again
 
 
 def _deltas(modules: Mapping[str, Any]) -> dict[str, list[tuple[Any, str]]]:
@@ -228,13 +279,12 @@ def _by_layer(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     yield from parts.values()
 
 
-def _base_path(config: TokenModelConfig, model: Any, place: WeightsFolder, write_base: Callable[[Path], None]) -> str:
+def _base_path(config: TokenModelConfig, place: WeightsFolder, write_base: Callable[[Path], None]) -> str:
     """Where the engine finds the base model; one that was built here is written to `place`."""
     if config.build is None:
         local = resolve(config.path)
         return str(local) if local.exists() else config.path
     folder = place.empty("base")
-    write_base(folder)
-    if not (folder / "config.json").is_file():  # save_pretrained writes on the first process only, and all read this
-        model.config.save_pretrained(folder)
+    with _written_here():
+        write_base(folder)
     return str(folder)

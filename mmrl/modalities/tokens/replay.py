@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.copying import to_device
 from mmrl.engines.decoder import Decoder, Row
 from mmrl.engines.packing import chosen
 from mmrl.types import Sample, Trajectory
@@ -75,11 +76,11 @@ def replayed(
     prompts, completions = zip(*rows)
     hidden, valid = action_states(decoder, prompts, completions, columns, way, [t.mask for t in stored])
     device = hidden.device
-    ids = torch.cat([row.ids[columns[v]] for row, v in zip(completions, valid)]).to(device)
+    ids = to_device(torch.cat([row.ids[columns[v]] for row, v in zip(completions, valid)]), device)
     heat = torch.full((len(ids),), temperature, device=device)
     if any("temperature" in t.tensors for t in stored):
-        heat = torch.cat([t.tensors["temperature"][columns[v]] for t, v in zip(stored, valid)]).to(device)
-    return Replayed(hidden, ids, heat, valid.to(device))
+        heat = to_device(torch.cat([t.tensors["temperature"][columns[v]] for t, v in zip(stored, valid)]), device)
+    return Replayed(hidden, ids, heat, to_device(valid, device))
 
 
 @contextmanager

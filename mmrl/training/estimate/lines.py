@@ -54,7 +54,7 @@ class Estimate:
         passing = dataclasses.replace(
             sizes, sampling=int(heap * sizes.sampling), update=int(heap * sizes.update), graphs=int(heap * sizes.graphs)
         )
-        found = phases(passing, together=self.gpu)
+        found = phases(passing)
         if self.behind and not self.gpu:
             found = {phase: size + self.sizes.saved for phase, size in found.items()}
         return largest_phase(found if self.gpu else found | {"checkpoint": checkpoint(self.sizes, on_host=True)})

@@ -14,8 +14,8 @@ class Sizes:
     """What a stage holds, in bytes.
 
     weights: of all parameters and buffers. rewards: of weights that rewards hold on the same device. trained: of the
-    parameters that one optimizer steps (float32). largest: of the largest of these. moments: of what the optimizers
-    keep. average: of averaged weights. roles: of all roles but the policy. reference: of what is kept of it.
+    parameters that one optimizer steps (float32). scratch: what a step of it works with. moments: of what the
+    optimizers keep. average: of averaged weights. roles: of all roles but the policy. reference: of what is kept of it.
     sampling: a rollout's peak besides these. update: a micro-batch's forward and backward, gradients included. graphs:
     of rollouts, kept until the first update. turns: of each kind of update, where a stage has several.
     """
@@ -23,7 +23,7 @@ class Sizes:
     weights: int
     rewards: int = 0
     trained: int = 0
-    largest: int = 0
+    scratch: int = 0
     moments: int = 0
     average: int = 0
     roles: int = 0
@@ -44,16 +44,12 @@ class Sizes:
         return self.trained + self.moments + self.average + self.roles + self.reference
 
 
-def phases(sizes: Sizes, together: bool = False) -> dict[str, int]:
-    """Bytes on the device in each phase of a stage.
-
-    together: the optimizer works on all parameters at once, as it does on GPUs, and not on one after the other.
-    """
+def phases(sizes: Sizes) -> dict[str, int]:
+    """Bytes on the device in each phase of a stage."""
     found = {"rollout": sizes.resident + sizes.sampling + sizes.graphs}
     if sizes.trained:
         found["update"] = sizes.resident + sizes.update + sizes.graphs
-        # AdamW: a root of the second moment, and its quotient, of what is updated together.
-        found["optimizer"] = sizes.resident + sizes.trained + (sizes.trained if together else 2 * sizes.largest)
+        found["optimizer"] = sizes.resident + sizes.trained + sizes.scratch
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmrl.training.estimate.lines import CUDA, Estimate
 from mmrl.training.estimate.memory import MOMENTS, shown
-from mmrl.training.plan_rewards import held
+from mmrl.training.plan_rewards import held, waiting
 from mmrl.training.stages.base import Stage
 
 OWN = frozenset({"transformers", "diffusers"})  # the policy itself samples
@@ -61,13 +61,19 @@ def residency_lines(stage: Stage[Any]) -> Iterator[str]:
     if stage.needs_reference:
         adapter.prepare_reference()
         always[f"reference{divided}"] = _size(adapter.reference_parameters().values())
-    always["rewards"] = held([*stage.run.rewards, *stage.run.eval_rewards])
+    rewards = [*stage.run.rewards, *stage.run.eval_rewards]
+    scoring = waiting(rewards)
+    always["rewards"] = held(rewards) - sum(scoring.values())
     yield f"residency of stage {stage.options.name} on a GPU: always {_told(always)}"
     if parked:
         yield f"  in main memory, on the GPU while it is used: {_told({n: _size(p) for n, p in parked.items()})}"
-    if shards > 1 and stage.rolled_out:
-        yield "  while the policy itself samples: its weights as a whole"
+    if scoring:
+        yield f"  in main memory, on the GPU while they score, beside rollouts too: {_told(scoring)}"
     engine = engine_of(stage.run.config.model)
+    if shards > 1 and stage.rolled_out:
+        beside = engine is not None and engine.share is not None
+        when = "is evaluated, and replays what the engine sampled" if beside else "samples"
+        yield f"  while the policy itself {when}: its weights as a whole"
     if engine is not None and stage.rolled_out:
         yield f"  {_sampled(engine)}"
 

@@ -15,9 +15,9 @@ class Sharded:
 
     frozen: its part of weights that are not trained. masters: of those that are (float32), whole models; adapters: of
     LoRA's. whole: what is not split: buffers, frozen towers, encoders, decoder. moments, average, roles, reference: its
-    part of what optimizers, averages, roles and the reference keep. gradients: its part of them. gathered: whole blocks
-    while the model runs. unreduced: whole gradients of a block on their way. copy: the whole model, as rollouts of the
-    policy itself have it. activations: of a micro-batch. sampling:
+    part of what optimizers, averages, roles and the reference keep. gradients: its part of them. scratch: what a step
+    of an optimizer takes. gathered: whole blocks while the model runs. unreduced: whole gradients of a block on their
+    way. copy: the whole model, as rollouts of the policy itself have it. activations: of a micro-batch. sampling:
     caches and what a rollout computes with.
     """
 
@@ -32,6 +32,7 @@ class Sharded:
     reference: int = 0
     rewards: int = 0
     gradients: int = 0
+    scratch: int = 0
     gathered: int = 0
     unreduced: int = 0
     copy: int = 0
@@ -51,8 +52,7 @@ class Sharded:
         if self.gradients:
             passing = self.gathered + self.unreduced + self.activations
             found["update"] = self.resident + self.gradients + passing
-            # AdamW's root of the second moment and its quotient, of all that it steps together.
-            found["optimizer"] = self.resident + 2 * self.gradients
+            found["optimizer"] = self.resident + self.gradients + self.scratch
         return found
 
     @property

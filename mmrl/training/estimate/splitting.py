@@ -17,6 +17,7 @@ from mmrl.training.estimate.memory import MOMENTS
 from mmrl.training.estimate.sharded import Sharded
 from mmrl.training.estimate.stages import blank_samples, one_update, rolls_out
 from mmrl.training.estimate.units import Unit, kept, most_gathered, units
+from mmrl.training.optim import scratch
 from mmrl.training.stages.base import Stage
 from mmrl.training.stages.distill import Distill
 from mmrl.types import Prompt, Sample
@@ -39,11 +40,13 @@ def sharded_sizes(stage: Stage[Any], prompts: Sequence[Prompt]) -> Sharded:
         sampling = peak(partial(adapter.trial, samples[::n], n)) if rolls_out(stage) and samples else 0
         activations = _activations(stage, samples, n, peak)
     held["whole"] -= sum(parked)
+    learners = stage.learners.values()
     if late:
-        held["gradients"] = max(_size(learner.parameters.values()) for learner in stage.learners.values())
+        held["gradients"] = max(_size(learner.parameters.values()) for learner in learners)
     return Sharded(
         shards=shards,
         **held,
+        scratch=max((scratch(one.optimizer, True, partial(kept, shards=shards)) for one in learners), default=0),
         gathered=most_gathered(found, compute),
         unreduced=0 if late else max((unit.gradients(compute) for unit in found), default=0),
         copy=sum(unit.gathered(compute) for unit in found) if sampling else 0,

@@ -20,7 +20,8 @@ from mmrl.training.estimate.depth import held_by, peak_of_deep
 from mmrl.training.estimate.distilled import turn_peaks
 from mmrl.training.estimate.lines import Estimate, on_gpu
 from mmrl.training.estimate.memory import MOMENTS, Sizes, shown
-from mmrl.training.plan_rewards import held
+from mmrl.training.optim import scratch
+from mmrl.training.plan_rewards import held, waiting
 from mmrl.training.rollouts.replaying import refuse_own_ratios
 from mmrl.training.scoring import micro_batches as scoring_parts
 from mmrl.training.scoring import rows_of
@@ -53,8 +54,9 @@ def estimate(stage: Stage[Any], prompts: Sequence[Prompt]) -> Estimate:
             sizes, weights=sizes.weights - sum(parked), sampling=sizes.sampling + max(parked, default=0)
         )
         # In main memory they are part of what was there before.
-        rewards = held([*stage.run.rewards, *stage.run.eval_rewards], "cuda")
-        sizes = dataclasses.replace(sizes, rewards=rewards)
+        found = [*stage.run.rewards, *stage.run.eval_rewards]
+        beside = sum(waiting(found).values())  # they may score while the next rollout samples
+        sizes = dataclasses.replace(sizes, rewards=held(found, "cuda"), sampling=sizes.sampling + beside)
     saving = stage.run.config.checkpoint
     return Estimate(sizes, base, gpu, wide, saving.background and saving.every > 0)
 
@@ -117,7 +119,7 @@ def held_sizes(stage: Stage[Any]) -> Sizes:
     return Sizes(
         weights=_bytes(stage.run.adapter.weights()),
         trained=max(trained, default=0),
-        largest=max((_bytes([p]) for learner in learners for p in learner.parameters.values()), default=0),
+        scratch=max((scratch(one.optimizer, on_gpu(stage), lambda p: _bytes([p])) for one in learners), default=0),
         moments=MOMENTS * sum(trained),
         average=sum(_bytes(learner.average.weights.values()) for learner in learners if learner.average),
         roles=sum(_bytes(role.weights.values()) for name, role in stage.roles.items() if name != "policy"),

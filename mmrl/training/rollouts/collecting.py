@@ -59,14 +59,21 @@ class Collector:
         Groups without signal are replaced by new prompts as `refill` says (dynamic sampling, DAPO), groups that are all
         wrong by their hinted prompt as `hints` says (GHPO); with `tree` the groups are the branchings of trees, with
         `branches` the samples that part at a step. What comes next depends on the seed and on the results, not on the
-        number of processes. Where it fails, the curriculum is as it was.
+        number of processes. Where it fails, the curriculum is as it was. Where divided weights are not gathered
+        meanwhile (Adapter.samples_divided), `finish` has to follow.
         """
         with self._ending_where_none_is_left(), self.curriculum.kept_on_failure():
             groups = self._groups(step)
-        self.score_kl(groups)
-        if self._replays:
-            replay_old(self.run.adapter, groups, self.options.micro_batch)
+        if not self.run.adapter.samples_divided:
+            self.finish(groups)
         return groups
+
+    def finish(self, groups: Sequence[Group]) -> None:
+        """What collected groups need of the policy's own forward. Every process calls."""
+        with self.run.whole():
+            self.score_kl(groups)
+            if self._replays:
+                replay_old(self.run.adapter, groups, self.options.micro_batch)
 
     def asked(self, step: int) -> list[Group]:
         """This process's groups of a step, without samples, with the next prompts of the curriculum; `take` is told of
@@ -120,7 +127,7 @@ class Collector:
         questions = self._next(step, range(self.options.groups), Counter())
         groups: list[Group] = []
         assert isinstance(self.options, GrpoStage)  # no other searches
-        with failing_alike(self.run):
+        with failing_alike(self.run), self.run.whole():  # the policy itself searches
             groups = branched(self.run, self.options, self._mine(questions), step, self.seed, self.cursor)
         return groups
 

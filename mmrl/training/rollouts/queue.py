@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,33 @@ class Rollouts:
         missing = range(step + len(self.queue), step + wanted)
         if not missing:
             return False
-        before = len(self.queue)
-        with self.run.sampling():
-            for number in missing:
-                try:
-                    self.queue.append(self.collector.collect(number))
-                except AllRetired:  # the rollouts that wait are the last
-                    if not self.queue:
-                        self.exhausted = step > 0
-                        raise
-                    break
+        before, divided = len(self.queue), self.run.adapter.samples_divided
+        ended: AllRetired | None = None
+        with self._all_or_none() if divided else nullcontext():
+            with self.run.sampling():
+                for number in missing:
+                    try:
+                        self.queue.append(self.collector.collect(number))
+                    except AllRetired as error:  # the rollouts that wait are the last
+                        ended = error
+                        break
+            for groups in self.queue[before:] if divided else ():
+                self.collector.finish(groups)
+        if ended is not None and not self.queue:
+            self.exhausted = step > 0
+            raise ended
         return len(self.queue) > before
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """Groups that were collected and not finished are sampled anew by a resume."""
+        before = len(self.queue)
+        try:
+            with self.collector.curriculum.kept_on_failure():
+                yield
+        except BaseException:
+            del self.queue[before:]
+            raise
 
     # ---------------------------------------------------------------- a part of a checkpoint
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from mmrl.data.choices import ORDER, in_order
 from mmrl.data.held import ById
 from mmrl.reporting.files import strict
-from mmrl.reporting.samples import read_step, write_step
+from mmrl.reporting.sample_records import read_step
+from mmrl.reporting.samples import write_step
 from mmrl.training.rollouts.hints import HINT, PLAIN
 from mmrl.types import Group, Prompt, Sample, Trajectory
 

@@ -145,7 +145,7 @@ class Filtering(Stage[FilterStage]):
         mine, weights = [group for group, rate in self._asked() if rate is None], looked_at(run.weights, options.reward)
         done: list[Group] = []
         if options.tree:
-            with failing_alike(run), run.sampling():
+            with failing_alike(run), run.sampling(), run.whole():  # the policy itself searches
                 done = labelled(run, options, weights, mine, cursor.step, self.seed, cursor)
             return done
         with run.sampling():

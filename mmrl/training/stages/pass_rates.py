@@ -13,10 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmrl.config import ConfigError, FilterStage
-from mmrl.modalities.adapter import Adapter
+from mmrl.modalities.marks import mark_of_weights
 from mmrl.share import resolve
 from mmrl.training.provenance import differences, mark_of_prompts
 from mmrl.training.run import Run
@@ -108,14 +106,3 @@ def described(run: Run, options: FilterStage) -> dict[str, Any]:
         **{key: config["data"][key] for key in ("shuffle_options", "videos", "video_frames")},
     }
     return {"model": mark_of_weights(run.adapter), "how": how, "seed": run.seed}
-
-
-@torch.no_grad()
-def mark_of_weights(adapter: Adapter) -> str:
-    """16 letters of a hash over all tensors of the policy, frozen ones and buffers too: their types, shapes, bytes."""
-    digest = hashlib.sha256()
-    for tensor in adapter.weights():
-        held = tensor.detach().cpu().contiguous()
-        digest.update(f"{held.dtype}{tuple(held.shape)}".encode())
-        digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

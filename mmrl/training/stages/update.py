@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmrl.config import ConfigError
+from mmrl.copying import to_device
 from mmrl.core import aggregate
 from mmrl.core.algorithm import Algorithm
 from mmrl.core.batch import Batch
@@ -161,11 +162,11 @@ def gradient(
             replay,
             replay.logp.detach() if own else cut.needed("logp_old", cut.logp_old),
             cut.mask,
-            advantage[chosen if advantage.ndim == 1 else where].to(device),
-            update.weights[where].to(device),
+            to_device(advantage[chosen if advantage.ndim == 1 else where], device),
+            to_device(update.weights[where], device),
             algorithm,
             batch=cut,
-            action_weight=None if update.action_weight is None else update.action_weight[where].to(device),
+            action_weight=None if update.action_weight is None else to_device(update.action_weight[where], device),
         )
         if loss.requires_grad and torch.isfinite(loss):
             (scale * loss).backward()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_pipelines import LORA
 from small_pipelines import adapter as pictures
 from small_pipelines import roll as draw
@@ -12,6 +15,8 @@ from transformers import OPTConfig, OPTModel
 
 from mmrl.modalities.adapter import Unsupported
 from mmrl.modalities.compiling import compile_parts, tokenwise
+from mmrl.modalities.tokens.outside import merged_weights
+from mmrl.training.merge import merge
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +84,46 @@ def test_a_denoiser_draws_and_learns_as_without(family, options, backend):
         torch.testing.assert_close(a.trajectory.logp, b.trajectory.logp, rtol=0, atol=1e-4)
     assert counters["frames"]["ok"] > 0
     (logp, gradient), (found, made) = numbers(plain, drawn[0]), numbers(policy, drawn[0])
+    assert not counters["graph_break"]  # a block is one graph
     torch.testing.assert_close(found, logp, rtol=0, atol=1e-4)
     scale = max(float(g.abs().max()) for g in gradient.values())
     for name, wanted in gradient.items():
         torch.testing.assert_close(made[name], wanted, rtol=0, atol=1e-4 * scale)
+
+
+def written(folder):
+    """(weights by file and name, configs by file) of a folder."""
+    weights = {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+    about = {str(path.relative_to(folder)): json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))}
+    return {f"{file}:{name}": t for file, some in weights.items() for name, t in some.items()}, about
+
+
+@pytest.mark.parametrize(
+    "kind", ["decoder", "decoder with LoRA", pytest.param("denoiser with LoRA", marks=pytest.mark.slow)]
+)
+def test_what_is_saved_merged_and_sent_is_that_of_the_model_without(kind, adapter, roll, tmp_path):
+    """Names and values, once parts have run compiled."""
+
+    def made(**compile):
+        torch.manual_seed(0)
+        if kind.startswith("denoiser"):
+            return pictures(build={"layers": 1}, sampling={"steps": 2}, **LORA, **compile)
+        train = {"train": "lora"} if "LoRA" in kind else {}
+        return adapter(build={"kind": "qwen3"}, sampling={"max_tokens": 3}, **train, **compile)
+
+    policies = {"plain": made(), "compiled": made(compile="aot_eager")}
+    for name, policy in policies.items():
+        for weight in policy.trainable_parameters().values():
+            weight.data += 0.01  # LoRA begins at nothing
+        (draw if kind.startswith("denoiser") else roll)(policy, n=1)
+        policy.save(tmp_path / name)
+    assert counters["frames"]["ok"] > 0
+    (wanted, about), (found, said) = (written(tmp_path / name) for name in policies)
+    assert about == said and found.keys() == wanted.keys() and all(torch.equal(found[k], wanted[k]) for k in wanted)
+    sent = [dict(p.served().weights if "denoiser" in kind else merged_weights(p.model)) for p in policies.values()]
+    assert sent[0].keys() == sent[1].keys() and all(torch.equal(sent[0][k], sent[1][k]) for k in sent[0])
+    mean, _ = written(merge(tmp_path / "mean", [tmp_path / name for name in policies]))
+    assert mean.keys() == wanted.keys()
 
 
 def test_every_shape_and_mode_of_a_run_is_compiled():

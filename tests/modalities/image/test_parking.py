@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmrl.config import load
 from mmrl.modalities.image.parking import RUNS, Parking
+from mmrl.parking import NoRoom, Parked
 
 META = torch.device("meta")
 
@@ -100,6 +101,27 @@ def test_parts_that_are_used_inside_of_others_are_moved_once():
     assert parking.moves == {"text_encoders": 1, "vae": 1}
 
 
+def test_where_the_device_has_no_room_nothing_has_moved(monkeypatch):
+    family, parking = made()
+    brought = []
+
+    def full(tensor, device):
+        if brought:
+            raise torch.OutOfMemoryError("no room")
+        brought.append(tensor)
+        return tensor.to(device)
+
+    monkeypatch.setattr("mmrl.parking.to_device", full)
+    weights = list(family.text_encoders["text_encoder"].parameters())
+    with pytest.raises(NoRoom, match="text encoders: no room on meta"):
+        family.encode()
+    assert brought and family.where() == REST and parking.moves["text_encoders"] == 0
+    assert all(a is b for a, b in zip(weights, family.text_encoders["text_encoder"].parameters(), strict=True))
+    monkeypatch.undo()
+    family.encode()
+    assert family.seen == [ENCODING]
+
+
 def test_an_error_inside_leaves_everything_at_rest():
     family, parking = made()
     with pytest.raises(KeyError), parking.using("vae"):
@@ -139,17 +161,16 @@ def build(**model: Any) -> Any:
     return ImageAdapter(config)
 
 
-def test_a_rollout_brings_the_encoders_once_and_the_autoencoder_for_each_batch(monkeypatch):
+def test_a_rollout_brings_the_encoders_once_and_the_autoencoder_for_each_batch():
     """Two prompts and the unconditional one are not kept yet; 4 pictures are decoded 2 by 2."""
     from mmrl.types import Group, Prompt
 
-    monkeypatch.setattr("mmrl.modalities.image.parking._moved", lambda modules, device: [])
     found = {}
     for park in (False, True):
         policy = build(park=park)
         if park:
             for name in ("text_encoders", "vae"):
-                policy._parking._parked[name] = [nn.Identity()]
+                policy._parking._parked[name] = Parked(name, [nn.Identity()], META)
         groups = [Group(Prompt(str(i), f"dot {i}", {}), i) for i in range(2)]
         rollouts = [policy.rollout(groups, 2, step, 0) for step in range(2)]
         found[park] = [s.trajectory.logp for groups in rollouts for group in groups for s in group.samples]

@@ -12,7 +12,8 @@ from mmrl import api
 from mmrl.config import load
 from mmrl.media import Clip
 from mmrl.reporting.report import write_report
-from mmrl.reporting.samples import list_tags, read_step
+from mmrl.reporting.sample_index import list_tags
+from mmrl.reporting.sample_records import read_step
 
 BUILD = {
     "layers": 1,
