@@ -98,6 +98,7 @@ def shown(monkeypatch, capsys):
     monkeypatch.setattr("sys.warnoptions", [])
 
     def ask(*given: tuple[str, type[Warning], str], rank: str = "0") -> str:
+        monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", rank)
         with terminal.own_warnings():
             for message, category, file in given:

@@ -46,6 +46,7 @@ def test_other_processes_say_nothing(monkeypatch):
     stream = Stream()
     with Progress(20, main=False, stream=stream) as progress:
         progress.update(ROW)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     with Progress(20, stream=stream) as progress:
         progress.update(ROW)
