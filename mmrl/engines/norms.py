@@ -32,7 +32,7 @@ class RootMeanSquare(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         dx = dw = None
         if ctx.needs_input_grad[1]:
-            dw = (x * r).mul_(dy).flatten(0, -2).sum(0)
+            dw = (x * r).mul_(dy).reshape(-1, len(weight)).sum(0)
         if ctx.needs_input_grad[0]:
             g = dy * weight
             share = (g * x).sum(-1, keepdim=True).mul_(r.pow(3)).div_(-x.shape[-1])
@@ -54,6 +54,17 @@ class _Quick:
         if x.dtype != torch.float32 or weight.dtype != torch.float32:
             return super().forward(x)  # type: ignore[misc]
         made: Tensor = RootMeanSquare.apply(x, weight, _eps(self))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What is pickled is the library's own: its class is found by its name, and others need no mmrl to read it."""
+        made: Any = super().__reduce_ex__(1)  # later ones insist on the class that the object has
+        how, (kind, *more), *state = made
+        return how, (kind.__mro__[2], *more), *state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return made
 
 

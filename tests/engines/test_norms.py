@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -53,6 +54,30 @@ def test_it_is_the_library_s(name):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     half = x.bfloat16()
     assert torch.equal(ours(half), theirs(half)) and ours.bfloat16()(half).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(16,), (0, 16), (2, 0, 16), (1, 2, 3, 16)])
+def test_any_axes_before_the_last(shape):
+    theirs = norms()[0]["Llama"]
+    ours = copy.deepcopy(theirs)
+    quicken([ours])
+    x = torch.randn(shape)
+    for norm in (ours, theirs):
+        norm(x).square().sum().backward()
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+
+
+def test_what_is_pickled_is_the_library_s_and_a_copy_here_is_as_quick():
+    theirs = norms()[0]["Qwen3"]
+    ours = copy.deepcopy(theirs)
+    quicken([ours])
+    ours.shared = ours.weight
+    read, copied = pickle.loads(pickle.dumps(nn.Sequential(ours)))[0], copy.deepcopy(ours)
+    assert type(read) is type(theirs) and type(copied) is type(ours)
+    for norm in (read, copied):
+        assert norm.weight is not ours.weight and norm.shared is norm.weight
+        torch.testing.assert_close(norm(torch.ones(16)), theirs(torch.ones(16)))
 
 
 @pytest.mark.parametrize("name", norms()[1])
