@@ -111,6 +111,17 @@ def test_a_projection_that_somebody_steers_is_called():
         torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("part", ["embed_tokens", "layers.0.self_attn.q_proj", "layers.1.mlp.act_fn"])
+def test_what_somebody_hears_and_keeps_can_be_trained_with(part):
+    """No tensor of inference mode gets out."""
+    net, heard = model("Qwen3"), []
+    net.base_model.get_submodule(part).register_forward_hook(lambda module, given, found: heard.append(found))
+    weight = torch.ones(1, requires_grad=True)
+    completions(net, True)
+    (heard[-1] * weight).sum().backward()
+    assert len(heard) > 2 and weight.grad is not None
+
+
 OTHERS = {
     "somebody listens": lambda: (net := model("Qwen3"), heard(net))[0],
     "somebody listens inside of a layer": lambda: (net := model("Qwen3"), steered(net))[0],
