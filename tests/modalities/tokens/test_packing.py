@@ -217,6 +217,40 @@ def test_queries_that_share_keys():
     torch.testing.assert_close(shared, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
 
+@pytest.mark.parametrize("out", [8, 3])
+def test_a_gradient_of_its_gradient_is_refused(out):
+    """Its log-sum-exp is no constant, as the backward takes it."""
+    given = [x.requires_grad_() for x in drawn([5, 3, 4], 0, out=out)]
+    made = F.scaled_dot_product_attention(*given, attn_mask=LineMask.of([5, 3, 4], [None, 0, 0], CPU))
+    (grad,) = torch.autograd.grad(made.square().sum(), given[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.square().sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("head", "dtype", "card", "fast"),
+    [
+        (128, torch.bfloat16, (9, 0), True),
+        (256, torch.float16, (8, 9), True),
+        (128, torch.bfloat16, (7, 5), False),
+        (128, torch.float32, (9, 0), False),
+        (208, torch.bfloat16, (9, 0), False),  # no backward on the cards from 8.6 to 8.9
+        (192, torch.bfloat16, (8, 6), True),
+        (100, torch.bfloat16, (9, 0), False),
+        (264, torch.bfloat16, (9, 0), False),
+    ],
+)
+def test_what_flash_attention_on_cuda_takes(head, dtype, card, fast, monkeypatch):
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    query = torch.zeros(3, 2, head, dtype=dtype).as_subclass(OnCuda)
+    assert isinstance(kernels.kernel_for(query, query), kernels.Varlen) == fast
+
+
 @pytest.mark.parametrize(
     "use",
     [
