@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class RootMeanSquare(torch.autograd.Function):
@@ -73,7 +73,7 @@ def quicken(modules: Iterable[Any]) -> None:
     for module in modules:
         kind = type(module)
         home = kind.__module__.startswith(_HOMES) and kind.__name__.endswith(_NAME)
-        if not home or not _has_one_weight(module) or "forward" in vars(module):
+        if not home or not _has_one_weight(module) or "forward" in vars(module) or isinstance(module, _Quick):
             continue
         if kind not in _USUAL:
             _USUAL[kind] = _is_usual(module)
@@ -92,19 +92,19 @@ def _eps(module: Any) -> Any:
 
 
 def _has_one_weight(module: Any) -> bool:
-    weight = getattr(module, "weight", None)
-    if weight is None or getattr(module, "bias", None) is not None or not isinstance(_eps(module), float):
-        return False
-    return bool(weight.ndim == 1)
+    kept = dict(module.named_parameters()) | dict(module.named_buffers())
+    return list(kept) == ["weight"] and kept["weight"].ndim == 1 and isinstance(_eps(module), float)
 
 
 @torch.no_grad()
 def _is_usual(module: Any) -> bool:
     """Whether the module's class computes the formula; others weigh by 1 + w, or take the mean off."""
     draw = torch.Generator().manual_seed(0)
-    tried = copy.deepcopy(module).to_empty(device="cpu").float()  # a hollow one has no numbers
-    size = tried.weight.shape[0]
-    tried.weight.copy_(torch.randn(size, generator=draw))
+    size = module.weight.shape[0]
+    kind: Any = type(module)
+    weight = torch.randn(size, generator=draw)  # a hollow one has no numbers
+    tried = kind.__new__(kind)
+    tried.__dict__.update(vars(module), _parameters={"weight": nn.Parameter(weight)})
     x = torch.randn(2, 3, size, generator=draw) + 1
-    wanted = RootMeanSquare.apply(x, tried.weight, _eps(module))
-    return bool(torch.allclose(tried(x), wanted, rtol=1e-5, atol=1e-6))
+    found = kind.forward(tried, x)  # hooks hear nothing of it
+    return bool(torch.allclose(found, RootMeanSquare.apply(x, weight, _eps(module)), rtol=1e-5, atol=1e-6))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import mmrl  # noqa: F401  before transformers and diffusers: it hooks the import of torchvision
+from mmrl.engines import norms as module
 from mmrl.engines.norms import RootMeanSquare, quicken
 
 
@@ -78,6 +79,18 @@ def test_what_is_pickled_is_the_library_s_and_a_copy_here_is_as_quick():
     for norm in (read, copied):
         assert norm.weight is not ours.weight and norm.shared is norm.weight
         torch.testing.assert_close(norm(torch.ones(16)), theirs(torch.ones(16)))
+
+
+def test_hooks_hear_each_forward_once_and_nothing_is_done_twice(monkeypatch):
+    monkeypatch.setattr(module, "_USUAL", {})  # it is tried
+    norm, heard = norms()[0]["Llama"], []
+    norm.register_forward_hook(lambda _, given, found: heard.append(found))
+    quicken([norm])
+    kind = type(norm)
+    quicken([norm])
+    assert type(norm) is kind and not heard
+    norm(torch.ones(2, 16))
+    assert [found.shape for found in heard] == [(2, 16)]
 
 
 @pytest.mark.parametrize("name", norms()[1])
