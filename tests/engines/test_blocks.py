@@ -18,7 +18,7 @@ from mmrl.engines.ways import Ways, find_ways, trial_ids
 
 PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26])]
 SEEDS = [[10 * i + k for k in range(3)] for i in range(len(PROMPTS))]
-SAMPLING = Sampling(max_tokens=24, stop_ids=(3, 4, 8))
+SAMPLING = Sampling(max_tokens=40, stop_ids=(3, 4, 8))
 
 
 def model(kind, **numbers):
