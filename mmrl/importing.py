@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import threading
@@ -29,3 +30,13 @@ def import_file(path: Path) -> ModuleType:
                 del sys.modules[name]
                 raise
         return sys.modules[name]
+
+
+def import_new(name: str) -> ModuleType:
+    """The module of this name, whose file may have been written a moment ago.
+
+    One thread at a time forgets what folders held: two that do so at once stumble over each other (KeyError).
+    """
+    with _ONE:
+        importlib.invalidate_caches()
+        return importlib.import_module(name)

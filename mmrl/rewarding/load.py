@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmrl import objects
+from mmrl.importing import import_new
 from mmrl.near import near
 from mmrl.rewarding import lacking, trl
 from mmrl.rewarding.limit import Limited
@@ -258,9 +258,8 @@ def _import(path: Path, name: str) -> ModuleType:
         parent = ModuleType(package)
         parent.__path__ = [str(folder)]
         sys.modules[package] = parent
-    importlib.invalidate_caches()
     try:
-        return importlib.import_module(f"{package}.{path.stem}")
+        return import_new(f"{package}.{path.stem}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("mmrl", package):  # a name that is wrong on any machine
             told = (error.name or "").removeprefix(f"{package}.")

@@ -12,6 +12,7 @@ import pytest
 import mmrl
 from mmrl.config import ConfigError, DataConfig, EvalConfig, load
 from mmrl.media import Media, View
+from mmrl.rewarding.load import LoadedReward
 from mmrl.training.evaluation.scores import Table, check_tasks, evaluate, pass_at, questions, table
 from mmrl.training.run import Data
 from mmrl.types import Group, Prompt, Sample, Score
@@ -136,9 +137,7 @@ def test_visual_tokens_and_environment_beside_the_scores():
         samples = {p.id: Sample(p, 0, "x", media=media, info={"calls": int(p.id), "crop": "ok"}) for p in prompts}
         return [Group(p, i, [samples[p.id]]) for i, p in enumerate(prompts)]
 
-    reward = SimpleNamespace(
-        name="r", reads="artifact", at_once=1, group=False, source="", call=lambda s: [1.0] * len(s)
-    )
+    reward = LoadedReward("r", lambda s: [1.0] * len(s), group=False, source="")
     run = SimpleNamespace(
         config=SimpleNamespace(eval=EvalConfig(by="task"), report=SimpleNamespace(eval_prompts=0), data=DataConfig()),
         processes=SimpleNamespace(rank=0, world=1, is_main=True, gather=lambda value: [value]),

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from divided import GRPO, LORA, Runs, described, distance, exported, rows, trained
+from compared import described, distance, exported, rows, trained
+from divided import GRPO, LORA, Runs
 from every import every
 from safetensors.torch import load_file, save_file
 

@@ -82,7 +82,7 @@ def test_a_conversation_is_its_turns_with_one_end_each(policy, family, ends):
     if id_of is not None and id_of not in made.stop_ids:
         made.stop_ids = (*made.stop_ids, id_of)
     made.environment, engine = GoesOn(), Script(made.tokenizer, *[(word, id_of) for word in ("one", "two", "three")])
-    made._own_engine = lambda: engine
+    made._own_engine = lambda *_: engine
     (group,) = made.rollout([Group(Prompt("p", "Hi"), 0)], 1, 0, 0)
     (sample,) = group.samples
     said = {"itself": family.end, "cut": "", "otherwise": other}[ends]

@@ -51,7 +51,7 @@ def talk(policy, environment, *turns, text="Hi"):
     """(samples, engine) of one conversation in which the policy says `turns`."""
     policy.environment = environment
     engine = Script(policy.tokenizer, *turns)
-    policy._own_engine = lambda: engine
+    policy._own_engine = lambda *_: engine
     (group,) = policy.rollout([Group(Prompt("p", text), 0)], 1, 0, 0)
     return group.samples, engine
 
@@ -126,7 +126,7 @@ def test_nothing_that_was_said_is_encoded_again(adapter, roll, monkeypatch):
 
     for name in ("__call__", "encode"):
         monkeypatch.setattr(kind, name, guarded(getattr(kind, name)))
-    monkeypatch.setattr(policy, "_own_engine", lambda: type("Watched", (), {"generate": staticmethod(generate)}))
+    monkeypatch.setattr(policy, "_own_engine", lambda *_: type("Watched", (), {"generate": staticmethod(generate)}))
     samples = roll(policy, ("Hi", "Ho"), n=3)
     assert len(encoded) == 2 + 2 * 6 and all(len(s.turns) == 6 for s in samples)
     allowed.clear()
@@ -257,7 +257,7 @@ def test_rows_of_several_conversations_stay_in_their_group_and_order(adapter):
     policy.environment = Steps()
     words = ("one", "ten chars!", "nine char", "four", "sixsix", "seven..")
     engine = Script(policy.tokenizer, *((word, END) for word in words))
-    policy._own_engine = lambda: engine
+    policy._own_engine = lambda *_: engine
     groups = policy.rollout([Group(Prompt("a", "x"), 4), Group(Prompt("b", "y"), 7)], 2, 0, 0)
     assert [(g.index, [s.artifact for s in g.samples]) for g in groups] == [
         (4, ["one", "sixsix", "ten chars!"]),

@@ -83,7 +83,7 @@ def test_an_engine_is_asked_for_one_answer_to_each_row_and_for_all_of_a_shared_o
             asked.append((rows, n, seeds))
             return [[Completion(torch.tensor([policy.stop_ids[0]]), torch.zeros(1), "eos")] * n for _ in rows]
 
-    monkeypatch.setattr(policy, "_own_engine", Engine)
+    monkeypatch.setattr(policy, "_own_engine", lambda *_: Engine())
     plain = Prompt("q", "Hi", {"prompt": "Hi", "environment": "single"})
     policy.rollout([Group(pair(), 0), Group(plain, 1)], 3, 0, 0)
     seeds = [[seed_of(0, 0, id, i) for i in range(3)] for id in "qp"]
@@ -180,7 +180,7 @@ def test_the_estimate_of_a_rollout_counts_a_prompt_for_each_sample(policy, monke
     asked = []
     engine = policy._own_engine()
     monkeypatch.setattr(engine, "longest_step", lambda prompts, n, sampling: asked.append((len(prompts), n)))
-    monkeypatch.setattr(policy, "_own_engine", lambda: engine)
+    monkeypatch.setattr(policy, "_own_engine", lambda *_: engine)
     policy.config.rollout_batch = 5
     blank = policy.blank(pair())
     policy.trial([blank, blank], 4)
