@@ -186,6 +186,15 @@ def test_one_long_row_does_not_pad_many_short_ones():
     assert sum(block.queries.rows * block.queries.width for block in own.blocks) == 4000 + 200 * 20
 
 
+@pytest.mark.parametrize(
+    ("prompt", "blocks"), [(60, [(36, 63)]), (100, [(4, 100), (32, 63)]), (128, [(4, 128), (32, 63)])]
+)
+def test_longer_prompts_do_not_pad_all_that_follows_them(prompt, blocks):
+    """A block of its own where that spares much, and none for a little."""
+    own = arranged([prompt] * 4 + [63] * 32, [None] * 4 + [0, 1, 2, 3] * 8, CPU).own.pieces
+    assert [(block.queries.rows, block.queries.width) for block in own.blocks] == blocks
+
+
 @settings(max_examples=40, deadline=None)
 @given(lines())
 def test_at_most_half_of_a_block_is_padding(line):
