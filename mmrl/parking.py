@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmrl.copying import pinned, to_device
 
-_Slot = tuple[dict[str, Any], str, Tensor]
+_Slot = tuple[nn.Module, dict[str, Any], str, Tensor]
 
 
 class NoRoom(ValueError):
@@ -37,13 +37,13 @@ class Parked:
         """Wait in main memory from now on."""
         for module in self.modules:
             module.to("cpu")
-        for tensor in {id(t): t for _, _, t in self._slots()}.values():
+        for tensor in {id(t): t for *_, t in self._slots()}.values():
             tensor.data = pinned(tensor.data)
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return sum({id(t): t.numel() * t.element_size() for _, _, t in self._slots()}.values())
+        return sum({id(t): t.numel() * t.element_size() for *_, t in self._slots()}.values())
 
     @contextmanager
     def using(self) -> Iterator[None]:
@@ -58,15 +58,17 @@ class Parked:
             with self._lock:
                 self._inside -= 1
                 if not self._inside:
-                    for table, name, tensor in self._home:
+                    for module, table, name, tensor in self._home:
                         table[name] = tensor
+                        if isinstance(module, nn.RNNBase):  # it keeps a list of its own, and the copies with it
+                            setattr(module, name, tensor)
                     self._home = []
 
     def _bring(self) -> None:
         slots = list(self._slots())
         there: dict[int, Tensor] = {}
         try:
-            for tensor in {id(t): t for _, _, t in slots}.values():
+            for tensor in {id(t): t for *_, t in slots}.values():
                 made = to_device(tensor.detach(), self.device)
                 there[id(tensor)] = nn.Parameter(made, False) if type(tensor) is nn.Parameter else made
         except torch.OutOfMemoryError as error:
@@ -74,7 +76,7 @@ class Parked:
                 f"{self.name}: no room on {self.device} for {self.size / 1e9:.2f} GB that wait in main memory; "
                 "lower what else is there then, such as rollout_batch"
             ) from error
-        for table, name, tensor in slots:
+        for _, table, name, tensor in slots:
             table[name] = there[id(tensor)]
         self._home = slots
         self.moves += 1
@@ -83,4 +85,4 @@ class Parked:
         for module in {id(m): m for root in self.modules for m in root.modules()}.values():
             tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
             for table in tables:
-                yield from ((table, name, tensor) for name, tensor in table.items() if tensor is not None)
+                yield from ((module, table, name, tensor) for name, tensor in table.items() if tensor is not None)

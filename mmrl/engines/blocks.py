@@ -64,6 +64,11 @@ class Blocks:
         exact = module.dtype == torch.float32 and not torch.is_autocast_enabled(module.device.type)
         return exact and module.config._attn_implementation == "sdpa" and not any(map(heard, _passed_by(module)))
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody listens to what is computed inside of the blocks either, and might keep it."""
+        return not any(map(heard, self.module.modules()))
+
     def step(self, token: Tensor, position: Tensor, cache: Any, mask: Tensor | None) -> Tensor:
         """Hidden states [b, D] after one more token [b] at position [b]. mask: [b, 1, 1, seen + 1] bool, False where
         padding is; None: nowhere."""

@@ -54,7 +54,7 @@ class Cached:
         if blocks and Blocks.usable(module, self.cache):
             places = int(states.next.min()), int(states.next.max()) + room
             self._blocks = Blocks(module, places, room >= WORTH if fold is None else fold)
-        self.alone = self._blocks is not None
+        self.alone = self._blocks is not None and self._blocks.alone
         self.hidden = _repeated(states.hidden[:, -1], counts)
         self._position = _repeated(states.next, counts)
         self._seen = max(len(prompt) for prompt in prompts)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Tokens of a row from which copies pay, and numbers that they may have (256 MB).
-WORTH, MOST = 16, 2**26
+WORTH, MOST = 32, 2**26
 
 
 @dataclass(frozen=True)

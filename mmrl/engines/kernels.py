@@ -15,8 +15,10 @@ from mmrl.engines.pieces import Block, Padded, Pieces
 
 # Scores that the arithmetic without a kernel holds at one time.
 SCORES = 2**24
-# What flash attention on CUDA takes: sizes of a head up to it in steps, and cards from this generation on.
+# What flash attention on CUDA takes: sizes of a head up to it in steps, and cards from this generation on. Heads of the
+# sizes in between have a backward on some of these cards only.
 FLASH_HEAD, FLASH_STEP, FLASH_CARD = 256, 8, (8, 0)
+SOME_CARDS = range(193, 225)
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -58,8 +60,10 @@ def kernel_for(query: Tensor, value: Tensor) -> Kernel:
         and query.dtype in (torch.float16, torch.bfloat16)
         and head == value.shape[-1] <= FLASH_HEAD
         and head % FLASH_STEP == 0
+        and head not in SOME_CARDS
         and torch.cuda.get_device_capability(query.device) >= FLASH_CARD
         and torch.version.hip is None
+        and torch.backends.cuda.is_flash_attention_available()
     )
     if flash:
         return Varlen()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -18,26 +20,40 @@ from mmrl.rewarding.load import LoadedReward, RewardError
 _DEEP = 6  # objects inside of objects
 
 
-def inside(thing: Any, deep: int = _DEEP, seen: set[int] | None = None) -> Iterator[Tensor | nn.Module]:
+def inside(thing: Any) -> Iterator[Tensor | nn.Module]:
     """Tensors and models in what an object keeps, some objects deep; of a model not what it is made of."""
-    seen = set() if seen is None else seen
-    if id(thing) in seen or not deep or isinstance(thing, type | ModuleType):
-        return
-    seen.add(id(thing))
-    if isinstance(thing, Tensor | nn.Module):
-        yield thing
-        return
-    within: list[Any] = []
+    seen: dict[int, Any] = {}
+    level = [thing]
+    for _ in range(_DEEP):  # all that is near before what is far, so that each is met where it is nearest
+        further: list[Any] = []
+        for one in level:
+            if id(one) in seen or isinstance(one, type | ModuleType):
+                continue
+            seen[id(one)] = one
+            if isinstance(one, Tensor | nn.Module):
+                yield one
+            else:
+                further += _kept(one)
+        level = further
+
+
+def _kept(thing: Any) -> Iterator[Any]:
+    """What an object keeps: in it if it is a collection, with it if it is a function, else its attributes."""
     if isinstance(thing, partial):
-        within = [thing.func, *thing.args, *thing.keywords.values()]
+        yield from (thing.func, *thing.args, *thing.keywords.values())
     elif isinstance(thing, Mapping):
-        within = list(thing.values())
-    elif isinstance(thing, list | tuple | set | frozenset):
-        within = list(thing)
+        yield from thing.values()
+    elif isinstance(thing, list | tuple | set | frozenset | deque):
+        yield from thing
     else:
-        within = [*getattr(thing, "__dict__", {}).values(), getattr(thing, "__self__", None)]
-    for one in within:
-        yield from inside(one, deep - 1, seen)
+        yield from getattr(thing, "__dict__", {}).values()
+        yield getattr(thing, "__self__", None)
+        for cell in (thing.__closure__ or ()) if isinstance(thing, FunctionType) else ():
+            with suppress(ValueError):  # of a name that has no value yet
+                yield cell.cell_contents
+        for kind in type(thing).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            yield from (getattr(thing, name, None) for name in ([slots] if isinstance(slots, str) else slots))
 
 
 def models(reward: LoadedReward) -> list[nn.Module]:

@@ -18,7 +18,7 @@ from mmrl.engines.ways import Ways, find_ways, trial_ids
 
 PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26])]
 SEEDS = [[10 * i + k for k in range(3)] for i in range(len(PROMPTS))]
-SAMPLING = Sampling(max_tokens=24, stop_ids=(3, 4, 8))
+SAMPLING = Sampling(max_tokens=40, stop_ids=(3, 4, 8))
 
 
 def model(kind, **numbers):
@@ -109,6 +109,17 @@ def test_a_projection_that_somebody_steers_is_called():
     net.base_model.layers[0].mlp.up_proj.register_forward_hook(lambda module, given, found: 2 * found)
     for made, real in zip(completions(net, True), completions(net, False), strict=True):
         torch.testing.assert_close(made.logp, real.logp, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["embed_tokens", "layers.0.self_attn.q_proj", "layers.1.mlp.act_fn"])
+def test_what_somebody_hears_and_keeps_can_be_trained_with(part):
+    """No tensor of inference mode gets out."""
+    net, heard = model("Qwen3"), []
+    net.base_model.get_submodule(part).register_forward_hook(lambda module, given, found: heard.append(found))
+    weight = torch.ones(1, requires_grad=True)
+    completions(net, True)
+    (heard[-1] * weight).sum().backward()
+    assert len(heard) > 2 and weight.grad is not None
 
 
 OTHERS = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 
 from mmrl.parking import NoRoom
 from mmrl.rewarding import RewardError, RewardRunner, load_reward, score_groups
-from mmrl.rewarding.holding import models, parked
+from mmrl.rewarding.holding import inside, models, parked
 from mmrl.types import Group, Prompt, Sample
 
 META = "meta"  # has no numbers, and is a device
@@ -109,6 +111,34 @@ def test_what_a_class_tells_of_is_parked_and_what_is_shared_stays_while_one_of_t
         runner.submit(groups())
         runner.gather()
     assert set(module_of(first).seen) == {META} and where(first) == {"cpu"}
+
+
+class Slotted:
+    __slots__ = ("net",)
+
+    def __init__(self, net):
+        self.net = net
+
+
+def closed_over(net):
+    return lambda: net
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda net: [[[[net]]]],
+        lambda net: deque([net]),
+        Slotted,
+        closed_over,
+        lambda net: lru_cache(closed_over(net)),
+        lambda net: partial(max, key=net.forward),
+        lambda net: ([[[[[there := [net]]]]]], there),  # first met where it is too deep
+    ],
+)
+def test_models_are_found_wherever_an_object_keeps_them(keep):
+    net = nn.Linear(1, 1)
+    assert list(inside(keep(net))) == [net]
 
 
 def test_what_is_not_parked_stays(load):

@@ -189,3 +189,14 @@ def test_a_plan_says_what_is_where_and_counts_no_more_than_is_there_at_a_time():
     assert {id(t) for t in at_rest} < {id(t) for t in policy.weights()}
     assert len(policy.parked()) == 2 and not any(t.requires_grad for t in at_rest)
     assert build().parked() == {}
+
+
+def test_recurrent_layers_keep_no_copy_of_weights_that_rest():
+    """They have a list of their weights beside those that every module has."""
+    lstm = nn.LSTM(2, 3)
+    parked = Parked("sound model", [lstm], META)
+    parked.rest()
+    with parked.using():
+        assert lstm(torch.zeros(4, 1, 2, device=META))[0].device == META
+    assert {weight.device.type for weight in lstm._flat_weights} == {"cpu"}
+    assert lstm(torch.zeros(4, 1, 2))[0].shape == (4, 1, 3)

@@ -146,16 +146,16 @@ def flash():
     library = torch.library.Library("aten", "IMPL")
     library.impl("_flash_attention_forward", flash_forward, "CPU")
     library.impl("_flash_attention_backward", flash_backward, "CPU")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "kernel_for", lambda query, value: kernels.Varlen())
-        yield
+    yield
     library._destroy()
 
 
 @settings(max_examples=40, deadline=None)
 @given(lines(), st.integers(0, 3))
 def test_flash_attention_of_pieces_is_asked_for_what_they_are(flash, line, seed):
-    check(line, drawn(line[0], seed), rtol=1e-5, atol=1e-6)  # its log-sum-exp has 32 bits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "kernel_for", lambda query, value: kernels.Varlen())
+        check(line, drawn(line[0], seed), rtol=1e-5, atol=1e-6)  # its log-sum-exp has 32 bits
 
 
 class Large(TorchDispatchMode):
@@ -184,6 +184,15 @@ def test_no_tensor_is_larger_than_the_line():
 def test_one_long_row_does_not_pad_many_short_ones():
     own = arranged([4000, *[20] * 200], [None] * 201, CPU).own.pieces
     assert sum(block.queries.rows * block.queries.width for block in own.blocks) == 4000 + 200 * 20
+
+
+@pytest.mark.parametrize(
+    ("prompt", "blocks"), [(60, [(36, 63)]), (100, [(4, 100), (32, 63)]), (128, [(4, 128), (32, 63)])]
+)
+def test_longer_prompts_do_not_pad_all_that_follows_them(prompt, blocks):
+    """A block of its own where that spares much, and none for a little."""
+    own = arranged([prompt] * 4 + [63] * 32, [None] * 4 + [0, 1, 2, 3] * 8, CPU).own.pieces
+    assert [(block.queries.rows, block.queries.width) for block in own.blocks] == blocks
 
 
 @settings(max_examples=40, deadline=None)
@@ -215,6 +224,40 @@ def test_queries_that_share_keys():
     shared = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
     key, value = (x.repeat_interleave(2, 1) for x in (key, value))
     torch.testing.assert_close(shared, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+
+
+@pytest.mark.parametrize("out", [8, 3])
+def test_a_gradient_of_its_gradient_is_refused(out):
+    """Its log-sum-exp is no constant, as the backward takes it."""
+    given = [x.requires_grad_() for x in drawn([5, 3, 4], 0, out=out)]
+    made = F.scaled_dot_product_attention(*given, attn_mask=LineMask.of([5, 3, 4], [None, 0, 0], CPU))
+    (grad,) = torch.autograd.grad(made.square().sum(), given[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.square().sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("head", "dtype", "card", "fast"),
+    [
+        (128, torch.bfloat16, (9, 0), True),
+        (256, torch.float16, (8, 9), True),
+        (128, torch.bfloat16, (7, 5), False),
+        (128, torch.float32, (9, 0), False),
+        (208, torch.bfloat16, (9, 0), False),  # no backward on the cards from 8.6 to 8.9
+        (192, torch.bfloat16, (8, 6), True),
+        (100, torch.bfloat16, (9, 0), False),
+        (264, torch.bfloat16, (9, 0), False),
+    ],
+)
+def test_what_flash_attention_on_cuda_takes(head, dtype, card, fast, monkeypatch):
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    query = torch.zeros(3, 2, head, dtype=dtype).as_subclass(OnCuda)
+    assert isinstance(kernels.kernel_for(query, query), kernels.Varlen) == fast
 
 
 @pytest.mark.parametrize(
