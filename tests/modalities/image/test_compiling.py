@@ -120,7 +120,7 @@ def test_what_is_saved_merged_and_sent_is_that_of_the_model_without(kind, adapte
     assert counters["frames"]["ok"] > 0
     (wanted, about), (found, said) = (written(tmp_path / name) for name in policies)
     assert about == said and found.keys() == wanted.keys() and all(torch.equal(found[k], wanted[k]) for k in wanted)
-    sent = [dict(p.served().weights if "denoiser" in kind else merged_weights(p.model)) for p in policies.values()]
+    sent = [dict(p.served().weights() if "denoiser" in kind else merged_weights(p.model)) for p in policies.values()]
     assert sent[0].keys() == sent[1].keys() and all(torch.equal(sent[0][k], sent[1][k]) for k in sent[0])
     mean, _ = written(merge(tmp_path / "mean", [tmp_path / name for name in policies]))
     assert mean.keys() == wanted.keys()
