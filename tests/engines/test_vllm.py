@@ -376,7 +376,7 @@ def test_a_server_follows_the_trainer(text_server, tmp_path):
     assert ids_of(before) == ids_of(again)
     second = VllmEngine(base, mode="server", dtype="float32", options={"url": url})
     second.sync(first.items(), 1)
-    with pytest.raises(StaleWeights, match="another run, process .*, sends to it"):
+    with pytest.raises(StaleWeights, match=r"another run, process .*, sends to it"):
         engine.generate(PROMPTS, 2, sampling, seeds)
     second.close()
     engine.sync(model.named_parameters(), 4)
