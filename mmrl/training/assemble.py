@@ -63,6 +63,8 @@ def assemble(
     if weights and training:
         meet_servers(adapter, config, processes)
     try:
+        if divided:
+            divide(adapter, config, processes)
         return _assembled(config, adapter, (rewards, eval_rewards), processes, should_stop, training, quiet, weights)
     except BaseException:
         if weights and training:
@@ -81,8 +83,6 @@ def _assembled(
     weights: bool,
 ) -> Run:
     rewards, eval_rewards = loaded
-    if weights and training and config.sharding.shards > 1:
-        divide(adapter, config, processes)
     refuse_unshown([*rewards, *eval_rewards], adapter)
     told = None if quiet or not processes.is_main else "reading prompts"
     # The processes of a plan are not there to look at their share.
